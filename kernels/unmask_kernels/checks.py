@@ -1,0 +1,81 @@
+"""Argument checks in the house error language: the argument, what was needed, what came, the way out.
+
+They look at shapes, dtypes and devices only, never at the contents of a tensor, so they cost no synchronisation and
+disappear under `torch.compile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["dtype", "last_dim_contiguous", "probability", "random_address", "rank", "same_device", "shape"]
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _words(dtypes: Sequence[torch.dtype]) -> str:
+    names = [str(d).removeprefix("torch.") for d in dtypes]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def rank(family: str, name: str, x: Tensor, dims: str) -> None:
+    """`x` must have as many dimensions as `dims` names, as in "(T, D)"."""
+    if x.dim() != dims.count(",") + (0 if dims.endswith(",)") else 1):
+        raise ValueError(f"{family}: {name} must have shape {dims}, got {tuple(x.shape)}")
+
+
+def shape(family: str, name: str, x: Tensor, expected: tuple[int, ...], why: str) -> None:
+    """`x` must have exactly the `expected` shape; `why` says where that comes from."""
+    if tuple(x.shape) != expected:
+        raise ValueError(f"{family}: {name} must have shape {expected}, {why}, got {tuple(x.shape)}")
+
+
+def dtype(family: str, name: str, x: Tensor, allowed: Sequence[torch.dtype]) -> None:
+    """`x` must have one of the `allowed` dtypes."""
+    if x.dtype not in allowed:
+        raise TypeError(f"{family}: {name} must be {_words(allowed)}, got {_words([x.dtype])}")
+
+
+def same_device(family: str, first: str, x: Tensor, **others: Tensor | None) -> None:
+    """All `others` that are given must be on the device of `x`."""
+    for name, other in others.items():
+        if other is not None and other.device != x.device:
+            raise ValueError(
+                f"{family}: {name} must be on {x.device}, the device of {first}, got {other.device}; "
+                f"move it with {name}.to({str(x.device)!r})"
+            )
+
+
+def last_dim_contiguous(family: str, name: str, x: Tensor) -> None:
+    """The last dimension of `x` must have stride 1."""
+    if x.numel() and x.stride(-1) != 1:
+        raise ValueError(
+            f"{family}: {name} must be contiguous in its last dimension, got strides {x.stride()}; "
+            f"call {name}.contiguous()"
+        )
+
+
+def probability(family: str, name: str, p: float) -> None:
+    """A dropout probability lies in [0, 1)."""
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"{family}: {name} must be at least 0 and below 1, got {p}")
+
+
+def random_address(family: str, p: float, key: Tensor | None, **addresses: Tensor | None) -> None:
+    """With dropout, a call needs its random address: a scalar int64 key and the int64 keys of its rows or documents."""
+    if p == 0.0:
+        return
+    for name, value in {"key": key, **addresses}.items():
+        if value is None:
+            raise ValueError(
+                f"{family}: p is {p}, so {name} is needed to address the random numbers; "
+                "take keys from philox.dropout_keys and row_keys from Documents, or pass p=0.0"
+            )
+        if value.dtype != torch.int64:
+            raise TypeError(f"{family}: {name} must be int64, got {_words([value.dtype])}")
+    assert key is not None
+    if key.dim() != 0:
+        raise ValueError(f"{family}: key must be a scalar tensor, got shape {tuple(key.shape)}")

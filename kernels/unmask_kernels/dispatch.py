@@ -1,0 +1,120 @@
+"""Choosing a backend: one explainable decision for each call of a family.
+
+A *family* is one operation (``layer_norm``) with several *backends* (``reference``, ``torch``, ``triton``, ``cuda``).
+Every backend says, for a described call, the reasons why it cannot run it; an empty list means that it can.
+
+- A backend asked for by name runs or raises `BackendUnavailable` with those reasons: there is no silent fallback.
+- Otherwise the first backend in the family's order without a reason is taken. A hand-written backend also has to be
+  *verified* on the device at hand, that is, its tests have passed there on real hardware.
+- ``with using("reference"):`` asks for one backend by name for every call inside the block.
+
+Choosing is plain Python over tuples of strings and numbers, so that `torch.compile` traces through it; a backend's
+module is imported only when it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
+
+__all__ = ["Backend", "BackendUnavailable", "Call", "Family", "using"]
+
+
+class BackendUnavailable(RuntimeError):
+    """The backend asked for, or every backend, cannot run this call; the message lists the reasons."""
+
+
+class Call(Protocol):
+    """What a refusal may look at: each family has its own NamedTuple with at least these two facts."""
+
+    @property
+    def device(self) -> str:
+        """Device type, "cpu" or "cuda"."""
+
+    @property
+    def architecture(self) -> str:
+        """"cpu", or the compute capability such as "sm_90"."""
+
+
+class Backend(NamedTuple):
+    """One implementation: where its code is, what it refuses, where its tests have passed.
+
+    `verified` lists architectures ("cpu", "sm_90"); None means a library or plain PyTorch, trusted everywhere.
+    """
+
+    module: str
+    refuses: Callable[[Any], list[str]]
+    verified: tuple[str, ...] | None = None
+
+
+# What `using` asks for; a one-element list so that the compiler can guard on it.
+_asked: list[str | None] = [None]
+
+
+@contextmanager
+def using(backend: str) -> Iterator[None]:
+    """Ask for `backend` by name in every family inside the block; an explicit `backend=` argument still wins."""
+    previous = _asked[0]
+    _asked[0] = backend
+    try:
+        yield
+    finally:
+        _asked[0] = previous
+
+
+class Family:
+    """The backends of one operation, best first."""
+
+    def __init__(self, name: str, backends: dict[str, Backend]) -> None:
+        self.name = name
+        self.backends = backends
+
+    def choose(self, asked: str | None, call: Call) -> str:
+        """The backend that runs `call`.
+
+        Raises:
+            ValueError: `asked` is not a backend of this family.
+            BackendUnavailable: `asked` refuses the call, or nothing was asked for and every backend refuses it.
+        """
+        if asked is None:
+            asked = _asked[0]
+        if asked is None:
+            for name, backend in self.backends.items():
+                if not backend.refuses(call) and _is_verified(backend, call):
+                    return name
+            raise BackendUnavailable(f"{self.name}: no backend can run this call\n{self._reasons(call)}")
+        if asked not in self.backends:
+            known = ", ".join(repr(name) for name in self.backends)
+            raise ValueError(f"{self.name}: backend must be one of {known}, got {asked!r}")
+        reasons = self.backends[asked].refuses(call)
+        if reasons:
+            raise BackendUnavailable(f"{self.name}: backend {asked!r} cannot run this call: {'; '.join(reasons)}")
+        return asked
+
+    def explain(self, call: Call) -> str:
+        """Which backend `call` gets and why the others do not run it, one line each."""
+        try:
+            head = f"{self.name}: {self.choose(None, call)}"
+        except BackendUnavailable:
+            head = f"{self.name}: no backend can run this call"
+        return f"{head}\n{self._reasons(call)}"
+
+    def _reasons(self, call: Call) -> str:
+        lines = []
+        for name, backend in self.backends.items():
+            reasons = list(backend.refuses(call))
+            if not reasons and not _is_verified(backend, call):
+                reasons = [f"not verified on {call.architecture} yet; runs when asked for by name"]
+            lines.append(f"  {name}: {'; '.join(reasons) or 'can run'}")
+        return "\n".join(lines)
+
+    def module(self, name: str) -> ModuleType:
+        """The module of backend `name`, imported on first use. Call it only inside a registered implementation."""
+        return importlib.import_module(self.backends[name].module)
+
+
+def _is_verified(backend: Backend, call: Call) -> bool:
+    return backend.verified is None or call.architecture in backend.verified

@@ -1,0 +1,135 @@
+"""Documents: the packed intra-document mask, built once per micro-batch and shared by every layer.
+
+A micro-batch is one row of T tokens that holds S whole documents one after the other:
+
+    cu_seqlens  0        5     9  9               T      document s owns tokens cu_seqlens[s] : cu_seqlens[s + 1]
+                [ doc 0 ][doc1][][    doc 3      ]       documents may be empty; unused slots repeat T
+
+Attention stays inside a document, positions restart in each, and every list is made here, eagerly, so that a step
+never waits for the device. (Zhao et al. 2024, arXiv:2402.13991, intra-document masking; here in both directions.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from . import philox
+
+__all__ = ["Documents"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Documents:
+    """The boundaries of the documents of one packed row, and what follows from them.
+
+    Attributes:
+        cu_seqlens: offsets of the documents, int32 (S + 1,), from 0 to T.
+        keys: names of the documents for the random stream, int64 (S,).
+        tokens: T, a plain int.
+        longest: a static bound on the length of a document, a plain int; never read from the device.
+        positions: position of each token in its document, int64 (T,).
+        document_ids: index of each token's document, int64 (T,).
+        row_keys: key of each token for dropout on rows, int64 (T,).
+        order: documents from the longest to the shortest, ties by index, int32 (S,).
+    """
+
+    cu_seqlens: Tensor
+    keys: Tensor
+    tokens: int
+    longest: int
+    positions: Tensor
+    document_ids: Tensor
+    row_keys: Tensor
+    order: Tensor
+
+    @classmethod
+    def build(
+        cls,
+        cu_seqlens: Tensor,
+        keys: Tensor | None = None,
+        *,
+        tokens: int | None = None,
+        longest: int | None = None,
+    ) -> Documents:
+        """Check the boundaries and make the lists.
+
+        Args:
+            cu_seqlens: int32 (S + 1,), not decreasing, starting at 0 and ending at T.
+            keys: int64 (S,), one key per document; needed for dropout only. Default: the document's index.
+            tokens: T. Default: the last offset, which must then be on the CPU.
+            longest: bound on the length of a document. Default: the longest one, read from a CPU tensor.
+        Raises:
+            TypeError, ValueError: a wrong dtype or shape; on CPU tensors also wrong contents. The contents of a tensor
+                on a GPU are not looked at: that would be a synchronisation.
+        """
+        if cu_seqlens.dtype != torch.int32:
+            raise TypeError(f"documents: cu_seqlens must be int32, got {cu_seqlens.dtype}; use cu_seqlens.int()")
+        if cu_seqlens.dim() != 1 or len(cu_seqlens) < 2:
+            raise ValueError(
+                f"documents: cu_seqlens must have shape (S + 1,) with S >= 1, got {tuple(cu_seqlens.shape)}"
+            )
+        on_host = cu_seqlens.device.type == "cpu"
+        if not on_host and (tokens is None or longest is None):
+            raise ValueError(
+                "documents: tokens and longest must be given for cu_seqlens on a GPU, "
+                "since reading them from the device would stall it"
+            )
+        lengths = cu_seqlens.diff()
+        if on_host:
+            tokens, longest = _check_contents(cu_seqlens, lengths, tokens, longest)
+        assert tokens is not None and longest is not None
+        count = len(lengths)
+        if keys is None:
+            keys = torch.arange(count, device=cu_seqlens.device)
+        if keys.dtype != torch.int64 or tuple(keys.shape) != (count,):
+            raise ValueError(
+                f"documents: keys must be int64 of shape ({count},), one per document, "
+                f"got {keys.dtype} {tuple(keys.shape)}"
+            )
+        token = torch.arange(tokens, device=cu_seqlens.device, dtype=torch.int32)
+        document_ids = torch.searchsorted(cu_seqlens[1:], token, right=True)
+        positions = token.long() - cu_seqlens.long()[document_ids]
+        return cls(
+            cu_seqlens=cu_seqlens,
+            keys=keys,
+            tokens=tokens,
+            longest=longest,
+            positions=positions,
+            document_ids=document_ids,
+            row_keys=philox.row_keys(keys[document_ids], positions),
+            order=torch.argsort(lengths, descending=True, stable=True).int(),
+        )
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Documents:
+        """The same documents on another device."""
+        moved = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in moved.items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device, non_blocking=non_blocking)
+        return Documents(**moved)
+
+
+def _check_contents(
+    cu_seqlens: Tensor, lengths: Tensor, tokens: int | None, longest: int | None
+) -> tuple[int, int]:
+    first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
+    if first != 0:
+        raise ValueError(f"documents: cu_seqlens must start at 0, starts at {first}")
+    if int(lengths.min()) < 0:
+        where = int(lengths.argmin())
+        raise ValueError(
+            f"documents: cu_seqlens must not decrease, entry {where + 1} is {int(cu_seqlens[where + 1])} "
+            f"after {int(cu_seqlens[where])}; give offsets, not lengths"
+        )
+    if tokens is not None and last != tokens:
+        raise ValueError(
+            f"documents: cu_seqlens must end at the number of tokens ({tokens}), ends at {last}; "
+            "does it count padded tokens?"
+        )
+    actual = int(lengths.max())
+    if longest is not None and actual > longest:
+        raise ValueError(f"documents: longest must bound every document, is {longest} but one has {actual} tokens")
+    return last, actual if longest is None else longest

@@ -1,0 +1,144 @@
+"""Addressed randomness: Philox-4x32-10 (Salmon et al., SC 2011) in PyTorch, and the addresses of dropout.
+
+A random number is a pure function of *where it is used*, never of how many were drawn before. An address is
+
+    key      64 bits   (seed, layer, site), mixed by `dropout_keys`; an int64 tensor on the device
+    counter  4 x 32    attention: ((row << 16) | column // 8, head, document key low, document key high)
+                       rows:      (column // 8, 0, row key low, row key high)
+
+where row and column count inside the document, a *document key* names a piece of text for the whole run and a *row
+key* is `row_keys(document key, position)`. So a document drops the same elements wherever it is packed, on any backend.
+
+One call gives 4 words of 32 bits = 8 lanes of 16 bits for 8 neighbouring columns; lane j of a group is the low (j even)
+or high (j odd) half of word j // 2. An element is kept when lane >= round(65536 p).
+
+This file is bit-equal to Triton's `tl.philox`. Words are held in int64 tensors because PyTorch lacks uint32 arithmetic.
+Costs about 100 integer operations per call, 12 per element: `_CHUNK` keeps the intermediate words in cache.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["COLUMNS_PER_CALL", "dropout_keys", "keep_rows", "keep_scores", "mix64", "philox_4x32", "row_keys", "threshold"]
+
+COLUMNS_PER_CALL = 8
+_MASK32 = 0xFFFFFFFF
+_ROUND_A, _ROUND_B = 0xD2511F53, 0xCD9E8D57
+_KEY_A, _KEY_B = 0x9E3779B9, 0xBB67AE85
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # as a signed 64-bit number
+_CHUNK = 1 << 16  # counters worked on at a time
+
+
+def philox_4x32(
+    c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ten rounds of Philox-4x32.
+
+    Args:
+        c0, c1, c2, c3: counter words, int64 in [0, 2**32), broadcastable shapes.
+        k0, k1: key words, int64 in [0, 2**32), broadcastable shapes.
+    Returns:
+        Four words, int64 in [0, 2**32).
+    """
+    for _ in range(10):
+        # The product of two 32-bit numbers wraps in int64; shifting it and masking still gives its upper word.
+        upper, lower = c0 * _ROUND_A, c2 * _ROUND_B
+        c0 = ((lower >> 32) & _MASK32) ^ c1 ^ k0
+        c1 = lower & _MASK32
+        c2 = ((upper >> 32) & _MASK32) ^ c3 ^ k1
+        c3 = upper & _MASK32
+        k0 = (k0 + _KEY_A) & _MASK32
+        k1 = (k1 + _KEY_B) & _MASK32
+    return c0, c1, c2, c3
+
+
+def mix64(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014): a bijection of int64 that scatters nearby numbers."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * (0xBF58476D1CE4E5B9 - (1 << 64))
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * (0x94D049BB133111EB - (1 << 64))
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def row_keys(document_keys: Tensor, positions: Tensor) -> Tensor:
+    """A key for every token from its document's key and its position there; all int64 (T,)."""
+    return mix64(document_keys + (positions + 1) * _GOLDEN)
+
+
+def dropout_keys(seed: Tensor, num_layers: int, num_sites: int) -> Tensor:
+    """Keys of all dropout sites of a network.
+
+    Args:
+        seed: scalar int64 tensor on the device where the keys are used.
+        num_layers, num_sites: layers, and places per layer that drop elements.
+    Returns:
+        int64 (num_layers, num_sites).
+    """
+    index = torch.arange(num_layers * num_sites, device=seed.device, dtype=torch.int64)
+    return mix64(mix64(seed) + (index + 1) * _GOLDEN).view(num_layers, num_sites)
+
+
+def threshold(p: float) -> int:
+    """The 16-bit bound of dropout probability p: a lane below it drops its element."""
+    return round(65536 * p)
+
+
+def keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tensor:
+    """Which elements of a (T, columns) activation survive dropout.
+
+    Args:
+        key: scalar int64, from `dropout_keys`.
+        keys_of_rows: int64 (T,), `Documents.row_keys`.
+        columns: width of a row.
+        p: probability of dropping an element, in [0, 1).
+    Returns:
+        bool (T, columns), True where an element is kept.
+    """
+    group = torch.arange(_groups(columns), device=key.device)
+    rows_at_a_time = max(1, _CHUNK // len(group))
+    keep = torch.empty(len(keys_of_rows), columns, dtype=torch.bool, device=key.device)
+    for start in range(0, len(keys_of_rows), rows_at_a_time):
+        rows = keys_of_rows[start : start + rows_at_a_time, None]
+        keep[start : start + rows_at_a_time] = _keep(group, torch.zeros_like(group), rows, key, columns, p)
+    return keep
+
+
+def keep_scores(
+    key: Tensor, document_key: Tensor, heads: int, rows: int, columns: int, p: float
+) -> Tensor:
+    """Which attention probabilities survive dropout, for documents of one length.
+
+    Args:
+        key: scalar int64, from `dropout_keys`.
+        document_key: int64 (N,), the keys of N documents.
+        heads, rows, columns: extent of the score matrices; rows and columns count inside the document.
+        p: probability of dropping an element, in [0, 1).
+    Returns:
+        bool (N, heads, rows, columns), True where an element is kept.
+    """
+    group = torch.arange(_groups(columns), device=key.device)
+    row = torch.arange(rows, device=key.device)
+    head = torch.arange(heads, device=key.device)[:, None, None]
+    keep = torch.empty(len(document_key), heads, rows, columns, dtype=torch.bool, device=key.device)
+    rows_at_a_time = max(1, _CHUNK // (len(group) * heads))
+    for index in range(len(document_key)):
+        for start in range(0, rows, rows_at_a_time):
+            some = row[start : start + rows_at_a_time]
+            first = (some[:, None] << 16) | group
+            keep[index, :, some] = _keep(first, head, document_key[index], key, columns, p)
+    return keep
+
+
+def _groups(columns: int) -> int:
+    return -(-columns // COLUMNS_PER_CALL)
+
+
+def _keep(c0: Tensor, c1: Tensor, address: Tensor, key: Tensor, columns: int, p: float) -> Tensor:
+    """Lanes of one Philox call for each group of columns, against the threshold: bool (..., columns)."""
+    shape = torch.broadcast_shapes(c0.shape, c1.shape, address.shape)
+    low, high = address & _MASK32, (address >> 32) & _MASK32
+    words = philox_4x32(c0.expand(shape), c1, low, high, key & _MASK32, (key >> 32) & _MASK32)
+    bound = threshold(p)
+    lanes = [half >= bound for word in words for half in (word & 0xFFFF, word >> 16)]
+    return torch.stack(lanes, dim=-1).flatten(-2)[..., :columns]
