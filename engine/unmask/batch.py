@@ -1,0 +1,217 @@
+"""PackedBatch: the one thing that data and model share, a flat row of whole documents.
+
+    ids        [CLS] t t t [SEP] [CLS] t t [SEP] ... [PAD] [PAD]      (T,)
+    documents  |---- doc 0 ----| |--- doc 1 ---| ... |-- inert -|     S slots
+    masked     rows of `ids` that were selected for prediction        (M,), labels -100 where unused
+
+T, S and M are capacities that stay fixed for a run while the contents change: unused tokens form inert [PAD] documents
+that no loss reads, so no kernel needs a rule for a tail and no shape ever changes.
+
+`pack` is the friendly door for lists of token ids; `assemble` is the vectorised one for the data loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unmask_kernels import Documents
+
+__all__ = ["IGNORED", "Cursor", "PackedBatch", "assemble", "pack"]
+
+IGNORED = -100
+"""Label of a slot that no loss reads, as in PyTorch's cross-entropy."""
+
+
+class Cursor(NamedTuple):
+    """Where a micro-batch comes from: the k-th one of a window of a pass over the data."""
+
+    pass_: int
+    window: int
+    k: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedBatch:
+    """A micro-batch of T tokens in S document slots with M slots for masked tokens.
+
+    Attributes:
+        ids: token ids as the model reads them, already corrupted where masked, int64 (T,).
+        documents: boundaries, positions and keys of the documents.
+        segments: 0 or 1 for each token (BERT's token types), int64 (T,).
+        word_starts: True where a token begins a word, bool (T,), or None.
+        masked: rows of `ids` to predict, int64 (M,); unused slots are 0. None when masking happens later.
+        labels: original ids at `masked`, int64 (M,); unused slots are -100.
+        pair_labels: one label per document for pair objectives, int64 (S,); unused slots are -100. Or None.
+        real_tokens: tokens that are not padding, a plain int.
+        cursor: where the batch comes from, or None.
+    """
+
+    ids: Tensor
+    documents: Documents
+    segments: Tensor
+    word_starts: Tensor | None = None
+    masked: Tensor | None = None
+    labels: Tensor | None = None
+    pair_labels: Tensor | None = None
+    real_tokens: int
+    cursor: Cursor | None = None
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedBatch:
+        """The same batch on another device."""
+        moved = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in moved.items():
+            if isinstance(value, Tensor | Documents):
+                moved[name] = value.to(device, non_blocking=non_blocking)
+        return PackedBatch(**moved)
+
+
+def pack(
+    documents: Sequence[Sequence[int]],
+    segments: Sequence[Sequence[int]] | None = None,
+    *,
+    keys: Sequence[int] | None = None,
+    tokens: int | None = None,
+    longest: int | None = None,
+    pad_id: int = 0,
+) -> PackedBatch:
+    """Pack lists of token ids into one flat batch without padding.
+
+    Args:
+        documents: token ids of each document, with their [CLS] and [SEP].
+        segments: 0 or 1 for each token, same lengths as `documents`. Default: all 0.
+        keys: names of the documents for dropout, 64-bit. Default: drawn from PyTorch's generator, so that dropout
+            differs from batch to batch and repeats under `torch.manual_seed`.
+        tokens: capacity T; the rest is padded with inert documents. Default: just enough.
+        longest: a bound on the length of a document. Default: the longest one here.
+        pad_id: id of the padding token.
+    Raises:
+        ValueError: no documents, lengths that disagree, or more tokens than the capacity.
+    """
+    if not documents:
+        raise ValueError("pack: documents must hold at least one list of token ids, got none")
+    lengths = np.array([len(ids) for ids in documents], dtype=np.int64)
+    if segments is not None:
+        _check_segments(lengths, segments)
+    if keys is None:
+        drawn = torch.randint(-(1 << 62), 1 << 62, (len(documents),)).numpy()
+    elif len(keys) != len(documents):
+        raise ValueError(f"pack: keys must name every document ({len(documents)}), got {len(keys)}")
+    else:
+        drawn = np.array(keys, dtype=np.int64)
+    total = int(lengths.sum())
+    if tokens is None:
+        tokens = total
+    if longest is None:
+        longest = max(1, int(lengths.max()))
+    return assemble(
+        _flat(documents),
+        lengths,
+        keys=drawn,
+        tokens=tokens,
+        sequences=len(documents) + padding_documents(tokens, total, longest),
+        longest=longest,
+        pad_id=pad_id,
+        segments=None if segments is None else _flat(segments),
+    )
+
+
+def padding_documents(tokens: int, real_tokens: int, longest: int) -> int:
+    """Document slots that the padding of a micro-batch takes."""
+    return -(-max(0, tokens - real_tokens) // longest)
+
+
+def assemble(
+    ids: NDArray[np.integer],
+    lengths: NDArray[np.integer],
+    *,
+    keys: NDArray[np.int64],
+    tokens: int,
+    sequences: int,
+    longest: int,
+    pad_id: int = 0,
+    segments: NDArray[np.integer] | None = None,
+    word_starts: NDArray[np.bool_] | None = None,
+    masked: NDArray[np.integer] | None = None,
+    labels: NDArray[np.integer] | None = None,
+    masked_capacity: int | None = None,
+    cursor: Cursor | None = None,
+) -> PackedBatch:
+    """Put a flat run of documents into a batch of static capacities.
+
+    Args:
+        ids: token ids of all documents one after the other, (N,) with N <= tokens.
+        lengths: tokens of each document, (documents,), sum N.
+        keys: names of the documents, int64 (documents,).
+        tokens, sequences, masked_capacity: capacities T, S and M. M defaults to the number of masked rows.
+        longest: a bound on the length of a document.
+        pad_id: id of the padding token.
+        segments, word_starts: per token, (N,).
+        masked, labels: rows of `ids` to predict and their original ids, (m,) with m <= M.
+        cursor: where the batch comes from.
+    Raises:
+        ValueError: contents that exceed a capacity.
+    """
+    total = int(lengths.sum())
+    if len(ids) != total:
+        raise ValueError(f"assemble: lengths must sum to the number of ids ({len(ids)}), sum to {total}")
+    _fits("tokens", total, tokens)
+    padding = padding_documents(tokens, total, longest)
+    _fits("sequences", len(lengths) + padding, sequences)
+    offsets = np.full(sequences + 1, tokens, dtype=np.int32)
+    offsets[0] = 0
+    offsets[1 : len(lengths) + 1] = np.cumsum(lengths)
+    inert = total + longest * np.arange(1, padding + 1)
+    offsets[len(lengths) + 1 : len(lengths) + 1 + padding] = np.minimum(inert, tokens)
+    slot_keys = np.zeros(sequences, dtype=np.int64)
+    slot_keys[: len(lengths)] = keys
+    if masked is not None and labels is not None:
+        capacity = len(masked) if masked_capacity is None else masked_capacity
+        _fits("masked", len(masked), capacity)
+        masked_slots = torch.from_numpy(_padded(masked, capacity, 0))
+        label_slots = torch.from_numpy(_padded(labels, capacity, IGNORED))
+    else:
+        masked_slots = label_slots = None
+    return PackedBatch(
+        ids=torch.from_numpy(_padded(ids, tokens, pad_id)),
+        documents=Documents.build(
+            torch.from_numpy(offsets), torch.from_numpy(slot_keys), tokens=tokens, longest=longest
+        ),
+        segments=torch.from_numpy(_padded(np.zeros(0) if segments is None else segments, tokens, 0)),
+        word_starts=None if word_starts is None else torch.from_numpy(_padded(word_starts, tokens, 0)).bool(),
+        masked=masked_slots,
+        labels=label_slots,
+        real_tokens=total,
+        cursor=cursor,
+    )
+
+
+def _padded(values: NDArray[np.generic], capacity: int, fill: int) -> NDArray[np.int64]:
+    out = np.full(capacity, fill, dtype=np.int64)
+    out[: len(values)] = values
+    return out
+
+
+def _flat(lists: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    return np.concatenate([np.asarray(one, dtype=np.int64) for one in lists])
+
+
+def _fits(name: str, needed: int, capacity: int) -> None:
+    if needed > capacity:
+        raise ValueError(f"assemble: {name} has capacity {capacity} but {needed} are needed; raise {name}")
+
+
+def _check_segments(lengths: NDArray[np.int64], segments: Sequence[Sequence[int]]) -> None:
+    if len(segments) != len(lengths):
+        raise ValueError(f"pack: segments must have one list per document ({len(lengths)}), got {len(segments)}")
+    for index, (length, one) in enumerate(zip(lengths, segments, strict=True)):
+        if len(one) != length:
+            raise ValueError(
+                f"pack: segments[{index}] must have {length} entries, the tokens of its document, got {len(one)}"
+            )
