@@ -171,13 +171,13 @@ def assemble(
     offsets[len(lengths) + 1 : len(lengths) + 1 + padding] = np.minimum(inert, tokens)
     slot_keys = np.zeros(sequences, dtype=np.int64)
     slot_keys[: len(lengths)] = keys
+    masked_slots: Tensor | None = None
+    label_slots: Tensor | None = None
     if masked is not None and labels is not None:
         capacity = len(masked) if masked_capacity is None else masked_capacity
         _fits("masked", len(masked), capacity)
         masked_slots = torch.from_numpy(_padded(masked, capacity, 0))
         label_slots = torch.from_numpy(_padded(labels, capacity, IGNORED))
-    else:
-        masked_slots = label_slots = None
     return PackedBatch(
         ids=torch.from_numpy(_padded(ids, tokens, pad_id)),
         documents=Documents.build(

@@ -89,9 +89,10 @@ class Documents:
                 f"documents: keys must be int64 of shape ({count},), one per document, "
                 f"got {keys.dtype} {tuple(keys.shape)}"
             )
-        token = torch.arange(tokens, device=cu_seqlens.device, dtype=torch.int32)
-        document_ids = torch.searchsorted(cu_seqlens[1:], token, right=True)
-        positions = token.long() - cu_seqlens.long()[document_ids]
+        index = torch.arange(count, device=cu_seqlens.device)
+        # with output_size the lengths are not read back from a GPU
+        document_ids = torch.repeat_interleave(index, lengths, output_size=tokens)
+        positions = torch.arange(tokens, device=cu_seqlens.device) - cu_seqlens.long()[document_ids]
         return cls(
             cu_seqlens=cu_seqlens,
             keys=keys,
