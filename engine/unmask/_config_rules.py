@@ -1,0 +1,119 @@
+"""What a configuration must satisfy beyond its types: ranges, and settings that must agree with one another."""
+
+from collections.abc import Iterator
+
+from unmask.config import RunConfig
+from unmask.errors import ConfigError
+
+__all__ = ["check"]
+
+# tokens: [CLS], one of content, [SEP]
+_SHORTEST = 3
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError with the first thing that is out of range or contradicts another setting."""
+    for problem in (*_ranges(config), *_agreements(config)):
+        raise ConfigError(f"config: {problem}")
+
+
+def _ranges(config: RunConfig) -> Iterator[str]:
+    data, model, objective, train = config.data, config.model, config.objective, config.train
+    at_least = {
+        "seed": (config.seed, 0),
+        "data.vocab_size": (data.vocab_size, 100),
+        "data.longest": (data.longest, _SHORTEST),
+        "data.workers": (data.workers, 0),
+        "model.num_layers": (model.num_layers, 1),
+        "model.hidden_size": (model.hidden_size, 1),
+        "model.num_heads": (model.num_heads, 1),
+        "model.intermediate_size": (model.intermediate_size, 1),
+        "model.max_positions": (model.max_positions, _SHORTEST),
+        "model.num_segments": (model.num_segments, 1),
+        "objective.mlm": (objective.mlm, 0),
+        "objective.nsp": (objective.nsp, 0),
+        "train.steps": (train.steps, 1),
+        "train.tokens_per_step": (train.tokens_per_step, 1),
+        "train.micro_batch_tokens": (train.micro_batch_tokens, 1),
+        "train.max_documents": (1 if train.max_documents is None else train.max_documents, 1),
+        "train.warmup_steps": (train.warmup_steps, 0),
+        "train.weight_decay": (train.weight_decay, 0),
+        "train.log_every": (train.log_every, 1),
+        "train.evaluate_every": (train.evaluate_every, 1),
+        "train.evaluate_tokens": (train.evaluate_tokens, 1),
+        "train.save_every": (train.save_every, 1),
+        "train.keep_checkpoints": (train.keep_checkpoints, 1),
+        "train.threads": (1 if train.threads is None else train.threads, 1),
+    }
+    for name, (value, least) in at_least.items():
+        if value < least:
+            yield f"{name} must be at least {least}, got {value}"
+    if config.seed >= 2**63:
+        yield f"seed must be below 2^63, got {config.seed}"
+    for name, number in {
+        "model.layer_norm_eps": model.layer_norm_eps,
+        "model.initializer_range": model.initializer_range,
+        "train.learning_rate": train.learning_rate,
+        "train.eps": train.eps,
+        "train.clip_norm": train.clip_norm,
+    }.items():
+        if number <= 0:
+            yield f"{name} must be above 0, got {number}"
+    for name, number in {
+        "model.hidden_dropout": model.hidden_dropout,
+        "model.attention_dropout": model.attention_dropout,
+        "train.beta1": train.beta1,
+        "train.beta2": train.beta2,
+    }.items():
+        if not 0 <= number < 1:
+            yield f"{name} must be at least 0 and below 1, got {number}"
+    if not 0 < data.mask_rate < 1:
+        yield f"data.mask_rate must be between 0 and 1, got {data.mask_rate}; BERT masks 0.15"
+    if not 0 < data.held_out <= 0.5:
+        yield f"data.held_out must be above 0 and at most 0.5, got {data.held_out}"
+
+
+def _agreements(config: RunConfig) -> Iterator[str]:
+    data, model, train = config.data, config.model, config.train
+    if data.store is not None and data.input:
+        yield "data.store and data.input are both set; give the prepared store or the text, not both"
+    if min(data.mask_split) < 0 or abs(sum(data.mask_split) - 1) > 1e-6:
+        yield f"data.mask_split must be three shares that sum to 1, got {list(data.mask_split)}"
+    if config.objective.mlm == 0 and config.objective.nsp == 0:
+        yield "objective.mlm and objective.nsp are both 0; give at least one loss a weight"
+    if model.hidden_size % model.num_heads:
+        yield (
+            f"model.hidden_size must be a multiple of model.num_heads ({model.num_heads}), got {model.hidden_size}; "
+            f"the nearest is {_nearest_multiple(model.hidden_size, model.num_heads)}"
+        )
+    if train.warmup_steps > train.steps:
+        yield (
+            f"train.warmup_steps is {train.warmup_steps} but train.steps is {train.steps}; "
+            "lower the warm-up or raise the steps"
+        )
+    if train.tokens_per_step % train.micro_batch_tokens:
+        yield (
+            f"train.tokens_per_step must be a multiple of train.micro_batch_tokens ({train.micro_batch_tokens}), got "
+            f"{train.tokens_per_step}; the nearest is {_nearest_multiple(train.tokens_per_step, train.micro_batch_tokens)}"
+        )
+    longest = {f"train.phases.{i}.longest": phase.longest for i, phase in enumerate(train.phases)}
+    for name, tokens in (longest or {"data.longest": data.longest}).items():
+        if tokens < _SHORTEST:
+            yield f"{name} must be at least {_SHORTEST}, got {tokens}"
+        if tokens > model.max_positions:
+            yield (
+                f"{name} is {tokens} but model.max_positions is {model.max_positions}; "
+                "cut the documents shorter or lengthen the position table"
+            )
+        if tokens > train.micro_batch_tokens:
+            yield (
+                f"{name} is {tokens} but train.micro_batch_tokens is {train.micro_batch_tokens}; "
+                "a piece must fit in one micro-batch, so shorten the one or raise the other"
+            )
+    shares = [phase.share for phase in train.phases]
+    if shares and (min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
+        yield f"train.phases must have shares above 0 that sum to 1, got {shares} (sum {sum(shares):g})"
+
+
+def _nearest_multiple(value: int, unit: int) -> int:
+    return max(1, round(value / unit)) * unit

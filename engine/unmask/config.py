@@ -1,0 +1,192 @@
+"""A run's configuration: one flat dataclass per component, every field with its unit and range.
+
+Precedence: the defaults here < a recipe or YAML file < the command line. `load_config` merges the three as mappings, checks the result
+once (names, types, ranges, and fields that contradict each other) and returns a `RunConfig`; nothing after it has to check again. The
+defaults are the recipe `tiny`, the embedded demonstration: no network, no GPU, no account.
+
+Importing this module needs the standard library alone; PyYAML and pydantic are imported when a configuration is read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = [
+    "DataConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "Phase",
+    "RunConfig",
+    "TrainConfig",
+    "load_config",
+    "to_mapping",
+    "to_yaml",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where the text comes from, how it is cut, and what is masked."""
+
+    store: str | None = None
+    """Folder written by `unmask prepare`; none: `input` if given, else the docstrings of the installed Python packages."""
+    input: list[str] = field(default_factory=list)
+    """Text files or folders to prepare before training (.txt, .md, .jsonl, .parquet, each also .gz)."""
+    tokenizer: str | None = None
+    """Folder or tokenizer.json of an existing tokenizer; none: a WordPiece vocabulary is trained on the text."""
+    vocab_size: int = 8192
+    """Entries of a vocabulary trained here; a store or a given tokenizer keeps its own."""
+    longest: int = 128
+    """Tokens in the longest piece, [CLS] and [SEP] included; a longer document is cut into several."""
+    held_out: float = 0.01
+    """Share of the documents kept for evaluation, chosen by content; in (0, 0.5]. A store keeps its own."""
+    mask_rate: float = 0.15
+    """Share of the tokens to predict; in (0, 1)."""
+    mask_split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Of these, the shares that become [MASK], a random token, and stay as they are; sum 1."""
+    workers: int = 1
+    """Background workers that pack and mask; 0 does it between the steps. The stream is the same for any number."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The encoder's shape (Devlin et al. 2019, arXiv:1810.04805); the vocabulary size comes from the tokenizer."""
+
+    num_layers: int = 2
+    """Transformer layers."""
+    hidden_size: int = 128
+    """Width of the hidden states; a multiple of the number of heads."""
+    num_heads: int = 2
+    """Attention heads in a layer."""
+    intermediate_size: int = 512
+    """Width of the feed-forward layer."""
+    max_positions: int = 512
+    """Rows of the position table: the longest piece the model can ever read."""
+    num_segments: int = 2
+    """Rows of the segment table."""
+    hidden_dropout: float = 0.1
+    """Dropout of embeddings and layer outputs; in [0, 1)."""
+    attention_dropout: float = 0.1
+    """Dropout of attention probabilities; in [0, 1)."""
+    layer_norm_eps: float = 1e-12
+    """Added to the variance in layer norm."""
+    initializer_range: float = 0.02
+    """Standard deviation of the truncated normal that initialises every matrix."""
+    activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    """Feed-forward activation: the exact GELU, or its tanh approximation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveConfig:
+    """Weights of the losses; 0 leaves one out."""
+
+    mlm: float = 1.0
+    """Masked language model."""
+    nsp: float = 0.0
+    """Next sentence prediction."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """A part of the run with its own maximum length."""
+
+    share: float
+    """Share of the steps; in (0, 1], all phases sum to 1."""
+    longest: int
+    """Tokens in the longest piece during this phase."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """Budget, optimizer, precision, and how often things happen; times are counted in optimizer steps."""
+
+    steps: int = 1000
+    """Optimizer steps of the whole run."""
+    tokens_per_step: int = 8192
+    """Token capacity of one optimizer step over all ranks; a multiple of `micro_batch_tokens`."""
+    micro_batch_tokens: int = 8192
+    """Token capacity of one forward and backward pass."""
+    max_documents: int | None = None
+    """Document slots of a micro-batch; none: enough for short documents."""
+    learning_rate: float = 1e-3
+    """Peak learning rate, reached after the warm-up; then linear decay to 0."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up, at most `steps`."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay; biases and layer norms have none."""
+    beta1: float = 0.9
+    """AdamW's decay of the mean of the gradients; in [0, 1)."""
+    beta2: float = 0.999
+    """AdamW's decay of the mean of their squares; in [0, 1)."""
+    eps: float = 1e-6
+    """AdamW's epsilon."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradients."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Activations; auto: bfloat16 where the machine multiplies it fast. Parameters are float32."""
+    log_every: int = 10
+    """Steps between rows of log.jsonl."""
+    evaluate_every: int = 100
+    """Steps between evaluations on held-out text."""
+    evaluate_tokens: int = 65536
+    """Token capacity of one evaluation."""
+    save_every: int = 500
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay."""
+    threads: int | None = None
+    """CPU threads of PyTorch; none: its own choice. Part of what exact resume needs."""
+    tensorboard: bool = False
+    """Write TensorBoard events too (extra `tensorboard`)."""
+    phases: list[Phase] = field(default_factory=list)
+    """Length phases, in a YAML file; empty: one phase at `data.longest`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything that defines a pre-training run."""
+
+    run: str | None = None
+    """Directory of the run; none: a new one under runs/."""
+    seed: int = 1
+    """Seed of initialisation, order, masks and dropout; in [0, 2^63)."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def load_config(
+    recipe_or_yaml: str | Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Read a recipe or YAML file, lay overrides over it, and check the whole.
+
+    Args:
+        recipe_or_yaml: name of a shipped recipe (`tiny`, `bert-mini`, ...) or path of a YAML file; None: `tiny`.
+        overrides: nested mapping ({"train": {"steps": 200}}), or dotted names ({"train.steps": 200}), or both.
+    Raises:
+        ConfigError: no such recipe or file, not YAML, an unknown name, a wrong type, a value out of range, or a contradiction.
+    """
+    from unmask._config_rules import check
+    from unmask._mappings import build, merge, nest
+    from unmask.recipes import read_recipe
+
+    mapping = read_recipe("tiny" if recipe_or_yaml is None else recipe_or_yaml)
+    config = build(RunConfig, merge(mapping, nest(overrides or {})), name="config")
+    check(config)
+    return config
+
+
+def to_mapping(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain nested dicts and lists, which `load_config` reads back to an equal one."""
+    mapping = asdict(config)
+    mapping["data"]["mask_split"] = list(config.data.mask_split)
+    return mapping
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The configuration as YAML text, in the order of the fields."""
+    import yaml
+
+    return str(yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
