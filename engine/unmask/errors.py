@@ -5,7 +5,15 @@ command line user meets (a file, a store, a checkpoint, a run directory, a setti
 with status 2 instead of a traceback. A message names the thing, what was needed, what came, and the way out.
 """
 
-__all__ = ["CheckpointError", "ConfigError", "CorpusError", "RunError", "StoreError", "TokenizerError", "UnmaskError"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "CorpusError",
+    "RunError",
+    "StoreError",
+    "TokenizerError",
+    "UnmaskError",
+]
 
 
 class UnmaskError(Exception):

@@ -1,0 +1,91 @@
+"""The command `unmask`: a table of subcommands, and one place where an error becomes a sentence.
+
+Each subcommand is a module with `run(arguments)`; only the one asked for is imported, so that `unmask --help` answers at once.
+Status 0 is success, 1 an unexpected failure, 2 something the user can mend, 130 an interruption.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "prepare": "turn raw text into a tokenizer and a token store",
+    "pretrain": "pre-train an encoder; without arguments, the embedded demonstration",
+    "fill-mask": "show what a model predicts for [MASK]",
+    "export": "write a model as a folder that transformers loads",
+    "plot": "draw the loss curve of a run",
+    "doctor": "say what this machine can run, and why not the rest",
+}
+
+_DEBUG = "UNMASK_DEBUG"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        from unmask import __version__
+
+        print(f"unmask {__version__}")
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(COMMANDS)}"
+        return _fail(f"{command!r} is not a command; {hint}")
+    try:
+        importlib.import_module(f"unmask.cli.{command.replace('-', '_')}").run(rest)
+    except KeyboardInterrupt:
+        print("unmask: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of our output went away (`unmask doctor | head`); the interpreter must not flush into it again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        message = _sentence(error)
+        if message is None or os.environ.get(_DEBUG):
+            raise
+        return _fail(message)
+    return 0
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to print for an error that a user can mend; None for one that only we can have caused."""
+    from unmask.errors import UnmaskError
+
+    if isinstance(error, UnmaskError | ValueError) or type(error).__name__ == "BackendUnavailable":
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("unmask"):
+        package = error.name.split(".")[0]
+        return f"package {package} is not installed; pip install {package}"
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return None
+
+
+def _fail(message: str) -> int:
+    print(f"unmask: {message}", file=sys.stderr)
+    return 2
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: unmask COMMAND [ARGUMENTS]",
+            "",
+            *lines,
+            "",
+            "unmask COMMAND --help lists the arguments of a command; unmask --version the version.",
+            f"{_DEBUG}=1 shows the traceback of an error.",
+        ]
+    )
