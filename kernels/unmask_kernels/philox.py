@@ -105,28 +105,30 @@ def keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tens
 
 
 def keep_scores(
-    key: Tensor, document_key: Tensor, heads: int, rows: int, columns: int, p: float
+    key: Tensor, document_keys: Tensor, heads: int, rows: range, columns: int, p: float
 ) -> Tensor:
-    """Which attention probabilities survive dropout, for documents of one length.
+    """Which attention probabilities survive dropout.
 
     Args:
         key: scalar int64, from `dropout_keys`.
-        document_key: int64 (N,), the keys of N documents.
-        heads, rows, columns: extent of the score matrices; rows and columns count inside the document.
+        document_keys: int64 (N,), the keys of N documents of one length.
+        heads: number of heads.
+        rows: the rows of the score matrices to decide, positions in the document.
+        columns: width of the score matrices, which start at the document's first token.
         p: probability of dropping an element, in [0, 1).
     Returns:
-        bool (N, heads, rows, columns), True where an element is kept.
+        bool (N, heads, len(rows), columns), True where an element is kept.
     """
     group = torch.arange(_groups(columns), device=key.device)
-    row = torch.arange(rows, device=key.device)
+    row = torch.arange(rows.start, rows.stop, device=key.device)
     head = torch.arange(heads, device=key.device)[:, None, None]
-    keep = torch.empty(len(document_key), heads, rows, columns, dtype=torch.bool, device=key.device)
+    keep = torch.empty(len(document_keys), heads, len(row), columns, dtype=torch.bool, device=key.device)
     rows_at_a_time = max(1, _CHUNK // (len(group) * heads))
-    for index in range(len(document_key)):
-        for start in range(0, rows, rows_at_a_time):
-            some = row[start : start + rows_at_a_time]
-            first = (some[:, None] << 16) | group
-            keep[index, :, some] = _keep(first, head, document_key[index], key, columns, p)
+    for index in range(len(document_keys)):
+        for start in range(0, len(row), rows_at_a_time):
+            some = slice(start, start + rows_at_a_time)
+            first = (row[some, None] << 16) | group
+            keep[index, :, some] = _keep(first, head, document_keys[index], key, columns, p)
     return keep
 
 

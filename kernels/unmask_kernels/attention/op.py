@@ -1,0 +1,188 @@
+"""attention: the public operation, its checks, its backends and its registration.
+
+Shapes: qkv (T, 3, H, K); out (T, H, K); cu_seqlens (S + 1,); keys, order (S,).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..capability import architecture
+from ..dispatch import Backend, Family
+from ..documents import Documents
+from ..precision import autocast_dtype, without_autocast
+from . import reference
+
+__all__ = ["FAMILY", "AttentionCall", "attention"]
+
+MAX_DROPOUT_LENGTH = 1 << 16
+
+
+def attention(
+    qkv: Tensor,
+    documents: Documents,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    p: float = 0.0,
+    key: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Let every token attend to the tokens of its own document.
+
+    Equivalent to  F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=causal, scale=scale)  of each document
+    alone, without padding or a mask, and with dropout read from the addressed random stream (see `philox`): a packed
+    document gives the output it gives alone.  Vaswani et al. 2017, arXiv:1706.03762; Zhao et al. 2024, arXiv:2402.13991.
+
+    Args:
+        qkv: queries, keys and values, (T, 3, H, K), fp16, bf16, fp32 or fp64; contiguous in the last dimension, as one
+            projection `linear(x).view(T, 3, H, K)` gives them.
+        documents: boundaries of the documents, on the device of qkv.
+        causal: whether a token sees only itself and what comes before it in its document.
+        scale: factor of the scores. Default: K ** -0.5.
+        p: probability of dropping an attention probability, in [0, 1); a plain number.
+        key: scalar int64 tensor on the device of qkv, from `philox.dropout_keys`; needed when p > 0.
+        backend: "torch" or "reference"; by default the best one that can run.
+    Returns:
+        (T, H, K) in the dtype of qkv; under `torch.autocast`, qkv is first cast to its dtype. Gradient for qkv.
+        Deterministic: the same inputs give the same bits on one backend and machine.
+    Raises:
+        TypeError, ValueError: a dtype, shape or device does not match.
+        BackendUnavailable: the backend asked for cannot run this call.
+    """
+    _check(qkv, documents, p, key)
+    qkv = qkv.to(autocast_dtype(qkv))
+    if p == 0.0:
+        key = None
+    if scale is None:
+        scale = float(qkv.shape[3]) ** -0.5
+    call = AttentionCall(qkv.device.type, architecture(qkv), qkv.dtype, qkv.shape[3], causal, p)
+    chosen = FAMILY.choose(backend, call)
+    if chosen == "reference":
+        with without_autocast(qkv.device.type):
+            return reference.attention(qkv, documents, causal=causal, scale=scale, p=p, key=key)
+    lists = (documents.cu_seqlens, documents.keys, documents.order)
+    out: Tensor = _Attention.apply(qkv, *lists, key, p, causal, scale, chosen)
+    return out
+
+
+class AttentionCall(NamedTuple):
+    """What the choice of a backend may depend on."""
+
+    device: str
+    architecture: str
+    dtype: torch.dtype
+    head_dim: int
+    causal: bool
+    p: float
+
+
+def _nothing_refused(call: AttentionCall) -> list[str]:
+    return []
+
+
+FAMILY = Family(
+    "attention",
+    {
+        "torch": Backend("unmask_kernels.attention._torch", _nothing_refused),
+        "reference": Backend("unmask_kernels.attention.reference", _nothing_refused),
+    },
+)
+
+
+def _check(qkv: Tensor, documents: Documents, p: float, key: Tensor | None) -> None:
+    name = "attention"
+    checks.rank(name, "qkv", qkv, "(T, 3, H, K)")
+    checks.dtype(name, "qkv", qkv, checks.FLOATS)
+    if qkv.shape[1] != 3:
+        raise ValueError(f"attention: qkv must hold 3 parts in dimension 1 (q, k, v), got shape {tuple(qkv.shape)}")
+    if qkv.shape[0] != documents.tokens:
+        raise ValueError(
+            f"attention: qkv must have one row per token of documents ({documents.tokens}), got {qkv.shape[0]}"
+        )
+    checks.last_dim_contiguous(name, "qkv", qkv)
+    checks.same_device(name, "qkv", qkv, cu_seqlens=documents.cu_seqlens)
+    checks.probability(name, "p", p)
+    checks.random_address(name, p, key)
+    if p > 0.0:
+        checks.same_device(name, "qkv", qkv, key=key)
+        if documents.longest > MAX_DROPOUT_LENGTH:
+            raise ValueError(
+                f"attention: with dropout a document may have {MAX_DROPOUT_LENGTH} tokens, the rows a random address "
+                f"can name, documents.longest is {documents.longest}; pass p=0.0"
+            )
+
+
+_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
+_LIBRARY.define(
+    "attention_fwd(Tensor qkv, Tensor cu_seqlens, Tensor keys, Tensor order, Tensor? key, float p, bool causal, "
+    "float scale, str backend) -> (Tensor out, Tensor statistics)"
+)
+_LIBRARY.define(
+    "attention_bwd(Tensor dout, Tensor qkv, Tensor out, Tensor statistics, Tensor cu_seqlens, Tensor keys, "
+    "Tensor order, Tensor? key, float p, bool causal, float scale, str backend) -> Tensor dqkv"
+)
+
+
+def _forward(qkv: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    with without_autocast(qkv.device.type):
+        outputs: tuple[Tensor, Tensor] = FAMILY.module(arguments[-1]).forward(qkv, *arguments[:-1])
+        return outputs
+
+
+def _backward(dout: Tensor, *arguments: Any) -> Tensor:
+    with without_autocast(dout.device.type):
+        dqkv: Tensor = FAMILY.module(arguments[-1]).backward(dout, *arguments[:-1])
+        return dqkv
+
+
+def _forward_fake(qkv: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    tokens, _, heads, width = qkv.shape
+    return qkv.new_empty((tokens, heads, width)), qkv.new_empty((0,), dtype=torch.float32)
+
+
+def _backward_fake(dout: Tensor, qkv: Tensor, *arguments: Any) -> Tensor:
+    return qkv.new_empty(tuple(qkv.shape))
+
+
+for _name, _run, _fake in (
+    ("attention_fwd", _forward, _forward_fake),
+    ("attention_bwd", _backward, _backward_fake),
+):
+    _LIBRARY.impl(_name, _run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"unmask::{_name}", _fake, lib=_LIBRARY)
+
+
+class _Attention(torch.autograd.Function):
+    """Forward and backward operations tied together; once differentiable."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        cu_seqlens: Tensor,
+        keys: Tensor,
+        order: Tensor,
+        key: Tensor | None,
+        p: float,
+        causal: bool,
+        scale: float,
+        backend: str,
+    ) -> Tensor:
+        out: Tensor
+        out, statistics = torch.ops.unmask.attention_fwd(
+            qkv, cu_seqlens, keys, order, key, p, causal, scale, backend
+        )
+        ctx.save_for_backward(qkv, out, statistics, cu_seqlens, keys, order, key)
+        ctx.settings = (p, causal, scale, backend)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        dqkv = torch.ops.unmask.attention_bwd(dout, *ctx.saved_tensors, *ctx.settings)
+        return (dqkv, *([None] * 8))
