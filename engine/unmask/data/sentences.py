@@ -1,0 +1,70 @@
+"""Finds where sentences begin, for Latin and CJK punctuation, without a model and without data.
+
+A sentence ends
+
+    at . ! ? … and what closes it (quotes, brackets), when white space and no lower-case letter follow;
+    at 。 ！ ？ ； ｡ and what closes it, with or without white space;
+    at a blank line.
+
+A full stop ends nothing after a title or a Latin abbreviation (`Dr.`, `e.g.`), after a single capital
+(`J. Smith`), or inside a number or name, where no white space follows. A single line break ends nothing:
+books and docstrings are hard-wrapped. These are rules of thumb, about what next-sentence pairs and
+sentence-aligned cuts need. Cost: one regular expression over the text, 20 MB a second.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["sentence_starts"]
+
+_CLOSING = r"[\"'”’»)\]}」』）】》〉]*"
+_BOUNDARY = re.compile(
+    rf"(?P<latin>[.!?…]+{_CLOSING}\s+)|(?P<cjk>[。！？；｡]+[…。！？]*{_CLOSING}\s*)|(?P<blank>\n[^\S\n]*\n\s*)"
+)
+
+# Abbreviations that never end a sentence. `etc.`, `Inc.`, `Jr.` and their like may end one: the capital that
+# follows decides.
+_ABBREVIATIONS = frozenset(
+    """mr mrs ms mx dr prof rev fr hon gen col maj capt cmdr lt sgt sen rep gov pres st ste mt ft messrs mme
+    mlle e.g i.e cf viz vs v al ca approx resp eq eqs fig figs nos vol vols ch chap sec sect ed eds p pp
+    jan feb mar apr jun jul aug sep sept oct nov dec""".split()  # noqa: SIM905
+)
+_LAST_WORD = re.compile(r"[^\s(\[{\"'“‘«]+$")
+_WORD_REACH = 16
+
+
+def sentence_starts(text: str) -> list[int]:
+    """Returns the character offset of the first character of every sentence of `text`, ascending.
+
+    The first offset is that of the first character that is not white space; text without one has no sentence.
+    """
+    first = len(text) - len(text.lstrip())
+    if first == len(text):
+        return []
+    starts = [first]
+    end = len(text)
+    for match in _BOUNDARY.finditer(text, first):
+        start = match.end()
+        if start >= end:
+            break
+        if match.lastgroup == "latin" and not _ends(text, match.start(), match.group(), start):
+            continue
+        starts.append(start)
+    return starts
+
+
+def _ends(text: str, mark: int, matched: str, following: int) -> bool:
+    """Whether the Latin mark at `mark`, matched with its white space, ends a sentence before `following`."""
+    # a blank line ends a sentence whatever comes before it
+    if matched.count("\n") > 1:
+        return True
+    if text[following].islower():
+        return False
+    if matched[0] != "." or matched.startswith(".."):
+        return True
+    before = _LAST_WORD.search(text, max(0, mark - _WORD_REACH), mark)
+    if before is None:
+        return True
+    word = before.group()
+    return not (word.lower() in _ABBREVIATIONS or (len(word) == 1 and word.isupper() and word != "I"))

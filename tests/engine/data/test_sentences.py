@@ -1,0 +1,52 @@
+"""Sentence starts: the cases that a reader would cut by eye, and invariants on arbitrary text."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unmask.data.sentences import sentence_starts
+
+
+def _cut(text: str) -> list[str]:
+    starts = [*sentence_starts(text), len(text)]
+    return [text[a:b].strip() for a, b in pairwise(starts)]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("One. Two! Three? Four", ["One.", "Two!", "Three?", "Four"]),
+        ("Dr. Smith met J. R. Jones. He left.", ["Dr. Smith met J. R. Jones.", "He left."]),
+        ("See Fig. 3, i.e. Table 2 etc. The value is 3.14 here.", None),
+        ('"Go!" he said. (Really?) Yes…', ['"Go!" he said.', "(Really?)", "Yes…"]),
+        ("It was I. Then we went to torch.nn and a.b.C too.", None),
+        ("hard\nwrapped line. Next", ["hard\nwrapped line.", "Next"]),
+        ("no stop here\n\nSecond block", ["no stop here", "Second block"]),
+        ("ends with Mr.\n\nsecond block", ["ends with Mr.", "second block"]),
+        ("他说：“你好。”我走了！真的？是；好", ["他说：“你好。”", "我走了！", "真的？", "是；", "好"]),
+    ],
+)
+def test_cuts_where_a_reader_would(text: str, sentences: list[str] | None) -> None:
+    expected = (
+        sentences
+        or {
+            "S": ["See Fig. 3, i.e. Table 2 etc.", "The value is 3.14 here."],
+            "I": ["It was I.", "Then we went to torch.nn and a.b.C too."],
+        }[text[0]]
+    )
+    assert _cut(text) == expected
+
+
+def test_text_without_characters_has_no_sentence() -> None:
+    assert sentence_starts("") == sentence_starts(" \n\n ") == []
+
+
+@given(st.text(alphabet=st.sampled_from("aB. \n!?。！”\"'…éI1"), max_size=60))
+def test_starts_ascend_from_the_first_character_and_never_fall_on_white_space(text: str) -> None:
+    starts = sentence_starts(text)
+    assert starts == sorted(set(starts))
+    assert bool(starts) == bool(text.strip())
+    assert all(not text[start].isspace() for start in starts)
+    assert not text[: starts[0]].strip() if starts else True
