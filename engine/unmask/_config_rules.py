@@ -1,4 +1,6 @@
-"""What a configuration must satisfy beyond its types: ranges, and settings that must agree with one another."""
+"""What a configuration must satisfy beyond its types: ranges, and settings that must agree with one
+another.
+"""
 
 from collections.abc import Iterator
 
@@ -83,8 +85,8 @@ def _agreements(config: RunConfig) -> Iterator[str]:
         yield "objective.mlm and objective.nsp are both 0; give at least one loss a weight"
     if model.hidden_size % model.num_heads:
         yield (
-            f"model.hidden_size must be a multiple of model.num_heads ({model.num_heads}), got {model.hidden_size}; "
-            f"the nearest is {_nearest_multiple(model.hidden_size, model.num_heads)}"
+            f"model.hidden_size must be a multiple of model.num_heads ({model.num_heads}), "
+            f"got {model.hidden_size}; the nearest is {_nearest_multiple(model.hidden_size, model.num_heads)}"
         )
     if train.warmup_steps > train.steps:
         yield (
@@ -92,9 +94,10 @@ def _agreements(config: RunConfig) -> Iterator[str]:
             "lower the warm-up or raise the steps"
         )
     if train.tokens_per_step % train.micro_batch_tokens:
+        micro = train.micro_batch_tokens
         yield (
-            f"train.tokens_per_step must be a multiple of train.micro_batch_tokens ({train.micro_batch_tokens}), got "
-            f"{train.tokens_per_step}; the nearest is {_nearest_multiple(train.tokens_per_step, train.micro_batch_tokens)}"
+            f"train.tokens_per_step must be a multiple of train.micro_batch_tokens ({micro}), "
+            f"got {train.tokens_per_step}; the nearest is {_nearest_multiple(train.tokens_per_step, micro)}"
         )
     longest = {f"train.phases.{i}.longest": phase.longest for i, phase in enumerate(train.phases)}
     for name, tokens in (longest or {"data.longest": data.longest}).items():

@@ -1,7 +1,8 @@
 """From YAML text to a checked dataclass: parse, merge, refuse unknown names, convert types.
 
-Numbers follow YAML 1.2's core schema: `1e6` is a number, `010` is ten, `no` and `on` are strings. A name that no field has is refused
-with its dotted path and the nearest right one; a value of the wrong type with what was expected and what came.
+Numbers follow YAML 1.2's core schema: `1e6` is a number, `010` is ten, `no` and `on` are strings. A name that
+no field has is refused with its dotted path and the nearest right one; a value of the wrong type with what
+was expected and what came.
 """
 
 import dataclasses

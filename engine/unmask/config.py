@@ -1,10 +1,12 @@
 """A run's configuration: one flat dataclass per component, every field with its unit and range.
 
-Precedence: the defaults here < a recipe or YAML file < the command line. `load_config` merges the three as mappings, checks the result
-once (names, types, ranges, and fields that contradict each other) and returns a `RunConfig`; nothing after it has to check again. The
-defaults are the recipe `tiny`, the embedded demonstration: no network, no GPU, no account.
+Precedence: the defaults here < a recipe or YAML file < the command line. `load_config` merges the three as
+mappings, checks the result once (names, types, ranges, and fields that contradict each other) and returns
+a `RunConfig`; nothing after it has to check again. The defaults are the recipe `tiny`, the embedded
+demonstration: no network, no GPU, no account.
 
-Importing this module needs the standard library alone; PyYAML and pydantic are imported when a configuration is read.
+Importing this module needs the standard library alone; PyYAML and pydantic are imported when a configuration
+is read.
 """
 
 from collections.abc import Mapping
@@ -30,11 +32,13 @@ class DataConfig:
     """Where the text comes from, how it is cut, and what is masked."""
 
     store: str | None = None
-    """Folder written by `unmask prepare`; none: `input` if given, else the docstrings of the installed Python packages."""
+    """Folder written by `unmask prepare`; none: `input` if given, else the docstrings of the installed Python
+    packages."""
     input: list[str] = field(default_factory=list)
     """Text files or folders to prepare before training (.txt, .md, .jsonl, .parquet, each also .gz)."""
     tokenizer: str | None = None
-    """Folder or tokenizer.json of an existing tokenizer; none: a WordPiece vocabulary is trained on the text."""
+    """Folder or tokenizer.json of an existing tokenizer; none: a WordPiece vocabulary is trained on the
+    text."""
     vocab_size: int = 8192
     """Entries of a vocabulary trained here; a store or a given tokenizer keeps its own."""
     longest: int = 128
@@ -46,12 +50,15 @@ class DataConfig:
     mask_split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Of these, the shares that become [MASK], a random token, and stay as they are; sum 1."""
     workers: int = 1
-    """Background workers that pack and mask; 0 does it between the steps. The stream is the same for any number."""
+    """Background workers that pack and mask; 0 does it between the steps. The stream is the same for any
+    number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """The encoder's shape (Devlin et al. 2019, arXiv:1810.04805); the vocabulary size comes from the tokenizer."""
+    """The encoder's shape (Devlin et al. 2019, arXiv:1810.04805); the vocabulary size comes from the
+    tokenizer.
+    """
 
     num_layers: int = 2
     """Transformer layers."""
@@ -163,10 +170,13 @@ def load_config(
     """Read a recipe or YAML file, lay overrides over it, and check the whole.
 
     Args:
-        recipe_or_yaml: name of a shipped recipe (`tiny`, `bert-mini`, ...) or path of a YAML file; None: `tiny`.
-        overrides: nested mapping ({"train": {"steps": 200}}), or dotted names ({"train.steps": 200}), or both.
+        recipe_or_yaml: name of a shipped recipe (`tiny`, `bert-mini`, ...) or path of a YAML file; None:
+            `tiny`.
+        overrides: nested mapping ({"train": {"steps": 200}}), or dotted names ({"train.steps": 200}), or
+            both.
     Raises:
-        ConfigError: no such recipe or file, not YAML, an unknown name, a wrong type, a value out of range, or a contradiction.
+        ConfigError: no such recipe or file, not YAML, an unknown name, a wrong type, a value out of range, or
+            a contradiction.
     """
     from unmask._config_rules import check
     from unmask._mappings import build, merge, nest

@@ -1,8 +1,9 @@
 """What can go wrong with files, state and settings, as one small tree of exceptions.
 
-`ValueError` and `TypeError` stay what they are everywhere in Python: an argument of a call was wrong. The classes here name what a
-command line user meets (a file, a store, a checkpoint, a run directory, a setting), so that `unmask` can print one sentence and end
-with status 2 instead of a traceback. A message names the thing, what was needed, what came, and the way out.
+`ValueError` and `TypeError` stay what they are everywhere in Python: an argument of a call was wrong. The
+classes here name what a command line user meets (a file, a store, a checkpoint, a run directory, a setting),
+so that `unmask` can print one sentence and end with status 2 instead of a traceback. A message names the
+thing, what was needed, what came, and the way out.
 """
 
 __all__ = [
@@ -37,7 +38,9 @@ class StoreError(UnmaskError):
 
 
 class CheckpointError(UnmaskError):
-    """A checkpoint is truncated, altered, of an unknown format, or does not fit the model it is loaded into."""
+    """A checkpoint is truncated, altered, of an unknown format, or does not fit the model it is loaded
+    into.
+    """
 
 
 class RunError(UnmaskError):

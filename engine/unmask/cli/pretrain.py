@@ -1,7 +1,7 @@
 """`unmask pretrain [RECIPE|CONFIG.yaml] [--any.field value] [--resume RUN]`.
 
-Precedence: defaults < recipe or YAML < command line. With `--resume` the saved configuration stands, and only settings that change
-neither the model nor its data may be given.
+Precedence: defaults < recipe or YAML < command line. With `--resume` the saved configuration stands, and the
+trainer refuses a change that would make it another run.
 """
 
 import dataclasses
@@ -9,22 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config import RunConfig, load_config
-from unmask.errors import ConfigError, RunError
+from unmask.errors import ConfigError
 
-__all__ = ["RESUMABLE", "run"]
-
-RESUMABLE = (
-    "data.store",
-    "data.workers",
-    "train.log_every",
-    "train.evaluate_every",
-    "train.evaluate_tokens",
-    "train.save_every",
-    "train.keep_checkpoints",
-    "train.threads",
-    "train.tensorboard",
-)
-"""What `--resume` may change. The number of threads changes the last bits of the numbers, never the data."""
+__all__ = ["parse", "run"]
 
 
 def run(arguments: list[str]) -> None:
@@ -45,20 +32,10 @@ def parse(arguments: list[str]) -> tuple[RunConfig, Path | None]:
         return load_config(source, _changes(base, _read(rest, base))), None
     if source is not None:
         raise ConfigError(f"config: --resume {resume} keeps the saved configuration; leave {source!r} out")
-    saved = resume / "config.yaml"
-    if not saved.is_file():
-        raise RunError(
-            f"{resume} is not a run directory (it has no config.yaml); give the folder that --run named"
-        )
-    base = _unchecked(saved)
-    changes = _changes(base, _read(rest, base))
-    refused = sorted(set(changes) - set(RESUMABLE))
-    if refused:
-        raise ConfigError(
-            f"config: {', '.join(refused)} cannot change when a run is resumed, only {', '.join(RESUMABLE)} can; "
-            "start a new run for the rest"
-        )
-    return load_config(saved, {**changes, "run": str(resume)}), resume
+    from unmask.train.run_folder import saved_config
+
+    base = saved_config(resume)
+    return saved_config(resume, _changes(base, _read(rest, base))), resume
 
 
 def _take_resume(arguments: list[str]) -> tuple[list[str], Path | None]:

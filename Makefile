@@ -1,0 +1,65 @@
+# Two commands do everything on a machine with Python and pip: `make demo` and `make test`.
+# Both make .venv on first use; a stamp file keeps them from installing again until the requirements change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+REQUIREMENTS := pyproject.toml setup.py constraints.txt
+
+# processes of the test run, one thread each
+JOBS ?= 2
+
+# DEMO=long trains longer, into a run of its own
+DEMO ?= short
+DEMO_RUN_short := runs/demo
+DEMO_RUN_long := runs/demo-long
+DEMO_SETTINGS_short :=
+DEMO_SETTINGS_long := --train.steps 4000
+DEMO_RUN := $(DEMO_RUN_$(DEMO))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint
+
+help:
+	@echo "make demo        install, pre-train the embedded default for minutes, show what it predicts"
+	@echo "make demo DEMO=long   the same with a longer run"
+	@echo "make test        install the test extras, run the whole suite (JOBS=$(JOBS))"
+	@echo "make lint        ruff check, ruff format --check, mypy"
+	@echo "make bench       the benches that a CPU can run"
+
+demo: $(VENV)/.plots-installed
+	$(if $(DEMO_RUN),,$(error DEMO must be short or long, got '$(DEMO)'))
+	@if [ -d $(DEMO_RUN) ]; then \
+	    echo "$(DEMO_RUN) exists: going on with it (rm -r $(DEMO_RUN) starts afresh)"; \
+	    $(BIN)/unmask pretrain --resume $(DEMO_RUN); \
+	else \
+	    $(BIN)/unmask pretrain $(DEMO_SETTINGS_$(DEMO)) --run $(DEMO_RUN); \
+	fi
+	@echo
+	@$(BIN)/unmask fill-mask $(DEMO_RUN) \
+	    "Return a new array with the same [MASK] as the given array." \
+	    "If the file does not exist, a [MASK] is raised." \
+	    "The default [MASK] is None."
+	@echo
+	@$(BIN)/unmask plot $(DEMO_RUN)
+
+test: $(VENV)/.test-installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -p no:benchmark
+
+lint: $(VENV)/.test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test-installed
+	$(BIN)/python -m pytest bench --override-ini=python_files='bench_*.py'
+
+$(VENV)/.%-installed: $(BIN)/python $(REQUIREMENTS)
+	$(PIP_INSTALL) --editable '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "unmask needs Python 3.11 or newer, $(PYTHON) is older; name another: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,68 @@
+"""Where the model is: a run directory, one of its checkpoints, or any folder that transformers would load."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from unmask.errors import CheckpointError, RunError
+
+__all__ = ["ModelFolder", "find_model"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFolder:
+    """A folder with config.json, weights and tokenizer; `steps` is what it was trained for, None where
+    nothing says.
+    """
+
+    path: Path
+    steps: int | None
+
+
+def find_model(path: Path) -> ModelFolder:
+    """The newest whole checkpoint of a run directory, or the folder itself.
+
+    A checkpoint that was altered or cut short is passed over with a line on stderr; asked for by name it is
+    refused.
+
+    Raises:
+        RunError: there is no such folder, the run has no checkpoint yet, or the folder holds no model.
+        CheckpointError: the checkpoint asked for, or every one of the run, is damaged.
+    """
+    if not path.exists():
+        raise RunError(
+            f"{path} does not exist; give a run directory, a checkpoint, or a folder with config.json"
+        )
+    if (path / "manifest.json").is_file() and (path / "config.json").is_file():
+        return _verified(path)
+    if (path / "config.json").is_file():
+        return ModelFolder(path=path, steps=None)
+    if not (path / "config.yaml").is_file():
+        raise RunError(f"{path} holds neither a run (config.yaml) nor a model (config.json)")
+    return _newest(path)
+
+
+def _newest(run: Path) -> ModelFolder:
+    import sys
+
+    from unmask.train.checkpoint import Checkpoints
+
+    checkpoints = Checkpoints(folder=run / "checkpoints")
+    problems: list[str] = []
+    for step in reversed(checkpoints.steps()):
+        try:
+            found = _verified(checkpoints.path(step))
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            print(f"unmask: {problem}; using {found.path.name} instead", file=sys.stderr)
+        return found
+    if problems:
+        raise CheckpointError(f"no checkpoint in {run} is whole: {'; '.join(problems)}")
+    raise RunError(f"{run} has no checkpoint yet; the first is written after train.save_every steps")
+
+
+def _verified(path: Path) -> ModelFolder:
+    from unmask.train.checkpoint import verify
+
+    return ModelFolder(path=path, steps=int(verify(path)["step"]))

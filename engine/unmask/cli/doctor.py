@@ -1,0 +1,152 @@
+"""`unmask doctor`: what this machine can run, and for every backend that it cannot, the reason.
+
+The families are asked about one call of BERT-base size for each device here, in the dtype that training would
+use on it.
+"""
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import subprocess
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Options", "report", "run"]
+
+# sizes of BERT-base, by the names that the families give them
+_SIZES = {
+    "width": 768,
+    "hidden_size": 768,
+    "head_dim": 64,
+    "heads": 12,
+    "vocab": 30522,
+    "longest": 512,
+    "tokens": 16384,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Say what this machine can run, and why not the rest."""
+
+
+def run(arguments: list[str]) -> None:
+    """Print the report."""
+    tyro.cli(Options, prog="unmask doctor", args=arguments)
+    for line in report():
+        print(line)
+
+
+def report() -> Iterator[str]:
+    """The lines of the report: versions, processor, GPUs, compiler, then each family on each device."""
+    import torch
+
+    from unmask.train.precision import choose_precision
+
+    yield from _versions()
+    yield ""
+    yield f"processor: {_processor()}, {torch.get_num_threads()} threads"
+    features = [name for name, here in torch.cpu.get_capabilities().items() if here is True]
+    yield f"  instructions: {', '.join(features) or 'none that matter here'}"
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices += [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    else:
+        yield f"GPU: none ({_why_no_gpu(torch)})"
+    for device in devices:
+        precision = choose_precision("auto", device)
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+            name = torch.cuda.get_device_name(device)
+            yield f"GPU {device.index}: {name}, {free:,} of {total:,} bytes free"
+        yield f"  activations on {device}: {_name(precision.dtype)}, because {precision.reason}"
+    yield f"nvcc: {_nvcc()}"
+    for device in devices:
+        yield from _families(device, choose_precision("auto", device).dtype)
+
+
+def _versions() -> Iterator[str]:
+    yield f"python {platform.python_version()} on {platform.platform()}"
+    for package, use in {
+        "unmask": "",
+        "torch": "",
+        "numpy": "",
+        "tokenizers": "",
+        "pyarrow": "",
+        "triton": "the triton backends",
+        "transformers": "comparisons in tests and benches",
+        "matplotlib": "unmask plot",
+        "tensorboard": "train.tensorboard",
+    }.items():
+        try:
+            yield f"  {package} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:
+            found = importlib.util.find_spec(package) is not None
+            missing = "on the path, not installed" if found else "not installed"
+            yield f"  {package}: {missing}" + (f"; needed for {use}" if use and not found else "")
+
+
+def _families(device: "torch.device", dtype: "torch.dtype") -> Iterator[str]:
+    import torch
+
+    import unmask_kernels
+    from unmask_kernels.capability import architecture
+
+    facts = {
+        **_SIZES,
+        "device": device.type,
+        "architecture": architecture(torch.empty(0, device=device)),
+        "dtype": dtype,
+    }
+    yield ""
+    yield f"operations on {device} in {_name(dtype)} at BERT-base size, the chosen backend first"
+    for family in unmask_kernels.FAMILIES.values():
+        yield from (f"  {line}" for line in family.explain(_example(family, facts)).splitlines())
+
+
+def _example(family: Any, facts: dict[str, Any]) -> Any:
+    """A call of `family` in its own NamedTuple, found through its refusals, filled from `facts` by field name."""
+    refuses = next(iter(family.backends.values())).refuses
+    call: Any = typing.get_type_hints(refuses)["call"]
+    stand_ins = {int: 0, bool: False, float: 0.0, str: ""}
+    hints = typing.get_type_hints(call)
+    return call(**{name: facts.get(name, stand_ins.get(hint)) for name, hint in hints.items()})
+
+
+def _why_no_gpu(torch: Any) -> str:
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    return f"PyTorch is built for CUDA {torch.version.cuda}, but finds no device or driver"
+
+
+def _processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _nvcc() -> str:
+    path = shutil.which("nvcc")
+    if path is None:
+        return "not found; the CUDA toolkit has it, and it is needed only to build the cuda backends"
+    answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    release = [part.strip() for part in answer.stdout.split(",") if "release" in part]
+    return f"{path}, {release[0] if release else 'version unknown'}"
+
+
+def _name(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")

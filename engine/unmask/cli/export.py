@@ -1,0 +1,62 @@
+"""`unmask export RUN_OR_CHECKPOINT OUT`: weights, config.json and tokenizer as a folder that
+`from_pretrained` loads.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from unmask.cli._folders import find_model
+from unmask.errors import RunError, TokenizerError
+
+__all__ = ["export", "run"]
+
+# what transformers' AutoTokenizer reads; only the first is always there
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Write a model as a folder that transformers loads."""
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CHECKPOINT")]
+    """Run directory (its newest whole checkpoint), checkpoint, or model folder."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """Folder to make; must not exist, or be empty."""
+
+
+def run(arguments: list[str]) -> None:
+    """Export and print what was written."""
+    options = tyro.cli(Options, prog="unmask export", args=arguments)
+    print(export(options.model, options.out))
+
+
+def export(model: Path, out: Path) -> str:
+    """Copy the model at `model` into the new folder `out`; returns a line that says how to load it.
+
+    Raises:
+        RunError: `out` holds something already, or `model` holds no model.
+        CheckpointError: the checkpoint is damaged.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and is not an empty folder; choose another name")
+    found = find_model(model)
+    if not (found.path / TOKENIZER_FILES[0]).is_file():
+        raise TokenizerError(
+            f"{found.path} has no {TOKENIZER_FILES[0]}; put the model's tokenizer there first"
+        )
+
+    from unmask.model import PretrainingModel
+
+    # read and written again, not copied: what is exported has passed our own checks of names and shapes
+    loaded = PretrainingModel.from_pretrained(found.path)
+    out.mkdir(parents=True, exist_ok=True)
+    loaded.save_pretrained(out)
+    for name in TOKENIZER_FILES:
+        if (found.path / name).is_file():
+            shutil.copyfile(found.path / name, out / name)
+    trained = "" if found.steps is None else f", {found.steps:,} steps"
+    return f"{out}: {found.path}{trained}; transformers.AutoModel.from_pretrained({str(out)!r}) loads it"

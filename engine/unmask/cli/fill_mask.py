@@ -1,0 +1,114 @@
+"""`unmask fill-mask RUN_OR_FOLDER "text with [MASK]"`: what the model would put there, and how sure it is.
+
+The head line says what the model is, so that nobody mistakes a small model trained for minutes for a large
+one.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from unmask.cli._folders import ModelFolder, find_model
+from unmask.errors import UnmaskError
+
+if TYPE_CHECKING:
+    from unmask.data.tokenizer import Tokenizer
+    from unmask.model import PretrainingModel
+
+__all__ = ["MASK", "Prediction", "predict", "run"]
+
+MASK = "[MASK]"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Show what a model predicts for each [MASK]."""
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FOLDER")]
+    """Run directory, checkpoint, or folder that transformers loads."""
+    texts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+    """Texts, each with at least one [MASK]."""
+    top: int = 5
+    """Predictions to show for each [MASK]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """A token for one [MASK], and its probability in [0, 1]."""
+
+    token: str
+    probability: float
+
+
+def run(arguments: list[str]) -> None:
+    """Print the best predictions for every [MASK] of every text."""
+    options = tyro.cli(Options, prog="unmask fill-mask", args=arguments)
+    if not options.texts:
+        raise UnmaskError(f'fill-mask: needs a text, such as "Returns a new {MASK}."')
+    if options.top < 1:
+        raise ValueError(f"fill-mask: --top must be at least 1, got {options.top}")
+    for text in options.texts:
+        if MASK not in text:
+            raise UnmaskError(f"fill-mask: {text!r} has no {MASK}; put one where a word is to be predicted")
+    found = find_model(options.model)
+
+    from unmask.data.tokenizer import Tokenizer
+    from unmask.model import PretrainingModel
+
+    model = PretrainingModel.from_pretrained(found.path)
+    tokenizer = Tokenizer.load(found.path)
+    print(describe(model, found))
+    for text in options.texts:
+        print(f"\n{text}")
+        for number, predictions in enumerate(predict(model, tokenizer, text, top=options.top), start=1):
+            if text.count(MASK) > 1:
+                print(f"  {MASK} {number}")
+            for prediction in predictions:
+                print(f"  {prediction.probability:6.1%}  {prediction.token}")
+
+
+def describe(model: "PretrainingModel", found: ModelFolder) -> str:
+    """One line: where the model is from, its shape, and how long it was trained where that is known."""
+    config = model.encoder.config
+    trained = "training unknown" if found.steps is None else f"trained for {found.steps:,} steps"
+    return (
+        f"{found.path}: {config.num_layers} layers, {config.hidden_size} wide, "
+        f"{config.vocab_size:,} word pieces, {trained}"
+    )
+
+
+def predict(
+    model: "PretrainingModel", tokenizer: "Tokenizer", text: str, *, top: int = 5
+) -> list[list[Prediction]]:
+    """The `top` most probable tokens for every [MASK] of a text, best first.
+
+    Raises:
+        UnmaskError: the text is longer than the model's position table.
+    """
+    import torch
+
+    from unmask.batch import pack
+
+    between = tokenizer.encode_batch(text.split(MASK))
+    ids = [tokenizer.cls_id, *between[0]]
+    for piece in between[1:]:
+        ids += [tokenizer.mask_id, *piece]
+    ids.append(tokenizer.sep_id)
+    limit = model.encoder.config.max_positions
+    if len(ids) > limit:
+        raise UnmaskError(f"fill-mask: the text has {len(ids)} tokens, the model reads {limit}; shorten it")
+    masked = torch.tensor([row for row, token in enumerate(ids) if token == tokenizer.mask_id])
+    model.eval()
+    with torch.inference_mode():
+        hidden = model(pack([ids]))
+        probabilities = model.mlm.logits(hidden[masked]).float().softmax(-1)
+        best = probabilities.topk(min(top, probabilities.shape[-1]))
+    return [
+        [
+            Prediction(token=tokenizer.token(token), probability=value)
+            for token, value in zip(row_ids, row_values, strict=True)
+        ]
+        for row_ids, row_values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]

@@ -1,0 +1,119 @@
+"""`unmask plot RUN [-o out.png]`: training and held-out loss over the steps, drawn from the run's log.jsonl.
+
+The training loss is also drawn smoothed, as the mean over a window of a fiftieth of the rows: a logged row
+covers few tokens.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from unmask.errors import RunError, UnmaskError
+from unmask.train.log import read_log
+
+__all__ = ["Curve", "draw", "read_curves", "run"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Draw the training and held-out loss of a run."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run directory."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
+    """Image to write (.png, .svg, .pdf); none: loss.png in the run directory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """Losses in nats at optimizer steps, one entry per logged row."""
+
+    steps: list[int]
+    losses: list[float]
+
+
+def run(arguments: list[str]) -> None:
+    """Draw the curve and print where it is."""
+    options = tyro.cli(Options, prog="unmask plot", args=arguments)
+    training, held_out = read_curves(options.run)
+    out = options.out or options.run / "loss.png"
+    draw(training, held_out, title=f"{options.run.name}: masked-token loss", out=out)
+    last = f", held-out {held_out.losses[-1]:.3f} at step {held_out.steps[-1]}" if held_out.steps else ""
+    print(f"{out}: training loss {training.losses[-1]:.3f} at step {training.steps[-1]}{last}")
+
+
+def read_curves(folder: Path) -> tuple[Curve, Curve]:
+    """Training and held-out losses of the run in `folder`; steps whose loss was not finite are left out.
+
+    Raises:
+        RunError: there is no log, or nothing was logged yet.
+    """
+    if not (folder / "log.jsonl").is_file():
+        raise RunError(f"{folder} has no log.jsonl; give the directory of a run")
+    training: dict[int, float] = {}
+    held_out: dict[int, float] = {}
+    for row in read_log(folder):
+        if row.get("loss") is not None:
+            (held_out if row.get("event") == "evaluate" else training)[row["step"]] = row["loss"]
+    if not training:
+        raise RunError(f"{folder} has no logged step yet; the first comes after train.log_every steps")
+    return _curve(training), _curve(held_out)
+
+
+def draw(training: Curve, held_out: Curve, *, title: str, out: Path) -> None:
+    """Write the plot.
+
+    Raises:
+        UnmaskError: matplotlib is not installed, or cannot write this kind of file.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise UnmaskError("plot: needs matplotlib; pip install 'unmask[plots]'") from None
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(training.steps, training.losses, color="#9db7d5", linewidth=0.8, label="training, as logged")
+    window = len(training.steps) // 50
+    if window > 1:
+        axes.plot(
+            training.steps[window - 1 :],
+            _running_mean(training.losses, window),
+            color="#1f4e79",
+            linewidth=1.4,
+            label=f"training, mean of {window} rows",
+        )
+    if held_out.steps:
+        axes.plot(
+            held_out.steps, held_out.losses, color="#c0392b", marker="o", markersize=3, label="held-out"
+        )
+        axes.annotate(
+            f"{held_out.losses[-1]:.2f}",
+            (held_out.steps[-1], held_out.losses[-1]),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            color="#c0392b",
+        )
+    axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats)")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    try:
+        figure.savefig(out, dpi=120)
+    except ValueError as error:
+        raise UnmaskError(f"plot: cannot write {out}: {error}") from None
+
+
+def _curve(losses: dict[int, float]) -> Curve:
+    steps = sorted(losses)
+    return Curve(steps=steps, losses=[losses[step] for step in steps])
+
+
+def _running_mean(values: list[float], window: int) -> list[float]:
+    total = sum(values[:window])
+    means = [total / window]
+    for leaving, entering in zip(values, values[window:], strict=False):
+        total += entering - leaving
+        means.append(total / window)
+    return means

@@ -1,0 +1,6 @@
+"""What every test shares: one thread per process, so that numbers repeat and parallel processes do not fight."""
+
+import os
+
+# before the first import of torch, which reads it once; xdist gives every core its own process
+os.environ.setdefault("OMP_NUM_THREADS", "1")

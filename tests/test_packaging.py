@@ -1,0 +1,103 @@
+"""What an installation consists of: how many packages it pulls, what it ships, which versions were tested."""
+
+import importlib.metadata
+import re
+import tomllib
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+MOST_PACKAGES = 30
+
+
+def project() -> dict[str, Any]:
+    loaded: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return loaded
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def closure(requirements: list[str]) -> set[str]:
+    """Names of all packages that pip installs for these requirements here."""
+    found: set[str] = set()
+    seen: set[tuple[str, frozenset[str]]] = set()
+    waiting = [Requirement(text) for text in requirements]
+    while waiting:
+        requirement = waiting.pop()
+        name, extras = canonical(requirement.name), frozenset(requirement.extras)
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        found.add(name)
+        for text in importlib.metadata.requires(name) or []:
+            child = Requirement(text)
+            environments = [{"extra": extra} for extra in (extras or {""})]
+            if child.marker is None or any(
+                child.marker.evaluate(environment) for environment in environments
+            ):
+                waiting.append(child)
+    return found
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {canonical(name): version for name, version in pairs}
+
+
+def test_default_install_pulls_few_packages_beyond_torch() -> None:
+    beyond = closure(project()["dependencies"]) - closure(["torch"])
+    assert {"numpy", "tokenizers", "pyarrow"} <= beyond
+    assert len(beyond) <= MOST_PACKAGES, sorted(beyond)
+
+
+def test_extras_are_not_part_of_the_default_install() -> None:
+    default = closure(project()["dependencies"])
+    assert not default & {"matplotlib", "tensorboard", "transformers", "triton", "pytest"}
+
+
+def test_every_package_of_every_extra_has_a_tested_version() -> None:
+    declared = project()
+    requirements = [*declared["dependencies"], *chain(*declared["optional-dependencies"].values())]
+    # setuptools comes with the environment, not from us
+    missing = closure(requirements) - set(constraints()) - {"setuptools"}
+    # a CUDA build of torch brings its own libraries, which torch pins by itself
+    assert {name for name in missing if not name.startswith(("nvidia-", "cuda-"))} == set()
+
+
+@pytest.mark.parametrize("text", project()["dependencies"])
+def test_tested_version_satisfies_the_requirement(text: str) -> None:
+    requirement = Requirement(text)
+    assert Version(constraints()[canonical(requirement.name)]) in requirement.specifier
+
+
+def test_version_is_stated_once() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert "version" not in settings["project"]
+    assert settings["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "unmask.__version__"}
+    source = (ROOT / "engine/unmask/__init__.py").read_text("utf-8")
+    # a literal, so that setuptools reads it without importing anything
+    assert re.search(r'^__version__ = "\d+\.\d+\.\d+"$', source, flags=re.MULTILINE)
+
+
+def test_both_packages_are_found_in_their_roots() -> None:
+    from setuptools import find_packages
+
+    engine, kernels = find_packages(str(ROOT / "engine")), find_packages(str(ROOT / "kernels"))
+    assert {"unmask", "unmask.cli", "unmask.recipes", "unmask.data"} <= set(engine)
+    assert {"unmask_kernels", "unmask_kernels.layer_norm"} <= set(kernels)
+    assert {name.partition(".")[0] for name in engine + kernels} == {"unmask", "unmask_kernels"}
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    """A folder without __init__.py works from the source tree and is missing from an installed package."""
+    packages = {ROOT / "engine/unmask", ROOT / "kernels/unmask_kernels"}
+    folders = {path.parent for package in packages for path in package.rglob("*.py")}
+    assert {str(folder) for folder in folders if not (folder / "__init__.py").is_file()} == set()
