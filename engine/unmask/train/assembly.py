@@ -1,0 +1,48 @@
+"""From a configuration to the parts of a run: device, model, objectives, data."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from unmask.config import RunConfig
+from unmask.model.config import EncoderConfig
+from unmask.model.pretraining import PretrainingModel
+from unmask.objectives import build_objectives
+from unmask.train.precision import choose_precision
+from unmask.train.sources import Sources, open_sources
+from unmask.train.step import Objective
+
+__all__ = ["Parts", "assemble"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What a trainer works with; replace one to try another.
+
+    Fields: device; model with its heads, on that device; (objective, weight) pairs; sources of batches.
+    """
+
+    device: torch.device
+    model: PretrainingModel
+    objectives: Sequence[tuple[Objective, float]]
+    sources: Sources
+
+
+def assemble(config: RunConfig, run: Path, say: Callable[[str], None]) -> Parts:
+    """Build every part of the run that lives in `run`; prepares the text when no store exists yet."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sources = open_sources(config, run, say)
+    precision = choose_precision(config.train.dtype, device)
+    weights = {name: weight for name, weight in asdict(config.objective).items() if weight > 0}
+    encoder = EncoderConfig(vocab_size=sources.store.vocab_size, **asdict(config.model))
+    model = PretrainingModel(
+        encoder, heads=tuple(weights), compute_dtype=precision.dtype, seed=config.seed
+    ).to(device)
+    size = sum(p.numel() for p in model.parameters())
+    say(
+        f"model: {size:,} parameters on {device}, activations in {str(precision.dtype)[6:]} "
+        f"({precision.reason})"
+    )
+    return Parts(device=device, model=model, objectives=build_objectives(weights), sources=sources)

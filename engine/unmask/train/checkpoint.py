@@ -1,0 +1,238 @@
+"""Checkpoint folders that are either whole or absent.
+
+A save goes to a hidden temporary folder, every file is hashed into `manifest.json`, files and folders are
+flushed to the disk, and one rename makes the checkpoint appear as `step-000200`. A process killed at any
+instant leaves the older checkpoints as they were. Loading trusts nothing: the newest folder whose hashes all
+agree is used, and the ones passed over are named.
+
+The manifest holds the format, the step, and bytes and sha256 of every file, plus a digest of itself so that a
+flipped bit in the manifest reads as damage and not as another format. Cost: one more read of the checkpoint
+after it was written.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unmask.errors import CheckpointError
+
+__all__ = ["FORMAT", "Checkpoints", "verify"]
+
+FORMAT = 1
+READS = (1,)
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Fields:
+        folder: holds `step-<number>` folders; made on the first save.
+        keep: how many of the newest to keep, >= 1.
+        say: receives one sentence for everything a user should know (a checkpoint passed over, leftovers
+            removed).
+    """
+
+    folder: Path
+    keep: int = 2
+    say: Callable[[str], None] = print
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of `step` is or would be."""
+        return self.folder / f"step-{step:06d}"
+
+    def steps(self) -> list[int]:
+        """Steps that have a folder here, ascending, whole or not."""
+        names = [p.name.removeprefix("step-") for p in self.folder.glob("step-*") if p.is_dir()]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def save(self, step: int, write: Callable[[Path], None], *, bytes_needed: int) -> Path:
+        """Write the checkpoint of `step` through `write(folder)`, then drop the oldest beyond `keep`.
+
+        Raises:
+            CheckpointError: the disk has no room or refuses; older checkpoints are untouched.
+        """
+        target = self.path(step)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if free < bytes_needed:
+            raise CheckpointError(self._no_room(target, bytes_needed, "the disk is too full"))
+        partial = self.folder / f".{target.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+            write(partial)
+            _write_manifest(partial, step)
+            _sync_tree(partial)
+        except BaseException as error:
+            reason = _storage_failure(error)
+            shutil.rmtree(partial, ignore_errors=True)
+            if reason is None:
+                raise
+            raise CheckpointError(self._no_room(target, bytes_needed, reason)) from error
+        if target.exists():
+            self._remove(target)
+        partial.rename(target)
+        _sync(self.folder)
+        for old in self.steps()[: -self.keep]:
+            self._remove(self.path(old))
+        return target
+
+    def latest_valid(self) -> Path | None:
+        """The newest checkpoint whose hashes agree, or None when there is no checkpoint at all.
+
+        Folders that fail are reported through `say` and set aside as `step-<number>.damaged`.
+
+        Raises:
+            CheckpointError: checkpoints exist and none is whole, or the newest whole one has a newer format.
+        """
+        found = self.steps()
+        problems: list[str] = []
+        for step in reversed(found):
+            path = self.path(step)
+            try:
+                verify(path)
+            except _Damaged as damage:
+                problems.append(str(damage))
+                self.say(f"{damage}; falling back to the one before it")
+                continue
+            for bad in (self.path(s) for s in found if s > step):
+                aside = bad.with_name(f"{bad.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                bad.rename(aside)
+            return path
+        if problems:
+            raise CheckpointError(
+                f"no checkpoint in {self.folder} is whole: {'; '.join(problems)}; start a new run"
+            )
+        return None
+
+    def clean(self) -> None:
+        """Remove what interrupted saves and removals left behind."""
+        for leftover in self._leftovers():
+            self.say(f"removed {leftover.name}, left by an interrupted save")
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _leftovers(self) -> Iterator[Path]:
+        for pattern in (".step-*.partial", ".step-*.removed"):
+            yield from self.folder.glob(pattern)
+
+    def _remove(self, path: Path) -> None:
+        """Delete a checkpoint so that an interruption leaves a leftover and never half a checkpoint."""
+        doomed = self.folder / f".{path.name}.removed"
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def _no_room(self, target: Path, needed: int, reason: str) -> str:
+        free = shutil.disk_usage(self.folder).free
+        kept = [f"step-{step:06d}" for step in self.steps()]
+        rest = f"{kept[-1]} is whole, so make room" if kept else "make room"
+        return (
+            f"checkpoint {target} could not be written ({reason}): it needs about {needed:,} bytes, {free:,} "
+            "are free; "
+            f"{rest} and continue with `unmask pretrain --resume {self.folder.parent}`"
+        )
+
+
+class _Damaged(CheckpointError):
+    """A checkpoint whose contents are not what its manifest says."""
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Check every file of a checkpoint against its manifest and return the manifest.
+
+    Raises:
+        CheckpointError: a file is missing, short or altered, or the format is newer than this version reads.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
+        intact = manifest["digest"] == _digest(manifest)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _Damaged(f"checkpoint {path} has no readable {MANIFEST} ({type(error).__name__})") from error
+    if not intact:
+        raise _Damaged(f"checkpoint {path}: {MANIFEST} was altered")
+    if manifest["format"] not in READS:
+        reads = " and ".join(str(known) for known in READS)
+        raise CheckpointError(
+            f"checkpoint {path} was written by format {manifest['format']}; this version reads {reads} - "
+            "upgrade unmask"
+        )
+    for name, entry in manifest["files"].items():
+        file = path / name
+        try:
+            size = file.stat().st_size
+            if size != entry["bytes"]:
+                raise _Damaged(
+                    f"checkpoint {path}: {name} has {size:,} bytes, {entry['bytes']:,} were written"
+                )
+            if _sha256(file) != entry["sha256"]:
+                raise _Damaged(f"checkpoint {path}: {name} was altered since it was written (sha256 differs)")
+        except OSError as error:
+            raise _Damaged(f"checkpoint {path}: {name} cannot be read ({error.strerror})") from error
+    return manifest
+
+
+def _write_manifest(folder: Path, step: int) -> None:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    entries = {
+        p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files
+    }
+    manifest: dict[str, Any] = {"format": FORMAT, "step": step, "files": entries}
+    manifest["digest"] = _digest(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """sha256 of everything in the manifest but the digest; the rule is the same in every format."""
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync_tree(folder: Path) -> None:
+    """Flush all files below `folder`, then the folders, innermost first."""
+    for root, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _sync(Path(root) / name)
+        _sync(Path(root))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _storage_failure(error: BaseException) -> str | None:
+    """What the file system said, when that is why a save failed; None for any other error.
+
+    torch.distributed.checkpoint wraps an OSError of its writer in a BaseException, and safetensors turns it
+    into its own error that keeps the number only as text.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    failures = getattr(error, "failures", None)
+    if isinstance(failures, dict):
+        reasons = [_storage_failure(wrapped[0]) for wrapped in failures.values()]
+        return next((reason for reason in reasons if reason is not None), None)
+    if type(error).__name__ == "SafetensorError" and "os error" in str(error):
+        return str(error)
+    if isinstance(error, RuntimeError) and (
+        "file write failed" in str(error) or "PytorchStreamWriter" in str(error)
+    ):
+        return str(error).splitlines()[0]
+    inner = error.__cause__ or error.__context__
+    return _storage_failure(inner) if inner is not None else None

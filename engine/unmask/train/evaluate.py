@@ -1,0 +1,87 @@
+"""Held-out evaluation: the same text and the same masks every time, averaged over all masked tokens.
+
+    loss = sum of the losses of all masked tokens / their number        perplexity = exp(loss)
+    masked accuracy = share of the masked tokens whose likeliest prediction is the original
+
+The held-out stream is one fixed pass with its own seed, so two evaluations of the same weights agree and
+curves of two runs compare. Dropout is off; the mode of the model is restored afterwards.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unmask.batch import PackedBatch
+from unmask.train.step import Objective
+
+__all__ = ["Score", "evaluate"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """Result of one objective on held-out text.
+
+    Fields: name of the objective; loss in nats; accuracy in [0, 1]; count of masked tokens (or pairs)
+        averaged over.
+    """
+
+    name: str
+    loss: float
+    accuracy: float
+    count: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): how many equally likely tokens the model hesitates between; inf when it overflows."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    objectives: Sequence[tuple[Objective, float]],
+    batches: Iterable[PackedBatch],
+    *,
+    tokens: int,
+    device: torch.device | str = "cpu",
+) -> list[Score]:
+    """Score `model` on at most `tokens` tokens of `batches` (at least one micro-batch), one Score for each
+    objective.
+
+    An empty stream gives no scores. The host waits for the device once, at the end.
+    """
+    training = model.training
+    model.eval()
+    total: Tensor | None = None
+    try:
+        for batch in _at_most(batches, tokens):
+            moved = batch.to(device)
+            hidden = model(moved)
+            tallies = [objective(model, hidden, moved) for objective, _ in objectives]
+            rows = [torch.stack([t.loss_sum.double(), t.correct.double(), t.count.double()]) for t in tallies]
+            total = torch.stack(rows) if total is None else total + torch.stack(rows)
+    finally:
+        model.train(training)
+    if total is None:
+        return []
+    return [
+        Score(
+            name=objective.name, loss=loss / max(count, 1), accuracy=correct / max(count, 1), count=int(count)
+        )
+        for (objective, _), (loss, correct, count) in zip(objectives, total.tolist(), strict=True)
+    ]
+
+
+def _at_most(batches: Iterable[PackedBatch], tokens: int) -> Iterator[PackedBatch]:
+    """The first batches whose capacities sum to at most `tokens`, and one at least."""
+    seen = 0
+    for batch in batches:
+        seen += batch.ids.numel()
+        if seen > tokens and seen > batch.ids.numel():
+            return
+        yield batch
+        if seen >= tokens:
+            return

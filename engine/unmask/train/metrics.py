@@ -1,0 +1,79 @@
+"""Floating point operations of a training step, and the share of a GPU's peak they amount to (MFU).
+
+Forward, counting a multiply-add as two, for documents of s_i real tokens, T = sum s_i, M masked tokens:
+
+    layers * (T (8 D^2 + 4 D F) + 4 D sum s_i^2) + M (2 D^2 + 2 D V)
+
+that is: four projections, the feed-forward pair, scores and their product with the values; then the dense
+    layer and the
+decoder of the MLM head. Backward costs twice the forward. Attention is counted by the lengths of the
+documents, as it is computed; padding is not counted at all. The share of the peak refers to dense bf16
+tensor-core throughput from the vendors' data sheets.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from unmask.batch import PackedBatch
+
+__all__ = ["FlopCount", "peak_flops"]
+
+# dense bf16 with fp32 accumulation, TFLOP/s; the first name contained in the device's name counts
+PEAK_TFLOPS = {
+    "B200": 2250.0,
+    "GH200": 989.0,
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "RTX 6000 Ada": 364.0,
+    "RTX A6000": 155.0,
+    "A40": 150.0,
+    "A10": 125.0,
+    "RTX 4090": 165.0,
+    "RTX 3090": 71.0,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlopCount:
+    """Counts the operations of a batch for an encoder of this shape.
+
+    Fields: num_layers, hidden_size D, intermediate_size F, vocab_size V.
+    """
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+
+    def training(self, batch: PackedBatch) -> float:
+        """Forward and backward of one micro-batch, useful work only. The batch must be on the CPU: lengths
+        are read.
+        """
+        ends = batch.documents.cu_seqlens.to(torch.float64)
+        lengths = ends.diff()[ends[1:] <= batch.real_tokens]
+        masked = 0 if batch.labels is None else int((batch.labels >= 0).sum())
+        return 3.0 * self.forward(batch.real_tokens, float(lengths.square().sum()), masked)
+
+    def forward(self, tokens: float, sum_of_squares: float, masked: float) -> float:
+        """One forward pass over `tokens` real tokens in documents whose squared lengths sum to
+        `sum_of_squares`.
+        """
+        d, f = self.hidden_size, self.intermediate_size
+        layer = tokens * (8.0 * d * d + 4.0 * d * f) + 4.0 * d * sum_of_squares
+        return self.num_layers * layer + masked * (2.0 * d * d + 2.0 * d * self.vocab_size)
+
+
+def peak_flops(device: torch.device | str) -> float | None:
+    """Peak bf16 FLOP/s of a CUDA device by its name; None for other devices and for names not in the table."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((tflops * 1e12 for known, tflops in PEAK_TFLOPS.items() if known in name), None)

@@ -1,0 +1,57 @@
+"""Which dtype activations take: bf16 where the machine multiplies it fast, fp32 elsewhere. Parameters are
+fp32 always.
+
+"Fast" means instructions that multiply bf16 pairs and accumulate in fp32: tensor cores from sm_80 on,
+AVX512-BF16 or AMX-BF16 on x86 CPUs. Elsewhere bf16 is emulated by widening and costs more than fp32.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+__all__ = ["Precision", "choose_precision"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Precision:
+    """A dtype for activations and the sentence that says why."""
+
+    dtype: torch.dtype
+    reason: str
+
+
+def choose_precision(
+    requested: Literal["auto", "float32", "bfloat16"] = "auto", device: torch.device | str = "cpu"
+) -> Precision:
+    """Dtype of activations on `device`; an explicit request is honoured even where it is slow, and the reason
+    says so.
+    """
+    fast, why = _fast_bfloat16(torch.device(device))
+    if requested == "auto":
+        return Precision(dtype=torch.bfloat16 if fast else torch.float32, reason=why)
+    if requested not in DTYPES:
+        raise ValueError(f"precision: train.dtype must be auto, float32 or bfloat16, got {requested!r}")
+    slow = requested == "bfloat16" and not fast
+    note = f"asked for; {why}, so expect it to be slower than float32" if slow else "asked for"
+    return Precision(dtype=DTYPES[requested], reason=f"{requested} {note}")
+
+
+def _fast_bfloat16(device: torch.device) -> tuple[bool, str]:
+    """Whether bf16 products are fast on `device`, and what that rests on."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        name = f"{torch.cuda.get_device_name(device)} (sm_{major}{minor})"
+        return (
+            (True, f"{name} has bf16 tensor cores")
+            if major >= 8
+            else (False, f"{name} has no bf16 tensor cores")
+        )
+    if device.type == "cpu":
+        found = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
+        if found:
+            return True, f"this CPU has {' and '.join(found)}"
+        return False, "this CPU has neither amx_bf16 nor avx512_bf16"
+    return False, f"no fast bf16 known on {device.type}"

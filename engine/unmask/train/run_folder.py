@@ -1,0 +1,131 @@
+"""The directory of a run: made once, locked while in use, its configuration saved with it.
+
+config.yaml     what the run is; on resume a few settings may differ (see MAY_CHANGE) and are saved again
+log.jsonl       one row a logged step
+checkpoints/    see `checkpoint`
+store/          the prepared text, when the run prepared it itself
+"""
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from unmask.config import RunConfig, load_config, to_mapping, to_yaml
+from unmask.errors import RunError
+
+__all__ = ["MAY_CHANGE", "RunFolder", "saved_config"]
+
+MAY_CHANGE = frozenset(
+    {
+        "run",
+        "data.workers",
+        "train.steps",
+        "train.log_every",
+        "train.evaluate_every",
+        "train.save_every",
+        "train.keep_checkpoints",
+        "train.tensorboard",
+    }
+)
+"""Settings that a resumed run may change; every other one would make it another run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFolder:
+    """An existing run directory and the configuration it goes by."""
+
+    path: Path
+    config: RunConfig
+
+    @classmethod
+    def create(cls, config: RunConfig) -> "RunFolder":
+        """Make the directory `config.run` (default: runs/<date and time>) and save the configuration in it.
+
+        Raises:
+            RunError: it exists and is not empty.
+        """
+        path = Path(config.run if config.run is not None else f"runs/{datetime.now():%Y%m%d-%H%M%S}")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(
+                f"run directory {path} exists already; continue it with `unmask pretrain --resume {path}` "
+                "or choose another name with --run"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path=path, config=replace(config, run=str(path)))
+        folder._save_config()
+        return folder
+
+    @classmethod
+    def reopen(cls, path: Path, config: RunConfig) -> "RunFolder":
+        """Open the run in `path` to continue it with `config`, which may differ from the saved one in
+        MAY_CHANGE only.
+
+        Raises:
+            RunError: there is no run in `path`, or `config` changes what may not change.
+        """
+        before, after = flatten(to_mapping(saved_config(path))), flatten(to_mapping(config))
+        changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+        refused = [key for key in changed if key not in MAY_CHANGE]
+        if refused:
+            key = refused[0]
+            raise RunError(
+                f"run {path}: {key} is {before.get(key)} in the saved configuration, got {after.get(key)}; "
+                "resuming may "
+                f"change only {', '.join(sorted(MAY_CHANGE - {'run'}))}, so start a new run for anything else"
+            )
+        folder = cls(path=path, config=replace(config, run=str(path)))
+        if changed:
+            folder._save_config()
+        return folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process from writing to the same run; the lock ends with the process, however it
+        ends.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        # A record lock: unlike flock it is not inherited by the loader's processes, which may outlive a
+        # killed run briefly.
+        with (self.path / ".lock").open("a") as handle:
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(
+                    f"run {self.path} is in use by another process; wait for it or stop it"
+                ) from error
+            yield
+
+    def _save_config(self) -> None:
+        partial = self.path / ".config.yaml.partial"
+        partial.write_text(to_yaml(self.config), encoding="utf-8")
+        partial.replace(self.path / "config.yaml")
+
+
+def saved_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration saved in the run directory `path`, with `overrides` laid over it.
+
+    Raises:
+        RunError: `path` holds no run. ConfigError: the result is not valid.
+    """
+    file = path / "config.yaml"
+    if not file.is_file():
+        known = "it has no config.yaml" if path.is_dir() else "no such directory"
+        raise RunError(f"run {path} cannot be resumed: {known}; start it with `unmask pretrain --run {path}`")
+    return load_config(file, overrides)
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping to dotted names: {"train": {"steps": 5}} -> {"train.steps": 5}; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

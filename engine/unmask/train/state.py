@@ -1,0 +1,154 @@
+"""What a run must remember to go on exactly: parameters, moments, generators as tensors; position and
+provenance as JSON.
+
+Tensors go through `torch.distributed.checkpoint` under flat names (`model/...`,
+`optimizer/<parameter>/exp_avg`, `rng/cpu`), so that another number of ranks can read them later. Facts go to
+`state.json`, readable by eye. The learning rate and the other
+settings are not here: they follow from the run's configuration and the step.
+
+Size: 12 bytes a parameter (fp32 value and two moments).
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from unmask.errors import CheckpointError
+
+__all__ = ["Facts", "load_facts", "load_tensors", "save_state", "state_bytes"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """The part of the state that is not tensors.
+
+    Fields:
+        step: updates done.
+        segment, index: stream segment (phase) and the next global micro-batch in it.
+        cursor: (pass, window, k) of the last micro-batch used, for people; None when the stream gives none.
+        fingerprint: of the stream of that segment.
+        tokens: real tokens seen. skipped: updates left out for a gradient that was not finite.
+        threads: intra-op threads; results repeat bit for bit only for the same number.
+        device, versions: where and with what it was computed.
+        window: sums of the log row that is still open, see `meter.Meter.open_window`.
+    """
+
+    step: int
+    segment: int
+    index: int
+    cursor: tuple[int, int, int] | None
+    fingerprint: str
+    tokens: int
+    skipped: int
+    threads: int
+    device: str
+    versions: dict[str, str]
+    window: list[float]
+
+
+def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: Facts) -> None:
+    """Write tensors and facts into `folder`."""
+    with _quiet():
+        dcp.save(_tensors(model, optimizer), checkpoint_id=folder, no_dist=True)
+    (folder / "state.json").write_text(json.dumps(asdict(facts), indent=1) + "\n")
+
+
+def load_facts(folder: Path) -> Facts:
+    """Read the facts of a checkpoint's training folder; a missing or misshapen file is a CheckpointError."""
+    try:
+        found = json.loads((folder / "state.json").read_bytes())
+        cursor = found.pop("cursor")
+        return Facts(cursor=None if cursor is None else tuple(cursor), **found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint {folder.parent} holds no training state to resume ({error})"
+        ) from error
+
+
+def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put parameters, moments and generator states of a checkpoint in place.
+
+    Raises:
+        CheckpointError: names or shapes differ from those of `model`.
+    """
+    stored = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    state = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in stored.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+    targets = model.state_dict()
+    _check_names(folder, state, targets)
+    with _quiet():
+        dcp.load(state, checkpoint_id=folder, no_dist=True)
+    for name, target in targets.items():
+        target.copy_(state[f"model/{name}"])
+    optimizer.state.clear()
+    for name, parameter in model.named_parameters():
+        prefix = f"optimizer/{name}/"
+        moments = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if moments:
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items()}
+    torch.set_rng_state(state["rng/cpu"])
+    if "rng/cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["rng/cuda"])
+
+
+def state_bytes(model: nn.Module) -> int:
+    """About what a checkpoint takes on disk: value, two moments, and the value again as safetensors, plus 8
+    MiB of text.
+    """
+    return sum(4 * p.numel() * p.element_size() for p in model.parameters()) + 8 * 2**20
+
+
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = {f"model/{name}": value.detach() for name, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            state[f"optimizer/{name}/{key}"] = value
+    state["rng/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        state["rng/cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _check_names(folder: Path, state: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
+    held = {
+        name.removeprefix("model/"): value.shape for name, value in state.items() if name.startswith("model/")
+    }
+    for name, target in targets.items():
+        if name not in held:
+            raise CheckpointError(f"checkpoint {folder.parent} lacks {name}, which the configured model has")
+        if held[name] != target.shape:
+            raise CheckpointError(
+                f"checkpoint {folder.parent}: {name} has shape {tuple(held[name])}, the configured model "
+                f"needs {tuple(target.shape)}"
+            )
+    extra = sorted(held.keys() - targets.keys())
+    if extra:
+        raise CheckpointError(
+            f"checkpoint {folder.parent} holds {extra[0]}, which the configured model lacks"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the remark of torch.distributed.checkpoint that no process group exists: here none is meant to."""
+    log = logging.getLogger("torch.distributed.checkpoint")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        log.setLevel(level)

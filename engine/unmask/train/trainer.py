@@ -1,0 +1,336 @@
+"""Pre-training from a configuration to a finished run directory.
+
+    for batches in the data, from where the run stands:
+        report = training_step(batches)
+        log, evaluate and save when due; stop politely when asked
+
+Everything random is addressed by seed and position, and a checkpoint holds the rest, so a resumed run
+computes the same bits as one that was never interrupted (same thread count, build and machine).
+"""
+
+import platform
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unmask.batch import Cursor, PackedBatch
+from unmask.config import RunConfig
+from unmask.errors import CheckpointError, RunError
+from unmask.train.assembly import Parts, assemble
+from unmask.train.checkpoint import Checkpoints
+from unmask.train.evaluate import evaluate
+from unmask.train.log import RunLog
+from unmask.train.meter import Meter
+from unmask.train.metrics import FlopCount, peak_flops
+from unmask.train.optim import adamw, set_learning_rate
+from unmask.train.progress import Display
+from unmask.train.run_folder import RunFolder
+from unmask.train.schedule import LinearSchedule
+from unmask.train.segments import segment_of
+from unmask.train.signals import StopRequest
+from unmask.train.state import Facts, load_facts, load_tensors, save_state, state_bytes
+from unmask.train.step import StepReport, TrainingStep
+
+__all__ = ["Trainer", "pretrain"]
+
+# Updates left out in a row after which the run stops: a single spike recovers, this many mean that it
+# diverged.
+GIVE_UP_AFTER = 50
+
+
+def pretrain(config: RunConfig, *, resume: Path | None = None) -> Path:
+    """Run pre-training to its last step, or to a SIGTERM or Ctrl-C, and return the run directory.
+
+    Args:
+        config: the whole run. With `resume`, the configuration saved there with at most the settings of
+            `run_folder.MAY_CHANGE` altered (`run_folder.saved_config` makes one).
+        resume: directory of the run to continue; None starts a new one in `config.run`.
+    Raises:
+        RunError: the directory exists already, is in use, holds nothing to resume, or the run diverged.
+        ConfigError, CorpusError, StoreError, TokenizerError, CheckpointError: as their sentences say.
+    """
+    folder = RunFolder.create(config) if resume is None else RunFolder.reopen(Path(resume), config)
+    config = folder.config
+    display = Display(steps=config.train.steps)
+    checkpoints = Checkpoints(
+        folder=folder.path / "checkpoints", keep=config.train.keep_checkpoints, say=display.say
+    )
+    with folder.locked():
+        checkpoints.clean()
+        found = checkpoints.latest_valid()
+        facts = None if found is None else load_facts(found / "training")
+        # The thread count decides the order of sums, so a resumed run takes the one it began with.
+        threads = config.train.threads or (None if facts is None else facts.threads)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        torch.manual_seed(config.seed)
+        parts = assemble(config, folder.path, display.say)
+        trainer = Trainer(
+            config=config, folder=folder.path, parts=parts, checkpoints=checkpoints, display=display
+        )
+        if found is not None and facts is not None:
+            trainer.restore(found, facts)
+        trainer.run()
+    return folder.path
+
+
+@dataclass(kw_only=True, slots=True)
+class Trainer:
+    """The loop and what it needs; `restore` puts it where a checkpoint was, `run` goes on to the end.
+
+    Fields:
+        config: of the run. folder: its directory. parts: device, model, objectives, data.
+        checkpoints: where states go. display: what a person sees.
+        done: updates so far, skipped ones included. tokens: real tokens so far.
+    """
+
+    config: RunConfig
+    folder: Path
+    parts: Parts
+    checkpoints: Checkpoints
+    display: Display
+    done: int = 0
+    tokens: int = 0
+    optimizer: torch.optim.Optimizer = field(init=False)
+    schedule: LinearSchedule = field(init=False)
+    step: TrainingStep = field(init=False)
+    meter: Meter = field(init=False)
+    flops: FlopCount = field(init=False)
+    skipped: Tensor = field(init=False)
+    streak: Tensor = field(init=False)
+    cursor: Cursor | None = None
+    waited_seconds: float = 0.0
+    saved: int = -1
+    evaluated: int = -1
+
+    def __post_init__(self) -> None:
+        train, model, device = self.config.train, self.config.model, self.parts.device
+        self.schedule = LinearSchedule(
+            peak=train.learning_rate, warmup_steps=train.warmup_steps, steps=train.steps
+        )
+        self.optimizer = adamw(
+            self.parts.model,
+            learning_rate=train.learning_rate,
+            weight_decay=train.weight_decay,
+            beta1=train.beta1,
+            beta2=train.beta2,
+            eps=train.eps,
+        )
+        self.step = TrainingStep(
+            model=self.parts.model,
+            objectives=self.parts.objectives,
+            optimizer=self.optimizer,
+            clip_norm=train.clip_norm,
+        )
+        self.meter = Meter(
+            [objective.name for objective, _ in self.parts.objectives], peak=peak_flops(device)
+        )
+        self.flops = FlopCount(
+            num_layers=model.num_layers,
+            hidden_size=model.hidden_size,
+            intermediate_size=model.intermediate_size,
+            vocab_size=self.parts.sources.store.vocab_size,
+        )
+        self.skipped = torch.zeros((), device=device)
+        self.streak = torch.zeros((), device=device)
+
+    def run(self) -> None:
+        """Train to the last step or a polite stop; the last state is saved either way."""
+        train = self.config.train
+        self.parts.model.train()
+        self.display.begin(self.done)
+        log = RunLog(self.folder, done=self.done, tensorboard=train.tensorboard)
+        with closing(log), self.display, StopRequest() as stop, closing(self._steps()) as steps:
+            for batches in steps:
+                set_learning_rate(self.optimizer, self.schedule(self.done))
+                report = self.step([batch.to(self.parts.device, non_blocking=True) for batch in batches])
+                self._account(batches, report)
+                last = self.done == train.steps
+                if last or self.done % train.log_every == 0:
+                    self._log(log)
+                if last or self.done % train.evaluate_every == 0:
+                    self._evaluate(log)
+                if last or self.done % train.save_every == 0:
+                    self._save()
+                if stop:
+                    break
+            if self.saved != self.done:
+                self._save()
+            self._say_goodbye(stop)
+
+    def restore(self, checkpoint: Path, facts: Facts) -> None:
+        """Put parameters, moments and counters where `checkpoint` has them.
+
+        Raises:
+            RunError: the run is configured to end before that step.
+            CheckpointError: the model or the data are not those of the checkpoint.
+        """
+        train = self.config.train
+        if facts.step > train.steps:
+            raise RunError(
+                f"run {self.folder}: train.steps is {train.steps} but {facts.step} steps are done; give at "
+                "least that many"
+            )
+        segment, index, fingerprint = self._position(facts.step)
+        if (facts.segment, facts.index) != (segment, index):
+            raise CheckpointError(
+                f"checkpoint {checkpoint} stands at micro-batch {facts.index} of segment {facts.segment}; "
+                "with these "
+                f"settings step {facts.step} is micro-batch {index} of segment {segment}; resume with the "
+                "saved train.steps"
+            )
+        if facts.fingerprint != fingerprint:
+            raise CheckpointError(
+                f"checkpoint {checkpoint} was trained on other data: stream {facts.fingerprint[:16]} was "
+                "saved, this store "
+                f"gives {fingerprint[:16]}; put the original store back or start a new run"
+            )
+        load_tensors(checkpoint / "training", self.parts.model, self.optimizer)
+        self.done, self.tokens, self.saved = facts.step, facts.tokens, facts.step
+        self.cursor = None if facts.cursor is None else Cursor(*facts.cursor)
+        self.skipped.fill_(facts.skipped)
+        self.meter.reopen_window(facts.window, self.parts.device)
+        self.display.say(f"resumed from {checkpoint}")
+        here = {"device": _device_name(self.parts.device), **_versions()}
+        for name, value in {"device": facts.device, **facts.versions}.items():
+            if here.get(name) != value:
+                self.display.say(
+                    f"{name} was {value}, now {here.get(name)}: the same data and masks, but sums may round "
+                    "differently"
+                )
+
+    def _steps(self) -> Iterator[list[PackedBatch]]:
+        """The micro-batches of each step to come, segment after segment."""
+        sources = self.parts.sources
+        count = self._micro_batches()
+        for segment in sources.segments:
+            if segment.end <= self.done:
+                continue
+            start = (self.done - segment.first) * count
+            stream = sources.stream(segment)
+            if start > 0 and self.cursor is not None:
+                stream.remember(start - 1, self.cursor)
+            with closing(sources.loader(stream, start=start)) as loader:
+                batches = iter(loader)
+                before = self.waited_seconds
+                while self.done < segment.end:
+                    step = [next(batches) for _ in range(count)]
+                    self.waited_seconds = before + loader.waited_seconds
+                    yield step
+
+    def _account(self, batches: list[PackedBatch], report: StepReport) -> None:
+        """Count a finished step; device values stay on the device."""
+        tokens = sum(batch.real_tokens for batch in batches)
+        flops = 0.0 if self.meter.peak is None else sum(self.flops.training(batch) for batch in batches)
+        self.meter.add(report, tokens=tokens, flops=flops)
+        self.skipped += report.skipped
+        self.streak = (self.streak + 1.0) * report.skipped
+        self.tokens += tokens
+        self.cursor = batches[-1].cursor
+        self.done += 1
+        self.display.advance()
+
+    def _log(self, log: RunLog) -> None:
+        """Write and show the row of the steps since the last one; stops a run that has diverged."""
+        row: dict[str, Any] = {"step": self.done, **self.meter.read(waited_seconds=self.waited_seconds)}
+        row["learning_rate"] = self.schedule(self.done - 1)
+        row["tokens"] = self.tokens
+        log.write(row)
+        self.display.show(row)
+        streak = int(self.streak.item())
+        if streak >= GIVE_UP_AFTER:
+            self._save()
+            raise RunError(
+                f"run {self.folder}: the gradient was not finite in each of the last {streak} steps and no "
+                "update was "
+                "made in them; start a new run with a lower train.learning_rate or a longer warm-up"
+            )
+
+    def _evaluate(self, log: RunLog) -> None:
+        """Score the model on held-out text."""
+        with self.meter.paused():
+            parts, stream = self.parts, self.parts.sources.held_out()
+            scores = evaluate(
+                parts.model,
+                parts.objectives,
+                () if stream is None else stream.batches(),
+                tokens=self.config.train.evaluate_tokens,
+                device=parts.device,
+            )
+            row: dict[str, Any] = {"event": "evaluate", "step": self.done}
+            for score in scores:
+                prefix = "" if score.name == "mlm" else f"{score.name}_"
+                row |= {f"{prefix}loss": score.loss, f"{prefix}perplexity": score.perplexity}
+                row["masked_accuracy" if score.name == "mlm" else f"{prefix}accuracy"] = score.accuracy
+                row["masked_tokens" if score.name == "mlm" else f"{prefix}count"] = score.count
+                self.display.say(
+                    f"held-out at step {self.done}: {score.name} loss {score.loss:.3f}, perplexity "
+                    f"{score.perplexity:,.1f}, "
+                    f"accuracy {score.accuracy:.1%} of {score.count:,}"
+                )
+            if scores:
+                log.write(row)
+            elif self.evaluated < 0:
+                self.display.say("no held-out document in this store: training goes on without evaluation")
+            self.evaluated = self.done
+
+    def _save(self) -> None:
+        """Save a checkpoint that resumes and that `transformers` loads."""
+        with self.meter.paused():
+            parts = self.parts
+            segment, index, fingerprint = self._position(self.done)
+            facts = Facts(
+                step=self.done,
+                segment=segment,
+                index=index,
+                cursor=None if self.cursor is None else tuple(self.cursor),
+                fingerprint=fingerprint,
+                tokens=self.tokens,
+                skipped=int(self.skipped.item()),
+                threads=torch.get_num_threads(),
+                device=_device_name(parts.device),
+                versions=_versions(),
+                window=self.meter.open_window(),
+            )
+
+            def write(folder: Path) -> None:
+                parts.model.save_pretrained(folder)
+                parts.sources.tokenizer.save(folder)
+                save_state(folder / "training", parts.model, self.optimizer, facts)
+
+            self.checkpoints.save(self.done, write, bytes_needed=state_bytes(parts.model))
+            self.saved = self.done
+
+    def _position(self, step: int) -> tuple[int, int, str]:
+        """Segment, next micro-batch in it, and its stream's fingerprint, after `step` updates."""
+        segment = segment_of(self.parts.sources.segments, step)
+        index = (step - segment.first) * self._micro_batches()
+        return segment.number, index, self.parts.sources.stream(segment).fingerprint
+
+    def _micro_batches(self) -> int:
+        return self.config.train.tokens_per_step // self.config.train.micro_batch_tokens
+
+    def _say_goodbye(self, stop: StopRequest) -> None:
+        if self.done == self.config.train.steps:
+            self.display.say(
+                f"done: {self.done} steps, {self.tokens:,} tokens, model in "
+                f"{self.checkpoints.path(self.done)}"
+            )
+        else:
+            self.display.say(
+                f"{stop.name}: stopped after step {self.done}, saved; continue with `unmask pretrain "
+                f"--resume {self.folder}`"
+            )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    return {"torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,61 @@
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unmask.errors import ConfigError
+from unmask.train.log import RunLog, read_log
+
+
+def test_every_row_is_on_disk_as_soon_as_it_is_written(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.write({"step": 1, "loss": 2.5})
+    assert read_log(tmp_path) == [{"step": 1, "loss": 2.5}]
+    log.close()
+
+
+def test_resuming_cuts_off_later_rows_and_a_torn_last_line(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    for step in (10, 20, 30):
+        log.write({"step": step})
+    log.close()
+    with (tmp_path / "log.jsonl").open("a") as lines:
+        lines.write('{"step": 4')
+    log = RunLog(tmp_path, done=20)
+    log.write({"step": 25})
+    log.close()
+    assert [row["step"] for row in read_log(tmp_path)] == [10, 20, 25]
+
+
+def test_a_number_that_is_not_finite_becomes_null(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.write({"step": 1, "loss": float("nan"), "gradient_norm": float("inf")})
+    log.close()
+    row = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=pytest.fail)
+    assert row == {"step": 1, "loss": None, "gradient_norm": None}
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = RunLog(tmp_path, tensorboard=True)
+    log.write({"step": 3, "loss": 2.5})
+    log.write({"event": "evaluate", "step": 3, "loss": 2.0})
+    log.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(3, 2.5)]
+    assert [(e.step, e.value) for e in events.Scalars("evaluate/loss")] == [(3, 2.0)]
+
+
+def test_missing_tensorboard_is_a_setting_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "torch.utils.tensorboard":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigError, match=r"pip install unmask\[tensorboard\]"):
+        RunLog(tmp_path, tensorboard=True)

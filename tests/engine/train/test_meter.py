@@ -1,0 +1,83 @@
+import pytest
+import torch
+from unmask.train.meter import Meter
+from unmask.train.step import StepReport
+
+
+def report(loss: float, *, norm: float = 1.0, skipped: float = 0.0, accuracy: float = 0.5) -> StepReport:
+    return StepReport(
+        loss=torch.tensor(loss),
+        means=torch.tensor([loss]),
+        accuracy=torch.tensor([accuracy]),
+        counts=torch.tensor([8.0]),
+        gradient_norm=torch.tensor(norm),
+        skipped=torch.tensor(skipped),
+    )
+
+
+def test_means_are_over_the_steps_since_the_last_reading() -> None:
+    meter = Meter(["mlm"])
+    meter.add(report(4.0, accuracy=0.25), tokens=10, flops=0)
+    meter.add(report(2.0, accuracy=0.75), tokens=10, flops=0)
+    row = meter.read(waited_seconds=0.0)
+    assert (row["loss"], row["masked_accuracy"], row["skipped"]) == (3.0, 0.5, 0)
+    meter.add(report(1.0), tokens=10, flops=0)
+    assert meter.read(waited_seconds=0.0)["loss"] == 1.0
+
+
+def test_a_skipped_step_is_counted_and_kept_out_of_the_means() -> None:
+    meter = Meter(["mlm"])
+    meter.add(report(2.0), tokens=10, flops=0)
+    meter.add(report(float("nan"), norm=float("inf"), skipped=1.0), tokens=10, flops=0)
+    row = meter.read(waited_seconds=0.0)
+    assert (row["loss"], row["gradient_norm"], row["skipped"]) == (2.0, 1.0, 1)
+
+
+def test_a_window_of_skipped_steps_has_no_mean() -> None:
+    meter = Meter(["mlm"])
+    meter.add(report(float("nan"), skipped=1.0), tokens=10, flops=0)
+    assert meter.read(waited_seconds=0.0)["loss"] is None
+
+
+def test_rates_leave_out_pauses_and_count_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("unmask.train.meter.time.perf_counter", lambda: clock[0])
+    meter = Meter(["mlm"], peak=1000.0)
+    clock[0] += 2.0
+    meter.add(report(1.0), tokens=600, flops=500.0)
+    with meter.paused():
+        clock[0] += 60.0
+    row = meter.read(waited_seconds=0.5)
+    assert (row["tokens_per_second"], row["data_wait"], row["mfu"]) == (300.0, 0.25, 0.25)
+    clock[0] += 1.0
+    meter.add(report(1.0), tokens=100, flops=0.0)
+    row = meter.read(waited_seconds=0.5)
+    assert (row["tokens_per_second"], row["data_wait"], row["seconds_per_step"]) == (100.0, 0.0, 1.0)
+
+
+def test_an_open_window_continues_exactly() -> None:
+    losses = [0.1, 0.7, 1.3]
+    whole, first, second = Meter(["mlm"]), Meter(["mlm"]), Meter(["mlm"])
+    for loss in losses:
+        whole.add(report(loss), tokens=1, flops=0)
+    first.add(report(losses[0]), tokens=1, flops=0)
+    second.reopen_window(first.open_window(), "cpu")
+    for loss in losses[1:]:
+        second.add(report(loss), tokens=1, flops=0)
+    assert second.read(waited_seconds=0.0)["loss"] == whole.read(waited_seconds=0.0)["loss"]
+
+
+def test_several_objectives_have_a_loss_each() -> None:
+    meter = Meter(["mlm", "nsp"])
+    both = StepReport(
+        loss=torch.tensor(3.0),
+        means=torch.tensor([2.0, 1.0]),
+        accuracy=torch.tensor([0.5, 0.75]),
+        counts=torch.tensor([8.0, 2.0]),
+        gradient_norm=torch.tensor(1.0),
+        skipped=torch.tensor(0.0),
+    )
+    meter.add(both, tokens=1, flops=0)
+    row = meter.read(waited_seconds=0.0)
+    assert (row["loss"], row["mlm_loss"], row["nsp_loss"]) == (3.0, 2.0, 1.0)
+    assert (row["masked_accuracy"], row["nsp_accuracy"]) == (0.5, 0.75)

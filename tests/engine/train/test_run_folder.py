@@ -1,0 +1,74 @@
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from unmask.config import RunConfig, TrainConfig
+from unmask.errors import RunError
+from unmask.train.run_folder import RunFolder, saved_config
+
+CONFIG = RunConfig(train=TrainConfig(steps=10, warmup_steps=2))
+
+
+def test_the_saved_configuration_reads_back_equal(tmp_path: Path) -> None:
+    config = replace(CONFIG, run=str(tmp_path / "a"))
+    RunFolder.create(config)
+    assert saved_config(tmp_path / "a") == config
+
+
+def test_an_existing_run_directory_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+    config = replace(CONFIG, run=str(tmp_path / "a"))
+    RunFolder.create(config)
+    with pytest.raises(RunError, match=r"exists already; continue it with `unmask pretrain --resume .*--run"):
+        RunFolder.create(config)
+
+
+def test_an_empty_directory_may_become_a_run(tmp_path: Path) -> None:
+    RunFolder.create(replace(CONFIG, run=str(tmp_path)))
+    assert (tmp_path / "config.yaml").is_file()
+
+
+def test_a_resumed_run_may_change_how_it_is_watched_but_not_what_it_computes(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    RunFolder.create(replace(CONFIG, run=str(run)))
+    allowed = saved_config(run, {"train.log_every": 1, "train.steps": 20, "data.workers": 0})
+    assert RunFolder.reopen(run, allowed).config == saved_config(run)
+    with pytest.raises(
+        RunError, match=r"train\.learning_rate is 0\.001 in the saved configuration, got 0\.5"
+    ):
+        RunFolder.reopen(run, saved_config(run, {"train.learning_rate": 0.5}))
+
+
+def test_a_moved_run_resumes_where_it_is(tmp_path: Path) -> None:
+    RunFolder.create(replace(CONFIG, run=str(tmp_path / "a")))
+    (tmp_path / "a").rename(tmp_path / "b")
+    folder = RunFolder.reopen(tmp_path / "b", saved_config(tmp_path / "b"))
+    assert folder.config.run == str(tmp_path / "b")
+
+
+def test_resuming_what_is_not_a_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"cannot be resumed: it has no config\.yaml"):
+        saved_config(tmp_path)
+    with pytest.raises(RunError, match=r"cannot be resumed: no such directory"):
+        saved_config(tmp_path / "nowhere")
+
+
+def _hold(folder: RunFolder, held: object, release: object) -> None:
+    with folder.locked():
+        held.set()  # type: ignore[attr-defined]
+        release.wait(30)  # type: ignore[attr-defined]
+
+
+def test_two_processes_cannot_write_to_one_run(tmp_path: Path) -> None:
+    folder = RunFolder.create(replace(CONFIG, run=str(tmp_path / "a")))
+    context = multiprocessing.get_context("fork")
+    held, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(folder, held, release))
+    other.start()
+    assert held.wait(30)
+    with pytest.raises(RunError, match="in use by another process"), folder.locked():
+        pass
+    other.kill()
+    other.join()
+    with folder.locked():
+        assert not release.is_set()
