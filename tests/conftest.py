@@ -1,4 +1,4 @@
-"""What every test shares: one thread per process, so that numbers repeat and parallel processes do not fight."""
+"""What every test shares: one thread per process, so numbers repeat and parallel processes do not fight."""
 
 import os
 

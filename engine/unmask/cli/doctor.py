@@ -114,7 +114,7 @@ def _families(device: "torch.device", dtype: "torch.dtype") -> Iterator[str]:
 
 
 def _example(family: Any, facts: dict[str, Any]) -> Any:
-    """A call of `family` in its own NamedTuple, found through its refusals, filled from `facts` by field name."""
+    """A call of `family` in its own NamedTuple, found through its refusals and filled by field name."""
     refuses = next(iter(family.backends.values())).refuses
     call: Any = typing.get_type_hints(refuses)["call"]
     stand_ins = {int: 0, bool: False, float: 0.0, str: ""}

@@ -1,0 +1,66 @@
+"""`unmask plot`: which rows of the log it draws, and what it says where it cannot."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from unmask.cli import main
+from unmask.cli.plot import Curve, draw, read_curves
+from unmask.errors import RunError, UnmaskError
+
+
+def write_log(folder: Path, rows: list[dict[str, object]], tail: str = "") -> None:
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
+
+
+def test_training_and_held_out_rows_are_told_apart(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"step": 10, "loss": 6.0},
+        {"step": 20, "loss": None},
+        {"step": 20, "event": "evaluate", "loss": 5.5},
+        {"step": 30, "loss": 5.0, "tokens": 1},
+        {"step": 30, "event": "save"},
+    ]
+    write_log(tmp_path, rows, tail='{"step": 40, "lo')
+    training, held_out = read_curves(tmp_path)
+    assert (training.steps, training.losses) == ([10, 30], [6.0, 5.0])
+    assert (held_out.steps, held_out.losses) == ([20], [5.5])
+
+
+def test_command_writes_an_image_and_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    write_log(tmp_path, [{"step": step, "loss": 10 / step} for step in range(1, 201)])
+    assert main(["plot", str(tmp_path)]) == 0
+    image = tmp_path / "loss.png"
+    assert image.read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out == f"{image}: training loss 0.050 at step 200\n"
+
+
+def test_running_mean_starts_where_its_window_is_full(tmp_path: Path) -> None:
+    from unmask.cli.plot import _running_mean
+
+    assert _running_mean([1.0, 2.0, 3.0, 4.0], 2) == [1.5, 2.5, 3.5]
+
+
+def test_without_matplotlib_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    curve = Curve(steps=[1], losses=[1.0])
+    with pytest.raises(UnmaskError, match=r"pip install 'unmask\[plots\]'"):
+        draw(curve, curve, title="a", out=tmp_path / "a.png")
+
+
+def test_kind_of_image_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    curve = Curve(steps=[1], losses=[1.0])
+    with pytest.raises(UnmaskError, match=r"cannot write .*a\.xyz"):
+        draw(curve, curve, title="a", out=tmp_path / "a.xyz")
+
+
+def test_folder_without_a_log_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"has no log\.jsonl"):
+        read_curves(tmp_path)
+    write_log(tmp_path, [])
+    with pytest.raises(RunError, match="no logged step yet"):
+        read_curves(tmp_path)

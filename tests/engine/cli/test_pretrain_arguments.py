@@ -1,0 +1,84 @@
+"""How `unmask pretrain` reads its arguments; the training itself is tested elsewhere."""
+
+from pathlib import Path
+
+import pytest
+
+from unmask.cli.pretrain import parse
+from unmask.config import load_config, to_yaml
+from unmask.errors import ConfigError, RunError
+
+
+def test_without_arguments_it_is_the_embedded_default() -> None:
+    assert parse([]) == (load_config(), None)
+
+
+def test_recipe_then_overrides() -> None:
+    config, resume = parse(
+        ["bert-mini", "--data.store", "store", "--train.steps", "200", "--run", "runs/mini"]
+    )
+    overrides = {"data.store": "store", "train.steps": 200, "run": "runs/mini"}
+    assert (config, resume) == (load_config("bert-mini", overrides), None)
+
+
+def test_yaml_file_then_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {steps: 300, warmup_steps: 3}\n")
+    config, _ = parse(
+        [str(file), "--train.steps", "400", "--train.tensorboard", "--data.mask-split", "1", "0", "0"]
+    )
+    assert (config.train.steps, config.train.warmup_steps, config.train.tensorboard) == (400, 3, True)
+    assert config.data.mask_split == (1.0, 0.0, 0.0)
+
+
+def test_phases_of_a_recipe_survive_an_override() -> None:
+    config, _ = parse(["bert-base", "--seed", "3"])
+    assert config == load_config("bert-base", {"seed": 3})
+
+
+def test_command_line_may_mend_what_a_file_says(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data: {longest: 600}\n")
+    with pytest.raises(ConfigError, match=r"data\.longest is 600"):
+        parse([str(file)])
+    config, _ = parse([str(file), "--model.max-positions", "1024"])
+    assert config.data.longest == 600
+
+
+def test_what_cannot_work_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train.warmup_steps is 100 but train.steps is 3"):
+        parse(["--train.steps", "3"])
+
+
+def test_unknown_option_names_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--train.stps", "3"])
+    assert caught.value.code == 2
+    told = capsys.readouterr()
+    assert "--train.steps" in told.err + told.out
+
+
+@pytest.mark.parametrize("spelling", [["--resume", "{run}"], ["--resume={run}"]])
+def test_resume_keeps_the_saved_configuration(tmp_path: Path, spelling: list[str]) -> None:
+    saved = load_config("bert-mini", {"run": str(tmp_path), "seed": 9})
+    (tmp_path / "config.yaml").write_text(to_yaml(saved), "utf-8")
+    arguments = [word.format(run=tmp_path) for word in spelling]
+    assert parse(arguments) == (saved, tmp_path)
+    config, _ = parse([*arguments, "--train.log-every", "1"])
+    assert config.train.log_every == 1
+    assert config.seed == 9
+
+
+def test_resume_of_what_is_no_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such directory"):
+        parse(["--resume", str(tmp_path / "absent")])
+
+
+def test_resume_needs_a_directory() -> None:
+    with pytest.raises(ConfigError, match="needs the directory of a run"):
+        parse(["--resume"])
+
+
+def test_resume_with_a_recipe_is_a_contradiction(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leave 'bert-mini' out"):
+        parse(["bert-mini", "--resume", str(tmp_path)])
