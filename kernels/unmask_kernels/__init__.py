@@ -3,7 +3,26 @@
 Needs PyTorch only. See `unmask_kernels.dispatch` for how a backend is chosen.
 """
 
+from .attention.op import FAMILY as _ATTENTION
+from .attention.op import attention
 from .dispatch import BackendUnavailable, Family, using
 from .documents import Documents
+from .layer_norm.op import FAMILY as _LAYER_NORM
+from .layer_norm.op import layer_norm
+from .mlm_loss.op import FAMILY as _MLM_LOSS
+from .mlm_loss.op import MLMLoss, mlm_loss
 
-__all__ = ["BackendUnavailable", "Documents", "Family", "using"]
+__all__ = [
+    "FAMILIES",
+    "BackendUnavailable",
+    "Documents",
+    "Family",
+    "MLMLoss",
+    "attention",
+    "layer_norm",
+    "mlm_loss",
+    "using",
+]
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (_ATTENTION, _LAYER_NORM, _MLM_LOSS)}
+"""All families by name, for `unmask doctor` and for tests."""

@@ -1,0 +1,65 @@
+"""mlm_loss by PyTorch's matrix products, one chunk of logits at a time; gradients are made together with the loss.
+
+The loss is a scalar, so its gradients are known up to one factor when the logits are at hand: they never have to be
+formed again. A chunk holds two (rows, V) buffers, logits and probabilities, of `_CHUNK_BYTES` together.
+
+    products: 3 of 2 M V D flops; passes over the chunk: write logits, max, softmax, two reads as operands
+
+The log-sum-exp is max - log(probability of the max), which costs nothing beyond the softmax: that probability is at
+least 1 / V, so its logarithm is safe. Unused slots (label -100) keep their rows, scaled by 0: shapes never change.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..precision import accumulation_dtype
+
+__all__ = ["forward"]
+
+_CHUNK_BYTES = 1 << 27
+
+
+def forward(
+    hidden: Tensor, positions: Tensor | None, labels: Tensor, weight: Tensor, bias: Tensor | None, with_gradients: bool
+) -> tuple[Tensor, ...]:
+    """loss, count, correct and, when asked for, dhidden, dweight, dbias of the loss (else empty tensors)."""
+    wide = accumulation_dtype(hidden.dtype)
+    rows = hidden if positions is None else hidden[positions]
+    valid = labels != -100
+    targets = labels.clamp(min=0)[:, None]
+    projection = weight.to(rows.dtype)
+    offset = None if bias is None else bias.to(rows.dtype)
+    slots, vocabulary = len(rows), len(weight)
+    loss = torch.zeros((), dtype=wide, device=rows.device)
+    correct = torch.zeros((), dtype=torch.int64, device=rows.device)
+    if with_gradients:
+        drows = torch.empty_like(rows)
+        dweight = torch.zeros(weight.shape, dtype=wide, device=rows.device)
+        dbias = torch.zeros(vocabulary if bias is not None else 0, dtype=wide, device=rows.device)
+    step = max(1, _CHUNK_BYTES // (2 * vocabulary * rows.element_size()))
+    for start in range(0, slots, step):
+        chunk = slice(start, start + step)
+        here, target = valid[chunk, None], targets[chunk]
+        x = rows[chunk] * here
+        logits = x @ projection.t() if offset is None else torch.addmm(offset, x, projection.t())
+        top, predicted = logits.max(-1, keepdim=True)
+        at_target = logits.gather(1, target).to(wide)
+        probabilities = torch.softmax(logits, -1)
+        log_normaliser = top.to(wide) - probabilities.gather(1, predicted).to(wide).log()
+        loss += ((log_normaliser - at_target) * here).sum()
+        correct += ((predicted == target) & here).sum()
+        if with_gradients:
+            dlogits = probabilities.scatter_add_(1, target, torch.full_like(at_target, -1.0, dtype=x.dtype))
+            drows[chunk] = (dlogits @ projection) * here
+            # (D, rows) x (rows, V) is the faster orientation of this product on a CPU
+            dweight += (x.t() @ dlogits).t()
+            if bias is not None:
+                dbias += torch.mv(dlogits.t(), here[:, 0].to(x.dtype))
+    if not with_gradients:
+        return (loss, valid.sum(), correct, *(rows.new_empty(0) for _ in range(3)))
+    if positions is not None:
+        # unused slots may repeat a row; they add zeros
+        drows = torch.zeros_like(hidden).index_add_(0, positions, drows)
+    return loss, valid.sum(), correct, drows, dweight, dbias

@@ -1,0 +1,201 @@
+"""mlm_loss: the public operation, its checks, its backends and its registration.
+
+Shapes: hidden (T, D); positions, labels (M,); weight (V, D); bias (V,).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..capability import architecture
+from ..dispatch import Backend, Family
+from ..precision import accumulation_dtype, autocast_dtype, without_autocast
+from . import reference
+
+__all__ = ["FAMILY", "MLMLoss", "MLMLossCall", "mlm_loss"]
+
+
+class MLMLoss(NamedTuple):
+    """What `mlm_loss` returns, all scalars on the device of hidden.
+
+    Attributes:
+        loss_sum: summed cross-entropy in nats, fp32 (fp64 for fp64 hidden); carries the gradient.
+        count: number of predicted tokens, int64.
+        correct: how many of them were predicted right (top 1), int64.
+    """
+
+    loss_sum: Tensor
+    count: Tensor
+    correct: Tensor
+
+
+def mlm_loss(
+    hidden: Tensor,
+    positions: Tensor | None,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> MLMLoss:
+    """Sum the cross-entropy of the masked tokens without forming the logits of all tokens.
+
+    Equivalent to  F.cross_entropy(F.linear(hidden[positions], weight, bias), labels, reduction="sum")  with at most one
+    chunk of logits in memory. Divide by the count of the whole optimiser step, over all micro-batches and ranks.
+
+    Args:
+        hidden: (T, D), fp16, bf16, fp32 or fp64; or (M, D) rows taken already, with positions None.
+        positions: rows of hidden to predict, int64 (M,) in [0, T); M may be 0. Unused slots may hold any row.
+        labels: ids to predict, int64 (M,) in [0, V); -100 in unused slots, which add nothing.
+        weight: output projection, normally the tied word embeddings, (V, D); fp32 or the dtype of hidden.
+        bias: (V,), or None.
+        backend: "torch" or "reference"; by default the best one that can run.
+    Returns:
+        `MLMLoss(loss_sum, count, correct)`; 0 with zero gradients when nothing is masked. Gradients for hidden, weight
+        and bias, each in its own dtype. Under `torch.autocast`, hidden is first cast to its dtype.
+    Raises:
+        TypeError, ValueError: a dtype, shape or device does not match. Contents are not looked at.
+        BackendUnavailable: the backend asked for cannot run this call.
+    """
+    _check(hidden, positions, labels, weight, bias)
+    hidden = hidden.to(autocast_dtype(hidden))
+    call = MLMLossCall(hidden.device.type, architecture(hidden), hidden.dtype, weight.shape[0], weight.shape[1])
+    chosen = FAMILY.choose(backend, call)
+    if chosen == "reference":
+        with without_autocast(hidden.device.type):
+            return MLMLoss(*reference.mlm_loss(hidden, positions, labels, weight, bias))
+    return MLMLoss(*_MLMLoss.apply(hidden, positions, labels, weight, bias, torch.is_grad_enabled(), chosen))
+
+
+class MLMLossCall(NamedTuple):
+    """What the choice of a backend may depend on."""
+
+    device: str
+    architecture: str
+    dtype: torch.dtype
+    vocabulary: int
+    width: int
+
+
+def _nothing_refused(call: MLMLossCall) -> list[str]:
+    return []
+
+
+FAMILY = Family(
+    "mlm_loss",
+    {
+        "torch": Backend("unmask_kernels.mlm_loss._torch", _nothing_refused),
+        "reference": Backend("unmask_kernels.mlm_loss.reference", _nothing_refused),
+    },
+)
+
+
+def _check(hidden: Tensor, positions: Tensor | None, labels: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    name = "mlm_loss"
+    checks.rank(name, "hidden", hidden, "(T, D)")
+    checks.rank(name, "labels", labels, "(M,)")
+    checks.rank(name, "weight", weight, "(V, D)")
+    checks.dtype(name, "hidden", hidden, checks.FLOATS)
+    checks.dtype(name, "weight", weight, checks.FLOATS)
+    checks.dtype(name, "labels", labels, (torch.int64,))
+    if weight.shape[1] != hidden.shape[1]:
+        raise ValueError(
+            f"mlm_loss: weight must have {hidden.shape[1]} columns, the last dimension of hidden, "
+            f"got shape {tuple(weight.shape)}"
+        )
+    if positions is not None:
+        checks.dtype(name, "positions", positions, (torch.int64,))
+        checks.shape(name, "positions", positions, tuple(labels.shape), "one row per label")
+    elif hidden.shape[0] != labels.shape[0]:
+        raise ValueError(
+            f"mlm_loss: without positions hidden must have one row per label ({labels.shape[0]}), "
+            f"got {hidden.shape[0]}; pass positions to take rows"
+        )
+    if bias is not None:
+        checks.shape(name, "bias", bias, (weight.shape[0],), "one entry per row of weight")
+        checks.dtype(name, "bias", bias, checks.FLOATS)
+    checks.same_device(name, "hidden", hidden, positions=positions, labels=labels, weight=weight, bias=bias)
+
+
+_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
+_LIBRARY.define(
+    "mlm_loss_fwd(Tensor hidden, Tensor? positions, Tensor labels, Tensor weight, Tensor? bias, bool with_gradients, "
+    "str backend) -> (Tensor loss, Tensor count, Tensor correct, Tensor dhidden, Tensor dweight, Tensor dbias)"
+)
+
+
+def _forward(hidden: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    with without_autocast(hidden.device.type):
+        outputs: tuple[Tensor, ...] = FAMILY.module(arguments[-1]).forward(hidden, *arguments[:-1])
+        return outputs
+
+
+def _forward_fake(
+    hidden: Tensor,
+    positions: Tensor | None,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    with_gradients: bool,
+    backend: str,
+) -> tuple[Tensor, ...]:
+    wide = accumulation_dtype(hidden.dtype)
+    scalars = (
+        hidden.new_empty((), dtype=wide),
+        hidden.new_empty((), dtype=torch.int64),
+        hidden.new_empty((), dtype=torch.int64),
+    )
+    if not with_gradients:
+        return (*scalars, *(hidden.new_empty((0,)) for _ in range(3)))
+    return (
+        *scalars,
+        hidden.new_empty(tuple(hidden.shape)),
+        hidden.new_empty(tuple(weight.shape), dtype=wide),
+        hidden.new_empty((0,) if bias is None else (weight.shape[0],), dtype=wide),
+    )
+
+
+_LIBRARY.impl("mlm_loss_fwd", _forward, "CompositeExplicitAutograd")
+torch.library.register_fake("unmask::mlm_loss_fwd", _forward_fake, lib=_LIBRARY)
+
+
+class _MLMLoss(torch.autograd.Function):
+    """Gradients come with the forward; the backward scales them by the gradient of the scalar loss."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        positions: Tensor | None,
+        labels: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        grad_enabled: bool,
+        backend: str,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        needed = grad_enabled and any(ctx.needs_input_grad)
+        loss, count, correct, *gradients = torch.ops.unmask.mlm_loss_fwd(
+            hidden, positions, labels, weight, bias, needed, backend
+        )
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
+        ctx.mark_non_differentiable(count, correct)
+        return loss, count, correct
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dloss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        dhidden, dweight, dbias = ctx.saved_tensors
+        weight_dtype, bias_dtype = ctx.dtypes
+        scaled = (
+            (dhidden * dloss).to(dhidden.dtype),
+            None,
+            None,
+            (dweight * dloss).to(weight_dtype),
+            None if bias_dtype is None else (dbias * dloss).to(bias_dtype),
+        )
+        return (*scaled, None, None)

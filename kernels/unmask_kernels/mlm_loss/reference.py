@@ -1,0 +1,31 @@
+"""The masked-language-model loss, the definition: output projection and cross-entropy at the masked positions only.
+
+    logits = hidden[positions] @ weight.T + bias              (M, V)
+    loss   = sum over slots with label >= 0 of  logsumexp(logits) - logits[label]        in nats
+    count, correct: those slots, and how many of them have their largest logit (the first one of equals) at the label
+
+Shapes: hidden (T, D); positions, labels (M,); weight (V, D); bias (V,). Computed in fp32, or fp64 for fp64 hidden.
+Differentiable by autograd; holds all M x V logits.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..precision import accumulation_dtype
+
+__all__ = ["mlm_loss"]
+
+
+def mlm_loss(
+    hidden: Tensor, positions: Tensor | None, labels: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See the head of this file; without positions, hidden is (M, D) already."""
+    wide = accumulation_dtype(hidden.dtype)
+    rows = hidden if positions is None else hidden[positions]
+    logits = F.linear(rows.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
+    loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=-100)
+    valid = labels != -100
+    correct = ((logits.argmax(-1) == labels) & valid).sum()
+    return loss, valid.sum(), correct
