@@ -152,8 +152,9 @@ def verify(path: Path) -> dict[str, Any]:
         CheckpointError: a file is missing, short or altered, or the format is newer than this version reads.
     """
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
-        intact = manifest["digest"] == _digest(manifest)
+        text = (path / MANIFEST).read_bytes()
+        manifest: dict[str, Any] = json.loads(text)
+        intact = manifest["digest"] == _digest(manifest) and text == _encode(manifest)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _Damaged(f"checkpoint {path} has no readable {MANIFEST} ({type(error).__name__})") from error
     if not intact:
@@ -186,7 +187,12 @@ def _write_manifest(folder: Path, step: int) -> None:
     }
     manifest: dict[str, Any] = {"format": FORMAT, "step": step, "files": entries}
     manifest["digest"] = _digest(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / MANIFEST).write_bytes(_encode(manifest))
+
+
+def _encode(manifest: dict[str, Any]) -> bytes:
+    """The one way to write a manifest, so that any other text is damage."""
+    return (json.dumps(manifest, indent=1) + "\n").encode()
 
 
 def _digest(manifest: dict[str, Any]) -> str:

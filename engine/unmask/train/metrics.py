@@ -71,7 +71,7 @@ class FlopCount:
 
 
 def peak_flops(device: torch.device | str) -> float | None:
-    """Peak bf16 FLOP/s of a CUDA device by its name; None for other devices and for names not in the table."""
+    """Peak bf16 FLOP/s of a CUDA device by its name; None for other devices and unknown names."""
     device = torch.device(device)
     if device.type != "cuda":
         return None

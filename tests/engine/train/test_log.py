@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from unmask.errors import ConfigError
 from unmask.train.log import RunLog, read_log
 

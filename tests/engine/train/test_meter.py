@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from unmask.train.meter import Meter
 from unmask.train.step import StepReport
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
 from unmask.batch import assemble
 from unmask.train.metrics import FlopCount, peak_flops
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from unmask.train.precision import choose_precision
 
 

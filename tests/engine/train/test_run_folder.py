@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from unmask.config import RunConfig, TrainConfig
 from unmask.errors import RunError
 from unmask.train.run_folder import RunFolder, saved_config

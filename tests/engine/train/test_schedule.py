@@ -1,4 +1,5 @@
 import pytest
+
 from unmask.errors import ConfigError
 from unmask.train.schedule import LinearSchedule
 

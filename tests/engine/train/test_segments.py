@@ -1,4 +1,5 @@
 import pytest
+
 from unmask.config import Phase
 from unmask.errors import ConfigError
 from unmask.train.segments import plan_segments, segment_of

@@ -3,6 +3,7 @@ import signal
 import threading
 
 import pytest
+
 from unmask.train.signals import StopRequest
 
 
