@@ -1,0 +1,28 @@
+"""What a layer_norm call has to move and compute, at best: the number a backend is measured against."""
+
+from __future__ import annotations
+
+__all__ = ["bytes_backward", "bytes_forward", "flops_backward", "flops_forward"]
+
+
+def bytes_forward(tokens: int, width: int, itemsize: int, *, residual: bool = True) -> int:
+    """Read x and residual, write y, `itemsize` bytes an element; mean and rstd in fp32; weight and bias."""
+    return (2 + residual) * tokens * width * itemsize + 8 * tokens + 8 * width
+
+
+def bytes_backward(
+    tokens: int, width: int, itemsize: int, *, residual: bool = True, dropout: bool = False
+) -> int:
+    """Read dy, x, residual, mean, rstd; write dresidual, and dx where dropout makes it another tensor."""
+    tensors = 3 + residual + (dropout and residual)
+    return tensors * tokens * width * itemsize + 8 * tokens + 12 * width
+
+
+def flops_forward(tokens: int, width: int) -> int:
+    """Add, mean, centre, square and sum, scale, weight, bias: 8 an element, without the random numbers."""
+    return 8 * tokens * width
+
+
+def flops_backward(tokens: int, width: int) -> int:
+    """The sum and the normalised row again, two reductions, dh, dweight and dbias: 14 an element."""
+    return 14 * tokens * width

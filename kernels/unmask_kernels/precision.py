@@ -1,0 +1,33 @@
+"""Dtype rules every family follows: the accumulation dtype, and what happens under somebody else's autocast.
+
+The engine sets no ambient autocast: parameters stay fp32, activations have the encoder's compute dtype. Under
+a foreign `torch.autocast` the public function casts its activations to the autocast dtype and the operation
+runs with autocast disabled, so eager and compiled code agree and no operation inside is cast a second time.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+__all__ = ["accumulation_dtype", "autocast_dtype", "without_autocast"]
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of sums, statistics and parameters beside activations of `dtype`: fp64 for fp64, else fp32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype to cast the activation `x` to: its own unless autocast is on (fp64 is left alone)."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
+
+
+def without_autocast(device: str) -> AbstractContextManager[object]:
+    """A context in which autocast is off; free when it already is."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

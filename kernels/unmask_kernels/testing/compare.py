@@ -1,0 +1,111 @@
+"""The error criterion: at most twice the error of plain PyTorch, on the maximum and on the root mean square.
+
+    error(ours, truth) <= 2 * (error(plain, truth) + band)
+
+`truth` is the reference in fp64, `plain` the same formula in the dtype under test, and the band, eps of the
+dtype times max|truth| (for the maximum) or times rms(truth) (for the RMS), covers a plain result that happens
+to be exact. The maximum catches a wrong element, the RMS a small wrong scale. Positions of NaN and of each
+infinity must agree first. Sources: "at most twice the error of PyTorch" is flash-attention's rule, the band
+attention-gym's, RMS as well as maximum flash-linear-attention's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+__all__ = ["FACTOR", "compare", "same_bits"]
+
+FACTOR = 2.0
+
+
+def compare(
+    ours: Mapping[str, Tensor],
+    plain: Mapping[str, Tensor],
+    truth: Mapping[str, Tensor],
+    *,
+    factor: float = FACTOR,
+) -> None:
+    """Every tensor of `ours` against the criterion.
+
+    Args:
+        ours: results under test, by name, as `inputs.run` returns them.
+        plain: the plain formula in the tested dtype; the same names and dtypes.
+        truth: the reference in fp64; the same names.
+        factor: how many times plain's error is allowed.
+    Raises:
+        AssertionError: names, shapes or dtypes differ, or a tensor is over its budget; lists every failure.
+    """
+    if not ours.keys() == plain.keys() == truth.keys():
+        raise AssertionError(f"results differ in name: ours {[*ours]}, plain {[*plain]}, truth {[*truth]}")
+    failures = [
+        failure for name in ours for failure in _failures(name, ours[name], plain[name], truth[name], factor)
+    ]
+    if failures:
+        raise AssertionError("\n".join(failures))
+
+
+def same_bits(first: Mapping[str, Tensor], second: Mapping[str, Tensor], what: str) -> None:
+    """Both results must agree bit for bit (NaN included); `what` says which two are compared.
+
+    Raises:
+        AssertionError: they differ; tells how many elements, and the first of them.
+    """
+    if first.keys() != second.keys():
+        raise AssertionError(f"{what}: results differ in name: {[*first]} and {[*second]}")
+    for name, one in first.items():
+        other = second[name]
+        if one.dtype != other.dtype or one.shape != other.shape:
+            raise AssertionError(f"{what}: {name} is {_kind(one)} and {_kind(other)}")
+        different = (one != other) & ~(one.isnan() & other.isnan())
+        if different.any():
+            index = tuple(different.nonzero()[0].tolist())
+            raise AssertionError(
+                f"{what}: {name} differs in {int(different.sum())} of {one.numel()} elements, "
+                f"first at {index}: {one[index].item()!r} and {other[index].item()!r}"
+            )
+
+
+def _kind(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+
+
+def _failures(name: str, ours: Tensor, plain: Tensor, truth: Tensor, factor: float) -> list[str]:
+    if ours.dtype != plain.dtype or not ours.shape == plain.shape == truth.shape:
+        return [f"{name}: ours is {_kind(ours)}, plain {_kind(plain)}, truth {_kind(truth)}"]
+    if ours.numel() == 0:
+        return []
+    eps = torch.finfo(ours.dtype).eps
+    a, b, t = (x.detach().to("cpu", torch.float64) for x in (ours, plain, truth))
+    # Overflow is judged in the tested dtype: where plain overflows, the truth in fp64 may still be finite.
+    for kind, of in (("NaN", torch.isnan), ("+inf", torch.isposinf), ("-inf", torch.isneginf)):
+        wrong = of(a) != of(b)
+        if wrong.any():
+            index = tuple(wrong.nonzero()[0].tolist())
+            return [
+                f"{name}: {kind} at other places than plain in {int(wrong.sum())} of {a.numel()} elements, "
+                f"first at {index}: ours {a[index]:.6g}, plain {b[index]:.6g}, truth {t[index]:.6g}"
+            ]
+    finite = torch.isfinite(a) & torch.isfinite(t)
+    zero = torch.zeros((), dtype=torch.float64)
+    size = torch.where(finite, t.abs(), zero)
+    error = torch.where(finite, (a - t).abs(), zero)
+    plain_error = torch.where(finite, (b - t).abs(), zero)
+    index = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
+    failures = []
+    for kind, measure in (("max", torch.amax), ("RMS", _rms)):
+        got, base, band = (float(measure(x)) for x in (error, plain_error, size))
+        budget = factor * (base + eps * band)
+        if got > budget:
+            failures.append(
+                f"{name}: {kind} error {got:.3g} is over its budget {budget:.3g} = {factor:g} x "
+                f"(plain {base:.3g} + band {eps * band:.3g}); worst at {index}: "
+                f"ours {a[index]:.6g}, plain {b[index]:.6g}, truth {t[index]:.6g}"
+            )
+    return failures
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.square().mean().sqrt()

@@ -1,0 +1,161 @@
+"""Named inputs: a `Case` makes the arguments of one call in any dtype on any device, the same values every
+time.
+
+Values are drawn once in fp32 on the CPU, rounded to the dtype under test and only then widened for the truth,
+so that all three runs of a comparison (ours, plain, truth) see the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unmask_kernels import philox
+from unmask_kernels.documents import Documents
+
+__all__ = ["LAYER_NORM", "Case", "Inputs", "layer_norm_case", "lengths_to_documents", "run"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """The arguments of one call.
+
+    Attributes:
+        arguments: by name; tensors, `Documents`, numbers or None.
+        differentiable: names of the tensors whose gradients are compared.
+        parameters: names of the tensors that stay fp32 whatever the activation dtype is.
+    """
+
+    arguments: Mapping[str, Any]
+    differentiable: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
+
+    def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Inputs:
+        """Activations rounded to `dtype`, parameters in fp32 (fp64 for fp64); everything on `device`."""
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+
+        def move(name: str, value: Any) -> Any:
+            if isinstance(value, Documents):
+                return value.to(device)
+            if not isinstance(value, Tensor):
+                return value
+            if not value.is_floating_point():
+                return value.to(device)
+            return value.to(device, wide if name in self.parameters else dtype)
+
+        return replace(self, arguments={name: move(name, value) for name, value in self.arguments.items()})
+
+    def double(self) -> Inputs:
+        """The same values in fp64 where they are, for the truth."""
+        device = next(v.device for v in self.arguments.values() if isinstance(v, Tensor))
+        return self.to(torch.float64, device)
+
+    def change(self, **arguments: Any) -> Inputs:
+        """The same call with some arguments replaced."""
+        return replace(self, arguments={**self.arguments, **arguments})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """A named call of one family; `str(case)` is its name, for test ids."""
+
+    name: str
+    build: Callable[[torch.Generator], Inputs]
+
+    def make(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Inputs:
+        """The inputs in `dtype` on `device`; the same values on every call."""
+        generator = torch.Generator().manual_seed(0x5EED)
+        return self.build(generator).to(dtype, device)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def run(function: Callable[..., Any], inputs: Inputs, *, seed: int = 1) -> dict[str, Tensor]:
+    """Call `function` and differentiate it: outputs under "y" (or "y0", "y1", ...), gradients under "d" +
+    name.
+
+    The incoming gradient is drawn from `seed` in fp32 and rounded to bf16 first, so it is the same number in
+    every activation dtype.
+    """
+    arguments = dict(inputs.arguments)
+    leaves = {}
+    for name in inputs.differentiable:
+        if isinstance(arguments[name], Tensor):
+            leaves[name] = arguments[name] = arguments[name].detach().requires_grad_()
+    outputs = function(**arguments)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    results = {"y" if len(outputs) == 1 else f"y{i}": output.detach() for i, output in enumerate(outputs)}
+    generator = torch.Generator().manual_seed(seed)
+    incoming = [
+        torch.randn(output.shape, generator=generator).bfloat16().to(output.device, output.dtype)
+        for output in outputs
+    ]
+    gradients = torch.autograd.grad(outputs, list(leaves.values()), incoming)
+    written = [name for name, leaf in leaves.items() if leaf.grad is not None]
+    if written:
+        raise AssertionError(
+            f"gradients of {written} were written into .grad instead of returned through autograd"
+        )
+    results.update({f"d{name}": gradient for name, gradient in zip(leaves, gradients, strict=True)})
+    return results
+
+
+def lengths_to_documents(lengths: list[int], *, seed: int = 7) -> Documents:
+    """Packed documents of these lengths with scattered 64-bit keys."""
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
+    keys = philox.mix64(torch.arange(len(lengths)) + seed)
+    return Documents.build(cu_seqlens, keys)
+
+
+def layer_norm_case(
+    tokens: int, width: int, *, p: float = 0.0, residual: bool = True, offset: float = 0.0
+) -> Case:
+    """Rows around `offset`, norm parameters away from their initial 1 and 0."""
+
+    def build(generator: torch.Generator) -> Inputs:
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator)
+
+        arguments = {
+            "x": normal(tokens, width) * 2 + offset,
+            "residual": normal(tokens, width) + offset if residual else None,
+            "weight": 1 + normal(width) / 4,
+            "bias": normal(width) / 4,
+            "p": p,
+            "key": torch.tensor(0x0123456789ABCDEF),
+            "row_keys": philox.mix64(torch.arange(tokens)),
+        }
+        return Inputs(
+            arguments=arguments,
+            differentiable=("x", "residual", "weight", "bias") if residual else ("x", "weight", "bias"),
+            parameters=("weight", "bias"),
+        )
+
+    parts = [f"{tokens}x{width}"]
+    parts += [f"p{math.floor(100 * p)}"] if p else []
+    parts += [] if residual else ["plain"]
+    parts += [f"offset{offset:g}"] if offset else []
+    return Case(name="-".join(parts), build=build)
+
+
+LAYER_NORM = [
+    layer_norm_case(64, 768),  # BERT-base
+    layer_norm_case(48, 1024, p=0.1),  # BERT-large
+    layer_norm_case(37, 312, p=0.1),  # TinyBERT, a prime number of rows, a width that is no power of two
+    layer_norm_case(33, 256, residual=False),
+    layer_norm_case(31, 384, p=0.5, residual=False),
+    layer_norm_case(1, 768, p=0.1),
+    layer_norm_case(0, 768),
+    layer_norm_case(0, 768, p=0.1),
+    layer_norm_case(5, 3),
+    layer_norm_case(7, 13, p=0.3),
+    layer_norm_case(3, 8192, p=0.1),
+    layer_norm_case(19, 768, offset=8.0),  # a mean well above the deviation
+]
+"""The model's shapes, prime-sized, one-row, empty, narrowest, widest."""

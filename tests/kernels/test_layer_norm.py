@@ -1,0 +1,249 @@
+"""layer_norm: against fp64 truth on every backend here, and the contracts every family keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unmask_kernels import BackendUnavailable, philox, using
+from unmask_kernels import layer_norm as public
+from unmask_kernels.layer_norm import LayerNormCall, reference
+from unmask_kernels.layer_norm.op import FAMILY
+from unmask_kernels.testing import contracts
+from unmask_kernels.testing.compare import compare, same_bits
+from unmask_kernels.testing.contracts import Tenant, backends_here
+from unmask_kernels.testing.inputs import LAYER_NORM, Case, Inputs, layer_norm_case, run
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SMALL = layer_norm_case(9, 40, p=0.25)
+PLAIN = layer_norm_case(6, 24, residual=False)
+
+everywhere = pytest.mark.parametrize("tenant", backends_here("layer_norm"))
+
+
+def on(tenant: Tenant) -> Callable[..., Tensor]:
+    return partial(public, backend=tenant.backend)
+
+
+@everywhere
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", LAYER_NORM, ids=str)
+def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> None:
+    inputs = case.make(dtype, tenant.device)
+    truth = run(reference.layer_norm, inputs.double())
+    plain = run(_other_order, inputs)
+    with contracts.poisoned_memory():
+        ours = run(on(tenant), inputs)
+    compare(ours, plain, truth)
+
+
+def _other_order(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    p: float,
+    key: Tensor,
+    row_keys: Tensor,
+    eps: float = 1e-12,
+) -> Tensor:
+    """The formula through PyTorch's own layer norm, rounded to the activation dtype at the end only."""
+    h = x.to(weight.dtype)
+    if p > 0.0:
+        h = torch.where(philox.keep_rows(key, row_keys, x.shape[1], p), h * (1 / (1 - p)), 0)
+    if residual is not None:
+        h = residual + h
+    return F.layer_norm(h, (x.shape[1],), weight, bias, eps).to(x.dtype)
+
+
+@pytest.mark.parametrize("case", [layer_norm_case(7, 24), PLAIN], ids=str)
+def test_reference_is_torch_layer_norm(case: Case) -> None:
+    inputs = case.make(torch.float64)
+    arguments = dict(inputs.arguments)
+    summed = arguments["x"] if arguments["residual"] is None else arguments["x"] + arguments["residual"]
+    expected = F.layer_norm(summed, (24,), arguments["weight"], arguments["bias"], 1e-12)
+    torch.testing.assert_close(reference.layer_norm(**arguments), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("p", [0.0, 0.25])
+def test_gradients_are_the_numerical_ones(p: float, backend: str) -> None:
+    arguments = dict(layer_norm_case(3, 5, p=p).make(torch.float64).arguments)
+    leaves = [arguments.pop(name).requires_grad_() for name in ("x", "residual", "weight", "bias")]
+    assert torch.autograd.gradcheck(lambda *tensors: public(*tensors, backend=backend, **arguments), leaves)
+
+
+@everywhere
+def test_drops_the_elements_the_reference_drops(tenant: Tenant) -> None:
+    inputs = layer_norm_case(33, 312, p=0.4, residual=False).make(torch.float32, tenant.device)
+    # A huge x of one sign: a dropped element ends below the mean of its row, a kept one above.
+    inputs = inputs.change(
+        x=torch.full_like(inputs.arguments["x"], 1000.0),
+        weight=torch.ones(312, device=tenant.device),
+        bias=torch.zeros(312, device=tenant.device),
+    )
+    kept = on(tenant)(**inputs.arguments) > 0
+    expected = philox.keep_rows(inputs.arguments["key"], inputs.arguments["row_keys"], 312, 0.4)
+    assert torch.equal(kept, expected)
+
+
+@everywhere
+def test_dropout_gradient_is_zero_exactly_where_an_element_was_dropped(tenant: Tenant) -> None:
+    inputs = layer_norm_case(21, 72, p=0.4).make(torch.float32, tenant.device)
+    dx = run(on(tenant), inputs)["dx"]
+    expected = philox.keep_rows(inputs.arguments["key"], inputs.arguments["row_keys"], 72, 0.4)
+    assert torch.equal(dx != 0, expected)
+
+
+@everywhere
+@pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
+def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> None:
+    contracts.gradient_set(on(tenant), case.make(torch.float32, tenant.device))
+
+
+@everywhere
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_two_runs_agree_bit_for_bit(dtype: torch.dtype, tenant: Tenant) -> None:
+    contracts.deterministic(on(tenant), layer_norm_case(700, 96, p=0.1).make(dtype, tenant.device))
+
+
+@everywhere
+@pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
+def test_accepts_any_strides(case: Case, tenant: Tenant) -> None:
+    contracts.strides(on(tenant), case.make(torch.float32, tenant.device))
+
+
+@everywhere
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, tenant: Tenant) -> None:
+    packed = layer_norm_case(40, 136, p=0.2).make(dtype, tenant.device)
+
+    def alone(tokens: slice, _index: int) -> Inputs:
+        return packed.change(
+            **{name: packed.arguments[name][tokens] for name in ("x", "residual", "row_keys")}
+        )
+
+    contracts.packed_as_alone(on(tenant), packed, alone, [17, 0, 1, 22], ("y", "dx", "dresidual"))
+
+
+@everywhere
+@pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
+def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
+    if tenant.backend == "reference":
+        pytest.skip("the reference is not registered: the compiler sees through it")
+    a = case.make(torch.float32, tenant.device).arguments
+    random = (a["key"], a["row_keys"]) if a["p"] else (None, None)
+    forward = (a["x"], a["residual"], a["weight"], a["bias"], *random, 1e-12, a["p"], tenant.backend)
+    contracts.opcheck(torch.ops.unmask.layer_norm_fwd.default, forward)
+    y, *saved = torch.ops.unmask.layer_norm_fwd(*forward)
+    backward = (y, a["x"], a["residual"], a["weight"], *saved, *random, a["p"], tenant.backend)
+    contracts.opcheck(torch.ops.unmask.layer_norm_bwd.default, backward)
+
+
+@everywhere
+def test_compiles_as_one_graph_with_dynamic_lengths(tenant: Tenant) -> None:
+    other = layer_norm_case(14, 40, p=0.25).make(torch.float32, tenant.device)
+    contracts.full_graph(on(tenant), SMALL.make(torch.float32, tenant.device), other)
+
+
+def test_inductor_compiles_the_automatic_choice() -> None:
+    inputs = SMALL.make(torch.bfloat16)
+    compiled = torch.compile(public, fullgraph=True)
+    same_bits(run(compiled, inputs), run(public, inputs), "inductor and eager")
+
+
+@everywhere
+def test_foreign_autocast_casts_activations_once(tenant: Tenant) -> None:
+    inputs = SMALL.make(torch.float32, tenant.device)
+    rounded = {name: inputs.arguments[name].bfloat16() for name in ("x", "residual")}
+    expected = on(tenant)(**inputs.change(**rounded).arguments)
+    with torch.autocast(tenant.device, dtype=torch.bfloat16):
+        got = on(tenant)(**inputs.arguments)
+    same_bits({"y": got}, {"y": expected}, "under autocast and on bf16 activations")
+
+
+def test_parameters_in_16_bits_get_gradients_in_16_bits() -> None:
+    inputs = SMALL.make(torch.bfloat16)
+    narrow = inputs.change(
+        weight=inputs.arguments["weight"].bfloat16(), bias=inputs.arguments["bias"].bfloat16()
+    )
+    gradients = run(partial(public, backend="torch"), narrow)
+    assert gradients["dweight"].dtype == gradients["dbias"].dtype == torch.bfloat16
+    assert gradients["y"].dtype == torch.bfloat16
+
+
+def test_double_backward_is_refused_rather_than_wrong() -> None:
+    arguments = dict(PLAIN.make(torch.float32).arguments)
+    arguments["x"].requires_grad_()
+    y = public(backend="torch", **arguments)
+    (dx,) = torch.autograd.grad(y.square().sum(), arguments["x"], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()
+
+
+REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    (
+        {"weight": torch.ones(32)},
+        ValueError,
+        "layer_norm: weight must have shape (40,), the last dimension of x, got (32,)",
+    ),
+    ({"bias": torch.zeros(40, 1)}, ValueError, "layer_norm: bias must have shape (40,)"),
+    ({"x": torch.zeros(40)}, ValueError, "layer_norm: x must have shape (T, D), got (40,)"),
+    ({"x": torch.zeros(9, 40, dtype=torch.int64)}, TypeError, "layer_norm: x must be float16"),
+    (
+        {"residual": torch.zeros(8, 40)},
+        ValueError,
+        "layer_norm: residual must have shape (9, 40), the shape of x",
+    ),
+    ({"residual": torch.zeros(9, 40).half()}, TypeError, "layer_norm: residual must be float32, got float16"),
+    ({"p": 1.0}, ValueError, "layer_norm: p must be at least 0 and below 1, got 1.0"),
+    ({"key": None}, ValueError, "layer_norm: p is 0.25, so key is needed to address the random numbers"),
+    ({"row_keys": None}, ValueError, "layer_norm: p is 0.25, so row_keys is needed"),
+    (
+        {"row_keys": torch.zeros(8, dtype=torch.int64)},
+        ValueError,
+        "layer_norm: row_keys must have shape (9,)",
+    ),
+    (
+        {"key": torch.zeros(2, dtype=torch.int64)},
+        ValueError,
+        "layer_norm: key must be a scalar tensor, got shape",
+    ),
+    ({"eps": 0.0}, ValueError, "layer_norm: eps must be above 0, got 0.0"),
+    ({"backend": "numpy"}, ValueError, "layer_norm: backend must be one of 'triton', 'torch', 'reference'"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), REFUSALS, ids=[r[2][:60] for r in REFUSALS])
+def test_refuses_bad_arguments_in_one_sentence(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    contracts.refuses(public, SMALL.make(torch.float32), change, error, message)
+
+
+def test_asking_for_triton_on_cpu_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    if contracts.INTERPRETING:
+        pytest.skip("the interpreter runs Triton on CPU tensors")
+    arguments = SMALL.make(torch.float32).arguments
+    with pytest.raises(BackendUnavailable, match="needs a CUDA tensor, got cpu"):
+        public(backend="triton", **arguments)
+    with using("triton"), pytest.raises(BackendUnavailable, match="backend 'triton' cannot run this call"):
+        public(**arguments)
+
+
+def test_refuses_wide_rows_and_fp64_in_triton_with_a_reason() -> None:
+    call = LayerNormCall("cuda", "sm_90", torch.float64, 8200)
+    reasons = FAMILY.backends["triton"].refuses(call)
+    assert "activations must be fp16, bf16 or fp32, got float64" in reasons
+    assert "rows up to 8192 wide, got 8200" in reasons
+
+
+def test_an_unverified_backend_is_not_chosen_by_itself() -> None:
+    assert FAMILY.choose(None, LayerNormCall("cuda", "sm_90", torch.bfloat16, 768)) == "torch"
