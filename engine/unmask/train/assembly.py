@@ -7,12 +7,10 @@ from pathlib import Path
 import torch
 
 from unmask.config import RunConfig
-from unmask.model.config import EncoderConfig
-from unmask.model.pretraining import PretrainingModel
-from unmask.objectives import build_objectives
+from unmask.model import EncoderConfig, PretrainingModel
+from unmask.objectives import Objective, build_objectives
 from unmask.train.precision import choose_precision
 from unmask.train.sources import Sources, open_sources
-from unmask.train.step import Objective
 
 __all__ = ["Parts", "assemble"]
 
@@ -37,8 +35,9 @@ def assemble(config: RunConfig, run: Path, say: Callable[[str], None]) -> Parts:
     precision = choose_precision(config.train.dtype, device)
     weights = {name: weight for name, weight in asdict(config.objective).items() if weight > 0}
     encoder = EncoderConfig(vocab_size=sources.store.vocab_size, **asdict(config.model))
+    heads = ("mlm", "nsp") if "nsp" in weights else ("mlm",)
     model = PretrainingModel(
-        encoder, heads=tuple(weights), compute_dtype=precision.dtype, seed=config.seed
+        encoder, heads=heads, compute_dtype=precision.dtype, seed=config.seed
     ).to(device)
     size = sum(p.numel() for p in model.parameters())
     say(

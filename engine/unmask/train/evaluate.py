@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unmask.batch import PackedBatch
-from unmask.train.step import Objective
+from unmask.model import PretrainingModel
+from unmask.objectives import Objective
 
 __all__ = ["Score", "evaluate"]
 
@@ -41,7 +42,7 @@ class Score:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    model: PretrainingModel,
     objectives: Sequence[tuple[Objective, float]],
     batches: Iterable[PackedBatch],
     *,

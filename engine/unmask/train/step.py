@@ -15,36 +15,16 @@ read of the gradients for their norm; clipping and skipping happen inside the fu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unmask.batch import PackedBatch
+from unmask.model import PretrainingModel
+from unmask.objectives import Objective
 
-__all__ = ["Objective", "StepReport", "TallyLike", "TrainingStep"]
-
-
-class TallyLike(Protocol):
-    """What an objective returns: the summed loss (with gradient), how many terms it sums, how many were
-    right; all 0-d.
-    """
-
-    @property
-    def loss_sum(self) -> Tensor: ...
-    @property
-    def count(self) -> Tensor: ...
-    @property
-    def correct(self) -> Tensor: ...
-
-
-class Objective(Protocol):
-    """A loss over a packed batch; see `unmask.objectives`."""
-
-    @property
-    def name(self) -> str: ...
-    def count(self, batch: PackedBatch) -> Tensor: ...
-    def __call__(self, model: nn.Module, hidden: Tensor, batch: PackedBatch) -> TallyLike: ...
+__all__ = ["StepReport", "TrainingStep"]
 
 
 class StepReport(NamedTuple):
@@ -79,7 +59,7 @@ class TrainingStep:
         clip_norm: upper bound of the global L2 norm of the gradient, > 0; `inf` never clips.
     """
 
-    model: nn.Module
+    model: PretrainingModel
     objectives: Sequence[tuple[Objective, float]]
     optimizer: torch.optim.Optimizer
     clip_norm: float = 1.0

@@ -1,0 +1,72 @@
+import torch
+
+from unmask.model import EncoderConfig, PretrainingModel
+from unmask.train.optim import adamw, parameter_groups, set_learning_rate
+
+CONFIG = EncoderConfig(
+    vocab_size=30, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=16, max_positions=16
+)
+
+DECAYED = {
+    "encoder.embeddings.word.weight",
+    "encoder.embeddings.position.weight",
+    "encoder.embeddings.segment.weight",
+    "encoder.layers.0.qkv.weight",
+    "encoder.layers.0.attention_output.weight",
+    "encoder.layers.0.up.weight",
+    "encoder.layers.0.down.weight",
+    "encoder.pooler.weight",
+    "mlm.dense.weight",
+    "nsp.classifier.weight",
+}
+LEFT_ALONE = {
+    "encoder.embeddings.norm.weight",
+    "encoder.embeddings.norm.bias",
+    "encoder.layers.0.qkv.bias",
+    "encoder.layers.0.attention_output.bias",
+    "encoder.layers.0.attention_norm.weight",
+    "encoder.layers.0.attention_norm.bias",
+    "encoder.layers.0.up.bias",
+    "encoder.layers.0.down.bias",
+    "encoder.layers.0.norm.weight",
+    "encoder.layers.0.norm.bias",
+    "encoder.pooler.bias",
+    "mlm.dense.bias",
+    "mlm.norm.weight",
+    "mlm.norm.bias",
+    "mlm.bias",
+    "nsp.classifier.bias",
+}
+
+
+def model() -> PretrainingModel:
+    return PretrainingModel(CONFIG, heads=("mlm", "nsp"))
+
+
+def test_every_parameter_is_in_one_group_and_biases_and_norms_do_not_decay() -> None:
+    groups = parameter_groups(model())
+    assert set(groups["decay"]) == DECAYED
+    assert set(groups["no_decay"]) == LEFT_ALONE
+    assert len(groups["decay"]) + len(groups["no_decay"]) == len(DECAYED | LEFT_ALONE)
+
+
+def test_without_a_gradient_signal_only_the_decayed_group_shrinks() -> None:
+    trained = model()
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.fill_(1.0)
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer = adamw(trained, learning_rate=0.1, weight_decay=0.5)
+    optimizer.step()
+    for name, parameter in trained.named_parameters():
+        expected = 0.95 if name in DECAYED else 1.0
+        assert torch.allclose(parameter, torch.full_like(parameter, expected)), name
+
+
+def test_the_learning_rate_is_written_into_tensors_that_stay() -> None:
+    optimizer = adamw(model(), learning_rate=0.1)
+    held = [group["lr"] for group in optimizer.param_groups]
+    set_learning_rate(optimizer, 0.25)
+    assert [group["lr"] is before for group, before in zip(optimizer.param_groups, held, strict=True)] == [True, True]
+    assert [float(rate) for rate in held] == [0.25, 0.25]
+    assert all(rate.dtype == torch.float32 for rate in held)
