@@ -1,0 +1,147 @@
+"""The two constructions behind `Tokenizer`: BERT's pipeline around a vocabulary, and a vocabulary from text.
+
+Training merges the most frequent pair of pieces until the vocabulary is full, as the `tokenizers` library
+does it. The library numbers continuation characters by the iteration order of a hash map, which differs from
+run to run, and equal counts are then merged in another order; here the alphabet is counted first and numbered
+by frequency, so the same text always gives the same vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from unmask.errors import TokenizerError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["bert_pipeline", "sample_by_hash", "train_vocabulary"]
+
+
+def bert_pipeline(
+    vocabulary: Mapping[str, int],
+    special_tokens: Mapping[str, str],
+    *,
+    lowercase: bool,
+    strip_accents: bool | None = None,
+    chinese_characters: bool = True,
+) -> tokenizers.Tokenizer:
+    """Builds BERT's tokenizer: cleaning, CJK spacing, case, punctuation, WordPiece, `[CLS] a [SEP] b [SEP]`.
+
+    Args:
+        vocabulary: token to id.
+        special_tokens: the token of each of the roles pad, unk, cls, sep, mask; all in the vocabulary.
+        lowercase: drop case.
+        strip_accents: drop accents; None follows `lowercase`.
+        chinese_characters: make every CJK character a word.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    backend = Tokenizer(models.WordPiece(dict(vocabulary), unk_token=special_tokens["unk"]))
+    backend.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=chinese_characters,
+        strip_accents=strip_accents,
+        lowercase=lowercase,
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    in_order = sorted(special_tokens.values(), key=vocabulary.__getitem__)
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in in_order])
+    cls, sep = special_tokens["cls"], special_tokens["sep"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(cls, vocabulary[cls]), (sep, vocabulary[sep])],
+    )
+    return backend
+
+
+def train_vocabulary(
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    special_tokens: Sequence[str],
+    lowercase: bool,
+    sample_characters: int,
+) -> dict[str, int]:
+    """Learns a WordPiece vocabulary; ids are special tokens, then `##` characters, characters, merges.
+
+    At most half of the vocabulary goes to single characters, the most frequent first.
+
+    Raises:
+        TokenizerError: no text, or `vocab_size` leaves no room beside special tokens and characters.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    sample = sample_by_hash(texts, sample_characters)
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    normalized = [normalizer.normalize_str(text) for text in sample]
+    alphabet, continuing = _count_characters(normalized, pre_tokenizer)
+    if not alphabet:
+        raise TokenizerError("tokenizer: there is no text to train on; every document is empty")
+    kept = [character for character, _ in alphabet[: max(1, vocab_size // 4)]]
+    seeds = [f"##{character}" for character in kept if character in continuing]
+    fixed = len(special_tokens) + len(seeds) + len(kept)
+    if fixed >= vocab_size:
+        raise TokenizerError(
+            f"tokenizer: vocab_size must exceed {fixed}, the special tokens and characters of this text, "
+            f"got {vocab_size}"
+        )
+    backend = Tokenizer(models.WordPiece(unk_token=special_tokens[0]))
+    backend.pre_tokenizer = pre_tokenizer
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*special_tokens, *seeds],
+        initial_alphabet=kept,
+        limit_alphabet=len(kept),
+        show_progress=False,
+    )
+    backend.train_from_iterator(normalized, trainer)
+    tokens = sorted(backend.get_vocab().items(), key=lambda pair: pair[1])
+    return {token: index for index, (token, _) in enumerate(tokens)}
+
+
+def sample_by_hash(texts: Iterable[str], characters: int) -> list[str]:
+    """Returns the texts with the smallest content hashes whose lengths sum to at most `characters`, sorted by
+    it.
+
+    The choice depends on the set of texts alone, not on their order, and holds no more than that in memory.
+    At least one text is returned where there is one with characters.
+    """
+    heap: list[tuple[int, str]] = []
+    total = 0
+    for text in texts:
+        if not text:
+            continue
+        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+        heapq.heappush(heap, (-int.from_bytes(digest, "big"), text))
+        total += len(text)
+        while total > characters and len(heap) > 1:
+            total -= len(heapq.heappop(heap)[1])
+    return [text for _, text in sorted(heap, reverse=True)]
+
+
+def _count_characters(
+    normalized: Sequence[str], pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer
+) -> tuple[list[tuple[str, int]], set[str]]:
+    """Characters with their counts, most frequent first, and those that occur inside a word after its
+    first.
+    """
+    words: Counter[str] = Counter()
+    for text in normalized:
+        words.update(text.split())
+    counts: Counter[str] = Counter()
+    continuing: set[str] = set()
+    for chunk, times in words.items():
+        for character in chunk:
+            counts[character] += times
+        pieces = (chunk,) if chunk.isalpha() else (word for word, _ in pre_tokenizer.pre_tokenize_str(chunk))
+        for word in pieces:
+            continuing.update(word[1:])
+    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])), continuing
