@@ -53,7 +53,7 @@ lint: $(VENV)/.test-installed
 	$(BIN)/mypy
 
 bench: $(VENV)/.test-installed
-	$(BIN)/python -m pytest bench --override-ini=python_files='bench_*.py'
+	$(BIN)/python -m pytest bench --timeout 1800
 
 $(VENV)/.%-installed: $(BIN)/python $(REQUIREMENTS)
 	$(PIP_INSTALL) --editable '.[$*]'
