@@ -29,7 +29,7 @@ def architecture(x: Tensor) -> str:
 
 
 def triton_reasons(device: str) -> list[str]:
-    """Why Triton cannot run on this kind of device; shared by the `refuses` functions of all Triton backends."""
+    """Why Triton cannot run on this kind of device; shared by all Triton backends."""
     reasons = []
     if not HAS_TRITON:
         reasons.append("package triton is not installed (pip install triton)")

@@ -1,7 +1,7 @@
 """Argument checks in the house error language: the argument, what was needed, what came, the way out.
 
-They look at shapes, dtypes and devices only, never at the contents of a tensor, so they cost no synchronisation and
-disappear under `torch.compile`.
+They look at shapes, dtypes and devices only, never at the contents of a tensor, so they cost no synchronisation
+and disappear under `torch.compile`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def probability(family: str, name: str, p: float) -> None:
 
 
 def random_address(family: str, p: float, key: Tensor | None, **addresses: Tensor | None) -> None:
-    """With dropout, a call needs its random address: a scalar int64 key and the int64 keys of its rows or documents."""
+    """With dropout, a call needs its random address: a scalar int64 key and int64 keys of its rows."""
     if p == 0.0:
         return
     for name, value in {"key": key, **addresses}.items():

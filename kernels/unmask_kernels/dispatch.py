@@ -1,15 +1,15 @@
 """Choosing a backend: one explainable decision for each call of a family.
 
-A *family* is one operation (``layer_norm``) with several *backends* (``reference``, ``torch``, ``triton``, ``cuda``).
-Every backend says, for a described call, the reasons why it cannot run it; an empty list means that it can.
+A *family* is one operation (``layer_norm``) with several *backends* (``reference``, ``torch``, ``triton``,
+``cuda``). Every backend says, for a described call, why it cannot run it; an empty list means that it can.
 
 - A backend asked for by name runs or raises `BackendUnavailable` with those reasons: there is no silent fallback.
-- Otherwise the first backend in the family's order without a reason is taken. A hand-written backend also has to be
-  *verified* on the device at hand, that is, its tests have passed there on real hardware.
+- Otherwise the first backend in the family's order without a reason is taken. A hand-written backend also has
+  to be *verified* on the device at hand, that is, its tests have passed there on real hardware.
 - ``with using("reference"):`` asks for one backend by name for every call inside the block.
 
-Choosing is plain Python over tuples of strings and numbers, so that `torch.compile` traces through it; a backend's
-module is imported only when it runs.
+Choosing is plain Python over tuples of strings and numbers, so that `torch.compile` traces through it; a
+backend's module is imported only when it runs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Call(Protocol):
 
     @property
     def architecture(self) -> str:
-        """"cpu", or the compute capability such as "sm_90"."""
+        """ "cpu", or the compute capability such as "sm_90"."""
 
 
 class Backend(NamedTuple):
@@ -56,7 +56,7 @@ _asked: list[str | None] = [None]
 
 @contextmanager
 def using(backend: str) -> Iterator[None]:
-    """Ask for `backend` by name in every family inside the block; an explicit `backend=` argument still wins."""
+    """Ask for `backend` in every family inside the block; an explicit `backend=` argument still wins."""
     previous = _asked[0]
     _asked[0] = backend
     try:

@@ -113,9 +113,7 @@ class Documents:
         return Documents(**moved)
 
 
-def _check_contents(
-    cu_seqlens: Tensor, lengths: Tensor, tokens: int | None, longest: int | None
-) -> tuple[int, int]:
+def _check_contents(cu_seqlens: Tensor, lengths: Tensor, tokens: int | None, longest: int | None) -> tuple[int, int]:
     first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
     if first != 0:
         raise ValueError(f"documents: cu_seqlens must start at 0, starts at {first}")

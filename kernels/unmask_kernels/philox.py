@@ -6,13 +6,14 @@ A random number is a pure function of *where it is used*, never of how many were
     counter  4 x 32    attention: ((row << 16) | column // 8, head, document key low, document key high)
                        rows:      (column // 8, 0, row key low, row key high)
 
-where row and column count inside the document, a *document key* names a piece of text for the whole run and a *row
-key* is `row_keys(document key, position)`. So a document drops the same elements wherever it is packed, on any backend.
+where row and column count inside the document, a *document key* names a piece of text for the whole run and a
+*row key* is `row_keys(document key, position)`. So a document drops the same elements wherever it is packed, on
+any backend.
 
-One call gives 4 words of 32 bits = 8 lanes of 16 bits for 8 neighbouring columns; lane j of a group is the low (j even)
-or high (j odd) half of word j // 2. An element is kept when lane >= round(65536 p).
+One call gives 4 words of 32 bits = 8 lanes of 16 bits for 8 neighbouring columns; lane j of a group is the low
+(j even) or high (j odd) half of word j // 2. An element is kept when lane >= round(65536 p).
 
-This file is bit-equal to Triton's `tl.philox`. Words are held in int64 tensors because PyTorch lacks uint32 arithmetic.
+This file is bit-equal to Triton's `tl.philox`. Words are int64 tensors: PyTorch lacks uint32 arithmetic.
 Costs about 100 integer operations per call, 12 per element: `_CHUNK` keeps the intermediate words in cache.
 """
 
@@ -21,7 +22,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["COLUMNS_PER_CALL", "dropout_keys", "keep_rows", "keep_scores", "mix64", "philox_4x32", "row_keys", "threshold"]
+__all__ = [
+    "COLUMNS_PER_CALL",
+    "dropout_keys",
+    "keep_rows",
+    "keep_scores",
+    "mix64",
+    "philox_4x32",
+    "row_keys",
+    "threshold",
+]
 
 COLUMNS_PER_CALL = 8
 _MASK32 = 0xFFFFFFFF
@@ -43,7 +53,7 @@ def philox_4x32(
         Four words, int64 in [0, 2**32).
     """
     for _ in range(10):
-        # The product of two 32-bit numbers wraps in int64; shifting it and masking still gives its upper word.
+        # The product of two 32-bit numbers wraps in int64; shifted and masked it still gives the upper word.
         upper, lower = c0 * _ROUND_A, c2 * _ROUND_B
         c0 = ((lower >> 32) & _MASK32) ^ c1 ^ k0
         c1 = lower & _MASK32
@@ -55,7 +65,7 @@ def philox_4x32(
 
 
 def mix64(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014): a bijection of int64 that scatters nearby numbers."""
+    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014), a bijection of int64 that scatters."""
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * (0xBF58476D1CE4E5B9 - (1 << 64))
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * (0x94D049BB133111EB - (1 << 64))
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
@@ -104,9 +114,7 @@ def keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tens
     return keep
 
 
-def keep_scores(
-    key: Tensor, document_keys: Tensor, heads: int, rows: range, columns: int, p: float
-) -> Tensor:
+def keep_scores(key: Tensor, document_keys: Tensor, heads: int, rows: range, columns: int, p: float) -> Tensor:
     """Which attention probabilities survive dropout.
 
     Args:

@@ -1,11 +1,11 @@
 """Attention by PyTorch's batched products, without padding: documents of equal length share one call.
 
-Work is the sum of s_i^2 exactly: a group holds documents of one length, so there is neither padding nor a mask. A group
-is cut so that a block of scores has at most `_SCORES` elements and stays near the cache; a long document is cut by rows.
-Memory is O(T): the backward forms the probabilities again from q and k, one block at a time.
+Work is the sum of s_i^2 exactly: a group holds documents of one length, so there is neither padding nor a mask.
+A group is cut so that a block of scores has at most `_SCORES` elements and stays near the cache; a long document
+is cut by rows. Memory is O(T): the backward forms the probabilities again from q and k, one block at a time.
 
-Explicit products, not `scaled_dot_product_attention`: on a CPU with AVX-512 BF16 and 2 threads its bf16 kernel reached
-29 GFLOP/s backward at 4 heads x 512 tokens, these products 222.
+Explicit products, not `scaled_dot_product_attention`: on a CPU with AVX-512 BF16 and 2 threads its bf16 kernel
+reached 29 GFLOP/s backward at 4 heads x 512 tokens, these products 222.
 
 It reads the lengths on the host; on a GPU that waits for the device.
 """
@@ -26,7 +26,14 @@ _SCORES = 1 << 21
 
 
 def forward(
-    qkv: Tensor, cu_seqlens: Tensor, keys: Tensor, order: Tensor, key: Tensor | None, p: float, causal: bool, scale: float
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    keys: Tensor,
+    order: Tensor,
+    key: Tensor | None,
+    p: float,
+    causal: bool,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
     """out (T, H, K) and an empty tensor: this backend saves no statistics."""
     heads = qkv.shape[2]
@@ -137,9 +144,7 @@ def _probabilities(q: Tensor, k: Tensor, block: slice, causal: bool, scale: floa
     return scores.softmax(-1)
 
 
-def _keep(
-    key: Tensor | None, keys: Tensor, heads: int, length: int, block: slice, p: float
-) -> Tensor | None:
+def _keep(key: Tensor | None, keys: Tensor, heads: int, length: int, block: slice, p: float) -> Tensor | None:
     """Which probabilities survive, bool (n * H, rows, s), or None without dropout."""
     if key is None or p == 0.0:
         return None

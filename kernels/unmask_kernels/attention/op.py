@@ -34,13 +34,14 @@ def attention(
 ) -> Tensor:
     """Let every token attend to the tokens of its own document.
 
-    Equivalent to  F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=causal, scale=scale)  of each document
-    alone, without padding or a mask, and with dropout read from the addressed random stream (see `philox`): a packed
-    document gives the output it gives alone.  Vaswani et al. 2017, arXiv:1706.03762; Zhao et al. 2024, arXiv:2402.13991.
+    Equivalent to  F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=causal, scale=scale)  of each
+    document alone, without padding or a mask, and with dropout read from the addressed random stream (see
+    `philox`): a packed document gives the output it gives alone.  Vaswani et al. 2017, arXiv:1706.03762; Zhao
+    et al. 2024, arXiv:2402.13991.
 
     Args:
-        qkv: queries, keys and values, (T, 3, H, K), fp16, bf16, fp32 or fp64; contiguous in the last dimension, as one
-            projection `linear(x).view(T, 3, H, K)` gives them.
+        qkv: queries, keys and values, (T, 3, H, K), fp16, bf16, fp32 or fp64; contiguous in the last dimension,
+            as one projection `linear(x).view(T, 3, H, K)` gives them.
         documents: boundaries of the documents, on the device of qkv.
         causal: whether a token sees only itself and what comes before it in its document.
         scale: factor of the scores. Default: K ** -0.5.
@@ -66,7 +67,9 @@ def attention(
         with without_autocast(qkv.device.type):
             return reference.attention(qkv, documents, causal=causal, scale=scale, p=p, key=key)
     lists = (documents.cu_seqlens, documents.keys, documents.order)
-    out: Tensor = _Attention.apply(qkv, *lists, key, p, causal, scale, chosen)
+    out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+        qkv, *lists, key, p, causal, scale, chosen
+    )
     return out
 
 
@@ -112,15 +115,15 @@ def _check(qkv: Tensor, documents: Documents, p: float, key: Tensor | None) -> N
         checks.same_device(name, "qkv", qkv, key=key)
         if documents.longest > MAX_DROPOUT_LENGTH:
             raise ValueError(
-                f"attention: with dropout a document may have {MAX_DROPOUT_LENGTH} tokens, the rows a random address "
-                f"can name, documents.longest is {documents.longest}; pass p=0.0"
+                f"attention: with dropout a document may have {MAX_DROPOUT_LENGTH} tokens, the rows a random "
+                f"address can name, documents.longest is {documents.longest}; pass p=0.0"
             )
 
 
 _LIBRARY = torch.library.Library("unmask", "FRAGMENT")
 _LIBRARY.define(
-    "attention_fwd(Tensor qkv, Tensor cu_seqlens, Tensor keys, Tensor order, Tensor? key, float p, bool causal, "
-    "float scale, str backend) -> (Tensor out, Tensor statistics)"
+    "attention_fwd(Tensor qkv, Tensor cu_seqlens, Tensor keys, Tensor order, Tensor? key, float p, "
+    "bool causal, float scale, str backend) -> (Tensor out, Tensor statistics)"
 )
 _LIBRARY.define(
     "attention_bwd(Tensor dout, Tensor qkv, Tensor out, Tensor statistics, Tensor cu_seqlens, Tensor keys, "
@@ -174,9 +177,7 @@ class _Attention(torch.autograd.Function):
         backend: str,
     ) -> Tensor:
         out: Tensor
-        out, statistics = torch.ops.unmask.attention_fwd(
-            qkv, cu_seqlens, keys, order, key, p, causal, scale, backend
-        )
+        out, statistics = torch.ops.unmask.attention_fwd(qkv, cu_seqlens, keys, order, key, p, causal, scale, backend)
         ctx.save_for_backward(qkv, out, statistics, cu_seqlens, keys, order, key)
         ctx.settings = (p, causal, scale, backend)
         return out

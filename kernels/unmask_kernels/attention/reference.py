@@ -3,11 +3,11 @@
 For every document of s tokens and every head
 
     P = softmax(scale * q k^T)            (s, s), over the columns; causal: columns up to the row
-    out = (P * keep / (1 - p)) v          keep_ij = lane of philox(key, address of (row i, column j, head, document)) >= p
+    out = (P * keep / (1 - p)) v          keep_ij = lane of philox(key, address of row i, column j, head) >= p
 
 Shapes: qkv (T, 3, H, K), out (T, H, K). Products and statistics in fp32, or fp64 for fp64 input.
-Differentiable by autograd, runs on any device and in fp64, and drops the same elements as every other backend. It reads
-the boundaries on the host and holds one document's score matrix at a time.
+Differentiable by autograd, runs on any device and in fp64, and drops the same elements as every other backend.
+It reads the boundaries on the host and holds one document's score matrix at a time.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from ..documents import Documents
 __all__ = ["attention"]
 
 
-def attention(
-    qkv: Tensor, documents: Documents, *, causal: bool, scale: float, p: float, key: Tensor | None
-) -> Tensor:
+def attention(qkv: Tensor, documents: Documents, *, causal: bool, scale: float, p: float, key: Tensor | None) -> Tensor:
     """See the head of this file."""
     wide = torch.float64 if qkv.dtype == torch.float64 else torch.float32
     heads = qkv.shape[2]

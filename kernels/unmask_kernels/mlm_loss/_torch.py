@@ -22,7 +22,12 @@ _CHUNK_BYTES = 1 << 27
 
 
 def forward(
-    hidden: Tensor, positions: Tensor | None, labels: Tensor, weight: Tensor, bias: Tensor | None, with_gradients: bool
+    hidden: Tensor,
+    positions: Tensor | None,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    with_gradients: bool,
 ) -> tuple[Tensor, ...]:
     """loss, count, correct and, when asked for, dhidden, dweight, dbias of the loss (else empty tensors)."""
     wide = accumulation_dtype(hidden.dtype)

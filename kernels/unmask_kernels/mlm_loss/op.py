@@ -5,6 +5,7 @@ Shapes: hidden (T, D); positions, labels (M,); weight (V, D); bias (V,).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,8 @@ from . import reference
 __all__ = ["FAMILY", "MLMLoss", "MLMLossCall", "mlm_loss"]
 
 
-class MLMLoss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MLMLoss:
     """What `mlm_loss` returns, all scalars on the device of hidden.
 
     Attributes:
@@ -44,8 +46,9 @@ def mlm_loss(
 ) -> MLMLoss:
     """Sum the cross-entropy of the masked tokens without forming the logits of all tokens.
 
-    Equivalent to  F.cross_entropy(F.linear(hidden[positions], weight, bias), labels, reduction="sum")  with at most one
-    chunk of logits in memory. Divide by the count of the whole optimiser step, over all micro-batches and ranks.
+    Equivalent to  F.cross_entropy(F.linear(hidden[positions], weight, bias), labels, reduction="sum")  with at
+    most one chunk of logits in memory. Divide by the count of the whole optimiser step, over all micro-batches
+    and ranks.
 
     Args:
         hidden: (T, D), fp16, bf16, fp32 or fp64; or (M, D) rows taken already, with positions None.
@@ -55,20 +58,24 @@ def mlm_loss(
         bias: (V,), or None.
         backend: "torch" or "reference"; by default the best one that can run.
     Returns:
-        `MLMLoss(loss_sum, count, correct)`; 0 with zero gradients when nothing is masked. Gradients for hidden, weight
-        and bias, each in its own dtype. Under `torch.autocast`, hidden is first cast to its dtype.
+        `MLMLoss(loss_sum, count, correct)`; 0 with zero gradients when nothing is masked. Gradients for hidden,
+        weight and bias, each in its own dtype. Under `torch.autocast`, hidden is first cast to its dtype.
     Raises:
         TypeError, ValueError: a dtype, shape or device does not match. Contents are not looked at.
         BackendUnavailable: the backend asked for cannot run this call.
     """
     _check(hidden, positions, labels, weight, bias)
     hidden = hidden.to(autocast_dtype(hidden))
-    call = MLMLossCall(hidden.device.type, architecture(hidden), hidden.dtype, weight.shape[0], weight.shape[1])
+    vocabulary, width = weight.shape
+    call = MLMLossCall(hidden.device.type, architecture(hidden), hidden.dtype, vocabulary, width)
     chosen = FAMILY.choose(backend, call)
     if chosen == "reference":
         with without_autocast(hidden.device.type):
             return MLMLoss(*reference.mlm_loss(hidden, positions, labels, weight, bias))
-    return MLMLoss(*_MLMLoss.apply(hidden, positions, labels, weight, bias, torch.is_grad_enabled(), chosen))
+    loss, count, correct = _MLMLoss.apply(  # type: ignore[no-untyped-call]
+        hidden, positions, labels, weight, bias, torch.is_grad_enabled(), chosen
+    )
+    return MLMLoss(loss, count, correct)
 
 
 class MLMLossCall(NamedTuple):
@@ -123,8 +130,9 @@ def _check(hidden: Tensor, positions: Tensor | None, labels: Tensor, weight: Ten
 
 _LIBRARY = torch.library.Library("unmask", "FRAGMENT")
 _LIBRARY.define(
-    "mlm_loss_fwd(Tensor hidden, Tensor? positions, Tensor labels, Tensor weight, Tensor? bias, bool with_gradients, "
-    "str backend) -> (Tensor loss, Tensor count, Tensor correct, Tensor dhidden, Tensor dweight, Tensor dbias)"
+    "mlm_loss_fwd(Tensor hidden, Tensor? positions, Tensor labels, Tensor weight, Tensor? bias, "
+    "bool with_gradients, str backend) "
+    "-> (Tensor loss, Tensor count, Tensor correct, Tensor dhidden, Tensor dweight, Tensor dbias)"
 )
 
 

@@ -1,0 +1,1 @@
+"""Bridges to other libraries' formats; the model files know nothing of them."""
