@@ -29,9 +29,7 @@ def find_model(path: Path) -> ModelFolder:
         CheckpointError: the checkpoint asked for, or every one of the run, is damaged.
     """
     if not path.exists():
-        raise RunError(
-            f"{path} does not exist; give a run directory, a checkpoint, or a folder with config.json"
-        )
+        raise RunError(f"{path} does not exist; give a run directory, a checkpoint, or a folder with config.json")
     if (path / "manifest.json").is_file() and (path / "config.json").is_file():
         return _verified(path)
     if (path / "config.json").is_file():

@@ -23,15 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["Options", "report", "run"]
 
 # sizes of BERT-base, by the names that the families give them
-_SIZES = {
-    "width": 768,
-    "hidden_size": 768,
-    "head_dim": 64,
-    "heads": 12,
-    "vocab": 30522,
-    "longest": 512,
-    "tokens": 16384,
-}
+_SIZES = {"width": 768, "head_dim": 64, "vocabulary": 30522, "causal": False, "p": 0.1}
+
+# instruction sets that decide how fast matrices are multiplied
+_INSTRUCTIONS = ("amx", "avx2", "avx512_f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "sve", "i8mm", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +50,9 @@ def report() -> Iterator[str]:
     yield from _versions()
     yield ""
     yield f"processor: {_processor()}, {torch.get_num_threads()} threads"
-    features = [name for name, here in torch.cpu.get_capabilities().items() if here is True]
-    yield f"  instructions: {', '.join(features) or 'none that matter here'}"
+    found = [name for name, here in torch.cpu.get_capabilities().items() if here is True]
+    features = sorted(name for name in found if name.startswith(_INSTRUCTIONS))
+    yield f"  instructions for matrices: {', '.join(features) or 'only the common ones'}"
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices += [torch.device("cuda", i) for i in range(torch.cuda.device_count())]

@@ -45,9 +45,7 @@ def export(model: Path, out: Path) -> str:
         raise RunError(f"{out} exists and is not an empty folder; choose another name")
     found = find_model(model)
     if not (found.path / TOKENIZER_FILES[0]).is_file():
-        raise TokenizerError(
-            f"{found.path} has no {TOKENIZER_FILES[0]}; put the model's tokenizer there first"
-        )
+        raise TokenizerError(f"{found.path} has no {TOKENIZER_FILES[0]}; put the model's tokenizer there first")
 
     from unmask.model import PretrainingModel
 

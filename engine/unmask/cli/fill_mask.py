@@ -79,9 +79,7 @@ def describe(model: "PretrainingModel", found: ModelFolder) -> str:
     )
 
 
-def predict(
-    model: "PretrainingModel", tokenizer: "Tokenizer", text: str, *, top: int = 5
-) -> list[list[Prediction]]:
+def predict(model: "PretrainingModel", tokenizer: "Tokenizer", text: str, *, top: int = 5) -> list[list[Prediction]]:
     """The `top` most probable tokens for every [MASK] of a text, best first.
 
     Raises:
@@ -103,7 +101,7 @@ def predict(
     model.eval()
     with torch.inference_mode():
         hidden = model(pack([ids]))
-        probabilities = model.mlm.logits(hidden[masked]).float().softmax(-1)
+        probabilities = model.mlm_logits(hidden[masked]).float().softmax(-1)
         best = probabilities.topk(min(top, probabilities.shape[-1]))
     return [
         [

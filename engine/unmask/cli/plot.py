@@ -85,9 +85,7 @@ def draw(training: Curve, held_out: Curve, *, title: str, out: Path) -> None:
             label=f"training, mean of {window} rows",
         )
     if held_out.steps:
-        axes.plot(
-            held_out.steps, held_out.losses, color="#c0392b", marker="o", markersize=3, label="held-out"
-        )
+        axes.plot(held_out.steps, held_out.losses, color="#c0392b", marker="o", markersize=3, label="held-out")
         axes.annotate(
             f"{held_out.losses[-1]:.2f}",
             (held_out.steps[-1], held_out.losses[-1]),

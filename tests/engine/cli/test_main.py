@@ -26,9 +26,7 @@ def test_help_loads_no_third_party_package() -> None:
         "import sys; from unmask.cli import main; main(['--help']); "
         "print(sorted({'torch', 'numpy', 'tyro', 'pydantic', 'yaml'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment()
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
     assert done.stdout.splitlines()[-1] == "[]"
 
 

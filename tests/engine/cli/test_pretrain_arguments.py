@@ -14,9 +14,7 @@ def test_without_arguments_it_is_the_embedded_default() -> None:
 
 
 def test_recipe_then_overrides() -> None:
-    config, resume = parse(
-        ["bert-mini", "--data.store", "store", "--train.steps", "200", "--run", "runs/mini"]
-    )
+    config, resume = parse(["bert-mini", "--data.store", "store", "--train.steps", "200", "--run", "runs/mini"])
     overrides = {"data.store": "store", "train.steps": 200, "run": "runs/mini"}
     assert (config, resume) == (load_config("bert-mini", overrides), None)
 
@@ -24,9 +22,7 @@ def test_recipe_then_overrides() -> None:
 def test_yaml_file_then_overrides(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("train: {steps: 300, warmup_steps: 3}\n")
-    config, _ = parse(
-        [str(file), "--train.steps", "400", "--train.tensorboard", "--data.mask-split", "1", "0", "0"]
-    )
+    config, _ = parse([str(file), "--train.steps", "400", "--train.tensorboard", "--data.mask-split", "1", "0", "0"])
     assert (config.train.steps, config.train.warmup_steps, config.train.tensorboard) == (400, 3, True)
     assert config.data.mask_split == (1.0, 0.0, 0.0)
 

@@ -1,0 +1,53 @@
+"""`unmask export`: a folder that `transformers` loads, and nothing overwritten."""
+
+from pathlib import Path
+
+import pytest
+
+from unmask.cli import main
+
+
+def test_exported_folder_gives_the_same_logits_in_transformers(run_folder: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    from unmask import PretrainingModel, pack
+
+    out = tmp_path / "exported"
+    assert main(["export", str(run_folder), str(out)]) == 0
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(out).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    ids = tokenizer("the old cat")["input_ids"]
+    ours = PretrainingModel.from_pretrained(run_folder / "checkpoints" / "step-000020")
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).logits[0]
+        torch.testing.assert_close(ours.mlm_logits(ours(pack([ids]))), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_existing_folder_is_not_overwritten(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "exported"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    assert main(["export", str(run_folder), str(out)]) == 2
+    assert "exists and is not an empty folder" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+def test_damaged_checkpoint_asked_for_by_name_is_refused(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = run_folder / "checkpoints" / "step-000020"
+    (checkpoint / "config.json").write_text("{}")
+    assert main(["export", str(checkpoint), str(tmp_path / "exported")]) == 2
+    assert "config.json" in capsys.readouterr().err
+    assert not (tmp_path / "exported").exists()
+
+
+def test_model_without_a_tokenizer_is_refused(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model_folder / "tokenizer.json").unlink()
+    assert main(["export", str(model_folder), str(tmp_path / "exported")]) == 2
+    assert "has no tokenizer.json" in capsys.readouterr().err

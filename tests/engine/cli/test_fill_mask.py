@@ -1,0 +1,84 @@
+"""`unmask fill-mask`: probabilities of the model, a head line that says what it is, and refusals."""
+
+from pathlib import Path
+
+import pytest
+
+from unmask.cli import main
+from unmask.cli.fill_mask import predict
+
+
+def test_predictions_are_those_of_the_logits_at_the_mask(model_folder: Path) -> None:
+    import torch
+
+    from unmask import PretrainingModel, pack
+    from unmask.data.tokenizer import Tokenizer
+
+    model, tokenizer = PretrainingModel.from_pretrained(model_folder), Tokenizer.load(model_folder)
+    (predictions,) = predict(model, tokenizer, "the old [MASK] turns", top=tokenizer.vocab_size)
+    inside = tokenizer.encode_batch(["the old", "turns"])
+    ids = [tokenizer.cls_id, *inside[0], tokenizer.mask_id, *inside[1], tokenizer.sep_id]
+    with torch.no_grad():
+        hidden = model(pack([ids]))
+        truth = model.mlm_logits(hidden)[1 + len(inside[0])].softmax(-1)
+    assert len(predictions) == tokenizer.vocab_size
+    assert sum(prediction.probability for prediction in predictions) == pytest.approx(1, abs=1e-5)
+    best = int(truth.argmax())
+    assert predictions[0].token == tokenizer.token(best)
+    assert predictions[0].probability == pytest.approx(float(truth[best]), rel=1e-5)
+
+
+def test_every_mask_gets_its_own_predictions(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fill-mask", str(model_folder), "[MASK] cat [MASK]", "the [MASK]", "--top", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("%" in line for line in lines) == 9
+    assert "  [MASK] 2" in lines
+
+
+def test_head_line_says_what_the_model_is(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fill-mask", str(run_folder), "a [MASK]"]) == 0
+    head = capsys.readouterr().out.splitlines()[0]
+    assert "step-000020" in head
+    assert "1 layers, 16 wide" in head
+    assert head.endswith("trained for 20 steps")
+
+
+def test_damaged_checkpoint_is_passed_over_and_named(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = run_folder / "checkpoints" / "step-000020" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert main(["fill-mask", str(run_folder), "a [MASK]"]) == 0
+    told = capsys.readouterr()
+    assert "model.safetensors" in told.err
+    assert "using step-000010 instead" in told.err
+    assert "trained for 10 steps" in told.out
+    # looking at a run changes nothing in it
+    assert weights.is_file()
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["no gap here"], "'no gap here' has no [MASK]"),
+        ([], "fill-mask: needs a text"),
+        (["the " * 40 + "[MASK]"], "the text has 43 tokens, the model reads 24; shorten it"),
+    ],
+)
+def test_text_that_cannot_be_filled_is_refused(
+    texts: list[str], message: str, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fill-mask", str(model_folder), *texts]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_folder_without_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fill-mask", str(tmp_path / "absent"), "a [MASK]"]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert main(["fill-mask", str(tmp_path), "a [MASK]"]) == 2
+    assert "holds neither a run (config.yaml) nor a model (config.json)" in capsys.readouterr().err
+
+
+def test_run_without_a_checkpoint_is_refused(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in ("step-000010", "step-000020"):
+        (run_folder / "checkpoints" / step).rename(run_folder / step)
+    assert main(["fill-mask", str(run_folder), "a [MASK]"]) == 2
+    assert "has no checkpoint yet" in capsys.readouterr().err
