@@ -42,17 +42,13 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
         value = yaml.load(text, Loader=_core_schema_loader())
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(
-            f"config: {source}, line {line}, is not YAML: {error.problem or error.context}"
-        ) from None
+        raise ConfigError(f"config: {source}, line {line}, is not YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"config: {source} is not YAML: {error}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(
-            f"config: {source} must hold settings as 'name: value' lines, got {_describe(value)}"
-        )
+        raise ConfigError(f"config: {source} must hold settings as 'name: value' lines, got {_describe(value)}")
     return value
 
 
@@ -143,9 +139,7 @@ def _list_of_groups(hint: object, value: object, name: str, path: tuple[str, ...
     members = typing.get_args(hint)
     if not (isinstance(value, list) and members and dataclasses.is_dataclass(members[0])):
         return value
-    return [
-        _checked(typing.cast(type, members[0]), item, name, (*path, str(i))) for i, item in enumerate(value)
-    ]
+    return [_checked(typing.cast(type, members[0]), item, name, (*path, str(i))) for i, item in enumerate(value)]
 
 
 def _scalars(value: object) -> Iterator[object]:
@@ -199,9 +193,7 @@ def _core_schema_loader() -> type[Any]:
             for key_node, _ in node.value:
                 key = self.construct_object(key_node, deep=True)
                 if isinstance(key, str) and key in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"{key!r} is given twice", key_node.start_mark
-                    )
+                    raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
                 if isinstance(key, str):
                     seen.add(key)
             return super().construct_mapping(node, deep)

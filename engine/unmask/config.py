@@ -164,9 +164,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def load_config(
-    recipe_or_yaml: str | Path | None = None, overrides: Mapping[str, Any] | None = None
-) -> RunConfig:
+def load_config(recipe_or_yaml: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """Read a recipe or YAML file, lay overrides over it, and check the whole.
 
     Args:

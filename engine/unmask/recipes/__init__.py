@@ -15,9 +15,7 @@ __all__ = ["names", "read_recipe"]
 def names() -> list[str]:
     """The shipped recipes, by name."""
     return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in files(__name__).iterdir()
-        if entry.name.endswith(".yaml")
+        entry.name.removesuffix(".yaml") for entry in files(__name__).iterdir() if entry.name.endswith(".yaml")
     )
 
 
@@ -31,9 +29,7 @@ def read_recipe(recipe_or_path: str | Path) -> dict[str, Any]:
 
     wanted = str(recipe_or_path)
     if wanted in names():
-        return parse_yaml(
-            files(__name__).joinpath(f"{wanted}.yaml").read_text("utf-8"), source=f"recipe {wanted}"
-        )
+        return parse_yaml(files(__name__).joinpath(f"{wanted}.yaml").read_text("utf-8"), source=f"recipe {wanted}")
     path = Path(recipe_or_path)
     if not path.exists():
         close = difflib.get_close_matches(wanted, names(), n=1)
@@ -42,8 +38,6 @@ def read_recipe(recipe_or_path: str | Path) -> dict[str, Any]:
     try:
         return parse_yaml(path.read_text("utf-8"), source=wanted)
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"config: {wanted} is not UTF-8 at byte {error.start}; save it as UTF-8 text"
-        ) from None
+        raise ConfigError(f"config: {wanted} is not UTF-8 at byte {error.start}; save it as UTF-8 text") from None
     except OSError as error:
         raise ConfigError(f"config: {wanted} cannot be read: {error.strerror}") from None
