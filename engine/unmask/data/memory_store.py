@@ -1,0 +1,86 @@
+"""A token store that lies in memory: what the stream reads, without files, Arrow or a tokenizer.
+
+For generated data: tests, benches, and a training step on a machine that has PyTorch and NumPy only.
+"""
+
+import hashlib
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """Documents given as one array of tokens and their lengths; satisfies `unmask.data.stream.Store`."""
+
+    special_ids: ClassVar[dict[str, int]] = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+
+    def __init__(
+        self,
+        ids: npt.NDArray[Any],
+        lengths: npt.ArrayLike,
+        *,
+        vocab_size: int,
+        source_of: npt.ArrayLike | None = None,
+        word_starts: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Hold the documents.
+
+        Args:
+            ids: tokens of all documents one after the other, without specials, (N,), uint16 or uint32.
+            lengths: tokens of each document, (D,), sum N.
+            vocab_size: ids lie below it; 0 to 4 are the special ones.
+            source_of: source number of each document, (D,). Default: all of one source.
+            word_starts: True where a token begins a word, (N,). Default: each token is a word.
+        """
+        self.ids = ids
+        self.lengths: npt.NDArray[np.int32] = np.asarray(lengths, dtype=np.int32)
+        if self.lengths.sum(dtype=np.int64) != len(ids):
+            raise ValueError(
+                f"MemoryStore: lengths must sum to the number of ids ({len(ids)}), sum to "
+                f"{self.lengths.sum()}"
+            )
+        self.vocab_size = vocab_size
+        self.source_of: npt.NDArray[np.int16] = np.zeros(self.lengths.size, dtype=np.int16)
+        if source_of is not None:
+            self.source_of = np.asarray(source_of, dtype=np.int16)
+        self.sources = [f"source-{n}" for n in range(int(self.source_of.max(initial=0)) + 1)]
+        self.word_starts = np.ones(len(ids), dtype=bool) if word_starts is None else word_starts
+        self.offsets = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+
+    @classmethod
+    def generated(cls, lengths: npt.ArrayLike, *, vocab_size: int, seed: int = 0) -> "MemoryStore":
+        """Documents of the given lengths with uniformly random ordinary tokens."""
+        sizes = np.asarray(lengths, dtype=np.int64)
+        dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+        ids = np.random.default_rng(seed).integers(5, vocab_size, size=int(sizes.sum()), dtype=dtype)
+        return cls(ids, sizes, vocab_size=vocab_size)
+
+    @property
+    def ordinary_ids(self) -> npt.NDArray[np.int64]:
+        """Every id that is not special."""
+        return np.arange(5, self.vocab_size)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that the stream reads."""
+        digest = hashlib.sha256(f"{self.ids.dtype} {self.vocab_size}".encode())
+        for part in (self.ids, self.lengths, self.source_of, self.word_starts):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
+
+    def held_out_mask(self, fraction: float) -> npt.NDArray[np.bool_]:
+        """Documents whose content hash falls in the lowest `fraction`, (D,)."""
+        bounds = zip(self.offsets[:-1], self.offsets[1:], strict=True)
+        hashes = [hashlib.sha256(self.ids[first:last].tobytes()).digest()[:8] for first, last in bounds]
+        return np.frombuffer(b"".join(hashes), dtype=np.uint64) < fraction * 2.0**64
+
+    def gather(
+        self, documents: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Tokens and word starts of a stretch of each document, one after the other."""
+        begins = self.offsets[documents] + starts
+        places = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+        return self.ids[places], self.word_starts[places]

@@ -1,0 +1,262 @@
+"""The stream: global micro-batch number -> PackedBatch, as a pure function of (store, configuration).
+
+    batches(start, rank, world_size) yields micro-batches start + rank, start + rank + world_size, ...
+
+so any number of ranks and workers, and any number of restarts, sees the same batches. Where number g lies is
+a cursor (pass, window, k). Windows hold different numbers of micro-batches, so the stream keeps a table of
+where those it met begin; `remember` extends it from a checkpoint or from batches made elsewhere. Without it,
+seeking plans every window before once, about 1.5 us a document.
+
+What the numbers depend on is in `fingerprint`; a run that is continued must find the same one.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from unmask.batch import Cursor, PackedBatch, assemble
+from unmask.data.masking import Masker
+from unmask.data.plan import Planner, Source, WindowPlan
+from unmask.data.stream_config import StreamConfig
+from unmask.data.window_table import WindowTable
+from unmask.errors import ConfigError, CorpusError
+
+__all__ = ["Store", "Stream", "StreamConfig"]
+
+_FORMAT = 1
+# Evaluation is one fixed pass, the same for every run over a store, whatever the seed of training.
+_HELD_OUT_SEED = 0x6865_6C64_6F75_74
+
+
+class Store(Protocol):
+    """What the stream reads of a token store; `unmask.data.store.Store` is one."""
+
+    @property
+    def sources(self) -> list[str]: ...
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def source_of(self) -> npt.NDArray[np.int16]: ...
+    @property
+    def special_ids(self) -> dict[str, int]: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def held_out_mask(self, fraction: float) -> npt.NDArray[np.bool_]: ...
+    def gather(self, documents: Any, starts: Any, lengths: Any) -> tuple[Any, Any]: ...
+
+
+class _Flat(NamedTuple):
+    """A micro-batch as NumPy arrays, to travel between processes; `Stream.assemble` completes it."""
+
+    ids: npt.NDArray[Any]
+    lengths: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.int64]
+    word_starts: npt.NDArray[np.bool_]
+    rows: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    cursor: Cursor
+
+
+class Stream:
+    """Packed, masked micro-batches over a store: endless for training, one fixed pass if held out."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: StreamConfig,
+        ordinary_ids: npt.ArrayLike,
+        *,
+        split: Literal["train", "held_out"] = "train",
+        cache: Path | None = None,
+    ) -> None:
+        """Lay out the passes.
+
+        Args:
+            store: the tokens.
+            config: capacities, seed and masking.
+            ordinary_ids: ids that a random replacement is drawn from.
+            split: which documents; held-out ones come in one pass whose order and masks do not depend on
+                `config.seed`.
+            cache: folder for the table of window starts; None keeps it in memory only.
+        Raises:
+            ConfigError: capacities that cannot hold a piece, or a masking rule out of range.
+            CorpusError: no documents in the split, or fewer tokens than one micro-batch to train on.
+        """
+        self.store = store
+        self.config = config
+        self.split = split
+        self.capacities = config.capacities()
+        self._endless = split == "train"
+        seed = config.seed & ((1 << 64) - 1) if self._endless else _HELD_OUT_SEED
+        special = store.special_ids
+        self._cls, self._sep, self._pad = special["cls"], special["sep"], special["pad"]
+        self._masker = Masker(
+            seed=seed,
+            rate=config.mask_rate,
+            split=config.mask_split,
+            special_ids=list(special.values()),
+            ordinary_ids=ordinary_ids,
+            mask_id=special["mask"],
+            vocab_size=store.vocab_size,
+        )
+        counts = self._masker.counts(np.arange(self.capacities.longest + 1))
+        if counts[-1] > self.capacities.masked:
+            raise ConfigError(
+                f"stream: masked must be at least {counts[-1]}, the masked tokens of one piece of "
+                f"{self.capacities.longest}, got {self.capacities.masked}"
+            )
+        sources = self._sources()
+        self.tokens_per_pass = self._count_tokens(sources)
+        self._planner = Planner(sources, store.lengths, self.capacities, counts, seed=seed)
+        self.fingerprint = self._fingerprint(seed, ordinary_ids)
+        self._table = WindowTable(None if cache is None else cache / f"stream-{self.fingerprint[:16]}.npy")
+        self._planned: tuple[int, WindowPlan] | None = None
+
+    def _sources(self) -> list[Source]:
+        kept = self.store.held_out_mask(self.config.held_out_fraction)
+        if self._endless:
+            kept = ~kept
+        sources = []
+        for number in range(len(self.store.sources)):
+            members = np.flatnonzero(self.store.source_of == number)
+            ranks = np.flatnonzero(kept[members] & (self.store.lengths[members] > 0))
+            sources.append(Source(documents=members[ranks], ranks=ranks))
+        return sources
+
+    def _count_tokens(self, sources: list[Source]) -> int:
+        """Tokens of a pass with their [CLS] and [SEP]; refuses a split that is too small."""
+        room = self.capacities.longest - 2
+        lengths = [self.store.lengths[source.documents].astype(np.int64) for source in sources]
+        documents = sum(length.size for length in lengths)
+        tokens = int(sum((length + 2 * -(-length // room)).sum() for length in lengths))
+        if not documents:
+            raise CorpusError(
+                f"stream: the {self.split} split must hold documents, none of "
+                f"{self.store.lengths.size} is in it; add text or change held_out_fraction "
+                f"({self.config.held_out_fraction})"
+            )
+        if self._endless and tokens < self.capacities.tokens:
+            raise CorpusError(
+                f"stream: the corpus has {tokens} tokens in {documents} documents, fewer than one "
+                f"micro-batch of {self.capacities.tokens}; add text, or lower the tokens of a micro-batch to "
+                f"at most {tokens}"
+            )
+        return tokens
+
+    def _fingerprint(self, seed: int, ordinary_ids: npt.ArrayLike) -> str:
+        ordinary = np.ascontiguousarray(ordinary_ids, dtype=np.int64)
+        identity = {
+            "format": _FORMAT,
+            "store": self.store.fingerprint,
+            "capacities": asdict(self.capacities),
+            "seed": seed,
+            "mask_rate": self.config.mask_rate,
+            "mask_split": list(self.config.mask_split),
+            "held_out_fraction": self.config.held_out_fraction,
+            "split": self.split,
+            "ordinary_ids": hashlib.sha256(ordinary.tobytes()).hexdigest(),
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def batches(self, start: int = 0, *, rank: int = 0, world_size: int = 1) -> Iterator[PackedBatch]:
+        """Yield micro-batches start + rank, start + rank + world_size, ...; without end when training."""
+        for flat in self.flat_batches(start + rank, world_size):
+            yield self.assemble(flat)
+
+    def flat_batches(self, first: int, step: int) -> Iterator[_Flat]:
+        """The same as NumPy arrays: numbers first, first + step, ..."""
+        index = first
+        while (flat := self._materialise(index)) is not None:
+            yield flat
+            index += step
+
+    def assemble(self, flat: _Flat) -> PackedBatch:
+        """Give a flat batch its static capacities, as tensors."""
+        return assemble(
+            flat.ids,
+            flat.lengths,
+            keys=flat.keys,
+            tokens=self.capacities.tokens,
+            sequences=self.capacities.sequences,
+            longest=self.capacities.longest,
+            pad_id=self._pad,
+            word_starts=flat.word_starts,
+            masked=flat.rows,
+            labels=flat.labels,
+            masked_capacity=self.capacities.masked,
+            cursor=flat.cursor,
+        )
+
+    def locate(self, index: int) -> Cursor:
+        """Return where global micro-batch `index` lies.
+
+        Raises:
+            ValueError: a negative index.
+            IndexError: past the end of the held-out pass.
+        """
+        if index < 0:
+            raise ValueError(f"stream: index must be at least 0, got {index}")
+        # The nearest known window at or before the index; from there on, every window has to be planned once.
+        window, first = self._table.at_or_before(index)
+        while self._endless or window < self._planner.windows:
+            count = len(self._plan(window))
+            self._table.learn(window + 1, first + count)
+            if index < first + count:
+                pass_, number = divmod(window, self._planner.windows)
+                return Cursor(pass_, number, index - first)
+            window, first = window + 1, first + count
+        raise IndexError(
+            f"stream: index must be below {first}, the micro-batches of the held-out pass, got {index}"
+        )
+
+    def remember(self, index: int, cursor: Cursor) -> None:
+        """Learn that `index` lies at `cursor`, so that no window before it has to be planned.
+
+        The pair comes from a batch or a checkpoint of a stream with this `fingerprint`.
+        """
+        self._table.learn(cursor.pass_ * self._planner.windows + cursor.window, index - cursor.k)
+
+    def _plan(self, window: int) -> WindowPlan:
+        if self._planned is None or self._planned[0] != window:
+            self._planned = window, self._planner.plan(*divmod(window, self._planner.windows))
+        return self._planned[1]
+
+    def _materialise(self, index: int) -> _Flat | None:
+        try:
+            cursor = self.locate(index)
+        except IndexError:
+            return None
+        plan = self._plan(cursor.pass_ * self._planner.windows + cursor.window)
+        pieces = slice(plan.bounds[cursor.k], plan.bounds[cursor.k + 1])
+        lengths, keys = plan.lengths[pieces] + 2, plan.keys[pieces]
+        content, begins = self.store.gather(plan.documents[pieces], plan.starts[pieces], plan.lengths[pieces])
+        ends = np.cumsum(lengths)
+        inside = np.ones(ends[-1], dtype=bool)
+        inside[ends - lengths] = False
+        inside[ends - 1] = False
+        ids = np.empty(ends[-1], dtype=content.dtype)
+        ids[inside] = content
+        ids[ends - lengths] = self._cls
+        ids[ends - 1] = self._sep
+        # [CLS] and [SEP] are words of their own, and so is what a cut leaves at the front of a piece.
+        word_starts = ~inside
+        word_starts[inside] = begins
+        word_starts[ends - lengths + 1] = True
+        masked = self._masker(ids, lengths, keys)
+        return _Flat(
+            ids=masked.ids,
+            lengths=lengths,
+            keys=keys.view(np.int64),
+            word_starts=word_starts,
+            rows=masked.rows,
+            labels=masked.labels,
+            cursor=cursor,
+        )
