@@ -1,0 +1,177 @@
+"""A whole MLM training step, ours against `transformers` BertForMaskedLM, in real tokens per second.
+
+    python bench/engine/bench_step.py --size mini --rounds 5        prints a table
+    python bench/engine/bench_step.py --size base --out FILE.json   also writes a result file
+    pytest bench/engine/bench_step.py                               mini on a CPU, base on a GPU, five rounds
+
+Both sides train on the same documents with the same masks: lengths are lognormal (median 300, sigma 1.1,
+capped at 512), ids are random, the masks are those of the library's collator. A step is forward, loss,
+backward, clipping and AdamW; both make one update from the same documents. `transformers` reads them padded
+to the longest of the batch, ours packed without padding. Only tokens of documents count. Each round brings
+new documents; collating is not in the time and reported apart.
+
+Before the clock starts, the losses of the two models with the same weights, in fp32 without dropout, must
+agree within 1e-5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kernels")) if path not in sys.path]
+
+from bench import machine, report  # noqa: E402
+from bench.clock import PLAYBACK, DeviceClock, interleave, peak_bytes  # noqa: E402
+from bench.roofline import bert_step_flops, matmul_rate  # noqa: E402
+from bench.sides import SIZES, StepInputs, check_agreement, make_inputs, ours, theirs  # noqa: E402
+
+
+def measure(
+    name: str,
+    *,
+    dropout: float,
+    rounds: int,
+    tokens: int | None = None,
+    device: torch.device,
+    peers: Sequence[str] = ("transformers bf16",),
+    include_ours: bool = True,
+    multiple: int | None = None,
+) -> list[dict[str, Any]]:
+    """Compare, race, and return result entries, ours first."""
+    size = SIZES[name]
+    tokens = tokens or size.tokens
+    start = time.perf_counter()
+    inputs = make_inputs(size, tokens, min(rounds, 8), device, multiple)
+    collate_seconds = (time.perf_counter() - start) / len(inputs)
+    steps: dict[str, Callable[[StepInputs], Tensor]] = {}
+    agreement = None
+    if include_ours:
+        agreement = check_agreement(size, inputs[0], device)
+        own = ours(size, dropout, torch.bfloat16, device)
+        steps["unmask bf16"] = lambda made: own(made.packed)
+    for peer_name in peers:
+        peer = theirs(size, dropout, peer_name.endswith("bf16"), device)
+        steps[peer_name] = lambda made, peer=peer: peer(made.padded)  # type: ignore[misc]
+    calls = {key: lambda at, step=step: step(inputs[at % len(inputs)]) for key, step in steps.items()}
+    ceiling = matmul_rate(str(device), torch.bfloat16)
+    times = interleave(calls, DeviceClock(device), rounds=rounds, warmup=1)
+    masked = fmean(int((made.packed.labels != -100).sum()) for made in inputs)  # type: ignore[union-attr]
+    flops = fmean(
+        bert_step_flops(
+            made.lengths,
+            masked=round(masked),
+            layers=size.layers,
+            hidden=size.hidden,
+            intermediate=size.intermediate,
+            vocab=size.vocab,
+        )
+        for made in inputs
+    )
+    real = fmean(made.packed.real_tokens / made.padded["input_ids"].numel() for made in inputs)
+    shape = f"{size.layers} layers, hidden {size.hidden}, vocabulary {size.vocab:,}"
+    return [
+        report.entry(
+            f"training step, {name}: {shape}",
+            variant,
+            times[variant],
+            case=f"dropout {dropout:g}" + (f", padded to {multiple}" if multiple else ""),
+            baseline=peers[0] if peers else None,
+            tokens=tokens,
+            flops=flops,
+            floor_seconds=flops / ceiling,
+            ceiling=f"bf16 matrix product of this run, {ceiling / 1e12:.2f} TFLOP/s",
+            peak_bytes=peak_bytes(lambda call=calls[variant]: call(0), device),  # type: ignore[misc]
+            real_share_of_padded_batch=real,
+            collate_seconds=collate_seconds,
+            loss_agreement=agreement,
+            threads=torch.get_num_threads(),
+            note=f"{tokens:,} real tokens a step; {100 * real:.0f} % of the padded batch is real.",
+        )
+        for variant in steps
+    ]
+
+
+pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
+
+
+@pytest.fixture(scope="module")
+def measured(device: torch.device, pytestconfig: pytest.Config) -> dict[str, dict[str, Any]]:
+    rounds = pytestconfig.getoption("--rounds") or 5
+    name = "base" if device.type == "cuda" else "mini"
+    return {row["extra_info"]["variant"]: row for row in measure(name, dropout=0.0, rounds=rounds, device=device)}
+
+
+@pytest.mark.parametrize("variant", ["unmask bf16", "transformers bf16"])
+def bench_training_step(benchmark: Any, measured: dict[str, dict[str, Any]], variant: str) -> None:
+    row = measured[variant]
+    benchmark.group = row["group"]
+    benchmark.extra_info.update(row["extra_info"])
+    PLAYBACK.load(row["stats"]["data"])
+    benchmark.pedantic(lambda: None, rounds=row["stats"]["rounds"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The script."""
+    parser = argparse.ArgumentParser(description="Real tokens per second of a training step, ours and transformers'.")
+    parser.add_argument("--size", choices=sorted(SIZES), default="mini")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, help="real tokens of a step (default: by size)")
+    parser.add_argument("--dropout", type=float, nargs="+", default=[0.0, 0.1])
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--pad-to-multiple-of", type=int, help="as in the collator of transformers")
+    parser.add_argument("--no-float32", action="store_true", help="leave out the row for transformers in fp32")
+    parser.add_argument("--only-peer", action="store_true", help="time transformers alone")
+    parser.add_argument("--out", type=Path, help="result file to write ('auto' for bench/results)")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    rows = []
+    for dropout in options.dropout:
+        rows += measure(
+            options.size,
+            dropout=dropout,
+            rounds=options.rounds,
+            tokens=options.tokens,
+            device=torch.device(options.device),
+            peers=["transformers bf16"] + ["transformers fp32"] * (not options.no_float32),
+            include_ours=not options.only_peer,
+            multiple=options.pad_to_multiple_of,
+        )
+    print_table(rows)
+    if options.out:
+        path = options.out
+        if str(path) == "auto":
+            stamp = f"{date.today().isoformat()}-{machine.commit()['id'][:10]}-step-{options.size}.json"
+            path = report.RESULTS / machine.name() / stamp
+        report.save(path, report.document(rows))
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """A line for each case and variant: median, real tokens/s, share of the ceiling, ratio to the baseline."""
+    medians = {(r["extra_info"]["case"], r["extra_info"]["variant"]): r["stats"]["median"] for r in rows}
+    print(f"{'case':<14}{'variant':<20}{'median s':>10}{'IQR s':>9}{'tokens/s':>11}{'ceiling':>9}{'ratio':>7}")
+    for row in rows:
+        info, stats = row["extra_info"], row["stats"]
+        taken = stats["median"]
+        ratio = medians[info["case"], info["baseline"]] / taken
+        print(
+            f"{info['case']:<14}{info['variant']:<20}{taken:>10.3f}{stats['iqr']:>9.3f}{info['tokens'] / taken:>11,.0f}"
+            f"{info['floor_seconds'] / taken:>9.0%}{ratio:>7.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Everything a GPU machine should run for this repository, in one command:
+#
+#     bench/gpu.sh OUT [STAGE ...]        stages: facts build tests sanitizer kernels step train; default: all, in this order
+#
+# The machine needs Python with PyTorch, Triton and pytest, and nvcc where csrc is to be built; no network, nothing to install.
+#   WHEELS=folder   wheels that are missing there; they are unpacked into a temporary folder that goes on PYTHONPATH
+#   COMMIT=id       the commit, where the copy of the tree has no .git
+#   DRY=1           tiny sizes on the CPU, to see that the script works; so it does by itself on a machine without a GPU
+#   LIMIT=seconds   longest time of one stage (default 480)
+#
+# OUT gets at most 8 files: summary.json (exit code and seconds of each stage), logs.tar.gz, and the result files of the stages:
+# facts.json, kernels.json, step-base.json, step-mini.json, run-generated.json. A stage that fails does not stop the others.
+# The GPU is taken as it is found: no setting of it is changed.
+set -uo pipefail
+
+[ $# -ge 1 ] || { echo "usage: bench/gpu.sh OUT [STAGE ...]" >&2; exit 2; }
+mkdir -p "$1" || exit 2
+OUT=$(cd "$1" && pwd)
+shift
+cd "$(dirname "$0")/.." || exit 2
+
+ALL="facts build tests sanitizer kernels step train"
+STAGES=${*:-$ALL}
+PYTHON=${PYTHON:-python3}
+LIMIT=${LIMIT:-480}
+SCRATCH=$(mktemp -d)
+trap 'rm -rf "$SCRATCH"' EXIT
+mkdir -p "$SCRATCH/logs"
+
+export PYTHONPATH="$PWD/engine:$PWD/kernels${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+export HF_HUB_OFFLINE=1
+if [ -n "${WHEELS:-}" ]; then
+  "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target "$SCRATCH/site" "$WHEELS"/*.whl || exit 2
+  export PYTHONPATH="$PYTHONPATH:$SCRATCH/site"
+fi
+if [ -z "${DRY:-}" ]; then
+  "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || DRY=1
+fi
+DRY=${DRY:-}
+# a dry run must look the same on every machine
+[ -z "$DRY" ] || export CUDA_VISIBLE_DEVICES=
+
+pytest_run() { "$PYTHON" -m pytest -q -p no:cacheprovider "$@"; }
+
+facts() {
+  "$PYTHON" -c "import json, sys; sys.path.insert(0, '.'); from bench import machine
+json.dump({'machine_info': machine.facts(), 'commit_info': machine.commit()}, open('$OUT/facts.json', 'w'), indent=1)"
+}
+
+build() {
+  ls csrc/*/*.cu >/dev/null 2>&1 || { echo "csrc holds no kernels: nothing to build"; return 0; }
+  command -v nvcc >/dev/null || { echo "nvcc is not installed: csrc is not built"; return 0; }
+  "$PYTHON" setup.py build_ext --inplace
+}
+
+tests() {
+  if [ -n "$DRY" ]; then pytest_run tests/kernels --collect-only; else pytest_run tests/kernels -m ""; fi
+}
+
+sanitizer() {
+  ls kernels/unmask_kernels/_C*.so >/dev/null 2>&1 || { echo "the extension is not built: nothing to sanitize"; return 0; }
+  command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; return 0; }
+  compute-sanitizer --tool memcheck --error-exitcode 1 "$PYTHON" -m pytest -q -p no:cacheprovider tests/kernels -k "cuda"
+}
+
+kernels() {
+  local rounds=""
+  [ -z "$DRY" ] || rounds="--rounds 1"
+  # shellcheck disable=SC2086
+  pytest_run bench/kernels $rounds --benchmark-json "$OUT/kernels.json"
+}
+
+step() {
+  local code=0
+  if [ -n "$DRY" ]; then
+    "$PYTHON" bench/engine/bench_step.py --size nano --rounds 1 --dropout 0 --out "$OUT/step-mini.json"
+    return
+  fi
+  "$PYTHON" bench/engine/bench_step.py --size base --tokens 32768 --rounds 20 --out "$OUT/step-base.json" || code=1
+  "$PYTHON" bench/engine/bench_step.py --size mini --tokens 32768 --rounds 20 --out "$OUT/step-mini.json" || code=1
+  return $code
+}
+
+train() {
+  local settings="--steps 300 --layers 4 --hidden 256"
+  [ -z "$DRY" ] || settings="--steps 20 --tokens 512 --layers 1 --hidden 64 --vocab 64 --dropout 0 --learning-rate 0.01"
+  # shellcheck disable=SC2086
+  "$PYTHON" bench/engine/bench_generated.py $settings --out "$OUT/run-generated.json"
+}
+
+for stage in $STAGES; do
+  case " $ALL " in *" $stage "*) ;; *) echo "gpu.sh: no stage '$stage'; there are: $ALL" >&2; exit 2 ;; esac
+done
+
+export -f pytest_run $ALL
+export OUT PYTHON DRY
+worst=0
+rows=""
+for stage in $STAGES; do
+  began=$SECONDS
+  timeout --kill-after=10 "$LIMIT" bash -c "$stage" >"$SCRATCH/logs/$stage.log" 2>&1
+  code=$?
+  took=$((SECONDS - began))
+  rows="$rows${rows:+, }\"$stage\": {\"code\": $code, \"seconds\": $took}"
+  [ $code -eq 0 ] || worst=1
+  echo "$stage: exit code $code, $took s"
+  tail -n "$([ $code -eq 0 ] && echo 3 || echo 25)" "$SCRATCH/logs/$stage.log" | sed 's/^/    /'
+done
+
+echo "{\"dry\": $([ -n "$DRY" ] && echo true || echo false), \"stages\": {$rows}}" >"$OUT/summary.json"
+tar -czf "$OUT/logs.tar.gz" -C "$SCRATCH" logs
+exit $worst

@@ -1,0 +1,105 @@
+"""Facts about the machine and the tree, saved beside every number: without them a number means nothing.
+
+Nothing here changes a setting. The GPU's clocks, power limit and driver are read through `nvidia-smi`
+queries.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["ROOT", "commit", "facts", "name"]
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The root of the repository."""
+
+_PACKAGES = ("torch", "triton", "transformers", "numpy", "pytest-benchmark")
+_QUERIES = (
+    "name",
+    "driver_version",
+    "clocks.sm",
+    "clocks.max.sm",
+    "clocks.mem",
+    "power.limit",
+    "memory.total",
+)
+
+
+def facts() -> dict[str, Any]:
+    """Machine, versions and threads as one flat mapping of JSON values."""
+    found: dict[str, Any] = {
+        "machine": name(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+    for package in _PACKAGES:
+        found[package] = _version(package)
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        found["gpu"] = properties.name
+        found["gpu_capability"] = f"sm_{properties.major}{properties.minor}"
+        found["gpu_processors"] = properties.multi_processor_count
+        found["cuda"] = torch.version.cuda
+        found |= _nvidia_smi()
+    return found
+
+
+def name() -> str:
+    """A folder name for this kind of machine: the GPU's, or the processor's with its number of cores."""
+    if torch.cuda.is_available():
+        title = torch.cuda.get_device_name(0)
+    else:
+        title = f"{_cpu_name()} {os.cpu_count()} cores"
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def commit() -> dict[str, Any]:
+    """The measured commit, as `{"id", "dirty"}`; the variable COMMIT names it where there is no git."""
+    given = os.environ.get("COMMIT")
+    if given:
+        return {"id": given, "dirty": False}
+    head = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
+    # results and generated pages may differ from the commit; measured code may not
+    changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", "engine", "kernels", "csrc", "bench/*.py")
+    return {"id": head or "unknown", "dirty": bool(changed)}
+
+
+def _cpu_name() -> str:
+    if Path("/proc/cpuinfo").exists():
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if match:
+            return match[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _nvidia_smi() -> dict[str, str]:
+    line = _output("nvidia-smi", f"--query-gpu={','.join(_QUERIES)}", "--format=csv,noheader")
+    values = line.splitlines()[0].split(", ") if line else []
+    return {f"nvidia_smi.{key}": value for key, value in zip(_QUERIES, values, strict=False)}
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

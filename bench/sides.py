@@ -1,0 +1,143 @@
+"""The two sides of a training step: the same documents with the same masks, the same weights, one update.
+
+`transformers` gets the documents as its collator pads and masks them; ours gets the same ids and masked tokens
+packed without the padding. Lengths are lognormal (median 300, sigma 1.1, capped at 512), ids are random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from bench.cases import CASES, documents
+from bench.peers import SPECIAL_IDS, Collator, TransformersStep
+from torch import Tensor
+
+from unmask.batch import PackedBatch, assemble
+
+__all__ = ["SIZES", "Size", "StepInputs", "check_agreement", "make_inputs", "ours", "theirs"]
+
+LONGEST = 512
+LENGTHS = CASES["lognormal-512"]
+AGREEMENT = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """Sizes of a model, and the real tokens of a step that suit it on a CPU."""
+
+    vocab: int
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+    tokens: int
+
+
+SIZES = {
+    "nano": Size(vocab=2_000, layers=1, hidden=64, heads=2, intermediate=128, tokens=1024),
+    "mini": Size(vocab=30_522, layers=4, hidden=256, heads=4, intermediate=1024, tokens=8192),
+    "base": Size(vocab=30_522, layers=12, hidden=768, heads=12, intermediate=3072, tokens=4096),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """The documents of one step, as each side reads them."""
+
+    lengths: list[int]
+    padded: dict[str, Tensor]
+    packed: PackedBatch
+
+
+def make_inputs(size: Size, tokens: int, count: int, device: torch.device, multiple: int | None) -> list[StepInputs]:
+    """`count` steps of different documents, each of exactly `tokens` real tokens."""
+    collate = Collator(size.vocab, multiple)
+    drawn = [LENGTHS.fill(tokens, seed) for seed in range(count)]
+    slots = max(len(lengths) for lengths in drawn)
+    made = []
+    for seed, lengths in enumerate(drawn):
+        ids = documents(
+            lengths,
+            size.vocab,
+            cls_id=SPECIAL_IDS["[CLS]"],
+            sep_id=SPECIAL_IDS["[SEP]"],
+            first_id=1000,
+            seed=seed,
+        )
+        padded = collate(ids, seed)
+        packed = to_packed(padded, lengths, slots, seed).to(device)
+        made.append(StepInputs(lengths, {name: value.to(device) for name, value in padded.items()}, packed))
+    return made
+
+
+def to_packed(padded: dict[str, Tensor], lengths: Sequence[int], slots: int, seed: int) -> PackedBatch:
+    """The collator's batch without its padding: the same ids, the same masked tokens."""
+    real = padded["attention_mask"].bool()
+    labels = padded["labels"][real].numpy()
+    masked = np.flatnonzero(labels != -100)
+    tokens = int(real.sum())
+    return assemble(
+        padded["input_ids"][real].numpy(),
+        np.array(lengths),
+        keys=np.arange(len(lengths), dtype=np.int64) + (seed << 32),
+        tokens=tokens,
+        sequences=slots,
+        longest=LONGEST,
+        masked=masked,
+        labels=labels[masked],
+        # a run's capacity is fixed and a little above any count
+        masked_capacity=-(-len(masked) // 64) * 64,
+    )
+
+
+def ours(size: Size, dropout: float, dtype: torch.dtype, device: torch.device) -> Callable[[PackedBatch], Tensor]:
+    """Our training step of a freshly initialised model; returns the loss."""
+    from unmask.model import EncoderConfig, PretrainingModel
+    from unmask.objectives import build_objectives
+    from unmask.train.optim import adamw
+    from unmask.train.step import TrainingStep
+
+    config = EncoderConfig(
+        vocab_size=size.vocab,
+        hidden_size=size.hidden,
+        num_layers=size.layers,
+        num_heads=size.heads,
+        intermediate_size=size.intermediate,
+        max_positions=LONGEST,
+        hidden_dropout=dropout,
+        attention_dropout=dropout,
+    )
+    model = PretrainingModel(config, heads=("mlm",), compute_dtype=dtype, seed=0).to(device).train()
+    step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=adamw(model), clip_norm=1.0)
+    return lambda batch: step([batch]).loss
+
+
+def theirs(size: Size, dropout: float, autocast: bool, device: torch.device) -> TransformersStep:
+    """The training step of `transformers`."""
+    sizes = {name: value for name, value in asdict(size).items() if name != "tokens"}
+    return TransformersStep.build(**sizes, longest=LONGEST, dropout=dropout, autocast=autocast, device=device)
+
+
+def check_agreement(size: Size, inputs: StepInputs, device: torch.device) -> float:
+    """Relative difference of the two losses with the same weights and batch, fp32, no dropout.
+
+    Raises:
+        AssertionError: it is above `AGREEMENT`; nothing should be timed then.
+    """
+    from unmask.model import PretrainingModel
+    from unmask.objectives import build_objectives
+
+    peer = theirs(size, 0.0, False, device)
+    with peer.saved() as folder:
+        model = PretrainingModel.from_pretrained(Path(folder)).to(device).train()
+    ((objective, _),) = build_objectives({"mlm": 1.0})
+    with torch.no_grad():
+        tally = objective(model, model(inputs.packed), inputs.packed)
+        loss, expected = float(tally.loss_sum / tally.count), float(peer.loss(inputs.padded))
+    difference = abs(loss - expected) / expected
+    assert difference <= AGREEMENT, f"bench_step: the losses must agree within {AGREEMENT}, got {loss} and {expected}"
+    return difference

@@ -1,0 +1,195 @@
+"""The tools behind the numbers: the clock, the cases, the page and the script for GPU machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+from bench import machine, report, roofline  # noqa: E402
+from bench.cases import CASES, LengthCase, documents  # noqa: E402
+from bench.clock import DeviceClock, Playback, interleave, peak_bytes  # noqa: E402
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=str)
+@pytest.mark.parametrize("tokens", [8, 511, 4096, 10_007])
+def test_lengths_fill_exactly_and_stay_in_bounds(case: LengthCase, tokens: int) -> None:
+    if tokens < case.shortest:
+        with pytest.raises(ValueError, match="tokens must be at least"):
+            case.fill(tokens)
+        return
+    lengths = case.fill(tokens, seed=3)
+    assert sum(lengths) == tokens
+    assert max(lengths) <= case.longest
+    assert min(lengths) >= 3
+    assert lengths == case.fill(tokens, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "mean"),
+    [
+        ("all-128", 128),
+        ("all-512", 512),
+        ("uniform-16-512", 264),
+        ("lognormal-512", 310),
+        ("lognormal-8192", 545),
+        ("queries", 51),
+    ],
+)
+def test_cases_have_the_means_they_promise(name: str, mean: float) -> None:
+    assert fmean(CASES[name].draw(20_000)) == pytest.approx(mean, rel=0.03)
+
+
+def test_another_seed_draws_other_documents() -> None:
+    assert CASES["lognormal-512"].fill(4096, 0) != CASES["lognormal-512"].fill(4096, 1)
+    first, second = (documents([9, 3], 50, cls_id=1, sep_id=2, first_id=5, seed=seed) for seed in (0, 1))
+    assert first != second
+    assert [len(ids) for ids in first] == [9, 3]
+    assert all(ids[0] == 1 and ids[-1] == 2 and all(5 <= id_ < 50 for id_ in ids[1:-1]) for ids in first)
+
+
+def test_rounds_are_interleaved_and_warm_up_is_not_counted() -> None:
+    order: list[tuple[str, int]] = []
+    variants = {name: lambda at, name=name: order.append((name, at)) for name in "ab"}
+    times = interleave(variants, DeviceClock("cpu"), rounds=3, warmup=1)
+    assert {name: len(taken) for name, taken in times.items()} == {"a": 3, "b": 3}
+    # each round runs both, and the one that begins changes
+    assert [at for _, at in order] == [-1, -1, 0, 0, 1, 1, 2, 2]
+    assert [name for name, _ in order[2:]] == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_no_rounds_is_an_error() -> None:
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        interleave({"a": lambda at: None}, DeviceClock("cpu"), rounds=0)
+
+
+def test_the_clock_counts_seconds_and_a_cpu_has_no_peak() -> None:
+    a = torch.randn(64, 64)
+    assert 0 < DeviceClock("cpu").seconds(lambda: a @ a) < 1
+    assert peak_bytes(lambda: None, "cpu") is None
+
+
+def test_playback_hands_out_the_recorded_durations() -> None:
+    timer = Playback()
+    timer.load([0.5, 2.0])
+    taken = []
+    for _ in range(2):
+        start = timer()
+        taken.append(timer() - start)
+    assert taken == [0.5, 2.0]
+
+
+def test_ceilings_are_positive_and_flops_count_real_tokens() -> None:
+    assert roofline.copy_bandwidth("cpu", 1 << 16) > 0
+    assert roofline.matmul_rate("cpu", torch.float32, 64) > 0
+    shape = {"layers": 1, "hidden": 2, "intermediate": 8, "vocab": 10}
+    # 3 tokens: 3 * 2 * (16 + 32) linear, 4 * 2 * 9 attention, 1 * 2 * (4 + 20) head; training takes three times
+    assert roofline.bert_step_flops([3], masked=1, **shape) == 3 * (288 + 72 + 48)
+
+
+def test_every_result_says_where_it_was_measured() -> None:
+    found = report.document([])
+    assert {"cpu", "cores", "threads", "torch", "transformers", "python", "machine"} <= found["machine_info"].keys()
+    assert found["machine_info"]["machine"] == machine.name()
+    assert found["commit_info"].keys() == {"id", "dirty"}
+    json.dumps(found)
+
+
+def test_the_commit_can_be_named_where_there_is_no_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMMIT", "abc123")
+    assert machine.commit() == {"id": "abc123", "dirty": False}
+
+
+def _result(when: str, ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    shared = {"case": "small", "baseline": "theirs", "tokens": 1000, "ceiling": "a ceiling"}
+    rows = [
+        report.entry("step", "ours", ours, floor_seconds=0.05, **shared),
+        report.entry("step", "theirs", theirs, **shared),
+    ]
+    return {**report.document(rows), "datetime": when}
+
+
+def test_the_page_shows_the_newest_ratio_of_each_group(tmp_path: Path) -> None:
+    report.save(tmp_path / "box" / "old.json", _result("2025-01-01T00:00:00", [9.0], [9.0]))
+    report.save(tmp_path / "box" / "new.json", _result("2025-02-01T00:00:00", [0.1, 0.1, 0.4], [0.4, 0.4, 0.5]))
+    page = report.render(tmp_path)
+    assert "## box" in page and "### step" in page and "2025-02-01" in page and "2025-01-01" not in page
+    assert "| small | ours | 100 ms | 150 ms | 3 | 10,000 | 4.00 | 50 % |" in page
+    assert "| small | theirs | 400 ms | 50 ms | 3 | 2,500 | 1.00 |" in page
+
+
+def test_a_training_run_becomes_a_curve_without_folders(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(f"train: {{steps: 2}}\ndata: {{store: {tmp_path}/books}}\n")
+    rows = [
+        {"step": 1, "loss": 6.0, "tokens_per_second": 100.0},
+        {"step": 2, "loss": 5.0, "tokens_per_second": 300.0},
+        {"event": "evaluate", "step": 2, "loss": 5.5, "perplexity": 244.7},
+    ]
+    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report.save(tmp_path / "results" / "box" / "run-mini.json", report.record_run(run, "mini"))
+    page = report.render(tmp_path / "results", tmp_path / "figures")
+    assert "Last logged step 2: training loss 5, median 200 real tokens/s." in page
+    assert "| 2 | 5.5 | 244.7 |" in page
+    assert str(tmp_path) not in page and '"store": "books"' in page
+    assert (tmp_path / "figures" / "box-run-mini.png").stat().st_size > 1000
+
+
+def test_the_committed_page_is_what_the_results_say() -> None:
+    assert report.PAGE.read_text() == report.render()
+
+
+def _gpu_script(out: Path, *stages: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "PYTHON": sys.executable, "DRY": "1", "OMP_NUM_THREADS": "1", **environment}
+    command = ["bash", str(ROOT / "bench" / "gpu.sh"), str(out), *stages]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=variables, timeout=280)
+
+
+def test_gpu_script_runs_dry_on_a_cpu(tmp_path: Path) -> None:
+    done = _gpu_script(tmp_path / "out", "facts", "build", "train")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["dry"] is True
+    assert {name: stage["code"] for name, stage in summary["stages"].items()} == {
+        "facts": 0,
+        "build": 0,
+        "train": 0,
+    }
+    assert len(list((tmp_path / "out").iterdir())) <= 8
+    curve = json.loads((tmp_path / "out" / "run-generated.json").read_text())["curve"]
+    assert curve[-1]["loss"] < curve[0]["loss"]
+    with tarfile.open(tmp_path / "out" / "logs.tar.gz") as logs:
+        assert {"logs/facts.log", "logs/build.log", "logs/train.log"} <= set(logs.getnames())
+
+
+def test_gpu_script_reports_a_stage_that_outlasts_its_limit(tmp_path: Path) -> None:
+    done = _gpu_script(tmp_path / "out", "facts", LIMIT="0.05")
+    assert done.returncode == 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["stages"]["facts"]["code"] == 124
+
+
+def test_gpu_script_refuses_an_unknown_stage(tmp_path: Path) -> None:
+    done = _gpu_script(tmp_path / "out", "fly")
+    assert done.returncode == 2
+    assert "no stage 'fly'; there are: facts build tests sanitizer kernels step train" in done.stderr
+
+
+@pytest.mark.slow
+def test_gpu_script_runs_every_stage_dry(tmp_path: Path) -> None:
+    done = _gpu_script(tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((tmp_path / "out").iterdir())) <= 8
