@@ -139,6 +139,7 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
         ({"data.mask_rate": 1.5}, "data.mask_rate must be between 0 and 1, got 1.5"),
         ({"data.mask_split": [0.8, 0.1, 0.2]}, "data.mask_split must be three shares that sum to 1"),
         ({"objective.mlm": 0}, "objective.mlm and objective.nsp are both 0"),
+        ({"objective.nsp": 1}, "objective.nsp must be 0, got 1.0; the stream gives single documents"),
         ({"data.store": "a", "data.input": ["b"]}, "data.store and data.input are both set"),
         ({"train.steps": 0}, "train.steps must be at least 1, got 0"),
         ({"train.learning_rate": 0}, "train.learning_rate must be above 0, got 0"),
