@@ -121,7 +121,9 @@ class Stream:
         self._planned: tuple[int, WindowPlan] | None = None
 
     def _sources(self) -> list[Source]:
-        kept = self.store.held_out_mask(self.config.held_out_fraction)
+        kept = np.zeros(self.store.lengths.size, dtype=bool)
+        if self.config.held_out_fraction:
+            kept = self.store.held_out_mask(self.config.held_out_fraction)
         if self._endless:
             kept = ~kept
         sources = []
@@ -213,9 +215,7 @@ class Stream:
                 pass_, number = divmod(window, self._planner.windows)
                 return Cursor(pass_, number, index - first)
             window, first = window + 1, first + count
-        raise IndexError(
-            f"stream: index must be below {first}, the micro-batches of the held-out pass, got {index}"
-        )
+        raise IndexError(f"stream: index must be below {first}, the micro-batches of the held-out pass, got {index}")
 
     def remember(self, index: int, cursor: Cursor) -> None:
         """Learn that `index` lies at `cursor`, so that no window before it has to be planned.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from unmask.batch import Cursor
 from unmask.data import plan
 from unmask.data.memory_store import MemoryStore
+from unmask.data.store import StoredDocument, write_store
 from unmask.data.stream import Stream, StreamConfig
 from unmask.errors import ConfigError, CorpusError
 
@@ -268,3 +269,34 @@ def test_refuses_what_cannot_work_with_the_way_out(changes, error, message):
 def test_an_empty_corpus_is_refused():
     with pytest.raises(CorpusError, match="the train split must hold documents, none of 3 is in it"):
         stream(corpus(lengths=[0, 0, 0]))
+
+
+def test_a_store_on_disk_gives_the_batches_of_the_same_text_in_memory(tmp_path):
+    memory = corpus(lengths=[n for n in LENGTHS if n])
+    spans = list(pairwise(memory.offsets))
+    documents = [
+        StoredDocument(
+            ids=memory.ids[first:last],
+            source=memory.sources[memory.source_of[number]],
+            content_hash=(number << 64) // len(spans),
+            word_starts=memory.word_starts[first:last],
+        )
+        for number, (first, last) in enumerate(spans)
+    ]
+    disk = write_store(
+        tmp_path / "store",
+        documents,
+        tokenizer_hash="0" * 64,
+        vocab_size=VOCAB,
+        special_ids=memory.special_ids,
+        sources=memory.sources,
+        batch_documents=50,
+    )
+    ours = Stream(disk, stream(memory, held_out_fraction=0.0).config, memory.ordinary_ids)
+    for one, two in islice(zip(ours.batches(), stream(memory, held_out_fraction=0.0).batches(), strict=False), 150):
+        same(one, two)
+    training, held_out = (
+        Stream(disk, StreamConfig(longest=32, held_out_fraction=0.2, tokens=128), memory.ordinary_ids, split=split)
+        for split in ("train", "held_out")
+    )
+    assert training.tokens_per_pass + held_out.tokens_per_pass == ours.tokens_per_pass
