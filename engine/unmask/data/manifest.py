@@ -1,0 +1,138 @@
+"""The manifest of a token store, `manifest.json`: what the folder must hold, so that damage is found before
+training.
+
+A store is a folder:
+
+    manifest.json          format version, counts, sources, special ids, tokenizer hash, and per shard its
+    size and SHA-256 shard-00000.arrow ...  Arrow IPC files, a row per document (`store_writer.py` has the
+    columns) tokenizer/             the tokenizer, when `prepare` made the store
+
+The manifest is written last and the folder renamed into place, so a store that exists is whole. It holds no
+time and no path: the same text and tokenizer give the same manifest, and `fingerprint` names the contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TypedDict
+
+from unmask.errors import StoreError
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "Manifest",
+    "ShardEntry",
+    "SourceEntry",
+    "check_shards",
+    "fingerprint",
+    "read_manifest",
+]
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+class SourceEntry(TypedDict):
+    """One source: its name and its share; a document's `source` column is the position in this list."""
+
+    name: str
+    documents: int
+    tokens: int
+
+
+class ShardEntry(TypedDict):
+    """One shard: file name, rows, tokens, bytes on disk and their SHA-256."""
+
+    file: str
+    documents: int
+    tokens: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """The contents of `manifest.json`; `summary` is free for the maker of the store."""
+
+    schema_version: int
+    documents: int
+    tokens: int
+    vocab_size: int
+    tokenizer_hash: str
+    special_ids: dict[str, int]
+    sources: list[SourceEntry]
+    shards: list[ShardEntry]
+    summary: dict[str, Any]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads and checks `manifest.json`.
+
+    Raises:
+        StoreError: no store there, a damaged manifest, or one of a newer format.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        what = "is no token store (it has no manifest.json)" if folder.is_dir() else "does not exist"
+        raise StoreError(f"store: {folder} {what}; make one with unmask prepare --out {folder}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"store: {path} cannot be read ({error})") from None
+    try:
+        manifest = json.loads(text)
+        version = int(manifest["schema_version"])
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(f"store: {path} is damaged; prepare the store again") from None
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise StoreError(
+            f"store: {folder} was written in format {version}; this version reads format {SCHEMA_VERSION} - "
+            "upgrade unmask or prepare the store again"
+        )
+    missing = sorted(Manifest.__required_keys__ - manifest.keys())
+    if missing:
+        raise StoreError(f"store: {path} is damaged, it lacks {', '.join(missing)}; prepare the store again")
+    checked: Manifest = manifest
+    return checked
+
+
+def check_shards(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
+    """Checks that every shard is there and of its size, and with `hashes` that not a bit has changed.
+
+    Hashing reads the whole store, about 1 GB a second.
+
+    Raises:
+        StoreError: a shard is missing, truncated or altered; the message names it.
+    """
+    remedy = "copy the store again or prepare it anew"
+    for shard in manifest["shards"]:
+        path = folder / shard["file"]
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise StoreError(f"store: {path} is missing ({error.strerror}); {remedy}") from None
+        if size != shard["bytes"]:
+            what = "truncated" if size < shard["bytes"] else "altered"
+            raise StoreError(f"store: {path} is {what}: {size} bytes, the manifest says {shard['bytes']}; {remedy}")
+        if hashes:
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            if digest != shard["sha256"]:
+                raise StoreError(
+                    f"store: {path} is damaged: its SHA-256 begins {digest[:12]}, the manifest says "
+                    f"{shard['sha256'][:12]}; {remedy}"
+                )
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """Returns the SHA-256 of what the store means: its tokens in order, their sources and their tokenizer."""
+    meaning = {
+        "schema_version": manifest["schema_version"],
+        "tokenizer_hash": manifest["tokenizer_hash"],
+        "special_ids": manifest["special_ids"],
+        "sources": [source["name"] for source in manifest["sources"]],
+        "shards": [shard["sha256"] for shard in manifest["shards"]],
+    }
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
