@@ -10,9 +10,7 @@ def bytes_forward(tokens: int, width: int, itemsize: int, *, residual: bool = Tr
     return (2 + residual) * tokens * width * itemsize + 8 * tokens + 8 * width
 
 
-def bytes_backward(
-    tokens: int, width: int, itemsize: int, *, residual: bool = True, dropout: bool = False
-) -> int:
+def bytes_backward(tokens: int, width: int, itemsize: int, *, residual: bool = True, dropout: bool = False) -> int:
     """Read dy, x, residual, mean, rstd; write dresidual, and dx where dropout makes it another tensor."""
     tensors = 3 + residual + (dropout and residual)
     return tensors * tokens * width * itemsize + 8 * tokens + 12 * width

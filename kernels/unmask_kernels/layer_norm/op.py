@@ -190,9 +190,7 @@ def _forward_fake(
     )
 
 
-def _backward_fake(
-    dy: Tensor, x: Tensor, residual: Tensor | None, weight: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
+def _backward_fake(dy: Tensor, x: Tensor, residual: Tensor | None, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     p: float = rest[-2]
     dh = dy.new_empty(tuple(dy.shape))
     dx = dy.new_empty(tuple(dy.shape) if p > 0.0 else (0,))
@@ -224,9 +222,7 @@ class _LayerNorm(torch.autograd.Function):
         backend: str,
     ) -> Tensor:
         y: Tensor
-        y, mean, rstd, keep = torch.ops.unmask.layer_norm_fwd(
-            x, residual, weight, bias, key, row_keys, eps, p, backend
-        )
+        y, mean, rstd, keep = torch.ops.unmask.layer_norm_fwd(x, residual, weight, bias, key, row_keys, eps, p, backend)
         ctx.save_for_backward(x, residual, weight, mean, rstd, keep, key, row_keys)
         ctx.p, ctx.backend = p, backend
         return y

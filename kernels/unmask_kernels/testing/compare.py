@@ -40,9 +40,7 @@ def compare(
     """
     if not ours.keys() == plain.keys() == truth.keys():
         raise AssertionError(f"results differ in name: ours {[*ours]}, plain {[*plain]}, truth {[*truth]}")
-    failures = [
-        failure for name in ours for failure in _failures(name, ours[name], plain[name], truth[name], factor)
-    ]
+    failures = [failure for name in ours for failure in _failures(name, ours[name], plain[name], truth[name], factor)]
     if failures:
         raise AssertionError("\n".join(failures))
 

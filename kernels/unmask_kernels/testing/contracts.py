@@ -80,8 +80,7 @@ def backends_here(family: str) -> list[ParameterSet]:
         pytest.param(
             tenant,
             id=str(tenant),
-            marks=[pytest.mark.gpu] * (tenant.device == "cuda")
-            + [pytest.mark.triton] * (tenant.backend == "triton"),
+            marks=[pytest.mark.gpu] * (tenant.device == "cuda") + [pytest.mark.triton] * (tenant.backend == "triton"),
         )
         for tenant in tenants(family)
     ]
@@ -209,8 +208,7 @@ def packed_as_alone(
                 same_bits({name: ours}, {name: theirs}, f"document {index} packed and alone")
             elif not (difference := float((ours.double() - theirs.double()).abs().max())) <= tolerance:
                 raise AssertionError(
-                    f"document {index} packed and alone: {name} differs by {difference:.3g}, "
-                    f"allowed {tolerance:.3g}"
+                    f"document {index} packed and alone: {name} differs by {difference:.3g}, allowed {tolerance:.3g}"
                 )
 
 
@@ -220,9 +218,7 @@ def _close(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], what: str) 
         difference = (ours[name].double() - value.double()).abs().flatten()
         allowed = 16 * torch.finfo(value.dtype).eps * float(value.double().abs().flatten().amax())
         if not float(difference.amax()) <= allowed:
-            raise AssertionError(
-                f"{what}: {name} differs by {float(difference.amax()):.3g}, allowed {allowed:.3g}"
-            )
+            raise AssertionError(f"{what}: {name} differs by {float(difference.amax()):.3g}, allowed {allowed:.3g}")
 
 
 def _run_with_ramp(function: Callable[..., Any], inputs: Inputs) -> dict[str, Tensor]:

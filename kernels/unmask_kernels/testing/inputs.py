@@ -93,15 +93,12 @@ def run(function: Callable[..., Any], inputs: Inputs, *, seed: int = 1) -> dict[
     results = {"y" if len(outputs) == 1 else f"y{i}": output.detach() for i, output in enumerate(outputs)}
     generator = torch.Generator().manual_seed(seed)
     incoming = [
-        torch.randn(output.shape, generator=generator).bfloat16().to(output.device, output.dtype)
-        for output in outputs
+        torch.randn(output.shape, generator=generator).bfloat16().to(output.device, output.dtype) for output in outputs
     ]
     gradients = torch.autograd.grad(outputs, list(leaves.values()), incoming)
     written = [name for name, leaf in leaves.items() if leaf.grad is not None]
     if written:
-        raise AssertionError(
-            f"gradients of {written} were written into .grad instead of returned through autograd"
-        )
+        raise AssertionError(f"gradients of {written} were written into .grad instead of returned through autograd")
     results.update({f"d{name}": gradient for name, gradient in zip(leaves, gradients, strict=True)})
     return results
 
@@ -113,9 +110,7 @@ def lengths_to_documents(lengths: list[int], *, seed: int = 7) -> Documents:
     return Documents.build(cu_seqlens, keys)
 
 
-def layer_norm_case(
-    tokens: int, width: int, *, p: float = 0.0, residual: bool = True, offset: float = 0.0
-) -> Case:
+def layer_norm_case(tokens: int, width: int, *, p: float = 0.0, residual: bool = True, offset: float = 0.0) -> Case:
     """Rows around `offset`, norm parameters away from their initial 1 and 0."""
 
     def build(generator: torch.Generator) -> Inputs:

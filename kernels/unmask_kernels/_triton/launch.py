@@ -1,0 +1,49 @@
+"""Launch rules: the tile of a row kernel, the size of a persistent grid, the device to launch on."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["RowTile", "device_guard", "persistent_programs", "row_tile"]
+
+# Under the interpreter a few programs are enough to walk every path of a persistent loop.
+_INTERPRETED_PROGRAMS = 3
+
+
+class RowTile(NamedTuple):
+    """Rows of one program and the power of two that covers a row."""
+
+    rows: int
+    block: int
+    warps: int
+
+
+def row_tile(width: int) -> RowTile:
+    """A tile with 16 elements a thread: eight 16-bit columns (one 16-byte load) of two rows, or of one wide
+    row.
+
+    Rows up to 1024 wide share a program of 4 warps; at least 16 columns, so that a group of eight lanes is
+    whole.
+    """
+    block = max(16, 1 << (width - 1).bit_length())
+    warps = min(16, max(4, block // 512))
+    return RowTile(max(1, 512 * warps // block), block, warps)
+
+
+def persistent_programs(x: Tensor, tiles: int, per_multiprocessor: int) -> int:
+    """Programs of a grid whose members loop over `tiles`: at most `per_multiprocessor` on each SM, at least one."""
+    if x.device.type != "cuda":
+        return max(1, min(tiles, _INTERPRETED_PROGRAMS))
+    limit = torch.cuda.get_device_properties(x.device).multi_processor_count * per_multiprocessor
+    return max(1, min(tiles, limit))
+
+
+def device_guard(x: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device: make it the device of `x`."""
+    if x.device.type != "cuda" or x.device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(x.device)

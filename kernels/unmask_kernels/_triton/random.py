@@ -1,0 +1,31 @@
+"""The addressed dropout stream on the device, bit-equal to `unmask_kernels.philox`.
+
+One Philox-4x32-10 call gives four words, eight lanes of 16 bits, one for each of eight neighbouring columns:
+the low half of word 0, its high half, the low half of word 1, and so on. Joining halves and words as below
+puts the lanes in the order of the columns inside one thread's registers, so no value crosses threads.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = ["keep_rows", "lanes"]
+
+
+@triton.jit
+def lanes(key, c0, c1, c2, c3, ROWS: tl.constexpr, GROUPS: tl.constexpr):
+    """uint32 (ROWS, 8 * GROUPS), each below 2**16, for counters uint32 (ROWS, GROUPS) and an int64 key."""
+    w0, w1, w2, w3 = tl.philox(key, c0, c1, c2, c3)  # (ROWS, GROUPS)
+    words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (ROWS, 4 * GROUPS))  # w0 w1 w2 w3 w0 ...
+    return tl.reshape(tl.join(words & 0xFFFF, words >> 16), (ROWS, 8 * GROUPS))
+
+
+@triton.jit
+def keep_rows(key, row_keys, threshold, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """bool (ROWS, BLOCK): which elements of whole rows survive, for row keys int64 (ROWS,) and columns from 0."""
+    zero = tl.zeros((ROWS, BLOCK // 8), dtype=tl.uint32)
+    group = tl.arange(0, BLOCK // 8).to(tl.uint32)[None, :] + zero
+    low = (row_keys & 0xFFFFFFFF).to(tl.uint32)[:, None] + zero
+    high = ((row_keys >> 32) & 0xFFFFFFFF).to(tl.uint32)[:, None] + zero
+    return lanes(key, group, zero, low, high, ROWS, BLOCK // 8) >= threshold.to(tl.uint32)

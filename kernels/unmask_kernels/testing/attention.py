@@ -1,0 +1,47 @@
+"""Named calls of `attention`: lengths that break kernels (one token, primes, empty, a block and one more, many equal)."""
+
+from __future__ import annotations
+
+import torch
+
+from unmask_kernels import philox
+
+from .inputs import Case, Inputs, lengths_to_documents
+
+__all__ = ["ATTENTION", "attention_case"]
+
+
+def attention_case(
+    name: str, lengths: list[int], *, heads: int = 2, head_dim: int = 64, causal: bool = False, p: float = 0.0
+) -> Case:
+    """Packed documents of these lengths; scores of a deviation of about 2, as trained models have."""
+
+    def build(generator: torch.Generator) -> Inputs:
+        arguments = {
+            "qkv": torch.randn(sum(lengths), 3, heads, head_dim, generator=generator) * 1.5,
+            "documents": lengths_to_documents(lengths),
+            "causal": causal,
+            "p": p,
+            "key": philox.mix64(torch.tensor(77)),
+        }
+        return Inputs(arguments=arguments, differentiable=("qkv",))
+
+    form = f"-k{head_dim}" + ("-causal" if causal else "") + (f"-p{round(100 * p)}" if p else "")
+    return Case(name=name + form, build=build)
+
+
+ATTENTION = [
+    attention_case("mixed", [33, 5, 64, 1, 40]),
+    attention_case("mixed", [33, 5, 64, 1, 40], p=0.1),
+    attention_case("mixed", [33, 5, 64, 1, 40], causal=True),
+    attention_case("mixed", [33, 5, 64, 1, 40], causal=True, p=0.1),
+    attention_case("one-token", [1]),
+    attention_case("one-token", [1], p=0.1),
+    attention_case("empty-documents", [0, 7, 0, 0, 13, 0], p=0.1),
+    attention_case("primes", [101, 67, 131], head_dim=32, heads=3),
+    attention_case("a-tile-and-one-more", [64, 65, 128, 129], head_dim=96),
+    attention_case("equal-lengths", [16] * 12, head_dim=128, p=0.3),
+    attention_case("equal-lengths", [24] * 9, causal=True),
+    attention_case("skewed", [420, 3, 3, 3, 2, 1], p=0.1),
+]
+"""Documents of every kind a batch may hold, up to about 440 tokens."""

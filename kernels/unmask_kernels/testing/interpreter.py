@@ -1,0 +1,77 @@
+"""Triton kernels without a GPU: its interpreter, in a process of its own.
+
+TRITON_INTERPRET is read when a kernel is *defined*, and an interpreted kernel can neither be compiled ahead
+of time nor launched on a GPU, so the interpreter gets a process to itself: `run_interpreted(path)` starts
+`python -m pytest path -m triton` with TRITON_INTERPRET=1. There `backends_here` yields the Triton tenants,
+which run on CPU tensors, and nothing else. A test that calls it for every test module makes plain `pytest`
+cover both worlds.
+
+`install` repairs what the interpreter gets wrong in bf16, which it stores as 16-bit integers (Triton 3.6 to
+3.9): `tl.dot` multiplies the integers, so its operands are widened to fp32 first, as the hardware does.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["InterpretedFailure", "install", "run_interpreted"]
+
+# pytest's exit code when it collected nothing.
+_NO_TESTS = 5
+
+
+class InterpretedFailure(AssertionError):
+    """Tests failed under the interpreter; the message is what pytest printed."""
+
+
+def install() -> None:
+    """Widen bf16 operands of `tl.dot` in the interpreter; idempotent, and harmless where nothing is interpreted."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    builder: Any = interpreter.InterpreterBuilder
+    if hasattr(builder.create_dot, "widens_bf16"):
+        return
+    narrow = builder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        a, b = (self.cast_impl(x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
+        return narrow(self, a, b, *rest)
+
+    create_dot.widens_bf16 = True  # type: ignore[attr-defined]
+    builder.create_dot = create_dot
+
+
+def run_interpreted(path: Path, *arguments: str, timeout_seconds: float = 280.0) -> str:
+    """Run the Triton tests of one test module under the interpreter.
+
+    Args:
+        path: the test module.
+        arguments: further arguments for pytest, such as "-k", "name".
+        timeout_seconds: stop the process after this long.
+    Returns:
+        What pytest printed; it says how many tests ran. A module without Triton tests gives an empty string.
+    Raises:
+        InterpretedFailure: a test failed or the process did not finish; carries pytest's output verbatim.
+    """
+    # A worker of pytest-xdist must not pass its identity on, nor options meant for the outer run.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
+    environment = inherited | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(entry for entry in sys.path if entry))
+    command = [sys.executable, "-m", "pytest", str(path), "-m", "triton and not gpu", "-q", "--tb=short"]
+    command += ["-p", "no:cacheprovider", "--color=no", *arguments]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=timeout_seconds, check=False
+        )
+    except subprocess.TimeoutExpired as expired:
+        raise InterpretedFailure(f"{path.name} took more than {timeout_seconds:g} s under the interpreter") from expired
+    if done.returncode == _NO_TESTS:
+        return ""
+    if done.returncode != 0:
+        raise InterpretedFailure(f"under TRITON_INTERPRET=1, {path.name}:\n{done.stdout}{done.stderr}")
+    return done.stdout

@@ -1,0 +1,54 @@
+"""Named calls of `mlm_loss`: ragged vocabularies, nothing masked, one slot, unused slots, rows taken already."""
+
+from __future__ import annotations
+
+import torch
+
+from .inputs import Case, Inputs
+
+__all__ = ["MLM_LOSS", "mlm_loss_case"]
+
+
+def mlm_loss_case(
+    name: str,
+    *,
+    tokens: int,
+    width: int,
+    vocabulary: int,
+    masked: int,
+    unused: int = 0,
+    bias: bool = True,
+    gathered: bool = False,
+) -> Case:
+    """`masked` predicted rows and `unused` slots with label -100; logits of a deviation of about 3."""
+
+    def build(generator: torch.Generator) -> Inputs:
+        rows = torch.randperm(tokens, generator=generator)[:masked].sort().values
+        slots = masked + unused
+        positions, labels = torch.zeros(slots, dtype=torch.int64), torch.full((slots,), -100)
+        positions[:masked] = rows
+        labels[:masked] = torch.randint(0, vocabulary, (masked,), generator=generator)
+        arguments = {
+            "hidden": torch.randn(slots if gathered else tokens, width, generator=generator),
+            "positions": None if gathered else positions,
+            "labels": labels,
+            "weight": torch.randn(vocabulary, width, generator=generator) * (3 / width**0.5),
+            "bias": torch.randn(vocabulary, generator=generator) if bias else None,
+        }
+        names = ("hidden", "weight", "bias") if bias else ("hidden", "weight")
+        return Inputs(arguments=arguments, differentiable=names, parameters=("weight", "bias"))
+
+    return Case(name=name, build=build)
+
+
+MLM_LOSS = [
+    mlm_loss_case("bert", tokens=80, width=64, vocabulary=30522, masked=12, unused=4),
+    mlm_loss_case("chinese", tokens=50, width=32, vocabulary=21128, masked=8),
+    mlm_loss_case("prime", tokens=67, width=37, vocabulary=997, masked=31, unused=2),
+    mlm_loss_case("one-slot", tokens=5, width=16, vocabulary=64, masked=1),
+    mlm_loss_case("all-unused", tokens=9, width=16, vocabulary=64, masked=0, unused=3),
+    mlm_loss_case("no-slots", tokens=9, width=16, vocabulary=64, masked=0),
+    mlm_loss_case("no-bias", tokens=40, width=24, vocabulary=300, masked=10, bias=False),
+    mlm_loss_case("gathered", tokens=40, width=24, vocabulary=300, masked=10, unused=1, gathered=True),
+]
+"""The vocabularies of BERT, both languages, and the edges of M."""

@@ -1,0 +1,76 @@
+"""The random stream: published answers, and what dropout needs of its statistics."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unmask_kernels import philox
+
+# Counter, key and result of philox4x32-10 from Random123's known-answer tests (Salmon et al. 2011).
+KNOWN = [
+    ([0, 0, 0, 0], [0, 0], [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+    (
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        [0xA4093822, 0x299F31D0],
+        [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN, ids=["zeros", "ones", "pi"])
+def test_gives_the_published_answers(counter: list[int], key: list[int], expected: list[int]) -> None:
+    words = philox.philox_4x32(*(torch.tensor([word]) for word in (*counter, *key)))
+    assert [int(word) for word in words] == expected
+
+
+def test_lanes_are_the_halves_of_the_words_low_half_first() -> None:
+    key, row = torch.tensor(-3), torch.tensor([0x0123456789ABCDEF])
+    words = philox.philox_4x32(
+        torch.tensor([0, 1]),
+        torch.zeros(2, dtype=torch.int64),
+        row & 0xFFFFFFFF,
+        row >> 32,
+        key & 0xFFFFFFFF,
+        (key >> 32) & 0xFFFFFFFF,
+    )
+    lanes = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], dim=1).flatten()
+    for p in (0.1, 0.5, 0.9):
+        kept = philox.keep_rows(key, row, 13, p)
+        assert kept.tolist() == [(lanes[:13] >= round(65536 * p)).tolist()]
+
+
+def test_keeps_the_asked_share_and_rows_are_independent() -> None:
+    keys = philox.row_keys(torch.full((512,), 17), torch.arange(512))
+    keep = philox.keep_rows(torch.tensor(5), keys, 768, 0.1).double()
+    # 393,216 draws: the standard deviation of the mean is 0.00048; of a column's mean 0.0133.
+    assert abs(float(keep.mean()) - 0.9) < 5 * 0.00048
+    assert float((keep.mean(dim=0) - 0.9).abs().max()) < 5.5 * 0.0133
+    centred = keep - keep.mean()
+    neighbours = (centred[1:] * centred[:-1]).mean() / centred.square().mean()
+    columns = (centred[:, 1:] * centred[:, :-1]).mean() / centred.square().mean()
+    assert abs(float(neighbours)) < 0.01
+    assert abs(float(columns)) < 0.01
+
+
+def test_the_mask_of_a_row_does_not_depend_on_its_neighbours() -> None:
+    key, rows = torch.tensor(99), philox.mix64(torch.arange(300))
+    whole = philox.keep_rows(key, rows, 1000, 0.3)
+    assert torch.equal(philox.keep_rows(key, rows[123:124], 1000, 0.3)[0], whole[123])
+    assert torch.equal(philox.keep_rows(key, rows, 40, 0.3), whole[:, :40])
+
+
+def test_sites_layers_and_seeds_have_keys_of_their_own() -> None:
+    keys = torch.stack([philox.dropout_keys(torch.tensor(seed), 24, 4) for seed in range(50)])
+    assert len(keys.unique()) == 50 * 24 * 4
+
+
+def test_row_keys_do_not_collide_between_documents() -> None:
+    keys = philox.row_keys(torch.arange(1000)[:, None], torch.arange(512)[None, :])
+    assert len(keys.unique()) == keys.numel()
+
+
+@pytest.mark.parametrize(("p", "bound"), [(0.0, 0), (0.1, 6554), (0.5, 32768), (1 - 2**-16, 65535)])
+def test_threshold_is_the_probability_in_16_bits(p: float, bound: int) -> None:
+    assert philox.threshold(p) == bound
