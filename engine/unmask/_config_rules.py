@@ -71,8 +71,8 @@ def _ranges(config: RunConfig) -> Iterator[str]:
             yield f"{name} must be at least 0 and below 1, got {number}"
     if not 0 < data.mask_rate < 1:
         yield f"data.mask_rate must be between 0 and 1, got {data.mask_rate}; BERT masks 0.15"
-    if not 0 < data.held_out <= 0.5:
-        yield f"data.held_out must be above 0 and at most 0.5, got {data.held_out}"
+    if not 0 <= data.held_out <= 0.5:
+        yield f"data.held_out must be between 0 and 0.5, got {data.held_out}"
 
 
 def _agreements(config: RunConfig) -> Iterator[str]:

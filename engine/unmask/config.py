@@ -37,14 +37,13 @@ class DataConfig:
     input: list[str] = field(default_factory=list)
     """Text files or folders to prepare before training (.txt, .md, .jsonl, .parquet, each also .gz)."""
     tokenizer: str | None = None
-    """Folder or tokenizer.json of an existing tokenizer; none: a WordPiece vocabulary is trained on the
-    text."""
+    """Folder of an existing WordPiece tokenizer; none: a vocabulary is trained on the text."""
     vocab_size: int = 8192
     """Entries of a vocabulary trained here; a store or a given tokenizer keeps its own."""
     longest: int = 128
     """Tokens in the longest piece, [CLS] and [SEP] included; a longer document is cut into several."""
     held_out: float = 0.01
-    """Share of the documents kept for evaluation, chosen by content; in (0, 0.5]. A store keeps its own."""
+    """Share of the documents kept for evaluation, chosen by their content; in [0, 0.5]."""
     mask_rate: float = 0.15
     """Share of the tokens to predict; in (0, 1)."""
     mask_split: tuple[float, float, float] = (0.8, 0.1, 0.1)

@@ -1,0 +1,78 @@
+"""`unmask prepare`: from files to a store that can be opened, and refusals that lose nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unmask.cli import main
+
+LINES = [
+    "The river runs past the old mill and the mill turns.",
+    "A cat sat on the warm wall and watched the river.",
+    "The old cat turns and runs past the wall.",
+]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    file = tmp_path / "docs.jsonl"
+    file.write_text("".join(json.dumps({"body": line}) + "\n" for line in LINES * 3), "utf-8")
+    return file
+
+
+def test_files_become_a_store_with_its_tokenizer(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unmask.data.store import Store
+
+    out = tmp_path / "store"
+    arguments = ["--input", str(corpus), "--text-field", "body", "--vocab-size", "120", "--out", str(out)]
+    assert main(["prepare", *arguments]) == 0
+    store = Store.open(out)
+    assert store.num_documents == 9
+    told = capsys.readouterr()
+    assert "9 documents" in told.out
+    assert "encode: 9 documents" in told.err
+
+
+def test_given_tokenizer_is_used(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
+    from unmask.data.store import Store
+    from unmask.data.tokenizer import Tokenizer
+
+    out = tmp_path / "store"
+    arguments = ["--input", str(corpus), "--text-field", "body", "--tokenizer", str(model_folder), "--out", str(out)]
+    assert main(["prepare", *arguments]) == 0
+    assert Store.open(out).tokenizer_hash == Tokenizer.load(model_folder).hash
+
+
+def test_existing_store_is_not_overwritten(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "--input", str(corpus), "--text-field", "body", "--out", str(tmp_path)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert corpus.is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.txt", None, "absent.txt"),
+        ("broken.txt", b"fine \xff", "broken.txt"),
+        ("empty.txt", b"", "empty.txt holds no text"),
+        ("table.csv", b"a,b", "table.csv"),
+    ],
+)
+def test_input_that_cannot_be_read_is_named_and_leaves_nothing(
+    name: str,
+    content: bytes | None,
+    message: str,
+    model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    out = tmp_path / "store"
+    arguments = ["--input", str(tmp_path / name), "--tokenizer", str(model_folder), "--out", str(out)]
+    assert main(["prepare", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
