@@ -17,8 +17,8 @@ class StreamConfig:
         tokens: tokens of a micro-batch (T). Default: 32 L.
         sequences: documents of a micro-batch (S). Default: T / 16, never short for pieces of 16 tokens or
             more.
-        masked: masked tokens of a micro-batch (M). Default: the expected number and 2 % and 16 more, rounded
-            up to a multiple of 64.
+        masked: masked tokens of a micro-batch (M). Default: the expected number and 1 % and 8 more, rounded
+            up to a multiple of 16.
         seed: 64-bit seed of order and masks.
         mask_rate: share of a piece's tokens to predict.
         mask_split: shares of those that become [MASK], become a random token, stay.
@@ -38,14 +38,10 @@ class StreamConfig:
         """Fill in the defaults; raises ConfigError where T, S or L cannot hold a piece."""
         longest = self.longest
         if longest < 3:
-            raise ConfigError(
-                f"stream: longest must be at least 3, for [CLS], a token and [SEP], got {longest}"
-            )
+            raise ConfigError(f"stream: longest must be at least 3, for [CLS], a token and [SEP], got {longest}")
         tokens = 32 * longest if self.tokens is None else self.tokens
         if tokens < longest:
-            raise ConfigError(
-                f"stream: tokens must be at least longest ({longest}) to hold one piece, got {tokens}"
-            )
+            raise ConfigError(f"stream: tokens must be at least longest ({longest}) to hold one piece, got {tokens}")
         if not 0 <= self.held_out_fraction < 1:
             raise ConfigError(f"stream: held_out_fraction must lie in [0, 1), got {self.held_out_fraction}")
         # A piece of 3 tokens alone in a micro-batch leaves the most room for inert documents.
@@ -58,5 +54,5 @@ class StreamConfig:
             )
         masked = self.masked
         if masked is None:
-            masked = min(tokens, -(-int(1.02 * tokens * self.mask_rate + 16) // 64) * 64)
+            masked = min(tokens, -(-int(1.01 * tokens * self.mask_rate + 8) // 16) * 16)
         return Capacities(tokens=tokens, sequences=sequences, masked=masked, longest=longest)

@@ -232,8 +232,8 @@ def test_masks_differ_from_pass_to_pass():
 def test_defaults_follow_from_the_longest_piece():
     room = StreamConfig(longest=512).capacities()
     assert (room.tokens, room.sequences) == (16_384, 1024)
-    assert room.masked % 64 == 0
-    assert 0.15 * 16_384 < room.masked < 0.16 * 16_384
+    assert room.masked % 16 == 0
+    assert 0.15 * 16_384 < room.masked < 0.155 * 16_384
 
 
 @pytest.mark.parametrize(
