@@ -15,12 +15,12 @@ __all__ = ["parse", "run"]
 
 
 def run(arguments: list[str]) -> None:
-    """Train, or go on with a run; prints where the result is."""
+    """Train, or go on with a run; the trainer says what happens, the last line what to do with the result."""
     config, resume = parse(arguments)
     from unmask.train.trainer import pretrain
 
     folder = pretrain(config, resume=resume)
-    print(f'{folder}\ntry: unmask fill-mask {folder} "text with a [MASK]"')
+    print(f'try: unmask fill-mask {folder} "text with a [MASK]"')
 
 
 def parse(arguments: list[str]) -> tuple[RunConfig, Path | None]:
