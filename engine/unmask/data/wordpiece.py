@@ -71,7 +71,8 @@ def train_vocabulary(
 ) -> dict[str, int]:
     """Learns a WordPiece vocabulary; ids are special tokens, then `##` characters, characters, merges.
 
-    At most half of the vocabulary goes to single characters, the most frequent first.
+    Single characters take at most half of it, the most frequent first, and up to seven eighths where they occur at
+    least 10 times: each of thousands of Chinese characters is a word.
 
     Raises:
         TokenizerError: no text, or `vocab_size` leaves no room beside special tokens and characters.
@@ -85,7 +86,7 @@ def train_vocabulary(
     alphabet, continuing = _count_characters(normalized, pre_tokenizer)
     if not alphabet:
         raise TokenizerError("tokenizer: there is no text to train on; every document is empty")
-    kept = [character for character, _ in alphabet[: max(1, vocab_size // 4)]]
+    kept = _frequent_characters(alphabet, continuing, vocab_size)
     seeds = [f"##{character}" for character in kept if character in continuing]
     fixed = len(special_tokens) + len(seeds) + len(kept)
     if fixed >= vocab_size:
@@ -125,6 +126,17 @@ def sample_by_hash(texts: Iterable[str], characters: int) -> list[str]:
         while total > characters and len(heap) > 1:
             total -= len(heapq.heappop(heap)[1])
     return [text for _, text in sorted(heap, reverse=True)]
+
+
+def _frequent_characters(alphabet: Sequence[tuple[str, int]], continuing: set[str], vocab_size: int) -> list[str]:
+    kept: list[str] = []
+    used = 0
+    for character, count in alphabet:
+        used += 2 if character in continuing else 1
+        if used > (vocab_size * 7 // 8 if count >= 10 else vocab_size // 2):
+            break
+        kept.append(character)
+    return kept
 
 
 def _count_characters(

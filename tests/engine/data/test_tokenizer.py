@@ -114,9 +114,7 @@ def test_the_training_sample_is_bounded_and_independent_of_order() -> None:
     assert sample_by_hash(["a" * 50], 10) == ["a" * 50]
 
 
-def test_saved_folder_loads_here_with_the_same_hash_from_either_file(
-    trained: Tokenizer, tmp_path: Path
-) -> None:
+def test_saved_folder_loads_here_with_the_same_hash_from_either_file(trained: Tokenizer, tmp_path: Path) -> None:
     trained.save(tmp_path)
     assert Tokenizer.load(tmp_path).hash == trained.hash
     (tmp_path / "tokenizer.json").unlink()
@@ -127,9 +125,7 @@ def test_saved_folder_loads_here_with_the_same_hash_from_either_file(
 
 @pytest.mark.parametrize("lowercase", [True, False])
 @pytest.mark.parametrize("name", ["AutoTokenizer", "BertTokenizerFast"])
-def test_saved_folder_loads_in_transformers_with_equal_ids(
-    tmp_path: Path, name: str, lowercase: bool
-) -> None:
+def test_saved_folder_loads_in_transformers_with_equal_ids(tmp_path: Path, name: str, lowercase: bool) -> None:
     transformers = pytest.importorskip("transformers")
     ours = Tokenizer.train(TEXTS, 200, lowercase, max_length=128)
     ours.save(tmp_path)
