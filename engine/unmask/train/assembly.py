@@ -10,7 +10,8 @@ from unmask.config import RunConfig
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import Objective, build_objectives
 from unmask.train.precision import choose_precision
-from unmask.train.sources import Sources, open_sources
+from unmask.train.sources import Sources
+from unmask.train.stores import open_store
 
 __all__ = ["Parts", "assemble"]
 
@@ -31,17 +32,13 @@ class Parts:
 def assemble(config: RunConfig, run: Path, say: Callable[[str], None]) -> Parts:
     """Build every part of the run that lives in `run`; prepares the text when no store exists yet."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sources = open_sources(config, run, say)
+    store, tokenizer = open_store(config, run, say)
+    sources = Sources(store, tokenizer, config)
     precision = choose_precision(config.train.dtype, device)
     weights = {name: weight for name, weight in asdict(config.objective).items() if weight > 0}
     encoder = EncoderConfig(vocab_size=sources.store.vocab_size, **asdict(config.model))
     heads = ("mlm", "nsp") if "nsp" in weights else ("mlm",)
-    model = PretrainingModel(
-        encoder, heads=heads, compute_dtype=precision.dtype, seed=config.seed
-    ).to(device)
+    model = PretrainingModel(encoder, heads=heads, compute_dtype=precision.dtype, seed=config.seed).to(device)
     size = sum(p.numel() for p in model.parameters())
-    say(
-        f"model: {size:,} parameters on {device}, activations in {str(precision.dtype)[6:]} "
-        f"({precision.reason})"
-    )
+    say(f"model: {size:,} parameters on {device}, activations in {str(precision.dtype)[6:]} ({precision.reason})")
     return Parts(device=device, model=model, objectives=build_objectives(weights), sources=sources)

@@ -108,9 +108,7 @@ class Checkpoints:
                 bad.rename(aside)
             return path
         if problems:
-            raise CheckpointError(
-                f"no checkpoint in {self.folder} is whole: {'; '.join(problems)}; start a new run"
-            )
+            raise CheckpointError(f"no checkpoint in {self.folder} is whole: {'; '.join(problems)}; start a new run")
         return None
 
     def clean(self) -> None:
@@ -162,17 +160,14 @@ def verify(path: Path) -> dict[str, Any]:
     if manifest["format"] not in READS:
         reads = " and ".join(str(known) for known in READS)
         raise CheckpointError(
-            f"checkpoint {path} was written by format {manifest['format']}; this version reads {reads} - "
-            "upgrade unmask"
+            f"checkpoint {path} was written by format {manifest['format']}; this version reads {reads} - upgrade unmask"
         )
     for name, entry in manifest["files"].items():
         file = path / name
         try:
             size = file.stat().st_size
             if size != entry["bytes"]:
-                raise _Damaged(
-                    f"checkpoint {path}: {name} has {size:,} bytes, {entry['bytes']:,} were written"
-                )
+                raise _Damaged(f"checkpoint {path}: {name} has {size:,} bytes, {entry['bytes']:,} were written")
             if _sha256(file) != entry["sha256"]:
                 raise _Damaged(f"checkpoint {path}: {name} was altered since it was written (sha256 differs)")
         except OSError as error:
@@ -182,9 +177,7 @@ def verify(path: Path) -> dict[str, Any]:
 
 def _write_manifest(folder: Path, step: int) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    entries = {
-        p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files
-    }
+    entries = {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
     manifest: dict[str, Any] = {"format": FORMAT, "step": step, "files": entries}
     manifest["digest"] = _digest(manifest)
     (folder / MANIFEST).write_bytes(_encode(manifest))
@@ -236,9 +229,7 @@ def _storage_failure(error: BaseException) -> str | None:
         return next((reason for reason in reasons if reason is not None), None)
     if type(error).__name__ == "SafetensorError" and "os error" in str(error):
         return str(error)
-    if isinstance(error, RuntimeError) and (
-        "file write failed" in str(error) or "PytorchStreamWriter" in str(error)
-    ):
+    if isinstance(error, RuntimeError) and ("file write failed" in str(error) or "PytorchStreamWriter" in str(error)):
         return str(error).splitlines()[0]
     inner = error.__cause__ or error.__context__
     return _storage_failure(inner) if inner is not None else None

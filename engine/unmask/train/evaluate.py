@@ -18,7 +18,7 @@ from unmask.batch import PackedBatch
 from unmask.model import PretrainingModel
 from unmask.objectives import Objective
 
-__all__ = ["Score", "evaluate"]
+__all__ = ["Score", "as_row", "evaluate"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +38,24 @@ class Score:
     def perplexity(self) -> float:
         """exp(loss): how many equally likely tokens the model hesitates between; inf when it overflows."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} loss {self.loss:.3f}, perplexity {self.perplexity:,.1f}, "
+            f"accuracy {self.accuracy:.1%} of {self.count:,}"
+        )
+
+
+def as_row(scores: Sequence[Score]) -> dict[str, float]:
+    """Scores as fields of a log row: those of `mlm` plain (`loss`, `masked_accuracy`), others with their name."""
+    row: dict[str, float] = {}
+    for score in scores:
+        mlm = score.name == "mlm"
+        prefix = "" if mlm else f"{score.name}_"
+        row |= {f"{prefix}loss": score.loss, f"{prefix}perplexity": score.perplexity}
+        row["masked_accuracy" if mlm else f"{prefix}accuracy"] = score.accuracy
+        row["masked_tokens" if mlm else f"{prefix}count"] = score.count
+    return row
 
 
 @torch.no_grad()
@@ -69,20 +87,16 @@ def evaluate(
     if total is None:
         return []
     return [
-        Score(
-            name=objective.name, loss=loss / max(count, 1), accuracy=correct / max(count, 1), count=int(count)
-        )
+        Score(name=objective.name, loss=loss / max(count, 1), accuracy=correct / max(count, 1), count=int(count))
         for (objective, _), (loss, correct, count) in zip(objectives, total.tolist(), strict=True)
     ]
 
 
 def _at_most(batches: Iterable[PackedBatch], tokens: int) -> Iterator[PackedBatch]:
-    """The first batches whose capacities sum to at most `tokens`, and one at least."""
+    """The first batches whose capacities, all alike, sum to at most `tokens`; one at least."""
     seen = 0
     for batch in batches:
-        seen += batch.ids.numel()
-        if seen > tokens and seen > batch.ids.numel():
-            return
         yield batch
-        if seen >= tokens:
+        seen += batch.ids.numel()
+        if seen + batch.ids.numel() > tokens:
             return

@@ -86,4 +86,4 @@ def _event_writer(folder: Path, done: int) -> Any:
             "config: train.tensorboard needs the package tensorboard, which is not installed; "
             "`pip install unmask[tensorboard]`, or leave it off: log.jsonl holds the same numbers"
         ) from error
-    return SummaryWriter(str(folder), purge_step=done + 1)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=done + 1)

@@ -44,11 +44,7 @@ def _fast_bfloat16(device: torch.device) -> tuple[bool, str]:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         name = f"{torch.cuda.get_device_name(device)} (sm_{major}{minor})"
-        return (
-            (True, f"{name} has bf16 tensor cores")
-            if major >= 8
-            else (False, f"{name} has no bf16 tensor cores")
-        )
+        return (True, f"{name} has bf16 tensor cores") if major >= 8 else (False, f"{name} has no bf16 tensor cores")
     if device.type == "cpu":
         found = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
         if found:

@@ -96,9 +96,7 @@ class RunFolder:
             try:
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise RunError(
-                    f"run {self.path} is in use by another process; wait for it or stop it"
-                ) from error
+                raise RunError(f"run {self.path} is in use by another process; wait for it or stop it") from error
             yield
 
     def _save_config(self) -> None:

@@ -3,15 +3,29 @@
 A stream is a pure function of the store and the configuration, so nothing here has a state worth saving.
 """
 
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+
+from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
 from unmask.data.loader import Loader
-from unmask.data.store import Store
-from unmask.data.stream import Stream, StreamConfig
+from unmask.data.stream import Store, Stream, StreamConfig
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError
-from unmask.train.segments import Segment, plan_segments
+from unmask.train.segments import Segment, plan_segments, segment_of
 
-__all__ = ["Sources"]
+__all__ = ["Position", "Sources"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Position:
+    """A place in the data: number of the segment, next global micro-batch in it, fingerprint of its stream."""
+
+    segment: int
+    index: int
+    fingerprint: str
 
 
 class Sources:
@@ -20,6 +34,10 @@ class Sources:
     Args:
         store: the tokens. tokenizer: the one the store was made with.
         config: of the run.
+    Attributes:
+        segments: of the run, in order.
+        micro_batches: in one update.
+        waited_seconds: time that `steps` kept the trainer waiting, so far.
     """
 
     def __init__(self, store: Store, tokenizer: Tokenizer, config: RunConfig) -> None:
@@ -29,6 +47,8 @@ class Sources:
         self.segments = plan_segments(
             config.train.steps, config.train.phases, longest=config.data.longest, seed=config.seed
         )
+        self.micro_batches = config.train.tokens_per_step // config.train.micro_batch_tokens
+        self.waited_seconds = 0.0
         self._streams: dict[int, Stream] = {}
         self._held_out: Stream | None = None
 
@@ -52,9 +72,32 @@ class Sources:
                 return None
         return self._held_out
 
-    def loader(self, stream: Stream, *, start: int) -> Loader:
-        """Micro-batches of `stream` from the global index `start` on, made ahead by the workers."""
-        return Loader(stream, start=start, workers=self.config.data.workers)
+    def position(self, step: int) -> Position:
+        """Where the data stands after `step` updates."""
+        segment = segment_of(self.segments, step)
+        index = (step - segment.first) * self.micro_batches
+        return Position(segment=segment.number, index=index, fingerprint=self.stream(segment).fingerprint)
+
+    def steps(self, done: int, cursor: Cursor | None = None) -> Generator[list[PackedBatch], None, None]:
+        """The micro-batches of every update after the first `done`, on the CPU, to the end of the run.
+
+        Args:
+            done: updates that lie behind.
+            cursor: of the last micro-batch used, which spares a resumed stream the planning of all before it.
+        """
+        for segment in self.segments:
+            if segment.end <= done:
+                continue
+            stream = self.stream(segment)
+            start = max(0, done - segment.first) * self.micro_batches
+            if start > 0 and cursor is not None:
+                stream.remember(start - 1, cursor)
+            before = self.waited_seconds
+            with closing(Loader(stream, start=start, workers=self.config.data.workers)) as loader:
+                for _ in range(max(done, segment.first), segment.end):
+                    batches = list(islice(loader, self.micro_batches))
+                    self.waited_seconds = before + loader.waited_seconds
+                    yield batches
 
     def _stream_config(self, segment: Segment) -> StreamConfig:
         data, train = self.config.data, self.config.train

@@ -38,7 +38,7 @@ class Facts:
         fingerprint: of the stream of that segment.
         tokens: real tokens seen. skipped: updates left out for a gradient that was not finite.
         threads: intra-op threads; results repeat bit for bit only for the same number.
-        device, versions: where and with what it was computed.
+        machine: where and with what it was computed, see `provenance`.
         window: sums of the log row that is still open, see `meter.Meter.open_window`.
     """
 
@@ -50,8 +50,7 @@ class Facts:
     tokens: int
     skipped: int
     threads: int
-    device: str
-    versions: dict[str, str]
+    machine: dict[str, str]
     window: list[float]
 
 
@@ -69,9 +68,7 @@ def load_facts(folder: Path) -> Facts:
         cursor = found.pop("cursor")
         return Facts(cursor=None if cursor is None else tuple(cursor), **found)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint {folder.parent} holds no training state to resume ({error})"
-        ) from error
+        raise CheckpointError(f"checkpoint {folder.parent} holds no training state to resume ({error})") from error
 
 
 def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -122,9 +119,7 @@ def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 
 
 def _check_names(folder: Path, state: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
-    held = {
-        name.removeprefix("model/"): value.shape for name, value in state.items() if name.startswith("model/")
-    }
+    held = {name.removeprefix("model/"): value.shape for name, value in state.items() if name.startswith("model/")}
     for name, target in targets.items():
         if name not in held:
             raise CheckpointError(f"checkpoint {folder.parent} lacks {name}, which the configured model has")
@@ -135,9 +130,7 @@ def _check_names(folder: Path, state: dict[str, Tensor], targets: dict[str, Tens
             )
     extra = sorted(held.keys() - targets.keys())
     if extra:
-        raise CheckpointError(
-            f"checkpoint {folder.parent} holds {extra[0]}, which the configured model lacks"
-        )
+        raise CheckpointError(f"checkpoint {folder.parent} holds {extra[0]}, which the configured model lacks")
 
 
 @contextmanager

@@ -71,9 +71,7 @@ class TrainingStep:
         norm, skipped = self.update()
         means = sums / counts.clamp(min=1.0)
         weights = [weight for _, weight in self.objectives]
-        loss = torch.stack(
-            [mean * weight for mean, weight in zip(means.unbind(), weights, strict=True)]
-        ).sum()
+        loss = torch.stack([mean * weight for mean, weight in zip(means.unbind(), weights, strict=True)]).sum()
         accuracy = correct / counts.clamp(min=1.0)
         return StepReport(loss, means, accuracy, counts, norm, skipped)
 
@@ -90,7 +88,7 @@ class TrainingStep:
                 tally.loss_sum * (weight / count.clamp(min=1.0))
                 for tally, (_, weight), count in zip(tallies, self.objectives, counts.unbind(), strict=True)
             ]
-            torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]
+            torch.stack(terms).sum().backward()
             sums += torch.stack([tally.loss_sum.detach().float() for tally in tallies])
             correct += torch.stack([tally.correct.detach().float() for tally in tallies])
         return counts, sums, correct

@@ -8,8 +8,6 @@ Everything random is addressed by seed and position, and a checkpoint holds the 
 computes the same bits as one that was never interrupted (same thread count, build and machine).
 """
 
-import platform
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +21,15 @@ from unmask.config import RunConfig
 from unmask.errors import CheckpointError, RunError
 from unmask.train.assembly import Parts, assemble
 from unmask.train.checkpoint import Checkpoints
-from unmask.train.evaluate import evaluate
+from unmask.train.evaluate import as_row, evaluate
 from unmask.train.log import RunLog
 from unmask.train.meter import Meter
 from unmask.train.metrics import FlopCount, peak_flops
 from unmask.train.optim import adamw, set_learning_rate
 from unmask.train.progress import Display
+from unmask.train.provenance import differences, machine
 from unmask.train.run_folder import RunFolder
 from unmask.train.schedule import LinearSchedule
-from unmask.train.segments import segment_of
 from unmask.train.signals import StopRequest
 from unmask.train.state import Facts, load_facts, load_tensors, save_state, state_bytes
 from unmask.train.step import StepReport, TrainingStep
@@ -57,9 +55,7 @@ def pretrain(config: RunConfig, *, resume: Path | None = None) -> Path:
     folder = RunFolder.create(config) if resume is None else RunFolder.reopen(Path(resume), config)
     config = folder.config
     display = Display(steps=config.train.steps)
-    checkpoints = Checkpoints(
-        folder=folder.path / "checkpoints", keep=config.train.keep_checkpoints, say=display.say
-    )
+    checkpoints = Checkpoints(folder=folder.path / "checkpoints", keep=config.train.keep_checkpoints, say=display.say)
     with folder.locked():
         checkpoints.clean()
         found = checkpoints.latest_valid()
@@ -70,9 +66,7 @@ def pretrain(config: RunConfig, *, resume: Path | None = None) -> Path:
             torch.set_num_threads(threads)
         torch.manual_seed(config.seed)
         parts = assemble(config, folder.path, display.say)
-        trainer = Trainer(
-            config=config, folder=folder.path, parts=parts, checkpoints=checkpoints, display=display
-        )
+        trainer = Trainer(config=config, folder=folder.path, parts=parts, checkpoints=checkpoints, display=display)
         if found is not None and facts is not None:
             trainer.restore(found, facts)
         trainer.run()
@@ -104,15 +98,12 @@ class Trainer:
     skipped: Tensor = field(init=False)
     streak: Tensor = field(init=False)
     cursor: Cursor | None = None
-    waited_seconds: float = 0.0
     saved: int = -1
     evaluated: int = -1
 
     def __post_init__(self) -> None:
         train, model, device = self.config.train, self.config.model, self.parts.device
-        self.schedule = LinearSchedule(
-            peak=train.learning_rate, warmup_steps=train.warmup_steps, steps=train.steps
-        )
+        self.schedule = LinearSchedule(peak=train.learning_rate, warmup_steps=train.warmup_steps, steps=train.steps)
         self.optimizer = adamw(
             self.parts.model,
             learning_rate=train.learning_rate,
@@ -127,9 +118,7 @@ class Trainer:
             optimizer=self.optimizer,
             clip_norm=train.clip_norm,
         )
-        self.meter = Meter(
-            [objective.name for objective, _ in self.parts.objectives], peak=peak_flops(device)
-        )
+        self.meter = Meter([objective.name for objective, _ in self.parts.objectives], peak=peak_flops(device))
         self.flops = FlopCount(
             num_layers=model.num_layers,
             hidden_size=model.hidden_size,
@@ -145,7 +134,12 @@ class Trainer:
         self.parts.model.train()
         self.display.begin(self.done)
         log = RunLog(self.folder, done=self.done, tensorboard=train.tensorboard)
-        with closing(log), self.display, StopRequest() as stop, closing(self._steps()) as steps:
+        with (
+            closing(log),
+            self.display,
+            StopRequest() as stop,
+            closing(self.parts.sources.steps(self.done, self.cursor)) as steps,
+        ):
             for batches in steps:
                 set_learning_rate(self.optimizer, self.schedule(self.done))
                 report = self.step([batch.to(self.parts.device, non_blocking=True) for batch in batches])
@@ -176,19 +170,17 @@ class Trainer:
                 f"run {self.folder}: train.steps is {train.steps} but {facts.step} steps are done; give at "
                 "least that many"
             )
-        segment, index, fingerprint = self._position(facts.step)
-        if (facts.segment, facts.index) != (segment, index):
+        here = self.parts.sources.position(facts.step)
+        if (facts.segment, facts.index) != (here.segment, here.index):
             raise CheckpointError(
-                f"checkpoint {checkpoint} stands at micro-batch {facts.index} of segment {facts.segment}; "
-                "with these "
-                f"settings step {facts.step} is micro-batch {index} of segment {segment}; resume with the "
+                f"checkpoint {checkpoint} stands at micro-batch {facts.index} of segment {facts.segment}; with these "
+                f"settings step {facts.step} is micro-batch {here.index} of segment {here.segment}; resume with the "
                 "saved train.steps"
             )
-        if facts.fingerprint != fingerprint:
+        if facts.fingerprint != here.fingerprint:
             raise CheckpointError(
-                f"checkpoint {checkpoint} was trained on other data: stream {facts.fingerprint[:16]} was "
-                "saved, this store "
-                f"gives {fingerprint[:16]}; put the original store back or start a new run"
+                f"checkpoint {checkpoint} was trained on other data: stream {facts.fingerprint[:16]} was saved, this "
+                f"store gives {here.fingerprint[:16]}; put the original store back or start a new run"
             )
         load_tensors(checkpoint / "training", self.parts.model, self.optimizer)
         self.done, self.tokens, self.saved = facts.step, facts.tokens, facts.step
@@ -196,32 +188,8 @@ class Trainer:
         self.skipped.fill_(facts.skipped)
         self.meter.reopen_window(facts.window, self.parts.device)
         self.display.say(f"resumed from {checkpoint}")
-        here = {"device": _device_name(self.parts.device), **_versions()}
-        for name, value in {"device": facts.device, **facts.versions}.items():
-            if here.get(name) != value:
-                self.display.say(
-                    f"{name} was {value}, now {here.get(name)}: the same data and masks, but sums may round "
-                    "differently"
-                )
-
-    def _steps(self) -> Iterator[list[PackedBatch]]:
-        """The micro-batches of each step to come, segment after segment."""
-        sources = self.parts.sources
-        count = self._micro_batches()
-        for segment in sources.segments:
-            if segment.end <= self.done:
-                continue
-            start = (self.done - segment.first) * count
-            stream = sources.stream(segment)
-            if start > 0 and self.cursor is not None:
-                stream.remember(start - 1, self.cursor)
-            with closing(sources.loader(stream, start=start)) as loader:
-                batches = iter(loader)
-                before = self.waited_seconds
-                while self.done < segment.end:
-                    step = [next(batches) for _ in range(count)]
-                    self.waited_seconds = before + loader.waited_seconds
-                    yield step
+        for sentence in differences(facts.machine, machine(self.parts.device)):
+            self.display.say(sentence)
 
     def _account(self, batches: list[PackedBatch], report: StepReport) -> None:
         """Count a finished step; device values stay on the device."""
@@ -237,7 +205,7 @@ class Trainer:
 
     def _log(self, log: RunLog) -> None:
         """Write and show the row of the steps since the last one; stops a run that has diverged."""
-        row: dict[str, Any] = {"step": self.done, **self.meter.read(waited_seconds=self.waited_seconds)}
+        row: dict[str, Any] = {"step": self.done, **self.meter.read(waited_seconds=self.parts.sources.waited_seconds)}
         row["learning_rate"] = self.schedule(self.done - 1)
         row["tokens"] = self.tokens
         log.write(row)
@@ -262,19 +230,10 @@ class Trainer:
                 tokens=self.config.train.evaluate_tokens,
                 device=parts.device,
             )
-            row: dict[str, Any] = {"event": "evaluate", "step": self.done}
             for score in scores:
-                prefix = "" if score.name == "mlm" else f"{score.name}_"
-                row |= {f"{prefix}loss": score.loss, f"{prefix}perplexity": score.perplexity}
-                row["masked_accuracy" if score.name == "mlm" else f"{prefix}accuracy"] = score.accuracy
-                row["masked_tokens" if score.name == "mlm" else f"{prefix}count"] = score.count
-                self.display.say(
-                    f"held-out at step {self.done}: {score.name} loss {score.loss:.3f}, perplexity "
-                    f"{score.perplexity:,.1f}, "
-                    f"accuracy {score.accuracy:.1%} of {score.count:,}"
-                )
+                self.display.say(f"held-out at step {self.done}: {score}")
             if scores:
-                log.write(row)
+                log.write({"event": "evaluate", "step": self.done} | as_row(scores))
             elif self.evaluated < 0:
                 self.display.say("no held-out document in this store: training goes on without evaluation")
             self.evaluated = self.done
@@ -283,18 +242,17 @@ class Trainer:
         """Save a checkpoint that resumes and that `transformers` loads."""
         with self.meter.paused():
             parts = self.parts
-            segment, index, fingerprint = self._position(self.done)
+            here = parts.sources.position(self.done)
             facts = Facts(
                 step=self.done,
-                segment=segment,
-                index=index,
-                cursor=None if self.cursor is None else tuple(self.cursor),
-                fingerprint=fingerprint,
+                segment=here.segment,
+                index=here.index,
+                cursor=None if self.cursor is None else (self.cursor.pass_, self.cursor.window, self.cursor.k),
+                fingerprint=here.fingerprint,
                 tokens=self.tokens,
                 skipped=int(self.skipped.item()),
                 threads=torch.get_num_threads(),
-                device=_device_name(parts.device),
-                versions=_versions(),
+                machine=machine(parts.device),
                 window=self.meter.open_window(),
             )
 
@@ -306,31 +264,13 @@ class Trainer:
             self.checkpoints.save(self.done, write, bytes_needed=state_bytes(parts.model))
             self.saved = self.done
 
-    def _position(self, step: int) -> tuple[int, int, str]:
-        """Segment, next micro-batch in it, and its stream's fingerprint, after `step` updates."""
-        segment = segment_of(self.parts.sources.segments, step)
-        index = (step - segment.first) * self._micro_batches()
-        return segment.number, index, self.parts.sources.stream(segment).fingerprint
-
-    def _micro_batches(self) -> int:
-        return self.config.train.tokens_per_step // self.config.train.micro_batch_tokens
-
     def _say_goodbye(self, stop: StopRequest) -> None:
         if self.done == self.config.train.steps:
             self.display.say(
-                f"done: {self.done} steps, {self.tokens:,} tokens, model in "
-                f"{self.checkpoints.path(self.done)}"
+                f"done: {self.done} steps, {self.tokens:,} tokens, model in {self.checkpoints.path(self.done)}"
             )
         else:
             self.display.say(
                 f"{stop.name}: stopped after step {self.done}, saved; continue with `unmask pretrain "
                 f"--resume {self.folder}`"
             )
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    return {"torch": torch.__version__, "python": platform.python_version()}

@@ -48,9 +48,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize(
-    "damage", [truncate, flip_a_bit, Path.unlink], ids=["truncated", "flipped", "missing"]
-)
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink], ids=["truncated", "flipped", "missing"])
 @pytest.mark.parametrize("name", ["model.bin", "training/state.json", "manifest.json"])
 def test_damage_is_named_and_the_one_before_is_used(tmp_path: Path, name: str, damage: object) -> None:
     checkpoints, said = filled(tmp_path, 5, 10)
@@ -120,9 +118,7 @@ def test_what_an_interrupted_save_left_is_ignored_and_cleaned(tmp_path: Path) ->
 
 def test_a_disk_that_is_too_full_is_noticed_before_writing(tmp_path: Path) -> None:
     checkpoints, _ = filled(tmp_path, 5)
-    with pytest.raises(
-        CheckpointError, match=r"step-000010 could not be written .*needs about 2,305,843,009,213"
-    ):
+    with pytest.raises(CheckpointError, match=r"step-000010 could not be written .*needs about 2,305,843,009,213"):
         checkpoints.save(10, write_numbers, bytes_needed=2**61)
     assert checkpoints.latest_valid() == checkpoints.path(5)
 
@@ -134,9 +130,7 @@ def test_a_disk_that_fills_up_in_mid_save_leaves_the_previous_checkpoint(tmp_pat
         write_numbers(folder)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(
-        CheckpointError, match=r"No space left on device.* bytes, .* are free; step-000005 is whole"
-    ):
+    with pytest.raises(CheckpointError, match=r"No space left on device.* bytes, .* are free; step-000005 is whole"):
         checkpoints.save(10, write, bytes_needed=1000)
     assert list(checkpoints.folder.iterdir()) == [checkpoints.path(5)]
     assert checkpoints.latest_valid() == checkpoints.path(5)
@@ -172,8 +166,7 @@ FACTS = Facts(
     tokens=9,
     skipped=1,
     threads=2,
-    device="cpu",
-    versions={"torch": "2"},
+    machine={"torch": "2"},
     window=[0.1, 1.0],
 )
 
@@ -234,7 +227,7 @@ folder, kind = Path(sys.argv[1]), sys.argv[2]
 model = torch.nn.Linear(512, 512)
 optimizer = torch.optim.AdamW(model.parameters())
 facts = Facts(step=1, segment=0, index=0, cursor=None, fingerprint="", tokens=0, skipped=0, threads=1,
-              device="", versions={}, window=[])
+              machine={}, window=[])
 def write(target):
     if kind == "safetensors":
         save_file(model.state_dict(), target / "model.safetensors")

@@ -3,9 +3,7 @@ import torch
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.train.optim import adamw, parameter_groups, set_learning_rate
 
-CONFIG = EncoderConfig(
-    vocab_size=30, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=16, max_positions=16
-)
+CONFIG = EncoderConfig(vocab_size=30, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=16, max_positions=16)
 
 DECAYED = {
     "encoder.embeddings.word.weight",
@@ -67,6 +65,9 @@ def test_the_learning_rate_is_written_into_tensors_that_stay() -> None:
     optimizer = adamw(model(), learning_rate=0.1)
     held = [group["lr"] for group in optimizer.param_groups]
     set_learning_rate(optimizer, 0.25)
-    assert [group["lr"] is before for group, before in zip(optimizer.param_groups, held, strict=True)] == [True, True]
+    assert [group["lr"] is before for group, before in zip(optimizer.param_groups, held, strict=True)] == [
+        True,
+        True,
+    ]
     assert [float(rate) for rate in held] == [0.25, 0.25]
     assert all(rate.dtype == torch.float32 for rate in held)

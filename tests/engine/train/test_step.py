@@ -11,10 +11,8 @@ from unmask.objectives import build_objectives
 from unmask.train.optim import adamw
 from unmask.train.step import TrainingStep
 
-CONFIG = EncoderConfig(
-    vocab_size=50, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=32
-)
-# Lengths and masked tokens of the documents: uneven on purpose, so that a mean per micro-batch would be another gradient.
+CONFIG = EncoderConfig(vocab_size=50, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=32)
+# Lengths and masked tokens of the documents: uneven, so that a mean per micro-batch would be another gradient.
 LENGTHS = np.array([12, 5, 30, 7, 3, 21, 9, 17])
 MASKED = np.array([1, 1, 9, 2, 1, 2, 4, 1])
 
@@ -100,9 +98,7 @@ def test_the_loss_is_the_mean_over_all_masked_tokens_of_the_step() -> None:
 def test_weights_scale_an_objective() -> None:
     model, step = make_step()
     heavy_model, heavy = make_step()
-    heavy = TrainingStep(
-        model=heavy_model, objectives=build_objectives({"mlm": 2.0}), optimizer=heavy.optimizer
-    )
+    heavy = TrainingStep(model=heavy_model, objectives=build_objectives({"mlm": 2.0}), optimizer=heavy.optimizer)
     step.accumulate(batches_of([range(8)]))
     heavy.accumulate(batches_of([range(8)]))
     for name, gradient in gradients(model).items():

@@ -1,0 +1,85 @@
+"""Where the text of a run comes from: a store that exists, text prepared in the run directory, or the docstrings.
+
+data.store    opened as it is
+data.input    prepared once as <run>/store
+neither       the docstrings of the installed Python packages, prepared once a machine in the cache folder, under a
+              name made from their content and the tokenizer asked for
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from unmask.config import RunConfig
+from unmask.data.docstrings import cache_folder, docstring_corpus
+from unmask.data.prepare import Progress, describe, prepare
+from unmask.data.store import Store
+from unmask.data.tokenizer import Tokenizer
+from unmask.errors import StoreError
+
+__all__ = ["open_store"]
+
+
+def open_store(config: RunConfig, run: Path, say: Callable[[str], None]) -> tuple[Store, Tokenizer]:
+    """The store that the run in `run` reads, prepared first when it does not exist, and its tokenizer.
+
+    Raises:
+        StoreError: the store is missing, damaged, or made by another tokenizer than `data.tokenizer`.
+        CorpusError, TokenizerError: the text or the tokenizer cannot be used.
+    """
+    if config.data.store is not None:
+        store = Store.open(config.data.store)
+    elif config.data.input:
+        store = _prepared(run / "store", config, say)
+    else:
+        store = _embedded(config, run, say)
+    tokenizer = store.load_tokenizer()
+    if config.data.tokenizer is not None:
+        store.require_tokenizer(Tokenizer.load(config.data.tokenizer))
+    say(describe(store))
+    return store, tokenizer
+
+
+def _prepared(folder: Path, config: RunConfig, say: Callable[[str], None]) -> Store:
+    """The store in `folder`, made from the configured text when it is not there yet."""
+    if folder.exists():
+        return Store.open(folder)
+    stages: list[str] = []
+
+    def tell(progress: Progress) -> None:
+        if progress.stage not in stages:
+            stages.append(progress.stage)
+            say(f"preparing {folder}: {progress.stage}")
+
+    data = config.data
+    return prepare(data.input or None, folder, tokenizer=data.tokenizer, vocab_size=data.vocab_size, progress=tell)
+
+
+def _embedded(config: RunConfig, run: Path, say: Callable[[str], None]) -> Store:
+    """The store of the docstrings, from the cache if it is there and whole."""
+    digest = hashlib.sha256()
+    for document in docstring_corpus():
+        digest.update(f"{document.source}\0{document.text}\0".encode())
+    given = config.data.tokenizer
+    asked = config.data.vocab_size if given is None else Tokenizer.load(given).hash
+    digest.update(json.dumps(asked).encode())
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        writable = os.access(cache, os.W_OK)
+    except OSError:
+        writable = False
+    folder = cache / f"store-{digest.hexdigest()[:16]}" if writable else run / "store"
+    try:
+        return _prepared(folder, config, say)
+    except StoreError as error:
+        # Another run may have prepared the same text meanwhile; or the cache is damaged, which costs time and no more.
+        say(f"{error}; preparing the cached text again")
+        try:
+            return Store.open(folder)
+        except StoreError:
+            shutil.rmtree(folder, ignore_errors=True)
+            return _prepared(folder, config, say)

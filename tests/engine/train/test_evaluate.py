@@ -1,0 +1,98 @@
+import math
+from types import ModuleType
+
+import pytest
+import torch
+
+from unmask.batch import PackedBatch
+from unmask.data.stream import Stream, StreamConfig
+from unmask.model import EncoderConfig, PretrainingModel
+from unmask.objectives import build_objectives
+from unmask.train.evaluate import Score, as_row, evaluate
+
+OBJECTIVES = build_objectives({"mlm": 1.0})
+
+
+@pytest.fixture
+def stream(tiny: ModuleType) -> Stream:
+    store, tokenizer = tiny.text()
+    config = StreamConfig(longest=32, tokens=128, held_out_fraction=0.2)
+    return Stream(store, config, tokenizer.ordinary_ids, split="held_out")
+
+
+@pytest.fixture
+def model(tiny: ModuleType) -> PretrainingModel:
+    store, _ = tiny.text()
+    config = EncoderConfig(
+        vocab_size=store.vocab_size, hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, max_positions=32
+    )
+    return PretrainingModel(config, seed=1)
+
+
+def test_two_evaluations_of_the_same_weights_agree(stream: Stream, model: PretrainingModel) -> None:
+    first = evaluate(model, OBJECTIVES, stream.batches(), tokens=10**9)
+    again = evaluate(model, OBJECTIVES, stream.batches(), tokens=10**9)
+    assert first == again
+
+
+def test_an_untrained_model_hesitates_between_all_tokens(stream: Stream, model: PretrainingModel) -> None:
+    (score,) = evaluate(model, OBJECTIVES, stream.batches(), tokens=10**9)
+    assert score.loss == pytest.approx(math.log(model.config.vocab_size), abs=0.3)
+    assert score.perplexity == pytest.approx(math.exp(score.loss))
+
+
+def test_the_mean_is_over_masked_tokens_and_not_over_batches(stream: Stream, model: PretrainingModel) -> None:
+    model.eval()
+    objective = OBJECTIVES[0][0]
+    batches = list(stream.batches())
+    with torch.no_grad():
+        tallies = [objective(model, model(batch), batch) for batch in batches]
+    (score,) = evaluate(model, OBJECTIVES, batches, tokens=10**9)
+    count = sum(int(tally.count) for tally in tallies)
+    assert len({int(tally.count) for tally in tallies}) > 1
+    assert score.count == count
+    assert score.loss == pytest.approx(sum(float(tally.loss_sum) for tally in tallies) / count, rel=1e-6)
+    assert score.accuracy == pytest.approx(sum(int(tally.correct) for tally in tallies) / count)
+
+
+@pytest.mark.parametrize(("tokens", "used"), [(1, 1), (127, 1), (128, 1), (255, 1), (256, 2), (10**9, None)])
+def test_at_most_so_many_tokens_are_read_and_one_batch_at_least(
+    stream: Stream, model: PretrainingModel, tokens: int, used: int | None
+) -> None:
+    taken: list[PackedBatch] = []
+
+    def watched() -> object:
+        for batch in stream.batches():
+            taken.append(batch)
+            yield batch
+
+    evaluate(model, OBJECTIVES, watched(), tokens=tokens)  # type: ignore[arg-type]
+    total = len(list(stream.batches()))
+    assert total > 2
+    assert len(taken) == (total if used is None else used)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_of_the_model_comes_back(stream: Stream, model: PretrainingModel, training: bool) -> None:
+    model.train(training)
+    evaluate(model, OBJECTIVES, stream.batches(), tokens=1)
+    assert model.training is training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_nothing_held_out_gives_no_score(model: PretrainingModel) -> None:
+    assert evaluate(model, OBJECTIVES, (), tokens=100) == []
+
+
+def test_the_row_names_other_objectives() -> None:
+    scores = [Score(name="mlm", loss=1.0, accuracy=0.5, count=4), Score(name="nsp", loss=0.0, accuracy=1.0, count=2)]
+    assert as_row(scores) == {
+        "loss": 1.0,
+        "perplexity": math.e,
+        "masked_accuracy": 0.5,
+        "masked_tokens": 4,
+        "nsp_loss": 0.0,
+        "nsp_perplexity": 1.0,
+        "nsp_accuracy": 1.0,
+        "nsp_count": 2,
+    }

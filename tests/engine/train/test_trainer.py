@@ -1,0 +1,96 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from unmask.errors import ConfigError, RunError
+from unmask.train.checkpoint import verify
+from unmask.train.log import read_log
+from unmask.train.run_folder import saved_config
+
+
+def test_a_run_leaves_its_configuration_a_log_and_the_newest_checkpoints(tiny: ModuleType, unbroken: Path) -> None:
+    assert saved_config(unbroken) == tiny.config(unbroken)
+    rows = read_log(unbroken)
+    assert [row["step"] for row in rows if "event" not in row] == [3, 6, 9, 12, 15, 16]
+    assert [row["step"] for row in rows if row.get("event") == "evaluate"] == [8, 16]
+    needed = {"loss", "learning_rate", "tokens_per_second", "data_wait", "gradient_norm", "masked_accuracy", "tokens"}
+    assert all(needed <= row.keys() for row in rows if "event" not in row)
+    assert {"loss", "perplexity", "masked_accuracy"} <= rows[-1].keys()
+    kept = sorted(p.name for p in (unbroken / "checkpoints").iterdir())
+    assert kept == ["step-000015", "step-000016"]
+    files = verify(unbroken / "checkpoints" / "step-000016")["files"]
+    assert {"model.safetensors", "config.json", "tokenizer.json", "training/state.json"} <= files.keys()
+
+
+def test_learning_happens_and_the_tokens_are_the_real_ones(unbroken: Path) -> None:
+    rows = [row for row in read_log(unbroken) if "event" not in row]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.2
+    assert 0.9 * 16 * 256 < rows[-1]["tokens"] <= 16 * 256
+    assert all(0.0 <= row["data_wait"] <= 1.0 and row["tokens_per_second"] > 0 for row in rows)
+
+
+def test_the_same_configuration_gives_the_same_bits_with_any_number_of_workers(
+    tiny: ModuleType, tmp_path: Path, unbroken: Path
+) -> None:
+    tiny.pretrain(tiny.config(tmp_path / "workers", workers=2))
+    expected, got = tiny.parameters(unbroken), tiny.parameters(tmp_path / "workers")
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(value, got[name]) for name, value in expected.items())
+
+
+def test_another_seed_gives_another_model(tiny: ModuleType, tmp_path: Path, unbroken: Path) -> None:
+    tiny.pretrain(replace(tiny.config(tmp_path / "a"), seed=2))
+    ours, theirs = tiny.parameters(tmp_path / "a"), tiny.parameters(unbroken)
+    assert not any(torch.equal(value, theirs[name]) for name, value in ours.items() if value.ndim == 2)
+
+
+def test_every_phase_reads_the_data_at_its_own_length(tiny: ModuleType, tmp_path: Path) -> None:
+    seen: list[int] = []
+    original = tiny.assembly.PretrainingModel.forward
+
+    def watch(model: torch.nn.Module, batch: object) -> torch.Tensor:
+        if model.training:
+            seen.append(batch.documents.longest)  # type: ignore[attr-defined]
+        return original(model, batch)  # type: ignore[no-any-return]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tiny.assembly.PretrainingModel, "forward", watch)
+        tiny.pretrain(tiny.config(tmp_path / "a"))
+    assert seen == [16] * 16 + [32] * 16
+
+
+def test_an_existing_run_is_never_written_over(tiny: ModuleType, unbroken: Path) -> None:
+    before = (unbroken / "log.jsonl").read_bytes()
+    with pytest.raises(RunError, match="exists already"):
+        tiny.pretrain(tiny.config(unbroken))
+    assert (unbroken / "log.jsonl").read_bytes() == before
+
+
+def test_a_store_without_held_out_documents_trains_and_says_so(
+    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.pretrain(tiny.config(tmp_path / "a", held_out=1e-9, steps=4, phases=[]))
+    assert "no held-out document" in capsys.readouterr().out
+    assert not [row for row in read_log(tmp_path / "a") if "event" in row]
+
+
+def test_a_run_that_diverges_stops_with_advice_and_keeps_its_last_finite_state(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmask.train.trainer.GIVE_UP_AFTER", 3)
+    with pytest.raises(RunError, match=r"not finite in each of the last \d+ steps.*lower train\.learning_rate"):
+        tiny.pretrain(tiny.config(tmp_path / "a", learning_rate=1e30, warmup_steps=0, phases=[]))
+    rows = read_log(tmp_path / "a")
+    assert rows[-1]["skipped"] > 0
+    assert rows[-1]["loss"] is None
+    state = json.loads(next((tmp_path / "a" / "checkpoints").glob("*/training/state.json")).read_text())
+    assert state["skipped"] >= 3
+
+
+def test_a_phase_too_short_for_the_run_is_a_setting_to_mend(tiny: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.phases\.0"):
+        tiny.pretrain(tiny.config(tmp_path / "a", steps=1, warmup_steps=0))
