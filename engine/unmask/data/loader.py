@@ -18,6 +18,7 @@ import os
 import pickle
 import queue
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -73,9 +74,7 @@ class Loader:
                 f"loader: workers must be at least 0 and prefetch at least 1, got {workers} and {prefetch}"
             )
         if workers and "fork" not in multiprocessing.get_all_start_methods():
-            warnings.warn(
-                "loader: this system cannot fork, so batches are made without workers", stacklevel=2
-            )
+            warnings.warn("loader: this system cannot fork, so batches are made without workers", stacklevel=2)
             workers = 0
         self.waited_seconds = 0.0
         self._stream = stream
@@ -84,10 +83,8 @@ class Loader:
         self._turn = 0
         self._closed = False
         self._processes: list[Any] = []
-        self._queues: list[Any] = []
-        self._stop = multiprocessing.util.Finalize(
-            self, _stop, (self._processes, self._queues), exitpriority=10
-        )
+        self._pipes: list[Any] = []
+        self._stop = multiprocessing.util.Finalize(self, _stop, (self._processes, self._pipes), exitpriority=10)
         if workers:
             self._start(workers, -(-prefetch // workers))
         else:
@@ -104,26 +101,23 @@ class Loader:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             for worker in range(workers):
-                channel = context.Queue(maxsize=depth)
+                receiver, sender = context.Pipe(duplex=False)
+                first = self._index + worker * self._step
                 process = context.Process(
                     target=_work,
-                    args=(
-                        self._stream,
-                        self._index + worker * self._step,
-                        workers * self._step,
-                        channel,
-                        os.getpid(),
-                    ),
+                    args=(self._stream, first, workers * self._step, depth, sender, os.getpid()),
                     name=f"unmask-loader-{worker}",
                     daemon=True,
                 )
-                self._queues.append(channel)
+                self._pipes.append(receiver)
                 self._processes.append(process)
                 with warnings.catch_warnings():
                     # Python 3.12 warns of forks beside threads, whose locks the child may find taken; these
                     # children run NumPy and nothing of PyTorch, and print nothing.
                     warnings.simplefilter("ignore", DeprecationWarning)
                     process.start()
+                # Held by the worker alone, the end of the pipe tells of its death, even in mid-message.
+                sender.close()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -147,27 +141,21 @@ class Loader:
     def _receive(self) -> Any:
         worker = self._turn
         self._turn = (worker + 1) % len(self._processes)
-        process, channel = self._processes[worker], self._queues[worker]
-        while True:
-            # Asked before the wait: what a worker sent before it died is still delivered.
-            alive = process.is_alive()
-            try:
-                flat, error, trace = channel.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                if alive:
-                    continue
-                code = process.exitcode
-                self.close()
-                raise RunError(
-                    f"loader: worker {worker} must live as long as the loader, ended with exit code {code}; "
-                    f"if it was "
-                    "killed for lack of memory, use fewer workers"
-                ) from None
-            if error is not None:
-                self.close()
-                error.add_note(f"in loader worker {worker}:\n{trace}")
-                raise error
-            return flat
+        try:
+            flat, error, trace = self._pipes[worker].recv()
+        except (EOFError, OSError):
+            process = self._processes[worker]
+            process.join()
+            self.close()
+            raise RunError(
+                f"loader: worker {worker} must live as long as the loader, ended with exit code "
+                f"{process.exitcode}; if it was killed for lack of memory, use fewer workers"
+            ) from None
+        if error is not None:
+            self.close()
+            error.add_note(f"in loader worker {worker}:\n{trace}")
+            raise error
+        return flat
 
     def close(self) -> None:
         """End the workers; a closed loader has no further batches. May be called again."""
@@ -183,41 +171,48 @@ class Loader:
         self.close()
 
 
-def _stop(processes: Sequence[Any], queues: Sequence[Any]) -> None:
+def _stop(processes: Sequence[Any], pipes: Sequence[Any]) -> None:
     for process in processes:
         process.kill()  # a worker owns nothing that could be left half done
     for process in processes:
         process.join()
-    for channel in queues:
-        channel.close()
-        channel.cancel_join_thread()
+    for pipe in pipes:
+        pipe.close()
 
 
-def _work(stream: Stream, first: int, step: int, channel: Any, parent: int) -> None:
-    """Body of a worker: send (flat batch or None at the end, error, its trace) until killed or orphaned."""
+def _work(stream: Stream, first: int, step: int, depth: int, pipe: Any, parent: int) -> None:
+    """Body of a worker: make (flat batch or None at the end, error, its trace) until killed or orphaned."""
     # What was inherited is the parent's: collecting it here would run destructors of its GPU tensors.
     gc.freeze()
+    made: queue.Queue[Any] = queue.Queue(maxsize=depth)
+    # A pipe holds a batch at most; the thread that fills it lets the worker run ahead.
+    threading.Thread(target=_send, args=(made, pipe), daemon=True).start()
     try:
         for flat in stream.flat_batches(first, step):
-            _send(channel, (flat, None, ""), parent)
-        _send(channel, (None, None, ""), parent)
+            _put(made, (flat, None, ""), parent)
+        _put(made, (None, None, ""), parent)
     except Exception as error:
-        _send(channel, (None, _portable(error), traceback.format_exc()), parent)
-    # To exit would wait for the queue to be read; to stay and be ended by the parent waits for nothing.
+        _put(made, (None, _portable(error), traceback.format_exc()), parent)
     while os.getppid() == parent:
         time.sleep(_POLL_SECONDS)
     os._exit(0)
 
 
-def _send(channel: Any, message: Any, parent: int) -> None:
+def _put(made: "queue.Queue[Any]", message: Any, parent: int) -> None:
     while True:
         if os.getppid() != parent:
             os._exit(0)
-        try:
-            channel.put(message, timeout=_POLL_SECONDS)
+        with contextlib.suppress(queue.Full):
+            made.put(message, timeout=_POLL_SECONDS)
             return
-        except queue.Full:
-            continue
+
+
+def _send(made: "queue.Queue[Any]", pipe: Any) -> None:
+    while True:
+        try:
+            pipe.send(made.get())
+        except OSError:
+            os._exit(0)  # nobody is left to read
 
 
 def _portable(error: Exception) -> Exception:

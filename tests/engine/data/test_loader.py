@@ -112,9 +112,14 @@ def test_an_error_that_does_not_pickle_is_told_by_its_text(monkeypatch):
         list(loader)
 
 
-def test_a_worker_that_is_killed_is_reported():
-    loader = Loader(make(), workers=1, prefetch=1)
+@pytest.mark.parametrize("tokens", [128, 40_000])
+def test_a_worker_that_is_killed_is_reported(tokens):
+    # a batch of 40,000 tokens is larger than a pipe, so that this worker dies in the middle of sending one
+    store = MemoryStore.generated(np.full(3000, 30), vocab_size=300)
+    stream = Stream(store, StreamConfig(longest=32, tokens=tokens), store.ordinary_ids)
+    loader = Loader(stream, workers=1, prefetch=1)
     next(loader)
+    time.sleep(0.2)
     os.kill(loader._processes[0].pid, signal.SIGKILL)
     with pytest.raises(RunError, match="worker 0 must live as long as the loader, ended with exit code -9"):
         list(loader)
