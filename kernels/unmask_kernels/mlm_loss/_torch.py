@@ -1,15 +1,18 @@
 """mlm_loss by PyTorch's matrix products, one chunk of logits at a time; gradients are made together with the loss.
 
 The loss is a scalar, so its gradients are known up to one factor when the logits are at hand: they never have to be
-formed again. A chunk holds two (rows, V) buffers, logits and probabilities, of `_CHUNK_BYTES` together.
+formed again. A chunk of logits in the dtype of hidden has at most `_CHUNK_BYTES`; its softmax is taken in fp32 for a few
+rows at a time, which stay in cache, and takes the place of the logits.
 
-    products: 3 of 2 M V D flops; passes over the chunk: write logits, max, softmax, two reads as operands
+    products: 3 of 2 M V D flops; passes over the chunk in memory: write logits, read and write once, read twice
 
 The log-sum-exp is max - log(probability of the max), which costs nothing beyond the softmax: that probability is at
 least 1 / V, so its logarithm is safe. Unused slots (label -100) keep their rows, scaled by 0: shapes never change.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -19,6 +22,7 @@ from ..precision import accumulation_dtype
 __all__ = ["forward"]
 
 _CHUNK_BYTES = 1 << 27
+_CACHED = 1 << 19  # elements of a block of rows on a CPU
 
 
 def forward(
@@ -43,20 +47,24 @@ def forward(
         drows = torch.empty_like(rows)
         dweight = torch.zeros(weight.shape, dtype=wide, device=rows.device)
         dbias = torch.zeros(vocabulary if bias is not None else 0, dtype=wide, device=rows.device)
-    step = max(1, _CHUNK_BYTES // (2 * vocabulary * rows.element_size()))
+    step = max(1, _CHUNK_BYTES // (vocabulary * rows.element_size()))
     for start in range(0, slots, step):
         chunk = slice(start, start + step)
         here, target = valid[chunk, None], targets[chunk]
         x = rows[chunk] * here
         logits = x @ projection.t() if offset is None else torch.addmm(offset, x, projection.t())
-        top, predicted = logits.max(-1, keepdim=True)
-        at_target = logits.gather(1, target).to(wide)
-        probabilities = torch.softmax(logits, -1)
-        log_normaliser = top.to(wide) - probabilities.gather(1, predicted).to(wide).log()
-        loss += ((log_normaliser - at_target) * here).sum()
-        correct += ((predicted == target) & here).sum()
+        for some in _row_blocks(logits):
+            # softmax and loss in fp32; the probabilities take the place of their logits
+            exact = logits[some].to(wide)
+            top, predicted = exact.max(-1, keepdim=True)
+            probabilities = torch.softmax(exact, -1)
+            log_normaliser = top - probabilities.gather(1, predicted).log()
+            loss += ((log_normaliser - exact.gather(1, target[some])) * here[some]).sum()
+            correct += ((predicted == target[some]) & here[some]).sum()
+            if with_gradients:
+                logits[some] = probabilities.scatter_add_(1, target[some], torch.full_like(top, -1.0))
         if with_gradients:
-            dlogits = probabilities.scatter_add_(1, target, torch.full_like(at_target, -1.0, dtype=x.dtype))
+            dlogits = logits
             drows[chunk] = (dlogits @ projection) * here
             # (D, rows) x (rows, V) is the faster orientation of this product on a CPU
             dweight += (x.t() @ dlogits).t()
@@ -68,3 +76,10 @@ def forward(
         # unused slots may repeat a row; they add zeros
         drows = torch.zeros_like(hidden).index_add_(0, positions, drows)
     return loss, valid.sum(), correct, drows, dweight, dbias
+
+
+def _row_blocks(logits: Tensor) -> Iterator[slice]:
+    count, vocabulary = logits.shape
+    rows = max(1, _CACHED // vocabulary if logits.device.type == "cpu" else count)
+    for start in range(0, count, rows):
+        yield slice(start, start + rows)

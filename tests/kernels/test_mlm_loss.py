@@ -1,0 +1,177 @@
+"""mlm_loss: against fp64 truth on every backend here, and the contracts every family keeps."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unmask_kernels import mlm_loss as public
+from unmask_kernels.mlm_loss import FAMILY, MLMLossCall, _torch
+from unmask_kernels.testing import contracts
+from unmask_kernels.testing.compare import compare
+from unmask_kernels.testing.contracts import Tenant, backends_here
+from unmask_kernels.testing.inputs import Case, run
+from unmask_kernels.testing.mlm_loss import MLM_LOSS, mlm_loss_case
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SMALL = mlm_loss_case("small", tokens=30, width=24, vocabulary=101, masked=9, unused=2)
+
+everywhere = pytest.mark.parametrize("tenant", backends_here("mlm_loss"))
+
+
+def loss_on(tenant: Tenant) -> Any:
+    return lambda **arguments: public(backend=tenant.backend, **arguments).loss_sum
+
+
+def _in_the_tested_dtype(
+    hidden: Tensor, positions: Tensor | None, labels: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Logits rounded to the tested dtype, cross-entropy in fp32: as a PyTorch user writes it."""
+    rows = hidden if positions is None else hidden[positions]
+    logits = F.linear(rows, weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype))
+    wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    return F.cross_entropy(logits.to(wide), labels, reduction="sum", ignore_index=-100)
+
+
+@everywhere
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", MLM_LOSS, ids=str)
+def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> None:
+    inputs = case.make(dtype, tenant.device)
+    truth = run(lambda **a: public(backend="reference", **a).loss_sum, inputs.double())
+    plain = run(_in_the_tested_dtype, inputs)
+    with contracts.poisoned_memory():
+        ours = run(loss_on(tenant), inputs)
+    compare(ours, plain, truth)
+
+
+def test_reference_is_torch_cross_entropy() -> None:
+    inputs = SMALL.make(torch.float64)
+    result = public(backend="reference", **inputs.arguments)
+    assert result.loss_sum.item() == pytest.approx(_in_the_tested_dtype(**inputs.arguments).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_gradients_are_the_numerical_ones(backend: str) -> None:
+    case = mlm_loss_case("tiny", tokens=5, width=3, vocabulary=7, masked=3, unused=1)
+    arguments = dict(case.make(torch.float64).arguments)
+    leaves = [arguments[name].requires_grad_() for name in ("hidden", "weight", "bias")]
+
+    def loss(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return public(hidden, arguments["positions"], arguments["labels"], weight, bias, backend=backend).loss_sum
+
+    assert torch.autograd.gradcheck(loss, leaves)
+
+
+@everywhere
+def test_counts_predictions_and_hits(tenant: Tenant) -> None:
+    arguments = dict(SMALL.make(torch.float32, tenant.device).arguments)
+    logits = F.linear(arguments["hidden"][arguments["positions"]], arguments["weight"], arguments["bias"])
+    arguments["labels"][:4] = logits[:4].argmax(-1)
+    arguments["labels"][4:9] = logits[4:9].argmin(-1)
+    result = public(backend=tenant.backend, **arguments)
+    assert (int(result.count), int(result.correct)) == (9, 4)
+    assert result.loss_sum.dtype == torch.float32
+    assert not result.count.requires_grad
+
+
+@everywhere
+@pytest.mark.parametrize("case", [c for c in MLM_LOSS if c.name in ("all-unused", "no-slots")], ids=str)
+def test_nothing_masked_gives_zero_loss_and_zero_gradients(case: Case, tenant: Tenant) -> None:
+    results = run(loss_on(tenant), case.make(torch.float32, tenant.device))
+    assert all(not value.any() for value in results.values())
+
+
+@everywhere
+def test_unused_slots_change_nothing(tenant: Tenant) -> None:
+    case = mlm_loss_case("unused", tokens=30, width=24, vocabulary=101, masked=9, unused=5)
+    inputs = case.make(torch.float32, tenant.device)
+    fewer = inputs.change(positions=inputs.arguments["positions"][:9], labels=inputs.arguments["labels"][:9])
+    with_unused, without = run(loss_on(tenant), inputs), run(loss_on(tenant), fewer)
+    for name, value in without.items():
+        torch.testing.assert_close(with_unused[name], value)
+
+
+def test_chunks_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = SMALL.make(torch.float64)
+    whole = run(lambda **a: public(backend="torch", **a).loss_sum, inputs)
+    monkeypatch.setattr(_torch, "_CHUNK_BYTES", 2 * 101 * 8)  # two rows at a time
+    chunks = run(lambda **a: public(backend="torch", **a).loss_sum, inputs)
+    for name, value in whole.items():
+        torch.testing.assert_close(chunks[name], value, rtol=1e-12, atol=1e-12)
+
+
+def test_never_holds_more_than_its_chunk_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    addmm = torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *operands: sizes.append((out := addmm(*operands)).nbytes) or out)
+    monkeypatch.setattr(_torch, "_CHUNK_BYTES", 1 << 11)
+    public(backend="torch", **SMALL.make(torch.float32).arguments)
+    assert len(sizes) > 1
+    assert max(sizes) <= 1 << 11
+
+
+@everywhere
+def test_returns_exactly_the_gradients_asked_for(tenant: Tenant) -> None:
+    contracts.gradient_set(loss_on(tenant), SMALL.make(torch.float32, tenant.device))
+
+
+@everywhere
+def test_makes_no_gradients_in_evaluation(tenant: Tenant) -> None:
+    arguments = dict(SMALL.make(torch.float32, tenant.device).arguments)
+    arguments["weight"].requires_grad_()
+    with torch.no_grad():
+        result = public(backend=tenant.backend, **arguments)
+    assert not result.loss_sum.requires_grad
+    expected = public(backend=tenant.backend, **arguments).loss_sum
+    torch.testing.assert_close(result.loss_sum, expected.detach())
+
+
+@everywhere
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_two_runs_agree_bit_for_bit(dtype: torch.dtype, tenant: Tenant) -> None:
+    contracts.deterministic(loss_on(tenant), SMALL.make(dtype, tenant.device))
+
+
+@everywhere
+@pytest.mark.parametrize("with_gradients", [False, True])
+@pytest.mark.parametrize("case", [SMALL, MLM_LOSS[-1], MLM_LOSS[-2]], ids=str)
+def test_registration_is_sound(case: Case, with_gradients: bool, tenant: Tenant) -> None:
+    if tenant.backend == "reference":
+        pytest.skip("the reference is not registered: the compiler sees through it")
+    arguments = case.make(torch.float32, tenant.device).arguments.values()
+    contracts.opcheck(torch.ops.unmask.mlm_loss_fwd.default, (*arguments, with_gradients, tenant.backend))
+
+
+@everywhere
+def test_compiles_as_one_graph_with_dynamic_lengths(tenant: Tenant) -> None:
+    other = mlm_loss_case("other", tokens=17, width=24, vocabulary=101, masked=5, unused=1)
+    contracts.full_graph(
+        loss_on(tenant), SMALL.make(torch.float32, tenant.device), other.make(torch.float32, tenant.device)
+    )
+
+
+REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"hidden": torch.zeros(30)}, ValueError, "mlm_loss: hidden must have shape (T, D), got (30,)"),
+    ({"hidden": torch.zeros(30, 25)}, ValueError, "mlm_loss: weight must have 25 columns, the last dimension of"),
+    ({"labels": torch.zeros(11)}, TypeError, "mlm_loss: labels must be int64, got float32"),
+    ({"positions": torch.zeros(3).long()}, ValueError, "mlm_loss: positions must have shape (11,), one row per"),
+    ({"positions": None}, ValueError, "mlm_loss: without positions hidden must have one row per label (11), got 30"),
+    ({"bias": torch.zeros(100)}, ValueError, "mlm_loss: bias must have shape (101,), one entry per row of weight"),
+    ({"backend": "liger"}, ValueError, "mlm_loss: backend must be one of 'torch', 'reference', got 'liger'"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), REFUSALS, ids=[r[2][:50] for r in REFUSALS])
+def test_refuses_bad_arguments_in_one_sentence(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    contracts.refuses(partial(public), SMALL.make(torch.float32), change, error, message)
+
+
+def test_explains_its_choice() -> None:
+    call = MLMLossCall("cpu", "cpu", torch.float32, 30522, 768)
+    assert FAMILY.explain(call).splitlines() == ["mlm_loss: torch", "  torch: can run", "  reference: can run"]
