@@ -82,9 +82,7 @@ def corpus_files(inputs: Sequence[str | Path]) -> list[CorpusFile]:
         elif path.exists():
             if _suffix(path) is None:
                 suffix = path.suffix or "(none)"
-                raise CorpusError(
-                    f"corpus: {path} has the suffix {suffix}; files read are {', '.join(SUFFIXES)}"
-                )
+                raise CorpusError(f"corpus: {path} has the suffix {suffix}; files read are {', '.join(SUFFIXES)}")
             files.append(_file(path, source))
         else:
             raise CorpusError(f"corpus: {path} does not exist")
@@ -110,15 +108,11 @@ def read_corpus(
     found_text = False
     for file in corpus_files(inputs):
         with errors_named(file.path):
-            for document in _read_file(
-                file, text_field=text_field, blank_line_documents=blank_line_documents
-            ):
+            for document in _read_file(file, text_field=text_field, blank_line_documents=blank_line_documents):
                 found_text = found_text or bool(document.text.strip())
                 yield document
     if not found_text:
-        raise CorpusError(
-            f"corpus: {', '.join(str(given) for given in inputs)} holds no text; every document is empty"
-        )
+        raise CorpusError(f"corpus: {', '.join(str(given) for given in inputs)} holds no text; every document is empty")
 
 
 def _read_file(file: CorpusFile, *, text_field: str, blank_line_documents: bool) -> Iterator[Document]:
@@ -159,9 +153,7 @@ def _read_jsonl(file: CorpusFile, text_field: str) -> Iterator[Document]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                detail = (
-                    f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-                )
+                detail = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
                 raise CorpusError(
                     f"corpus: {origin} is not valid JSON ({detail}); .jsonl holds one object a line"
                 ) from None
@@ -171,9 +163,7 @@ def _read_jsonl(file: CorpusFile, text_field: str) -> Iterator[Document]:
                 raise CorpusError(_missing_field(origin, text_field, row))
             text = "" if row[text_field] is None else row[text_field]
             if not isinstance(text, str):
-                raise CorpusError(
-                    f"corpus: {origin}: field {text_field!r} must be a string, got {_json_type(text)}"
-                )
+                raise CorpusError(f"corpus: {origin}: field {text_field!r} must be a string, got {_json_type(text)}")
             if "\\ud" in line or "\\uD" in line:
                 _refuse_surrogates(text, origin)
             yield Document(text=text, source=file.source, origin=origin)
@@ -231,9 +221,7 @@ def _search(folder: Path) -> list[Path]:
     with errors_named(folder):
         for here, folders, names in os.walk(folder, onerror=_raise):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            found.extend(
-                Path(here, name) for name in names if not name.startswith(".") and _suffix(Path(name))
-            )
+            found.extend(Path(here, name) for name in names if not name.startswith(".") and _suffix(Path(name)))
     if not found:
         raise CorpusError(f"corpus: {folder} holds no file to read; files read are {', '.join(SUFFIXES)}")
     return sorted(found)
@@ -262,9 +250,7 @@ def _missing_field(origin: str, text_field: str, fields: Iterable[str]) -> str:
     names = [str(name) for name in fields]
     nearest = difflib.get_close_matches(text_field, names, n=1, cutoff=0.5)
     hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
-    return (
-        f"corpus: {origin} has no field {text_field!r}, its fields are {', '.join(names) or '(none)'}{hint}"
-    )
+    return f"corpus: {origin} has no field {text_field!r}, its fields are {', '.join(names) or '(none)'}{hint}"
 
 
 def _json_type(value: Any) -> str:

@@ -56,18 +56,14 @@ def docstring_corpus(
     """
     chosen = _chosen(sources)
     versions = {name: _version(name) for name in chosen}
-    key = hashlib.sha256(
-        json.dumps([_FORMAT, _MIN_CHARACTERS, versions], sort_keys=True).encode()
-    ).hexdigest()
+    key = hashlib.sha256(json.dumps([_FORMAT, _MIN_CHARACTERS, versions], sort_keys=True).encode()).hexdigest()
     file = (cache or cache_folder()) / f"docstrings-{key[:16]}.jsonl"
     documents = _read_cache(file, key)
     if documents is None:
         documents = _extract(chosen, processes or len(os.sched_getaffinity(0)))
         _write_cache(file, key, documents)
     if not documents:
-        raise CorpusError(
-            f"corpus: no docstring found in {', '.join(chosen)}; give files with --input instead"
-        )
+        raise CorpusError(f"corpus: no docstring found in {', '.join(chosen)}; give files with --input instead")
     return documents
 
 

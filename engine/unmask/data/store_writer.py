@@ -22,11 +22,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unmask.data.manifest import MANIFEST, SCHEMA_VERSION, Manifest, ShardEntry, SourceEntry
+from unmask.data.shards import ShardFile, sync
 from unmask.errors import StoreError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class StoreWriter:
         self._batch_documents, self._batch_tokens = batch_documents, batch_tokens
         self._shard_tokens = shard_tokens
         self._shards: list[ShardEntry] = []
-        self._open_shard: _Shard | None = None
+        self._open_shard: ShardFile | None = None
         self._pending: list[StoredDocument] = []
         self._pending_tokens = 0
 
@@ -159,7 +160,7 @@ class StoreWriter:
         batch = self._record_batch(self._pending)
         if self._open_shard is None:
             name = f"shard-{len(self._shards):05d}.arrow"
-            self._open_shard = _Shard(self.partial / name, batch.schema)
+            self._open_shard = ShardFile(self.partial / name, batch.schema)
         self._open_shard.write(batch, self._pending_tokens)
         self._pending, self._pending_tokens = [], 0
         if self._open_shard.tokens >= self._shard_tokens:
@@ -217,7 +218,7 @@ class StoreWriter:
         with (self.partial / MANIFEST).open("w", encoding="utf-8") as stream:
             json.dump(manifest, stream, indent=2)
             stream.write("\n")
-            _sync(stream)
+            sync(stream)
         if self.folder.exists():
             raise StoreError(f"store: {self.folder} appeared while it was being written; nothing was replaced")
         self.partial.rename(self.folder)
@@ -232,69 +233,6 @@ class StoreWriter:
         return StoreError(f"store: {self.folder} cannot be written ({reason}); nothing of it was kept")
 
 
-class _Shard:
-    """One Arrow file being written, hashed on its way to the disk."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        import pyarrow as pa
-
-        self.tokens = 0
-        self._documents = 0
-        self._path = path
-        self._stream = _HashingFile(path.open("wb"))
-        self._writer = pa.ipc.new_file(pa.PythonFile(self._stream, mode="w"), schema)
-
-    def write(self, batch: pa.RecordBatch, tokens: int) -> None:
-        self._writer.write_batch(batch)
-        self._documents += batch.num_rows
-        self.tokens += tokens
-
-    def close(self) -> ShardEntry:
-        self._writer.close()
-        self._stream.finish()
-        return ShardEntry(
-            file=self._path.name,
-            documents=self._documents,
-            tokens=self.tokens,
-            bytes=self._path.stat().st_size,
-            sha256=self._stream.digest.hexdigest(),
-        )
-
-    def abandon(self) -> None:
-        self._stream.raw.close()
-
-
-class _HashingFile:
-    """What Arrow needs of a file, with the SHA-256 of all that passed; Arrow writes a file from front to
-    back.
-    """
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self.raw = raw
-        self.digest = hashlib.sha256()
-
-    @property
-    def closed(self) -> bool:
-        return self.raw.closed
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        return self.raw.write(data)
-
-    def tell(self) -> int:
-        return self.raw.tell()
-
-    def flush(self) -> None:
-        self.raw.flush()
-
-    def finish(self) -> None:
-        _sync(self.raw)
-        self.raw.close()
-
-    def close(self) -> None:
-        """Left to `finish`: Arrow closes what it is given, before it has been synced."""
-
-
 def _flags(document: StoredDocument) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     words, sentences = document.word_starts, document.sentence_starts
     if words is None:
@@ -303,8 +241,3 @@ def _flags(document: StoredDocument) -> tuple[NDArray[np.bool_], NDArray[np.bool
         sentences = np.zeros(len(document.ids), np.bool_)
         sentences[0] = True
     return words, sentences
-
-
-def _sync(stream: IO[Any]) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())

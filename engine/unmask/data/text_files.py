@@ -27,9 +27,7 @@ def errors_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise CorpusError(
-            f"corpus: {path} is not a whole gzip file ({error}); copy or compress it again"
-        ) from None
+        raise CorpusError(f"corpus: {path} is not a whole gzip file ({error}); copy or compress it again") from None
     except OSError as error:
         raise CorpusError(f"corpus: {path} cannot be read ({error.strerror or error})") from None
 
@@ -68,8 +66,7 @@ def decoded_lines(path: Path, stream: IO[bytes], chunk: int = -1) -> Iterator[tu
         nul = raw.find(b"\0")
         if nul >= 0:
             raise CorpusError(
-                f"corpus: {path} is binary: NUL at byte {offset + nul}; text must be UTF-8, "
-                "UTF-16 has to be converted"
+                f"corpus: {path} is binary: NUL at byte {offset + nul}; text must be UTF-8, UTF-16 has to be converted"
             )
         try:
             line = raw.decode("utf-8")

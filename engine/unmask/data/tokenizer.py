@@ -21,6 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unmask.data.tokenizer_files import (
+    SPECIAL_TOKENS,
+    load_backend,
+    load_vocabulary,
+    read_json,
+    special_tokens_of,
+    write_json,
+)
 from unmask.data.wordpiece import bert_pipeline, train_vocabulary
 from unmask.errors import TokenizerError
 
@@ -29,8 +37,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["SPECIAL_TOKENS", "Tokenizer"]
-
-SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 _UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")
 
@@ -59,9 +65,7 @@ class Tokenizer:
 
         if not isinstance(backend.model, models.WordPiece):
             kind = type(backend.model).__name__
-            raise TokenizerError(
-                f"tokenizer: WordPiece is needed, got {kind}; other models are not supported"
-            )
+            raise TokenizerError(f"tokenizer: WordPiece is needed, got {kind}; other models are not supported")
         for role, token in special_tokens.items():
             if backend.token_to_id(token) is None:
                 raise TokenizerError(
@@ -121,12 +125,12 @@ class Tokenizer:
         """
         folder = Path(folder)
         whole, vocabulary = folder / "tokenizer.json", folder / "vocab.txt"
-        config = _read_json(folder / "tokenizer_config.json")
-        special_tokens = _special_tokens(_read_json(folder / "special_tokens_map.json") | config)
+        config = read_json(folder / "tokenizer_config.json")
+        special_tokens = special_tokens_of(read_json(folder / "special_tokens_map.json") | config)
         if whole.is_file():
-            backend = _load_backend(whole)
+            backend = load_backend(whole)
         elif vocabulary.is_file():
-            backend = _load_vocabulary(vocabulary, special_tokens, config)
+            backend = load_vocabulary(vocabulary, special_tokens, config)
         else:
             state = "has neither" if folder.is_dir() else "is not a folder with"
             raise TokenizerError(
@@ -157,11 +161,9 @@ class Tokenizer:
             **names,
         }
         tokens = [self._backend.id_to_token(index) or f"[unused{index}]" for index in range(self.vocab_size)]
-        (folder / "vocab.txt").write_text(
-            "".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n"
-        )
-        _write_json(folder / "tokenizer_config.json", config)
-        _write_json(folder / "special_tokens_map.json", names)
+        (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
+        write_json(folder / "tokenizer_config.json", config)
+        write_json(folder / "special_tokens_map.json", names)
         self._backend.save(str(folder / "tokenizer.json"))
 
     def encode_batch(self, texts: Sequence[str], *, special_tokens: bool = False) -> list[list[int]]:
@@ -177,9 +179,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Joins tokens back into text, `##` pieces to the token before them."""
-        return str(
-            self._backend.decode([int(index) for index in ids], skip_special_tokens=skip_special_tokens)
-        )
+        return str(self._backend.decode([int(index) for index in ids], skip_special_tokens=skip_special_tokens))
 
     def token(self, index: int) -> str:
         """Returns the token with this id, as the vocabulary spells it."""
@@ -255,9 +255,7 @@ class Tokenizer:
         meaning = {
             "normalizer": self._description["normalizer"],
             "pre_tokenizer": self._description["pre_tokenizer"],
-            "rules": [
-                model[key] for key in ("unk_token", "continuing_subword_prefix", "max_input_chars_per_word")
-            ],
+            "rules": [model[key] for key in ("unk_token", "continuing_subword_prefix", "max_input_chars_per_word")],
             "vocabulary": sorted((index, token) for token, index in self._backend.get_vocab().items()),
             "added": [token for token in self._description["added_tokens"] if not token["special"]],
             "special": self.special_ids,
@@ -274,68 +272,10 @@ class Tokenizer:
         vocabulary = self._backend.get_vocab()
         prefix = self._description["model"]["continuing_subword_prefix"]
         starts = np.ones(max(vocabulary.values()) + 1, dtype=np.bool_)
-        starts[
-            [index for token, index in vocabulary.items() if token.startswith(prefix) and token != prefix]
-        ] = False
+        starts[[index for token, index in vocabulary.items() if token.startswith(prefix) and token != prefix]] = False
         return starts
 
     def _id(self, role: str) -> int:
         index = self._backend.token_to_id(self.special_tokens[role])
         assert index is not None
         return int(index)
-
-
-def _load_backend(path: Path) -> tokenizers.Tokenizer:
-    from tokenizers import Tokenizer as Backend
-
-    try:
-        return Backend.from_file(str(path))
-    # the library raises plain Exception for whatever it cannot parse
-    except Exception as error:
-        raise TokenizerError(f"tokenizer: {path} cannot be read ({error})") from None
-
-
-def _load_vocabulary(
-    path: Path, special_tokens: Mapping[str, str], config: Mapping[str, Any]
-) -> tokenizers.Tokenizer:
-    try:
-        tokens = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"tokenizer: {path} cannot be read ({error})") from None
-    vocabulary = {token.rstrip("\r"): index for index, token in enumerate(tokens) if token.rstrip("\r")}
-    for role, token in special_tokens.items():
-        if token not in vocabulary:
-            raise TokenizerError(
-                f"tokenizer: {path} has no {role} token {token!r} among its {len(vocabulary)} tokens"
-            )
-    return bert_pipeline(
-        vocabulary,
-        special_tokens,
-        lowercase=bool(config.get("do_lower_case", True)),
-        strip_accents=config.get("strip_accents"),
-        chinese_characters=bool(config.get("tokenize_chinese_chars", True)),
-    )
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
-    for role, default in SPECIAL_TOKENS.items():
-        token = config.get(f"{role}_token") or default
-        found[role] = str(token["content"] if isinstance(token, dict) else token)
-    return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"tokenizer: {path} cannot be read ({error})") from None
-    if not isinstance(value, dict):
-        raise TokenizerError(f"tokenizer: {path} must hold a JSON object")
-    return value
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

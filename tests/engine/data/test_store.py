@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unmask.data import store_writer
+from unmask.data import shards
 from unmask.data.store import Store, StoredDocument, StoreWriter, content_hash, write_store
 from unmask.errors import StoreError
 
@@ -239,7 +239,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     def full(stream: object, data: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store_writer._HashingFile, "write", full)
+    monkeypatch.setattr(shards._HashingFile, "write", full)
     with pytest.raises(
         StoreError, match=r"store cannot be written \(.*No space left on device.*\); nothing of it was kept"
     ):
