@@ -1,0 +1,128 @@
+"""One training step against `transformers`: the same weights and masked batch give the same loss and gradients."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import unmask
+from unmask.batch import PackedBatch, assemble
+from unmask.interop import hf
+from unmask.objectives import MLM, NSP
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+transformers = pytest.importorskip("transformers")
+
+CONFIG = unmask.EncoderConfig(
+    vocab_size=90,
+    hidden_size=48,
+    num_layers=2,
+    num_heads=4,
+    intermediate_size=96,
+    max_positions=40,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+)
+DOCUMENTS = [[2, 5, 6, 7, 8, 3], [2, 11, 3], [2, *range(20, 50), 3], [2, 60, 61, 3]]
+SEGMENTS = [[0, 0, 0, 1, 1, 1], [0, 0, 0], [0] * 16 + [1] * 16, [0, 1, 1, 1]]
+
+
+def pair_of_models(heads: tuple[str, ...], folder: Path) -> tuple[unmask.PretrainingModel, torch.nn.Module]:
+    """The same weights in both libraries, away from the initial zeros and ones; dropout off, gradients on."""
+    ours = unmask.PretrainingModel(CONFIG, heads=heads, seed=8)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    ours.save_pretrained(folder)
+    kind = transformers.BertForPreTraining if "nsp" in heads else transformers.BertForMaskedLM
+    return ours, kind.from_pretrained(folder).train()
+
+
+def masked_batch() -> tuple[PackedBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The documents with some tokens masked: packed for us, padded with labels for transformers."""
+    random = np.random.default_rng(3)
+    longest = max(map(len, DOCUMENTS))
+    padded = torch.zeros(len(DOCUMENTS), longest, dtype=torch.int64)
+    segments = torch.zeros_like(padded)
+    labels = torch.full_like(padded, -100)
+    flat, rows, originals, start = [], [], [], 0
+    for index, (one, segment) in enumerate(zip(DOCUMENTS, SEGMENTS, strict=True)):
+        ids = np.array(one)
+        chosen = random.choice(np.arange(1, len(ids) - 1), max(1, len(ids) // 6), replace=False)
+        labels[index, chosen] = torch.from_numpy(ids[chosen])
+        originals += ids[chosen].tolist()
+        rows += (chosen + start).tolist()
+        ids[chosen] = 4
+        flat.append(ids)
+        padded[index, : len(ids)] = torch.from_numpy(ids)
+        segments[index, : len(ids)] = torch.tensor(segment)
+        start += len(ids)
+    batch = assemble(
+        np.concatenate(flat),
+        np.array([len(one) for one in DOCUMENTS]),
+        keys=np.arange(len(DOCUMENTS)),
+        tokens=start + 6,
+        sequences=len(DOCUMENTS) + 2,
+        longest=longest,
+        segments=np.concatenate(SEGMENTS),
+        masked=np.array(rows),
+        labels=np.array(originals),
+        masked_capacity=len(rows) + 3,
+    )
+    return batch, padded, segments, labels
+
+
+def check_gradients(ours: torch.nn.Module, theirs: torch.nn.Module, pairs: hf.Pairs) -> None:
+    """Every gradient of theirs within 1e-5 of ours, relative to the largest one of the tensor."""
+    mine, others = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    seen = set()
+    for name, parts in pairs:
+        gradient = mine[name].grad
+        expected = torch.cat([others[part].grad for part in parts])
+        torch.testing.assert_close(
+            gradient / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=1e-5, msg=name
+        )
+        seen.update(parts)
+    assert seen == set(others)
+
+
+def test_one_mlm_step_has_the_loss_and_the_gradients_of_transformers(tmp_path: Path) -> None:
+    ours, theirs = pair_of_models(("mlm",), tmp_path)
+    batch, padded, segments, labels = masked_batch()
+    expected = theirs(padded, attention_mask=(padded > 0).long(), token_type_ids=segments, labels=labels).loss
+    expected.backward()
+    tally = MLM()(ours, ours(batch), batch)
+    loss = tally.loss_sum / tally.count
+    loss.backward()
+    assert int(tally.count) == int((labels >= 0).sum())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    check_gradients(ours, theirs, hf._model_names(CONFIG, ("mlm",), "bert."))
+
+
+def test_mlm_and_next_sentence_together_have_the_losses_of_transformers(tmp_path: Path) -> None:
+    ours, theirs = pair_of_models(("mlm", "nsp"), tmp_path)
+    batch, padded, segments, labels = masked_batch()
+    pairs = torch.tensor([0, 1, 1, 0])
+    expected = theirs(
+        padded,
+        attention_mask=(padded > 0).long(),
+        token_type_ids=segments,
+        labels=labels,
+        next_sentence_label=pairs,
+    ).loss
+    expected.backward()
+    labelled = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
+    labelled["pair_labels"] = torch.cat([pairs, torch.full((2,), -100)])
+    both = PackedBatch(**labelled)
+    hidden = ours(both)
+    mlm, nsp = MLM()(ours, hidden, both), NSP()(ours, hidden, both)
+    loss = mlm.loss_sum / mlm.count + nsp.loss_sum / nsp.count
+    loss.backward()
+    assert int(nsp.count) == 4
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    check_gradients(ours, theirs, hf._model_names(CONFIG, ("mlm", "nsp"), "bert."))
