@@ -60,7 +60,7 @@ def docstring_corpus(
     file = (cache or cache_folder()) / f"docstrings-{key[:16]}.jsonl"
     documents = _read_cache(file, key)
     if documents is None:
-        documents = _extract(chosen, processes or len(os.sched_getaffinity(0)))
+        documents = _extract(chosen, processes or _cores())
         _write_cache(file, key, documents)
     if not documents:
         raise CorpusError(f"corpus: no docstring found in {', '.join(chosen)}; give files with --input instead")
@@ -74,6 +74,11 @@ def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME", "")
     # the XDG specification says that a relative path is to be ignored
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "unmask"
+
+
+def _cores() -> int:
+    # macOS cannot tell which cores this process may use
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _chosen(sources: Sequence[str] | None) -> list[str]:

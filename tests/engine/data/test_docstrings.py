@@ -93,6 +93,11 @@ def test_nothing_is_imported() -> None:
     assert done.stdout.strip() == "set()"
 
 
+def test_works_where_the_system_cannot_tell_the_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    assert docstring_corpus(["topics"], cache=tmp_path)
+
+
 def test_cache_folder_follows_the_xdg_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "unmask"
