@@ -78,7 +78,7 @@ step() {
     "$PYTHON" bench/engine/bench_step.py --size nano --rounds 1 --dropout 0 --out "$OUT/step-mini.json"
     return
   fi
-  "$PYTHON" bench/engine/bench_step.py --size base --tokens 32768 --rounds 20 --out "$OUT/step-base.json" || code=1
+  "$PYTHON" bench/engine/bench_step.py --size base --tokens 16384 --rounds 20 --out "$OUT/step-base.json" || code=1
   "$PYTHON" bench/engine/bench_step.py --size mini --tokens 32768 --rounds 20 --out "$OUT/step-mini.json" || code=1
   return $code
 }

@@ -8,7 +8,7 @@ Two kinds of file lie in bench/results/<machine>/: what pytest-benchmark writes,
 reads
     case, variant     what was timed
     baseline          the variant that ratios are taken against, in the same race of the same run
-    tokens            real tokens of one call, gives tokens/s
+    tokens            real tokens of one call, gives tokens/s (or tokens_per_second itself)
     floor_seconds     time that the roofline allows, gives the share of the ceiling; `ceiling` says which one
     peak_bytes        memory of one call
 Of each group on a machine the newest file that holds it is shown.
@@ -138,6 +138,7 @@ def _group_section(group: str, content: dict[str, Any]) -> str:
     for row in rows:
         info, stats = row["extra_info"], row["stats"]
         median = stats["median"]
+        speed = info["tokens"] / median if info.get("tokens") else info.get("tokens_per_second")
         base = medians.get((_of(row, "case"), info.get("baseline")))
         cells = [
             _of(row, "case"),
@@ -145,7 +146,7 @@ def _group_section(group: str, content: dict[str, Any]) -> str:
             _seconds(median),
             _seconds(stats["iqr"]),
             str(stats["rounds"]),
-            f"{info['tokens'] / median:,.0f}" if info.get("tokens") else "",
+            f"{speed:,.0f}" if speed else "",
             f"{base / median:.2f}" if base else "",
             f"{100 * info['floor_seconds'] / median:.0f} %" if info.get("floor_seconds") else "",
             f"{info['peak_bytes'] / 2**20:,.0f} MiB" if info.get("peak_bytes") is not None else "",

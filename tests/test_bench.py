@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,7 +22,9 @@ if str(ROOT) not in sys.path:
 
 from bench import machine, report, roofline  # noqa: E402
 from bench.cases import CASES, LengthCase, documents  # noqa: E402
-from bench.clock import DeviceClock, Playback, interleave, peak_bytes  # noqa: E402
+from bench.clock import PLAYBACK, DeviceClock, Playback, interleave, peak_bytes  # noqa: E402
+from bench.race import Race  # noqa: E402
+from bench.sides import SIZES, check_agreement, make_inputs, to_packed  # noqa: E402
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=str)
@@ -91,6 +95,75 @@ def test_playback_hands_out_the_recorded_durations() -> None:
     assert taken == [0.5, 2.0]
 
 
+class _Benchmark:
+    """Stands in for the fixture of pytest-benchmark: takes rounds with its timer."""
+
+    def __init__(self) -> None:
+        self.group = ""
+        self.extra_info: dict[str, Any] = {}
+        self.taken: list[float] = []
+
+    def pedantic(self, call: Callable[[], object], rounds: int) -> None:
+        for _ in range(rounds):
+            start = PLAYBACK()
+            call()
+            self.taken.append(PLAYBACK() - start)
+
+
+def _run_race(race: Race, variant: str, enter: Callable[[], dict[str, Callable[[int], object]]]) -> _Benchmark:
+    benchmark = _Benchmark()
+    race.run(benchmark, group="g", case="c", variant=variant, enter=enter, rounds=3, extra={"baseline": "a"})
+    return benchmark
+
+
+def test_a_race_is_run_once_and_gives_each_variant_its_own_times() -> None:
+    entered = []
+
+    def enter() -> dict[str, Callable[[int], object]]:
+        entered.append(True)
+        return {"a": lambda at: None, "b": lambda at: time.sleep(0.01)}
+
+    race = Race(DeviceClock("cpu"), None)
+    fast, slow = (_run_race(race, variant, enter) for variant in "ab")
+    assert len(entered) == 1
+    assert len(fast.taken) == len(slow.taken) == 3
+    assert min(slow.taken) >= 0.01 > min(fast.taken)
+    assert slow.extra_info == {"case": "c", "variant": "b", "peak_bytes": None, "baseline": "a"}
+
+
+def test_a_red_comparison_fails_every_bench_of_the_race() -> None:
+    def enter() -> dict[str, Callable[[int], object]]:
+        raise AssertionError("y: over its budget")
+
+    race = Race(DeviceClock("cpu"), None)
+    with pytest.raises(AssertionError, match="over its budget"):
+        _run_race(race, "a", enter)
+    with pytest.raises(pytest.fail.Exception, match="the comparison before it failed"):
+        _run_race(race, "b", enter)
+
+
+def test_packed_side_holds_the_tokens_and_masks_of_the_padded_side() -> None:
+    padded = {
+        "input_ids": torch.tensor([[101, 103, 7, 102], [101, 9, 102, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
+        "labels": torch.tensor([[-100, 5, -100, -100], [-100, 9, -100, -100]]),
+    }
+    packed = to_packed(padded, [4, 3], 2, seed=0)
+    assert packed.ids.tolist() == [101, 103, 7, 102, 101, 9, 102]
+    assert packed.documents.cu_seqlens.tolist() == [0, 4, 7]
+    assert packed.masked is not None and packed.labels is not None
+    assert packed.masked[:2].tolist() == [1, 5] and packed.labels[:2].tolist() == [5, 9]
+    assert packed.labels[2:].eq(-100).all()
+
+
+def test_both_sides_of_a_step_have_the_same_loss() -> None:
+    pytest.importorskip("transformers")
+    device = torch.device("cpu")
+    (inputs,) = make_inputs(SIZES["nano"], 600, 1, device, None)
+    assert sum(inputs.lengths) == inputs.packed.real_tokens == int(inputs.padded["attention_mask"].sum()) == 600
+    assert check_agreement(SIZES["nano"], inputs, device) <= 1e-5
+
+
 def test_ceilings_are_positive_and_flops_count_real_tokens() -> None:
     assert roofline.copy_bandwidth("cpu", 1 << 16) > 0
     assert roofline.matmul_rate("cpu", torch.float32, 64) > 0
@@ -155,7 +228,7 @@ def test_the_committed_page_is_what_the_results_say() -> None:
 def _gpu_script(out: Path, *stages: str, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "PYTHON": sys.executable, "DRY": "1", "OMP_NUM_THREADS": "1", **environment}
     command = ["bash", str(ROOT / "bench" / "gpu.sh"), str(out), *stages]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=variables, timeout=280)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=variables, timeout=580)
 
 
 def test_gpu_script_runs_dry_on_a_cpu(tmp_path: Path) -> None:
@@ -189,6 +262,7 @@ def test_gpu_script_refuses_an_unknown_stage(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_gpu_script_runs_every_stage_dry(tmp_path: Path) -> None:
     done = _gpu_script(tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -37,6 +37,9 @@ from bench.clock import PLAYBACK, DeviceClock, interleave, peak_bytes  # noqa: E
 from bench.roofline import bert_step_flops, matmul_rate  # noqa: E402
 from bench.sides import SIZES, StepInputs, check_agreement, make_inputs, ours, theirs  # noqa: E402
 
+PEERS = ("transformers bf16", "transformers fp32")
+"""Ratios are taken against the first."""
+
 
 def measure(
     name: str,
@@ -45,7 +48,7 @@ def measure(
     rounds: int,
     tokens: int | None = None,
     device: torch.device,
-    peers: Sequence[str] = ("transformers bf16",),
+    peers: Sequence[str] = PEERS,
     include_ours: bool = True,
     multiple: int | None = None,
 ) -> list[dict[str, Any]]:
@@ -80,7 +83,7 @@ def measure(
         for made in inputs
     )
     real = fmean(made.packed.real_tokens / made.padded["input_ids"].numel() for made in inputs)
-    shape = f"{size.layers} layers, hidden {size.hidden}, vocabulary {size.vocab:,}"
+    shape = f"layers {size.layers}, hidden {size.hidden}, vocabulary {size.vocab:,}"
     return [
         report.entry(
             f"training step, {name}: {shape}",
@@ -113,7 +116,7 @@ def measured(device: torch.device, pytestconfig: pytest.Config) -> dict[str, dic
     return {row["extra_info"]["variant"]: row for row in measure(name, dropout=0.0, rounds=rounds, device=device)}
 
 
-@pytest.mark.parametrize("variant", ["unmask bf16", "transformers bf16"])
+@pytest.mark.parametrize("variant", ["unmask bf16", *PEERS])
 def bench_training_step(benchmark: Any, measured: dict[str, dict[str, Any]], variant: str) -> None:
     row = measured[variant]
     benchmark.group = row["group"]
@@ -146,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rounds=options.rounds,
             tokens=options.tokens,
             device=torch.device(options.device),
-            peers=["transformers bf16"] + ["transformers fp32"] * (not options.no_float32),
+            peers=PEERS[:1] if options.no_float32 else PEERS,
             include_ours=not options.only_peer,
             multiple=options.pad_to_multiple_of,
         )
