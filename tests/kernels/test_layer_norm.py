@@ -43,6 +43,18 @@ def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> N
     compare(ours, plain, truth)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", [layer_norm_case(37, 96), layer_norm_case(37, 96, p=0.2)], ids=str)
+def test_blocks_of_widened_rows_join_up(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = case.make(dtype)
+    whole = run(partial(public, backend="torch"), inputs)
+    monkeypatch.setattr(FAMILY.module("torch"), "_BLOCK", 5 * 96)
+    blocks = run(partial(public, backend="torch"), inputs)
+    rows = ("y", "dx", "dresidual")
+    same_bits({k: blocks[k] for k in rows}, {k: whole[k] for k in rows}, "eight blocks and one")
+    compare(blocks, whole, run(reference.layer_norm, inputs.double()))
+
+
 def _other_order(
     x: Tensor,
     residual: Tensor | None,
@@ -111,7 +123,7 @@ def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_two_runs_agree_bit_for_bit(dtype: torch.dtype, tenant: Tenant) -> None:
-    contracts.deterministic(on(tenant), layer_norm_case(700, 96, p=0.1).make(dtype, tenant.device))
+    contracts.deterministic(on(tenant), layer_norm_case(101, 96, p=0.1).make(dtype, tenant.device))
 
 
 @everywhere
@@ -126,9 +138,7 @@ def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, tenant:
     packed = layer_norm_case(40, 136, p=0.2).make(dtype, tenant.device)
 
     def alone(tokens: slice, _index: int) -> Inputs:
-        return packed.change(
-            **{name: packed.arguments[name][tokens] for name in ("x", "residual", "row_keys")}
-        )
+        return packed.change(**{name: packed.arguments[name][tokens] for name in ("x", "residual", "row_keys")})
 
     contracts.packed_as_alone(on(tenant), packed, alone, [17, 0, 1, 22], ("y", "dx", "dresidual"))
 
@@ -171,9 +181,7 @@ def test_foreign_autocast_casts_activations_once(tenant: Tenant) -> None:
 
 def test_parameters_in_16_bits_get_gradients_in_16_bits() -> None:
     inputs = SMALL.make(torch.bfloat16)
-    narrow = inputs.change(
-        weight=inputs.arguments["weight"].bfloat16(), bias=inputs.arguments["bias"].bfloat16()
-    )
+    narrow = inputs.change(weight=inputs.arguments["weight"].bfloat16(), bias=inputs.arguments["bias"].bfloat16())
     gradients = run(partial(public, backend="torch"), narrow)
     assert gradients["dweight"].dtype == gradients["dbias"].dtype == torch.bfloat16
     assert gradients["y"].dtype == torch.bfloat16
@@ -222,9 +230,7 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("change", "error", "message"), REFUSALS, ids=[r[2][:60] for r in REFUSALS])
-def test_refuses_bad_arguments_in_one_sentence(
-    change: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_refuses_bad_arguments_in_one_sentence(change: dict[str, Any], error: type[Exception], message: str) -> None:
     contracts.refuses(public, SMALL.make(torch.float32), change, error, message)
 
 

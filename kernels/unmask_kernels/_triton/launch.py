@@ -22,16 +22,15 @@ class RowTile(NamedTuple):
     warps: int
 
 
-def row_tile(width: int) -> RowTile:
-    """A tile with 16 elements a thread: eight 16-bit columns (one 16-byte load) of two rows, or of one wide
-    row.
+def row_tile(width: int, per_thread: int) -> RowTile:
+    """Rows and warps of a program in which a thread holds `per_thread` elements of a tile.
 
-    Rows up to 1024 wide share a program of 4 warps; at least 16 columns, so that a group of eight lanes is
-    whole.
+    At least 4 warps, which share rows up to 128 * per_thread wide, and at most 32; eight elements are one load of
+    16 bytes in 16-bit types. A block has at least 16 columns, so that a group of eight dropout lanes is whole.
     """
     block = max(16, 1 << (width - 1).bit_length())
-    warps = min(16, max(4, block // 512))
-    return RowTile(max(1, 512 * warps // block), block, warps)
+    warps = min(32, max(4, block // (32 * per_thread)))
+    return RowTile(max(1, 32 * per_thread * warps // block), block, warps)
 
 
 def persistent_programs(x: Tensor, tiles: int, per_multiprocessor: int) -> int:

@@ -1,0 +1,60 @@
+"""Triton kernels compiled for GPUs that are not here: they compile, nothing spills, loads are wide."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from unmask_kernels import layer_norm
+from unmask_kernels.capability import HAS_TRITON, INTERPRETING
+from unmask_kernels.testing import aot
+from unmask_kernels.testing.inputs import Case, layer_norm_case
+
+pytestmark = [
+    pytest.mark.skipif(not HAS_TRITON, reason="package triton is not installed"),
+    pytest.mark.skipif(INTERPRETING, reason="an interpreted kernel cannot be compiled"),
+]
+
+
+def built(case: Case, dtype: torch.dtype, architecture: int) -> dict[str, aot.Built]:
+    launches = aot.launches(partial(layer_norm, backend="triton"), case.make(dtype))
+    return {launch.name: aot.build(launch, architecture) for launch in launches}
+
+
+def check(case: Case, dtype: torch.dtype, architecture: int) -> None:
+    kernels = built(case, dtype, architecture)
+    assert [*kernels] == ["_forward_kernel", "_backward_kernel"]
+    for kernel in kernels.values():
+        assert kernel.spills == 0, kernel
+        assert kernel.stack_bytes == 0, kernel
+        assert kernel.wide_accesses > 0, kernel
+        # Deterministic sums: no atomics in any form.
+        assert not {"RED", "ATOM", "ATOMG"} & kernel.instructions.keys(), kernel
+
+
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+@pytest.mark.parametrize("width", [312, 768])
+def test_layer_norm_keeps_its_rows_in_registers(width: int, architecture: int) -> None:
+    check(layer_norm_case(64, width, p=0.1), torch.bfloat16, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("case", [*aot.CASES["layer_norm"], layer_norm_case(64, 8192, p=0.1)], ids=str)
+def test_layer_norm_keeps_its_rows_in_registers_everywhere(case: Case, dtype: torch.dtype, architecture: int) -> None:
+    check(case, dtype, architecture)
+
+
+def test_a_launch_is_recorded_as_triton_would_specialise_it() -> None:
+    forward, _ = aot.launches(partial(layer_norm, backend="triton"), layer_norm_case(64, 768).make(torch.bfloat16))
+    assert forward.signature["x_ptr"] == "*bf16"
+    assert forward.signature["rows"] == "i32"
+    assert forward.constants["key_ptr"] is None
+    assert forward.constants["COLS"] == 768
+    assert "x_ptr" in forward.aligned
+    # The number of rows varies from batch to batch: it must not be compiled in.
+    assert "rows" not in forward.aligned
+    assert forward.options == {"num_warps": 4}

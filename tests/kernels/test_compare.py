@@ -1,0 +1,86 @@
+"""The error criterion lets correct results pass and says exactly what is wrong with the others."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from unmask_kernels.testing.compare import compare, same_bits
+
+
+def check(ours: Tensor, plain: Tensor, truth: Tensor) -> None:
+    compare({"dx": ours}, {"dx": plain}, {"dx": truth})
+
+
+@pytest.fixture
+def truth() -> Tensor:
+    return torch.randn(64, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def test_accepts_the_rounding_of_the_dtype(truth: Tensor) -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        check(truth.to(dtype), truth.to(dtype), truth)
+
+
+def test_accepts_rounding_where_plain_happens_to_be_exact(truth: Tensor) -> None:
+    exact = truth.bfloat16()
+    check(torch.nextafter(exact, torch.zeros_like(exact)), exact, exact.double())
+
+
+def test_rejects_two_percent_of_scale_in_bf16_by_the_rms_alone(truth: Tensor) -> None:
+    # One large element sets the scale of the maximum: no single one of the others is far off, together they are.
+    truth[0, 0] = 8.0
+    ours = truth * 1.02
+    ours[0, 0] = 8.0
+    with pytest.raises(AssertionError, match="RMS error") as raised:
+        check(ours.bfloat16(), truth.bfloat16(), truth)
+    assert "max error" not in str(raised.value)
+
+
+def test_rejects_one_wrong_element_and_names_it(truth: Tensor) -> None:
+    ours = truth.float()
+    ours[7, 5] += 0.01
+    with pytest.raises(AssertionError, match=r"dx: max error 0\.01 is over its budget .* worst at \(7, 5\): ours"):
+        check(ours, truth.float(), truth)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_rejects_a_value_that_is_not_finite_where_plain_is(truth: Tensor, value: float) -> None:
+    ours = truth.float()
+    ours[1, 2] = value
+    with pytest.raises(AssertionError, match=r"at other places than plain in 1 of 2048 elements, first at \(1, 2\)"):
+        check(ours, truth.float(), truth)
+
+
+def test_accepts_overflow_where_plain_overflows() -> None:
+    truth = torch.tensor([1.0, 1e6], dtype=torch.float64)
+    check(truth.half(), truth.half(), truth)
+
+
+def test_rejects_infinity_of_the_other_sign() -> None:
+    truth = torch.tensor([1.0, 1e6], dtype=torch.float64)
+    with pytest.raises(AssertionError, match=r"\+inf at other places"):
+        check(-truth.half(), truth.half(), truth)
+
+
+def test_accepts_empty_results_and_rejects_other_shapes_names_and_dtypes(truth: Tensor) -> None:
+    check(torch.empty(0, 3), torch.empty(0, 3), torch.empty(0, 3, dtype=torch.float64))
+    with pytest.raises(AssertionError, match=r"dx: ours is float32 \(32, 64\), plain float32 \(64, 32\)"):
+        check(truth.float().T, truth.float(), truth)
+    with pytest.raises(AssertionError, match="ours is bfloat16"):
+        check(truth.bfloat16(), truth.float(), truth)
+    with pytest.raises(AssertionError, match=r"differ in name: ours \['y'\]"):
+        compare({"y": truth}, {"dx": truth}, {"dx": truth})
+
+
+def test_same_bits_takes_nan_for_equal_and_finds_the_last_bit() -> None:
+    one = torch.tensor([1.0, math.nan, 3.0])
+    same_bits({"y": one}, {"y": one.clone()}, "two runs")
+    other = torch.nextafter(one, torch.full((3,), 9.0))
+    with pytest.raises(
+        AssertionError, match=r"two runs: y differs in 2 of 3 elements, first at \(0,\): 1\.0 and 1\.0000001"
+    ):
+        same_bits({"y": one}, {"y": other}, "two runs")

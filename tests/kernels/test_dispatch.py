@@ -1,0 +1,125 @@
+"""Choosing a backend: the first that can, by name or not at all, always with reasons."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+
+from unmask_kernels import FAMILIES, BackendUnavailable, Family, using
+from unmask_kernels.dispatch import Backend
+
+
+class Call(NamedTuple):
+    device: str = "cuda"
+    architecture: str = "sm_90"
+    width: int = 64
+
+
+def too_wide(call: Call) -> list[str]:
+    return [f"rows up to 100 wide, got {call.width}"] if call.width > 100 else []
+
+
+def needs_cuda(call: Call) -> list[str]:
+    return [] if call.device == "cuda" else [f"needs a CUDA tensor, got {call.device}"]
+
+
+def never(call: Call) -> list[str]:
+    return ["extension not built (make build)", "needs a newer driver"]
+
+
+@pytest.fixture
+def family() -> Family:
+    return Family(
+        "sum",
+        {
+            "cuda": Backend("no.such.module", never),
+            "triton": Backend("json", lambda call: too_wide(call) + needs_cuda(call), verified=("sm_90",)),
+            "torch": Backend("math", needs_cuda),
+        },
+    )
+
+
+def test_takes_the_first_backend_without_a_reason(family: Family) -> None:
+    assert family.choose(None, Call()) == "triton"
+    assert family.choose(None, Call(width=101)) == "torch"
+
+
+def test_takes_a_hand_written_backend_only_where_it_was_verified(family: Family) -> None:
+    old = Call(architecture="sm_80")
+    assert family.choose(None, old) == "torch"
+    assert family.choose("triton", old) == "triton"
+    assert "triton: not verified on sm_80 yet; runs when asked for by name" in family.explain(old)
+
+
+def test_a_backend_asked_for_runs_or_raises_its_reasons(family: Family) -> None:
+    with pytest.raises(BackendUnavailable) as raised:
+        family.choose("triton", Call(device="cpu", architecture="cpu", width=200))
+    assert str(raised.value) == (
+        "sum: backend 'triton' cannot run this call: rows up to 100 wide, got 200; needs a CUDA tensor, got cpu"
+    )
+
+
+def test_lists_every_reason_when_nothing_can_run(family: Family) -> None:
+    with pytest.raises(BackendUnavailable) as raised:
+        family.choose(None, Call(device="cpu", architecture="cpu"))
+    assert str(raised.value).splitlines() == [
+        "sum: no backend can run this call",
+        "  cuda: extension not built (make build); needs a newer driver",
+        "  triton: needs a CUDA tensor, got cpu",
+        "  torch: needs a CUDA tensor, got cpu",
+    ]
+
+
+def test_an_unknown_backend_is_answered_with_the_known_ones(family: Family) -> None:
+    with pytest.raises(ValueError, match="sum: backend must be one of 'cuda', 'triton', 'torch', got 'tritton'"):
+        family.choose("tritton", Call())
+
+
+def test_using_holds_inside_its_block_and_yields_to_an_argument(family: Family) -> None:
+    with using("torch"):
+        assert family.choose(None, Call()) == "torch"
+        assert family.choose("triton", Call()) == "triton"
+        with using("triton"):
+            assert family.choose(None, Call()) == "triton"
+        assert family.choose(None, Call()) == "torch"
+    assert family.choose(None, Call()) == "triton"
+
+
+def test_using_ends_with_an_error_too(family: Family) -> None:
+    with pytest.raises(BackendUnavailable), using("cuda"):
+        family.choose(None, Call())
+    assert family.choose(None, Call()) == "triton"
+
+
+def test_explain_names_the_choice_and_why_not_the_others(family: Family) -> None:
+    assert family.explain(Call(width=128)).splitlines() == [
+        "sum: torch",
+        "  cuda: extension not built (make build); needs a newer driver",
+        "  triton: rows up to 100 wide, got 128",
+        "  torch: can run",
+    ]
+
+
+def test_every_family_ends_with_its_reference() -> None:
+    for name, family in FAMILIES.items():
+        assert family.name == name
+        assert list(family.backends)[-1] == "reference"
+
+
+def test_importing_the_kernels_imports_neither_triton_nor_a_backend() -> None:
+    code = (
+        "import sys, unmask_kernels;"
+        "print([m for m in sys.modules if m.split('.')[0] == 'triton' or m.endswith(('._torch', '._triton', '._cuda'))"
+        " and m.startswith('unmask_kernels')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment())
+    assert done.stdout.strip() == "[]"
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}

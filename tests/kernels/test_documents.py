@@ -1,0 +1,70 @@
+"""Packed documents: what follows from the boundaries, and which boundaries are refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unmask_kernels import Documents, philox
+
+
+def offsets(*lengths: int) -> torch.Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).int()
+
+
+def test_positions_restart_and_ids_count_in_every_document() -> None:
+    documents = Documents.build(offsets(3, 0, 2))
+    assert documents.positions.tolist() == [0, 1, 2, 0, 1]
+    assert documents.document_ids.tolist() == [0, 0, 0, 2, 2]
+    assert (documents.tokens, documents.longest) == (5, 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=12))
+def test_lists_agree_with_a_loop_over_the_documents(lengths: list[int]) -> None:
+    documents = Documents.build(offsets(*lengths))
+    expected = [(index, position) for index, length in enumerate(lengths) for position in range(length)]
+    assert list(zip(documents.document_ids.tolist(), documents.positions.tolist(), strict=True)) == expected
+    ordered = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    assert documents.order.tolist() == ordered
+    assert documents.positions.dtype == documents.document_ids.dtype == documents.row_keys.dtype == torch.int64
+
+
+def test_row_keys_depend_on_the_document_and_position_not_on_the_place() -> None:
+    keys = torch.tensor([11, 22, 33])
+    packed = Documents.build(offsets(4, 2, 3), keys)
+    alone = Documents.build(offsets(3), keys[2:])
+    assert torch.equal(packed.row_keys[6:], alone.row_keys)
+    assert torch.equal(packed.row_keys[:4], philox.row_keys(torch.tensor(11), torch.arange(4)))
+
+
+def test_longest_is_a_bound_and_stays_as_given() -> None:
+    assert Documents.build(offsets(3, 5), longest=512).longest == 512
+
+
+def test_moves_as_a_whole() -> None:
+    documents = Documents.build(offsets(3, 5)).to("meta")
+    assert {documents.cu_seqlens.device.type, documents.row_keys.device.type, documents.order.device.type} == {"meta"}
+    assert documents.tokens == 8
+
+
+@pytest.mark.parametrize(
+    ("boundaries", "options", "message"),
+    [
+        (torch.tensor([0, 4]), {}, "cu_seqlens must be int32, got torch.int64; use cu_seqlens.int()"),
+        (torch.tensor([0]).int(), {}, r"cu_seqlens must have shape \(S \+ 1,\) with S >= 1, got \(1,\)"),
+        (torch.tensor([1, 4]).int(), {}, "cu_seqlens must start at 0, starts at 1"),
+        (torch.tensor([0, 5, 3]).int(), {}, "entry 2 is 3 after 5; give offsets, not lengths"),
+        (torch.tensor([0, 4]).int(), {"tokens": 6}, r"end at the number of tokens \(6\), ends at 4"),
+        (torch.tensor([0, 4]).int(), {"longest": 3}, "longest must bound every document, is 3 but one has 4"),
+        (torch.tensor([0, 4]).int(), {"keys": torch.tensor([1, 2])}, r"keys must be int64 of shape \(1,\)"),
+        (torch.zeros(2, dtype=torch.int32, device="meta"), {}, "tokens and longest must be given"),
+    ],
+)
+def test_refuses_wrong_boundaries_in_one_sentence(
+    boundaries: torch.Tensor, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"documents: .*{message}"):
+        Documents.build(boundaries, **options)  # type: ignore[arg-type]
