@@ -39,9 +39,7 @@ def closure(requirements: list[str]) -> set[str]:
         for text in importlib.metadata.requires(name) or []:
             child = Requirement(text)
             environments = [{"extra": extra} for extra in (extras or {""})]
-            if child.marker is None or any(
-                child.marker.evaluate(environment) for environment in environments
-            ):
+            if child.marker is None or any(child.marker.evaluate(environment) for environment in environments):
                 waiting.append(child)
     return found
 
