@@ -1,0 +1,115 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from unmask.config import DataConfig, RunConfig
+from unmask.data.corpus import Document
+from unmask.data.tokenizer import Tokenizer
+from unmask.errors import StoreError
+from unmask.train.stores import open_store
+from unmask.train.trainer import pretrain
+
+TEXTS = [
+    f"the {a} {b} sat on a {c} mat" for a in ("red", "old", "sad") for b in ("cat", "dog", "owl") for c in "xyzuvw"
+]
+
+
+@pytest.fixture
+def docstrings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Document]:
+    """A small corpus in the place of the embedded one, and a cache of its own."""
+    documents = [Document(text=text, source="python", origin=str(n)) for n, text in enumerate(TEXTS)]
+    for module in ("unmask.train.stores", "unmask.data.prepare"):
+        monkeypatch.setattr(f"{module}.docstring_corpus", lambda **_: documents)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return documents
+
+
+def config(**data: object) -> RunConfig:
+    return RunConfig(data=DataConfig(vocab_size=120, **data))  # type: ignore[arg-type]
+
+
+def cached(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache" / "unmask").glob("store-*"))
+
+
+def test_given_text_is_prepared_once_inside_the_run_directory(tmp_path: Path) -> None:
+    source = tmp_path / "text.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    said: list[str] = []
+    store, tokenizer = open_store(config(input=[str(source)]), tmp_path, said.append)
+    assert store.folder == tmp_path / "store"
+    assert store.num_documents == len(TEXTS)
+    assert tokenizer.hash == store.tokenizer_hash
+    source.unlink()
+    again, _ = open_store(config(input=[str(source)]), tmp_path, said.append)
+    assert again.fingerprint == store.fingerprint
+
+
+def test_the_docstrings_are_prepared_once_a_machine(tmp_path: Path, docstrings: list[Document]) -> None:
+    said: list[str] = []
+    first, _ = open_store(config(), tmp_path / "a", said.append)
+    told = len(said)
+    again, _ = open_store(config(), tmp_path / "b", said.append)
+    assert again.folder == first.folder
+    assert not any("preparing" in sentence for sentence in said[told:])
+    assert cached(tmp_path) == [first.folder]
+
+
+def test_other_docstrings_or_another_vocabulary_are_another_store(tmp_path: Path, docstrings: list[Document]) -> None:
+    open_store(config(), tmp_path, print)
+    open_store(replace(config(), data=DataConfig(vocab_size=110)), tmp_path, print)
+    docstrings.pop()
+    open_store(config(), tmp_path, print)
+    assert len(cached(tmp_path)) == 3
+
+
+def test_a_damaged_cache_is_made_again(tmp_path: Path, docstrings: list[Document]) -> None:
+    first, _ = open_store(config(), tmp_path, print)
+    (first.folder / "manifest.json").write_text("{")
+    said: list[str] = []
+    again, _ = open_store(config(), tmp_path, said.append)
+    assert again.fingerprint == first.fingerprint
+    assert any("preparing the cached text again" in sentence for sentence in said)
+
+
+def test_without_a_cache_the_store_lies_in_the_run_directory(
+    tmp_path: Path, docstrings: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    store, _ = open_store(config(), tmp_path, print)
+    assert store.folder == tmp_path / "store"
+
+
+def test_a_store_made_by_another_tokenizer_is_refused(tmp_path: Path, docstrings: list[Document]) -> None:
+    store, _ = open_store(config(), tmp_path, print)
+    Tokenizer.train([*TEXTS, "quite other words"], 130).save(tmp_path / "other")
+    with pytest.raises(StoreError, match="was made by tokenizer"):
+        open_store(config(store=str(store.folder), tokenizer=str(tmp_path / "other")), tmp_path, print)
+
+
+def test_from_text_to_a_checkpoint_that_transformers_loads(
+    tiny: ModuleType, tmp_path: Path, docstrings: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setattr("unmask.train.assembly.open_store", open_store)
+    run = tmp_path / "run"
+    base = tiny.config(run, steps=6, phases=[])
+    pretrain(replace(base, data=replace(base.data, vocab_size=120)))
+    folder = run / "checkpoints" / "step-000006"
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+    encoded = transformers.AutoTokenizer.from_pretrained(folder)(TEXTS[0], return_tensors="pt")
+    from unmask.batch import pack
+    from unmask.model import PretrainingModel
+
+    ours = PretrainingModel.from_pretrained(folder)
+    batch = pack([encoded["input_ids"][0].tolist()])
+    with torch.no_grad():
+        expected = theirs(**encoded).logits[0]
+        got = ours.mlm_logits(ours(batch))
+    assert got.shape == expected.shape
+    assert (got - expected).abs().max() <= 1e-5
