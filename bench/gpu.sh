@@ -65,11 +65,25 @@ sanitizer() {
   compute-sanitizer --tool memcheck --error-exitcode 1 "$PYTHON" -m pytest -q -p no:cacheprovider tests/kernels -k "cuda"
 }
 
+# every file on its own, so that one which is killed or fails takes no other's results with it
 kernels() {
-  local rounds=""
+  local rounds="" code=0 count file
   [ -z "$DRY" ] || rounds="--rounds 1"
-  # shellcheck disable=SC2086
-  pytest_run bench/kernels $rounds --benchmark-json "$OUT/kernels.json"
+  count=$(ls bench/kernels/bench_*.py | wc -l)
+  for file in bench/kernels/bench_*.py; do
+    # shellcheck disable=SC2086
+    timeout --kill-after=10 $(((LIMIT - 20) / count)) "$PYTHON" -m pytest -q -p no:cacheprovider "$file" $rounds \
+      --benchmark-json "$SCRATCH/kernels-$(basename "$file" .py).json" || code=1
+  done
+  "$PYTHON" - "$OUT/kernels.json" "$SCRATCH"/kernels-*.json <<'END' || code=1
+import json, pathlib, sys
+# a file that failed altogether leaves an empty one behind
+parts = [json.loads(text) for text in (pathlib.Path(path).read_text() for path in sys.argv[2:]) if text.strip()]
+if parts:
+    merged = {**parts[0], "benchmarks": [row for part in parts for row in part["benchmarks"]]}
+    pathlib.Path(sys.argv[1]).write_text(json.dumps(merged))
+END
+  return $code
 }
 
 step() {
@@ -95,7 +109,7 @@ for stage in $STAGES; do
 done
 
 export -f pytest_run $ALL
-export OUT PYTHON DRY
+export OUT PYTHON DRY SCRATCH LIMIT
 worst=0
 rows=""
 for stage in $STAGES; do
