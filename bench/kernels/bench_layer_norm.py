@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from bench.clock import PLAYBACK
+from bench.directions import directed
 from bench.peers import eager_layer_norm
 from bench.roofline import copy_bandwidth
 from torch import Tensor
@@ -24,14 +25,11 @@ from unmask_kernels.capability import architecture
 from unmask_kernels.dispatch import BackendUnavailable
 from unmask_kernels.layer_norm import FAMILY, LayerNormCall, cost, reference
 from unmask_kernels.testing.compare import compare
-from unmask_kernels.testing.inputs import Inputs, layer_norm_case, run
+from unmask_kernels.testing.inputs import layer_norm_case, run
 
 pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 
 DTYPE = torch.bfloat16
-ROTATED = 4
-"""Input sets that the rounds take in turn."""
-
 ON_GPU = torch.cuda.is_available()
 TOKENS = 16384 if ON_GPU else 2048
 SHAPES = [
@@ -76,29 +74,7 @@ def _enter(
             # their dropout draws other numbers, and their bf16 sums for dweight are too rough for the criterion
             compare({"y": found["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
     case = layer_norm_case(tokens, width, p=p).make(DTYPE, device)
-    sets = [_fresh(case) for _ in range(ROTATED)]
-    if direction == "forward":
-        return {
-            name: lambda at, function=function: function(**sets[at % ROTATED].arguments)
-            for name, function in functions.items()
-        }
-    dy = torch.randn(tokens, width, device=device).to(DTYPE)
-    return {name: _backward(function, sets, dy) for name, function in functions.items()}
-
-
-def _fresh(case: Inputs) -> Inputs:
-    leaves = {name: case.arguments[name].clone().requires_grad_() for name in case.differentiable}
-    return case.change(**leaves)
-
-
-def _backward(function: Callable[..., Tensor], sets: list[Inputs], dy: Tensor) -> Callable[[int], object]:
-    graphs = [(function(**made.arguments), [made.arguments[name] for name in made.differentiable]) for made in sets]
-
-    def call(at: int) -> object:
-        y, leaves = graphs[at % ROTATED]
-        return torch.autograd.grad(y, leaves, dy, retain_graph=True)
-
-    return call
+    return directed(functions, case, direction)
 
 
 @pytest.mark.parametrize("variant", [*PEERS, *FAMILY.backends])

@@ -6,19 +6,17 @@ import os
 import subprocess
 import sys
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from unmask_kernels import BackendUnavailable, Documents, philox
 from unmask_kernels import attention as public
 from unmask_kernels.attention import FAMILY, AttentionCall, reference
 from unmask_kernels.testing import contracts
-from unmask_kernels.testing.attention import ATTENTION, attention_case
+from unmask_kernels.testing.attention import ATTENTION, attention_case, eager
 from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.contracts import Tenant, backends_here
 from unmask_kernels.testing.inputs import Case, Inputs, lengths_to_documents, run
@@ -40,32 +38,13 @@ def scaled(function: Any) -> Any:
     return lambda qkv, **rest: function(qkv, scale=qkv.shape[-1] ** -0.5, **rest)
 
 
-def _in_the_tested_dtype(
-    qkv: Tensor, *, documents: Documents, causal: bool, p: float, key: Tensor, scale: float
-) -> Tensor:
-    """Products rounded to the tested dtype, softmax in fp32: eager attention as PyTorch users write it."""
-    outputs = []
-    for index, (start, end) in enumerate(pairwise(documents.cu_seqlens.tolist())):
-        q, k, v = qkv[start:end].permute(1, 2, 0, 3)
-        scores = q @ k.mT * scale
-        if causal:
-            scores = scores.masked_fill(torch.ones_like(scores[0], dtype=torch.bool).triu(1), float("-inf"))
-        weights = scores.float().softmax(-1).to(qkv.dtype)
-        if p > 0 and end > start:
-            keys = documents.keys[index, None]
-            keep = philox.keep_scores(key, keys, qkv.shape[2], range(end - start), end - start, p)[0]
-            weights = weights * keep / (1 - p)
-        outputs.append((weights @ v).transpose(0, 1))
-    return torch.cat(outputs)
-
-
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", ATTENTION, ids=str)
 def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> None:
     inputs = case.make(dtype, tenant.device)
     truth = run(scaled(reference.attention), inputs.double())
-    plain = run(scaled(_in_the_tested_dtype), inputs)
+    plain = run(scaled(eager), inputs)
     with contracts.poisoned_memory():
         ours = run(on(tenant), inputs)
     compare(ours, plain, truth)

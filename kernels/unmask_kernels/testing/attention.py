@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
+from torch import Tensor
 
 from unmask_kernels import philox
+from unmask_kernels.documents import Documents
 
 from .inputs import Case, Inputs, lengths_to_documents
 
-__all__ = ["ATTENTION", "attention_case"]
+__all__ = ["ATTENTION", "attention_case", "eager"]
 
 
 def attention_case(
@@ -28,6 +32,24 @@ def attention_case(
 
     form = f"-k{head_dim}" + ("-causal" if causal else "") + (f"-p{round(100 * p)}" if p else "")
     return Case(name=name + form, build=build)
+
+
+def eager(qkv: Tensor, documents: Documents, *, causal: bool, p: float, key: Tensor, scale: float) -> Tensor:
+    """Attention as PyTorch users write it: products rounded to the dtype of qkv, softmax in fp32. The plain result."""
+    outputs = []
+    for index, (start, end) in enumerate(pairwise(documents.cu_seqlens.tolist())):
+        q, k, v = qkv[start:end].permute(1, 2, 0, 3)
+        scores = q @ k.mT * scale
+        if causal:
+            scores = scores.masked_fill(torch.ones_like(scores[0], dtype=torch.bool).triu(1), float("-inf"))
+        weights = scores.float().softmax(-1).to(qkv.dtype)
+        if p > 0 and end > start:
+            keys = documents.keys[index, None]
+            weights = (
+                weights * philox.keep_scores(key, keys, qkv.shape[2], range(end - start), end - start, p)[0] / (1 - p)
+            )
+        outputs.append((weights @ v).transpose(0, 1))
+    return torch.cat(outputs)
 
 
 ATTENTION = [

@@ -1,0 +1,57 @@
+"""One direction of an operation as something to time: calls on several input sets, forward or backward.
+
+The sets are taken in turn, so that a call does not find the inputs of the previous one in cache. The backward of a
+set is timed alone: its graph is made once and kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unmask_kernels.testing.inputs import Inputs
+
+__all__ = ["ROTATED", "directed"]
+
+ROTATED = 4
+"""Input sets that the rounds take in turn."""
+
+
+def directed(
+    functions: Mapping[str, Callable[..., Tensor]], inputs: Inputs, direction: str
+) -> dict[str, Callable[[int], object]]:
+    """Calls by name for `interleave`; a function takes the arguments of `inputs` and returns one tensor.
+
+    Args:
+        functions: what to time.
+        inputs: one call of full size.
+        direction: "forward", with gradients wanted, or "backward".
+    """
+    sets = [_copy(inputs) for _ in range(ROTATED)]
+    if direction == "forward":
+        return {
+            name: lambda at, function=function: function(**sets[at % ROTATED].arguments)
+            for name, function in functions.items()
+        }
+    return {name: _backward(function, sets) for name, function in functions.items()}
+
+
+def _copy(inputs: Inputs) -> Inputs:
+    leaves = {name: inputs.arguments[name].clone().requires_grad_() for name in inputs.differentiable}
+    return inputs.change(**leaves)
+
+
+def _backward(function: Callable[..., Tensor], sets: list[Inputs]) -> Callable[[int], object]:
+    graphs: list[tuple[Tensor, list[Any], Tensor]] = []
+    for made in sets:
+        y = function(**made.arguments)
+        graphs.append((y, [made.arguments[name] for name in made.differentiable], torch.randn_like(y)))
+
+    def call(at: int) -> object:
+        y, leaves, dy = graphs[at % ROTATED]
+        return torch.autograd.grad(y, leaves, dy, retain_graph=True)
+
+    return call
