@@ -1,4 +1,4 @@
-"""Named calls of `attention`: lengths that break kernels (one token, primes, empty, a block and one more, many equal)."""
+"""Named calls of `attention`: lengths that break kernels (one token, primes, empty, a tile and one more, equal)."""
 
 from __future__ import annotations
 
