@@ -7,6 +7,7 @@ store/          the prepared text, when the run prepared it itself
 """
 
 import fcntl
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -56,7 +57,7 @@ class RunFolder:
             )
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path=path, config=replace(config, run=str(path)))
-        folder._save_config()
+        folder.save_config()
         return folder
 
     @classmethod
@@ -77,10 +78,7 @@ class RunFolder:
                 "resuming may "
                 f"change only {', '.join(sorted(MAY_CHANGE - {'run'}))}, so start a new run for anything else"
             )
-        folder = cls(path=path, config=replace(config, run=str(path)))
-        if changed:
-            folder._save_config()
-        return folder
+        return cls(path=path, config=replace(config, run=str(path)))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -99,7 +97,13 @@ class RunFolder:
                 raise RunError(f"run {self.path} is in use by another process; wait for it or stop it") from error
             yield
 
-    def _save_config(self) -> None:
+    def abandon(self) -> None:
+        """Remove a directory that holds nothing but its configuration, so that the name is free for a better one."""
+        if {entry.name for entry in self.path.iterdir()} <= {"config.yaml", ".lock"}:
+            shutil.rmtree(self.path)
+
+    def save_config(self) -> None:
+        """Write `config.yaml`, whole or not at all."""
         partial = self.path / ".config.yaml.partial"
         partial.write_text(to_yaml(self.config), encoding="utf-8")
         partial.replace(self.path / "config.yaml")

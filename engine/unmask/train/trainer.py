@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
-from unmask.errors import CheckpointError, RunError
+from unmask.errors import CheckpointError, RunError, UnmaskError
 from unmask.train.assembly import Parts, assemble
 from unmask.train.checkpoint import Checkpoints
 from unmask.train.evaluate import as_row, evaluate
@@ -36,8 +36,7 @@ from unmask.train.step import StepReport, TrainingStep
 
 __all__ = ["Trainer", "pretrain"]
 
-# Updates left out in a row after which the run stops: a single spike recovers, this many mean that it
-# diverged.
+# Updates left out in a row after which the run stops: a single spike recovers, this many mean that it diverged.
 GIVE_UP_AFTER = 50
 
 
@@ -52,7 +51,21 @@ def pretrain(config: RunConfig, *, resume: Path | None = None) -> Path:
         RunError: the directory exists already, is in use, holds nothing to resume, or the run diverged.
         ConfigError, CorpusError, StoreError, TokenizerError, CheckpointError: as their sentences say.
     """
-    folder = RunFolder.create(config) if resume is None else RunFolder.reopen(Path(resume), config)
+    if resume is not None:
+        folder = RunFolder.reopen(Path(resume), config)
+        _train(folder)
+        return folder.path
+    folder = RunFolder.create(config)
+    try:
+        _train(folder)
+    except UnmaskError:
+        folder.abandon()
+        raise
+    return folder.path
+
+
+def _train(folder: RunFolder) -> None:
+    """Take the run in `folder` from its newest checkpoint, or from nothing, to its end."""
     config = folder.config
     display = Display(steps=config.train.steps)
     checkpoints = Checkpoints(folder=folder.path / "checkpoints", keep=config.train.keep_checkpoints, say=display.say)
@@ -69,8 +82,9 @@ def pretrain(config: RunConfig, *, resume: Path | None = None) -> Path:
         trainer = Trainer(config=config, folder=folder.path, parts=parts, checkpoints=checkpoints, display=display)
         if found is not None and facts is not None:
             trainer.restore(found, facts)
+        # Only now is it known that a changed configuration can go on with what is there.
+        folder.save_config()
         trainer.run()
-    return folder.path
 
 
 @dataclass(kw_only=True, slots=True)

@@ -200,6 +200,8 @@ def test_more_steps_go_on_and_fewer_than_done_are_refused(tiny: ModuleType, tmp_
     assert read_log(run)[-1]["step"] == 6
     with pytest.raises(RunError, match=r"train\.steps is 5 but 6 steps are done"):
         resume(tiny, run, **{"train.steps": 5})
+    resume(tiny, run)
+    assert read_log(run)[-1]["step"] == 6
 
 
 def start(tiny: ModuleType, run: Path, *arguments: str) -> "subprocess.Popen[bytes]":

@@ -119,6 +119,20 @@ def test_clipping_equals_pytorchs_own(clip_norm: float) -> None:
         assert torch.allclose(one, other, atol=2e-6), name
 
 
+def test_clipping_and_skipping_never_read_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, step = make_step()
+    step.accumulate(batches_of([range(8)]))
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("a tensor was read on the host")
+
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(Tensor, name, refuse)
+    _, skipped = step.update()
+    monkeypatch.undo()
+    assert float(skipped) == 0.0
+
+
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(poison: float) -> None:
     model, step = make_step()

@@ -91,6 +91,7 @@ def test_a_run_that_diverges_stops_with_advice_and_keeps_its_last_finite_state(
     assert state["skipped"] >= 3
 
 
-def test_a_phase_too_short_for_the_run_is_a_setting_to_mend(tiny: ModuleType, tmp_path: Path) -> None:
+def test_a_run_refused_for_its_settings_leaves_its_name_free(tiny: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.phases\.0"):
         tiny.pretrain(tiny.config(tmp_path / "a", steps=1, warmup_steps=0))
+    assert not (tmp_path / "a").exists()
