@@ -105,6 +105,11 @@ def keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tens
     Returns:
         bool (T, columns), True where an element is kept.
     """
+    keep: Tensor = torch.ops.unmask.keep_rows(key, keys_of_rows, columns, p)
+    return keep
+
+
+def _keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tensor:
     group = torch.arange(_groups(columns), device=key.device)
     rows_at_a_time = max(1, _CHUNK // len(group))
     keep = torch.empty(len(keys_of_rows), columns, dtype=torch.bool, device=key.device)
@@ -152,3 +157,14 @@ def _keep(c0: Tensor, c1: Tensor, address: Tensor, key: Tensor, columns: int, p:
     bound = threshold(p)
     lanes = [half >= bound for word in words for half in (word & 0xFFFF, word >> 16)]
     return torch.stack(lanes, dim=-1).flatten(-2)[..., :columns]
+
+
+# One operation for the compiler: its chunks depend on T, and Inductor of torch 2.13 gets them wrong on a CPU.
+_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
+_LIBRARY.define("keep_rows(Tensor key, Tensor row_keys, int columns, float p) -> Tensor")
+_LIBRARY.impl("keep_rows", _keep_rows, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("unmask::keep_rows", lib=_LIBRARY)
+def _(key: Tensor, row_keys: Tensor, columns: int, p: float) -> Tensor:
+    return row_keys.new_empty((row_keys.shape[0], columns), dtype=torch.bool)

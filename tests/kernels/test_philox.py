@@ -74,3 +74,9 @@ def test_row_keys_do_not_collide_between_documents() -> None:
 @pytest.mark.parametrize(("p", "bound"), [(0.0, 0), (0.1, 6554), (0.5, 32768), (1 - 2**-16, 65535)])
 def test_threshold_is_the_probability_in_16_bits(p: float, bound: int) -> None:
     assert philox.threshold(p) == bound
+
+
+def test_a_compiled_graph_drops_the_same_rows() -> None:
+    key, keys = philox.dropout_keys(torch.tensor(3), 1, 1)[0, 0], philox.mix64(torch.arange(50))
+    compiled = torch.compile(philox.keep_rows, fullgraph=True)
+    assert torch.equal(compiled(key, keys, 96, 0.1), philox.keep_rows(key, keys, 96, 0.1))
