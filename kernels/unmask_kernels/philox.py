@@ -165,6 +165,8 @@ _LIBRARY.define("keep_rows(Tensor key, Tensor row_keys, int columns, float p) ->
 _LIBRARY.impl("keep_rows", _keep_rows, "CompositeExplicitAutograd")
 
 
-@torch.library.register_fake("unmask::keep_rows", lib=_LIBRARY)
-def _(key: Tensor, row_keys: Tensor, columns: int, p: float) -> Tensor:
+def _keep_rows_fake(key: Tensor, row_keys: Tensor, columns: int, p: float) -> Tensor:
     return row_keys.new_empty((row_keys.shape[0], columns), dtype=torch.bool)
+
+
+torch.library.register_fake("unmask::keep_rows", _keep_rows_fake, lib=_LIBRARY)
