@@ -1,13 +1,13 @@
 """Checkpoint folders that are either whole or absent.
 
-A save goes to a hidden temporary folder, every file is hashed into `manifest.json`, files and folders are
-flushed to the disk, and one rename makes the checkpoint appear as `step-000200`. A process killed at any
-instant leaves the older checkpoints as they were. Loading trusts nothing: the newest folder whose hashes all
-agree is used, and the ones passed over are named.
+A save goes to a hidden temporary folder, every file is hashed into `manifest.json`, files and folders are flushed to
+the disk, and one rename makes the checkpoint appear as `step-000200`. A process killed at any instant leaves the
+older checkpoints as they were. Loading trusts nothing: the newest folder whose hashes all agree is used, and the ones
+passed over are named.
 
-The manifest holds the format, the step, and bytes and sha256 of every file, plus a digest of itself so that a
-flipped bit in the manifest reads as damage and not as another format. Cost: one more read of the checkpoint
-after it was written.
+The manifest holds the format, the step, and bytes and sha256 of every file, plus a digest of itself so that a flipped
+bit in the manifest reads as damage and not as another format. Cost: one more read of the checkpoint after it was
+written.
 """
 
 import hashlib
@@ -35,8 +35,7 @@ class Checkpoints:
     Fields:
         folder: holds `step-<number>` folders; made on the first save.
         keep: how many of the newest to keep, >= 1.
-        say: receives one sentence for everything a user should know (a checkpoint passed over, leftovers
-            removed).
+        say: receives one sentence for everything a user should know (a checkpoint passed over, leftovers removed).
     """
 
     folder: Path
@@ -133,9 +132,8 @@ class Checkpoints:
         kept = [f"step-{step:06d}" for step in self.steps()]
         rest = f"{kept[-1]} is whole, so make room" if kept else "make room"
         return (
-            f"checkpoint {target} could not be written ({reason}): it needs about {needed:,} bytes, {free:,} "
-            "are free; "
-            f"{rest} and continue with `unmask pretrain --resume {self.folder.parent}`"
+            f"checkpoint {target} could not be written ({reason}): it needs about {needed:,} bytes, {free:,} are "
+            f"free; {rest} and continue with `unmask pretrain --resume {self.folder.parent}`"
         )
 
 
@@ -218,8 +216,8 @@ def _sync(path: Path) -> None:
 def _storage_failure(error: BaseException) -> str | None:
     """What the file system said, when that is why a save failed; None for any other error.
 
-    torch.distributed.checkpoint wraps an OSError of its writer in a BaseException, and safetensors turns it
-    into its own error that keeps the number only as text.
+    torch.distributed.checkpoint wraps an OSError of its writer in a BaseException, and safetensors turns it into its
+    own error that keeps the number only as text.
     """
     if isinstance(error, OSError):
         return error.strerror or str(error)

@@ -3,8 +3,8 @@
     loss = sum of the losses of all masked tokens / their number        perplexity = exp(loss)
     masked accuracy = share of the masked tokens whose likeliest prediction is the original
 
-The held-out stream is one fixed pass with its own seed, so two evaluations of the same weights agree and
-curves of two runs compare. Dropout is off; the mode of the model is restored afterwards.
+The held-out stream is one fixed pass with its own seed, so two evaluations of the same weights agree and curves of
+two runs compare. Dropout is off; the mode of the model is restored afterwards.
 """
 
 import math
@@ -25,8 +25,7 @@ __all__ = ["Score", "as_row", "evaluate"]
 class Score:
     """Result of one objective on held-out text.
 
-    Fields: name of the objective; loss in nats; accuracy in [0, 1]; count of masked tokens (or pairs)
-        averaged over.
+    Fields: name of the objective; loss in nats; accuracy in [0, 1]; count of masked tokens or pairs behind them.
     """
 
     name: str
@@ -67,8 +66,7 @@ def evaluate(
     tokens: int,
     device: torch.device | str = "cpu",
 ) -> list[Score]:
-    """Score `model` on at most `tokens` tokens of `batches` (at least one micro-batch), one Score for each
-    objective.
+    """Score `model` on at most `tokens` tokens of `batches` (at least one micro-batch), one Score for each objective.
 
     An empty stream gives no scores. The host waits for the device once, at the end.
     """

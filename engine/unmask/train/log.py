@@ -1,8 +1,8 @@
 """The log of a run: one JSON object a line, always; TensorBoard events beside it when asked.
 
-Every line is flushed as it is written, so a killed run loses none. On resume the lines after the resumed step
-are cut off: the file then reads as that of a run that was never interrupted. Numbers that are not finite are
-written as null, because JSON has no word for them.
+Every line is flushed as it is written, so a killed run loses none. On resume the lines after the resumed step are cut
+off: the file then reads as that of a run that was never interrupted. Numbers that are not finite are written as null,
+because JSON has no word for them.
 """
 
 import json

@@ -1,7 +1,7 @@
 """What happened since the last row of the log: means over steps, real tokens per second, waiting, MFU.
 
-Device scalars are added up on the device; reading them is the only moment at which the host waits. Time spent
-in evaluations and saves is left out of the rates.
+Device scalars are added up on the device; reading them is the only moment at which the host waits. Time spent in
+evaluations and saves is left out of the rates.
 """
 
 import time
@@ -37,8 +37,7 @@ class Meter:
         """Account for one step of `tokens` real tokens and `flops` operations."""
         of_objectives = torch.cat([report.means, report.accuracy])
         row = torch.cat([torch.stack([report.loss, report.gradient_norm]), of_objectives])
-        # A skipped step has no finite numbers to average; it is counted in the last place and otherwise left
-        # out.
+        # A skipped step has no finite numbers to average; it is counted in the last place and otherwise left out.
         row = torch.where(report.skipped > 0, torch.zeros_like(row), row)
         row = torch.cat([row, report.skipped.reshape(1)])
         self._sums = row if self._sums is None else self._sums + row
@@ -57,15 +56,11 @@ class Meter:
             self._away += time.perf_counter() - begun
 
     def open_window(self) -> list[float]:
-        """Sums since the last reading and, last, their number of steps: what a checkpoint keeps, exact in
-        fp32.
-        """
+        """Sums since the last reading and, last, their number of steps: what a checkpoint keeps, exact in fp32."""
         return [] if self._sums is None else [*self._sums.tolist(), float(self._steps)]
 
     def reopen_window(self, window: Sequence[float], device: torch.device | str) -> None:
-        """Continue the means of `open_window`, so that the log of a resumed run equals that of an unbroken
-        one.
-        """
+        """Continue the means of `open_window`, so that the log of a resumed run equals that of an unbroken one."""
         if window:
             self._sums = torch.tensor(window[:-1], dtype=torch.float32, device=device)
             self._steps = int(window[-1])
@@ -73,8 +68,8 @@ class Meter:
     def read(self, *, waited_seconds: float) -> dict[str, Any]:
         """The row since the last reading; `waited_seconds` is the loader's running total. Starts anew.
 
-        Means are over the steps that were not skipped and None when all were; `data_wait` is the share of the
-        time spent waiting for data, in [0, 1].
+        Means are over the steps that were not skipped and None when all were; `data_wait` is the share of the time
+        spent waiting for data, in [0, 1].
         """
         if self._sums is None:
             raise ValueError("meter: read needs at least one step since the last reading, got none")

@@ -4,11 +4,10 @@ Forward, counting a multiply-add as two, for documents of s_i real tokens, T = s
 
     layers * (T (8 D^2 + 4 D F) + 4 D sum s_i^2) + M (2 D^2 + 2 D V)
 
-that is: four projections, the feed-forward pair, scores and their product with the values; then the dense
-    layer and the
-decoder of the MLM head. Backward costs twice the forward. Attention is counted by the lengths of the
-documents, as it is computed; padding is not counted at all. The share of the peak refers to dense bf16
-tensor-core throughput from the vendors' data sheets.
+that is: four projections, the feed-forward pair, scores and their product with the values; then the dense layer and
+the decoder of the MLM head. Backward costs twice the forward. Attention is counted by the lengths of the documents,
+as it is computed; padding is not counted at all. The share of the peak refers to dense bf16 tensor-core throughput
+from the vendors' data sheets.
 """
 
 from dataclasses import dataclass
@@ -53,18 +52,14 @@ class FlopCount:
     vocab_size: int
 
     def training(self, batch: PackedBatch) -> float:
-        """Forward and backward of one micro-batch, useful work only. The batch must be on the CPU: lengths
-        are read.
-        """
+        """Forward and backward of one micro-batch, useful work only. The batch must be on the CPU: lengths are read."""
         ends = batch.documents.cu_seqlens.to(torch.float64)
         lengths = ends.diff()[ends[1:] <= batch.real_tokens]
         masked = 0 if batch.labels is None else int((batch.labels >= 0).sum())
         return 3.0 * self.forward(batch.real_tokens, float(lengths.square().sum()), masked)
 
     def forward(self, tokens: float, sum_of_squares: float, masked: float) -> float:
-        """One forward pass over `tokens` real tokens in documents whose squared lengths sum to
-        `sum_of_squares`.
-        """
+        """One forward pass over `tokens` real tokens in documents whose squared lengths sum to `sum_of_squares`."""
         d, f = self.hidden_size, self.intermediate_size
         layer = tokens * (8.0 * d * d + 4.0 * d * f) + 4.0 * d * sum_of_squares
         return self.num_layers * layer + masked * (2.0 * d * d + 2.0 * d * self.vocab_size)

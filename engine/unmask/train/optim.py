@@ -2,9 +2,8 @@
 arXiv:1810.04805).
 
 Weight decay pulls matrices and embeddings towards zero and leaves biases and layer norms alone. The update is
-`torch.optim.AdamW` in its fused form, one kernel over all parameters on CPU and GPU; it corrects the bias of
-the moments, which the code published with BERT leaves out. Moments are fp32 as the parameters: 8 bytes a
-parameter.
+`torch.optim.AdamW` in its fused form, one kernel over all parameters on CPU and GPU; it corrects the bias of the
+moments, which the code published with BERT leaves out. Moments are fp32 as the parameters: 8 bytes a parameter.
 """
 
 import torch
@@ -61,9 +60,7 @@ def adamw(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Write `rate` into the learning rate tensors in place: a kernel argument on the device, no
-    synchronisation.
-    """
+    """Write `rate` into the learning rate tensors in place: a kernel argument on the device, no synchronisation."""
     for group in optimizer.param_groups:
         held: Tensor = group["lr"]
         held.fill_(rate)

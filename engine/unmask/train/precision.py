@@ -1,8 +1,8 @@
-"""Which dtype activations take: bf16 where the machine multiplies it fast, fp32 elsewhere. Parameters are
-fp32 always.
+"""Which dtype activations take: bf16 where the machine multiplies it fast, fp32 elsewhere. Parameters are fp32
+always.
 
-"Fast" means instructions that multiply bf16 pairs and accumulate in fp32: tensor cores from sm_80 on,
-AVX512-BF16 or AMX-BF16 on x86 CPUs. Elsewhere bf16 is emulated by widening and costs more than fp32.
+"Fast" means instructions that multiply bf16 pairs and accumulate in fp32: tensor cores from sm_80 on, AVX512-BF16 or
+AMX-BF16 on x86 CPUs. Elsewhere bf16 is emulated by widening and costs more than fp32.
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class Precision:
 def choose_precision(
     requested: Literal["auto", "float32", "bfloat16"] = "auto", device: torch.device | str = "cpu"
 ) -> Precision:
-    """Dtype of activations on `device`; an explicit request is honoured even where it is slow, and the reason
-    says so.
+    """Dtype of activations on `device`; an explicit request is honoured even where it is slow, and the reason says
+    so.
     """
     fast, why = _fast_bfloat16(torch.device(device))
     if requested == "auto":

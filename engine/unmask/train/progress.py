@@ -10,9 +10,7 @@ __all__ = ["Display"]
 
 
 class Display:
-    """Shows the progress of a run of `steps` steps; a context around the loop, so that the terminal is left
-    clean.
-    """
+    """Shows the progress of a run of `steps` steps; a context around the loop, so that the terminal is left clean."""
 
     def __init__(self, *, steps: int, console: Console | None = None) -> None:
         self._console = console if console is not None else Console()

@@ -52,8 +52,8 @@ class RunFolder:
         path = Path(config.run if config.run is not None else f"runs/{datetime.now():%Y%m%d-%H%M%S}")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(
-                f"run directory {path} exists already; continue it with `unmask pretrain --resume {path}` "
-                "or choose another name with --run"
+                f"run directory {path} exists already; continue it with `unmask pretrain --resume {path}` or choose "
+                "another name with --run"
             )
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path=path, config=replace(config, run=str(path)))
@@ -62,8 +62,8 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, config: RunConfig) -> "RunFolder":
-        """Open the run in `path` to continue it with `config`, which may differ from the saved one in
-        MAY_CHANGE only.
+        """Open the run in `path` to continue it with `config`, which may differ from the saved one in MAY_CHANGE
+        only.
 
         Raises:
             RunError: there is no run in `path`, or `config` changes what may not change.
@@ -74,22 +74,20 @@ class RunFolder:
         if refused:
             key = refused[0]
             raise RunError(
-                f"run {path}: {key} is {before.get(key)} in the saved configuration, got {after.get(key)}; "
-                "resuming may "
-                f"change only {', '.join(sorted(MAY_CHANGE - {'run'}))}, so start a new run for anything else"
+                f"run {path}: {key} is {before.get(key)} in the saved configuration, got {after.get(key)}; resuming "
+                f"may change only {', '.join(sorted(MAY_CHANGE - {'run'}))}, so start a new run for anything else"
             )
         return cls(path=path, config=replace(config, run=str(path)))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process from writing to the same run; the lock ends with the process, however it
-        ends.
+        """Keep a second process from writing to the same run; the lock ends with the process, however it ends.
 
         Raises:
             RunError: another process holds it.
         """
-        # A record lock: unlike flock it is not inherited by the loader's processes, which may outlive a
-        # killed run briefly.
+        # A record lock: unlike flock it is not inherited by the loader's processes, which may outlive a killed run
+        # briefly.
         with (self.path / ".lock").open("a") as handle:
             try:
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

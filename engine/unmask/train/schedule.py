@@ -3,9 +3,8 @@
     rate(s) = peak * (s + 1) / warmup_steps      for s < warmup_steps
     rate(s) = peak * (1 - s / steps)             afterwards, s = 0 .. steps - 1
 
-As in the code published with BERT the decay line is drawn over the whole run, not from the end of the
-warm-up. That code starts at s / warmup_steps and so spends its first step on an update of zero; here the
-first step counts.
+As in the code published with BERT the decay line is drawn over the whole run, not from the end of the warm-up. That
+code starts at s / warmup_steps and so spends its first step on an update of zero; here the first step counts.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,8 @@
-"""Segments of a run: stretches of steps that read the data at one maximum length, each from a stream of its
-own.
+"""Segments of a run: stretches of steps that read the data at one maximum length, each from a stream of its own.
 
-BERT trains most steps on short pieces and the last ones on long pieces. The maximum length is part of a
-stream's identity, so a change of length starts an explicit new segment with its own seed (else it would open
-with the documents and masks that the segment before it opened with). A run without phases has one segment.
+BERT trains most steps on short pieces and the last ones on long pieces. The maximum length is part of a stream's
+identity, so a change of length starts an explicit new segment with its own seed (else it would open with the
+documents and masks that the segment before it opened with). A run without phases has one segment.
 """
 
 from collections.abc import Sequence
@@ -33,8 +32,7 @@ class Segment:
 
 
 def plan_segments(steps: int, phases: Sequence[Phase], *, longest: int, seed: int) -> list[Segment]:
-    """Cut `steps` by the shares of the phases, rounded to whole steps; without phases, one segment at
-    `longest`.
+    """Cut `steps` by the shares of the phases, rounded to whole steps; without phases, one segment at `longest`.
 
     Raises:
         ConfigError: a phase is too small a share of the run for a single step.
@@ -48,9 +46,8 @@ def plan_segments(steps: int, phases: Sequence[Phase], *, longest: int, seed: in
         end = steps if number == len(phases) - 1 else round(passed * steps)
         if end <= first:
             raise ConfigError(
-                f"config: train.phases.{number} has a share of {phase.share:g}, less than one of {steps} "
-                "steps; "
-                "raise its share or train.steps"
+                f"config: train.phases.{number} has a share of {phase.share:g}, less than one of {steps} steps; raise "
+                "its share or train.steps"
             )
         of_segment = (seed + number * _SEED_STRIDE) % 2**63
         segments.append(Segment(number=number, first=first, end=end, longest=phase.longest, seed=of_segment))

@@ -1,7 +1,7 @@
 """A polite stop: SIGTERM or Ctrl-C asks the loop to finish its step and save; a second Ctrl-C aborts at once.
 
-Schedulers send SIGTERM some seconds before they kill. The handler only sets a flag, so a signal inside a save
-or an evaluation is honoured right after it.
+Schedulers send SIGTERM some seconds before they kill. The handler only sets a flag, so a signal inside a save or an
+evaluation is honoured right after it.
 """
 
 import signal
@@ -13,9 +13,7 @@ __all__ = ["StopRequest"]
 
 
 class StopRequest:
-    """Context in which signals set `name` (None until one arrives); outside the main thread it changes
-    nothing.
-    """
+    """Context in which signals set `name` (None until one arrives); outside the main thread it changes nothing."""
 
     def __init__(self) -> None:
         self.name: str | None = None

@@ -61,8 +61,8 @@ class Sources:
         return self._streams[segment.number]
 
     def held_out(self) -> Stream | None:
-        """The evaluation stream: one fixed pass over the held-out documents, at the length of the last
-        segment; None when no document is held out.
+        """The evaluation stream: one fixed pass over the held-out documents, at the length of the last segment; None
+        when no document is held out.
         """
         if self._held_out is None:
             config = self._stream_config(self.segments[-1])

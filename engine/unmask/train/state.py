@@ -1,10 +1,9 @@
-"""What a run must remember to go on exactly: parameters, moments, generators as tensors; position and
-provenance as JSON.
+"""What a run must remember to go on exactly: parameters, moments, generators as tensors; position and provenance as
+JSON.
 
-Tensors go through `torch.distributed.checkpoint` under flat names (`model/...`,
-`optimizer/<parameter>/exp_avg`, `rng/cpu`), so that another number of ranks can read them later. Facts go to
-`state.json`, readable by eye. The learning rate and the other
-settings are not here: they follow from the run's configuration and the step.
+Tensors go through `torch.distributed.checkpoint` under flat names (`model/...`, `optimizer/<parameter>/exp_avg`,
+`rng/cpu`), so that another number of ranks can read them later. Facts go to `state.json`, readable by eye. The
+learning rate and the other settings are not here: they follow from the run's configuration and the step.
 
 Size: 12 bytes a parameter (fp32 value and two moments).
 """
@@ -101,8 +100,8 @@ def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
 
 
 def state_bytes(model: nn.Module) -> int:
-    """About what a checkpoint takes on disk: value, two moments, and the value again as safetensors, plus 8
-    MiB of text.
+    """About what a checkpoint takes on disk: value, two moments, and the value again as safetensors, plus 8 MiB of
+    text.
     """
     return sum(4 * p.numel() * p.element_size() for p in model.parameters()) + 8 * 2**20
 

@@ -5,12 +5,12 @@
     scale     = max(norm(gradient) / clip_norm, 1)
     parameters <- AdamW(parameters, gradient / scale), unless norm(gradient) is not finite
 
-The counts are taken over the whole step before the first forward pass, so the gradient does not depend on how
-the step is cut into micro-batches; a mean per micro-batch would weigh a masked token by the emptiness of its
-neighbours. Shapes are those of the batches, which are static. Nothing here reads a device value on the host:
-counts, norms and the decision to skip an update are tensors, and the caller looks at them when it logs.
-Gradients accumulate in `.grad`, in the dtype of the parameters (fp32). Cost beyond forward and backward: one
-read of the gradients for their norm; clipping and skipping happen inside the fused optimizer kernel.
+The counts are taken over the whole step before the first forward pass, so the gradient does not depend on how the
+step is cut into micro-batches; a mean per micro-batch would weigh a masked token by the emptiness of its neighbours.
+Shapes are those of the batches, which are static. Nothing here reads a device value on the host: counts, norms and
+the decision to skip an update are tensors, and the caller looks at them when it logs. Gradients accumulate in
+`.grad`, in the dtype of the parameters (fp32). Cost beyond forward and backward: one read of the gradients for their
+norm; clipping and skipping happen inside the fused optimizer kernel.
 """
 
 from collections.abc import Sequence
@@ -54,8 +54,7 @@ class TrainingStep:
     Fields:
         model: called as `model(batch)`, returns hidden states (T, D).
         objectives: (objective, weight) pairs.
-        optimizer: fused `torch.optim.AdamW`, see `optim.adamw`; it reads `grad_scale` and `found_inf` on the
-            device.
+        optimizer: fused `torch.optim.AdamW`, see `optim.adamw`; it reads `grad_scale` and `found_inf` on the device.
         clip_norm: upper bound of the global L2 norm of the gradient, > 0; `inf` never clips.
     """
 
@@ -76,8 +75,8 @@ class TrainingStep:
         return StepReport(loss, means, accuracy, counts, norm, skipped)
 
     def accumulate(self, batches: Sequence[PackedBatch]) -> tuple[Tensor, Tensor, Tensor]:
-        """Add the gradient of the step's loss to `.grad`; returns counts, loss sums and correct answers, each
-        (O,) fp32.
+        """Add the gradient of the step's loss to `.grad`; returns counts, loss sums and correct answers, each (O,)
+        fp32.
         """
         counts = torch.stack([_total(objective, batches) for objective, _ in self.objectives])
         sums, correct = torch.zeros_like(counts), torch.zeros_like(counts)
@@ -94,14 +93,14 @@ class TrainingStep:
         return counts, sums, correct
 
     def update(self) -> tuple[Tensor, Tensor]:
-        """Clip and apply the gradient; returns its norm and 1.0 if it was not finite and therefore left out,
-        both () fp32.
+        """Clip and apply the gradient; returns its norm and 1.0 if it was not finite and therefore left out, both ()
+        fp32.
         """
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         skipped = 1.0 - torch.isfinite(norm).float()
-        # The protocol of torch.amp.GradScaler: the fused kernel divides by grad_scale and does nothing when
-        # found_inf is 1.
+        # The protocol of torch.amp.GradScaler: the fused kernel divides by grad_scale and does nothing when found_inf
+        # is 1.
         self.optimizer.grad_scale = (norm / self.clip_norm).clamp(min=1.0)  # type: ignore[attr-defined]
         self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
         self.optimizer.step()

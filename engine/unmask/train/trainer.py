@@ -4,8 +4,8 @@
         report = training_step(batches)
         log, evaluate and save when due; stop politely when asked
 
-Everything random is addressed by seed and position, and a checkpoint holds the rest, so a resumed run
-computes the same bits as one that was never interrupted (same thread count, build and machine).
+Everything random is addressed by seed and position, and a checkpoint holds the rest, so a resumed run computes the
+same bits as one that was never interrupted (same thread count, build and machine).
 """
 
 from contextlib import closing
@@ -181,8 +181,8 @@ class Trainer:
         train = self.config.train
         if facts.step > train.steps:
             raise RunError(
-                f"run {self.folder}: train.steps is {train.steps} but {facts.step} steps are done; give at "
-                "least that many"
+                f"run {self.folder}: train.steps is {train.steps} but {facts.step} steps are done; give at least that "
+                "many"
             )
         here = self.parts.sources.position(facts.step)
         if (facts.segment, facts.index) != (here.segment, here.index):
@@ -228,8 +228,7 @@ class Trainer:
         if streak >= GIVE_UP_AFTER:
             self._save()
             raise RunError(
-                f"run {self.folder}: the gradient was not finite in each of the last {streak} steps and no "
-                "update was "
+                f"run {self.folder}: the gradient was not finite in each of the last {streak} steps and no update was "
                 "made in them; start a new run with a lower train.learning_rate or a longer warm-up"
             )
 
@@ -285,6 +284,6 @@ class Trainer:
             )
         else:
             self.display.say(
-                f"{stop.name}: stopped after step {self.done}, saved; continue with `unmask pretrain "
-                f"--resume {self.folder}`"
+                f"{stop.name}: stopped after step {self.done}, saved; continue with `unmask pretrain --resume "
+                f"{self.folder}`"
             )

@@ -249,6 +249,7 @@ assert [p.name for p in folder.iterdir()] == ["step-000001"]
 def test_a_write_that_the_system_refuses_is_a_sentence(tmp_path: Path, kind: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _SAVE_UNDER_A_LIMIT, str(tmp_path / "c"), kind],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
         timeout=120,

@@ -252,9 +252,12 @@ def test_after_sigkill_in_training_and_inside_a_save(tiny: ModuleType, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_after_twenty_sigkills(tiny: ModuleType, tmp_path: Path, unbroken: Path) -> None:
-    hits = sum(kill_repeatedly(tiny, tmp_path / f"run-{part}", times=4, seed=part) for part in range(5))
-    assert hits >= 10
-    for part in range(5):
-        assert_same_end(tiny, tmp_path / f"run-{part}", unbroken)
+    hits = runs = 0
+    while hits < 20:
+        run = tmp_path / f"run-{runs}"
+        hits += kill_repeatedly(tiny, run, times=4, seed=runs)
+        assert_same_end(tiny, run, unbroken)
+        runs += 1
+        assert runs <= 20, "the kills came too late to hit anything"
