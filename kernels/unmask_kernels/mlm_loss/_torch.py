@@ -1,8 +1,8 @@
 """mlm_loss by PyTorch's matrix products, one chunk of logits at a time; gradients are made together with the loss.
 
 The loss is a scalar, so its gradients are known up to one factor when the logits are at hand: they never have to be
-formed again. A chunk of logits in the dtype of hidden has at most `_CHUNK_BYTES`; its softmax is taken in fp32 for a few
-rows at a time, which stay in cache, and takes the place of the logits.
+formed again. A chunk of logits in the dtype of hidden has at most `_CHUNK_BYTES`; its softmax is taken in fp32 for a
+few rows at a time, which stay in cache, and takes the place of the logits.
 
     products: 3 of 2 M V D flops; passes over the chunk in memory: write logits, read and write once, read twice
 
@@ -45,7 +45,7 @@ def forward(
     correct = torch.zeros((), dtype=torch.int64, device=rows.device)
     if with_gradients:
         drows = torch.empty_like(rows)
-        dweight = torch.zeros(weight.shape, dtype=wide, device=rows.device)
+        dweight = (torch.empty if slots else torch.zeros)(weight.shape, dtype=wide, device=rows.device)
         dbias = torch.zeros(vocabulary if bias is not None else 0, dtype=wide, device=rows.device)
     step = max(1, _CHUNK_BYTES // (vocabulary * rows.element_size()))
     for start in range(0, slots, step):
@@ -67,7 +67,8 @@ def forward(
             dlogits = logits
             drows[chunk] = (dlogits @ projection) * here
             # (D, rows) x (rows, V) is the faster orientation of this product on a CPU
-            dweight += (x.t() @ dlogits).t()
+            of_chunk = (x.t() @ dlogits).t()
+            dweight = dweight.copy_(of_chunk) if start == 0 else dweight.add_(of_chunk)
             if bias is not None:
                 dbias += torch.mv(dlogits.t(), here[:, 0].to(x.dtype))
     if not with_gradients:
