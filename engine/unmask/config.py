@@ -71,9 +71,9 @@ class ModelConfig:
     """Rows of the position table: the longest piece the model can ever read."""
     num_segments: int = 2
     """Rows of the segment table."""
-    hidden_dropout: float = 0.1
+    hidden_dropout: float = 0.0
     """Dropout of embeddings and layer outputs; in [0, 1)."""
-    attention_dropout: float = 0.1
+    attention_dropout: float = 0.0
     """Dropout of attention probabilities; in [0, 1)."""
     layer_norm_eps: float = 1e-12
     """Added to the variance in layer norm."""
@@ -107,15 +107,15 @@ class Phase:
 class TrainConfig:
     """Budget, optimizer, precision, and how often things happen; times are counted in optimizer steps."""
 
-    steps: int = 1000
+    steps: int = 1800
     """Optimizer steps of the whole run."""
-    tokens_per_step: int = 8192
+    tokens_per_step: int = 2048
     """Token capacity of one optimizer step over all ranks; a multiple of `micro_batch_tokens`."""
-    micro_batch_tokens: int = 8192
+    micro_batch_tokens: int = 2048
     """Token capacity of one forward and backward pass."""
     max_documents: int | None = None
     """Document slots of a micro-batch; none: enough for short documents."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Peak learning rate, reached after the warm-up; then linear decay to 0."""
     warmup_steps: int = 100
     """Steps of linear warm-up, at most `steps`."""
@@ -131,11 +131,11 @@ class TrainConfig:
     """Largest global norm of the gradients."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Activations; auto: bfloat16 where the machine multiplies it fast. Parameters are float32."""
-    log_every: int = 10
+    log_every: int = 20
     """Steps between rows of log.jsonl."""
-    evaluate_every: int = 100
+    evaluate_every: int = 200
     """Steps between evaluations on held-out text."""
-    evaluate_tokens: int = 65536
+    evaluate_tokens: int = 32768
     """Token capacity of one evaluation."""
     save_every: int = 500
     """Steps between checkpoints; the last step is always saved."""
