@@ -129,7 +129,7 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
         ({"model.hidden_size": 130, "model.num_heads": 4}, "multiple of model.num_heads (4), got 130"),
         (
             {"train.tokens_per_step": 10000},
-            "multiple of train.micro_batch_tokens (8192), got 10000; the nearest is 8192",
+            "multiple of train.micro_batch_tokens (2048), got 10000; the nearest is 10240",
         ),
         (
             {"train.phases": [{"share": 0.5, "longest": 64}]},
