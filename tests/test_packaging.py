@@ -64,10 +64,15 @@ def test_extras_are_not_part_of_the_default_install() -> None:
 def test_every_package_of_every_extra_has_a_tested_version() -> None:
     declared = project()
     requirements = [*declared["dependencies"], *chain(*declared["optional-dependencies"].values())]
-    # setuptools comes with the environment, not from us
-    missing = closure(requirements) - set(constraints()) - {"setuptools"}
+    # setuptools comes with the environment, not from us; triton is torch's to choose
+    missing = closure(requirements) - set(constraints()) - {"setuptools", "triton"}
     # a CUDA build of torch brings its own libraries, which torch pins by itself
     assert {name for name in missing if not name.startswith(("nvidia-", "cuda-"))} == set()
+
+
+def test_triton_is_left_to_the_build_of_torch() -> None:
+    """CUDA builds of torch require one version of triton; a pin of another one makes the install impossible."""
+    assert "triton" not in constraints()
 
 
 @pytest.mark.parametrize("text", project()["dependencies"])
