@@ -31,6 +31,7 @@ mkdir -p "$SCRATCH/logs"
 export PYTHONPATH="$PWD/engine:$PWD/kernels${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export HF_HUB_OFFLINE=1
+export CUBLAS_WORKSPACE_CONFIG=:4096:8 # cuBLAS reads it once; the tests' deterministic algorithms need it
 if [ -n "${WHEELS:-}" ]; then
   "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target "$SCRATCH/site" "$WHEELS"/*.whl || exit 2
   export PYTHONPATH="$PYTHONPATH:$SCRATCH/site"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unmask_kernels.testing.compare import compare, same_bits
+from unmask_kernels.testing.contracts import poisoned_memory
 
 
 def check(ours: Tensor, plain: Tensor, truth: Tensor) -> None:
@@ -84,3 +85,12 @@ def test_same_bits_takes_nan_for_equal_and_finds_the_last_bit() -> None:
         AssertionError, match=r"two runs: y differs in 2 of 3 elements, first at \(0,\): 1\.0 and 1\.0000001"
     ):
         same_bits({"y": one}, {"y": other}, "two runs")
+
+
+def test_poisoned_memory_on_a_gpu_needs_the_workspace_chosen_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with poisoned_memory():
+        assert torch.empty(4).isnan().all()
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    with pytest.raises(AssertionError, match="CUBLAS_WORKSPACE_CONFIG must be :4096:8"), poisoned_memory():
+        pass

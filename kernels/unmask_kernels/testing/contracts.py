@@ -90,8 +90,12 @@ def backends_here(family: str) -> list[ParameterSet]:
 def poisoned_memory() -> Iterator[None]:
     """Uninitialised memory is NaN inside the block, so that an element nobody wrote shows."""
     before = torch.are_deterministic_algorithms_enabled()
-    # cuBLAS refuses to run deterministically without this; it is read when a handle is made.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # cuBLAS reads it once, at the first product of the process: setting it here would be too late.
+    if torch.cuda.is_available() and os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
+        raise AssertionError(
+            "poisoned_memory: CUBLAS_WORKSPACE_CONFIG must be :4096:8 before the process starts; "
+            "tests/conftest.py sets it"
+        )
     torch.use_deterministic_algorithms(True)
     try:
         yield
