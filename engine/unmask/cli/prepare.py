@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from unmask.cli._arguments import join_repeated
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -41,7 +43,7 @@ class Options:
 
 def run(arguments: list[str]) -> None:
     """Prepare and print what the store holds."""
-    options = tyro.cli(Options, prog="unmask prepare", args=arguments)
+    options = tyro.cli(Options, prog="unmask prepare", args=join_repeated(arguments, "--input"))
 
     from unmask.data.prepare import describe, prepare
 
