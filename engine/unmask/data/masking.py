@@ -81,14 +81,12 @@ class Masker:
             ConfigError: a rate or split out of range, or no ordinary ids.
         """
         if not 0 < rate <= 1:
-            raise ConfigError(f"masking: mask_rate must lie in (0, 1], got {rate}")
+            raise ConfigError(f"masking: data.mask_rate must lie in (0, 1], got {rate}")
         if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
-            raise ConfigError(f"masking: mask_split must be three shares that sum to 1, got {tuple(split)}")
+            raise ConfigError(f"masking: data.mask_split must be three shares that sum to 1, got {tuple(split)}")
         self._ordinary = np.asarray(ordinary_ids, dtype=np.int64)
         if not self._ordinary.size and split[1] > 0:
-            raise ConfigError(
-                "masking: ordinary_ids must hold the ids that a random replacement draws, got none"
-            )
+            raise ConfigError("masking: ordinary_ids must hold the ids that a random replacement draws, got none")
         fraction = Fraction(rate).limit_denominator(1 << 16)
         self._rate = (fraction.numerator, fraction.denominator)
         self._thresholds = (
@@ -150,9 +148,7 @@ class Masker:
         # One sort of the row orders every piece by itself, since the piece is in the high bits.
         ranks |= piece.astype(np.uint64) << _PRIORITY_BITS
         ordered = np.sort(ranks)
-        last = np.where(
-            counts > 0, ordered[np.minimum(starts + np.maximum(counts, 1) - 1, ranks.size - 1)], 0
-        )
+        last = np.where(counts > 0, ordered[np.minimum(starts + np.maximum(counts, 1) - 1, ranks.size - 1)], 0)
         chosen = ranks <= last[piece]
         if np.count_nonzero(chosen) != counts.sum():
             _drop_ties(chosen, ranks, last, starts, sizes, counts)

@@ -14,7 +14,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -25,7 +24,7 @@ from unmask.data.masking import Masker
 from unmask.data.plan import Planner, Source, WindowPlan
 from unmask.data.stream_config import StreamConfig
 from unmask.data.window_table import WindowTable
-from unmask.errors import ConfigError, CorpusError
+from unmask.errors import CorpusError
 
 __all__ = ["Store", "Stream", "StreamConfig"]
 
@@ -75,7 +74,6 @@ class Stream:
         ordinary_ids: npt.ArrayLike,
         *,
         split: Literal["train", "held_out"] = "train",
-        cache: Path | None = None,
     ) -> None:
         """Lay out the passes.
 
@@ -85,7 +83,6 @@ class Stream:
             ordinary_ids: ids that a random replacement is drawn from.
             split: which documents; held-out ones come in one pass whose order and masks do not depend on
                 `config.seed`.
-            cache: folder for the table of window starts; None keeps it in memory only.
         Raises:
             ConfigError: capacities that cannot hold a piece, or a masking rule out of range.
             CorpusError: no documents in the split, or fewer tokens than one micro-batch to train on.
@@ -93,7 +90,6 @@ class Stream:
         self.store = store
         self.config = config
         self.split = split
-        self.capacities = config.capacities()
         self._endless = split == "train"
         seed = config.seed & ((1 << 64) - 1) if self._endless else _HELD_OUT_SEED
         special = store.special_ids
@@ -107,17 +103,14 @@ class Stream:
             mask_id=special["mask"],
             vocab_size=store.vocab_size,
         )
-        counts = self._masker.counts(np.arange(self.capacities.longest + 1))
-        if counts[-1] > self.capacities.masked:
-            raise ConfigError(
-                f"stream: masked must be at least {counts[-1]}, the masked tokens of one piece of "
-                f"{self.capacities.longest}, got {self.capacities.masked}"
-            )
+        counts = self._masker.counts(np.arange(config.longest + 1))
+        # From all documents, held-out ones included, so that both splits have the same shapes.
+        self.capacities = config.capacities(store.lengths, counts)
         sources = self._sources()
         self.tokens_per_pass = self._count_tokens(sources)
         self._planner = Planner(sources, store.lengths, self.capacities, counts, seed=seed)
         self.fingerprint = self._fingerprint(seed, ordinary_ids)
-        self._table = WindowTable(None if cache is None else cache / f"stream-{self.fingerprint[:16]}.npy")
+        self._table = WindowTable()
         self._planned: tuple[int, WindowPlan] | None = None
 
     def _sources(self) -> list[Source]:
@@ -141,15 +134,13 @@ class Stream:
         tokens = int(sum((length + 2 * -(-length // room)).sum() for length in lengths))
         if not documents:
             raise CorpusError(
-                f"stream: the {self.split} split must hold documents, none of "
-                f"{self.store.lengths.size} is in it; add text or change held_out_fraction "
-                f"({self.config.held_out_fraction})"
+                f"stream: the {self.split} split must hold documents, none of {self.store.lengths.size} is in it; "
+                f"add text or change data.held_out ({self.config.held_out_fraction})"
             )
         if self._endless and tokens < self.capacities.tokens:
             raise CorpusError(
-                f"stream: the corpus has {tokens} tokens in {documents} documents, fewer than one "
-                f"micro-batch of {self.capacities.tokens}; add text, or lower the tokens of a micro-batch to "
-                f"at most {tokens}"
+                f"stream: the corpus has {tokens} tokens in {documents} documents, fewer than one micro-batch of "
+                f"{self.capacities.tokens}; add text, or lower train.micro_batch_tokens to at most {tokens}"
             )
         return tokens
 

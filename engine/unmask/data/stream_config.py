@@ -1,11 +1,20 @@
 """What a stream of micro-batches depends on besides the text: capacities, seed, masking, held-out share."""
 
 from dataclasses import dataclass
+from math import ceil, sqrt
+
+import numpy as np
+import numpy.typing as npt
 
 from unmask.data.plan import Capacities
 from unmask.errors import ConfigError
 
 __all__ = ["StreamConfig"]
+
+# Room above the expected number, in standard deviations of it; 4 % of the mean more for the documents, whose slots
+# cost little, and 1 % for the masked tokens, whose slots are rows of the output projection.
+_DEVIATIONS = 3.0
+_MORE_DOCUMENTS, _MORE_MASKED = 1.04, 1.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,10 +24,9 @@ class StreamConfig:
     Attributes:
         longest: tokens of a piece, [CLS] and [SEP] included (L), at least 3.
         tokens: tokens of a micro-batch (T). Default: 32 L.
-        sequences: documents of a micro-batch (S). Default: T / 16, never short for pieces of 16 tokens or
-            more.
-        masked: masked tokens of a micro-batch (M). Default: the expected number and 1 % and 8 more, rounded
-            up to a multiple of 16.
+        sequences: documents of a micro-batch (S). Default: what T tokens of this store's pieces take, and some.
+        masked: masked tokens of a micro-batch (M). Default: what masking chooses in T tokens of this store's
+            pieces, and some; short pieces have more than `mask_rate`, since each has at least one.
         seed: 64-bit seed of order and masks.
         mask_rate: share of a piece's tokens to predict.
         mask_split: shares of those that become [MASK], become a random token, stay.
@@ -34,25 +42,74 @@ class StreamConfig:
     mask_split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     held_out_fraction: float = 0.01
 
-    def capacities(self) -> Capacities:
-        """Fill in the defaults; raises ConfigError where T, S or L cannot hold a piece."""
+    def capacities(self, lengths: npt.NDArray[np.integer], mask_counts: npt.NDArray[np.int64]) -> Capacities:
+        """Fill in the defaults.
+
+        Args:
+            lengths: content tokens of every document of the store, (N,).
+            mask_counts: masked tokens of a piece of n tokens, specials included, at index n, (L + 1,).
+        Raises:
+            ConfigError: T, S, M or L cannot hold a piece.
+        """
         longest = self.longest
         if longest < 3:
-            raise ConfigError(f"stream: longest must be at least 3, for [CLS], a token and [SEP], got {longest}")
+            raise ConfigError(f"stream: data.longest must be at least 3, for [CLS], a token and [SEP], got {longest}")
         tokens = 32 * longest if self.tokens is None else self.tokens
         if tokens < longest:
-            raise ConfigError(f"stream: tokens must be at least longest ({longest}) to hold one piece, got {tokens}")
+            raise ConfigError(
+                f"stream: train.micro_batch_tokens must be at least data.longest ({longest}) to hold one piece, "
+                f"got {tokens}"
+            )
         if not 0 <= self.held_out_fraction < 1:
-            raise ConfigError(f"stream: held_out_fraction must lie in [0, 1), got {self.held_out_fraction}")
+            raise ConfigError(f"stream: data.held_out must lie in [0, 1), got {self.held_out_fraction}")
         # A piece of 3 tokens alone in a micro-batch leaves the most room for inert documents.
         fewest = 1 + -(-(tokens - 3) // longest)
-        sequences = max(fewest, tokens // 16) if self.sequences is None else self.sequences
+        sizes, pieces = np.arange(longest + 1), _pieces_by_size(lengths, longest)
+        sequences = self.sequences
+        if sequences is None:
+            sequences = max(fewest, _room(tokens, sizes, pieces, np.ones_like(sizes), _MORE_DOCUMENTS))
         if sequences < fewest:
             raise ConfigError(
-                f"stream: sequences must be at least {fewest}, a piece and the inert documents that fill up "
-                f"{tokens} tokens, got {sequences}"
+                f"stream: train.max_documents must be at least {fewest}, a piece and the inert documents that fill "
+                f"up {tokens} tokens, got {sequences}"
             )
         masked = self.masked
         if masked is None:
-            masked = min(tokens, -(-int(1.01 * tokens * self.mask_rate + 8) // 16) * 16)
+            masked = min(tokens, max(int(mask_counts[-1]), _room(tokens, sizes, pieces, mask_counts, _MORE_MASKED)))
+        if mask_counts[-1] > masked:
+            raise ConfigError(
+                f"stream: {masked} masked tokens of a micro-batch are too few for one piece of data.longest "
+                f"({longest}), which has {mask_counts[-1]} at data.mask_rate {self.mask_rate}"
+            )
         return Capacities(tokens=tokens, sequences=sequences, masked=masked, longest=longest)
+
+
+def _pieces_by_size(lengths: npt.NDArray[np.integer], longest: int) -> npt.NDArray[np.float64]:
+    """How many pieces of n tokens, specials included, documents are cut into, at index n, (L + 1,)."""
+    content = lengths[lengths > 0].astype(np.int64)
+    parts = -(-content // (longest - 2))
+    size, larger = np.divmod(content, parts)
+    small = np.bincount(size + 2, weights=parts - larger, minlength=longest + 2)
+    large = np.bincount(size + 3, weights=larger, minlength=longest + 2)
+    return np.asarray((small + large)[: longest + 1], dtype=np.float64)
+
+
+def _room(
+    tokens: int,
+    sizes: npt.NDArray[np.int64],
+    pieces: npt.NDArray[np.float64],
+    each: npt.NDArray[np.int64],
+    more: float,
+) -> int:
+    """Slots for what T tokens of shuffled pieces need at `each[n]` a piece of n tokens, a multiple of 16.
+
+    The expected number is T a, with a = sum(each) / sum(size) over the pieces. The number drawn differs from it by
+    the sum of each - a size over the P = T / mean(size) pieces of a micro-batch: sqrt(P) deviations of that.
+    """
+    count = pieces.sum()
+    if not count:
+        return 16
+    share = (pieces * each).sum() / (pieces * sizes).sum()
+    variance = (pieces * (each - share * sizes) ** 2).sum() / count
+    drawn = tokens * count / (pieces * sizes).sum()
+    return ceil((more * share * tokens + _DEVIATIONS * sqrt(drawn * variance) + 2) / 16) * 16

@@ -33,7 +33,7 @@ def corpus(lengths=LENGTHS, seed=0):
     return MemoryStore(ids, lengths, vocab_size=VOCAB, source_of=np.arange(len(lengths)) % 3)
 
 
-def stream(store=None, *, split="train", cache=None, **changes):
+def stream(store=None, *, split="train", **changes):
     config = {
         "longest": 32,
         "tokens": 128,
@@ -43,7 +43,7 @@ def stream(store=None, *, split="train", cache=None, **changes):
         "held_out_fraction": 0.1,
     }
     store = corpus() if store is None else store
-    return Stream(store, StreamConfig(**(config | changes)), store.ordinary_ids, split=split, cache=cache)
+    return Stream(store, StreamConfig(**(config | changes)), store.ordinary_ids, split=split)
 
 
 def content(batch):
@@ -156,16 +156,6 @@ def test_a_cursor_of_another_stream_is_refused():
         ours.remember(3, Cursor(0, 0, 0))
 
 
-def test_the_table_of_windows_is_kept_in_a_folder(tmp_path, monkeypatch, uninterrupted):
-    stream(cache=tmp_path).locate(250)
-    again = stream(cache=tmp_path)
-    planned = []
-    real = again._planner.plan
-    monkeypatch.setattr(again._planner, "plan", lambda *where: planned.append(where) or real(*where))
-    assert again.locate(250) == uninterrupted[250].cursor
-    assert len(planned) == 1
-
-
 def test_held_out_documents_come_in_one_pass_and_never_in_training():
     store = corpus()
     held_out = list(stream(store, split="held_out").batches())
@@ -224,22 +214,22 @@ def test_masks_differ_from_pass_to_pass():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"longest": 2}, ConfigError, "longest must be at least 3, .* got 2"),
+        ({"longest": 2}, ConfigError, "data.longest must be at least 3, .* got 2"),
         (
             {"masked": 4},
             ConfigError,
-            "masked must be at least 5, the masked tokens of one piece of 32, got 4",
+            r"4 masked tokens .* too few for one piece of data.longest \(32\), which has 5 at data.mask_rate 0.15",
         ),
-        ({"mask_rate": 2.0}, ConfigError, "mask_rate must lie in"),
+        ({"mask_rate": 2.0}, ConfigError, "data.mask_rate must lie in"),
         (
             {"tokens": 10**6, "sequences": None, "masked": None},
             CorpusError,
-            r"the corpus has \d+ tokens in \d+ documents, fewer than .* at most \d+",
+            r"the corpus has \d+ tokens in \d+ documents, .* lower train.micro_batch_tokens to at most \d+",
         ),
         (
             {"split": "held_out", "held_out_fraction": 0.0},
             CorpusError,
-            "the held_out split must hold documents",
+            r"the held_out split must hold documents, .* change data.held_out \(0.0\)",
         ),
     ],
 )
