@@ -1,22 +1,29 @@
-"""Triton kernels on the CPU: every test module that knows backends, again, under Triton's interpreter.
+"""Triton kernels on the CPU: every test module of a Triton kernel, again, under Triton's interpreter.
 
 Nobody has to remember an environment variable: this is part of a plain `pytest` run, one test a module, so that
 pytest-xdist spreads them.
 """
 
+import re
 from pathlib import Path
 
 import pytest
 
+from unmask_kernels import FAMILIES
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.testing.interpreter import InterpretedFailure, run_interpreted
 
 HERE = Path(__file__).parent
+
+
+def _has_triton_tests(module: Path) -> bool:
+    text = module.read_text(encoding="utf-8")
+    families = re.findall(r'backends_here\("(\w+)"\)', text)
+    return "mark.triton" in text or any("triton" in FAMILIES[name].backends for name in families)
+
+
 MODULES = sorted(
-    path.name
-    for path in HERE.glob("test_*.py")
-    if path.name != Path(__file__).name
-    and any(word in path.read_text(encoding="utf-8") for word in ("backends_here(", "mark.triton"))
+    path.name for path in HERE.glob("test_*.py") if path.name != "test_interpreted.py" and _has_triton_tests(path)
 )
 
 pytestmark = [
@@ -30,13 +37,37 @@ def test_passes_under_the_interpreter(module: str) -> None:
     print(run_interpreted(HERE / module))
 
 
-def test_a_failure_under_the_interpreter_is_shown_verbatim(tmp_path: Path) -> None:
+def test_every_family_with_a_triton_backend_has_such_a_module() -> None:
+    families = {name for name, family in FAMILIES.items() if "triton" in family.backends}
+    assert families
+    assert {f"test_{name}.py" for name in families} <= set(MODULES)
+
+
+BROKEN = """
+import os, pytest
+@pytest.mark.triton
+def test_broken():
+    assert os.environ["TRITON_INTERPRET"] == "no kernel gives this"
+"""
+SKIPPED = """
+import pytest
+@pytest.mark.triton
+def test_skipped():
+    pytest.skip("this shows nothing")
+"""
+ELSEWHERE = """
+def test_without_triton():
+    assert True
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [(BROKEN, "no kernel gives this"), (SKIPPED, "1 skipped"), (ELSEWHERE, "1 deselected")],
+    ids=["broken", "skipped", "elsewhere"],
+)
+def test_a_failure_or_nothing_passed_is_shown_verbatim(text: str, shown: str, tmp_path: Path) -> None:
     module = tmp_path / "test_broken.py"
-    module.write_text(
-        "import os, pytest\n"
-        "@pytest.mark.triton\n"
-        "def test_broken():\n"
-        "    assert os.environ['TRITON_INTERPRET'] == 'no kernel gives this'\n"
-    )
-    with pytest.raises(InterpretedFailure, match="no kernel gives this"):
+    module.write_text(text)
+    with pytest.raises(InterpretedFailure, match=shown):
         run_interpreted(module, "--rootdir", str(tmp_path), "-o", "markers=triton", "-c", "/dev/null")

@@ -13,15 +13,13 @@ cover both worlds.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 __all__ = ["InterpretedFailure", "install", "run_interpreted"]
-
-# pytest's exit code when it collected nothing.
-_NO_TESTS = 5
 
 
 class InterpretedFailure(AssertionError):
@@ -54,9 +52,9 @@ def run_interpreted(path: Path, *arguments: str, timeout_seconds: float = 280.0)
         arguments: further arguments for pytest, such as "-k", "name".
         timeout_seconds: stop the process after this long.
     Returns:
-        What pytest printed; it says how many tests ran. A module without Triton tests gives an empty string.
+        What pytest printed; it says how many tests ran.
     Raises:
-        InterpretedFailure: a test failed or the process did not finish; carries pytest's output verbatim.
+        InterpretedFailure: a test failed, none passed, or the process did not finish; carries pytest's output verbatim.
     """
     # A worker of pytest-xdist must not pass its identity on, nor options meant for the outer run.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
@@ -70,8 +68,7 @@ def run_interpreted(path: Path, *arguments: str, timeout_seconds: float = 280.0)
         )
     except subprocess.TimeoutExpired as expired:
         raise InterpretedFailure(f"{path.name} took more than {timeout_seconds:g} s under the interpreter") from expired
-    if done.returncode == _NO_TESTS:
-        return ""
-    if done.returncode != 0:
+    # nothing collected is exit code 5, everything skipped is 0: neither has shown anything
+    if done.returncode != 0 or not re.search(r"\b[1-9]\d* passed", done.stdout):
         raise InterpretedFailure(f"under TRITON_INTERPRET=1, {path.name}:\n{done.stdout}{done.stderr}")
     return done.stdout
