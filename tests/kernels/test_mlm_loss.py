@@ -97,6 +97,28 @@ def test_unused_slots_change_nothing(tenant: Tenant) -> None:
         torch.testing.assert_close(with_unused[name], value)
 
 
+@everywhere
+def test_every_negative_label_marks_an_unused_slot(tenant: Tenant) -> None:
+    inputs = SMALL.make(torch.float32, tenant.device)
+    labels = inputs.arguments["labels"]
+    other = inputs.change(labels=labels.clone())
+    other.arguments["labels"][-2:] = torch.tensor([-1, -7])
+    expected, ours = run(loss_on(tenant), inputs), run(loss_on(tenant), other)
+    for name, value in expected.items():
+        assert torch.equal(ours[name], value), name
+    result = public(backend=tenant.backend, **other.arguments)
+    assert (int(result.count), int(result.correct)) == (9, int(public(**inputs.arguments).correct))
+
+
+@everywhere
+def test_gradients_of_a_repeated_row_add_up(tenant: Tenant) -> None:
+    inputs = SMALL.make(torch.float32, tenant.device)
+    repeated = inputs.change(positions=torch.full_like(inputs.arguments["positions"], 3))
+    gathered = repeated.change(hidden=inputs.arguments["hidden"][3].expand(11, -1).contiguous(), positions=None)
+    expected = run(loss_on(tenant), gathered)["dhidden"].sum(0)
+    torch.testing.assert_close(run(loss_on(tenant), repeated)["dhidden"][3], expected)
+
+
 def test_chunks_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = SMALL.make(torch.float64)
     whole = run(lambda **a: public(backend="torch", **a).loss_sum, inputs)
@@ -104,6 +126,15 @@ def test_chunks_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = run(lambda **a: public(backend="torch", **a).loss_sum, inputs)
     for name, value in whole.items():
         torch.testing.assert_close(chunks[name], value, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["_CACHED", "_WIDENED"])
+def test_rows_are_widened_in_blocks_on_every_device(name: str) -> None:
+    device = {"_CACHED": "cpu", "_WIDENED": "meta"}[name]
+    blocks = list(_torch._row_blocks(torch.empty(1, 1, device=device).expand(5000, 1 << 16)))
+    assert (blocks[0].start, blocks[-1].stop >= 5000) == (0, True)
+    assert len(blocks) > 1
+    assert {block.stop - block.start for block in blocks} == {getattr(_torch, name) >> 16}
 
 
 def test_never_holds_more_than_its_chunk_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +194,11 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"positions": torch.zeros(3).long()}, ValueError, "mlm_loss: positions must have shape (11,), one row per"),
     ({"positions": None}, ValueError, "mlm_loss: without positions hidden must have one row per label (11), got 30"),
     ({"bias": torch.zeros(100)}, ValueError, "mlm_loss: bias must have shape (101,), one entry per row of weight"),
+    (
+        {"weight": torch.zeros(0, 24), "bias": None},
+        ValueError,
+        "mlm_loss: weight must have a row for every id, at least one, got shape (0, 24)",
+    ),
     ({"backend": "liger"}, ValueError, "mlm_loss: backend must be one of 'torch', 'reference', got 'liger'"),
 ]
 

@@ -2,12 +2,12 @@
 
 The loss is a scalar, so its gradients are known up to one factor when the logits are at hand: they never have to be
 formed again. A chunk of logits in the dtype of hidden has at most `_CHUNK_BYTES`; its softmax is taken in fp32 for a
-few rows at a time, which stay in cache, and takes the place of the logits.
+few rows at a time, which stay in cache on a CPU, and takes the place of the logits.
 
     products: 3 of 2 M V D flops; passes over the chunk in memory: write logits, read and write once, read twice
 
 The log-sum-exp is max - log(probability of the max), which costs nothing beyond the softmax: that probability is at
-least 1 / V, so its logarithm is safe. Unused slots (label -100) keep their rows, scaled by 0: shapes never change.
+least 1 / V, so its logarithm is safe. Unused slots (negative labels) keep their rows, scaled by 0: shapes stay.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = ["forward"]
 
 _CHUNK_BYTES = 1 << 27
 _CACHED = 1 << 19  # elements of a block of rows on a CPU
+_WIDENED = 1 << 26  # and on a GPU, where it only bounds the copies in fp32
 
 
 def forward(
@@ -36,7 +37,7 @@ def forward(
     """loss, count, correct and, when asked for, dhidden, dweight, dbias of the loss (else empty tensors)."""
     wide = accumulation_dtype(hidden.dtype)
     rows = hidden if positions is None else hidden[positions]
-    valid = labels != -100
+    valid = labels >= 0
     targets = labels.clamp(min=0)[:, None]
     projection = weight.to(rows.dtype)
     offset = None if bias is None else bias.to(rows.dtype)
@@ -81,6 +82,6 @@ def forward(
 
 def _row_blocks(logits: Tensor) -> Iterator[slice]:
     count, vocabulary = logits.shape
-    rows = max(1, _CACHED // vocabulary if logits.device.type == "cpu" else count)
+    rows = max(1, (_CACHED if logits.device.type == "cpu" else _WIDENED) // vocabulary)
     for start in range(0, count, rows):
         yield slice(start, start + rows)

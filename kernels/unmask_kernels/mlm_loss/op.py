@@ -52,9 +52,10 @@ def mlm_loss(
 
     Args:
         hidden: (T, D), fp16, bf16, fp32 or fp64; or (M, D) rows taken already, with positions None.
-        positions: rows of hidden to predict, int64 (M,) in [0, T); M may be 0. Unused slots may hold any row.
-        labels: ids to predict, int64 (M,) in [0, V); -100 in unused slots, which add nothing.
-        weight: output projection, normally the tied word embeddings, (V, D); fp32 or the dtype of hidden.
+        positions: rows of hidden to predict, int64 (M,) in [0, T); M may be 0. Unused slots may hold any row. The
+            gradients of a repeated row add up, on a GPU in no fixed order: there only distinct rows give stable bits.
+        labels: ids to predict, int64 (M,) below V; every negative one marks an unused slot, which adds nothing.
+        weight: output projection, normally the tied word embeddings, (V, D), V >= 1; fp32 or the dtype of hidden.
         bias: (V,), or None.
         backend: "torch" or "reference"; by default the best one that can run.
     Returns:
@@ -109,6 +110,10 @@ def _check(hidden: Tensor, positions: Tensor | None, labels: Tensor, weight: Ten
     checks.dtype(name, "hidden", hidden, checks.FLOATS)
     checks.dtype(name, "weight", weight, checks.FLOATS)
     checks.dtype(name, "labels", labels, (torch.int64,))
+    if weight.shape[0] == 0:
+        raise ValueError(
+            f"mlm_loss: weight must have a row for every id, at least one, got shape {tuple(weight.shape)}"
+        )
     if weight.shape[1] != hidden.shape[1]:
         raise ValueError(
             f"mlm_loss: weight must have {hidden.shape[1]} columns, the last dimension of hidden, "

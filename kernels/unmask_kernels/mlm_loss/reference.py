@@ -25,7 +25,7 @@ def mlm_loss(
     wide = accumulation_dtype(hidden.dtype)
     rows = hidden if positions is None else hidden[positions]
     logits = F.linear(rows.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
-    loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=-100)
-    valid = labels != -100
+    valid = labels >= 0
+    loss = F.cross_entropy(logits, labels.where(valid, -100), reduction="sum", ignore_index=-100)
     correct = ((logits.argmax(-1) == labels) & valid).sum()
     return loss, valid.sum(), correct
