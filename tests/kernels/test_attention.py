@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from unmask_kernels import BackendUnavailable, Documents, philox
 from unmask_kernels import attention as public
-from unmask_kernels.attention import FAMILY, AttentionCall, reference
+from unmask_kernels.attention import FAMILY, AttentionCall, _torch, reference
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.attention import ATTENTION, attention_case, eager
 from unmask_kernels.testing.compare import compare
@@ -137,8 +137,6 @@ def test_drops_the_elements_the_reference_drops(tenant: Tenant) -> None:
 
 @everywhere
 def test_long_documents_are_cut_into_blocks_of_rows(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unmask_kernels.attention import _torch
-
     case = attention_case("long", [150, 40], causal=True, p=0.1).make(torch.float64, tenant.device)
     whole = run(on(tenant), case)
     monkeypatch.setattr(_torch, "_SCORES", 1 << 10)
@@ -218,6 +216,20 @@ def test_explains_its_choice() -> None:
         FAMILY.choose("flash", call)
     with pytest.raises(BackendUnavailable, match="attention: no backend can run this call"):
         type(FAMILY)("attention", {}).choose(None, call)
+
+
+@pytest.mark.parametrize(
+    ("median", "sigma", "cap", "waste"), [(300.0, 1.1, 512, 0.02), (300.0, 1.1, 8192, 0.02), (39.5, 0.715, 512, 0.08)]
+)
+def test_padding_of_the_torch_backend_is_a_few_percent(median: float, sigma: float, cap: int, waste: float) -> None:
+    random = torch.Generator().manual_seed(5)
+    lengths = (median * torch.exp(sigma * torch.randn(300, generator=random))).round().clamp(8, cap).int()
+    documents = lengths_to_documents(lengths.tolist())
+    groups = list(_torch._groups(documents.cu_seqlens, documents.order, 4))
+    done = sum(len(group.documents) * group.length**2 for group in groups)
+    useful = int(lengths.square().sum())
+    assert useful <= done <= (1 + waste) * useful
+    assert sorted(index for group in groups for index in group.documents.tolist()) == list(range(300))
 
 
 def test_memory_is_linear_in_the_length() -> None:
