@@ -144,9 +144,12 @@ class Tokenizer:
         except TokenizerError as error:
             raise TokenizerError(f"{error} ({folder})") from None
 
-    def save(self, folder: str | Path) -> None:
-        """Writes `tokenizer.json`, `vocab.txt`, `tokenizer_config.json`, `special_tokens_map.json` for
-        `AutoTokenizer`.
+    def save(self, folder: str | Path, *, max_length: int | None = None) -> None:
+        """Writes `tokenizer.json`, `vocab.txt`, `tokenizer_config.json`, `special_tokens_map.json` for `AutoTokenizer`.
+
+        Args:
+            folder: where to; made when it is not there.
+            max_length: how many tokens the model beside it takes. Default: `max_length` of this tokenizer.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,7 +160,7 @@ class Tokenizer:
             "do_lower_case": bool(normalizer.get("lowercase", False)),
             "strip_accents": normalizer.get("strip_accents"),
             "tokenize_chinese_chars": bool(normalizer.get("handle_chinese_chars", False)),
-            "model_max_length": self.max_length,
+            "model_max_length": self.max_length if max_length is None else max_length,
             **names,
         }
         tokens = [self._backend.id_to_token(index) or f"[unused{index}]" for index in range(self.vocab_size)]

@@ -139,11 +139,11 @@ def save_encoder(encoder: Encoder, folder: Path) -> None:
     _save(encoder, pairs, folder, architecture="BertModel")
 
 
-def save_pretraining_model(model: PretrainingModel, folder: Path) -> None:
+def save_pretraining_model(model: PretrainingModel, folder: Path, *, pad_id: int = 0) -> None:
     """See `PretrainingModel.save_pretrained`."""
     heads = ("mlm",) if model.nsp is None else ("mlm", "nsp")
     architecture = "BertForMaskedLM" if model.nsp is None else "BertForPreTraining"
-    _save(model, _model_names(model.config, heads, "bert."), folder, architecture=architecture)
+    _save(model, _model_names(model.config, heads, "bert."), folder, architecture=architecture, pad_id=pad_id)
 
 
 Pairs = list[tuple[str, tuple[str, ...]]]
@@ -181,7 +181,7 @@ def _fill(module: nn.Module, pairs: Pairs, weights: dict[str, Tensor], folder: P
             parameters[ours].copy_(value)
 
 
-def _save(module: nn.Module, pairs: Pairs, folder: Path, *, architecture: str) -> None:
+def _save(module: nn.Module, pairs: Pairs, folder: Path, *, architecture: str, pad_id: int = 0) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,4 +193,4 @@ def _save(module: nn.Module, pairs: Pairs, folder: Path, *, architecture: str) -
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = module.config
     assert isinstance(config, EncoderConfig)
-    write_config(config, folder, architecture=architecture)
+    write_config(config, folder, architecture=architecture, pad_id=pad_id)

@@ -123,8 +123,13 @@ class PretrainingModel(nn.Module):
 
         return hf.load_pretraining_model(Path(folder), compute_dtype=compute_dtype)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder for `transformers`: BertForMaskedLM, or BertForPreTraining with both heads."""
+    def save_pretrained(self, folder: str | Path, *, pad_id: int = 0) -> None:
+        """Write a folder for `transformers`: BertForMaskedLM, or BertForPreTraining with both heads.
+
+        Args:
+            folder: where to; made when it is not there.
+            pad_id: the tokenizer's id of [PAD], written to config.json.
+        """
         from unmask.interop import hf
 
-        hf.save_pretraining_model(self, Path(folder))
+        hf.save_pretraining_model(self, Path(folder), pad_id=pad_id)

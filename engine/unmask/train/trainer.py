@@ -270,8 +270,8 @@ class Trainer:
             )
 
             def write(folder: Path) -> None:
-                parts.model.save_pretrained(folder)
-                parts.sources.tokenizer.save(folder)
+                parts.model.save_pretrained(folder, pad_id=parts.sources.tokenizer.pad_id)
+                parts.sources.tokenizer.save(folder, max_length=self.config.model.max_positions)
                 save_state(folder / "training", parts.model, self.optimizer, facts)
 
             self.checkpoints.save(self.done, write, bytes_needed=state_bytes(parts.model))

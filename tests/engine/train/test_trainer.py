@@ -26,6 +26,23 @@ def test_a_run_leaves_its_configuration_a_log_and_the_newest_checkpoints(tiny: M
     assert {"model.safetensors", "config.json", "tokenizer.json", "training/state.json"} <= files.keys()
 
 
+def test_a_checkpoint_tells_transformers_how_many_positions_it_has(tiny: ModuleType, tmp_path: Path) -> None:
+    base = tiny.config(tmp_path / "run", steps=1, warmup_steps=1, phases=[])
+    tiny.pretrain(replace(base, model=replace(base.model, max_positions=128)))
+    folder = tmp_path / "run" / "checkpoints" / "step-000001"
+    assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 128
+    assert json.loads((folder / "config.json").read_text())["max_position_embeddings"] == 128
+
+
+def test_the_padding_of_a_checkpoint_is_that_of_its_tokenizer(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(tiny.text()[1]), "pad_id", property(lambda _: 7))
+    tiny.pretrain(tiny.config(tmp_path / "run", steps=1, warmup_steps=1, phases=[]))
+    config = json.loads((tmp_path / "run" / "checkpoints" / "step-000001" / "config.json").read_text())
+    assert config["pad_token_id"] == 7
+
+
 def test_learning_happens_and_the_tokens_are_the_real_ones(unbroken: Path) -> None:
     rows = [row for row in read_log(unbroken) if "event" not in row]
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.2
