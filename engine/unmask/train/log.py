@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from unmask.errors import ConfigError
 
-__all__ = ["RunLog", "read_log"]
+__all__ = ["RunLog", "event_writer_class", "read_log"]
 
 
 class RunLog:
@@ -30,7 +30,9 @@ class RunLog:
         path = folder / "log.jsonl"
         if path.exists():
             _truncate(path, done)
-        self._events: Any = _event_writer(folder / "tensorboard", done) if tensorboard else None
+        self._events: Any = None
+        if tensorboard:
+            self._events = event_writer_class()(str(folder / "tensorboard"), purge_step=done + 1)
         self._lines: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
@@ -78,7 +80,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _event_writer(folder: Path, done: int) -> Any:
+def event_writer_class() -> Any:
+    """TensorBoard's writer of events.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -86,4 +93,4 @@ def _event_writer(folder: Path, done: int) -> Any:
             "config: train.tensorboard needs the package tensorboard, which is not installed; "
             "`pip install unmask[tensorboard]`, or leave it off: log.jsonl holds the same numbers"
         ) from error
-    return SummaryWriter(str(folder), purge_step=done + 1)
+    return SummaryWriter

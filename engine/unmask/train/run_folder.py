@@ -96,8 +96,10 @@ class RunFolder:
             yield
 
     def abandon(self) -> None:
-        """Remove a directory that holds nothing but its configuration, so that the name is free for a better one."""
-        if {entry.name for entry in self.path.iterdir()} <= {"config.yaml", ".lock"}:
+        """Remove a directory in which nothing was trained, prepared text and all, so that its name is free again."""
+        log = self.path / "log.jsonl"
+        trained = (self.path / "checkpoints").exists() or (log.exists() and log.stat().st_size > 0)
+        if not trained:
             shutil.rmtree(self.path)
 
     def save_config(self) -> None:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
-from unmask.errors import CheckpointError, RunError, UnmaskError
+from unmask.errors import CheckpointError, RunError
 from unmask.train.assembly import Parts, assemble
 from unmask.train.checkpoint import Checkpoints
 from unmask.train.evaluate import as_row, evaluate
-from unmask.train.log import RunLog
+from unmask.train.log import RunLog, event_writer_class
 from unmask.train.meter import Meter
 from unmask.train.metrics import FlopCount, peak_flops
 from unmask.train.optim import adamw, set_learning_rate
@@ -51,16 +51,16 @@ def pretrain(config: RunConfig, *, resume: Path | None = None) -> Path:
         RunError: the directory exists already, is in use, holds nothing to resume, or the run diverged.
         ConfigError, CorpusError, StoreError, TokenizerError, CheckpointError: as their sentences say.
     """
-    if resume is not None:
-        folder = RunFolder.reopen(Path(resume), config)
-        _train(folder)
-        return folder.path
-    folder = RunFolder.create(config)
-    try:
-        _train(folder)
-    except UnmaskError:
-        folder.abandon()
-        raise
+    if config.train.tensorboard:
+        event_writer_class()
+    folder = RunFolder.create(config) if resume is None else RunFolder.reopen(Path(resume), config)
+    with folder.locked():
+        try:
+            _train(folder)
+        except Exception:
+            if resume is None:
+                folder.abandon()
+            raise
     return folder.path
 
 
@@ -69,22 +69,21 @@ def _train(folder: RunFolder) -> None:
     config = folder.config
     display = Display(steps=config.train.steps)
     checkpoints = Checkpoints(folder=folder.path / "checkpoints", keep=config.train.keep_checkpoints, say=display.say)
-    with folder.locked():
-        checkpoints.clean()
-        found = checkpoints.latest_valid()
-        facts = None if found is None else load_facts(found / "training")
-        # The thread count decides the order of sums, so a resumed run takes the one it began with.
-        threads = config.train.threads or (None if facts is None else facts.threads)
-        if threads is not None:
-            torch.set_num_threads(threads)
-        torch.manual_seed(config.seed)
-        parts = assemble(config, folder.path, display.say)
-        trainer = Trainer(config=config, folder=folder.path, parts=parts, checkpoints=checkpoints, display=display)
-        if found is not None and facts is not None:
-            trainer.restore(found, facts)
-        # Only now is it known that a changed configuration can go on with what is there.
-        folder.save_config()
-        trainer.run()
+    checkpoints.clean()
+    found = checkpoints.latest_valid()
+    facts = None if found is None else load_facts(found / "training")
+    # The thread count decides the order of sums, so a resumed run takes the one it began with.
+    threads = config.train.threads or (None if facts is None else facts.threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.manual_seed(config.seed)
+    parts = assemble(config, folder.path, display.say)
+    trainer = Trainer(config=config, folder=folder.path, parts=parts, checkpoints=checkpoints, display=display)
+    if found is not None and facts is not None:
+        trainer.restore(found, facts)
+    # Only now is it known that a changed configuration can go on with what is there.
+    folder.save_config()
+    trainer.run()
 
 
 @dataclass(kw_only=True, slots=True)

@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,35 @@ def test_text_to_predictions_plot_and_export(tmp_path: Path, capsys: pytest.Capt
     # the run and its export predict the same, and the head line of the run knows its steps
     assert told[2:6] == told[-4:]
     assert told[0].endswith("trained for 40 steps")
+
+
+def test_a_refused_run_leaves_its_name_to_the_one_that_follows_the_advice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, run = tmp_path / "docs.jsonl", tmp_path / "run"
+    corpus.write_text("".join(json.dumps({"text": f"the cat sat on mat {n}"}) + "\n" for n in range(12)), "utf-8")
+    pretrain = ["pretrain", "--data.input", str(corpus), "--data.vocab-size", "120", "--train.steps", "5"]
+    pretrain += ["--run", str(run), *SMALL]
+    assert main(pretrain) == 2
+    told = capsys.readouterr().err
+    advice = re.search(r"lower train\.micro_batch_tokens to at most (\d+)", told)
+    assert advice is not None, told
+    assert not run.exists()
+    size = str(int(advice[1]) // 2)
+    smaller = ["--train.micro-batch-tokens", size, "--train.tokens-per-step", size]
+    assert main([*pretrain, *smaller]) == 0, capsys.readouterr().err
+    assert (run / "checkpoints" / "step-000005").is_dir()
+
+
+def test_missing_tensorboard_is_noticed_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert main(["pretrain", "--train.tensorboard", "--run", str(tmp_path / "run"), *SMALL]) == 2
+    told = capsys.readouterr()
+    assert "pip install unmask[tensorboard]" in told.err
+    assert "preparing" not in told.out
+    assert not (tmp_path / "run").exists()
 
 
 def test_store_that_does_not_exist_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
