@@ -17,23 +17,12 @@ from unmask.objectives import MLM, NSP
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
 
-CONFIG = unmask.EncoderConfig(
-    vocab_size=90,
-    hidden_size=48,
-    num_layers=2,
-    num_heads=4,
-    intermediate_size=96,
-    max_positions=40,
-    hidden_dropout=0.0,
-    attention_dropout=0.0,
-)
-DOCUMENTS = [[2, 5, 6, 7, 8, 3], [2, 11, 3], [2, *range(20, 50), 3], [2, 60, 61, 3]]
-SEGMENTS = [[0, 0, 0, 1, 1, 1], [0, 0, 0], [0] * 16 + [1] * 16, [0, 1, 1, 1]]
 
-
-def pair_of_models(heads: tuple[str, ...], folder: Path) -> tuple[unmask.PretrainingModel, torch.nn.Module]:
+def pair_of_models(
+    config: unmask.EncoderConfig, heads: tuple[str, ...], folder: Path
+) -> tuple[unmask.PretrainingModel, torch.nn.Module]:
     """The same weights in both libraries, away from the initial zeros and ones; dropout off, gradients on."""
-    ours = unmask.PretrainingModel(CONFIG, heads=heads, seed=8)
+    ours = unmask.PretrainingModel(config, heads=heads, seed=8)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in ours.parameters():
@@ -43,15 +32,17 @@ def pair_of_models(heads: tuple[str, ...], folder: Path) -> tuple[unmask.Pretrai
     return ours, kind.from_pretrained(folder).train()
 
 
-def masked_batch() -> tuple[PackedBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
+def masked_batch(
+    documents: list[list[int]], segment_ids: list[list[int]]
+) -> tuple[PackedBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The documents with some tokens masked: packed for us, padded with labels for transformers."""
     random = np.random.default_rng(3)
-    longest = max(map(len, DOCUMENTS))
-    padded = torch.zeros(len(DOCUMENTS), longest, dtype=torch.int64)
+    longest = max(map(len, documents))
+    padded = torch.zeros(len(documents), longest, dtype=torch.int64)
     segments = torch.zeros_like(padded)
     labels = torch.full_like(padded, -100)
     flat, rows, originals, start = [], [], [], 0
-    for index, (one, segment) in enumerate(zip(DOCUMENTS, SEGMENTS, strict=True)):
+    for index, (one, segment) in enumerate(zip(documents, segment_ids, strict=True)):
         ids = np.array(one)
         chosen = random.choice(np.arange(1, len(ids) - 1), max(1, len(ids) // 6), replace=False)
         labels[index, chosen] = torch.from_numpy(ids[chosen])
@@ -64,12 +55,12 @@ def masked_batch() -> tuple[PackedBatch, torch.Tensor, torch.Tensor, torch.Tenso
         start += len(ids)
     batch = assemble(
         np.concatenate(flat),
-        np.array([len(one) for one in DOCUMENTS]),
-        keys=np.arange(len(DOCUMENTS)),
+        np.array([len(one) for one in documents]),
+        keys=np.arange(len(documents)),
         tokens=start + 6,
-        sequences=len(DOCUMENTS) + 2,
+        sequences=len(documents) + 2,
         longest=longest,
-        segments=np.concatenate(SEGMENTS),
+        segments=np.concatenate(segment_ids),
         masked=np.array(rows),
         labels=np.array(originals),
         masked_capacity=len(rows) + 3,
@@ -91,27 +82,31 @@ def check_gradients(ours: torch.nn.Module, theirs: torch.nn.Module, pairs: hf.Pa
     assert seen == set(others)
 
 
-def test_one_mlm_step_has_the_loss_and_the_gradients_of_transformers(tmp_path: Path) -> None:
-    ours, theirs = pair_of_models(("mlm",), tmp_path)
-    batch, padded, segments, labels = masked_batch()
-    expected = theirs(padded, attention_mask=(padded > 0).long(), token_type_ids=segments, labels=labels).loss
+def test_one_mlm_step_has_the_loss_and_the_gradients_of_transformers(
+    tmp_path: Path, config: unmask.EncoderConfig, documents: list[list[int]], segments: list[list[int]]
+) -> None:
+    ours, theirs = pair_of_models(config, ("mlm",), tmp_path)
+    batch, padded, padded_segments, labels = masked_batch(documents, segments)
+    expected = theirs(padded, attention_mask=(padded > 0).long(), token_type_ids=padded_segments, labels=labels).loss
     expected.backward()
     tally = MLM()(ours, ours(batch), batch)
     loss = tally.loss_sum / tally.count
     loss.backward()
     assert int(tally.count) == int((labels >= 0).sum())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    check_gradients(ours, theirs, hf._model_names(CONFIG, ("mlm",), "bert."))
+    check_gradients(ours, theirs, hf._model_names(config, ("mlm",), "bert."))
 
 
-def test_mlm_and_next_sentence_together_have_the_losses_of_transformers(tmp_path: Path) -> None:
-    ours, theirs = pair_of_models(("mlm", "nsp"), tmp_path)
-    batch, padded, segments, labels = masked_batch()
+def test_mlm_and_next_sentence_together_have_the_losses_of_transformers(
+    tmp_path: Path, config: unmask.EncoderConfig, documents: list[list[int]], segments: list[list[int]]
+) -> None:
+    ours, theirs = pair_of_models(config, ("mlm", "nsp"), tmp_path)
+    batch, padded, padded_segments, labels = masked_batch(documents, segments)
     pairs = torch.tensor([0, 1, 1, 0])
     expected = theirs(
         padded,
         attention_mask=(padded > 0).long(),
-        token_type_ids=segments,
+        token_type_ids=padded_segments,
         labels=labels,
         next_sentence_label=pairs,
     ).loss
@@ -125,4 +120,4 @@ def test_mlm_and_next_sentence_together_have_the_losses_of_transformers(tmp_path
     loss.backward()
     assert int(nsp.count) == 4
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    check_gradients(ours, theirs, hf._model_names(CONFIG, ("mlm", "nsp"), "bert."))
+    check_gradients(ours, theirs, hf._model_names(config, ("mlm", "nsp"), "bert."))
