@@ -165,6 +165,7 @@ def _encoder_prefix(weights: dict[str, Tensor]) -> str:
 
 
 def _fill(module: nn.Module, pairs: Pairs, weights: dict[str, Tensor], folder: Path) -> None:
+    _refuse_leftovers(pairs, weights, folder)
     parameters = dict(module.named_parameters())
     for ours, theirs in pairs:
         missing = [name for name in theirs if name not in weights]
@@ -179,6 +180,19 @@ def _fill(module: nn.Module, pairs: Pairs, weights: dict[str, Tensor], folder: P
             )
         with torch.no_grad():
             parameters[ours].copy_(value)
+
+
+def _refuse_leftovers(pairs: Pairs, weights: dict[str, Tensor], folder: Path) -> None:
+    """An encoder without some of its weights would be another model; heads and buffers may stay unread."""
+    used = {name for _, theirs in pairs for name in theirs}
+    for name in weights:
+        inner = name.removeprefix("bert.")
+        of_encoder = inner.startswith(("encoder.", "embeddings."))
+        if of_encoder and name not in used and not inner.endswith(("position_ids", "token_type_ids")):
+            raise CheckpointError(
+                f"{folder} has the weight {name}, for which the model of its config.json has no place; are both of one "
+                "model, and num_hidden_layers the number of its layers?"
+            )
 
 
 def _save(module: nn.Module, pairs: Pairs, folder: Path, *, architecture: str, pad_id: int = 0) -> None:

@@ -26,18 +26,6 @@ SIZES = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-CONFIG = unmask.EncoderConfig(
-    vocab_size=90,
-    hidden_size=48,
-    num_layers=2,
-    num_heads=4,
-    intermediate_size=96,
-    max_positions=40,
-    hidden_dropout=0.0,
-    attention_dropout=0.0,
-)
-DOCUMENTS = [[2, 5, 6, 7, 8, 3], [2, 11, 3], [2, *range(20, 50), 3], [2, 60, 61, 3]]
-SEGMENTS = [[0, 0, 0, 1, 1, 1], [0, 0, 0], [0] * 16 + [1] * 16, [0, 1, 1, 1]]
 
 
 def make_hf(kind: str, folder: Path, **changes: object) -> torch.nn.Module:
@@ -99,17 +87,19 @@ def test_a_real_checkpoint_saved_here_is_read_by_transformers(minilm: Path, tmp_
 
 @pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
 @pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM", "BertForPreTraining"])
-def test_reads_the_encoder_of_every_kind_of_folder(kind: str, safe: bool, tmp_path: Path) -> None:
+def test_reads_the_encoder_of_every_kind_of_folder(
+    kind: str, safe: bool, tmp_path: Path, documents: list[list[int]], segments: list[list[int]]
+) -> None:
     theirs = make_hf(kind, tmp_path)
     if not safe:
         (tmp_path / "model.safetensors").unlink()
         torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     encoder = unmask.Encoder.from_pretrained(tmp_path)
-    batch = unmask.pack(DOCUMENTS, SEGMENTS)
+    batch = unmask.pack(documents, segments)
     body = theirs if kind == "BertModel" else theirs.bert
     with torch.no_grad():
         hidden = encoder(batch.ids, batch.documents, batch.segments)
-        for document, (one, segment) in enumerate(zip(DOCUMENTS, SEGMENTS, strict=True)):
+        for document, (one, segment) in enumerate(zip(documents, segments, strict=True)):
             expected = body(torch.tensor([one]), token_type_ids=torch.tensor([segment]))
             rows = batch.documents.document_ids == document
             torch.testing.assert_close(hidden[rows], expected.last_hidden_state[0], rtol=0, atol=1e-5)
@@ -120,15 +110,17 @@ def test_reads_the_encoder_of_every_kind_of_folder(kind: str, safe: bool, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["BertForMaskedLM", "BertForPreTraining"])
-def test_saved_models_give_equal_logits_in_transformers(kind: str, tmp_path: Path) -> None:
+def test_saved_models_give_equal_logits_in_transformers(
+    kind: str, tmp_path: Path, config: unmask.EncoderConfig, documents: list[list[int]], segments: list[list[int]]
+) -> None:
     heads = ("mlm",) if kind == "BertForMaskedLM" else ("mlm", "nsp")
-    ours = unmask.PretrainingModel(CONFIG, heads=heads, seed=8)
+    ours = unmask.PretrainingModel(config, heads=heads, seed=8)
     ours.save_pretrained(tmp_path)
     theirs = getattr(transformers, kind).from_pretrained(tmp_path).eval()
     again = unmask.PretrainingModel.from_pretrained(tmp_path)
-    batch = unmask.pack([DOCUMENTS[2]], [SEGMENTS[2]])
+    batch = unmask.pack([documents[2]], [segments[2]])
     with torch.no_grad():
-        expected = theirs(torch.tensor([DOCUMENTS[2]]), token_type_ids=torch.tensor([SEGMENTS[2]]))
+        expected = theirs(torch.tensor([documents[2]]), token_type_ids=torch.tensor([segments[2]]))
         logits = expected.logits if kind == "BertForMaskedLM" else expected.prediction_logits
         hidden = again(batch)
         torch.testing.assert_close(again.mlm_logits(hidden), logits[0], rtol=0, atol=1e-6)
@@ -139,13 +131,13 @@ def test_saved_models_give_equal_logits_in_transformers(kind: str, tmp_path: Pat
         assert torch.equal(parameter, dict(again.named_parameters())[name])
 
 
-def test_the_tanh_form_of_gelu_is_read_and_written(tmp_path: Path) -> None:
+def test_the_tanh_form_of_gelu_is_read_and_written(tmp_path: Path, documents: list[list[int]]) -> None:
     theirs = make_hf("BertModel", tmp_path / "theirs", hidden_act="gelu_new")
     encoder = unmask.Encoder.from_pretrained(tmp_path / "theirs")
     assert encoder.config.activation == "gelu_tanh"
-    batch = unmask.pack([DOCUMENTS[2]])
+    batch = unmask.pack([documents[2]])
     with torch.no_grad():
-        expected = theirs(torch.tensor([DOCUMENTS[2]])).last_hidden_state[0]
+        expected = theirs(torch.tensor([documents[2]])).last_hidden_state[0]
         torch.testing.assert_close(encoder(batch.ids, batch.documents), expected, rtol=0, atol=1e-5)
     encoder.save_pretrained(tmp_path / "ours")
     assert json.loads((tmp_path / "ours" / "config.json").read_text())["hidden_act"] == "gelu_new"
@@ -179,6 +171,10 @@ def change_config(folder: Path, **fields: object) -> None:
         ({"num_attention_heads": 5}, "hidden_size must be a multiple of num_heads"),
         ({"vocab_size": 91}, r"word_embeddings.weight must have shape \(91, 48\), as config.json says, got \(90, 48\)"),
         ({"num_hidden_layers": 3}, "lacks the weight encoder.layer.2.attention.self.query.weight"),
+        (
+            {"num_hidden_layers": 1},
+            r"has the weight encoder\.layer\.1\.\S+, for which the model of its config.json has no place",
+        ),
     ],
 )
 def test_refuses_what_it_does_not_compute(fields: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -186,6 +182,23 @@ def test_refuses_what_it_does_not_compute(fields: dict[str, object], message: st
     change_config(tmp_path, **fields)
     with pytest.raises(CheckpointError, match=message):
         unmask.Encoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["BertForMaskedLM", "BertForPreTraining"])
+def test_weights_without_a_place_are_refused_whatever_the_folder_holds(kind: str, tmp_path: Path) -> None:
+    make_hf(kind, tmp_path)
+    change_config(tmp_path, num_hidden_layers=1)
+    with pytest.raises(CheckpointError, match=r"has the weight bert\.encoder\.layer\.1\."):
+        unmask.PretrainingModel.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"has the weight bert\.encoder\.layer\.1\."):
+        unmask.Encoder.from_pretrained(tmp_path)
+
+
+def test_buffers_of_old_folders_are_passed_over(tmp_path: Path) -> None:
+    state = make_hf("BertModel", tmp_path).state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({**state, "embeddings.position_ids": torch.arange(40)[None]}, tmp_path / "pytorch_model.bin")
+    assert unmask.Encoder.from_pretrained(tmp_path).config.num_layers == 2
 
 
 def test_damaged_or_missing_files_are_named(tmp_path: Path) -> None:
