@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unmask.errors import CheckpointError, RunError
 
-__all__ = ["ModelFolder", "find_model"]
+if TYPE_CHECKING:
+    from unmask.data.tokenizer import Tokenizer
+    from unmask.model import PretrainingModel
+
+__all__ = ["ModelFolder", "find_model", "load_model"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +42,22 @@ def find_model(path: Path) -> ModelFolder:
     if not (path / "config.yaml").is_file():
         raise RunError(f"{path} holds neither a run (config.yaml) nor a model (config.json)")
     return _newest(path)
+
+
+def load_model(found: ModelFolder) -> "tuple[PretrainingModel, Tokenizer]":
+    """The model of a folder and its tokenizer.
+
+    Raises:
+        TokenizerError: there is no tokenizer, or the model was trained with another one.
+    """
+    from unmask.data.tokenizer import Tokenizer
+    from unmask.model import PretrainingModel
+    from unmask.train.binding import require_bound
+
+    tokenizer = Tokenizer.load(found.path)
+    model = PretrainingModel.from_pretrained(found.path)
+    require_bound(found.path, tokenizer, model.encoder.config.vocab_size)
+    return model, tokenizer
 
 
 def _newest(run: Path) -> ModelFolder:

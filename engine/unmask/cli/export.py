@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from unmask.cli._folders import find_model
+from unmask.cli._folders import find_model, load_model
 from unmask.errors import RunError, TokenizerError
 
 __all__ = ["export", "run"]
@@ -39,7 +39,7 @@ def export(model: Path, out: Path) -> str:
 
     Raises:
         RunError: `out` holds something already, or `model` holds no model.
-        CheckpointError: the checkpoint is damaged.
+        CheckpointError: the checkpoint is damaged. TokenizerError: its tokenizer is missing or another model's.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists and is not an empty folder; choose another name")
@@ -47,14 +47,15 @@ def export(model: Path, out: Path) -> str:
     if not (found.path / TOKENIZER_FILES[0]).is_file():
         raise TokenizerError(f"{found.path} has no {TOKENIZER_FILES[0]}; put the model's tokenizer there first")
 
-    from unmask.model import PretrainingModel
+    from unmask.train.binding import bind
 
     # read and written again, not copied: what is exported has passed our own checks of names and shapes
-    loaded = PretrainingModel.from_pretrained(found.path)
+    loaded, tokenizer = load_model(found)
     out.mkdir(parents=True, exist_ok=True)
-    loaded.save_pretrained(out)
+    loaded.save_pretrained(out, pad_id=tokenizer.pad_id)
     for name in TOKENIZER_FILES:
         if (found.path / name).is_file():
             shutil.copyfile(found.path / name, out / name)
+    bind(out, tokenizer)
     trained = "" if found.steps is None else f", {found.steps:,} steps"
     return f"{out}: {found.path}{trained}; transformers.AutoModel.from_pretrained({str(out)!r}) loads it"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from unmask.cli._folders import ModelFolder, find_model
+from unmask.cli._folders import ModelFolder, find_model, load_model
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
@@ -53,12 +53,7 @@ def run(arguments: list[str]) -> None:
         if MASK not in text:
             raise UnmaskError(f"fill-mask: {text!r} has no {MASK}; put one where a word is to be predicted")
     found = find_model(options.model)
-
-    from unmask.data.tokenizer import Tokenizer
-    from unmask.model import PretrainingModel
-
-    model = PretrainingModel.from_pretrained(found.path)
-    tokenizer = Tokenizer.load(found.path)
+    model, tokenizer = load_model(found)
     print(describe(model, found))
     for text in options.texts:
         print(f"\n{text}")

@@ -20,6 +20,7 @@ from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
 from unmask.errors import CheckpointError, RunError
 from unmask.train.assembly import Parts, assemble
+from unmask.train.binding import bind
 from unmask.train.checkpoint import Checkpoints
 from unmask.train.evaluate import as_row, evaluate
 from unmask.train.log import RunLog, event_writer_class
@@ -271,6 +272,7 @@ class Trainer:
             def write(folder: Path) -> None:
                 parts.model.save_pretrained(folder, pad_id=parts.sources.tokenizer.pad_id)
                 parts.sources.tokenizer.save(folder, max_length=self.config.model.max_positions)
+                bind(folder, parts.sources.tokenizer)
                 save_state(folder / "training", parts.model, self.optimizer, facts)
 
             self.checkpoints.save(self.done, write, bytes_needed=state_bytes(parts.model))

@@ -24,6 +24,8 @@ def test_a_run_leaves_its_configuration_a_log_and_the_newest_checkpoints(tiny: M
     assert kept == ["step-000015", "step-000016"]
     files = verify(unbroken / "checkpoints" / "step-000016")["files"]
     assert {"model.safetensors", "config.json", "tokenizer.json", "training/state.json"} <= files.keys()
+    settings = json.loads((unbroken / "checkpoints" / "step-000016" / "config.json").read_text())
+    assert settings["tokenizer_hash"] == tiny.text()[1].hash
 
 
 def test_a_checkpoint_tells_transformers_how_many_positions_it_has(tiny: ModuleType, tmp_path: Path) -> None:
