@@ -36,14 +36,22 @@ class DataConfig:
     packages."""
     input: list[str] = field(default_factory=list)
     """Text files or folders to prepare before training (.txt, .md, .jsonl, .parquet, each also .gz)."""
+    text_field: str = "text"
+    """Field of JSON lines, or column of parquet files, of `input` that holds the text."""
+    blank_line_documents: bool = False
+    """Blank lines separate the documents of a text file of `input`; else a file is one document."""
     tokenizer: str | None = None
     """Folder of an existing WordPiece tokenizer; none: a vocabulary is trained on the text."""
     vocab_size: int = 8192
     """Entries of a vocabulary trained here; a store or a given tokenizer keeps its own."""
+    lowercase: bool = True
+    """Whether a vocabulary trained here drops case and accents; a store or a given tokenizer keeps its own."""
     longest: int = 128
     """Tokens in the longest piece, [CLS] and [SEP] included; a longer document is cut into several."""
     held_out: float = 0.01
-    """Share of the documents kept for evaluation, chosen by their content; in [0, 0.5]."""
+    """Share of the documents kept for evaluation and never trained on, chosen by their content; in [0, 0.5]. An
+    evaluation reads the first `train.evaluate_tokens` of them, always the same, so a large store needs a small
+    share."""
     mask_rate: float = 0.15
     """Share of the tokens to predict; in (0, 1)."""
     mask_split: tuple[float, float, float] = (0.8, 0.1, 0.1)

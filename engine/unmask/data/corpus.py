@@ -250,7 +250,10 @@ def _missing_field(origin: str, text_field: str, fields: Iterable[str]) -> str:
     names = [str(name) for name in fields]
     nearest = difflib.get_close_matches(text_field, names, n=1, cutoff=0.5)
     hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
-    return f"corpus: {origin} has no field {text_field!r}, its fields are {', '.join(names) or '(none)'}{hint}"
+    return (
+        f"corpus: {origin} has no field {text_field!r}, its fields are {', '.join(names) or '(none)'}{hint}; name the "
+        "one that holds the text with `unmask prepare --text-field`, or data.text_field of a run"
+    )
 
 
 def _json_type(value: Any) -> str:

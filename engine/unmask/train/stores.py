@@ -55,7 +55,16 @@ def _prepared(folder: Path, config: RunConfig, say: Callable[[str], None]) -> St
             say(f"preparing {folder}: {progress.stage}")
 
     data = config.data
-    return prepare(data.input or None, folder, tokenizer=data.tokenizer, vocab_size=data.vocab_size, progress=tell)
+    return prepare(
+        data.input or None,
+        folder,
+        tokenizer=data.tokenizer,
+        vocab_size=data.vocab_size,
+        lowercase=data.lowercase,
+        text_field=data.text_field,
+        blank_line_documents=data.blank_line_documents,
+        progress=tell,
+    )
 
 
 def _embedded(config: RunConfig, run: Path, say: Callable[[str], None]) -> Store:
@@ -63,8 +72,8 @@ def _embedded(config: RunConfig, run: Path, say: Callable[[str], None]) -> Store
     digest = hashlib.sha256()
     for document in docstring_corpus():
         digest.update(f"{document.source}\0{document.text}\0".encode())
-    given = config.data.tokenizer
-    asked = config.data.vocab_size if given is None else Tokenizer.load(given).hash
+    data = config.data
+    asked = [data.vocab_size, data.lowercase] if data.tokenizer is None else Tokenizer.load(data.tokenizer).hash
     digest.update(json.dumps(asked).encode())
     cache = cache_folder()
     try:

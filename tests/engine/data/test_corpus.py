@@ -118,7 +118,10 @@ def test_a_binary_file_is_refused_with_the_offset_of_its_nul(tmp_path: Path, nam
 
 
 def test_a_missing_text_field_names_the_fields_and_the_nearest(tmp_path: Path) -> None:
-    message = "has no field 'text', its fields are id, txt; the nearest is 'txt'"
+    message = (
+        "has no field 'text', its fields are id, txt; the nearest is 'txt'; name the one that holds the text with "
+        "`unmask prepare --text-field`, or data.text_field of a run"
+    )
     with pytest.raises(CorpusError, match=rf"a\.jsonl:1 {message}"):
         _texts(_write(tmp_path / "a.jsonl", _jsonl([{"id": 1, "txt": "x"}])))
     _parquet(tmp_path / "a.parquet", ["x"], name="txt")

@@ -49,6 +49,16 @@ def test_given_text_is_prepared_once_inside_the_run_directory(tmp_path: Path) ->
     assert again.fingerprint == store.fingerprint
 
 
+def test_given_text_is_read_as_the_configuration_says(tmp_path: Path) -> None:
+    rows, blocks = tmp_path / "text.jsonl", tmp_path / "text.txt"
+    rows.write_text("".join(json.dumps({"body": text.title()}) + "\n" for text in TEXTS))
+    blocks.write_text("\n\n".join(TEXTS))
+    asked = {"text_field": "body", "blank_line_documents": True, "lowercase": False}
+    store, tokenizer = open_store(config(input=[str(rows), str(blocks)], **asked), tmp_path, print)
+    assert store.num_documents == 2 * len(TEXTS)
+    assert tokenizer.decode(tokenizer.encode_batch(["The Cat"])[0]) == "The Cat"
+
+
 def test_the_docstrings_are_prepared_once_a_machine(tmp_path: Path, docstrings: list[Document]) -> None:
     said: list[str] = []
     first, _ = open_store(config(), tmp_path / "a", said.append)
@@ -62,9 +72,10 @@ def test_the_docstrings_are_prepared_once_a_machine(tmp_path: Path, docstrings: 
 def test_other_docstrings_or_another_vocabulary_are_another_store(tmp_path: Path, docstrings: list[Document]) -> None:
     open_store(config(), tmp_path, print)
     open_store(replace(config(), data=DataConfig(vocab_size=110)), tmp_path, print)
+    open_store(config(lowercase=False), tmp_path, print)
     docstrings.pop()
     open_store(config(), tmp_path, print)
-    assert len(cached(tmp_path)) == 3
+    assert len(cached(tmp_path)) == 4
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path, docstrings: list[Document]) -> None:
