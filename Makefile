@@ -45,7 +45,8 @@ demo: $(VENV)/.plots-installed
 	@$(BIN)/unmask plot $(DEMO_RUN)
 
 test: $(VENV)/.test-installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -p no:benchmark
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -p no:benchmark \
+	    --timeout 300 --timeout-method thread
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .

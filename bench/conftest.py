@@ -41,10 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.benchmark_json = path
 
 
+# without pytest-benchmark nobody asks
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
     return machine.facts()
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_generate_commit_info(config: pytest.Config) -> dict[str, Any]:
     return machine.commit()
 

@@ -3,14 +3,16 @@
 #
 #     bench/gpu.sh OUT [STAGE ...]        stages: facts build tests sanitizer kernels step train; default: all, in this order
 #
-# The machine needs Python with PyTorch, Triton and pytest, and nvcc where csrc is to be built; no network, nothing to install.
+# The machine needs Python with PyTorch, Triton, NumPy and pytest; for the stage kernels pytest-benchmark, for csrc nvcc.
+# With hypothesis more tests run, with transformers and tokenizers the step has peers. No network is used.
 #   WHEELS=folder   wheels that are missing there; they are unpacked into a temporary folder that goes on PYTHONPATH
 #   COMMIT=id       the commit, where the copy of the tree has no .git
 #   DRY=1           tiny sizes on the CPU, to see that the script works; so it does by itself on a machine without a GPU
-#   LIMIT=seconds   longest time of one stage (default 480)
+#   LIMIT=seconds   a stage is stopped after it and killed 10 s later (default 465, for machines that allow 480)
 #
 # OUT gets at most 8 files: summary.json (exit code and seconds of each stage), logs.tar.gz, and the result files of the stages:
-# facts.json, kernels.json, step-base.json, step-mini.json, run-generated.json. A stage that fails does not stop the others.
+# facts.json, kernels.json, step-base.json, step-mini.json, run-generated.json; all of them after each stage, so that whoever
+# stops the script keeps what it had. A stage that fails does not stop the others.
 # The GPU is taken as it is found: no setting of it is changed.
 set -uo pipefail
 
@@ -23,7 +25,7 @@ cd "$(dirname "$0")/.." || exit 2
 ALL="facts build tests sanitizer kernels step train"
 STAGES=${*:-$ALL}
 PYTHON=${PYTHON:-python3}
-LIMIT=${LIMIT:-480}
+LIMIT=${LIMIT:-465}
 SCRATCH=$(mktemp -d)
 trap 'rm -rf "$SCRATCH"' EXIT
 mkdir -p "$SCRATCH/logs"
@@ -56,8 +58,16 @@ build() {
   "$PYTHON" setup.py build_ext --inplace
 }
 
+# what only a GPU can show comes first; the interpreter and the compiler's tests need none and are not repeated here
 tests() {
-  if [ -n "$DRY" ]; then pytest_run tests/kernels --collect-only; else pytest_run tests/kernels -m ""; fi
+  local code=0 dry=""
+  [ -z "$DRY" ] || dry="--collect-only"
+  # shellcheck disable=SC2086
+  pytest_run -vv -m gpu tests/kernels tests/engine/test_gpu.py --junitxml "$SCRATCH/logs/tests-gpu.xml" $dry || code=1
+  # shellcheck disable=SC2086
+  pytest_run -m "not gpu and not slow" tests/kernels --ignore tests/kernels/test_interpreted.py \
+    --ignore tests/kernels/test_aot.py --junitxml "$SCRATCH/logs/tests-cpu.xml" $dry || code=1
+  return $code
 }
 
 sanitizer() {
@@ -66,25 +76,34 @@ sanitizer() {
   compute-sanitizer --tool memcheck --error-exitcode 1 "$PYTHON" -m pytest -q -p no:cacheprovider tests/kernels -k "cuda"
 }
 
-# every file on its own, so that one which is killed or fails takes no other's results with it
+# every file on its own, so that one which is killed or fails takes no other's results with it; each gets an equal part of
+# the time that is left, less the 10 s in which it may die
 kernels() {
-  local rounds="" code=0 count file
+  local rounds="" code=0 left file share ends=$((SECONDS + ${LIMIT%.*} - 15))
   [ -z "$DRY" ] || rounds="--rounds 1"
-  count=$(ls bench/kernels/bench_*.py | wc -l)
+  left=$(ls bench/kernels/bench_*.py | wc -l)
   for file in bench/kernels/bench_*.py; do
+    share=$(((ends - SECONDS) / left - 10))
+    # in the foreground it stays in the stage's process group, which dies as one
     # shellcheck disable=SC2086
-    timeout --kill-after=10 $(((LIMIT - 20) / count)) "$PYTHON" -m pytest -q -p no:cacheprovider "$file" $rounds \
-      --benchmark-json "$SCRATCH/kernels-$(basename "$file" .py).json" || code=1
+    timeout --foreground --kill-after=10 $((share > 1 ? share : 1)) "$PYTHON" -m pytest -q -p no:cacheprovider \
+      "$file" $rounds --benchmark-json "$SCRATCH/kernels-$(basename "$file" .py).json" || code=1
+    left=$((left - 1))
+    merge_kernels || code=1
   done
-  "$PYTHON" - "$OUT/kernels.json" "$SCRATCH"/kernels-*.json <<'END' || code=1
+  return $code
+}
+
+merge_kernels() {
+  "$PYTHON" - "$OUT/kernels.json" "$SCRATCH"/kernels-*.json <<'END'
 import json, pathlib, sys
-# a file that failed altogether leaves an empty one behind
-parts = [json.loads(text) for text in (pathlib.Path(path).read_text() for path in sys.argv[2:]) if text.strip()]
+# a file that failed altogether leaves an empty one behind, or none
+paths = [path for path in map(pathlib.Path, sys.argv[2:]) if path.exists()]
+parts = [json.loads(text) for text in (path.read_text() for path in paths) if text.strip()]
 if parts:
     merged = {**parts[0], "benchmarks": [row for part in parts for row in part["benchmarks"]]}
     pathlib.Path(sys.argv[1]).write_text(json.dumps(merged))
 END
-  return $code
 }
 
 step() {
@@ -109,7 +128,7 @@ for stage in $STAGES; do
   case " $ALL " in *" $stage "*) ;; *) echo "gpu.sh: no stage '$stage'; there are: $ALL" >&2; exit 2 ;; esac
 done
 
-export -f pytest_run $ALL
+export -f pytest_run merge_kernels $ALL
 export OUT PYTHON DRY SCRATCH LIMIT
 worst=0
 rows=""
@@ -122,8 +141,7 @@ for stage in $STAGES; do
   [ $code -eq 0 ] || worst=1
   echo "$stage: exit code $code, $took s"
   tail -n "$([ $code -eq 0 ] && echo 3 || echo 25)" "$SCRATCH/logs/$stage.log" | sed 's/^/    /'
+  echo "{\"dry\": $([ -n "$DRY" ] && echo true || echo false), \"stages\": {$rows}}" >"$OUT/summary.json"
+  tar -czf "$OUT/.logs" -C "$SCRATCH" logs && mv "$OUT/.logs" "$OUT/logs.tar.gz" # in one move: an archive is whole or absent
 done
-
-echo "{\"dry\": $([ -n "$DRY" ] && echo true || echo false), \"stages\": {$rows}}" >"$OUT/summary.json"
-tar -czf "$OUT/logs.tar.gz" -C "$SCRATCH" logs
 exit $worst

@@ -1,13 +1,16 @@
 """The two sides of a training step: the same documents with the same masks, the same weights, one update.
 
 `transformers` gets the documents as its collator pads and masks them; ours gets the same ids and masked tokens
-packed without the padding. Lengths are lognormal (median 300, sigma 1.1, capped at 512), ids are random.
+packed without the padding. Lengths are lognormal (median 300, sigma 1.1, capped at 512), ids are random. Without
+`transformers` the masks come from NumPy and our side is alone.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +21,13 @@ from torch import Tensor
 
 from unmask.batch import PackedBatch, assemble
 
-__all__ = ["SIZES", "Size", "StepInputs", "check_agreement", "make_inputs", "ours", "theirs"]
+__all__ = ["HAS_PEER", "SIZES", "Size", "StepInputs", "check_agreement", "make_inputs", "ours", "theirs"]
 
 LONGEST = 512
 LENGTHS = CASES["lognormal-512"]
 AGREEMENT = 1e-5
+HAS_PEER = all(importlib.util.find_spec(package) is not None for package in ("transformers", "tokenizers"))
+"""Whether the other side can be built here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +60,7 @@ class StepInputs:
 
 def make_inputs(size: Size, tokens: int, count: int, device: torch.device, multiple: int | None) -> list[StepInputs]:
     """`count` steps of different documents, each of exactly `tokens` real tokens."""
-    collate = Collator(size.vocab, multiple)
+    collate = Collator(size.vocab, multiple) if HAS_PEER else partial(collate_with_numpy, vocab=size.vocab)
     drawn = [LENGTHS.fill(tokens, seed) for seed in range(count)]
     slots = max(len(lengths) for lengths in drawn)
     made = []
@@ -72,6 +77,25 @@ def make_inputs(size: Size, tokens: int, count: int, device: torch.device, multi
         packed = to_packed(padded, lengths, slots, seed).to(device)
         made.append(StepInputs(lengths, {name: value.to(device) for name, value in padded.items()}, packed))
     return made
+
+
+def collate_with_numpy(ids: Sequence[list[int]], seed: int, *, vocab: int) -> dict[str, Tensor]:
+    """What `Collator` makes of documents, drawn from NumPy: 15 % of the ordinary tokens, 80/10/10."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    lengths = np.array([len(document) for document in ids])
+    column = np.arange(lengths.max())
+    ordinary = (column > 0) & (column < lengths[:, None] - 1)  # neither [CLS] nor [SEP]
+    real = column < lengths[:, None]
+    padded = np.full(real.shape, SPECIAL_IDS["[PAD]"], dtype=np.int64)
+    padded[real] = np.concatenate([np.asarray(document) for document in ids])
+    chosen = ordinary & (random.random(real.shape) < 0.15)
+    labels = np.where(chosen, padded, -100)
+    kind = random.random(real.shape)
+    padded[chosen & (kind < 0.8)] = SPECIAL_IDS["[MASK]"]
+    swapped = chosen & (kind >= 0.9)
+    padded[swapped] = random.integers(vocab, size=int(swapped.sum()))
+    arrays = {"input_ids": padded, "attention_mask": real.astype(np.int64), "labels": labels}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def to_packed(padded: dict[str, Tensor], lengths: Sequence[int], slots: int, seed: int) -> PackedBatch:

@@ -1,12 +1,9 @@
-"""The tools behind the numbers: the clock, the cases, the page and the script for GPU machines."""
+"""The tools behind the numbers: the clock, the cases and the page."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +21,7 @@ from bench import machine, report, roofline  # noqa: E402
 from bench.cases import CASES, LengthCase, documents  # noqa: E402
 from bench.clock import PLAYBACK, DeviceClock, Playback, interleave, peak_bytes  # noqa: E402
 from bench.race import Race  # noqa: E402
-from bench.sides import SIZES, check_agreement, make_inputs, to_packed  # noqa: E402
+from bench.sides import SIZES, check_agreement, collate_with_numpy, make_inputs, to_packed  # noqa: E402
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=str)
@@ -156,6 +153,18 @@ def test_packed_side_holds_the_tokens_and_masks_of_the_padded_side() -> None:
     assert packed.labels[2:].eq(-100).all()
 
 
+def test_numpy_masks_a_share_of_ordinary_tokens_only() -> None:
+    documents = [[101, *range(1000, 1400), 102], [101, *range(1400, 1500), 102]]
+    made = collate_with_numpy(documents, 3, vocab=2000)
+    chosen = made["labels"] != -100
+    assert 50 <= int(chosen.sum()) <= 100
+    assert not chosen[:, 0].any() and not chosen[0, 401] and not chosen[1, 101:].any()
+    kept = torch.where(chosen, made["labels"], made["input_ids"])
+    assert kept[0].tolist() == documents[0] and kept[1, :102].tolist() == documents[1]
+    assert made["attention_mask"].sum(1).tolist() == [402, 102]
+    assert 0.6 < float((made["input_ids"][chosen] == 103).double().mean()) < 0.95
+
+
 def test_both_sides_of_a_step_have_the_same_loss() -> None:
     pytest.importorskip("transformers")
     device = torch.device("cpu")
@@ -223,47 +232,3 @@ def test_a_training_run_becomes_a_curve_without_folders(tmp_path: Path) -> None:
 
 def test_the_committed_page_is_what_the_results_say() -> None:
     assert report.PAGE.read_text() == report.render()
-
-
-def _gpu_script(out: Path, *stages: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, "PYTHON": sys.executable, "DRY": "1", "OMP_NUM_THREADS": "1", **environment}
-    command = ["bash", str(ROOT / "bench" / "gpu.sh"), str(out), *stages]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=variables, timeout=580)
-
-
-def test_gpu_script_runs_dry_on_a_cpu(tmp_path: Path) -> None:
-    done = _gpu_script(tmp_path / "out", "facts", "build", "train")
-    assert done.returncode == 0, done.stdout + done.stderr
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["dry"] is True
-    assert {name: stage["code"] for name, stage in summary["stages"].items()} == {
-        "facts": 0,
-        "build": 0,
-        "train": 0,
-    }
-    assert len(list((tmp_path / "out").iterdir())) <= 8
-    curve = json.loads((tmp_path / "out" / "run-generated.json").read_text())["curve"]
-    assert curve[-1]["loss"] < curve[0]["loss"]
-    with tarfile.open(tmp_path / "out" / "logs.tar.gz") as logs:
-        assert {"logs/facts.log", "logs/build.log", "logs/train.log"} <= set(logs.getnames())
-
-
-def test_gpu_script_reports_a_stage_that_outlasts_its_limit(tmp_path: Path) -> None:
-    done = _gpu_script(tmp_path / "out", "facts", LIMIT="0.05")
-    assert done.returncode == 1
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["stages"]["facts"]["code"] == 124
-
-
-def test_gpu_script_refuses_an_unknown_stage(tmp_path: Path) -> None:
-    done = _gpu_script(tmp_path / "out", "fly")
-    assert done.returncode == 2
-    assert "no stage 'fly'; there are: facts build tests sanitizer kernels step train" in done.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_gpu_script_runs_every_stage_dry(tmp_path: Path) -> None:
-    done = _gpu_script(tmp_path / "out")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list((tmp_path / "out").iterdir())) <= 8
