@@ -14,6 +14,7 @@ would exceed 128 M tokens in memory; shards end at 256 M tokens.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -68,7 +69,8 @@ def content_hash(text: str) -> int:
 class StoreWriter:
     """A context that collects documents and, when left without an exception, puts the store in place whole.
 
-    Everything is written under a hidden name beside `folder`, synced and renamed; an exception removes it.
+    Everything is written under a hidden name beside `folder`, synced and renamed; an exception removes it, and what a
+    killed process left there goes when the next one begins the same store.
 
     Args:
         folder: the store to make; it must not exist.
@@ -119,7 +121,7 @@ class StoreWriter:
         if self.folder.exists():
             raise StoreError(f"store: {self.folder} exists already; choose another folder or remove it first")
         try:
-            shutil.rmtree(self.partial, ignore_errors=True)
+            self._sweep()
             self.partial.mkdir(parents=True)
         except OSError as error:
             raise self._failed(error) from None
@@ -139,6 +141,13 @@ class StoreWriter:
             shutil.rmtree(self.partial, ignore_errors=True)
         if isinstance(error, OSError):
             raise self._failed(error) from error
+
+    def _sweep(self) -> None:
+        """Remove what killed writers of this folder left behind."""
+        for partial in self.folder.parent.glob(f".{glob.escape(self.folder.name)}.*.partial"):
+            number = partial.name.removesuffix(".partial").rpartition(".")[2]
+            if number.isdecimal() and (int(number) == os.getpid() or not _runs(int(number))):
+                shutil.rmtree(partial, ignore_errors=True)
 
     def add(self, document: StoredDocument) -> None:
         """Appends one document; order of calls is order in the store."""
@@ -231,6 +240,16 @@ class StoreWriter:
     def _failed(self, error: OSError) -> StoreError:
         reason = error.strerror or str(error)
         return StoreError(f"store: {self.folder} cannot be written ({reason}); nothing of it was kept")
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _flags(document: StoredDocument) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -46,6 +46,21 @@ def store(tmp_path: Path, documents: list[StoredDocument]) -> Store:
     return write_store(tmp_path / "store", documents, vocab_size=1000, **COMMON, **limits)
 
 
+def test_what_killed_writers_left_goes_with_the_next_one(tmp_path: Path, documents: list[StoredDocument]) -> None:
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    dead, alive = tmp_path / f".store.{child}.partial", tmp_path / f".store.{os.getppid()}.partial"
+    others = [alive, tmp_path / f".other.{child}.partial", tmp_path / ".store.mine.partial"]
+    for folder in (dead, *others):
+        folder.mkdir()
+        (folder / "shard-00000.arrow").write_bytes(b"half")
+    write_store(tmp_path / "store", documents, vocab_size=1000, **COMMON)
+    assert not dead.exists()
+    assert all(folder.exists() for folder in others)
+
+
 def test_whole_documents_come_back_in_any_order(store: Store, documents: list[StoredDocument]) -> None:
     assert len(store.manifest["shards"]) > 2
     order = np.random.default_rng(1).permutation(len(documents))
