@@ -4,13 +4,11 @@
     L times:   x = norm(x + dropout(output(attention(qkv(x)))))                   (post-norm, all with bias)
                x = norm(x + dropout(down(gelu(up(x)))))
 
-Shapes: T packed tokens, D hidden, H heads of K elements, F feed-forward. A batch is one row of T tokens; its
-documents
+Shapes: T packed tokens, D hidden, H heads of K elements, F feed-forward. A batch is one row of T tokens; its documents
 never see one another, and positions restart in each, so a document gets the hidden states it gets alone.
 
-Parameters stay fp32. Activations have `compute_dtype`; matrices are cast to it where they are used, so that
-gradients come back in fp32. Dropout is addressed by (seed, layer, site, document, position): see
-`unmask_kernels.philox`.
+Parameters stay fp32. Activations have `compute_dtype`; matrices are cast to it where they are used, so that gradients
+come back in fp32. Dropout is addressed by (seed, layer, site, document, position): see `unmask_kernels.philox`.
 """
 
 from __future__ import annotations
@@ -142,7 +140,8 @@ class Encoder(nn.Module):
         Returns:
             (T, D) in compute_dtype; dropout is applied in training mode only.
         Raises:
-            ValueError: ids and documents disagree, or a document may be longer than the position table.
+            ValueError: ids and documents disagree, a document may be longer than the position table, or an id on the
+                CPU is not of the vocabulary.
         """
         if documents.longest > self.config.max_positions:
             raise ValueError(
@@ -155,6 +154,9 @@ class Encoder(nn.Module):
                 f"encoder: ids must have shape ({documents.tokens},), the tokens of documents, "
                 f"got {tuple(ids.shape)}; make both with unmask.pack"
             )
+        # reading ids would make a GPU wait and cut a compiled graph in two
+        if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
+            self._check_ids(ids)
         keys = self._dropout_keys()
         x = self.embeddings(ids, documents.positions, segments)
         if keys is not None and self.config.hidden_dropout > 0.0:
@@ -175,6 +177,14 @@ class Encoder(nn.Module):
         first = documents.cu_seqlens[:-1].clamp(max=max(0, documents.tokens - 1))
         return torch.tanh(self.pooler(hidden[first]))
 
+    def _check_ids(self, ids: Tensor) -> None:
+        lowest, highest = (int(bound) for bound in ids.aminmax())
+        if lowest < 0 or highest >= self.config.vocab_size:
+            raise ValueError(
+                f"encoder: ids must be in [0, {self.config.vocab_size}), the vocabulary of the model, "
+                f"got {lowest if lowest < 0 else highest}; use the tokenizer that the model was trained with"
+            )
+
     def _dropout_keys(self) -> Tensor | None:
         """int64 (num_layers + 1, 3) while training with dropout; the last row is the embeddings'."""
         config = self.config
@@ -186,8 +196,7 @@ class Encoder(nn.Module):
     def from_pretrained(cls, folder: str | Path, *, compute_dtype: torch.dtype = torch.float32) -> Encoder:
         """Read the encoder of a Hugging Face BERT folder (BertModel, BertForMaskedLM, BertForPreTraining).
 
-        Weights come from safetensors files or, read with `weights_only=True`, from .bin files. In evaluation
-        mode.
+        Weights come from safetensors files or, read with `weights_only=True`, from .bin files. In evaluation mode.
 
         Raises:
             CheckpointError: a missing file, weights that do not fit, or a feature this encoder does not have.

@@ -164,3 +164,11 @@ def test_an_encoder_without_pooler_says_so() -> None:
     encoder = Encoder(CONFIG, pooler=False)
     with pytest.raises(ValueError, match="made without a pooler"):
         encoder.pool(hidden_of(encoder, batch), batch.documents)
+
+
+@pytest.mark.parametrize("wrong", [60, 1000, -1])
+def test_an_id_that_is_not_of_the_vocabulary_is_named_with_the_way_out(wrong: int) -> None:
+    encoder = Encoder(CONFIG)
+    message = rf"ids must be in \[0, 60\), the vocabulary of the model, got {wrong}; use the tokenizer that the model"
+    with pytest.raises(ValueError, match=message):
+        hidden_of(encoder, pack([[2, 5, wrong, 3]]))
