@@ -50,7 +50,7 @@ class Sources:
         self.micro_batches = config.train.tokens_per_step // config.train.micro_batch_tokens
         self.waited_seconds = 0.0
         self._streams: dict[int, Stream] = {}
-        self._held_out: Stream | None = None
+        self._held_out: dict[int, Stream | None] = {}
 
     def stream(self, segment: Segment) -> Stream:
         """The training stream of a segment."""
@@ -60,17 +60,18 @@ class Sources:
             )
         return self._streams[segment.number]
 
-    def held_out(self) -> Stream | None:
-        """The evaluation stream: one fixed pass over the held-out documents, at the length of the last segment; None
-        when no document is held out.
+    def held_out(self, segment: Segment) -> Stream | None:
+        """The evaluation stream of a segment: one fixed pass over the held-out documents, at the length that the
+        segment trains at (positions beyond it are untrained); None when no document is held out.
         """
-        if self._held_out is None:
-            config = self._stream_config(self.segments[-1])
+        if segment.number not in self._held_out:
+            config = self._stream_config(segment)
             try:
-                self._held_out = Stream(self.store, config, self.tokenizer.ordinary_ids, split="held_out")
+                stream = Stream(self.store, config, self.tokenizer.ordinary_ids, split="held_out")
             except CorpusError:
-                return None
-        return self._held_out
+                stream = None
+            self._held_out[segment.number] = stream
+        return self._held_out[segment.number]
 
     def position(self, step: int) -> Position:
         """Where the data stands after `step` updates."""

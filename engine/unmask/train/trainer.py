@@ -31,6 +31,7 @@ from unmask.train.progress import Display
 from unmask.train.provenance import differences, machine
 from unmask.train.run_folder import RunFolder
 from unmask.train.schedule import LinearSchedule
+from unmask.train.segments import segment_of
 from unmask.train.signals import StopRequest
 from unmask.train.state import Facts, load_facts, load_tensors, save_state, state_bytes
 from unmask.train.step import StepReport, TrainingStep
@@ -235,7 +236,9 @@ class Trainer:
     def _evaluate(self, log: RunLog) -> None:
         """Score the model on held-out text."""
         with self.meter.paused():
-            parts, stream = self.parts, self.parts.sources.held_out()
+            parts = self.parts
+            segment = segment_of(parts.sources.segments, self.done - 1)
+            stream = parts.sources.held_out(segment)
             scores = evaluate(
                 parts.model,
                 parts.objectives,
@@ -246,7 +249,7 @@ class Trainer:
             for score in scores:
                 self.display.say(f"held-out at step {self.done}: {score}")
             if scores:
-                log.write({"event": "evaluate", "step": self.done} | as_row(scores))
+                log.write({"event": "evaluate", "step": self.done, "longest": segment.longest} | as_row(scores))
             elif self.evaluated < 0:
                 self.display.say("no held-out document in this store: training goes on without evaluation")
             self.evaluated = self.done

@@ -67,19 +67,22 @@ def test_another_seed_gives_another_model(tiny: ModuleType, tmp_path: Path, unbr
     assert not any(torch.equal(value, theirs[name]) for name, value in ours.items() if value.ndim == 2)
 
 
-def test_every_phase_reads_the_data_at_its_own_length(tiny: ModuleType, tmp_path: Path) -> None:
+def test_every_phase_reads_and_is_evaluated_at_its_own_length(tiny: ModuleType, tmp_path: Path) -> None:
     seen: list[int] = []
+    evaluated: list[int] = []
     original = tiny.assembly.PretrainingModel.forward
 
     def watch(model: torch.nn.Module, batch: object) -> torch.Tensor:
-        if model.training:
-            seen.append(batch.documents.longest)  # type: ignore[attr-defined]
+        (seen if model.training else evaluated).append(batch.documents.longest)  # type: ignore[attr-defined]
         return original(model, batch)  # type: ignore[no-any-return]
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(tiny.assembly.PretrainingModel, "forward", watch)
         tiny.pretrain(tiny.config(tmp_path / "a"))
     assert seen == [16] * 16 + [32] * 16
+    half = len(evaluated) // 2
+    assert evaluated == [16] * half + [32] * half
+    assert half > 0
 
 
 def test_an_existing_run_is_never_written_over(tiny: ModuleType, unbroken: Path) -> None:
