@@ -91,8 +91,8 @@ class PretrainingModel(nn.Module):
         self.encoder = Encoder(config, compute_dtype=compute_dtype, seed=seed, pooler="nsp" in heads)
         self.mlm = MLMHead(config)
         self.nsp = NSPHead(config) if "nsp" in heads else None
-        for offset, head in enumerate(filter(None, (self.mlm, self.nsp)), start=1):
-            initialise(head, config.initializer_range, seed + offset)
+        for part, head in enumerate(filter(None, (self.mlm, self.nsp)), start=1):
+            initialise(head, config.initializer_range, seed, part=part)
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Hidden states of the batch, (T, D)."""

@@ -8,16 +8,20 @@ from torch import nn
 __all__ = ["initialise"]
 
 
-def initialise(module: nn.Module, std: float, seed: int) -> None:
+# spreads the seeds of the parts of a model, so that a head does not begin with what the next run's encoder draws
+_SEED_STRIDE = 0x9E3779B97F4A7C15
+
+
+def initialise(module: nn.Module, std: float, seed: int, *, part: int = 0) -> None:
     """Draw all parameters of `module` anew, the same ones for the same seed, module and PyTorch build.
 
     Args:
-        module: biases and layer norms are known by their last name and dimension; tables and matrices are
-            2-d.
+        module: biases and layer norms are known by their last name and dimension; tables and matrices are 2-d.
         std: standard deviation of the normal distribution, cut at two of them.
         seed: of a generator of its own; PyTorch's global one is left alone.
+        part: number of this module in the model: parts draw from different generators at one seed.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed((seed + part * _SEED_STRIDE) % 2**63)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if parameter.dim() > 1:
