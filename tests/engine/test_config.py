@@ -35,9 +35,14 @@ def test_no_argument_is_the_tiny_recipe() -> None:
     assert load_config() == load_config("tiny")
 
 
-def test_bert_large_is_the_paper() -> None:
-    config = load_config("bert-large")
-    assert (config.model.num_layers, config.model.hidden_size, config.model.num_heads) == (24, 1024, 16)
+@pytest.mark.parametrize(("name", "shape"), [("bert-base", (12, 768, 12, 3072)), ("bert-large", (24, 1024, 16, 4096))])
+def test_bert_has_the_paper_s_shape_schedule_and_tokens_a_step_but_no_next_sentence_loss(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    config = load_config(name)
+    model = config.model
+    assert (model.num_layers, model.hidden_size, model.num_heads, model.intermediate_size) == shape
+    assert (config.objective.mlm, config.objective.nsp) == (1, 0)
     assert config.train.tokens_per_step == 256 * 512
     assert (config.train.steps, config.train.warmup_steps, config.train.learning_rate) == (10**6, 10**4, 1e-4)
     assert [(phase.share, phase.longest) for phase in config.train.phases] == [(0.9, 128), (0.1, 512)]
