@@ -34,6 +34,9 @@ def assemble(config: RunConfig, run: Path, say: Callable[[str], None]) -> Parts:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     store, tokenizer = open_store(config, run, say)
     sources = Sources(store, tokenizer, config)
+    pass_tokens = sources.stream(sources.segments[0]).tokens_per_pass
+    passes = config.train.steps * config.train.tokens_per_step / pass_tokens
+    say(f"data: {pass_tokens:,} tokens to train on, about {passes:,.1f} passes in {config.train.steps:,} steps")
     precision = choose_precision(config.train.dtype, device)
     weights = {name: weight for name, weight in asdict(config.objective).items() if weight > 0}
     encoder = EncoderConfig(vocab_size=sources.store.vocab_size, **asdict(config.model))

@@ -53,6 +53,16 @@ def test_learning_happens_and_the_tokens_are_the_real_ones(unbroken: Path) -> No
 
 
 def test_the_same_configuration_gives_the_same_bits_with_any_number_of_workers(
+def test_a_run_says_how_many_passes_over_its_data_it_will_make(tiny: ModuleType, tmp_path: Path) -> None:
+    said: list[str] = []
+    config = tiny.config(tmp_path, held_out=0.0, steps=1000, phases=[])
+    tiny.assembly.assemble(config, tmp_path, said.append)
+    # every document with its [CLS] and [SEP], cut where it is longer than 30 tokens
+    tokens = sum(int(n) + 2 * -(-int(n) // 30) for n in tiny.text()[0].lengths)
+    line = f"data: {tokens:,} tokens to train on, about {1000 * 256 / tokens:,.1f} passes in 1,000 steps"
+    assert line in said
+
+
     tiny: ModuleType, tmp_path: Path, unbroken: Path
 ) -> None:
     tiny.pretrain(tiny.config(tmp_path / "workers", workers=2))
