@@ -71,10 +71,11 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def record_run(run: Path, name: str) -> dict[str, Any]:
-    """A training run as a result: settings and curve from its `config.yaml` and `log.jsonl`."""
+    """A training run as a result: settings and curve from its `config.yaml`, `log.jsonl` and `evaluation.jsonl`."""
     import yaml
 
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines() if line.strip()]
+    files = [file for file in (run / "log.jsonl", run / "evaluation.jsonl") if file.exists()]
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
     return {
         **_stamp(),
         "run": name,

@@ -219,8 +219,8 @@ def test_a_training_run_becomes_a_curve_without_folders(tmp_path: Path) -> None:
     rows = [
         {"step": 1, "loss": 6.0, "tokens_per_second": 100.0},
         {"step": 2, "loss": 5.0, "tokens_per_second": 300.0},
-        {"event": "evaluate", "step": 2, "loss": 5.5, "perplexity": 244.7},
     ]
+    (run / "evaluation.jsonl").write_text('{"event": "evaluate", "step": 2, "loss": 5.5, "perplexity": 244.7}\n')
     (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     report.save(tmp_path / "results" / "box" / "run-mini.json", report.record_run(run, "mini"))
     page = report.render(tmp_path / "results", tmp_path / "figures")

@@ -1,4 +1,5 @@
-"""`unmask plot RUN [-o out.png]`: training and held-out loss over the steps, drawn from the run's log.jsonl.
+"""`unmask plot RUN [-o out.png]`: training and held-out loss over the steps, drawn from the run's log.jsonl and
+evaluation.jsonl.
 
 The training loss is also drawn smoothed, as the mean over a window of a fiftieth of the rows: a logged row
 covers few tokens.
@@ -11,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from unmask.errors import RunError, UnmaskError
-from unmask.train.log import read_log
+from unmask.train.log import read_evaluations, read_log
 
 __all__ = ["Curve", "draw", "read_curves", "run"]
 
@@ -54,7 +55,7 @@ def read_curves(folder: Path) -> tuple[Curve, Curve]:
         raise RunError(f"{folder} has no log.jsonl; give the directory of a run")
     training: dict[int, float] = {}
     held_out: dict[int, float] = {}
-    for row in read_log(folder):
+    for row in read_log(folder) + read_evaluations(folder):
         if row.get("loss") is not None:
             (held_out if row.get("event") == "evaluate" else training)[row["step"]] = row["loss"]
     if not training:

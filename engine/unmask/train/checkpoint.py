@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import CheckpointError
+from unmask.train.durable import sync
 
 __all__ = ["FORMAT", "Checkpoints", "verify"]
 
@@ -78,7 +79,7 @@ class Checkpoints:
         if target.exists():
             self._remove(target)
         partial.rename(target)
-        _sync(self.folder)
+        sync(self.folder)
         for old in self.steps()[: -self.keep]:
             self._remove(self.path(old))
         return target
@@ -201,16 +202,8 @@ def _sync_tree(folder: Path) -> None:
     """Flush all files below `folder`, then the folders, innermost first."""
     for root, _, names in os.walk(folder, topdown=False):
         for name in names:
-            _sync(Path(root) / name)
-        _sync(Path(root))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync(Path(root) / name)
+        sync(Path(root))
 
 
 def _storage_failure(error: BaseException) -> str | None:

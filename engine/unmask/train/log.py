@@ -1,22 +1,30 @@
 """The log of a run: one JSON object a line, always; TensorBoard events beside it when asked.
 
-Every line is flushed as it is written, so a killed run loses none. On resume the lines after the resumed step are cut
-off: the file then reads as that of a run that was never interrupted. Numbers that are not finite are written as null,
-because JSON has no word for them.
+log.jsonl           one row a logged training step
+evaluation.jsonl    one row an evaluation on held-out text
+
+Every line reaches the file as it is written, so a killed run loses none. On resume the lines after the resumed step
+are cut off: the files then read as those of a run that was never interrupted. Numbers that are not finite are written
+as null, because JSON has no word for them.
 """
 
 import json
 import math
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from unmask.errors import ConfigError
+from unmask.train.durable import replace_text
+from unmask.train.run_folder import not_written
 
-__all__ = ["RunLog", "event_writer_class", "read_log"]
+__all__ = ["RunLog", "event_writer_class", "read_evaluations", "read_log"]
+
+LOG = "log.jsonl"
+EVALUATIONS = "evaluation.jsonl"
 
 
 class RunLog:
-    """Appends rows to `folder/log.jsonl`.
+    """Appends rows to `folder/log.jsonl` and `folder/evaluation.jsonl`.
 
     Args:
         folder: of the run.
@@ -24,56 +32,98 @@ class RunLog:
         tensorboard: write the numbers of every row to `folder/tensorboard` too.
     Raises:
         ConfigError: TensorBoard was asked for and is not installed.
+        RunError: a file cannot be written; so do the methods.
     """
 
     def __init__(self, folder: Path, *, done: int = 0, tensorboard: bool = False) -> None:
-        path = folder / "log.jsonl"
-        if path.exists():
-            _truncate(path, done)
         self._events: Any = None
         if tensorboard:
             self._events = event_writer_class()(str(folder / "tensorboard"), purge_step=done + 1)
-        self._lines: TextIO = path.open("a", encoding="utf-8")
+        self._rows = _Lines(folder / LOG, done)
+        self._evaluations = _Lines(folder / EVALUATIONS, done)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Write one row; it must hold `step`."""
-        clean = {key: _finite(value) for key, value in row.items()}
-        self._lines.write(json.dumps(clean, allow_nan=False) + "\n")
-        self._lines.flush()
-        if self._events is not None:
-            prefix = row.get("event", "train")
-            for key, value in clean.items():
-                if key != "step" and isinstance(value, int | float):
-                    self._events.add_scalar(f"{prefix}/{key}", value, row["step"])
-            self._events.flush()
+        """Write the row of a training step; it must hold `step`."""
+        self._rows.append(row)
+        self._show("train", row)
+
+    def write_evaluation(self, row: dict[str, Any]) -> None:
+        """Write the row of an evaluation; it must hold `step`."""
+        self._evaluations.append({"event": "evaluate"} | row)
+        self._show("evaluate", row)
+
+    @property
+    def evaluated(self) -> int:
+        """Step of the last evaluation, 0 before the first."""
+        return self._evaluations.last
 
     def close(self) -> None:
         """Close the files."""
-        self._lines.close()
+        self._rows.close()
+        self._evaluations.close()
         if self._events is not None:
             self._events.close()
 
+    def _show(self, group: str, row: dict[str, Any]) -> None:
+        if self._events is None:
+            return
+        for key, value in row.items():
+            if key != "step" and isinstance(value, int | float) and math.isfinite(value):
+                self._events.add_scalar(f"{group}/{key}", value, row["step"])
+        self._events.flush()
+
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """All whole rows of a run's log, in order; a last line cut short by a crash is left out."""
-    return [row for _, row in _whole_lines(folder / "log.jsonl")]
+    """All whole training rows of a run, in order; a last line cut short by a crash is left out."""
+    return _whole_rows(folder / LOG)
 
 
-def _whole_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+def read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """All whole evaluation rows of a run, in order; none where there is no file yet."""
+    return _whole_rows(folder / EVALUATIONS) if (folder / EVALUATIONS).exists() else []
+
+
+class _Lines:
+    """A file of rows, cut at a step and then appended to; `last` is the step of its last row."""
+
+    def __init__(self, path: Path, done: int) -> None:
+        self._path = path
+        self.last = 0
         try:
-            rows.append((line, json.loads(line)))
-        except json.JSONDecodeError:
+            if path.exists():
+                kept = [row for row in _whole_rows(path) if row["step"] <= done]
+                self.last = kept[-1]["step"] if kept else 0
+                replace_text(path, "".join(_line(row) for row in kept))
+            # Without a buffer, so that closing after a failed write does not fail once more.
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise not_written(path, error) from error
+
+    def append(self, row: dict[str, Any]) -> None:
+        left = _line(row).encode()
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise not_written(self._path, error) from error
+        self.last = row["step"]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps({key: _finite(value) for key, value in row.items()}, allow_nan=False) + "\n"
+
+
+def _whole_rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_bytes().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
             break
     return rows
-
-
-def _truncate(path: Path, step: int) -> None:
-    kept = [line for line, row in _whole_lines(path) if row["step"] <= step]
-    partial = path.with_name(".log.jsonl.partial")
-    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    partial.replace(path)
 
 
 def _finite(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The directory of a run: made once, locked while in use, its configuration saved with it.
 
 config.yaml     what the run is; on resume a few settings may differ (see MAY_CHANGE) and are saved again
-log.jsonl       one row a logged step
+log.jsonl       one row a logged step; evaluation.jsonl: one row an evaluation
 checkpoints/    see `checkpoint`
 store/          the prepared text, when the run prepared it itself
 """
@@ -17,8 +17,9 @@ from typing import Any
 
 from unmask.config import RunConfig, load_config, to_mapping, to_yaml
 from unmask.errors import RunError
+from unmask.train.durable import replace_text
 
-__all__ = ["MAY_CHANGE", "RunFolder", "saved_config"]
+__all__ = ["MAY_CHANGE", "RunFolder", "not_written", "saved_config"]
 
 MAY_CHANGE = frozenset(
     {
@@ -97,16 +98,33 @@ class RunFolder:
 
     def abandon(self) -> None:
         """Remove a directory in which nothing was trained, prepared text and all, so that its name is free again."""
-        log = self.path / "log.jsonl"
-        trained = (self.path / "checkpoints").exists() or (log.exists() and log.stat().st_size > 0)
-        if not trained:
+        if not _begun(self.path):
             shutil.rmtree(self.path)
 
     def save_config(self) -> None:
-        """Write `config.yaml`, whole or not at all."""
-        partial = self.path / ".config.yaml.partial"
-        partial.write_text(to_yaml(self.config), encoding="utf-8")
-        partial.replace(self.path / "config.yaml")
+        """Write `config.yaml`, whole or not at all.
+
+        Raises:
+            RunError: the disk has no room or refuses.
+        """
+        file = self.path / "config.yaml"
+        try:
+            replace_text(file, to_yaml(self.config))
+        except OSError as error:
+            raise not_written(file, error) from error
+
+
+def not_written(file: Path, error: OSError) -> RunError:
+    """The error for a file of a run directory that the system refuses to write, with the way on from there."""
+    run = file.parent
+    way = f"continue with `unmask pretrain --resume {run}`" if _begun(run) else "start again"
+    return RunError(f"{file} could not be written ({error.strerror}); make room and {way}")
+
+
+def _begun(run: Path) -> bool:
+    """Whether `run` holds anything that training made."""
+    log = run / "log.jsonl"
+    return (run / "checkpoints").exists() or (log.exists() and log.stat().st_size > 0)
 
 
 def saved_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:

@@ -19,11 +19,11 @@ def test_training_and_held_out_rows_are_told_apart(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [
         {"step": 10, "loss": 6.0},
         {"step": 20, "loss": None},
-        {"step": 20, "event": "evaluate", "loss": 5.5},
         {"step": 30, "loss": 5.0, "tokens": 1},
         {"step": 30, "event": "save"},
     ]
     write_log(tmp_path, rows, tail='{"step": 40, "lo')
+    (tmp_path / "evaluation.jsonl").write_text('{"step": 20, "event": "evaluate", "loss": 5.5}\n')
     training, held_out = read_curves(tmp_path)
     assert (training.steps, training.losses) == ([10, 30], [6.0, 5.0])
     assert (held_out.steps, held_out.losses) == ([20], [5.5])

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from unmask.errors import CheckpointError, RunError
-from unmask.train.log import read_log
+from unmask.train.log import read_evaluations, read_log
 from unmask.train.progress import Display
 from unmask.train.run_folder import saved_config
 from unmask.train.state import Facts
@@ -34,7 +34,8 @@ def assert_same_end(tiny: ModuleType, run: Path, unbroken: Path) -> None:
 
 
 def without_times(run: Path) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_log(run)]
+    rows = read_log(run) + read_evaluations(run)
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
 def resume(tiny: ModuleType, run: Path, **changes: Any) -> None:

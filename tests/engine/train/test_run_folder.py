@@ -53,6 +53,21 @@ def test_resuming_what_is_not_a_run_says_so(tmp_path: Path) -> None:
         saved_config(tmp_path / "nowhere")
 
 
+def test_a_configuration_that_cannot_be_written_leaves_the_name_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, run=str(tmp_path / "a"))
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("unmask.train.run_folder.replace_text", full)
+        with pytest.raises(RunError, match=r"config\.yaml could not be written \(No space left .*start again"):
+            RunFolder.create(config)
+    RunFolder.create(config)
+
+
 def _hold(folder: RunFolder, held: object, release: object) -> None:
     with folder.locked():
         held.set()  # type: ignore[attr-defined]

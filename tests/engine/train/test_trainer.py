@@ -8,18 +8,19 @@ import torch
 
 from unmask.errors import ConfigError, RunError
 from unmask.train.checkpoint import verify
-from unmask.train.log import read_log
+from unmask.train.log import read_evaluations, read_log
 from unmask.train.run_folder import saved_config
 
 
 def test_a_run_leaves_its_configuration_a_log_and_the_newest_checkpoints(tiny: ModuleType, unbroken: Path) -> None:
     assert saved_config(unbroken) == tiny.config(unbroken)
     rows = read_log(unbroken)
-    assert [row["step"] for row in rows if "event" not in row] == [3, 6, 9, 12, 15, 16]
-    assert [row["step"] for row in rows if row.get("event") == "evaluate"] == [8, 16]
+    assert [row["step"] for row in rows] == [3, 6, 9, 12, 15, 16]
+    evaluations = read_evaluations(unbroken)
+    assert [(row["step"], row["longest"]) for row in evaluations] == [(8, 16), (16, 32)]
     needed = {"loss", "learning_rate", "tokens_per_second", "data_wait", "gradient_norm", "masked_accuracy", "tokens"}
-    assert all(needed <= row.keys() for row in rows if "event" not in row)
-    assert {"loss", "perplexity", "masked_accuracy"} <= rows[-1].keys()
+    assert all(needed <= row.keys() for row in rows)
+    assert all({"loss", "perplexity", "masked_accuracy"} <= row.keys() for row in evaluations)
     kept = sorted(p.name for p in (unbroken / "checkpoints").iterdir())
     assert kept == ["step-000015", "step-000016"]
     files = verify(unbroken / "checkpoints" / "step-000016")["files"]
@@ -46,13 +47,12 @@ def test_the_padding_of_a_checkpoint_is_that_of_its_tokenizer(
 
 
 def test_learning_happens_and_the_tokens_are_the_real_ones(unbroken: Path) -> None:
-    rows = [row for row in read_log(unbroken) if "event" not in row]
+    rows = read_log(unbroken)
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.2
     assert 0.9 * 16 * 256 < rows[-1]["tokens"] <= 16 * 256
     assert all(0.0 <= row["data_wait"] <= 1.0 and row["tokens_per_second"] > 0 for row in rows)
 
 
-def test_the_same_configuration_gives_the_same_bits_with_any_number_of_workers(
 def test_a_run_says_how_many_passes_over_its_data_it_will_make(tiny: ModuleType, tmp_path: Path) -> None:
     said: list[str] = []
     config = tiny.config(tmp_path, held_out=0.0, steps=1000, phases=[])
@@ -63,6 +63,7 @@ def test_a_run_says_how_many_passes_over_its_data_it_will_make(tiny: ModuleType,
     assert line in said
 
 
+def test_the_same_configuration_gives_the_same_bits_with_any_number_of_workers(
     tiny: ModuleType, tmp_path: Path, unbroken: Path
 ) -> None:
     tiny.pretrain(tiny.config(tmp_path / "workers", workers=2))
@@ -107,7 +108,7 @@ def test_a_store_without_held_out_documents_trains_and_says_so(
 ) -> None:
     tiny.pretrain(tiny.config(tmp_path / "a", held_out=1e-9, steps=4, phases=[]))
     assert "no held-out document" in capsys.readouterr().out
-    assert not [row for row in read_log(tmp_path / "a") if "event" in row]
+    assert read_evaluations(tmp_path / "a") == []
 
 
 def test_a_run_that_diverges_stops_with_advice_and_keeps_its_last_finite_state(

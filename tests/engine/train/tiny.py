@@ -91,7 +91,7 @@ def parameters(run: Path) -> dict[str, torch.Tensor]:
 
 def main(run: Path, kill_at_flush: int | None) -> None:
     """Start or resume the run in `run`."""
-    flush, flushed = checkpoint._sync, 0
+    flush, flushed = checkpoint.sync, 0
 
     def count(path: Path) -> None:
         nonlocal flushed
@@ -100,7 +100,7 @@ def main(run: Path, kill_at_flush: int | None) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         flush(path)
 
-    checkpoint._sync = count
+    checkpoint.sync = count
     assembly.open_store = open_text  # type: ignore[assignment]
     if run.exists():
         pretrain(saved_config(run), resume=run)
