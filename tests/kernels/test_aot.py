@@ -58,3 +58,10 @@ def test_a_launch_is_recorded_as_triton_would_specialise_it() -> None:
     # The number of rows varies from batch to batch: it must not be compiled in.
     assert "rows" not in forward.aligned
     assert forward.options == {"num_warps": 4}
+
+
+def test_a_key_is_not_compiled_in_by_its_place_in_the_table_of_keys() -> None:
+    inputs = layer_norm_case(64, 768, p=0.1).make(torch.bfloat16)
+    for launch in aot.launches(partial(layer_norm, backend="triton"), inputs):
+        assert launch.signature["key_ptr"] == "*i64"
+        assert "key_ptr" not in launch.aligned and "row_keys_ptr" in launch.aligned

@@ -144,7 +144,7 @@ def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, tenant:
 
 
 @everywhere
-@pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
+@pytest.mark.parametrize("case", [SMALL, PLAIN, layer_norm_case(40, 24, p=0.3, residual=False)], ids=str)
 def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
     if tenant.backend == "reference":
         pytest.skip("the reference is not registered: the compiler sees through it")
@@ -155,6 +155,10 @@ def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
     y, *saved = torch.ops.unmask.layer_norm_fwd(*forward)
     backward = (y, a["x"], a["residual"], a["weight"], *saved, *random, a["p"], tenant.backend)
     contracts.opcheck(torch.ops.unmask.layer_norm_bwd.default, backward)
+    dh, dx, *_ = torch.ops.unmask.layer_norm_bwd(*backward)
+    # written are the gradients that somebody reads
+    assert (len(dh) > 0) == (a["residual"] is not None or a["p"] == 0.0)
+    assert (len(dx) > 0) == (a["p"] > 0.0)
 
 
 @everywhere

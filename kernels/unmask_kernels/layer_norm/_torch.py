@@ -61,7 +61,7 @@ def backward(
     row_keys: Tensor | None,
     p: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dh (T, D), the gradient of residual; dx (T, D), empty without dropout; dweight and dbias (D,)."""
+    """dh (T, D), the gradient of residual, and dx (T, D), each empty where the other serves; dweight, dbias (D,)."""
     blocks = []
     for rows in _blocks(x):
         h = _sum(x, residual, keep, p, rows)
@@ -79,6 +79,7 @@ def backward(
         dx = dh.new_empty(0)
         if p > 0.0:
             dx = (dh * (1.0 / (1.0 - p))).mul_(keep[rows].view(torch.uint8))
+            dh = dh if residual is not None else dh.new_empty(0)
         blocks.append((dh.to(x.dtype), dx.to(x.dtype), dweight[None], dbias[None]))
     dh, dx, dweight, dbias = (_join(parts) for parts in zip(*blocks, strict=True))
     return dh.contiguous(), dx.contiguous(), dweight.sum(0), dbias.sum(0)

@@ -1,13 +1,15 @@
 """Triton layer_norm: a tile of whole rows in registers, one read and one write.
 
-Memory bound. Traffic per row of D elements of s bytes, forward: x, residual, y = 3 D s; backward: dy, x,
-residual, dresidual = 4 D s, and D s for dx under dropout; the mask is drawn again from its address instead of
-being stored. A program of the forward takes one tile; programs of the backward are persistent and loop over
-tiles, so that dweight and dbias add up in registers. Each program then writes one row of a (programs, D) fp32
-buffer, which is summed afterwards: no atomics, so the result does not depend on timing.
+Memory bound. Traffic per row of D elements of s bytes, forward: x, residual, y = 3 D s; backward: dy, x, residual,
+dresidual = 4 D s, and D s for dx under dropout. The mask is drawn again from its address instead of being stored; without
+a residual, neither it nor its gradient is touched. A program of the forward takes one tile; programs of the backward are
+persistent and loop over tiles, so that dweight and dbias add up in registers. Each program then writes one row of a
+(programs, D) fp32 buffer, which is summed afterwards: no atomics, so the result does not depend on timing.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -15,11 +17,12 @@ import triton.language as tl
 from torch import Tensor
 
 from unmask_kernels import philox
-from unmask_kernels._triton.launch import device_guard, persistent_programs, row_tile
+from unmask_kernels._triton.launch import RowTile, device_guard, persistent_programs, row_tile
 from unmask_kernels._triton.random import keep_rows
 
 __all__ = ["backward", "forward"]
 
+# key_ptr points into a table of keys, aligned to 16 bytes or not by its place there: not worth a kernel of its own.
 # The backward holds five values an element against the forward's two: half the elements keep it free of spills.
 _PER_THREAD_FORWARD, _PER_THREAD_BACKWARD = 16, 8
 _PROGRAMS_PER_MULTIPROCESSOR = 6
@@ -39,7 +42,7 @@ def _load_sum(
     return h
 
 
-@triton.jit(do_not_specialize=["rows", "threshold"])
+@triton.jit(do_not_specialize=["rows", "threshold"], do_not_specialize_on_alignment=["key_ptr"])
 def _forward_kernel(
     x_ptr, residual_ptr, weight_ptr, bias_ptr, key_ptr, row_keys_ptr, y_ptr, mean_ptr, rstd_ptr,
     rows, eps, scale, threshold,
@@ -70,7 +73,7 @@ def _forward_kernel(
     tl.store(rstd_ptr + first + row, rstd, mask=in_rows)
 
 
-@triton.jit(do_not_specialize=["rows", "threshold"])
+@triton.jit(do_not_specialize=["rows", "threshold"], do_not_specialize_on_alignment=["key_ptr"])
 def _backward_kernel(
     dy_ptr, x_ptr, residual_ptr, weight_ptr, mean_ptr, rstd_ptr, key_ptr, row_keys_ptr,
     dh_ptr, dx_ptr, dweight_ptr, dbias_ptr,
@@ -105,7 +108,8 @@ def _backward_kernel(
         along = tl.sum(scaled * normed, axis=1) / COLS  # (ROWS,)
         level = tl.sum(scaled, axis=1) / COLS
         dh = (scaled - level[:, None] - normed * along[:, None]) * rstd[:, None]
-        tl.store(dh_ptr + first * COLS + offset, dh.to(dh_ptr.dtype.element_ty), mask=mask)
+        if HAS_RESIDUAL or not HAS_DROPOUT:
+            tl.store(dh_ptr + first * COLS + offset, dh.to(dh_ptr.dtype.element_ty), mask=mask)
         if HAS_DROPOUT:
             dx = tl.where(keep, dh * scale, 0.0)
             tl.store(dx_ptr + first * COLS + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
@@ -134,25 +138,12 @@ def forward(
     if rows > 0:
         with device_guard(x):
             _forward_kernel[(triton.cdiv(rows, tile.rows),)](
-                x_ptr=x,
-                residual_ptr=None if residual is None else residual.contiguous(),
-                weight_ptr=weight.contiguous(),
                 bias_ptr=bias.contiguous(),
-                key_ptr=key,
-                row_keys_ptr=None if row_keys is None else row_keys.contiguous(),
                 y_ptr=y,
                 mean_ptr=mean,
                 rstd_ptr=rstd,
-                rows=rows,
                 eps=eps,
-                scale=1.0 / (1.0 - p),
-                threshold=philox.threshold(p),
-                COLS=cols,
-                HAS_RESIDUAL=residual is not None,
-                HAS_DROPOUT=p > 0.0,
-                ROWS=tile.rows,
-                BLOCK=tile.block,
-                num_warps=tile.warps,
+                **_shared(x, residual, weight, key, row_keys, p, tile),
             )
     return y, mean, rstd, x.new_empty(0, dtype=torch.bool)
 
@@ -169,10 +160,10 @@ def backward(
     row_keys: Tensor | None,
     p: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dh (T, D), the gradient of residual; dx (T, D), empty without dropout; dweight and dbias (D,)."""
+    """dh (T, D), the gradient of residual, and dx (T, D), each empty where the other serves; dweight, dbias (D,)."""
     rows, cols = x.shape
     x = x.contiguous()
-    dh = torch.empty_like(x)
+    dh = torch.empty_like(x) if residual is not None or p == 0.0 else x.new_empty(0)
     dx = torch.empty_like(x) if p > 0.0 else x.new_empty(0)
     if rows == 0:
         return dh, dx, torch.zeros_like(weight), torch.zeros_like(weight)
@@ -183,25 +174,40 @@ def backward(
     with device_guard(x):
         _backward_kernel[(programs,)](
             dy_ptr=dy.contiguous(),
-            x_ptr=x,
-            residual_ptr=None if residual is None else residual.contiguous(),
-            weight_ptr=weight.contiguous(),
             mean_ptr=mean,
             rstd_ptr=rstd,
-            key_ptr=key,
-            row_keys_ptr=None if row_keys is None else row_keys.contiguous(),
             dh_ptr=dh,
             dx_ptr=dx,
             dweight_ptr=dweight,
             dbias_ptr=dbias,
-            rows=rows,
-            scale=1.0 / (1.0 - p),
-            threshold=philox.threshold(p),
-            COLS=cols,
-            HAS_RESIDUAL=residual is not None,
-            HAS_DROPOUT=p > 0.0,
-            ROWS=tile.rows,
-            BLOCK=tile.block,
-            num_warps=tile.warps,
+            **_shared(x, residual, weight, key, row_keys, p, tile),
         )
     return dh, dx, dweight.sum(0), dbias.sum(0)
+
+
+def _shared(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    key: Tensor | None,
+    row_keys: Tensor | None,
+    p: float,
+    tile: RowTile,
+) -> dict[str, Any]:
+    """The arguments that both kernels have in common."""
+    return {
+        "x_ptr": x,
+        "residual_ptr": None if residual is None else residual.contiguous(),
+        "weight_ptr": weight.contiguous(),
+        "key_ptr": key,
+        "row_keys_ptr": None if row_keys is None else row_keys.contiguous(),
+        "rows": len(x),
+        "scale": 1.0 / (1.0 - p),
+        "threshold": philox.threshold(p),
+        "COLS": x.shape[1],
+        "HAS_RESIDUAL": residual is not None,
+        "HAS_DROPOUT": p > 0.0,
+        "ROWS": tile.rows,
+        "BLOCK": tile.block,
+        "num_warps": tile.warps,
+    }

@@ -192,7 +192,7 @@ def _forward_fake(
 
 def _backward_fake(dy: Tensor, x: Tensor, residual: Tensor | None, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     p: float = rest[-2]
-    dh = dy.new_empty(tuple(dy.shape))
+    dh = dy.new_empty(tuple(dy.shape) if p == 0.0 or residual is not None else (0,))
     dx = dy.new_empty(tuple(dy.shape) if p > 0.0 else (0,))
     return dh, dx, weight.new_empty(tuple(weight.shape)), weight.new_empty(tuple(weight.shape))
 

@@ -213,6 +213,8 @@ def _describe(kernel: Any, arguments: tuple[Any, ...], named: dict[str, Any]) ->
             continue
         signature[name] = _type(value)
         # A tensor of its own starts at a multiple of 16 bytes in PyTorch's allocators.
+        if parameter.do_not_specialize_on_alignment:
+            continue
         if specialised and (isinstance(value, Tensor) or (type(value) is int and value % 16 == 0)):
             aligned.append(name)
     return Launch(kernel=kernel, signature=signature, constants=constants, aligned=tuple(aligned), options=options)
