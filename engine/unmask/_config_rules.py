@@ -1,6 +1,4 @@
-"""What a configuration must satisfy beyond its types: ranges, and settings that must agree with one
-another.
-"""
+"""What a configuration must satisfy beyond its types: ranges, and settings that must agree with one another."""
 
 from collections.abc import Iterator
 

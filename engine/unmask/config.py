@@ -5,8 +5,7 @@ mappings, checks the result once (names, types, ranges, and fields that contradi
 a `RunConfig`; nothing after it has to check again. The defaults are the recipe `tiny`, the embedded
 demonstration: no network, no GPU, no account.
 
-Importing this module needs the standard library alone; PyYAML and pydantic are imported when a configuration
-is read.
+Importing this module needs the standard library alone; PyYAML and pydantic are imported when a configuration is read.
 """
 
 from collections.abc import Mapping
@@ -57,15 +56,12 @@ class DataConfig:
     mask_split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Of these, the shares that become [MASK], a random token, and stay as they are; sum 1."""
     workers: int = 1
-    """Background workers that pack and mask; 0 does it between the steps. The stream is the same for any
-    number."""
+    """Background workers that pack and mask; 0 does it between the steps. The stream is the same for any number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """The encoder's shape (Devlin et al. 2019, arXiv:1810.04805); the vocabulary size comes from the
-    tokenizer.
-    """
+    """The encoder's shape (Devlin et al. 2019, arXiv:1810.04805); the vocabulary size comes from the tokenizer."""
 
     num_layers: int = 2
     """Transformer layers."""
@@ -177,8 +173,7 @@ def load_config(recipe_or_yaml: str | Path | None = None, overrides: Mapping[str
     Args:
         recipe_or_yaml: name of a shipped recipe (`tiny`, `bert-mini`, ...) or path of a YAML file; None:
             `tiny`.
-        overrides: nested mapping ({"train": {"steps": 200}}), or dotted names ({"train.steps": 200}), or
-            both.
+        overrides: nested mapping ({"train": {"steps": 200}}), or dotted names ({"train.steps": 200}), or both.
     Raises:
         ConfigError: no such recipe or file, not YAML, an unknown name, a wrong type, a value out of range, or
             a contradiction.

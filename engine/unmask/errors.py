@@ -38,9 +38,7 @@ class StoreError(UnmaskError):
 
 
 class CheckpointError(UnmaskError):
-    """A checkpoint is truncated, altered, of an unknown format, or does not fit the model it is loaded
-    into.
-    """
+    """A checkpoint is truncated, altered, of an unknown format, or does not fit the model it is loaded into."""
 
 
 class RunError(UnmaskError):

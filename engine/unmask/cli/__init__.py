@@ -1,8 +1,7 @@
 """The command `unmask`: a table of subcommands, and one place where an error becomes a sentence.
 
 Each subcommand is a module with `run(arguments)`; only the one asked for is imported, so that `unmask --help`
-answers at once. Status 0 is success, 1 an unexpected failure, 2 something the user can mend, 130 an
-interruption.
+answers at once. Status 0 is success, 1 an unexpected failure, 2 something the user can mend, 130 an interruption.
 """
 
 import difflib
@@ -47,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("unmask: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # the reader of our output went away (`unmask doctor | head`); the interpreter must not flush into it
-        # again
+        # the reader of our output went away (`unmask doctor | head`); the interpreter must not flush into it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:

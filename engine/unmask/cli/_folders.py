@@ -15,9 +15,7 @@ __all__ = ["ModelFolder", "find_model", "load_model"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFolder:
-    """A folder with config.json, weights and tokenizer; `steps` is what it was trained for, None where
-    nothing says.
-    """
+    """A folder with config.json, weights and tokenizer; `steps` is what it was trained for, None where nothing says."""
 
     path: Path
     steps: int | None
@@ -26,8 +24,7 @@ class ModelFolder:
 def find_model(path: Path) -> ModelFolder:
     """The newest whole checkpoint of a run directory, or the folder itself.
 
-    A checkpoint that was altered or cut short is passed over with a line on stderr; asked for by name it is
-    refused.
+    A checkpoint that was altered or cut short is passed over with a line on stderr; asked for by name it is refused.
 
     Raises:
         RunError: there is no such folder, the run has no checkpoint yet, or the folder holds no model.

@@ -1,7 +1,6 @@
 """`unmask fill-mask RUN_OR_FOLDER "text with [MASK]"`: what the model would put there, and how sure it is.
 
-The head line says what the model is, so that nobody mistakes a small model trained for minutes for a large
-one.
+The head line says what the model is, so that nobody mistakes a small model trained for minutes for a large one.
 """
 
 from dataclasses import dataclass

@@ -97,8 +97,7 @@ def read_corpus(
     Args:
         inputs: files and directories.
         text_field: field of a JSON line or column of a parquet file that holds the text.
-        blank_line_documents: a `.txt` or `.md` is a document per block between blank lines instead of one
-            document.
+        blank_line_documents: a `.txt` or `.md` is a document per block between blank lines instead of one document.
 
     Raises:
         CorpusError: see `corpus_files`; a file is unreadable, damaged, binary or not UTF-8, a JSON line is

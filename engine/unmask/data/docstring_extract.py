@@ -24,8 +24,7 @@ def docstrings_of(path: Path) -> list[tuple[str, str]]:
     """Returns (qualified name, cleaned docstring) of the module, classes and functions of one file, in the
     order of the file.
 
-    Empty when the file is not readable as this version's Python: packages carry templates and tests of newer
-    syntax.
+    Empty when the file is not readable as this version's Python: packages carry templates and tests of newer syntax.
     """
     source = path.read_bytes()
     if b'"""' not in source and b"'''" not in source:
@@ -59,8 +58,7 @@ def _serve() -> None:
     gc.disable()
     warnings.simplefilter("ignore")
     for line in sys.stdin:
-        # ensure_ascii keeps the pipe free of the locale and carries lone surrogates that docstrings may
-        # escape
+        # ensure_ascii keeps the pipe free of the locale and carries lone surrogates that docstrings may escape
         print(json.dumps(docstrings_of(Path(line.rstrip("\n")))))
 
 

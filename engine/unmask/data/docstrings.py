@@ -150,9 +150,7 @@ def _topics() -> Iterator[tuple[str, str, str]]:
 
 
 def _parse(paths: Sequence[Path], processes: int) -> list[list[tuple[str, str]]]:
-    """The docstrings of every path, in order, from `processes` workers with about equal shares of the
-    bytes.
-    """
+    """The docstrings of every path, in order, from `processes` workers with about equal shares of the bytes."""
     shares: list[list[int]] = [[] for _ in range(max(1, processes))]
     loads = [0] * len(shares)
     sizes = [path.stat().st_size for path in paths]

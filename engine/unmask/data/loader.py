@@ -96,8 +96,7 @@ class Loader:
         with contextlib.suppress(IndexError):
             self._stream.locate(self._index)
         context = multiprocessing.get_context("fork")
-        # A fork inherits the signal mask: with the two signals blocked there is no moment in which a worker
-        # could act.
+        # A fork inherits the signal mask: with the two signals blocked there is no moment in which a worker could act.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             for worker in range(workers):

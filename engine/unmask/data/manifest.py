@@ -1,14 +1,14 @@
-"""The manifest of a token store, `manifest.json`: what the folder must hold, so that damage is found before
-training.
+"""The manifest of a token store, `manifest.json`: what the folder must hold, so that damage is found before training.
 
 A store is a folder:
 
-    manifest.json          format version, counts, sources, special ids, tokenizer hash, and per shard its
-    size and SHA-256 shard-00000.arrow ...  Arrow IPC files, a row per document (`store_writer.py` has the
-    columns) tokenizer/             the tokenizer, when `prepare` made the store
+    manifest.json          format version, counts, sources, special ids, tokenizer hash, and per shard its size and
+                           SHA-256
+    shard-00000.arrow ...  Arrow IPC files, a row per document (`store_writer.py` has the columns)
+    tokenizer/             the tokenizer, when `prepare` made the store
 
-The manifest is written last and the folder renamed into place, so a store that exists is whole. It holds no
-time and no path: the same text and tokenizer give the same manifest, and `fingerprint` names the contents.
+The manifest is written last and the folder renamed into place, so a store that exists is whole. It holds no time and
+no path: the same text and tokenizer give the same manifest, and `fingerprint` names the contents.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ For a piece of n tokens named by the 64-bit key (low, high), with t = 0 at its [
     B <= r0          -> stays as it is; it is predicted all the same
 
 `count` is the rule of the published code, where n counts [CLS] and [SEP]. Nothing depends on the packed row,
-so a piece is masked the same wherever it lies, and another backend that follows these lines is equal bit for
-bit.
+so a piece is masked the same wherever it lies, and another backend that follows these lines is equal bit for bit.
 
 Cost: about 80 ns a token, one core, at 16,384 tokens a call.
 """
@@ -71,8 +70,7 @@ class Masker:
             seed: 64-bit seed of the run.
             rate: share of a piece's tokens to predict, in (0, 1]; read as the nearest fraction with a
                 denominator of at most 65,536, so that 0.15 is 3/20 exactly.
-            split: shares of chosen tokens that become [MASK], become a random ordinary token, stay; they sum
-                to 1.
+            split: shares of chosen tokens that become [MASK], become a random ordinary token, stay; they sum to 1.
             special_ids: ids that are never chosen.
             ordinary_ids: ids that a random replacement is drawn from.
             mask_id: id of [MASK].

@@ -39,8 +39,7 @@ class MemoryStore:
         self.lengths: npt.NDArray[np.int32] = np.asarray(lengths, dtype=np.int32)
         if self.lengths.sum(dtype=np.int64) != len(ids):
             raise ValueError(
-                f"MemoryStore: lengths must sum to the number of ids ({len(ids)}), sum to "
-                f"{self.lengths.sum()}"
+                f"MemoryStore: lengths must sum to the number of ids ({len(ids)}), sum to {self.lengths.sum()}"
             )
         self.vocab_size = vocab_size
         self.source_of: npt.NDArray[np.int16] = np.zeros(self.lengths.size, dtype=np.int16)

@@ -122,8 +122,7 @@ class Planner:
         parts = -(-lengths // (self._capacities.longest - 2))
         owner = np.repeat(np.arange(document.size), parts)
         part = np.arange(owner.size) - (np.cumsum(parts) - parts)[owner]
-        # Cut evenly: a piece of one token, all that is left of a document, would be a question without a
-        # context.
+        # Cut evenly: a piece of one token, all that is left of a document, would be a question without a context.
         start = part * lengths[owner] // parts[owner]
         length = (part + 1) * lengths[owner] // parts[owner] - start
         keys = piece_keys(pass_, source[owner], rank[owner], part)
@@ -188,9 +187,7 @@ def pack_pieces(sizes: Indices, masked: Indices, capacities: Capacities) -> tupl
                 order.append(head)
             head += 1
         # Room only shrinks, so one walk down the sizes takes again and again the largest piece that fits.
-        ahead = [
-            i for i in range(head + 1, min(total, head + 1 + _LOOK_AHEAD)) if size[i] <= free and not taken[i]
-        ]
+        ahead = [i for i in range(head + 1, min(total, head + 1 + _LOOK_AHEAD)) if size[i] <= free and not taken[i]]
         for i in sorted(ahead, key=size.__getitem__, reverse=True):
             n = size[i]
             if n <= free and mask[i] <= mask_free and slots - 1 >= -(-(free - n) // longest):

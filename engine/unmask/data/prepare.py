@@ -51,8 +51,7 @@ def prepare(
     cache: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Store:
-    """Makes a token store and opens it; its `manifest["summary"]` counts what was found (`describe` prints
-    it).
+    """Makes a token store and opens it; its `manifest["summary"]` counts what was found (`describe` prints it).
 
     Args:
         inputs: files and directories as `read_corpus` takes them; None or empty takes the embedded corpus.
@@ -174,9 +173,7 @@ def _tokens(
 
 
 def _cuts(text: str, isolates_punctuation: bool) -> list[int]:
-    """Offsets between which to encode: sentence starts, where a word certainly ends, and the end of the
-    text.
-    """
+    """Offsets between which to encode: sentence starts, where a word certainly ends, and the end of the text."""
     starts = sentence_starts(text)
     if not isolates_punctuation:
         starts = [start for start in starts if start == starts[0] or text[start - 1].isspace()]

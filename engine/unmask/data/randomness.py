@@ -22,8 +22,7 @@ __all__ = ["ORDER", "PIECES", "REPLACEMENT", "SELECTION", "mix64", "philox_4x32"
 
 Words = npt.NDArray[np.uint64]
 
-# Sites: what a number is drawn for. They are part of the stream's identity, so a number is never reused for a
-# new site.
+# Sites: what a number is drawn for. They are part of the stream's identity, so a number is never reused for a new site.
 ORDER = 1
 PIECES = 2
 SELECTION = 3

@@ -1,5 +1,4 @@
-"""Reads a token store: documents as memory-mapped NumPy views, gathered by the thousand without a Python
-loop.
+"""Reads a token store: documents as memory-mapped NumPy views, gathered by the thousand without a Python loop.
 
 N documents, T gathered tokens. Opening maps the shards and keeps 22 bytes a document in memory (length,
 place, source, hash); tokens stay on disk and in the page cache, shared by every process that opens the store.
@@ -81,8 +80,8 @@ class Store:
 
         Args:
             folder: the store.
-            verify: compare the SHA-256 of every shard (True), its size only (False), or by default hashes up
-            to 128 MiB.
+            verify: compare the SHA-256 of every shard (True), its size only (False), or by default hashes up to
+                128 MiB.
 
         Raises:
             StoreError: there is no store, a shard is missing, truncated or altered, or the format is newer.
@@ -157,12 +156,10 @@ class Store:
         return tokenizer
 
     def held_out_mask(self, fraction: float) -> NDArray[np.bool_]:
-        """Returns which documents are held out, (N,): about `fraction`, by the hash of their
-        text.
+        """Returns which documents are held out, (N,): about `fraction`, by the hash of their text.
 
-        A document keeps its side when the corpus grows, is reordered or tokenised anew, and copies of a text
-            are on one side. At
-        least one document is held out, and where there are two different texts at least one is not.
+        A document keeps its side when the corpus grows, is reordered or tokenised anew, and copies of a text are on one
+        side. At least one document is held out, and where there are two different texts at least one is not.
 
         Args:
             fraction: in (0, 1).

@@ -60,9 +60,7 @@ class StoredDocument:
 
 
 def content_hash(text: str) -> int:
-    """Returns 64 bits that depend on the text alone: the same split whatever the tokenizer, order or
-    machine.
-    """
+    """Returns 64 bits that depend on the text alone: the same split whatever the tokenizer, order or machine."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
 
 

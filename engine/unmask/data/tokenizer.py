@@ -95,8 +95,7 @@ class Tokenizer:
 
         Args:
             texts: documents. More than `sample_characters` are sampled, by hash of their content.
-            vocab_size: tokens wanted, special tokens and single characters included; small text may give
-            fewer.
+            vocab_size: tokens wanted, special tokens and single characters included; small text may give fewer.
             lowercase: drop case and accents, BERT's "uncased".
             sample_characters: how many characters of text training may hold in memory.
             max_length: see `Tokenizer`.
@@ -174,8 +173,7 @@ class Tokenizer:
 
         Args:
             texts: the texts.
-            special_tokens: read "[MASK]" and the like in a text as the special token; by default they are
-            text.
+            special_tokens: read "[MASK]" and the like in a text as the special token; by default they are text.
         """
         backend = self._backend if special_tokens else self._plain
         return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -251,9 +249,7 @@ class Tokenizer:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of everything that decides which ids a text gets; file format, padding and truncation do
-        not.
-        """
+        """SHA-256 of everything that decides which ids a text gets; file format, padding and truncation do not."""
         model = self._description["model"]
         meaning = {
             "normalizer": self._description["normalizer"],

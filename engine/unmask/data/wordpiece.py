@@ -109,8 +109,7 @@ def train_vocabulary(
 
 
 def sample_by_hash(texts: Iterable[str], characters: int) -> list[str]:
-    """Returns the texts with the smallest content hashes whose lengths sum to at most `characters`, sorted by
-    it.
+    """Returns the texts with the smallest content hashes whose lengths sum to at most `characters`, sorted by it.
 
     The choice depends on the set of texts alone, not on their order, and holds no more than that in memory.
     At least one text is returned where there is one with characters.
@@ -142,9 +141,7 @@ def _frequent_characters(alphabet: Sequence[tuple[str, int]], continuing: set[st
 def _count_characters(
     normalized: Sequence[str], pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer
 ) -> tuple[list[tuple[str, int]], set[str]]:
-    """Characters with their counts, most frequent first, and those that occur inside a word after its
-    first.
-    """
+    """Characters with their counts, most frequent first, and those that occur inside a word after its first."""
     words: Counter[str] = Counter()
     for text in normalized:
         words.update(text.split())

@@ -1,9 +1,7 @@
 """The names of BERT's parameters, ours and Hugging Face's, in one table used both ways.
 
-A row maps one module of ours to one of theirs, or to several that are stacked along the first dimension:
-queries, keys
-and values are one projection here and three there. `{i}` stands for the layer. Weight and bias follow the
-module.
+A row maps one module of ours to one of theirs, or to several that are stacked along the first dimension: queries, keys
+and values are one projection here and three there. `{i}` stands for the layer. Weight and bias follow the module.
 """
 
 from __future__ import annotations

@@ -17,8 +17,7 @@ _SAFETENSORS, _BIN = "model.safetensors", "pytorch_model.bin"
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder by name, on the CPU; layer norms of old TensorFlow conversions get today's
-    names.
+    """All tensors of a folder by name, on the CPU; layer norms of old TensorFlow conversions get today's names.
 
     Raises:
         CheckpointError: no weights, or a file that cannot be read.

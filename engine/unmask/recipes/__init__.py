@@ -1,6 +1,4 @@
-"""Recipes that ship with the package, one YAML file each; a recipe states only what differs from the
-defaults.
-"""
+"""Recipes that ship with the package, one YAML file each; a recipe states only what differs from the defaults."""
 
 import difflib
 from importlib.resources import files

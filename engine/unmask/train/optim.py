@@ -1,5 +1,4 @@
-"""AdamW with BERT's parameter groups (Loshchilov & Hutter 2019, arXiv:1711.05101; Devlin et al. 2019,
-arXiv:1810.04805).
+"""AdamW with BERT's parameter groups (Loshchilov & Hutter, arXiv:1711.05101; Devlin et al. 2019, arXiv:1810.04805).
 
 Weight decay pulls matrices and embeddings towards zero and leaves biases and layer norms alone. The update is
 `torch.optim.AdamW` in its fused form, one kernel over all parameters on CPU and GPU; it corrects the bias of the
@@ -15,9 +14,8 @@ __all__ = ["adamw", "parameter_groups", "set_learning_rate"]
 def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
     """Names of the trained parameters, as `{"decay": [...], "no_decay": [...]}`.
 
-    A parameter is exempt from decay when it is a vector: every bias and the gain of every layer norm, and
-        nothing else in a
-    BERT. Tied weights appear once, under the first of their names.
+    A parameter is exempt from decay when it is a vector: every bias and the gain of every layer norm, and nothing else
+    in a BERT. Tied weights appear once, under the first of their names.
     """
     groups: dict[str, list[str]] = {"decay": [], "no_decay": []}
     for name, parameter in model.named_parameters():

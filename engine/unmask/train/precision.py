@@ -1,5 +1,4 @@
-"""Which dtype activations take: bf16 where the machine multiplies it fast, fp32 elsewhere. Parameters are fp32
-always.
+"""Which dtype activations take: bf16 where the machine multiplies it fast, fp32 elsewhere. Parameters are fp32 always.
 
 "Fast" means instructions that multiply bf16 pairs and accumulate in fp32: tensor cores from sm_80 on, AVX512-BF16 or
 AMX-BF16 on x86 CPUs. Elsewhere bf16 is emulated by widening and costs more than fp32.
@@ -26,9 +25,7 @@ class Precision:
 def choose_precision(
     requested: Literal["auto", "float32", "bfloat16"] = "auto", device: torch.device | str = "cpu"
 ) -> Precision:
-    """Dtype of activations on `device`; an explicit request is honoured even where it is slow, and the reason says
-    so.
-    """
+    """Dtype of activations on `device`; an explicit request is honoured even where it is slow, as the reason says."""
     fast, why = _fast_bfloat16(torch.device(device))
     if requested == "auto":
         return Precision(dtype=torch.bfloat16 if fast else torch.float32, reason=why)

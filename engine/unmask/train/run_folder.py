@@ -63,8 +63,7 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, config: RunConfig) -> "RunFolder":
-        """Open the run in `path` to continue it with `config`, which may differ from the saved one in MAY_CHANGE
-        only.
+        """Open the run in `path` to continue it with `config`, which may differ from the saved one in MAY_CHANGE only.
 
         Raises:
             RunError: there is no run in `path`, or `config` changes what may not change.

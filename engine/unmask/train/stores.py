@@ -85,8 +85,7 @@ def _embedded(config: RunConfig, run: Path, say: Callable[[str], None]) -> Store
     try:
         return _prepared(folder, config, say)
     except StoreError as error:
-        # Another run may have prepared the same text meanwhile; or the cache is damaged, which costs time and no
-        # more.
+        # Another run may have prepared the same text meanwhile; or the cache is damaged, which costs time and no more.
         say(f"{error}; preparing the cached text again")
         try:
             return Store.open(folder)
