@@ -15,12 +15,11 @@ __all__ = ["parse", "run"]
 
 
 def run(arguments: list[str]) -> None:
-    """Train, or go on with a run; the trainer says what happens, the last line what to do with the result."""
+    """Train, or go on with a run; the trainer says what happens and what to do next."""
     config, resume = parse(arguments)
     from unmask.train.trainer import pretrain
 
-    folder = pretrain(config, resume=resume)
-    print(f'try: unmask fill-mask {folder} "text with a [MASK]"')
+    pretrain(config, resume=resume)
 
 
 def parse(arguments: list[str]) -> tuple[RunConfig, Path | None]:

@@ -30,8 +30,12 @@ class Meter:
         self.peak = peak
         self._sums: Tensor | None = None
         self._steps = self._timed_steps = self._tokens = 0
-        self._flops = self._away = self._waited_before = 0.0
-        self._begun = time.perf_counter()
+        self._flops = self._waited_before = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Time counts from here; what came before was preparation."""
+        self._begun, self._away = time.perf_counter(), 0.0
 
     def add(self, report: StepReport, *, tokens: int, flops: float) -> None:
         """Account for one step of `tokens` real tokens and `flops` operations."""

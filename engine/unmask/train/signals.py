@@ -1,7 +1,7 @@
 """A polite stop: SIGTERM or Ctrl-C asks the loop to finish its step and save; a second Ctrl-C aborts at once.
 
-Schedulers send SIGTERM some seconds before they kill. The handler only sets a flag, so a signal inside a save or an
-evaluation is honoured right after it.
+Schedulers send SIGTERM some seconds before they kill. The handler only sets a flag, so a signal inside a save is
+honoured right after it.
 """
 
 import signal

@@ -10,6 +10,7 @@ same bits as one that was never interrupted (same thread count, build and machin
 
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,8 @@ class Trainer:
         train = self.config.train
         self.parts.model.train()
         self.display.begin(self.done)
+        # Lays out the stream: a corpus that is too small is refused before there is a log, and off the clock.
+        self.parts.sources.position(self.done)
         log = RunLog(self.folder, done=self.done, tensorboard=train.tensorboard)
         with (
             closing(log),
@@ -155,17 +158,20 @@ class Trainer:
             StopRequest() as stop,
             closing(self.parts.sources.steps(self.done, self.cursor)) as steps,
         ):
+            if self.done > log.evaluated and self._due(train.evaluate_every):
+                # The evaluation that a stop or a kill came before.
+                self._evaluate(log, stop)
+            self.meter.start()
             for batches in steps:
                 set_learning_rate(self.optimizer, self.schedule(self.done))
                 report = self.step([batch.to(self.parts.device, non_blocking=True) for batch in batches])
                 self._account(batches, report)
-                last = self.done == train.steps
-                if last or self.done % train.log_every == 0:
+                if self._due(train.log_every):
                     self._log(log)
-                if last or self.done % train.evaluate_every == 0:
-                    self._evaluate(log)
-                if last or self.done % train.save_every == 0:
+                if stop or self._due(train.save_every):
                     self._save()
+                if not stop and self._due(train.evaluate_every):
+                    self._evaluate(log, stop)
                 if stop:
                     break
             if self.saved != self.done:
@@ -233,8 +239,11 @@ class Trainer:
                 "made in them; start a new run with a lower train.learning_rate or a longer warm-up"
             )
 
-    def _evaluate(self, log: RunLog) -> None:
-        """Score the model on held-out text."""
+    def _due(self, every: int) -> bool:
+        return self.done == self.config.train.steps or (self.done > 0 and self.done % every == 0)
+
+    def _evaluate(self, log: RunLog, stop: StopRequest) -> None:
+        """Score the model on held-out text; a stop leaves it to the resumed run."""
         with self.meter.paused():
             parts = self.parts
             segment = segment_of(parts.sources.segments, self.done - 1)
@@ -242,10 +251,12 @@ class Trainer:
             scores = evaluate(
                 parts.model,
                 parts.objectives,
-                () if stream is None else stream.batches(),
+                () if stream is None else takewhile(lambda _: not stop, stream.batches()),
                 tokens=self.config.train.evaluate_tokens,
                 device=parts.device,
             )
+            if stop:
+                return
             for score in scores:
                 self.display.say(f"held-out at step {self.done}: {score}")
             if scores:
@@ -286,6 +297,7 @@ class Trainer:
             self.display.say(
                 f"done: {self.done} steps, {self.tokens:,} tokens, model in {self.checkpoints.path(self.done)}"
             )
+            self.display.say(f'try: unmask fill-mask {self.folder} "text with a [MASK]"')
         else:
             self.display.say(
                 f"{stop.name}: stopped after step {self.done}, saved; continue with `unmask pretrain --resume "

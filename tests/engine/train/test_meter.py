@@ -56,6 +56,19 @@ def test_rates_leave_out_pauses_and_count_waiting(monkeypatch: pytest.MonkeyPatc
     assert (row["tokens_per_second"], row["data_wait"], row["seconds_per_step"]) == (100.0, 0.0, 1.0)
 
 
+def test_rates_begin_with_the_loop_and_not_with_the_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("unmask.train.meter.time.perf_counter", lambda: clock[0])
+    meter = Meter(["mlm"])
+    with meter.paused():
+        clock[0] += 20.0
+    clock[0] += 10.0
+    meter.start()
+    clock[0] += 2.0
+    meter.add(report(1.0), tokens=600, flops=0.0)
+    assert meter.read(waited_seconds=0.0)["tokens_per_second"] == 300.0
+
+
 def test_an_open_window_continues_exactly() -> None:
     losses = [0.1, 0.7, 1.3]
     whole, first, second = Meter(["mlm"]), Meter(["mlm"]), Meter(["mlm"])

@@ -68,9 +68,37 @@ def test_after_a_polite_stop(
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, step, lambda: os.kill(os.getpid(), number))
         assert tiny.pretrain(tiny.config(run)) == run
-    assert f"{number.name}: stopped after step {step}, saved" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{number.name}: stopped after step {step}, saved; continue with `unmask pretrain --resume {run}`" in said
+    assert "fill-mask" not in said
     assert (run / "checkpoints" / f"step-{step:06d}").is_dir()
     resume(tiny, run)
+    assert_same_end(tiny, run, unbroken)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_stop_does_not_wait_for_an_evaluation_which_the_resumed_run_makes(
+    tiny: ModuleType, tmp_path: Path, unbroken: Path, capsys: pytest.CaptureFixture[str], inside: bool
+) -> None:
+    run = tmp_path / "run"
+    evaluated = []
+
+    def evaluate(*arguments: Any, **options: Any) -> Any:
+        evaluated.append(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **options)
+
+    original = tiny.pretrain.__globals__["evaluate"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("unmask.train.trainer.evaluate", evaluate)
+        if not inside:
+            at_step(patched, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        tiny.pretrain(tiny.config(run))
+    assert len(evaluated) == inside
+    assert "held-out" not in capsys.readouterr().out
+    assert (run / "checkpoints" / "step-000008").is_dir()
+    resume(tiny, run)
+    assert "fill-mask" in capsys.readouterr().out
     assert_same_end(tiny, run, unbroken)
 
 

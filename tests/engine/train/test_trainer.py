@@ -1,4 +1,5 @@
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -44,6 +45,20 @@ def test_the_padding_of_a_checkpoint_is_that_of_its_tokenizer(
     tiny.pretrain(tiny.config(tmp_path / "run", steps=1, warmup_steps=1, phases=[]))
     config = json.loads((tmp_path / "run" / "checkpoints" / "step-000001" / "config.json").read_text())
     assert config["pad_token_id"] == 7
+
+
+def test_the_first_speed_leaves_out_what_came_before_the_loop(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tiny.pretrain.__globals__["RunLog"]
+
+    def slow(*arguments: object, **options: object) -> object:
+        time.sleep(1.0)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr("unmask.train.trainer.RunLog", slow)
+    tiny.pretrain(tiny.config(tmp_path / "a", steps=4, phases=[]))
+    assert read_log(tmp_path / "a")[0]["seconds_per_step"] < 1.0 / 3
 
 
 def test_learning_happens_and_the_tokens_are_the_real_ones(unbroken: Path) -> None:
