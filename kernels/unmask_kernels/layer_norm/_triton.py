@@ -1,10 +1,10 @@
 """Triton layer_norm: a tile of whole rows in registers, one read and one write.
 
 Memory bound. Traffic per row of D elements of s bytes, forward: x, residual, y = 3 D s; backward: dy, x, residual,
-dresidual = 4 D s, and D s for dx under dropout. The mask is drawn again from its address instead of being stored; without
-a residual, neither it nor its gradient is touched. A program of the forward takes one tile; programs of the backward are
-persistent and loop over tiles, so that dweight and dbias add up in registers. Each program then writes one row of a
-(programs, D) fp32 buffer, which is summed afterwards: no atomics, so the result does not depend on timing.
+dresidual = 4 D s, and D s for dx under dropout. The mask is drawn again from its address instead of being stored;
+without a residual, neither it nor its gradient is touched. A program of the forward takes one tile; programs of the
+backward are persistent and loop over tiles, so that dweight and dbias add up in registers. Each program then writes one
+row of a (programs, D) fp32 buffer, which is summed afterwards: no atomics, so the result does not depend on timing.
 """
 
 from __future__ import annotations
