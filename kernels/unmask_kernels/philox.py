@@ -14,7 +14,8 @@ One call gives 4 words of 32 bits = 8 lanes of 16 bits for 8 neighbouring column
 (j even) or high (j odd) half of word j // 2. An element is kept when lane >= round(65536 p).
 
 This file is bit-equal to Triton's `tl.philox`. Words are int64 tensors: PyTorch lacks uint32 arithmetic.
-Costs about 100 integer operations per call, 12 per element: `_CHUNK` keeps the intermediate words in cache.
+Costs about 100 integer operations per call, 12 per element: a CPU works on as many counters as fit in its cache, a GPU
+on as many as keep its intermediate words below two gigabytes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ _MASK32 = 0xFFFFFFFF
 _ROUND_A, _ROUND_B = 0xD2511F53, 0xCD9E8D57
 _KEY_A, _KEY_B = 0x9E3779B9, 0xBB67AE85
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # as a signed 64-bit number
-_CHUNK = 1 << 16  # counters worked on at a time
+_CHUNKS = {"cpu": 1 << 16}  # counters worked on at a time
+_CHUNK_ELSEWHERE = 1 << 24
 
 
 def philox_4x32(
@@ -111,11 +113,10 @@ def keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tens
 
 def _keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tensor:
     group = torch.arange(_groups(columns), device=key.device)
-    rows_at_a_time = max(1, _CHUNK // len(group))
+    rows_at_a_time = max(1, _chunk(key) // len(group))
     keep = torch.empty(len(keys_of_rows), columns, dtype=torch.bool, device=key.device)
-    for start in range(0, len(keys_of_rows), rows_at_a_time):
-        rows = keys_of_rows[start : start + rows_at_a_time, None]
-        keep[start : start + rows_at_a_time] = _keep(group, torch.zeros_like(group), rows, key, columns, p)
+    for some in _slices(len(keys_of_rows), rows_at_a_time):
+        keep[some] = _keep(group, torch.zeros_like(group), keys_of_rows[some, None], key, columns, p)
     return keep
 
 
@@ -136,13 +137,22 @@ def keep_scores(key: Tensor, document_keys: Tensor, heads: int, rows: range, col
     row = torch.arange(rows.start, rows.stop, device=key.device)
     head = torch.arange(heads, device=key.device)[:, None, None]
     keep = torch.empty(len(document_keys), heads, len(row), columns, dtype=torch.bool, device=key.device)
-    rows_at_a_time = max(1, _CHUNK // (len(group) * heads))
-    for index in range(len(document_keys)):
-        for start in range(0, len(row), rows_at_a_time):
-            some = slice(start, start + rows_at_a_time)
+    rows_at_a_time = min(max(1, _chunk(key) // (len(group) * heads)), len(row))
+    documents_at_a_time = max(1, _chunk(key) // max(1, len(group) * heads * rows_at_a_time))
+    for documents in _slices(len(document_keys), documents_at_a_time):
+        address = document_keys[documents, None, None, None]
+        for some in _slices(len(row), rows_at_a_time):
             first = (row[some, None] << 16) | group
-            keep[index, :, some] = _keep(first, head, document_keys[index], key, columns, p)
+            keep[documents, :, some] = _keep(first, head, address, key, columns, p)
     return keep
+
+
+def _chunk(x: Tensor) -> int:
+    return _CHUNKS.get(x.device.type, _CHUNK_ELSEWHERE)
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, max(1, size))]
 
 
 def _groups(columns: int) -> int:

@@ -76,6 +76,39 @@ def test_threshold_is_the_probability_in_16_bits(p: float, bound: int) -> None:
     assert philox.threshold(p) == bound
 
 
+@pytest.mark.parametrize("chunk", [1, 24, 1 << 20])
+def test_any_number_of_counters_at_a_time_gives_the_same_bits(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, keys = torch.tensor(7), philox.mix64(torch.arange(3))
+    scores, rows = philox.keep_scores(key, keys, 2, range(3, 9), 21, 0.4), philox.keep_rows(key, keys, 21, 0.4)
+    monkeypatch.setattr(philox, "_CHUNKS", {})
+    monkeypatch.setattr(philox, "_CHUNK_ELSEWHERE", chunk)
+    assert torch.equal(philox.keep_scores(key, keys, 2, range(3, 9), 21, 0.4), scores)
+    assert torch.equal(philox.keep_rows(key, keys, 21, 0.4), rows)
+    assert torch.equal(philox.keep_scores(key, keys[1:2], 2, range(9), 21, 0.4)[0, :, 3:], scores[1])
+
+
+def test_a_gpu_decides_many_documents_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    draw = philox.philox_4x32
+    monkeypatch.setattr(philox, "philox_4x32", lambda *words: calls.append(1) or draw(*words))
+    monkeypatch.setattr(philox, "_CHUNKS", {})
+    philox.keep_scores(torch.tensor(7), torch.arange(50), 2, range(16), 16, 0.4)
+    assert len(calls) == 1
+
+
+def test_keys_from_a_compiled_graph_are_the_eager_ones() -> None:
+    """Inductor generates code for them, products that wrap in 64 bits included."""
+
+    def keys(seed: torch.Tensor, documents: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return philox.dropout_keys(seed, 3, 4), philox.row_keys(documents, positions)
+
+    compiled = torch.compile(keys, fullgraph=True)
+    for seed in (0, -1, 2**62 + 12345):
+        arguments = torch.tensor(seed), philox.mix64(torch.arange(40)), torch.arange(40)
+        for ours, eager in zip(compiled(*arguments), keys(*arguments), strict=True):
+            assert torch.equal(ours, eager)
+
+
 def test_a_compiled_graph_drops_the_same_rows() -> None:
     key, keys = philox.dropout_keys(torch.tensor(3), 1, 1)[0, 0], philox.mix64(torch.arange(50))
     compiled = torch.compile(philox.keep_rows, fullgraph=True)
