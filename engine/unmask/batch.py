@@ -37,7 +37,8 @@ class Cursor(NamedTuple):
     k: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# comparing tensors gives tensors: two batches are equal when they are the same object
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PackedBatch:
     """A micro-batch of T tokens in S document slots with M slots for masked tokens.
 

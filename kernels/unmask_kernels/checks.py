@@ -59,9 +59,11 @@ def last_dim_contiguous(family: str, name: str, x: Tensor) -> None:
 
 
 def probability(family: str, name: str, p: float) -> None:
-    """A dropout probability lies in [0, 1)."""
+    """A dropout probability lies in [0, 1 - 2**-16], which 16-bit lanes can tell from 1."""
     if not 0.0 <= p < 1.0:
         raise ValueError(f"{family}: {name} must be at least 0 and below 1, got {p}")
+    if p > 1.0 - 2.0**-16:
+        raise ValueError(f"{family}: {name} must be at most 1 - 2**-16, the step of dropout's random numbers, got {p}")
 
 
 def random_address(family: str, p: float, key: Tensor | None, **addresses: Tensor | None) -> None:

@@ -16,12 +16,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from . import philox
+from . import checks, philox
 
 __all__ = ["Documents"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# comparing tensors gives tensors: two Documents are equal when they are the same object
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Documents:
     """The boundaries of the documents of one packed row, and what follows from them.
 
@@ -65,6 +66,13 @@ class Documents:
             TypeError, ValueError: a wrong dtype or shape; on CPU tensors also wrong contents. The contents of a tensor
                 on a GPU are not looked at: that would be a synchronisation.
         """
+        for name, value in (("cu_seqlens", cu_seqlens), ("keys", keys)):
+            if value is not None and not isinstance(value, Tensor):
+                kind = "int32" if name == "cu_seqlens" else "int64"
+                raise TypeError(
+                    f"documents: {name} must be an {kind} tensor, got {type(value).__name__}; "
+                    f"use torch.tensor({name}, dtype=torch.{kind})"
+                )
         if cu_seqlens.dtype != torch.int32:
             raise TypeError(f"documents: cu_seqlens must be int32, got {cu_seqlens.dtype}; use cu_seqlens.int()")
         if cu_seqlens.dim() != 1 or len(cu_seqlens) < 2:
@@ -89,6 +97,7 @@ class Documents:
                 f"documents: keys must be int64 of shape ({count},), one per document, "
                 f"got {keys.dtype} {tuple(keys.shape)}"
             )
+        checks.same_device("documents", "cu_seqlens", cu_seqlens, keys=keys)
         index = torch.arange(count, device=cu_seqlens.device)
         # with output_size the lengths are not read back from a GPU
         document_ids = torch.repeat_interleave(index, lengths, output_size=tokens)

@@ -15,6 +15,12 @@ from unmask.batch import IGNORED, Cursor, assemble, pack
 DOCUMENTS = [[101, 5, 6, 102], [101, 7, 102], [101, 102]]
 
 
+def test_comparing_batches_asks_for_the_object_and_does_not_raise() -> None:
+    batch = pack([[2, 7, 3]])
+    assert batch == batch
+    assert batch != pack([[2, 7, 3]])
+
+
 def test_packs_documents_one_after_the_other() -> None:
     batch = pack(DOCUMENTS)
     assert batch.ids.tolist() == [101, 5, 6, 102, 101, 7, 102, 101, 102]

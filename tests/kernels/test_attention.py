@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -191,6 +192,17 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         "attention: qkv must be contiguous in its last dimension, got strides",
     ),
+    (
+        {"documents": replace(SMALL.make(torch.float32).arguments["documents"], keys=torch.zeros(4, device="meta"))},
+        ValueError,
+        "attention: keys must be on cpu, the device of qkv, got meta",
+    ),
+    (
+        {"documents": replace(SMALL.make(torch.float32).arguments["documents"], order=torch.zeros(4, device="meta"))},
+        ValueError,
+        "attention: order must be on cpu, the device of qkv, got meta",
+    ),
+    ({"p": 1 - 2**-17}, ValueError, "attention: p must be at most 1 - 2**-16, the step of dropout's random numbers"),
     ({"p": -0.1}, ValueError, "attention: p must be at least 0 and below 1, got -0.1"),
     ({"key": None}, ValueError, "attention: p is 0.2, so key is needed to address the random numbers"),
     ({"backend": "numpy"}, ValueError, "attention: backend must be one of 'torch', 'reference', got 'numpy'"),

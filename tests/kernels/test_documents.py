@@ -47,6 +47,13 @@ def test_longest_is_a_bound_and_stays_as_given() -> None:
     assert Documents.build(offsets(3, 5), longest=512).longest == 512
 
 
+def test_comparing_documents_asks_for_the_object_and_does_not_raise() -> None:
+    documents = Documents.build(offsets(3, 5))
+    assert documents == documents
+    assert documents != Documents.build(offsets(3, 5))
+    assert documents in {documents}
+
+
 def test_moves_as_a_whole() -> None:
     documents = Documents.build(offsets(3, 5)).to("meta")
     assert {documents.cu_seqlens.device.type, documents.row_keys.device.type, documents.order.device.type} == {"meta"}
@@ -63,6 +70,13 @@ def test_moves_as_a_whole() -> None:
         (torch.tensor([0, 4]).int(), {"tokens": 6}, r"end at the number of tokens \(6\), ends at 4"),
         (torch.tensor([0, 4]).int(), {"longest": 3}, "longest must bound every document, is 3 but one has 4"),
         (torch.tensor([0, 4]).int(), {"keys": torch.tensor([1, 2])}, r"keys must be int64 of shape \(1,\)"),
+        (torch.tensor([0, 4]).int(), {"keys": [1]}, r"keys must be an int64 tensor, got list; use torch.tensor\(keys,"),
+        (
+            torch.tensor([0, 4]).int(),
+            {"keys": torch.zeros(1, dtype=torch.int64, device="meta")},
+            r"keys must be on cpu, the device of cu_seqlens, got meta; move it with keys.to\('cpu'\)",
+        ),
+        ([0, 4], {}, r"cu_seqlens must be an int32 tensor, got list; use torch.tensor\(cu_seqlens,"),
         (torch.zeros(2, dtype=torch.int32, device="meta"), {}, "tokens and longest must be given"),
     ],
 )

@@ -108,7 +108,7 @@ def _check(qkv: Tensor, documents: Documents, p: float, key: Tensor | None) -> N
             f"attention: qkv must have one row per token of documents ({documents.tokens}), got {qkv.shape[0]}"
         )
     checks.last_dim_contiguous(name, "qkv", qkv)
-    checks.same_device(name, "qkv", qkv, cu_seqlens=documents.cu_seqlens)
+    checks.same_device(name, "qkv", qkv, cu_seqlens=documents.cu_seqlens, keys=documents.keys, order=documents.order)
     checks.probability(name, "p", p)
     checks.random_address(name, p, key)
     if p > 0.0:
