@@ -12,7 +12,6 @@ import subprocess
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -46,10 +45,11 @@ def report() -> Iterator[str]:
     import torch
 
     from unmask.train.precision import choose_precision
+    from unmask.train.provenance import processor
 
     yield from _versions()
     yield ""
-    yield f"processor: {_processor()}, {torch.get_num_threads()} threads"
+    yield f"processor: {processor()}, {torch.get_num_threads()} threads"
     found = [name for name, here in torch.cpu.get_capabilities().items() if here is True]
     features = sorted(name for name in found if name.startswith(_INSTRUCTIONS))
     yield f"  instructions for matrices: {', '.join(features) or 'only the common ones'}"
@@ -122,17 +122,6 @@ def _why_no_gpu(torch: Any) -> str:
     if torch.version.cuda is None:
         return "this PyTorch is built without CUDA"
     return f"PyTorch is built for CUDA {torch.version.cuda}, but finds no device or driver"
-
-
-def _processor() -> str:
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _nvcc() -> str:

@@ -24,6 +24,7 @@ __all__ = ["MAY_CHANGE", "RunFolder", "not_written", "saved_config"]
 MAY_CHANGE = frozenset(
     {
         "run",
+        "data.store",
         "data.workers",
         "train.steps",
         "train.log_every",
@@ -31,9 +32,11 @@ MAY_CHANGE = frozenset(
         "train.save_every",
         "train.keep_checkpoints",
         "train.tensorboard",
+        "train.threads",
     }
 )
-"""Settings that a resumed run may change; every other one would make it another run."""
+"""Settings that a resumed run may change; every other one would make it another run. `data.store` is where the store
+lies now: a checkpoint knows the fingerprint of its data and refuses any other."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
-from unmask.errors import CheckpointError, RunError
+from unmask.errors import RunError
 from unmask.train.assembly import Parts, assemble
 from unmask.train.binding import bind
 from unmask.train.checkpoint import Checkpoints
@@ -30,6 +30,7 @@ from unmask.train.metrics import FlopCount, peak_flops
 from unmask.train.optim import adamw, set_learning_rate
 from unmask.train.progress import Display
 from unmask.train.provenance import differences, machine
+from unmask.train.resume import inherit, require_same_data
 from unmask.train.run_folder import RunFolder
 from unmask.train.schedule import LinearSchedule
 from unmask.train.segments import segment_of
@@ -75,10 +76,10 @@ def _train(folder: RunFolder) -> None:
     checkpoints.clean()
     found = checkpoints.latest_valid()
     facts = None if found is None else load_facts(found / "training")
-    # The thread count decides the order of sums, so a resumed run takes the one it began with.
-    threads = config.train.threads or (None if facts is None else facts.threads)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if facts is not None:
+        config = inherit(config, facts, display.say)
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.seed)
     parts = assemble(config, folder.path, display.say)
     trainer = Trainer(config=config, folder=folder.path, parts=parts, checkpoints=checkpoints, display=display)
@@ -185,31 +186,16 @@ class Trainer:
             RunError: the run is configured to end before that step.
             CheckpointError: the model or the data are not those of the checkpoint.
         """
-        train = self.config.train
-        if facts.step > train.steps:
-            raise RunError(
-                f"run {self.folder}: train.steps is {train.steps} but {facts.step} steps are done; give at least that "
-                "many"
-            )
         here = self.parts.sources.position(facts.step)
-        if (facts.segment, facts.index) != (here.segment, here.index):
-            raise CheckpointError(
-                f"checkpoint {checkpoint} stands at micro-batch {facts.index} of segment {facts.segment}; with these "
-                f"settings step {facts.step} is micro-batch {here.index} of segment {here.segment}; resume with the "
-                "saved train.steps"
-            )
-        if facts.fingerprint != here.fingerprint:
-            raise CheckpointError(
-                f"checkpoint {checkpoint} was trained on other data: stream {facts.fingerprint[:16]} was saved, this "
-                f"store gives {here.fingerprint[:16]}; put the original store back or start a new run"
-            )
+        steps = self.config.train.steps
+        require_same_data(facts, here, checkpoint=checkpoint, run=self.folder, steps=steps)
         load_tensors(checkpoint / "training", self.parts.model, self.optimizer)
         self.done, self.tokens, self.saved = facts.step, facts.tokens, facts.step
         self.cursor = None if facts.cursor is None else Cursor(*facts.cursor)
         self.skipped.fill_(facts.skipped)
         self.meter.reopen_window(facts.window, self.parts.device)
         self.display.say(f"resumed from {checkpoint}")
-        for sentence in differences(facts.machine, machine(self.parts.device)):
+        for sentence in differences(facts.machine, self._machine()):
             self.display.say(sentence)
 
     def _account(self, batches: list[PackedBatch], report: StepReport) -> None:
@@ -279,7 +265,7 @@ class Trainer:
                 tokens=self.tokens,
                 skipped=int(self.skipped.item()),
                 threads=torch.get_num_threads(),
-                machine=machine(parts.device),
+                machine=self._machine(),
                 window=self.meter.open_window(),
             )
 
@@ -291,6 +277,9 @@ class Trainer:
 
             self.checkpoints.save(self.done, write, bytes_needed=state_bytes(parts.model))
             self.saved = self.done
+
+    def _machine(self) -> dict[str, str]:
+        return machine(self.parts.device, self.parts.model.encoder.compute_dtype)
 
     def _say_goodbye(self, stop: StopRequest) -> None:
         if self.done == self.config.train.steps:

@@ -1,5 +1,6 @@
 """However a run stops, what it leaves behind goes on to the same bits."""
 
+import json
 import os
 import random
 import signal
@@ -205,6 +206,36 @@ def test_other_data_is_refused(tiny: ModuleType, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(store, "ids", ids)
     with pytest.raises(CheckpointError, match="was trained on other data"):
         resume(tiny, run, **{"train.steps": 8})
+
+
+def test_the_store_may_lie_elsewhere_and_the_threads_may_change_which_is_said(
+    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    tiny.pretrain(tiny.config(run, steps=4, phases=[]))
+    capsys.readouterr()
+    resume(tiny, run, **{"train.steps": 6, "data.store": "moved", "train.threads": 2})
+    assert "threads were 1, now 2: same data and masks, but sums may round differently" in capsys.readouterr().out
+    resume(tiny, run, **{"train.steps": 8, "train.threads": 1})
+    assert read_log(run)[-1]["step"] == 8
+
+
+def test_auto_stays_what_it_was_where_another_machine_would_choose_otherwise(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setattr("unmask.train.precision._fast_bfloat16", lambda device: (True, "fast"))
+    tiny.pretrain(tiny.config(run, steps=4, phases=[], dtype="auto"))
+    state = json.loads((run / "checkpoints" / "step-000004" / "training" / "state.json").read_text())
+    assert state["machine"]["activations"] == "bfloat16"
+    assert {"device", "unmask", "torch", "python"} <= state["machine"].keys()
+    monkeypatch.setattr("unmask.train.precision._fast_bfloat16", lambda device: (False, "slow"))
+    capsys.readouterr()
+    resume(tiny, run, **{"train.steps": 6})
+    said = capsys.readouterr().out
+    assert "activations stay in bfloat16, as saved" in said
+    assert "activations was" not in said
+    assert saved_config(run).train.dtype == "auto"
 
 
 def test_a_tampered_fingerprint_is_refused(tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
