@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,19 @@ def test_import_contracts_hold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert status == 0, capsys.readouterr().out
 
 
+def test_every_family_and_kernel_module_is_under_contract() -> None:
+    """The contracts name modules; a family or a module that is added must be named too."""
+    import unmask_kernels
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contracts = {contract["name"]: contract for contract in settings["tool"]["importlinter"]["contracts"]}
+    families = set(contracts["A family of operations stands alone"]["modules"])
+    assert families == {f"unmask_kernels.{name}" for name in unmask_kernels.FAMILIES}
+    plain = set(contracts["Triton is imported by Triton backends only"]["source_modules"])
+    files = (ROOT / "kernels/unmask_kernels").glob("[!_]*.py")
+    assert {f"unmask_kernels.{path.stem}" for path in files} <= plain
+
+
 def test_an_import_that_points_up_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +90,50 @@ def test_kernels_import_torch_only() -> None:
 def test_model_objectives_and_step_import_torch_and_numpy_only() -> None:
     modules = "unmask unmask.batch unmask.model unmask.objectives unmask.train.step"
     assert foreign_imports(modules, baseline="torch numpy") == []
+
+
+# packs documents, encodes and trains one step with the named packages out of reach
+STEP_WITHOUT = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ImportError(f"{name} is out of reach")
+blocked = set(sys.argv[1].split())
+assert not blocked & sys.modules.keys()
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+import torch
+from unmask.batch import assemble, pack
+from unmask.model import EncoderConfig, PretrainingModel
+from unmask.objectives import build_objectives
+from unmask.train.optim import adamw
+from unmask.train.step import TrainingStep
+config = EncoderConfig(
+    vocab_size=50, hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, max_positions=16
+)
+model = PretrainingModel(config, heads=("mlm",), seed=0).train()
+batch = pack([[2, 7, 9, 3], [2, 8, 3]])
+print(tuple(model.encoder(batch.ids, batch.documents, batch.segments).shape))
+ids = np.array([2, 4, 9, 3])
+sizes = {"tokens": 8, "sequences": 2, "longest": 16}
+batch = assemble(ids, np.array([4]), keys=np.array([1]), masked=np.array([1]), labels=np.array([7]), **sizes)
+step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=adamw(model))
+print(bool(torch.isfinite(step([batch]).loss)))
+"""
+
+
+def test_torch_and_numpy_are_enough_to_pack_encode_and_train() -> None:
+    blocked = "pyarrow tokenizers pydantic yaml rich tyro transformers safetensors"
+    paths = [str(ROOT / "engine"), str(ROOT / "kernels")]
+    program = f"import sys; sys.path[:0] = {paths!r}\n{STEP_WITHOUT}"
+    done = subprocess.run([sys.executable, "-c", program, blocked], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["(7, 16)", "True"]
+    # and the block is one: what needs such a package fails
+    needy = program + "\nimport safetensors\n"
+    done = subprocess.run([sys.executable, "-c", needy, blocked], capture_output=True, text=True, check=False)
+    assert "safetensors is out of reach" in done.stderr
 
 
 def test_every_public_name_resolves() -> None:
