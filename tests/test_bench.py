@@ -23,6 +23,9 @@ from bench.clock import PLAYBACK, DeviceClock, Playback, interleave, peak_bytes 
 from bench.race import Race  # noqa: E402
 from bench.sides import SIZES, check_agreement, collate_with_numpy, make_inputs, to_packed  # noqa: E402
 
+from unmask_kernels import attention  # noqa: E402
+from unmask_kernels.testing.attention import attention_case  # noqa: E402
+
 
 @pytest.mark.parametrize("case", CASES.values(), ids=str)
 @pytest.mark.parametrize("tokens", [8, 511, 4096, 10_007])
@@ -163,6 +166,29 @@ def test_numpy_masks_a_share_of_ordinary_tokens_only() -> None:
     assert kept[0].tolist() == documents[0] and kept[1, :102].tolist() == documents[1]
     assert made["attention_mask"].sum(1).tolist() == [402, 102]
     assert 0.6 < float((made["input_ids"][chosen] == 103).double().mean()) < 0.95
+
+
+@pytest.mark.parametrize(("lengths", "masked"), [([6, 6], False), ([6, 4], True)])
+def test_padded_attention_is_ours_and_is_masked_only_where_lengths_differ(
+    lengths: list[int], masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.kernels import bench_attention
+
+    masks = []
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *qkv, **rest: masks.append(rest.get("attn_mask")) or sdpa(*qkv, **rest),
+    )
+    arguments = attention_case("two", lengths).make(torch.float64).arguments
+    qkv = arguments["qkv"]
+    rows = torch.nn.utils.rnn.pad_sequence(qkv.split(lengths), batch_first=True)
+    padded = bench_attention._padded(**{**arguments, "qkv": rows}).transpose(1, 2)
+    ours = attention(qkv, arguments["documents"])
+    for row, part in zip(padded, ours.split(lengths), strict=True):
+        torch.testing.assert_close(row[: len(part)], part)
+    assert [mask is not None for mask in masks] == [masked]
 
 
 def test_both_sides_of_a_step_have_the_same_loss() -> None:

@@ -1,12 +1,14 @@
 """attention: every backend against padded attention, as a BERT user has it today, on real document lengths.
 
 Shapes are the model's: T packed tokens, H heads of 64. The peer is PyTorch's `scaled_dot_product_attention` on
-documents padded to the longest of the batch with a boolean mask; padding and unpadding are not timed, which favours
-it. Work is useful work, the sum of s_i^2 over documents, so a peer's padding lowers its rate.
+documents padded to the longest of the batch with a boolean mask, or none where all have one length; padding and
+unpadding are not timed, which favours it. On a GPU PyTorch's `varlen_attn`, which has no dropout, is another. Work is
+useful work, the sum of s_i^2 over documents, so a peer's padding lowers its rate.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from functools import partial
 from typing import Any
 
@@ -43,10 +45,25 @@ BACKENDS = [name for name in FAMILY.backends if name != "reference"]
 
 def _padded(qkv: Tensor, documents: Documents, *, causal: bool, p: float, key: Tensor) -> Tensor:
     """SDPA on rows padded by the caller: qkv (B, longest, 3, H, K) and a mask travel in place of packed tokens."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    if documents.tokens == qkv.shape[0] * qkv.shape[1]:  # equal lengths: a mask would only keep the fast kernels away
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=p)
     lengths = documents.cu_seqlens.diff()
     mask = torch.arange(qkv.shape[1], device=qkv.device) < lengths[:, None]
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None], dropout_p=p)
+
+
+def _varlen(qkv: Tensor, documents: Documents, *, causal: bool, p: float, key: Tensor) -> Tensor:
+    """PyTorch's own attention on packed documents."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    boundaries, longest = documents.cu_seqlens, documents.longest
+    return varlen_attn(*qkv.unbind(1), boundaries, boundaries, longest, longest)
+
+
+def _peers(p: float) -> list[str]:
+    has_varlen = ON_GPU and p == 0.0 and importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    return ["padded", "varlen_attn"] if has_varlen else ["padded"]
 
 
 def _enter(lengths: list[int], heads: int, p: float, device: torch.device, direction: str) -> dict[str, Any]:
@@ -62,12 +79,16 @@ def _enter(lengths: list[int], heads: int, p: float, device: torch.device, direc
     rows = torch.nn.utils.rnn.pad_sequence(qkv.split(lengths), batch_first=True)
     calls = directed({name: partial(attention, backend=name) for name in BACKENDS}, inputs, direction)
     calls.update(directed({"padded": _padded}, inputs.change(qkv=rows), direction))
+    if "varlen_attn" in _peers(p):
+        calls.update(directed({"varlen_attn": _varlen}, inputs, direction))
     return calls
 
 
-@pytest.mark.parametrize("variant", ["padded", *BACKENDS])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-@pytest.mark.parametrize(("lengths", "heads", "p"), SHAPES)
+@pytest.mark.parametrize(
+    ("lengths", "heads", "p", "variant"),
+    [(*shape, variant) for shape in SHAPES for variant in (*_peers(shape[2]), *BACKENDS)],
+)
 def bench_attention(
     benchmark: Any, race: Any, device: torch.device, lengths: str, heads: int, p: float, direction: str, variant: str
 ) -> None:
