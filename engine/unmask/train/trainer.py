@@ -165,6 +165,9 @@ class Trainer:
             self.meter.start()
             for batches in steps:
                 set_learning_rate(self.optimizer, self.schedule(self.done))
+                # As order and masks: the same piece in two segments must not meet the same dropout.
+                segment = segment_of(self.parts.sources.segments, self.done)
+                self.parts.model.encoder.dropout_seed.fill_(segment.seed)
                 report = self.step([batch.to(self.parts.device, non_blocking=True) for batch in batches])
                 self._account(batches, report)
                 if self._due(train.log_every):

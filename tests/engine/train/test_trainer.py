@@ -1,4 +1,5 @@
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,27 @@ def test_every_phase_reads_and_is_evaluated_at_its_own_length(tiny: ModuleType, 
     half = len(evaluated) // 2
     assert evaluated == [16] * half + [32] * half
     assert half > 0
+
+
+def test_every_phase_has_dropout_of_its_own_in_a_resumed_run_too(tiny: ModuleType, tmp_path: Path) -> None:
+    seen: dict[int, set[int]] = {}
+    original = tiny.assembly.PretrainingModel.forward
+
+    def watch(model: torch.nn.Module, batch: object) -> torch.Tensor:
+        if model.training:
+            longest = batch.documents.longest  # type: ignore[attr-defined]
+            seen.setdefault(longest, set()).add(int(model.encoder.dropout_seed))  # type: ignore[operator, union-attr]
+        return original(model, batch)  # type: ignore[no-any-return]
+
+    run = tmp_path / "a"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tiny.assembly.PretrainingModel, "forward", watch)
+        tiny.pretrain(tiny.config(run))
+        shutil.rmtree(run / "checkpoints" / "step-000016")
+        tiny.pretrain(saved_config(run), resume=run)
+    assert seen[16] == {tiny.config(run).seed}
+    assert len(seen[32]) == 1
+    assert seen[32].isdisjoint(seen[16])
 
 
 def test_an_existing_run_is_never_written_over(tiny: ModuleType, unbroken: Path) -> None:
