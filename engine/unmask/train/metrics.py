@@ -10,6 +10,7 @@ as it is computed; padding is not counted at all. The share of the peak refers t
 from the vendors' data sheets.
 """
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from unmask.batch import PackedBatch
 
 __all__ = ["FlopCount", "peak_flops"]
 
-# dense bf16 with fp32 accumulation, TFLOP/s; the first name contained in the device's name counts
+# dense bf16 with fp32 accumulation, TFLOP/s; the first name whose words stand in the device's name counts
 PEAK_TFLOPS = {
     "B200": 2250.0,
     "GH200": 989.0,
@@ -71,4 +72,4 @@ def peak_flops(device: torch.device | str) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((tflops * 1e12 for known, tflops in PEAK_TFLOPS.items() if known in name), None)
+    return next((tflops * 1e12 for known, tflops in PEAK_TFLOPS.items() if re.search(rf"\b{known}\b", name)), None)

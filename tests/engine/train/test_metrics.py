@@ -42,11 +42,25 @@ def test_padding_and_unused_slots_are_not_counted() -> None:
     assert batch(12, 2, 2) == batch(40, 9, 6) == 3 * SHAPE.forward(12, 74, 2)
 
 
-def test_peak_is_known_by_name_and_unknown_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
-    assert peak_flops("cuda") == 989e12
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
-    assert peak_flops("cuda") == 756e12
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Graphics 9000")
-    assert peak_flops("cuda") is None
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A40", 150e12),
+        ("NVIDIA RTX A4000", None),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA A10G", None),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40S", 362e12),
+        ("Graphics 9000", None),
+    ],
+)
+def test_peak_is_known_by_the_whole_words_of_a_name(
+    name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops("cuda") == peak
     assert peak_flops("cpu") is None
