@@ -5,6 +5,9 @@ trainer refuses a change that would make it another run.
 """
 
 import dataclasses
+import re
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +76,32 @@ def _read(arguments: list[str], base: RunConfig) -> RunConfig:
         f"unmask pretrain [RECIPE|CONFIG.yaml] [OPTIONS]; recipes: {', '.join(names())} (default: tiny). "
         "unmask pretrain --resume RUN goes on with a run that stopped."
     )
-    return tyro.cli(RunConfig, prog="unmask pretrain", description=described, args=arguments, default=base)
+    words = _whole_numbers(arguments)
+    return tyro.cli(RunConfig, prog="unmask pretrain", description=described, args=words, default=base)
+
+
+def _whole_numbers(arguments: list[str]) -> list[str]:
+    """`1e6` as `1000000` where the setting is a whole number, as a YAML file may write it."""
+    whole = set(_options_of_whole_numbers(RunConfig))
+    words: list[str] = []
+    for word in arguments:
+        option, equals, value = word.partition("=")
+        if not equals:
+            option, value = (words[-1] if words else ""), word
+        if option.replace("-", "_") in whole and re.fullmatch(r"[0-9]+(\.[0-9]*)?[eE]\+?[0-9]+", value):
+            number = float(value)
+            if number.is_integer():
+                word = f"{option}={int(number)}" if equals else str(int(number))
+        words.append(word)
+    return words
+
+
+def _options_of_whole_numbers(cls: Any, prefix: str = "__") -> Iterator[str]:
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _options_of_whole_numbers(hint, f"{prefix}{name}.")
+        elif int in (hint, *typing.get_args(hint)):
+            yield f"{prefix}{name}"
 
 
 def _changes(base: Any, given: Any, prefix: str = "") -> dict[str, Any]:

@@ -27,6 +27,22 @@ def test_yaml_file_then_overrides(tmp_path: Path) -> None:
     assert config.data.mask_split == (1.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize("spelling", [["--train.steps", "1e6"], ["--train.steps=1.0e6"], ["--train.steps", "10E5"]])
+def test_whole_numbers_may_be_written_as_in_yaml(spelling: list[str]) -> None:
+    assert parse(spelling)[0].train.steps == 1_000_000
+
+
+def test_whole_numbers_with_a_dash_in_their_name_and_none_as_default() -> None:
+    config, _ = parse(["--train.max-documents", "1e2", "--train.learning-rate", "1e-3", "--run", "1e6"])
+    assert (config.train.max_documents, config.train.learning_rate, config.run) == (100, 1e-3, "1e6")
+
+
+def test_a_fraction_is_no_whole_number(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--train.steps", "1.25e1"])
+    assert "1.25e1" in "".join(capsys.readouterr())
+
+
 def test_phases_of_a_recipe_survive_an_override() -> None:
     config, _ = parse(["bert-base", "--seed", "3"])
     assert config == load_config("bert-base", {"seed": 3})
