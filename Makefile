@@ -63,4 +63,5 @@ $(VENV)/.%-installed: $(BIN)/python $(REQUIREMENTS)
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "unmask needs Python 3.11 or newer, $(PYTHON) is older; name another: make PYTHON=python3.12 ..."; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu it needs the package python3-venv"; exit 2; }

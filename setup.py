@@ -1,10 +1,4 @@
-"""Build `unmask` and `unmask_kernels` from their two source roots; everything else is in pyproject.toml.
-
-`unmask_kernels._C`, the pybind11 module compiled from csrc/, will be listed here as an extension that nvcc
-builds. Where nvcc is missing the install has no extension and still succeeds: nothing imports `_C` but
-`unmask_kernels.extension`, which looks for it when a `cuda` backend is asked for, and `unmask doctor` says
-what is missing.
-"""
+"""Build `unmask` and `unmask_kernels` from their two source roots; everything else is in pyproject.toml."""
 
 from setuptools import find_packages, setup
 

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import re
+import shutil
+import subprocess
 import tomllib
 from itertools import chain
 from pathlib import Path
@@ -79,6 +81,19 @@ def test_triton_is_left_to_the_build_of_torch() -> None:
 def test_tested_version_satisfies_the_requirement(text: str) -> None:
     requirement = Requirement(text)
     assert Version(constraints()[canonical(requirement.name)]) in requirement.specifier
+
+
+def test_a_virtual_environment_that_fails_half_way_is_removed_and_explained(tmp_path: Path) -> None:
+    """Debian's python3 without python3-venv leaves .venv/bin/python behind, which make would take for done."""
+    python = tmp_path / "python-without-venv"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] && exit 0\nmkdir -p .venv/bin && touch .venv/bin/python\nexit 1\n')
+    python.chmod(0o755)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    command = ["make", f"PYTHON={python}", ".venv/bin/python"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "python3-venv" in done.stdout
+    assert not (tmp_path / ".venv").exists()
 
 
 def test_version_is_stated_once() -> None:
