@@ -19,12 +19,13 @@ DEMO_SETTINGS_long := --train.steps 8000
 DEMO_RUN := $(DEMO_RUN_$(DEMO))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint
+.PHONY: help demo test test-slow bench lint
 
 help:
 	@echo "make demo        install, pre-train the embedded default for minutes, show what it predicts"
 	@echo "make demo DEMO=long   the same with a longer run"
 	@echo "make test        install the test extras, run the whole suite (JOBS=$(JOBS))"
+	@echo "make test-slow   the long tests that the suite leaves out"
 	@echo "make lint        ruff check, ruff format --check, mypy"
 	@echo "make bench       the benches that a CPU can run"
 
@@ -52,6 +53,9 @@ lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test-slow: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m pytest bench --timeout 1800
