@@ -84,9 +84,9 @@ kernels() {
   left=$(ls bench/kernels/bench_*.py | wc -l)
   for file in bench/kernels/bench_*.py; do
     share=$(((ends - SECONDS) / left - 10))
-    # in the foreground it stays in the stage's process group, which dies as one
+    # interrupted, pytest writes what it has; in the foreground it stays in the stage's process group, which dies as one
     # shellcheck disable=SC2086
-    timeout --foreground --kill-after=10 $((share > 1 ? share : 1)) "$PYTHON" -m pytest -q -p no:cacheprovider \
+    timeout --foreground --signal=INT --kill-after=10 $((share > 1 ? share : 1)) "$PYTHON" -m pytest -q -p no:cacheprovider \
       "$file" $rounds --benchmark-json "$SCRATCH/kernels-$(basename "$file" .py).json" || code=1
     left=$((left - 1))
     merge_kernels || code=1
