@@ -54,7 +54,9 @@ class RunFolder:
             RunError: it exists and is not empty.
         """
         path = Path(config.run if config.run is not None else f"runs/{datetime.now():%Y%m%d-%H%M%S}")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        # What a process killed before it saved the configuration leaves.
+        unfinished = {".config.yaml.partial"}
+        if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - unfinished):
             raise RunError(
                 f"run directory {path} exists already; continue it with `unmask pretrain --resume {path}` or choose "
                 "another name with --run"

@@ -2,11 +2,7 @@
 
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,29 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 
 from unmask.errors import CheckpointError, RunError
-from unmask.train.log import read_evaluations, read_log
+from unmask.train.log import read_log
 from unmask.train.progress import Display
 from unmask.train.run_folder import saved_config
 from unmask.train.state import Facts
-
-TIMES = ("tokens_per_second", "data_wait", "seconds_per_step")
-
-
-def assert_same_end(tiny: ModuleType, run: Path, unbroken: Path) -> None:
-    """Equal weights to the bit, and an equal log but for the times in it."""
-    expected, got = tiny.parameters(unbroken), tiny.parameters(run)
-    assert expected.keys() == got.keys()
-    for name, value in expected.items():
-        assert torch.equal(value, got[name]), name
-    assert without_times(run) == without_times(unbroken)
-
-
-def without_times(run: Path) -> list[dict[str, Any]]:
-    rows = read_log(run) + read_evaluations(run)
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
 def resume(tiny: ModuleType, run: Path, **changes: Any) -> None:
@@ -74,7 +53,7 @@ def test_after_a_polite_stop(
     assert "fill-mask" not in said
     assert (run / "checkpoints" / f"step-{step:06d}").is_dir()
     resume(tiny, run)
-    assert_same_end(tiny, run, unbroken)
+    tiny.assert_same_end(run, unbroken)
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -100,7 +79,7 @@ def test_a_stop_does_not_wait_for_an_evaluation_which_the_resumed_run_makes(
     assert (run / "checkpoints" / "step-000008").is_dir()
     resume(tiny, run)
     assert "fill-mask" in capsys.readouterr().out
-    assert_same_end(tiny, run, unbroken)
+    tiny.assert_same_end(run, unbroken)
 
 
 def test_after_an_error_in_mid_run_and_after_the_end(tiny: ModuleType, tmp_path: Path, unbroken: Path) -> None:
@@ -116,9 +95,9 @@ def test_after_an_error_in_mid_run_and_after_the_end(tiny: ModuleType, tmp_path:
             with pytest.raises(MemoryError):
                 go()
     resume(tiny, run)
-    assert_same_end(tiny, run, unbroken)
+    tiny.assert_same_end(run, unbroken)
     resume(tiny, run)
-    assert_same_end(tiny, run, unbroken)
+    tiny.assert_same_end(run, unbroken)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -129,7 +108,7 @@ def test_with_workers_and_either_activation_dtype(tiny: ModuleType, tmp_path: Pa
         at_step(patched, 11, lambda: os.kill(os.getpid(), signal.SIGTERM))
         tiny.pretrain(tiny.config(parted, workers=1, dtype=dtype))
     resume(tiny, parted, **{"data.workers": 0})
-    assert_same_end(tiny, parted, whole)
+    tiny.assert_same_end(parted, whole)
 
 
 def truncate(path: Path) -> None:
@@ -161,7 +140,7 @@ def test_from_the_one_before_when_the_newest_checkpoint_is_damaged(
     assert "step-000012: training/__0_0.distcp" in said
     assert "resumed from" in said
     assert "step-000010" in said
-    assert_same_end(tiny, run, unbroken)
+    tiny.assert_same_end(run, unbroken)
 
 
 def test_after_the_disk_was_full_in_mid_save(
@@ -177,7 +156,7 @@ def test_after_the_disk_was_full_in_mid_save(
         with pytest.raises(CheckpointError, match=r"step-000010 could not be written .*step-000005 is whole"):
             tiny.pretrain(tiny.config(run))
     resume(tiny, run)
-    assert_same_end(tiny, run, unbroken)
+    tiny.assert_same_end(run, unbroken)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
@@ -194,7 +173,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
             tiny.pretrain(tiny.config(run))
     assert not (run / "checkpoints").exists()
     resume(tiny, run)
-    assert_same_end(tiny, run, unbroken)
+    tiny.assert_same_end(run, unbroken)
 
 
 def test_other_data_is_refused(tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,62 +241,3 @@ def test_more_steps_go_on_and_fewer_than_done_are_refused(tiny: ModuleType, tmp_
         resume(tiny, run, **{"train.steps": 5})
     resume(tiny, run)
     assert read_log(run)[-1]["step"] == 6
-
-
-def start(tiny: ModuleType, run: Path, *arguments: str) -> "subprocess.Popen[bytes]":
-    assert tiny.__file__ is not None
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.Popen(
-        [sys.executable, tiny.__file__, str(run), *arguments],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-
-
-def kill_repeatedly(tiny: ModuleType, run: Path, times: int, seed: int) -> int:
-    """Start and SIGKILL `times` times, at random moments of training and of saving; then let it finish.
-
-    Returns how many of the kills hit a process that was still at work.
-    """
-    chance = random.Random(seed)
-    hits = 0
-    for turn in range(times):
-        if turn % 2:
-            process = start(tiny, run, str(chance.randint(1, 12)))
-        else:
-            process = start(tiny, run)
-            deadline = time.monotonic() + 60
-            begun = run / "log.jsonl"
-            size = begun.stat().st_size if begun.exists() else 0
-            # A row is written early in a run, so that this waits for training and not for imports.
-            while process.poll() is None and time.monotonic() < deadline:
-                if begun.exists() and begun.stat().st_size not in (0, size):
-                    break
-                time.sleep(0.002)
-            time.sleep(chance.uniform(0.0, 0.15))
-            process.kill()
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode in (0, -signal.SIGKILL), errors.decode()
-        hits += process.returncode != 0
-    process = start(tiny, run)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors.decode()
-    return hits
-
-
-def test_after_sigkill_in_training_and_inside_a_save(tiny: ModuleType, tmp_path: Path, unbroken: Path) -> None:
-    assert kill_repeatedly(tiny, tmp_path / "run", times=3, seed=1) >= 2
-    assert_same_end(tiny, tmp_path / "run", unbroken)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_after_twenty_sigkills(tiny: ModuleType, tmp_path: Path, unbroken: Path) -> None:
-    hits = runs = 0
-    while hits < 20:
-        run = tmp_path / f"run-{runs}"
-        hits += kill_repeatedly(tiny, run, times=4, seed=runs)
-        assert_same_end(tiny, run, unbroken)
-        runs += 1
-        assert runs <= 20, "the kills came too late to hit anything"

@@ -24,9 +24,10 @@ def test_an_existing_run_directory_is_refused_with_both_ways_out(tmp_path: Path)
         RunFolder.create(config)
 
 
-def test_an_empty_directory_may_become_a_run(tmp_path: Path) -> None:
+def test_an_empty_directory_or_one_of_a_start_that_was_killed_may_become_a_run(tmp_path: Path) -> None:
+    (tmp_path / ".config.yaml.partial").write_text("seed")
     RunFolder.create(replace(CONFIG, run=str(tmp_path)))
-    assert (tmp_path / "config.yaml").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def test_a_resumed_run_may_change_how_it_is_watched_but_not_what_it_computes(tmp_path: Path) -> None:

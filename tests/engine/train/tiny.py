@@ -1,6 +1,7 @@
 """A run small enough to be repeated many times, and a process of its own to be killed in.
 
-Run as a script it trains or resumes: tiny.py RUN_FOLDER [number of the file flush at which the process kills itself].
+Run as a script it trains or resumes: tiny.py RUN_FOLDER STEPS MOMENT, where at MOMENT, see `kill_at`, the process kills
+itself; an empty one lets it live.
 """
 
 import os
@@ -17,7 +18,8 @@ import torch
 from unmask.config import DataConfig, ModelConfig, Phase, RunConfig, TrainConfig
 from unmask.data.memory_store import MemoryStore
 from unmask.data.tokenizer import Tokenizer
-from unmask.train import assembly, checkpoint
+from unmask.train import assembly
+from unmask.train.log import read_evaluations, read_log
 from unmask.train.run_folder import saved_config
 from unmask.train.trainer import pretrain
 
@@ -89,24 +91,74 @@ def parameters(run: Path) -> dict[str, torch.Tensor]:
     return load_file(max((run / "checkpoints").glob("step-*[0-9]")) / "model.safetensors")
 
 
-def main(run: Path, kill_at_flush: int | None) -> None:
+TIMES = ("tokens_per_second", "data_wait", "seconds_per_step")
+
+
+def assert_same_end(run: Path, unbroken: Path) -> None:
+    """Equal weights to the bit, and an equal log but for the times in it."""
+    expected, got = parameters(unbroken), parameters(run)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, got[name]), name
+    assert without_times(run) == without_times(unbroken)
+
+
+def without_times(run: Path) -> list[dict[str, Any]]:
+    """Training and evaluation rows of a run, less what depends on the clock."""
+    rows = read_log(run) + read_evaluations(run)
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def kill_at(run: Path, moment: str) -> None:
+    """Kill this process at a moment `kind:count`: before the count-th operation of that kind on files of the run.
+
+    Kinds: `any`; `rename`; `remove` of a file or folder; `open`; `torn`, an opening to write, after which a piece of
+    another content stands in the file.
+    """
+    kind, count = moment.split(":")
+    left, process = int(count), os.getpid()
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event not in KINDS or os.getpid() != process or left <= 0:
+            return
+        # Removal of a tree names what is in it relative to an open folder; a number is a file that is open already.
+        place = None if isinstance(arguments[0], int) else Path(os.fsdecode(arguments[0]))
+        if place is None or (place.is_absolute() and not place.is_relative_to(run)):
+            return
+        to_write = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if kind not in ("any", KINDS[event]) and not (kind == "torn" and to_write):
+            return
+        left -= 1
+        if left == 0:
+            if kind == "torn":
+                how = os.O_WRONLY | os.O_CREAT | arguments[2] & (os.O_APPEND | os.O_TRUNC)
+                os.write(os.open(arguments[0], how), b'{"step"')
+            os.kill(process, signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+KINDS = {
+    "open": "open",
+    "os.rename": "rename",
+    "os.remove": "remove",
+    "os.rmdir": "remove",
+    "shutil.rmtree": "remove",
+    "os.mkdir": "any",
+}
+
+
+def main(run: Path, steps: int, moment: str) -> None:
     """Start or resume the run in `run`."""
-    flush, flushed = checkpoint.sync, 0
-
-    def count(path: Path) -> None:
-        nonlocal flushed
-        flushed += 1
-        if flushed == kill_at_flush:
-            os.kill(os.getpid(), signal.SIGKILL)
-        flush(path)
-
-    checkpoint.sync = count
     assembly.open_store = open_text  # type: ignore[assignment]
-    if run.exists():
+    if moment:
+        kill_at(run, moment)
+    if (run / "config.yaml").exists():
         pretrain(saved_config(run), resume=run)
     else:
-        pretrain(config(run, workers=1))
+        pretrain(config(run, workers=1, steps=steps))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
