@@ -90,9 +90,7 @@ def test_every_piece_gets_its_exact_count_and_no_special_is_chosen(lengths, seed
 
 
 def test_text_that_spells_special_tokens_is_left_alone():
-    ids = np.array(
-        [CLS, MASK, 0, 1, SEP, CLS, 50, MASK, MASK, MASK, MASK, MASK, MASK, MASK, SEP], dtype=np.uint16
-    )
+    ids = np.array([CLS, MASK, 0, 1, SEP, CLS, 50, MASK, MASK, MASK, MASK, MASK, MASK, MASK, SEP], dtype=np.uint16)
     masked = make(rate=1.0)(ids, [5, 10], np.array([1, 2]))
     assert masked.rows.tolist() == [6]
     assert masked.labels.tolist() == [50]
@@ -103,9 +101,7 @@ def test_a_piece_is_masked_the_same_wherever_it_lies():
     whole = make()(ids, sizes, keys)
     starts = np.cumsum(sizes) - sizes
     order = [3, 0, 4, 2, 1]
-    shuffled = make()(
-        np.concatenate([ids[starts[p] : starts[p] + sizes[p]] for p in order]), sizes[order], keys[order]
-    )
+    shuffled = make()(np.concatenate([ids[starts[p] : starts[p] + sizes[p]] for p in order]), sizes[order], keys[order])
     offset = 0
     for p in order:
         ours = shuffled.ids[offset : offset + sizes[p]]
@@ -155,9 +151,7 @@ def test_a_split_of_one_kind_makes_only_that_kind(split, expected):
 
 
 def test_equal_priorities_are_broken_by_the_earlier_token(monkeypatch):
-    monkeypatch.setattr(
-        masking, "philox_4x32", lambda c0, *rest: np.full((4, np.size(c0)), 5, dtype=np.uint64)
-    )
+    monkeypatch.setattr(masking, "philox_4x32", lambda c0, *rest: np.full((4, np.size(c0)), 5, dtype=np.uint64))
     ids, sizes, keys = row([20, 40])
     assert make()(ids, sizes, keys).rows.tolist() == [1, 2, 3, 21, 22, 23, 24, 25, 26]
 

@@ -41,9 +41,7 @@ def spans(planner_, pass_):
     """Every (document, start, length) of a pass."""
     plans = [planner_.plan(pass_, window) for window in range(planner_.windows)]
     return [
-        span
-        for p in plans
-        for span in zip(p.documents.tolist(), p.starts.tolist(), p.lengths.tolist(), strict=True)
+        span for p in plans for span in zip(p.documents.tolist(), p.starts.tolist(), p.lengths.tolist(), strict=True)
     ]
 
 

@@ -67,9 +67,6 @@ def test_pieces_of_a_corpus_have_different_names():
 
 def test_sites_seeds_and_parts_give_different_keys():
     keys = {
-        site_key(seed, site, *parts)
-        for seed in (0, 1, 2**64 - 1)
-        for site in (1, 2)
-        for parts in ((), (0,), (0, 1))
+        site_key(seed, site, *parts) for seed in (0, 1, 2**64 - 1) for site in (1, 2) for parts in ((), (0,), (0, 1))
     }
     assert len(keys) == 18
