@@ -65,5 +65,5 @@ def clock(device: torch.device) -> DeviceClock:
 
 @pytest.fixture(scope="session")
 def race(clock: DeviceClock, pytestconfig: pytest.Config) -> Race:
-    """The races of this session."""
+    """One set of races for the whole run of pytest."""
     return Race(clock, pytestconfig.getoption("--rounds"))
