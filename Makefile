@@ -15,7 +15,7 @@ DEMO ?= short
 DEMO_RUN_short := runs/demo
 DEMO_RUN_long := runs/demo-long
 DEMO_SETTINGS_short :=
-DEMO_SETTINGS_long := --train.steps 8000
+DEMO_SETTINGS_long := --train.steps 5000
 DEMO_RUN := $(DEMO_RUN_$(DEMO))
 
 .DEFAULT_GOAL := help

@@ -111,7 +111,7 @@ class Phase:
 class TrainConfig:
     """Budget, optimizer, precision, and how often things happen; times are counted in optimizer steps."""
 
-    steps: int = 1800
+    steps: int = 2100
     """Optimizer steps of the whole run."""
     tokens_per_step: int = 2048
     """Token capacity of one optimizer step over all ranks; a multiple of `micro_batch_tokens`."""
@@ -119,7 +119,7 @@ class TrainConfig:
     """Token capacity of one forward and backward pass."""
     max_documents: int | None = None
     """Document slots of a micro-batch; none: enough for short documents."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.5e-3
     """Peak learning rate, reached after the warm-up; then linear decay to 0."""
     warmup_steps: int = 100
     """Steps of linear warm-up, at most `steps`."""
