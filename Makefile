@@ -39,9 +39,9 @@ demo: $(VENV)/.plots-installed
 	fi
 	@echo
 	@$(BIN)/unmask fill-mask $(DEMO_RUN) \
-	    "Return a new array with the same [MASK] as the given array." \
-	    "If the file does not exist, a [MASK] is raised." \
-	    "The default [MASK] is None."
+	    "Returns [MASK] if the object is a tensor and False otherwise." \
+	    "Return the number of nodes in the [MASK]." \
+	    "out : tensor, [MASK]. the output tensor."
 	@echo
 	@$(BIN)/unmask plot $(DEMO_RUN)
 
