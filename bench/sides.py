@@ -1,8 +1,8 @@
 """The two sides of a training step: the same documents with the same masks, the same weights, one update.
 
 `transformers` gets the documents as its collator pads and masks them; ours gets the same ids and masked tokens
-packed without the padding. Lengths are lognormal (median 300, sigma 1.1, capped at 512), ids are random. Without
-`transformers` the masks come from NumPy and our side is alone.
+packed without the padding. Lengths come from a case of `cases.py`, ids are random. Without `transformers` the masks
+come from NumPy and our side is alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from unmask.batch import PackedBatch, assemble
 __all__ = ["HAS_PEER", "SIZES", "Size", "StepInputs", "check_agreement", "make_inputs", "ours", "theirs"]
 
 LONGEST = 512
-LENGTHS = CASES["lognormal-512"]
 AGREEMENT = 1e-5
 HAS_PEER = all(importlib.util.find_spec(package) is not None for package in ("transformers", "tokenizers"))
 """Whether the other side can be built here."""
@@ -58,15 +57,17 @@ class StepInputs:
     packed: PackedBatch
 
 
-def make_inputs(size: Size, tokens: int, count: int, device: torch.device, multiple: int | None) -> list[StepInputs]:
-    """`count` steps of different documents, each of exactly `tokens` real tokens."""
+def make_inputs(
+    size: Size, tokens: int, count: int, device: torch.device, multiple: int | None, lengths: str = "lognormal-512"
+) -> list[StepInputs]:
+    """`count` steps of different documents, each of exactly `tokens` real tokens; `lengths` names a case."""
     collate = Collator(size.vocab, multiple) if HAS_PEER else partial(collate_with_numpy, vocab=size.vocab)
-    drawn = [LENGTHS.fill(tokens, seed) for seed in range(count)]
-    slots = max(len(lengths) for lengths in drawn)
+    drawn = [CASES[lengths].fill(tokens, seed) for seed in range(count)]
+    slots = max(map(len, drawn))
     made = []
-    for seed, lengths in enumerate(drawn):
+    for seed, sizes in enumerate(drawn):
         ids = documents(
-            lengths,
+            sizes,
             size.vocab,
             cls_id=SPECIAL_IDS["[CLS]"],
             sep_id=SPECIAL_IDS["[SEP]"],
@@ -74,8 +75,8 @@ def make_inputs(size: Size, tokens: int, count: int, device: torch.device, multi
             seed=seed,
         )
         padded = collate(ids, seed)
-        packed = to_packed(padded, lengths, slots, seed).to(device)
-        made.append(StepInputs(lengths, {name: value.to(device) for name, value in padded.items()}, packed))
+        packed = to_packed(padded, sizes, slots, seed).to(device)
+        made.append(StepInputs(sizes, {name: value.to(device) for name, value in padded.items()}, packed))
     return made
 
 

@@ -4,11 +4,11 @@
     python bench/engine/bench_step.py --size base --out FILE.json   also writes a result file
     pytest bench/engine/bench_training_step.py                      mini on a CPU, base on a GPU, five rounds
 
-Both sides train on the same documents with the same masks: lengths are lognormal (median 300, sigma 1.1,
-capped at 512), ids are random, the masks are those of the library's collator. A step is forward, loss,
-backward, clipping and AdamW; both make one update from the same documents. `transformers` reads them padded
-to the longest of the batch, ours packed without padding. Only tokens of documents count. Each round brings
-new documents; collating is not in the time and reported apart.
+Both sides train on the same documents with the same masks: unless `--lengths` says otherwise the lengths are lognormal
+(median 300, sigma 1.1, capped at 512); ids are random, the masks are those of the library's collator. A step is forward,
+loss, backward, clipping and AdamW; both make one update from the same documents. `transformers` reads them padded to the
+longest of the batch, ours packed without padding. Only tokens of documents count. Rounds take up to eight sets of
+documents in turn; collating is not in the time and reported apart.
 
 Before the clock starts, the losses of the two models with the same weights, in fp32 without dropout, must
 agree within 1e-5. Without `transformers` ours runs alone, and the result says so.
@@ -32,12 +32,15 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kernels")) if path not in sys.path]
 
 from bench import machine, report  # noqa: E402
+from bench.cases import CASES  # noqa: E402
 from bench.clock import DeviceClock, interleave, peak_bytes  # noqa: E402
 from bench.roofline import bert_step_flops, matmul_rate  # noqa: E402
-from bench.sides import HAS_PEER, SIZES, StepInputs, check_agreement, make_inputs, ours, theirs  # noqa: E402
+from bench.sides import HAS_PEER, LONGEST, SIZES, StepInputs, check_agreement, make_inputs, ours, theirs  # noqa: E402
 
 PEERS = ("transformers bf16", "transformers fp32")
 """Ratios are taken against the first."""
+
+SHORT_CASES = [name for name, case in CASES.items() if case.longest <= LONGEST]
 
 
 def measure(
@@ -50,6 +53,7 @@ def measure(
     peers: Sequence[str] = PEERS,
     include_ours: bool = True,
     multiple: int | None = None,
+    lengths: str = "lognormal-512",
 ) -> list[dict[str, Any]]:
     """Compare, race, and return result entries, ours first."""
     size = SIZES[name]
@@ -57,7 +61,7 @@ def measure(
     note = "" if HAS_PEER else " transformers is not installed here: no peer, masks drawn with NumPy."
     peers = peers if HAS_PEER else ()
     start = time.perf_counter()
-    inputs = make_inputs(size, tokens, min(rounds, 8), device, multiple)
+    inputs = make_inputs(size, tokens, min(rounds, 8), device, multiple, lengths)
     collate_seconds = (time.perf_counter() - start) / len(inputs)
     steps: dict[str, Callable[[StepInputs], Tensor]] = {}
     agreement = None
@@ -90,7 +94,7 @@ def measure(
             f"training step, {name}: {shape}",
             variant,
             times[variant],
-            case=f"dropout {dropout:g}" + (f", padded to {multiple}" if multiple else ""),
+            case=f"{lengths}, dropout {dropout:g}" + (f", padded to {multiple}" if multiple else ""),
             baseline=peers[0] if peers else None,
             tokens=tokens,
             flops=flops,
@@ -114,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, help="real tokens of a step (default: by size)")
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.0, 0.1])
+    parser.add_argument("--lengths", choices=SHORT_CASES, default="lognormal-512", help="lengths of the documents")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--pad-to-multiple-of", type=int, help="as in the collator of transformers")
@@ -134,12 +139,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             peers=PEERS[:1] if options.no_float32 else PEERS,
             include_ours=not options.only_peer,
             multiple=options.pad_to_multiple_of,
+            lengths=options.lengths,
         )
     print_table(rows)
     if options.out:
         path = options.out
         if str(path) == "auto":
-            stamp = f"{date.today().isoformat()}-{machine.commit()['id'][:10]}-step-{options.size}.json"
+            stamp = (
+                f"{date.today().isoformat()}-{machine.commit()['id'][:10]}-step-{options.size}-{options.lengths}.json"
+            )
             path = report.RESULTS / machine.name() / stamp
         report.save(path, report.document(rows))
 
@@ -147,13 +155,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """A line for each case and variant: median, real tokens/s, share of the ceiling, ratio to the baseline."""
     medians = {(r["extra_info"]["case"], r["extra_info"]["variant"]): r["stats"]["median"] for r in rows}
-    print(f"{'case':<14}{'variant':<20}{'median s':>10}{'IQR s':>9}{'tokens/s':>11}{'ceiling':>9}{'ratio':>7}")
+    print(f"{'case':<28}{'variant':<20}{'median s':>10}{'IQR s':>9}{'tokens/s':>11}{'ceiling':>9}{'ratio':>7}")
     for row in rows:
         info, stats = row["extra_info"], row["stats"]
         taken = stats["median"]
         ratio = medians.get((info["case"], info["baseline"]), float("nan")) / taken
         print(
-            f"{info['case']:<14}{info['variant']:<20}{taken:>10.3f}{stats['iqr']:>9.3f}{info['tokens'] / taken:>11,.0f}"
+            f"{info['case']:<28}{info['variant']:<20}{taken:>10.3f}{stats['iqr']:>9.3f}{info['tokens'] / taken:>11,.0f}"
             f"{info['floor_seconds'] / taken:>9.0%}{ratio:>7.2f}"
         )
 
