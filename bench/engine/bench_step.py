@@ -4,11 +4,11 @@
     python bench/engine/bench_step.py --size base --out FILE.json   also writes a result file
     pytest bench/engine/bench_training_step.py                      mini on a CPU, base on a GPU, five rounds
 
-Both sides train on the same documents with the same masks: unless `--lengths` says otherwise the lengths are lognormal
-(median 300, sigma 1.1, capped at 512); ids are random, the masks are those of the library's collator. A step is forward,
-loss, backward, clipping and AdamW; both make one update from the same documents. `transformers` reads them padded to the
-longest of the batch, ours packed without padding. Only tokens of documents count. Rounds take up to eight sets of
-documents in turn; collating is not in the time and reported apart.
+Both sides train on the same documents with the same masks. Unless `--lengths` says otherwise the lengths are
+lognormal (median 300, sigma 1.1, capped at 512); ids are random, the masks are those of the library's collator. A
+step is forward, loss, backward, clipping and AdamW; both make one update from the same documents. `transformers`
+reads them padded to the longest of the batch, ours packed without padding. Only tokens of documents count. Rounds
+take up to eight sets of documents in turn; collating is not in the time and reported apart.
 
 Before the clock starts, the losses of the two models with the same weights, in fp32 without dropout, must
 agree within 1e-5. Without `transformers` ours runs alone, and the result says so.
