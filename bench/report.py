@@ -11,7 +11,7 @@ reads
     tokens            real tokens of one call, gives tokens/s (or tokens_per_second itself)
     floor_seconds     time that the roofline allows, gives the share of the ceiling; `ceiling` says which one
     peak_bytes        memory of one call
-Of each group on a machine the newest file that holds it is shown.
+Of each case of a group on a machine the newest file that holds it is shown.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def render(results: Path = RESULTS, figures: Path | None = None) -> str:
     for folder in sorted(path for path in results.glob("*") if path.is_dir()):
         files = [(path, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
         page.append(f"## {folder.name}\n")
-        for group, content in sorted(_newest_groups(content for _, content in files).items()):
-            page.append(_group_section(group, content))
+        for group, content, cases in _newest_cases(content for _, content in files):
+            page.append(_group_section(group, content, cases))
         for path, content in files:
             if "run" in content:
                 page.append(_run_section(content, f"{folder.name}-{path.stem}.png", figures))
@@ -117,16 +117,20 @@ def _stamp() -> dict[str, Any]:
     return {"datetime": now, "machine_info": machine.facts(), "commit_info": machine.commit()}
 
 
-def _newest_groups(contents: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    newest: dict[str, dict[str, Any]] = {}
+def _newest_cases(contents: Iterable[dict[str, Any]]) -> list[tuple[str, dict[str, Any], set[str]]]:
+    """Group, file and the cases of that group for which the file is the newest."""
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
     for content in sorted((c for c in contents if "benchmarks" in c), key=lambda c: str(c["datetime"])):
         for benchmark in content["benchmarks"]:
-            newest[benchmark["group"] or benchmark["name"]] = content
-    return newest
+            newest[benchmark["group"] or benchmark["name"], _of(benchmark, "case")] = content
+    sections: dict[tuple[str, str], tuple[dict[str, Any], set[str]]] = {}
+    for (group, case), content in newest.items():
+        sections.setdefault((group, str(content["datetime"])), (content, set()))[1].add(case)
+    return [(group, content, cases) for (group, _), (content, cases) in sorted(sections.items(), key=lambda s: s[0])]
 
 
-def _group_section(group: str, content: dict[str, Any]) -> str:
-    rows = [b for b in content["benchmarks"] if (b["group"] or b["name"]) == group]
+def _group_section(group: str, content: dict[str, Any], cases: set[str]) -> str:
+    rows = [b for b in content["benchmarks"] if (b["group"] or b["name"]) == group and _of(b, "case") in cases]
     lines = [f"### {group}\n", _provenance(content), ""]
     ceilings = sorted({str(row["extra_info"]["ceiling"]) for row in rows if row["extra_info"].get("ceiling")})
     if ceilings:

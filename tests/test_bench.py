@@ -238,6 +238,18 @@ def test_the_page_shows_the_newest_ratio_of_each_group(tmp_path: Path) -> None:
     assert "| small | theirs | 400 ms | 50 ms | 3 | 2,500 | 1.00 |" in page
 
 
+def test_the_page_keeps_a_case_that_newer_files_do_not_hold(tmp_path: Path) -> None:
+    other = _result("2025-01-01T00:00:00", [9.0], [9.0])
+    for benchmark in other["benchmarks"]:
+        benchmark["extra_info"]["case"] = "large"
+    report.save(tmp_path / "box" / "old.json", other)
+    report.save(tmp_path / "box" / "new.json", _result("2025-02-01T00:00:00", [0.1], [0.4]))
+    page = report.render(tmp_path)
+    assert page.count("### step") == 2
+    assert "| large | ours | 9 s |" in page
+    assert "| small | ours | 100 ms |" in page
+
+
 def test_a_training_run_becomes_a_curve_without_folders(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
