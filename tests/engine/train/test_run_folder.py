@@ -1,4 +1,5 @@
 import multiprocessing
+import re
 from dataclasses import replace
 from pathlib import Path
 
