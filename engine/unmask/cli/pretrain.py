@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from unmask.cli._arguments import join_repeated
 from unmask.config import RunConfig, load_config
 from unmask.errors import ConfigError
 
@@ -76,7 +77,7 @@ def _read(arguments: list[str], base: RunConfig) -> RunConfig:
         f"unmask pretrain [RECIPE|CONFIG.yaml] [OPTIONS]; recipes: {', '.join(names())} (default: tiny). "
         "unmask pretrain --resume RUN goes on with a run that stopped."
     )
-    words = _whole_numbers(arguments)
+    words = _whole_numbers(join_repeated(arguments, "--data.input"))
     return tyro.cli(RunConfig, prog="unmask pretrain", description=described, args=words, default=base)
 
 

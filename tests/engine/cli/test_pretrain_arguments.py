@@ -37,6 +37,12 @@ def test_whole_numbers_with_a_dash_in_their_name_and_none_as_default() -> None:
     assert (config.train.max_documents, config.train.learning_rate, config.run) == (100, 1e-3, "1e6")
 
 
+def test_data_input_may_be_repeated() -> None:
+    config, _ = parse(["--data.input", "a.txt", "--data.input", "b.txt", "--train.steps", "200"])
+    assert config.data.input == ["a.txt", "b.txt"]
+    assert config.train.steps == 200
+
+
 def test_a_fraction_is_no_whole_number(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["--train.steps", "1.25e1"])
