@@ -5,9 +5,9 @@ wide as its longest document, and only its shorter ones are padded. A group is c
 `_SCORES` elements and stays near the cache; a long document is cut by rows. Memory is O(T): the backward forms the
 probabilities again from q and k, one block at a time.
 
-Explicit products, not `scaled_dot_product_attention`: on a CPU with AVX-512 BF16 and 2 threads its bf16 kernel reached
-29 GFLOP/s backward at 4 heads x 512 tokens, these products 222. Operands are made contiguous first, in one copy for a
-whole group; the products would otherwise each copy their own.
+Explicit products, not `scaled_dot_product_attention`: its bf16 kernel for CPUs is slower even where nothing is padded
+(docs/measured.md, all-512). Operands are made contiguous first, in one copy for a whole group; the products would
+otherwise each copy their own.
 
 It reads the lengths on the host; on a GPU that waits for the device several times per group: no CUDA graph holds it.
 """
