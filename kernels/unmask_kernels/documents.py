@@ -113,6 +113,10 @@ class Documents:
             order=torch.argsort(lengths, descending=True, stable=True).int(),
         )
 
+    def first_rows(self) -> Tensor:
+        """Row of each document's first token, int64 (S,); of an empty document some row."""
+        return self.cu_seqlens[:-1].long().clamp(max=max(0, self.tokens - 1))
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Documents:
         """The same documents on another device."""
         moved = {field.name: getattr(self, field.name) for field in fields(self)}

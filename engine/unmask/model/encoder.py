@@ -75,6 +75,14 @@ class Embeddings(nn.Module):
         return self.norm(self.word(ids) + self.position(positions) + segment)
 
 
+class Pooler(Linear):
+    """What BERT makes of a document's [CLS]: tanh(W h + b)."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Hidden states at first tokens, (S, D) -> (S, D)."""
+        return torch.tanh(super().forward(rows))
+
+
 class Layer(nn.Module):
     """Self-attention and feed-forward, each with its residual and norm."""
 
@@ -91,15 +99,19 @@ class Layer(nn.Module):
         self.down = Linear(config.intermediate_size, size)
         self.norm = Norm(size, eps, p)
 
-    def forward(self, x: Tensor, documents: Documents, keys: Tensor | None) -> Tensor:
-        """x (T, D) -> (T, D); keys int64 (3,), one per dropout site, or None without dropout."""
+    def forward(self, x: Tensor, documents: Documents, keys: Tensor | None, rows: Tensor | None = None) -> Tensor:
+        """x (T, D) -> (T, D), or (R, D) for R rows; keys int64 (3,), one per dropout site, or None without dropout."""
         on_scores, on_attention, on_output = (None,) * _SITES if keys is None else keys.unbind()
         p = self.attention_dropout if keys is not None else 0.0
         qkv = self.qkv(x).view(-1, 3, self.heads, self.head_dim)
         context = attention(qkv, documents, p=p, key=on_scores).flatten(1)
-        x = self.attention_norm(self.attention_output(context), x, on_attention, documents.row_keys)
+        row_keys = documents.row_keys
+        if rows is not None:
+            # every token was attended to; from here on rows do not see one another
+            context, x, row_keys = (tensor.index_select(0, rows) for tensor in (context, x, row_keys))
+        x = self.attention_norm(self.attention_output(context), x, on_attention, row_keys)
         hidden = F.gelu(self.up(x), approximate=self.approximate)
-        return self.norm(self.down(hidden), x, on_output, documents.row_keys)
+        return self.norm(self.down(hidden), x, on_output, row_keys)
 
 
 class Encoder(nn.Module):
@@ -125,20 +137,24 @@ class Encoder(nn.Module):
         self.compute_dtype = compute_dtype
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
-        self.pooler = Linear(config.hidden_size, config.hidden_size) if pooler else None
+        self.pooler = Pooler(config.hidden_size, config.hidden_size) if pooler else None
         self.register_buffer("dropout_seed", torch.tensor(seed, dtype=torch.int64), persistent=False)
         self.dropout_seed: Tensor
         initialise(self, config.initializer_range, seed)
 
-    def forward(self, ids: Tensor, documents: Documents, segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self, ids: Tensor, documents: Documents, segments: Tensor | None = None, *, rows: Tensor | None = None
+    ) -> Tensor:
         """Hidden states of packed documents.
 
         Args:
             ids: token ids, int64 or int32 (T,), in [0, vocab_size).
             documents: boundaries of the documents, T tokens in all, none longer than max_positions.
             segments: 0 or 1 for each token, int64 (T,). Default: all 0.
+            rows: tokens whose hidden states are wanted, int64 (R,), in [0, T), repetitions allowed. The last layer
+                projects, feeds forward and normalises these alone, which saves most of it. Default: all.
         Returns:
-            (T, D) in compute_dtype; dropout is applied in training mode only.
+            (T, D), or (R, D) with rows, in compute_dtype; dropout is applied in training mode only.
         Raises:
             ValueError: ids and documents disagree, a document may be longer than the position table, or an id on the
                 CPU is not of the vocabulary.
@@ -164,7 +180,8 @@ class Encoder(nn.Module):
             x = x * philox.keep_rows(keys[-1, 0], documents.row_keys, x.shape[1], p) / (1.0 - p)
         x = x.to(self.compute_dtype)
         for index, layer in enumerate(self.layers):
-            x = layer(x, documents, None if keys is None else keys[index])
+            last = index == len(self.layers) - 1
+            x = layer(x, documents, None if keys is None else keys[index], rows if last else None)
         return x
 
     def pool(self, hidden: Tensor, documents: Documents) -> Tensor:
@@ -174,8 +191,8 @@ class Encoder(nn.Module):
         """
         if self.pooler is None:
             raise ValueError("encoder: made without a pooler; make it with Encoder(..., pooler=True)")
-        first = documents.cu_seqlens[:-1].clamp(max=max(0, documents.tokens - 1))
-        return torch.tanh(self.pooler(hidden[first]))
+        pooled: Tensor = self.pooler(hidden[documents.first_rows()])
+        return pooled
 
     def _check_ids(self, ids: Tensor) -> None:
         lowest, highest = (int(bound) for bound in ids.aminmax())

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.batch import PackedBatch
-from unmask_kernels import Documents, MLMLoss, mlm_loss
+from unmask_kernels import MLMLoss, mlm_loss
 
 from .config import EncoderConfig
 from .encoder import Encoder, Linear, Norm
@@ -46,12 +46,12 @@ class MLMHead(nn.Module):
         x = self.transform(rows)
         return F.linear(x, table.to(x.dtype), self.bias.to(x.dtype))
 
-    def forward(self, hidden: Tensor, masked: Tensor, labels: Tensor, table: Tensor) -> MLMLoss:
-        """Summed loss, count and hits over the masked rows.
+    def forward(self, rows: Tensor, labels: Tensor, table: Tensor) -> MLMLoss:
+        """Summed loss, count and hits.
 
-        Shapes: hidden (T, D); masked, labels (M,); table (V, D).
+        Shapes: rows (M, D), hidden states of the masked tokens; labels (M,); table (V, D).
         """
-        return mlm_loss(self.transform(hidden[masked]), None, labels, table, self.bias)
+        return mlm_loss(self.transform(rows), None, labels, table, self.bias)
 
 
 class NSPHead(nn.Module):
@@ -94,23 +94,24 @@ class PretrainingModel(nn.Module):
         for part, head in enumerate(filter(None, (self.mlm, self.nsp)), start=1):
             initialise(head, config.initializer_range, seed, part=part)
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """Hidden states of the batch, (T, D)."""
-        return self.encoder(batch.ids, batch.documents, batch.segments)
+    def forward(self, batch: PackedBatch, *, rows: Tensor | None = None) -> Tensor:
+        """Hidden states of the batch, (T, D), or of some rows of it, (R, D); see `Encoder.forward`."""
+        return self.encoder(batch.ids, batch.documents, batch.segments, rows=rows)
 
-    def mlm_loss(self, hidden: Tensor, masked: Tensor, labels: Tensor) -> MLMLoss:
-        """Summed masked-LM loss, count and hits; masked, labels (M,)."""
-        return self.mlm(hidden, masked, labels, self.encoder.embeddings.word.weight)
+    def mlm_loss(self, rows: Tensor, labels: Tensor) -> MLMLoss:
+        """Summed masked-LM loss, count and hits of hidden states (M, D) with labels (M,)."""
+        return self.mlm(rows, labels, self.encoder.embeddings.word.weight)
 
     def mlm_logits(self, rows: Tensor) -> Tensor:
         """Scores of all tokens for a few rows of hidden states, (M, D) -> (M, V)."""
         return self.mlm.logits(rows, self.encoder.embeddings.word.weight)
 
-    def nsp_logits(self, hidden: Tensor, documents: Documents) -> Tensor:
-        """Next-sentence scores, (T, D) -> (S, 2); rows of empty slots mean nothing."""
+    def nsp_logits(self, rows: Tensor) -> Tensor:
+        """Next-sentence scores of hidden states at [CLS], (S, D) -> (S, 2); rows of empty slots mean nothing."""
         if self.nsp is None:
             raise ValueError("PretrainingModel: made without a next-sentence head; make it with heads=('mlm', 'nsp')")
-        return self.nsp(self.encoder.pool(hidden, documents))
+        assert self.encoder.pooler is not None
+        return self.nsp(self.encoder.pooler(rows))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, compute_dtype: torch.dtype = torch.float32) -> PretrainingModel:

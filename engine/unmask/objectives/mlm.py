@@ -21,9 +21,13 @@ class MLM:
         """Masked tokens of the batch."""
         return (_labels(batch)[1] != IGNORED).sum()
 
+    def rows(self, batch: PackedBatch) -> Tensor:
+        """The masked rows, (M,)."""
+        return _labels(batch)[0]
+
     def __call__(self, model: PretrainingModel, hidden: Tensor, batch: PackedBatch) -> Tally:
-        """Summed loss over the masked rows."""
-        scored = model.mlm_loss(hidden, *_labels(batch))
+        """Summed loss over the masked rows, hidden (M, D)."""
+        scored = model.mlm_loss(hidden, _labels(batch)[1])
         return Tally(scored.loss_sum, scored.count, scored.correct)
 
 

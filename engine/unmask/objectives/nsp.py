@@ -22,10 +22,14 @@ class NSP:
         """Labelled documents of the batch."""
         return (_labels(batch) != IGNORED).sum()
 
+    def rows(self, batch: PackedBatch) -> Tensor:
+        """The first token of every document, (S,)."""
+        return batch.documents.first_rows()
+
     def __call__(self, model: PretrainingModel, hidden: Tensor, batch: PackedBatch) -> Tally:
-        """Summed loss over the documents."""
+        """Summed loss over the documents, hidden (S, D)."""
         labels = _labels(batch)
-        logits = model.nsp_logits(hidden, batch.documents).float()
+        logits = model.nsp_logits(hidden).float()
         loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
         valid = labels != IGNORED
         return Tally(loss, valid.sum(), ((logits.argmax(-1) == labels) & valid).sum())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unmask.batch import PackedBatch
 from unmask.model import PretrainingModel
-from unmask.objectives import Objective
+from unmask.objectives import Objective, score
 
 __all__ = ["Score", "as_row", "evaluate"]
 
@@ -76,8 +76,7 @@ def evaluate(
     try:
         for batch in _at_most(batches, tokens):
             moved = batch.to(device)
-            hidden = model(moved)
-            tallies = [objective(model, hidden, moved) for objective, _ in objectives]
+            tallies = score(model, objectives, moved)
             rows = [torch.stack([t.loss_sum.double(), t.correct.double(), t.count.double()]) for t in tallies]
             total = torch.stack(rows) if total is None else total + torch.stack(rows)
     finally:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unmask.batch import PackedBatch
 from unmask.model import PretrainingModel
-from unmask.objectives import Objective
+from unmask.objectives import Objective, score
 
 __all__ = ["StepReport", "TrainingStep"]
 
@@ -52,16 +52,18 @@ class TrainingStep:
     """The step as a callable of its micro-batches.
 
     Fields:
-        model: called as `model(batch)`, returns hidden states (T, D).
+        model: the encoder and its heads.
         objectives: (objective, weight) pairs.
         optimizer: fused `torch.optim.AdamW`, see `optim.adamw`; it reads `grad_scale` and `found_inf` on the device.
         clip_norm: upper bound of the global L2 norm of the gradient, > 0; `inf` never clips.
+        all_rows: run the last layer on all rows, not only on those that an objective reads; for comparison.
     """
 
     model: PretrainingModel
     objectives: Sequence[tuple[Objective, float]]
     optimizer: torch.optim.Optimizer
     clip_norm: float = 1.0
+    all_rows: bool = False
 
     def __call__(self, batches: Sequence[PackedBatch]) -> StepReport:
         """Update the parameters once from all micro-batches of a step, already on the model's device."""
@@ -81,8 +83,7 @@ class TrainingStep:
         counts = torch.stack([_total(objective, batches) for objective, _ in self.objectives])
         sums, correct = torch.zeros_like(counts), torch.zeros_like(counts)
         for batch in batches:
-            hidden = self.model(batch)
-            tallies = [objective(self.model, hidden, batch) for objective, _ in self.objectives]
+            tallies = score(self.model, self.objectives, batch, all_rows=self.all_rows)
             terms = [
                 tally.loss_sum * (weight / count.clamp(min=1.0))
                 for tally, (_, weight), count in zip(tallies, self.objectives, counts.unbind(), strict=True)

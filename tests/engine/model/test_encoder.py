@@ -68,6 +68,24 @@ def _used(parameter: torch.nn.Parameter) -> bool:
     return parameter.grad is not None
 
 
+@pytest.mark.parametrize("p", [0.0, 0.2])
+def test_rows_of_the_last_layer_are_what_all_rows_give_there(p: float) -> None:
+    encoder = Encoder(changed(hidden_dropout=p, attention_dropout=p))
+    batch = pack(DOCUMENTS, keys=[11, 12, 13, 14])
+    rows = torch.tensor([3, 19, 0, 7, 3])  # in any order, one of them twice
+    incoming = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    outputs = [hidden_of(encoder, batch)[rows], encoder(batch.ids, batch.documents, batch.segments, rows=rows)]
+    for hidden in outputs:
+        encoder.zero_grad()
+        (hidden * incoming).sum().backward()
+        gradients.append({name: one.grad.clone() for name, one in encoder.named_parameters() if _used(one)})
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-6)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, rtol=1e-5, atol=1e-5, msg=name)
+
+
 def test_a_document_does_not_see_its_neighbours() -> None:
     encoder = Encoder(CONFIG).eval()
     before = hidden_of(encoder, pack([DOCUMENTS[0], DOCUMENTS[1]]))[:5]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from unmask import EncoderConfig, PretrainingModel, pack
-from unmask.objectives import MLM, NSP, build_objectives
+from unmask.batch import PackedBatch
+from unmask.objectives import MLM, NSP, build_objectives, score
 
 MODEL = EncoderConfig(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8, max_positions=8)
 
@@ -35,6 +37,28 @@ def test_a_model_without_the_head_says_so() -> None:
     model = PretrainingModel(MODEL)
     batch = pack([[1, 2, 3]])
     with pytest.raises(ValueError, match="made without a next-sentence head"):
-        model.nsp_logits(model(batch), batch.documents)
+        model.nsp_logits(model(batch)[batch.documents.first_rows()])
     with pytest.raises(ValueError, match=r"heads must be 'mlm' or 'mlm' and 'nsp', got \('nsp',\)"):
         PretrainingModel(MODEL, heads=("nsp",))
+
+
+def test_the_last_layer_on_the_rows_that_are_read_gives_the_loss_of_all_rows() -> None:
+    model = PretrainingModel(MODEL, heads=("mlm", "nsp"), seed=5)
+    objectives = build_objectives({"mlm": 1.0, "nsp": 1.0})
+    documents = pack([[1, 2, 3, 4], [5, 6, 7], [8, 9]], tokens=12, longest=8)
+    fields = {name: getattr(documents, name) for name in documents.__dataclass_fields__}
+    fields |= {"masked": torch.tensor([1, 5, 0]), "labels": torch.tensor([2, 6, -100])}
+    batch = PackedBatch(**fields | {"pair_labels": torch.tensor([0, 1, 1, -100])})
+    results = []
+    for all_rows in (False, True):
+        model.zero_grad()
+        tallies = score(model, objectives, batch, all_rows=all_rows)
+        torch.stack([tally.loss_sum for tally in tallies]).sum().backward()
+        results.append((tallies, {name: one.grad.clone() for name, one in model.named_parameters()}))
+    (few, gradients), (everything, expected) = results
+    for one, other in zip(few, everything, strict=True):
+        assert int(one.count) == int(other.count) > 0
+        assert int(one.correct) == int(other.correct)
+        torch.testing.assert_close(one.loss_sum, other.loss_sum)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-6, msg=name)

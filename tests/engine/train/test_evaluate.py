@@ -7,7 +7,7 @@ import torch
 from unmask.batch import PackedBatch
 from unmask.data.stream import Stream, StreamConfig
 from unmask.model import EncoderConfig, PretrainingModel
-from unmask.objectives import build_objectives
+from unmask.objectives import build_objectives, score
 from unmask.train.evaluate import Score, as_row, evaluate
 
 OBJECTIVES = build_objectives({"mlm": 1.0})
@@ -43,16 +43,15 @@ def test_an_untrained_model_hesitates_between_all_tokens(stream: Stream, model: 
 
 def test_the_mean_is_over_masked_tokens_and_not_over_batches(stream: Stream, model: PretrainingModel) -> None:
     model.eval()
-    objective = OBJECTIVES[0][0]
     batches = list(stream.batches())
     with torch.no_grad():
-        tallies = [objective(model, model(batch), batch) for batch in batches]
-    (score,) = evaluate(model, OBJECTIVES, batches, tokens=10**9)
+        tallies = [score(model, OBJECTIVES, batch)[0] for batch in batches]
+    (result,) = evaluate(model, OBJECTIVES, batches, tokens=10**9)
     count = sum(int(tally.count) for tally in tallies)
     assert len({int(tally.count) for tally in tallies}) > 1
-    assert score.count == count
-    assert score.loss == pytest.approx(sum(float(tally.loss_sum) for tally in tallies) / count, rel=1e-6)
-    assert score.accuracy == pytest.approx(sum(int(tally.correct) for tally in tallies) / count)
+    assert result.count == count
+    assert result.loss == pytest.approx(sum(float(tally.loss_sum) for tally in tallies) / count, rel=1e-6)
+    assert result.accuracy == pytest.approx(sum(int(tally.correct) for tally in tallies) / count)
 
 
 @pytest.mark.parametrize(("tokens", "used"), [(1, 1), (127, 1), (128, 1), (255, 1), (256, 2), (10**9, None)])
