@@ -154,13 +154,13 @@ def check_agreement(size: Size, inputs: StepInputs, device: torch.device) -> flo
         AssertionError: it is above `AGREEMENT`; nothing should be timed then.
     """
     from unmask.model import PretrainingModel
-    from unmask.objectives import build_objectives, score
+    from unmask.objectives import build_objectives, score_batch
 
     peer = theirs(size, 0.0, False, device)
     with peer.saved() as folder:
         model = PretrainingModel.from_pretrained(Path(folder)).to(device).train()
     with torch.no_grad():
-        (tally,) = score(model, build_objectives({"mlm": 1.0}), inputs.packed)
+        (tally,) = score_batch(model, build_objectives({"mlm": 1.0}), inputs.packed)
         loss, expected = float(tally.loss_sum / tally.count), float(peer.loss(inputs.padded))
     difference = abs(loss - expected) / expected
     assert difference <= AGREEMENT, f"bench_step: the losses must agree within {AGREEMENT}, got {loss} and {expected}"

@@ -3,7 +3,7 @@
 A step first counts all its micro-batches, so that every loss is divided by the count of the whole global
 step (ranks x accumulation) and never by that of one micro-batch.
 
-`score` is the forward pass of all objectives together. Where every objective reads a few rows only, the last layer of
+`score_batch` is the forward pass of all objectives together. Where every objective reads a few rows only, the last layer of
 the encoder works on those alone: nobody sees what it would make of the others. Loss and gradients stay the same.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from unmask.batch import PackedBatch
 from unmask.model import PretrainingModel
 
-__all__ = ["Objective", "Tally", "build_objectives", "score"]
+__all__ = ["Objective", "Tally", "build_objectives", "score_batch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Objective(Protocol):
         """Score the hidden states of its rows, (R, D)."""
 
 
-def score(
+def score_batch(
     model: PretrainingModel,
     objectives: Sequence[tuple[Objective, float]],
     batch: PackedBatch,

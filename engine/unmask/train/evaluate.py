@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unmask.batch import PackedBatch
 from unmask.model import PretrainingModel
-from unmask.objectives import Objective, score
+from unmask.objectives import Objective, score_batch
 
 __all__ = ["Score", "as_row", "evaluate"]
 
@@ -76,7 +76,7 @@ def evaluate(
     try:
         for batch in _at_most(batches, tokens):
             moved = batch.to(device)
-            tallies = score(model, objectives, moved)
+            tallies = score_batch(model, objectives, moved)
             rows = [torch.stack([t.loss_sum.double(), t.correct.double(), t.count.double()]) for t in tallies]
             total = torch.stack(rows) if total is None else total + torch.stack(rows)
     finally:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unmask.batch import PackedBatch
 from unmask.model import PretrainingModel
-from unmask.objectives import Objective, score
+from unmask.objectives import Objective, score_batch
 
 __all__ = ["StepReport", "TrainingStep"]
 
@@ -83,7 +83,7 @@ class TrainingStep:
         counts = torch.stack([_total(objective, batches) for objective, _ in self.objectives])
         sums, correct = torch.zeros_like(counts), torch.zeros_like(counts)
         for batch in batches:
-            tallies = score(self.model, self.objectives, batch, all_rows=self.all_rows)
+            tallies = score_batch(self.model, self.objectives, batch, all_rows=self.all_rows)
             terms = [
                 tally.loss_sum * (weight / count.clamp(min=1.0))
                 for tally, (_, weight), count in zip(tallies, self.objectives, counts.unbind(), strict=True)

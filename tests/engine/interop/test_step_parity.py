@@ -12,7 +12,7 @@ import torch
 import unmask
 from unmask.batch import PackedBatch, assemble
 from unmask.interop import hf
-from unmask.objectives import MLM, NSP, score
+from unmask.objectives import MLM, NSP, score_batch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
@@ -89,7 +89,7 @@ def test_one_mlm_step_has_the_loss_and_the_gradients_of_transformers(
     batch, padded, padded_segments, labels = masked_batch(documents, segments)
     expected = theirs(padded, attention_mask=(padded > 0).long(), token_type_ids=padded_segments, labels=labels).loss
     expected.backward()
-    (tally,) = score(ours, [(MLM(), 1.0)], batch)
+    (tally,) = score_batch(ours, [(MLM(), 1.0)], batch)
     loss = tally.loss_sum / tally.count
     loss.backward()
     assert int(tally.count) == int((labels >= 0).sum())
@@ -114,7 +114,7 @@ def test_mlm_and_next_sentence_together_have_the_losses_of_transformers(
     labelled = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
     labelled["pair_labels"] = torch.cat([pairs, torch.full((2,), -100)])
     both = PackedBatch(**labelled)
-    mlm, nsp = score(ours, [(MLM(), 1.0), (NSP(), 1.0)], both)
+    mlm, nsp = score_batch(ours, [(MLM(), 1.0), (NSP(), 1.0)], both)
     loss = mlm.loss_sum / mlm.count + nsp.loss_sum / nsp.count
     loss.backward()
     assert int(nsp.count) == 4

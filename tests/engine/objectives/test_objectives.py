@@ -7,7 +7,7 @@ import torch
 
 from unmask import EncoderConfig, PretrainingModel, pack
 from unmask.batch import PackedBatch
-from unmask.objectives import MLM, NSP, build_objectives, score
+from unmask.objectives import MLM, NSP, build_objectives, score_batch
 
 MODEL = EncoderConfig(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8, max_positions=8)
 
@@ -52,7 +52,7 @@ def test_the_last_layer_on_the_rows_that_are_read_gives_the_loss_of_all_rows() -
     results = []
     for all_rows in (False, True):
         model.zero_grad()
-        tallies = score(model, objectives, batch, all_rows=all_rows)
+        tallies = score_batch(model, objectives, batch, all_rows=all_rows)
         torch.stack([tally.loss_sum for tally in tallies]).sum().backward()
         results.append((tallies, {name: one.grad.clone() for name, one in model.named_parameters()}))
     (few, gradients), (everything, expected) = results

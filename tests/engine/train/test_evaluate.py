@@ -7,7 +7,7 @@ import torch
 from unmask.batch import PackedBatch
 from unmask.data.stream import Stream, StreamConfig
 from unmask.model import EncoderConfig, PretrainingModel
-from unmask.objectives import build_objectives, score
+from unmask.objectives import build_objectives, score_batch
 from unmask.train.evaluate import Score, as_row, evaluate
 
 OBJECTIVES = build_objectives({"mlm": 1.0})
@@ -45,7 +45,7 @@ def test_the_mean_is_over_masked_tokens_and_not_over_batches(stream: Stream, mod
     model.eval()
     batches = list(stream.batches())
     with torch.no_grad():
-        tallies = [score(model, OBJECTIVES, batch)[0] for batch in batches]
+        tallies = [score_batch(model, OBJECTIVES, batch)[0] for batch in batches]
     (result,) = evaluate(model, OBJECTIVES, batches, tokens=10**9)
     count = sum(int(tally.count) for tally in tallies)
     assert len({int(tally.count) for tally in tallies}) > 1

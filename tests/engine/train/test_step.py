@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unmask.batch import PackedBatch, assemble
 from unmask.model import EncoderConfig, PretrainingModel
-from unmask.objectives import build_objectives, score
+from unmask.objectives import build_objectives, score_batch
 from unmask.train.optim import adamw
 from unmask.train.step import TrainingStep
 
@@ -87,7 +87,7 @@ def test_the_loss_is_the_mean_over_all_masked_tokens_of_the_step() -> None:
     model, step = make_step()
     batches = batches_of([[0, 1], [2, 3, 4, 5, 6, 7]])
     with torch.no_grad():
-        tallies = [score(model, step.objectives, batch)[0] for batch in batches]
+        tallies = [score_batch(model, step.objectives, batch)[0] for batch in batches]
     expected = sum(t.loss_sum for t in tallies) / sum(t.count for t in tallies)
     report = step(batches)
     assert float(report.loss) == pytest.approx(float(expected), rel=1e-6)
