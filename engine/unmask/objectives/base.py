@@ -3,8 +3,9 @@
 A step first counts all its micro-batches, so that every loss is divided by the count of the whole global
 step (ranks x accumulation) and never by that of one micro-batch.
 
-`score_batch` is the forward pass of all objectives together. Where every objective reads a few rows only, the last layer of
-the encoder works on those alone: nobody sees what it would make of the others. Loss and gradients stay the same.
+`score_batch` is the forward pass of all objectives together. Where every objective reads a few rows only, the last
+layer of the encoder works on those alone: nobody sees what it would make of the others. Loss and gradients stay the
+same.
 """
 
 from __future__ import annotations
