@@ -43,7 +43,7 @@ SHAPES = [
 BACKENDS = [name for name in FAMILY.backends if name != "reference"]
 
 
-def _padded(qkv: Tensor, documents: Documents, *, causal: bool, p: float, key: Tensor) -> Tensor:
+def _padded(qkv: Tensor, documents: Documents, *, causal: bool, window: int | None, p: float, key: Tensor) -> Tensor:
     """SDPA on rows padded by the caller: qkv (B, longest, 3, H, K) and a mask travel in place of packed tokens."""
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     if documents.tokens == qkv.shape[0] * qkv.shape[1]:  # equal lengths: a mask would only keep the fast kernels away
@@ -53,7 +53,7 @@ def _padded(qkv: Tensor, documents: Documents, *, causal: bool, p: float, key: T
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None], dropout_p=p)
 
 
-def _varlen(qkv: Tensor, documents: Documents, *, causal: bool, p: float, key: Tensor) -> Tensor:
+def _varlen(qkv: Tensor, documents: Documents, *, causal: bool, window: int | None, p: float, key: Tensor) -> Tensor:
     """PyTorch's own attention on packed documents."""
     from torch.nn.attention.varlen import varlen_attn
 

@@ -35,6 +35,7 @@ class Documents:
         document_ids: index of each token's document, int64 (T,).
         row_keys: key of each token for dropout on rows, int64 (T,).
         order: documents from the longest to the shortest, ties by index, int32 (S,).
+        tiles: work list of attention kernels, int32; empty, since no kernel here reads one.
     """
 
     cu_seqlens: Tensor
@@ -45,6 +46,7 @@ class Documents:
     document_ids: Tensor
     row_keys: Tensor
     order: Tensor
+    tiles: Tensor
 
     @classmethod
     def build(
@@ -111,6 +113,7 @@ class Documents:
             document_ids=document_ids,
             row_keys=philox.row_keys(keys[document_ids], positions),
             order=torch.argsort(lengths, descending=True, stable=True).int(),
+            tiles=cu_seqlens.new_empty(0),
         )
 
     def first_rows(self) -> Tensor:

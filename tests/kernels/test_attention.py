@@ -164,7 +164,8 @@ def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
         pytest.skip("the reference is not registered: the compiler sees through it")
     a = case.make(torch.float32, tenant.device).arguments
     d = a["documents"]
-    rest = (d.cu_seqlens, d.keys, d.order, a["key"] if a["p"] else None, a["p"], False, 0.2, tenant.backend)
+    lists = (d.cu_seqlens, d.keys, d.order, d.tiles)
+    rest = (*lists, a["key"] if a["p"] else None, a["p"], False, 5, 0.2, d.longest, tenant.backend)
     contracts.opcheck(torch.ops.unmask.attention_fwd.default, (a["qkv"], *rest))
     out, statistics = torch.ops.unmask.attention_fwd(a["qkv"], *rest)
     contracts.opcheck(torch.ops.unmask.attention_bwd.default, (out, a["qkv"], out, statistics, *rest))
@@ -222,7 +223,7 @@ def test_refuses_dropout_on_documents_longer_than_an_address_can_name() -> None:
 
 
 def test_explains_its_choice() -> None:
-    call = AttentionCall("cpu", "cpu", torch.float32, 64, False, 0.0)
+    call = AttentionCall("cpu", "cpu", torch.float32, 64, False, -1, 0.0, 512, False)
     assert FAMILY.explain(call).splitlines() == ["attention: torch", "  torch: can run", "  reference: can run"]
     with pytest.raises(ValueError, match="attention: backend must be one of"):
         FAMILY.choose("flash", call)

@@ -49,10 +49,13 @@ def forward(
     cu_seqlens: Tensor,
     keys: Tensor,
     order: Tensor,
+    tiles: Tensor,
     key: Tensor | None,
     p: float,
     causal: bool,
+    window: int,
     scale: float,
+    longest: int,
 ) -> tuple[Tensor, Tensor]:
     """Returns out (T, H, K) and an empty tensor: this backend saves no statistics."""
     heads = qkv.shape[2]
@@ -62,7 +65,7 @@ def forward(
         hidden = _hidden_columns(group, heads, q)
         values = torch.empty_like(q)
         for block in _row_blocks(group.length, len(q)):
-            probabilities = _probabilities(q, k, hidden, block, causal, scale)
+            probabilities = _probabilities(q, k, hidden, block, causal, window, scale)
             keep = _keep(key, keys[group.documents], heads, group.length, block, p)
             if keep is not None:
                 probabilities *= keep
@@ -79,10 +82,13 @@ def backward(
     cu_seqlens: Tensor,
     keys: Tensor,
     order: Tensor,
+    tiles: Tensor,
     key: Tensor | None,
     p: float,
     causal: bool,
+    window: int,
     scale: float,
+    longest: int,
 ) -> Tensor:
     """Returns dqkv (T, 3, H, K)."""
     heads = qkv.shape[2]
@@ -97,7 +103,7 @@ def backward(
         wide = q.dtype if len(blocks) == 1 else torch.promote_types(q.dtype, torch.float32)
         dk, dv = (torch.zeros_like(k, dtype=wide) for _ in range(2))
         for block in blocks:
-            probabilities = _probabilities(q, k, hidden, block, causal, scale)
+            probabilities = _probabilities(q, k, hidden, block, causal, window, scale)
             dprobabilities = torch.bmm(do[:, block], v.mT)
             keep = _keep(key, keys[group.documents], heads, group.length, block, p)
             dropped = probabilities
@@ -172,14 +178,18 @@ def _scatter(target: Tensor, group: _Group, x: Tensor) -> None:
 
 
 def _hidden_columns(group: _Group, heads: int, q: Tensor) -> Tensor | None:
-    """-inf at the columns of padding and 0 elsewhere, (n * H, 1, s); None when nothing is padded."""
+    """The lowest number at the columns of padding and 0 elsewhere, (n * H, 1, s); None when nothing is padded."""
     if group.real is None:
         return None
-    bias = torch.zeros(group.real.shape, dtype=q.dtype, device=q.device).masked_fill_(~group.real, float("-inf"))
+    # not -inf: a row of padding may see padding only, through a window, and must not become NaN
+    lowest = torch.finfo(q.dtype).min
+    bias = torch.zeros(group.real.shape, dtype=q.dtype, device=q.device).masked_fill_(~group.real, lowest)
     return bias.repeat_interleave(heads, 0).unsqueeze(1)
 
 
-def _probabilities(q: Tensor, k: Tensor, hidden: Tensor | None, block: slice, causal: bool, scale: float) -> Tensor:
+def _probabilities(
+    q: Tensor, k: Tensor, hidden: Tensor | None, block: slice, causal: bool, window: int, scale: float
+) -> Tensor:
     """softmax(scale * q k^T) for a block of rows, (n * H, rows, s)."""
     shape = (len(q), block.stop - block.start, k.shape[1])
     if hidden is None:
@@ -187,9 +197,12 @@ def _probabilities(q: Tensor, k: Tensor, hidden: Tensor | None, block: slice, ca
         scores = torch.baddbmm(nothing, q[:, block], k.mT, beta=0.0, alpha=scale)
     else:
         scores = torch.baddbmm(hidden.expand(shape), q[:, block], k.mT, alpha=scale)
-    if causal:
-        later = torch.ones(shape[1:], dtype=torch.bool, device=q.device).triu(block.start + 1)
-        scores = scores.masked_fill_(later, float("-inf"))
+    if causal or window >= 0:
+        everything = torch.ones(shape[1:], dtype=torch.bool, device=q.device)
+        unseen = everything.triu(block.start + 1 + (0 if causal else window))
+        if window >= 0:
+            unseen |= everything.tril(block.start - 1 - window)
+        scores = scores.masked_fill_(unseen, float("-inf"))
     return scores.softmax(-1)
 
 

@@ -1,21 +1,20 @@
 """attention: the public operation, its checks, its backends and its registration.
 
-Shapes: qkv (T, 3, H, K); out (T, H, K); cu_seqlens (S + 1,); keys, order (S,).
+Shapes: qkv (T, 3, H, K); out (T, H, K); cu_seqlens (S + 1,); keys, order (S,); tiles: see `Documents`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import checks
-from ..capability import architecture
-from ..dispatch import Backend, Family
 from ..documents import Documents
 from ..precision import autocast_dtype, without_autocast
 from . import reference
+from .choice import FAMILY, AttentionCall, describe, saves_statistics
 
 __all__ = ["FAMILY", "AttentionCall", "attention"]
 
@@ -27,6 +26,7 @@ def attention(
     documents: Documents,
     *,
     causal: bool = False,
+    window: int | None = None,
     scale: float | None = None,
     p: float = 0.0,
     key: Tensor | None = None,
@@ -37,13 +37,15 @@ def attention(
     Equivalent to  F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=causal, scale=scale)  of each
     document alone, without padding or a mask, and with dropout read from the addressed random stream (see
     `philox`): a packed document gives the output it gives alone.  Vaswani et al. 2017, arXiv:1706.03762; Zhao
-    et al. 2024, arXiv:2402.13991.
+    et al. 2024, arXiv:2402.13991; windows: Beltagy et al. 2020, arXiv:2004.05150.
 
     Args:
         qkv: queries, keys and values, (T, 3, H, K), fp16, bf16, fp32 or fp64; contiguous in the last dimension,
             as one projection `linear(x).view(T, 3, H, K)` gives them.
         documents: boundaries of the documents, on the device of qkv.
         causal: whether a token sees only itself and what comes before it in its document.
+        window: how many tokens a token sees on either side of itself, at least 0; with causal, on the left only. It
+            sees 2 window + 1 tokens at most, so ModernBERT's `local_attention` of 128 is a window of 64. Default: all.
         scale: factor of the scores. Default: K ** -0.5.
         p: probability of dropping an attention probability, in [0, 1); a plain number.
         key: scalar int64 tensor on the device of qkv, from `philox.dropout_keys`; needed when p > 0.
@@ -55,49 +57,27 @@ def attention(
         TypeError, ValueError: a dtype, shape or device does not match.
         BackendUnavailable: the backend asked for cannot run this call.
     """
-    _check(qkv, documents, p, key)
+    _check(qkv, documents, window, p, key)
     qkv = qkv.to(autocast_dtype(qkv))
     if p == 0.0:
         key = None
     if scale is None:
         scale = float(qkv.shape[3]) ** -0.5
-    call = AttentionCall(qkv.device.type, architecture(qkv), qkv.dtype, qkv.shape[3], causal, p)
-    chosen = FAMILY.choose(backend, call)
+    longest = documents.longest
+    # no two tokens of a document are farther apart, so backends without windows may run it
+    reach = -1 if window is None or window >= longest else window
+    chosen = FAMILY.choose(backend, describe(qkv, p, causal, reach, longest))
     if chosen == "reference":
         with without_autocast(qkv.device.type):
-            return reference.attention(qkv, documents, causal=causal, scale=scale, p=p, key=key)
-    lists = (documents.cu_seqlens, documents.keys, documents.order)
+            return reference.attention(qkv, documents, causal=causal, window=window, scale=scale, p=p, key=key)
+    lists = (documents.cu_seqlens, documents.keys, documents.order, documents.tiles)
     out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
-        qkv, *lists, key, p, causal, scale, chosen
+        qkv, *lists, key, p, causal, reach, scale, longest, chosen
     )
     return out
 
 
-class AttentionCall(NamedTuple):
-    """What the choice of a backend may depend on."""
-
-    device: str
-    architecture: str
-    dtype: torch.dtype
-    head_dim: int
-    causal: bool
-    p: float
-
-
-def _nothing_refused(call: AttentionCall) -> list[str]:
-    return []
-
-
-FAMILY = Family(
-    "attention",
-    {
-        "torch": Backend("unmask_kernels.attention._torch", _nothing_refused),
-        "reference": Backend("unmask_kernels.attention.reference", _nothing_refused),
-    },
-)
-
-
-def _check(qkv: Tensor, documents: Documents, p: float, key: Tensor | None) -> None:
+def _check(qkv: Tensor, documents: Documents, window: int | None, p: float, key: Tensor | None) -> None:
     name = "attention"
     checks.rank(name, "qkv", qkv, "(T, 3, H, K)")
     checks.dtype(name, "qkv", qkv, checks.FLOATS)
@@ -108,7 +88,10 @@ def _check(qkv: Tensor, documents: Documents, p: float, key: Tensor | None) -> N
             f"attention: qkv must have one row per token of documents ({documents.tokens}), got {qkv.shape[0]}"
         )
     checks.last_dim_contiguous(name, "qkv", qkv)
-    checks.same_device(name, "qkv", qkv, cu_seqlens=documents.cu_seqlens, keys=documents.keys, order=documents.order)
+    lists = {name: getattr(documents, name) for name in ("cu_seqlens", "keys", "order", "tiles")}
+    checks.same_device(name, "qkv", qkv, **lists)
+    if window is not None and window < 0:
+        raise ValueError(f"attention: window must be at least 0, or None to see the whole document, got {window}")
     checks.probability(name, "p", p)
     checks.random_address(name, p, key)
     if p > 0.0:
@@ -122,12 +105,13 @@ def _check(qkv: Tensor, documents: Documents, p: float, key: Tensor | None) -> N
 
 _LIBRARY = torch.library.Library("unmask", "FRAGMENT")
 _LIBRARY.define(
-    "attention_fwd(Tensor qkv, Tensor cu_seqlens, Tensor keys, Tensor order, Tensor? key, float p, "
-    "bool causal, float scale, str backend) -> (Tensor out, Tensor statistics)"
+    "attention_fwd(Tensor qkv, Tensor cu_seqlens, Tensor keys, Tensor order, Tensor tiles, Tensor? key, "
+    "float p, bool causal, int window, float scale, SymInt longest, str backend) -> (Tensor out, Tensor statistics)"
 )
 _LIBRARY.define(
     "attention_bwd(Tensor dout, Tensor qkv, Tensor out, Tensor statistics, Tensor cu_seqlens, Tensor keys, "
-    "Tensor order, Tensor? key, float p, bool causal, float scale, str backend) -> Tensor dqkv"
+    "Tensor order, Tensor tiles, Tensor? key, float p, bool causal, int window, float scale, SymInt longest, "
+    "str backend) -> Tensor dqkv"
 )
 
 
@@ -143,9 +127,23 @@ def _backward(dout: Tensor, *arguments: Any) -> Tensor:
         return dqkv
 
 
-def _forward_fake(qkv: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+def _forward_fake(
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    keys: Tensor,
+    order: Tensor,
+    tiles: Tensor,
+    key: Tensor | None,
+    p: float,
+    causal: bool,
+    window: int,
+    scale: float,
+    longest: int,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
     tokens, _, heads, width = qkv.shape
-    return qkv.new_empty((tokens, heads, width)), qkv.new_empty((0,), dtype=torch.float32)
+    saved = saves_statistics(backend, describe(qkv, p, causal, window, longest))
+    return qkv.new_empty((tokens, heads, width)), qkv.new_empty((heads, tokens) if saved else 0, dtype=torch.float32)
 
 
 def _backward_fake(dout: Tensor, qkv: Tensor, *arguments: Any) -> Tensor:
@@ -164,26 +162,16 @@ class _Attention(torch.autograd.Function):
     """Forward and backward operations tied together; once differentiable."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        qkv: Tensor,
-        cu_seqlens: Tensor,
-        keys: Tensor,
-        order: Tensor,
-        key: Tensor | None,
-        p: float,
-        causal: bool,
-        scale: float,
-        backend: str,
-    ) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, *lists_and_settings: Any) -> Tensor:
+        """Everything after qkv as in the schema: five tensors, then settings."""
         out: Tensor
-        out, statistics = torch.ops.unmask.attention_fwd(qkv, cu_seqlens, keys, order, key, p, causal, scale, backend)
-        ctx.save_for_backward(qkv, out, statistics, cu_seqlens, keys, order, key)
-        ctx.settings = (p, causal, scale, backend)
+        out, statistics = torch.ops.unmask.attention_fwd(qkv, *lists_and_settings)
+        ctx.save_for_backward(qkv, out, statistics, *lists_and_settings[:5])
+        ctx.settings = lists_and_settings[5:]
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         dqkv = torch.ops.unmask.attention_bwd(dout, *ctx.saved_tensors, *ctx.settings)
-        return (dqkv, *([None] * 8))
+        return (dqkv, *([None] * (5 + len(ctx.settings))))

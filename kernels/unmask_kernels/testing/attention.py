@@ -16,7 +16,14 @@ __all__ = ["ATTENTION", "attention_case", "eager"]
 
 
 def attention_case(
-    name: str, lengths: list[int], *, heads: int = 2, head_dim: int = 64, causal: bool = False, p: float = 0.0
+    name: str,
+    lengths: list[int],
+    *,
+    heads: int = 2,
+    head_dim: int = 64,
+    causal: bool = False,
+    window: int | None = None,
+    p: float = 0.0,
 ) -> Case:
     """Packed documents of these lengths; scores of a deviation of about 2, as trained models have."""
 
@@ -25,23 +32,30 @@ def attention_case(
             "qkv": torch.randn(sum(lengths), 3, heads, head_dim, generator=generator) * 1.5,
             "documents": lengths_to_documents(lengths),
             "causal": causal,
+            "window": window,
             "p": p,
             "key": philox.mix64(torch.tensor(77)),
         }
         return Inputs(arguments=arguments, differentiable=("qkv",))
 
-    form = f"-k{head_dim}" + ("-causal" if causal else "") + (f"-p{round(100 * p)}" if p else "")
+    form = f"-k{head_dim}" + ("-causal" if causal else "")
+    form += ("" if window is None else f"-window{window}") + (f"-p{round(100 * p)}" if p else "")
     return Case(name=name + form, build=build)
 
 
-def eager(qkv: Tensor, documents: Documents, *, causal: bool, p: float, key: Tensor, scale: float) -> Tensor:
+def eager(
+    qkv: Tensor, documents: Documents, *, causal: bool, window: int | None, p: float, key: Tensor, scale: float
+) -> Tensor:
     """Attention as PyTorch users write it: products rounded to the dtype of qkv, softmax in fp32. The plain result."""
     outputs = []
     for index, (start, end) in enumerate(pairwise(documents.cu_seqlens.tolist())):
         q, k, v = qkv[start:end].permute(1, 2, 0, 3)
         scores = q @ k.mT * scale
+        everything = torch.ones_like(scores[0], dtype=torch.bool)
         if causal:
-            scores = scores.masked_fill(torch.ones_like(scores[0], dtype=torch.bool).triu(1), float("-inf"))
+            scores = scores.masked_fill(everything.triu(1), float("-inf"))
+        if window is not None:
+            scores = scores.masked_fill(everything.triu(window + 1) | everything.tril(-window - 1), float("-inf"))
         weights = scores.float().softmax(-1).to(qkv.dtype)
         if p > 0 and end > start:
             keys = documents.keys[index, None]
@@ -57,6 +71,9 @@ ATTENTION = [
     attention_case("mixed", [33, 5, 64, 1, 40], p=0.1),
     attention_case("mixed", [33, 5, 64, 1, 40], causal=True),
     attention_case("mixed", [33, 5, 64, 1, 40], causal=True, p=0.1),
+    attention_case("mixed", [33, 5, 64, 1, 40], window=7),
+    attention_case("mixed", [33, 5, 64, 1, 40], window=7, p=0.1),
+    attention_case("mixed", [33, 5, 64, 1, 40], causal=True, window=16),
     attention_case("one-token", [1]),
     attention_case("one-token", [1], p=0.1),
     attention_case("empty-documents", [0, 7, 0, 0, 13, 0], p=0.1),
