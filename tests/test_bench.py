@@ -50,6 +50,7 @@ def test_lengths_fill_exactly_and_stay_in_bounds(case: LengthCase, tokens: int) 
         ("lognormal-512", 310),
         ("lognormal-8192", 545),
         ("queries", 51),
+        ("docstrings", 135),
     ],
 )
 def test_cases_have_the_means_they_promise(name: str, mean: float) -> None:
