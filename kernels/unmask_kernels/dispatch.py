@@ -6,7 +6,8 @@ A *family* is one operation (``layer_norm``) with several *backends* (``referenc
 - A backend asked for by name runs or raises `BackendUnavailable` with those reasons: there is no silent fallback.
 - Otherwise the first backend in the family's order without a reason is taken. A hand-written backend also has
   to be *verified* on the device at hand, that is, its tests have passed there on real hardware.
-- ``with using("reference"):`` asks for one backend by name for every call inside the block.
+- ``with using("reference"):`` asks for one backend by name for every call inside the block, and
+  ``with using(layer_norm="torch"):`` for the calls of one family.
 
 Choosing is plain Python over tuples of strings and numbers, so that `torch.compile` traces through it; a
 backend's module is imported only when it runs.
@@ -50,19 +51,35 @@ class Backend(NamedTuple):
     verified: tuple[str, ...] | None = None
 
 
-# What `using` asks for; a one-element list so that the compiler can guard on it.
-_asked: list[str | None] = [None]
+# What `using` asks for, by family; the empty name stands for every family without an entry of its own.
+_asked: dict[str, str] = {}
+_known: dict[str, Family] = {}
 
 
 @contextmanager
-def using(backend: str) -> Iterator[None]:
-    """Ask for `backend` in every family inside the block; an explicit `backend=` argument still wins."""
-    previous = _asked[0]
-    _asked[0] = backend
+def using(backend: str | None = None, **families: str) -> Iterator[None]:
+    """Ask for backends by name inside the block; an explicit `backend=` argument still wins.
+
+    Args:
+        backend: for every family that nothing else is asked for.
+        families: a backend for each of some families, such as `layer_norm="torch"`.
+    Raises:
+        ValueError: no such family, or it has no such backend.
+    """
+    for name, wanted in families.items():
+        if name not in _known:
+            raise ValueError(f"using: {name!r} is not an operation; there are {', '.join(_known)}")
+        _known[name].require_known(wanted)
+    before = dict(_asked)
+    if backend is not None:
+        _asked.clear()
+        _asked[""] = backend
+    _asked.update(families)
     try:
         yield
     finally:
-        _asked[0] = previous
+        _asked.clear()
+        _asked.update(before)
 
 
 class Family:
@@ -71,6 +88,7 @@ class Family:
     def __init__(self, name: str, backends: dict[str, Backend]) -> None:
         self.name = name
         self.backends = backends
+        _known[name] = self
 
     def choose(self, asked: str | None, call: Call) -> str:
         """The backend that runs `call`.
@@ -80,19 +98,23 @@ class Family:
             BackendUnavailable: `asked` refuses the call, or nothing was asked for and every backend refuses it.
         """
         if asked is None:
-            asked = _asked[0]
+            asked = _asked.get(self.name, _asked.get(""))
         if asked is None:
             for name, backend in self.backends.items():
                 if not backend.refuses(call) and _is_verified(backend, call):
                     return name
             raise BackendUnavailable(f"{self.name}: no backend can run this call\n{self._reasons(call)}")
-        if asked not in self.backends:
-            known = ", ".join(repr(name) for name in self.backends)
-            raise ValueError(f"{self.name}: backend must be one of {known}, got {asked!r}")
+        self.require_known(asked)
         reasons = self.backends[asked].refuses(call)
         if reasons:
             raise BackendUnavailable(f"{self.name}: backend {asked!r} cannot run this call: {'; '.join(reasons)}")
         return asked
+
+    def require_known(self, name: str) -> None:
+        """Raise ValueError unless `name` is a backend of this family."""
+        if name not in self.backends:
+            known = ", ".join(repr(backend) for backend in self.backends)
+            raise ValueError(f"{self.name}: backend must be one of {known}, got {name!r}")
 
     def explain(self, call: Call) -> str:
         """Which backend `call` gets and why the others do not run it, one line each."""

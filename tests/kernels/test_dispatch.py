@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from unmask_kernels import FAMILIES, BackendUnavailable, Family, using
+from unmask_kernels import FAMILIES, BackendUnavailable, Family, dispatch, using
 from unmask_kernels.dispatch import Backend
 
 
@@ -31,7 +31,8 @@ def never(call: Call) -> list[str]:
 
 
 @pytest.fixture
-def family() -> Family:
+def family(monkeypatch: pytest.MonkeyPatch) -> Family:
+    monkeypatch.setattr(dispatch, "_known", dict(dispatch._known))
     return Family(
         "sum",
         {
@@ -86,6 +87,25 @@ def test_using_holds_inside_its_block_and_yields_to_an_argument(family: Family) 
             assert family.choose(None, Call()) == "triton"
         assert family.choose(None, Call()) == "torch"
     assert family.choose(None, Call()) == "triton"
+
+
+def test_using_asks_for_the_backend_of_one_family_and_leaves_the_others(family: Family) -> None:
+    other = Family("product", dict(family.backends))
+    with using("triton", sum="torch"):
+        assert family.choose(None, Call()) == "torch"
+        assert other.choose(None, Call()) == "triton"
+        with using(product="torch"):
+            assert (family.choose(None, Call()), other.choose(None, Call())) == ("torch", "torch")
+        with using("triton"):
+            assert family.choose(None, Call()) == "triton"
+    assert family.choose(None, Call()) == "triton"
+
+
+def test_using_refuses_a_name_that_no_family_has(family: Family) -> None:
+    with pytest.raises(ValueError, match=r"using: 'layernorm' is not an operation; there are .*layer_norm"):
+        using(layernorm="torch").__enter__()
+    with pytest.raises(ValueError, match="sum: backend must be one of 'cuda', 'triton', 'torch', got 'fast'"):
+        using(sum="fast").__enter__()
 
 
 def test_using_ends_with_an_error_too(family: Family) -> None:
