@@ -7,6 +7,8 @@ from .attention.op import FAMILY as _ATTENTION
 from .attention.op import attention
 from .dispatch import BackendUnavailable, Family, using
 from .documents import Documents
+from .embedding.op import FAMILY as _EMBEDDING
+from .embedding.op import embedding
 from .layer_norm.op import FAMILY as _LAYER_NORM
 from .layer_norm.op import layer_norm
 from .mlm_loss.op import FAMILY as _MLM_LOSS
@@ -19,10 +21,11 @@ __all__ = [
     "Family",
     "MLMLoss",
     "attention",
+    "embedding",
     "layer_norm",
     "mlm_loss",
     "using",
 ]
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (_ATTENTION, _LAYER_NORM, _MLM_LOSS)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (_ATTENTION, _EMBEDDING, _LAYER_NORM, _MLM_LOSS)}
 """All families by name, for `unmask doctor` and for tests."""

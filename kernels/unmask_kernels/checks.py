@@ -1,17 +1,21 @@
 """Argument checks in the house error language: the argument, what was needed, what came, the way out.
 
-They look at shapes, dtypes and devices only, never at the contents of a tensor, so they cost no synchronisation
-and disappear under `torch.compile`.
+They look at shapes, dtypes and devices, so they cost no synchronisation and disappear under `torch.compile`. Only
+`contents` reads a tensor: on a CPU, and on a GPU when UNMASK_DEBUG=1 asks for it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["dtype", "last_dim_contiguous", "probability", "random_address", "rank", "same_device", "shape"]
+__all__ = ["contents", "dtype", "last_dim_contiguous", "probability", "random_address", "rank", "same_device", "shape"]
+
+DEBUG: bool = os.environ.get("UNMASK_DEBUG", "0") not in ("", "0")
+"""Whether contents are checked on a GPU too (environment variable UNMASK_DEBUG=1); each check waits for the device."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -81,3 +85,16 @@ def random_address(family: str, p: float, key: Tensor | None, **addresses: Tenso
     assert key is not None
     if key.dim() != 0:
         raise ValueError(f"{family}: key must be a scalar tensor, got shape {tuple(key.shape)}")
+
+
+def contents(family: str, name: str, x: Tensor, bound: int, why: str) -> None:
+    """Every element of the integer tensor `x` must lie in [0, bound); `why` says where that comes from.
+
+    Looked at on a CPU, in debug mode on a GPU, never in a compiled graph, which reading would cut in two.
+    """
+    if torch.compiler.is_compiling() or x.numel() == 0 or not (x.device.type == "cpu" or DEBUG):
+        return
+    lowest, highest = (int(end) for end in x.aminmax())
+    if lowest < 0 or highest >= bound:
+        found = lowest if lowest < 0 else highest
+        raise ValueError(f"{family}: {name} must be in [0, {bound}), {why}, got {found}")

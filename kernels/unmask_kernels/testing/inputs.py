@@ -26,7 +26,7 @@ class Inputs:
     """The arguments of one call.
 
     Attributes:
-        arguments: by name; tensors, `Documents`, numbers or None.
+        arguments: by name; tensors, `Documents`, numbers, the dtype of the result or None.
         differentiable: names of the tensors whose gradients are compared.
         parameters: names of the tensors that stay fp32 whatever the activation dtype is.
     """
@@ -42,6 +42,8 @@ class Inputs:
         def move(name: str, value: Any) -> Any:
             if isinstance(value, Documents):
                 return value.to(device)
+            if isinstance(value, torch.dtype):
+                return dtype  # asked of the result
             if not isinstance(value, Tensor):
                 return value
             if not value.is_floating_point():

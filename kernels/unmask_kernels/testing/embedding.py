@@ -1,0 +1,76 @@
+"""Named calls of `embedding`: the model's widths, ragged documents, one word everywhere, tables with unused rows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .inputs import Case, Inputs, lengths_to_documents
+
+__all__ = ["EMBEDDING", "embedding_case"]
+
+
+def embedding_case(
+    lengths: list[int],
+    width: int,
+    *,
+    vocabulary: int = 97,
+    places: int | None = None,
+    segments: int | None = 2,
+    p: float = 0.0,
+    frequent: float = 0.3,
+    ids_dtype: torch.dtype = torch.int64,
+) -> Case:
+    """Packed documents of random words, of which a share of `frequent` is one word, as [MASK] is in training.
+
+    `segments` is the number of rows of that table, the second half of a document being of the last one; None passes no
+    segments with a table of two rows.
+    """
+
+    def build(generator: torch.Generator) -> Inputs:
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator)
+
+        documents = lengths_to_documents(lengths)
+        tokens = documents.tokens
+        ids = torch.randint(0, vocabulary, (tokens,), generator=generator)
+        ids[torch.rand(tokens, generator=generator) < frequent] = vocabulary // 3
+        halves = [(torch.arange(length) * 2 >= length).long() for length in lengths]
+        arguments = {
+            "ids": ids.to(ids_dtype),
+            "documents": documents,
+            "segments": None if segments is None else (torch.cat(halves) * (segments - 1)).to(ids_dtype),
+            "word": normal(vocabulary, width),
+            "position": normal(places or max(1, *lengths), width),
+            "segment": normal(segments or 2, width),
+            "weight": 1 + normal(width) / 4,
+            "bias": normal(width) / 4,
+            "p": p,
+            "key": torch.tensor(0x0123456789ABCDEF),
+            "dtype": torch.float32,
+        }
+        names = ("word", "position", "segment", "weight", "bias")
+        return Inputs(arguments=arguments, differentiable=names, parameters=names)
+
+    parts = [f"{len(lengths)}documents-{sum(lengths)}x{width}"]
+    parts += [f"p{math.floor(100 * p)}"] if p else []
+    parts += ["no-segments"] if segments is None else [f"{segments}segments"] * (segments != 2)
+    parts += [f"frequent{math.floor(100 * frequent)}"] * (frequent != 0.3)
+    return Case(name="-".join(parts), build=build)
+
+
+EMBEDDING = [
+    embedding_case([40, 17, 0, 23, 0], 768, places=64),  # BERT-base, unused slots
+    embedding_case([33, 5, 1], 1024, p=0.1, segments=None),  # BERT-large
+    embedding_case(
+        [19, 40, 8, 3, 1, 1], 312, p=0.1, vocabulary=53, ids_dtype=torch.int32
+    ),  # TinyBERT, prime vocabulary
+    embedding_case([301], 40, frequent=1.0, vocabulary=7),  # one long run of a word: whole chunks and both ends
+    embedding_case([2] * 70 + [3], 24, p=0.5, segments=3),  # more documents than a block, more segments than BERT
+    embedding_case([1], 768, p=0.1),
+    embedding_case([0], 768, p=0.1),
+    embedding_case([4, 1], 3, vocabulary=1, segments=1),
+]
+"""Widths of the models, and the edges of every loop: documents, runs of a word, segments."""

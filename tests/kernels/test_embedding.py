@@ -1,0 +1,269 @@
+"""embedding: against fp64 truth on every backend here, its places and ids, and the contracts every family keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unmask_kernels import Documents, checks, philox
+from unmask_kernels import embedding as public
+from unmask_kernels.embedding import reference
+from unmask_kernels.embedding.op import FAMILY
+from unmask_kernels.testing import contracts
+from unmask_kernels.testing.compare import compare, same_bits
+from unmask_kernels.testing.contracts import Tenant, backends_here
+from unmask_kernels.testing.embedding import EMBEDDING, embedding_case
+from unmask_kernels.testing.inputs import Case, Inputs, run
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SMALL = embedding_case([4, 5, 0], 40, p=0.25)
+PLAIN = embedding_case([6, 3], 24, segments=None)
+
+everywhere = pytest.mark.parametrize("tenant", backends_here("embedding"))
+
+
+def on(tenant: Tenant) -> Callable[..., Tensor]:
+    return partial(public, backend=tenant.backend)
+
+
+def truth_of(inputs: Inputs) -> dict[str, Tensor]:
+    return run(partial(reference.embedding, eps=1e-12), inputs.double())
+
+
+@everywhere
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", EMBEDDING, ids=str)
+def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> None:
+    inputs = case.make(dtype, tenant.device)
+    plain = run(_other_order, inputs)
+    with contracts.poisoned_memory():
+        ours = run(on(tenant), inputs)
+    compare(ours, plain, truth_of(inputs))
+
+
+def _other_order(
+    ids: Tensor,
+    documents: Documents,
+    segments: Tensor | None,
+    word: Tensor,
+    position: Tensor,
+    segment: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    p: float,
+    key: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The formula through PyTorch's own functions, rounded to the dtype asked for at the end only."""
+    segments = torch.zeros_like(documents.positions) if segments is None else segments
+    places = F.embedding(documents.positions, position) + F.embedding(segments, segment)
+    h = F.embedding(ids, word) + places
+    y = F.layer_norm(h, (word.shape[1],), weight, bias, 1e-12)
+    if p > 0.0:
+        y = torch.where(philox.keep_rows(key, documents.row_keys, word.shape[1], p), y * (1 / (1 - p)), 0)
+    return y.to(dtype)
+
+
+@pytest.mark.parametrize("case", [embedding_case([37, 60], 96), embedding_case([37, 60], 96, p=0.2)], ids=str)
+def test_blocks_of_rows_join_up(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = case.make(torch.bfloat16)
+    whole = run(partial(public, backend="torch"), inputs)
+    monkeypatch.setattr(FAMILY.module("torch"), "_BLOCK", 5 * 96)
+    blocks = run(partial(public, backend="torch"), inputs)
+    tables = ("y", "dword", "dposition", "dsegment")
+    same_bits({k: blocks[k] for k in tables}, {k: whole[k] for k in tables}, "twenty blocks and one")
+    compare(blocks, whole, truth_of(inputs))
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("p", [0.0, 0.25])
+def test_gradients_are_the_numerical_ones(p: float, backend: str) -> None:
+    inputs = embedding_case([3, 2], 5, vocabulary=4, p=p).make(torch.float64)
+    arguments = dict(inputs.arguments)
+    leaves = {name: arguments.pop(name).requires_grad_() for name in inputs.differentiable}
+
+    def function(*tensors: Tensor) -> Tensor:
+        return public(**{**arguments, **dict(zip(leaves, tensors, strict=True))}, backend=backend)
+
+    assert torch.autograd.gradcheck(function, tuple(leaves.values()))
+
+
+@everywhere
+def test_drops_the_normed_elements_that_the_random_stream_says(tenant: Tenant) -> None:
+    inputs = embedding_case([20, 13], 312, p=0.4).make(torch.float32, tenant.device)
+    y = on(tenant)(**inputs.change(bias=torch.full_like(inputs.arguments["bias"], 100.0)).arguments)
+    documents = inputs.arguments["documents"]
+    assert torch.equal(y != 0, philox.keep_rows(inputs.arguments["key"], documents.row_keys, 312, 0.4))
+
+
+@everywhere
+def test_rows_that_nothing_reads_get_a_gradient_of_zero(tenant: Tenant) -> None:
+    inputs = embedding_case([9, 4], 40, vocabulary=31, places=20, segments=None).make(torch.float32, tenant.device)
+    ids = inputs.arguments["ids"]
+    gradients = run(on(tenant), inputs)
+    seen = torch.zeros(31, dtype=torch.bool, device=ids.device).index_fill_(0, ids, True)
+    assert torch.equal(gradients["dword"].abs().sum(1) > 0, seen)
+    assert torch.equal((gradients["dposition"].abs().sum(1) > 0).cpu(), torch.arange(20) < 9)
+    assert float(gradients["dsegment"][0].abs().sum()) > 0 and float(gradients["dsegment"][1].abs().sum()) == 0
+
+
+@everywhere
+@pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
+def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> None:
+    contracts.gradient_set(on(tenant), case.make(torch.float32, tenant.device))
+
+
+@everywhere
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_two_runs_agree_bit_for_bit(dtype: torch.dtype, tenant: Tenant) -> None:
+    contracts.deterministic(on(tenant), embedding_case([90, 101, 7], 96, p=0.1).make(dtype, tenant.device))
+
+
+@everywhere
+@pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
+def test_accepts_any_strides(case: Case, tenant: Tenant) -> None:
+    contracts.strides(on(tenant), case.make(torch.float32, tenant.device))
+
+
+@everywhere
+def test_a_packed_document_gives_what_it_gives_alone(tenant: Tenant) -> None:
+    lengths = [17, 0, 1, 22]
+    packed = embedding_case(lengths, 136, p=0.2).make(torch.bfloat16, tenant.device)
+    together = on(tenant)(**packed.arguments)
+    documents: Documents = packed.arguments["documents"]
+    start = 0
+    for index, length in enumerate(lengths):
+        rows = slice(start, start + length)
+        start += length
+        offsets = torch.tensor([0, length], dtype=torch.int32, device=tenant.device)
+        alone = Documents.build(offsets, documents.keys[index : index + 1], tokens=length, longest=max(1, length))
+        tokens = {name: packed.arguments[name][rows] for name in ("ids", "segments")}
+        y = on(tenant)(**packed.change(documents=alone, **tokens).arguments)
+        same_bits({"y": together[rows]}, {"y": y}, f"document {index} packed and alone")
+
+
+@everywhere
+@pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
+def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
+    if tenant.backend == "reference":
+        pytest.skip("the reference is not registered: the compiler sees through it")
+    a = case.make(torch.bfloat16, tenant.device).arguments
+    documents = a["documents"]
+    rows = (a["ids"], documents.positions, a["segments"], *(a[n] for n in ("word", "position", "segment", "weight")))
+    random = (a["key"] if a["p"] else None, documents.row_keys)
+    forward = (*rows, a["bias"], *random, 1e-12, a["p"], a["dtype"], tenant.backend)
+    contracts.opcheck(torch.ops.unmask.embedding_fwd.default, forward)
+    y, *saved = torch.ops.unmask.embedding_fwd(*forward)
+    backward = (y, *rows, *saved, *random, documents.cu_seqlens, documents.order, a["p"], tenant.backend)
+    contracts.opcheck(torch.ops.unmask.embedding_bwd.default, backward)
+
+
+@everywhere
+def test_compiles_as_one_graph_with_dynamic_lengths(tenant: Tenant) -> None:
+    other = embedding_case([9, 5, 0], 40, p=0.25).make(torch.float32, tenant.device)
+    small = embedding_case([4, 5, 0], 40, p=0.25, places=9).make(torch.float32, tenant.device)
+    contracts.full_graph(on(tenant), small, other)
+
+
+def test_inductor_compiles_the_automatic_choice() -> None:
+    inputs = SMALL.make(torch.bfloat16)
+    compiled = torch.compile(public, fullgraph=True)
+    same_bits(run(compiled, inputs), run(public, inputs), "inductor and eager")
+
+
+@everywhere
+def test_foreign_autocast_changes_nothing(tenant: Tenant) -> None:
+    inputs = SMALL.make(torch.float32, tenant.device)
+    expected = on(tenant)(**inputs.arguments)
+    with torch.autocast(tenant.device, dtype=torch.bfloat16):
+        got = on(tenant)(**inputs.arguments)
+    same_bits({"y": got}, {"y": expected}, "under autocast and without")
+
+
+def test_the_result_has_the_dtype_of_the_word_table_unless_told() -> None:
+    arguments = dict(SMALL.make(torch.float32).arguments)
+    arguments.pop("dtype")
+    assert public(**arguments).dtype == torch.float32
+    assert public(**arguments, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_tables_in_16_bits_get_gradients_in_16_bits() -> None:
+    inputs = SMALL.make(torch.bfloat16)
+    narrow = inputs.change(**{name: inputs.arguments[name].bfloat16() for name in inputs.differentiable})
+    gradients = run(partial(public, backend="torch"), narrow)
+    assert {gradients[f"d{name}"].dtype for name in inputs.differentiable} == {torch.bfloat16}
+
+
+def test_double_backward_is_refused_rather_than_wrong() -> None:
+    arguments = dict(PLAIN.make(torch.float32).arguments)
+    arguments["word"].requires_grad_()
+    y = public(backend="torch", **arguments)
+    (dword,) = torch.autograd.grad(y.square().sum(), arguments["word"], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dword.sum().backward()
+
+
+REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    (
+        {"ids": torch.zeros(8, dtype=torch.int64)},
+        ValueError,
+        "embedding: ids must have shape (9,), the tokens of documents, got (8,)",
+    ),
+    ({"ids": torch.zeros(9)}, TypeError, "embedding: ids must be int64 or int32, got float32"),
+    (
+        {"ids": torch.full((9,), 97)},
+        ValueError,
+        "ids must be in [0, 97), the rows of word; use the tokenizer that the model was trained with, got 97",
+    ),
+    ({"ids": torch.full((9,), -3)}, ValueError, "embedding: ids must be in [0, 97), the rows of word"),
+    (
+        {"segments": torch.full((9,), 2)},
+        ValueError,
+        "embedding: segments must be in [0, 2), the rows of segment, got 2",
+    ),
+    ({"segments": torch.zeros(4, dtype=torch.int64)}, ValueError, "embedding: segments must have shape (9,)"),
+    ({"segments": torch.zeros(9)}, TypeError, "embedding: segments must be int64 or int32"),
+    ({"word": torch.zeros(97)}, ValueError, "embedding: word must have shape (V, D), got (97,)"),
+    ({"word": torch.zeros(0, 40)}, ValueError, "embedding: word must have at least one row, got shape (0, 40)"),
+    ({"word": torch.zeros(97, 40, dtype=torch.int8)}, TypeError, "embedding: word must be float16"),
+    (
+        {"position": torch.zeros(5, 41)},
+        ValueError,
+        "embedding: position must have shape (5, 40), as wide as word, got (5, 41)",
+    ),
+    (
+        {"position": torch.zeros(4, 40)},
+        ValueError,
+        "embedding: documents.longest is 5 but position has 4 rows; cut documents into pieces",
+    ),
+    ({"segment": torch.zeros(2, 41)}, ValueError, "embedding: segment must have shape (2, 40), as wide as word"),
+    ({"bias": torch.zeros(41)}, ValueError, "embedding: bias must have shape (40,)"),
+    ({"dtype": torch.int64}, TypeError, "embedding: dtype must be float16"),
+    ({"p": 1.0}, ValueError, "embedding: p must be at least 0 and below 1, got 1.0"),
+    ({"key": None}, ValueError, "embedding: p is 0.25, so key is needed to address the random numbers"),
+    ({"eps": 0.0}, ValueError, "embedding: eps must be above 0, got 0.0"),
+    ({"backend": "numpy"}, ValueError, "embedding: backend must be one of"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), REFUSALS, ids=[r[2][:60] for r in REFUSALS])
+def test_refuses_bad_arguments_in_one_sentence(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    contracts.refuses(public, SMALL.make(torch.float32), change, error, message)
+
+
+def test_contents_of_a_tensor_that_is_not_on_the_cpu_are_read_in_debug_mode_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    elsewhere = torch.full((3,), 9, device="meta")
+    checks.contents("embedding", "ids", elsewhere, 5, "the rows of word")
+    monkeypatch.setattr(checks, "DEBUG", True)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        # reading a meta tensor fails, which shows that it was read
+        checks.contents("embedding", "ids", elsewhere, 5, "the rows of word")
