@@ -45,12 +45,14 @@ def bert_step_flops(
 ) -> float:
     """Operations that a training step needs on real tokens: matrix products forward, twice that backward.
 
-    Per token and layer 2 (4 D^2 + 2 D F), per document and layer 4 n^2 D for its attention, per masked
-    token 2 (D^2 + D V) for the head. Embeddings, norms, softmax and the optimizer are not counted, nor is
-    recomputation.
+    Per token and layer 2 (3 D^2) for queries, keys and values, per document and layer 4 n^2 D for its attention; per
+    token and layer 2 (D^2 + 2 D F) for what follows, in the last layer per masked token, since nothing reads the
+    others; per masked token 2 (D^2 + D V) for the head. Embeddings, norms, softmax and the optimizer are not counted,
+    nor is recomputation.
     """
     tokens = sum(lengths)
-    linear = layers * tokens * 2 * (4 * hidden**2 + 2 * hidden * intermediate)
+    read = (layers - 1) * tokens + masked
+    linear = 2 * (layers * tokens * 3 * hidden**2 + read * (hidden**2 + 2 * hidden * intermediate))
     attention = layers * 4 * hidden * sum(length**2 for length in lengths)
     head = masked * 2 * (hidden**2 + hidden * vocab)
     return 3.0 * (linear + attention + head)

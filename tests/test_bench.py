@@ -204,8 +204,10 @@ def test_ceilings_are_positive_and_flops_count_real_tokens() -> None:
     assert roofline.copy_bandwidth("cpu", 1 << 16) > 0
     assert roofline.matmul_rate("cpu", torch.float32, 64) > 0
     shape = {"layers": 1, "hidden": 2, "intermediate": 8, "vocab": 10}
-    # 3 tokens: 3 * 2 * (16 + 32) linear, 4 * 2 * 9 attention, 1 * 2 * (4 + 20) head; training takes three times
-    assert roofline.bert_step_flops([3], masked=1, **shape) == 3 * (288 + 72 + 48)
+    # 3 tokens: 3 * 2 * 12 for q, k, v, 4 * 2 * 9 attention; one masked: 2 * (4 + 32) after it, 2 * (4 + 20) head
+    assert roofline.bert_step_flops([3], masked=1, **shape) == 3 * (72 + 72 + 72 + 48)
+    # of two layers the first works on all three: 3 * 2 * (4 + 32) more there
+    assert roofline.bert_step_flops([3], masked=1, **shape | {"layers": 2}) == 3 * (2 * (72 + 72) + 216 + 72 + 48)
 
 
 def test_every_result_says_where_it_was_measured() -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 __all__ = [
     "DataConfig",
+    "KernelsConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "Phase",
@@ -154,6 +155,26 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class KernelsConfig:
+    """Which implementation of each operation runs; none: the best that can (`unmask doctor` says which). One that is
+    named runs or stops the run with its reasons; `reference` is the plain definition, to compare with.
+    """
+
+    attention: str | None = None
+    """Attention bounded by documents."""
+    mlm_loss: str | None = None
+    """Output projection and cross-entropy at the masked tokens."""
+    layer_norm: str | None = None
+    """Dropout, residual and layer norm."""
+    last_layer_rows: bool = True
+    """Whether the last layer works on the rows alone that an objective reads: the same loss and gradients for less."""
+
+    def named(self) -> dict[str, str]:
+        """The backends asked for by name, by operation, as `unmask_kernels.using` takes them."""
+        return {name: value for name, value in asdict(self).items() if isinstance(value, str)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """Everything that defines a pre-training run."""
 
@@ -165,6 +186,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    kernels: KernelsConfig = field(default_factory=KernelsConfig)
 
 
 def load_config(recipe_or_yaml: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:

@@ -2,12 +2,12 @@
 
 Forward, counting a multiply-add as two, for documents of s_i real tokens, T = sum s_i, M masked tokens:
 
-    layers * (T (8 D^2 + 4 D F) + 4 D sum s_i^2) + M (2 D^2 + 2 D V)
+    layers * (6 D^2 T + 4 D sum s_i^2) + ((layers - 1) T + M) (2 D^2 + 4 D F) + M (2 D^2 + 2 D V)
 
-that is: four projections, the feed-forward pair, scores and their product with the values; then the dense layer and
-the decoder of the MLM head. Backward costs twice the forward. Attention is counted by the lengths of the documents,
-as it is computed; padding is not counted at all. The share of the peak refers to dense bf16 tensor-core throughput
-from the vendors' data sheets.
+that is: three projections, scores and their product with the values; output projection and feed-forward pair, in the
+last layer for the masked rows that the head reads; then the dense layer and the decoder of the MLM head. Backward
+costs twice the forward. Attention is counted by the lengths of the documents, as it is computed; padding is not
+counted at all. The share of the peak refers to dense bf16 tensor-core throughput from the vendors' data sheets.
 """
 
 import re
@@ -62,8 +62,9 @@ class FlopCount:
     def forward(self, tokens: float, sum_of_squares: float, masked: float) -> float:
         """One forward pass over `tokens` real tokens in documents whose squared lengths sum to `sum_of_squares`."""
         d, f = self.hidden_size, self.intermediate_size
-        layer = tokens * (8.0 * d * d + 4.0 * d * f) + 4.0 * d * sum_of_squares
-        return self.num_layers * layer + masked * (2.0 * d * d + 2.0 * d * self.vocab_size)
+        attention = self.num_layers * (tokens * 6.0 * d * d + 4.0 * d * sum_of_squares)
+        forward = ((self.num_layers - 1) * tokens + masked) * (2.0 * d * d + 4.0 * d * f)
+        return attention + forward + masked * (2.0 * d * d + 2.0 * d * self.vocab_size)
 
 
 def peak_flops(device: torch.device | str) -> float | None:

@@ -10,12 +10,12 @@ import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from unmask.config import RunConfig, load_config, to_mapping, to_yaml
+from unmask.config import KernelsConfig, RunConfig, load_config, to_mapping, to_yaml
 from unmask.errors import RunError
 from unmask.train.durable import replace_text
 
@@ -33,6 +33,7 @@ MAY_CHANGE = frozenset(
         "train.keep_checkpoints",
         "train.tensorboard",
         "train.threads",
+        *(f"kernels.{field.name}" for field in fields(KernelsConfig)),
     }
 )
 """Settings that a resumed run may change; every other one would make it another run. `data.store` is where the store

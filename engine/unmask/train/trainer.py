@@ -37,6 +37,7 @@ from unmask.train.segments import segment_of
 from unmask.train.signals import StopRequest
 from unmask.train.state import Facts, load_facts, load_tensors, save_state, state_bytes
 from unmask.train.step import StepReport, TrainingStep
+from unmask_kernels import using
 
 __all__ = ["Trainer", "pretrain"]
 
@@ -87,7 +88,8 @@ def _train(folder: RunFolder) -> None:
         trainer.restore(found, facts)
     # Only now is it known that a changed configuration can go on with what is there.
     folder.save_config()
-    trainer.run()
+    with using(**config.kernels.named()):
+        trainer.run()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -134,6 +136,7 @@ class Trainer:
             objectives=self.parts.objectives,
             optimizer=self.optimizer,
             clip_norm=train.clip_norm,
+            all_rows=not self.config.kernels.last_layer_rows,
         )
         self.meter = Meter([objective.name for objective, _ in self.parts.objectives], peak=peak_flops(device))
         self.flops = FlopCount(

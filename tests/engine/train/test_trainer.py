@@ -8,10 +8,12 @@ from types import ModuleType
 import pytest
 import torch
 
+from unmask.config import KernelsConfig
 from unmask.errors import ConfigError, RunError
 from unmask.train.checkpoint import verify
 from unmask.train.log import read_evaluations, read_log
 from unmask.train.run_folder import saved_config
+from unmask_kernels import BackendUnavailable
 
 
 def test_a_run_leaves_its_configuration_a_log_and_the_newest_checkpoints(tiny: ModuleType, unbroken: Path) -> None:
@@ -99,9 +101,9 @@ def test_every_phase_reads_and_is_evaluated_at_its_own_length(tiny: ModuleType, 
     evaluated: list[int] = []
     original = tiny.assembly.PretrainingModel.forward
 
-    def watch(model: torch.nn.Module, batch: object) -> torch.Tensor:
+    def watch(model: torch.nn.Module, batch: object, **options: object) -> torch.Tensor:
         (seen if model.training else evaluated).append(batch.documents.longest)  # type: ignore[attr-defined]
-        return original(model, batch)  # type: ignore[no-any-return]
+        return original(model, batch, **options)  # type: ignore[no-any-return]
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(tiny.assembly.PretrainingModel, "forward", watch)
@@ -116,11 +118,11 @@ def test_every_phase_has_dropout_of_its_own_in_a_resumed_run_too(tiny: ModuleTyp
     seen: dict[int, set[int]] = {}
     original = tiny.assembly.PretrainingModel.forward
 
-    def watch(model: torch.nn.Module, batch: object) -> torch.Tensor:
+    def watch(model: torch.nn.Module, batch: object, **options: object) -> torch.Tensor:
         if model.training:
             longest = batch.documents.longest  # type: ignore[attr-defined]
             seen.setdefault(longest, set()).add(int(model.encoder.dropout_seed))  # type: ignore[operator, union-attr]
-        return original(model, batch)  # type: ignore[no-any-return]
+        return original(model, batch, **options)  # type: ignore[no-any-return]
 
     run = tmp_path / "a"
     with pytest.MonkeyPatch.context() as patched:
@@ -165,3 +167,21 @@ def test_a_run_refused_for_its_settings_leaves_its_name_free(tiny: ModuleType, t
     with pytest.raises(ConfigError, match=r"train\.phases\.0"):
         tiny.pretrain(tiny.config(tmp_path / "a", steps=1, warmup_steps=0))
     assert not (tmp_path / "a").exists()
+
+
+def test_a_backend_named_in_the_configuration_runs(tiny: ModuleType, tmp_path: Path) -> None:
+    losses = []
+    for name, kernels in (
+        ("one", KernelsConfig()),
+        ("two", KernelsConfig(layer_norm="reference", last_layer_rows=False)),
+    ):
+        config = replace(tiny.config(tmp_path / name, steps=2, warmup_steps=1, phases=[]), kernels=kernels)
+        tiny.pretrain(replace(config, train=replace(config.train, log_every=1)))
+        losses.append([row["loss"] for row in read_log(tmp_path / name)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    refused = replace(tiny.config(tmp_path / "three"), kernels=KernelsConfig(layer_norm="triton"))
+    with pytest.raises(BackendUnavailable, match="layer_norm: backend 'triton' cannot run this call"):
+        tiny.pretrain(refused)
+    unknown = replace(tiny.config(tmp_path / "four"), kernels=KernelsConfig(mlm_loss="fast"))
+    with pytest.raises(ValueError, match="mlm_loss: backend must be one of"):
+        tiny.pretrain(unknown)
