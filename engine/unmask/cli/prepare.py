@@ -30,7 +30,7 @@ class Options:
     """Files or folders: .txt and .md (a document each), .jsonl (one a line), .parquet (one a row), each also .gz.
     None: the docstrings of the installed Python packages."""
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder of an existing WordPiece tokenizer; none: one is trained on the text."""
+    """Folder of an existing WordPiece tokenizer, or a vocab.txt; none: one is trained on the text."""
     vocab_size: int = 30522
     """Entries of the trained vocabulary."""
     lowercase: bool = True
@@ -39,6 +39,9 @@ class Options:
     """Field of JSON lines, or column of parquet files, that holds the text."""
     blank_line_documents: bool = False
     """Blank lines separate the documents of a text file."""
+    segmenter: str | None = None
+    """What joins Chinese characters to words for masking: chinese (rjieba, else jieba; extra `chinese`), rjieba, jieba,
+    spaces (text that is segmented already), or module:function. None: every character is a word."""
 
 
 def run(arguments: list[str]) -> None:
@@ -56,6 +59,7 @@ def run(arguments: list[str]) -> None:
             lowercase=options.lowercase,
             text_field=options.text_field,
             blank_line_documents=options.blank_line_documents,
+            segmenter=options.segmenter,
             progress=report,
         )
     print(describe(store))

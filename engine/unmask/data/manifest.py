@@ -53,7 +53,11 @@ class ShardEntry(TypedDict):
     sha256: str
 
 
-class Manifest(TypedDict):
+class _Optional(TypedDict, total=False):
+    segmenter: str  # what joined ideographs to words, "" for nothing; older stores do not say
+
+
+class Manifest(_Optional):
     """The contents of `manifest.json`; `summary` is free for the maker of the store."""
 
     schema_version: int

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,10 +17,11 @@ import numpy as np
 
 from unmask.data.corpus import Document, read_corpus
 from unmask.data.docstrings import docstring_corpus
-from unmask.data.sentences import sentence_starts
+from unmask.data.encoding import TextEncoder
 from unmask.data.store import Store
-from unmask.data.store_writer import StoredDocument, StoreWriter, content_hash
+from unmask.data.store_writer import StoredDocument, StoreWriter
 from unmask.data.tokenizer import Tokenizer
+from unmask.data.words import load_segmenter
 from unmask.errors import CorpusError, StoreError
 
 __all__ = ["Progress", "describe", "prepare"]
@@ -47,6 +47,7 @@ def prepare(
     lowercase: bool = True,
     text_field: str = "text",
     blank_line_documents: bool = False,
+    segmenter: str | None = None,
     sample_characters: int = 100_000_000,
     cache: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -62,6 +63,7 @@ def prepare(
         lowercase: whether a trained tokenizer drops case and accents; not used with a given one.
         text_field: field of JSON lines or column of parquet that holds the text.
         blank_line_documents: text files hold a document per block between blank lines.
+        segmenter: name of what joins Chinese characters to words, see `words.py`; None makes each a word.
         sample_characters: how much text training a tokenizer looks at.
         cache: folder for the embedded corpus, as in `docstring_corpus`.
         progress: called with a `Progress` after every batch.
@@ -73,6 +75,7 @@ def prepare(
     """
     if Path(out).exists():
         raise StoreError(f"store: {out} exists already; choose another folder or remove it first")
+    cutter = None if segmenter is None else load_segmenter(segmenter)
     report = progress or _silent
     embedded = None if inputs else docstring_corpus(cache=cache)
 
@@ -93,9 +96,11 @@ def prepare(
         tokenizer_hash=tokenizer.hash,
         vocab_size=tokenizer.vocab_size,
         special_ids=tokenizer.special_ids,
+        segmenter="" if cutter is None else cutter.label,
     )
     with writer:
-        writer.summary = _encode(documents(), tokenizer, writer, report, total)
+        encode = TextEncoder(tokenizer=tokenizer, segmenter=cutter)
+        writer.summary = _encode(documents(), encode, writer, report, total)
         tokenizer.save(writer.partial / "tokenizer")
     return Store.open(out)
 
@@ -119,7 +124,7 @@ def describe(store: Store) -> str:
 
 def _encode(
     documents: Iterable[Document],
-    tokenizer: Tokenizer,
+    encode: TextEncoder,
     writer: StoreWriter,
     report: Callable[[Progress], None],
     total: int | None,
@@ -128,19 +133,23 @@ def _encode(
     unknown: Counter[str] = Counter()
     empty = characters = read = 0
     for batch in _batches(documents):
-        for document, ids, sentences in _tokens(batch, tokenizer):
-            if not len(ids):
+        encoded = encode([document.text for document in batch])
+        end = 0
+        for index, document in enumerate(batch):
+            start, end = end, end + int(encoded.lengths[index])
+            if start == end:
                 empty += 1
                 continue
-            lengths.append(len(ids))
-            unknown[document.source] += int(np.count_nonzero(ids == tokenizer.unk_id))
+            ids = encoded.ids[start:end]
+            lengths.append(end - start)
+            unknown[document.source] += int(np.count_nonzero(ids == encode.tokenizer.unk_id))
             writer.add(
                 StoredDocument(
                     ids=ids,
                     source=document.source,
-                    content_hash=content_hash(document.text),
-                    word_starts=tokenizer.word_starts(ids),
-                    sentence_starts=sentences,
+                    content_hash=int(encoded.content_hashes[index]),
+                    word_starts=encoded.word_starts[start:end],
+                    sentence_starts=encoded.sentence_starts[start:end],
                 )
             )
         read += len(batch)
@@ -149,35 +158,6 @@ def _encode(
     if not lengths:
         raise CorpusError(f"corpus: none of {read} documents gives a token; is this text in the tokenizer's language?")
     return {"empty_documents": empty, "unknown_tokens": dict(unknown), "lengths": _histogram(lengths)}
-
-
-def _tokens(
-    documents: Sequence[Document], tokenizer: Tokenizer
-) -> Iterator[tuple[Document, np.ndarray[Any, np.dtype[np.uint32]], np.ndarray[Any, np.dtype[np.bool_]]]]:
-    """Each document with its ids (n,) and sentence starts (n,)."""
-    cuts = [_cuts(document.text, tokenizer.isolates_punctuation) for document in documents]
-    pieces = [
-        document.text[start:end]
-        for document, bounds in zip(documents, cuts, strict=True)
-        for start, end in pairwise(bounds)
-    ]
-    encoded = iter(tokenizer.encode_batch(pieces))
-    for document, bounds in zip(documents, cuts, strict=True):
-        sentences = [next(encoded) for _ in range(len(bounds) - 1)]
-        lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
-        ids = np.fromiter(chain.from_iterable(sentences), np.uint32, int(lengths.sum()))
-        starts = np.zeros(len(ids), np.bool_)
-        # a sentence of nothing but control characters has no token to mark
-        starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
-        yield document, ids, starts
-
-
-def _cuts(text: str, isolates_punctuation: bool) -> list[int]:
-    """Offsets between which to encode: sentence starts, where a word certainly ends, and the end of the text."""
-    starts = sentence_starts(text)
-    if not isolates_punctuation:
-        starts = [start for start in starts if start == starts[0] or text[start - 1].isspace()]
-    return [*starts, len(text)]
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

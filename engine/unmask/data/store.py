@@ -126,6 +126,11 @@ class Store:
         return self.manifest["tokenizer_hash"]
 
     @property
+    def segmenter(self) -> str:
+        """What joined ideographs to words, for example "rjieba 0.2.2"; empty when each is a word."""
+        return self.manifest.get("segmenter", "")
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 that names the contents: tokens in order, sources, tokenizer."""
         return fingerprint(self.manifest)
@@ -251,6 +256,7 @@ def write_store(
     tokenizer_hash: str,
     vocab_size: int,
     special_ids: Mapping[str, int],
+    segmenter: str = "",
     sources: Iterable[str] = (),
     **limits: int,
 ) -> Store:
@@ -260,6 +266,7 @@ def write_store(
         tokenizer_hash=tokenizer_hash,
         vocab_size=vocab_size,
         special_ids=special_ids,
+        segmenter=segmenter,
         sources=sources,
         **limits,
     ) as writer:

@@ -75,6 +75,7 @@ class StoreWriter:
         tokenizer_hash: `Tokenizer.hash` of what made the ids.
         vocab_size: ids are below it.
         special_ids: ids of pad, unk, cls, sep, mask.
+        segmenter: `Segmenter.label` of what joined ideographs to words, "" for nothing.
         sources: names in the order of their numbers; others are appended as they come.
         batch_documents: documents per record batch.
         batch_tokens: tokens that end a record batch early.
@@ -91,6 +92,7 @@ class StoreWriter:
         tokenizer_hash: str,
         vocab_size: int,
         special_ids: Mapping[str, int],
+        segmenter: str = "",
         sources: Iterable[str] = (),
         batch_documents: int = 65_536,
         batch_tokens: int = 1 << 27,
@@ -104,6 +106,7 @@ class StoreWriter:
         self._tokenizer_hash = tokenizer_hash
         self._vocab_size = vocab_size
         self._special_ids = dict(special_ids)
+        self._segmenter = segmenter
         self._dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
         self._sources = {name: number for number, name in enumerate(sources)}
         self._source_documents = dict.fromkeys(self._sources, 0)
@@ -215,6 +218,7 @@ class StoreWriter:
             vocab_size=self._vocab_size,
             tokenizer_hash=self._tokenizer_hash,
             special_ids=self._special_ids,
+            segmenter=self._segmenter,
             sources=[
                 SourceEntry(name=name, documents=self._source_documents[name], tokens=self._source_tokens[name])
                 for name in self._sources

@@ -117,16 +117,21 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> Tokenizer:
         """Loads a Hugging Face folder with a `tokenizer.json` or a `vocab.txt` (BERT's rules then hold).
 
+        Either file may also be named itself; the vocabulary then needs no certain name.
+
         Special tokens and case follow `tokenizer_config.json` and `special_tokens_map.json` where they exist.
 
         Raises:
             TokenizerError: nothing to load, a file is damaged, not WordPiece, or without a special token.
         """
-        folder = Path(folder)
-        whole, vocabulary = folder / "tokenizer.json", folder / "vocab.txt"
+        given = Path(folder)
+        folder = given.parent if given.is_file() else given
+        named_vocabulary = given.is_file() and given.suffix != ".json"
+        whole = folder / "tokenizer.json" if given == folder else given
+        vocabulary = given if named_vocabulary else folder / "vocab.txt"
         config = read_json(folder / "tokenizer_config.json")
         special_tokens = special_tokens_of(read_json(folder / "special_tokens_map.json") | config)
-        if whole.is_file():
+        if whole.is_file() and not named_vocabulary:
             backend = load_backend(whole)
         elif vocabulary.is_file():
             backend = load_vocabulary(vocabulary, special_tokens, config)
@@ -177,6 +182,11 @@ class Tokenizer:
         """
         backend = self._backend if special_tokens else self._plain
         return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+        """Encodes texts as `encode_batch` does, and says at which character of its text each token begins."""
+        encoded = self._plain.encode_batch(list(texts), add_special_tokens=False)
+        return [text.ids for text in encoded], [[start for start, _ in text.offsets] for text in encoded]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Joins tokens back into text, `##` pieces to the token before them."""
