@@ -9,6 +9,8 @@ from .dispatch import BackendUnavailable, Family, using
 from .documents import Documents
 from .embedding.op import FAMILY as _EMBEDDING
 from .embedding.op import embedding
+from .gelu.op import FAMILY as _GELU
+from .gelu.op import gelu
 from .layer_norm.op import FAMILY as _LAYER_NORM
 from .layer_norm.op import layer_norm
 from .mlm_loss.op import FAMILY as _MLM_LOSS
@@ -22,10 +24,13 @@ __all__ = [
     "MLMLoss",
     "attention",
     "embedding",
+    "gelu",
     "layer_norm",
     "mlm_loss",
     "using",
 ]
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (_ATTENTION, _EMBEDDING, _LAYER_NORM, _MLM_LOSS)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (_ATTENTION, _EMBEDDING, _GELU, _LAYER_NORM, _MLM_LOSS)
+}
 """All families by name, for `unmask doctor` and for tests."""

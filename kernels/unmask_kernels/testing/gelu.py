@@ -1,0 +1,56 @@
+"""Named calls of `gelu`: each activation, with and without a bias, ragged widths, tails of the functions."""
+
+from __future__ import annotations
+
+import torch
+
+from unmask_kernels.gelu import GATED
+
+from .inputs import Case, Inputs
+
+__all__ = ["GELU", "gelu_case"]
+
+
+def gelu_case(tokens: int, width: int, *, activation: str = "gelu", bias: bool = True, scale: float = 2.0) -> Case:
+    """`width` columns of y, so twice as many of x where gated; elements of x have deviation `scale`."""
+    columns = 2 * width if activation in GATED else width
+
+    def build(generator: torch.Generator) -> Inputs:
+        arguments = {
+            "x": torch.randn(tokens, columns, generator=generator) * scale,
+            "bias": torch.randn(columns, generator=generator) / 2 if bias else None,
+            "activation": activation,
+        }
+        return Inputs(
+            arguments=arguments,
+            differentiable=("x", "bias") if bias else ("x",),
+            parameters=("bias",),
+        )
+
+    parts = [activation, f"{tokens}x{width}"]
+    parts += [] if bias else ["pure"]
+    parts += [f"scale{scale:g}"] if scale != 2.0 else []
+    return Case(name="-".join(parts), build=build)
+
+
+GELU = [
+    gelu_case(12, 3072),  # BERT-base
+    gelu_case(9, 4096, activation="gelu_tanh"),  # BERT-large, as it was trained first
+    gelu_case(7, 1152, activation="geglu"),  # ModernBERT-base
+    gelu_case(7, 1152, activation="geglu", bias=False),  # and as it is: without biases
+    gelu_case(5, 2624, activation="swiglu"),
+    gelu_case(37, 312),
+    gelu_case(37, 312, activation="gelu_tanh", bias=False),
+    gelu_case(131, 13, activation="swiglu"),
+    gelu_case(131, 13, activation="geglu"),
+    gelu_case(67, 1),
+    gelu_case(1, 768, activation="gelu_tanh"),
+    gelu_case(1, 768, bias=False),
+    gelu_case(0, 96),
+    gelu_case(0, 96, activation="geglu", bias=False),
+    gelu_case(23, 40, scale=1e4),
+    gelu_case(23, 40, activation="gelu_tanh", scale=1e4),
+    gelu_case(23, 40, activation="geglu", scale=1e2),
+    gelu_case(23, 40, activation="swiglu", scale=1e2),
+]
+"""The model's shapes, prime-sized, one column, one row, empty, and elements far outside the functions' bend."""
