@@ -86,6 +86,12 @@ class ModelConfig:
     """Standard deviation of the truncated normal that initialises every matrix."""
     activation: Literal["gelu", "gelu_tanh"] = "gelu"
     """Feed-forward activation: the exact GELU, or its tanh approximation."""
+    causal: bool = False
+    """Whether a token sees only itself and what comes before it in its document."""
+    attention_window: int | None = None
+    """Tokens that a local layer sees on either side of each (ModernBERT: 64); None makes every layer global."""
+    global_every: int = 3
+    """With a window, layers 0, n, 2 n, ... stay global (ModernBERT: 3); 0 for none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,6 +22,10 @@ class EncoderConfig:
         hidden_dropout, attention_dropout: probabilities in [0, 1).
         layer_norm_eps: added to the variance.
         initializer_range: standard deviation of the truncated normal that weights are drawn from.
+        causal: whether a token sees only itself and what comes before it (Zhao et al. 2024, arXiv:2402.13991).
+        attention_window: tokens that a local layer sees on either side of each, at least 1; 64 is ModernBERT's
+            `local_attention` of 128 (Warner et al. 2024, arXiv:2412.13663). None makes every layer global, as BERT.
+        global_every: with a window, the layers 0, n, 2 n, ... stay global; at least 2, or 0 for none.
         activation: "gelu" is the exact form (erf), "gelu_tanh" the approximation of the original TensorFlow
             code; their outputs differ by about 1e-3.
     """
@@ -38,6 +42,9 @@ class EncoderConfig:
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    causal: bool = False
+    attention_window: int | None = None
+    global_every: int = 3
 
     def __post_init__(self) -> None:
         for name in (
@@ -57,6 +64,16 @@ class EncoderConfig:
         for name in ("hidden_dropout", "attention_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"EncoderConfig: {name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if self.attention_window is not None and self.attention_window < 1:
+            raise ValueError(
+                f"EncoderConfig: attention_window must be at least 1, or None for global layers, "
+                f"got {self.attention_window}"
+            )
+        if self.global_every < 0 or self.global_every == 1:
+            raise ValueError(
+                f"EncoderConfig: global_every must be at least 2, or 0 to make every layer local, got "
+                f"{self.global_every}; attention_window=None makes every layer global"
+            )
         if self.activation not in ("gelu", "gelu_tanh"):
             raise ValueError(f"EncoderConfig: activation must be 'gelu' or 'gelu_tanh', got {self.activation!r}")
 
@@ -64,3 +81,8 @@ class EncoderConfig:
     def head_dim(self) -> int:
         """K, elements of one head."""
         return self.hidden_size // self.num_heads
+
+    def window(self, layer: int) -> int | None:
+        """Tokens that the layer sees on either side of each, None for all: the local/global pattern."""
+        is_global = self.global_every > 0 and layer % self.global_every == 0
+        return None if is_global else self.attention_window

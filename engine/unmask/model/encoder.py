@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask_kernels import Documents, attention, layer_norm, philox
+from unmask_kernels import Documents, attention, embedding, layer_norm, philox
 
 from .config import EncoderConfig
 from .init import initialise
@@ -60,19 +60,24 @@ class Norm(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Sum of token, position and segment tables, normalised."""
+    """Token, position and segment tables: their sum, normalised, with dropout, in one operation."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.word = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position = nn.Embedding(config.max_positions, config.hidden_size)
         self.segment = nn.Embedding(config.num_segments, config.hidden_size)
-        self.norm = Norm(config.hidden_size, config.layer_norm_eps)
+        self.norm = Norm(config.hidden_size, config.layer_norm_eps, config.hidden_dropout)
 
-    def forward(self, ids: Tensor, positions: Tensor, segments: Tensor | None) -> Tensor:
-        """(T, D) in fp32."""
-        segment = self.segment.weight[0] if segments is None else self.segment(segments)
-        return self.norm(self.word(ids) + self.position(positions) + segment)
+    def forward(
+        self, ids: Tensor, documents: Documents, segments: Tensor | None, key: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        """(T, D) in `dtype`; dropout when a key is given."""
+        tables = (self.word.weight, self.position.weight, self.segment.weight)
+        norm, p = self.norm, self.norm.p if key is not None else 0.0
+        return embedding(
+            ids, documents, segments, *tables, norm.weight, norm.bias, eps=norm.eps, p=p, key=key, dtype=dtype
+        )
 
 
 class Pooler(Linear):
@@ -86,11 +91,12 @@ class Pooler(Linear):
 class Layer(nn.Module):
     """Self-attention and feed-forward, each with its residual and norm."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, window: int | None = None) -> None:
         super().__init__()
         size, eps, p = config.hidden_size, config.layer_norm_eps, config.hidden_dropout
         self.heads, self.head_dim = config.num_heads, config.head_dim
         self.attention_dropout = config.attention_dropout
+        self.causal, self.window = config.causal, window
         self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
         self.qkv = Linear(size, 3 * size)
         self.attention_output = Linear(size, size)
@@ -104,7 +110,7 @@ class Layer(nn.Module):
         on_scores, on_attention, on_output = (None,) * _SITES if keys is None else keys.unbind()
         p = self.attention_dropout if keys is not None else 0.0
         qkv = self.qkv(x).view(-1, 3, self.heads, self.head_dim)
-        context = attention(qkv, documents, p=p, key=on_scores).flatten(1)
+        context = attention(qkv, documents, causal=self.causal, window=self.window, p=p, key=on_scores).flatten(1)
         row_keys = documents.row_keys
         if rows is not None:
             # every token was attended to; from here on rows do not see one another
@@ -115,7 +121,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """BERT's encoder.
+    """BERT's encoder; `config` may make it causal, or make layers local.
 
     Args:
         config: sizes.
@@ -136,7 +142,7 @@ class Encoder(nn.Module):
         self.config = config
         self.compute_dtype = compute_dtype
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Layer(config, config.window(index)) for index in range(config.num_layers))
         self.pooler = Pooler(config.hidden_size, config.hidden_size) if pooler else None
         self.register_buffer("dropout_seed", torch.tensor(seed, dtype=torch.int64), persistent=False)
         self.dropout_seed: Tensor
@@ -165,20 +171,8 @@ class Encoder(nn.Module):
                 f"{self.config.max_positions} positions; cut documents into pieces, or train a model with a "
                 "larger max_positions"
             )
-        if tuple(ids.shape) != (documents.tokens,):
-            raise ValueError(
-                f"encoder: ids must have shape ({documents.tokens},), the tokens of documents, "
-                f"got {tuple(ids.shape)}; make both with unmask.pack"
-            )
-        # reading ids would make a GPU wait and cut a compiled graph in two
-        if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
-            self._check_ids(ids)
         keys = self._dropout_keys()
-        x = self.embeddings(ids, documents.positions, segments)
-        if keys is not None and self.config.hidden_dropout > 0.0:
-            p = self.config.hidden_dropout
-            x = x * philox.keep_rows(keys[-1, 0], documents.row_keys, x.shape[1], p) / (1.0 - p)
-        x = x.to(self.compute_dtype)
+        x = self.embeddings(ids, documents, segments, None if keys is None else keys[-1, 0], self.compute_dtype)
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
             x = layer(x, documents, None if keys is None else keys[index], rows if last else None)
@@ -193,14 +187,6 @@ class Encoder(nn.Module):
             raise ValueError("encoder: made without a pooler; make it with Encoder(..., pooler=True)")
         pooled: Tensor = self.pooler(hidden[documents.first_rows()])
         return pooled
-
-    def _check_ids(self, ids: Tensor) -> None:
-        lowest, highest = (int(bound) for bound in ids.aminmax())
-        if lowest < 0 or highest >= self.config.vocab_size:
-            raise ValueError(
-                f"encoder: ids must be in [0, {self.config.vocab_size}), the vocabulary of the model, "
-                f"got {lowest if lowest < 0 else highest}; use the tokenizer that the model was trained with"
-            )
 
     def _dropout_keys(self) -> Tensor | None:
         """int64 (num_layers + 1, 3) while training with dropout; the last row is the embeddings'."""
@@ -223,7 +209,11 @@ class Encoder(nn.Module):
         return hf.load_encoder(Path(folder), compute_dtype=compute_dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that `transformers.BertModel.from_pretrained` reads."""
+        """Write a folder that `transformers.BertModel.from_pretrained` reads.
+
+        Raises:
+            CheckpointError: a model that transformers' BERT does not compute, causal or with local layers.
+        """
         from unmask.interop import hf
 
         hf.save_encoder(self, Path(folder))

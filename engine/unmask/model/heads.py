@@ -124,13 +124,17 @@ class PretrainingModel(nn.Module):
 
         return hf.load_pretraining_model(Path(folder), compute_dtype=compute_dtype)
 
-    def save_pretrained(self, folder: str | Path, *, pad_id: int = 0) -> None:
+    def save_pretrained(self, folder: str | Path, *, pad_id: int = 0, for_transformers: bool = True) -> None:
         """Write a folder for `transformers`: BertForMaskedLM, or BertForPreTraining with both heads.
 
         Args:
             folder: where to; made when it is not there.
             pad_id: the tokenizer's id of [PAD], written to config.json.
+            for_transformers: False also writes a causal model or one with local layers, as a folder that only
+                `from_pretrained` of this class reads.
+        Raises:
+            CheckpointError: a model that transformers does not compute, unless `for_transformers` is False.
         """
         from unmask.interop import hf
 
-        hf.save_pretraining_model(self, Path(folder), pad_id=pad_id)
+        hf.save_pretraining_model(self, Path(folder), pad_id=pad_id, for_transformers=for_transformers)

@@ -108,7 +108,7 @@ def test_dropout_is_off_in_evaluation_and_repeats_for_the_same_keys() -> None:
 def test_dropout_keeps_the_mean_of_the_embeddings() -> None:
     encoder = Encoder(changed(num_layers=1, hidden_dropout=0.5))
     batch = pack([list(range(20))] * 40, keys=range(40))
-    hidden = encoder.embeddings(batch.ids, batch.documents.positions, None)
+    hidden = encoder.embeddings(batch.ids, batch.documents, None, None, torch.float32)
     encoder.layers = torch.nn.ModuleList()
     dropped = hidden_of(encoder, batch)
     assert 0.47 < float((dropped == 0).float().mean()) < 0.53
@@ -173,7 +173,7 @@ def test_refuses_documents_longer_than_the_position_table() -> None:
 
 def test_refuses_ids_of_other_documents() -> None:
     batch = pack(DOCUMENTS)
-    with pytest.raises(ValueError, match=r"encoder: ids must have shape \(20,\), the tokens of documents, got \(19,\)"):
+    with pytest.raises(ValueError, match=r"ids must have shape \(20,\), the tokens of documents, got \(19,\)"):
         Encoder(CONFIG)(batch.ids[:-1], batch.documents)
 
 
@@ -187,6 +187,8 @@ def test_an_encoder_without_pooler_says_so() -> None:
 @pytest.mark.parametrize("wrong", [60, 1000, -1])
 def test_an_id_that_is_not_of_the_vocabulary_is_named_with_the_way_out(wrong: int) -> None:
     encoder = Encoder(CONFIG)
-    message = rf"ids must be in \[0, 60\), the vocabulary of the model, got {wrong}; use the tokenizer that the model"
+    message = rf"ids must be in \[0, 60\), the rows of word; use the tokenizer .* trained with, got {wrong}"
+        rf"ids must be in \[0, 60\), the rows of word; use the tokenizer that the model was trained with, got {wrong}"
+    )
     with pytest.raises(ValueError, match=message):
         hidden_of(encoder, pack([[2, 5, wrong, 3]]))
