@@ -4,12 +4,17 @@ A sentence ends
 
     at . ! ? … and what closes it (quotes, brackets), when white space and no lower-case letter follow;
     at 。 ！ ？ ； ｡ and what closes it, with or without white space;
+    at ! ? or an ellipsis of six dots (……, ⋯⋯) and what closes it, when an ideograph follows at once;
     at a blank line.
 
-A full stop ends nothing after a title or a Latin abbreviation (`Dr.`, `e.g.`), after a single capital
-(`J. Smith`), or inside a number or name, where no white space follows. A single line break ends nothing:
-books and docstrings are hard-wrapped. These are rules of thumb, about what next-sentence pairs and
-sentence-aligned cuts need. Cost: one regular expression over the text, 20 MB a second.
+What closes it includes 」』”’》）】; a straight quote after a CJK mark closes where an odd number of them stands
+before it in the line, else it opens the next sentence. ， 、 ： and the dash —— end nothing. A full stop ends
+nothing after a title or a Latin abbreviation (`Dr.`, `e.g.`), after a single capital (`J. Smith`), or inside a
+number or name, where no white space follows. A single line break ends nothing: books and docstrings are
+hard-wrapped. These are rules of thumb, about what next-sentence pairs and sentence-aligned cuts need.
+
+No length limits a sentence, and the time is linear in the text whatever it holds: one regular expression whose
+quantifiers never give back what they took. Cost: 20 MB a second.
 """
 
 from __future__ import annotations
@@ -18,10 +23,16 @@ import re
 
 __all__ = ["sentence_starts"]
 
-_CLOSING = r"[\"'”’»)\]}」』）】》〉]*"
+_CLOSING = r"[\"'”’»)\]}」』）】》〉]*+"
+_CJK_CLOSING = r"[”’»)\]}」』）】》〉]*+"
+_IDEOGRAPH = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff“‘「『《（【]"
 _BOUNDARY = re.compile(
-    rf"(?P<latin>[.!?…]+{_CLOSING}\s+)|(?P<cjk>[。！？；｡]+[…。！？]*{_CLOSING}\s*)|(?P<blank>\n[^\S\n]*\n\s*)"
+    rf"(?P<latin>(?<![.!?…])[.!?…]++{_CLOSING}\s++)"
+    rf"|(?P<cjk>[。！？；｡][…。！？；｡]*+{_CJK_CLOSING})"
+    rf"|(?P<tight>(?<![.!?…⋯])(?:…{{2,}}+|⋯{{2,}}+|[!?]++){_CJK_CLOSING}(?={_IDEOGRAPH}))"
+    r"|(?P<blank>\n[^\S\n]*+\n\s*+)"
 )
+_SPACE = re.compile(r"\s*+")
 
 # Abbreviations that never end a sentence. `etc.`, `Inc.`, `Jr.` and their like may end one: the capital that
 # follows decides.
@@ -43,15 +54,44 @@ def sentence_starts(text: str) -> list[int]:
     if first == len(text):
         return []
     starts = [first]
-    end = len(text)
+    quotes = _StraightQuotes(text)
     for match in _BOUNDARY.finditer(text, first):
         start = match.end()
-        if start >= end:
+        if match.lastgroup == "cjk":
+            if text[start : start + 1] == '"' and quotes.open_at(start):
+                start += 1
+            start = _past_space(text, start)
+        if start >= len(text):
             break
         if match.lastgroup == "latin" and not _ends(text, match.start(), match.group(), start):
             continue
-        starts.append(start)
+        # a blank line behind a CJK mark was passed with its white space already
+        if start > starts[-1]:
+            starts.append(start)
     return starts
+
+
+class _StraightQuotes:
+    """Whether a straight quote is open, counted from the last line break, in time linear in the text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._counted = 0
+        self._odd = False
+
+    def open_at(self, end: int) -> bool:
+        line = self._text.rfind("\n", self._counted, end) + 1
+        if line:
+            self._counted, self._odd = line, False
+        self._odd ^= bool(self._text.count('"', self._counted, end) % 2)
+        self._counted = end
+        return self._odd
+
+
+def _past_space(text: str, start: int) -> int:
+    match = _SPACE.match(text, start)
+    assert match is not None
+    return match.end()
 
 
 def _ends(text: str, mark: int, matched: str, following: int) -> bool:

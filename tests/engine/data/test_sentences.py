@@ -1,5 +1,6 @@
 """Sentence starts: the cases that a reader would cut by eye, and invariants on arbitrary text."""
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -26,6 +27,13 @@ def _cut(text: str) -> list[str]:
         ("no stop here\n\nSecond block", ["no stop here", "Second block"]),
         ("ends with Mr.\n\nsecond block", ["ends with Mr.", "second block"]),
         ("他说：“你好。”我走了！真的？是；好", ["他说：“你好。”", "我走了！", "真的？", "是；", "好"]),
+        ("「走吧。」他说。（真的。）『是吗？！』好", ["「走吧。」", "他说。", "（真的。）", "『是吗？！』", "好"]),
+        ("我想……他走了……。好", ["我想……", "他走了……。", "好"]),
+        ("他等了…很久——一年，才走。对", ["他等了…很久——一年，才走。", "对"]),
+        ('他说："走吧。"我说。"不。"好', ['他说："走吧。"', "我说。", '"不。"', "好"]),
+        ("真的?好!我不信... 走", ["真的?", "好!", "我不信...", "走"]),
+        ("BERT 很好。It works well.\n第二", ["BERT 很好。", "It works well.", "第二"]),
+        ("《书名。》\n\n第一回\n\n话说", ["《书名。》", "第一回", "话说"]),
     ],
 )
 def test_cuts_where_a_reader_would(text: str, sentences: list[str] | None) -> None:
@@ -43,7 +51,30 @@ def test_text_without_characters_has_no_sentence() -> None:
     assert sentence_starts("") == sentence_starts(" \n\n ") == []
 
 
-@given(st.text(alphabet=st.sampled_from("aB. \n!?。！”\"'…éI1"), max_size=60))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "." * 100_000,
+        "a" + "." * 100_000 + "b",
+        "字" * 100_000,
+        "……" * 50_000 + "字",
+        '字。"' * 30_000,
+        '!)"' * 30_000,
+        "\n \t" * 30_000 + "x",
+        "word " * 20_000,
+        "a.b" * 30_000,
+    ],
+    ids=lambda text: repr(text[:6]),
+)
+def test_a_hundred_thousand_characters_take_linear_time(text: str) -> None:
+    began = time.process_time()
+    starts = sentence_starts(text)
+    # a quadratic rule takes minutes
+    assert time.process_time() - began < 2
+    assert starts[0] == len(text) - len(text.lstrip())
+
+
+@given(st.text(alphabet=st.sampled_from("aB. \n!?。！”\"'…éI1字「"), max_size=60))
 def test_starts_ascend_from_the_first_character_and_never_fall_on_white_space(text: str) -> None:
     starts = sentence_starts(text)
     assert starts == sorted(set(starts))
