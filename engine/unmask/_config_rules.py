@@ -30,6 +30,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "model.intermediate_size": (model.intermediate_size, 1),
         "model.max_positions": (model.max_positions, _SHORTEST),
         "model.num_segments": (model.num_segments, 1),
+        "model.attention_window": (1 if model.attention_window is None else model.attention_window, 1),
         "objective.mlm": (objective.mlm, 0),
         "objective.nsp": (objective.nsp, 0),
         "train.steps": (train.steps, 1),
@@ -48,6 +49,11 @@ def _ranges(config: RunConfig) -> Iterator[str]:
     for name, (value, least) in at_least.items():
         if value < least:
             yield f"{name} must be at least {least}, got {value}"
+    if model.global_every < 0 or model.global_every == 1:
+        yield (
+            f"model.global_every must be at least 2, or 0 to make every layer local, got {model.global_every}; "
+            "leave out model.attention_window to make every layer global"
+        )
     if config.seed >= 2**63:
         yield f"seed must be below 2^63, got {config.seed}"
     for name, number in {

@@ -149,6 +149,8 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
         ({"train.steps": 0}, "train.steps must be at least 1, got 0"),
         ({"train.learning_rate": 0}, "train.learning_rate must be above 0, got 0"),
         ({"model.hidden_dropout": 1}, "model.hidden_dropout must be at least 0 and below 1, got 1"),
+        ({"model.attention_window": 0}, "model.attention_window must be at least 1, got 0"),
+        ({"model.global_every": 1}, "model.global_every must be at least 2, or 0 to make every layer local, got 1"),
         ({"seed": 2**63}, "seed must be below 2^63"),
     ],
 )

@@ -4,8 +4,9 @@
     BertForMaskedLM        encoder, MLM head              <-> PretrainingModel(heads=("mlm",))
     BertForPreTraining     encoder, pooler, MLM and NSP   <-> PretrainingModel(heads=("mlm", "nsp"))
 
-Only what this engine computes is read: absolute positions, erf or tanh GELU, tied output projection.
-Anything else is refused by name rather than loaded as something it is not.
+Only what this engine computes is read: absolute positions, erf or tanh GELU, tied output projection. Anything else
+is refused by name rather than loaded as something it is not; so is, when written, a model that BERT's classes do not
+compute. A checkpoint of such a model holds the same files with a `model_type` of our own, which only we read.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ _FIELDS = {
 }
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 # what a config must say, if it says it, for the model to be BERT's
-_REQUIRED = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False}
+_REQUIRED = {"position_embedding_type": "absolute", "is_decoder": False}
+# what BERT's classes in transformers do not have, and the model_type of a folder that says one of them
+_OURS = ("causal", "attention_window", "global_every")
+_OUR_TYPE = "unmask"
 
 
 def read_config(folder: Path) -> EncoderConfig:
@@ -66,7 +70,8 @@ def read_config(folder: Path) -> EncoderConfig:
         ) from None
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    for name, needed in _REQUIRED.items():
+    ours_alone = theirs.get("model_type") == _OUR_TYPE
+    for name, needed in {"model_type": _OUR_TYPE if ours_alone else "bert", **_REQUIRED}.items():
         found = theirs.get(name, needed)
         if found != needed:
             raise CheckpointError(f"{path}: {name} must be {needed!r} for a BERT encoder, is {found!r}")
@@ -81,17 +86,32 @@ def read_config(folder: Path) -> EncoderConfig:
     # a config may leave out what equals BERT-base, as `transformers` itself writes it
     fields = {ours: theirs[other] for ours, other in _FIELDS.items() if other in theirs}
     fields.setdefault("vocab_size", 30522)
+    if ours_alone:
+        fields |= {name: theirs[name] for name in _OURS if name in theirs}
     try:
         return EncoderConfig(**fields, activation=_ACTIVATIONS[activation])  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def write_config(config: EncoderConfig, folder: Path, *, architecture: str, pad_id: int = 0) -> None:
-    """Write config.json for the `transformers` class named by `architecture`."""
+def write_config(
+    config: EncoderConfig, folder: Path, *, architecture: str, pad_id: int = 0, for_transformers: bool = True
+) -> None:
+    """Write config.json for the `transformers` class named by `architecture`.
+
+    Raises:
+        CheckpointError: with `for_transformers`, a model that the class does not compute.
+    """
+    foreign = _foreign(config)
+    if foreign and for_transformers:
+        raise CheckpointError(
+            f"{folder}: transformers' {architecture} cannot compute this model, which has {' and '.join(foreign)}; "
+            "a checkpoint of a run keeps it, and unmask.PretrainingModel.from_pretrained reads that"
+        )
     theirs: dict[str, Any] = {
         "architectures": [architecture],
-        "model_type": "bert",
+        "model_type": _OUR_TYPE if foreign else "bert",
+        **{name: getattr(config, name) for name in _OURS if foreign},
         **{other: getattr(config, ours) for ours, other in _FIELDS.items()},
         "hidden_act": "gelu" if config.activation == "gelu" else "gelu_new",
         "position_embedding_type": "absolute",
@@ -100,6 +120,13 @@ def write_config(config: EncoderConfig, folder: Path, *, architecture: str, pad_
         "torch_dtype": "float32",
     }
     (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
+
+
+def _foreign(config: EncoderConfig) -> list[str]:
+    """What transformers' BERT does not have, by name and value."""
+    local = any(config.window(layer) is not None for layer in range(config.num_layers))
+    found = [f"attention_window={config.attention_window}"] if local else []
+    return found + (["causal=True"] if config.causal else [])
 
 
 def load_encoder(folder: Path, *, compute_dtype: torch.dtype = torch.float32) -> Encoder:
@@ -139,11 +166,14 @@ def save_encoder(encoder: Encoder, folder: Path) -> None:
     _save(encoder, pairs, folder, architecture="BertModel")
 
 
-def save_pretraining_model(model: PretrainingModel, folder: Path, *, pad_id: int = 0) -> None:
+def save_pretraining_model(
+    model: PretrainingModel, folder: Path, *, pad_id: int = 0, for_transformers: bool = True
+) -> None:
     """See `PretrainingModel.save_pretrained`."""
     heads = ("mlm",) if model.nsp is None else ("mlm", "nsp")
     architecture = "BertForMaskedLM" if model.nsp is None else "BertForPreTraining"
-    _save(model, _model_names(model.config, heads, "bert."), folder, architecture=architecture, pad_id=pad_id)
+    pairs = _model_names(model.config, heads, "bert.")
+    _save(model, pairs, folder, architecture=architecture, pad_id=pad_id, for_transformers=for_transformers)
 
 
 Pairs = list[tuple[str, tuple[str, ...]]]
@@ -195,16 +225,24 @@ def _refuse_leftovers(pairs: Pairs, weights: dict[str, Tensor], folder: Path) ->
             )
 
 
-def _save(module: nn.Module, pairs: Pairs, folder: Path, *, architecture: str, pad_id: int = 0) -> None:
+def _save(
+    module: nn.Module,
+    pairs: Pairs,
+    folder: Path,
+    *,
+    architecture: str,
+    pad_id: int = 0,
+    for_transformers: bool = True,
+) -> None:
     from safetensors.torch import save_file
 
+    config = module.config
+    assert isinstance(config, EncoderConfig)
     folder.mkdir(parents=True, exist_ok=True)
+    write_config(config, folder, architecture=architecture, pad_id=pad_id, for_transformers=for_transformers)
     parameters = dict(module.named_parameters())
     weights: dict[str, Tensor] = {}
     for ours, theirs in pairs:
         parts = parameters[ours].detach().cpu().chunk(len(theirs))
         weights.update({name: part.contiguous().clone() for name, part in zip(theirs, parts, strict=True)})
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config = module.config
-    assert isinstance(config, EncoderConfig)
-    write_config(config, folder, architecture=architecture, pad_id=pad_id)

@@ -276,7 +276,7 @@ class Trainer:
             )
 
             def write(folder: Path) -> None:
-                parts.model.save_pretrained(folder, pad_id=parts.sources.tokenizer.pad_id)
+                parts.model.save_pretrained(folder, pad_id=parts.sources.tokenizer.pad_id, for_transformers=False)
                 parts.sources.tokenizer.save(folder, max_length=self.config.model.max_positions)
                 bind(folder, parts.sources.tokenizer)
                 save_state(folder / "training", parts.model, self.optimizer, facts)
