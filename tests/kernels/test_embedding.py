@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unmask_kernels import Documents, checks, philox
+from unmask_kernels import BackendUnavailable, Documents, checks, philox
 from unmask_kernels import embedding as public
-from unmask_kernels.embedding import reference
+from unmask_kernels.embedding import EmbeddingCall, reference
 from unmask_kernels.embedding.op import FAMILY
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare, same_bits
@@ -97,7 +97,7 @@ def test_gradients_are_the_numerical_ones(p: float, backend: str) -> None:
 
 @everywhere
 def test_drops_the_normed_elements_that_the_random_stream_says(tenant: Tenant) -> None:
-    inputs = embedding_case([20, 13], 312, p=0.4).make(torch.float32, tenant.device)
+    inputs = embedding_case([20, 13], 312, vocabulary=5, p=0.4).make(torch.float32, tenant.device)
     y = on(tenant)(**inputs.change(bias=torch.full_like(inputs.arguments["bias"], 100.0)).arguments)
     documents = inputs.arguments["documents"]
     assert torch.equal(y != 0, philox.keep_rows(inputs.arguments["key"], documents.row_keys, 312, 0.4))
@@ -123,7 +123,7 @@ def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> 
 @everywhere
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_two_runs_agree_bit_for_bit(dtype: torch.dtype, tenant: Tenant) -> None:
-    contracts.deterministic(on(tenant), embedding_case([90, 101, 7], 96, p=0.1).make(dtype, tenant.device))
+    contracts.deterministic(on(tenant), embedding_case([70, 21, 7], 40, p=0.1).make(dtype, tenant.device))
 
 
 @everywhere
@@ -218,11 +218,11 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"ids": torch.zeros(9)}, TypeError, "embedding: ids must be int64 or int32, got float32"),
     (
-        {"ids": torch.full((9,), 97)},
+        {"ids": torch.full((9,), 23)},
         ValueError,
-        "ids must be in [0, 97), the rows of word; use the tokenizer that the model was trained with, got 97",
+        "ids must be in [0, 23), the rows of word; use the tokenizer that the model was trained with, got 23",
     ),
-    ({"ids": torch.full((9,), -3)}, ValueError, "embedding: ids must be in [0, 97), the rows of word"),
+    ({"ids": torch.full((9,), -3)}, ValueError, "embedding: ids must be in [0, 23), the rows of word"),
     (
         {"segments": torch.full((9,), 2)},
         ValueError,
@@ -230,9 +230,9 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"segments": torch.zeros(4, dtype=torch.int64)}, ValueError, "embedding: segments must have shape (9,)"),
     ({"segments": torch.zeros(9)}, TypeError, "embedding: segments must be int64 or int32"),
-    ({"word": torch.zeros(97)}, ValueError, "embedding: word must have shape (V, D), got (97,)"),
+    ({"word": torch.zeros(23)}, ValueError, "embedding: word must have shape (V, D), got (23,)"),
     ({"word": torch.zeros(0, 40)}, ValueError, "embedding: word must have at least one row, got shape (0, 40)"),
-    ({"word": torch.zeros(97, 40, dtype=torch.int8)}, TypeError, "embedding: word must be float16"),
+    ({"word": torch.zeros(23, 40, dtype=torch.int8)}, TypeError, "embedding: word must be float16"),
     (
         {"position": torch.zeros(5, 41)},
         ValueError,
@@ -256,6 +256,24 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
 @pytest.mark.parametrize(("change", "error", "message"), REFUSALS, ids=[r[2][:60] for r in REFUSALS])
 def test_refuses_bad_arguments_in_one_sentence(change: dict[str, Any], error: type[Exception], message: str) -> None:
     contracts.refuses(public, SMALL.make(torch.float32), change, error, message)
+
+
+def test_asking_for_triton_on_cpu_says_why_not() -> None:
+    if contracts.INTERPRETING:
+        pytest.skip("the interpreter runs Triton on CPU tensors")
+    with pytest.raises(BackendUnavailable, match="needs a CUDA tensor, got cpu"):
+        public(backend="triton", **SMALL.make(torch.float32).arguments)
+
+
+def test_refuses_wide_rows_many_segments_and_fp64_in_triton_with_a_reason() -> None:
+    reasons = FAMILY.backends["triton"].refuses(EmbeddingCall("cuda", "sm_90", torch.float64, 8200, 17))
+    assert "dtype must be fp16, bf16 or fp32, got float64" in reasons
+    assert "rows up to 8192 wide, got 8200" in reasons
+    assert "up to 16 segments, got 17" in reasons
+
+
+def test_an_unverified_backend_is_not_chosen_by_itself() -> None:
+    assert FAMILY.choose(None, EmbeddingCall("cuda", "sm_90", torch.bfloat16, 768, 2)) == "torch"
 
 
 def test_contents_of_a_tensor_that_is_not_on_the_cpu_are_read_in_debug_mode_only(

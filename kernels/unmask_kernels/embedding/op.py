@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unmask_kernels import checks
-from unmask_kernels.capability import architecture
+from unmask_kernels.capability import architecture, triton_reasons
 from unmask_kernels.dispatch import Backend, Family
 from unmask_kernels.documents import Documents
 from unmask_kernels.precision import accumulation_dtype, without_autocast
@@ -107,6 +107,17 @@ class EmbeddingCall(NamedTuple):
     segments: int
 
 
+def _triton_refuses(call: EmbeddingCall) -> list[str]:
+    reasons = triton_reasons(call.device)
+    if call.dtype == torch.float64:
+        reasons.append("dtype must be fp16, bf16 or fp32, got float64")
+    if call.width > MAX_TRITON_WIDTH:
+        reasons.append(f"rows up to {MAX_TRITON_WIDTH} wide, got {call.width}")
+    if call.segments > MAX_TRITON_SEGMENTS:
+        reasons.append(f"up to {MAX_TRITON_SEGMENTS} segments, got {call.segments}")
+    return reasons
+
+
 def _nothing_refused(call: EmbeddingCall) -> list[str]:
     return []
 
@@ -114,6 +125,8 @@ def _nothing_refused(call: EmbeddingCall) -> list[str]:
 FAMILY = Family(
     "embedding",
     {
+        # `verified` gets an architecture once the GPU tests have passed there.
+        "triton": Backend("unmask_kernels.embedding._triton", _triton_refuses, verified=()),
         "torch": Backend("unmask_kernels.embedding._torch", _nothing_refused),
         "reference": Backend("unmask_kernels.embedding.reference", _nothing_refused),
     },

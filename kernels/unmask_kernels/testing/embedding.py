@@ -16,7 +16,7 @@ def embedding_case(
     lengths: list[int],
     width: int,
     *,
-    vocabulary: int = 97,
+    vocabulary: int = 23,
     places: int | None = None,
     segments: int | None = 2,
     p: float = 0.0,
@@ -62,11 +62,9 @@ def embedding_case(
 
 
 EMBEDDING = [
-    embedding_case([40, 17, 0, 23, 0], 768, places=64),  # BERT-base, unused slots
-    embedding_case([33, 5, 1], 1024, p=0.1, segments=None),  # BERT-large
-    embedding_case(
-        [19, 40, 8, 3, 1, 1], 312, p=0.1, vocabulary=53, ids_dtype=torch.int32
-    ),  # TinyBERT, prime vocabulary
+    embedding_case([12, 7, 0, 9, 0], 768, places=16),  # BERT-base, unused slots
+    embedding_case([13, 5, 1], 1024, p=0.1, segments=None),  # BERT-large
+    embedding_case([19, 11, 8, 3, 1, 1], 312, p=0.1, ids_dtype=torch.int32),  # TinyBERT, a prime number of rows
     embedding_case([301], 40, frequent=1.0, vocabulary=7),  # one long run of a word: whole chunks and both ends
     embedding_case([2] * 70 + [3], 24, p=0.5, segments=3),  # more documents than a block, more segments than BERT
     embedding_case([1], 768, p=0.1),
