@@ -52,6 +52,13 @@ class DataConfig:
     """Share of the documents kept for evaluation and never trained on, chosen by their content; in [0, 0.5]. An
     evaluation reads the first `train.evaluate_tokens` of them, always the same, so a large store needs a small
     share."""
+    compose: Literal["documents", "mix", "uni"] = "documents"
+    """How documents become sequences: `documents` are whole or in even pieces; `mix` cuts one stream of all documents
+    every `longest` tokens, `uni` one of each source."""
+    scope: Literal["document", "sequence"] = "document"
+    """What a token may attend to where a sequence holds several documents: its own, or the whole sequence."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """How often a pass reads each source, by its name: 2 twice, 0.5 half of it, 0 leaves it out; others once."""
     mask_rate: float = 0.15
     """Share of the tokens to predict; in (0, 1)."""
     mask_split: tuple[float, float, float] = (0.8, 0.1, 0.1)
@@ -172,6 +179,10 @@ class KernelsConfig:
     """Output projection and cross-entropy at the masked tokens."""
     layer_norm: str | None = None
     """Dropout, residual and layer norm."""
+    gelu: str | None = None
+    """Activation of the feed-forward layer, and on a GPU the bias before it."""
+    embedding: str | None = None
+    """Tables, sum, norm and dropout of the first layer."""
     last_layer_rows: bool = True
     """Whether the last layer works on the rows alone that an objective reads: the same loss and gradients for less."""
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask_kernels import Documents, attention, embedding, layer_norm, philox
+from unmask_kernels import Documents, attention, embedding, gelu, layer_norm, philox
 
 from .config import EncoderConfig
 from .init import initialise
@@ -36,6 +36,16 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
         return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+    def apart(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The product, and the bias that what follows has to add, None where it is in.
+
+        What follows a layer on a GPU reads every element anyway and adds a bias, and sums its gradient, on the way. A
+        CPU's product adds it for nothing.
+        """
+        if x.device.type == "cpu":
+            return self(x), None
+        return F.linear(x, self.weight.to(x.dtype)), self.bias
 
 
 class Norm(nn.Module):
@@ -97,7 +107,7 @@ class Layer(nn.Module):
         self.heads, self.head_dim = config.num_heads, config.head_dim
         self.attention_dropout = config.attention_dropout
         self.causal, self.window = config.causal, window
-        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
+        self.activation = config.activation
         self.qkv = Linear(size, 3 * size)
         self.attention_output = Linear(size, size)
         self.attention_norm = Norm(size, eps, p)
@@ -116,7 +126,7 @@ class Layer(nn.Module):
             # every token was attended to; from here on rows do not see one another
             context, x, row_keys = (tensor.index_select(0, rows) for tensor in (context, x, row_keys))
         x = self.attention_norm(self.attention_output(context), x, on_attention, row_keys)
-        hidden = F.gelu(self.up(x), approximate=self.approximate)
+        hidden = gelu(*self.up.apart(x), activation=self.activation)
         return self.norm(self.down(hidden), x, on_output, row_keys)
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.batch import PackedBatch
-from unmask_kernels import MLMLoss, mlm_loss
+from unmask_kernels import MLMLoss, gelu, mlm_loss
 
 from .config import EncoderConfig
 from .encoder import Encoder, Linear, Norm
@@ -32,14 +32,14 @@ class MLMHead(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
+        self.activation = config.activation
         self.dense = Linear(config.hidden_size, config.hidden_size)
         self.norm = Norm(config.hidden_size, config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def transform(self, rows: Tensor) -> Tensor:
         """What is projected on the vocabulary, (M, D) -> (M, D)."""
-        return self.norm(F.gelu(self.dense(rows), approximate=self.approximate))
+        return self.norm(gelu(*self.dense.apart(rows), activation=self.activation))
 
     def logits(self, rows: Tensor, table: Tensor) -> Tensor:
         """Scores of all tokens for a few rows, (M, D) -> (M, V); for predictions, not for training."""
