@@ -18,7 +18,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ORDER", "PIECES", "REPLACEMENT", "SELECTION", "mix64", "philox_4x32", "piece_keys", "site_key"]
+__all__ = [
+    "ORDER",
+    "PAIRS",
+    "PIECES",
+    "QUERIES",
+    "REPLACEMENT",
+    "SELECTION",
+    "STREAMS",
+    "WALK",
+    "mix64",
+    "philox_4x32",
+    "piece_keys",
+    "site_key",
+]
 
 Words = npt.NDArray[np.uint64]
 
@@ -27,6 +40,11 @@ ORDER = 1
 PIECES = 2
 SELECTION = 3
 REPLACEMENT = 4
+WALK = 5
+# Composition of sequences has its sites from 16 on.
+STREAMS = 16
+PAIRS = 17
+QUERIES = 18
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK64 = (1 << 64) - 1
@@ -101,17 +119,18 @@ def site_key(seed: int, site: int, *parts: int) -> tuple[int, int]:
     return state & 0xFFFFFFFF, state >> 32
 
 
-def piece_keys(pass_: int, source: Any, document: Any, piece: Any) -> Words:
+def piece_keys(pass_: Any, source: Any, document: Any, piece: Any) -> Words:
     """Name pieces of documents by 64 bits each.
 
     Args:
-        pass_: number of the pass over the corpus, in [0, 2**32).
+        pass_: number of the pass over each piece's source, (n,) or scalar, in [0, 2**32).
         source: number of each piece's source, (n,) or scalar, in [0, 2**32).
         document: index of its document within that source, (n,).
         piece: number of the piece within the document, (n,).
     Returns:
         (n,) uint64. The seed is not part of it: it enters where a number is drawn.
     """
-    where = mix64(np.asarray(source, dtype=np.uint64) + np.uint64(((pass_ << 32) + _GOLDEN) & _MASK64))
+    turn = (np.array(pass_, dtype=np.uint64, ndmin=1) << _32) + np.uint64(_GOLDEN)
+    where = mix64(np.asarray(source, dtype=np.uint64) + turn)
     which = mix64(where ^ np.asarray(document, dtype=np.uint64))
     return mix64(which + np.asarray(piece, dtype=np.uint64))
