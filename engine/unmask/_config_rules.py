@@ -1,6 +1,7 @@
 """What a configuration must satisfy beyond its types: ranges, and settings that must agree with one another."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from unmask.config import RunConfig
 from unmask.errors import ConfigError
@@ -9,11 +10,13 @@ __all__ = ["check"]
 
 # tokens: [CLS], one of content, [SEP]
 _SHORTEST = 3
+# ways to compose sequences that join documents
+_JOINING = ("mix", "uni")
 
 
 def check(config: RunConfig) -> None:
     """Raise ConfigError with the first thing that is out of range or contradicts another setting."""
-    for problem in (*_ranges(config), *_agreements(config)):
+    for problem in (*_ranges(config), *_agreements(config), *_objectives(config), *_masking(config)):
         raise ConfigError(f"config: {problem}")
 
 
@@ -33,6 +36,8 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "model.attention_window": (1 if model.attention_window is None else model.attention_window, 1),
         "objective.mlm": (objective.mlm, 0),
         "objective.nsp": (objective.nsp, 0),
+        "objective.sop": (objective.sop, 0),
+        "objective.clm": (objective.clm, 0),
         "train.steps": (train.steps, 1),
         "train.tokens_per_step": (train.tokens_per_step, 1),
         "train.micro_batch_tokens": (train.micro_batch_tokens, 1),
@@ -75,6 +80,9 @@ def _ranges(config: RunConfig) -> Iterator[str]:
             yield f"{name} must be at least 0 and below 1, got {number}"
     if not 0 < data.mask_rate < 1:
         yield f"data.mask_rate must be between 0 and 1, got {data.mask_rate}; BERT masks 0.15"
+    for source, weight in data.weights.items():
+        if not 0 <= weight < float("inf"):
+            yield f"data.weights.{source} must be a number of at least 0, got {weight}"
     if not 0 <= data.held_out <= 0.5:
         yield f"data.held_out must be between 0 and 0.5, got {data.held_out}"
 
@@ -83,16 +91,13 @@ def _agreements(config: RunConfig) -> Iterator[str]:
     data, model, train = config.data, config.model, config.train
     if data.store is not None and data.input:
         yield "data.store and data.input are both set; give the prepared store or the text, not both"
+    if data.scope == "sequence" and data.compose not in _JOINING:
+        yield (
+            f"data.scope is 'sequence' but data.compose is {data.compose!r}, whose sequences hold one document each; "
+            f"set data.compose to one of {', '.join(_JOINING)}, or data.scope to 'document'"
+        )
     if min(data.mask_split) < 0 or abs(sum(data.mask_split) - 1) > 1e-6:
         yield f"data.mask_split must be three shares that sum to 1, got {list(data.mask_split)}"
-    if config.objective.mlm == 0 and config.objective.nsp == 0:
-        yield "objective.mlm and objective.nsp are both 0; give at least one loss a weight"
-    if config.objective.nsp > 0:
-        # TODO: drop once the stream composes sentence pairs
-        yield (
-            f"objective.nsp must be 0, got {config.objective.nsp}; the stream gives single documents, "
-            "and next-sentence prediction needs pairs"
-        )
     if model.hidden_size % model.num_heads:
         yield (
             f"model.hidden_size must be a multiple of model.num_heads ({model.num_heads}), "
@@ -126,6 +131,54 @@ def _agreements(config: RunConfig) -> Iterator[str]:
     shares = [phase.share for phase in train.phases]
     if shares and (min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
         yield f"train.phases must have shares above 0 that sum to 1, got {shares} (sum {sum(shares):g})"
+
+
+def _objectives(config: RunConfig) -> Iterator[str]:
+    objective, data = config.objective, config.data
+    weights = asdict(objective)
+    if not any(weights.values()):
+        yield f"all of {', '.join(f'objective.{name}' for name in weights)} are 0; give at least one loss a weight"
+    if objective.nsp > 0 and objective.sop > 0:
+        yield "objective.nsp and objective.sop are both above 0, but a pair has one label; choose one of them"
+    pairs = next((name for name in ("nsp", "sop") if weights[name] > 0), None)
+    if pairs and data.compose != "pairs":
+        yield (
+            f"objective.{pairs} is {weights[pairs]} but data.compose is {data.compose!r}, which gives no pairs of "
+            "segments; set data.compose to 'pairs'"
+        )
+    if pairs and config.model.num_segments < 2:
+        yield f"objective.{pairs} is {weights[pairs]} but model.num_segments is 1; a pair has two segments"
+    if objective.clm > 0:
+        others = [name for name, weight in weights.items() if weight > 0 and name != "clm"]
+        if others:
+            yield (
+                f"objective.clm and objective.{others[0]} are both above 0, but a causal model serves one of them; "
+                f"set objective.{others[0]} to 0"
+            )
+        if not config.model.causal:
+            yield "objective.clm is above 0 but model.causal is false, so each token would see its answer; set it true"
+        if data.masking != "token" or data.mask_rate_end is not None or data.static_masks is not None:
+            yield (
+                "objective.clm masks nothing, but one of data.masking, data.mask_rate_end and data.static_masks is "
+                "set; leave them out"
+            )
+
+
+def _masking(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    if data.masking == "mac" and data.similar_words is None:
+        yield "data.masking is 'mac', which needs data.similar_words, a table of similar words"
+    if data.masking != "mac" and data.similar_words is not None:
+        yield f"data.similar_words is set but data.masking is {data.masking!r}; only 'mac' reads the table"
+    if data.mask_rate_end is not None and not 0 < data.mask_rate_end < 1:
+        yield f"data.mask_rate_end must be between 0 and 1, got {data.mask_rate_end}"
+    if data.static_masks is not None and data.static_masks < 1:
+        yield f"data.static_masks must be at least 1, got {data.static_masks}; BERT's original made 10"
+    if data.static_masks is not None and data.mask_rate_end is not None:
+        yield (
+            "data.static_masks and data.mask_rate_end are both set, but masks that come again cannot follow a "
+            "schedule; choose one of them"
+        )
 
 
 def _nearest_multiple(value: int, unit: int) -> int:

@@ -139,6 +139,7 @@ def assemble(
     pad_id: int = 0,
     segments: NDArray[np.integer] | None = None,
     word_starts: NDArray[np.bool_] | None = None,
+    pair_labels: NDArray[np.integer] | None = None,
     masked: NDArray[np.integer] | None = None,
     labels: NDArray[np.integer] | None = None,
     masked_capacity: int | None = None,
@@ -154,6 +155,7 @@ def assemble(
         longest: a bound on the length of a document.
         pad_id: id of the padding token.
         segments, word_starts: per token, (N,).
+        pair_labels: one label per document, (documents,).
         masked, labels: rows of `ids` to predict and their original ids, (m,) with m <= M.
         cursor: where the batch comes from.
     Raises:
@@ -188,6 +190,7 @@ def assemble(
         word_starts=None if word_starts is None else torch.from_numpy(_padded(word_starts, tokens, 0)).bool(),
         masked=masked_slots,
         labels=label_slots,
+        pair_labels=None if pair_labels is None else torch.from_numpy(_padded(pair_labels, sequences, IGNORED)),
         real_tokens=total,
         cursor=cursor,
     )

@@ -61,8 +61,17 @@ class DataConfig:
     """How often a pass reads each source, by its name: 2 twice, 0.5 half of it, 0 leaves it out; others once."""
     mask_rate: float = 0.15
     """Share of the tokens to predict; in (0, 1)."""
+    mask_rate_end: float | None = None
+    """The rate at the last step, reached linearly from `mask_rate` at the first; in (0, 1). None: it stays."""
     mask_split: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Of these, the shares that become [MASK], a random token, and stay as they are; sum 1."""
+    """Of these, the shares that become [MASK] (with `mac` a similar word), random tokens, and stay; sum 1."""
+    masking: Literal["token", "whole_word", "ngram", "span", "mac"] = "token"
+    """What is chosen: tokens, whole words, n-grams of words (MacBERT), spans (SpanBERT), or n-grams that become
+    similar words instead of [MASK] (MacBERT's MLM as correction)."""
+    similar_words: str | None = None
+    """The table of `mac`: lines 'word<TAB>neighbour:similarity neighbour:similarity ...'."""
+    static_masks: int | None = None
+    """Masks of a text that are drawn before they come again (BERT's original: 10); none: anew in each pass."""
     workers: int = 1
     """Background workers that pack and mask; 0 does it between the steps. The stream is the same for any number."""
 
@@ -108,7 +117,12 @@ class ObjectiveConfig:
     mlm: float = 1.0
     """Masked language model."""
     nsp: float = 0.0
-    """Next sentence prediction."""
+    """Next sentence prediction; needs `data.compose: pairs`."""
+    sop: float = 0.0
+    """Sentence order prediction; needs `data.compose: pairs`."""
+    clm: float = 0.0
+    """Causal language model: each token predicts the next one of its document; needs `model.causal`, excludes the
+    others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

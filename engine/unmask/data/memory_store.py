@@ -25,6 +25,7 @@ class MemoryStore:
         vocab_size: int,
         source_of: npt.ArrayLike | None = None,
         word_starts: npt.NDArray[np.bool_] | None = None,
+        sentence_starts: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         """Hold the documents.
 
@@ -34,6 +35,7 @@ class MemoryStore:
             vocab_size: ids lie below it; 0 to 4 are the special ones.
             source_of: source number of each document, (D,). Default: all of one source.
             word_starts: True where a token begins a word, (N,). Default: each token is a word.
+            sentence_starts: True where a token begins a sentence, (N,). Default: each document is a sentence.
         """
         self.ids = ids
         self.lengths: npt.NDArray[np.int32] = np.asarray(lengths, dtype=np.int32)
@@ -48,6 +50,8 @@ class MemoryStore:
         self.sources = [f"source-{n}" for n in range(int(self.source_of.max(initial=0)) + 1)]
         self.word_starts = np.ones(len(ids), dtype=bool) if word_starts is None else word_starts
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+        self.sentence_starts = np.zeros(len(ids), dtype=bool) if sentence_starts is None else sentence_starts.copy()
+        self.sentence_starts[self.offsets[:-1][self.lengths > 0]] = True
 
     @classmethod
     def generated(cls, lengths: npt.ArrayLike, *, vocab_size: int, seed: int = 0) -> "MemoryStore":
@@ -66,7 +70,7 @@ class MemoryStore:
     def fingerprint(self) -> str:
         """Hash of everything that the stream reads."""
         digest = hashlib.sha256(f"{self.ids.dtype} {self.vocab_size}".encode())
-        for part in (self.ids, self.lengths, self.source_of, self.word_starts):
+        for part in (self.ids, self.lengths, self.source_of, self.word_starts, self.sentence_starts):
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()
 
@@ -80,6 +84,17 @@ class MemoryStore:
         self, documents: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Tokens and word starts of a stretch of each document, one after the other."""
-        begins = self.offsets[documents] + starts
-        places = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+        places = self._places(documents, starts, lengths)
         return self.ids[places], self.word_starts[places]
+
+    def gather_sentence_starts(
+        self, documents: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """Sentence starts of a stretch of each document, one after the other."""
+        return self.sentence_starts[self._places(documents, starts, lengths)]
+
+    def _places(
+        self, documents: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        begins = self.offsets[documents] + starts
+        return np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())

@@ -8,27 +8,35 @@ where those it met begin; `remember` extends it from a checkpoint or from batche
 seeking plans every window before once, about 1.5 us a document.
 
 What the numbers depend on is in `fingerprint`; a run that is continued must find the same one.
+
+Sequences are composed, masked and only then given their scope: in scope `sequence` the [CLS] of all fragments but the
+first of a sequence are taken out again. So both scopes hold the same text under the same masks.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from fractions import Fraction
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from unmask.batch import Cursor, PackedBatch, assemble
+from unmask.data.compose import SequenceTable, Window, composer, sampler
 from unmask.data.masking import Masker
-from unmask.data.plan import Planner, Source, WindowPlan
+from unmask.data.plan import Planner, WindowPlan
 from unmask.data.stream_config import StreamConfig
 from unmask.data.window_table import WindowTable
+from unmask.data.windows import Source
 from unmask.errors import CorpusError
 
 __all__ = ["Store", "Stream", "StreamConfig"]
 
-_FORMAT = 1
+_FORMAT = 2
+# Documents whose sequences are composed to learn how many document and mask slots they take.
+_SAMPLE = 4096
 # Evaluation is one fixed pass, the same for every run over a store, whatever the seed of training.
 _HELD_OUT_SEED = 0x6865_6C64_6F75_74
 
@@ -50,6 +58,7 @@ class Store(Protocol):
     def fingerprint(self) -> str: ...
     def held_out_mask(self, fraction: float) -> npt.NDArray[np.bool_]: ...
     def gather(self, documents: Any, starts: Any, lengths: Any) -> tuple[Any, Any]: ...
+    def gather_sentence_starts(self, documents: Any, starts: Any, lengths: Any) -> Any: ...
 
 
 class _Flat(NamedTuple):
@@ -59,6 +68,8 @@ class _Flat(NamedTuple):
     lengths: npt.NDArray[np.int64]
     keys: npt.NDArray[np.int64]
     word_starts: npt.NDArray[np.bool_]
+    segments: npt.NDArray[np.int8] | None
+    pair_labels: npt.NDArray[np.int64] | None
     rows: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     cursor: Cursor
@@ -79,12 +90,13 @@ class Stream:
 
         Args:
             store: the tokens.
-            config: capacities, seed and masking.
+            config: capacities, seed, composition and masking.
             ordinary_ids: ids that a random replacement is drawn from.
             split: which documents; held-out ones come in one pass whose order and masks do not depend on
-                `config.seed`.
+                `config.seed`, each by itself whatever is composed for training, unless that is pairs.
         Raises:
-            ConfigError: capacities that cannot hold a piece, or a masking rule out of range.
+            ConfigError: capacities that cannot hold a piece, a masking rule out of range, or a weight for a source
+                that is not there.
             CorpusError: no documents in the split, or fewer tokens than one micro-batch to train on.
         """
         self.store = store
@@ -104,38 +116,85 @@ class Stream:
             vocab_size=store.vocab_size,
         )
         counts = self._masker.counts(np.arange(config.longest + 1))
-        # From all documents, held-out ones included, so that both splits have the same shapes.
-        self.capacities = config.capacities(store.lengths, counts)
-        sources = self._sources()
-        self.tokens_per_pass = self._count_tokens(sources)
-        self._planner = Planner(sources, store.lengths, self.capacities, counts, seed=seed)
+        weights = config.composition.source_weights(store.sources)
+        # From all documents as training composes them, so that both splits have the same shapes.
+        sample = self._sample(weights)
+        self.capacities = config.capacities(
+            store.lengths,
+            counts,
+            weights=np.array(weights, dtype=np.float64)[store.source_of],
+            sample=sample,
+        )
+        self.composition = config.composition if self._endless else config.composition.held_out()
+        sources = self._sources(self.composition.source_weights(store.sources))
+        self.tokens_per_pass = self._count_tokens(sources, sample)
+        self._planner = Planner(
+            sources,
+            store.lengths,
+            self.capacities,
+            counts,
+            seed=seed,
+            compose=composer(self.composition),
+            text=store,
+        )
         self.fingerprint = self._fingerprint(seed, ordinary_ids)
         self._table = WindowTable()
         self._planned: tuple[int, WindowPlan] | None = None
 
-    def _sources(self) -> list[Source]:
+    def _sample(self, weights: list[Fraction]) -> SequenceTable | None:
+        """Sequences of some thousand documents, as often from each source as the weights say; None where all
+        documents are looked at instead.
+        """
+        compose = sampler(self.config.composition)
+        if compose is None or not self.store.lengths.any():
+            return None
+        often = np.array(weights, dtype=np.float64)[self.store.source_of] * (self.store.lengths > 0)
+        places = np.linspace(0, often.sum(), min(_SAMPLE, often.size), endpoint=False)
+        chosen = np.searchsorted(np.cumsum(often), places, side="right")
+        chosen = chosen[np.argsort(self.store.source_of[chosen], kind="stable")]
+        return compose(
+            Window(
+                documents=chosen,
+                lengths=self.store.lengths[chosen].astype(np.int64),
+                sources=self.store.source_of[chosen].astype(np.int64),
+                turns=np.zeros(chosen.size, dtype=np.int64),
+                ranks=np.arange(chosen.size),
+                longest=self.config.longest,
+                seed=0,
+                text=self.store,
+            )
+        )
+
+    def _sources(self, weights: list[Fraction]) -> list[Source]:
         kept = np.zeros(self.store.lengths.size, dtype=bool)
         if self.config.held_out_fraction:
             kept = self.store.held_out_mask(self.config.held_out_fraction)
         if self._endless:
             kept = ~kept
         sources = []
-        for number in range(len(self.store.sources)):
+        for number, weight in enumerate(weights):
             members = np.flatnonzero(self.store.source_of == number)
             ranks = np.flatnonzero(kept[members] & (self.store.lengths[members] > 0))
-            sources.append(Source(documents=members[ranks], ranks=ranks))
+            sources.append(Source(documents=members[ranks], ranks=ranks, weight=weight))
         return sources
 
-    def _count_tokens(self, sources: list[Source]) -> int:
-        """Tokens of a pass with their [CLS] and [SEP]; refuses a split that is too small."""
+    def _count_tokens(self, sources: list[Source], sample: SequenceTable | None) -> int:
+        """Tokens of a pass with their [CLS] and [SEP], extrapolated where sequences are composed; refuses a split
+        that is too small.
+        """
         room = self.capacities.longest - 2
         lengths = [self.store.lengths[source.documents].astype(np.int64) for source in sources]
-        documents = sum(length.size for length in lengths)
-        tokens = int(sum((length + 2 * -(-length // room)).sum() for length in lengths))
+        documents = sum(length.size for length, source in zip(lengths, sources, strict=True) if source.weight)
+        counted = Fraction(0)
+        for length, source in zip(lengths, sources, strict=True):
+            counted += source.weight * int((length + (2 * -(-length // room) if sample is None else 0)).sum())
+        if sample is not None and sample.lengths.size:
+            counted *= Fraction(int((sample.lengths + 1 + sample.opens).sum()), int(sample.lengths.sum()))
+        tokens = int(counted)
         if not documents:
             raise CorpusError(
                 f"stream: the {self.split} split must hold documents, none of {self.store.lengths.size} is in it; "
-                f"add text or change data.held_out ({self.config.held_out_fraction})"
+                f"add text or change data.held_out ({self.config.held_out_fraction}) or data.weights"
             )
         if self._endless and tokens < self.capacities.tokens:
             raise CorpusError(
@@ -155,6 +214,7 @@ class Stream:
             "mask_split": list(self.config.mask_split),
             "held_out_fraction": self.config.held_out_fraction,
             "split": self.split,
+            "composition": asdict(self.composition),
             "ordinary_ids": hashlib.sha256(ordinary.tobytes()).hexdigest(),
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -181,7 +241,9 @@ class Stream:
             sequences=self.capacities.sequences,
             longest=self.capacities.longest,
             pad_id=self._pad,
+            segments=flat.segments,
             word_starts=flat.word_starts,
+            pair_labels=flat.pair_labels,
             masked=flat.rows,
             labels=flat.labels,
             masked_capacity=self.capacities.masked,
@@ -227,27 +289,60 @@ class Stream:
             return None
         plan = self._plan(cursor.pass_ * self._planner.windows + cursor.window)
         pieces = slice(plan.bounds[cursor.k], plan.bounds[cursor.k + 1])
-        lengths, keys = plan.lengths[pieces] + 2, plan.keys[pieces]
-        content, begins = self.store.gather(plan.documents[pieces], plan.starts[pieces], plan.lengths[pieces])
-        ends = np.cumsum(lengths)
-        inside = np.ones(ends[-1], dtype=bool)
-        inside[ends - lengths] = False
-        inside[ends - 1] = False
-        ids = np.empty(ends[-1], dtype=content.dtype)
-        ids[inside] = content
-        ids[ends - lengths] = self._cls
-        ids[ends - 1] = self._sep
-        # [CLS] and [SEP] are words of their own, and so is what a cut leaves at the front of a piece.
-        word_starts = ~inside
-        word_starts[inside] = begins
-        word_starts[ends - lengths + 1] = True
-        masked = self._masker(ids, lengths, keys)
-        return _Flat(
+        opens, lengths = plan.opens[pieces], plan.lengths[pieces]
+        sizes = lengths + 1 + opens
+        ids, word_starts = self._row(plan.documents[pieces], plan.starts[pieces], lengths, opens)
+        documents = np.flatnonzero(opens)
+        keys = plan.keys[pieces][documents]
+        document_sizes = np.add.reduceat(sizes, documents)
+        masked = self._masker(ids, document_sizes, keys, word_starts)
+        flat = _Flat(
             ids=masked.ids,
-            lengths=lengths,
+            lengths=document_sizes,
             keys=keys.view(np.int64),
             word_starts=word_starts,
+            segments=None if plan.pair_labels is None else np.repeat((~opens).astype(np.int8), sizes),
+            pair_labels=None if plan.pair_labels is None else plan.pair_labels[pieces][documents],
             rows=masked.rows,
             labels=masked.labels,
             cursor=cursor,
         )
+        return _joined(flat, plan.begins[pieces]) if self.composition.scope == "sequence" else flat
+
+    def _row(
+        self,
+        documents: npt.NDArray[np.int64],
+        starts: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
+        opens: npt.NDArray[np.bool_],
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Ids and word starts of fragments, each with its [SEP] and, where it opens a document, its [CLS]."""
+        content, begins = self.store.gather(documents, starts, lengths)
+        sizes = lengths + 1 + opens
+        ends = np.cumsum(sizes)
+        cls = (ends - sizes)[opens]
+        inside = np.ones(ends[-1], dtype=bool)
+        inside[cls] = False
+        inside[ends - 1] = False
+        ids = np.empty(ends[-1], dtype=content.dtype)
+        ids[inside] = content
+        ids[cls] = self._cls
+        ids[ends - 1] = self._sep
+        # [CLS] and [SEP] are words of their own, and so is what a cut leaves at the front of a piece.
+        word_starts = ~inside
+        word_starts[inside] = begins
+        word_starts[ends - 1 - lengths] = True
+        return ids, word_starts
+
+
+def _joined(flat: _Flat, begins: npt.NDArray[np.bool_]) -> _Flat:
+    """The documents of each sequence as one, which has the first [CLS] only."""
+    kept = np.ones(flat.ids.size, dtype=bool)
+    kept[(np.cumsum(flat.lengths) - flat.lengths)[~begins]] = False
+    return flat._replace(
+        ids=flat.ids[kept],
+        lengths=np.add.reduceat(flat.lengths - ~begins, np.flatnonzero(begins)),
+        keys=flat.keys[begins],
+        word_starts=flat.word_starts[kept],
+        rows=(np.cumsum(kept) - 1)[flat.rows],
+    )

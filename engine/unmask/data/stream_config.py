@@ -1,11 +1,13 @@
-"""What a stream of micro-batches depends on besides the text: capacities, seed, masking, held-out share."""
+"""What a stream depends on besides the text: capacities, seed, composition, masking, held-out share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, sqrt
 
 import numpy as np
 import numpy.typing as npt
 
+from unmask.data.compose.composition import Composition
+from unmask.data.compose.table import SequenceTable
 from unmask.data.plan import Capacities
 from unmask.errors import ConfigError
 
@@ -15,6 +17,8 @@ __all__ = ["StreamConfig"]
 # cost little, and 1 % for the masked tokens, whose slots are rows of the output projection.
 _DEVIATIONS = 3.0
 _MORE_DOCUMENTS, _MORE_MASKED = 1.04, 1.01
+# [CLS], a token and [SEP]
+_LEAST = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +35,7 @@ class StreamConfig:
         mask_rate: share of a piece's tokens to predict.
         mask_split: shares of those that become [MASK], become a random token, stay.
         held_out_fraction: share of the documents kept for evaluation, chosen by the hash of their content.
+        composition: how documents become sequences, and how often those of each source come.
     """
 
     longest: int
@@ -41,13 +46,23 @@ class StreamConfig:
     mask_rate: float = 0.15
     mask_split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     held_out_fraction: float = 0.01
+    composition: Composition = field(default_factory=Composition)
 
-    def capacities(self, lengths: npt.NDArray[np.integer], mask_counts: npt.NDArray[np.int64]) -> Capacities:
+    def capacities(
+        self,
+        lengths: npt.NDArray[np.integer],
+        mask_counts: npt.NDArray[np.int64],
+        *,
+        weights: npt.NDArray[np.float64] | None = None,
+        sample: SequenceTable | None = None,
+    ) -> Capacities:
         """Fill in the defaults.
 
         Args:
             lengths: content tokens of every document of the store, (N,).
             mask_counts: masked tokens of a piece of n tokens, specials included, at index n, (L + 1,).
+            weights: how often each document comes in a pass, (N,). Default: once.
+            sample: sequences as the composition makes them. Default: the even pieces of all documents.
         Raises:
             ConfigError: T, S, M or L cannot hold a piece.
         """
@@ -62,35 +77,53 @@ class StreamConfig:
             )
         if not 0 <= self.held_out_fraction < 1:
             raise ConfigError(f"stream: data.held_out must lie in [0, 1), got {self.held_out_fraction}")
-        # A piece of 3 tokens alone in a micro-batch leaves the most room for inert documents.
-        fewest = 1 + -(-(tokens - 3) // longest)
-        sizes, pieces = np.arange(longest + 1), _pieces_by_size(lengths, longest)
-        sequences = self.sequences
+        sequences, masked = self.sequences, self.masked
+        fewest, fewest_masked = self._fewest(tokens, mask_counts)
+        if sample is None:
+            sizes, count = np.arange(longest + 1), _pieces_by_size(lengths, longest, weights)
+            in_masked, slots = mask_counts, np.ones_like(sizes)
+        else:
+            sizes, in_masked, slots = sample.costs(mask_counts)
+            count = np.ones(sizes.size)
         if sequences is None:
-            sequences = max(fewest, _room(tokens, sizes, pieces, np.ones_like(sizes), _MORE_DOCUMENTS))
+            sequences = max(fewest, _room(tokens, sizes, count, slots, _MORE_DOCUMENTS))
         if sequences < fewest:
             raise ConfigError(
-                f"stream: train.max_documents must be at least {fewest}, a piece and the inert documents that fill "
-                f"up {tokens} tokens, got {sequences}"
+                f"stream: train.max_documents must be at least {fewest}, the documents of one sequence and the inert "
+                f"documents that fill up {tokens} tokens, got {sequences}"
             )
-        masked = self.masked
         if masked is None:
-            masked = min(tokens, max(int(mask_counts[-1]), _room(tokens, sizes, pieces, mask_counts, _MORE_MASKED)))
-        if mask_counts[-1] > masked:
+            masked = min(tokens, max(fewest_masked, _room(tokens, sizes, count, in_masked, _MORE_MASKED)))
+        if masked < fewest_masked:
             raise ConfigError(
                 f"stream: {masked} masked tokens of a micro-batch are too few for one piece of data.longest "
-                f"({longest}), which has {mask_counts[-1]} at data.mask_rate {self.mask_rate}"
+                f"({longest}), which has {fewest_masked} at data.mask_rate {self.mask_rate}"
             )
         return Capacities(tokens=tokens, sequences=sequences, masked=masked, longest=longest)
 
+    def _fewest(self, tokens: int, mask_counts: npt.NDArray[np.int64]) -> tuple[int, int]:
+        """Slots for documents and for masked tokens that any sequence finds room in, alone in a micro-batch."""
+        longest = self.longest
+        # A document of 3 tokens alone leaves the most room for inert documents.
+        alone = 1 + -(-(tokens - _LEAST) // longest)
+        if not self.composition.joins:
+            return alone, int(mask_counts[-1])
+        # A sequence may be made of the shortest documents, each with a masked token.
+        most = longest // _LEAST
+        share = (mask_counts[_LEAST:] / np.arange(_LEAST, longest + 1)).max()
+        return max(alone, most + -(-(tokens - most * _LEAST) // longest)), min(tokens, ceil(share * longest))
 
-def _pieces_by_size(lengths: npt.NDArray[np.integer], longest: int) -> npt.NDArray[np.float64]:
+
+def _pieces_by_size(
+    lengths: npt.NDArray[np.integer], longest: int, weights: npt.NDArray[np.float64] | None
+) -> npt.NDArray[np.float64]:
     """How many pieces of n tokens, specials included, documents are cut into, at index n, (L + 1,)."""
     content = lengths[lengths > 0].astype(np.int64)
+    often = np.ones(content.size) if weights is None else weights[lengths > 0]
     parts = -(-content // (longest - 2))
     size, larger = np.divmod(content, parts)
-    small = np.bincount(size + 2, weights=parts - larger, minlength=longest + 2)
-    large = np.bincount(size + 3, weights=larger, minlength=longest + 2)
+    small = np.bincount(size + 2, weights=often * (parts - larger), minlength=longest + 2)
+    large = np.bincount(size + 3, weights=often * larger, minlength=longest + 2)
     return np.asarray((small + large)[: longest + 1], dtype=np.float64)
 
 
@@ -101,10 +134,11 @@ def _room(
     each: npt.NDArray[np.int64],
     more: float,
 ) -> int:
-    """Slots for what T tokens of shuffled pieces need at `each[n]` a piece of n tokens, a multiple of 16.
+    """Slots for what T tokens of shuffled pieces need at `each[i]` a piece of `sizes[i]` tokens, a multiple of 16.
 
-    The expected number is T a, with a = sum(each) / sum(size) over the pieces. The number drawn differs from it by
-    the sum of each - a size over the P = T / mean(size) pieces of a micro-batch: sqrt(P) deviations of that.
+    There are `pieces[i]` of kind i. The expected number is T a, with a = sum(each) / sum(size) over the pieces. The
+    number drawn differs from it by the sum of each - a size over the P = T / mean(size) pieces of a micro-batch:
+    sqrt(P) deviations of that.
     """
     count = pieces.sum()
     if not count:

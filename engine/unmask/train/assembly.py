@@ -34,14 +34,17 @@ def assemble(config: RunConfig, run: Path, say: Callable[[str], None]) -> Parts:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     store, tokenizer = open_store(config, run, say)
     sources = Sources(store, tokenizer, config)
-    pass_tokens = sources.stream(sources.segments[0]).tokens_per_pass
+    stream = sources.stream(sources.segments[0])
+    pass_tokens = stream.tokens_per_pass
     passes = config.train.steps * config.train.tokens_per_step / pass_tokens
     say(f"data: {pass_tokens:,} tokens to train on, about {passes:,.1f} passes in {config.train.steps:,} steps")
+    say(f"data: {stream.composition.describe(store.sources)}")
     precision = choose_precision(config.train.dtype, device)
     weights = {name: weight for name, weight in asdict(config.objective).items() if weight > 0}
     encoder = EncoderConfig(vocab_size=sources.store.vocab_size, **asdict(config.model))
-    heads = ("mlm", "nsp") if "nsp" in weights else ("mlm",)
+    objectives = build_objectives(weights)
+    heads = sorted({"mlm", *(head for objective, _ in objectives for head in objective.heads)})
     model = PretrainingModel(encoder, heads=heads, compute_dtype=precision.dtype, seed=config.seed).to(device)
     size = sum(p.numel() for p in model.parameters())
     say(f"model: {size:,} parameters on {device}, activations in {str(precision.dtype)[6:]} ({precision.reason})")
-    return Parts(device=device, model=model, objectives=build_objectives(weights), sources=sources)
+    return Parts(device=device, model=model, objectives=objectives, sources=sources)

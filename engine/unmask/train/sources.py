@@ -10,6 +10,7 @@ from itertools import islice
 
 from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
+from unmask.data.compose import Composition
 from unmask.data.loader import Loader
 from unmask.data.stream import Store, Stream, StreamConfig
 from unmask.data.tokenizer import Tokenizer
@@ -110,4 +111,5 @@ class Sources:
             mask_rate=data.mask_rate,
             mask_split=data.mask_split,
             held_out_fraction=data.held_out,
+            composition=Composition(strategy=data.compose, scope=data.scope, weights=data.weights),
         )

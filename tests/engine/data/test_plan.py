@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.data import plan
-from unmask.data.plan import Capacities, Planner, Source, pack_pieces
+from unmask.data import windows
+from unmask.data.plan import Capacities, Planner, pack_sequences
+from unmask.data.windows import Source
 
 
 def planner(lengths, capacities, *, seed=3, source_of=None):
@@ -32,9 +33,9 @@ def roomy(tokens, longest):
 @pytest.fixture
 def small_windows(monkeypatch):
     """Windows of two chunks of eight documents, so that a small corpus has several."""
-    monkeypatch.setattr(plan, "CHUNK", 8)
-    monkeypatch.setattr(plan, "_CHUNKS", 2)
-    monkeypatch.setattr(plan, "_BATCHES", 1)
+    monkeypatch.setattr(windows, "CHUNK", 8)
+    monkeypatch.setattr(windows, "_CHUNKS", 2)
+    monkeypatch.setattr(windows, "_BATCHES", 1)
 
 
 def spans(planner_, pass_):
@@ -54,8 +55,8 @@ def spans(planner_, pass_):
 )
 def test_every_token_comes_exactly_once_a_pass(lengths, longest, pass_, data):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "CHUNK", 8)
-        patch.setattr(plan, "_CHUNKS", 2)
+        patch.setattr(windows, "CHUNK", 8)
+        patch.setattr(windows, "_CHUNKS", 2)
         source = st.lists(st.integers(0, 2), min_size=len(lengths), max_size=len(lengths))
         planner_ = planner(lengths, roomy(64, longest), source_of=np.array(data.draw(source)))
         covered = [np.zeros(n, dtype=int) for n in lengths]
@@ -78,7 +79,7 @@ def test_no_micro_batch_overflows_a_capacity(sizes, tokens, more_slots, more_mas
     room = Capacities(
         tokens=tokens, sequences=1 + -(-(tokens - 3) // 32) + more_slots, masked=4 + more_masked, longest=32
     )
-    order, bounds = pack_pieces(sizes, masked, room)
+    order, bounds = pack_sequences(sizes, masked, room)
     assert np.array_equal(np.sort(order), np.arange(sizes.size))
     assert (np.diff(bounds) > 0).all()
     for first, last in itertools.pairwise(bounds):
@@ -91,8 +92,8 @@ def test_no_micro_batch_overflows_a_capacity(sizes, tokens, more_slots, more_mas
 
 def test_a_piece_that_fits_nowhere_is_named():
     small = Capacities(tokens=8, sequences=9, masked=9, longest=8)
-    with pytest.raises(ValueError, match="a piece of 9 tokens with 1 masked must fit in an empty"):
-        pack_pieces(np.array([9]), np.array([1]), small)
+    with pytest.raises(ValueError, match="a sequence of 9 tokens, 1 of them masked, in 1 documents must fit"):
+        pack_sequences(np.array([9]), np.array([1]), small)
 
 
 @pytest.mark.parametrize(("tokens", "longest"), [(4096, 512), (16_384, 512), (8192, 128)])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.batch import Cursor
-from unmask.data import plan
+from unmask.data import windows
 from unmask.data.memory_store import MemoryStore
 from unmask.data.store import StoredDocument, write_store
 from unmask.data.stream import Stream, StreamConfig
@@ -23,9 +23,9 @@ LENGTHS = np.random.default_rng(5).integers(0, 70, 300)
 @pytest.fixture(autouse=True)
 def _small_windows(monkeypatch):
     """Windows of 32 documents, so that a small corpus has several."""
-    monkeypatch.setattr(plan, "CHUNK", 8)
-    monkeypatch.setattr(plan, "_CHUNKS", 4)
-    monkeypatch.setattr(plan, "_BATCHES", 1)
+    monkeypatch.setattr(windows, "CHUNK", 8)
+    monkeypatch.setattr(windows, "_CHUNKS", 4)
+    monkeypatch.setattr(windows, "_BATCHES", 1)
 
 
 def corpus(lengths=LENGTHS, seed=0):
@@ -115,9 +115,9 @@ def test_a_stream_begun_anywhere_equals_the_uninterrupted_one(start, uninterrupt
 @pytest.fixture(scope="module")
 def uninterrupted():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "CHUNK", 8)
-        patch.setattr(plan, "_CHUNKS", 4)
-        patch.setattr(plan, "_BATCHES", 1)
+        patch.setattr(windows, "CHUNK", 8)
+        patch.setattr(windows, "_CHUNKS", 4)
+        patch.setattr(windows, "_BATCHES", 1)
         return list(islice(stream().batches(), 270))
 
 

@@ -1,0 +1,95 @@
+"""How sequences are composed: the settings, and the strategy that they name.
+
+documents       whole documents and even pieces of longer ones (the default)
+doc_sentences   consecutive sentences of one document (RoBERTa's DOC-SENTENCES)
+full_sentences  consecutive sentences across documents (RoBERTa's FULL-SENTENCES)
+mix, uni        streams of documents cut every L tokens, over all sources or each (Zhao 2024)
+bm25            as uni, each document followed by the one most like it (Zhao 2024)
+best_fit        pieces of documents, packed by best-fit decreasing (Ding 2024)
+pairs           [CLS] A [SEP] B [SEP] for next sentence prediction or sentence order
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Literal
+
+from unmask.errors import ConfigError
+
+__all__ = ["Composition", "Strategy"]
+
+# a weight is the nearest fraction with at most this denominator, so that 0.1 is 1/10 exactly
+_DENOMINATOR = 1 << 16
+
+Strategy = Literal["documents", "doc_sentences", "full_sentences", "mix", "uni", "bm25", "best_fit", "pairs"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Composition:
+    """Settings of composition; all of it is part of the stream's identity.
+
+    Attributes:
+        strategy: how a window's documents become sequences.
+        scope: what a token may attend to: its own document, or the whole sequence.
+        weights: how often the documents of a source come in a pass, by the source's name; 1 where none is given.
+        pair_task: what pairs are for: next sentence prediction, or sentence order.
+        short_share: share of the documents whose pairs have a random, shorter length.
+        walk: bm25's next query: the document just added, or always the first one of the sequence.
+        buffer: documents that bm25 chooses from.
+        query_terms: words of a document that bm25 asks for, at most.
+    """
+
+    strategy: Strategy = "documents"
+    scope: Literal["document", "sequence"] = "document"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    pair_task: Literal["nsp", "sop"] = "nsp"
+    short_share: float = 0.1
+    walk: Literal["path", "star"] = "path"
+    buffer: int = 2048
+    query_terms: int = 300
+
+    @property
+    def joins(self) -> bool:
+        """Whether a sequence may hold fragments of several documents."""
+        return self.strategy in ("full_sentences", "mix", "uni", "bm25", "best_fit")
+
+    def held_out(self) -> "Composition":
+        """What evaluation reads: every document by itself, or pairs, whatever training composes."""
+        return replace(
+            self,
+            strategy="pairs" if self.strategy == "pairs" else "documents",
+            scope="document",
+            weights={name: 0.0 for name, weight in self.weights.items() if weight == 0},
+        )
+
+    def source_weights(self, sources: Sequence[str]) -> list[Fraction]:
+        """The weight of each source by number.
+
+        Raises:
+            ConfigError: a weight below 0, or of a source that is not there.
+        """
+        for name, weight in self.weights.items():
+            if name not in sources:
+                close = difflib.get_close_matches(name, sources, n=1, cutoff=0.5)
+                hint = f"; did you mean {close[0]}?" if close else f"; the store has {', '.join(sources)}"
+                raise ConfigError(f"stream: data.weights names {name!r}, which is no source of the store{hint}")
+            if not 0 <= weight < float("inf"):
+                raise ConfigError(f"stream: data.weights.{name} must be a number of at least 0, got {weight}")
+        return [Fraction(self.weights.get(name, 1)).limit_denominator(_DENOMINATOR) for name in sources]
+
+    def describe(self, sources: Sequence[str]) -> str:
+        """One line: what sequences are made of, and which sources come more or less often than once a pass."""
+        across = self.joins and self.scope == "sequence"
+        words = [
+            f"sequences composed as {self.strategy}, attention {'across them' if across else 'within each document'}"
+        ]
+        if self.strategy == "pairs":
+            words = [f"sequences composed as pairs for {self.pair_task}"]
+        dropped = [name for name in sources if self.weights.get(name) == 0]
+        weighted = [f"{name} {w:g} times" for name in sources if (w := self.weights.get(name, 1)) not in (0, 1)]
+        if weighted:
+            words.append("a pass reads " + ", ".join(weighted))
+        if dropped:
+            words.append(f"{', '.join(dropped)} left out by weight 0")
+        return "; ".join(words)

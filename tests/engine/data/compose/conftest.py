@@ -1,0 +1,76 @@
+"""Small corpora with sentences, words and several sources, and windows over them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from unmask.data import windows
+from unmask.data.compose import Window
+from unmask.data.memory_store import MemoryStore
+
+
+def make_store(lengths, *, source_of=None, seed=0, vocabulary=300):
+    """A store with random words and sentences, whose sources are those of `source_of`."""
+    rng = np.random.default_rng(seed)
+    total = int(np.sum(lengths))
+    ids = rng.integers(5, vocabulary, total).astype(np.uint16)
+    sentences = rng.random(total) < 0.15
+    words = (rng.random(total) < 0.7) | sentences
+    return MemoryStore(
+        ids,
+        lengths,
+        vocab_size=vocabulary,
+        source_of=np.arange(len(lengths)) % 3 if source_of is None else source_of,
+        word_starts=words,
+        sentence_starts=sentences,
+    )
+
+
+def whole_window(store, longest=32, seed=1, turn=0):
+    """All documents of a store as one window."""
+    order = np.argsort(store.source_of, kind="stable")
+    order = order[store.lengths[order] > 0]
+    return Window(
+        documents=order,
+        lengths=store.lengths[order].astype(np.int64),
+        sources=store.source_of[order].astype(np.int64),
+        turns=np.full(order.size, turn),
+        ranks=np.arange(order.size),
+        longest=longest,
+        seed=seed,
+        text=store,
+    )
+
+
+@pytest.fixture(name="make_store")
+def _make_store():
+    return make_store
+
+
+@pytest.fixture(name="whole_window")
+def _whole_window():
+    return whole_window
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    """Windows of 32 documents, so that a small corpus has several."""
+    monkeypatch.setattr(windows, "CHUNK", 8)
+    monkeypatch.setattr(windows, "_CHUNKS", 4)
+    monkeypatch.setattr(windows, "_BATCHES", 1)
+
+
+@pytest.fixture(scope="session")
+def corpora():
+    """Strategy of hypothesis: stores of up to 40 documents, some empty, some of one sentence, some far too long."""
+    length = st.one_of(st.integers(0, 5), st.integers(6, 40), st.integers(60, 400))
+    return st.builds(
+        lambda lengths, seed, sources: make_store(
+            lengths, seed=seed, source_of=np.random.default_rng(seed).integers(0, sources, len(lengths))
+        ),
+        st.lists(length, min_size=1, max_size=40),
+        st.integers(0, 1000),
+        st.integers(1, 3),
+    )

@@ -1,0 +1,93 @@
+"""What every strategy promises of its sequences, on corpora with empty, tiny and overlong documents."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from unmask.data.compose import Composition, composer
+
+WHOLE = ["documents", "mix", "uni"]
+OF_ONE_SOURCE = ["documents", "uni"]
+
+relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def tables(strategy, window):
+    return composer(Composition(strategy=strategy))(window)
+
+
+def sizes(table):
+    """Tokens of each sequence with its specials."""
+    return table.costs(np.zeros(10_000, dtype=np.int64))[0]
+
+
+@pytest.mark.parametrize("strategy", WHOLE)
+@relaxed
+@given(data=st.data(), longest=st.integers(3, 64))
+def test_every_token_comes_exactly_once(strategy, data, longest, corpora, whole_window):
+    store = data.draw(corpora)
+    window = whole_window(store, longest)
+    table = tables(strategy, window)
+    covered = [np.zeros(n, dtype=int) for n in window.lengths]
+    for owner, start, length in zip(table.owners, table.starts, table.lengths, strict=True):
+        assert length > 0
+        covered[owner][start : start + length] += 1
+    assert all((tokens == 1).all() for tokens in covered)
+    assert (sizes(table) <= longest).all()
+    assert (np.diff(table.firsts) > 0).all()
+    assert (table.firsts[0], table.firsts[-1]) == (0, len(table.owners))
+    assert np.unique(table.keys).size == table.keys.size
+
+
+@pytest.mark.parametrize("strategy", OF_ONE_SOURCE)
+@relaxed
+@given(data=st.data(), longest=st.integers(3, 64))
+def test_sequences_never_mix_sources(strategy, data, longest, corpora, whole_window):
+    window = whole_window(data.draw(corpora), longest)
+    table = tables(strategy, window)
+    for first, last in pairwise(table.firsts):
+        assert np.unique(window.sources[table.owners[first:last]]).size == 1
+
+
+@pytest.mark.parametrize("strategy", ["mix", "uni"])
+@relaxed
+@given(data=st.data(), longest=st.integers(8, 64))
+def test_streams_are_cut_where_the_sequence_is_full_and_nowhere_else(strategy, data, longest, corpora, whole_window):
+    window = whole_window(data.draw(corpora), longest)
+    table = tables(strategy, window)
+    streams = 1 if strategy == "mix" else np.unique(window.sources).size
+    assert np.count_nonzero(sizes(table) < longest - 2) <= streams
+    # a stretch that does not reach the end of its document is the last of a full sequence
+    unfinished = np.flatnonzero(table.starts + table.lengths < window.lengths[table.owners])
+    assert set(unfinished + 1) <= set(table.firsts)
+    assert (sizes(table)[np.searchsorted(table.firsts, unfinished + 1) - 1] == longest).all()
+
+
+@pytest.mark.parametrize("strategy", ["mix"])
+def test_sources_are_mixed_in_one_random_order(strategy, make_store, whole_window):
+    window = whole_window(make_store([10] * 90), longest=48)
+    table = tables(strategy, window)
+    kinds = [np.unique(window.sources[table.owners[a:b]]).size for a, b in pairwise(table.firsts)]
+    assert np.mean(kinds) > 1.5
+    other = tables(strategy, whole_window(make_store([10] * 90), longest=48, seed=2))
+    assert np.count_nonzero(other.owners == table.owners) < 20
+
+
+@pytest.mark.parametrize("strategy", WHOLE)
+def test_sequences_are_a_function_of_seed_and_pass(strategy, make_store, whole_window):
+    store = make_store(list(range(1, 90)))
+    first, again, later = (tables(strategy, whole_window(store, turn=turn)) for turn in (0, 0, 1))
+    for name in ("owners", "starts", "lengths", "keys", "firsts"):
+        assert np.array_equal(getattr(first, name), getattr(again, name))
+    assert not np.isin(later.keys, first.keys).any()
+
+
+@pytest.mark.parametrize("strategy", WHOLE)
+def test_no_documents_give_no_sequences(strategy, make_store, whole_window):
+    table = tables(strategy, whole_window(make_store([0, 0])))
+    assert len(table.owners) == 0
+    assert table.firsts.tolist() == [0]
+    assert sizes(table).size == 0
