@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,14 @@ from unmask.batch import PackedBatch
 from unmask.model import PretrainingModel
 
 __all__ = ["Objective", "Tally", "build_objectives", "score_batch"]
+
+
+_INCOMPATIBLE = (
+    ("nsp", "sop", "a batch has one kind of pair labels"),
+    ("mlm", "clm", "a batch has one kind of token labels, and a causal model sees no masked word's right side"),
+    ("nsp", "clm", "the first token, which tells the pair, sees nothing in a causal model"),
+    ("sop", "clm", "the first token, which tells the pair, sees nothing in a causal model"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +47,15 @@ class Tally:
 
 
 class Objective(Protocol):
-    """One term of the training loss."""
+    """One term of the training loss.
 
-    name: str
+    Attributes:
+        name: in configurations and logs.
+        heads: of `PretrainingModel` that it needs.
+    """
+
+    name: ClassVar[str]
+    heads: ClassVar[tuple[str, ...]]
 
     def count(self, batch: PackedBatch) -> Tensor:
         """Number of predictions in the batch, a scalar int64 tensor on its device."""
@@ -85,16 +99,22 @@ def build_objectives(weights: Mapping[str, float]) -> list[tuple[Objective, floa
     """The objectives with a weight above 0, in the order given.
 
     Raises:
-        ValueError: an unknown name, or no weight above 0.
+        ValueError: an unknown name, no weight above 0, or two objectives that read one label in two ways.
     """
+    from .clm import CLM
     from .mlm import MLM
     from .nsp import NSP
+    from .sop import SOP
 
-    known: dict[str, type[MLM] | type[NSP]] = {"mlm": MLM, "nsp": NSP}
+    known: dict[str, type[Objective]] = {kind.name: kind for kind in (MLM, CLM, NSP, SOP)}
     for name in weights:
         if name not in known:
             raise ValueError(f"objectives: {name!r} is not one of {', '.join(map(repr, known))}")
     chosen: list[tuple[Objective, float]] = [(known[name](), weight) for name, weight in weights.items() if weight > 0]
     if not chosen:
         raise ValueError("objectives: at least one objective needs a weight above 0; set objective.mlm to 1.0")
+    names = {objective.name for objective, _ in chosen}
+    for one, other, reason in _INCOMPATIBLE:
+        if {one, other} <= names:
+            raise ValueError(f"objectives: {one!r} and {other!r} cannot be summed: {reason}")
     return chosen

@@ -19,10 +19,16 @@ def test_objectives_with_a_weight_are_built_in_order() -> None:
 
 
 def test_unknown_or_absent_objectives_are_refused() -> None:
-    with pytest.raises(ValueError, match="objectives: 'sop' is not one of 'mlm', 'nsp'"):
-        build_objectives({"sop": 1.0})
+    with pytest.raises(ValueError, match="objectives: 'rtd' is not one of 'mlm', 'clm', 'nsp', 'sop'"):
+        build_objectives({"rtd": 1.0})
     with pytest.raises(ValueError, match="at least one objective needs a weight above 0"):
         build_objectives({"mlm": 0.0})
+
+
+@pytest.mark.parametrize(("one", "other"), [("nsp", "sop"), ("mlm", "clm"), ("nsp", "clm"), ("sop", "clm")])
+def test_objectives_that_read_one_label_in_two_ways_are_refused(one: str, other: str) -> None:
+    with pytest.raises(ValueError, match=f"objectives: {one!r} and {other!r} cannot be summed"):
+        build_objectives({other: 1.0, one: 0.5})
 
 
 def test_a_batch_without_labels_is_refused() -> None:
