@@ -12,9 +12,11 @@ the other; `PLAYBACK` hands it the durations that the interleaved rounds took, a
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -91,17 +93,31 @@ def interleave(
     return times
 
 
-def peak_bytes(call: Callable[[], object], device: torch.device | str) -> int | None:
-    """Most memory that PyTorch held on the GPU during a call beyond what it held before; None on a CPU."""
+def peak_bytes(call: Callable[[], object], device: torch.device | str) -> int:
+    """Most memory that PyTorch held on the device during a call beyond what it held before.
+
+    On a CPU every allocation and release that its profiler reports is added up; what a library takes without PyTorch's
+    allocator is not seen.
+    """
     device = torch.device(device)
     if device.type != "cuda":
-        return None
+        return _peak_bytes_on_host(call)
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     call()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before
+
+
+def _peak_bytes_on_host(call: Callable[[], object]) -> int:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes two lines a call to the standard output
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
+        call()
+    assert profiled.profiler is not None and profiled.profiler.kineto_results is not None
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(0, max(held, default=0))
 
 
 class Playback:

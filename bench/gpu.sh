@@ -11,7 +11,7 @@
 #   LIMIT=seconds   a stage is stopped after it and killed 10 s later (default 465, for machines that allow 480)
 #
 # OUT gets at most 8 files: summary.json (exit code and seconds of each stage), logs.tar.gz, and the result files of the stages:
-# facts.json, kernels.json, step-base.json, step-mini.json, run-generated.json; all of them after each stage, so that whoever
+# facts.json, kernels.json, step-base.json, step-mini.json, ablation.json, run-generated.json; all after each stage, so that whoever
 # stops the script keeps what it had. A stage that fails does not stop the others.
 # The GPU is taken as it is found: no setting of it is changed.
 set -uo pipefail
@@ -110,10 +110,14 @@ step() {
   local code=0
   if [ -n "$DRY" ]; then
     "$PYTHON" bench/engine/bench_step.py --size nano --rounds 1 --dropout 0 --out "$OUT/step-mini.json"
+    "$PYTHON" bench/engine/bench_ablation.py --size nano --rounds 1 --out "$OUT/ablation.json"
     return
   fi
-  "$PYTHON" bench/engine/bench_step.py --size base --tokens 16384 --rounds 20 --out "$OUT/step-base.json" || code=1
+  "$PYTHON" bench/engine/bench_step.py --size base --tokens 16384 --rounds 20 --backend triton --out "$OUT/step-base.json" \
+    || code=1
   "$PYTHON" bench/engine/bench_step.py --size mini --tokens 32768 --rounds 20 --out "$OUT/step-mini.json" || code=1
+  "$PYTHON" bench/engine/bench_ablation.py --size base --rounds 20 --dropout 0 0.1 --backend triton \
+    --out "$OUT/ablation.json" || code=1
   return $code
 }
 

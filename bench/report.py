@@ -21,7 +21,7 @@ import json
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "measured.md"
 
-__all__ = ["document", "entry", "main", "record_run", "render", "save"]
+__all__ = ["automatic", "document", "entry", "main", "record_run", "render", "save"]
 
 _HEAD = """# Measured
 
@@ -68,6 +68,13 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write a result file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def automatic(name: str) -> Path:
+    """Where a result file of this machine, day and commit lies."""
+    from bench import machine
+
+    return RESULTS / machine.name() / f"{date.today().isoformat()}-{machine.commit()['id'][:10]}-{name}.json"
 
 
 def record_run(run: Path, name: str) -> dict[str, Any]:

@@ -21,9 +21,22 @@ from torch import Tensor
 
 from unmask.batch import PackedBatch, assemble
 
-__all__ = ["HAS_PEER", "SIZES", "Size", "StepInputs", "check_agreement", "make_inputs", "ours", "theirs"]
+__all__ = [
+    "HAS_PEER",
+    "IN_A_STEP",
+    "LONGEST",
+    "SIZES",
+    "Size",
+    "StepInputs",
+    "check_agreement",
+    "make_inputs",
+    "ours",
+    "theirs",
+]
 
 LONGEST = 512
+IN_A_STEP = ("attention", "embedding", "gelu", "layer_norm", "mlm_loss")
+"""Operations of `unmask_kernels` in a training step."""
 AGREEMENT = 1e-5
 HAS_PEER = all(importlib.util.find_spec(package) is not None for package in ("transformers", "tokenizers"))
 """Whether the other side can be built here."""
@@ -119,8 +132,10 @@ def to_packed(padded: dict[str, Tensor], lengths: Sequence[int], slots: int, see
     )
 
 
-def ours(size: Size, dropout: float, dtype: torch.dtype, device: torch.device) -> Callable[[PackedBatch], Tensor]:
-    """Our training step of a freshly initialised model; returns the loss."""
+def ours(
+    size: Size, dropout: float, dtype: torch.dtype, device: torch.device, *, all_rows: bool = False
+) -> Callable[[PackedBatch], Tensor]:
+    """Our training step of a freshly initialised model; returns the loss. With all_rows the last layer works on all."""
     from unmask.model import EncoderConfig, PretrainingModel
     from unmask.objectives import build_objectives
     from unmask.train.optim import adamw
@@ -137,7 +152,13 @@ def ours(size: Size, dropout: float, dtype: torch.dtype, device: torch.device) -
         attention_dropout=dropout,
     )
     model = PretrainingModel(config, heads=("mlm",), compute_dtype=dtype, seed=0).to(device).train()
-    step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=adamw(model), clip_norm=1.0)
+    step = TrainingStep(
+        model=model,
+        objectives=build_objectives({"mlm": 1.0}),
+        optimizer=adamw(model),
+        clip_norm=1.0,
+        all_rows=all_rows,
+    )
     return lambda batch: step([batch]).loss
 
 

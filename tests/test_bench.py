@@ -80,10 +80,18 @@ def test_no_rounds_is_an_error() -> None:
         interleave({"a": lambda at: None}, DeviceClock("cpu"), rounds=0)
 
 
-def test_the_clock_counts_seconds_and_a_cpu_has_no_peak() -> None:
+def test_the_clock_counts_seconds_and_the_memory_of_a_call() -> None:
     a = torch.randn(64, 64)
     assert 0 < DeviceClock("cpu").seconds(lambda: a @ a) < 1
-    assert peak_bytes(lambda: None, "cpu") is None
+    assert peak_bytes(lambda: None, "cpu") == 0
+
+    def two_at_once() -> None:
+        first = torch.zeros(1000, dtype=torch.float32)
+        second = first + 1.0
+        del first
+        second * 2.0
+
+    assert 8000 <= peak_bytes(two_at_once, "cpu") < 8100  # and the scalars
 
 
 def test_playback_hands_out_the_recorded_durations() -> None:
@@ -129,7 +137,7 @@ def test_a_race_is_run_once_and_gives_each_variant_its_own_times() -> None:
     assert len(entered) == 1
     assert len(fast.taken) == len(slow.taken) == 3
     assert min(slow.taken) >= 0.01 > min(fast.taken)
-    assert slow.extra_info == {"case": "c", "variant": "b", "peak_bytes": None, "baseline": "a"}
+    assert slow.extra_info == {"case": "c", "variant": "b", "peak_bytes": 0, "baseline": "a"}
 
 
 def test_a_red_comparison_fails_every_bench_of_the_race() -> None:

@@ -20,7 +20,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -31,11 +30,13 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kernels")) if path not in sys.path]
 
-from bench import machine, report  # noqa: E402
+from bench import report  # noqa: E402
 from bench.cases import CASES  # noqa: E402
 from bench.clock import DeviceClock, interleave, peak_bytes  # noqa: E402
 from bench.roofline import bert_step_flops, matmul_rate  # noqa: E402
-from bench.sides import HAS_PEER, LONGEST, SIZES, StepInputs, check_agreement, make_inputs, ours, theirs  # noqa: E402
+from bench.sides import HAS_PEER, IN_A_STEP, LONGEST, SIZES, StepInputs, check_agreement, make_inputs, ours, theirs  # noqa: E402
+
+from unmask_kernels import using  # noqa: E402
 
 PEERS = ("transformers bf16", "transformers fp32")
 """Ratios are taken against the first."""
@@ -54,8 +55,9 @@ def measure(
     include_ours: bool = True,
     multiple: int | None = None,
     lengths: str = "lognormal-512",
+    backend: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Compare, race, and return result entries, ours first."""
+    """Compare, race, and return result entries, ours first; `backend` is asked for in every operation of ours."""
     size = SIZES[name]
     tokens = tokens or size.tokens
     note = "" if HAS_PEER else " transformers is not installed here: no peer, masks drawn with NumPy."
@@ -68,7 +70,13 @@ def measure(
     if include_ours:
         agreement = check_agreement(size, inputs[0], device) if HAS_PEER else None
         own = ours(size, dropout, torch.bfloat16, device)
-        steps["unmask bf16"] = lambda made: own(made.packed)
+        asked = dict.fromkeys(IN_A_STEP, backend) if backend else {}
+
+        def unmask(made: StepInputs) -> Tensor:
+            with using(**asked):
+                return own(made.packed)
+
+        steps["unmask bf16"] = unmask
     for peer_name in peers:
         peer = theirs(size, dropout, peer_name.endswith("bf16"), device)
         steps[peer_name] = lambda made, peer=peer: peer(made.padded)  # type: ignore[misc]
@@ -94,7 +102,9 @@ def measure(
             f"training step, {name}: {shape}",
             variant,
             times[variant],
-            case=f"{lengths}, dropout {dropout:g}" + (f", padded to {multiple}" if multiple else ""),
+            case=f"{lengths}, dropout {dropout:g}"
+            + (f", padded to {multiple}" if multiple else "")
+            + (f", {backend}" if backend else ""),
             baseline=peers[0] if peers else None,
             tokens=tokens,
             flops=flops,
@@ -119,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, help="real tokens of a step (default: by size)")
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--lengths", choices=SHORT_CASES, default="lognormal-512", help="lengths of the documents")
+    parser.add_argument("--backend", help="ask for this one in every operation, as triton before it is verified")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--pad-to-multiple-of", type=int, help="as in the collator of transformers")
@@ -140,15 +151,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             include_ours=not options.only_peer,
             multiple=options.pad_to_multiple_of,
             lengths=options.lengths,
+            backend=options.backend,
         )
     print_table(rows)
     if options.out:
         path = options.out
         if str(path) == "auto":
-            stamp = (
-                f"{date.today().isoformat()}-{machine.commit()['id'][:10]}-step-{options.size}-{options.lengths}.json"
-            )
-            path = report.RESULTS / machine.name() / stamp
+            path = report.automatic(f"step-{options.size}-{options.lengths}")
         report.save(path, report.document(rows))
 
 
