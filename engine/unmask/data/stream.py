@@ -25,8 +25,10 @@ import numpy.typing as npt
 
 from unmask.batch import Cursor, PackedBatch, assemble
 from unmask.data.compose import SequenceTable, Window, composer, sampler
-from unmask.data.masking import Masker
+from unmask.data.masking import Masker, NextToken
 from unmask.data.plan import Planner, WindowPlan
+from unmask.data.randomness import mix64
+from unmask.data.similar_words import SimilarWords
 from unmask.data.stream_config import StreamConfig
 from unmask.data.window_table import WindowTable
 from unmask.data.windows import Source
@@ -85,6 +87,7 @@ class Stream:
         ordinary_ids: npt.ArrayLike,
         *,
         split: Literal["train", "held_out"] = "train",
+        similar_words: SimilarWords | None = None,
     ) -> None:
         """Lay out the passes.
 
@@ -94,6 +97,7 @@ class Stream:
             ordinary_ids: ids that a random replacement is drawn from.
             split: which documents; held-out ones come in one pass whose order and masks do not depend on
                 `config.seed`, each by itself whatever is composed for training, unless that is pairs.
+            similar_words: the table that masking `mac` replaces words from.
         Raises:
             ConfigError: capacities that cannot hold a piece, a masking rule out of range, or a weight for a source
                 that is not there.
@@ -106,16 +110,20 @@ class Stream:
         seed = config.seed & ((1 << 64) - 1) if self._endless else _HELD_OUT_SEED
         special = store.special_ids
         self._cls, self._sep, self._pad = special["cls"], special["sep"], special["pad"]
-        self._masker = Masker(
-            seed=seed,
-            rate=config.mask_rate,
-            split=config.mask_split,
-            special_ids=list(special.values()),
-            ordinary_ids=ordinary_ids,
-            mask_id=special["mask"],
-            vocab_size=store.vocab_size,
-        )
-        counts = self._masker.counts(np.arange(config.longest + 1))
+        self._masker: Masker | NextToken = NextToken()
+        if config.masking != "next_token":
+            self._masker = Masker(
+                seed=seed,
+                rate=config.mask_rate,
+                split=config.mask_split,
+                special_ids=list(special.values()),
+                ordinary_ids=ordinary_ids,
+                mask_id=special["mask"],
+                vocab_size=store.vocab_size,
+                masking=config.masking,
+                similar_words=similar_words,
+            )
+        counts = self._masker.counts(np.arange(config.longest + 1), rate=config.highest_rate)
         weights = config.composition.source_weights(store.sources)
         # From all documents as training composes them, so that both splits have the same shapes.
         sample = self._sample(weights)
@@ -137,7 +145,7 @@ class Stream:
             compose=composer(self.composition),
             text=store,
         )
-        self.fingerprint = self._fingerprint(seed, ordinary_ids)
+        self.fingerprint = self._fingerprint(seed, ordinary_ids, similar_words)
         self._table = WindowTable()
         self._planned: tuple[int, WindowPlan] | None = None
 
@@ -203,7 +211,7 @@ class Stream:
             )
         return tokens
 
-    def _fingerprint(self, seed: int, ordinary_ids: npt.ArrayLike) -> str:
+    def _fingerprint(self, seed: int, ordinary_ids: npt.ArrayLike, similar_words: SimilarWords | None) -> str:
         ordinary = np.ascontiguousarray(ordinary_ids, dtype=np.int64)
         identity = {
             "format": _FORMAT,
@@ -211,7 +219,11 @@ class Stream:
             "capacities": asdict(self.capacities),
             "seed": seed,
             "mask_rate": self.config.mask_rate,
+            "mask_rate_end": [self.config.mask_rate_end, self.config.mask_rate_over],
             "mask_split": list(self.config.mask_split),
+            "masking": self.config.masking,
+            "similar_words": None if similar_words is None else similar_words.hash,
+            "static_masks": self.config.static_masks,
             "held_out_fraction": self.config.held_out_fraction,
             "split": self.split,
             "composition": asdict(self.composition),
@@ -279,7 +291,9 @@ class Stream:
 
     def _plan(self, window: int) -> WindowPlan:
         if self._planned is None or self._planned[0] != window:
-            self._planned = window, self._planner.plan(*divmod(window, self._planner.windows))
+            pass_, number = divmod(window, self._planner.windows)
+            again = self.config.static_masks
+            self._planned = window, self._planner.plan(pass_ % again if again else pass_, number)
         return self._planned[1]
 
     def _materialise(self, index: int) -> _Flat | None:
@@ -295,11 +309,12 @@ class Stream:
         documents = np.flatnonzero(opens)
         keys = plan.keys[pieces][documents]
         document_sizes = np.add.reduceat(sizes, documents)
-        masked = self._masker(ids, document_sizes, keys, word_starts)
+        rate = self.config.rate_at(index if self._endless else 0)
+        masked = self._masker(ids, document_sizes, keys, word_starts, rate=rate)
         flat = _Flat(
             ids=masked.ids,
             lengths=document_sizes,
-            keys=keys.view(np.int64),
+            keys=self._dropout_keys(keys, cursor.pass_).view(np.int64),
             word_starts=word_starts,
             segments=None if plan.pair_labels is None else np.repeat((~opens).astype(np.int8), sizes),
             pair_labels=None if plan.pair_labels is None else plan.pair_labels[pieces][documents],
@@ -308,6 +323,11 @@ class Stream:
             cursor=cursor,
         )
         return _joined(flat, plan.begins[pieces]) if self.composition.scope == "sequence" else flat
+
+    def _dropout_keys(self, keys: npt.NDArray[np.uint64], pass_: int) -> npt.NDArray[np.uint64]:
+        """Names for dropout: a pass that comes again has the names and masks it had, but drops other elements."""
+        turn = pass_ // self.config.static_masks if self.config.static_masks else 0
+        return mix64(keys + np.uint64(turn)) if turn else keys
 
     def _row(
         self,

@@ -1,13 +1,16 @@
 """What a stream depends on besides the text: capacities, seed, composition, masking, held-out share."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from math import ceil, sqrt
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from unmask.data.compose.composition import Composition
 from unmask.data.compose.table import SequenceTable
+from unmask.data.masking import MASK_RATE_DENOMINATOR, Masking
 from unmask.data.plan import Capacities
 from unmask.errors import ConfigError
 
@@ -33,7 +36,12 @@ class StreamConfig:
             pieces, and some; short pieces have more than `mask_rate`, since each has at least one.
         seed: 64-bit seed of order and masks.
         mask_rate: share of a piece's tokens to predict.
-        mask_split: shares of those that become [MASK], become a random token, stay.
+        mask_rate_end: that share from micro-batch `mask_rate_over` on, reached linearly. Default: it stays. Held-out
+            text always has `mask_rate`, so that scores compare.
+        mask_split: shares of those that become [MASK] (a similar word), become a random token, stay.
+        masking: how tokens are chosen and replaced; `next_token` masks nothing and labels each token with the next.
+        static_masks: number of passes before a pass comes again: the same order, pieces and masks under other dropout.
+            Default: each pass is new.
         held_out_fraction: share of the documents kept for evaluation, chosen by the hash of their content.
         composition: how documents become sequences, and how often those of each source come.
     """
@@ -44,9 +52,26 @@ class StreamConfig:
     masked: int | None = None
     seed: int = 0
     mask_rate: float = 0.15
+    mask_rate_end: float | None = None
+    mask_rate_over: int = 1
+    masking: Masking | Literal["next_token"] = "token"
+    static_masks: int | None = None
     mask_split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     held_out_fraction: float = 0.01
     composition: Composition = field(default_factory=Composition)
+
+    @property
+    def highest_rate(self) -> float:
+        """The largest mask rate of any micro-batch, which capacities are made for."""
+        return self.mask_rate if self.mask_rate_end is None else max(self.mask_rate, self.mask_rate_end)
+
+    def rate_at(self, index: int) -> Fraction:
+        """The mask rate of global micro-batch `index`, exact: no rank or worker computes another."""
+        begin = Fraction(self.mask_rate).limit_denominator(MASK_RATE_DENOMINATOR)
+        if self.mask_rate_end is None:
+            return begin
+        end = Fraction(self.mask_rate_end).limit_denominator(MASK_RATE_DENOMINATOR)
+        return begin + (end - begin) * min(index, self.mask_rate_over) / self.mask_rate_over
 
     def capacities(
         self,

@@ -39,6 +39,8 @@ def assemble(config: RunConfig, run: Path, say: Callable[[str], None]) -> Parts:
     passes = config.train.steps * config.train.tokens_per_step / pass_tokens
     say(f"data: {pass_tokens:,} tokens to train on, about {passes:,.1f} passes in {config.train.steps:,} steps")
     say(f"data: {stream.composition.describe(store.sources)}")
+    if sources.similar_words is not None:
+        say(f"similar words: {sources.similar_words.coverage}")
     precision = choose_precision(config.train.dtype, device)
     weights = {name: weight for name, weight in asdict(config.objective).items() if weight > 0}
     encoder = EncoderConfig(vocab_size=sources.store.vocab_size, **asdict(config.model))

@@ -12,6 +12,7 @@ from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
 from unmask.data.compose import Composition
 from unmask.data.loader import Loader
+from unmask.data.similar_words import SimilarWords
 from unmask.data.stream import Store, Stream, StreamConfig
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError
@@ -38,6 +39,7 @@ class Sources:
     Attributes:
         segments: of the run, in order.
         micro_batches: in one update.
+        similar_words: the table of masking `mac`, or None.
         waited_seconds: time that `steps` kept the trainer waiting, so far.
     """
 
@@ -50,6 +52,8 @@ class Sources:
         )
         self.micro_batches = config.train.tokens_per_step // config.train.micro_batch_tokens
         self.waited_seconds = 0.0
+        table = config.data.similar_words
+        self.similar_words = None if table is None else SimilarWords.load(table, tokenizer)
         self._streams: dict[int, Stream] = {}
         self._held_out: dict[int, Stream | None] = {}
 
@@ -57,7 +61,11 @@ class Sources:
         """The training stream of a segment."""
         if segment.number not in self._streams:
             self._streams[segment.number] = Stream(
-                self.store, self._stream_config(segment), self.tokenizer.ordinary_ids, split="train"
+                self.store,
+                self._stream_config(segment),
+                self.tokenizer.ordinary_ids,
+                split="train",
+                similar_words=self.similar_words,
             )
         return self._streams[segment.number]
 
@@ -68,7 +76,13 @@ class Sources:
         if segment.number not in self._held_out:
             config = self._stream_config(segment)
             try:
-                stream = Stream(self.store, config, self.tokenizer.ordinary_ids, split="held_out")
+                stream = Stream(
+                    self.store,
+                    config,
+                    self.tokenizer.ordinary_ids,
+                    split="held_out",
+                    similar_words=self.similar_words,
+                )
             except CorpusError:
                 stream = None
             self._held_out[segment.number] = stream
@@ -103,13 +117,25 @@ class Sources:
 
     def _stream_config(self, segment: Segment) -> StreamConfig:
         data, train = self.config.data, self.config.train
+        first, end = (self._mask_rate(step) for step in (segment.first, segment.end))
         return StreamConfig(
             longest=segment.longest,
             tokens=train.micro_batch_tokens,
             sequences=train.max_documents,
             seed=segment.seed,
-            mask_rate=data.mask_rate,
+            mask_rate=first,
+            mask_rate_end=None if data.mask_rate_end is None else end,
+            # part of the stream's identity, which without a schedule does not depend on the number of steps
+            mask_rate_over=1 if data.mask_rate_end is None else (segment.end - segment.first) * self.micro_batches,
+            masking="next_token" if self.config.objective.clm > 0 else data.masking,
+            static_masks=data.static_masks,
             mask_split=data.mask_split,
             held_out_fraction=data.held_out,
             composition=Composition(strategy=data.compose, scope=data.scope, weights=data.weights),
         )
+
+    def _mask_rate(self, step: int) -> float:
+        """The mask rate at a step, on the line from `mask_rate` to `mask_rate_end`."""
+        data = self.config.data
+        end = data.mask_rate if data.mask_rate_end is None else data.mask_rate_end
+        return data.mask_rate + (end - data.mask_rate) * step / self.config.train.steps

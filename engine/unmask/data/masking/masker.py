@@ -41,12 +41,14 @@ from unmask.data.masking.words import Words, take_words
 from unmask.data.randomness import REPLACEMENT, SELECTION, WALK, site_key
 from unmask.errors import ConfigError
 
-__all__ = ["Masked", "Masker", "Masking"]
+__all__ = ["MASK_RATE_DENOMINATOR", "Masked", "Masker", "Masking"]
 
 Masking = Literal["token", "whole_word", "ngram", "span", "mac"]
 
+MASK_RATE_DENOMINATOR = 1 << 16
+"""A rate is the nearest fraction with no larger denominator, so that counts are exact."""
+
 _32 = np.uint64(32)
-_FINEST = 1 << 16
 _LAWS: Mapping[Masking, tuple[float, ...]] = {"ngram": NGRAM, "span": SPAN, "mac": NGRAM}
 
 
@@ -204,4 +206,4 @@ class Masker:
 
 
 def _fraction(rate: float | Fraction) -> Fraction:
-    return Fraction(rate).limit_denominator(_FINEST)
+    return Fraction(rate).limit_denominator(MASK_RATE_DENOMINATOR)
