@@ -268,8 +268,8 @@ def test_asking_for_triton_on_cpu_says_why_not() -> None:
 def test_refuses_wide_rows_many_segments_and_fp64_in_triton_with_a_reason() -> None:
     reasons = FAMILY.backends["triton"].refuses(EmbeddingCall("cuda", "sm_90", torch.float64, 8200, 17))
     assert "dtype must be fp16, bf16 or fp32, got float64" in reasons
-    assert "rows up to 8192 wide, got 8200" in reasons
-    assert "up to 16 segments, got 17" in reasons
+    assert "rows up to 4096 wide, got 8200" in reasons
+    assert "up to 4 segments, got 17" in reasons
 
 
 def test_an_unverified_backend_is_not_chosen_by_itself() -> None:

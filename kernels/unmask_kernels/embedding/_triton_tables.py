@@ -9,7 +9,7 @@ Every sum has a fixed order and one owner, so there are no atomics and two runs 
          row of the dense gradient, zeros where the word does not occur. So a word that is an eighth of all tokens, as
          [MASK] is in training, costs its program T / 8 / CHUNK + 2 CHUNK rows, not T / 8.
     by place    documents from the longest to the shortest (`Documents.order`): those that reach place q come first, so
-                the program of q walks them until one does not, and sees each row of dh once. It also adds the rows up
+                the program of q walks as many as do, and sees each row of dh once. It also adds the rows up
                 by segment over the places it owns; a (programs, N, D) buffer of these sums is added afterwards.
 
 Traffic: dh twice, a row index a token, and each dense gradient once.
@@ -28,8 +28,8 @@ __all__ = ["by_place", "by_word"]
 
 # Chunks of a run, rows of a tile, columns of a tile: 32 elements a thread of two warps.
 _CHUNK, _ROWS, _COLUMNS, _WARPS = 64, 8, 256, 2
-_DOCUMENTS, _PLACE_COLUMNS, _PLACE_WARPS = 32, 64, 4
-_PROGRAMS_PER_MULTIPROCESSOR = 16
+_DOCUMENTS, _PLACE_COLUMNS, _PLACE_WARPS = 16, 64, 2
+_PROGRAMS_PER_MULTIPROCESSOR = 24
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -86,9 +86,9 @@ def _word_kernel(
     tl.store(dword_ptr + word.to(tl.int64) * COLS + col, tl.sum(total, axis=0), mask=in_cols)
 
 
-@triton.jit(do_not_specialize=["places", "documents"])
+@triton.jit(do_not_specialize=["places"])
 def _place_kernel(
-    dh_ptr, segments_ptr, cu_seqlens_ptr, order_ptr, dposition_ptr, dsegment_ptr, places, documents,
+    dh_ptr, segments_ptr, cu_seqlens_ptr, order_ptr, reach_ptr, dposition_ptr, dsegment_ptr, places,
     COLS: tl.constexpr, SEGMENTS: tl.constexpr, HAS_SEGMENTS: tl.constexpr, SLOTS: tl.constexpr,
     DOCUMENTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -98,17 +98,12 @@ def _place_kernel(
     by_segment = tl.zeros((SLOTS, BLOCK), dtype=tl.float32)
     for place in range(tl.program_id(0), places, tl.num_programs(0)):
         total = tl.zeros((DOCUMENTS, BLOCK), dtype=tl.float32)
-        first = 0
-        reach = DOCUMENTS
-        # a block of documents that all reach this place may be followed by more of them
-        while reach == DOCUMENTS:
+        reach = tl.load(reach_ptr + place).to(tl.int32)
+        for first in range(0, reach, DOCUMENTS):
             slot = first + tl.arange(0, DOCUMENTS)
-            in_order = slot < documents
-            document = tl.load(order_ptr + slot, mask=in_order, other=0)
-            begin = tl.load(cu_seqlens_ptr + document, mask=in_order, other=0)
-            end = tl.load(cu_seqlens_ptr + document + 1, mask=in_order, other=0)
-            row = begin.to(tl.int64) + place
-            inside = in_order & (row < end)
+            inside = slot < reach
+            document = tl.load(order_ptr + slot, mask=inside, other=0)
+            row = tl.load(cu_seqlens_ptr + document, mask=inside, other=0).to(tl.int64) + place
             mask = inside[:, None] & in_cols[None, :]
             tile = tl.load(dh_ptr + row[:, None] * COLS + col[None, :], mask=mask, other=0.0)  # (DOCUMENTS, BLOCK)
             total += tile
@@ -117,8 +112,6 @@ def _place_kernel(
                 for one in tl.static_range(SEGMENTS):
                     of_one = tl.sum(tl.where((segment == one)[:, None], tile, 0.0), axis=0)
                     by_segment += tl.where((index == one)[:, None], of_one[None, :], 0.0)
-            first += DOCUMENTS
-            reach = tl.sum(inside.to(tl.int32))
         of_place = tl.sum(total, axis=0)
         tl.store(dposition_ptr + tl.cast(place, tl.int64) * COLS + col, of_place, mask=in_cols)
         if not HAS_SEGMENTS:
@@ -158,15 +151,18 @@ def by_place(
     programs = persistent_programs(dh, places, max(1, _PROGRAMS_PER_MULTIPROCESSOR // blocks))
     dposition = dh.new_empty((places, cols))
     partial = dh.new_empty((programs, num_segments, cols))
+    # how many documents of the order, longest first, are longer than each place
+    shortness = -cu_seqlens.diff()[order]
+    reach = torch.searchsorted(shortness, -torch.arange(places, dtype=torch.int32, device=dh.device))
     _place_kernel[(programs, blocks)](
         dh_ptr=dh,
         segments_ptr=None if segments is None else segments.contiguous(),
         cu_seqlens_ptr=cu_seqlens,
         order_ptr=order,
+        reach_ptr=reach,
         dposition_ptr=dposition,
         dsegment_ptr=partial,
         places=places,
-        documents=len(order),
         COLS=cols,
         SEGMENTS=num_segments,
         HAS_SEGMENTS=segments is not None,

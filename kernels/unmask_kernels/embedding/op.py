@@ -20,8 +20,8 @@ from . import reference
 
 __all__ = ["FAMILY", "EmbeddingCall", "embedding"]
 
-MAX_TRITON_WIDTH = 8192
-MAX_TRITON_SEGMENTS = 16
+MAX_TRITON_WIDTH = 4096
+MAX_TRITON_SEGMENTS = 4
 _INTEGERS = (torch.int64, torch.int32)
 
 

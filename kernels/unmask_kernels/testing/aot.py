@@ -27,16 +27,23 @@ import torch
 from torch import Tensor
 
 from unmask_kernels import FAMILIES, capability
+from unmask_kernels.testing.embedding import embedding_case
 from unmask_kernels.testing.inputs import Case, Inputs, layer_norm_case, run
+from unmask_kernels.testing.mlm_loss import mlm_loss_case
 
 __all__ = ["ARCHITECTURES", "CASES", "Built", "Launch", "build", "launches", "table"]
 
 ARCHITECTURES = (80, 90)
 
 CASES: dict[str, list[Case]] = {
+    "embedding": [embedding_case([40, 24], width, p=p) for width in (256, 312, 384, 768, 1024) for p in (0.0, 0.1)],
     "layer_norm": [layer_norm_case(64, width, p=p) for width in (256, 312, 384, 768, 1024) for p in (0.0, 0.1)],
+    "mlm_loss": [
+        *(mlm_loss_case(f"V {v}", tokens=64, width=16, vocabulary=v, masked=64) for v in (21128, 30522, 50368)),
+        mlm_loss_case("smoothed", tokens=64, width=16, vocabulary=30522, masked=64, z_loss=1e-4, label_smoothing=0.1),
+    ],
 }
-"""What is compiled for each family: the widths of the models, without and with dropout."""
+"""What is compiled for each family: the widths of the models, without and with dropout; their vocabularies."""
 
 _TYPES = {
     torch.float16: "*fp16",
