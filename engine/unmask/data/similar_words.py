@@ -12,7 +12,7 @@ Memory: 16 bytes a word and 8 a token. Cost of a look-up: about 150 ns.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ Indices = npt.NDArray[np.int64]
 
 class _Tokenizer(Protocol):
     @property
-    def special_ids(self) -> dict[str, int]: ...
+    def special_ids(self) -> Mapping[str, int]: ...
     def encode_batch(self, texts: Sequence[str], *, special_tokens: bool = False) -> list[list[int]]: ...
 
 

@@ -146,5 +146,5 @@ def test_both_scopes_of_a_causal_stream_predict_the_same_tokens():
 
 def test_mac_without_a_table_is_refused():
     store = corpus()
-    with pytest.raises(ConfigError, match="got data.masking 'mac' without a table"):
+    with pytest.raises(ConfigError, match=r"got data\.masking 'mac' without a table"):
         Stream(store, StreamConfig(longest=32, masking="mac"), store.ordinary_ids)
