@@ -130,6 +130,8 @@ class Family:
             reasons = list(backend.refuses(call))
             if not reasons and not _is_verified(backend, call):
                 reasons = [f"not verified on {call.architecture} yet; runs when asked for by name"]
+            elif backend.verified == ():
+                reasons.append("has not run on a GPU yet")
             lines.append(f"  {name}: {'; '.join(reasons) or 'can run'}")
         return "\n".join(lines)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unmask_kernels import BackendUnavailable, Documents, philox
+from unmask_kernels import Documents, philox
 from unmask_kernels import attention as public
-from unmask_kernels.attention import FAMILY, AttentionCall, _torch, reference
+from unmask_kernels.attention import reference
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.attention import ATTENTION, attention_case, eager
 from unmask_kernels.testing.compare import compare
@@ -137,16 +134,6 @@ def test_drops_the_elements_the_reference_drops(tenant: Tenant) -> None:
 
 
 @everywhere
-def test_long_documents_are_cut_into_blocks_of_rows(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = attention_case("long", [150, 40], causal=True, p=0.1).make(torch.float64, tenant.device)
-    whole = run(on(tenant), case)
-    monkeypatch.setattr(_torch, "_SCORES", 1 << 10)
-    blocks = run(on(tenant), case)
-    for name, value in whole.items():
-        torch.testing.assert_close(blocks[name], value, rtol=1e-12, atol=1e-12)
-
-
-@everywhere
 @pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
 def test_two_runs_agree_bit_for_bit(case: Case, tenant: Tenant) -> None:
     contracts.deterministic(on(tenant), case.make(torch.bfloat16, tenant.device))
@@ -206,7 +193,7 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"p": 1 - 2**-17}, ValueError, "attention: p must be at most 1 - 2**-16, the step of dropout's random numbers"),
     ({"p": -0.1}, ValueError, "attention: p must be at least 0 and below 1, got -0.1"),
     ({"key": None}, ValueError, "attention: p is 0.2, so key is needed to address the random numbers"),
-    ({"backend": "numpy"}, ValueError, "attention: backend must be one of 'torch', 'reference', got 'numpy'"),
+    ({"window": -1}, ValueError, "attention: window must be at least 0, or None to see the whole document, got -1"),
 ]
 
 
@@ -220,45 +207,3 @@ def test_refuses_dropout_on_documents_longer_than_an_address_can_name() -> None:
     long = Documents.build(documents.cu_seqlens, tokens=4, longest=1 << 17)
     with pytest.raises(ValueError, match=r"with dropout a document may have 65536 tokens.*longest is 131072"):
         public(torch.zeros(4, 3, 1, 8), long, p=0.1, key=torch.tensor(1))
-
-
-def test_explains_its_choice() -> None:
-    call = AttentionCall("cpu", "cpu", torch.float32, 64, False, -1, 0.0, 512, False)
-    assert FAMILY.explain(call).splitlines() == ["attention: torch", "  torch: can run", "  reference: can run"]
-    with pytest.raises(ValueError, match="attention: backend must be one of"):
-        FAMILY.choose("flash", call)
-    with pytest.raises(BackendUnavailable, match="attention: no backend can run this call"):
-        type(FAMILY)("attention", {}).choose(None, call)
-
-
-@pytest.mark.parametrize(
-    ("median", "sigma", "cap", "waste"), [(300.0, 1.1, 512, 0.02), (300.0, 1.1, 8192, 0.02), (39.5, 0.715, 512, 0.08)]
-)
-def test_padding_of_the_torch_backend_is_a_few_percent(median: float, sigma: float, cap: int, waste: float) -> None:
-    random = torch.Generator().manual_seed(5)
-    lengths = (median * torch.exp(sigma * torch.randn(300, generator=random))).round().clamp(8, cap).int()
-    documents = lengths_to_documents(lengths.tolist())
-    groups = list(_torch._groups(documents.cu_seqlens, documents.order, 4))
-    done = sum(len(group.documents) * group.length**2 for group in groups)
-    useful = int(lengths.square().sum())
-    assert useful <= done <= (1 + waste) * useful
-    assert sorted(index for group in groups for index in group.documents.tolist()) == list(range(300))
-
-
-def test_memory_is_linear_in_the_length() -> None:
-    # One document of 8,192 tokens and 4 heads has 1 GiB of scores in fp32; the block in work has 8 MiB. A process of
-    # its own, so that its peak is the call's own.
-    program = """
-import resource, torch
-from unmask_kernels import Documents, attention
-warm = torch.zeros(64, 3, 4, 16, requires_grad=True)
-attention(warm, Documents.build(torch.tensor([0, 64], dtype=torch.int32))).sum().backward()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-x = torch.zeros(8192, 3, 4, 16, requires_grad=True)
-attention(x, Documents.build(torch.tensor([0, 8192], dtype=torch.int32))).sum().backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
-    kibibytes = int(done.stdout)
-    assert kibibytes < 256 * 1024, f"peak grew by {kibibytes // 1024} MiB"

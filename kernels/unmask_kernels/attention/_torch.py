@@ -1,47 +1,18 @@
-"""Attention by PyTorch's batched products: documents of similar length share one call, with next to no padding.
+"""Attention by PyTorch: its kernel for packed documents where that runs the call, else products of documents in groups.
 
-Documents come sorted by length (`Documents.order`) and are grouped by length rounded up to a few tokens; a group is as
-wide as its longest document, and only its shorter ones are padded. A group is cut so that a block of scores has about
-`_SCORES` elements and stays near the cache; a long document is cut by rows. Memory is O(T): the backward forms the
-probabilities again from q and k, one block at a time.
-
-Explicit products, not `scaled_dot_product_attention`: its bf16 kernel for CPUs is slower even where nothing is padded
-(docs/measured.md, all-512). Operands are made contiguous first, in one copy for a whole group; the products would
-otherwise each copy their own.
-
-It reads the lengths on the host; on a GPU that waits for the device several times per group: no CUDA graph holds it.
+`_varlen` needs a GPU from sm_80 on, 16 bits and no dropout, and waits for nothing. `_grouped` runs everything, with
+next to no padding, but reads the lengths on the host: free on a CPU, on a GPU a wait for the device, several a group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby, pairwise
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from .. import philox
+from . import _grouped, _varlen
+from .choice import describe, varlen_refuses
 
 __all__ = ["backward", "forward"]
-
-_SCORES = 1 << 21
-
-
-class _Group(NamedTuple):
-    """n documents padded to s tokens.
-
-    Attributes:
-        rows: their rows in the packed batch, a slice or int64 (n * s,); padding repeats some row.
-        length: s.
-        documents: their indices, int64 (n,).
-        real: True at real tokens, bool (n, s); None when nothing is padded.
-    """
-
-    rows: slice | Tensor
-    length: int
-    documents: Tensor
-    real: Tensor | None
 
 
 def forward(
@@ -57,20 +28,10 @@ def forward(
     scale: float,
     longest: int,
 ) -> tuple[Tensor, Tensor]:
-    """Returns out (T, H, K) and an empty tensor: this backend saves no statistics."""
-    heads = qkv.shape[2]
-    out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
-    for group in _groups(cu_seqlens, order, heads):
-        q, k, v = _by_head(qkv, group)  # (n * H, s, K)
-        hidden = _hidden_columns(group, heads, q)
-        values = torch.empty_like(q)
-        for block in _row_blocks(group.length, len(q)):
-            probabilities = _probabilities(q, k, hidden, block, causal, window, scale)
-            keep = _keep(key, keys[group.documents], heads, group.length, block, p)
-            if keep is not None:
-                probabilities *= keep
-            values[:, block] = torch.bmm(probabilities, v)
-        _scatter(out, group, values if p == 0.0 else values.div_(1.0 - p))
+    """Returns out (T, H, K) and the log-sum-exp, fp32 (H, T), or an empty tensor from groups, which save none."""
+    if not varlen_refuses(describe(qkv, p, causal, window, longest)):
+        return _varlen.forward(qkv, cu_seqlens, causal, window, scale, longest)
+    out = _grouped.forward(qkv, cu_seqlens, keys, order, key, p, causal, window, scale)
     return out, qkv.new_empty(0, dtype=torch.float32)
 
 
@@ -91,125 +52,6 @@ def backward(
     longest: int,
 ) -> Tensor:
     """Returns dqkv (T, 3, H, K)."""
-    heads = qkv.shape[2]
-    dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
-    for group in _groups(cu_seqlens, order, heads):
-        q, k, v = _by_head(qkv, group)
-        (do,) = _by_head(dout.unsqueeze(1), group)
-        hidden = _hidden_columns(group, heads, q)
-        dq = torch.empty_like(q)
-        blocks = list(_row_blocks(group.length, len(q)))
-        # over several blocks dk and dv are sums of products, added in fp32
-        wide = q.dtype if len(blocks) == 1 else torch.promote_types(q.dtype, torch.float32)
-        dk, dv = (torch.zeros_like(k, dtype=wide) for _ in range(2))
-        for block in blocks:
-            probabilities = _probabilities(q, k, hidden, block, causal, window, scale)
-            dprobabilities = torch.bmm(do[:, block], v.mT)
-            keep = _keep(key, keys[group.documents], heads, group.length, block, p)
-            dropped = probabilities
-            if keep is not None:
-                dropped = probabilities * keep
-                dprobabilities *= keep
-            dv += torch.bmm(dropped.mT, do[:, block])
-            dscores = torch.ops.aten._softmax_backward_data(dprobabilities, probabilities, -1, q.dtype)
-            dq[:, block] = torch.bmm(dscores, k)
-            dk += torch.bmm(dscores.mT, q[:, block])
-        # the factor 1 / (1 - p) of dropout is linear all the way, so it is applied to the results, rounded once
-        factor = scale / (1.0 - p)
-        for part, gradient in enumerate((dq.mul_(factor), dk.mul_(factor), dv if p == 0.0 else dv.div_(1.0 - p))):
-            _scatter(dqkv[:, part], group, gradient.to(qkv.dtype))
-    return dqkv
-
-
-def _groups(cu_seqlens: Tensor, order: Tensor, heads: int) -> Iterator[_Group]:
-    """The documents of at least one token, in groups."""
-    offsets = cu_seqlens.tolist()
-    lengths = [end - start for start, end in pairwise(offsets)]
-    for _, members in groupby(order.tolist(), key=lambda index: _bucket(lengths[index])):
-        same = list(members)
-        longest = lengths[same[0]]
-        if longest == 0:
-            continue
-        at_a_time = max(1, _SCORES // (heads * longest * longest))
-        for first in range(0, len(same), at_a_time):
-            some = same[first : first + at_a_time]
-            length, documents = lengths[some[0]], torch.tensor(some, device=order.device)
-            if len(some) == 1:
-                yield _Group(slice(offsets[some[0]], offsets[some[0]] + length), length, documents, None)
-                continue
-            place = torch.arange(length, device=order.device)
-            rows = cu_seqlens[documents, None].long() + place
-            if lengths[some[-1]] == length:
-                yield _Group(rows.flatten(), length, documents, None)
-                continue
-            real = place < cu_seqlens.diff()[documents, None]
-            yield _Group(rows.clamp(max=offsets[-1] - 1).flatten(), length, documents, real)
-
-
-def _bucket(length: int) -> int:
-    """Lengths rounded up to 8 tokens, beyond 256 to a thirty-second of the next power of two."""
-    width = 1 << max(3, (length - 1).bit_length() - 5)
-    return -(-length // width) * width
-
-
-def _row_blocks(length: int, batch: int) -> Iterator[slice]:
-    rows = max(1, 2 * _SCORES // (batch * length))
-    for start in range(0, length, rows):
-        yield slice(start, min(start + rows, length))
-
-
-def _by_head(x: Tensor, group: _Group) -> Tensor:
-    """(T, parts, H, K) -> (parts, n * H, s, K), contiguous, 0 at padding."""
-    taken = x[group.rows].unflatten(0, (-1, group.length))
-    if group.real is not None:
-        # other documents' values must not reach this one, not even as 0 * NaN
-        taken = taken.masked_fill_(~group.real[:, :, None, None, None], 0.0)
-    return taken.permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
-
-
-def _scatter(target: Tensor, group: _Group, x: Tensor) -> None:
-    """Write (n * H, s, K) to the group's rows of target (T, H, K)."""
-    by_token = x.unflatten(0, (-1, target.shape[1])).transpose(1, 2)  # (n, s, H, K)
-    if group.real is None:
-        target[group.rows] = by_token.flatten(0, 1)
-    else:
-        assert isinstance(group.rows, Tensor)
-        target[group.rows[group.real.flatten()]] = by_token[group.real]
-
-
-def _hidden_columns(group: _Group, heads: int, q: Tensor) -> Tensor | None:
-    """The lowest number at the columns of padding and 0 elsewhere, (n * H, 1, s); None when nothing is padded."""
-    if group.real is None:
-        return None
-    # not -inf: a row of padding may see padding only, through a window, and must not become NaN
-    lowest = torch.finfo(q.dtype).min
-    bias = torch.zeros(group.real.shape, dtype=q.dtype, device=q.device).masked_fill_(~group.real, lowest)
-    return bias.repeat_interleave(heads, 0).unsqueeze(1)
-
-
-def _probabilities(
-    q: Tensor, k: Tensor, hidden: Tensor | None, block: slice, causal: bool, window: int, scale: float
-) -> Tensor:
-    """softmax(scale * q k^T) for a block of rows, (n * H, rows, s)."""
-    shape = (len(q), block.stop - block.start, k.shape[1])
-    if hidden is None:
-        nothing = q.new_empty(1, 1, 1).expand(shape)
-        scores = torch.baddbmm(nothing, q[:, block], k.mT, beta=0.0, alpha=scale)
-    else:
-        scores = torch.baddbmm(hidden.expand(shape), q[:, block], k.mT, alpha=scale)
-    if causal or window >= 0:
-        everything = torch.ones(shape[1:], dtype=torch.bool, device=q.device)
-        unseen = everything.triu(block.start + 1 + (0 if causal else window))
-        if window >= 0:
-            unseen |= everything.tril(block.start - 1 - window)
-        scores = scores.masked_fill_(unseen, float("-inf"))
-    return scores.softmax(-1)
-
-
-def _keep(key: Tensor | None, keys: Tensor, heads: int, length: int, block: slice, p: float) -> Tensor | None:
-    """1 at the probabilities that survive and 0 elsewhere, uint8 (n * H, rows, s), or None without dropout."""
-    if key is None or p == 0.0:
-        return None
-    keep = philox.keep_scores(key, keys, heads, range(block.start, block.stop), length, p)
-    # PyTorch multiplies by uint8 four times faster than by bool
-    return keep.flatten(0, 1).view(torch.uint8)
+    if not varlen_refuses(describe(qkv, p, causal, window, longest)):
+        return _varlen.backward(dout, qkv, out, statistics, cu_seqlens, causal, window, scale, longest)
+    return _grouped.backward(dout, qkv, cu_seqlens, keys, order, key, p, causal, window, scale)

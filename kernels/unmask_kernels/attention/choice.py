@@ -9,8 +9,12 @@ from torch import Tensor
 
 from ..capability import architecture
 from ..dispatch import Backend, Family
+from . import flash_versions
 
-__all__ = ["FAMILY", "AttentionCall", "describe", "saves_statistics"]
+__all__ = ["FAMILY", "AttentionCall", "describe", "saves_statistics", "varlen_refuses"]
+
+_HAS_VARLEN = torch.backends.cuda.is_flash_attention_available()
+_WIDEST_VARLEN = 192
 
 
 class AttentionCall(NamedTuple):
@@ -46,19 +50,46 @@ def describe(qkv: Tensor, p: float, causal: bool, window: int, longest: int) -> 
     )
 
 
-def _nothing_refused(call: AttentionCall) -> list[str]:
+def varlen_refuses(call: AttentionCall) -> list[str]:
+    """Why PyTorch's attention on packed documents cannot run the call."""
+    reasons = []
+    if call.device != "cuda":
+        reasons.append(f"varlen_attn needs a CUDA tensor, got {call.device}")
+    elif not _HAS_VARLEN:
+        reasons.append("this PyTorch is built without varlen_attn")
+    elif int(call.architecture.removeprefix("sm_")) < 80:
+        reasons.append(f"varlen_attn needs sm_80 or newer, this device is {call.architecture}")
+    if call.dtype not in (torch.float16, torch.bfloat16):
+        reasons.append(f"varlen_attn is for fp16 and bf16, got {str(call.dtype).removeprefix('torch.')}")
+    if call.head_dim % 8 or call.head_dim > _WIDEST_VARLEN:
+        reasons.append(f"varlen_attn has head dims that are multiples of 8 up to {_WIDEST_VARLEN}, got {call.head_dim}")
+    if call.p > 0.0:
+        reasons.append(f"varlen_attn has no dropout, got p {call.p:g}")
+    return reasons
+
+
+def _torch_refuses(call: AttentionCall) -> list[str]:
+    reasons = varlen_refuses(call)
+    return [*_reads_lengths(call), *reasons] if reasons and _reads_lengths(call) else []
+
+
+def _reads_lengths(call: AttentionCall) -> list[str]:
+    if call.device == "cuda" and call.captured:
+        return ["it reads the lengths on the host, which torch.compile and CUDA graphs cannot hold"]
     return []
 
 
 FAMILY = Family(
     "attention",
     {
-        "torch": Backend("unmask_kernels.attention._torch", _nothing_refused),
-        "reference": Backend("unmask_kernels.attention.reference", _nothing_refused),
+        # `verified` gets an architecture once the GPU tests have passed there.
+        "flash": Backend("unmask_kernels.attention._flash", flash_versions.refusals, verified=()),
+        "torch": Backend("unmask_kernels.attention._torch", _torch_refuses),
+        "reference": Backend("unmask_kernels.attention.reference", _reads_lengths),
     },
 )
 
 
 def saves_statistics(backend: str, call: AttentionCall) -> bool:
     """Whether the forward of `backend` returns a log-sum-exp, fp32 (H, T), for its backward; empty otherwise."""
-    return backend == "triton"
+    return backend in ("triton", "flash") or (backend == "torch" and not varlen_refuses(call))

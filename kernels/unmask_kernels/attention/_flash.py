@@ -1,0 +1,191 @@
+"""flash-attn 2, 3 or 4 on packed documents, where one is installed; `flash_versions` says which one a call gets.
+
+The forward keeps its log-sum-exp, fp32 (H, T); the backward is asked for a form that gives the same bits every time.
+q, k and v are views of qkv, and 2 and 3 write dq, dk and dv into views of dqkv: nothing is copied. Their grids are
+sized by `longest`. Names and arguments are those of Dao-AILab/flash-attention in August 2026 (2.8.4); the private
+functions are called because the public ones tie forward and backward together in an autograd graph of their own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .choice import describe
+from .flash_versions import generation
+
+__all__ = ["backward", "forward"]
+
+
+def forward(
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    keys: Tensor,
+    order: Tensor,
+    tiles: Tensor,
+    key: Tensor | None,
+    p: float,
+    causal: bool,
+    window: int,
+    scale: float,
+    longest: int,
+) -> tuple[Tensor, Tensor]:
+    """Returns out (T, H, K) and the log-sum-exp of the scaled scores, fp32 (H, T)."""
+    tokens, _, heads, width = qkv.shape
+    if tokens == 0:
+        return qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32)
+    q, k, v = qkv.contiguous().unbind(1)
+    left, right = _sides(causal, window)
+    number = generation(describe(qkv, p, causal, window, longest))
+    if number == 2:
+        out, lse, *_ = _module("flash_attn.flash_attn_interface")._wrapped_flash_attn_varlen_forward(
+            q,
+            k,
+            v,
+            cu_seqlens,
+            cu_seqlens,
+            longest,
+            longest,
+            0.0,
+            scale,
+            causal=causal,
+            window_size_left=left,
+            window_size_right=right,
+        )
+    elif number == 3:
+        out, lse, *_ = _module("flash_attn_interface")._flash_attn_forward(
+            q,
+            k,
+            v,
+            **_boundaries(cu_seqlens, longest),
+            softmax_scale=scale,
+            causal=causal,
+            window_size_left=left,
+            window_size_right=right,
+        )
+    else:
+        assert number == 4
+        out, lse, *_ = _module("flash_attn.cute.interface")._flash_attn_fwd(
+            q,
+            k,
+            v,
+            **_boundaries(cu_seqlens, longest),
+            softmax_scale=scale,
+            causal=causal,
+            window_size_left=_unbounded(left),
+            window_size_right=_unbounded(right),
+            return_lse=True,
+        )
+    return out, lse
+
+
+def backward(
+    dout: Tensor,
+    qkv: Tensor,
+    out: Tensor,
+    statistics: Tensor,
+    cu_seqlens: Tensor,
+    keys: Tensor,
+    order: Tensor,
+    tiles: Tensor,
+    key: Tensor | None,
+    p: float,
+    causal: bool,
+    window: int,
+    scale: float,
+    longest: int,
+) -> Tensor:
+    """Returns dqkv (T, 3, H, K)."""
+    dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    if qkv.shape[0] == 0:
+        return dqkv
+    dout = dout.contiguous()
+    q, k, v = qkv.contiguous().unbind(1)
+    dq, dk, dv = dqkv.unbind(1)
+    left, right = _sides(causal, window)
+    number = generation(describe(qkv, p, causal, window, longest))
+    if number == 2:
+        _module("flash_attn.flash_attn_interface")._wrapped_flash_attn_varlen_backward(
+            dout,
+            q,
+            k,
+            v,
+            out,
+            statistics,
+            dq,
+            dk,
+            dv,
+            cu_seqlens,
+            cu_seqlens,
+            longest,
+            longest,
+            0.0,
+            scale,
+            causal,
+            left,
+            right,
+            0.0,
+            None,
+            True,
+        )
+    elif number == 3:
+        _module("flash_attn_interface")._flash_attn_backward(
+            dout,
+            q,
+            k,
+            v,
+            out,
+            statistics,
+            **_boundaries(cu_seqlens, longest),
+            dq=dq,
+            dk=dk,
+            dv=dv,
+            softmax_scale=scale,
+            is_causal=causal,
+            window_size_left=left,
+            window_size_right=right,
+            deterministic=True,
+        )
+    else:
+        assert number == 4
+        gradients = _module("flash_attn.cute.interface")._flash_attn_bwd(
+            q,
+            k,
+            v,
+            out,
+            dout,
+            statistics,
+            **_boundaries(cu_seqlens, longest),
+            softmax_scale=scale,
+            causal=causal,
+            window_size_left=_unbounded(left),
+            window_size_right=_unbounded(right),
+            deterministic=True,
+        )
+        torch.stack(gradients[:3], dim=1, out=dqkv)
+    return dqkv
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+def _boundaries(cu_seqlens: Tensor, longest: int) -> dict[str, Any]:
+    return {
+        "cu_seqlens_q": cu_seqlens,
+        "cu_seqlens_k": cu_seqlens,
+        "max_seqlen_q": longest,
+        "max_seqlen_k": longest,
+    }
+
+
+def _sides(causal: bool, window: int) -> tuple[int, int]:
+    """Columns seen left and right of a row, -1 for all of them."""
+    return window, 0 if causal else window
+
+
+def _unbounded(side: int) -> int | None:
+    return None if side < 0 else side

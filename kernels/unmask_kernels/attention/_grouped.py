@@ -1,0 +1,233 @@
+"""Attention by batched products: documents of similar length share one call, with next to no padding.
+
+Documents come sorted by length (`Documents.order`). A group takes the next ones as long as its padding stays within its
+documents' shares of 5% of the batch's work, so that the whole batch wastes 5% at most; it is as wide as its longest
+document. A group is cut so that a block of scores has about `_SCORES` elements and stays near the cache; a long
+document is cut by rows, of which a causal or local one sees only some columns. Memory is O(T): the backward forms the
+probabilities again from q and k, one block at a time.
+
+Explicit products, not `scaled_dot_product_attention`: its bf16 kernel for CPUs is slower even where nothing is padded
+(docs/measured.md, all-512). Operands are made contiguous first, in one copy for a whole group; the products would
+otherwise each copy their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import philox
+
+__all__ = ["backward", "forward"]
+
+_SCORES = 1 << 21
+_WASTE = 0.05  # of the work, the sum of s_i^2
+_FEWEST_ROWS = 64  # of a block that is cut to save columns
+
+
+class _Group(NamedTuple):
+    """n documents padded to s tokens.
+
+    Attributes:
+        rows: their rows in the packed batch, a slice or int64 (n * s,); padding repeats some row.
+        length: s.
+        documents: their indices, int64 (n,).
+        real: True at real tokens, bool (n, s); None when nothing is padded.
+    """
+
+    rows: slice | Tensor
+    length: int
+    documents: Tensor
+    real: Tensor | None
+
+
+class _Block(NamedTuple):
+    """Rows of a score matrix, and the columns that any of them sees."""
+
+    rows: slice
+    columns: slice
+
+
+def forward(
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    keys: Tensor,
+    order: Tensor,
+    key: Tensor | None,
+    p: float,
+    causal: bool,
+    window: int,
+    scale: float,
+) -> Tensor:
+    """Returns out (T, H, K)."""
+    heads = qkv.shape[2]
+    out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
+    for group in _groups(cu_seqlens, order, heads):
+        q, k, v = _by_head(qkv, group)  # (n * H, s, K)
+        hidden = _hidden_columns(group, heads, q)
+        values = torch.empty_like(q)
+        for block in _blocks(group.length, len(q), causal, window):
+            probabilities = _probabilities(q, k, hidden, block, causal, window, scale)
+            keep = _keep(key, keys[group.documents], heads, block, p)
+            if keep is not None:
+                probabilities *= keep
+            values[:, block.rows] = torch.bmm(probabilities, v[:, block.columns])
+        _scatter(out, group, values if p == 0.0 else values.div_(1.0 - p))
+    return out
+
+
+def backward(
+    dout: Tensor,
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    keys: Tensor,
+    order: Tensor,
+    key: Tensor | None,
+    p: float,
+    causal: bool,
+    window: int,
+    scale: float,
+) -> Tensor:
+    """Returns dqkv (T, 3, H, K)."""
+    heads = qkv.shape[2]
+    dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    for group in _groups(cu_seqlens, order, heads):
+        q, k, v = _by_head(qkv, group)
+        (do,) = _by_head(dout.unsqueeze(1), group)
+        hidden = _hidden_columns(group, heads, q)
+        dq = torch.empty_like(q)
+        blocks = list(_blocks(group.length, len(q), causal, window))
+        # over several blocks dk and dv are sums of products, added in fp32
+        wide = q.dtype if len(blocks) == 1 else torch.promote_types(q.dtype, torch.float32)
+        dk, dv = (torch.zeros_like(k, dtype=wide) for _ in range(2))
+        for block in blocks:
+            rows, columns = block
+            probabilities = _probabilities(q, k, hidden, block, causal, window, scale)
+            dprobabilities = torch.bmm(do[:, rows], v[:, columns].mT)
+            keep = _keep(key, keys[group.documents], heads, block, p)
+            dropped = probabilities
+            if keep is not None:
+                dropped = probabilities * keep
+                dprobabilities *= keep
+            dv[:, columns] += torch.bmm(dropped.mT, do[:, rows])
+            dscores = torch.ops.aten._softmax_backward_data(dprobabilities, probabilities, -1, q.dtype)
+            dq[:, rows] = torch.bmm(dscores, k[:, columns])
+            dk[:, columns] += torch.bmm(dscores.mT, q[:, rows])
+        # the factor 1 / (1 - p) of dropout is linear all the way, so it is applied to the results, rounded once
+        factor = scale / (1.0 - p)
+        for part, gradient in enumerate((dq.mul_(factor), dk.mul_(factor), dv if p == 0.0 else dv.div_(1.0 - p))):
+            _scatter(dqkv[:, part], group, gradient.to(qkv.dtype))
+    return dqkv
+
+
+def _groups(cu_seqlens: Tensor, order: Tensor, heads: int) -> Iterator[_Group]:
+    """The documents of at least one token, in groups."""
+    offsets = cu_seqlens.tolist()
+    lengths = [end - start for start, end in pairwise(offsets)]
+    for some in _members([index for index in order.tolist() if lengths[index] > 0], lengths, heads):
+        length, documents = lengths[some[0]], torch.tensor(some, device=order.device)
+        if len(some) == 1:
+            yield _Group(slice(offsets[some[0]], offsets[some[0]] + length), length, documents, None)
+            continue
+        place = torch.arange(length, device=order.device)
+        rows = cu_seqlens[documents, None].long() + place
+        if lengths[some[-1]] == length:
+            yield _Group(rows.flatten(), length, documents, None)
+            continue
+        real = place < cu_seqlens.diff()[documents, None]
+        yield _Group(rows.clamp(max=offsets[-1] - 1).flatten(), length, documents, real)
+
+
+def _members(ordered: list[int], lengths: list[int], heads: int) -> Iterator[list[int]]:
+    """Cut documents, longest first, into groups whose padding is within their documents' shares of the allowance."""
+    share = _WASTE * sum(length * length for length in lengths) / max(1, len(ordered))
+    some: list[int] = []
+    padding = 0.0
+    for index in ordered:
+        widest = lengths[some[0]] if some else lengths[index]
+        more = widest * widest - lengths[index] ** 2
+        full = heads * widest * widest * (len(some) + 1) > _SCORES
+        if some and (full or padding + more > share * (len(some) + 1)):
+            yield some
+            some, padding, more = [], 0.0, 0
+        some.append(index)
+        padding += more
+    if some:
+        yield some
+
+
+def _blocks(length: int, batch: int, causal: bool, window: int) -> Iterator[_Block]:
+    rows = max(1, 2 * _SCORES // (batch * length))
+    if window >= 0:
+        rows = min(rows, max(_FEWEST_ROWS, window))
+    elif causal:
+        rows = min(rows, max(_FEWEST_ROWS, -(-length // 4)))
+    for start in range(0, length, rows):
+        end = min(start + rows, length)
+        first = 0 if window < 0 else max(0, start - window)
+        last = end if causal else length if window < 0 else min(length, end + window)
+        yield _Block(slice(start, end), slice(first, last))
+
+
+def _by_head(x: Tensor, group: _Group) -> Tensor:
+    """(T, parts, H, K) -> (parts, n * H, s, K), contiguous, 0 at padding."""
+    taken = x[group.rows].unflatten(0, (-1, group.length))
+    if group.real is not None:
+        # other documents' values must not reach this one, not even as 0 * NaN
+        taken = taken.masked_fill_(~group.real[:, :, None, None, None], 0.0)
+    return taken.permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
+
+
+def _scatter(target: Tensor, group: _Group, x: Tensor) -> None:
+    """Write (n * H, s, K) to the group's rows of target (T, H, K)."""
+    by_token = x.unflatten(0, (-1, target.shape[1])).transpose(1, 2)  # (n, s, H, K)
+    if group.real is None:
+        target[group.rows] = by_token.flatten(0, 1)
+    else:
+        assert isinstance(group.rows, Tensor)
+        target[group.rows[group.real.flatten()]] = by_token[group.real]
+
+
+def _hidden_columns(group: _Group, heads: int, q: Tensor) -> Tensor | None:
+    """The lowest number at the columns of padding and 0 elsewhere, (n * H, 1, s); None when nothing is padded."""
+    if group.real is None:
+        return None
+    # not -inf: a row of padding may see padding only, through a window, and must not become NaN
+    lowest = torch.finfo(q.dtype).min
+    bias = torch.zeros(group.real.shape, dtype=q.dtype, device=q.device).masked_fill_(~group.real, lowest)
+    return bias.repeat_interleave(heads, 0).unsqueeze(1)
+
+
+def _probabilities(
+    q: Tensor, k: Tensor, hidden: Tensor | None, block: _Block, causal: bool, window: int, scale: float
+) -> Tensor:
+    """softmax(scale * q k^T) for a block of rows, (n * H, rows, columns)."""
+    rows, columns = block
+    shape = (len(q), rows.stop - rows.start, columns.stop - columns.start)
+    if hidden is None:
+        nothing = q.new_empty(1, 1, 1).expand(shape)
+        scores = torch.baddbmm(nothing, q[:, rows], k[:, columns].mT, beta=0.0, alpha=scale)
+    else:
+        scores = torch.baddbmm(hidden[..., columns].expand(shape), q[:, rows], k[:, columns].mT, alpha=scale)
+    if causal or window >= 0:
+        everything = torch.ones(shape[1:], dtype=torch.bool, device=q.device)
+        ahead = rows.start - columns.start
+        unseen = everything.triu(ahead + 1 + (0 if causal else window))
+        if window >= 0:
+            unseen |= everything.tril(ahead - 1 - window)
+        scores = scores.masked_fill_(unseen, float("-inf"))
+    return scores.softmax(-1)
+
+
+def _keep(key: Tensor | None, keys: Tensor, heads: int, block: _Block, p: float) -> Tensor | None:
+    """1 at the probabilities that survive and 0 elsewhere, uint8 (n * H, rows, columns), or None without dropout."""
+    if key is None or p == 0.0:
+        return None
+    rows, columns = block
+    keep = philox.keep_scores(key, keys, heads, range(rows.start, rows.stop), columns.stop, p)[..., columns]
+    # PyTorch multiplies by uint8 four times faster than by bool
+    return keep.flatten(0, 1).view(torch.uint8)

@@ -1,0 +1,104 @@
+"""PyTorch's own attention on packed documents: what `torch.nn.attention.varlen.varlen_attn` runs, both directions.
+
+`varlen_attn` ties its forward and its backward together in an autograd graph; this calls the two operations of ATen
+beneath it, which are flash-attn 2 unless `torch.nn.attention.activate_flash_attention_impl` puts another one there.
+q, k and v are views of qkv; dq, dk and dv come back as three tensors and are copied into one. The backward of
+flash-attn 2 adds to dq in any order unless PyTorch's deterministic algorithms are on, so they are, for the call. Its
+grids are sized by `longest`; it waits for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["backward", "forward"]
+
+
+def forward(
+    qkv: Tensor, cu_seqlens: Tensor, causal: bool, window: int, scale: float, longest: int
+) -> tuple[Tensor, Tensor]:
+    """Returns out (T, H, K) and the log-sum-exp of the scaled scores, fp32 (H, T)."""
+    tokens, _, heads, width = qkv.shape
+    if tokens == 0:
+        return qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32)
+    q, k, v = qkv.contiguous().unbind(1)
+    out, lse, *_ = torch.ops.aten._flash_attention_forward(
+        q,
+        k,
+        v,
+        cu_seqlens,
+        cu_seqlens,
+        longest,
+        longest,
+        0.0,
+        causal,
+        False,
+        scale=scale,
+        window_size_left=window,
+        window_size_right=0 if causal else window,
+    )
+    return out, lse
+
+
+def backward(
+    dout: Tensor,
+    qkv: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    cu_seqlens: Tensor,
+    causal: bool,
+    window: int,
+    scale: float,
+    longest: int,
+) -> Tensor:
+    """Returns dqkv (T, 3, H, K)."""
+    if qkv.shape[0] == 0:
+        return torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    q, k, v = qkv.contiguous().unbind(1)
+    # states of the random numbers of dropout, of which there are none
+    unused = torch.zeros(2, dtype=torch.uint64, device=qkv.device)
+    with _deterministic():
+        gradients = torch.ops.aten._flash_attention_backward(
+            dout.contiguous(),
+            q,
+            k,
+            v,
+            out,
+            lse,
+            cu_seqlens,
+            cu_seqlens,
+            longest,
+            longest,
+            0.0,
+            causal,
+            unused,
+            unused,
+            scale=scale,
+            window_size_left=window,
+            window_size_right=0 if causal else window,
+        )
+    return torch.stack(gradients, dim=1)
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
+        yield
+        return
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    # filling fresh memory with NaN is for tests
+    memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warned_only)
+        memory.fill_uninitialized_memory = filled

@@ -1,0 +1,118 @@
+"""The torch backend of attention on a CPU: how documents are grouped, how blocks are cut, what it costs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+
+from unmask_kernels import attention as public
+from unmask_kernels.attention import _grouped
+from unmask_kernels.testing.attention import attention_case
+from unmask_kernels.testing.inputs import lengths_to_documents, run
+
+RANDOM = torch.Generator().manual_seed(5)
+
+
+def lognormal(median: float, sigma: float, shortest: int, longest: int) -> list[int]:
+    drawn = median * torch.exp(sigma * torch.randn(300, generator=RANDOM))
+    return [int(length) for length in drawn.round().clamp(shortest, longest)]
+
+
+DISTRIBUTIONS = {
+    "lognormal(300) capped at 512": lognormal(300.0, 1.1, 3, 512),
+    "lognormal(300) capped at 8192": lognormal(300.0, 1.1, 3, 8192),
+    "uniform 16 to 512": torch.randint(16, 513, (300,), generator=RANDOM).tolist(),
+    "queries of mean 51": lognormal(39.5, 0.715, 8, 512),
+    "a micro-batch of queries": lognormal(39.5, 0.715, 8, 512)[:78],
+    "one long document and 500 of 64": [8192, *[64] * 500],
+    "empty ones between": [0, 7, 0, 300, 0, 291, 0],
+}
+
+
+@pytest.mark.parametrize("heads", [4, 12])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_padding_is_five_percent_at_most(name: str, heads: int) -> None:
+    lengths = DISTRIBUTIONS[name]
+    documents = lengths_to_documents(lengths)
+    groups = list(_grouped._groups(documents.cu_seqlens, documents.order, heads))
+    done = sum(len(group.documents) * group.length**2 for group in groups)
+    useful = sum(length * length for length in lengths)
+    assert useful <= done <= 1.05 * useful
+    present = [index for index, length in enumerate(lengths) if length > 0]
+    assert sorted(index for group in groups for index in group.documents.tolist()) == present
+
+
+def test_short_documents_share_calls() -> None:
+    documents = lengths_to_documents(DISTRIBUTIONS["queries of mean 51"])
+    assert len(list(_grouped._groups(documents.cu_seqlens, documents.order, 12))) <= 50
+
+
+@pytest.mark.parametrize("window", [-1, 0, 5, 300])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [1, 64, 131, 700])
+def test_blocks_hold_every_column_that_a_row_sees(length: int, causal: bool, window: int) -> None:
+    blocks = list(_grouped._blocks(length, 12, causal, window))
+    assert [blocks[0].rows.start, *[block.rows.stop for block in blocks]][:: len(blocks)] == [0, length]
+    assert all(one.rows.stop == other.rows.start for one, other in pairwise(blocks))
+    reach = length if window < 0 else window
+    for rows, columns in blocks:
+        assert columns.start <= max(0, rows.start - reach)
+        assert columns.stop >= (rows.stop if causal else min(length, rows.stop + reach))
+
+
+def test_long_local_and_causal_documents_skip_what_no_row_sees() -> None:
+    def work(causal: bool, window: int) -> int:
+        blocks = _grouped._blocks(4096, 12, causal, window)
+        return sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in blocks)
+
+    assert work(False, -1) == 4096**2
+    assert work(True, -1) < 0.63 * 4096**2
+    assert work(False, 64) <= 4096 * 3 * 64
+
+
+@pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (False, 9), (True, 70)])
+def test_blocks_of_rows_give_what_the_whole_gives(
+    causal: bool, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = attention_case("long", [150, 40, 149], causal=causal, window=window, p=0.1).make(torch.float64)
+    whole = run(partial(public, backend="reference"), case)
+    for scores, rows in ((1 << 10, 1), (1 << 14, 32), (1 << 21, 64)):
+        monkeypatch.setattr(_grouped, "_SCORES", scores)
+        monkeypatch.setattr(_grouped, "_FEWEST_ROWS", rows)
+        blocks = run(partial(public, backend="torch"), case)
+        for name, value in whole.items():
+            torch.testing.assert_close(blocks[name], value, rtol=1e-12, atol=1e-12)
+
+
+def test_padding_that_sees_padding_only_leaves_no_trace() -> None:
+    # 40 and 39 share a call; the last row of the shorter one is padding, and its window of one column too
+    case = attention_case("padded", [40, 39], head_dim=32, window=0).make(torch.float32)
+    results = run(partial(public, backend="torch"), case)
+    assert all(value.isfinite().all() for value in results.values())
+    expected = case.arguments["qkv"][:, 2]  # a token that sees only itself gets its own value
+    torch.testing.assert_close(results["y"], expected)
+
+
+def test_memory_is_linear_in_the_length() -> None:
+    # One document of 8,192 tokens and 4 heads has 1 GiB of scores in fp32; the block in work has 8 MiB. A process of
+    # its own, so that its peak is the call's own.
+    program = """
+import resource, torch
+from unmask_kernels import Documents, attention
+warm = torch.zeros(64, 3, 4, 16, requires_grad=True)
+attention(warm, Documents.build(torch.tensor([0, 64], dtype=torch.int32))).sum().backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+x = torch.zeros(8192, 3, 4, 16, requires_grad=True)
+attention(x, Documents.build(torch.tensor([0, 8192], dtype=torch.int32))).sum().backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    kibibytes = int(done.stdout)
+    assert kibibytes < 256 * 1024, f"peak grew by {kibibytes // 1024} MiB"
