@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from unmask_kernels import FAMILIES
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
-from unmask_kernels.testing.interpreter import InterpretedFailure, run_interpreted
+from unmask_kernels.testing.interpreter import InterpretedFailure, install, run_interpreted
 
 HERE = Path(__file__).parent
 
@@ -41,6 +42,18 @@ def test_every_family_with_a_triton_backend_has_such_a_module() -> None:
     families = {name for name, family in FAMILIES.items() if "triton" in family.backends}
     assert families
     assert {f"test_{name}.py" for name in families} <= set(MODULES)
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="package triton is not installed")
+def test_the_interpreter_rounds_to_bf16_as_the_hardware_does() -> None:
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    install()
+    values = torch.cat([torch.randn(1000), torch.tensor([0.0, -0.0, float("inf"), -float("inf"), 1e-40, 3.4e38])])
+    handle = TensorHandle(values.numpy(), tl.float32)
+    rounded = torch.from_numpy(InterpreterBuilder().cast_impl(handle, tl.bfloat16).data.view("int16"))
+    assert torch.equal(rounded.view(torch.bfloat16), values.bfloat16())
 
 
 BROKEN = """

@@ -9,9 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from unmask_kernels import BackendUnavailable
 from unmask_kernels import mlm_loss as public
-from unmask_kernels.mlm_loss import FAMILY, MLMLossCall, _torch
+from unmask_kernels.capability import INTERPRETING
+from unmask_kernels.mlm_loss import FAMILY, MLMLossCall, _torch, chunks
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.contracts import Tenant, backends_here
@@ -29,13 +32,22 @@ def loss_on(tenant: Tenant) -> Any:
 
 
 def _in_the_tested_dtype(
-    hidden: Tensor, positions: Tensor | None, labels: Tensor, weight: Tensor, bias: Tensor | None
+    hidden: Tensor,
+    positions: Tensor | None,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    z_loss: float,
+    label_smoothing: float,
 ) -> Tensor:
     """Logits rounded to the tested dtype, cross-entropy in fp32: as a PyTorch user writes it."""
     rows = hidden if positions is None else hidden[positions]
     logits = F.linear(rows, weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype))
     wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    return F.cross_entropy(logits.to(wide), labels, reduction="sum", ignore_index=-100)
+    logits = logits.to(wide)
+    loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=-100, label_smoothing=label_smoothing)
+    return loss + z_loss * (logits.logsumexp(-1)[labels >= 0] ** 2).sum()
 
 
 @everywhere
@@ -119,13 +131,31 @@ def test_gradients_of_a_repeated_row_add_up(tenant: Tenant) -> None:
     torch.testing.assert_close(run(loss_on(tenant), repeated)["dhidden"][3], expected)
 
 
-def test_chunks_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = SMALL.make(torch.float64)
-    whole = run(lambda **a: public(backend="torch", **a).loss_sum, inputs)
-    monkeypatch.setattr(_torch, "_CHUNK_BYTES", 2 * 101 * 8)  # two rows at a time
-    chunks = run(lambda **a: public(backend="torch", **a).loss_sum, inputs)
+@everywhere
+@pytest.mark.parametrize("bias", [True, False])
+def test_chunks_add_up_to_the_whole(bias: bool, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tenant.backend == "reference":
+        pytest.skip("the reference has no chunks")
+    case = mlm_loss_case("chunks", tokens=30, width=24, vocabulary=101, masked=9, unused=2, bias=bias, z_loss=0.01)
+    inputs = case.make(torch.float32, tenant.device)
+    whole = run(loss_on(tenant), inputs)
+    monkeypatch.setitem(chunks._CHUNK_BYTES, tenant.backend, 3 * 128 * 4)
+    assert chunks.cut(tenant.backend, tenant.device, 11, 101, 4).number == 4
+    pieces = run(loss_on(tenant), inputs)
     for name, value in whole.items():
-        torch.testing.assert_close(chunks[name], value, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(pieces[name], value)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("slots", [0, 1, 4095, 20_000, 1_000_003])
+@pytest.mark.parametrize("vocabulary", [1, 21128, 30522, 50368, 4_000_037])
+def test_a_chunk_has_at_most_256_megabytes(vocabulary: int, slots: int, backend: str) -> None:
+    number, rows, columns = chunks.cut(backend, "cuda", slots, vocabulary, 2)
+    assert rows * columns * 2 <= 256 << 20
+    assert columns >= vocabulary and columns % 64 == 0
+    assert (number - 1) * rows <= slots <= number * rows
+    # the last chunk, which waits for the backward, is not empty
+    assert slots == 0 or slots - (number - 1) * rows > 0
 
 
 @pytest.mark.parametrize("name", ["_CACHED", "_WIDENED"])
@@ -137,14 +167,89 @@ def test_rows_are_widened_in_blocks_on_every_device(name: str) -> None:
     assert {block.stop - block.start for block in blocks} == {getattr(_torch, name) >> 16}
 
 
-def test_never_holds_more_than_its_chunk_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
-    addmm = torch.addmm
-    monkeypatch.setattr(torch, "addmm", lambda *operands: sizes.append((out := addmm(*operands)).nbytes) or out)
-    monkeypatch.setattr(_torch, "_CHUNK_BYTES", 1 << 11)
-    public(backend="torch", **SMALL.make(torch.float32).arguments)
-    assert len(sizes) > 1
-    assert max(sizes) <= 1 << 11
+@everywhere
+def test_never_holds_more_than_its_chunk_of_logits(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tenant.backend == "reference":
+        pytest.skip("the reference holds all logits")
+    sizes: list[int] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(o.untyped_storage().nbytes() for o in (out,) if isinstance(o, Tensor) and o.dim() == 2)
+            return out
+
+    case = mlm_loss_case("long", tokens=60, width=8, vocabulary=501, masked=53)
+    monkeypatch.setitem(chunks._CHUNK_BYTES, tenant.backend, limit := 7 * 512 * 4)
+    inputs = case.make(torch.float32, tenant.device)
+    with Watch():  # type: ignore[no-untyped-call]
+        run(loss_on(tenant), inputs)
+    # the table, padded, is larger than a chunk here
+    assert max(sizes) <= max(limit, 512 * 8 * 4)
+    assert max(sizes) < 53 * 501 * 4
+
+
+@everywhere
+def test_makes_no_weight_gradient_for_a_frozen_table(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tenant.backend == "reference":
+        pytest.skip("autograd decides")
+    monkeypatch.setattr(FAMILY.module(tenant.backend), "backward", None)
+    arguments = dict(SMALL.make(torch.float32, tenant.device).arguments)
+    hidden = arguments["hidden"].requires_grad_()
+    loss = public(backend=tenant.backend, **arguments).loss_sum
+    assert torch.autograd.grad(loss, hidden)[0].any()
+
+
+@everywhere
+def test_a_graph_that_is_kept_gives_its_gradients_again(tenant: Tenant) -> None:
+    arguments = dict(SMALL.make(torch.float32, tenant.device).arguments)
+    leaves = [arguments[name].requires_grad_() for name in ("hidden", "weight", "bias")]
+    loss = public(backend=tenant.backend, **arguments).loss_sum
+    first = torch.autograd.grad(loss, leaves, retain_graph=True)
+    twice = torch.autograd.grad(2 * loss, leaves)
+    for one, two in zip(first, twice, strict=True):
+        torch.testing.assert_close(two, 2 * one)
+
+
+@everywhere
+def test_the_first_of_equal_logits_is_the_prediction(tenant: Tenant) -> None:
+    vocabulary = 9001
+    bias = torch.zeros(vocabulary, device=tenant.device)
+    bias[[7, 8, 4100, 9000]] = 2.0
+    hidden = torch.zeros(5, 8, device=tenant.device)
+    labels = torch.tensor([7, 8, 4100, 9000, 0], device=tenant.device)
+    weight = torch.zeros(vocabulary, 8, device=tenant.device)
+    assert int(public(hidden, None, labels, weight, bias, backend=tenant.backend).correct) == 1
+
+
+@everywhere
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_large_logits_do_not_overflow(dtype: torch.dtype, tenant: Tenant) -> None:
+    hidden = torch.full((3, 16), 30.0, device=tenant.device, dtype=dtype)
+    weight = torch.zeros(77, 16, device=tenant.device)
+    weight[5], weight[76] = 30.0, -30.0
+    labels = torch.tensor([5, 76, -100], device=tenant.device)
+    loss = public(hidden, None, labels, weight, backend=tenant.backend).loss_sum
+    assert loss.item() == pytest.approx(2 * 16 * 900.0)
+
+
+@everywhere
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_smoothing_is_that_of_torch(smoothing: float, tenant: Tenant) -> None:
+    arguments = dict(SMALL.make(torch.float32, tenant.device).arguments) | {"label_smoothing": smoothing}
+    logits = F.linear(arguments["hidden"][arguments["positions"]], arguments["weight"], arguments["bias"])
+    expected = F.cross_entropy(logits, arguments["labels"], reduction="sum", label_smoothing=smoothing)
+    torch.testing.assert_close(public(backend=tenant.backend, **arguments).loss_sum, expected)
+
+
+@everywhere
+def test_strides_do_not_matter(tenant: Tenant) -> None:
+    contracts.strides(loss_on(tenant), SMALL.make(torch.float32, tenant.device))
+    inputs = SMALL.make(torch.float32, tenant.device)
+    spread = {n: torch.stack([inputs.arguments[n]] * 2, 1)[:, 0] for n in ("positions", "labels")}
+    expected, ours = run(loss_on(tenant), inputs), run(loss_on(tenant), inputs.change(**spread))
+    for name, value in expected.items():
+        assert torch.equal(ours[name], value), name
 
 
 @everywhere
@@ -175,8 +280,18 @@ def test_two_runs_agree_bit_for_bit(dtype: torch.dtype, tenant: Tenant) -> None:
 def test_registration_is_sound(case: Case, with_gradients: bool, tenant: Tenant) -> None:
     if tenant.backend == "reference":
         pytest.skip("the reference is not registered: the compiler sees through it")
-    arguments = case.make(torch.float32, tenant.device).arguments.values()
-    contracts.opcheck(torch.ops.unmask.mlm_loss_fwd.default, (*arguments, with_gradients, tenant.backend))
+    made = case.make(torch.float32, tenant.device)
+    arguments = (*made.arguments.values(), with_gradients, tenant.backend)
+    contracts.opcheck(torch.ops.unmask.mlm_loss_fwd.default, arguments)
+    if not with_gradients:
+        return
+    *_, dweight, _, dlogits = torch.ops.unmask.mlm_loss_fwd(*arguments)
+    hidden, positions = made.arguments["hidden"], made.arguments["positions"]
+    scale, vocabulary = torch.tensor(0.5, device=tenant.device), len(made.arguments["weight"])
+    contracts.opcheck(
+        torch.ops.unmask.mlm_loss_bwd.default,
+        (scale, hidden, positions, dweight, dlogits, vocabulary, tenant.backend),
+    )
 
 
 @everywhere
@@ -199,7 +314,24 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         "mlm_loss: weight must have a row for every id, at least one, got shape (0, 24)",
     ),
-    ({"backend": "liger"}, ValueError, "mlm_loss: backend must be one of 'torch', 'reference', got 'liger'"),
+    (
+        {"labels": torch.tensor([101] + 10 * [0])},
+        ValueError,
+        "mlm_loss: labels must be in [0, 101), an id, or negative for an unused slot, got 101",
+    ),
+    (
+        {"positions": torch.tensor([30] + 10 * [0])},
+        ValueError,
+        "mlm_loss: positions must be in [0, 30), one of the rows of hidden, got 30",
+    ),
+    (
+        {"positions": torch.tensor([-1] + 10 * [0])},
+        ValueError,
+        "mlm_loss: positions must be in [0, 30), one of the rows of hidden, got -1",
+    ),
+    ({"z_loss": -1e-4}, ValueError, "mlm_loss: z_loss must be finite and at least 0, got -0.0001; PaLM uses 1e-4"),
+    ({"label_smoothing": 1.5}, ValueError, "mlm_loss: label_smoothing must be in [0, 1], got 1.5"),
+    ({"backend": "liger"}, ValueError, "mlm_loss: backend must be one of 'triton', 'torch', 'reference', got 'liger'"),
 ]
 
 
@@ -209,5 +341,16 @@ def test_refuses_bad_arguments_in_one_sentence(change: dict[str, Any], error: ty
 
 
 def test_explains_its_choice() -> None:
-    call = MLMLossCall("cpu", "cpu", torch.float32, 30522, 768)
-    assert FAMILY.explain(call).splitlines() == ["mlm_loss: torch", "  torch: can run", "  reference: can run"]
+    call = MLMLossCall("cuda", "sm_90", torch.bfloat16, 30522, 768)
+    assert FAMILY.explain(call).splitlines() == [
+        "mlm_loss: torch",
+        "  triton: not verified on sm_90 yet; runs when asked for by name",
+        "  torch: can run",
+        "  reference: can run",
+    ]
+
+
+@pytest.mark.skipif(INTERPRETING, reason="the interpreter runs on a CPU")
+def test_triton_says_what_it_cannot_run() -> None:
+    with pytest.raises(BackendUnavailable, match=r"needs a CUDA tensor, got cpu.*; hidden must be fp16, bf16 or fp32"):
+        public(backend="triton", **SMALL.make(torch.float64).arguments)

@@ -1,6 +1,6 @@
 """mlm_loss: the public operation, its checks, its backends and its registration.
 
-Shapes: hidden (T, D); positions, labels (M,); weight (V, D); bias (V,).
+Shapes: hidden (T, D); positions, labels (M,); weight (V, D); bias (V,); dlogits (last chunk, V and padding).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..capability import architecture
+from ..capability import architecture, triton_reasons
 from ..dispatch import Backend, Family
 from ..precision import accumulation_dtype, autocast_dtype, without_autocast
 from . import reference
+from .chunks import cut
 
 __all__ = ["FAMILY", "MLMLoss", "MLMLossCall", "mlm_loss"]
 
@@ -25,7 +26,7 @@ class MLMLoss:
     """What `mlm_loss` returns, all scalars on the device of hidden.
 
     Attributes:
-        loss_sum: summed cross-entropy in nats, fp32 (fp64 for fp64 hidden); carries the gradient.
+        loss_sum: summed loss in nats, fp32 (fp64 for fp64 hidden), smoothing and z-loss included; carries the gradient.
         count: number of predicted tokens, int64.
         correct: how many of them were predicted right (top 1), int64.
     """
@@ -42,11 +43,14 @@ def mlm_loss(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
     backend: str | None = None,
 ) -> MLMLoss:
     """Sum the cross-entropy of the masked tokens without forming the logits of all tokens.
 
-    Equivalent to  F.cross_entropy(F.linear(hidden[positions], weight, bias), labels, reduction="sum")  with at
+    Equivalent to  F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+    + z_loss * logits.logsumexp(-1).square().sum()  of  logits = F.linear(hidden[positions], weight, bias)  with at
     most one chunk of logits in memory. Divide by the count of the whole optimiser step, over all micro-batches
     and ranks.
 
@@ -57,24 +61,32 @@ def mlm_loss(
         labels: ids to predict, int64 (M,) below V; every negative one marks an unused slot, which adds nothing.
         weight: output projection, normally the tied word embeddings, (V, D), V >= 1; fp32 or the dtype of hidden.
         bias: (V,), or None.
-        backend: "torch" or "reference"; by default the best one that can run.
+        z_loss: coefficient, at least 0, of the squared log-sum-exp that is added to every token's loss (PaLM,
+            arXiv:2204.02311, section 5: 1e-4).
+        label_smoothing: share of the target that is spread evenly over all ids, in [0, 1] (arXiv:1512.00567).
+        backend: "triton", "torch" or "reference"; by default the best one that can run.
     Returns:
         `MLMLoss(loss_sum, count, correct)`; 0 with zero gradients when nothing is masked. Gradients for hidden,
         weight and bias, each in its own dtype. Under `torch.autocast`, hidden is first cast to its dtype.
     Raises:
-        TypeError, ValueError: a dtype, shape or device does not match. Contents are not looked at.
+        TypeError, ValueError: a dtype, shape, device or range does not match; on CPU tensors, and with UNMASK_DEBUG=1
+            on a GPU, also a position or label that is out of range.
         BackendUnavailable: the backend asked for cannot run this call.
     """
-    _check(hidden, positions, labels, weight, bias)
+    _check(hidden, positions, labels, weight, bias, z_loss, label_smoothing)
     hidden = hidden.to(autocast_dtype(hidden))
     vocabulary, width = weight.shape
     call = MLMLossCall(hidden.device.type, architecture(hidden), hidden.dtype, vocabulary, width)
     chosen = FAMILY.choose(backend, call)
     if chosen == "reference":
         with without_autocast(hidden.device.type):
-            return MLMLoss(*reference.mlm_loss(hidden, positions, labels, weight, bias))
+            return MLMLoss(
+                *reference.mlm_loss(
+                    hidden, positions, labels, weight, bias, z_loss=z_loss, label_smoothing=label_smoothing
+                )
+            )
     loss, count, correct = _MLMLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, positions, labels, weight, bias, torch.is_grad_enabled(), chosen
+        hidden, positions, labels, weight, bias, float(z_loss), float(label_smoothing), torch.is_grad_enabled(), chosen
     )
     return MLMLoss(loss, count, correct)
 
@@ -89,6 +101,13 @@ class MLMLossCall(NamedTuple):
     width: int
 
 
+def _triton_refuses(call: MLMLossCall) -> list[str]:
+    reasons = triton_reasons(call.device)
+    if call.dtype == torch.float64:
+        reasons.append("hidden must be fp16, bf16 or fp32, got float64")
+    return reasons
+
+
 def _nothing_refused(call: MLMLossCall) -> list[str]:
     return []
 
@@ -96,13 +115,23 @@ def _nothing_refused(call: MLMLossCall) -> list[str]:
 FAMILY = Family(
     "mlm_loss",
     {
+        # `verified` gets an architecture once the GPU tests have passed there.
+        "triton": Backend("unmask_kernels.mlm_loss._triton", _triton_refuses, verified=()),
         "torch": Backend("unmask_kernels.mlm_loss._torch", _nothing_refused),
         "reference": Backend("unmask_kernels.mlm_loss.reference", _nothing_refused),
     },
 )
 
 
-def _check(hidden: Tensor, positions: Tensor | None, labels: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def _check(
+    hidden: Tensor,
+    positions: Tensor | None,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    z_loss: float,
+    label_smoothing: float,
+) -> None:
     name = "mlm_loss"
     checks.rank(name, "hidden", hidden, "(T, D)")
     checks.rank(name, "labels", labels, "(M,)")
@@ -132,12 +161,25 @@ def _check(hidden: Tensor, positions: Tensor | None, labels: Tensor, weight: Ten
         checks.dtype(name, "bias", bias, checks.FLOATS)
     checks.same_device(name, "hidden", hidden, positions=positions, labels=labels, weight=weight, bias=bias)
 
+    if not 0.0 <= z_loss < float("inf"):
+        raise ValueError(f"mlm_loss: z_loss must be finite and at least 0, got {z_loss}; PaLM uses 1e-4")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"mlm_loss: label_smoothing must be in [0, 1], got {label_smoothing}")
+    if positions is not None:
+        checks.contents(name, "positions", positions, len(hidden), "one of the rows of hidden")
+    if hidden.device.type == "cpu" or checks.DEBUG:
+        checks.contents(name, "labels", labels.clamp(min=0), len(weight), "an id, or negative for an unused slot")
+
 
 _LIBRARY = torch.library.Library("unmask", "FRAGMENT")
 _LIBRARY.define(
     "mlm_loss_fwd(Tensor hidden, Tensor? positions, Tensor labels, Tensor weight, Tensor? bias, "
-    "bool with_gradients, str backend) "
-    "-> (Tensor loss, Tensor count, Tensor correct, Tensor dhidden, Tensor dweight, Tensor dbias)"
+    "float z_loss, float label_smoothing, bool with_gradients, str backend) -> (Tensor loss, Tensor count, "
+    "Tensor correct, Tensor dhidden, Tensor dweight, Tensor dbias, Tensor dlogits)"
+)
+_LIBRARY.define(
+    "mlm_loss_bwd(Tensor dloss, Tensor hidden, Tensor? positions, Tensor dweight, Tensor dlogits, "
+    "SymInt vocabulary, str backend) -> Tensor dweight"
 )
 
 
@@ -147,12 +189,20 @@ def _forward(hidden: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         return outputs
 
 
+def _backward(dloss: Tensor, hidden: Tensor, *arguments: Any) -> Tensor:
+    with without_autocast(hidden.device.type):
+        dweight: Tensor = FAMILY.module(arguments[-1]).backward(dloss, hidden, *arguments[:-1])
+        return dweight
+
+
 def _forward_fake(
     hidden: Tensor,
     positions: Tensor | None,
     labels: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    z_loss: float,
+    label_smoothing: float,
     with_gradients: bool,
     backend: str,
 ) -> tuple[Tensor, ...]:
@@ -163,21 +213,37 @@ def _forward_fake(
         hidden.new_empty((), dtype=torch.int64),
     )
     if not with_gradients:
-        return (*scalars, *(hidden.new_empty((0,)) for _ in range(3)))
+        return (*scalars, *(hidden.new_empty((0,)) for _ in range(4)))
+    slots, (vocabulary, width) = labels.shape[0], weight.shape
+    chunks = cut(backend, hidden.device.type, slots, vocabulary, hidden.element_size())
     return (
         *scalars,
         hidden.new_empty(tuple(hidden.shape)),
-        hidden.new_empty(tuple(weight.shape), dtype=wide),
-        hidden.new_empty((0,) if bias is None else (weight.shape[0],), dtype=wide),
+        hidden.new_empty((vocabulary if chunks.number > 1 else 0, width), dtype=wide),
+        hidden.new_empty((0,) if bias is None else (vocabulary,), dtype=wide),
+        hidden.new_empty((slots - (chunks.number - 1) * chunks.rows, chunks.columns)),
     )
 
 
-_LIBRARY.impl("mlm_loss_fwd", _forward, "CompositeExplicitAutograd")
-torch.library.register_fake("unmask::mlm_loss_fwd", _forward_fake, lib=_LIBRARY)
+def _backward_fake(
+    dloss: Tensor,
+    hidden: Tensor,
+    positions: Tensor | None,
+    dweight: Tensor,
+    dlogits: Tensor,
+    vocabulary: int,
+    backend: str,
+) -> Tensor:
+    return hidden.new_empty((vocabulary, hidden.shape[1]), dtype=accumulation_dtype(hidden.dtype))
+
+
+for _name, _run, _fake in (("mlm_loss_fwd", _forward, _forward_fake), ("mlm_loss_bwd", _backward, _backward_fake)):
+    _LIBRARY.impl(_name, _run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"unmask::{_name}", _fake, lib=_LIBRARY)
 
 
 class _MLMLoss(torch.autograd.Function):
-    """Gradients come with the forward; the backward scales them by the gradient of the scalar loss."""
+    """Gradients are made with the forward; the backward scales them, and multiplies the last chunk of dweight."""
 
     @staticmethod
     def forward(
@@ -187,28 +253,36 @@ class _MLMLoss(torch.autograd.Function):
         labels: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        z_loss: float,
+        label_smoothing: float,
         grad_enabled: bool,
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
         needed = grad_enabled and any(ctx.needs_input_grad)
         loss, count, correct, *gradients = torch.ops.unmask.mlm_loss_fwd(
-            hidden, positions, labels, weight, bias, needed, backend
+            hidden, positions, labels, weight, bias, z_loss, label_smoothing, needed, backend
         )
-        ctx.save_for_backward(*gradients)
+        ctx.save_for_backward(hidden, positions, *gradients)
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
+        ctx.vocabulary, ctx.backend = weight.shape[0], backend
         ctx.mark_non_differentiable(count, correct)
         return loss, count, correct
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dloss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        dhidden, dweight, dbias = ctx.saved_tensors
+        hidden, positions, dhidden, partial, dbias, dlogits = ctx.saved_tensors
         weight_dtype, bias_dtype = ctx.dtypes
-        scaled = (
+        dweight = None
+        if ctx.needs_input_grad[3]:
+            dweight = torch.ops.unmask.mlm_loss_bwd(
+                dloss, hidden, positions, partial, dlogits, ctx.vocabulary, ctx.backend
+            ).to(weight_dtype)
+        return (
             (dhidden * dloss).to(dhidden.dtype),
             None,
             None,
-            (dweight * dloss).to(weight_dtype),
+            dweight,
             None if bias_dtype is None else (dbias * dloss).to(bias_dtype),
+            *[None] * 4,
         )
-        return (*scaled, None, None)

@@ -7,7 +7,8 @@ which run on CPU tensors, and nothing else. A test that calls it for every test 
 cover both worlds.
 
 `install` repairs what the interpreter gets wrong in bf16, which it stores as 16-bit integers (Triton 3.6 to
-3.9): `tl.dot` multiplies the integers, so its operands are widened to fp32 first, as the hardware does.
+3.9): `tl.dot` multiplies the integers, so its operands are widened to fp32 first, as the hardware does; and fp32 is cut
+off to bf16 where the hardware rounds to nearest even, so that every other value would be one bit too small.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class InterpretedFailure(AssertionError):
 
 
 def install() -> None:
-    """Widen bf16 operands of `tl.dot` in the interpreter; idempotent, and harmless where nothing is interpreted."""
+    """Repair bf16 in the interpreter; idempotent, and harmless where nothing is interpreted."""
+    import torch
     import triton.language as tl
     from triton.runtime import interpreter
 
@@ -42,6 +44,15 @@ def install() -> None:
 
     create_dot.widens_bf16 = True  # type: ignore[attr-defined]
     builder.create_dot = create_dot
+    cut_off = builder.cast_impl
+
+    def cast_impl(self: Any, source: Any, to: Any) -> Any:
+        if source.dtype.scalar != tl.float32 or to.scalar != tl.bfloat16:
+            return cut_off(self, source, to)
+        rounded = torch.from_numpy(source.data.copy()).bfloat16().view(torch.int16).numpy()
+        return interpreter.TensorHandle(rounded.view("uint16"), to.scalar)
+
+    builder.cast_impl = cast_impl
 
 
 def run_interpreted(path: Path, *arguments: str, timeout_seconds: float = 280.0) -> str:

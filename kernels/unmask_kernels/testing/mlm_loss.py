@@ -19,6 +19,8 @@ def mlm_loss_case(
     unused: int = 0,
     bias: bool = True,
     gathered: bool = False,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> Case:
     """`masked` predicted rows and `unused` slots with label -100; logits of a deviation of about 3."""
 
@@ -34,6 +36,8 @@ def mlm_loss_case(
             "labels": labels,
             "weight": torch.randn(vocabulary, width, generator=generator) * (3 / width**0.5),
             "bias": torch.randn(vocabulary, generator=generator) if bias else None,
+            "z_loss": z_loss,
+            "label_smoothing": label_smoothing,
         }
         names = ("hidden", "weight", "bias") if bias else ("hidden", "weight")
         return Inputs(arguments=arguments, differentiable=names, parameters=("weight", "bias"))
@@ -42,12 +46,18 @@ def mlm_loss_case(
 
 
 MLM_LOSS = [
-    mlm_loss_case("bert", tokens=80, width=64, vocabulary=30522, masked=12, unused=4),
-    mlm_loss_case("chinese", tokens=50, width=32, vocabulary=21128, masked=8),
+    mlm_loss_case("bert", tokens=80, width=64, vocabulary=30522, masked=7, unused=2),
+    mlm_loss_case("chinese", tokens=50, width=32, vocabulary=21128, masked=6),
+    mlm_loss_case("modern", tokens=20, width=16, vocabulary=50368, masked=4),
     mlm_loss_case("prime", tokens=67, width=37, vocabulary=997, masked=31, unused=2),
     mlm_loss_case("one-slot", tokens=5, width=16, vocabulary=64, masked=1),
     mlm_loss_case("all-unused", tokens=9, width=16, vocabulary=64, masked=0, unused=3),
     mlm_loss_case("no-slots", tokens=9, width=16, vocabulary=64, masked=0),
+    mlm_loss_case("full", tokens=33, width=16, vocabulary=61, masked=33),
+    mlm_loss_case("one-id", tokens=6, width=8, vocabulary=1, masked=3),
+    mlm_loss_case("z-loss", tokens=40, width=24, vocabulary=599, masked=19, unused=2, z_loss=1e-2),
+    mlm_loss_case("smoothed", tokens=40, width=24, vocabulary=599, masked=19, unused=2, label_smoothing=0.1),
+    mlm_loss_case("both", tokens=90, width=24, vocabulary=2503, masked=71, z_loss=1e-3, label_smoothing=0.3),
     mlm_loss_case("no-bias", tokens=40, width=24, vocabulary=300, masked=10, bias=False),
     mlm_loss_case("gathered", tokens=40, width=24, vocabulary=300, masked=10, unused=1, gathered=True),
 ]
