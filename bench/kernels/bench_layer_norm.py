@@ -2,8 +2,8 @@
 
 Shapes are the model's: T packed tokens, D hidden. Activations are bf16, norm parameters fp32. Peers are the
 eager composition `F.layer_norm(residual + F.dropout(x))`, which writes the sum and the mask, and the same
-under `torch.compile`, which fuses them. The operation is memory bound, so the floor is the bytes that
-`cost` counts over the measured copy bandwidth.
+under `torch.compile`, which fuses them; with a bias of x, they add it first. The operation is memory bound, so the
+floor is the bytes that `cost` counts over the measured copy bandwidth. Timed is the post-norm form.
 """
 
 from __future__ import annotations
@@ -32,15 +32,22 @@ pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 DTYPE = torch.bfloat16
 ON_GPU = torch.cuda.is_available()
 TOKENS = 16384 if ON_GPU else 2048
+# tokens, width, p, whether the bias of the product in front joins in, as the encoder has it on a GPU
 SHAPES = [
-    (TOKENS, 768, 0.0),
-    (TOKENS, 768, 0.1),
-    *([(TOKENS, 1024, 0.1)] if ON_GPU else [(TOKENS, 256, 0.1)]),
+    (TOKENS, 768, 0.0, False),
+    (TOKENS, 768, 0.1, False),
+    (TOKENS, 768, 0.0, True),
+    (TOKENS, 768, 0.1, True),
+    *([(TOKENS, 1024, 0.1, True), (4 * TOKENS, 1024, 0.1, True)] if ON_GPU else [(TOKENS, 256, 0.1, False)]),
 ]
 PEERS = ("eager", "compiled")
 
 
-def _eager(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, *, p: float, **address: Tensor) -> Tensor:
+def _eager(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, *, x_bias: Tensor | None, p: float, **rest: Any
+) -> Tensor:
+    if x_bias is not None:
+        x = x + x_bias.to(x.dtype)
     return eager_layer_norm(x, residual, weight, bias, p, 1e-12)
 
 
@@ -60,11 +67,12 @@ def _enter(
     tokens: int,
     width: int,
     p: float,
+    x_bias: bool,
     device: torch.device,
     direction: str,
 ) -> dict[str, Callable[[int], object]]:
     """Compare every function with fp64 truth on a smaller case; then calls on cold inputs of full size."""
-    small = layer_norm_case(min(tokens, 257), width, p=p).make(DTYPE, device)
+    small = layer_norm_case(min(tokens, 257), width, p=p, x_bias=x_bias).make(DTYPE, device)
     truth, plain = run(reference.layer_norm, small.double()), run(reference.layer_norm, small)
     for name, function in functions.items():
         found = run(function, small)
@@ -73,13 +81,13 @@ def _enter(
         elif p == 0.0:
             # their dropout draws other numbers, and their bf16 sums for dweight are too rough for the criterion
             compare({"y": found["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
-    case = layer_norm_case(tokens, width, p=p).make(DTYPE, device)
+    case = layer_norm_case(tokens, width, p=p, x_bias=x_bias).make(DTYPE, device)
     return directed(functions, case, direction)
 
 
 @pytest.mark.parametrize("variant", [*PEERS, *FAMILY.backends])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-@pytest.mark.parametrize(("tokens", "width", "p"), SHAPES)
+@pytest.mark.parametrize(("tokens", "width", "p", "x_bias"), SHAPES)
 def bench_layer_norm(
     benchmark: Any,
     race: Any,
@@ -87,6 +95,7 @@ def bench_layer_norm(
     tokens: int,
     width: int,
     p: float,
+    x_bias: bool,
     direction: str,
     variant: str,
 ) -> None:
@@ -96,15 +105,17 @@ def bench_layer_norm(
         with pytest.raises(BackendUnavailable) as refusal:
             FAMILY.choose(variant, call)
         pytest.skip(str(refusal.value))
-    forward = cost.bytes_forward(tokens, width, DTYPE.itemsize)
-    moved = forward if direction == "forward" else cost.bytes_backward(tokens, width, DTYPE.itemsize, dropout=p > 0.0)
+    if direction == "forward":
+        moved = cost.bytes_forward(tokens, width, DTYPE.itemsize, x_bias=x_bias)
+    else:
+        moved = cost.bytes_backward(tokens, width, DTYPE.itemsize, dropout=p > 0.0, x_bias=x_bias)
     bandwidth = copy_bandwidth(str(device))
     race.run(
         benchmark,
         group=f"layer_norm {direction}",
-        case=f"{tokens} x {width} bf16, p {p:g}",
+        case=f"{tokens} x {width} bf16, p {p:g}" + (", bias of x" if x_bias else ""),
         variant=variant,
-        enter=lambda: _enter(functions, tokens, width, p, device, direction),
+        enter=lambda: _enter(functions, tokens, width, p, x_bias, device, direction),
         rounds=100 if ON_GPU else 20,
         extra={
             "baseline": "eager",

@@ -11,7 +11,7 @@ from .embedding.op import FAMILY as _EMBEDDING
 from .embedding.op import embedding
 from .gelu.op import FAMILY as _GELU
 from .gelu.op import gelu
-from .layer_norm.op import FAMILY as _LAYER_NORM
+from .layer_norm.choice import FAMILY as _LAYER_NORM
 from .layer_norm.op import layer_norm
 from .mlm_loss.op import FAMILY as _MLM_LOSS
 from .mlm_loss.op import MLMLoss, mlm_loss

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from unmask_kernels import BackendUnavailable, philox, using
 from unmask_kernels import layer_norm as public
-from unmask_kernels.layer_norm import LayerNormCall, reference
-from unmask_kernels.layer_norm.op import FAMILY
+from unmask_kernels.layer_norm import FAMILY, LayerNormCall, reference
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare, same_bits
 from unmask_kernels.testing.contracts import Tenant, backends_here
@@ -23,6 +22,8 @@ from unmask_kernels.testing.inputs import LAYER_NORM, Case, Inputs, layer_norm_c
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SMALL = layer_norm_case(9, 40, p=0.25)
 PLAIN = layer_norm_case(6, 24, residual=False)
+JOINED = layer_norm_case(9, 40, p=0.25, x_bias=True)
+PRE_NORM = layer_norm_case(9, 40, p=0.25, x_bias=True, bias=False, return_sum=True)
 
 everywhere = pytest.mark.parametrize("tenant", backends_here("layer_norm"))
 
@@ -44,13 +45,15 @@ def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("case", [layer_norm_case(37, 96), layer_norm_case(37, 96, p=0.2)], ids=str)
+@pytest.mark.parametrize(
+    "case", [layer_norm_case(37, 96), layer_norm_case(37, 96, p=0.2, x_bias=True, return_sum=True)], ids=str
+)
 def test_blocks_of_widened_rows_join_up(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = case.make(dtype)
     whole = run(partial(public, backend="torch"), inputs)
-    monkeypatch.setattr(FAMILY.module("torch"), "_BLOCK", 5 * 96)
+    monkeypatch.setattr(FAMILY.module("torch"), "_BLOCK", 5 * 96 // torch.get_num_threads())
     blocks = run(partial(public, backend="torch"), inputs)
-    rows = ("y", "dx", "dresidual")
+    rows = [name for name in whole if name.startswith("y") or name in ("dx", "dresidual")]
     same_bits({k: blocks[k] for k in rows}, {k: whole[k] for k in rows}, "eight blocks and one")
     compare(blocks, whole, run(reference.layer_norm, inputs.double()))
 
@@ -59,20 +62,28 @@ def _other_order(
     x: Tensor,
     residual: Tensor | None,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     *,
+    x_bias: Tensor | None,
     p: float,
     key: Tensor,
     row_keys: Tensor,
+    return_sum: bool,
     eps: float = 1e-12,
-) -> Tensor:
-    """The formula through PyTorch's own layer norm, rounded to the activation dtype at the end only."""
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The formula through PyTorch's own layer norm, rounded to the activation dtype where a tensor is returned only."""
     h = x.to(weight.dtype)
+    if x_bias is not None:
+        h = h + x_bias
     if p > 0.0:
         h = torch.where(philox.keep_rows(key, row_keys, x.shape[1], p), h * (1 / (1 - p)), 0)
     if residual is not None:
         h = residual + h
-    return F.layer_norm(h, (x.shape[1],), weight, bias, eps).to(x.dtype)
+    total = h.to(x.dtype)
+    if return_sum:
+        h = total.to(weight.dtype)
+    y = F.layer_norm(h, (x.shape[1],), weight, bias, eps).to(x.dtype)
+    return (y, total) if return_sum else y
 
 
 @pytest.mark.parametrize("case", [layer_norm_case(7, 24), PLAIN], ids=str)
@@ -85,11 +96,76 @@ def test_reference_is_torch_layer_norm(case: Case) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        layer_norm_case(3, 5),
+        layer_norm_case(3, 5, p=0.25, x_bias=True),
+        layer_norm_case(3, 5, residual=False, bias=False, x_bias=True),
+        layer_norm_case(3, 5, p=0.25, x_bias=True, return_sum=True),
+    ],
+    ids=str,
+)
+def test_gradients_are_the_numerical_ones(case: Case, backend: str) -> None:
+    inputs = case.make(torch.float64)
+    arguments = dict(inputs.arguments)
+    leaves = [arguments[name].requires_grad_() for name in inputs.differentiable]
+
+    def call(*tensors: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return public(**{**arguments, **dict(zip(inputs.differentiable, tensors, strict=True))}, backend=backend)
+
+    assert torch.autograd.gradcheck(call, leaves)
+
+
+@everywhere
 @pytest.mark.parametrize("p", [0.0, 0.25])
-def test_gradients_are_the_numerical_ones(p: float, backend: str) -> None:
-    arguments = dict(layer_norm_case(3, 5, p=p).make(torch.float64).arguments)
-    leaves = [arguments.pop(name).requires_grad_() for name in ("x", "residual", "weight", "bias")]
-    assert torch.autograd.gradcheck(lambda *tensors: public(*tensors, backend=backend, **arguments), leaves)
+def test_a_bias_of_x_is_a_bias_added_before(p: float, tenant: Tenant) -> None:
+    inputs = layer_norm_case(9, 40, p=p, x_bias=True).make(torch.float32, tenant.device)
+    joined = run(on(tenant), inputs)
+    added = inputs.arguments["x"] + inputs.arguments["x_bias"]
+    apart = run(on(tenant), inputs.change(x=added, x_bias=None))
+    torch.testing.assert_close(joined["y"], apart["y"])
+    torch.testing.assert_close(joined["dx"], apart["dx"])
+    torch.testing.assert_close(joined["dx_bias"], apart["dx"].sum(0))
+
+
+@everywhere
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_returned_sum_is_the_residual_stream_and_y_its_norm(dtype: torch.dtype, tenant: Tenant) -> None:
+    arguments = layer_norm_case(9, 40, return_sum=True).make(dtype, tenant.device).arguments
+    y, total = public(**arguments, backend=tenant.backend)
+    # the interpreter cuts bf16 off where hardware rounds
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(total, arguments["x"] + arguments["residual"], rtol=eps, atol=0.0)
+    again = public(total, None, arguments["weight"], arguments["bias"], backend=tenant.backend)
+    assert torch.equal(again, y)
+
+
+@pytest.mark.parametrize("unused", ["y", "sum"])
+def test_either_result_of_pre_norm_may_go_unused(unused: str) -> None:
+    inputs = layer_norm_case(9, 40, p=0.25, x_bias=True, return_sum=True).make(torch.float64)
+    leaves = [inputs.arguments[name].requires_grad_() for name in inputs.differentiable]
+    gradients = []
+    for backend in ("torch", "reference"):
+        y, total = public(**inputs.arguments, backend=backend)
+        used = total if unused == "y" else y
+        gradients.append(torch.autograd.grad(used.square().sum(), leaves, materialize_grads=True))
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_pre_norm_saves_the_sum_and_not_what_was_added() -> None:
+    arguments = layer_norm_case(9, 40, return_sum=True).make(torch.bfloat16).arguments
+    x, residual = (arguments[name].requires_grad_() for name in ("x", "residual"))
+    saved: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        saved.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        _, total = public(**arguments, backend="torch")
+    assert total.data_ptr() in saved
+    assert not {x.data_ptr(), residual.data_ptr()} & set(saved)
 
 
 @everywhere
@@ -115,7 +191,7 @@ def test_dropout_gradient_is_zero_exactly_where_an_element_was_dropped(tenant: T
 
 
 @everywhere
-@pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
+@pytest.mark.parametrize("case", [SMALL, PLAIN, JOINED, PRE_NORM], ids=str)
 def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> None:
     contracts.gradient_set(on(tenant), case.make(torch.float32, tenant.device))
 
@@ -123,11 +199,12 @@ def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_two_runs_agree_bit_for_bit(dtype: torch.dtype, tenant: Tenant) -> None:
-    contracts.deterministic(on(tenant), layer_norm_case(101, 96, p=0.1).make(dtype, tenant.device))
+    for case in (layer_norm_case(101, 96, p=0.1), layer_norm_case(37, 40, x_bias=True, return_sum=True)):
+        contracts.deterministic(on(tenant), case.make(dtype, tenant.device))
 
 
 @everywhere
-@pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
+@pytest.mark.parametrize("case", [SMALL, PLAIN, PRE_NORM], ids=str)
 def test_accepts_any_strides(case: Case, tenant: Tenant) -> None:
     contracts.strides(on(tenant), case.make(torch.float32, tenant.device))
 
@@ -144,27 +221,37 @@ def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, tenant:
 
 
 @everywhere
-@pytest.mark.parametrize("case", [SMALL, PLAIN, layer_norm_case(40, 24, p=0.3, residual=False)], ids=str)
+@pytest.mark.parametrize(
+    "case", [SMALL, PLAIN, JOINED, PRE_NORM, layer_norm_case(40, 24, p=0.3, residual=False)], ids=str
+)
 def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
     if tenant.backend == "reference":
         pytest.skip("the reference is not registered: the compiler sees through it")
     a = case.make(torch.float32, tenant.device).arguments
     random = (a["key"], a["row_keys"]) if a["p"] else (None, None)
-    forward = (a["x"], a["residual"], a["weight"], a["bias"], *random, 1e-12, a["p"], tenant.backend)
+    tensors = (a["x"], a["residual"], a["x_bias"], a["weight"], a["bias"])
+    forward = (*tensors, *random, 1e-12, a["p"], a["return_sum"], tenant.backend)
     contracts.opcheck(torch.ops.unmask.layer_norm_fwd.default, forward)
-    y, *saved = torch.ops.unmask.layer_norm_fwd(*forward)
-    backward = (y, a["x"], a["residual"], a["weight"], *saved, *random, a["p"], tenant.backend)
+    y, total, *saved = torch.ops.unmask.layer_norm_fwd(*forward)
+    assert (len(total) > 0) == a["return_sum"]
+    summed = (y, total, None) if a["return_sum"] else (None, a["x"], a["residual"])
+    backward = (y, *summed, a["x_bias"], a["weight"], *saved, *random, a["p"], tenant.backend)
     contracts.opcheck(torch.ops.unmask.layer_norm_bwd.default, backward)
-    dh, dx, *_ = torch.ops.unmask.layer_norm_bwd(*backward)
+    dresidual, dx, dx_bias, *_ = torch.ops.unmask.layer_norm_bwd(*backward)
     # written are the gradients that somebody reads
-    assert (len(dh) > 0) == (a["residual"] is not None or a["p"] == 0.0)
+    assert (len(dresidual) > 0) == (a["residual"] is not None or a["p"] == 0.0)
     assert (len(dx) > 0) == (a["p"] > 0.0)
+    assert (len(dx_bias) > 0) == (a["x_bias"] is not None)
 
 
 @everywhere
-def test_compiles_as_one_graph_with_dynamic_lengths(tenant: Tenant) -> None:
-    other = layer_norm_case(14, 40, p=0.25).make(torch.float32, tenant.device)
-    contracts.full_graph(on(tenant), SMALL.make(torch.float32, tenant.device), other)
+@pytest.mark.parametrize("pre_norm", [False, True], ids=["post-norm", "pre-norm"])
+def test_compiles_as_one_graph_with_dynamic_lengths(pre_norm: bool, tenant: Tenant) -> None:
+    one, other = (
+        layer_norm_case(n, 40, p=0.25, x_bias=pre_norm, return_sum=pre_norm).make(torch.float32, tenant.device)
+        for n in (9, 14)
+    )
+    contracts.full_graph(on(tenant), one, other)
 
 
 def test_inductor_compiles_the_automatic_choice() -> None:
@@ -207,6 +294,9 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
         "layer_norm: weight must have shape (40,), the last dimension of x, got (32,)",
     ),
     ({"bias": torch.zeros(40, 1)}, ValueError, "layer_norm: bias must have shape (40,)"),
+    ({"x_bias": torch.zeros(39)}, ValueError, "layer_norm: x_bias must have shape (40,)"),
+    ({"x_bias": torch.zeros(40).long()}, TypeError, "layer_norm: x_bias must be float16"),
+    ({"residual": None, "return_sum": True}, ValueError, "layer_norm: return_sum needs a residual, got None"),
     ({"x": torch.zeros(40)}, ValueError, "layer_norm: x must have shape (T, D), got (40,)"),
     ({"x": torch.zeros(9, 40, dtype=torch.int64)}, TypeError, "layer_norm: x must be float16"),
     (

@@ -1,5 +1,6 @@
-"""The layer_norm family: dropout, residual and layer norm in one operation."""
+"""The layer_norm family: bias, dropout, residual and layer norm in one operation."""
 
-from .op import FAMILY, LayerNormCall, layer_norm
+from .choice import FAMILY, LayerNormCall
+from .op import layer_norm
 
 __all__ = ["FAMILY", "LayerNormCall", "layer_norm"]

@@ -2,12 +2,11 @@
 
 The native kernels run in fp32 whatever the activation dtype, for two reasons: the CPU backward sums dweight
 and dbias of 16-bit rows in 16 bits (2% wrong after 64 rows), and the CUDA one refuses 16-bit rows next to
-fp32 parameters. On CPU, 16-bit rows are widened a block at a time, so that the fp32 values live in cache
-only. The backward adds x and residual again instead of saving their sum. The dropout mask is saved, one byte
-an element: drawing it takes longer than the rest.
+fp32 parameters. On CPU, 16-bit rows are widened a block at a time into buffers that stay in cache. The backward adds
+x, x_bias and residual again instead of saving their sum. The dropout mask is saved, one byte an element: drawing
+it takes longer than the rest.
 
-Traffic per element of size s without dropout: forward 3 s, plus 2 s where blocks are joined; backward 5 s,
-and 1 s more.
+Traffic per element of size s without dropout: forward 3 s, backward 4 s; with the sum 1 s more in either direction.
 """
 
 from __future__ import annotations
@@ -22,37 +21,49 @@ from unmask_kernels.precision import accumulation_dtype
 
 __all__ = ["backward", "forward"]
 
-_BLOCK = 3 << 17  # elements widened at a time, 1.5 MiB of fp32; measured best of 64 to 512 rows of 768
+_BLOCK = 3 << 17  # elements widened at a time by each thread, 1.5 MiB of fp32; best of 64 to 1024 rows of 768
 
 
 def forward(
     x: Tensor,
     residual: Tensor | None,
+    x_bias: Tensor | None,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     key: Tensor | None,
     row_keys: Tensor | None,
     eps: float,
     p: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y (T, D), mean (T,), rstd (T,), and keep (T, D), which is empty without dropout."""
+    return_sum: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """y (T, D), the sum (T, D) or empty, mean (T,), rstd (T,), and keep (T, D), which is empty without dropout."""
+    tokens, width = x.shape
     keep = x.new_empty(0, dtype=torch.bool)
     if p > 0.0:
         assert key is not None and row_keys is not None
-        keep = philox.keep_rows(key, row_keys, x.shape[1], p)
-    blocks = []
+        keep = philox.keep_rows(key, row_keys, width, p)
+    y = x.new_empty((tokens, width))
+    total = x.new_empty((tokens, width) if return_sum else (0,))
+    mean = x.new_empty(tokens, dtype=weight.dtype)
+    rstd = torch.empty_like(mean)
+    buffer = _buffer(x)
     for rows in _blocks(x):
-        h = _sum(x, residual, keep, p, rows)
-        y, mean, rstd = torch.native_layer_norm(h, (x.shape[1],), weight, bias, eps)
-        blocks.append((y.to(x.dtype), mean.view(-1), rstd.view(-1)))
-    y, mean, rstd = (_join(parts) for parts in zip(*blocks, strict=True))
-    return y.contiguous(), mean, rstd, keep
+        h = _sum(buffer, x, residual, x_bias, keep, p, rows)
+        if return_sum:
+            # y is the norm of what is returned
+            h.copy_(total[rows].copy_(h))
+        normed, mean_, rstd_ = torch.native_layer_norm(h, (width,), weight, bias, eps)
+        y[rows] = normed
+        mean[rows], rstd[rows] = mean_.view(-1), rstd_.view(-1)
+    return y, total, mean, rstd, keep
 
 
 def backward(
     dy: Tensor,
+    dsum: Tensor | None,
     x: Tensor,
     residual: Tensor | None,
+    x_bias: Tensor | None,
     weight: Tensor,
     mean: Tensor,
     rstd: Tensor,
@@ -60,49 +71,71 @@ def backward(
     key: Tensor | None,
     row_keys: Tensor | None,
     p: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dh (T, D), the gradient of residual, and dx (T, D), each empty where the other serves; dweight, dbias (D,)."""
-    blocks = []
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """dresidual, dx (T, D), each empty where the other serves; dx_bias, dweight, dbias (D,).
+
+    With `dsum`, the gradient of the returned sum, x is that sum; x_bias then only says that its gradient is wanted.
+    """
+    tokens, width = x.shape
+    has_residual = residual is not None or dsum is not None
+    dresidual = x.new_empty((tokens, width) if has_residual or p == 0.0 else (0,))
+    dx = x.new_empty((tokens, width) if p > 0.0 else (0,))
+    dx_bias = weight.new_zeros(0 if x_bias is None else width)
+    dweight, dbias = torch.zeros_like(weight), torch.zeros_like(weight)
+    buffer, incoming = _buffer(x), _buffer(x)
     for rows in _blocks(x):
-        h = _sum(x, residual, keep, p, rows)
-        # The native backward only looks at whether there is a bias, so weight stands in for it.
-        dh, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
-            dy[rows].to(h.dtype),
-            h,
-            [h.shape[1]],
-            mean[rows, None],
-            rstd[rows, None],
-            weight,
-            weight,
-            [True] * 3,
-        )
-        dx = dh.new_empty(0)
+        if dsum is None:
+            h = _sum(buffer, x, residual, x_bias, keep, p, rows)
+        else:
+            h = buffer[: len(x[rows])].copy_(x[rows])
+        wide_dy = incoming[: len(h)].copy_(dy[rows])
+        # Two calls are faster than one for all three. The native backward only looks at whether there is a bias, so
+        # weight stands in for it.
+        arguments = (wide_dy, h, [width], mean[rows, None], rstd[rows, None], weight, weight)
+        dh = torch.ops.aten.native_layer_norm_backward(*arguments, [True, False, False])[0]
+        _, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(*arguments, [False, True, True])
+        dweight += of_weight
+        dbias += of_bias
+        if dsum is not None:
+            dh += wide_dy.copy_(dsum[rows])
+        if len(dresidual):
+            dresidual[rows] = dh
         if p > 0.0:
-            dx = (dh * (1.0 / (1.0 - p))).mul_(keep[rows].view(torch.uint8))
-            dh = dh if residual is not None else dh.new_empty(0)
-        blocks.append((dh.to(x.dtype), dx.to(x.dtype), dweight[None], dbias[None]))
-    dh, dx, dweight, dbias = (_join(parts) for parts in zip(*blocks, strict=True))
-    return dh.contiguous(), dx.contiguous(), dweight.sum(0), dbias.sum(0)
+            # PyTorch multiplies by bytes four times faster than by the same memory as bool.
+            dh.mul_(1.0 / (1.0 - p)).mul_(keep[rows].view(torch.uint8))
+            dx[rows] = dh
+        if x_bias is not None:
+            dx_bias += dh.sum(0)
+    return dresidual, dx, dx_bias, dweight, dbias
+
+
+def _block_rows(x: Tensor) -> int:
+    """Rows to work on at a time: all, or what fits in the cache of a CPU."""
+    tokens, width = x.shape
+    if x.device.type != "cpu":
+        return max(1, tokens)
+    return max(1, min(tokens, _BLOCK * torch.get_num_threads() // width))
 
 
 def _blocks(x: Tensor) -> Iterator[slice]:
-    """Rows to work on at a time, at least one block: all, or what fits in cache when rows are widened."""
-    tokens, width = x.shape
-    widened = x.device.type == "cpu" and x.dtype != accumulation_dtype(x.dtype)
-    size = max(1, _BLOCK // width) if widened else max(1, tokens)
-    return (slice(start, start + size) for start in range(0, max(1, tokens), size))
+    size = _block_rows(x)
+    return (slice(start, start + size) for start in range(0, len(x), size))
 
 
-def _sum(x: Tensor, residual: Tensor | None, keep: Tensor, p: float, rows: slice) -> Tensor:
-    """residual + keep * x / (1 - p) of these rows in the accumulation dtype."""
-    wide = accumulation_dtype(x.dtype)
-    h = x[rows].to(wide)
-    if p == 0.0:
-        return h if residual is None else h + residual[rows]
-    # PyTorch multiplies by bytes four times faster than by the same memory as bool.
-    kept, scale = keep[rows].view(torch.uint8), 1.0 / (1.0 - p)
-    return h * kept * scale if residual is None else torch.addcmul(residual[rows].to(wide), h, kept, value=scale)
+def _buffer(x: Tensor) -> Tensor:
+    """A block in the accumulation dtype."""
+    return x.new_empty((_block_rows(x), x.shape[1]), dtype=accumulation_dtype(x.dtype))
 
 
-def _join(parts: tuple[Tensor, ...]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _sum(
+    buffer: Tensor, x: Tensor, residual: Tensor | None, x_bias: Tensor | None, keep: Tensor, p: float, rows: slice
+) -> Tensor:
+    """residual + keep * (x + x_bias) / (1 - p) of these rows in the accumulation dtype, in `buffer`."""
+    h = buffer[: len(x[rows])].copy_(x[rows])
+    if x_bias is not None:
+        h += x_bias
+    if p > 0.0:
+        h.mul_(1.0 / (1.0 - p)).mul_(keep[rows].view(torch.uint8))
+    if residual is not None:
+        h += residual[rows]
+    return h

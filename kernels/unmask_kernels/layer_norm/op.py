@@ -1,63 +1,102 @@
-"""layer_norm: the public operation, its checks, its backends and its registration.
+"""layer_norm: the public operation, its checks and its registration.
 
-Shapes: x, residual, y (T, D); weight, bias (D,); mean, rstd (T,); row_keys (T,).
+Shapes: x, residual, sum, y (T, D); x_bias, weight, bias (D,); mean, rstd (T,); row_keys (T,).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from unmask_kernels import checks
-from unmask_kernels.capability import architecture, triton_reasons
-from unmask_kernels.dispatch import Backend, Family
+from unmask_kernels.capability import architecture
 from unmask_kernels.precision import accumulation_dtype, autocast_dtype, without_autocast
 
 from . import reference
+from .choice import FAMILY, LayerNormCall
 
-__all__ = ["FAMILY", "LayerNormCall", "layer_norm"]
+__all__ = ["layer_norm"]
 
-MAX_TRITON_WIDTH = 8192
+
+@overload
+def layer_norm(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    x_bias: Tensor | None = None,
+    eps: float = 1e-12,
+    p: float = 0.0,
+    key: Tensor | None = None,
+    row_keys: Tensor | None = None,
+    return_sum: Literal[False] = False,
+    backend: str | None = None,
+) -> Tensor: ...
+
+
+@overload
+def layer_norm(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    x_bias: Tensor | None = None,
+    eps: float = 1e-12,
+    p: float = 0.0,
+    key: Tensor | None = None,
+    row_keys: Tensor | None = None,
+    return_sum: Literal[True],
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
 
 
 def layer_norm(
     x: Tensor,
     residual: Tensor | None,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     *,
+    x_bias: Tensor | None = None,
     eps: float = 1e-12,
     p: float = 0.0,
     key: Tensor | None = None,
     row_keys: Tensor | None = None,
+    return_sum: bool = False,
     backend: str | None = None,
-) -> Tensor:
-    """Normalise the rows of `residual + dropout(x)`.
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Normalise the rows of `residual + dropout(x + x_bias)`.
 
-    Equivalent to  F.layer_norm(residual + F.dropout(x, p), (D,), weight, bias, eps)  with statistics and the
-    sum in fp32 and with dropout read from the addressed random stream (see `philox`).  Ba et al. 2016,
-    arXiv:1607.06450.
+    Equivalent to  F.layer_norm(residual + F.dropout(x + x_bias, p), (D,), weight, bias, eps)  with statistics and
+    the sum in fp32 and with dropout read from the addressed random stream (see `philox`).  Ba et al. 2016,
+    arXiv:1607.06450.  Pre-norm, with `return_sum`:  y, x = layer_norm(sublayer(y), x, ..., return_sum=True).
 
     Args:
         x: (T, D), fp16, bf16, fp32 or fp64; T may be 0.
-        residual: (T, D), dtype of x, or None for a plain layer norm of dropout(x).
-        weight, bias: (D,), fp32 (any float dtype is accepted and computed with in fp32; fp64 next to fp64 x).
+        residual: (T, D), dtype of x, or None for a plain layer norm of dropout(x + x_bias).
+        weight: (D,), fp32 (any float dtype is accepted and computed with in fp32; fp64 next to fp64 x).
+        bias: (D,), as weight, or None for a norm without one.
+        x_bias: (D,), as weight, or None: the bias of the linear layer that made x, which then is a pure product.
         eps: added to the variance, > 0. BERT's default.
-        p: probability of dropping an element of x, in [0, 1); a plain number.
+        p: probability of dropping an element of x + x_bias, in [0, 1); a plain number.
         key: scalar int64 tensor on the device of x, from `philox.dropout_keys`; needed when p > 0.
         row_keys: int64 (T,), from `Documents.row_keys`; needed when p > 0.
+        return_sum: also return the sum that is normalised, the residual of what follows; needs a residual. It is
+            rounded to the dtype of x, y is the norm of the rounded one, and the backward keeps it in place of x and
+            residual.
         backend: "triton", "torch" or "reference"; by default the best one that can run.
     Returns:
-        (T, D) in the dtype of x. Under `torch.autocast`, x and residual are first cast to its dtype.
-        Gradients for x, residual, weight and bias, each in its own dtype; once differentiable (the reference:
+        y (T, D) in the dtype of x, or (y, sum). Under `torch.autocast`, x and residual are first cast to its dtype.
+        Gradients for x, residual, x_bias, weight and bias, each in its own dtype; once differentiable (the reference:
         any number of times). Deterministic: the same inputs give the same bits on one backend and machine.
     Raises:
-        TypeError, ValueError: a dtype, shape or device does not match.
+        TypeError, ValueError: a dtype, shape or device does not match, or the sum of nothing is asked for.
         BackendUnavailable: the backend asked for cannot run this call.
     """
-    _check(x, residual, weight, bias, eps, p, key, row_keys)
+    _check(x, residual, weight, bias, x_bias, eps, p, key, row_keys, return_sum)
     dtype = autocast_dtype(x)
     x = x.to(dtype)
     residual = None if residual is None else residual.to(dtype)
@@ -65,57 +104,31 @@ def layer_norm(
         key = row_keys = None
     chosen = FAMILY.choose(backend, LayerNormCall(x.device.type, architecture(x), dtype, x.shape[1]))
     if chosen == "reference":
+        random: dict[str, Any] = {"p": p, "key": key, "row_keys": row_keys}
         with without_autocast(x.device.type):
-            return reference.layer_norm(x, residual, weight, bias, eps=eps, p=p, key=key, row_keys=row_keys)
+            return reference.layer_norm(
+                x, residual, weight, bias, x_bias=x_bias, eps=eps, return_sum=return_sum, **random
+            )
     wide = accumulation_dtype(dtype)
-    y: Tensor = _LayerNorm.apply(  # type: ignore[no-untyped-call]
-        x, residual, weight.to(wide), bias.to(wide), key, row_keys, eps, p, chosen
+    x_bias, bias = (None if parameter is None else parameter.to(wide) for parameter in (x_bias, bias))
+    y: Tensor
+    y, total = _LayerNorm.apply(  # type: ignore[no-untyped-call]
+        x, residual, x_bias, weight.to(wide), bias, key, row_keys, eps, p, return_sum, chosen
     )
-    return y
-
-
-class LayerNormCall(NamedTuple):
-    """What the choice of a backend may depend on."""
-
-    device: str
-    architecture: str
-    dtype: torch.dtype
-    width: int
-
-
-def _triton_refuses(call: LayerNormCall) -> list[str]:
-    reasons = triton_reasons(call.device)
-    if call.dtype == torch.float64:
-        reasons.append("activations must be fp16, bf16 or fp32, got float64")
-    if call.width > MAX_TRITON_WIDTH:
-        reasons.append(f"rows up to {MAX_TRITON_WIDTH} wide, got {call.width}")
-    return reasons
-
-
-def _nothing_refused(call: LayerNormCall) -> list[str]:
-    return []
-
-
-FAMILY = Family(
-    "layer_norm",
-    {
-        # `verified` gets an architecture once the GPU tests have passed there.
-        "triton": Backend("unmask_kernels.layer_norm._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.layer_norm._torch", _nothing_refused),
-        "reference": Backend("unmask_kernels.layer_norm.reference", _nothing_refused),
-    },
-)
+    return (y, total) if return_sum else y
 
 
 def _check(
     x: Tensor,
     residual: Tensor | None,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
+    x_bias: Tensor | None,
     eps: float,
     p: float,
     key: Tensor | None,
     row_keys: Tensor | None,
+    return_sum: bool,
 ) -> None:
     name = "layer_norm"
     checks.rank(name, "x", x, "(T, D)")
@@ -124,11 +137,16 @@ def _check(
     if residual is not None:
         checks.shape(name, "residual", residual, (tokens, width), "the shape of x")
         checks.dtype(name, "residual", residual, (x.dtype,))
-    checks.shape(name, "weight", weight, (width,), "the last dimension of x")
-    checks.shape(name, "bias", bias, (width,), "the last dimension of x")
-    checks.dtype(name, "weight", weight, checks.FLOATS)
-    checks.dtype(name, "bias", bias, checks.FLOATS)
-    checks.same_device(name, "x", x, residual=residual, weight=weight, bias=bias)
+    elif return_sum:
+        raise ValueError(
+            "layer_norm: return_sum needs a residual, got None; without one pass return_sum=False and keep x"
+        )
+    parameters = {"weight": weight, "bias": bias, "x_bias": x_bias}
+    for role, parameter in parameters.items():
+        if parameter is not None:
+            checks.shape(name, role, parameter, (width,), "the last dimension of x")
+            checks.dtype(name, role, parameter, checks.FLOATS)
+    checks.same_device(name, "x", x, residual=residual, **parameters)
     if eps <= 0.0:
         raise ValueError(f"layer_norm: eps must be above 0, got {eps}; BERT uses 1e-12")
     checks.probability(name, "p", p)
@@ -139,20 +157,22 @@ def _check(
         checks.same_device(name, "x", x, key=key, row_keys=row_keys)
 
 
-# Every backend reads x and residual again in the backward instead of saving their sum: as many bytes, and the
-# sum stays in fp32. The torch backend saves the dropout mask, Triton draws it again. What a call does not
-# need is returned empty.
+# Without `return_sum`, every backend reads x and residual again in the backward instead of saving their sum: as many
+# bytes, and the sum stays in fp32. The torch backend saves the dropout mask, Triton draws it again. What a call
+# does not need is returned empty.
 _SAVES_MASK = ("torch",)
 
 _LIBRARY = torch.library.Library("unmask", "FRAGMENT")
 _LIBRARY.define(
-    "layer_norm_fwd(Tensor x, Tensor? residual, Tensor weight, Tensor bias, Tensor? key, Tensor? row_keys, "
-    "float eps, float p, str backend) -> (Tensor y, Tensor mean, Tensor rstd, Tensor keep)"
+    "layer_norm_fwd(Tensor x, Tensor? residual, Tensor? x_bias, Tensor weight, Tensor? bias, Tensor? key, "
+    "Tensor? row_keys, float eps, float p, bool return_sum, str backend) "
+    "-> (Tensor y, Tensor sum, Tensor mean, Tensor rstd, Tensor keep)"
 )
+# With dsum, x is the sum that the forward returned, residual is None, and x_bias says only that its gradient is wanted.
 _LIBRARY.define(
-    "layer_norm_bwd(Tensor dy, Tensor x, Tensor? residual, Tensor weight, Tensor mean, Tensor rstd, "
-    "Tensor keep, Tensor? key, Tensor? row_keys, float p, str backend) "
-    "-> (Tensor dresidual, Tensor dx, Tensor dweight, Tensor dbias)"
+    "layer_norm_bwd(Tensor dy, Tensor? dsum, Tensor x, Tensor? residual, Tensor? x_bias, Tensor weight, Tensor mean, "
+    "Tensor rstd, Tensor keep, Tensor? key, Tensor? row_keys, float p, str backend) "
+    "-> (Tensor dresidual, Tensor dx, Tensor dx_bias, Tensor dweight, Tensor dbias)"
 )
 
 
@@ -171,12 +191,14 @@ def _backward(dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 def _forward_fake(
     x: Tensor,
     residual: Tensor | None,
+    x_bias: Tensor | None,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     key: Tensor | None,
     row_keys: Tensor | None,
     eps: float,
     p: float,
+    return_sum: bool,
     backend: str,
 ) -> tuple[Tensor, ...]:
     tokens, width = x.shape
@@ -184,17 +206,32 @@ def _forward_fake(
     keep = (tokens, width) if p > 0.0 and backend in _SAVES_MASK else (0,)
     return (
         x.new_empty((tokens, width)),
+        x.new_empty((tokens, width) if return_sum else (0,)),
         x.new_empty((tokens,), dtype=wide),
         x.new_empty((tokens,), dtype=wide),
         x.new_empty(keep, dtype=torch.bool),
     )
 
 
-def _backward_fake(dy: Tensor, x: Tensor, residual: Tensor | None, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def _backward_fake(
+    dy: Tensor,
+    dsum: Tensor | None,
+    x: Tensor,
+    residual: Tensor | None,
+    x_bias: Tensor | None,
+    weight: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
     p: float = rest[-2]
-    dh = dy.new_empty(tuple(dy.shape) if p == 0.0 or residual is not None else (0,))
-    dx = dy.new_empty(tuple(dy.shape) if p > 0.0 else (0,))
-    return dh, dx, weight.new_empty(tuple(weight.shape)), weight.new_empty(tuple(weight.shape))
+    width = weight.shape[0]
+    has_residual = residual is not None or dsum is not None
+    return (
+        x.new_empty(tuple(x.shape) if p == 0.0 or has_residual else (0,)),
+        x.new_empty(tuple(x.shape) if p > 0.0 else (0,)),
+        weight.new_empty((0 if x_bias is None else width,)),
+        weight.new_empty((width,)),
+        weight.new_empty((width,)),
+    )
 
 
 for _name, _run, _fake in (
@@ -213,24 +250,38 @@ class _LayerNorm(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         residual: Tensor | None,
+        x_bias: Tensor | None,
         weight: Tensor,
-        bias: Tensor,
+        bias: Tensor | None,
         key: Tensor | None,
         row_keys: Tensor | None,
         eps: float,
         p: float,
+        return_sum: bool,
         backend: str,
-    ) -> Tensor:
-        y: Tensor
-        y, mean, rstd, keep = torch.ops.unmask.layer_norm_fwd(x, residual, weight, bias, key, row_keys, eps, p, backend)
-        ctx.save_for_backward(x, residual, weight, mean, rstd, keep, key, row_keys)
-        ctx.p, ctx.backend = p, backend
-        return y
+    ) -> tuple[Tensor, Tensor | None]:
+        y, total, mean, rstd, keep = torch.ops.unmask.layer_norm_fwd(
+            x, residual, x_bias, weight, bias, key, row_keys, eps, p, return_sum, backend
+        )
+        summed = (total, None) if return_sum else (x, residual)
+        ctx.save_for_backward(*summed, x_bias, weight, mean, rstd, keep, key, row_keys)
+        ctx.p, ctx.has_bias, ctx.backend = p, bias is not None, backend
+        return y, total if return_sum else None
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        dh, dx, dweight, dbias = torch.ops.unmask.layer_norm_bwd(dy, *ctx.saved_tensors, ctx.p, ctx.backend)
+    def backward(ctx: Any, dy: Tensor, dsum: Tensor | None) -> tuple[Tensor | None, ...]:
+        dh, dx, dx_bias, dweight, dbias = torch.ops.unmask.layer_norm_bwd(
+            dy, dsum, *ctx.saved_tensors, ctx.p, ctx.backend
+        )
         # Without dropout x and residual have the same gradient, which is written once.
         dx = dx if ctx.p > 0.0 else dh
-        return dx, dh if ctx.needs_input_grad[1] else None, dweight, dbias, None, None, None, None, None
+        wanted = ctx.needs_input_grad
+        return (
+            dx,
+            dh if wanted[1] else None,
+            dx_bias if wanted[2] else None,
+            dweight,
+            dbias if ctx.has_bias else None,
+            *(None,) * 6,
+        )

@@ -97,7 +97,11 @@ def run(function: Callable[..., Any], inputs: Inputs, *, seed: int = 1) -> dict[
     incoming = [
         torch.randn(output.shape, generator=generator).bfloat16().to(output.device, output.dtype) for output in outputs
     ]
-    gradients = torch.autograd.grad(outputs, list(leaves.values()), incoming)
+    # an output may depend on some of the arguments only
+    joined = [(output, given) for output, given in zip(outputs, incoming, strict=True) if output.requires_grad]
+    gradients = torch.autograd.grad(
+        [output for output, _ in joined], list(leaves.values()), [given for _, given in joined]
+    )
     written = [name for name, leaf in leaves.items() if leaf.grad is not None]
     if written:
         raise AssertionError(f"gradients of {written} were written into .grad instead of returned through autograd")
@@ -112,7 +116,17 @@ def lengths_to_documents(lengths: list[int], *, seed: int = 7) -> Documents:
     return Documents.build(cu_seqlens, keys)
 
 
-def layer_norm_case(tokens: int, width: int, *, p: float = 0.0, residual: bool = True, offset: float = 0.0) -> Case:
+def layer_norm_case(
+    tokens: int,
+    width: int,
+    *,
+    p: float = 0.0,
+    residual: bool = True,
+    bias: bool = True,
+    x_bias: bool = False,
+    return_sum: bool = False,
+    offset: float = 0.0,
+) -> Case:
     """Rows around `offset`, norm parameters away from their initial 1 and 0."""
 
     def build(generator: torch.Generator) -> Inputs:
@@ -123,20 +137,26 @@ def layer_norm_case(tokens: int, width: int, *, p: float = 0.0, residual: bool =
             "x": normal(tokens, width) * 2 + offset,
             "residual": normal(tokens, width) + offset if residual else None,
             "weight": 1 + normal(width) / 4,
-            "bias": normal(width) / 4,
+            "bias": normal(width) / 4 if bias else None,
+            "x_bias": normal(width) / 2 if x_bias else None,
             "p": p,
             "key": torch.tensor(0x0123456789ABCDEF),
             "row_keys": philox.mix64(torch.arange(tokens)),
+            "return_sum": return_sum,
         }
+        names = ("x", "residual", "weight", "bias", "x_bias")
         return Inputs(
             arguments=arguments,
-            differentiable=("x", "residual", "weight", "bias") if residual else ("x", "weight", "bias"),
-            parameters=("weight", "bias"),
+            differentiable=tuple(name for name in names if arguments[name] is not None),
+            parameters=("weight", "bias", "x_bias"),
         )
 
     parts = [f"{tokens}x{width}"]
     parts += [f"p{math.floor(100 * p)}"] if p else []
     parts += [] if residual else ["plain"]
+    parts += [] if bias else ["unbiased"]
+    parts += ["x_bias"] if x_bias else []
+    parts += ["sum"] if return_sum else []
     parts += [f"offset{offset:g}"] if offset else []
     return Case(name="-".join(parts), build=build)
 
@@ -154,5 +174,12 @@ LAYER_NORM = [
     layer_norm_case(7, 13, p=0.3),
     layer_norm_case(3, 8192, p=0.1),
     layer_norm_case(19, 768, offset=8.0),  # a mean well above the deviation
+    layer_norm_case(40, 768, p=0.1, x_bias=True),  # BERT on a GPU: the bias of the product in front joins in
+    layer_norm_case(29, 312, x_bias=True),
+    layer_norm_case(23, 40, p=0.3, residual=False, x_bias=True),
+    layer_norm_case(17, 24, residual=False, x_bias=True, bias=False),
+    layer_norm_case(26, 768, return_sum=True, bias=False),  # ModernBERT
+    layer_norm_case(33, 136, p=0.2, return_sum=True, x_bias=True),
+    layer_norm_case(0, 40, return_sum=True, x_bias=True),
 ]
-"""The model's shapes, prime-sized, one-row, empty, narrowest, widest."""
+"""The model's shapes, prime-sized, one-row, empty, narrowest, widest; with a bias of x, and pre-norm."""
