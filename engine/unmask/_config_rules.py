@@ -10,8 +10,10 @@ __all__ = ["check"]
 
 # tokens: [CLS], one of content, [SEP]
 _SHORTEST = 3
+# two segments of a token with [CLS] and two [SEP]
+_SHORTEST_PAIR = 5
 # ways to compose sequences that join documents
-_JOINING = ("mix", "uni")
+_JOINING = ("full_sentences", "mix", "uni", "best_fit")
 
 
 def check(config: RunConfig) -> None:
@@ -80,6 +82,8 @@ def _ranges(config: RunConfig) -> Iterator[str]:
             yield f"{name} must be at least 0 and below 1, got {number}"
     if not 0 < data.mask_rate < 1:
         yield f"data.mask_rate must be between 0 and 1, got {data.mask_rate}; BERT masks 0.15"
+    if not 0 <= data.short_pairs <= 1:
+        yield f"data.short_pairs must be between 0 and 1, got {data.short_pairs}; BERT has 0.1"
     for source, weight in data.weights.items():
         if not 0 <= weight < float("inf"):
             yield f"data.weights.{source} must be a number of at least 0, got {weight}"
@@ -114,10 +118,11 @@ def _agreements(config: RunConfig) -> Iterator[str]:
             f"train.tokens_per_step must be a multiple of train.micro_batch_tokens ({micro}), "
             f"got {train.tokens_per_step}; the nearest is {_nearest_multiple(train.tokens_per_step, micro)}"
         )
+    shortest = _SHORTEST_PAIR if data.compose == "pairs" else _SHORTEST
     longest = {f"train.phases.{i}.longest": phase.longest for i, phase in enumerate(train.phases)}
     for name, tokens in (longest or {"data.longest": data.longest}).items():
-        if tokens < _SHORTEST:
-            yield f"{name} must be at least {_SHORTEST}, got {tokens}"
+        if tokens < shortest:
+            yield f"{name} must be at least {shortest}, got {tokens}"
         if tokens > model.max_positions:
             yield (
                 f"{name} is {tokens} but model.max_positions is {model.max_positions}; "
@@ -145,6 +150,11 @@ def _objectives(config: RunConfig) -> Iterator[str]:
         yield (
             f"objective.{pairs} is {weights[pairs]} but data.compose is {data.compose!r}, which gives no pairs of "
             "segments; set data.compose to 'pairs'"
+        )
+    if data.compose == "pairs" and not pairs:
+        yield (
+            "data.compose is 'pairs' but objective.nsp and objective.sop are both 0; give one of them a weight, or set "
+            "data.compose to 'documents'"
         )
     if pairs and config.model.num_segments < 2:
         yield f"objective.{pairs} is {weights[pairs]} but model.num_segments is 1; a pair has two segments"

@@ -35,11 +35,17 @@ class DataConfig:
     """Folder written by `unmask prepare`; none: `input` if given, else the docstrings of the installed Python
     packages."""
     input: list[str] = field(default_factory=list)
-    """Text files or folders to prepare before training (.txt, .md, .jsonl, .parquet, each also .gz)."""
+    """What to prepare before training, as `unmask prepare --input` takes it: files and folders of .txt, .md, .jsonl,
+    .parquet (each also .gz, .zst), data sets, stores; `name=path` names a source."""
     text_field: str = "text"
     """Field of JSON lines, or column of parquet files, of `input` that holds the text."""
     blank_line_documents: bool = False
     """Blank lines separate the documents of a text file of `input`; else a file is one document."""
+    split_at: str | None = None
+    """Regular expression of the lines of a text file of `input` at which documents begin; none: no such lines."""
+    segmenter: str | None = None
+    """What joins the Chinese characters of `input` to words: chinese, rjieba, jieba, spaces or module:function; none:
+    each is a word. A store keeps its own."""
     tokenizer: str | None = None
     """Folder of an existing WordPiece tokenizer; none: a vocabulary is trained on the text."""
     vocab_size: int = 8192
@@ -52,11 +58,14 @@ class DataConfig:
     """Share of the documents kept for evaluation and never trained on, chosen by their content; in [0, 0.5]. An
     evaluation reads the first `train.evaluate_tokens` of them, always the same, so a large store needs a small
     share."""
-    compose: Literal["documents", "mix", "uni"] = "documents"
-    """How documents become sequences: `documents` are whole or in even pieces; `mix` cuts one stream of all documents
-    every `longest` tokens, `uni` one of each source."""
+    compose: Literal["documents", "doc_sentences", "full_sentences", "mix", "uni", "best_fit", "pairs"] = "documents"
+    """How documents become sequences: `documents` are whole or in even pieces; `doc_sentences` and `full_sentences`
+    hold whole sentences, of one document or across; `mix` cuts one stream of all documents every `longest` tokens,
+    `uni` one of each source; `best_fit` packs pieces; `pairs` are for `objective.nsp` or `objective.sop`."""
     scope: Literal["document", "sequence"] = "document"
     """What a token may attend to where a sequence holds several documents: its own, or the whole sequence."""
+    short_pairs: float = 0.1
+    """Share of the documents whose pairs have a random, shorter length; in [0, 1]."""
     weights: dict[str, float] = field(default_factory=dict)
     """How often a pass reads each source, by its name: 2 twice, 0.5 half of it, 0 leaves it out; others once."""
     mask_rate: float = 0.15

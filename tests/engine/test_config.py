@@ -157,6 +157,17 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
         ({"data.mask_rate_end": 1.0}, "data.mask_rate_end must be between 0 and 1, got 1.0"),
         ({"data.static_masks": 0}, "data.static_masks must be at least 1, got 0"),
         ({"data.static_masks": 2, "data.mask_rate_end": 0.3}, "data.static_masks and data.mask_rate_end are both set"),
+        ({"data.compose": "pairs"}, "data.compose is 'pairs' but objective.nsp and objective.sop are both 0"),
+        (
+            {"data.compose": "pairs", "objective.sop": 1, "data.longest": 4},
+            "data.longest must be at least 5, got 4",
+        ),
+        (
+            {"data.scope": "sequence"},
+            "data.scope is 'sequence' but data.compose is 'documents', whose sequences hold one",
+        ),
+        ({"data.weights": {"books": -1}}, "data.weights.books must be a number of at least 0, got -1"),
+        ({"data.short_pairs": 2}, "data.short_pairs must be between 0 and 1, got 2"),
         ({"data.store": "a", "data.input": ["b"]}, "data.store and data.input are both set"),
         ({"train.steps": 0}, "train.steps must be at least 1, got 0"),
         ({"train.learning_rate": 0}, "train.learning_rate must be above 0, got 0"),

@@ -364,5 +364,6 @@ def _joined(flat: _Flat, begins: npt.NDArray[np.bool_]) -> _Flat:
         lengths=np.add.reduceat(flat.lengths - ~begins, np.flatnonzero(begins)),
         keys=flat.keys[begins],
         word_starts=flat.word_starts[kept],
+        # What a [CLS] that goes was to predict, a causal model's first token of a document, the [SEP] before it does.
         rows=(np.cumsum(kept) - 1)[flat.rows],
     )

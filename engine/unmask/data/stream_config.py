@@ -22,6 +22,7 @@ _DEVIATIONS = 3.0
 _MORE_DOCUMENTS, _MORE_MASKED = 1.04, 1.01
 # [CLS], a token and [SEP]
 _LEAST = 3
+_LEAST_PAIR = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +95,11 @@ class StreamConfig:
         longest = self.longest
         if longest < 3:
             raise ConfigError(f"stream: data.longest must be at least 3, for [CLS], a token and [SEP], got {longest}")
+        if self.composition.strategy == "pairs" and longest < _LEAST_PAIR:
+            raise ConfigError(
+                f"stream: data.longest must be at least {_LEAST_PAIR}, for [CLS], two segments and their [SEP], "
+                f"got {longest}"
+            )
         tokens = 32 * longest if self.tokens is None else self.tokens
         if tokens < longest:
             raise ConfigError(

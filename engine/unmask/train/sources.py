@@ -131,7 +131,13 @@ class Sources:
             static_masks=data.static_masks,
             mask_split=data.mask_split,
             held_out_fraction=data.held_out,
-            composition=Composition(strategy=data.compose, scope=data.scope, weights=data.weights),
+            composition=Composition(
+                strategy=data.compose,
+                scope=data.scope,
+                weights=data.weights,
+                pair_task="sop" if self.config.objective.sop > 0 else "nsp",
+                short_share=data.short_pairs,
+            ),
         )
 
     def _mask_rate(self, step: int) -> float:

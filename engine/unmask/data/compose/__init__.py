@@ -1,19 +1,26 @@
 """How a window's documents become sequences: one strategy a file, chosen by name in the configuration."""
 
-from unmask.data.compose.composition import Composition, Strategy
+from unmask.data.compose.best_fit import compose_best_fit
+from unmask.data.compose.composition import Composition
 from unmask.data.compose.concatenated import compose_mix, compose_uni
 from unmask.data.compose.documents import compose_documents
+from unmask.data.compose.pairs import PairBuilder
+from unmask.data.compose.sentences import compose_doc_sentences, compose_full_sentences
 from unmask.data.compose.table import Composer, SequenceTable, Text, Window
 
-__all__ = ["Composer", "Composition", "SequenceTable", "Strategy", "Text", "Window", "composer", "sampler"]
+__all__ = ["Composer", "Composition", "SequenceTable", "Text", "Window", "composer", "sampler"]
 
 
 def composer(composition: Composition) -> Composer:
     """The strategy that a composition names, with its settings."""
-    strategies: dict[Strategy, Composer] = {
+    strategies: dict[str, Composer] = {
         "documents": compose_documents,
+        "doc_sentences": compose_doc_sentences,
+        "full_sentences": compose_full_sentences,
         "mix": compose_mix,
         "uni": compose_uni,
+        "best_fit": compose_best_fit,
+        "pairs": PairBuilder(composition),
     }
     return strategies[composition.strategy]
 

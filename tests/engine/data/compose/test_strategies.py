@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from unmask.data.compose import Composition, composer
 
-WHOLE = ["documents", "mix", "uni"]
-OF_ONE_SOURCE = ["documents", "uni"]
+WHOLE = ["documents", "doc_sentences", "full_sentences", "mix", "uni", "best_fit"]
+OF_ONE_SOURCE = ["documents", "doc_sentences", "uni"]
 
 relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -66,7 +66,7 @@ def test_streams_are_cut_where_the_sequence_is_full_and_nowhere_else(strategy, d
     assert (sizes(table)[np.searchsorted(table.firsts, unfinished + 1) - 1] == longest).all()
 
 
-@pytest.mark.parametrize("strategy", ["mix"])
+@pytest.mark.parametrize("strategy", ["mix", "full_sentences"])
 def test_sources_are_mixed_in_one_random_order(strategy, make_store, whole_window):
     window = whole_window(make_store([10] * 90), longest=48)
     table = tables(strategy, window)
@@ -91,3 +91,58 @@ def test_no_documents_give_no_sequences(strategy, make_store, whole_window):
     assert len(table.owners) == 0
     assert table.firsts.tolist() == [0]
     assert sizes(table).size == 0
+
+
+@pytest.mark.parametrize("strategy", ["doc_sentences", "full_sentences"])
+@relaxed
+@given(data=st.data(), longest=st.integers(8, 64))
+def test_only_sentences_too_long_for_a_sequence_are_cut(strategy, data, longest, corpora, whole_window):
+    window = whole_window(data.draw(corpora), longest)
+    table = tables(strategy, window)
+    for owner, start, length in zip(table.owners, table.starts, table.lengths, strict=True):
+        first = window.text.offsets[window.documents[owner]]
+        flags = window.text.sentence_starts[first : first + window.lengths[owner]]
+        for cut in (start, start + length):
+            if cut in (0, window.lengths[owner]) or flags[cut]:
+                continue
+            begin = cut - np.argmax(flags[cut::-1])
+            after = np.flatnonzero(flags[cut:])
+            end = cut + after[0] if after.size else window.lengths[owner]
+            assert end - begin > longest - 2
+
+
+@relaxed
+@given(data=st.data(), longest=st.integers(8, 64))
+def test_a_sequence_of_sentences_closes_only_before_one_that_does_not_fit(data, longest, corpora, whole_window):
+    window = whole_window(data.draw(corpora), longest)
+    table = tables("doc_sentences", window)
+    taken = sizes(table)
+    for p, (one, two) in enumerate(pairwise(table.owners)):
+        if one != two:
+            continue
+        first = window.text.offsets[window.documents[one]]
+        flags = window.text.sentence_starts[first : first + window.lengths[one]]
+        start = table.starts[p + 1]
+        after = np.flatnonzero(flags[start + 1 :])
+        end = start + 1 + after[0] if after.size else window.lengths[one]
+        if end - start <= longest - 2 and flags[start]:
+            assert taken[p] + end - start > longest
+
+
+@relaxed
+@given(data=st.data(), longest=st.integers(3, 64))
+def test_best_fit_cuts_only_what_is_too_long_and_opens_few_sequences(data, longest, corpora, whole_window):
+    window = whole_window(data.draw(corpora), longest)
+    table = tables("best_fit", window)
+    room = longest - 2
+    assert (table.starts % room == 0).all()
+    assert (table.lengths == np.minimum(room, window.lengths[table.owners] - table.starts)).all()
+    # any two sequences together hold more than one can, or the later one would not have been opened
+    taken = np.sort(sizes(table))
+    assert taken.size < 2 or taken[0] + taken[1] > longest
+
+
+def test_best_fit_needs_hardly_more_sequences_than_cutting_every_l_tokens(make_store, whole_window):
+    lengths = np.random.default_rng(0).lognormal(np.log(200), 1.0, 2000).astype(int) + 1
+    table = tables("best_fit", whole_window(make_store(lengths), 512))
+    assert len(table.firsts) - 1 <= 1.01 * (table.lengths + 2).sum() / 512

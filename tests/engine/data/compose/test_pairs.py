@@ -1,0 +1,208 @@
+"""Pairs are built as the published code builds them, draw by draw, and their labels come at its rates."""
+
+from collections import Counter
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from unmask.data.compose import Composition, composer
+from unmask.data.compose.draws import Draws
+from unmask.data.randomness import PAIRS
+from unmask.data.stream import Stream, StreamConfig
+from unmask.errors import ConfigError
+
+relaxed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def pairs(window, task="nsp", short_share=0.1):
+    return composer(Composition(strategy="pairs", pair_task=task, short_share=short_share))(window)
+
+
+def sentences(window, longest):
+    """Every document as a list of sentences, a sentence as a list of (document, token); long ones in even parts."""
+    documents = []
+    for number, document in enumerate(window.documents):
+        first, last = window.text.offsets[document : document + 2]
+        begins = [t for t in range(last - first) if t == 0 or window.text.sentence_starts[first + t]]
+        parts = []
+        for a, b in pairwise([*begins, last - first]):
+            n = -(-(b - a) // longest)
+            cuts = [a + i * (b - a) // n for i in range(n + 1)]
+            parts += [[(number, t) for t in range(c, d)] for c, d in pairwise(cuts)]
+        documents.append(parts)
+    return documents
+
+
+def published(window, short_share):
+    """The pairs of all documents, token by token, in the order of steps of BERT's create_pretraining_data.py."""
+    room = window.longest - 3
+    documents = sentences(window, room)
+    made = []
+    for number, document in enumerate(documents):
+        draws = Draws(int(window.draws(PAIRS)[number]))
+        target = room
+        if draws.chance(short_share):
+            target = 2 + draws.below(room - 1)
+        chunk, i = [], 0
+        while i < len(document):
+            chunk.append(document[i])
+            if i == len(document) - 1 or sum(map(len, chunk)) >= target:
+                a_end = 1 if len(chunk) == 1 else 1 + draws.below(len(chunk) - 1)
+                a = [token for sentence in chunk[:a_end] for token in sentence]
+                b, random = [], len(chunk) == 1 or draws.chance(0.5)
+                if random:
+                    for _ in range(10):
+                        other = draws.below(len(documents))
+                        if other != number:
+                            break
+                    for sentence in documents[other][draws.below(len(documents[other])) :]:
+                        b += sentence
+                        if len(b) >= target - len(a):
+                            break
+                    i -= len(chunk) - a_end
+                else:
+                    b = [token for sentence in chunk[a_end:] for token in sentence]
+                while len(a) + len(b) > room:
+                    longer = a if len(a) > len(b) else b
+                    longer.pop(0 if draws.coin() else -1)
+                made.append((a, b, int(random)))
+                chunk = []
+            i += 1
+    return made
+
+
+def as_tokens(table):
+    spans = [
+        [(int(owner), t) for t in range(start, start + length)]
+        for owner, start, length in zip(table.owners, table.starts, table.lengths, strict=True)
+    ]
+    return [(spans[2 * p], spans[2 * p + 1], int(label)) for p, label in enumerate(table.pair_labels)]
+
+
+@relaxed
+@given(data=st.data(), longest=st.integers(5, 64), short=st.sampled_from([0.0, 0.1, 1.0]), seed=st.integers(0, 99))
+def test_nsp_pairs_are_those_of_the_published_code(data, longest, short, seed, corpora, whole_window):
+    window = whole_window(data.draw(corpora), longest, seed=seed)
+    if len(window):
+        assert as_tokens(pairs(window, short_share=short)) == published(window, short)
+
+
+@pytest.mark.parametrize("task", ["nsp", "sop"])
+@relaxed
+@given(data=st.data(), longest=st.integers(5, 64))
+def test_pairs_fit_and_neither_segment_is_empty(task, data, longest, corpora, whole_window):
+    table = pairs(whole_window(data.draw(corpora), longest), task)
+    assert (table.costs(np.zeros(longest + 1, dtype=np.int64))[0] <= longest).all()
+    assert (table.lengths > 0).all()
+    assert (np.diff(table.firsts) == 2).all()
+    assert len(table.firsts) == len(table.pair_labels) + 1
+    assert np.unique(table.keys).size == table.pair_labels.size
+
+
+@relaxed
+@given(data=st.data(), longest=st.integers(5, 64))
+def test_sop_takes_two_neighbours_of_one_document_and_swaps_those_of_label_1(data, longest, corpora, whole_window):
+    table = pairs(whole_window(data.draw(corpora), longest), "sop")
+    ends = table.starts + table.lengths
+    for p, label in enumerate(table.pair_labels):
+        first, second = (2 * p + 1, 2 * p) if label else (2 * p, 2 * p + 1)
+        assert table.owners[first] == table.owners[second]
+        assert ends[first] <= table.starts[second]
+        # they touch unless a token was taken away for want of room
+        if table.lengths[first] + table.lengths[second] < longest - 3:
+            assert ends[first] == table.starts[second]
+
+
+@relaxed
+@given(data=st.data())
+def test_sop_with_room_enough_holds_every_token_once_but_lone_words(data, corpora, whole_window):
+    window = whole_window(data.draw(corpora), 1000)
+    table = pairs(window, "sop", short_share=0.0)
+    covered = [np.zeros(n, dtype=int) for n in window.lengths]
+    for owner, start, length in zip(table.owners, table.starts, table.lengths, strict=True):
+        covered[owner][start : start + length] += 1
+    for tokens, document in zip(covered, window.documents, strict=True):
+        first, last = window.text.offsets[document : document + 2]
+        words = 1 + window.text.word_starts[first + 1 : last].sum()
+        assert (tokens == (words > 1)).all()
+
+
+def test_labels_come_at_the_rates_of_the_published_code(make_store, whole_window):
+    store = make_store(np.random.default_rng(3).integers(20, 300, 600), source_of=[0] * 600)
+    window = whole_window(store, 64)
+    swapped = pairs(window, "sop").pair_labels
+    assert abs(swapped.mean() - 0.5) < 4 * 0.5 / np.sqrt(swapped.size)
+    table = pairs(window, "nsp")
+    other = table.owners[0::2] != table.owners[1::2]
+    assert np.array_equal(other, table.pair_labels == 1)
+    # a coin for chunks of several sentences, and every chunk of a single one
+    rate = np.mean([label for _, _, label in published(window, 0.1)])
+    assert table.pair_labels.mean() == pytest.approx(rate)
+    assert table.pair_labels.mean() > 0.5 + 2 * 0.5 / np.sqrt(table.pair_labels.size)
+
+
+def test_a_lone_document_pairs_with_itself(make_store, whole_window):
+    table = pairs(whole_window(make_store([40], source_of=[0]), 32), "nsp")
+    assert set(table.owners) == {0}
+
+
+def test_a_document_of_one_word_gives_no_sop_pair(make_store, whole_window):
+    store = make_store([1, 1, 50], source_of=[0, 0, 0])
+    table = pairs(whole_window(store, 32), "sop")
+    assert set(table.owners) == {2}
+
+
+def stream(store, task="nsp", split="train", **changes):
+    config = {"longest": 32, "tokens": 256, "seed": 1, "held_out_fraction": 0.1}
+    composition = Composition(strategy="pairs", pair_task=task)
+    return Stream(store, StreamConfig(**(config | changes), composition=composition), store.ordinary_ids, split=split)
+
+
+@pytest.mark.parametrize("task", ["nsp", "sop"])
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_a_packed_pair_has_one_cls_two_sep_its_segments_and_its_label(task, split, make_store):
+    store = make_store(np.random.default_rng(5).integers(0, 70, 300))
+    labels = Counter()
+    for batch in islice(stream(store, task, split).batches(), 20):
+        real = batch.real_tokens
+        ids = batch.ids.clone()
+        used = batch.labels >= 0
+        ids[batch.masked[used]] = batch.labels[used]
+        assert not batch.segments[real:].any()
+        count = 0
+        for first, last in pairwise(batch.documents.cu_seqlens.tolist()):
+            if last > real or first == last:
+                continue
+            pair, segments = ids[first:last], batch.segments[first:last]
+            assert pair[0] == 2 and pair[-1] == 3
+            middle = int((pair == 3).nonzero()[0]) + 1
+            assert (pair == 2).sum() == 1 and (pair == 3).sum() == 2
+            assert not segments[:middle].any() and segments[middle:].all() and middle < len(pair)
+            count += 1
+        assert set(batch.pair_labels[:count].tolist()) <= {0, 1}
+        assert (batch.pair_labels[count:] == -100).all()
+        labels.update(batch.pair_labels[:count].tolist())
+    assert min(labels[0], labels[1]) > 10
+
+
+def test_pairs_are_built_anew_in_each_pass(make_store):
+    store = make_store([60] * 40)
+    seen = [set(), set()]
+    for batch in stream(store).batches():
+        if batch.cursor.pass_ == 2:
+            break
+        edges = batch.documents.cu_seqlens.tolist()
+        seen[batch.cursor.pass_].update(b - a for a, b in pairwise(edges) if b <= batch.real_tokens)
+        assert batch.pair_labels.dtype == torch.int64
+    plans = [stream(store)._planner.plan(p, 0) for p in (0, 1)]
+    spans = [set(zip(plan.documents.tolist(), plan.starts.tolist(), strict=True)) for plan in plans]
+    assert len(spans[0] & spans[1]) < 0.8 * len(spans[0])
+
+
+def test_a_length_that_holds_no_pair_is_refused(make_store):
+    with pytest.raises(ConfigError, match=r"data.longest must be at least 5, .* got 4"):
+        stream(make_store([9] * 30), longest=4)
