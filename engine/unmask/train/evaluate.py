@@ -7,7 +7,6 @@ The held-out stream is one fixed pass with its own seed, so two evaluations of t
 two runs compare. Dropout is off; the mode of the model is restored afterwards.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from unmask.batch import PackedBatch
 from unmask.model import PretrainingModel
 from unmask.objectives import Objective, score_batch
+from unmask.train.metrics import TOKEN_OBJECTIVES, perplexity
 
 __all__ = ["Score", "as_row", "evaluate"]
 
@@ -36,7 +36,7 @@ class Score:
     @property
     def perplexity(self) -> float:
         """exp(loss): how many equally likely tokens the model hesitates between; inf when it overflows."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+        return perplexity(self.loss)
 
     def __str__(self) -> str:
         return (
@@ -46,14 +46,14 @@ class Score:
 
 
 def as_row(scores: Sequence[Score]) -> dict[str, float]:
-    """Scores as fields of a log row: those of `mlm` plain (`loss`, `masked_accuracy`), others with their name."""
+    """Scores as fields of a log row: loss and perplexity of tokens plain, all others with the name of the objective."""
     row: dict[str, float] = {}
     for score in scores:
         mlm = score.name == "mlm"
-        prefix = "" if mlm else f"{score.name}_"
+        prefix = "" if score.name in TOKEN_OBJECTIVES else f"{score.name}_"
         row |= {f"{prefix}loss": score.loss, f"{prefix}perplexity": score.perplexity}
-        row["masked_accuracy" if mlm else f"{prefix}accuracy"] = score.accuracy
-        row["masked_tokens" if mlm else f"{prefix}count"] = score.count
+        row["masked_accuracy" if mlm else f"{score.name}_accuracy"] = score.accuracy
+        row["masked_tokens" if mlm else f"{score.name}_count"] = score.count
     return row
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unmask.train.metrics import TOKEN_OBJECTIVES, perplexity
 from unmask.train.step import StepReport
 
 __all__ = ["Meter"]
@@ -72,8 +73,8 @@ class Meter:
     def read(self, *, waited_seconds: float) -> dict[str, Any]:
         """The row since the last reading; `waited_seconds` is the loader's running total. Starts anew.
 
-        Means are over the steps that were not skipped and None when all were; `data_wait` is the share of the time
-        spent waiting for data, in [0, 1].
+        Means are over the steps that were not skipped and None when all were; `perplexity` is exp(mean loss) of the
+        tokens; `data_wait` is the share of the time spent waiting for data, in [0, 1].
         """
         if self._sums is None:
             raise ValueError("meter: read needs at least one step since the last reading, got none")
@@ -87,6 +88,9 @@ class Meter:
             if count > 1:
                 row[f"{name}_loss"] = mean[2 + position]
             row["masked_accuracy" if name == "mlm" else f"{name}_accuracy"] = mean[2 + count + position]
+            if name in TOKEN_OBJECTIVES:
+                loss = mean[2 + position]
+                row["perplexity"] = None if loss is None else perplexity(loss)
         row["tokens_per_second"] = self._tokens / elapsed
         row["data_wait"] = min(max((waited_seconds - self._waited_before) / elapsed, 0.0), 1.0)
         if self.peak is not None:

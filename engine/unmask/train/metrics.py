@@ -1,4 +1,4 @@
-"""Floating point operations of a training step, and the share of a GPU's peak they amount to (MFU).
+"""Numbers that describe a run: perplexity, floating point operations of a step, and their share of a GPU's peak (MFU).
 
 Forward, counting a multiply-add as two, for documents of s_i real tokens, T = sum s_i, M masked tokens:
 
@@ -10,6 +10,7 @@ costs twice the forward. Attention is counted by the lengths of the documents, a
 counted at all. The share of the peak refers to dense bf16 tensor-core throughput from the vendors' data sheets.
 """
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -17,7 +18,10 @@ import torch
 
 from unmask.batch import PackedBatch
 
-__all__ = ["FlopCount", "peak_flops"]
+__all__ = ["TOKEN_OBJECTIVES", "FlopCount", "peak_flops", "perplexity"]
+
+TOKEN_OBJECTIVES = ("mlm", "clm")
+"""Objectives that predict tokens, so that their loss has a perplexity."""
 
 # dense bf16 with fp32 accumulation, TFLOP/s; the first name whose words stand in the device's name counts
 PEAK_TFLOPS = {
@@ -74,3 +78,8 @@ def peak_flops(device: torch.device | str) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((tflops * 1e12 for known, tflops in PEAK_TFLOPS.items() if re.search(rf"\b{known}\b", name)), None)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss) of a loss in nats: how many equally likely tokens the model hesitates between; inf when it overflows."""
+    return math.exp(loss) if loss < 700 else math.inf

@@ -95,3 +95,8 @@ def test_the_row_names_other_objectives() -> None:
         "nsp_accuracy": 1.0,
         "nsp_count": 2,
     }
+
+
+def test_the_row_of_a_causal_model_has_its_loss_where_curves_are_drawn_from() -> None:
+    row = as_row([Score(name="clm", loss=1.0, accuracy=0.5, count=4)])
+    assert row == {"loss": 1.0, "perplexity": math.e, "clm_accuracy": 0.5, "clm_count": 4}

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -95,3 +97,13 @@ def test_several_objectives_have_a_loss_each() -> None:
     row = meter.read(waited_seconds=0.0)
     assert (row["loss"], row["mlm_loss"], row["nsp_loss"]) == (3.0, 2.0, 1.0)
     assert (row["masked_accuracy"], row["nsp_accuracy"]) == (0.5, 0.75)
+    assert row["perplexity"] == pytest.approx(math.exp(2.0))
+    assert "nsp_perplexity" not in row
+
+
+def test_a_loss_of_next_tokens_has_its_perplexity() -> None:
+    meter = Meter(["clm"])
+    meter.add(report(1.5), tokens=1, flops=0)
+    row = meter.read(waited_seconds=0.0)
+    assert (row["loss"], row["perplexity"]) == (1.5, pytest.approx(math.exp(1.5)))
+    assert "clm_accuracy" in row
