@@ -1,9 +1,10 @@
 """`unmask prepare --input docs.jsonl --out store`: raw text to a tokenizer and a token store, once for many runs."""
 
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -22,15 +23,22 @@ __all__ = ["Options", "run"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Turn raw text into a tokenizer and a token store, for `unmask pretrain --data.store OUT`."""
+    """Turn raw text into a tokenizer and a token store, for `unmask pretrain --data.store OUT`.
+
+    Documents are cleaned, cut into sentences and words, and encoded by all cores. A run that was killed goes on with
+    OUT.partial when the same command is given again, after the last finished shard, and gives the same store.
+    """
 
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """Store to make; must not exist."""
-    input: Annotated[list[Path], tyro.conf.arg(metavar="PATH [PATH ...]")] = field(default_factory=list)
-    """Files or folders: .txt and .md (a document each), .jsonl (one a line), .parquet (one a row), each also .gz.
-    None: the docstrings of the installed Python packages."""
+    input: Annotated[list[str], tyro.conf.arg(metavar="[NAME=]PATH [[NAME=]PATH ...]")] = field(default_factory=list)
+    """Files or folders: .txt and .md (a document each), .jsonl (one a line), .parquet (one a row), each also .gz and
+    .zst; stores made before; data sets that `datasets` saved, or hf://owner/name:split (extra `datasets`). NAME names
+    the source, several may share one; else it is the name of the file or folder. None: the docstrings of the installed
+    Python packages."""
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder of an existing WordPiece tokenizer, or a vocab.txt; none: one is trained on the text."""
+    """Folder of an existing WordPiece tokenizer, or a vocab.txt; none: that of a store among the inputs, else one is
+    trained on the text."""
     vocab_size: int = 30522
     """Entries of the trained vocabulary."""
     lowercase: bool = True
@@ -39,9 +47,18 @@ class Options:
     """Field of JSON lines, or column of parquet files, that holds the text."""
     blank_line_documents: bool = False
     """Blank lines separate the documents of a text file."""
-    segmenter: str | None = None
+    split_at: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
+    """A document of a text file begins at each line in which this is found: '^#{1,2} ' for Markdown headings, '第.+回'
+    for the chapters of a Chinese novel. Headings with nothing between them open one document."""
+    segmenter: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """What joins Chinese characters to words for masking: chinese (rjieba, else jieba; extra `chinese`), rjieba, jieba,
     spaces (text that is segmented already), or module:function. None: every character is a word."""
+    normalisation: Literal["none", "NFC", "NFKC"] = "none"
+    """Unicode normalisation before all else; the tokenizer decides about case and accents."""
+    workers: int | None = None
+    """Processes that encode; none: one per core. The store is the same for any number."""
+    shard_tokens: int = 1 << 26
+    """Tokens in a shard, after each of which a killed run can go on."""
 
 
 def run(arguments: list[str]) -> None:
@@ -49,19 +66,30 @@ def run(arguments: list[str]) -> None:
     options = tyro.cli(Options, prog="unmask prepare", args=join_repeated(arguments, "--input"))
 
     from unmask.data.prepare import describe, prepare
+    from unmask.data.unfinished import unfinished_hint
 
     with _Report() as report:
-        store = prepare(
-            options.input,
-            options.out,
-            tokenizer=options.tokenizer,
-            vocab_size=options.vocab_size,
-            lowercase=options.lowercase,
-            text_field=options.text_field,
-            blank_line_documents=options.blank_line_documents,
-            segmenter=options.segmenter,
-            progress=report,
-        )
+        try:
+            store = prepare(
+                options.input,
+                options.out,
+                tokenizer=options.tokenizer,
+                vocab_size=options.vocab_size,
+                lowercase=options.lowercase,
+                text_field=options.text_field,
+                blank_line_documents=options.blank_line_documents,
+                split_at=options.split_at,
+                segmenter=options.segmenter,
+                normalisation=options.normalisation,
+                workers=options.workers,
+                shard_tokens=options.shard_tokens,
+                progress=report,
+            )
+        except BaseException:
+            hint = unfinished_hint(options.out)
+            if hint is not None:
+                print(f"unmask: {hint}", file=sys.stderr)
+            raise
     print(describe(store))
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -26,13 +28,37 @@ __all__ = [
     "Manifest",
     "ShardEntry",
     "SourceEntry",
+    "StoreHead",
     "check_shards",
     "fingerprint",
+    "make_manifest",
     "read_manifest",
 ]
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
+ROLES = ("pad", "unk", "cls", "sep", "mask")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreHead:
+    """What made the ids and word starts of a store; stores that differ in it cannot be one.
+
+    Args:
+        tokenizer_hash: `Tokenizer.hash`.
+        vocab_size: ids are below it.
+        special_ids: ids of pad, unk, cls, sep, mask.
+        segmenter: `Segmenter.label` of what joined ideographs to words, "" for nothing.
+    """
+
+    tokenizer_hash: str
+    vocab_size: int
+    special_ids: Mapping[str, int]
+    segmenter: str = ""
+
+    def __post_init__(self) -> None:
+        if set(self.special_ids) != set(ROLES):
+            raise ValueError(f"store: special_ids must name {', '.join(ROLES)}, got {', '.join(self.special_ids)}")
 
 
 class SourceEntry(TypedDict):
@@ -71,6 +97,24 @@ class Manifest(_Optional):
     summary: dict[str, Any]
 
 
+def make_manifest(
+    head: StoreHead, sources: Sequence[SourceEntry], shards: Sequence[ShardEntry], summary: Mapping[str, Any]
+) -> Manifest:
+    """Puts the manifest of a whole store together."""
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        documents=sum(shard["documents"] for shard in shards),
+        tokens=sum(shard["tokens"] for shard in shards),
+        vocab_size=head.vocab_size,
+        tokenizer_hash=head.tokenizer_hash,
+        special_ids=dict(head.special_ids),
+        segmenter=head.segmenter,
+        sources=list(sources),
+        shards=list(shards),
+        summary=dict(summary),
+    )
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Reads and checks `manifest.json`.
 
@@ -82,6 +126,12 @@ def read_manifest(folder: Path) -> Manifest:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         what = "is no token store (it has no manifest.json)" if folder.is_dir() else "does not exist"
+        partial = folder.with_name(f"{folder.name}.partial")
+        if partial.is_dir() and not folder.exists():
+            raise StoreError(
+                f"store: {folder} is not finished; the unmask prepare that began {partial} goes on with it when it is "
+                "run again"
+            ) from None
         raise StoreError(f"store: {folder} {what}; make one with unmask prepare --out {folder}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"store: {path} cannot be read ({error})") from None

@@ -1,38 +1,49 @@
 """From raw text to a token store: read, train a tokenizer if none is given, encode, write.
 
-The text is read once with a given tokenizer and twice when one is trained. Documents are encoded sentence by
-sentence in parallel, which is exact (a sentence ends where a word ends) and marks the sentence starts for
-free. Documents that give no token are counted and left out. Cost: 1 MB or more of English a second and core,
-memory of one batch of 8 MB of text and one record batch.
+The text is read once with a given tokenizer and twice when one is trained. Documents are encoded in worker processes
+(`encoding.py`, `workers.py`), written in order, and those that give no token are counted and left out. A run that was
+killed goes on after its last finished shard (`unfinished.py`) and gives the same bytes, whatever the workers. An input
+may be a store: its documents are copied when the same tokenizer and segmenter made them. Cost: 1 MB or more of English
+or Chinese a second and core, memory of a few batches of 1 MB of text and one shard.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from unmask.data.corpus import Document, read_corpus
-from unmask.data.docstrings import docstring_corpus
-from unmask.data.encoding import TextEncoder
+from unmask.data.cleaning import KINDS, Normalisation
+from unmask.data.corpus import Document
+from unmask.data.encoding import EncodedBatch, TextEncoder
+from unmask.data.manifest import StoreHead, make_manifest
+from unmask.data.prepare_inputs import Inputs
+from unmask.data.readers import ReadOptions
 from unmask.data.store import Store
-from unmask.data.store_writer import StoredDocument, StoreWriter
+from unmask.data.store_writer import SHARD_TOKENS, ShardWriter, StoredDocument, content_hash
+from unmask.data.summary import Tally, describe
 from unmask.data.tokenizer import Tokenizer
+from unmask.data.unfinished import UnfinishedStore
 from unmask.data.words import load_segmenter
+from unmask.data.workers import WorkerPool, cores
 from unmask.errors import CorpusError, StoreError
 
 __all__ = ["Progress", "describe", "prepare"]
 
-_BATCH_CHARACTERS = 8_000_000
+_BATCH_CHARACTERS = 1_000_000
+_BATCH_STORED = 4096
+_NOTHING_REMOVED = (0,) * len(KINDS)
 
 
 class Progress(NamedTuple):
     """How far `prepare` is, told after every batch."""
 
-    stage: Literal["read", "train tokenizer", "encode"]
+    stage: Literal["read", "train tokenizer", "continue", "encode"]
     documents: int
     characters: int
     total_characters: int | None  # known once the corpus has been read for training
@@ -47,130 +58,199 @@ def prepare(
     lowercase: bool = True,
     text_field: str = "text",
     blank_line_documents: bool = False,
+    split_at: str | None = None,
     segmenter: str | None = None,
+    normalisation: Normalisation = "none",
     sample_characters: int = 100_000_000,
+    workers: int | None = None,
+    shard_tokens: int = SHARD_TOKENS,
     cache: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Store:
     """Makes a token store and opens it; its `manifest["summary"]` counts what was found (`describe` prints it).
 
     Args:
-        inputs: files and directories as `read_corpus` takes them; None or empty takes the embedded corpus.
-        out: the store to make; it must not exist.
-        tokenizer: a tokenizer or its folder; None trains one on this text. The store keeps a copy in
-            `tokenizer/`.
+        inputs: what `read_corpus` takes, and token stores; None or empty takes the embedded corpus.
+        out: the store to make; it must not exist. `<out>.partial` is what a killed run left to go on with.
+        tokenizer: a tokenizer, its folder or `vocab.txt`; None takes that of the first store among the inputs, else
+            trains one on this text. The store keeps a copy in `tokenizer/`.
         vocab_size: tokens of a trained tokenizer; not used with a given one.
         lowercase: whether a trained tokenizer drops case and accents; not used with a given one.
-        text_field: field of JSON lines or column of parquet that holds the text.
-        blank_line_documents: text files hold a document per block between blank lines.
-        segmenter: name of what joins Chinese characters to words, see `words.py`; None makes each a word.
+        text_field: as in `ReadOptions`, and so are `blank_line_documents` and `split_at`.
+        blank_line_documents: see there.
+        split_at: see there.
+        segmenter: name of what joins Chinese characters to words, see `words.py`; None takes that of the first store
+            among the inputs, else makes each a word.
+        normalisation: of Unicode, see `cleaning.py`.
         sample_characters: how much text training a tokenizer looks at.
+        workers: processes that encode; None is one per core. The store is the same for any number.
+        shard_tokens: tokens that end a shard, after each of which a killed run can go on.
         cache: folder for the embedded corpus, as in `docstring_corpus`.
         progress: called with a `Progress` after every batch.
 
     Raises:
-        StoreError: `out` exists or cannot be written.
-        CorpusError: the text cannot be read, or no document gives a token.
+        StoreError: `out` exists, is being written, was begun with other settings or cannot be written; an input store
+            was made by another tokenizer or segmenter; a worker process died.
+        CorpusError: the text cannot be read, no document gives a token, or the segmenter cannot be loaded.
         TokenizerError: the tokenizer cannot be loaded or trained.
     """
     if Path(out).exists():
         raise StoreError(f"store: {out} exists already; choose another folder or remove it first")
-    cutter = None if segmenter is None else load_segmenter(segmenter)
     report = progress or _silent
-    embedded = None if inputs else docstring_corpus(cache=cache)
-
-    def documents() -> Iterable[Document]:
-        if embedded is not None:
-            return embedded
-        return read_corpus(inputs or (), text_field=text_field, blank_line_documents=blank_line_documents)
-
-    total = None
-    if tokenizer is None:
-        reader = _Reader(documents(), report)
-        tokenizer = Tokenizer.train(reader.texts(), vocab_size, lowercase, sample_characters=sample_characters)
-        total = reader.characters
-    elif not isinstance(tokenizer, Tokenizer):
-        tokenizer = Tokenizer.load(tokenizer)
-    writer = StoreWriter(
-        out,
-        tokenizer_hash=tokenizer.hash,
-        vocab_size=tokenizer.vocab_size,
-        special_ids=tokenizer.special_ids,
-        segmenter="" if cutter is None else cutter.label,
-    )
-    with writer:
-        encode = TextEncoder(tokenizer=tokenizer, segmenter=cutter)
-        writer.summary = _encode(documents(), encode, writer, report, total)
-        tokenizer.save(writer.partial / "tokenizer")
+    options = ReadOptions(text_field=text_field, blank_line_documents=blank_line_documents, split_at=split_at)
+    source = Inputs(inputs or (), options, cache)
+    given = source.tokenizer if tokenizer is None else tokenizer
+    if given is not None and not isinstance(given, Tokenizer):
+        given = Tokenizer.load(given)
+    name = source.segmenter if segmenter is None else segmenter
+    cutter = None if name is None else load_segmenter(name)
+    trained = {"vocab_size": vocab_size, "lowercase": lowercase, "sample_characters": sample_characters}
+    settings = {
+        **asdict(options),
+        "input": source.identity,
+        "tokenizer": trained if given is None else given.hash,
+        "segmenter": "" if cutter is None else cutter.label,
+        "normalisation": normalisation,
+        "shard_tokens": shard_tokens,
+    }
+    with UnfinishedStore(out, settings) as place:
+        saved = place.path / "tokenizer"
+        total = None
+        if given is None and place.journal is not None:
+            given = Tokenizer.load(saved)
+        elif given is None:
+            reader = _Reader(source.documents(), report)
+            given = Tokenizer.train(reader.texts(), vocab_size, lowercase, sample_characters=sample_characters)
+            total = reader.characters
+        given.save(saved)
+        encode = TextEncoder(tokenizer=given, segmenter=cutter, normalisation=normalisation)
+        head = StoreHead(
+            tokenizer_hash=given.hash,
+            vocab_size=given.vocab_size,
+            special_ids=given.special_ids,
+            segmenter=settings["segmenter"],
+        )
+        source.require(head)
+        with WorkerPool(encode, saved, cores() if workers is None else workers) as pool:
+            _Filling(place, head, shard_tokens, given.unk_id).run(source, pool, report, total)
     return Store.open(out)
 
 
-def describe(store: Store) -> str:
-    """Returns a few lines for people: documents, tokens, lengths and unknown tokens by source."""
-    summary = store.manifest["summary"]
-    counts = f"{store.num_documents:,} documents, {store.num_tokens:,} tokens, vocabulary {store.vocab_size:,}"
-    lines = [f"{store.folder}: {counts}"]
-    if summary.get("empty_documents"):
-        lines.append(f"{summary['empty_documents']:,} documents without a token were left out")
-    for source in store.manifest["sources"]:
-        unknown = summary.get("unknown_tokens", {}).get(source["name"], 0) / max(1, source["tokens"])
-        lines.append(
-            f"  {source['name']}: {source['documents']:,} documents, {source['tokens']:,} tokens, {unknown:.3%} unknown"
+class _Filling:
+    """Writes documents to the store that grows in `place`, from where a run before stopped."""
+
+    def __init__(self, place: UnfinishedStore, head: StoreHead, shard_tokens: int, unknown: int) -> None:
+        journal = place.journal
+        state = journal["state"] if journal else {}
+        self._place, self._head, self._unknown = place, head, unknown
+        self._tally = Tally(state.get("tally"))
+        self._resumed = bool(journal)
+        self._digest = str(state.get("digest", ""))
+        self._writer = ShardWriter(
+            place.path,
+            head,
+            sources=journal["sources"] if journal else (),
+            shards=journal["shards"] if journal else (),
+            shard_tokens=shard_tokens,
+            finished=self._finished,
         )
-    lines.append("tokens per document:")
-    lines.extend(f"  {label:>12} {count:,}" for label, count in summary.get("lengths", {}).items())
-    return "\n".join(lines)
 
-
-def _encode(
-    documents: Iterable[Document],
-    encode: TextEncoder,
-    writer: StoreWriter,
-    report: Callable[[Progress], None],
-    total: int | None,
-) -> dict[str, Any]:
-    lengths: list[int] = []
-    unknown: Counter[str] = Counter()
-    empty = characters = read = 0
-    for batch in _batches(documents):
-        encoded = encode([document.text for document in batch])
-        end = 0
-        for index, document in enumerate(batch):
-            start, end = end, end + int(encoded.lengths[index])
-            if start == end:
-                empty += 1
-                continue
-            ids = encoded.ids[start:end]
-            lengths.append(end - start)
-            unknown[document.source] += int(np.count_nonzero(ids == encode.tokenizer.unk_id))
-            writer.add(
-                StoredDocument(
-                    ids=ids,
-                    source=document.source,
-                    content_hash=int(encoded.content_hashes[index]),
-                    word_starts=encoded.word_starts[start:end],
-                    sentence_starts=encoded.sentence_starts[start:end],
-                )
+    def run(self, source: Inputs, pool: WorkerPool, report: Callable[[Progress], None], total: int | None) -> None:
+        """Encodes and writes all that is not written yet, and puts the store in place."""
+        items = iter(source)
+        try:
+            self._skip(items, report)
+            for batch, encoded in pool.map(_jobs(items)):
+                for document, text, removed in _documents(batch, encoded):
+                    self._add(document, text, removed)
+                report(Progress("encode", self._tally.read, self._tally.characters, total))
+            self._writer.close()
+        finally:
+            self._writer.abandon()
+        if not self._writer.shards:
+            raise CorpusError(
+                f"corpus: none of {self._tally.read} documents gives a token; is this text in the tokenizer's language?"
             )
-        read += len(batch)
-        characters += sum(len(document.text) for document in batch)
-        report(Progress("encode", read, characters, total))
-    if not lengths:
-        raise CorpusError(f"corpus: none of {read} documents gives a token; is this text in the tokenizer's language?")
-    return {"empty_documents": empty, "unknown_tokens": dict(unknown), "lengths": _histogram(lengths)}
+        summary = self._tally.summary(source.names)
+        self._place.publish(make_manifest(self._head, self._writer.sources, self._writer.shards, summary))
+
+    def _skip(self, items: Iterator[Document | StoredDocument], report: Callable[[Progress], None]) -> None:
+        """Passes over what the finished shards hold, and checks that it is still the same."""
+        if not self._resumed:
+            return
+        digest = ""
+        read = 0
+        for item in islice(items, self._tally.read):
+            hashed = content_hash(item.text) if isinstance(item, Document) else item.content_hash
+            digest = _chain(digest, item.source, hashed)
+            read += 1
+        if digest != self._digest:
+            raise StoreError(
+                f"store: {self._place.path} was begun with another text: its first {self._tally.read} documents have "
+                f"changed; remove it to start afresh"
+            )
+        report(Progress("continue", read, self._tally.characters, None))
+
+    def _add(self, document: StoredDocument, characters: int, removed: Sequence[int]) -> None:
+        # counted first: the shard that this document completes has to know of it
+        unknown = int(np.count_nonzero(document.ids == self._unknown))
+        self._tally.note(document.source, characters, len(document.ids), unknown, removed)
+        self._digest = _chain(self._digest, document.source, document.content_hash)
+        if len(document.ids):
+            self._writer.add(document)
+
+    def _finished(self) -> None:
+        state = {"tally": self._tally.state(), "digest": self._digest}
+        self._place.record(self._writer.shards, self._writer.sources, state)
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
-        if characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
+def _chain(digest: str, source: str, hashed: int) -> str:
+    return hashlib.blake2b(f"{digest} {source} {hashed}".encode(), digest_size=8).hexdigest()
+
+
+def _documents(
+    batch: list[Document | StoredDocument], encoded: EncodedBatch | None
+) -> Iterator[tuple[StoredDocument, int, Sequence[int]]]:
+    """Each document of a batch with its characters and what cleaning removed."""
+    end = 0
+    for index, item in enumerate(batch):
+        if isinstance(item, StoredDocument):
+            yield item, 0, _NOTHING_REMOVED
+            continue
+        assert encoded is not None
+        start, end = end, end + int(encoded.lengths[index])
+        document = StoredDocument(
+            ids=encoded.ids[start:end],
+            source=item.source,
+            content_hash=int(encoded.content_hashes[index]),
+            word_starts=encoded.word_starts[start:end],
+            sentence_starts=encoded.sentence_starts[start:end],
+        )
+        yield document, len(item.text), encoded.removed[index]
+
+
+def _jobs(
+    items: Iterable[Document | StoredDocument],
+) -> Iterator[tuple[list[Document | StoredDocument], list[str] | None]]:
+    """Batches of documents of one kind, with their texts where they have to be encoded."""
+    batch: list[Document | StoredDocument] = []
+    size = 0
+    for item in items:
+        if batch and type(item) is not type(batch[0]):
+            yield batch, _texts(batch)
+            batch, size = [], 0
+        batch.append(item)
+        size += len(item.text) if isinstance(item, Document) else _BATCH_CHARACTERS // _BATCH_STORED
+        if size >= _BATCH_CHARACTERS:
+            yield batch, _texts(batch)
+            batch, size = [], 0
     if batch:
-        yield batch
+        yield batch, _texts(batch)
+
+
+def _texts(batch: Sequence[Document | StoredDocument]) -> list[str] | None:
+    texts = [item.text for item in batch if isinstance(item, Document)]
+    return texts or None
 
 
 class _Reader:
@@ -189,13 +269,6 @@ class _Reader:
                 self._report(Progress("read", read, self.characters, None))
             yield document.text
         self._report(Progress("train tokenizer", read, self.characters, self.characters))
-
-
-def _histogram(lengths: Sequence[int]) -> dict[str, int]:
-    """Documents by their tokens in powers of two from 16 up, for example "65-128"."""
-    bins = Counter(max(4, (length - 1).bit_length()) for length in lengths)
-    labels = {power: f"{(1 << power - 1) + 1 if power > 4 else 1}-{1 << power}" for power in range(4, max(bins) + 1)}
-    return {label: bins[power] for power, label in labels.items()}
 
 
 def _silent(progress: Progress) -> None:

@@ -17,9 +17,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from unmask.data.manifest import Manifest, check_shards, fingerprint, read_manifest
+from unmask.data.manifest import (
+    Manifest,
+    SourceEntry,
+    StoreHead,
+    check_shards,
+    fingerprint,
+    make_manifest,
+    read_manifest,
+)
 from unmask.data.shards import TokenBatch, addresses, bits, map_shard
-from unmask.data.store_writer import StoredDocument, StoreWriter, content_hash
+from unmask.data.store_writer import SHARD_TOKENS, ShardWriter, StoredDocument, content_hash
+from unmask.data.unfinished import UnfinishedStore
 from unmask.errors import StoreError
 
 if TYPE_CHECKING:
@@ -27,7 +36,7 @@ if TYPE_CHECKING:
 
     from unmask.data.tokenizer import Tokenizer
 
-__all__ = ["Store", "StoreWriter", "StoredDocument", "content_hash", "write_store"]
+__all__ = ["Store", "StoredDocument", "content_hash", "write_store"]
 
 # hashing this much takes a tenth of a second: small stores are verified at every opening
 _HASHED_ALWAYS_BYTES = 1 << 27
@@ -258,20 +267,31 @@ def write_store(
     special_ids: Mapping[str, int],
     segmenter: str = "",
     sources: Iterable[str] = (),
-    **limits: int,
+    batch_documents: int = 65_536,
+    shard_tokens: int = SHARD_TOKENS,
 ) -> Store:
-    """Writes documents to a new store and opens it; arguments and errors as in `StoreWriter`."""
-    with StoreWriter(
-        folder,
-        tokenizer_hash=tokenizer_hash,
-        vocab_size=vocab_size,
-        special_ids=special_ids,
-        segmenter=segmenter,
-        sources=sources,
-        **limits,
-    ) as writer:
-        for document in documents:
-            writer.add(document)
+    """Writes documents to a new store, whole or not at all, and opens it.
+
+    The names `sources` get the first numbers, others follow as they come; the rest is as in `StoreHead` and
+    `ShardWriter`.
+
+    Raises:
+        StoreError: the folder exists, cannot be written (a full disk), or there is no document; nothing is left behind.
+        ValueError: a document has no token, an id outside the vocabulary, or flags of another length.
+    """
+    head = StoreHead(tokenizer_hash=tokenizer_hash, vocab_size=vocab_size, special_ids=special_ids, segmenter=segmenter)
+    names = [SourceEntry(name=name, documents=0, tokens=0) for name in sources]
+    with UnfinishedStore(folder) as place:
+        writer = ShardWriter(
+            place.path, head, sources=names, batch_documents=batch_documents, shard_tokens=shard_tokens
+        )
+        try:
+            for document in documents:
+                writer.add(document)
+            writer.close()
+        finally:
+            writer.abandon()
+        place.publish(make_manifest(head, writer.sources, writer.shards, {}))
     return Store.open(folder)
 
 

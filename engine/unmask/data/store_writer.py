@@ -1,4 +1,4 @@
-"""Writes a token store: tokenised documents to Arrow IPC files and a manifest.
+"""Writes tokenised documents to the shards of a token store, Arrow IPC files.
 
     column           type                      per document
     ids              large_list<uint16|32>     token ids without [CLS] and [SEP]; 16 bits up to 65,536 ids
@@ -9,35 +9,29 @@
 
 Arrow packs booleans, so a token takes 2 or 4 bytes and 2 bits. Any Arrow reader opens a shard
 (`datasets.load_dataset("arrow", ...)`, polars). A record batch has 65,536 documents, or fewer when these
-would exceed 128 M tokens in memory; shards end at 256 M tokens.
+would exceed the shard; shards end at 64 M tokens, a few minutes of one core's work.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import json
-import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unmask.data.manifest import MANIFEST, SCHEMA_VERSION, Manifest, ShardEntry, SourceEntry
-from unmask.data.shards import ShardFile, sync
-from unmask.errors import StoreError
+from unmask.data.manifest import SCHEMA_VERSION, ShardEntry, SourceEntry, StoreHead
+from unmask.data.shards import ShardFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["StoreWriter", "StoredDocument", "content_hash"]
+__all__ = ["SHARD_TOKENS", "ShardWriter", "StoredDocument", "content_hash"]
 
-ROLES = ("pad", "unk", "cls", "sep", "mask")
+SHARD_TOKENS = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,117 +58,89 @@ def content_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
 
 
-class StoreWriter:
-    """A context that collects documents and, when left without an exception, puts the store in place whole.
-
-    Everything is written under a hidden name beside `folder`, synced and renamed; an exception removes it, and what a
-    killed process left there goes when the next one begins the same store.
+class ShardWriter:
+    """Collects documents and writes them to `shard-00000.arrow` and so on in a folder.
 
     Args:
-        folder: the store to make; it must not exist.
-        tokenizer_hash: `Tokenizer.hash` of what made the ids.
-        vocab_size: ids are below it.
-        special_ids: ids of pad, unk, cls, sep, mask.
-        segmenter: `Segmenter.label` of what joined ideographs to words, "" for nothing.
-        sources: names in the order of their numbers; others are appended as they come.
+        folder: where to; it exists.
+        head: what made the ids.
+        sources: names in the order of their numbers, with what the shards written before hold of them; others are
+            appended as they come.
+        shards: those that are finished already; the next one is numbered after them.
         batch_documents: documents per record batch.
-        batch_tokens: tokens that end a record batch early.
-        shard_tokens: tokens that end a shard.
-
-    Raises:
-        StoreError: the folder exists, or cannot be written (a full disk); nothing is left behind.
+        shard_tokens: tokens that end a record batch and a shard.
+        finished: called when a shard is finished, after it is in `shards`.
     """
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: Path,
+        head: StoreHead,
         *,
-        tokenizer_hash: str,
-        vocab_size: int,
-        special_ids: Mapping[str, int],
-        segmenter: str = "",
-        sources: Iterable[str] = (),
+        sources: Iterable[SourceEntry] = (),
+        shards: Iterable[ShardEntry] = (),
         batch_documents: int = 65_536,
-        batch_tokens: int = 1 << 27,
-        shard_tokens: int = 1 << 28,
+        shard_tokens: int = SHARD_TOKENS,
+        finished: Callable[[], None] | None = None,
     ) -> None:
-        if set(special_ids) != set(ROLES):
-            raise ValueError(f"store: special_ids must name {', '.join(ROLES)}, got {', '.join(special_ids)}")
-        self.folder = Path(folder)
-        self.partial = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.partial")
-        self.summary: dict[str, Any] = {}
-        self._tokenizer_hash = tokenizer_hash
-        self._vocab_size = vocab_size
-        self._special_ids = dict(special_ids)
-        self._segmenter = segmenter
-        self._dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-        self._sources = {name: number for number, name in enumerate(sources)}
-        self._source_documents = dict.fromkeys(self._sources, 0)
-        self._source_tokens = dict.fromkeys(self._sources, 0)
-        self._batch_documents, self._batch_tokens = batch_documents, batch_tokens
-        self._shard_tokens = shard_tokens
-        self._shards: list[ShardEntry] = []
+        self.sources = [SourceEntry(**source) for source in sources]
+        self.shards = list(shards)
+        self._folder, self._head = folder, head
+        self._dtype = np.dtype(np.uint16 if head.vocab_size <= 1 << 16 else np.uint32)
+        self._numbers = {source["name"]: number for number, source in enumerate(self.sources)}
+        self._batch_documents, self._shard_tokens = batch_documents, shard_tokens
+        self._finished = finished
         self._open_shard: ShardFile | None = None
         self._pending: list[StoredDocument] = []
         self._pending_tokens = 0
 
-    def __enter__(self) -> StoreWriter:
-        if self.folder.exists():
-            raise StoreError(f"store: {self.folder} exists already; choose another folder or remove it first")
-        try:
-            self._sweep()
-            self.partial.mkdir(parents=True)
-        except OSError as error:
-            raise self._failed(error) from None
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self._finish()
-        except OSError as failure:
-            raise self._failed(failure) from None
-        finally:
-            if self._open_shard is not None:
-                self._open_shard.abandon()
-            shutil.rmtree(self.partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise self._failed(error) from error
-
-    def _sweep(self) -> None:
-        """Remove what killed writers of this folder left behind."""
-        for partial in self.folder.parent.glob(f".{glob.escape(self.folder.name)}.*.partial"):
-            number = partial.name.removesuffix(".partial").rpartition(".")[2]
-            if number.isdecimal() and (int(number) == os.getpid() or not _runs(int(number))):
-                shutil.rmtree(partial, ignore_errors=True)
-
     def add(self, document: StoredDocument) -> None:
-        """Appends one document; order of calls is order in the store."""
+        """Appends one document; order of calls is order in the store.
+
+        Raises:
+            ValueError: the document has no token, an id outside the vocabulary, or flags of another length.
+            OSError: the disk refuses.
+        """
         if len(document.ids) == 0:
             raise ValueError(f"store: a document needs at least one token, got none from {document.source!r}")
-        if document.source not in self._sources:
-            self._sources[document.source] = len(self._sources)
-            self._source_documents[document.source] = self._source_tokens[document.source] = 0
-        self._source_documents[document.source] += 1
-        self._source_tokens[document.source] += len(document.ids)
+        number = self._numbers.setdefault(document.source, len(self.sources))
+        if number == len(self.sources):
+            self.sources.append(SourceEntry(name=document.source, documents=0, tokens=0))
+        self.sources[number]["documents"] += 1
+        self.sources[number]["tokens"] += len(document.ids)
         self._pending.append(document)
         self._pending_tokens += len(document.ids)
-        if len(self._pending) >= self._batch_documents or self._pending_tokens >= self._batch_tokens:
+        if len(self._pending) >= self._batch_documents or self._pending_tokens >= self._shard_tokens:
             self._flush()
+
+    def close(self) -> None:
+        """Writes what is left; `shards` and `sources` are complete after it."""
+        self._flush()
+        self._close_shard()
+
+    def abandon(self) -> None:
+        """Closes the file that is being written, unfinished."""
+        if self._open_shard is not None:
+            self._open_shard.abandon()
+            self._open_shard = None
 
     def _flush(self) -> None:
         if not self._pending:
             return
         batch = self._record_batch(self._pending)
         if self._open_shard is None:
-            name = f"shard-{len(self._shards):05d}.arrow"
-            self._open_shard = ShardFile(self.partial / name, batch.schema)
+            self._open_shard = ShardFile(self._folder / f"shard-{len(self.shards):05d}.arrow", batch.schema)
         self._open_shard.write(batch, self._pending_tokens)
         self._pending, self._pending_tokens = [], 0
         if self._open_shard.tokens >= self._shard_tokens:
             self._close_shard()
+
+    def _close_shard(self) -> None:
+        if self._open_shard is not None:
+            self.shards.append(self._open_shard.close())
+            self._open_shard = None
+            if self._finished is not None:
+                self._finished()
 
     def _record_batch(self, documents: list[StoredDocument]) -> pa.RecordBatch:
         import pyarrow as pa
@@ -182,8 +148,8 @@ class StoreWriter:
         lengths = np.fromiter((len(document.ids) for document in documents), np.int64, len(documents))
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
         ids = np.concatenate([document.ids for document in documents])
-        if ids.min() < 0 or ids.max() >= self._vocab_size:
-            raise ValueError(f"store: ids must be in [0, {self._vocab_size}), got {ids.min()} to {ids.max()}")
+        if ids.min() < 0 or ids.max() >= self._head.vocab_size:
+            raise ValueError(f"store: ids must be in [0, {self._head.vocab_size}), got {ids.min()} to {ids.max()}")
         words, sentences = (np.concatenate(part) for part in zip(*map(_flags, documents), strict=True))
         if not len(words) == len(sentences) == len(ids):
             raise ValueError(
@@ -194,64 +160,12 @@ class StoreWriter:
             "ids": pa.LargeListArray.from_arrays(offsets, pa.array(ids.astype(self._dtype))),
             "word_starts": pa.LargeListArray.from_arrays(offsets, pa.array(words)),
             "sentence_starts": pa.LargeListArray.from_arrays(offsets, pa.array(sentences)),
-            "source": pa.array([self._sources[document.source] for document in documents], pa.int16()),
+            "source": pa.array([self._numbers[document.source] for document in documents], pa.int16()),
             "content_hash": pa.array([document.content_hash for document in documents], pa.uint64()),
         }
         batch = pa.RecordBatch.from_pydict(columns)
-        metadata = {"unmask.schema_version": str(SCHEMA_VERSION), "unmask.tokenizer_hash": self._tokenizer_hash}
+        metadata = {"unmask.schema_version": str(SCHEMA_VERSION), "unmask.tokenizer_hash": self._head.tokenizer_hash}
         return batch.replace_schema_metadata(metadata)
-
-    def _close_shard(self) -> None:
-        if self._open_shard is not None:
-            self._shards.append(self._open_shard.close())
-            self._open_shard = None
-
-    def _finish(self) -> None:
-        self._flush()
-        self._close_shard()
-        if not self._shards:
-            raise StoreError(f"store: {self.folder} would be empty; give at least one document with text")
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            documents=sum(shard["documents"] for shard in self._shards),
-            tokens=sum(shard["tokens"] for shard in self._shards),
-            vocab_size=self._vocab_size,
-            tokenizer_hash=self._tokenizer_hash,
-            special_ids=self._special_ids,
-            segmenter=self._segmenter,
-            sources=[
-                SourceEntry(name=name, documents=self._source_documents[name], tokens=self._source_tokens[name])
-                for name in self._sources
-            ],
-            shards=self._shards,
-            summary=self.summary,
-        )
-        with (self.partial / MANIFEST).open("w", encoding="utf-8") as stream:
-            json.dump(manifest, stream, indent=2)
-            stream.write("\n")
-            sync(stream)
-        if self.folder.exists():
-            raise StoreError(f"store: {self.folder} appeared while it was being written; nothing was replaced")
-        self.partial.rename(self.folder)
-        parent = os.open(self.folder.parent, os.O_RDONLY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
-
-    def _failed(self, error: OSError) -> StoreError:
-        reason = error.strerror or str(error)
-        return StoreError(f"store: {self.folder} cannot be written ({reason}); nothing of it was kept")
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _flags(document: StoredDocument) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -63,6 +63,8 @@ def _prepared(folder: Path, config: RunConfig, say: Callable[[str], None]) -> St
         lowercase=data.lowercase,
         text_field=data.text_field,
         blank_line_documents=data.blank_line_documents,
+        split_at=data.split_at,
+        segmenter=data.segmenter,
         progress=tell,
     )
 
@@ -74,7 +76,7 @@ def _embedded(config: RunConfig, run: Path, say: Callable[[str], None]) -> Store
         digest.update(f"{document.source}\0{document.text}\0".encode())
     data = config.data
     asked = [data.vocab_size, data.lowercase] if data.tokenizer is None else Tokenizer.load(data.tokenizer).hash
-    digest.update(json.dumps(asked).encode())
+    digest.update(json.dumps([asked, data.segmenter]).encode())
     cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -91,4 +93,9 @@ def _embedded(config: RunConfig, run: Path, say: Callable[[str], None]) -> Store
             return Store.open(folder)
         except StoreError:
             shutil.rmtree(folder, ignore_errors=True)
+        try:
             return _prepared(folder, config, say)
+        except StoreError as busy:
+            # another run is preparing it at this moment
+            say(f"{busy}; preparing the text for this run alone")
+            return _prepared(run / "store", config, say)

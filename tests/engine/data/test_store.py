@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from unmask.data import shards
-from unmask.data.store import Store, StoredDocument, StoreWriter, content_hash, write_store
+from unmask.data.store import Store, StoredDocument, content_hash, write_store
 from unmask.errors import StoreError
 
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
@@ -44,21 +44,6 @@ def store(tmp_path: Path, documents: list[StoredDocument]) -> Store:
     """Several shards of several record batches each."""
     limits: dict[str, Any] = {"batch_documents": 20, "shard_tokens": 1500}
     return write_store(tmp_path / "store", documents, vocab_size=1000, **COMMON, **limits)
-
-
-def test_what_killed_writers_left_goes_with_the_next_one(tmp_path: Path, documents: list[StoredDocument]) -> None:
-    child = os.fork()
-    if not child:
-        os._exit(0)
-    os.waitpid(child, 0)
-    dead, alive = tmp_path / f".store.{child}.partial", tmp_path / f".store.{os.getppid()}.partial"
-    others = [alive, tmp_path / f".other.{child}.partial", tmp_path / ".store.mine.partial"]
-    for folder in (dead, *others):
-        folder.mkdir()
-        (folder / "shard-00000.arrow").write_bytes(b"half")
-    write_store(tmp_path / "store", documents, vocab_size=1000, **COMMON)
-    assert not dead.exists()
-    assert all(folder.exists() for folder in others)
 
 
 def test_whole_documents_come_back_in_any_order(store: Store, documents: list[StoredDocument]) -> None:
@@ -278,5 +263,5 @@ def test_documents_that_make_no_store_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="need one flag for each of 2 tokens, got 1 and 2"):
         write_store(tmp_path / "store", [document], vocab_size=10, **COMMON)
     with pytest.raises(ValueError, match="special_ids must name pad, unk, cls, sep, mask, got pad"):
-        StoreWriter(tmp_path / "store", tokenizer_hash="x", vocab_size=10, special_ids={"pad": 0})
+        write_store(tmp_path / "store", [], tokenizer_hash="x", vocab_size=10, special_ids={"pad": 0})
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,160 @@
+"""What `prepare` reads: text, token stores, or the embedded corpus, as one sequence of documents.
+
+Stores are those folders among the inputs that hold a manifest. Their documents are copied, not encoded, so they have
+to come from the tokenizer and the segmenter of the new store; a named store becomes one source, else it keeps its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from unmask.data.corpus import Document, Input, corpus_files, named_inputs, read_input
+from unmask.data.docstrings import docstring_corpus
+from unmask.data.manifest import MANIFEST, StoreHead
+from unmask.data.readers import ReadOptions
+from unmask.data.store import Store
+from unmask.data.store_writer import StoredDocument
+from unmask.data.tokenizer import Tokenizer
+from unmask.errors import CorpusError, StoreError
+
+__all__ = ["Inputs"]
+
+_GATHERED = 1024
+
+
+class Inputs:
+    """The documents of all inputs, in their order; iterating again reads again.
+
+    Args:
+        inputs: paths, `name=path`, stores; none takes the embedded corpus.
+        options: how text is cut into documents.
+        cache: folder for the embedded corpus.
+
+    Raises:
+        CorpusError: an input does not exist or holds nothing to read.
+        StoreError: a store is damaged.
+    """
+
+    def __init__(self, inputs: Sequence[str | Path], options: ReadOptions, cache: Path | None = None) -> None:
+        self._options = options
+        self._embedded = None if inputs else docstring_corpus(cache=cache)
+        self._inputs = named_inputs(inputs) if inputs else []
+        self._stores = {
+            given.location: Store.open(given.location)
+            for given in self._inputs
+            if (Path(given.location) / MANIFEST).is_file()
+        }
+        for given in self._inputs:
+            if given.location not in self._stores and not given.is_dataset:
+                corpus_files([_again(given)])
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of the first store."""
+        return next(iter(self._stores.values())).load_tokenizer() if self._stores else None
+
+    @property
+    def segmenter(self) -> str | None:
+        """The name of the first store's segmenter."""
+        labels = [store.segmenter for store in self._stores.values()]
+        return labels[0].partition(" ")[0] or None if labels else None
+
+    @property
+    def names(self) -> list[str]:
+        """The sources that the inputs were given under."""
+        if self._embedded is not None:
+            return []
+        return [
+            name
+            for given in self._inputs
+            for name in (
+                self._stores[given.location].sources
+                if given.location in self._stores and not given.named
+                else [given.source]
+            )
+        ]
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what the inputs are: sources, files and their sizes, fingerprints of stores."""
+        parts: list[object] = []
+        for given in self._inputs:
+            if given.location in self._stores:
+                parts.append([given.source, given.named, self._stores[given.location].fingerprint])
+            elif given.is_dataset:
+                parts.append([given.source, given.location])
+            else:
+                files = corpus_files([_again(given)])
+                parts.append([given.source, [[str(file.path), file.bytes] for file in files]])
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def require(self, head: StoreHead) -> None:
+        """Checks that every store was made as `head` says.
+
+        Raises:
+            StoreError: another tokenizer or segmenter made one of them.
+        """
+        for store in self._stores.values():
+            if store.tokenizer_hash != head.tokenizer_hash:
+                raise StoreError(
+                    f"store: {store.folder} was made by tokenizer {store.tokenizer_hash[:12]}, the new store by "
+                    f"{head.tokenizer_hash[:12]}; stores of different tokenizers cannot be mixed, prepare the text of "
+                    "one of them again"
+                )
+            if store.segmenter != head.segmenter:
+                raise StoreError(
+                    f"store: {store.folder} has words by {store.segmenter or 'no segmenter'}, the new store by "
+                    f"{head.segmenter or 'no segmenter'}; prepare the text of one of them again"
+                )
+
+    def documents(self) -> Iterator[Document]:
+        """Yields the documents that are text."""
+        if self._embedded is not None:
+            yield from self._embedded
+        for given in self._inputs:
+            if given.location not in self._stores:
+                yield from read_input(given, self._options)
+
+    def __iter__(self) -> Iterator[Document | StoredDocument]:
+        if self._embedded is not None:
+            yield from self._embedded
+        found = bool(self._embedded) or bool(self._stores)
+        for given in self._inputs:
+            store = self._stores.get(given.location)
+            if store is not None:
+                yield from _stored(store, given.source if given.named else None)
+                continue
+            for document in read_input(given, self._options):
+                found = found or bool(document.text.strip())
+                yield document
+        if not found:
+            inputs = ", ".join(given.location for given in self._inputs)
+            raise CorpusError(f"corpus: {inputs} holds no text; every document is empty")
+
+
+def _again(given: Input) -> str:
+    return f"{given.source}={given.location}" if given.named else given.location
+
+
+def _stored(store: Store, source: str | None) -> Iterator[StoredDocument]:
+    names = store.sources
+    for first in range(0, store.num_documents, _GATHERED):
+        rows = np.arange(first, min(first + _GATHERED, store.num_documents))
+        spans = (rows, np.zeros(len(rows), np.int64), store.lengths[rows])
+        ids, words = store.gather(*spans)
+        sentences = store.gather_sentence_starts(*spans)
+        end = 0
+        for row in rows:
+            start, end = end, end + int(store.lengths[row])
+            yield StoredDocument(
+                ids=ids[start:end],
+                source=source or names[store.source_of[row]],
+                content_hash=int(store.content_hashes[row]),
+                word_starts=words[start:end],
+                sentence_starts=sentences[start:end],
+            )
