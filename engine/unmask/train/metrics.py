@@ -81,5 +81,5 @@ def peak_flops(device: torch.device | str) -> float | None:
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss) of a loss in nats: how many equally likely tokens the model hesitates between; inf when it overflows."""
+    """exp(loss) of a loss in nats: between how many equally likely tokens the model hesitates; inf on overflow."""
     return math.exp(loss) if loss < 700 else math.inf
