@@ -63,10 +63,13 @@ class Norm(nn.Module):
         residual: Tensor | None = None,
         key: Tensor | None = None,
         row_keys: Tensor | None = None,
+        x_bias: Tensor | None = None,
     ) -> Tensor:
-        """norm(residual + dropout(x)), (T, D); dropout when a key is given."""
+        """norm(residual + dropout(x + x_bias)), (T, D); dropout when a key is given."""
         p = self.p if key is not None else 0.0
-        return layer_norm(x, residual, self.weight, self.bias, eps=self.eps, p=p, key=key, row_keys=row_keys)
+        return layer_norm(
+            x, residual, self.weight, self.bias, x_bias=x_bias, eps=self.eps, p=p, key=key, row_keys=row_keys
+        )
 
 
 class Embeddings(nn.Module):
@@ -125,9 +128,11 @@ class Layer(nn.Module):
         if rows is not None:
             # every token was attended to; from here on rows do not see one another
             context, x, row_keys = (tensor.index_select(0, rows) for tensor in (context, x, row_keys))
-        x = self.attention_norm(self.attention_output(context), x, on_attention, row_keys)
+        product, bias = self.attention_output.apart(context)
+        x = self.attention_norm(product, x, on_attention, row_keys, bias)
         hidden = gelu(*self.up.apart(x), activation=self.activation)
-        return self.norm(self.down(hidden), x, on_output, row_keys)
+        product, bias = self.down.apart(hidden)
+        return self.norm(product, x, on_output, row_keys, bias)
 
 
 class Encoder(nn.Module):

@@ -10,6 +10,7 @@ import torch
 
 from unmask import Encoder, EncoderConfig, pack
 from unmask.batch import PackedBatch
+from unmask.model.encoder import Linear
 from unmask_kernels import using
 
 CONFIG = EncoderConfig(
@@ -84,6 +85,26 @@ def test_rows_of_the_last_layer_are_what_all_rows_give_there(p: float) -> None:
     assert gradients[0].keys() == gradients[1].keys()
     for name, expected in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], expected, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_a_bias_added_by_what_follows_a_product_gives_what_one_inside_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def outside(linear: Linear, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return torch.nn.functional.linear(x, linear.weight.to(x.dtype)), linear.bias
+
+    encoder = Encoder(changed(hidden_dropout=0.2))
+    batch = pack(DOCUMENTS, keys=[11, 12, 13, 14])
+    incoming = torch.randn(20, 32, generator=torch.Generator().manual_seed(1))
+    results = []
+    for _ in range(2):
+        encoder.zero_grad()
+        hidden = hidden_of(encoder, batch)
+        (hidden * incoming).sum().backward()
+        results.append((hidden, {name: one.grad.clone() for name, one in encoder.named_parameters() if _used(one)}))
+        monkeypatch.setattr(Linear, "apart", outside)  # as on a GPU
+    (inside, expected), (hidden, gradients) = results
+    torch.testing.assert_close(hidden, inside, rtol=0, atol=1e-5)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_a_document_does_not_see_its_neighbours() -> None:
