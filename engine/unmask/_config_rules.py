@@ -13,7 +13,7 @@ _SHORTEST = 3
 # two segments of a token with [CLS] and two [SEP]
 _SHORTEST_PAIR = 5
 # ways to compose sequences that join documents
-_JOINING = ("full_sentences", "mix", "uni", "best_fit")
+_JOINING = ("full_sentences", "mix", "uni", "bm25", "best_fit")
 
 
 def check(config: RunConfig) -> None:
@@ -29,6 +29,8 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "data.vocab_size": (data.vocab_size, 100),
         "data.longest": (data.longest, _SHORTEST),
         "data.workers": (data.workers, 0),
+        "data.bm25_buffer": (data.bm25_buffer, 1),
+        "data.bm25_query_terms": (data.bm25_query_terms, 1),
         "model.num_layers": (model.num_layers, 1),
         "model.hidden_size": (model.hidden_size, 1),
         "model.num_heads": (model.num_heads, 1),

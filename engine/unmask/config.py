@@ -58,10 +58,19 @@ class DataConfig:
     """Share of the documents kept for evaluation and never trained on, chosen by their content; in [0, 0.5]. An
     evaluation reads the first `train.evaluate_tokens` of them, always the same, so a large store needs a small
     share."""
-    compose: Literal["documents", "doc_sentences", "full_sentences", "mix", "uni", "best_fit", "pairs"] = "documents"
+    compose: Literal["documents", "doc_sentences", "full_sentences", "mix", "uni", "bm25", "best_fit", "pairs"] = (
+        "documents"
+    )
     """How documents become sequences: `documents` are whole or in even pieces; `doc_sentences` and `full_sentences`
     hold whole sentences, of one document or across; `mix` cuts one stream of all documents every `longest` tokens,
-    `uni` one of each source; `best_fit` packs pieces; `pairs` are for `objective.nsp` or `objective.sop`."""
+    `uni` one of each source; in `bm25` the next document is the one most like the last; `best_fit` packs pieces;
+    `pairs` are for `objective.nsp` or `objective.sop`."""
+    bm25_walk: Literal["path", "star"] = "path"
+    """What `bm25` compares the next document with: the one before it, or the first of the sequence."""
+    bm25_buffer: int = 2048
+    """Documents that `bm25` chooses the next one from."""
+    bm25_query_terms: int = 300
+    """Words of a document that `bm25` compares by, drawn at random from longer ones."""
     scope: Literal["document", "sequence"] = "document"
     """What a token may attend to where a sequence holds several documents: its own, or the whole sequence."""
     short_pairs: float = 0.1

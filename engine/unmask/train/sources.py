@@ -137,6 +137,9 @@ class Sources:
                 weights=data.weights,
                 pair_task="sop" if self.config.objective.sop > 0 else "nsp",
                 short_share=data.short_pairs,
+                walk=data.bm25_walk,
+                buffer=data.bm25_buffer,
+                query_terms=data.bm25_query_terms,
             ),
         )
 

@@ -1,6 +1,9 @@
 """How a window's documents become sequences: one strategy a file, chosen by name in the configuration."""
 
+from dataclasses import replace
+
 from unmask.data.compose.best_fit import compose_best_fit
+from unmask.data.compose.bm25 import Bm25
 from unmask.data.compose.composition import Composition
 from unmask.data.compose.concatenated import compose_mix, compose_uni
 from unmask.data.compose.documents import compose_documents
@@ -19,6 +22,7 @@ def composer(composition: Composition) -> Composer:
         "full_sentences": compose_full_sentences,
         "mix": compose_mix,
         "uni": compose_uni,
+        "bm25": Bm25(composition),
         "best_fit": compose_best_fit,
         "pairs": PairBuilder(composition),
     }
@@ -29,4 +33,6 @@ def sampler(composition: Composition) -> Composer | None:
     """A strategy whose sequences have the sizes of this one's at little cost; None for even pieces of documents, whose
     sizes follow from the lengths.
     """
-    return None if composition.strategy == "documents" else composer(composition)
+    if composition.strategy == "documents":
+        return None
+    return composer(replace(composition, strategy="uni") if composition.strategy == "bm25" else composition)

@@ -2,21 +2,25 @@
 
 from collections import Counter
 from itertools import islice, pairwise
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 
+from unmask import _config_rules
+from unmask.config import DataConfig
 from unmask.data import windows
 from unmask.data.compose import Composition
+from unmask.data.compose.composition import Strategy
 from unmask.data.loader import Loader
 from unmask.data.stream import Stream, StreamConfig
 from unmask.errors import ConfigError, CorpusError
 
 pytestmark = pytest.mark.usefixtures("small_windows")
 
-WHOLE = ["documents", "doc_sentences", "full_sentences", "mix", "uni", "best_fit"]
-JOINING = ["full_sentences", "mix", "uni", "best_fit"]
+WHOLE = ["documents", "doc_sentences", "full_sentences", "mix", "uni", "bm25", "best_fit"]
+JOINING = ["full_sentences", "mix", "uni", "bm25", "best_fit"]
 STRATEGIES = [*WHOLE, "pairs"]
 LENGTHS = np.random.default_rng(5).integers(0, 70, 300)
 
@@ -100,6 +104,12 @@ def test_both_scopes_hold_the_same_text_under_the_same_masks(strategy, stream):
             one.word_starts[: one.real_tokens][one.ids[: one.real_tokens] != 2],
             two.word_starts[: two.real_tokens][two.ids[: two.real_tokens] != 2],
         )
+
+
+def test_the_configuration_offers_every_strategy_and_joins_the_same_ones():
+    offered = get_args(get_type_hints(DataConfig)["compose"])
+    assert list(offered) == list(get_args(Strategy)) == list(STRATEGIES)
+    assert tuple(s for s in offered if Composition(strategy=s).joins) == _config_rules._JOINING == tuple(JOINING)
 
 
 @pytest.mark.parametrize("strategy", JOINING)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from unmask.data.compose import Composition, composer
 
-WHOLE = ["documents", "doc_sentences", "full_sentences", "mix", "uni", "best_fit"]
-OF_ONE_SOURCE = ["documents", "doc_sentences", "uni"]
+WHOLE = ["documents", "doc_sentences", "full_sentences", "mix", "uni", "bm25", "best_fit"]
+OF_ONE_SOURCE = ["documents", "doc_sentences", "uni", "bm25"]
 
 relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -1,0 +1,132 @@
+"""`bm25`: each document is followed by the one most like it (BM25Chunk; Zhao et al. 2024, arXiv:2402.13991).
+
+For each source of a window, its documents arriving in the order of the pass:
+
+    long       a document longer than L - 2 tokens first gives whole sequences, and goes on with what is left
+    buffer     arrivals fill it up to `buffer` (2,048) documents before each sequence
+    sequence   the first document of the buffer; then, while there is room, the document of the buffer with the highest
+               BM25 score; without any above 0, the earliest arrival
+    query      `path`: the document just added, a chain of neighbours as in the paper;
+               `star`: always the sequence's first document, as the released code does
+    overflow   what does not fit of the last document goes back to the end of the buffer
+
+Every token comes once a pass, in sequences of one source. Where the released code does otherwise: a document longer
+than L is not added again as a whole; every fragment has its separator; the last, short sequence is kept; scores rest
+on the source's documents in the window (`bm25_index`), not on a file; a tie goes to the earliest arrival.
+
+Cost: about 0.2 ms a document with a buffer of 2,048.
+"""
+
+from collections import OrderedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from unmask.data.compose.bm25_index import TermIndex
+from unmask.data.compose.composition import Composition
+from unmask.data.compose.table import Indices, SequenceTable, Window
+
+__all__ = ["Bm25"]
+
+# [CLS], a token and [SEP]
+_LEAST = 3
+
+
+class Bm25:
+    """Composes sequences of documents that are alike."""
+
+    def __init__(self, composition: Composition) -> None:
+        self._path = composition.walk == "path"
+        self._buffer = composition.buffer
+        self._query_terms = composition.query_terms
+
+    def __call__(self, window: Window) -> SequenceTable:
+        """The sequences of all sources."""
+        fragments: list[tuple[int, int, int]] = []
+        firsts = [0]
+        for documents in window.by_source():
+            index = TermIndex(
+                window, documents, query_terms=self._query_terms, block=max(64, min(self._buffer, len(documents)) // 2)
+            )
+            for sequence in _Walk(window, documents, index, self._buffer, follow=self._path).sequences():
+                fragments += sequence
+                firsts.append(len(fragments))
+        owners, starts, lengths = np.array(fragments, dtype=np.int64).reshape(-1, 3).T
+        return SequenceTable.of(window, owners, starts, lengths, firsts)
+
+
+class _Walk:
+    """The buffer of one source; documents are numbered by arrival."""
+
+    def __init__(self, window: Window, documents: Indices, index: TermIndex, size: int, *, follow: bool) -> None:
+        self._owners = documents.tolist()
+        self._rest = window.lengths[documents].tolist()
+        self._sizes = list(self._rest)
+        self._longest = window.longest
+        self._index = index
+        self._size = size
+        self._follow = follow
+        self._arrived = 0
+        self._waiting: OrderedDict[int, None] = OrderedDict()
+        blocks = -(-len(self._owners) // index.block)
+        self._here = np.zeros(blocks * index.block, dtype=bool)
+        self._in_block = np.zeros(blocks, dtype=np.int64)
+
+    def sequences(self) -> list[list[tuple[int, int, int]]]:
+        """All sequences, as lists of (document of the window, start, length)."""
+        made: list[list[tuple[int, int, int]]] = []
+        while True:
+            made += self._refill()
+            if not self._waiting:
+                return made
+            made.append(self._sequence())
+
+    def _refill(self) -> list[list[tuple[int, int, int]]]:
+        """Let documents arrive until the buffer is full; returns the whole sequences of long ones."""
+        whole = []
+        while len(self._waiting) < self._size and self._arrived < len(self._owners):
+            document = self._arrived
+            self._arrived += 1
+            while self._rest[document] > self._longest - 2:
+                whole.append([self._take(document, self._longest - 2)])
+            self._put(document)
+        return whole
+
+    def _sequence(self) -> list[tuple[int, int, int]]:
+        query = document = next(iter(self._waiting))
+        free = self._longest
+        sequence = []
+        scores: tuple[int, npt.NDArray[np.float64]] | None = None
+        while True:
+            self._remove(document)
+            sequence.append(self._take(document, min(self._rest[document], free - 2)))
+            free -= sequence[-1][2] + 2
+            if self._rest[document]:
+                self._put(document)
+                return sequence
+            if free < _LEAST or not self._waiting:
+                return sequence
+            if self._follow or scores is None:
+                blocks = np.flatnonzero(self._in_block)
+                query = document if self._follow else query
+                scores = int(blocks[0]) * self._index.block, self._index.scores(query, blocks)
+            base, found = scores
+            here = self._here[base : base + len(found)]
+            best = int(np.argmax(np.where(here, found, -1.0)))
+            # the highest score is the first of its equals; where none is above 0, that is the earliest arrival
+            document = base + best
+
+    def _take(self, document: int, tokens: int) -> tuple[int, int, int]:
+        start = self._sizes[document] - self._rest[document]
+        self._rest[document] -= tokens
+        return self._owners[document], start, tokens
+
+    def _put(self, document: int) -> None:
+        self._waiting[document] = None
+        self._here[document] = True
+        self._in_block[document // self._index.block] += 1
+
+    def _remove(self, document: int) -> None:
+        del self._waiting[document]
+        self._here[document] = False
+        self._in_block[document // self._index.block] -= 1
