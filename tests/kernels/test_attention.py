@@ -12,10 +12,11 @@ import torch.nn.functional as F
 
 from unmask_kernels import Documents, philox
 from unmask_kernels import attention as public
-from unmask_kernels.attention import reference
+from unmask_kernels.attention import FAMILY, reference
+from unmask_kernels.attention.choice import describe
 from unmask_kernels.testing import contracts
-from unmask_kernels.testing.attention import ATTENTION, attention_case, eager
-from unmask_kernels.testing.compare import compare
+from unmask_kernels.testing.attention import ATTENTION, GRID, LARGE, attention_case, eager
+from unmask_kernels.testing.compare import compare, same_bits
 from unmask_kernels.testing.contracts import Tenant, backends_here
 from unmask_kernels.testing.inputs import Case, Inputs, lengths_to_documents, run
 
@@ -23,12 +24,25 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LENGTHS = [17, 0, 1, 22]
 SMALL = attention_case("small", LENGTHS, head_dim=32, p=0.2)
 PLAIN = attention_case("plain", LENGTHS, head_dim=32)
+LOCAL = attention_case("local", LENGTHS, head_dim=32, window=4)
 
 everywhere = pytest.mark.parametrize("tenant", backends_here("attention"))
 
 
 def on(tenant: Tenant) -> Any:
     return partial(public, backend=tenant.backend)
+
+
+def make(case: Case, dtype: torch.dtype, tenant: Tenant, *, captured: bool = False) -> Inputs:
+    """The case on the tenant's device; skips one that its backend refuses, see test_attention_choice.py."""
+    inputs = case.make(dtype, tenant.device)
+    a = inputs.arguments
+    window = -1 if a["window"] is None else a["window"]
+    call = describe(a["qkv"], a["p"], a["causal"], window, a["documents"].longest)._replace(captured=captured)
+    reasons = FAMILY.backends[tenant.backend].refuses(call)
+    if reasons:
+        pytest.skip("; ".join(reasons))
+    return inputs
 
 
 def scaled(function: Any) -> Any:
@@ -38,9 +52,11 @@ def scaled(function: Any) -> Any:
 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", ATTENTION, ids=str)
+@pytest.mark.parametrize("case", ATTENTION + GRID + (LARGE if torch.cuda.is_available() else []), ids=str)
 def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> None:
-    inputs = case.make(dtype, tenant.device)
+    if case in LARGE and tenant.device == "cpu":
+        pytest.skip("long documents are for a GPU")
+    inputs = make(case, dtype, tenant)
     truth = run(scaled(reference.attention), inputs.double())
     plain = run(scaled(eager), inputs)
     with contracts.poisoned_memory():
@@ -59,20 +75,39 @@ def test_reference_is_torch_attention_of_each_document(causal: bool) -> None:
     torch.testing.assert_close(public(backend="reference", **inputs.arguments), torch.cat(expected))
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize(("causal", "seen"), [(False, [2, 3, 4, 5, 6]), (True, [2, 3, 4])])
+def test_a_window_shows_so_many_tokens_on_either_side(causal: bool, seen: list[int]) -> None:
+    documents = lengths_to_documents([9])
+    qkv = torch.zeros(9, 3, 1, 9)  # equal scores; with v the identity a row of out is its row of probabilities
+    qkv[:, 2, 0] = torch.eye(9)
+    row = public(qkv, documents, causal=causal, window=2, backend="reference")[4, 0]
+    assert row.nonzero().flatten().tolist() == seen
+    torch.testing.assert_close(row[seen], torch.full((len(seen),), 1 / len(seen)))
+
+
+@everywhere
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("p", [0.0, 0.25])
-def test_gradients_are_the_numerical_ones(p: float, causal: bool, backend: str) -> None:
-    arguments = dict(attention_case("tiny", [3, 2], head_dim=4, causal=causal, p=p).make(torch.float64).arguments)
+def test_a_window_that_reaches_every_token_is_none(causal: bool, tenant: Tenant) -> None:
+    whole = make(attention_case("whole", LENGTHS, head_dim=32, causal=causal), torch.bfloat16, tenant)
+    same_bits(run(on(tenant), whole.change(window=22)), run(on(tenant), whole), "a window and none")
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize(
+    ("causal", "window", "p"), [(False, None, 0.25), (True, None, 0.0), (False, 1, 0.0), (True, 1, 0.25)]
+)
+def test_gradients_are_the_numerical_ones(causal: bool, window: int | None, p: float, backend: str) -> None:
+    case = attention_case("tiny", [3, 2], heads=1, head_dim=4, causal=causal, window=window, p=p)
+    arguments = dict(case.make(torch.float64).arguments)
     qkv = arguments.pop("qkv").requires_grad_()
     assert torch.autograd.gradcheck(lambda x: public(x, backend=backend, **arguments), qkv)
 
 
 @everywhere
-@pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
+@pytest.mark.parametrize("case", [SMALL, PLAIN, LOCAL], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, case: Case, tenant: Tenant) -> None:
-    packed = case.make(dtype, tenant.device)
+    packed = make(case, dtype, tenant)
     documents = packed.arguments["documents"]
 
     def alone(tokens: slice, index: int) -> Inputs:
@@ -84,9 +119,9 @@ def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, case: C
         )
         return packed.change(qkv=packed.arguments["qkv"][tokens], documents=one)
 
-    # other backends may give documents that share a call another order of sums
+    # documents that share a product, or a library's kernel, may be summed in another order
     rounding = max(1e-5, 8 * torch.finfo(dtype).eps)
-    tolerance = 0.0 if tenant.backend == "reference" else rounding
+    tolerance = 0.0 if tenant.backend in ("triton", "reference") else rounding
     contracts.packed_as_alone(on(tenant), packed, alone, LENGTHS, ("y", "dqkv"), tolerance=tolerance)
 
 
@@ -95,7 +130,8 @@ def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, case: C
 def test_nan_in_a_document_reaches_no_other_one(p: float, tenant: Tenant) -> None:
     # lengths that share a call of the torch backend, the longest of them poisoned
     lengths = [20, 24, 23, 21]
-    inputs = attention_case("neighbours", lengths, head_dim=32, p=p).make(torch.float32, tenant.device)
+    neighbours = attention_case("neighbours", lengths, head_dim=32, p=p)
+    inputs = make(neighbours, torch.float32, tenant)
     poisoned = inputs.arguments["qkv"].clone()
     ill = torch.zeros(sum(lengths), dtype=torch.bool)
     ill[20:44] = True
@@ -109,7 +145,7 @@ def test_nan_in_a_document_reaches_no_other_one(p: float, tenant: Tenant) -> Non
 @everywhere
 def test_equal_documents_in_one_call_differ_from_alone_by_rounding_at_most(tenant: Tenant) -> None:
     lengths = [24] * 9
-    packed = attention_case("equal", lengths, head_dim=32, p=0.1).make(torch.float32, tenant.device)
+    packed = make(attention_case("equal", lengths, head_dim=32, p=0.1), torch.float32, tenant)
     documents = packed.arguments["documents"]
 
     def alone(tokens: slice, index: int) -> Inputs:
@@ -125,7 +161,7 @@ def test_drops_the_elements_the_reference_drops(tenant: Tenant) -> None:
     # With v the identity an output row is its row of dropped probabilities.
     length, p = 32, 0.4
     case = attention_case("identity", [length, length], head_dim=length, p=p)
-    arguments = dict(case.make(torch.float32, tenant.device).arguments)
+    arguments = dict(make(case, torch.float32, tenant).arguments)
     arguments["qkv"][:, 2] = torch.eye(length, device=tenant.device).repeat(2, 1)[:, None]
     dropped = public(backend=tenant.backend, **arguments) == 0
     keys = arguments["documents"].keys
@@ -134,14 +170,15 @@ def test_drops_the_elements_the_reference_drops(tenant: Tenant) -> None:
 
 
 @everywhere
-@pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
+@pytest.mark.parametrize("case", [SMALL, PLAIN, LOCAL], ids=str)
 def test_two_runs_agree_bit_for_bit(case: Case, tenant: Tenant) -> None:
-    contracts.deterministic(on(tenant), case.make(torch.bfloat16, tenant.device))
+    contracts.deterministic(on(tenant), make(case, torch.bfloat16, tenant))
 
 
 @everywhere
-def test_returns_exactly_the_gradients_asked_for(tenant: Tenant) -> None:
-    contracts.gradient_set(on(tenant), SMALL.make(torch.float32, tenant.device))
+@pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
+def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> None:
+    contracts.gradient_set(on(tenant), make(case, torch.float16, tenant))
 
 
 @everywhere
@@ -149,7 +186,7 @@ def test_returns_exactly_the_gradients_asked_for(tenant: Tenant) -> None:
 def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
     if tenant.backend == "reference":
         pytest.skip("the reference is not registered: the compiler sees through it")
-    a = case.make(torch.float32, tenant.device).arguments
+    a = make(case, torch.bfloat16, tenant).arguments
     d = a["documents"]
     lists = (d.cu_seqlens, d.keys, d.order, d.tiles)
     rest = (*lists, a["key"] if a["p"] else None, a["p"], False, 5, 0.2, d.longest, tenant.backend)
@@ -159,11 +196,16 @@ def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
 
 
 @everywhere
-def test_compiles_as_one_graph_with_dynamic_lengths(tenant: Tenant) -> None:
+@pytest.mark.parametrize("case", [SMALL, PLAIN, LOCAL], ids=str)
+def test_compiles_as_one_graph_with_dynamic_lengths(case: Case, tenant: Tenant) -> None:
     if tenant.backend == "reference":
         pytest.skip("the reference reads the boundaries on the host, once per document")
-    other = attention_case("other", [9, 30, 2], head_dim=32, p=0.2).make(torch.float32, tenant.device)
-    contracts.full_graph(on(tenant), SMALL.make(torch.float32, tenant.device), other)
+    inputs = make(case, torch.bfloat16, tenant, captured=True)
+    generator = torch.Generator().manual_seed(2)
+    qkv = torch.randn(41, *inputs.arguments["qkv"].shape[1:], generator=generator)
+    documents = lengths_to_documents([9, 30, 2]).to(tenant.device)
+    other = inputs.change(qkv=qkv.to(tenant.device, torch.bfloat16), documents=documents)
+    contracts.full_graph(on(tenant), inputs, other)
 
 
 REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from unmask_kernels.documents import Documents
 
 from .inputs import Case, Inputs, lengths_to_documents
 
-__all__ = ["ATTENTION", "attention_case", "eager"]
+__all__ = ["ATTENTION", "GRID", "LARGE", "attention_case", "eager"]
 
 
 def attention_case(
@@ -66,21 +67,42 @@ def eager(
     return torch.cat(outputs)
 
 
+HEAD_DIMS = (32, 64, 96, 128)
+MASKS: tuple[dict[str, Any], ...] = ({}, {"causal": True}, {"window": 7}, {"causal": True, "window": 16})
+DROPOUT = (0.0, 0.1)
+
+LENGTHS = {
+    "one-token": [1],
+    "empty-documents": [0, 7, 0, 0, 13, 0],
+    "mixed": [33, 5, 64, 1, 40],
+    "primes": [101, 67, 131],
+    "a-tile": [64, 128],
+    "a-tile-and-one-more": [65, 129],
+    "equal-lengths": [24] * 9,
+    "skewed": [420, 3, 3, 3, 2, 1],
+}
+LONG_MASKS: tuple[dict[str, Any], ...] = ({}, {"causal": True}, {"window": 64}, {"causal": True, "window": 100})
+LONG_LENGTHS = {
+    "1x4096": [4096],
+    "500x8": [8] * 500,
+    "long-and-short": [3001, *[64] * 20, 777, *[5] * 100, 513, 512],
+}
+
+GRID = [
+    attention_case("grid", [17, 0, 1, 22], head_dim=head_dim, p=p, **mask)
+    for head_dim, mask, p in product(HEAD_DIMS, MASKS, DROPOUT)
+]
+"""Every head dim with every mask, with and without dropout, on a few tokens."""
+
 ATTENTION = [
-    attention_case("mixed", [33, 5, 64, 1, 40]),
-    attention_case("mixed", [33, 5, 64, 1, 40], p=0.1),
-    attention_case("mixed", [33, 5, 64, 1, 40], causal=True),
-    attention_case("mixed", [33, 5, 64, 1, 40], causal=True, p=0.1),
-    attention_case("mixed", [33, 5, 64, 1, 40], window=7),
-    attention_case("mixed", [33, 5, 64, 1, 40], window=7, p=0.1),
-    attention_case("mixed", [33, 5, 64, 1, 40], causal=True, window=16),
-    attention_case("one-token", [1]),
-    attention_case("one-token", [1], p=0.1),
-    attention_case("empty-documents", [0, 7, 0, 0, 13, 0], p=0.1),
-    attention_case("primes", [101, 67, 131], head_dim=32, heads=3),
-    attention_case("a-tile-and-one-more", [64, 65, 128, 129], head_dim=96),
-    attention_case("equal-lengths", [16] * 12, head_dim=128, p=0.3),
-    attention_case("equal-lengths", [24] * 9, causal=True),
-    attention_case("skewed", [420, 3, 3, 3, 2, 1], p=0.1),
+    # each of the lengths meets every mask; head dims and dropout take turns, so that each pair of settings occurs
+    attention_case(name, lengths, head_dim=HEAD_DIMS[(i + j) % 4], p=DROPOUT[(i + i // 2 + j) % 2], **mask)
+    for (i, (name, lengths)), (j, mask) in product(enumerate(LENGTHS.items()), enumerate(MASKS))
 ]
 """Documents of every kind a batch may hold, up to about 440 tokens."""
+
+LARGE = [
+    attention_case(name, lengths, heads=4, p=p, **mask)
+    for (name, lengths), mask, p in product(LONG_LENGTHS.items(), LONG_MASKS, DROPOUT)
+]
+"""Long and many documents, for a GPU."""

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from unmask_kernels import FAMILIES
+from unmask_kernels.attention import flash_versions
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 
 from .compare import same_bits
@@ -68,7 +69,8 @@ def tenants(family: str) -> list[Tenant]:
         return [Tenant("triton", "cpu")] if "triton" in backends else []
     found = [Tenant(name, "cpu") for name in backends if name not in ("triton", "cuda", "flash")]
     if torch.cuda.is_available():
-        found += [Tenant(name, "cuda") for name in backends if name != "triton" or HAS_TRITON]
+        installed = {"triton": HAS_TRITON, "flash": bool(flash_versions.INSTALLED)}
+        found += [Tenant(name, "cuda") for name in backends if installed.get(name, True)]
     return found
 
 
