@@ -7,7 +7,7 @@ was never interrupted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from unmask.data.cleaning import KINDS
@@ -55,6 +55,21 @@ class Tally:
             "removed": {kind: dict(counts) for kind, counts in self._removed.items()},
             "lengths": {str(power): count for power, count in self._lengths.items()},
         }
+
+    @classmethod
+    def merged(cls, states: Iterable[Mapping[str, Any]]) -> Tally:
+        """Returns the tally of all that several counted, from their `state()`."""
+        whole = cls()
+        for part in map(cls, states):
+            whole.read += part.read
+            whole.characters += part.characters
+            whole._empty += part._empty
+            # addition would drop sources without an unknown token
+            whole._unknown.update(part._unknown)
+            whole._lengths += part._lengths
+            for kind in KINDS:
+                whole._removed[kind] += part._removed[kind]
+        return whole
 
     def summary(self, sources: Sequence[str]) -> dict[str, Any]:
         """Returns what the manifest keeps; `sources` are those that the text was given under."""
