@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
-from unmask_kernels import layer_norm
+from unmask_kernels import gelu, layer_norm
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.testing import aot
+from unmask_kernels.testing.gelu import gelu_case
 from unmask_kernels.testing.inputs import Case, layer_norm_case
 
 pytestmark = [
@@ -18,13 +21,9 @@ pytestmark = [
 ]
 
 
-def built(case: Case, dtype: torch.dtype, architecture: int) -> dict[str, aot.Built]:
-    launches = aot.launches(partial(layer_norm, backend="triton"), case.make(dtype))
-    return {launch.name: aot.build(launch, architecture) for launch in launches}
-
-
-def check(case: Case, dtype: torch.dtype, architecture: int) -> None:
-    kernels = built(case, dtype, architecture)
+def check(operation: Callable[..., Any], case: Case, dtype: torch.dtype, architecture: int) -> None:
+    launches = aot.launches(partial(operation, backend="triton"), case.make(dtype))
+    kernels = {launch.name: aot.build(launch, architecture) for launch in launches}
     assert [*kernels] == ["_forward_kernel", "_backward_kernel"]
     for kernel in kernels.values():
         assert kernel.spills == 0, kernel
@@ -37,15 +36,29 @@ def check(case: Case, dtype: torch.dtype, architecture: int) -> None:
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
 @pytest.mark.parametrize("width", [312, 768])
 def test_layer_norm_keeps_its_rows_in_registers(width: int, architecture: int) -> None:
-    check(layer_norm_case(64, width, p=0.1), torch.bfloat16, architecture)
+    check(layer_norm, layer_norm_case(64, width, p=0.1, x_bias=True), torch.bfloat16, architecture)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("case", [*aot.CASES["layer_norm"], layer_norm_case(64, 8192, p=0.1)], ids=str)
+@pytest.mark.parametrize("case", [*aot.CASES["layer_norm"], layer_norm_case(64, 8192, p=0.1, x_bias=True)], ids=str)
 def test_layer_norm_keeps_its_rows_in_registers_everywhere(case: Case, dtype: torch.dtype, architecture: int) -> None:
-    check(case, dtype, architecture)
+    check(layer_norm, case, dtype, architecture)
+
+
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+@pytest.mark.parametrize("activation", ["gelu", "geglu"])
+def test_gelu_keeps_its_tile_in_registers(activation: str, architecture: int) -> None:
+    check(gelu, gelu_case(64, 3072, activation=activation), torch.bfloat16, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("case", aot.CASES["gelu"], ids=str)
+def test_gelu_keeps_its_tile_in_registers_everywhere(case: Case, dtype: torch.dtype, architecture: int) -> None:
+    check(gelu, case, dtype, architecture)
 
 
 def test_a_launch_is_recorded_as_triton_would_specialise_it() -> None:

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unmask_kernels import gelu as public
-from unmask_kernels.gelu import ACTIVATIONS, GATED, reference
-from unmask_kernels.gelu.op import FAMILY
+from unmask_kernels.gelu import ACTIVATIONS, FAMILY, GATED, GeluCall, reference
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare, same_bits
 from unmask_kernels.testing.contracts import Tenant, backends_here
@@ -199,6 +198,12 @@ def test_double_backward_is_refused_rather_than_wrong() -> None:
     (dx,) = torch.autograd.grad(public(x, backend="torch").square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         dx.sum().backward()
+
+
+def test_refuses_fp64_in_triton_and_does_not_choose_it_unverified() -> None:
+    reasons = FAMILY.backends["triton"].refuses(GeluCall("cuda", "sm_90", torch.float64))
+    assert "activations must be fp16, bf16 or fp32, got float64" in reasons
+    assert FAMILY.choose(None, GeluCall("cuda", "sm_90", torch.bfloat16)) == "torch"
 
 
 REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [

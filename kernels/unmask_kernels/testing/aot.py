@@ -28,6 +28,7 @@ from torch import Tensor
 
 from unmask_kernels import FAMILIES, capability
 from unmask_kernels.testing.embedding import embedding_case
+from unmask_kernels.testing.gelu import gelu_case
 from unmask_kernels.testing.inputs import Case, Inputs, layer_norm_case, run
 from unmask_kernels.testing.mlm_loss import mlm_loss_case
 
@@ -37,6 +38,12 @@ ARCHITECTURES = (80, 90)
 
 CASES: dict[str, list[Case]] = {
     "embedding": [embedding_case([40, 24], width, p=p) for width in (256, 312, 384, 768, 1024) for p in (0.0, 0.1)],
+    "gelu": [
+        *(gelu_case(64, width, activation=form) for width in (3072, 4096) for form in ("gelu", "gelu_tanh")),
+        *(gelu_case(64, width, activation=form) for width in (1152, 2624) for form in ("geglu", "swiglu")),
+        gelu_case(64, 1200),
+        gelu_case(64, 1152, activation="geglu", bias=False),
+    ],
     "layer_norm": [
         *(layer_norm_case(64, width, p=p) for width in (256, 312, 384, 768, 1024) for p in (0.0, 0.1)),
         *(layer_norm_case(64, width, p=0.1, x_bias=True) for width in (312, 768, 1024)),
