@@ -182,7 +182,7 @@ def finish_store(out: str | Path) -> Store:
                 f"store: {path} was made by another tokenizer, segmenter, list of sources or number of tasks than "
                 f"{parts[0]}; remove {_parts(out)} and run the pipeline again"
             )
-    sources = [SourceEntry(**source) for source in contents[0]["sources"]]
+    sources: list[SourceEntry] = contents[0]["sources"]
     for part in contents[1:]:
         for source, more in zip(sources, part["sources"], strict=True):
             source["documents"] += more["documents"]
@@ -193,7 +193,7 @@ def finish_store(out: str | Path) -> Store:
             for shard in part["shards"]:
                 name = f"shard-{len(shards):05d}.arrow"
                 _link(path / shard["file"], place.path / name)
-                shards.append(ShardEntry(**shard | {"file": name}))
+                shards.append(shard | {"file": name})
         shutil.copytree(parts[0] / "tokenizer", place.path / "tokenizer")
         summary = Tally.merged(part["tally"] for part in contents).summary([source["name"] for source in sources])
         place.publish(make_manifest(StoreHead(**contents[0]["head"]), sources, shards, summary))

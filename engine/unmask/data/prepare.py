@@ -93,9 +93,13 @@ def prepare(
             was made by another tokenizer or segmenter; a worker process died.
         CorpusError: the text cannot be read, no document gives a token, or the segmenter cannot be loaded.
         TokenizerError: the tokenizer cannot be loaded or trained.
+        ValueError: `workers` or `shard_tokens` is below 1.
     """
     if Path(out).exists():
         raise StoreError(f"store: {out} exists already; choose another folder or remove it first")
+    for option, value in (("workers", workers), ("shard_tokens", shard_tokens)):
+        if value is not None and value < 1:
+            raise ValueError(f"prepare: {option} must be at least 1, got {value}")
     report = progress or _silent
     options = ReadOptions(text_field=text_field, blank_line_documents=blank_line_documents, split_at=split_at)
     source = Inputs(inputs or (), options, cache)
