@@ -1,0 +1,95 @@
+"""Heads with a masked-language-model loss as others have them; each takes the arguments of `mlm_loss`, returns a sum.
+
+    all-token   logits and loss of all tokens with labels -100, widened to fp32, as `transformers`' BertForMaskedLM
+    masked      the same on the masked rows only
+    compiled    `masked` under torch.compile
+    torch whole, torch chunked    `F.linear_cross_entropy` (PyTorch 2.13) on the masked rows, without and with options
+    liger       its fused linear cross-entropy, on a GPU when the package liger-kernel is installed
+    cce         cut cross-entropy, on a GPU when the package cut-cross-entropy is installed
+
+The fp32 table is narrowed inside each call, as in ours. None of them counts correct predictions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["masked_head", "names", "peers"]
+
+
+def names() -> list[str]:
+    """The peers that exist with these versions, on this machine."""
+    found = ["all-token", "masked", "compiled"]
+    if hasattr(F, "linear_cross_entropy"):
+        found += ["torch whole", "torch chunked"]
+    if torch.cuda.is_available():
+        found += ["liger"] * (importlib.util.find_spec("liger_kernel") is not None)
+        found += ["cce"] * (importlib.util.find_spec("cut_cross_entropy") is not None)
+    return found
+
+
+def peers() -> dict[str, Callable[..., Tensor]]:
+    """The functions of `names`."""
+    functions: dict[str, Callable[..., Tensor]] = {
+        "all-token": all_token_head,
+        "masked": masked_head,
+        "compiled": torch.compile(masked_head, dynamic=False),
+        "torch whole": partial(_linear_cross_entropy, None),
+    }
+    if hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        functions["torch chunked"] = partial(_linear_cross_entropy, torch.nn.LinearCrossEntropyOptions())
+    functions |= {"liger": _liger, "cce": _cut_cross_entropy}
+    return {name: functions[name] for name in names()}
+
+
+def masked_head(hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, **rest: Any) -> Tensor:
+    """Logits of the masked rows in the dtype of hidden, cross-entropy in fp32."""
+    logits = F.linear(hidden[positions], weight.to(hidden.dtype), bias.to(hidden.dtype))
+    return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def all_token_head(
+    hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, **rest: Any
+) -> Tensor:
+    """Logits of every token, labels -100 where nothing is masked."""
+    everywhere = torch.full((len(hidden),), -100, device=hidden.device).index_copy_(0, positions, labels)
+    logits = F.linear(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype))
+    return F.cross_entropy(logits.float(), everywhere, reduction="sum")
+
+
+def _linear_cross_entropy(
+    options: Any, hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, **rest: Any
+) -> Tensor:
+    rows = hidden[positions]
+    loss: Tensor = F.linear_cross_entropy(  # type: ignore[attr-defined]
+        rows, weight.to(rows.dtype), labels, linear_bias=bias.to(rows.dtype), reduction="sum", options=options
+    )
+    return loss
+
+
+def _liger(hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, **rest: Any) -> Tensor:
+    library = importlib.import_module("liger_kernel.transformers.functional")
+    rows = hidden[positions]
+    loss: Tensor = library.liger_fused_linear_cross_entropy(
+        rows, weight.to(rows.dtype), labels, bias.to(rows.dtype), reduction="sum"
+    )
+    return loss
+
+
+def _cut_cross_entropy(
+    hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, **rest: Any
+) -> Tensor:
+    library = importlib.import_module("cut_cross_entropy")
+    rows = hidden[positions]
+    loss: Tensor = library.linear_cross_entropy(
+        rows, weight.to(rows.dtype), labels, bias=bias.to(rows.dtype), reduction="sum"
+    )
+    return loss
