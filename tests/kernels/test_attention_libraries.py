@@ -69,191 +69,64 @@ def gradients(
     return dq, dk, dv
 
 
-# ---- PyTorch: torch.ops.aten._flash_attention_forward and _backward, as native_functions.yaml of 2.13 has them
-
-
-def aten_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_q: Tensor,
-    cu_k: Tensor,
-    max_q: int,
-    max_k: int,
-    dropout_p: float,
-    is_causal: bool,
-    return_debug_mask: bool,
-    *,
-    scale: float | None = None,
-    window_size_left: int | None = None,
-    window_size_right: int | None = None,
-    **rest: Any,
-) -> tuple[Tensor, ...]:
-    RECORD.append({"max": (max_q, max_k), "p": dropout_p, "debug": return_debug_mask})
-    assert scale is not None
-    out, lse = formula(q, k, v, cu_q, scale, is_causal, window_size_left, window_size_right)
-    return out, lse, *(torch.empty(0) for _ in range(3))
-
-
-def aten_backward(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    cu_q: Tensor,
-    cu_k: Tensor,
-    max_q: int,
-    max_k: int,
-    dropout_p: float,
-    is_causal: bool,
-    rng_state: Tensor,
-    unused: Tensor,
-    *,
-    scale: float | None = None,
-    window_size_left: int | None = None,
-    window_size_right: int | None = None,
-) -> tuple[Tensor, ...]:
-    RECORD.append({"max": (max_q, max_k), "deterministic": torch.are_deterministic_algorithms_enabled()})
-    assert scale is not None
-    return gradients(dout, q, k, v, out, lse, cu_q, scale, is_causal, window_size_left, window_size_right)
-
-
-# ---- flash-attn 2: flash_attn.flash_attn_interface, 2.8.4
-
-
-def two_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    dropout_p: float,
-    softmax_scale: float,
-    causal: bool,
-    window_size_left: int = -1,
-    window_size_right: int = -1,
-    softcap: float = 0.0,
-) -> tuple[Tensor, ...]:
-    RECORD.append({"max": (max_seqlen_q, max_seqlen_k), "p": dropout_p})
-    out, lse = formula(q, k, v, cu_seqlens_q, softmax_scale, causal, window_size_left, window_size_right)
-    return out, lse, torch.empty(0), torch.empty(0)
-
-
-def two_backward(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    softmax_lse: Tensor,
-    dq: Tensor,
-    dk: Tensor,
-    dv: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    dropout_p: float,
-    softmax_scale: float,
-    causal: bool,
-    window_size_left: int,
-    window_size_right: int,
-    softcap: float,
-    alibi_slopes: Tensor | None,
-    deterministic: bool,
-) -> Tensor:
-    RECORD.append({"max": (max_seqlen_q, max_seqlen_k), "deterministic": deterministic, "softcap": softcap})
-    settings = (cu_seqlens_q, softmax_scale, causal, window_size_left, window_size_right)
-    for mine, theirs in zip(gradients(dout, q, k, v, out, softmax_lse, *settings), (dq, dk, dv), strict=True):
-        theirs.copy_(mine)
-    return torch.empty(0)
-
-
-# ---- flash-attn 3: flash_attn_interface; only the arguments that a training call has
-
-
-def three_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    softmax_scale: float,
-    causal: bool = False,
-    window_size_left: int = -1,
-    window_size_right: int = -1,
-) -> tuple[Tensor, ...]:
-    RECORD.append({"max": (max_seqlen_q, max_seqlen_k)})
-    out, lse = formula(q, k, v, cu_seqlens_q, softmax_scale, causal, window_size_left, window_size_right)
-    return out, lse, torch.empty(0), torch.empty(0)
-
-
-def three_backward(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    softmax_lse: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    *,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    dq: Tensor,
-    dk: Tensor,
-    dv: Tensor,
-    softmax_scale: float,
-    is_causal: bool,
-    window_size_left: int,
-    window_size_right: int,
-    deterministic: bool = False,
-) -> Tensor:
-    settings = (cu_seqlens_q, softmax_scale, is_causal, window_size_left, window_size_right)
-    RECORD.append({"max": (max_seqlen_q, max_seqlen_k), "deterministic": deterministic})
-    for mine, theirs in zip(gradients(dout, q, k, v, out, softmax_lse, *settings), (dq, dk, dv), strict=True):
-        theirs.copy_(mine)
-    return torch.empty(0)
-
-
-# ---- flash-attn 4: flash_attn.cute.interface, where a side without bound is None and out comes before dout
-
-
-def four_forward(q: Tensor, k: Tensor, v: Tensor, *, return_lse: bool, **named: Any) -> tuple[Tensor | None, ...]:
-    sides = (named["window_size_left"], named["window_size_right"])
-    assert all(side is None or side >= 0 for side in sides)
-    RECORD.append({"max": (named["max_seqlen_q"], named["max_seqlen_k"])})
-    out, lse = formula(q, k, v, named["cu_seqlens_q"], named["softmax_scale"], named["causal"], *sides)
-    return out, lse if return_lse else None, None, None
-
-
-def four_backward(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, dout: Tensor, lse: Tensor, **named: Any
-) -> tuple[Tensor, ...]:
-    RECORD.append({"max": (named["max_seqlen_q"], named["max_seqlen_k"]), "deterministic": named["deterministic"]})
-    sides = (named["window_size_left"], named["window_size_right"])
-    settings = (named["cu_seqlens_q"], named["softmax_scale"], named["causal"], *sides)
-    return gradients(dout, q, k, v, out, lse, *settings)
-
-
-MODULES = {
-    2: (
-        "flash_attn.flash_attn_interface",
-        {
-            "_wrapped_flash_attn_varlen_forward": two_forward,
-            "_wrapped_flash_attn_varlen_backward": two_backward,
-        },
+# names of the arguments that a call of ours may use, as published: PyTorch 2.13, flash-attention of August 2026
+LISTS = "cu_seqlens_q cu_seqlens_k max_seqlen_q max_seqlen_k"
+ATEN = f"{LISTS} dropout_p causal"
+ATEN_NAMED = "softmax_scale window_size_left window_size_right seqused_k alibi_slopes block_table num_splits"
+TWO = f"{LISTS} dropout_p softmax_scale causal window_size_left window_size_right softcap alibi_slopes"
+THREE = "softmax_scale causal window_size_left window_size_right attention_chunk softcap"
+SIGNATURES = {
+    "_flash_attention_forward": f"q k v {ATEN} return_debug_mask {ATEN_NAMED}",
+    "_flash_attention_backward": f"dout q k v out lse {ATEN} rng_state unused {ATEN_NAMED}",
+    "_wrapped_flash_attn_varlen_forward": f"q k v {TWO} return_softmax block_table leftpad_k seqused_k",
+    "_wrapped_flash_attn_varlen_backward": f"dout q k v out lse dq dk dv {TWO} deterministic rng_state",
+    "_flash_attn_forward": f"q k v k_new v_new qv out_ {LISTS} seqused_q seqused_k page_table {THREE}",
+    "_flash_attn_backward": (
+        "dout q k v out lse cu_seqlens_q cu_seqlens_k sequed_q sequed_k max_seqlen_q max_seqlen_k dq dk dv "
+        "softmax_scale is_causal window_size_left window_size_right softcap deterministic sm_margin"
     ),
-    3: ("flash_attn_interface", {"_flash_attn_forward": three_forward, "_flash_attn_backward": three_backward}),
-    4: ("flash_attn.cute.interface", {"_flash_attn_fwd": four_forward, "_flash_attn_bwd": four_backward}),
+    "_flash_attn_fwd": (
+        f"q k v qv {LISTS} seqused_q min_seqlen_k page_table softmax_scale causal softcap window_size_left "
+        "window_size_right learnable_sink return_lse"
+    ),
+    "_flash_attn_bwd": (
+        "q k v out dout lse softmax_scale causal softcap window_size_left window_size_right m_block_size "
+        f"{LISTS} deterministic dq dk dv"
+    ),
 }
+MODULES = {
+    2: "flash_attn.flash_attn_interface",
+    3: "flash_attn_interface",
+    4: "flash_attn.cute.interface",
+}
+OF_MODULE = {
+    2: ("_wrapped_flash_attn_varlen_forward", "_wrapped_flash_attn_varlen_backward"),
+    3: ("_flash_attn_forward", "_flash_attn_backward"),
+    4: ("_flash_attn_fwd", "_flash_attn_bwd"),
+}
+
+
+def stand_in(function: str) -> Any:
+    """Records a call by the published names of its arguments, and computes what it asks for."""
+    names = SIGNATURES[function].split()
+    in_place = {"dq", "dk", "dv"} <= set(names) and function != "_flash_attn_bwd"
+
+    def call(*positional: Any, **named: Any) -> Any:
+        named = {{"scale": "softmax_scale"}.get(name, name): value for name, value in named.items()}
+        assert not set(named) - set(names), "an argument of that name does not exist"
+        a = {**dict(zip(names, positional, strict=False)), **named}
+        RECORD.append({**a, "global": torch.are_deterministic_algorithms_enabled()})
+        causal = a["is_causal"] if "is_causal" in a else a["causal"]
+        settings = (a["cu_seqlens_q"], a["softmax_scale"], causal, a["window_size_left"], a["window_size_right"])
+        if "dout" not in names:
+            out, lse = formula(a["q"], a["k"], a["v"], *settings)
+            return out, lse, *(torch.empty(0) for _ in range(3 if function.startswith("_flash_attention") else 2))
+        found = gradients(*(a[name] for name in ("dout", "q", "k", "v", "out", "lse")), *settings)
+        for name, value in zip(("dq", "dk", "dv"), found, strict=True) if in_place else ():
+            a[name].copy_(value)
+        return torch.empty(0) if in_place else found
+
+    return call
 
 
 @pytest.fixture(params=["varlen_attn", 2, 3, 4])
@@ -264,12 +137,13 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         for module in (_torch, choice):
             monkeypatch.setattr(module, "varlen_refuses", lambda call: [])
         with torch.library._scoped_library("aten", "IMPL") as library:
-            library.impl("_flash_attention_forward", aten_forward, "CPU")
-            library.impl("_flash_attention_backward", aten_backward, "CPU")
+            for name in ("_flash_attention_forward", "_flash_attention_backward"):
+                library.impl(name, stand_in(name), "CPU")
             yield "torch"
         return
-    name, functions = MODULES[request.param]
-    monkeypatch.setitem(sys.modules, name, SimpleNamespace(**functions))
+    functions = {name: stand_in(name) for name in OF_MODULE[request.param]}
+    stand_ins: Any = SimpleNamespace(**functions)
+    monkeypatch.setitem(sys.modules, MODULES[request.param], stand_ins)
     monkeypatch.setattr(_flash, "generation", lambda call: request.param)
     monkeypatch.setitem(FAMILY.backends, "flash", Backend(FAMILY.backends["flash"].module, lambda call: []))
     yield "flash"
@@ -285,9 +159,12 @@ def test_matches_fp64_truth_and_asks_for_deterministic_gradients(case: Case, bac
     truth, plain = run(scaled(reference.attention), inputs.double()), run(scaled(eager), inputs)
     compare(run(partial(public, backend=backend), inputs), plain, truth)
     forward, backward = RECORD
-    assert forward["max"] == backward["max"] == (22, 22)
-    assert forward.get("p", 0.0) == 0.0
-    assert backward["deterministic"]
+    for call in (forward, backward):
+        assert call["max_seqlen_q"] == call["max_seqlen_k"] == 22
+        assert call.get("dropout_p", 0.0) == call.get("softcap", 0.0) == 0.0
+        assert call["cu_seqlens_q"] is call["cu_seqlens_k"] or backend == "torch"
+    assert backward.get("deterministic", backward["global"])
+    assert forward.get("return_lse", True)
     assert not torch.are_deterministic_algorithms_enabled()
 
 
@@ -296,7 +173,11 @@ def test_the_static_bound_is_what_sizes_their_grids(backend: str) -> None:
     documents = inputs.arguments["documents"]
     wide = type(documents).build(documents.cu_seqlens, documents.keys, longest=512)
     run(partial(public, backend=backend), inputs.change(documents=wide))
-    assert [call["max"] for call in RECORD] == [(512, 512)] * 2
+    assert [(call["max_seqlen_q"], call["max_seqlen_k"]) for call in RECORD] == [(512, 512)] * 2
+
+
+def test_flash_attn_4_is_given_none_where_nothing_bounds_a_row() -> None:
+    assert [_flash._unbounded(side) for side in (-1, 0, 64)] == [None, 0, 64]
 
 
 def test_registration_is_sound_and_statistics_are_declared(backend: str) -> None:
