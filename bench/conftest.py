@@ -27,6 +27,7 @@ from bench.race import Race  # noqa: E402
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", action="store_true", help="write the results into bench/results")
+    parser.addoption("--chinese", default=None, help="Chinese text, a file or folder, for bench_prepare")
     parser.addoption("--rounds", type=int, default=None, help="timed rounds of each race")
 
 
