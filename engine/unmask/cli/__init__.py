@@ -18,6 +18,7 @@ COMMANDS = {
     "fill-mask": "show what a model predicts for [MASK]",
     "export": "write a model as a folder that transformers loads",
     "plot": "draw the loss curve of a run",
+    "analyse": "describe a corpus as it is composed and masked, and where attention goes",
     "doctor": "say what this machine can run, and why not the rest",
 }
 

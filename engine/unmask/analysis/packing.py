@@ -1,0 +1,129 @@
+"""How full micro-batches are, and how long documents and what becomes of them.
+
+fill      = real tokens / token capacity T
+masks     = predictions / mask slots M
+slots     = real documents / document slots S
+histogram = lengths by powers of two
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unmask.batch import IGNORED, PackedBatch
+
+__all__ = ["Lengths", "Packing", "describe_lengths", "measure_packing", "sequences_of", "texts_of"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lengths:
+    """Lengths in tokens.
+
+    Attributes:
+        count, mean, shortest, longest: of them.
+        quartiles: 25, 50 and 75 %.
+        edges: of the histogram, ascending; bin i counts edges[i] <= length < edges[i + 1].
+        counts: in each bin, one fewer than edges.
+    """
+
+    count: int
+    mean: float
+    shortest: int
+    longest: int
+    quartiles: tuple[float, float, float]
+    edges: list[int]
+    counts: list[int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packing:
+    """Shares in [0, 1] over some micro-batches.
+
+    Attributes:
+        batches: micro-batches looked at.
+        fill: real tokens of the token slots.
+        masks: predictions of the mask slots, or None where nothing is masked.
+        slots: real documents of the document slots.
+        tokens: real tokens.
+    """
+
+    batches: int
+    fill: float
+    masks: float | None
+    slots: float
+    tokens: int
+
+
+def describe_lengths(lengths: npt.NDArray[np.integer]) -> Lengths:
+    """Statistics of lengths (N,), empty documents left out.
+
+    Raises:
+        ValueError: none is above 0.
+    """
+    sizes = lengths[lengths > 0].astype(np.int64)
+    if not sizes.size:
+        raise ValueError("lengths: there must be a document that is not empty, got none")
+    edges = [1 << power for power in range(int(sizes.max()).bit_length() + 1)]
+    low, middle, high = np.quantile(sizes, [0.25, 0.5, 0.75]).tolist()
+    return Lengths(
+        count=sizes.size,
+        mean=float(sizes.mean()),
+        shortest=int(sizes.min()),
+        longest=int(sizes.max()),
+        quartiles=(low, middle, high),
+        edges=edges,
+        counts=np.histogram(sizes, edges)[0].tolist(),
+    )
+
+
+def measure_packing(batches: Sequence[PackedBatch]) -> Packing:
+    """How full some micro-batches are.
+
+    Raises:
+        ValueError: no batch.
+    """
+    if not batches:
+        raise ValueError("packing: needs at least one micro-batch, got none")
+    capacity = sum(batch.ids.numel() for batch in batches)
+    real = sum(batch.real_tokens for batch in batches)
+    slots = sum(batch.documents.keys.numel() for batch in batches)
+    used = mask_slots = 0
+    for batch in batches:
+        if batch.labels is not None:
+            used += int((batch.labels != IGNORED).sum())
+            mask_slots += batch.labels.numel()
+    return Packing(
+        batches=len(batches),
+        fill=real / capacity,
+        masks=used / mask_slots if mask_slots else None,
+        slots=sum(sequences_of(batch).size for batch in batches) / slots,
+        tokens=real,
+    )
+
+
+def sequences_of(batch: PackedBatch) -> npt.NDArray[np.int64]:
+    """Tokens of each real document slot of a batch, what attention sees as one, (P,)."""
+    edges = batch.documents.cu_seqlens.cpu().numpy().astype(np.int64)
+    lengths = np.diff(edges)
+    return lengths[(edges[1:] <= batch.real_tokens) & (lengths > 0)]
+
+
+def texts_of(batch: PackedBatch, special_ids: Mapping[str, int], *, masked: bool = True) -> list[npt.NDArray[np.int64]]:
+    """Original tokens of each real document slot of a batch, without special ones.
+
+    Args:
+        batch: on the CPU.
+        special_ids: ids by role.
+        masked: whether the labels are what stood at their rows; with next-token labels they are not.
+    """
+    ids = batch.ids.numpy().copy()
+    if masked and batch.masked is not None and batch.labels is not None:
+        used = (batch.labels != IGNORED).numpy()
+        ids[batch.masked.numpy()[used]] = batch.labels.numpy()[used]
+    ends = np.cumsum(sequences_of(batch))
+    texts = np.split(ids[: batch.real_tokens], ends[:-1])
+    return [text[~np.isin(text, list(special_ids.values()))] for text in texts]

@@ -1,0 +1,185 @@
+"""An analysis as a whole: its numbers as one mapping, its tables as text, its plots as PNG files.
+
+analysis.json     everything, by section
+tables.md         the same as tables
+lengths.png       documents and sequences by length
+ngrams.png        runs of chosen words, where words are masked
+burstiness.png    exponents of the sequences
+distraction.png   attention on other documents by layer, beside the reference
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unmask.analysis.distraction import Distraction
+from unmask.analysis.masks import MaskStatistics
+from unmask.analysis.packing import Lengths, Packing
+from unmask.errors import UnmaskError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Report"]
+
+_BLUE, _RED = "#1f4e79", "#c0392b"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What was found; a part that does not apply is None.
+
+    Attributes:
+        title: of the corpus or run.
+        documents: lengths of the documents of each source, by its name.
+        sequences: lengths of what attention sees as one.
+        packing: how full micro-batches are.
+        masks: what masking does.
+        burstiness: exponent of each sequence, (P,).
+        distraction: of the model.
+    """
+
+    title: str
+    documents: dict[str, Lengths]
+    sequences: Lengths
+    packing: Packing
+    masks: MaskStatistics | None
+    burstiness: npt.NDArray[np.float64]
+    distraction: Distraction | None
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        found = asdict(self)
+        low, middle, high = np.quantile(self.burstiness, [0.25, 0.5, 0.75]).tolist()
+        found["burstiness"] = {
+            "sequences": self.burstiness.size,
+            "mean": float(self.burstiness.mean()),
+            "quartiles": [low, middle, high],
+        }
+        return found
+
+    def tables(self) -> str:
+        """The numbers as tables in Markdown."""
+        lengths = [["of", "count", "mean", "shortest", "25 %", "50 %", "75 %", "longest"]]
+        for name, one in (*self.documents.items(), ("sequences", self.sequences)):
+            quartiles = [f"{quartile:,.0f}" for quartile in one.quartiles]
+            lengths.append(
+                [name, f"{one.count:,}", f"{one.mean:,.1f}", f"{one.shortest:,}", *quartiles, f"{one.longest:,}"]
+            )
+        packing = self.packing
+        filled = [
+            ["micro-batches", "tokens", "fill", "document slots used", "mask slots used"],
+            [f"{packing.batches:,}", f"{packing.tokens:,}", _share(packing.fill), _share(packing.slots), "-"],
+        ]
+        if packing.masks is not None:
+            filled[1][-1] = _share(packing.masks)
+        parts = [f"# {self.title}", "## Lengths in tokens", _table(lengths), "## Packing", _table(filled)]
+        if self.masks is not None:
+            parts += ["## Masking", _table(_mask_rows(self.masks))]
+        bursts = self.numbers()["burstiness"]
+        low, middle, high = (f"{value:.2f}" for value in bursts["quartiles"])
+        rows = [["sequences", "mean exponent", "25 %", "50 %", "75 %"]]
+        rows.append([f"{bursts['sequences']:,}", f"{bursts['mean']:.3f}", low, middle, high])
+        parts += ["## Burstiness", _table(rows)]
+        if self.distraction is not None:
+            layers = [[f"layer {number}", _share(value)] for number, value in enumerate(self.distraction.layers)]
+            mean = ["mean", _share(float(np.mean(self.distraction.layers)))]
+            rows = [["attention on other documents", "share"], *layers, mean]
+            parts += [
+                "## Distraction",
+                _table([*rows, ["reference: even attention", _share(self.distraction.reference)]]),
+            ]
+        return "\n\n".join(parts) + "\n"
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write numbers, tables and plots in `folder`, made when it is not there; returns the files.
+
+        Raises:
+            UnmaskError: matplotlib is not installed; the numbers are written before.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        written = [folder / "analysis.json", folder / "tables.md"]
+        written[0].write_text(json.dumps(self.numbers(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        written[1].write_text(self.tables(), encoding="utf-8")
+        try:
+            from matplotlib.figure import Figure
+        except ModuleNotFoundError:
+            raise UnmaskError(
+                f"analyse: {written[1]} is written, the plots need matplotlib; pip install 'unmask[plots]'"
+            ) from None
+        plots = {"lengths": self._draw_lengths, "burstiness": self._draw_burstiness}
+        if self.masks is not None:
+            plots["ngrams"] = self._draw_ngrams
+        if self.distraction is not None:
+            plots["distraction"] = self._draw_distraction
+        for name, draw in plots.items():
+            figure = Figure(figsize=(7, 4), layout="constrained")
+            axes = figure.add_subplot()
+            draw(axes)
+            axes.grid(alpha=0.25)
+            written.append(folder / f"{name}.png")
+            figure.savefig(written[-1], dpi=120)
+        return written
+
+    def _draw_lengths(self, axes: Axes) -> None:
+        for name, one in (*self.documents.items(), ("sequences", self.sequences)):
+            width = 2.0 if one is self.sequences else 1.0
+            axes.stairs(np.array(one.counts) / one.count, one.edges, label=name, linewidth=width)
+        axes.set(title=f"{self.title}: lengths", xlabel="tokens", ylabel="share", xscale="log")
+        axes.legend(frameon=False)
+
+    def _draw_burstiness(self, axes: Axes) -> None:
+        axes.hist(self.burstiness, bins=40, color=_BLUE)
+        axes.set(
+            title=f"{self.title}: burstiness", xlabel="exponent of the counts, small: repetitive", ylabel="sequences"
+        )
+
+    def _draw_ngrams(self, axes: Axes) -> None:
+        assert self.masks is not None
+        axes.bar(list(self.masks.ngrams), list(self.masks.ngrams.values()), color=_BLUE)
+        axes.set(title=f"{self.title}: chosen words", xlabel="words in a run", ylabel="share of the runs")
+
+    def _draw_distraction(self, axes: Axes) -> None:
+        assert self.distraction is not None
+        axes.plot(self.distraction.layers, color=_BLUE, marker="o", label="attention on other documents")
+        axes.axhline(self.distraction.reference, color=_RED, linestyle="--", label="even attention")
+        axes.set(title=f"{self.title}: distraction", xlabel="layer", ylabel="share of the attention")
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False)
+
+
+def _mask_rows(masks: MaskStatistics) -> list[list[str]]:
+    return [
+        ["masking", "value"],
+        ["tokens", f"{masks.tokens:,}"],
+        ["predictions", f"{masks.predictions:,}"],
+        ["rate", _share(masks.rate)],
+        ["become [MASK]", _share(masks.masked)],
+        ["become a similar word", _share(masks.similar)],
+        ["become other tokens", _share(masks.other)],
+        ["stay", _share(masks.kept)],
+        ["in words without a similar one", _share(masks.fallback)],
+        ["special tokens chosen", f"{masks.specials:,}"],
+        ["[MASK] in the input", f"{masks.mask_tokens:,}"],
+        ["words chosen as a whole", _share(masks.intact)],
+        *([f"runs of {length} words", _share(share)] for length, share in masks.ngrams.items()),
+    ]
+
+
+def _share(value: float) -> str:
+    return f"{value:.2%}"
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
