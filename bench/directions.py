@@ -1,4 +1,4 @@
-"""One direction of an operation as something to time: calls on several input sets, forward or backward.
+"""One direction of an operation as something to time: calls on several input sets, forward, backward or both.
 
 The sets are taken in turn, so that a call does not find the inputs of the previous one in cache. The backward of a
 set is timed alone: its graph is made once and kept.
@@ -28,7 +28,7 @@ def directed(
     Args:
         functions: what to time.
         inputs: one call of full size.
-        direction: "forward", with gradients wanted, or "backward".
+        direction: "forward", with gradients wanted, "backward", or "both" in one call.
     """
     sets = [_copy(inputs) for _ in range(ROTATED)]
     if direction == "forward":
@@ -36,7 +36,8 @@ def directed(
             name: lambda at, function=function: function(**sets[at % ROTATED].arguments)
             for name, function in functions.items()
         }
-    return {name: _backward(function, sets) for name, function in functions.items()}
+    made = _backward if direction == "backward" else _both
+    return {name: made(function, sets) for name, function in functions.items()}
 
 
 def _copy(inputs: Inputs) -> Inputs:
@@ -53,5 +54,18 @@ def _backward(function: Callable[..., Tensor], sets: list[Inputs]) -> Callable[[
     def call(at: int) -> object:
         y, leaves, dy = graphs[at % ROTATED]
         return torch.autograd.grad(y, leaves, dy, retain_graph=True)
+
+    return call
+
+
+def _both(function: Callable[..., Tensor], sets: list[Inputs]) -> Callable[[int], object]:
+    incoming: list[Tensor] = []
+
+    def call(at: int) -> object:
+        made = sets[at % ROTATED]
+        y = function(**made.arguments)
+        if not incoming:
+            incoming.append(torch.randn_like(y))
+        return torch.autograd.grad(y, [made.arguments[name] for name in made.differentiable], incoming[0])
 
     return call

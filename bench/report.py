@@ -9,6 +9,7 @@ reads
     case, variant     what was timed
     baseline          the variant that ratios are taken against, in the same race of the same run
     tokens            real tokens of one call, gives tokens/s (or tokens_per_second itself)
+    flops             useful operations of one call, without padding, gives TFLOP/s
     floor_seconds     time that the roofline allows, gives the share of the ceiling; `ceiling` says which one
     peak_bytes        memory of one call
 Of each case of a group on a machine the newest file that holds it is shown.
@@ -143,14 +144,13 @@ def _group_section(group: str, content: dict[str, Any], cases: set[str]) -> str:
     if ceilings:
         lines += [f"Ceiling: {'; '.join(ceilings)}.", ""]
     lines += [
-        "| case | variant | median | IQR | rounds | real tokens/s | ratio | share of ceiling | peak memory |",
+        "| case | variant | median | IQR | rounds | rate | ratio | share of ceiling | peak memory |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     medians = {(_of(row, "case"), _of(row, "variant")): row["stats"]["median"] for row in rows}
     for row in rows:
         info, stats = row["extra_info"], row["stats"]
         median = stats["median"]
-        speed = info["tokens"] / median if info.get("tokens") else info.get("tokens_per_second")
         base = medians.get((_of(row, "case"), info.get("baseline")))
         cells = [
             _of(row, "case"),
@@ -158,7 +158,7 @@ def _group_section(group: str, content: dict[str, Any], cases: set[str]) -> str:
             _seconds(median),
             _seconds(stats["iqr"]),
             str(stats["rounds"]),
-            f"{speed:,.0f}" if speed else "",
+            _rate(info, median),
             f"{base / median:.2f}" if base else "",
             f"{100 * info['floor_seconds'] / median:.0f} %" if info.get("floor_seconds") else "",
             f"{info['peak_bytes'] / 2**20:,.0f} MiB" if info.get("peak_bytes") is not None else "",
@@ -224,6 +224,14 @@ def _provenance(content: dict[str, Any]) -> str:
     if facts.get("nvidia_smi.driver_version"):
         parts.append(f"driver {facts['nvidia_smi.driver_version']}, at most {facts['nvidia_smi.clocks.max.sm']}")
     return "; ".join(parts) + "."
+
+
+def _rate(info: Mapping[str, Any], seconds: float) -> str:
+    """Real tokens, else useful operations, per second."""
+    tokens = info["tokens"] / seconds if info.get("tokens") else info.get("tokens_per_second")
+    if tokens:
+        return f"{tokens:,.0f} tokens/s"
+    return f"{info['flops'] / seconds / 1e12:,.3g} TFLOP/s" if info.get("flops") else ""
 
 
 def _of(row: dict[str, Any], name: str) -> str:

@@ -245,8 +245,8 @@ def test_the_page_shows_the_newest_ratio_of_each_group(tmp_path: Path) -> None:
     report.save(tmp_path / "box" / "new.json", _result("2025-02-01T00:00:00", [0.1, 0.1, 0.4], [0.4, 0.4, 0.5]))
     page = report.render(tmp_path)
     assert "## box" in page and "### step" in page and "2025-02-01" in page and "2025-01-01" not in page
-    assert "| small | ours | 100 ms | 150 ms | 3 | 10,000 | 4.00 | 50 % |" in page
-    assert "| small | theirs | 400 ms | 50 ms | 3 | 2,500 | 1.00 |" in page
+    assert "| small | ours | 100 ms | 150 ms | 3 | 10,000 tokens/s | 4.00 | 50 % |" in page
+    assert "| small | theirs | 400 ms | 50 ms | 3 | 2,500 tokens/s | 1.00 |" in page
 
 
 def test_the_page_keeps_a_case_that_newer_files_do_not_hold(tmp_path: Path) -> None:
