@@ -8,6 +8,9 @@ Batches travel as small arrays (about 6 bytes a token) and become tensors in the
 Workers do not react to SIGINT and SIGTERM: the trainer decides what such a signal means, and may need another
 batch to finish its step. They end when the loader is closed, collected, or at interpreter exit, and when
 their parent is gone.
+
+Where sequences are expensive to compose and kept in files, one more process composes the next two windows while the
+workers make batches of the present one, and removes those that lie behind.
 """
 
 import contextlib
@@ -33,6 +36,7 @@ from unmask.errors import RunError
 __all__ = ["Loader"]
 
 _POLL_SECONDS = 0.5
+_WINDOWS_AHEAD = 2
 
 
 class Loader:
@@ -83,8 +87,11 @@ class Loader:
         self._turn = 0
         self._closed = False
         self._processes: list[Any] = []
+        self._helpers: list[Any] = []
         self._pipes: list[Any] = []
-        self._stop = multiprocessing.util.Finalize(self, _stop, (self._processes, self._pipes), exitpriority=10)
+        self._window: Any = None
+        started = (self._processes, self._helpers, self._pipes)
+        self._stop = multiprocessing.util.Finalize(self, _stop, started, exitpriority=10)
         if workers:
             self._start(workers, -(-prefetch // workers))
         else:
@@ -117,6 +124,18 @@ class Loader:
                     process.start()
                 # Held by the worker alone, the end of the pipe tells of its death, even in mid-message.
                 sender.close()
+            if self._stream.composes_ahead:
+                self._window = context.RawValue("q", self._stream.window_of(self._stream.locate(self._index)))
+                helper = context.Process(
+                    target=_compose_ahead,
+                    args=(self._stream, self._window, os.getpid()),
+                    name="unmask-composer",
+                    daemon=True,
+                )
+                self._helpers.append(helper)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    helper.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -133,6 +152,8 @@ class Loader:
             raise StopIteration
         batch = self._stream.assemble(flat)
         self._stream.remember(self._index, flat.cursor)
+        if self._window is not None:
+            self._window.value = self._stream.window_of(flat.cursor)
         self._index += self._step
         self.waited_seconds += time.perf_counter() - began
         return batch
@@ -170,10 +191,10 @@ class Loader:
         self.close()
 
 
-def _stop(processes: Sequence[Any], pipes: Sequence[Any]) -> None:
-    for process in processes:
-        process.kill()  # a worker owns nothing that could be left half done
-    for process in processes:
+def _stop(processes: Sequence[Any], helpers: Sequence[Any], pipes: Sequence[Any]) -> None:
+    for process in (*processes, *helpers):
+        process.kill()  # neither owns anything that could be left half done
+    for process in (*processes, *helpers):
         process.join()
     for pipe in pipes:
         pipe.close()
@@ -194,6 +215,24 @@ def _work(stream: Stream, first: int, step: int, depth: int, pipe: Any, parent: 
         _put(made, (None, _portable(error), traceback.format_exc()), parent)
     while os.getppid() == parent:
         time.sleep(_POLL_SECONDS)
+    os._exit(0)
+
+
+def _compose_ahead(stream: Stream, window: Any, parent: int) -> None:
+    """Body of the helper: compose the windows after the present one, until killed or orphaned."""
+    gc.freeze()
+    composed = behind = window.value
+    # What cannot be composed here cannot be composed by a worker either, and that one tells.
+    with contextlib.suppress(Exception):
+        while os.getppid() == parent:
+            while behind < window.value - _WINDOWS_AHEAD:
+                stream.forget(behind)
+                behind += 1
+            if composed < window.value + _WINDOWS_AHEAD:
+                composed = max(composed, window.value) + 1
+                stream.compose(composed)
+            else:
+                time.sleep(_POLL_SECONDS)
     os._exit(0)
 
 

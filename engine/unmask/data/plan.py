@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unmask.data.compose.documents import compose_documents
-from unmask.data.compose.table import Composer, Indices, Text, spread
+from unmask.data.compose.stored import StoredTables
+from unmask.data.compose.table import Composer, Indices, SequenceTable, Text, Window, spread
 from unmask.data.randomness import PIECES, philox_4x32, site_key
 from unmask.data.windows import Source, Windows
 
@@ -72,6 +73,7 @@ class Planner:
 
     Attributes:
         windows: number of windows in a pass.
+        stored: whether the sequences of a window are kept.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Planner:
         seed: int,
         compose: Composer = compose_documents,
         text: Text | None = None,
+        stored: StoredTables | None = None,
     ) -> None:
         """Lay out the windows of a pass.
 
@@ -95,6 +98,7 @@ class Planner:
             seed: 64-bit seed of order and shuffle.
             compose: what makes sequences of documents.
             text: the tokens, where `compose` looks at them.
+            stored: where sequences are kept that are expensive to compose.
         """
         self._layout = Windows(sources, lengths, tokens=capacities.tokens, seed=seed)
         self._capacities = capacities
@@ -102,12 +106,13 @@ class Planner:
         self._seed = seed
         self._compose = compose
         self._text = text
+        self._tables = stored
+        self.stored = stored is not None
         self.windows = self._layout.count
 
     def plan(self, pass_: int, window: int) -> WindowPlan:
         """Plan window `window` in [0, windows) of pass `pass_`."""
-        documents = self._layout.window(pass_, window, longest=self._capacities.longest, text=self._text)
-        table = self._compose(documents)
+        documents, table = self._sequences(pass_, window)
         shuffled = self._shuffle(pass_, window, table.keys[table.firsts[:-1]])
         tokens, masked, slots = (cost[shuffled] for cost in table.costs(self._mask_counts))
         packed, edges = pack_sequences(tokens, masked, self._capacities, slots)
@@ -129,6 +134,21 @@ class Planner:
             pair_labels=labels,
             bounds=np.concatenate([[0], np.cumsum(sizes)])[edges],
         )
+
+    def compose(self, pass_: int, window: int) -> None:
+        """Compose a window, if nobody did, and keep its sequences."""
+        self._sequences(pass_, window)
+
+    def forget(self, pass_: int, window: int) -> None:
+        """Remove the sequences kept of a window."""
+        if self._tables is not None:
+            self._tables.forget(pass_, window)
+
+    def _sequences(self, pass_: int, window: int) -> tuple[Window, SequenceTable]:
+        documents = self._layout.window(pass_, window, longest=self._capacities.longest, text=self._text)
+        if self._tables is None:
+            return documents, self._compose(documents)
+        return documents, self._tables.get(pass_, window, lambda: self._compose(documents))
 
     def _shuffle(self, pass_: int, window: int, keys: npt.NDArray[np.uint64]) -> Indices:
         low, high = keys & np.uint64(0xFFFFFFFF), keys >> np.uint64(32)

@@ -33,7 +33,7 @@ def assemble(config: RunConfig, run: Path, say: Callable[[str], None]) -> Parts:
     """Build every part of the run that lives in `run`; prepares the text when no store exists yet."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     store, tokenizer = open_store(config, run, say)
-    sources = Sources(store, tokenizer, config)
+    sources = Sources(store, tokenizer, config, composed=run / "composed")
     stream = sources.stream(sources.segments[0])
     pass_tokens = stream.tokens_per_pass
     passes = config.train.steps * config.train.tokens_per_step / pass_tokens

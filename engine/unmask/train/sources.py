@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
@@ -36,6 +37,7 @@ class Sources:
     Args:
         store: the tokens. tokenizer: the one the store was made with.
         config: of the run.
+        composed: folder for sequences that are expensive to compose; none: they are composed by each worker.
     Attributes:
         segments: of the run, in order.
         micro_batches: in one update.
@@ -43,10 +45,11 @@ class Sources:
         waited_seconds: time that `steps` kept the trainer waiting, so far.
     """
 
-    def __init__(self, store: Store, tokenizer: Tokenizer, config: RunConfig) -> None:
+    def __init__(self, store: Store, tokenizer: Tokenizer, config: RunConfig, *, composed: Path | None = None) -> None:
         self.store = store
         self.tokenizer = tokenizer
         self.config = config
+        self._composed = composed
         self.segments = plan_segments(
             config.train.steps, config.train.phases, longest=config.data.longest, seed=config.seed
         )
@@ -66,6 +69,7 @@ class Sources:
                 self.tokenizer.ordinary_ids,
                 split="train",
                 similar_words=self.similar_words,
+                composed=self._composed,
             )
         return self._streams[segment.number]
 

@@ -88,12 +88,12 @@ class TermIndex:
         taken = spread(first[some], size[some])
         often = np.tile(self._query_counts[own], len(blocks))[some]
         base = int(blocks[0]) * self.block
-        found: npt.NDArray[np.float64] = np.bincount(
+        found = np.bincount(
             self._documents[taken] - base,
             weights=self._weights[taken] * np.repeat(often, size[some]),
             minlength=(int(blocks[-1]) + 1) * self.block - base,
         )
-        return found
+        return found.astype(np.float64, copy=False)
 
 
 def _words(window: Window, documents: Indices) -> tuple[Indices, npt.NDArray[np.uint64]]:

@@ -54,6 +54,11 @@ class Composition:
         """Whether a sequence may hold fragments of several documents."""
         return self.strategy in ("full_sentences", "mix", "uni", "bm25", "best_fit")
 
+    @property
+    def expensive(self) -> bool:
+        """Whether composing takes long enough to be done ahead, once for all workers."""
+        return self.strategy == "bm25"
+
     def held_out(self) -> "Composition":
         """What evaluation reads: every document by itself, or pairs, whatever training composes."""
         return replace(
