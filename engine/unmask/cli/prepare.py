@@ -1,6 +1,7 @@
 """`unmask prepare --input docs.jsonl --out store`: raw text to a tokenizer and a token store, once for many runs."""
 
 import sys
+import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from unmask.data.prepare import Progress
 
 __all__ = ["Options", "run"]
+
+_TELL_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +51,8 @@ class Options:
     blank_line_documents: bool = False
     """Blank lines separate the documents of a text file."""
     split_at: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
-    """A document of a text file begins at each line in which this is found: '^#{1,2} ' for Markdown headings, '第.+回'
-    for the chapters of a Chinese novel. Headings with nothing between them open one document."""
+    """A document of a text file begins at each line in which this is found: '^#{1,2} ' for Markdown headings,
+    '^ *第.{1,6}回' for the chapters of a Chinese novel. Headings with nothing between them open one document."""
     segmenter: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """What joins Chinese characters to words for masking: chinese (rjieba, else jieba; extra `chinese`), rjieba, jieba,
     spaces (text that is segmented already), or module:function. None: every character is a word."""
@@ -94,7 +97,7 @@ def run(arguments: list[str]) -> None:
 
 
 class _Report(AbstractContextManager["_Report"]):
-    """A bar for each stage on a terminal, a line for each stage elsewhere; both on stderr."""
+    """A bar for each stage on a terminal; elsewhere a line for each stage and every half minute; both on stderr."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -110,15 +113,18 @@ class _Report(AbstractContextManager["_Report"]):
             disable=not self._console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._told = 0.0
 
     def __call__(self, progress: "Progress") -> None:
         counted = f"{progress.documents:,} documents, {progress.characters:,} characters"
-        if progress.stage not in self._tasks:
+        new = progress.stage not in self._tasks
+        if new:
             self._tasks[progress.stage] = self._bar.add_task(
                 progress.stage, total=progress.total_characters, counted=counted
             )
-            if not self._console.is_terminal:
-                self._console.print(f"{progress.stage}: {counted} so far", highlight=False)
+        if not self._console.is_terminal and (new or time.monotonic() - self._told > _TELL_SECONDS):
+            self._console.print(f"{progress.stage}: {counted} so far", highlight=False)
+            self._told = time.monotonic()
         self._bar.update(self._tasks[progress.stage], completed=progress.characters, counted=counted)
 
     def __enter__(self) -> "_Report":

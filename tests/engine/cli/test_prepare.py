@@ -76,3 +76,27 @@ def test_input_that_cannot_be_read_is_named_and_leaves_nothing(
     assert main(["prepare", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_what_a_failed_run_keeps_is_told_and_the_mended_text_goes_on(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmask.data.store import Store
+
+    monkeypatch.setattr("unmask.data.prepare._BATCH_CHARACTERS", 200)
+    corpus = tmp_path / "docs.jsonl"
+    good = "".join(json.dumps({"text": line}) + "\n" for line in LINES * 20).encode()
+    corpus.write_bytes(good + b"\xff")
+    out = tmp_path / "store"
+    arguments = ["--input", f"tales={corpus}", "--tokenizer", str(model_folder), "--out", str(out)]
+    arguments += ["--shard-tokens", "100", "--workers", "1"]
+    assert main(["prepare", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert f"unmask: {out}.partial is an unfinished store: the same command goes on with it" in told
+    assert "is not UTF-8" in told
+    corpus.write_bytes(good + b" ")
+    assert main(["prepare", *arguments]) == 0
+    told = capsys.readouterr()
+    assert "continue: " in told.err
+    assert "tales: 60 documents" in told.out
+    assert Store.open(out).sources == ["tales"]
