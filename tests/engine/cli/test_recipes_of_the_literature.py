@@ -1,0 +1,137 @@
+"""MacBERT's recipe and a causal model across documents, from text to `unmask analyse`, at a size of seconds."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from unmask.cli import main
+from unmask.train.log import read_evaluations, read_log
+
+SMALL = [
+    *("--model.num-layers", "2", "--model.hidden-size", "32", "--model.num-heads", "2"),
+    *("--model.intermediate-size", "64", "--model.max-positions", "64", "--data.longest", "64"),
+    *("--train.tokens-per-step", "512", "--train.micro-batch-tokens", "512", "--train.warmup-steps", "2"),
+    *("--train.log-every", "3", "--train.evaluate-every", "6", "--train.evaluate-tokens", "1024"),
+    *("--train.save-every", "6", "--data.held-out", "0.1", "--train.steps", "6"),
+]
+PLACES = {"river": "valley", "cat": "garden", "miller": "mill", "boat": "harbour", "fox": "forest", "ship": "sea"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = random.Random(1)
+    with (folder / "docs.jsonl").open("w", encoding="utf-8") as out:
+        for _ in range(300):
+            subjects = draw.choices(sorted(PLACES), k=draw.randint(3, 8))
+            text = " ".join(f"The {subject} is in the {PLACES[subject]}." for subject in subjects)
+            out.write(json.dumps({"text": text}) + "\n")
+    made = folder / "store"
+    assert main(["prepare", "--input", str(folder / "docs.jsonl"), "--vocab-size", "200", "--out", str(made)]) == 0
+    return made
+
+
+@pytest.fixture(scope="module")
+def table(store: Path) -> Path:
+    """Neighbours of every word among all others, so that some have the same length."""
+    words = ["the", "is", "in", *PLACES, *PLACES.values()]
+    path = store.parent / "similar.tsv"
+    lines = [f"{word}\t" + " ".join(f"{other}:0.5" for other in words if other != word) for word in words]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def pretrain(store: Path, run: Path, *more: str) -> int:
+    return main(["pretrain", "--data.store", str(store), "--run", str(run), *SMALL, *more])
+
+
+MACBERT = [
+    *("--data.masking", "mac", "--data.compose", "pairs", "--objective.sop", "1.0"),
+    *("--data.mask-split", "0.8", "0.1", "0.1"),
+]
+
+
+def test_a_macbert_run_trains_both_losses_and_is_analysed_and_exported(
+    tmp_path: Path, store: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    run = tmp_path / "run"
+    assert pretrain(store, run, *MACBERT, "--data.similar-words", str(table)) == 0, capsys.readouterr().err
+    assert "similar words: " in capsys.readouterr().out
+    row = read_log(run)[-1]
+    assert {"mlm_loss", "sop_loss", "sop_accuracy", "masked_accuracy", "perplexity"} <= row.keys()
+    assert {"sop_loss", "sop_accuracy", "sop_count", "perplexity"} <= read_evaluations(run)[-1].keys()
+
+    assert main(["analyse", str(run), "--micro-batches", "8"]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "words chosen as a whole" in printed
+    numbers = json.loads((run / "analysis" / "analysis.json").read_text(encoding="utf-8"))
+    assert numbers["masks"]["mask_tokens"] == 0
+    assert numbers["masks"]["intact"] == 1.0
+    assert numbers["masks"]["similar"] > 0.5
+    assert numbers["sequences"]["longest"] <= 64
+    for name in ("lengths", "ngrams", "burstiness", "distraction"):
+        assert (run / "analysis" / f"{name}.png").stat().st_size > 1000
+
+    assert main(["export", str(run), str(tmp_path / "out")]) == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert config["architectures"] == ["BertForPreTraining"]
+
+
+def test_a_causal_run_across_documents_is_analysed_and_its_export_refused_by_name(
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    run = tmp_path / "run"
+    causal = ["--objective.clm", "1.0", "--objective.mlm", "0.0", "--model.causal", "--data.compose", "mix"]
+    assert pretrain(store, run, *causal, "--data.scope", "sequence") == 0, capsys.readouterr().err
+    assert {"loss", "perplexity", "clm_accuracy"} <= read_log(run)[-1].keys()
+    assert main(["analyse", str(run), "--micro-batches", "8", "-o", str(tmp_path / "found")]) == 0
+    numbers = json.loads((tmp_path / "found" / "analysis.json").read_text(encoding="utf-8"))
+    assert numbers["masks"] is None
+    assert not (tmp_path / "found" / "ngrams.png").exists()
+    distraction = numbers["distraction"]
+    assert distraction["reference"] > 0.1
+    assert max(abs(layer - distraction["reference"]) for layer in distraction["layers"]) < 0.05
+    capsys.readouterr()
+    assert main(["export", str(run), str(tmp_path / "out")]) == 2
+    assert "cannot compute this model, which has causal=True" in capsys.readouterr().err
+
+
+def test_a_model_inside_documents_has_no_distraction_beside_a_reference(
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    run = tmp_path / "run"
+    assert pretrain(store, run, "--data.compose", "mix", "--data.masking", "span") == 0, capsys.readouterr().err
+    assert main(["analyse", str(run / "checkpoints" / "step-000006"), "--micro-batches", "4"]) == 0, capsys.readouterr().err
+    numbers = json.loads((run / "analysis" / "analysis.json").read_text(encoding="utf-8"))
+    assert numbers["distraction"]["layers"] == [0.0, 0.0]
+    assert numbers["distraction"]["reference"] > 0.1
+
+
+def test_a_store_is_analysed_as_a_recipe_reads_it(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    assert main(["analyse", str(store), "--micro-batches", "2"]) == 0, capsys.readouterr().err
+    numbers = json.loads((store.parent / "store-analysis" / "analysis.json").read_text(encoding="utf-8"))
+    assert numbers["distraction"] is None
+    assert numbers["packing"]["fill"] > 0.9
+    (documents,) = numbers["documents"].values()
+    assert documents["count"] == 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{missing}"], "must be a run directory (config.yaml), one of its checkpoints, or a store"),
+        (["{store}", "--micro-batches", "0"], "--micro-batches must be at least 1, got 0"),
+    ],
+)
+def test_analyse_refuses_what_it_cannot_read(
+    tmp_path: Path, store: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [argument.format(missing=tmp_path / "absent", store=store) for argument in arguments]
+    assert main(["analyse", *filled]) == 2
+    assert message in capsys.readouterr().err
