@@ -60,6 +60,8 @@ def test_the_packaged_segmenters_join_dictionary_words(name: str, tokenizer: Tok
 def test_a_sentence_of_one_ideograph_and_its_neighbours_in_other_sentences_stay_apart(tokenizer: Tokenizer) -> None:
     whole = Segmenter(name="whole", version="", cut=lambda text: [text])
     assert _words(TextEncoder(tokenizer=tokenizer, segmenter=whole), "好！好的北\n\n京在") == "好 ！ 好 +的 +北 京 +在"
+    # nor does a word go on behind another script or white space, whatever the segmenter says
+    assert _words(TextEncoder(tokenizer=tokenizer, segmenter=whole), "ok好的ok好 好") == "ok 好 +的 ok 好 好"
 
 
 @given(st.lists(st.text(alphabet=st.sampled_from("他北京好aé \t。\ufffd\u200b,𠀀"), max_size=8), max_size=5))
