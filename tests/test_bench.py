@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import machine, report, roofline  # noqa: E402
+from bench import attention_peers, machine, report, roofline  # noqa: E402
 from bench.cases import CASES, LengthCase, documents  # noqa: E402
 from bench.clock import PLAYBACK, DeviceClock, Playback, interleave, peak_bytes  # noqa: E402
 from bench.race import Race  # noqa: E402
@@ -181,8 +181,6 @@ def test_numpy_masks_a_share_of_ordinary_tokens_only() -> None:
 def test_padded_attention_is_ours_and_is_masked_only_where_lengths_differ(
     lengths: list[int], masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.kernels import bench_attention
-
     masks = []
     sdpa = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
@@ -193,11 +191,17 @@ def test_padded_attention_is_ours_and_is_masked_only_where_lengths_differ(
     arguments = attention_case("two", lengths).make(torch.float64).arguments
     qkv = arguments["qkv"]
     rows = torch.nn.utils.rnn.pad_sequence(qkv.split(lengths), batch_first=True)
-    padded = bench_attention._padded(**{**arguments, "qkv": rows}).transpose(1, 2)
+    padded = attention_peers.padded(**{**arguments, "qkv": rows}).transpose(1, 2)
     ours = attention(qkv, arguments["documents"])
     for row, part in zip(padded, ours.split(lengths), strict=True):
         torch.testing.assert_close(row[: len(part)], part)
     assert [mask is not None for mask in masks] == [masked]
+
+
+def test_flex_attention_sees_the_documents_that_ours_sees() -> None:
+    arguments = attention_case("three", [6, 1, 4]).make(torch.float32).arguments
+    theirs = attention_peers.flex(arguments["documents"], compiled=False)(**arguments)
+    torch.testing.assert_close(theirs, attention(arguments["qkv"], arguments["documents"]))
 
 
 def test_both_sides_of_a_step_have_the_same_loss() -> None:

@@ -1,20 +1,22 @@
-"""attention: every backend against padded attention, as a BERT user has it today, on real document lengths.
+"""attention: every backend beside what others have, on real document lengths, with the heads of BERT-base and -large.
 
-Shapes are the model's: T packed tokens, H heads of 64. The peer is PyTorch's `scaled_dot_product_attention` on
-documents padded to the longest of the batch with a boolean mask, or none where all have one length; padding and
-unpadding are not timed, which favours it. On a GPU PyTorch's `varlen_attn`, which has no dropout, is another. Work is
-useful work, the sum of s_i^2 over documents, so a peer's padding lowers its rate.
+Peers are those of `bench.attention_peers` that run here, and the reference. Work is useful work, the sum of s_i^2 over
+documents, so padding lowers a rate. Two more questions have races of their own: what the lists of a micro-batch cost to
+make, beside the mask of FlexAttention; and whether the static bounds of a call, the longest document and the number of
+document slots, change its time when its documents stay the same.
+
+A machine without a GPU runs a selection of a few minutes. `-k lognormal-512` takes one case, `--rounds 3` fewer rounds.
 """
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from bench import attention_peers
 from bench.cases import CASES
 from bench.clock import PLAYBACK
 from bench.directions import directed
@@ -23,90 +25,181 @@ from torch import Tensor
 
 from unmask_kernels import Documents, attention
 from unmask_kernels.attention import FAMILY, cost, reference
+from unmask_kernels.attention.choice import describe
 from unmask_kernels.testing.attention import attention_case, eager
 from unmask_kernels.testing.compare import compare
-from unmask_kernels.testing.inputs import run
+from unmask_kernels.testing.inputs import Inputs, run
 
 pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 
 DTYPE = torch.bfloat16
 HEAD_DIM = 64
+BASE, LARGE = 12, 16
 ON_GPU = torch.cuda.is_available()
 TOKENS = 16384 if ON_GPU else 4096
-SHAPES = [
-    ("lognormal-512", 12, 0.0),
-    ("lognormal-512", 4, 0.0),
-    ("queries", 4, 0.0),
-    ("all-512", 12, 0.0),
-    ("lognormal-512", 4, 0.1),
-]
-BACKENDS = [name for name in FAMILY.backends if name != "reference"]
+ROUNDS = 50 if ON_GPU else 5
+DIRECTIONS = ("forward", "backward", "both")
+MIXED = [8192, *[64] * 500] if ON_GPU else [2048, *[64] * 32]
+MIXED_NAME = f"1x{MIXED[0]}+{len(MIXED) - 1}x64"
+LENGTHS = ("lognormal-512", "all-512", "all-128", "uniform-16-512", "queries", "lognormal-8192", MIXED_NAME)
+# what targets are set for comes first: a run that is cut short then has it
+SHAPES = [(name, heads, p) for heads in (BASE, LARGE) for p in (0.0, 0.1) for name in LENGTHS]
+if not ON_GPU:
+    SHAPES = [(name, BASE, 0.0) for name in LENGTHS] + [("lognormal-512", LARGE, 0.0), ("lognormal-512", 4, 0.1)]
+VARIANTS = (*attention_peers.NAMES, *FAMILY.backends)
 
 
-def _padded(qkv: Tensor, documents: Documents, *, causal: bool, window: int | None, p: float, key: Tensor) -> Tensor:
-    """SDPA on rows padded by the caller: qkv (B, longest, 3, H, K) and a mask travel in place of packed tokens."""
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    if documents.tokens == qkv.shape[0] * qkv.shape[1]:  # equal lengths: a mask would only keep the fast kernels away
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=p)
-    lengths = documents.cu_seqlens.diff()
-    mask = torch.arange(qkv.shape[1], device=qkv.device) < lengths[:, None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None], dropout_p=p)
+def _lengths(name: str) -> list[int]:
+    return MIXED if name == MIXED_NAME else CASES[name].fill(TOKENS)
 
 
-def _varlen(qkv: Tensor, documents: Documents, *, causal: bool, window: int | None, p: float, key: Tensor) -> Tensor:
-    """PyTorch's own attention on packed documents."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    boundaries, longest = documents.cu_seqlens, documents.longest
-    return varlen_attn(*qkv.unbind(1), boundaries, boundaries, longest, longest)
-
-
-def _peers(p: float) -> list[str]:
-    has_varlen = ON_GPU and p == 0.0 and importlib.util.find_spec("torch.nn.attention.varlen") is not None
-    return ["padded", "varlen_attn"] if has_varlen else ["padded"]
+def _backends(inputs: Inputs) -> dict[str, Callable[..., Tensor]]:
+    """Backends that run the call, asked for by name."""
+    a = inputs.arguments
+    call = describe(a["qkv"], a["p"], False, -1, a["documents"].longest)
+    return {
+        name: partial(attention, backend=name) for name, backend in FAMILY.backends.items() if not backend.refuses(call)
+    }
 
 
-def _enter(lengths: list[int], heads: int, p: float, device: torch.device, direction: str) -> dict[str, Any]:
-    """Compare every backend with fp64 truth on a few documents; then calls of full size."""
-    small = attention_case("gate", lengths[:2], heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
+def _compare(heads: int, p: float, device: torch.device) -> None:
+    """Every backend, and the output of every peer without dropout, against fp64 truth on a few documents."""
+    small = attention_case("gate", [300, 17, 129], heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
     scale = HEAD_DIM**-0.5
     truth = run(partial(reference.attention, scale=scale), small.double())
     plain = run(partial(eager, scale=scale), small)
-    for name in BACKENDS:
-        compare(run(partial(attention, backend=name), small), plain, truth)
+    for function in _backends(small).values():
+        compare(run(function, small), plain, truth)
+    for function in attention_peers.peers(small.arguments["documents"], p).values() if p == 0.0 else ():
+        compare({"y": run(function, small)["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
+
+
+def _enter(name: str, heads: int, p: float, device: torch.device, direction: str) -> dict[str, Callable[[int], object]]:
+    """Compare; then calls of full size."""
+    _compare(heads, p, device)
+    lengths = _lengths(name)
     inputs = attention_case("full", lengths, heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
-    qkv = inputs.arguments["qkv"]
-    rows = torch.nn.utils.rnn.pad_sequence(qkv.split(lengths), batch_first=True)
-    calls = directed({name: partial(attention, backend=name) for name in BACKENDS}, inputs, direction)
-    calls.update(directed({"padded": _padded}, inputs.change(qkv=rows), direction))
-    if "varlen_attn" in _peers(p):
-        calls.update(directed({"varlen_attn": _varlen}, inputs, direction))
+    functions = _backends(inputs)
+    functions.update(attention_peers.peers(inputs.arguments["documents"], p))
+    calls = directed(functions, inputs, direction)
+    if name != MIXED_NAME:  # where padding would take a hundred times the memory
+        rows = torch.nn.utils.rnn.pad_sequence(inputs.arguments["qkv"].split(lengths), batch_first=True)
+        calls.update(directed({"padded": attention_peers.padded}, inputs.change(qkv=rows), direction))
     return calls
 
 
-@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(
-    ("lengths", "heads", "p", "variant"),
-    [(*shape, variant) for shape in SHAPES for variant in (*_peers(shape[2]), *BACKENDS)],
+    ("lengths", "heads", "p", "variant"), [(*shape, variant) for shape in SHAPES for variant in VARIANTS]
 )
 def bench_attention(
     benchmark: Any, race: Any, device: torch.device, lengths: str, heads: int, p: float, direction: str, variant: str
 ) -> None:
-    drawn = CASES[lengths].fill(TOKENS)
-    count = cost.flops_forward if direction == "forward" else cost.flops_backward
-    flops = count(drawn, heads, HEAD_DIM)
+    _skip_absent(variant, lengths, heads, p, device)
+    drawn = _lengths(lengths)
+    forward, backward = (count(drawn, heads, HEAD_DIM) for count in (cost.flops_forward, cost.flops_backward))
+    flops = {"forward": forward, "backward": backward, "both": forward + backward}[direction]
     rate = matmul_rate(str(device), DTYPE)
     race.run(
         benchmark,
         group=f"attention {direction}",
-        case=f"{lengths}, {TOKENS} tokens, {heads} heads x {HEAD_DIM} bf16, p {p:g}",
+        case=f"{lengths}, {sum(drawn)} tokens, {heads} heads x {HEAD_DIM} bf16, p {p:g}",
         variant=variant,
-        enter=lambda: _enter(drawn, heads, p, device, direction),
-        rounds=100 if ON_GPU else 7,
+        enter=lambda: _enter(lengths, heads, p, device, direction),
+        rounds=ROUNDS,
         extra={
-            "baseline": "padded",
+            "baseline": "reference" if lengths == MIXED_NAME else "padded",
             "flops": flops,
             "floor_seconds": flops / rate,
             "ceiling": f"matrix product of this run, {rate / 1e12:,.2f} TFLOP/s",
         },
     )
+
+
+def _skip_absent(variant: str, lengths: str, heads: int, p: float, device: torch.device) -> None:
+    if variant == "padded":
+        if lengths == MIXED_NAME:
+            pytest.skip("padded: a hundred times the memory")
+        return
+    tiny = attention_case("tiny", [2], heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
+    if variant in FAMILY.backends:
+        if variant not in _backends(tiny):
+            a = tiny.arguments
+            call = describe(a["qkv"], p, False, -1, a["documents"].longest)
+            pytest.skip(f"{variant}: {'; '.join(FAMILY.backends[variant].refuses(call))}")
+    elif variant not in _here(device, p):
+        pytest.skip(f"{variant}: not on this machine, or not with this dropout; see bench/attention_peers.py")
+
+
+def _here(device: torch.device, p: float) -> list[str]:
+    documents = Documents.build(torch.tensor([0, 128], dtype=torch.int32)).to(device)
+    return list(attention_peers.peers(documents, p))
+
+
+@pytest.mark.parametrize("variant", ["Documents.build", "create_block_mask"])
+@pytest.mark.parametrize("lengths", ["lognormal-512", "queries", MIXED_NAME])
+def bench_work_lists(benchmark: Any, race: Any, device: torch.device, lengths: str, variant: str) -> None:
+    """Once per micro-batch, shared by every layer and both directions."""
+    drawn = _lengths(lengths)
+    documents = attention_case("lists", drawn, heads=1, head_dim=1).make(DTYPE, device).arguments["documents"]
+
+    def build(at: int) -> Documents:
+        bounds = {"tokens": documents.tokens, "longest": documents.longest}
+        return Documents.build(documents.cu_seqlens, documents.keys, **bounds)
+
+    race.run(
+        benchmark,
+        group="attention work lists",
+        case=f"{lengths}, {sum(drawn)} tokens, {len(drawn)} documents",
+        variant=variant,
+        enter=lambda: {
+            "Documents.build": build,
+            "create_block_mask": lambda at: attention_peers.block_mask(documents),
+        },
+        rounds=ROUNDS,
+        extra={"baseline": "create_block_mask"},
+    )
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("variant", ["as they are", "longest 8192", "4096 slots", "longest 8192, 4096 slots"])
+@pytest.mark.parametrize("backend", [name for name in FAMILY.backends if name != "reference"])
+def bench_static_bounds(
+    benchmark: Any, race: Any, device: torch.device, backend: str, variant: str, direction: str
+) -> None:
+    """The same documents under other static bounds: within 2% is the goal."""
+    _skip_absent(backend, "lognormal-512", BASE, 0.0, device)
+
+    def enter() -> dict[str, Callable[[int], object]]:
+        lengths = _lengths("lognormal-512")
+        inputs = attention_case("bounds", lengths, heads=BASE, head_dim=HEAD_DIM).make(DTYPE, device)
+        documents = inputs.arguments["documents"]
+        bounds = {"as they are": (512, 0), "longest 8192": (8192, 0), "4096 slots": (512, 4096)}
+        bounds["longest 8192, 4096 slots"] = (8192, 4096)
+        functions: dict[str, Callable[..., Tensor]] = {
+            name: partial(_with_documents, _bounded(documents, longest, slots), backend)
+            for name, (longest, slots) in bounds.items()
+        }
+        return directed(functions, inputs, direction)
+
+    race.run(
+        benchmark,
+        group=f"attention static bounds, {direction}",
+        case=f"{backend}, lognormal-512, {TOKENS} tokens, {BASE} heads x {HEAD_DIM} bf16",
+        variant=variant,
+        enter=enter,
+        rounds=ROUNDS,
+        extra={"baseline": "as they are"},
+    )
+
+
+def _with_documents(made: Documents, backend: str, qkv: Tensor, documents: Documents, **rest: Any) -> Tensor:
+    return attention(qkv, made, backend=backend, **rest)
+
+
+def _bounded(documents: Documents, longest: int, slots: int) -> Documents:
+    """The same documents with another bound on lengths, and unused slots that repeat the last offset."""
+    unused = max(0, slots - len(documents.keys))
+    cu_seqlens = torch.cat((documents.cu_seqlens, documents.cu_seqlens[-1:].expand(unused)))
+    keys = torch.cat((documents.keys, documents.keys.new_zeros(unused)))
+    return Documents.build(cu_seqlens, keys, tokens=documents.tokens, longest=longest)
