@@ -69,7 +69,7 @@ def _linear_cross_entropy(
     options: Any, hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, **rest: Any
 ) -> Tensor:
     rows = hidden[positions]
-    loss: Tensor = F.linear_cross_entropy(  # type: ignore[attr-defined]
+    loss: Tensor = F.linear_cross_entropy(
         rows, weight.to(rows.dtype), labels, linear_bias=bias.to(rows.dtype), reduction="sum", options=options
     )
     return loss

@@ -30,6 +30,7 @@ __all__ = ["Cut", "RowPass", "backward", "cut", "forward"]
 _CHUNK_BYTES = {"torch": 1 << 27, "triton": 1 << 28}
 _ALIGNED = 64
 _BLOCK = 1024
+_TILE = 128
 
 
 class Cut(NamedTuple):
@@ -70,7 +71,12 @@ def cut(backend: str, device: str, slots: int, vocabulary: int, itemsize: int) -
     columns = vocabulary if blocked else -(-vocabulary // _ALIGNED) * _ALIGNED
     most = max(1, _CHUNK_BYTES[backend] // (columns * itemsize))
     number = max(1, -(-slots // most))
-    return Cut(number, -(-slots // number), columns)
+    rows = -(-slots // number)
+    if number > 1:
+        # even chunks, of whole tiles of a product
+        rows = min(most, -(-rows // _TILE) * _TILE)
+        number = -(-slots // rows)
+    return Cut(number, rows, columns)
 
 
 def forward(
@@ -98,7 +104,7 @@ def forward(
     hits = torch.zeros(slots, dtype=torch.bool, device=x.device)
     buffer = x.new_empty((rows, columns))
     dx = torch.empty_like(x) if with_gradients else x
-    dweight = x.new_empty((vocabulary if with_gradients and number > 1 else 0, x.shape[1]), dtype=wide)
+    dweight = x.new_empty((0, x.shape[1]), dtype=wide)
     dbias = x.new_zeros(vocabulary, dtype=wide) if with_gradients and bias is not None else None
     for start in range(0, slots, max(1, rows)):
         chunk = slice(start, start + rows)
@@ -129,8 +135,8 @@ def forward(
             start=torch.zeros((), dtype=wide, device=x.device),
         )
         if start + rows < slots:
-            for c, product in _outer(logits, some, vocabulary, blocked):
-                dweight[c].copy_(product) if start == 0 else dweight[c].add_(product)
+            product = _outer(logits, some, vocabulary, blocked)
+            dweight = product if start == 0 else dweight.add_(product)
     scalars = (losses.sum(), (labels >= 0).sum(), hits.sum())
     if not with_gradients:
         return (*scalars, *(x.new_empty(0) for _ in range(4)))
@@ -160,13 +166,7 @@ def backward(
     slots = len(hidden) if positions is None else len(positions)
     last = slice(slots - len(dlogits), slots)
     x = hidden[last] if positions is None else hidden.index_select(0, positions[last])
-    if blocked:
-        total = hidden.new_empty((vocabulary, hidden.shape[1]), dtype=accumulation_dtype(hidden.dtype))
-        for c, product in _outer(dlogits, x, vocabulary, blocked):
-            total[c].copy_(product).mul_(dloss)
-    else:
-        ((_, total),) = _outer(dlogits, x, vocabulary, blocked)
-        total.mul_(dloss)
+    total = _outer(dlogits, x, vocabulary, blocked, dloss)
     return total.addcmul_(dweight, dloss) if dweight.numel() else total
 
 
@@ -189,13 +189,18 @@ def _padded(x: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     return longer
 
 
-def _outer(dlogits: Tensor, x: Tensor, vocabulary: int, blocked: bool) -> Iterator[tuple[slice, Tensor]]:
-    """dlogits^T x, (V, D), by blocks of its rows, in the best precision that the library writes."""
+def _outer(dlogits: Tensor, x: Tensor, vocabulary: int, blocked: bool, scale: Tensor | None = None) -> Tensor:
+    """scale * dlogits^T x, a new (V, D) tensor in the accumulation dtype, in the best precision the library writes."""
+    wide = accumulation_dtype(x.dtype)
     if blocked:
+        total = x.new_empty((vocabulary, x.shape[1]), dtype=wide)
         for c in _columns(vocabulary, blocked):
-            yield c, dlogits[:, c].t() @ x
-    elif x.device.type == "cuda" and x.element_size() == 2:
-        yield slice(0, vocabulary), torch.mm(dlogits.t(), x, out_dtype=torch.float32)[:vocabulary]
+            block = total[c].copy_(dlogits[:, c].t() @ x)
+            if scale is not None:
+                block.mul_(scale)
+        return total
+    if x.device.type == "cuda" and x.element_size() == 2:
+        total = torch.mm(dlogits.t(), x, out_dtype=torch.float32)[:vocabulary]
     else:
-        wide = accumulation_dtype(x.dtype)
-        yield slice(0, vocabulary), (dlogits.t().to(wide) @ x.to(wide))[:vocabulary]
+        total = (dlogits.t().to(wide) @ x.to(wide))[:vocabulary]
+    return total if scale is None else total.mul_(scale)

@@ -5,7 +5,7 @@ Shapes: M masked tokens, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-__all__ = ["bytes_backward", "bytes_forward", "flops_backward", "flops_forward"]
+__all__ = ["bytes_backward", "bytes_between", "bytes_forward", "flops_backward", "flops_forward"]
 
 
 def flops_forward(masked: int, hidden_size: int, vocabulary: int) -> int:
@@ -26,3 +26,12 @@ def bytes_forward(masked: int, hidden_size: int, vocabulary: int, itemsize: int)
 def bytes_backward(masked: int, hidden_size: int, vocabulary: int, itemsize: int) -> int:
     """Read the rows and the projection again, write their gradients (the projection's in fp32)."""
     return (2 * masked + vocabulary) * hidden_size * itemsize + 4 * vocabulary * hidden_size
+
+
+def bytes_between(masked: int, hidden_size: int, vocabulary: int, itemsize: int, chunks: int) -> int:
+    """What the Triton backend moves beside the products themselves, which write and read a chunk of logits.
+
+    Statistics read the logits, gradients read and write them. The table's gradient, in fp32, is scaled in place; with
+    several chunks, every further one is added to the sum.
+    """
+    return 3 * masked * vocabulary * itemsize + 4 * vocabulary * hidden_size * (2 + 3 * (chunks - 1))

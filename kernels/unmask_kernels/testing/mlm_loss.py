@@ -57,7 +57,7 @@ MLM_LOSS = [
     mlm_loss_case("one-id", tokens=6, width=8, vocabulary=1, masked=3),
     mlm_loss_case("z-loss", tokens=40, width=24, vocabulary=599, masked=19, unused=2, z_loss=1e-2),
     mlm_loss_case("smoothed", tokens=40, width=24, vocabulary=599, masked=19, unused=2, label_smoothing=0.1),
-    mlm_loss_case("both", tokens=90, width=24, vocabulary=2503, masked=71, z_loss=1e-3, label_smoothing=0.3),
+    mlm_loss_case("both", tokens=90, width=24, vocabulary=211, masked=71, z_loss=1e-3, label_smoothing=0.3),
     mlm_loss_case("no-bias", tokens=40, width=24, vocabulary=300, masked=10, bias=False),
     mlm_loss_case("gathered", tokens=40, width=24, vocabulary=300, masked=10, unused=1, gathered=True),
 ]
