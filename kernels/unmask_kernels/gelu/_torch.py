@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unmask_kernels.precision import accumulation_dtype
@@ -21,7 +20,7 @@ from .activations import GATED
 
 __all__ = ["backward", "forward"]
 
-_BLOCK = 3 << 17  # elements of x widened at a time, 1.5 MiB of fp32
+_BLOCK = 3 << 17  # elements of x widened at a time by each thread, 1.5 MiB of fp32
 _APPROXIMATE = {"gelu": "none", "geglu": "none", "gelu_tanh": "tanh"}
 
 
@@ -32,58 +31,85 @@ def forward(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
         return _function(x.contiguous(), activation)
     tokens, width = x.shape
     y = x.new_empty((tokens, width // 2 if gated else width))
+    buffer = _buffer(x, width)
     for rows in _blocks(x):
-        z = _sum(x[rows], bias)
+        z = _sum(buffer, x[rows], bias)
         if gated:
             gate, value = z.chunk(2, dim=-1)
-            y[rows] = _function(gate, activation).mul_(value)
+            y[rows] = _function(gate, activation, out=gate).mul_(value)
         else:
-            y[rows] = _function(z, activation)
+            y[rows] = _function(z, activation, out=z)
     return y
 
 
 def backward(dy: Tensor, x: Tensor, bias: Tensor | None, activation: str) -> tuple[Tensor, Tensor]:
     """dx (T, N) and dbias (N,), which is empty without a bias."""
     gated = activation in GATED
-    wide = accumulation_dtype(x.dtype)
     if bias is None and not gated:
-        return _slope_times(dy.contiguous(), x.contiguous(), activation), x.new_empty(0, dtype=wide)
-    dx = x.new_empty(tuple(x.shape))
-    sums = []
+        empty = x.new_empty(0, dtype=accumulation_dtype(x.dtype))
+        return _slope_times(dy.contiguous(), x.contiguous(), activation), empty
+    tokens, width = x.shape
+    dx = x.new_empty((tokens, width))
+    dbias = torch.zeros(width if bias is not None else 0, dtype=accumulation_dtype(x.dtype), device=x.device)
+    columns = slice(0, width // 2 if gated else width)
+    buffer, incoming, spare = _buffer(x, width), _buffer(x, dy.shape[1]), _buffer(x, dy.shape[1] if gated else 0)
     for rows in _blocks(x):
-        z, incoming = _sum(x[rows], bias), dy[rows].to(wide)
+        z = _sum(buffer, x[rows], bias)
+        gradient = incoming[: len(z)].copy_(dy[rows])
+        gate = z[:, columns]
         if gated:
-            gate, value = z.chunk(2, dim=-1)
-            dvalue = _function(gate, activation).mul_(incoming)
-            dz = torch.cat((_slope_times(incoming * value, gate, activation), dvalue), dim=1)
-        else:
-            dz = _slope_times(incoming, z, activation)
-        dx[rows] = dz
+            others = slice(width // 2, width)
+            of_value = _function(gate, activation, out=spare[: len(z)]).mul_(gradient)
+            dx[rows, others] = of_value
+            gradient.mul_(z[:, others])
+            if bias is not None:
+                dbias[others] += of_value.sum(0)
+        of_gate = _slope_times(gradient, gate, activation, out=gradient)
+        dx[rows, columns] = of_gate
         if bias is not None:
-            sums.append(dz.sum(0))
-    dbias = x.new_empty(0, dtype=wide) if bias is None else torch.stack(sums).sum(0)
+            dbias[columns] += of_gate.sum(0)
     return dx, dbias
 
 
-def _blocks(x: Tensor) -> Iterator[slice]:
-    """Rows to work on at a time, at least one block: all on a GPU, what fits in cache on a CPU."""
+def _block_rows(x: Tensor) -> int:
+    """Rows to work on at a time: all on a GPU, what fits in cache on a CPU."""
     tokens, width = x.shape
-    size = max(1, _BLOCK // max(1, width)) if x.device.type == "cpu" else max(1, tokens)
-    return (slice(start, start + size) for start in range(0, max(1, tokens), size))
+    if x.device.type != "cpu":
+        return max(1, tokens)
+    return max(1, min(tokens, _BLOCK * torch.get_num_threads() // max(1, width)))
 
 
-def _sum(x: Tensor, bias: Tensor | None) -> Tensor:
-    """x + bias in the accumulation dtype."""
-    z = x.to(accumulation_dtype(x.dtype))
-    return z if bias is None else z + bias
+def _blocks(x: Tensor) -> Iterator[slice]:
+    size = _block_rows(x)
+    return (slice(start, start + size) for start in range(0, len(x), size))
 
 
-def _function(z: Tensor, activation: str) -> Tensor:
-    return F.silu(z) if activation == "swiglu" else F.gelu(z, approximate=_APPROXIMATE[activation])
+def _buffer(x: Tensor, width: int) -> Tensor:
+    """A block of `width` columns in the accumulation dtype."""
+    return x.new_empty((_block_rows(x), width), dtype=accumulation_dtype(x.dtype))
 
 
-def _slope_times(dy: Tensor, z: Tensor, activation: str) -> Tensor:
-    """dy times the derivative at z."""
+def _sum(buffer: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """x + bias in the accumulation dtype, in `buffer`."""
+    z = buffer[: len(x)].copy_(x)
+    return z if bias is None else z.add_(bias)
+
+
+def _function(z: Tensor, activation: str, out: Tensor | None = None) -> Tensor:
+    """The activation of z, or of its gate, in `out`, which may be z; without a gate also as a new tensor."""
     if activation == "swiglu":
-        return torch.ops.aten.silu_backward(dy, z)
-    return torch.ops.aten.gelu_backward(dy, z, approximate=_APPROXIMATE[activation])
+        return torch.ops.aten.silu.out(z, out=out)
+    kind = _APPROXIMATE[activation]
+    if out is None:
+        return torch.ops.aten.gelu(z, approximate=kind)
+    return torch.ops.aten.gelu.out(z, approximate=kind, out=out)
+
+
+def _slope_times(dy: Tensor, z: Tensor, activation: str, out: Tensor | None = None) -> Tensor:
+    """dy times the derivative at z, in `out`, which may be dy; None as above."""
+    if activation == "swiglu":
+        return torch.ops.aten.silu_backward.grad_input(dy, z, grad_input=out)
+    kind = _APPROXIMATE[activation]
+    if out is None:
+        return torch.ops.aten.gelu_backward(dy, z, approximate=kind)
+    return torch.ops.aten.gelu_backward.grad_input(dy, z, approximate=kind, grad_input=out)

@@ -51,9 +51,10 @@ def forward(
         h = _sum(buffer, x, residual, x_bias, keep, p, rows)
         if return_sum:
             # y is the norm of what is returned
-            h.copy_(total[rows].copy_(h))
+            total = _place(total, rows, h)
+            h = _widened(buffer, total[rows])
         normed, mean_, rstd_ = torch.native_layer_norm(h, (width,), weight, bias, eps)
-        y[rows] = normed
+        y = _place(y, rows, normed)
         mean[rows], rstd[rows] = mean_.view(-1), rstd_.view(-1)
     return y, total, mean, rstd, keep
 
@@ -87,8 +88,8 @@ def backward(
         if dsum is None:
             h = _sum(buffer, x, residual, x_bias, keep, p, rows)
         else:
-            h = buffer[: len(x[rows])].copy_(x[rows])
-        wide_dy = incoming[: len(h)].copy_(dy[rows])
+            h = _widened(buffer, x[rows])
+        wide_dy = _widened(incoming, dy[rows])
         # Two calls are faster than one for all three. The native backward only looks at whether there is a bias, so
         # weight stands in for it.
         arguments = (wide_dy, h, [width], mean[rows, None], rstd[rows, None], weight, weight)
@@ -97,22 +98,22 @@ def backward(
         dweight += of_weight
         dbias += of_bias
         if dsum is not None:
-            dh += wide_dy.copy_(dsum[rows])
+            dh += _widened(incoming, dsum[rows])
         if len(dresidual):
-            dresidual[rows] = dh
+            dresidual = _place(dresidual, rows, dh)
         if p > 0.0:
             # PyTorch multiplies by bytes four times faster than by the same memory as bool.
-            dh.mul_(1.0 / (1.0 - p)).mul_(keep[rows].view(torch.uint8))
-            dx[rows] = dh
+            dh = (dh * (1.0 / (1.0 - p))).mul_(keep[rows].view(torch.uint8))
+            dx = _place(dx, rows, dh)
         if x_bias is not None:
             dx_bias += dh.sum(0)
     return dresidual, dx, dx_bias, dweight, dbias
 
 
 def _block_rows(x: Tensor) -> int:
-    """Rows to work on at a time: all, or what fits in the cache of a CPU."""
+    """Rows to work on at a time: all, or what fits in the cache of a CPU when rows are widened."""
     tokens, width = x.shape
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or x.dtype == accumulation_dtype(x.dtype):
         return max(1, tokens)
     return max(1, min(tokens, _BLOCK * torch.get_num_threads() // width))
 
@@ -127,15 +128,28 @@ def _buffer(x: Tensor) -> Tensor:
     return x.new_empty((_block_rows(x), x.shape[1]), dtype=accumulation_dtype(x.dtype))
 
 
+def _place(whole: Tensor, rows: slice, part: Tensor) -> Tensor:
+    """`whole` with `part` in these rows, or `part` itself where it is all of them and needs no rounding."""
+    if part.shape == whole.shape and part.dtype == whole.dtype:
+        return part.contiguous()
+    whole[rows] = part
+    return whole
+
+
 def _sum(
     buffer: Tensor, x: Tensor, residual: Tensor | None, x_bias: Tensor | None, keep: Tensor, p: float, rows: slice
 ) -> Tensor:
     """residual + keep * (x + x_bias) / (1 - p) of these rows in the accumulation dtype, in `buffer`."""
-    h = buffer[: len(x[rows])].copy_(x[rows])
+    h, buffer = _widened(buffer, x[rows]), buffer[: len(x[rows])]
     if x_bias is not None:
-        h += x_bias
+        h = torch.add(h, x_bias, out=buffer)
     if p > 0.0:
-        h.mul_(1.0 / (1.0 - p)).mul_(keep[rows].view(torch.uint8))
+        h = torch.mul(h, 1.0 / (1.0 - p), out=buffer).mul_(keep[rows].view(torch.uint8))
     if residual is not None:
-        h += residual[rows]
+        h = torch.add(h, residual[rows], out=buffer)
     return h
+
+
+def _widened(buffer: Tensor, rows: Tensor) -> Tensor:
+    """The rows themselves where they have the accumulation dtype, else a copy in `buffer`."""
+    return rows if rows.dtype == buffer.dtype else buffer[: len(rows)].copy_(rows)
