@@ -1,7 +1,8 @@
 """What masking does, counted on micro-batches: rates, what the chosen tokens become, words and n-grams.
 
     rate      = predictions / real tokens, [CLS] and [SEP] included, as `data.mask_rate` counts
-    become    = [MASK], a similar word, other tokens, or what they were; similar words are told by the table
+    become    = [MASK], a similar word, other tokens, or what they were; similar words are told by the table, and
+                tokens that a word and its similar one share count as replaced
     intact    = words chosen as a whole, of the words of which a token is chosen
     n-grams   = runs of neighbouring chosen words; runs that touch by chance count as one
 
@@ -79,7 +80,10 @@ def measure_masks(
             entry = similar_words.find(original, first, size)[word[rows]]
             known = entry >= 0
             similar[known] = new[known] == similar_words.token(entry[known], (rows - first[word[rows]])[known])
-            similar &= ~kept
+            # a word is similar as a whole, also where the two share a token
+            alike = np.bincount(word[rows], weights=similar, minlength=first.size) == size
+            similar = alike[word[rows]]
+            kept &= ~similar
             seen["fallback"] += int((~known).sum())
         seen["tokens"] += real
         seen["predictions"] += rows.size

@@ -49,6 +49,8 @@ class Packing:
         masks: predictions of the mask slots, or None where nothing is masked.
         slots: real documents of the document slots.
         tokens: real tokens.
+        pairs: sentence pairs with a label.
+        second_label: share of the pairs whose label is 1 (random, or swapped); None without pairs.
     """
 
     batches: int
@@ -56,6 +58,8 @@ class Packing:
     masks: float | None
     slots: float
     tokens: int
+    pairs: int = 0
+    second_label: float | None = None
 
 
 def describe_lengths(lengths: npt.NDArray[np.integer]) -> Lengths:
@@ -92,6 +96,8 @@ def measure_packing(batches: Sequence[PackedBatch]) -> Packing:
     real = sum(batch.real_tokens for batch in batches)
     slots = sum(batch.documents.keys.numel() for batch in batches)
     used = mask_slots = 0
+    labelled = [batch.pair_labels[batch.pair_labels != IGNORED] for batch in batches if batch.pair_labels is not None]
+    pairs = sum(len(labels) for labels in labelled)
     for batch in batches:
         if batch.labels is not None:
             used += int((batch.labels != IGNORED).sum())
@@ -102,6 +108,8 @@ def measure_packing(batches: Sequence[PackedBatch]) -> Packing:
         masks=used / mask_slots if mask_slots else None,
         slots=sum(sequences_of(batch).size for batch in batches) / slots,
         tokens=real,
+        pairs=pairs,
+        second_label=sum(int(labels.sum()) for labels in labelled) / pairs if pairs else None,
     )
 
 

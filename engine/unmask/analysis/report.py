@@ -79,6 +79,9 @@ class Report:
         ]
         if packing.masks is not None:
             filled[1][-1] = _share(packing.masks)
+        if packing.second_label is not None:
+            filled[0] += ["pairs", "random or swapped"]
+            filled[1] += [f"{packing.pairs:,}", _share(packing.second_label)]
         parts = [f"# {self.title}", "## Lengths in tokens", _table(lengths), "## Packing", _table(filled)]
         if self.masks is not None:
             parts += ["## Masking", _table(_mask_rows(self.masks))]

@@ -72,6 +72,7 @@ def test_a_macbert_run_trains_both_losses_and_is_analysed_and_exported(
     assert numbers["masks"]["intact"] == 1.0
     assert numbers["masks"]["similar"] > 0.5
     assert numbers["sequences"]["longest"] <= 64
+    assert 0.3 < numbers["packing"]["second_label"] < 0.7
     for name in ("lengths", "ngrams", "burstiness", "distraction"):
         assert (run / "analysis" / f"{name}.png").stat().st_size > 1000
 
@@ -106,7 +107,8 @@ def test_a_model_inside_documents_has_no_distraction_beside_a_reference(
     pytest.importorskip("matplotlib")
     run = tmp_path / "run"
     assert pretrain(store, run, "--data.compose", "mix", "--data.masking", "span") == 0, capsys.readouterr().err
-    assert main(["analyse", str(run / "checkpoints" / "step-000006"), "--micro-batches", "4"]) == 0, capsys.readouterr().err
+    checkpoint = run / "checkpoints" / "step-000006"
+    assert main(["analyse", str(checkpoint), "--micro-batches", "4"]) == 0, capsys.readouterr().err
     numbers = json.loads((run / "analysis" / "analysis.json").read_text(encoding="utf-8"))
     assert numbers["distraction"]["layers"] == [0.0, 0.0]
     assert numbers["distraction"]["reference"] > 0.1
