@@ -12,7 +12,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["contents", "dtype", "last_dim_contiguous", "probability", "random_address", "rank", "same_device", "shape"]
+__all__ = [
+    "contents",
+    "dtype",
+    "last_dim_contiguous",
+    "probability",
+    "random_address",
+    "rank",
+    "reads_contents",
+    "same_device",
+    "shape",
+]
 
 DEBUG: bool = os.environ.get("UNMASK_DEBUG", "0") not in ("", "0")
 """Whether contents are checked on a GPU too (environment variable UNMASK_DEBUG=1); each check waits for the device."""
@@ -87,12 +97,17 @@ def random_address(family: str, p: float, key: Tensor | None, **addresses: Tenso
         raise ValueError(f"{family}: key must be a scalar tensor, got shape {tuple(key.shape)}")
 
 
+def reads_contents(x: Tensor) -> bool:
+    """Whether a check may read `x`: on a CPU, in debug mode on a GPU, never in a compiled graph, which it would cut."""
+    return not torch.compiler.is_compiling() and (x.device.type == "cpu" or DEBUG)
+
+
 def contents(family: str, name: str, x: Tensor, bound: int, why: str) -> None:
     """Every element of the integer tensor `x` must lie in [0, bound); `why` says where that comes from.
 
-    Looked at on a CPU, in debug mode on a GPU, never in a compiled graph, which reading would cut in two.
+    Looked at where `reads_contents` allows it.
     """
-    if torch.compiler.is_compiling() or x.numel() == 0 or not (x.device.type == "cpu" or DEBUG):
+    if x.numel() == 0 or not reads_contents(x):
         return
     lowest, highest = (int(end) for end in x.aminmax())
     if lowest < 0 or highest >= bound:

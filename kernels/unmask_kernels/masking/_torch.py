@@ -1,0 +1,138 @@
+"""masking by sorting, on PyTorch's own kernels: static shapes, no loop over documents, nothing read back from a GPU.
+
+Words are sorted by (document, priority), so those of a document lie in its own range of the row. Single tokens: the
+first `count` of a range. Whole words: rounds, each of which takes the words before the first that overshoots and drops
+those that fit no more. What blocks a round has fewer tokens than what blocked the one before, and these are distinct
+words of one document: k rounds need k (k - 1) / 2 tokens, so their number is bounded by the longest document, and no
+round has to be asked whether it was the last. Replacements are drawn at the M slots, not at all tokens.
+
+Cost: two sorts of T keys; T / 4 + M Philox calls of about 100 integer operations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unmask_kernels import philox
+
+from .rule import IGNORED, counts, numbers, slot_offsets
+
+__all__ = ["forward"]
+
+_LOW = 0xFFFFFFFF
+_NEVER = 1 << 32  # behind every priority
+
+
+def forward(
+    ids: Tensor,
+    word_starts: Tensor | None,
+    special: Tensor,
+    ordinary: Tensor,
+    keys: Tensor,
+    cu_seqlens: Tensor,
+    names: Tensor,
+    rate: float,
+    split: Sequence[float],
+    mask_id: int,
+    capacity: int,
+    longest: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Corrupted ids (T,), rows (M,) and labels (M,)."""
+    rule = numbers(rate, split)
+    tokens = len(ids)
+    offsets = cu_seqlens.long()
+    lengths = offsets.diff()
+    document = torch.repeat_interleave(torch.arange(len(lengths), device=ids.device), lengths, output_size=tokens)
+    place = torch.arange(tokens, device=ids.device) - offsets[document]
+    budgets = counts(lengths, rule)
+    excluded = special[ids.long()]
+    priority = _priorities(lengths, names, keys[0], document, place)
+    if word_starts is None:
+        order = _order(document, torch.where(excluded, _NEVER, priority))
+        # rank in the document is the place in its range
+        first = (place < budgets[document]) & ~excluded[order]
+        chosen = torch.empty_like(first).scatter_(0, order, first)
+    else:
+        chosen = _choose_words(word_starts | (place == 0), excluded, priority, document, offsets, budgets, longest)
+    rank = _within(chosen.long(), document, offsets) - 1
+    slot = (slot_offsets(budgets)[document] + rank).clamp(max=capacity)
+    # one place more catches what has no slot
+    slot = torch.where(chosen, slot, capacity)
+    every = torch.arange(tokens, device=ids.device)
+    rows = torch.full((capacity + 1,), tokens, device=ids.device).scatter_(0, slot, every)[:capacity]
+    used = rows < tokens
+    at = rows.clamp(max=max(0, tokens - 1))
+    if tokens == 0:
+        return ids.clone(), torch.zeros_like(rows), torch.full_like(rows, IGNORED)
+    originals = ids[at].long()
+    kind, draw = _draws(keys[1], names[document[at]], place[at])[:2]
+    new = torch.where(kind < rule.to_mask, mask_id, originals)
+    if len(ordinary):
+        random = ordinary[(draw * len(ordinary)) >> 32].long()
+        new = torch.where((kind >= rule.to_mask) & (kind < rule.to_random), random, new)
+    out = torch.cat([ids, ids[:1]]).scatter_(0, rows, new.to(ids.dtype))[:tokens]
+    return out.contiguous(), at.where(used, 0), originals.where(used, IGNORED)
+
+
+def _choose_words(
+    begins: Tensor, excluded: Tensor, priority: Tensor, document: Tensor, offsets: Tensor, budgets: Tensor, longest: int
+) -> Tensor:
+    """Chosen tokens, bool (T,), by whole words."""
+    every = torch.arange(len(begins), device=begins.device)
+    head = torch.where(begins, every, 0).cummax(0).values
+    sizes = torch.zeros_like(every).scatter_add_(0, head, torch.ones_like(every))
+    specials = torch.zeros_like(every).scatter_add_(0, head, excluded.long())
+    candidate = begins & (specials == 0)
+    order = _order(document, torch.where(candidate, priority, _NEVER))
+    # from here on sorted: a document's words lie in its own range, those that are no candidates at the end
+    size, waiting = sizes[order], candidate[order]
+    taken = torch.zeros_like(waiting)
+    left = budgets
+    for _ in range(_rounds(longest)):
+        waiting = waiting & (size <= left[document])
+        running = _within(torch.where(waiting, size, 0), document, offsets)
+        now = waiting & (running <= left[document])
+        taken |= now
+        left = left.scatter_add(0, document, torch.where(now, -size, 0))
+        waiting = waiting & ~now
+        # on a CPU it costs nothing to ask
+        if begins.device.type == "cpu" and not bool(waiting.any()):
+            break
+    return torch.empty_like(taken).scatter_(0, order, taken)[head]
+
+
+def _rounds(longest: int) -> int:
+    """Rounds that suffice: k + 1 with k (k + 1) / 2 <= longest."""
+    return 1 + (math.isqrt(8 * longest + 1) - 1) // 2
+
+
+def _order(document: Tensor, priority: Tensor) -> Tensor:
+    """Tokens by (document, priority, place)."""
+    return torch.sort((document << 33) | priority, stable=True).indices
+
+
+def _within(values: Tensor, document: Tensor, offsets: Tensor) -> Tensor:
+    """Running sum, each document from 0."""
+    total = values.cumsum(0)
+    before = torch.cat([total.new_zeros(1), total])[offsets[:-1]]
+    return total - before[document]
+
+
+def _priorities(lengths: Tensor, names: Tensor, key: Tensor, document: Tensor, place: Tensor) -> Tensor:
+    """Priority of every token, int64 (T,): one Philox call serves four tokens of a document."""
+    calls = (lengths + 3) // 4
+    ends = calls.cumsum(0)
+    # as many calls as any lengths of this sum can need
+    call = torch.arange(len(place) // 4 + len(lengths), device=place.device)
+    owner = torch.searchsorted(ends, call, right=True).clamp(max=len(lengths) - 1)
+    words = torch.stack(_draws(key, names[owner], (call - (ends - calls)[owner]).clamp(min=0)), dim=1)
+    return words.view(-1)[4 * (ends - calls)[document] + place]
+
+
+def _draws(key: Tensor, names: Tensor, counter: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    low, high = names & _LOW, (names >> 32) & _LOW
+    return philox.philox_4x32(counter, torch.zeros_like(counter), low, high, key & _LOW, (key >> 32) & _LOW)

@@ -1,0 +1,201 @@
+"""Triton masking: one launch, one program per document, which holds its document in registers.
+
+A block is the power of two that covers the longest document: 256 tokens a warp, from 4,096 tokens on 16 warps, up to
+8,192 tokens. A shorter document masks the rest of its block, so the work is that of S blocks. Nothing is sorted. To
+choose words:
+
+    1. the largest bound x is found bit by bit, 32 block sums, for which all words with priority < x fit in the count:
+       single tokens are chosen exactly by this, but for equal priorities
+    2. words behind the bound are visited one by one, the smallest (priority, place) that still fits each time: a few
+       steps, since what is left is less than the words at the bound have
+
+A program finds its slots by counting those of the documents before it, from `cu_seqlens` alone, and its rows go there
+in ascending order by a running sum; no program waits for another. Priorities take a Philox call for four tokens,
+replacements a call a token.
+
+Traffic: about 30 bytes a token; arithmetic, a few hundred integer instructions a token, sets the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from unmask_kernels._triton.launch import device_guard
+
+from .rule import IGNORED, numbers
+
+__all__ = ["forward"]
+
+_TOKENS_PER_WARP, _MOST_WARPS = 256, 16
+_NEVER: tl.constexpr = tl.constexpr(1 << 62)
+_IGNORED: tl.constexpr = tl.constexpr(IGNORED)
+_NUMBERS = ["documents", "capacity", "numerator", "denominator", "to_mask", "to_random", "num_ordinary", "mask_id"]
+
+
+@triton.jit
+def _count(lengths, numerator, denominator):
+    # the count of `rule`, in 32 bits: 8,192 tokens times 65,536
+    product = lengths * numerator
+    whole = product // denominator
+    twice = 2 * (product - whole * denominator)
+    up = (twice > denominator) | ((twice == denominator) & (whole % 2 == 1))
+    return tl.minimum(tl.maximum(whole + up.to(tl.int32), 1), tl.maximum(lengths - 2, 0))
+
+
+@triton.jit
+def _smaller(a, b):
+    return tl.minimum(a, b)
+
+
+@triton.jit
+def _larger(a, b):
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def _choose(priority, place, candidate, size, count):
+    # 1 for the words that are taken, int32 (BLOCK,): see the head of this file.
+    left = count
+    size = tl.where(candidate, size, 0)
+    bound = (left * 0).to(tl.uint32)
+    bit = (bound + 1) << 31
+    for _ in range(32):
+        below = tl.sum(tl.where(priority < bound + bit, size, 0), axis=0)
+        bound = tl.where(below <= left, bound + bit, bound)
+        bit = bit >> 1
+    taken = (candidate & (priority < bound)).to(tl.int32)
+    left -= tl.sum(taken * size, axis=0)
+    rank = tl.where(candidate & (taken == 0) & (size <= left), (priority.to(tl.int64) << 14) | place, _NEVER)
+    best = tl.min(rank, axis=0)
+    while best < _NEVER:
+        here = rank == best
+        taken = tl.where(here, 1, taken)
+        left -= tl.sum(tl.where(here, size, 0), axis=0)
+        rank = tl.where(here | (size > left), _NEVER, rank)
+        best = tl.min(rank, axis=0)
+    return taken
+
+
+@triton.jit(do_not_specialize=_NUMBERS)
+def _masking_kernel(
+    ids_ptr, starts_ptr, special_ptr, ordinary_ptr, cu_seqlens_ptr, names_ptr, keys_ptr, out_ptr, rows_ptr, labels_ptr,
+    documents, capacity, numerator, denominator, to_mask, to_random, num_ordinary, mask_id,
+    HAS_WORDS: tl.constexpr, HAS_RANDOM: tl.constexpr, BLOCK: tl.constexpr, DOCUMENTS: tl.constexpr,
+):  # fmt: skip
+    document = tl.program_id(0)
+    first_row = tl.load(cu_seqlens_ptr + document)
+    length = tl.load(cu_seqlens_ptr + document + 1) - first_row
+    place = tl.arange(0, BLOCK)
+    inside = place < length
+    first_slot = 0
+    for first in range(0, document, DOCUMENTS):
+        earlier = first + tl.arange(0, DOCUMENTS)
+        before = earlier < document
+        begin = tl.load(cu_seqlens_ptr + earlier, mask=before, other=0)
+        end = tl.load(cu_seqlens_ptr + earlier + 1, mask=before, other=0)
+        first_slot += tl.sum(tl.where(before, _count(end - begin, numerator, denominator), 0), axis=0)
+    count = _count(length, numerator, denominator)
+
+    name = tl.load(names_ptr + document)
+    special = (
+        tl.load(special_ptr + tl.load(ids_ptr + first_row + place, mask=inside, other=0), mask=inside, other=1) != 0
+    )
+    quarter = tl.zeros((BLOCK // 4,), dtype=tl.uint32)
+    low = (name & 0xFFFFFFFF).to(tl.uint32)
+    high = ((name >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    call = tl.arange(0, BLOCK // 4).to(tl.uint32)
+    w0, w1, w2, w3 = tl.philox(tl.load(keys_ptr), call, quarter, quarter + low, quarter + high)
+    priority = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (BLOCK,))  # w0 w1 w2 w3 of a call in this order
+
+    if HAS_WORDS:
+        begins = ((tl.load(starts_ptr + first_row + place, mask=inside, other=1) != 0) | (place == 0)) & inside
+        behind = place + 1
+        ends = tl.load(starts_ptr + first_row + behind, mask=behind < length, other=1) != 0
+        end = tl.associative_scan(tl.where(ends, behind, BLOCK), 0, _smaller, reverse=True)
+        excluded = tl.associative_scan(tl.where(special, place, BLOCK), 0, _smaller, reverse=True)
+        taken = _choose(priority, place, begins & (excluded >= end), end - place, count)
+        # a token looks at the nearest beginning of a word at or before it
+        mark = tl.associative_scan(tl.where(begins, 2 * place + taken, 0), 0, _larger)
+        chosen = ((mark & 1) == 1) & inside
+    else:
+        chosen = _choose(priority, place, ~special, tl.full((BLOCK,), 1, tl.int32), count) == 1
+
+    rank = tl.cumsum(chosen.to(tl.int32), axis=0) - 1
+    used = tl.minimum(tl.sum(chosen.to(tl.int32), axis=0), tl.maximum(capacity - first_slot, 0))
+    chosen = chosen & (rank < used)
+    owned = tl.minimum(count, capacity - first_slot)
+    tl.store(rows_ptr + first_slot + place, tl.zeros((BLOCK,), dtype=tl.int64), mask=(place >= used) & (place < owned))
+    unused = tl.full((BLOCK,), _IGNORED, dtype=tl.int64)
+    tl.store(labels_ptr + first_slot + place, unused, mask=(place >= used) & (place < owned))
+    # slots behind those of the last document
+    behind_all = tl.where(document == documents - 1, capacity, 0)
+    for first in range(first_slot + count, behind_all, BLOCK):
+        free = first + place < capacity
+        tl.store(rows_ptr + first + place, tl.zeros((BLOCK,), dtype=tl.int64), mask=free)
+        tl.store(labels_ptr + first + place, unused, mask=free)
+    tl.store(rows_ptr + first_slot + rank, (first_row + place).to(tl.int64), mask=chosen)
+    # read again, from cache: holding the ids all along costs registers
+    ids = tl.load(ids_ptr + first_row + place, mask=inside, other=0).to(tl.int32)
+    tl.store(labels_ptr + first_slot + rank, ids.to(tl.int64), mask=chosen)
+
+    zero = tl.zeros((BLOCK,), dtype=tl.uint32)
+    kind, draw, _, _ = tl.philox(tl.load(keys_ptr + 1), place.to(tl.uint32), zero, zero + low, zero + high)
+    kind = kind.to(tl.int64)
+    new = tl.where(kind < to_mask, mask_id, ids)
+    if HAS_RANDOM:
+        random = chosen & (kind >= to_mask) & (kind < to_random)
+        drawn = (draw.to(tl.int64) * num_ordinary) >> 32
+        new = tl.where(random, tl.load(ordinary_ptr + drawn, mask=random, other=0).to(tl.int32), new)
+    out = tl.where(chosen, new, ids)
+    tl.store(out_ptr + first_row + place, out.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def forward(
+    ids: Tensor,
+    word_starts: Tensor | None,
+    special: Tensor,
+    ordinary: Tensor,
+    keys: Tensor,
+    cu_seqlens: Tensor,
+    names: Tensor,
+    rate: float,
+    split: Sequence[float],
+    mask_id: int,
+    capacity: int,
+    longest: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Corrupted ids (T,), rows (M,) and labels (M,)."""
+    rule = numbers(rate, split)
+    out = torch.empty_like(ids, memory_format=torch.contiguous_format)
+    rows = ids.new_empty(capacity, dtype=torch.int64)
+    labels = torch.empty_like(rows)
+    block = max(16, triton.next_power_of_2(longest))
+    with device_guard(ids):
+        _masking_kernel[(len(names),)](
+            ids_ptr=ids.contiguous(),
+            starts_ptr=None if word_starts is None else word_starts.contiguous(),
+            special_ptr=special.contiguous(),
+            ordinary_ptr=ordinary.contiguous(),
+            cu_seqlens_ptr=cu_seqlens,
+            names_ptr=names,
+            keys_ptr=keys.contiguous(),
+            out_ptr=out,
+            rows_ptr=rows,
+            labels_ptr=labels,
+            documents=len(names),
+            capacity=capacity,
+            **rule._asdict(),
+            num_ordinary=len(ordinary),
+            mask_id=mask_id,
+            HAS_WORDS=word_starts is not None,
+            HAS_RANDOM=rule.to_random > rule.to_mask,
+            BLOCK=block,
+            DOCUMENTS=256,
+            num_warps=min(_MOST_WARPS, max(1, block // _TOKENS_PER_WARP)),
+        )
+    return out, rows, labels

@@ -1,0 +1,101 @@
+"""BERT's masking (Devlin et al. 2019, arXiv:1810.04805) of packed documents, the definition, a document at a time.
+
+For a document of n tokens named by the 64-bit key (low, high), with t = 0 at its [CLS]:
+
+    priority(t) = word t mod 4 of philox(counter (t div 4, 0, low, high), selection key)
+    words       = single tokens; with word starts, runs from one start to the next, the first of them at t = 0
+    candidates  = words without a special token
+    visit them by (priority of the first token, place), ascending; a word is taken if it has at most as many tokens as
+    the count still lacks, else skipped (the rule of BERT's published code)
+    each taken token: (r0, r1, ., .) = philox(counter (t, 0, low, high), replacement key); by r0 (see `rule`) it becomes
+    [MASK], ordinary[(r1 * len(ordinary)) >> 32], or stays; it is predicted in every case
+
+Nothing depends on the packed row, so a document is masked the same wherever it lies. Shapes: ids, word_starts (T,);
+special (V,); ordinary (O,); keys (2,); results ids (T,), rows, labels (M,). Loops in Python; for tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unmask_kernels import philox
+
+from .rule import IGNORED, counts, numbers
+
+__all__ = ["forward"]
+
+_LOW = 0xFFFFFFFF
+
+
+def forward(
+    ids: Tensor,
+    word_starts: Tensor | None,
+    special: Tensor,
+    ordinary: Tensor,
+    keys: Tensor,
+    cu_seqlens: Tensor,
+    names: Tensor,
+    rate: float,
+    split: Sequence[float],
+    mask_id: int,
+    capacity: int,
+    longest: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Corrupted ids (T,), rows (M,) and labels (M,); arguments as in `unmask_kernels.masking`."""
+    rule = numbers(rate, split)
+    out = ids.clone()
+    rows, labels = ids.new_zeros(capacity, dtype=torch.int64), ids.new_full((capacity,), IGNORED, dtype=torch.int64)
+    ends = cu_seqlens.tolist()
+    budgets = counts(cu_seqlens.diff(), rule).tolist()
+    slot = 0
+    for index, budget in enumerate(budgets):
+        start, end = ends[index], ends[index + 1]
+        tokens = range(end - start)
+        document = ids[start:end].tolist()
+        starts = [True] * len(tokens) if word_starts is None else word_starts[start:end].tolist()
+        candidates = [word for word in _words(starts) if not any(special[document[t]] for t in word)]
+        four = _draws(keys[0], names[index], [t // 4 for t in tokens])
+        chosen = _choose(candidates, [four[t % 4][t] for t in tokens], budget)
+        kinds = _draws(keys[1], names[index], [*tokens])
+        for at, t in enumerate(sorted(chosen)):
+            # Slots follow from lengths alone; what has none is left as it is.
+            if slot + at < capacity:
+                rows[slot + at], labels[slot + at] = start + t, document[t]
+                kind, draw = kinds[0][t], kinds[1][t]
+                if kind < rule.to_mask:
+                    out[start + t] = mask_id
+                elif kind < rule.to_random:
+                    out[start + t] = ordinary[(draw * len(ordinary)) >> 32]
+        slot += budget
+    return out, rows, labels
+
+
+def _words(starts: list[bool]) -> list[list[int]]:
+    """Places of the tokens of each word."""
+    words: list[list[int]] = []
+    for t, begins in enumerate(starts):
+        if begins or not words:
+            words.append([])
+        words[-1].append(t)
+    return words
+
+
+def _choose(candidates: list[list[int]], priorities: list[int], left: int) -> list[int]:
+    """Places of the chosen tokens."""
+    chosen: list[int] = []
+    for word in sorted(candidates, key=lambda word: (priorities[word[0]], word[0])):
+        if len(word) <= left:
+            chosen += word
+            left -= len(word)
+    return chosen
+
+
+def _draws(key: Tensor, name: Tensor, counters: list[int]) -> list[list[int]]:
+    """Four words for each counter."""
+    first = torch.tensor(counters, dtype=torch.int64, device=key.device)
+    low, high = name & _LOW, (name >> 32) & _LOW
+    words = philox.philox_4x32(first, torch.zeros_like(first), low, high, key & _LOW, (key >> 32) & _LOW)
+    return [word.tolist() for word in words]
