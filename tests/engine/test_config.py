@@ -18,17 +18,26 @@ def complaint(overrides: Mapping[str, Any], source: str | Path | None = None) ->
     return str(caught.value)
 
 
+# what a recipe cannot bring along
+NEEDED = {"macbert": {"data.similar_words": "similar.tsv"}}
+
+
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_is_valid_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
-    config = load_config(name)
+    config = load_config(name, NEEDED.get(name, {}))
     assert load_config(None, to_mapping(config)) == config
     saved = tmp_path / "config.yaml"
     saved.write_text(to_yaml(config), "utf-8")
     assert load_config(saved) == config
 
 
-def test_recipes_of_the_issue_are_shipped() -> None:
-    assert {"tiny", "bert-mini", "bert-base", "bert-large"} <= set(recipes.names())
+def test_the_recipes_of_the_literature_are_shipped() -> None:
+    shipped = {"tiny", "bert-mini", "bert-base", "bert-large", "bert-original", "roberta", "macbert", "composition"}
+    assert shipped <= set(recipes.names())
+
+
+def test_the_chinese_recipe_asks_for_its_table_of_similar_words() -> None:
+    assert "'mac', which needs data.similar_words" in complaint({}, "macbert")
 
 
 def test_no_argument_is_the_tiny_recipe() -> None:
