@@ -65,8 +65,8 @@ class Documents:
             tokens: T. Default: the last offset, which must then be on the CPU.
             longest: bound on the length of a document. Default: the longest one, read from a CPU tensor.
         Raises:
-            TypeError, ValueError: a wrong dtype or shape; on CPU tensors also wrong contents. The contents of a tensor
-                on a GPU are not looked at: that would be a synchronisation.
+            TypeError, ValueError: a wrong dtype or shape; on CPU tensors, and with UNMASK_DEBUG=1 on a GPU, also wrong
+                contents. Else the contents of a tensor on a GPU are not looked at: that would be a synchronisation.
         """
         for name, value in (("cu_seqlens", cu_seqlens), ("keys", keys)):
             if value is not None and not isinstance(value, Tensor):
@@ -88,7 +88,7 @@ class Documents:
                 "since reading them from the device would stall it"
             )
         lengths = cu_seqlens.diff()
-        if on_host:
+        if on_host or checks.DEBUG:
             tokens, longest = _check_contents(cu_seqlens, lengths, tokens, longest)
         assert tokens is not None and longest is not None
         count = len(lengths)
