@@ -7,6 +7,15 @@ A micro-batch is one row of T tokens that holds S whole documents one after the 
 
 Attention stays inside a document, positions restart in each, and every list is made here, eagerly, so that a step
 never waits for the device. (Zhao et al. 2024, arXiv:2402.13991, intra-document masking; here in both directions.)
+
+`tiles` is the work list of attention kernels. Documents and their tiles of TILE_ROWS rows are listed from the longest
+document to the shortest, that is, by cost, and the head of the list counts those longer than each bound, so that a
+kernel finds the documents of a range of lengths without anybody knowing how many there are:
+
+    row 0 : 8              (documents longer than BOUNDS[i], tiles of these documents, 0, 0)
+    row 8 : 8 + S          (document, 0, its first token, its length)               by document
+    row 8 + S : end        (document, first row of the tile, first token, length)   T // TILE_ROWS + S slots; 0 beyond
+                                                                                    the last tile
 """
 
 from __future__ import annotations
@@ -18,7 +27,12 @@ from torch import Tensor
 
 from . import checks, philox
 
-__all__ = ["Documents"]
+__all__ = ["BOUNDS", "TILES_HEAD", "TILE_ROWS", "Documents"]
+
+TILE_ROWS = 128
+TILES_HEAD = 8
+BOUNDS = (0, 64, 128, 256, 512, (1 << 31) - 1)
+"""Lengths that separate the ways in which kernels treat documents; none is longer than the last."""
 
 
 # comparing tensors gives tensors: two Documents are equal when they are the same object
@@ -35,7 +49,7 @@ class Documents:
         document_ids: index of each token's document, int64 (T,).
         row_keys: key of each token for dropout on rows, int64 (T,).
         order: documents from the longest to the shortest, ties by index, int32 (S,).
-        tiles: work list of attention kernels, int32; empty, since no kernel here reads one.
+        tiles: work list of attention kernels, int32 (TILES_HEAD + S + T // TILE_ROWS + S, 4), as drawn above.
     """
 
     cu_seqlens: Tensor
@@ -104,6 +118,7 @@ class Documents:
         # with output_size the lengths are not read back from a GPU
         document_ids = torch.repeat_interleave(index, lengths, output_size=tokens)
         positions = torch.arange(tokens, device=cu_seqlens.device) - cu_seqlens.long()[document_ids]
+        order = torch.argsort(lengths, descending=True, stable=True)
         return cls(
             cu_seqlens=cu_seqlens,
             keys=keys,
@@ -112,8 +127,8 @@ class Documents:
             positions=positions,
             document_ids=document_ids,
             row_keys=philox.row_keys(keys[document_ids], positions),
-            order=torch.argsort(lengths, descending=True, stable=True).int(),
-            tiles=cu_seqlens.new_empty(0),
+            order=order.int(),
+            tiles=_tiles(cu_seqlens, lengths, order, tokens),
         )
 
     def first_rows(self) -> Tensor:
@@ -127,6 +142,25 @@ class Documents:
             if isinstance(value, Tensor):
                 moved[name] = value.to(device, non_blocking=non_blocking)
         return Documents(**moved)
+
+
+def _tiles(cu_seqlens: Tensor, lengths: Tensor, order: Tensor, tokens: int) -> Tensor:
+    """The work list; static shapes, and no value is read back from a GPU or sent to it."""
+    lengths = lengths[order]  # (S,), decreasing
+    documents = torch.stack((order.int(), torch.zeros_like(lengths), cu_seqlens[order], lengths), 1)
+    ends = ((lengths + (TILE_ROWS - 1)) // TILE_ROWS).cumsum(0)  # tiles up to and with each document
+    longer = torch.stack([lengths > bound for bound in BOUNDS])
+    head = documents.new_zeros(TILES_HEAD, 4)
+    head[: len(BOUNDS), 0] = longer.sum(1)
+    head[: len(BOUNDS), 1] = torch.where(longer, ends, 0).amax(1)
+    place = torch.arange(tokens // TILE_ROWS + len(order), device=lengths.device)
+    slot = torch.searchsorted(ends, place, right=True)
+    valid = (slot < len(order))[:, None]
+    slot = slot.clamp_(max=len(order) - 1)
+    tiles = documents[slot]
+    # from a document's last tile to its first: a causal kernel then begins with the rows that see most
+    tiles[:, 1] = (ends[slot] - 1 - place) * TILE_ROWS
+    return torch.cat((head, documents, tiles * valid))
 
 
 def _check_contents(cu_seqlens: Tensor, lengths: Tensor, tokens: int | None, longest: int | None) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unmask_kernels import Documents, philox
+from unmask_kernels.documents import BOUNDS, TILE_ROWS, TILES_HEAD
 
 pytest.importorskip("hypothesis")
 
@@ -33,6 +34,55 @@ def test_lists_agree_with_a_loop_over_the_documents(lengths: list[int]) -> None:
     ordered = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     assert documents.order.tolist() == ordered
     assert documents.positions.dtype == documents.document_ids.dtype == documents.row_keys.dtype == torch.int64
+
+
+LENGTHS = st.lists(st.one_of(st.integers(0, 3), st.integers(0, 700)), min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=LENGTHS, unused=st.integers(0, 3))
+def test_every_row_of_every_document_is_in_exactly_one_tile(lengths: list[int], unused: int) -> None:
+    documents = Documents.build(offsets(*lengths, *[0] * unused))
+    head, slots = documents.tiles[:TILES_HEAD], len(lengths) + unused
+    tiles = documents.tiles[TILES_HEAD + slots :]
+    assert len(tiles) == documents.tokens // TILE_ROWS + slots
+    valid = int(head[0, 1])
+    assert valid == sum(-(-length // TILE_ROWS) for length in lengths)
+    assert not tiles[valid:].any()
+    rows = []
+    for document, first, start, length in tiles[:valid].tolist():
+        assert (start, length) == (int(documents.cu_seqlens[document]), lengths[document])
+        assert first % TILE_ROWS == 0 and first < length
+        rows += range(start + first, start + min(first + TILE_ROWS, length))
+    assert sorted(rows) == list(range(documents.tokens))
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=LENGTHS)
+def test_the_head_bounds_documents_and_tiles_of_a_range_of_lengths_sorted_by_cost(lengths: list[int]) -> None:
+    tiles = Documents.build(offsets(*lengths)).tiles
+    listed = tiles[TILES_HEAD : TILES_HEAD + len(lengths)]
+    assert sorted(listed[:, 0].tolist()) == list(range(len(lengths)))
+    for part, count in ((listed, 0), (tiles[TILES_HEAD + len(lengths) :], 1)):
+        costs = part[:, 3].tolist()
+        assert costs == sorted(costs, reverse=True)
+        for index, bound in enumerate(BOUNDS):
+            assert int(tiles[index, count]) == sum(cost > bound for cost in costs)
+
+
+@pytest.mark.parametrize("lengths", [[20_000], [1] * 20_000], ids=["one", "20000"])
+def test_lists_one_document_or_twenty_thousand(lengths: list[int]) -> None:
+    documents = Documents.build(offsets(*lengths))
+    assert int(documents.tiles[0, 0]) == len(lengths)
+    assert int(documents.tiles[0, 1]) == max(len(lengths), -(-20_000 // TILE_ROWS))
+
+
+def test_building_the_lists_reads_nothing_back() -> None:
+    # a meta tensor has no values: reading one, or a shape that depends on one, is an error
+    boundaries = torch.zeros(4, dtype=torch.int32, device="meta")
+    documents = Documents.build(boundaries, tokens=500, longest=500)
+    assert documents.tiles.shape == (TILES_HEAD + 3 + 500 // TILE_ROWS + 3, 4)
+    assert documents.positions.shape == (500,)
 
 
 def test_row_keys_depend_on_the_document_and_position_not_on_the_place() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["keep_rows", "lanes"]
+__all__ = ["keep_rows", "keep_scores", "lanes"]
 
 
 @triton.jit
@@ -29,3 +29,20 @@ def keep_rows(key, row_keys, threshold, ROWS: tl.constexpr, BLOCK: tl.constexpr)
     low = (row_keys & 0xFFFFFFFF).to(tl.uint32)[:, None] + zero
     high = ((row_keys >> 32) & 0xFFFFFFFF).to(tl.uint32)[:, None] + zero
     return lanes(key, group, zero, low, high, ROWS, BLOCK // 8) >= threshold.to(tl.uint32)
+
+
+@triton.jit
+def keep_scores(
+    key, document_key, head, first_row, first_column, threshold, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    """bool (ROWS, COLUMNS): which attention probabilities survive, for a tile of one document and head.
+
+    Rows and columns count inside the document; first_column is a multiple of 8. One call serves 8 columns of a row.
+    """
+    zero = tl.zeros((ROWS, COLUMNS // 8), dtype=tl.uint32)
+    row = (first_row + tl.arange(0, ROWS)).to(tl.uint32)[:, None]
+    group = (first_column // 8 + tl.arange(0, COLUMNS // 8)).to(tl.uint32)[None, :]
+    low = (document_key & 0xFFFFFFFF).to(tl.uint32) + zero
+    high = ((document_key >> 32) & 0xFFFFFFFF).to(tl.uint32) + zero
+    words = lanes(key, (row << 16) | group, tl.cast(head, tl.uint32) + zero, low, high, ROWS, COLUMNS // 8)
+    return words >= threshold.to(tl.uint32)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..capability import architecture
+from ..capability import architecture, triton_reasons
 from ..dispatch import Backend, Family
 from . import flash_versions
 
@@ -15,6 +15,8 @@ __all__ = ["FAMILY", "AttentionCall", "describe", "saves_statistics", "varlen_re
 
 _HAS_VARLEN = torch.backends.cuda.is_flash_attention_available()
 _WIDEST_VARLEN = 192
+
+TRITON_HEAD_DIMS = (32, 64, 96, 128)
 
 
 class AttentionCall(NamedTuple):
@@ -50,6 +52,15 @@ def describe(qkv: Tensor, p: float, causal: bool, window: int, longest: int) -> 
     )
 
 
+def _triton_refuses(call: AttentionCall) -> list[str]:
+    reasons = triton_reasons(call.device)
+    if call.dtype == torch.float64:
+        reasons.append("activations must be fp16, bf16 or fp32, got float64")
+    if call.head_dim not in TRITON_HEAD_DIMS:
+        reasons.append(f"head dim must be one of {', '.join(map(str, TRITON_HEAD_DIMS))}, got {call.head_dim}")
+    return reasons
+
+
 def varlen_refuses(call: AttentionCall) -> list[str]:
     """Why PyTorch's attention on packed documents cannot run the call."""
     reasons = []
@@ -83,6 +94,7 @@ FAMILY = Family(
     "attention",
     {
         # `verified` gets an architecture once the GPU tests have passed there.
+        "triton": Backend("unmask_kernels.attention._triton", _triton_refuses, verified=()),
         "flash": Backend("unmask_kernels.attention._flash", flash_versions.refusals, verified=()),
         "torch": Backend("unmask_kernels.attention._torch", _torch_refuses),
         "reference": Backend("unmask_kernels.attention.reference", _reads_lengths),

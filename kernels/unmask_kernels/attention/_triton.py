@@ -1,0 +1,225 @@
+"""Triton attention: which kernel takes which documents, with which tiles, and the launches.
+
+    length               forward                          backward
+    up to SHORT_UP_TO    the document in one tile         `_triton_short`: 5 products, one pass
+    up to OWNER_UP_TO    tiles of rows, online softmax    `owner_kernel`: 5 products, one program a document and head
+    longer               the same                         `grad_query_kernel`, `grad_key_value_kernel`: 7 products
+
+The rule looks at a document's own length only, so a document gives the same bits wherever it is packed. q, k and v are
+read where the projection left them, dq, dk and dv written into one (T, 3, H, K). No result depends on timing: each
+element is written by one program, in one order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from unmask_kernels import philox
+from unmask_kernels._triton.launch import device_guard, persistent_programs
+from unmask_kernels.documents import BOUNDS, TILE_ROWS, TILES_HEAD
+
+from ._triton_backward import grad_key_value_kernel, grad_query_kernel, owner_kernel
+from ._triton_forward import forward_kernel
+from ._triton_short import short_backward_kernel
+
+__all__ = ["OWNER_UP_TO", "SHORT_UP_TO", "backward", "forward", "owner_up_to"]
+
+SHORT_UP_TO = 64
+OWNER_UP_TO = 512
+"""Elements of `BOUNDS`. The owner saves two products in seven and half of the exponentials and random numbers; longer
+documents need the parallelism of tiles more."""
+WIDEST_OWNER = 64
+"""The owner's five products fill the registers: with wider heads it would spill, and documents take the two passes."""
+
+_LOG2_E = 1.4426950408889634
+_NOTHING_HIDDEN = 1 << 30
+_owner_bound = [OWNER_UP_TO]
+
+
+class Tile(NamedTuple):
+    """Shape of one kernel's tile, its warps and pipeline, and the programs that fit a multiprocessor."""
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+    programs: int
+
+    def options(self) -> dict[str, int]:
+        """As arguments of a launch."""
+        return {"ROWS": self.rows, "COLUMNS": self.columns, "num_warps": self.warps, "num_stages": self.stages}
+
+
+def _tile(kernel: str, qkv: Tensor, banded: bool, p: float) -> Tile:
+    """The largest tile that spills nothing on sm_80 and sm_90; see docs/kernels/attention.md for what was tried."""
+    if qkv.dtype == torch.float32:
+        return Tile(32, 64, 4, 1, 1) if kernel in ("owner", "grad_key_value") else Tile(64, 32, 4, 1, 1)
+    wide = qkv.shape[3] > 64
+    if kernel in ("forward", "grad_query"):
+        return Tile(64, 64, 8, 2, 1) if wide else Tile(128, 64, 8, 2, 1)
+    if wide:
+        return Tile(32, 64, 8, 2, 1)
+    return Tile(32 if banded or p > 0.0 else 64, 128, 8, 2, 1)
+
+
+@contextmanager
+def owner_up_to(length: int) -> Iterator[None]:
+    """Inside the block the owner's form of the backward takes documents up to `length`, an element of `BOUNDS`."""
+    if length not in BOUNDS or length < SHORT_UP_TO:
+        raise ValueError(f"attention: owner_up_to must be one of {BOUNDS[BOUNDS.index(SHORT_UP_TO) :]}, got {length}")
+    previous = _owner_bound[0]
+    _owner_bound[0] = length
+    try:
+        yield
+    finally:
+        _owner_bound[0] = previous
+
+
+def forward(
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    keys: Tensor,
+    order: Tensor,
+    tiles: Tensor,
+    key: Tensor | None,
+    p: float,
+    causal: bool,
+    window: int,
+    scale: float,
+    longest: int,
+) -> tuple[Tensor, Tensor]:
+    """out (T, H, K) and the base-2 log-sum-exp of the scores, fp32 (H, T)."""
+    tokens, _, heads, width = qkv.shape
+    qkv = qkv.contiguous()
+    out = qkv.new_empty((tokens, heads, width))
+    lse = qkv.new_empty((heads, tokens), dtype=torch.float32)
+    if tokens == 0:
+        return out, lse
+    tile = _tile("forward", qkv, causal or window >= 0, p)
+    parts = TILE_ROWS // tile.rows
+    with device_guard(qkv):
+        forward_kernel[(persistent_programs(qkv, len(tiles) * heads * parts, tile.programs),)](
+            out_ptr=out,
+            lse_ptr=lse,
+            bound_long=BOUNDS.index(SHORT_UP_TO),
+            bound_short=0,
+            slots=len(keys),
+            PARTS=parts,
+            SIZE=SHORT_UP_TO,
+            **tile.options(),
+            **_shared(qkv, tiles, key, keys, p, causal, window, scale),
+        )
+    return out, lse
+
+
+def backward(
+    dout: Tensor,
+    qkv: Tensor,
+    out: Tensor,
+    statistics: Tensor,
+    cu_seqlens: Tensor,
+    keys: Tensor,
+    order: Tensor,
+    tiles: Tensor,
+    key: Tensor | None,
+    p: float,
+    causal: bool,
+    window: int,
+    scale: float,
+    longest: int,
+) -> Tensor:
+    """dqkv (T, 3, H, K)."""
+    qkv = qkv.contiguous()
+    dqkv = torch.empty_like(qkv)
+    if len(qkv) == 0:
+        return dqkv
+    shared = _shared(qkv, tiles, key, keys, p, causal, window, scale)
+    shared |= {
+        "dout_ptr": dout.contiguous(),
+        "lse_ptr": statistics,
+        "dqkv_ptr": dqkv,
+        "factor_grad": scale / (1.0 - p),
+    }
+    owned = _owner_bound[0] if qkv.shape[3] <= WIDEST_OWNER else SHORT_UP_TO
+    with device_guard(qkv):
+        _launch_short(qkv, shared)
+        if longest > SHORT_UP_TO:
+            shared["delta_ptr"] = torch.empty_like(statistics)
+            tile = partial(_tile, qkv=qkv, banded=causal or window >= 0, p=p)
+            if owned > SHORT_UP_TO:
+                _launch_owner(qkv, out, owned, longest, tile("owner"), shared)
+            if longest > owned:
+                passes = {"grad_query": tile("grad_query"), "grad_key_value": tile("grad_key_value")}
+                _launch_passes(qkv, out, owned, len(keys), passes, shared)
+    return dqkv
+
+
+def _launch_short(qkv: Tensor, shared: dict[str, Any]) -> None:
+    items = (shared["tiles_ptr"].shape[0] - TILES_HEAD) * qkv.shape[2]
+    short_backward_kernel[(persistent_programs(qkv, items, 4),)](
+        upper=BOUNDS.index(SHORT_UP_TO), lower=0, SIZE=SHORT_UP_TO, num_warps=4, num_stages=1, **shared
+    )
+
+
+def _launch_owner(qkv: Tensor, out: Tensor, owned: int, longest: int, tile: Tile, shared: dict[str, Any]) -> None:
+    items = (shared["tiles_ptr"].shape[0] - TILES_HEAD) * qkv.shape[2]
+    programs = persistent_programs(qkv, items, tile.programs)
+    rows = triton.cdiv(min(owned, longest), tile.rows) * tile.rows
+    scratch = qkv.new_empty((programs, rows, shared["BLOCK_K"]), dtype=torch.float32)
+    owner_kernel[(programs,)](
+        out_ptr=out,
+        scratch_ptr=scratch,
+        scratch_rows=rows,
+        upper=BOUNDS.index(owned),
+        lower=BOUNDS.index(SHORT_UP_TO),
+        **tile.options(),
+        **shared,
+    )
+
+
+def _launch_passes(
+    qkv: Tensor, out: Tensor, owned: int, slots: int, tiles: dict[str, Tile], shared: dict[str, Any]
+) -> None:
+    items = (shared["tiles_ptr"].shape[0] - TILES_HEAD - slots) * qkv.shape[2]
+    bounds = {"slots": slots, "upper": len(BOUNDS) - 1, "lower": BOUNDS.index(owned)}
+    # the first pass writes delta for the second
+    for kernel, tile, size, extra in (
+        (grad_query_kernel, tiles["grad_query"], tiles["grad_query"].rows, {"out_ptr": out}),
+        (grad_key_value_kernel, tiles["grad_key_value"], tiles["grad_key_value"].columns, {}),
+    ):
+        parts = TILE_ROWS // size
+        programs = persistent_programs(qkv, items * parts, tile.programs)
+        kernel[(programs,)](PARTS=parts, **bounds, **tile.options(), **extra, **shared)
+
+
+def _shared(
+    qkv: Tensor, tiles: Tensor, key: Tensor | None, keys: Tensor, p: float, causal: bool, window: int, scale: float
+) -> dict[str, Any]:
+    """The arguments that all kernels have in common."""
+    reach = _NOTHING_HIDDEN if window < 0 else window
+    tokens, _, heads, width = qkv.shape
+    return {
+        "tiles_ptr": tiles,
+        "key_ptr": key,
+        "keys_ptr": None if key is None else keys,
+        "qkv_ptr": qkv,
+        "tokens": tokens,
+        "back": reach,
+        "ahead": 0 if causal else reach,
+        "factor": scale * _LOG2_E,
+        "kept": 1.0 - p,
+        "threshold": philox.threshold(p),
+        "HEADS": heads,
+        "K": width,
+        "BANDED": causal or window >= 0,
+        "HAS_DROPOUT": p > 0.0,
+        "LISTS": TILES_HEAD,
+        "BLOCK_K": triton.next_power_of_2(width),
+    }
