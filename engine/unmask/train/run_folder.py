@@ -24,6 +24,7 @@ __all__ = ["MAY_CHANGE", "RunFolder", "not_written", "saved_config"]
 MAY_CHANGE = frozenset(
     {
         "run",
+        "data.similar_words",
         "data.store",
         "data.workers",
         "train.steps",
@@ -36,8 +37,8 @@ MAY_CHANGE = frozenset(
         *(f"kernels.{field.name}" for field in fields(KernelsConfig)),
     }
 )
-"""Settings that a resumed run may change; every other one would make it another run. `data.store` is where the store
-lies now: a checkpoint knows the fingerprint of its data and refuses any other."""
+"""Settings that a resumed run may change; every other one would make it another run. `data.store` and
+`data.similar_words` are where these lie now: a checkpoint knows the fingerprint of its data and refuses any other."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

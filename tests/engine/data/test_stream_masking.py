@@ -1,5 +1,6 @@
 """What a stream masks: by every strategy, on a schedule, again after k passes, or nothing but the next token."""
 
+from contextlib import closing
 from itertools import islice, pairwise
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from unmask.data import windows
 from unmask.data.compose import Composition
+from unmask.data.loader import Loader
 from unmask.data.memory_store import MemoryStore
 from unmask.data.similar_words import SimilarWords
 from unmask.data.stream import Stream, StreamConfig
@@ -142,6 +144,18 @@ def test_both_scopes_of_a_causal_stream_predict_the_same_tokens():
         for scope in ("document", "sequence")
     )
     assert sorted(one.labels.tolist()) == sorted(two.labels.tolist())
+
+
+@pytest.mark.parametrize("masking", ["whole_word", "span", "mac"])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 2), (2, 0), (4, 1)])
+def test_masks_are_the_same_for_any_number_of_ranks_and_workers(masking, ranks, workers):
+    config = {"masking": masking, "mask_rate": 0.3, "mask_rate_end": 0.15, "mask_rate_over": 6}
+    alone = list(islice(stream(**config).batches(), 8))
+    for rank in range(ranks):
+        with closing(Loader(stream(**config), rank=rank, world_size=ranks, workers=workers)) as loader:
+            for ours, expected in zip(islice(loader, 8 // ranks), alone[rank::ranks], strict=True):
+                for name in ("ids", "masked", "labels", "word_starts"):
+                    assert torch.equal(getattr(ours, name), getattr(expected, name)), name
 
 
 def test_mac_without_a_table_is_refused():
