@@ -235,7 +235,18 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"p": 1 - 2**-17}, ValueError, "attention: p must be at most 1 - 2**-16, the step of dropout's random numbers"),
     ({"p": -0.1}, ValueError, "attention: p must be at least 0 and below 1, got -0.1"),
     ({"key": None}, ValueError, "attention: p is 0.2, so key is needed to address the random numbers"),
-    ({"window": -1}, ValueError, "attention: window must be at least 0, or None to see the whole document, got -1"),
+    ({"window": -1}, ValueError, "attention: window must be a whole number of tokens, or None to see the whole"),
+    ({"window": 2.5}, ValueError, "or None to see the whole document, got 2.5"),
+    (
+        {"documents": torch.tensor([0, 40], dtype=torch.int32)},
+        TypeError,
+        "attention: documents must be Documents, got Tensor; make them with Documents.build(cu_seqlens)",
+    ),
+    (
+        {"key": torch.zeros(2, dtype=torch.int64)},
+        ValueError,
+        "attention: key must be a scalar tensor, got shape (2,)",
+    ),
 ]
 
 

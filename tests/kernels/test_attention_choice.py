@@ -114,7 +114,7 @@ def test_each_gpu_gets_the_flash_attn_made_for_it(
 @pytest.mark.parametrize(
     ("installed", "change", "reasons"),
     [
-        ((2,), {"p": 0.1}, ["no dropout, which has addresses of its own here, got p 0.1"]),
+        ((2,), {"p": 0.1}, ["no dropout from addressed random numbers, got p 0.1"]),
         ((3,), {"dtype": torch.float32}, ["activations must be fp16 or bf16, got float32"]),
         (
             (3, 4),

@@ -90,7 +90,7 @@ def refusals(call: Call) -> list[str]:
     if call.dtype not in (torch.float16, torch.bfloat16):
         reasons.append(f"activations must be fp16 or bf16, got {str(call.dtype).removeprefix('torch.')}")
     if call.p > 0.0:
-        reasons.append(f"no dropout, which has addresses of its own here, got p {call.p:g}")
+        reasons.append(f"no dropout from addressed random numbers, got p {call.p:g}")
     if not reasons and generation(call) is None:
         reasons += [f"flash-attn {number}: {'; '.join(_own_reasons(number, call))}" for number in INSTALLED]
     return reasons

@@ -49,7 +49,7 @@ def attention(
         scale: factor of the scores. Default: K ** -0.5.
         p: probability of dropping an attention probability, in [0, 1); a plain number.
         key: scalar int64 tensor on the device of qkv, from `philox.dropout_keys`; needed when p > 0.
-        backend: "torch" or "reference"; by default the best one that can run.
+        backend: "triton", "flash", "torch" or "reference"; by default the best one that can run and is verified.
     Returns:
         (T, H, K) in the dtype of qkv; under `torch.autocast`, qkv is first cast to its dtype. Gradient for qkv.
         Deterministic: the same inputs give the same bits on one backend and machine.
@@ -79,6 +79,11 @@ def attention(
 
 def _check(qkv: Tensor, documents: Documents, window: int | None, p: float, key: Tensor | None) -> None:
     name = "attention"
+    if not isinstance(documents, Documents):
+        raise TypeError(
+            f"attention: documents must be Documents, got {type(documents).__name__}; "
+            "make them with Documents.build(cu_seqlens)"
+        )
     checks.rank(name, "qkv", qkv, "(T, 3, H, K)")
     checks.dtype(name, "qkv", qkv, checks.FLOATS)
     if qkv.shape[1] != 3:
@@ -90,8 +95,10 @@ def _check(qkv: Tensor, documents: Documents, window: int | None, p: float, key:
     checks.last_dim_contiguous(name, "qkv", qkv)
     lists = {name: getattr(documents, name) for name in ("cu_seqlens", "keys", "order", "tiles")}
     checks.same_device(name, "qkv", qkv, **lists)
-    if window is not None and window < 0:
-        raise ValueError(f"attention: window must be at least 0, or None to see the whole document, got {window}")
+    if window is not None and not (isinstance(window, int) and window >= 0):
+        raise ValueError(
+            f"attention: window must be a whole number of tokens, or None to see the whole document, got {window!r}"
+        )
     checks.probability(name, "p", p)
     checks.random_address(name, p, key)
     if p > 0.0:
