@@ -111,14 +111,16 @@ def test_layer_norm_does_not_wait(backend: str) -> None:
         call()
 
 
-def test_mlm_loss_does_not_wait() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_mlm_loss_does_not_wait(backend: str, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(5)
-    hidden = torch.randn(40, 32, generator=generator).to(DEVICE).requires_grad_()
+    hidden = torch.randn(40, 32, generator=generator).to(DEVICE, dtype).requires_grad_()
     weight = torch.randn(301, 32, generator=generator).to(DEVICE).requires_grad_()
     positions, labels = torch.arange(9, device=DEVICE), torch.arange(9, device=DEVICE)
 
     def call() -> None:
-        mlm_loss(hidden, positions, labels, weight, backend="torch").loss_sum.backward()
+        mlm_loss(hidden, positions, labels, weight, z_loss=1e-4, backend=backend).loss_sum.backward()
 
     call()
     with no_waiting():
