@@ -30,6 +30,7 @@ from unmask_kernels import FAMILIES, capability
 from unmask_kernels.testing.embedding import embedding_case
 from unmask_kernels.testing.gelu import gelu_case
 from unmask_kernels.testing.inputs import Case, Inputs, layer_norm_case, run
+from unmask_kernels.testing.masking import masking_case
 from unmask_kernels.testing.mlm_loss import mlm_loss_case
 
 __all__ = ["ARCHITECTURES", "CASES", "Built", "Launch", "build", "launches", "table"]
@@ -49,6 +50,11 @@ CASES: dict[str, list[Case]] = {
         *(layer_norm_case(64, width, p=0.1, x_bias=True) for width in (312, 768, 1024)),
         *(layer_norm_case(64, width, return_sum=True, bias=False) for width in (768, 1024)),
         layer_norm_case(64, 1024, p=0.1, x_bias=True, return_sum=True),
+    ],
+    "masking": [
+        masking_case(f"{'tokens' if words is None else 'words'} {length}", [length], words=words)
+        for length in (128, 512, 2048, 4096)
+        for words in (None, 0.6)
     ],
     "mlm_loss": [
         *(mlm_loss_case(f"V {v}", tokens=64, width=16, vocabulary=v, masked=64) for v in (21128, 30522, 50368)),

@@ -93,6 +93,8 @@ def run(function: Callable[..., Any], inputs: Inputs, *, seed: int = 1) -> dict[
     outputs = function(**arguments)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     results = {"y" if len(outputs) == 1 else f"y{i}": output.detach() for i, output in enumerate(outputs)}
+    if not leaves:
+        return results
     generator = torch.Generator().manual_seed(seed)
     incoming = [
         torch.randn(output.shape, generator=generator).bfloat16().to(output.device, output.dtype) for output in outputs
