@@ -39,10 +39,8 @@ class Score:
         return perplexity(self.loss)
 
     def __str__(self) -> str:
-        return (
-            f"{self.name} loss {self.loss:.3f}, perplexity {self.perplexity:,.1f}, "
-            f"accuracy {self.accuracy:.1%} of {self.count:,}"
-        )
+        of_tokens = f"perplexity {self.perplexity:,.1f}, " if self.name in TOKEN_OBJECTIVES else ""
+        return f"{self.name} loss {self.loss:.3f}, {of_tokens}accuracy {self.accuracy:.1%} of {self.count:,}"
 
 
 def as_row(scores: Sequence[Score]) -> dict[str, float]:
@@ -50,8 +48,10 @@ def as_row(scores: Sequence[Score]) -> dict[str, float]:
     row: dict[str, float] = {}
     for score in scores:
         mlm = score.name == "mlm"
-        prefix = "" if score.name in TOKEN_OBJECTIVES else f"{score.name}_"
-        row |= {f"{prefix}loss": score.loss, f"{prefix}perplexity": score.perplexity}
+        if score.name in TOKEN_OBJECTIVES:
+            row |= {"loss": score.loss, "perplexity": score.perplexity}
+        else:
+            row[f"{score.name}_loss"] = score.loss
         row["masked_accuracy" if mlm else f"{score.name}_accuracy"] = score.accuracy
         row["masked_tokens" if mlm else f"{score.name}_count"] = score.count
     return row

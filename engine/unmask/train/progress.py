@@ -1,12 +1,15 @@
 """What a person watching a run sees: a progress bar on a terminal, plain lines anywhere else."""
 
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["Display"]
+from unmask.config import RunConfig
+
+__all__ = ["Display", "next_command"]
 
 
 class Display:
@@ -84,3 +87,9 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def next_command(config: RunConfig, run: Path) -> str:
+    """What to try with a finished run: a model that was never shown [MASK] has nothing to say of it."""
+    shown = config.data.masking != "mac" and config.objective.clm == 0
+    return f'fill-mask {run} "text with a [MASK]"' if shown else f"analyse {run}"

@@ -28,7 +28,7 @@ from unmask.train.log import RunLog, event_writer_class
 from unmask.train.meter import Meter
 from unmask.train.metrics import FlopCount, peak_flops
 from unmask.train.optim import adamw, set_learning_rate
-from unmask.train.progress import Display
+from unmask.train.progress import Display, next_command
 from unmask.train.provenance import differences, machine
 from unmask.train.resume import inherit, require_same_data
 from unmask.train.run_folder import RunFolder
@@ -144,6 +144,7 @@ class Trainer:
             hidden_size=model.hidden_size,
             intermediate_size=model.intermediate_size,
             vocab_size=self.parts.sources.store.vocab_size,
+            mask_rate=self.config.data.mask_rate,
         )
         self.skipped = torch.zeros((), device=device)
         self.streak = torch.zeros((), device=device)
@@ -171,7 +172,9 @@ class Trainer:
                 # As order and masks: the same piece in two segments must not meet the same dropout.
                 segment = segment_of(self.parts.sources.segments, self.done)
                 self.parts.model.encoder.dropout_seed.fill_(segment.seed)
-                report = self.step([batch.to(self.parts.device, non_blocking=True) for batch in batches])
+                report = self.step(
+                    [self.parts.sources.to_device(batch, segment, self.parts.device) for batch in batches]
+                )
                 self._account(batches, report)
                 if self._due(train.log_every):
                     self._log(log)
@@ -292,7 +295,7 @@ class Trainer:
             self.display.say(
                 f"done: {self.done} steps, {self.tokens:,} tokens, model in {self.checkpoints.path(self.done)}"
             )
-            self.display.say(f'try: unmask fill-mask {self.folder} "text with a [MASK]"')
+            self.display.say(f"try: unmask {next_command(self.config, self.folder)}")
         else:
             self.display.say(
                 f"{stop.name}: stopped after step {self.done}, saved; continue with `unmask pretrain --resume "

@@ -59,7 +59,9 @@ def test_a_macbert_run_trains_both_losses_and_is_analysed_and_exported(
     pytest.importorskip("matplotlib")
     run = tmp_path / "run"
     assert pretrain(store, run, *MACBERT, "--data.similar-words", str(table)) == 0, capsys.readouterr().err
-    assert "similar words: " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "similar words: " in told
+    assert f"try: unmask analyse {run}" in told
     row = read_log(run)[-1]
     assert {"mlm_loss", "sop_loss", "sop_accuracy", "masked_accuracy", "perplexity"} <= row.keys()
     assert {"sop_loss", "sop_accuracy", "sop_count", "perplexity"} <= read_evaluations(run)[-1].keys()

@@ -91,7 +91,6 @@ def test_the_row_names_other_objectives() -> None:
         "masked_accuracy": 0.5,
         "masked_tokens": 4,
         "nsp_loss": 0.0,
-        "nsp_perplexity": 1.0,
         "nsp_accuracy": 1.0,
         "nsp_count": 2,
     }
@@ -100,3 +99,10 @@ def test_the_row_names_other_objectives() -> None:
 def test_the_row_of_a_causal_model_has_its_loss_where_curves_are_drawn_from() -> None:
     row = as_row([Score(name="clm", loss=1.0, accuracy=0.5, count=4)])
     assert row == {"loss": 1.0, "perplexity": math.e, "clm_accuracy": 0.5, "clm_count": 4}
+
+
+def test_the_line_of_a_score_tells_the_perplexity_of_tokens_only() -> None:
+    assert (
+        str(Score(name="clm", loss=0.0, accuracy=0.5, count=4)) == "clm loss 0.000, perplexity 1.0, accuracy 50.0% of 4"
+    )
+    assert str(Score(name="sop", loss=0.5, accuracy=0.5, count=4)) == "sop loss 0.500, accuracy 50.0% of 4"
