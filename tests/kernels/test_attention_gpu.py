@@ -1,0 +1,112 @@
+"""attention on a GPU: nothing waits for the device, CUDA graphs hold it, and the installed flash-attn is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from unmask_kernels import BackendUnavailable
+from unmask_kernels import attention as public
+from unmask_kernels.attention import FAMILY, flash_versions, reference
+from unmask_kernels.attention.choice import describe
+from unmask_kernels.testing import contracts
+from unmask_kernels.testing.attention import attention_case, eager
+from unmask_kernels.testing.compare import compare, same_bits
+from unmask_kernels.testing.contracts import Tenant, tenants
+from unmask_kernels.testing.inputs import Case, run
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+CASES = [
+    attention_case("graph", [300, 17, 0, 64, 129]),
+    attention_case("graph", [300, 17, 0, 64, 129], causal=True, window=40),
+    attention_case("graph", [300, 17, 0, 64, 129], p=0.1),
+]
+on_gpus = pytest.mark.parametrize(
+    "tenant", [tenant for tenant in tenants("attention") if tenant.device == "cuda"], ids=str
+)
+
+
+def forward_and_backward(tenant: Tenant, case: Case) -> tuple[Tensor, partial[tuple[Tensor, Tensor]]]:
+    """qkv, and the call on it that gives out and dqkv; skips what the backend refuses to have captured."""
+    a = dict(case.make(torch.bfloat16, tenant.device).arguments)
+    window = -1 if a["window"] is None else a["window"]
+    call = describe(a["qkv"], a["p"], a["causal"], window, a["documents"].longest)._replace(captured=True)
+    if reasons := FAMILY.backends[tenant.backend].refuses(call):
+        pytest.skip("; ".join(reasons))
+    qkv = a.pop("qkv").requires_grad_()
+    incoming = torch.randn(qkv.shape[0], *qkv.shape[2:], dtype=qkv.dtype, device=qkv.device)
+
+    def both() -> tuple[Tensor, Tensor]:
+        out = public(qkv, backend=tenant.backend, **a)
+        return out.detach(), torch.autograd.grad(out, qkv, incoming)[0]
+
+    return qkv, partial(both)
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@on_gpus
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_nothing_waits_for_the_device(case: Case, tenant: Tenant) -> None:
+    _, both = forward_and_backward(tenant, case)
+    both()  # compiling may wait
+    with no_waiting():
+        both()
+
+
+@on_gpus
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_cuda_graph_gives_the_bits_of_a_call(case: Case, tenant: Tenant) -> None:
+    qkv, both = forward_and_backward(tenant, case)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        both()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = both()
+    with torch.no_grad():
+        qkv.copy_(qkv.flip(0))
+    graph.replay()
+    for name, ours, expected in zip(("out", "dqkv"), captured, both(), strict=True):
+        same_bits({name: ours}, {name: expected}, "replayed and called")
+
+
+def test_groups_are_refused_while_a_graph_is_captured() -> None:
+    a = attention_case("dropout", [300, 17], p=0.1).make(torch.bfloat16, "cuda").arguments
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), pytest.raises(BackendUnavailable, match="reads the lengths on the host"):
+        public(backend="torch", **a)
+
+
+@pytest.mark.parametrize("number", flash_versions.INSTALLED)
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128])
+@pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (False, 30), (True, 30)])
+def test_every_flash_attn_here_matches_fp64_truth(
+    number: int, head_dim: int, causal: bool, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flash_versions, "INSTALLED", (number,))
+    case = attention_case("flash", [300, 17, 0, 64, 129], head_dim=head_dim, causal=causal, window=window)
+    inputs = case.make(torch.bfloat16, "cuda")
+    qkv, documents = inputs.arguments["qkv"], inputs.arguments["documents"]
+    if reasons := flash_versions.refusals(describe(qkv, 0.0, causal, -1, documents.longest)):
+        pytest.skip("; ".join(reasons))
+    scale = head_dim**-0.5
+    truth = run(partial(reference.attention, scale=scale), inputs.double())
+    ours = partial(public, backend="flash")
+    compare(run(ours, inputs), run(partial(eager, scale=scale), inputs), truth)
+    contracts.deterministic(ours, inputs)
