@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from unmask_kernels import gelu, layer_norm
+from unmask_kernels import FAMILIES, gelu, layer_norm
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.testing import aot
 from unmask_kernels.testing.gelu import gelu_case
@@ -63,6 +63,22 @@ def test_gelu_keeps_its_tile_in_registers(activation: str, architecture: int) ->
 @pytest.mark.parametrize("case", aot.CASES["gelu"], ids=str)
 def test_gelu_keeps_its_tile_in_registers_everywhere(case: Case, dtype: torch.dtype, architecture: int) -> None:
     check(gelu, case, dtype, architecture)
+
+
+def test_programs_of_a_persistent_grid_are_on_their_multiprocessor_at_once() -> None:
+    norm = FAMILIES["layer_norm"].module("triton")._PROGRAMS_PER_MULTIPROCESSOR
+    gelus = FAMILIES["gelu"].module("triton")._PROGRAMS_PER_MULTIPROCESSOR
+    calls: list[tuple[Callable[..., Any], Case, int]] = [
+        (layer_norm, layer_norm_case(64, 768, p=0.1, x_bias=True), norm),
+        (layer_norm, layer_norm_case(64, 1024, p=0.1, x_bias=True, return_sum=True), norm),
+        (gelu, gelu_case(64, 3072), gelus["gelu"]),
+        (gelu, gelu_case(64, 1152, activation="geglu"), gelus["geglu"]),
+    ]
+    for operation, case, programs in calls:
+        _, backward = aot.launches(partial(operation, backend="triton"), case.make(torch.bfloat16))
+        # a warp gets its registers in steps of 8 for each of 32 threads, from 65,536
+        registers = 32 * -(-aot.build(backward, 90).registers // 8) * 8 * backward.options["num_warps"]
+        assert programs * registers <= 65536, (case, programs, registers)
 
 
 def test_a_launch_is_recorded_as_triton_would_specialise_it() -> None:

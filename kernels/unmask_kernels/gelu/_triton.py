@@ -28,7 +28,8 @@ _WARPS = 4
 # A thread holds 16 elements of the forward's tile and 8 of the backward's, whose sums take registers too.
 _TILE_FORWARD, _TILE_BACKWARD = 16 * 32 * _WARPS, 8 * 32 * _WARPS
 _BLOCK = 256
-_PROGRAMS_PER_MULTIPROCESSOR = 8
+# As many as the registers of a multiprocessor hold at once, so that no program waits for another to end.
+_PROGRAMS_PER_MULTIPROCESSOR = {"gelu": 8, "gelu_tanh": 8, "geglu": 6, "swiglu": 6}
 
 
 @triton.jit
@@ -176,7 +177,7 @@ def backward(dy: Tensor, x: Tensor, bias: Tensor | None, activation: str) -> tup
     block = _block(cols)
     tile_rows, column_blocks = _TILE_BACKWARD // block, triton.cdiv(cols, block)
     row_tiles = triton.cdiv(rows, tile_rows)
-    limit = persistent_programs(x, row_tiles * column_blocks, _PROGRAMS_PER_MULTIPROCESSOR)
+    limit = persistent_programs(x, row_tiles * column_blocks, _PROGRAMS_PER_MULTIPROCESSOR[activation])
     members = max(1, min(row_tiles, limit // column_blocks))
     partial = x.new_empty((members, x.shape[1]) if bias is not None else (0,), dtype=torch.float32)
     with device_guard(x):

@@ -26,7 +26,8 @@ __all__ = ["backward", "forward"]
 # key_ptr points into a table of keys, aligned to 16 bytes or not by its place there: not worth a kernel of its own.
 # The backward holds six values an element against the forward's two: half the elements keep it free of spills.
 _PER_THREAD_FORWARD, _PER_THREAD_BACKWARD = 16, 8
-_PROGRAMS_PER_MULTIPROCESSOR = 6
+# As many as the registers of a multiprocessor hold at once, so that no program waits for another to end.
+_PROGRAMS_PER_MULTIPROCESSOR = 5
 
 
 @triton.jit
