@@ -9,12 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from unmask_kernels import BackendUnavailable
 from unmask_kernels import mlm_loss as public
 from unmask_kernels.capability import INTERPRETING
-from unmask_kernels.mlm_loss import FAMILY, MLMLossCall, _torch, chunks
+from unmask_kernels.mlm_loss import FAMILY, MLMLossCall
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.contracts import Tenant, backends_here
@@ -132,86 +131,6 @@ def test_gradients_of_a_repeated_row_add_up(tenant: Tenant) -> None:
 
 
 @everywhere
-@pytest.mark.parametrize("bias", [True, False])
-def test_chunks_add_up_to_the_whole(bias: bool, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    if tenant.backend == "reference":
-        pytest.skip("the reference has no chunks")
-    case = mlm_loss_case("chunks", tokens=30, width=24, vocabulary=101, masked=9, unused=2, bias=bias, z_loss=0.01)
-    inputs = case.make(torch.float32, tenant.device)
-    whole = run(loss_on(tenant), inputs)
-    monkeypatch.setitem(chunks._CHUNK_BYTES, tenant.backend, 3 * 128 * 4)
-    assert chunks.cut(tenant.backend, tenant.device, 11, 101, 4).number == 4
-    pieces = run(loss_on(tenant), inputs)
-    for name, value in whole.items():
-        torch.testing.assert_close(pieces[name], value)
-
-
-@pytest.mark.parametrize("backend", ["torch", "triton"])
-@pytest.mark.parametrize("slots", [0, 1, 4095, 20_000, 1_000_003])
-@pytest.mark.parametrize("vocabulary", [1, 21128, 30522, 50368, 4_000_037])
-def test_a_chunk_has_at_most_256_megabytes(vocabulary: int, slots: int, backend: str) -> None:
-    number, rows, columns = chunks.cut(backend, "cuda", slots, vocabulary, 2)
-    assert rows * columns * 2 <= 256 << 20
-    assert columns >= vocabulary and columns % 64 == 0
-    assert (number - 1) * rows <= slots <= number * rows
-    # the last chunk, which waits for the backward, is not empty
-    assert slots == 0 or slots - (number - 1) * rows > 0
-
-
-@pytest.mark.parametrize("name", ["_CACHED", "_WIDENED"])
-def test_rows_are_widened_in_blocks_on_every_device(name: str) -> None:
-    device = {"_CACHED": "cpu", "_WIDENED": "meta"}[name]
-    blocks = list(_torch._row_blocks(torch.empty(1, 1, device=device).expand(5000, 1 << 16)))
-    assert (blocks[0].start, blocks[-1].stop >= 5000) == (0, True)
-    assert len(blocks) > 1
-    assert {block.stop - block.start for block in blocks} == {getattr(_torch, name) >> 16}
-
-
-@everywhere
-def test_never_holds_more_than_its_chunk_of_logits(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    if tenant.backend == "reference":
-        pytest.skip("the reference holds all logits")
-    sizes: list[int] = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            out = func(*args, **(kwargs or {}))
-            sizes.extend(o.untyped_storage().nbytes() for o in (out,) if isinstance(o, Tensor) and o.dim() == 2)
-            return out
-
-    case = mlm_loss_case("long", tokens=60, width=8, vocabulary=501, masked=53)
-    monkeypatch.setitem(chunks._CHUNK_BYTES, tenant.backend, limit := 7 * 512 * 4)
-    inputs = case.make(torch.float32, tenant.device)
-    with Watch():  # type: ignore[no-untyped-call]
-        run(loss_on(tenant), inputs)
-    # the table, padded, is larger than a chunk here
-    assert max(sizes) <= max(limit, 512 * 8 * 4)
-    assert max(sizes) < 53 * 501 * 4
-
-
-@everywhere
-def test_makes_no_weight_gradient_for_a_frozen_table(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    if tenant.backend == "reference":
-        pytest.skip("autograd decides")
-    monkeypatch.setattr(FAMILY.module(tenant.backend), "backward", None)
-    arguments = dict(SMALL.make(torch.float32, tenant.device).arguments)
-    hidden = arguments["hidden"].requires_grad_()
-    loss = public(backend=tenant.backend, **arguments).loss_sum
-    assert torch.autograd.grad(loss, hidden)[0].any()
-
-
-@everywhere
-def test_a_graph_that_is_kept_gives_its_gradients_again(tenant: Tenant) -> None:
-    arguments = dict(SMALL.make(torch.float32, tenant.device).arguments)
-    leaves = [arguments[name].requires_grad_() for name in ("hidden", "weight", "bias")]
-    loss = public(backend=tenant.backend, **arguments).loss_sum
-    first = torch.autograd.grad(loss, leaves, retain_graph=True)
-    twice = torch.autograd.grad(2 * loss, leaves)
-    for one, two in zip(first, twice, strict=True):
-        torch.testing.assert_close(two, 2 * one)
-
-
-@everywhere
 def test_the_first_of_equal_logits_is_the_prediction(tenant: Tenant) -> None:
     vocabulary = 9001
     bias = torch.zeros(vocabulary, device=tenant.device)
@@ -255,17 +174,6 @@ def test_strides_do_not_matter(tenant: Tenant) -> None:
 @everywhere
 def test_returns_exactly_the_gradients_asked_for(tenant: Tenant) -> None:
     contracts.gradient_set(loss_on(tenant), SMALL.make(torch.float32, tenant.device))
-
-
-@everywhere
-def test_makes_no_gradients_in_evaluation(tenant: Tenant) -> None:
-    arguments = dict(SMALL.make(torch.float32, tenant.device).arguments)
-    arguments["weight"].requires_grad_()
-    with torch.no_grad():
-        result = public(backend=tenant.backend, **arguments)
-    assert not result.loss_sum.requires_grad
-    expected = public(backend=tenant.backend, **arguments).loss_sum
-    torch.testing.assert_close(result.loss_sum, expected.detach())
 
 
 @everywhere
