@@ -184,6 +184,8 @@ def _masking(config: RunConfig) -> Iterator[str]:
         yield f"data.similar_words is set but data.masking is {data.masking!r}; only 'mac' reads the table"
     if data.mask_rate_end is not None and not 0 < data.mask_rate_end < 1:
         yield f"data.mask_rate_end must be between 0 and 1, got {data.mask_rate_end}"
+    if data.mask_on == "device":
+        yield from _device_masks(config)
     if data.static_masks is not None and data.static_masks < 1:
         yield f"data.static_masks must be at least 1, got {data.static_masks}; BERT's original made 10"
     if data.static_masks is not None and data.mask_rate_end is not None:
@@ -191,6 +193,20 @@ def _masking(config: RunConfig) -> Iterator[str]:
             "data.static_masks and data.mask_rate_end are both set, but masks that come again cannot follow a "
             "schedule; choose one of them"
         )
+
+
+def _device_masks(config: RunConfig) -> Iterator[str]:
+    """What masks made on the device cannot follow: it knows tokens, words and the names of documents alone."""
+    data = config.data
+    why = "data.mask_on is 'device', which"
+    if data.masking not in ("token", "whole_word") or config.objective.clm > 0:
+        asked = "objective.clm" if config.objective.clm > 0 else f"data.masking {data.masking!r}"
+        yield f"{why} masks by 'token' and 'whole_word', not {asked}; set data.mask_on to 'host'"
+    if data.static_masks is not None or data.mask_rate_end is not None:
+        asked = "data.static_masks" if data.static_masks is not None else "data.mask_rate_end"
+        yield f"{why} draws new masks at one rate, not {asked}; set data.mask_on to 'host'"
+    if data.scope == "sequence":
+        yield f"{why} masks what attention takes for a document, not data.scope 'sequence'; set data.mask_on to 'host'"
 
 
 def _nearest_multiple(value: int, unit: int) -> int:

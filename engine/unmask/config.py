@@ -88,6 +88,9 @@ class DataConfig:
     similar words instead of [MASK] (MacBERT's MLM as correction)."""
     similar_words: str | None = None
     """The table of `mac`: lines 'word<TAB>neighbour:similarity neighbour:similarity ...'."""
+    mask_on: Literal["host", "device"] = "host"
+    """Where masks of `token` and `whole_word` are made: by the workers, or in one launch where the model is. The same
+    masks either way."""
     static_masks: int | None = None
     """Masks of a text that are drawn before they come again (BERT's original: 10); none: anew in each pass."""
     workers: int = 1
@@ -213,6 +216,8 @@ class KernelsConfig:
     """Dropout, residual and layer norm."""
     gelu: str | None = None
     """Activation of the feed-forward layer, and on a GPU the bias before it."""
+    masking: str | None = None
+    """Masks made on the device."""
     embedding: str | None = None
     """Tables, sum, norm and dropout of the first layer."""
     last_layer_rows: bool = True

@@ -184,6 +184,12 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
         ({"model.attention_window": 0}, "model.attention_window must be at least 1, got 0"),
         ({"model.global_every": 1}, "model.global_every must be at least 2, or 0 to make every layer local, got 1"),
         ({"seed": 2**63}, "seed must be below 2^63"),
+        (
+            {"data.mask_on": "device", "data.masking": "span"},
+            "masks by 'token' and 'whole_word', not data.masking 'span'",
+        ),
+        ({"data.mask_on": "device", "data.static_masks": 10}, "draws new masks at one rate, not data.static_masks"),
+        ({"data.mask_on": "device", "data.compose": "mix", "data.scope": "sequence"}, "not data.scope 'sequence'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(overrides: dict[str, Any], message: str) -> None:

@@ -33,8 +33,8 @@ class Flat(NamedTuple):
     word_starts: npt.NDArray[np.bool_]
     segments: npt.NDArray[np.int8] | None
     pair_labels: npt.NDArray[np.int64] | None
-    rows: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64] | None
+    labels: npt.NDArray[np.int64] | None
     cursor: Cursor
 
 
@@ -86,5 +86,5 @@ def join(flat: Flat, begins: npt.NDArray[np.bool_]) -> Flat:
         keys=flat.keys[begins],
         word_starts=flat.word_starts[kept],
         # What a [CLS] that goes was to predict, a causal model's first token of a document, the [SEP] before it does.
-        rows=(np.cumsum(kept) - 1)[flat.rows],
+        rows=None if flat.rows is None else (np.cumsum(kept) - 1)[flat.rows],
     )

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from unmask.batch import Cursor, PackedBatch, assemble
 from unmask.data.compose import composer
 from unmask.data.compose.stored import StoredTables
-from unmask.data.masking import Masker, NextToken
+from unmask.data.masking import Masker, MaskRule, NextToken
 from unmask.data.plan import Planner, WindowPlan
 from unmask.data.randomness import mix64
 from unmask.data.rows import Flat, join, lay_out
@@ -54,6 +54,7 @@ class Stream:
         split: Literal["train", "held_out"] = "train",
         similar_words: SimilarWords | None = None,
         composed: Path | None = None,
+        masks: bool = True,
     ) -> None:
         """Lay out the passes.
 
@@ -65,6 +66,7 @@ class Stream:
                 `config.seed`, each by itself whatever is composed for training, unless that is pairs.
             similar_words: the table that masking `mac` replaces words from.
             composed: folder that keeps sequences which are expensive to compose, for all workers and ranks to read.
+            masks: whether batches come masked; else what trains masks them by `mask_rule`, with the same result.
         Raises:
             ConfigError: capacities that cannot hold a piece, a masking rule out of range, or a weight for a source
                 that is not there.
@@ -74,6 +76,7 @@ class Stream:
         self.config = config
         self.split = split
         self._endless = split == "train"
+        self._masks = masks
         seed = config.seed & ((1 << 64) - 1) if self._endless else _HELD_OUT_SEED
         special = store.special_ids
         self._cls, self._sep, self._pad = special["cls"], special["sep"], special["pad"]
@@ -192,6 +195,12 @@ class Stream:
             cursor=flat.cursor,
         )
 
+    @property
+    def mask_rule(self) -> MaskRule:
+        """What masks a batch that comes without masks as this stream would have; not for a causal model's labels."""
+        assert isinstance(self._masker, Masker)
+        return self._masker.rule
+
     def locate(self, index: int) -> Cursor:
         """Return where global micro-batch `index` lies.
 
@@ -262,17 +271,19 @@ class Stream:
         documents = np.flatnonzero(opens)
         keys = plan.keys[pieces][documents]
         document_sizes = np.add.reduceat(sizes, documents)
-        rate = self.config.rate_at(index if self._endless else 0)
-        masked = self._masker(ids, document_sizes, keys, word_starts, rate=rate)
+        masked = None
+        if self._masks:
+            rate = self.config.rate_at(index if self._endless else 0)
+            masked = self._masker(ids, document_sizes, keys, word_starts, rate=rate)
         flat = Flat(
-            ids=masked.ids,
+            ids=ids if masked is None else masked.ids,
             lengths=document_sizes,
             keys=self._dropout_keys(keys, cursor.pass_).view(np.int64),
             word_starts=word_starts,
             segments=None if plan.pair_labels is None else np.repeat((~opens).astype(np.int8), sizes),
             pair_labels=None if plan.pair_labels is None else plan.pair_labels[pieces][documents],
-            rows=masked.rows,
-            labels=masked.labels,
+            rows=None if masked is None else masked.rows,
+            labels=None if masked is None else masked.labels,
             cursor=cursor,
         )
         return join(flat, plan.begins[pieces]) if self.composition.scope == "sequence" else flat

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from unmask.batch import PackedBatch
+from unmask.config import RunConfig
 
 __all__ = ["TOKEN_OBJECTIVES", "FlopCount", "peak_flops", "perplexity"]
 
@@ -48,19 +49,33 @@ PEAK_TFLOPS = {
 class FlopCount:
     """Counts the operations of a batch for an encoder of this shape.
 
-    Fields: num_layers, hidden_size D, intermediate_size F, vocab_size V.
+    Fields: num_layers, hidden_size D, intermediate_size F, vocab_size V; mask_rate, the share of the tokens that are
+        masked in a batch which is masked later, on the device.
     """
 
     num_layers: int
     hidden_size: int
     intermediate_size: int
     vocab_size: int
+    mask_rate: float = 0.15
+
+    @classmethod
+    def of(cls, config: RunConfig, *, vocab_size: int) -> "FlopCount":
+        """For the encoder of a run."""
+        model = config.model
+        return cls(
+            num_layers=model.num_layers,
+            hidden_size=model.hidden_size,
+            intermediate_size=model.intermediate_size,
+            vocab_size=vocab_size,
+            mask_rate=config.data.mask_rate,
+        )
 
     def training(self, batch: PackedBatch) -> float:
         """Forward and backward of one micro-batch, useful work only. The batch must be on the CPU: lengths are read."""
         ends = batch.documents.cu_seqlens.to(torch.float64)
         lengths = ends.diff()[ends[1:] <= batch.real_tokens]
-        masked = 0 if batch.labels is None else int((batch.labels >= 0).sum())
+        masked = self.mask_rate * batch.real_tokens if batch.labels is None else float((batch.labels >= 0).sum())
         return 3.0 * self.forward(batch.real_tokens, float(lengths.square().sum()), masked)
 
     def forward(self, tokens: float, sum_of_squares: float, masked: float) -> float:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
 from unmask.data.compose import Composition
@@ -17,6 +19,7 @@ from unmask.data.similar_words import SimilarWords
 from unmask.data.stream import Store, Stream, StreamConfig
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError
+from unmask.train.device_masking import DeviceMasking
 from unmask.train.segments import Segment, plan_segments, segment_of
 
 __all__ = ["Position", "Sources"]
@@ -59,6 +62,7 @@ class Sources:
         self.similar_words = None if table is None else SimilarWords.load(table, tokenizer)
         self._streams: dict[int, Stream] = {}
         self._held_out: dict[int, Stream | None] = {}
+        self._masking: dict[int, DeviceMasking] = {}
 
     def stream(self, segment: Segment) -> Stream:
         """The training stream of a segment."""
@@ -70,6 +74,7 @@ class Sources:
                 split="train",
                 similar_words=self.similar_words,
                 composed=self._composed,
+                masks=self.config.data.mask_on == "host",
             )
         return self._streams[segment.number]
 
@@ -118,6 +123,18 @@ class Sources:
                     batches = list(islice(loader, self.micro_batches))
                     self.waited_seconds = before + loader.waited_seconds
                     yield batches
+
+    def to_device(self, batch: PackedBatch, segment: Segment, device: torch.device) -> PackedBatch:
+        """A batch of a segment where the model is, masked there if the data are configured so."""
+        moved = batch.to(device, non_blocking=True)
+        if self.config.data.mask_on == "host":
+            return moved
+        if segment.number not in self._masking:
+            stream = self.stream(segment)
+            self._masking[segment.number] = DeviceMasking(
+                stream.mask_rule, capacity=stream.capacities.masked, device=device
+            )
+        return self._masking[segment.number](moved)
 
     def _stream_config(self, segment: Segment) -> StreamConfig:
         data, train = self.config.data, self.config.train

@@ -121,7 +121,7 @@ class Trainer:
     evaluated: int = -1
 
     def __post_init__(self) -> None:
-        train, model, device = self.config.train, self.config.model, self.parts.device
+        train, device = self.config.train, self.parts.device
         self.schedule = LinearSchedule(peak=train.learning_rate, warmup_steps=train.warmup_steps, steps=train.steps)
         self.optimizer = adamw(
             self.parts.model,
@@ -139,13 +139,7 @@ class Trainer:
             all_rows=not self.config.kernels.last_layer_rows,
         )
         self.meter = Meter([objective.name for objective, _ in self.parts.objectives], peak=peak_flops(device))
-        self.flops = FlopCount(
-            num_layers=model.num_layers,
-            hidden_size=model.hidden_size,
-            intermediate_size=model.intermediate_size,
-            vocab_size=self.parts.sources.store.vocab_size,
-            mask_rate=self.config.data.mask_rate,
-        )
+        self.flops = FlopCount.of(self.config, vocab_size=self.parts.sources.store.vocab_size)
         self.skipped = torch.zeros((), device=device)
         self.streak = torch.zeros((), device=device)
 

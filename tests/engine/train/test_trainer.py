@@ -185,3 +185,13 @@ def test_a_backend_named_in_the_configuration_runs(tiny: ModuleType, tmp_path: P
     unknown = replace(tiny.config(tmp_path / "four"), kernels=KernelsConfig(mlm_loss="fast"))
     with pytest.raises(ValueError, match="mlm_loss: backend must be one of"):
         tiny.pretrain(unknown)
+
+
+@pytest.mark.parametrize("masking", ["token", "whole_word"])
+def test_masks_made_on_the_device_train_the_same_model(tiny: ModuleType, tmp_path: Path, masking: str) -> None:
+    logs = []
+    for where in ("host", "device"):
+        config = tiny.config(tmp_path / where, steps=4, warmup_steps=1)
+        tiny.pretrain(replace(config, data=replace(config.data, masking=masking, mask_on=where)))
+        logs.append([(row["loss"], row["masked_accuracy"]) for row in read_log(tmp_path / where)])
+    assert logs[0] == logs[1]

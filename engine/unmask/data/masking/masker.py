@@ -41,7 +41,7 @@ from unmask.data.masking.words import Words, take_words
 from unmask.data.randomness import REPLACEMENT, SELECTION, WALK, site_key
 from unmask.errors import ConfigError
 
-__all__ = ["MASK_RATE_DENOMINATOR", "Masked", "Masker", "Masking"]
+__all__ = ["MASK_RATE_DENOMINATOR", "MaskRule", "Masked", "Masker", "Masking"]
 
 Masking = Literal["token", "whole_word", "ngram", "span", "mac"]
 
@@ -65,6 +65,27 @@ class Masked:
     ids: npt.NDArray[Any]
     rows: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskRule:
+    """The rule of `token` and `whole_word` in plain arrays, for another backend that chooses the same tokens.
+
+    Attributes:
+        keys: of selection and of replacement, int64 (2,).
+        special: ids that are never chosen, bool (V,).
+        ordinary: ids that a random replacement is drawn from, int64 (O,).
+        rate, split, mask_id: as `Masker` takes them.
+        whole_words: whether words are chosen, else tokens.
+    """
+
+    keys: npt.NDArray[np.int64]
+    special: npt.NDArray[np.bool_]
+    ordinary: npt.NDArray[np.int64]
+    rate: float
+    split: tuple[float, float, float]
+    mask_id: int
+    whole_words: bool
 
 
 class Masker:
@@ -114,6 +135,7 @@ class Masker:
             )
         self.masking: Masking = masking
         self._rate = _fraction(rate)
+        self._split = (split[0], split[1], split[2])
         self._thresholds = (
             np.uint64(round(2**32 * split[0])),
             np.uint64(round(2**32 * min(1.0, split[0] + split[1]))),
@@ -125,6 +147,26 @@ class Masker:
         self._similar = similar_words
         self._special = np.zeros(vocab_size, dtype=bool)
         self._special[np.asarray(special_ids, dtype=np.int64)] = True
+
+    @property
+    def rule(self) -> MaskRule:
+        """The rule, for `unmask_kernels.masking`.
+
+        Raises:
+            ConfigError: tokens are chosen in a way that only this class knows.
+        """
+        if self.masking not in ("token", "whole_word"):
+            raise ConfigError(f"masking: only 'token' and 'whole_word' are made on the device, got {self.masking!r}")
+        words = [low | high << 32 for low, high in (self._selection, self._replacement)]
+        return MaskRule(
+            keys=np.array(words, dtype=np.uint64).view(np.int64),
+            special=self._special,
+            ordinary=self._ordinary,
+            rate=float(self._rate),
+            split=self._split,
+            mask_id=self._mask_id,
+            whole_words=self.masking == "whole_word",
+        )
 
     def counts(self, lengths: npt.ArrayLike, *, rate: float | Fraction | None = None) -> npt.NDArray[np.int64]:
         """Tokens chosen in pieces of `lengths` tokens with [CLS] and [SEP], if no content token is special.
