@@ -5,11 +5,13 @@ documents, so padding lowers a rate. Two more questions have races of their own:
 make, beside the mask of FlexAttention; and whether the static bounds of a call, the longest document and the number of
 document slots, change its time when its documents stay the same.
 
-A machine without a GPU runs a selection of a few minutes. `-k lognormal-512` takes one case, `--rounds 3` fewer rounds.
+A machine without a GPU runs a selection of a few minutes, with DRY=1 on a few tokens. `-k lognormal-512` takes one
+case, `--rounds 3` fewer rounds.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -36,10 +38,11 @@ DTYPE = torch.bfloat16
 HEAD_DIM = 64
 BASE, LARGE = 12, 16
 ON_GPU = torch.cuda.is_available()
-TOKENS = 16384 if ON_GPU else 4096
+DRY = bool(os.environ.get("DRY"))  # bench/gpu.sh: does it run at all?
+TOKENS = 16384 if ON_GPU else 512 if DRY else 4096
 ROUNDS = 50 if ON_GPU else 5
 DIRECTIONS = ("forward", "backward", "both")
-MIXED = [8192, *[64] * 500] if ON_GPU else [2048, *[64] * 32]
+MIXED = [8192, *[64] * 500] if ON_GPU else [256, *[64] * 4] if DRY else [2048, *[64] * 32]
 MIXED_NAME = f"1x{MIXED[0]}+{len(MIXED) - 1}x64"
 LENGTHS = ("lognormal-512", "all-512", "all-128", "uniform-16-512", "queries", "lognormal-8192", MIXED_NAME)
 # what targets are set for comes first: a run that is cut short then has it
