@@ -163,8 +163,13 @@ def backward(
 
 def _launch_short(qkv: Tensor, shared: dict[str, Any]) -> None:
     items = (shared["tiles_ptr"].shape[0] - TILES_HEAD) * qkv.shape[2]
-    short_backward_kernel[(persistent_programs(qkv, items, 4),)](
-        upper=BOUNDS.index(SHORT_UP_TO), lower=0, SIZE=SHORT_UP_TO, num_warps=4, num_stages=1, **shared
+    short_backward_kernel[(persistent_programs(qkv, items, 2),)](
+        upper=BOUNDS.index(SHORT_UP_TO),
+        lower=0,
+        SIZE=SHORT_UP_TO,
+        num_warps=8 if qkv.shape[3] > 64 else 4,
+        num_stages=1,
+        **shared,
     )
 
 
@@ -203,6 +208,9 @@ def _shared(
     qkv: Tensor, tiles: Tensor, key: Tensor | None, keys: Tensor, p: float, causal: bool, window: int, scale: float
 ) -> dict[str, Any]:
     """The arguments that all kernels have in common."""
+    if not scale > 0.0:
+        # the running maximum is taken before scores are scaled
+        raise ValueError(f"attention: backend 'triton' needs a scale above 0, got {scale}; ask for backend 'torch'")
     reach = _NOTHING_HIDDEN if window < 0 else window
     tokens, _, heads, width = qkv.shape
     return {

@@ -1,0 +1,171 @@
+"""The Triton backend of attention: its forms of the backward, its dropout bits, its work list, and what it refuses."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+
+import triton.language as tl  # noqa: E402
+
+from unmask_kernels import BackendUnavailable, Documents, attention, philox  # noqa: E402
+from unmask_kernels._triton.random import keep_scores  # noqa: E402
+from unmask_kernels.attention import reference  # noqa: E402
+from unmask_kernels.attention._triton import OWNER_UP_TO, SHORT_UP_TO, owner_up_to  # noqa: E402
+from unmask_kernels.capability import INTERPRETING  # noqa: E402
+from unmask_kernels.documents import BOUNDS  # noqa: E402
+from unmask_kernels.testing import contracts  # noqa: E402
+from unmask_kernels.testing.attention import attention_case, eager  # noqa: E402
+from unmask_kernels.testing.compare import compare, same_bits  # noqa: E402
+from unmask_kernels.testing.inputs import Inputs, run  # noqa: E402
+
+if INTERPRETING:
+    DEVICES = [pytest.param("cpu", marks=pytest.mark.triton)]
+else:
+    DEVICES = [pytest.param("cuda", marks=[pytest.mark.triton, pytest.mark.gpu])] * torch.cuda.is_available()
+
+ALL = BOUNDS[-1]
+ours = partial(attention, backend="triton")
+on_device = pytest.mark.parametrize("device", DEVICES)
+
+
+def scaled(function: Any) -> Any:
+    """The reference takes every argument; the public function has defaults."""
+    return lambda qkv, **rest: function(qkv, scale=qkv.shape[-1] ** -0.5, **rest)
+
+
+def matches_truth(inputs: Inputs, owned: int) -> None:
+    truth = run(scaled(reference.attention), inputs.double())
+    plain = run(scaled(eager), inputs)
+    with owner_up_to(owned), contracts.poisoned_memory():
+        compare(run(ours, inputs), plain, truth)
+
+
+@on_device
+@pytest.mark.parametrize("owned", [SHORT_UP_TO, ALL], ids=["two-passes", "owner"])
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "mask", "p"),
+    [
+        (torch.float32, 32, {}, 0.1),
+        (torch.bfloat16, 64, {"window": 20}, 0.0),
+        (torch.float16, 32, {"causal": True}, 0.1),
+        (torch.bfloat16, 64, {}, 0.0),
+        (torch.float32, 32, {"causal": True, "window": 70}, 0.0),
+    ],
+    ids=str,
+)
+def test_both_forms_of_the_backward_match_fp64_truth(
+    dtype: torch.dtype, head_dim: int, mask: dict[str, Any], p: float, owned: int, device: str
+) -> None:
+    case = attention_case("forms", [145, 70, 5], heads=1, head_dim=head_dim, p=p, **mask)
+    matches_truth(case.make(dtype, device), owned)
+
+
+@on_device
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_the_forms_differ_in_the_order_of_one_sum(p: float, device: str) -> None:
+    inputs = attention_case("forms", [145], heads=1, head_dim=32, p=p).make(torch.float32, device)
+    results = []
+    for owned in (SHORT_UP_TO, ALL):
+        with owner_up_to(owned):
+            results.append(run(ours, inputs)["dqkv"])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
+    same_bits({"dk, dv": results[0][:, 1:]}, {"dk, dv": results[1][:, 1:]}, "both forms")
+
+
+@on_device
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_documents_of_every_kind_give_the_bits_they_give_alone(p: float, device: str) -> None:
+    lengths = [30, 150, 0, 100, 64]
+    packed = attention_case("kinds", lengths, heads=1, head_dim=32, p=p).make(torch.bfloat16, device)
+    documents = packed.arguments["documents"]
+
+    def alone(tokens: slice, index: int) -> Inputs:
+        length = tokens.stop - tokens.start
+        boundary = torch.tensor([0, length], dtype=torch.int32, device=device)
+        one = Documents.build(boundary, documents.keys[index, None], tokens=length, longest=length)
+        return packed.change(qkv=packed.arguments["qkv"][tokens], documents=one)
+
+    # one document for each way: two passes, the owner, and a single tile
+    with owner_up_to(128):
+        contracts.packed_as_alone(ours, packed, alone, lengths, ("y", "dqkv"))
+        contracts.deterministic(ours, packed)
+
+
+@on_device
+def test_unused_slots_and_a_loose_bound_change_no_bit(device: str) -> None:
+    case = attention_case("slots", [70, 9], heads=1, head_dim=32, p=0.1)
+    inputs = case.make(torch.bfloat16, device)
+    documents = inputs.arguments["documents"]
+    boundaries = torch.cat((documents.cu_seqlens, documents.cu_seqlens[-1:].expand(40)))
+    keys = torch.cat((documents.keys, documents.keys.new_zeros(40)))
+    loose = inputs.change(documents=Documents.build(boundaries, keys, tokens=79, longest=5000))
+    same_bits(run(ours, loose), run(ours, inputs), "with and without unused slots")
+
+
+@on_device
+@pytest.mark.parametrize("owned", [SHORT_UP_TO, ALL], ids=["two-passes", "owner"])
+def test_scores_far_below_zero_stay_finite(owned: int, device: str) -> None:
+    # exp2 of minus such a log-sum-exp overflows: the elements past the end of the document must not see it
+    inputs = attention_case("far", [70, 3], heads=1, head_dim=32).make(torch.float32, device)
+    inputs.arguments["qkv"][:, :2] = torch.tensor([5.0, -6.0], device=device)[:, None, None]
+    with owner_up_to(owned), contracts.poisoned_memory():
+        found = run(ours, inputs)
+    # a log-sum-exp of -245 has 5 digits after the point in fp32
+    for name, expected in run(scaled(reference.attention), inputs).items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-4)
+
+
+@triton.jit
+def _mask_kernel(
+    out_ptr, key_ptr, keys_ptr, head, row, column, threshold, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+) -> None:
+    keep = keep_scores(tl.load(key_ptr), tl.load(keys_ptr), head, row, column, threshold, ROWS, COLUMNS)
+    at = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    tl.store(out_ptr + at, keep.to(tl.int8))
+
+
+@on_device
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (37, 64), (65504, 40)])
+def test_drops_the_same_probabilities_bit_for_bit(row: int, column: int, device: str) -> None:
+    key = torch.tensor(-0x0123456789ABCDEF, device=device)
+    keys = torch.tensor([-5], device=device)
+    out = torch.zeros(32, 64, dtype=torch.int8, device=device)
+    _mask_kernel[(1,)](out, key, keys, 3, row, column, philox.threshold(0.37), 32, 64)
+    expected = philox.keep_scores(key, keys, 4, range(row, row + 32), column + 64, 0.37)[0, 3, :, column:]
+    assert torch.equal(out.bool(), expected)
+
+
+@on_device
+def test_refuses_a_scale_that_is_not_above_zero(device: str) -> None:
+    inputs = attention_case("scale", [5], head_dim=32).make(torch.float32, device)
+    with pytest.raises(ValueError, match=r"attention: backend 'triton' needs a scale above 0, got -0.5"):
+        ours(scale=-0.5, **inputs.arguments)
+
+
+@on_device
+@pytest.mark.parametrize(
+    ("head_dim", "dtype", "reason"),
+    [
+        (48, torch.float32, "head dim must be one of 32, 64, 96, 128, got 48"),
+        (32, torch.float64, "activations must be fp16, bf16 or fp32, got float64"),
+    ],
+)
+def test_refuses_head_dims_and_dtypes_with_a_reason(
+    head_dim: int, dtype: torch.dtype, reason: str, device: str
+) -> None:
+    inputs = attention_case("refused", [5], head_dim=head_dim).make(dtype, device)
+    with pytest.raises(BackendUnavailable, match=reason):
+        run(ours, inputs)
+
+
+def test_the_form_can_be_asked_for_by_a_bound_of_the_work_list_only() -> None:
+    with owner_up_to(256), owner_up_to(ALL):
+        pass
+    with pytest.raises(ValueError, match=r"attention: owner_up_to must be one of \(64, .*, got 100"), owner_up_to(100):
+        pass
+    assert OWNER_UP_TO in BOUNDS and SHORT_UP_TO in BOUNDS
