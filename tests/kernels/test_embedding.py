@@ -21,7 +21,8 @@ from unmask_kernels.testing.contracts import Tenant, backends_here
 from unmask_kernels.testing.embedding import EMBEDDING, embedding_case
 from unmask_kernels.testing.inputs import Case, Inputs, run
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# the kernels compute in fp32 whatever the dtype of the result: two of them are enough for the interpreter
+DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (not contracts.INTERPRETING)
 SMALL = embedding_case([4, 5, 0], 40, p=0.25)
 PLAIN = embedding_case([6, 3], 24, segments=None)
 
@@ -121,9 +122,9 @@ def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> 
 
 
 @everywhere
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_two_runs_agree_bit_for_bit(dtype: torch.dtype, tenant: Tenant) -> None:
-    contracts.deterministic(on(tenant), embedding_case([70, 21, 7], 40, p=0.1).make(dtype, tenant.device))
+def test_two_runs_agree_bit_for_bit(tenant: Tenant) -> None:
+    case = embedding_case([40, 21, 7], 40, vocabulary=7, frequent=0.9, p=0.1)
+    contracts.deterministic(on(tenant), case.make(torch.bfloat16, tenant.device))
 
 
 @everywhere

@@ -155,7 +155,7 @@ def test_other_keys_choose_other_tokens(tenant: Tenant) -> None:
 @pytest.mark.parametrize("words", [None, 0.7])
 def test_equal_priorities_go_by_place(words: float | None, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
     if tenant.backend == "triton":
-        pytest.skip("the kernel's random numbers cannot be replaced; its order is that of the other backends")
+        pytest.skip("the kernel's random numbers cannot be replaced: see test_masking_choice.py")
     from unmask_kernels import philox
 
     def few(c0: Tensor, c1: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:

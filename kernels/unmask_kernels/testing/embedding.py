@@ -62,10 +62,12 @@ def embedding_case(
 
 
 EMBEDDING = [
-    embedding_case([12, 7, 0, 9, 0], 768, places=16),  # BERT-base, unused slots
-    embedding_case([13, 5, 1], 1024, p=0.1, segments=None),  # BERT-large
-    embedding_case([19, 11, 8, 3, 1, 1], 312, p=0.1, ids_dtype=torch.int32),  # TinyBERT, a prime number of rows
-    embedding_case([301], 40, frequent=1.0, vocabulary=7),  # one long run of a word: whole chunks and both ends
+    embedding_case([6, 4, 0, 5, 0], 768, vocabulary=7, places=8),  # BERT-base, unused slots
+    embedding_case([5, 3, 1], 1024, vocabulary=7, p=0.1, segments=None),  # BERT-large
+    embedding_case(
+        [9, 4, 7, 1, 1, 1], 312, vocabulary=11, p=0.1, ids_dtype=torch.int32
+    ),  # TinyBERT, a prime number of rows
+    embedding_case([170], 40, frequent=0.95, vocabulary=7),  # a run of a word with a head, whole chunks and a tail
     embedding_case([2] * 70 + [3], 24, p=0.5, segments=3),  # more documents than a block, more segments than BERT
     embedding_case([1], 768, p=0.1),
     embedding_case([0], 768, p=0.1),
