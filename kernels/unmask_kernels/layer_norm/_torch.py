@@ -21,6 +21,7 @@ from unmask_kernels.precision import accumulation_dtype
 
 __all__ = ["backward", "forward"]
 
+_SUMMED = 64  # rows of one fp32 sum of dweight and dbias
 _BLOCK = 3 << 17  # elements widened at a time by each thread, 1.5 MiB of fp32; best of 64 to 1024 rows of 768
 
 
@@ -82,7 +83,7 @@ def backward(
     dresidual = x.new_empty((tokens, width) if has_residual or p == 0.0 else (0,))
     dx = x.new_empty((tokens, width) if p > 0.0 else (0,))
     dx_bias = weight.new_zeros(0 if x_bias is None else width)
-    dweight, dbias = torch.zeros_like(weight), torch.zeros_like(weight)
+    sums: list[tuple[Tensor, Tensor]] = []
     buffer, incoming = _buffer(x), _buffer(x)
     for rows in _blocks(x):
         if dsum is None:
@@ -90,13 +91,14 @@ def backward(
         else:
             h = _widened(buffer, x[rows])
         wide_dy = _widened(incoming, dy[rows])
-        # Two calls are faster than one for all three. The native backward only looks at whether there is a bias, so
-        # weight stands in for it.
-        arguments = (wide_dy, h, [width], mean[rows, None], rstd[rows, None], weight, weight)
-        dh = torch.ops.aten.native_layer_norm_backward(*arguments, [True, False, False])[0]
-        _, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(*arguments, [False, True, True])
-        dweight += of_weight
-        dbias += of_bias
+        mean_, rstd_ = mean[rows, None], rstd[rows, None]
+        dh = _native_backward(wide_dy, h, mean_, rstd_, weight, [True, False, False])[0]
+        # PyTorch adds up the rows of one call one after the other, so a call for the sums gets few.
+        step = _SUMMED if x.device.type == "cpu" else max(1, tokens)
+        for some in (slice(start, start + step) for start in range(0, len(h), step)):
+            sums.append(
+                _native_backward(wide_dy[some], h[some], mean_[some], rstd_[some], weight, [False, True, True])[1:]
+            )
         if dsum is not None:
             dh += _widened(incoming, dsum[rows])
         if len(dresidual):
@@ -107,7 +109,20 @@ def backward(
             dx = _place(dx, rows, dh)
         if x_bias is not None:
             dx_bias += dh.sum(0)
+    if not sums:
+        return dresidual, dx, dx_bias, torch.zeros_like(weight), torch.zeros_like(weight)
+    dweight, dbias = (torch.stack(parts).sum(0) for parts in zip(*sums, strict=True))
     return dresidual, dx, dx_bias, dweight, dbias
+
+
+def _native_backward(
+    dy: Tensor, h: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, wanted: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dh, dweight, dbias. It only looks at whether there is a bias, so weight stands in for it."""
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_layer_norm_backward(
+        dy, h, [h.shape[1]], mean, rstd, weight, weight, wanted
+    )
+    return found
 
 
 def _block_rows(x: Tensor) -> int:
