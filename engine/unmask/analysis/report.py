@@ -146,6 +146,7 @@ class Report:
     def _draw_ngrams(self, axes: Axes) -> None:
         assert self.masks is not None
         axes.bar(list(self.masks.ngrams), list(self.masks.ngrams.values()), color=_BLUE)
+        axes.set_xticks(list(self.masks.ngrams))
         axes.set(title=f"{self.title}: chosen words", xlabel="words in a run", ylabel="share of the runs")
 
     def _draw_distraction(self, axes: Axes) -> None:
@@ -153,7 +154,9 @@ class Report:
         axes.plot(self.distraction.layers, color=_BLUE, marker="o", label="attention on other documents")
         axes.axhline(self.distraction.reference, color=_RED, linestyle="--", label="even attention")
         axes.set(title=f"{self.title}: distraction", xlabel="layer", ylabel="share of the attention")
-        axes.set_ylim(bottom=0)
+        highest = max(*self.distraction.layers, self.distraction.reference)
+        axes.set_ylim(-0.02 * highest, 1.2 * highest or 1.0)  # a line at 0 is seen too
+        axes.set_xticks(range(len(self.distraction.layers)))
         axes.legend(frameon=False)
 
 
