@@ -154,8 +154,8 @@ class Report:
         axes.plot(self.distraction.layers, color=_BLUE, marker="o", label="attention on other documents")
         axes.axhline(self.distraction.reference, color=_RED, linestyle="--", label="even attention")
         axes.set(title=f"{self.title}: distraction", xlabel="layer", ylabel="share of the attention")
-        highest = max(*self.distraction.layers, self.distraction.reference)
-        axes.set_ylim(-0.02 * highest, 1.2 * highest or 1.0)  # a line at 0 is seen too
+        top = 1.2 * max(*self.distraction.layers, self.distraction.reference) or 1.0
+        axes.set_ylim(-0.02 * top, top)  # a line at 0 is seen too
         axes.set_xticks(range(len(self.distraction.layers)))
         axes.legend(frameon=False)
 
