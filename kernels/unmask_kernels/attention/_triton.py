@@ -21,7 +21,7 @@ import torch
 import triton
 from torch import Tensor
 
-from unmask_kernels import philox
+from unmask_kernels import capability, philox
 from unmask_kernels._triton.launch import device_guard, persistent_programs
 from unmask_kernels.documents import BOUNDS, TILE_ROWS, TILES_HEAD
 
@@ -44,29 +44,39 @@ _owner_bound = [OWNER_UP_TO]
 
 
 class Tile(NamedTuple):
-    """Shape of one kernel's tile, its warps and pipeline, and the programs that fit a multiprocessor."""
+    """Shape of one kernel's tile, its warps and pipeline, programs on a multiprocessor, and registers if limited."""
 
     rows: int
     columns: int
     warps: int
     stages: int
-    programs: int
+    programs: int = 1
+    registers: int | None = None
 
     def options(self) -> dict[str, int]:
         """As arguments of a launch."""
-        return {"ROWS": self.rows, "COLUMNS": self.columns, "num_warps": self.warps, "num_stages": self.stages}
+        options = {"ROWS": self.rows, "COLUMNS": self.columns, "num_warps": self.warps, "num_stages": self.stages}
+        return options if self.registers is None else options | {"maxnreg": self.registers}
 
 
 def _tile(kernel: str, qkv: Tensor, banded: bool, p: float) -> Tile:
-    """The largest tile that spills nothing on sm_80 and sm_90; see docs/kernels/attention.md for what was tried."""
+    """The largest tile that spills nothing with Triton 3.6.0 and 3.9.0; docs/kernels/attention.md has the registers."""
+    by_rows = kernel in ("forward", "grad_query")
     if qkv.dtype == torch.float32:
-        return Tile(32, 64, 4, 1, 1) if kernel in ("owner", "grad_key_value") else Tile(64, 32, 4, 1, 1)
+        return Tile(64, 32, 4, 1) if by_rows else Tile(32, 64, 4, 1)
     wide = qkv.shape[3] > 64
-    if kernel in ("forward", "grad_query"):
-        return Tile(64, 64, 8, 2, 1) if wide else Tile(128, 64, 8, 2, 1)
     if wide:
-        return Tile(32, 64, 8, 2, 1)
-    return Tile(32 if banded or p > 0.0 else 64, 128, 8, 2, 1)
+        return Tile(64, 64, 8, 2) if by_rows else Tile(32, 64, 8, 2)
+    # up to sm_89 products read their operands from registers, from sm_90 on from shared memory
+    ampere = capability.architecture(qkv) in ("sm_80", "sm_86", "sm_87", "sm_89")
+    if kernel == "forward":
+        # half the registers: two programs on a multiprocessor, so that one multiplies while the other exponentiates
+        return Tile(128, 64, 8, 2) if ampere or p > 0.0 else Tile(128, 64, 8, 2, programs=2, registers=128)
+    if kernel == "grad_query":
+        return Tile(64 if ampere else 128, 64, 8, 2)
+    if ampere:
+        return Tile(32, 64 if kernel == "owner" else 128, 8, 2)
+    return Tile(32 if banded or p > 0.0 else 64, 128, 8, 2)
 
 
 @contextmanager
@@ -114,6 +124,7 @@ def forward(
             PARTS=parts,
             SIZE=SHORT_UP_TO,
             **tile.options(),
+            restore=1.0 / (1.0 - p),
             **_shared(qkv, tiles, key, keys, p, causal, window, scale),
         )
     return out, lse
@@ -140,28 +151,29 @@ def backward(
     dqkv = torch.empty_like(qkv)
     if len(qkv) == 0:
         return dqkv
+    kept = 1.0 - p
     shared = _shared(qkv, tiles, key, keys, p, causal, window, scale)
     shared |= {
         "dout_ptr": dout.contiguous(),
         "lse_ptr": statistics,
         "dqkv_ptr": dqkv,
-        "factor_grad": scale / (1.0 - p),
+        "factor_grad": scale / kept,
     }
     owned = _owner_bound[0] if qkv.shape[3] <= WIDEST_OWNER else SHORT_UP_TO
     with device_guard(qkv):
-        _launch_short(qkv, shared)
+        _launch_short(qkv, kept, shared)
         if longest > SHORT_UP_TO:
             shared["delta_ptr"] = torch.empty_like(statistics)
             tile = partial(_tile, qkv=qkv, banded=causal or window >= 0, p=p)
             if owned > SHORT_UP_TO:
-                _launch_owner(qkv, out, owned, longest, tile("owner"), shared)
+                _launch_owner(qkv, out, kept, owned, longest, tile("owner"), shared)
             if longest > owned:
                 passes = {"grad_query": tile("grad_query"), "grad_key_value": tile("grad_key_value")}
-                _launch_passes(qkv, out, owned, len(keys), passes, shared)
+                _launch_passes(qkv, out, kept, owned, len(keys), passes, shared)
     return dqkv
 
 
-def _launch_short(qkv: Tensor, shared: dict[str, Any]) -> None:
+def _launch_short(qkv: Tensor, kept: float, shared: dict[str, Any]) -> None:
     items = (shared["tiles_ptr"].shape[0] - TILES_HEAD) * qkv.shape[2]
     short_backward_kernel[(persistent_programs(qkv, items, 2),)](
         upper=BOUNDS.index(SHORT_UP_TO),
@@ -169,17 +181,22 @@ def _launch_short(qkv: Tensor, shared: dict[str, Any]) -> None:
         SIZE=SHORT_UP_TO,
         num_warps=8 if qkv.shape[3] > 64 else 4,
         num_stages=1,
+        restore=1.0 / kept,
         **shared,
     )
 
 
-def _launch_owner(qkv: Tensor, out: Tensor, owned: int, longest: int, tile: Tile, shared: dict[str, Any]) -> None:
+def _launch_owner(
+    qkv: Tensor, out: Tensor, kept: float, owned: int, longest: int, tile: Tile, shared: dict[str, Any]
+) -> None:
     items = (shared["tiles_ptr"].shape[0] - TILES_HEAD) * qkv.shape[2]
     programs = persistent_programs(qkv, items, tile.programs)
     rows = triton.cdiv(min(owned, longest), tile.rows) * tile.rows
     scratch = qkv.new_empty((programs, rows, shared["BLOCK_K"]), dtype=torch.float32)
     owner_kernel[(programs,)](
         out_ptr=out,
+        kept=kept,
+        restore=1.0 / kept,
         scratch_ptr=scratch,
         scratch_rows=rows,
         upper=BOUNDS.index(owned),
@@ -190,14 +207,14 @@ def _launch_owner(qkv: Tensor, out: Tensor, owned: int, longest: int, tile: Tile
 
 
 def _launch_passes(
-    qkv: Tensor, out: Tensor, owned: int, slots: int, tiles: dict[str, Tile], shared: dict[str, Any]
+    qkv: Tensor, out: Tensor, kept: float, owned: int, slots: int, tiles: dict[str, Tile], shared: dict[str, Any]
 ) -> None:
     items = (shared["tiles_ptr"].shape[0] - TILES_HEAD - slots) * qkv.shape[2]
     bounds = {"slots": slots, "upper": len(BOUNDS) - 1, "lower": BOUNDS.index(owned)}
     # the first pass writes delta for the second
     for kernel, tile, size, extra in (
-        (grad_query_kernel, tiles["grad_query"], tiles["grad_query"].rows, {"out_ptr": out}),
-        (grad_key_value_kernel, tiles["grad_key_value"], tiles["grad_key_value"].columns, {}),
+        (grad_query_kernel, tiles["grad_query"], tiles["grad_query"].rows, {"out_ptr": out, "kept": kept}),
+        (grad_key_value_kernel, tiles["grad_key_value"], tiles["grad_key_value"].columns, {"restore": 1.0 / kept}),
     ):
         parts = TILE_ROWS // size
         programs = persistent_programs(qkv, items * parts, tile.programs)
@@ -222,7 +239,6 @@ def _shared(
         "back": reach,
         "ahead": 0 if causal else reach,
         "factor": scale * _LOG2_E,
-        "kept": 1.0 - p,
         "threshold": philox.threshold(p),
         "HEADS": heads,
         "K": width,

@@ -76,7 +76,7 @@ def _fold_rows(
 @triton.jit
 def _column_tile(
     q_ptr, dq_ptr, dout_ptr, lse_ptr, delta_ptr, scratch_ptr, key_ptr, keys_ptr,
-    document, head, first, length, back, ahead, factor, factor_grad, kept, threshold,
+    document, head, first, length, back, ahead, factor, factor_grad, restore, threshold,
     width: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr, OWNER: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -94,13 +94,13 @@ def _column_tile(
             width, K, BANDED, HAS_DROPOUT, OWNER, ROWS, COLUMNS, BLOCK_K,
         )  # fmt: skip
     store_rows(dq_ptr + width, dk * factor_grad, first, length, stride, K, COLUMNS, BLOCK_K)
-    store_rows(dq_ptr + 2 * width, dv / kept, first, length, stride, K, COLUMNS, BLOCK_K)
+    store_rows(dq_ptr + 2 * width, dv * restore, first, length, stride, K, COLUMNS, BLOCK_K)
 
 
 @triton.jit(do_not_specialize=_SETTINGS, do_not_specialize_on_alignment=["key_ptr"])
 def grad_key_value_kernel(
     qkv_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr,
-    tokens, slots, upper, lower, back, ahead, factor, factor_grad, kept, threshold,
+    tokens, slots, upper, lower, back, ahead, factor, factor_grad, restore, threshold,
     HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr, LISTS: tl.constexpr,
     PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -116,7 +116,7 @@ def grad_key_value_kernel(
         _column_tile(
             qkv_ptr + start * 3 * width + head * K, dqkv_ptr + start * 3 * width + head * K,
             dout_ptr + start * width + head * K, lse_ptr + statistics, delta_ptr + statistics, delta_ptr,
-            key_ptr, keys_ptr, document, head, first, length, back, ahead, factor, factor_grad, kept, threshold,
+            key_ptr, keys_ptr, document, head, first, length, back, ahead, factor, factor_grad, restore, threshold,
             width, K, BANDED, HAS_DROPOUT, False, ROWS, COLUMNS, BLOCK_K,
         )  # fmt: skip
 
@@ -124,7 +124,7 @@ def grad_key_value_kernel(
 @triton.jit(do_not_specialize=_SETTINGS, do_not_specialize_on_alignment=["key_ptr"])
 def owner_kernel(
     qkv_ptr, out_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, scratch_ptr, tiles_ptr, key_ptr, keys_ptr,
-    tokens, upper, lower, back, ahead, factor, factor_grad, kept, threshold, scratch_rows,
+    tokens, upper, lower, back, ahead, factor, factor_grad, kept, restore, threshold, scratch_rows,
     HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr, LISTS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -149,7 +149,7 @@ def owner_kernel(
             _column_tile(
                 qkv_ptr + start * 3 * width + head * K, dqkv_ptr + start * 3 * width + head * K,
                 dout_at, lse_ptr + statistics, delta_ptr + statistics, scratch_ptr, key_ptr, keys_ptr,
-                document, head, first, length, back, ahead, factor, factor_grad, kept, threshold,
+                document, head, first, length, back, ahead, factor, factor_grad, restore, threshold,
                 width, K, BANDED, HAS_DROPOUT, True, ROWS, COLUMNS, BLOCK_K,
             )  # fmt: skip
         # the next document uses the scratch again
@@ -206,7 +206,7 @@ def grad_query_kernel(
         q = load_rows(q_ptr, first, length, stride, K, ROWS, BLOCK_K)
         dq = tl.zeros((ROWS, BLOCK_K), dtype=tl.float32)
         low, high = partners(first, back, ahead, length, ROWS, COLUMNS)
-        # in a band every tile may have an edge, otherwise only the last has one
+        # in a band every tile may have an edge, otherwise only the last has one, which is not worth a pipeline
         whole = low if BANDED else high // COLUMNS * COLUMNS
         if not BANDED:
             for column in range(low, whole, COLUMNS):
@@ -214,7 +214,7 @@ def grad_query_kernel(
                     q, dout, lse, delta, dq, q_ptr, key_ptr, keys_ptr, document, head, first, column, length,
                     back, ahead, factor, threshold, width, K, BANDED, HAS_DROPOUT, False, ROWS, COLUMNS, BLOCK_K,
                 )  # fmt: skip
-        for column in range(whole, high, COLUMNS):
+        for column in tl.range(whole, high, COLUMNS, num_stages=None if BANDED else 1):
             dq = _fold_columns(
                 q, dout, lse, delta, dq, q_ptr, key_ptr, keys_ptr, document, head, first, column, length,
                 back, ahead, factor, threshold, width, K, BANDED, HAS_DROPOUT, True, ROWS, COLUMNS, BLOCK_K,

@@ -57,7 +57,7 @@ def _long_tile(
     highest = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((ROWS,), dtype=tl.float32)
     low, high = partners(first, back, ahead, length, ROWS, COLUMNS)
-    # in a band every tile may have an edge, otherwise only the last has one
+    # in a band every tile may have an edge, otherwise only the last has one, which is not worth a pipeline
     whole = low if BANDED else high // COLUMNS * COLUMNS
     if not BANDED:
         for column in range(low, whole, COLUMNS):
@@ -65,7 +65,7 @@ def _long_tile(
                 q, out, highest, total, k_ptr, v_ptr, key_ptr, keys_ptr, document, head, first, column, length,
                 back, ahead, factor, threshold, stride, K, BANDED, HAS_DROPOUT, False, ROWS, COLUMNS, BLOCK_K,
             )  # fmt: skip
-    for column in range(whole, high, COLUMNS):
+    for column in tl.range(whole, high, COLUMNS, num_stages=None if BANDED else 1):
         out, highest, total = _fold(
             q, out, highest, total, k_ptr, v_ptr, key_ptr, keys_ptr, document, head, first, column, length,
             back, ahead, factor, threshold, stride, K, BANDED, HAS_DROPOUT, True, ROWS, COLUMNS, BLOCK_K,
@@ -98,12 +98,12 @@ def _short_document(
 
 @triton.jit
 def _store(
-    out_ptr, lse_ptr, out, highest, total, first, length, kept,
+    out_ptr, lse_ptr, out, highest, total, first, length, restore,
     width: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     # rows past the end may have seen nothing; they are not stored, but must not divide by zero
     total = tl.where(total == 0.0, 1.0, total)
-    store_rows(out_ptr, out / (total * kept)[:, None], first, length, width, K, ROWS, BLOCK_K)
+    store_rows(out_ptr, out * (restore / total)[:, None], first, length, width, K, ROWS, BLOCK_K)
     row = first + tl.arange(0, ROWS)
     tl.store(lse_ptr + row, highest + tl.log2(total), mask=row < length)
 
@@ -114,7 +114,7 @@ _SETTINGS = ["tokens", "slots", "bound_long", "bound_short", "back", "ahead", "t
 @triton.jit(do_not_specialize=_SETTINGS, do_not_specialize_on_alignment=["key_ptr"])
 def forward_kernel(
     qkv_ptr, out_ptr, lse_ptr, tiles_ptr, key_ptr, keys_ptr,
-    tokens, slots, bound_long, bound_short, back, ahead, factor, kept, threshold,
+    tokens, slots, bound_long, bound_short, back, ahead, factor, restore, threshold,
     HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr, LISTS: tl.constexpr,
     PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SIZE: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -134,7 +134,7 @@ def forward_kernel(
         )  # fmt: skip
         _store(
             out_ptr + start * width + head * K, lse_ptr + tl.cast(head, tl.int64) * tokens + start,
-            out, highest, total, first, length, kept, width, K, ROWS, BLOCK_K,
+            out, highest, total, first, length, restore, width, K, ROWS, BLOCK_K,
         )  # fmt: skip
     begin = tl.load(tiles_ptr + 4 * bound_long) * HEADS
     end = tl.load(tiles_ptr + 4 * bound_short) * HEADS
@@ -148,5 +148,5 @@ def forward_kernel(
         )  # fmt: skip
         _store(
             out_ptr + start * width + head * K, lse_ptr + tl.cast(head, tl.int64) * tokens + start,
-            out, highest, total, first, length, kept, width, K, SIZE, BLOCK_K,
+            out, highest, total, first, length, restore, width, K, SIZE, BLOCK_K,
         )  # fmt: skip

@@ -19,7 +19,7 @@ _SETTINGS = ["tokens", "upper", "lower", "back", "ahead", "threshold"]
 @triton.jit(do_not_specialize=_SETTINGS, do_not_specialize_on_alignment=["key_ptr"])
 def short_backward_kernel(
     qkv_ptr, dout_ptr, lse_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr,
-    tokens, upper, lower, back, ahead, factor, factor_grad, kept, threshold,
+    tokens, upper, lower, back, ahead, factor, factor_grad, restore, threshold,
     HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr, LISTS: tl.constexpr,
     SIZE: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -50,7 +50,7 @@ def short_backward_kernel(
             dropped = tl.where(keep, weights, 0.0)
             dweights = tl.where(keep, dweights, 0.0)
         dv = tl.dot(tl.trans(dropped.to(dout.dtype)), dout, input_precision="ieee")
-        store_rows(dq_ptr + 2 * width, dv / kept, 0, length, stride, K, SIZE, BLOCK_K)
+        store_rows(dq_ptr + 2 * width, dv * restore, 0, length, stride, K, SIZE, BLOCK_K)
         delta = tl.sum(weights * dweights, axis=1)
         dscores = (weights * (dweights - delta[:, None])).to(q.dtype)
         dk = tl.dot(tl.trans(dscores), q, input_precision="ieee")

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from unmask_kernels import FAMILIES, capability
+from unmask_kernels.testing.attention import attention_case
 from unmask_kernels.testing.embedding import embedding_case
 from unmask_kernels.testing.gelu import gelu_case
 from unmask_kernels.testing.inputs import Case, Inputs, layer_norm_case, run
@@ -38,6 +39,13 @@ __all__ = ["ARCHITECTURES", "CASES", "Built", "Launch", "build", "launches", "ta
 ARCHITECTURES = (80, 90)
 
 CASES: dict[str, list[Case]] = {
+    # a document longer than the owner takes, so that every kernel is launched
+    "attention": [
+        attention_case("packed", [600, 300], heads=12, head_dim=head_dim, window=window, p=p)
+        for head_dim in (32, 64, 96, 128)
+        for window in (None, 64)
+        for p in (0.0, 0.1)
+    ],
     "embedding": [embedding_case([40, 24], width, p=p) for width in (256, 312, 384, 768, 1024) for p in (0.0, 0.1)],
     "gelu": [
         *(gelu_case(64, width, activation=form) for width in (3072, 4096) for form in ("gelu", "gelu_tanh")),
@@ -127,12 +135,15 @@ class Built:
         return self.instructions["HMMA"] + self.instructions["HGMMA"]
 
 
-def launches(function: Callable[..., Any], inputs: Inputs) -> list[Launch]:
-    """Every Triton launch of `function` on CPU inputs, forward and backward, in order; nothing is computed."""
+def launches(function: Callable[..., Any], inputs: Inputs, architecture: int = 90) -> list[Launch]:
+    """Every Triton launch of `function` on CPU inputs, forward and backward, in order; nothing is computed.
+
+    Launchers that ask `capability.architecture` get compute capability `architecture`.
+    """
     if capability.INTERPRETING:
         raise RuntimeError("aot: kernels of a process with TRITON_INTERPRET=1 cannot be compiled; unset it")
     recorded: list[Launch] = []
-    with _recording(recorded):
+    with _recording(recorded, architecture):
         run(function, inputs)
     return recorded
 
@@ -188,8 +199,9 @@ def table(family: str, dtypes: Sequence[torch.dtype] = (torch.bfloat16, torch.fl
     yield "|---" * 4 + "|---:" * 7 + "|"
     for case in CASES[family]:
         for dtype in dtypes:
-            for launch in launches(function, case.make(dtype)):
-                for architecture in ARCHITECTURES:
+            inputs = case.make(dtype)
+            for recorded in zip(*(launches(function, inputs, each) for each in ARCHITECTURES), strict=True):
+                for architecture, launch in zip(ARCHITECTURES, recorded, strict=True):
                     built = build(launch, architecture)
                     cells = [
                         launch.name.strip("_").removesuffix("_kernel"),
@@ -214,21 +226,23 @@ def _differentiable(function: Callable[..., Any], **arguments: Any) -> Any:
 
 
 @contextmanager
-def _recording(recorded: list[Launch]) -> Iterator[None]:
+def _recording(recorded: list[Launch], architecture: int) -> Iterator[None]:
     """Triton launches are recorded, and CPU tensors are accepted where a GPU's are needed."""
     from triton.runtime.jit import JITFunction
 
     def record(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **named: Any) -> None:
         recorded.append(_describe(kernel, arguments, named))
 
-    run_for_real = JITFunction.run
+    run_for_real, real = JITFunction.run, capability.architecture
     JITFunction.run = record
     capability.INTERPRETING = True
+    capability.architecture = lambda x: f"sm_{architecture}"
     try:
         yield
     finally:
         JITFunction.run = run_for_real
         capability.INTERPRETING = False
+        capability.architecture = real
 
 
 def _describe(kernel: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Launch:

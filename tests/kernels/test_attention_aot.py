@@ -1,0 +1,82 @@
+"""attention's Triton kernels compiled for GPUs that are not here: nothing spills, tensor cores in every kernel."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from unmask_kernels import attention
+from unmask_kernels.capability import HAS_TRITON, INTERPRETING
+from unmask_kernels.testing import aot
+from unmask_kernels.testing.attention import attention_case
+from unmask_kernels.testing.inputs import Case
+
+pytestmark = [
+    pytest.mark.skipif(not HAS_TRITON, reason="package triton is not installed"),
+    pytest.mark.skipif(INTERPRETING, reason="an interpreted kernel cannot be compiled"),
+]
+
+FORWARD, SHORT, OWNER = "forward_kernel", "short_backward_kernel", "owner_kernel"
+PASSES = ["grad_query_kernel", "grad_key_value_kernel"]
+
+
+def launched(case: Case, dtype: torch.dtype, architecture: int = 90) -> list[aot.Launch]:
+    return aot.launches(partial(attention, backend="triton"), case.make(dtype), architecture)
+
+
+def check(launch: aot.Launch, architecture: int) -> None:
+    kernel = aot.build(launch, architecture)
+    assert kernel.spills == kernel.stack_bytes == 0, kernel
+    # an H100's program has 227 KiB of shared memory, an A100's 163
+    assert kernel.shared_bytes <= (227 if architecture == 90 else 163) * 1024, kernel
+    assert kernel.instructions["HGMMA" if architecture == 90 else "HMMA"] > 0, kernel
+    assert kernel.wide_accesses > 0, kernel
+    # Deterministic sums: no atomics in any form.
+    assert not {"RED", "ATOM", "ATOMG"} & kernel.instructions.keys(), kernel
+
+
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+def test_the_kernels_of_bert_stay_in_registers_and_use_tensor_cores(architecture: int) -> None:
+    for launch in launched(attention_case("bert", [300], heads=12), torch.bfloat16, architecture):
+        check(launch, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", aot.CASES["attention"], ids=str)
+def test_every_kernel_stays_in_registers_and_uses_tensor_cores(
+    case: Case, dtype: torch.dtype, architecture: int
+) -> None:
+    for launch in launched(case, dtype, architecture):
+        check(launch, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head_dim", [32, 128])
+def test_fp32_compiles(head_dim: int) -> None:
+    for launch in launched(attention_case("fp32", [600], head_dim=head_dim, p=0.1), torch.float32):
+        assert aot.build(launch, 90).tensor_core_instructions == 0
+
+
+@pytest.mark.parametrize(
+    ("lengths", "head_dim", "kernels"),
+    [
+        ([64, 3], 64, [FORWARD, SHORT]),
+        ([512, 3], 64, [FORWARD, SHORT, OWNER]),
+        ([513, 3], 64, [FORWARD, SHORT, OWNER, *PASSES]),
+        ([65, 3], 128, [FORWARD, SHORT, *PASSES]),
+    ],
+)
+def test_the_bound_on_lengths_decides_what_is_launched(lengths: list[int], head_dim: int, kernels: list[str]) -> None:
+    case = attention_case("launches", lengths, head_dim=head_dim)
+    assert [launch.name for launch in launched(case, torch.bfloat16)] == kernels
+
+
+def test_numbers_that_change_from_batch_to_batch_or_layer_to_layer_are_not_compiled_in() -> None:
+    numbers = {"tokens", "slots", "back", "ahead", "threshold", "scratch_rows", "upper", "lower"}
+    for launch in launched(attention_case("numbers", [592, 16], p=0.1, window=1), torch.bfloat16):
+        assert not numbers & {*launch.constants, *launch.aligned}, launch
+        assert launch.signature["key_ptr"] == "*i64" and "key_ptr" not in launch.aligned
