@@ -71,11 +71,12 @@ def _tile(kernel: str, qkv: Tensor, banded: bool, p: float) -> Tile:
     ampere = capability.architecture(qkv) in ("sm_80", "sm_86", "sm_87", "sm_89")
     if kernel == "forward":
         # half the registers: two programs on a multiprocessor, so that one multiplies while the other exponentiates
-        return Tile(128, 64, 8, 2) if ampere or p > 0.0 else Tile(128, 64, 8, 2, programs=2, registers=128)
+        return Tile(128, 64, 8, 2, registers=255) if ampere or p > 0.0 else Tile(128, 64, 8, 2, 2, registers=128)
     if kernel == "grad_query":
-        return Tile(64 if ampere else 128, 64, 8, 2)
+        # asked for no limit, the assembler spills to reach two programs on a multiprocessor
+        return Tile(128, 32, 8, 2, registers=255) if ampere else Tile(128, 64, 8, 2)
     if ampere:
-        return Tile(32, 64 if kernel == "owner" else 128, 8, 2)
+        return Tile(32, 64 if kernel == "owner" else 128, 8, 2, registers=255)
     return Tile(32 if banded or p > 0.0 else 64, 128, 8, 2)
 
 
