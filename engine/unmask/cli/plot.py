@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> None:
     options = tyro.cli(Options, prog="unmask plot", args=arguments)
     training, held_out = read_curves(options.run)
     out = options.out or options.run / "loss.png"
-    draw(training, held_out, title=f"{options.run.name}: masked-token loss", out=out)
+    draw(training, held_out, title=f"{options.run.name}: loss", out=out)
     last = f", held-out {held_out.losses[-1]:.3f} at step {held_out.steps[-1]}" if held_out.steps else ""
     print(f"{out}: training loss {training.losses[-1]:.3f} at step {training.steps[-1]}{last}")
 

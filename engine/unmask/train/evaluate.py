@@ -43,15 +43,17 @@ class Score:
         return f"{self.name} loss {self.loss:.3f}, {of_tokens}accuracy {self.accuracy:.1%} of {self.count:,}"
 
 
-def as_row(scores: Sequence[Score]) -> dict[str, float]:
-    """Scores as fields of a log row: loss and perplexity of tokens plain, all others with the name of the objective."""
-    row: dict[str, float] = {}
+def as_row(scores: Sequence[Score], weights: Sequence[float]) -> dict[str, float]:
+    """Scores as fields of a log row, named as in the rows of training, so that the two compare: `loss` is the weighted
+    sum, and with several objectives each has its own beside it.
+    """
+    row = {"loss": sum(weight * score.loss for score, weight in zip(scores, weights, strict=True))}
     for score in scores:
         mlm = score.name == "mlm"
-        if score.name in TOKEN_OBJECTIVES:
-            row |= {"loss": score.loss, "perplexity": score.perplexity}
-        else:
+        if len(scores) > 1:
             row[f"{score.name}_loss"] = score.loss
+        if score.name in TOKEN_OBJECTIVES:
+            row["perplexity"] = score.perplexity
         row["masked_accuracy" if mlm else f"{score.name}_accuracy"] = score.accuracy
         row["masked_tokens" if mlm else f"{score.name}_count"] = score.count
     return row

@@ -83,21 +83,22 @@ def test_nothing_held_out_gives_no_score(model: PretrainingModel) -> None:
     assert evaluate(model, OBJECTIVES, (), tokens=100) == []
 
 
-def test_the_row_names_other_objectives() -> None:
-    scores = [Score(name="mlm", loss=1.0, accuracy=0.5, count=4), Score(name="nsp", loss=0.0, accuracy=1.0, count=2)]
-    assert as_row(scores) == {
-        "loss": 1.0,
+def test_the_row_of_several_objectives_has_their_weighted_sum_and_each() -> None:
+    scores = [Score(name="mlm", loss=1.0, accuracy=0.5, count=4), Score(name="nsp", loss=0.5, accuracy=1.0, count=2)]
+    assert as_row(scores, [1.0, 2.0]) == {
+        "loss": 2.0,
+        "mlm_loss": 1.0,
         "perplexity": math.e,
         "masked_accuracy": 0.5,
         "masked_tokens": 4,
-        "nsp_loss": 0.0,
+        "nsp_loss": 0.5,
         "nsp_accuracy": 1.0,
         "nsp_count": 2,
     }
 
 
 def test_the_row_of_a_causal_model_has_its_loss_where_curves_are_drawn_from() -> None:
-    row = as_row([Score(name="clm", loss=1.0, accuracy=0.5, count=4)])
+    row = as_row([Score(name="clm", loss=1.0, accuracy=0.5, count=4)], [1.0])
     assert row == {"loss": 1.0, "perplexity": math.e, "clm_accuracy": 0.5, "clm_count": 4}
 
 
