@@ -203,6 +203,18 @@ def test_registration_is_sound(case: Case, with_gradients: bool, tenant: Tenant)
 
 
 @everywhere
+@pytest.mark.parametrize("gathered", [False, True])
+def test_registration_is_sound_for_other_strides(gathered: bool, tenant: Tenant) -> None:
+    if tenant.backend == "reference":
+        pytest.skip("the reference is not registered: the compiler sees through it")
+    case = mlm_loss_case("strides", tokens=30, width=24, vocabulary=101, masked=9, gathered=gathered)
+    arguments = case.make(torch.float32, tenant.device).arguments
+    swapped = {name: arguments[name].mT.contiguous().mT for name in ("hidden", "weight")}
+    arguments = {**arguments, **swapped}
+    contracts.opcheck(torch.ops.unmask.mlm_loss_fwd.default, (*arguments.values(), True, tenant.backend))
+
+
+@everywhere
 def test_compiles_as_one_graph_with_dynamic_lengths(tenant: Tenant) -> None:
     other = mlm_loss_case("other", tokens=17, width=24, vocabulary=101, masked=5, unused=1)
     contracts.full_graph(

@@ -105,6 +105,31 @@ def test_a_graph_that_is_kept_gives_its_gradients_again(tenant: Tenant) -> None:
 
 
 @everywhere
+def test_16_bit_gradients_are_scaled_by_what_16_bits_cannot_hold(tenant: Tenant) -> None:
+    if tenant.backend == "reference":
+        pytest.skip("autograd scales")
+    arguments = dict(SMALL.make(torch.bfloat16, tenant.device).arguments)
+    hidden = arguments["hidden"].requires_grad_()
+    loss = public(backend=tenant.backend, **arguments).loss_sum
+    plain = torch.autograd.grad(loss, hidden, retain_graph=True)[0].float()
+    mixed: list[set[torch.dtype]] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten.mul.Tensor:
+                mixed.append({arg.dtype for arg in args if isinstance(arg, Tensor)})
+            return func(*args, **(kwargs or {}))
+
+    scale = torch.tensor(1 / 3, device=tenant.device)  # to which bf16 adds its 512th part
+    with Watch():  # type: ignore[no-untyped-call]
+        scaled = torch.autograd.grad(loss, hidden, scale)[0].float()
+    # on a CPU the scalar keeps its digits; a GPU rounds it first
+    assert all(len(dtypes) == 1 for dtypes in mixed)
+    ratio = (scaled * plain).sum() / plain.square().sum()
+    assert abs(float(ratio / scale) - 1) < 2.0**-11
+
+
+@everywhere
 def test_makes_no_gradients_in_evaluation(tenant: Tenant) -> None:
     arguments = dict(SMALL.make(torch.float32, tenant.device).arguments)
     arguments["weight"].requires_grad_()

@@ -103,7 +103,7 @@ def forward(
     losses = torch.zeros(slots, dtype=wide, device=x.device)
     hits = torch.zeros(slots, dtype=torch.bool, device=x.device)
     buffer = x.new_empty((rows, columns))
-    dx = torch.empty_like(x) if with_gradients else x
+    dx = x.new_empty(x.shape) if with_gradients else x
     dweight = x.new_empty((0, x.shape[1]), dtype=wide)
     dbias = x.new_zeros(vocabulary, dtype=wide) if with_gradients and bias is not None else None
     for start in range(0, slots, max(1, rows)):
@@ -142,7 +142,7 @@ def forward(
         return (*scalars, *(x.new_empty(0) for _ in range(4)))
     if positions is not None:
         # unused slots may repeat a row; they add zeros
-        dx = torch.zeros_like(hidden).index_add_(0, positions, dx)
+        dx = hidden.new_zeros(hidden.shape).index_add_(0, positions, dx)
     return (
         *scalars,
         dx,

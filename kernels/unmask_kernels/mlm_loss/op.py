@@ -279,7 +279,8 @@ class _MLMLoss(torch.autograd.Function):
                 dloss, hidden, positions, partial, dlogits, ctx.vocabulary, ctx.backend
             ).to(weight_dtype)
         return (
-            (dhidden * dloss).to(dhidden.dtype),
+            # a GPU rounds a scalar tensor to the dtype of what it multiplies, and 1 / count has more than 8 bits
+            (dhidden.to(dloss.dtype) * dloss).to(dhidden.dtype),
             None,
             None,
             dweight,
