@@ -1,12 +1,13 @@
 """What a configuration must satisfy beyond its types: ranges, and settings that must agree with one another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from typing import Any
 
 from unmask.config import RunConfig
 from unmask.errors import ConfigError
 
-__all__ = ["check"]
+__all__ = ["check", "check_changes"]
 
 # tokens: [CLS], one of content, [SEP]
 _SHORTEST = 3
@@ -20,6 +21,21 @@ def check(config: RunConfig) -> None:
     """Raise ConfigError with the first thing that is out of range or contradicts another setting."""
     for problem in (*_ranges(config), *_agreements(config), *_objectives(config), *_masking(config)):
         raise ConfigError(f"config: {problem}")
+
+
+def check_changes(config: RunConfig, changes: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a setting laid over a recipe would change nothing.
+
+    A recipe may name both `data.longest` and phases, for whoever replaces the phases; asking for the first alone is a
+    mistake.
+    """
+    data, train = changes.get("data") or {}, changes.get("train") or {}
+    if config.train.phases and "longest" in data and "phases" not in train:
+        lengths = ", ".join(str(phase.longest) for phase in config.train.phases)
+        raise ConfigError(
+            f"config: data.longest {config.data.longest} would change nothing, because train.phases sets the lengths "
+            f"({lengths}); leave it out, or write a YAML file with other train.phases ([] for one phase of this length)"
+        )
 
 
 def _ranges(config: RunConfig) -> Iterator[str]:
@@ -186,6 +202,11 @@ def _masking(config: RunConfig) -> Iterator[str]:
         yield f"data.mask_rate_end must be between 0 and 1, got {data.mask_rate_end}"
     if data.mask_on == "device":
         yield from _device_masks(config)
+    elif config.kernels.masking is not None:
+        yield (
+            f"kernels.masking is {config.kernels.masking!r} but data.mask_on is 'host', so the workers mask and no "
+            "kernel does; set data.mask_on to 'device' or leave kernels.masking out"
+        )
     if data.static_masks is not None and data.static_masks < 1:
         yield f"data.static_masks must be at least 1, got {data.static_masks}; BERT's original made 10"
     if data.static_masks is not None and data.mask_rate_end is not None:

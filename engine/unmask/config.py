@@ -76,7 +76,8 @@ class DataConfig:
     short_pairs: float = 0.1
     """Share of the documents whose pairs have a random, shorter length; in [0, 1]."""
     weights: dict[str, float] = field(default_factory=dict)
-    """How often a pass reads each source, by its name: 2 twice, 0.5 half of it, 0 leaves it out; others once."""
+    """How often a pass reads each source, by its name: 2 twice, 0.5 half of it, 0 leaves it out; others once.
+    On the command line: `--data.weights books 2 peps 0.5`."""
     mask_rate: float = 0.15
     """Share of the tokens to predict; in (0, 1)."""
     mask_rate_end: float | None = None
@@ -254,13 +255,15 @@ def load_config(recipe_or_yaml: str | Path | None = None, overrides: Mapping[str
         ConfigError: no such recipe or file, not YAML, an unknown name, a wrong type, a value out of range, or
             a contradiction.
     """
-    from unmask._config_rules import check
+    from unmask._config_rules import check, check_changes
     from unmask._mappings import build, merge, nest
     from unmask.recipes import read_recipe
 
     mapping = read_recipe("tiny" if recipe_or_yaml is None else recipe_or_yaml)
-    config = build(RunConfig, merge(mapping, nest(overrides or {})), name="config")
+    changes = nest(overrides or {})
+    config = build(RunConfig, merge(mapping, changes), name="config")
     check(config)
+    check_changes(config, changes)
     return config
 
 

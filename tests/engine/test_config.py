@@ -85,6 +85,13 @@ def test_lists_are_replaced_not_joined() -> None:
     assert [phase.longest for phase in config.train.phases] == [64]
 
 
+def test_a_length_that_the_phases_of_the_recipe_hide_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data.longest 64 would change nothing.* \(128, 512\)"):
+        load_config("bert-base", {"data.longest": 64})
+    for phases in ([], [{"share": 1, "longest": 64}]):
+        assert load_config("bert-base", {"data.longest": 64, "train": {"phases": phases}}).data.longest == 64
+
+
 def test_numbers_follow_yaml_1_2() -> None:
     text = "a: 1e6\nb: 010\nc: no\nd: 0o10\ne: .5\nf: 1:30\ng: ~\nh: true\ni: 0x1F\nj: 2024-01-01\nk: 1_000"
     expected = {"a": 1e6, "b": 10, "c": "no", "d": 8, "e": 0.5, "f": "1:30"}
@@ -189,6 +196,7 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
             "masks by 'token' and 'whole_word', not data.masking 'span'",
         ),
         ({"data.mask_on": "device", "data.static_masks": 10}, "draws new masks at one rate, not data.static_masks"),
+        ({"kernels.masking": "torch"}, "kernels.masking is 'torch' but data.mask_on is 'host'"),
         ({"data.mask_on": "device", "data.compose": "mix", "data.scope": "sequence"}, "not data.scope 'sequence'"),
     ],
 )

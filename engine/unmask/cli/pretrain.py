@@ -77,7 +77,8 @@ def _read(arguments: list[str], base: RunConfig) -> RunConfig:
         f"unmask pretrain [RECIPE|CONFIG.yaml] [OPTIONS]; recipes: {', '.join(names())} (default: tiny). "
         "unmask pretrain --resume RUN goes on with a run that stopped."
     )
-    words = _whole_numbers(join_repeated(arguments, "--data.input"))
+    joined = join_repeated(join_repeated(arguments, "--data.input"), "--data.weights")
+    words = _whole_numbers(joined)
     return tyro.cli(RunConfig, prog="unmask pretrain", description=described, args=words, default=base)
 
 

@@ -77,7 +77,7 @@ def evaluate(
     total: Tensor | None = None
     try:
         for batch in _at_most(batches, tokens):
-            moved = batch.to(device)
+            moved = batch.to(device, non_blocking=True)
             tallies = score_batch(model, objectives, moved)
             rows = [torch.stack([t.loss_sum.double(), t.correct.double(), t.count.double()]) for t in tallies]
             total = torch.stack(rows) if total is None else total + torch.stack(rows)

@@ -43,6 +43,11 @@ def test_data_input_may_be_repeated() -> None:
     assert config.train.steps == 200
 
 
+def test_weights_of_sources_are_pairs_that_may_be_repeated() -> None:
+    assert parse(["--data.weights", "a", "2", "b", "0.5"])[0].data.weights == {"a": 2.0, "b": 0.5}
+    assert parse(["--data.weights", "a", "2", "--data.weights", "b", "0"])[0].data.weights == {"a": 2.0, "b": 0.0}
+
+
 def test_a_fraction_is_no_whole_number(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["--train.steps", "1.25e1"])
