@@ -12,9 +12,9 @@ that no loss reads, so no kernel needs a rule for a tail and no shape ever chang
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,12 +65,24 @@ class PackedBatch:
     cursor: Cursor | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedBatch:
-        """The same batch on another device."""
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name, value in moved.items():
-            if isinstance(value, Tensor | Documents):
-                moved[name] = value.to(device, non_blocking=non_blocking)
-        return PackedBatch(**moved)
+        """The same batch on another device.
+
+        With `non_blocking` it goes to a GPU through page-locked memory: from any other the copy would begin, and the
+        host go on, only after all that the GPU was asked for before.
+        """
+        stays = self.ids.device.type != "cpu" or torch.device(device).type != "cuda"
+        source = self if stays or not non_blocking else self.pin_memory()
+        return source._with_each(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PackedBatch:
+        """The same batch in page-locked memory, which a GPU copies from while the host goes on."""
+        return self._with_each(lambda x: x.pin_memory())
+
+    def _with_each(self, change: Callable[[Any], Any]) -> PackedBatch:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return PackedBatch(
+            **{k: change(value) if isinstance(value, Tensor | Documents) else value for k, value in values.items()}
+        )
 
 
 def pack(

@@ -20,7 +20,9 @@ kernel finds the documents of a range of lengths without anybody knowing how man
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,11 +139,15 @@ class Documents:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Documents:
         """The same documents on another device."""
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name, value in moved.items():
-            if isinstance(value, Tensor):
-                moved[name] = value.to(device, non_blocking=non_blocking)
-        return Documents(**moved)
+        return self._with_each(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Documents:
+        """The same documents in page-locked memory, which a GPU copies from while the host goes on."""
+        return self._with_each(lambda x: x.pin_memory())
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> Documents:
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Documents(**{k: change(value) if isinstance(value, Tensor) else value for k, value in values.items()})
 
 
 def _tiles(cu_seqlens: Tensor, lengths: Tensor, order: Tensor, tokens: int) -> Tensor:

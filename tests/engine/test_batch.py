@@ -61,6 +61,29 @@ def test_moves_every_tensor_at_once() -> None:
     assert moved.documents.tokens == 9
 
 
+def test_goes_to_a_gpu_through_page_locked_memory_or_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = pack(DOCUMENTS, keys=[1, 2, 3])
+    pinned: list[torch.Tensor] = []
+    copied: list[torch.Tensor] = []
+
+    def pin_memory(x: torch.Tensor) -> torch.Tensor:
+        pinned.append(x)
+        return x
+
+    def to(x: torch.Tensor, device: object, *, non_blocking: bool) -> torch.Tensor:
+        copied.append(x)
+        return x
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    batch.to("cuda:0", non_blocking=True)
+    assert len(copied) > 2
+    assert [id(x) for x in pinned] == [id(x) for x in copied]
+    for device, non_blocking in (("cuda:0", False), ("meta", True)):
+        batch.to(device, non_blocking=non_blocking)
+    assert len(copied) == 3 * len(pinned)
+
+
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12), spare=st.integers(0, 30), slots=st.integers(0, 5))
 def test_every_capacity_is_filled_exactly(lengths: list[int], spare: int, slots: int) -> None:

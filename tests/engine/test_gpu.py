@@ -83,6 +83,19 @@ def test_documents_are_built_without_waiting() -> None:
         assert torch.equal(getattr(documents, name).cpu(), getattr(expected, name)), name
 
 
+def test_a_batch_comes_to_the_device_while_it_is_busy() -> None:
+    lengths = np.full(128, 512)
+    made = assemble(np.arange(1 << 16), lengths, keys=np.arange(128), tokens=1 << 16, sequences=128, longest=512)
+    made.to(DEVICE, non_blocking=True)  # page-locked memory is made once and kept
+    torch.cuda.synchronize()
+    torch.cuda._sleep(1 << 31)  # cycles, about a second
+    ended = torch.cuda.Event()
+    ended.record()
+    moved = made.to(DEVICE, non_blocking=True)
+    assert not ended.query()
+    assert torch.equal(moved.ids.cpu(), made.ids) and torch.equal(moved.documents.tiles.cpu(), made.documents.tiles)
+
+
 BACKENDS = ["triton", "torch"]
 
 
