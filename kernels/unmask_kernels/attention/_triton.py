@@ -66,7 +66,7 @@ def _tile(kernel: str, qkv: Tensor, banded: bool, p: float) -> Tile:
         return Tile(64, 32, 4, 1) if by_rows else Tile(32, 64, 4, 1)
     wide = qkv.shape[3] > 64
     if wide:
-        return Tile(64, 64, 8, 2) if by_rows else Tile(32, 64, 8, 2)
+        return Tile(64, 32 if p > 0.0 else 64, 8, 2) if by_rows else Tile(32, 64, 8, 2)
     # up to sm_89 products read their operands from registers, from sm_90 on from shared memory
     ampere = capability.architecture(qkv) in ("sm_80", "sm_86", "sm_87", "sm_89")
     if kernel == "forward":

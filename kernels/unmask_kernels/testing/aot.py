@@ -136,10 +136,7 @@ class Built:
 
 
 def launches(function: Callable[..., Any], inputs: Inputs, architecture: int = 90) -> list[Launch]:
-    """Every Triton launch of `function` on CPU inputs, forward and backward, in order; nothing is computed.
-
-    Launchers that ask `capability.architecture` get compute capability `architecture`.
-    """
+    """Every Triton launch of `function` on CPU inputs, in order, as on `architecture`; nothing is computed."""
     if capability.INTERPRETING:
         raise RuntimeError("aot: kernels of a process with TRITON_INTERPRET=1 cannot be compiled; unset it")
     recorded: list[Launch] = []
