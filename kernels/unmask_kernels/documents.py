@@ -145,8 +145,8 @@ class Documents:
         """The same documents in page-locked memory, which a GPU copies from while the host goes on."""
         return self._with_each(lambda x: x.pin_memory())
 
-    def _with_each(self, change: Callable[[Tensor], Tensor]) -> Documents:
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+    def _with_each(self, change: Callable[[Any], Any]) -> Documents:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return Documents(**{k: change(value) if isinstance(value, Tensor) else value for k, value in values.items()})
 
 
