@@ -123,7 +123,8 @@ def _open(path: Path, config: "RunConfig", say: Callable[[str], None]) -> "Sourc
 
     folder = path if _is_store(path) else _run_of(path)
     store, tokenizer = open_store(config, folder, say)
-    return Sources(store, tokenizer, config)
+    # nothing is counted on a device, and the host makes the same masks
+    return Sources(store, tokenizer, replace(config, data=replace(config.data, mask_on="host")))
 
 
 def _distraction(path: Path, sources: "Sources", batches: "list[PackedBatch]") -> "Distraction | None":

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from unmask.cli import main
+from unmask.cli.analyse import analyse
 from unmask.train.log import read_evaluations, read_log
 
 SMALL = [
@@ -139,3 +140,14 @@ def test_analyse_refuses_what_it_cannot_read(
     filled = [argument.format(missing=tmp_path / "absent", store=store) for argument in arguments]
     assert main(["analyse", *filled]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_masks_made_on_the_device_are_analysed_as_those_of_the_host(tmp_path: Path, store: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    found = []
+    for place in ("host", "device"):
+        recipe.write_text(f"data: {{longest: 64, masking: whole_word, mask_on: {place}}}")
+        found.append(analyse(store, recipe=str(recipe), micro_batches=2).masks)
+    assert found[0] == found[1]
+    assert found[0] is not None
+    assert found[0].intact == 1
