@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unmask.errors import CheckpointError, RunError
+from unmask.errors import CheckpointError, ConfigError, RunError
 
 if TYPE_CHECKING:
+    from unmask.config import RunConfig
     from unmask.data.tokenizer import Tokenizer
     from unmask.model import PretrainingModel
 
-__all__ = ["ModelFolder", "find_model", "load_model"]
+__all__ = ["ModelFolder", "config_of", "find_model", "load_model"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +56,19 @@ def load_model(found: ModelFolder) -> "tuple[PretrainingModel, Tokenizer]":
     model = PretrainingModel.from_pretrained(found.path)
     require_bound(found.path, tokenizer, model.encoder.config.vocab_size)
     return model, tokenizer
+
+
+def config_of(found: ModelFolder) -> "RunConfig | None":
+    """How the run of a checkpoint was configured; None for a folder elsewhere, or where it cannot be read any more."""
+    run = found.path.parent.parent
+    if found.path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
+        return None
+    from unmask.train.run_folder import saved_config
+
+    try:
+        return saved_config(run)
+    except ConfigError:
+        return None
 
 
 def _newest(run: Path) -> ModelFolder:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from unmask.cli._folders import ModelFolder, find_model, load_model
+from unmask.cli._folders import ModelFolder, config_of, find_model, load_model
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
@@ -52,8 +52,16 @@ def run(arguments: list[str]) -> None:
         if MASK not in text:
             raise UnmaskError(f"fill-mask: {text!r} has no {MASK}; put one where a word is to be predicted")
     found = find_model(options.model)
+    config = config_of(found)
+    if config is not None and config.objective.clm > 0:
+        raise UnmaskError(
+            f"fill-mask: {found.path} was trained with objective.clm, so at {MASK} it would tell the word after it; "
+            "take a run with objective.mlm"
+        )
     model, tokenizer = load_model(found)
     print(describe(model, found))
+    if config is not None and config.data.masking == "mac":
+        print(f"its training (data.masking 'mac') never showed it {MASK}, so what it says of one means little")
     for text in options.texts:
         print(f"\n{text}")
         for number, predictions in enumerate(predict(model, tokenizer, text, top=options.top), start=1):

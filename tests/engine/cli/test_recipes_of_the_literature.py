@@ -79,6 +79,8 @@ def test_a_macbert_run_trains_both_losses_and_is_analysed_and_exported(
     for name in ("lengths", "ngrams", "burstiness", "distraction"):
         assert (run / "analysis" / f"{name}.png").stat().st_size > 1000
 
+    assert main(["fill-mask", str(run), "the [MASK]"]) == 0
+    assert "never showed it [MASK]" in capsys.readouterr().out
     assert main(["export", str(run), str(tmp_path / "out")]) == 0
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["BertForPreTraining"]
@@ -102,6 +104,8 @@ def test_a_causal_run_across_documents_is_analysed_and_its_export_refused_by_nam
     capsys.readouterr()
     assert main(["export", str(run), str(tmp_path / "out")]) == 2
     assert "cannot compute this model, which has causal=True" in capsys.readouterr().err
+    assert main(["fill-mask", str(run), "the [MASK]"]) == 2
+    assert "was trained with objective.clm" in capsys.readouterr().err
 
 
 def test_a_model_inside_documents_has_no_distraction_beside_a_reference(
