@@ -116,9 +116,16 @@ def count_tokens(
             f"stream: the {'train' if needed else 'held_out'} split must hold documents, none of "
             f"{store.lengths.size} is in it; add text or change data.held_out ({held_out_fraction}) or data.weights"
         )
+    if needed and not tokens:
+        raise CorpusError(
+            f"stream: data.compose makes no sequence of the {documents} documents; they are too short for it, so join "
+            "them to longer ones or choose another data.compose"
+        )
     if tokens < needed:
+        # a micro-batch holds one piece at least
+        way_out = f", or lower train.micro_batch_tokens to at most {tokens}" if tokens >= longest else ""
         raise CorpusError(
             f"stream: the corpus has {tokens} tokens in {documents} documents, fewer than one micro-batch of "
-            f"{needed}; add text, or lower train.micro_batch_tokens to at most {tokens}"
+            f"{needed}; add text{way_out}"
         )
     return tokens

@@ -243,6 +243,11 @@ def test_an_empty_corpus_is_refused():
         stream(corpus(lengths=[0, 0, 0]))
 
 
+def test_a_corpus_smaller_than_a_piece_is_not_told_to_lower_the_micro_batch():
+    with pytest.raises(CorpusError, match=r"has 7 tokens in 1 documents, fewer than one micro-batch of 128; add text$"):
+        stream(corpus(lengths=[5]), held_out_fraction=0.0)
+
+
 def test_a_store_on_disk_gives_the_batches_of_the_same_text_in_memory(tmp_path):
     memory = corpus(lengths=[n for n in LENGTHS if n])
     spans = list(pairwise(memory.offsets))

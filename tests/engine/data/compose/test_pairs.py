@@ -13,7 +13,7 @@ from unmask.data.compose import Composition, composer
 from unmask.data.compose.draws import Draws
 from unmask.data.randomness import PAIRS
 from unmask.data.stream import Stream, StreamConfig
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, CorpusError
 
 relaxed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -201,6 +201,11 @@ def test_pairs_are_built_anew_in_each_pass(make_store):
     plans = [stream(store)._planner.plan(p, 0) for p in (0, 1)]
     spans = [set(zip(plan.documents.tolist(), plan.starts.tolist(), strict=True)) for plan in plans]
     assert len(spans[0] & spans[1]) < 0.8 * len(spans[0])
+
+
+def test_documents_that_give_no_pair_at_all_are_refused(make_store):
+    with pytest.raises(CorpusError, match="data.compose makes no sequence of the 40 documents"):
+        stream(make_store([1] * 40), "sop", held_out_fraction=0.0)
 
 
 def test_a_length_that_holds_no_pair_is_refused(make_store):
