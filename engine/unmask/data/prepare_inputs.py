@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unmask.data.corpus import Document, Input, corpus_files, named_inputs, read_input
+from unmask.data.corpus import CorpusFile, Document, Input, corpus_files, named_inputs, read_input
 from unmask.data.docstrings import docstring_corpus
 from unmask.data.manifest import MANIFEST, StoreHead
-from unmask.data.readers import ReadOptions
+from unmask.data.readers import ReadOptions, suffix_of
 from unmask.data.store import Store
 from unmask.data.store_writer import StoredDocument
 from unmask.data.tokenizer import Tokenizer
@@ -36,7 +36,7 @@ class Inputs:
         cache: folder for the embedded corpus.
 
     Raises:
-        CorpusError: an input does not exist or holds nothing to read.
+        CorpusError: an input does not exist or holds nothing to read, or text files are to be cut where there is none.
         StoreError: a store is damaged.
     """
 
@@ -49,9 +49,18 @@ class Inputs:
             for given in self._inputs
             if (Path(given.location) / MANIFEST).is_file()
         }
-        for given in self._inputs:
-            if given.location not in self._stores and not given.is_dataset:
-                corpus_files([_again(given)])
+        files = [
+            file
+            for given in self._inputs
+            if given.location not in self._stores and not given.is_dataset
+            for file in corpus_files([_again(given)])
+        ]
+        cut = "split_at" if options.split_at is not None else "blank_line_documents"
+        if (options.split_at is not None or options.blank_line_documents) and not any(map(_is_text, files)):
+            raise CorpusError(
+                f"corpus: {cut} cuts .txt and .md files into documents, and no input is one; leave it out, or "
+                "cut the text before it becomes rows"
+            )
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -139,6 +148,10 @@ class Inputs:
 
 def _again(given: Input) -> str:
     return f"{given.source}={given.location}" if given.named else given.location
+
+
+def _is_text(file: CorpusFile) -> bool:
+    return (suffix_of(file.path) or "").startswith((".txt", ".md"))
 
 
 def _stored(store: Store, source: str | None) -> Iterator[StoredDocument]:

@@ -139,3 +139,14 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(tokenize
         with pytest.raises(error, match=message):
             prepare([corpus], tmp_path / "store", **({"tokenizer": tokenizer} | options))  # type: ignore[arg-type]
     assert not list(tmp_path.glob("store*"))
+
+
+@pytest.mark.parametrize(("option", "value"), [("split_at", "^#"), ("blank_line_documents", True)])
+def test_cutting_text_files_where_there_is_none_is_refused(tmp_path: Path, option: str, value: object) -> None:
+    rows = _write(tmp_path / "docs.jsonl", TEXTS)
+    settings: dict[str, Any] = {"vocab_size": 150, "workers": 1, option: value}
+    with pytest.raises(CorpusError, match=f"{option} cuts .txt and .md files"):
+        prepare([rows], tmp_path / "a", **settings)
+    (tmp_path / "book.md").write_text("# one\ntext\n# two\ntext\n")
+    store = prepare([rows, tmp_path / "book.md"], tmp_path / "b", **settings)
+    assert store.sources == ["docs", "book"]

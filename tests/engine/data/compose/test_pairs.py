@@ -204,7 +204,7 @@ def test_pairs_are_built_anew_in_each_pass(make_store):
 
 
 def test_documents_that_give_no_pair_at_all_are_refused(make_store):
-    with pytest.raises(CorpusError, match="data.compose makes no sequence of the 40 documents"):
+    with pytest.raises(CorpusError, match=r"data.compose makes no sequence of the 40 documents"):
         stream(make_store([1] * 40), "sop", held_out_fraction=0.0)
 
 
