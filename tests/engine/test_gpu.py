@@ -13,9 +13,9 @@ from torch import Tensor
 from unmask.batch import PackedBatch, assemble
 from unmask.model import Encoder, EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives
-from unmask.train.optim import adamw
+from unmask.train.optim import adamw, set_learning_rate
 from unmask.train.step import TrainingStep
-from unmask_kernels import Documents, layer_norm, mlm_loss
+from unmask_kernels import Documents, layer_norm, masking, mlm_loss, using
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -149,6 +149,39 @@ def test_a_training_step_has_a_finite_loss_and_moves_the_parameters(dtype: torch
     assert bool(torch.isfinite(report.loss)) and bool(torch.isfinite(report.gradient_norm))
     assert float(report.counts) == 4 and float(report.skipped) == 0.0
     assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_training_step_waits_for_nothing(dtype: torch.dtype) -> None:
+    model = PretrainingModel(CONFIG, heads=("mlm",), compute_dtype=dtype, seed=0).to(DEVICE).train()
+    step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=adamw(model))
+    batches = [batch().to(DEVICE) for _ in range(2)]
+    with using("triton"):
+        step(batches)  # compiling may wait
+        with no_waiting():
+            set_learning_rate(step.optimizer, 1e-4)
+            report = step(batches)
+    assert bool(torch.isfinite(report.loss))
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_masking_does_not_wait(backend: str, whole_words: bool) -> None:
+    made = batch().to(DEVICE)
+    starts = torch.ones(64, dtype=torch.bool, device=DEVICE) if whole_words else None
+    special, ordinary = torch.arange(97, device=DEVICE) < 5, torch.arange(5, 97, device=DEVICE)
+    keys = torch.tensor([1, 2], device=DEVICE)
+
+    def call() -> Tensor:
+        return masking(
+            made.ids, made.documents, starts, special, ordinary,
+            keys=keys, rate=0.15, split=(0.8, 0.1, 0.1), mask_id=4, capacity=16, backend=backend,
+        ).labels  # fmt: skip
+
+    call()
+    with no_waiting():
+        labels = call()
+    assert int((labels >= 0).sum()) > 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
