@@ -25,7 +25,8 @@ __all__ = ["Score", "as_row", "evaluate"]
 class Score:
     """Result of one objective on held-out text.
 
-    Fields: name of the objective; loss in nats; accuracy in [0, 1]; count of masked tokens or pairs behind them.
+    Fields: name of the objective; loss in nats; accuracy in [0, 1]; count of masked tokens or pairs behind them, and
+        where it is 0, the other two are not a number.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Score:
         return perplexity(self.loss)
 
     def __str__(self) -> str:
+        if not self.count:
+            return f"{self.name}: nothing to predict, no score"
         of_tokens = f"perplexity {self.perplexity:,.1f}, " if self.name in TOKEN_OBJECTIVES else ""
         return f"{self.name} loss {self.loss:.3f}, {of_tokens}accuracy {self.accuracy:.1%} of {self.count:,}"
 
@@ -85,9 +88,10 @@ def evaluate(
         model.train(training)
     if total is None:
         return []
+    means = torch.cat([total[:, :2] / total[:, 2:], total[:, 2:]], dim=1).tolist()
     return [
-        Score(name=objective.name, loss=loss / max(count, 1), accuracy=correct / max(count, 1), count=int(count))
-        for (objective, _), (loss, correct, count) in zip(objectives, total.tolist(), strict=True)
+        Score(name=objective.name, loss=loss, accuracy=accuracy, count=int(count))
+        for (objective, _), (loss, accuracy, count) in zip(objectives, means, strict=True)
     ]
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -81,6 +82,17 @@ def test_the_mode_of_the_model_comes_back(stream: Stream, model: PretrainingMode
 
 def test_nothing_held_out_gives_no_score(model: PretrainingModel) -> None:
     assert evaluate(model, OBJECTIVES, (), tokens=100) == []
+
+
+def test_text_without_a_prediction_has_no_score_rather_than_a_perfect_one(
+    stream: Stream, model: PretrainingModel
+) -> None:
+    nothing = [replace(batch, labels=torch.full_like(batch.labels, -100)) for batch in stream.batches()]  # type: ignore[arg-type]
+    (score,) = evaluate(model, OBJECTIVES, nothing, tokens=10**9)
+    assert score.count == 0
+    assert math.isnan(score.loss)
+    assert math.isnan(score.accuracy)
+    assert str(score) == "mlm: nothing to predict, no score"
 
 
 def test_the_row_of_several_objectives_has_their_weighted_sum_and_each() -> None:
