@@ -27,11 +27,18 @@ def open_store(config: RunConfig, run: Path, say: Callable[[str], None]) -> tupl
     """The store that the run in `run` reads, prepared first when it does not exist, and its tokenizer.
 
     Raises:
-        StoreError: the store is missing, damaged, or made by another tokenizer than `data.tokenizer`.
+        StoreError: the store is missing, damaged, made by another tokenizer than `data.tokenizer`, or without a
+            segmenter where `data.segmenter` asks for one.
         CorpusError, TokenizerError: the text or the tokenizer cannot be used.
     """
     if config.data.store is not None:
         store = Store.open(config.data.store)
+        if config.data.segmenter is not None and not store.segmenter:
+            raise StoreError(
+                f"store: {store.folder} was made without a segmenter, so each Chinese character is a word in it, but "
+                f"data.segmenter is {config.data.segmenter!r}; prepare the text again with --segmenter "
+                f"{config.data.segmenter}, or set data.segmenter to none"
+            )
     elif config.data.input:
         store = _prepared(run / "store", config, say)
     else:
