@@ -53,10 +53,10 @@ def run(arguments: list[str]) -> None:
             raise UnmaskError(f"fill-mask: {text!r} has no {MASK}; put one where a word is to be predicted")
     found = find_model(options.model)
     config = config_of(found)
-    if config is not None and config.objective.clm > 0:
+    if config is not None and config.objective.mlm == 0:
         raise UnmaskError(
-            f"fill-mask: {found.path} was trained with objective.clm, so at {MASK} it would tell the word after it; "
-            "take a run with objective.mlm"
+            f"fill-mask: {found.path} was trained without objective.mlm and never learnt to fill a {MASK}; take a run "
+            "with it"
         )
     model, tokenizer = load_model(found)
     print(describe(model, found))

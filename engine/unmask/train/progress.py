@@ -91,5 +91,5 @@ def _duration(seconds: float) -> str:
 
 def next_command(config: RunConfig, run: Path) -> str:
     """What to try with a finished run: a model that was never shown [MASK] has nothing to say of it."""
-    shown = config.data.masking != "mac" and config.objective.clm == 0
+    shown = config.data.masking != "mac" and config.objective.mlm > 0
     return f'fill-mask {run} "text with a [MASK]"' if shown else f"analyse {run}"

@@ -37,7 +37,7 @@ def open_store(config: RunConfig, run: Path, say: Callable[[str], None]) -> tupl
             raise StoreError(
                 f"store: {store.folder} was made without a segmenter, so each Chinese character is a word in it, but "
                 f"data.segmenter is {config.data.segmenter!r}; prepare the text again with --segmenter "
-                f"{config.data.segmenter}, or set data.segmenter to none"
+                f"{config.data.segmenter}, or give --data.segmenter None"
             )
     elif config.data.input:
         store = _prepared(run / "store", config, say)

@@ -105,7 +105,7 @@ def test_a_causal_run_across_documents_is_analysed_and_its_export_refused_by_nam
     assert main(["export", str(run), str(tmp_path / "out")]) == 2
     assert "cannot compute this model, which has causal=True" in capsys.readouterr().err
     assert main(["fill-mask", str(run), "the [MASK]"]) == 2
-    assert "was trained with objective.clm" in capsys.readouterr().err
+    assert "was trained without objective.mlm" in capsys.readouterr().err
 
 
 def test_a_model_inside_documents_has_no_distraction_beside_a_reference(

@@ -1,10 +1,12 @@
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from unmask.train.progress import Display, describe
+from unmask.config import load_config
+from unmask.train.progress import Display, describe, next_command
 
 ROW: dict[str, Any] = {
     "step": 10,
@@ -50,3 +52,16 @@ def test_a_terminal_shows_a_bar_with_the_same_numbers() -> None:
 def test_what_is_unusual_is_shown_when_it_happens(change: dict[str, Any], expected: str) -> None:
     assert expected not in describe(ROW)
     assert expected in describe(ROW | change)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "command"),
+    [
+        ({}, 'fill-mask runs/a "text with a [MASK]"'),
+        ({"data": {"masking": "mac", "similar_words": "a.tsv"}}, "analyse runs/a"),
+        ({"objective": {"mlm": 0, "nsp": 1}, "data.compose": "pairs"}, "analyse runs/a"),
+        ({"objective": {"mlm": 0, "clm": 1}, "model.causal": True}, "analyse runs/a"),
+    ],
+)
+def test_only_a_model_that_learnt_to_fill_masks_is_offered_for_it(overrides: dict[str, Any], command: str) -> None:
+    assert next_command(load_config(None, overrides), Path("runs/a")) == command
