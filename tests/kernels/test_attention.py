@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from unmask_kernels import Documents, philox
 from unmask_kernels import attention as public
 from unmask_kernels.attention import FAMILY, reference
 from unmask_kernels.attention.choice import describe
+from unmask_kernels.capability import INTERPRETING
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.attention import ATTENTION, GRID, LARGE, attention_case, eager
 from unmask_kernels.testing.compare import compare, same_bits
@@ -21,6 +23,8 @@ from unmask_kernels.testing.contracts import Tenant, backends_here
 from unmask_kernels.testing.inputs import Case, Inputs, lengths_to_documents, run
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+EVERY = 7
+"""Of the grid, under the interpreter, which takes seconds a case; no multiple of the dtypes, head dims or masks."""
 LENGTHS = [17, 0, 1, 22]
 SMALL = attention_case("small", LENGTHS, head_dim=32, p=0.2)
 PLAIN = attention_case("plain", LENGTHS, head_dim=32)
@@ -50,9 +54,16 @@ def scaled(function: Any) -> Any:
     return lambda qkv, **rest: function(qkv, scale=qkv.shape[-1] ** -0.5, **rest)
 
 
+def grid() -> list[Any]:
+    """Cases and dtypes; those left out under the interpreter are slow."""
+    cases = ATTENTION + GRID + (LARGE if torch.cuda.is_available() else [])
+    pairs = enumerate(product(cases, DTYPES))
+    slow = [pytest.mark.slow] if INTERPRETING else []
+    return [pytest.param(*pair, marks=[] if i % EVERY == 0 else slow, id=f"{pair[0]}-{pair[1]}") for i, pair in pairs]
+
+
 @everywhere
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", ATTENTION + GRID + (LARGE if torch.cuda.is_available() else []), ids=str)
+@pytest.mark.parametrize(("case", "dtype"), grid())
 def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> None:
     if case in LARGE and tenant.device == "cpu":
         pytest.skip("long documents are for a GPU")

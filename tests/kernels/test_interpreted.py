@@ -38,6 +38,13 @@ def test_passes_under_the_interpreter(module: str) -> None:
     print(run_interpreted(HERE / module))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("module", MODULES)
+def test_all_of_it_passes_under_the_interpreter(module: str) -> None:
+    print(run_interpreted(HERE / module, slow=True, timeout_seconds=3500.0))
+
+
 def test_every_family_with_a_triton_backend_has_such_a_module() -> None:
     families = {name for name, family in FAMILIES.items() if "triton" in family.backends}
     assert families

@@ -55,12 +55,13 @@ def install() -> None:
     builder.cast_impl = cast_impl
 
 
-def run_interpreted(path: Path, *arguments: str, timeout_seconds: float = 280.0) -> str:
+def run_interpreted(path: Path, *arguments: str, slow: bool = False, timeout_seconds: float = 280.0) -> str:
     """Run the Triton tests of one test module under the interpreter.
 
     Args:
         path: the test module.
         arguments: further arguments for pytest, such as "-k", "name".
+        slow: run what is marked slow too.
         timeout_seconds: stop the process after this long.
     Returns:
         What pytest printed; it says how many tests ran.
@@ -71,7 +72,8 @@ def run_interpreted(path: Path, *arguments: str, timeout_seconds: float = 280.0)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
     environment = inherited | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(entry for entry in sys.path if entry))
-    command = [sys.executable, "-m", "pytest", str(path), "-m", "triton and not gpu", "-q", "--tb=short"]
+    command = [sys.executable, "-m", "pytest", str(path), "-q", "--tb=short"]
+    command += ["-m", "triton and not gpu" + ("" if slow else " and not slow")]
     command += ["-p", "no:cacheprovider", "--color=no", *arguments]
     try:
         done = subprocess.run(
