@@ -77,6 +77,13 @@ def test_a_captured_call_may_use_varlen_attn(change: dict[str, Any]) -> None:
     assert FAMILY.choose(None, ON_H100._replace(**change, captured=True)) == "torch"
 
 
+@pytest.mark.parametrize(("architecture", "refused"), [("sm_89", True), ("sm_120", True), ("sm_80", False)])
+def test_wide_heads_in_fp32_need_more_shared_memory_than_some_gpus_have(architecture: str, refused: bool) -> None:
+    call = ON_H100._replace(architecture=architecture, dtype=torch.float32, head_dim=128)
+    assert ("147 KB of shared memory" in lines_of(call)["triton"]) == refused
+    assert "shared memory" not in lines_of(call._replace(dtype=torch.bfloat16))["triton"]
+
+
 def test_a_pytorch_without_varlen_attn_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_HAS_VARLEN", False)
     assert lines_of(ON_H100._replace(captured=True))["torch"].endswith("built without varlen_attn")

@@ -60,15 +60,17 @@ class Tile(NamedTuple):
 
 
 def _tile(kernel: str, qkv: Tensor, banded: bool, p: float) -> Tile:
-    """The largest tile that spills nothing with Triton 3.6.0 and 3.9.0; docs/kernels/attention.md has the registers."""
+    """The largest tile that spills nothing in 16 bits with Triton 3.6.0 and 3.9.0; docs/kernels/attention.md has the
+    registers.
+    """
     by_rows = kernel in ("forward", "grad_query")
     if qkv.dtype == torch.float32:
         return Tile(64, 32, 4, 1) if by_rows else Tile(32, 64, 4, 1)
     wide = qkv.shape[3] > 64
     if wide:
         return Tile(64, 32 if p > 0.0 else 64, 8, 2) if by_rows else Tile(32, 64, 8, 2)
-    # up to sm_89 products read their operands from registers, from sm_90 on from shared memory
-    ampere = capability.architecture(qkv) in ("sm_80", "sm_86", "sm_87", "sm_89")
+    # their products read operands from registers, those of sm_90 and sm_100 from shared memory
+    ampere = capability.architecture(qkv) in ("sm_80", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")
     if kernel == "forward":
         # half the registers: two programs on a multiprocessor, so that one multiplies while the other exponentiates
         return Tile(128, 64, 8, 2, registers=255) if ampere or p > 0.0 else Tile(128, 64, 8, 2, 2, registers=128)

@@ -52,12 +52,19 @@ def describe(qkv: Tensor, p: float, causal: bool, window: int, longest: int) -> 
     )
 
 
+_LITTLE_SHARED_MEMORY = ("sm_86", "sm_89", "sm_120", "sm_121")
+
+
 def _triton_refuses(call: AttentionCall) -> list[str]:
     reasons = triton_reasons(call.device)
     if call.dtype == torch.float64:
         reasons.append("activations must be fp16, bf16 or fp32, got float64")
     if call.head_dim not in TRITON_HEAD_DIMS:
         reasons.append(f"head dim must be one of {', '.join(map(str, TRITON_HEAD_DIMS))}, got {call.head_dim}")
+    if call.dtype == torch.float32 and call.head_dim > 64 and call.architecture in _LITTLE_SHARED_MEMORY:
+        reasons.append(
+            f"fp32 with heads wider than 64 takes 147 KB of shared memory, {call.architecture} has 99; use bf16 or fp16"
+        )
     return reasons
 
 
