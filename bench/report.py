@@ -208,7 +208,7 @@ def _plot(content: dict[str, Any], path: Path) -> None:
                 marker="o" if label == "held out" else "",
                 linewidth=1,
             )
-    axes.set(xlabel="step", ylabel="masked-token loss (nats)", title=content["run"])
+    axes.set(xlabel="step", ylabel="loss (nats)", title=content["run"])
     axes.grid(alpha=0.3)
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
