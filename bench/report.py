@@ -101,6 +101,9 @@ def render(results: Path = RESULTS, figures: Path | None = None) -> str:
         page.append(f"## {folder.name}\n")
         for group, content, cases in _newest_cases(content for _, content in files):
             page.append(_group_section(group, content, cases))
+        runs = [content for _, content in files if "run" in content]
+        if runs:
+            page.append(_runs_table(runs))
         for path, content in files:
             if "run" in content:
                 page.append(_run_section(content, f"{folder.name}-{path.stem}.png", figures))
@@ -168,6 +171,27 @@ def _group_section(group: str, content: dict[str, Any], cases: set[str]) -> str:
     return "\n".join([*lines, "", *(f"{note}\n" for note in notes)])
 
 
+def _runs_table(runs: Sequence[dict[str, Any]]) -> str:
+    """All training runs of a machine at their last held-out evaluation, a line each."""
+    head = "| run | sequences | scope | masks | step | tokens | held-out loss | masked accuracy | pair accuracy |"
+    lines = ["### Training runs\n", head, "|---|---|---|---|" + "---:|" * 5]
+    for content in runs:
+        data = content["settings"].get("data", {})
+        evaluation = content["evaluations"][-1] if content["evaluations"] else {}
+        pairs = evaluation.get("sop_accuracy", evaluation.get("nsp_accuracy"))
+        cells = [
+            content["run"],
+            data.get("compose", "documents"),
+            data.get("scope", "document"),
+            data.get("masking", "token"),
+            str(evaluation.get("step", "")),
+            f"{content['curve'][-1].get('tokens', 0):,}" if content["curve"] else "",
+            *(_short(value) for value in (evaluation.get("loss"), evaluation.get("masked_accuracy"), pairs)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "Held-out loss: of single documents, or pairs, whatever training composed.", ""])
+
+
 def _run_section(content: dict[str, Any], figure: str, figures: Path | None) -> str:
     lines = [f"### Training run {content['run']}\n", _provenance(content), ""]
     if figures is not None:
@@ -189,7 +213,7 @@ def _run_section(content: dict[str, Any], figure: str, figures: Path | None) -> 
         speed = f", median {statistics.median(speeds):,.0f} real tokens/s" if speeds else ""
         lines += [f"Last logged step {last['step']}: training loss {_short(last['loss'])}{speed}.", ""]
     settings = json.dumps(content["settings"], indent=1)
-    return "\n".join([*lines, "Settings:\n", "```json", settings, "```", ""])
+    return "\n".join([*lines, "<details><summary>Settings</summary>\n", "```json", settings, "```", "\n</details>", ""])
 
 
 def _plot(content: dict[str, Any], path: Path) -> None:
