@@ -40,6 +40,10 @@ class Call(Protocol):
         """ "cpu", or the compute capability such as "sm_90"."""
 
 
+def _refuses_nothing(call: Any) -> list[str]:
+    return []
+
+
 class Backend(NamedTuple):
     """One implementation: where its code is, what it refuses, where its tests have passed.
 
@@ -47,7 +51,7 @@ class Backend(NamedTuple):
     """
 
     module: str
-    refuses: Callable[[Any], list[str]]
+    refuses: Callable[[Any], list[str]] = _refuses_nothing
     verified: tuple[str, ...] | None = None
 
 

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import IO, Any, TypedDict
 
 from unmask.data.manifest import MANIFEST, Manifest, ShardEntry, SourceEntry
-from unmask.data.shards import sync
+from unmask.durable import replace_text, sync
 from unmask.errors import StoreError
 
 __all__ = ["Journal", "UnfinishedStore", "partial_folder", "unfinished_hint"]
@@ -134,16 +134,10 @@ class UnfinishedStore:
         for name in (_JOURNAL, _LOCK):
             (self.path / name).unlink(missing_ok=True)
         self.path.rename(self.folder)
-        _sync_folder(self.folder.parent)
+        sync(self.folder.parent)
 
     def _write(self, name: str, value: Mapping[str, Any]) -> None:
-        temporary = self.path / f"{name}.tmp"
-        with temporary.open("w", encoding="utf-8") as stream:
-            json.dump(value, stream, indent=2, ensure_ascii=False)
-            stream.write("\n")
-            sync(stream)
-        temporary.replace(self.path / name)
-        _sync_folder(self.path)
+        replace_text(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     def _refuse_existing(self) -> None:
         if self.folder.exists():
@@ -191,11 +185,3 @@ class UnfinishedStore:
         reason = error.strerror or str(error)
         kept = unfinished_hint(self.folder) if self._kept else None
         return StoreError(f"store: {self.folder} cannot be written ({reason}); {kept or 'nothing of it was kept'}")
-
-
-def _sync_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

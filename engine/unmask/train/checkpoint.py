@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unmask.durable import sync
 from unmask.errors import CheckpointError
-from unmask.train.durable import sync
 
 __all__ = ["FORMAT", "Checkpoints", "verify"]
 

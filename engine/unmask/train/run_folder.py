@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config import KernelsConfig, RunConfig, load_config, to_mapping, to_yaml
+from unmask.durable import replace_text
 from unmask.errors import RunError
-from unmask.train.durable import replace_text
 
 __all__ = ["MAY_CHANGE", "RunFolder", "not_written", "saved_config"]
 

@@ -118,17 +118,13 @@ def _triton_refuses(call: EmbeddingCall) -> list[str]:
     return reasons
 
 
-def _nothing_refused(call: EmbeddingCall) -> list[str]:
-    return []
-
-
 FAMILY = Family(
     "embedding",
     {
         # `verified` gets an architecture once the GPU tests have passed there.
         "triton": Backend("unmask_kernels.embedding._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.embedding._torch", _nothing_refused),
-        "reference": Backend("unmask_kernels.embedding.reference", _nothing_refused),
+        "torch": Backend("unmask_kernels.embedding._torch"),
+        "reference": Backend("unmask_kernels.embedding.reference"),
     },
 )
 

@@ -81,17 +81,13 @@ def _triton_refuses(call: GeluCall) -> list[str]:
     return reasons
 
 
-def _nothing_refused(call: GeluCall) -> list[str]:
-    return []
-
-
 FAMILY = Family(
     "gelu",
     {
         # `verified` gets an architecture once the GPU tests have passed there.
         "triton": Backend("unmask_kernels.gelu._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.gelu._torch", _nothing_refused),
-        "reference": Backend("unmask_kernels.gelu.reference", _nothing_refused),
+        "torch": Backend("unmask_kernels.gelu._torch"),
+        "reference": Backend("unmask_kernels.gelu.reference"),
     },
 )
 

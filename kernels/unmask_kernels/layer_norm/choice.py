@@ -32,16 +32,12 @@ def _triton_refuses(call: LayerNormCall) -> list[str]:
     return reasons
 
 
-def _nothing_refused(call: LayerNormCall) -> list[str]:
-    return []
-
-
 FAMILY = Family(
     "layer_norm",
     {
         # `verified` gets an architecture once the GPU tests have passed there.
         "triton": Backend("unmask_kernels.layer_norm._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.layer_norm._torch", _nothing_refused),
-        "reference": Backend("unmask_kernels.layer_norm.reference", _nothing_refused),
+        "torch": Backend("unmask_kernels.layer_norm._torch"),
+        "reference": Backend("unmask_kernels.layer_norm.reference"),
     },
 )

@@ -105,17 +105,13 @@ def _triton_refuses(call: MaskingCall) -> list[str]:
     return reasons
 
 
-def _nothing_refused(call: MaskingCall) -> list[str]:
-    return []
-
-
 FAMILY = Family(
     "masking",
     {
         # `verified` gets an architecture once the GPU tests have passed there.
         "triton": Backend("unmask_kernels.masking._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.masking._torch", _nothing_refused),
-        "reference": Backend("unmask_kernels.masking.reference", _nothing_refused),
+        "torch": Backend("unmask_kernels.masking._torch"),
+        "reference": Backend("unmask_kernels.masking.reference"),
     },
 )
 

@@ -108,17 +108,13 @@ def _triton_refuses(call: MLMLossCall) -> list[str]:
     return reasons
 
 
-def _nothing_refused(call: MLMLossCall) -> list[str]:
-    return []
-
-
 FAMILY = Family(
     "mlm_loss",
     {
         # `verified` gets an architecture once the GPU tests have passed there.
         "triton": Backend("unmask_kernels.mlm_loss._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.mlm_loss._torch", _nothing_refused),
-        "reference": Backend("unmask_kernels.mlm_loss.reference", _nothing_refused),
+        "torch": Backend("unmask_kernels.mlm_loss._torch"),
+        "reference": Backend("unmask_kernels.mlm_loss.reference"),
     },
 )
 
