@@ -91,7 +91,7 @@ def forward(
     label_smoothing: float,
     with_gradients: bool,
 ) -> tuple[Tensor, ...]:
-    """loss, count, correct; with gradients dhidden, dweight of all chunks but the last, dbias, the last dlogits."""
+    """loss, count, correct; with gradients dx (M, D), dweight of all chunks but the last, dbias, the last dlogits."""
     wide = accumulation_dtype(hidden.dtype)
     x = hidden if positions is None else hidden.index_select(0, positions)
     slots, vocabulary = len(x), len(weight)
@@ -140,9 +140,6 @@ def forward(
     scalars = (losses.sum(), (labels >= 0).sum(), hits.sum())
     if not with_gradients:
         return (*scalars, *(x.new_empty(0) for _ in range(4)))
-    if positions is not None:
-        # unused slots may repeat a row; they add zeros
-        dx = hidden.new_zeros(hidden.shape).index_add_(0, positions, dx)
     return (
         *scalars,
         dx,

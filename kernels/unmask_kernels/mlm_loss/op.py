@@ -171,7 +171,7 @@ _LIBRARY = torch.library.Library("unmask", "FRAGMENT")
 _LIBRARY.define(
     "mlm_loss_fwd(Tensor hidden, Tensor? positions, Tensor labels, Tensor weight, Tensor? bias, "
     "float z_loss, float label_smoothing, bool with_gradients, str backend) -> (Tensor loss, Tensor count, "
-    "Tensor correct, Tensor dhidden, Tensor dweight, Tensor dbias, Tensor dlogits)"
+    "Tensor correct, Tensor drows, Tensor dweight, Tensor dbias, Tensor dlogits)"
 )
 _LIBRARY.define(
     "mlm_loss_bwd(Tensor dloss, Tensor hidden, Tensor? positions, Tensor dweight, Tensor dlogits, "
@@ -214,7 +214,7 @@ def _forward_fake(
     chunks = cut(backend, hidden.device.type, slots, vocabulary, hidden.element_size())
     return (
         *scalars,
-        hidden.new_empty(tuple(hidden.shape)),
+        hidden.new_empty((slots, width)),
         hidden.new_empty((vocabulary if chunks.number > 1 else 0, width), dtype=wide),
         hidden.new_empty((0,) if bias is None else (vocabulary,), dtype=wide),
         hidden.new_empty((slots - (chunks.number - 1) * chunks.rows, chunks.columns)),
@@ -267,16 +267,20 @@ class _MLMLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dloss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, positions, dhidden, partial, dbias, dlogits = ctx.saved_tensors
+        hidden, positions, drows, partial, dbias, dlogits = ctx.saved_tensors
         weight_dtype, bias_dtype = ctx.dtypes
+        # a GPU rounds a scalar tensor to the dtype of what it multiplies, and 1 / count has more than 8 bits
+        dhidden = (drows.to(dloss.dtype) * dloss).to(drows.dtype)
+        if positions is not None:
+            # unused slots may repeat a row; they add zeros
+            dhidden = torch.zeros_like(hidden).index_add_(0, positions, dhidden)
         dweight = None
         if ctx.needs_input_grad[3]:
             dweight = torch.ops.unmask.mlm_loss_bwd(
                 dloss, hidden, positions, partial, dlogits, ctx.vocabulary, ctx.backend
             ).to(weight_dtype)
         return (
-            # a GPU rounds a scalar tensor to the dtype of what it multiplies, and 1 / count has more than 8 bits
-            (dhidden.to(dloss.dtype) * dloss).to(dhidden.dtype),
+            dhidden,
             None,
             None,
             dweight,
