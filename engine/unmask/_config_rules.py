@@ -6,15 +6,9 @@ from typing import Any
 
 from unmask.config import RunConfig
 from unmask.errors import ConfigError
+from unmask.limits import INCOMPATIBLE_OBJECTIVES, JOINING, SHORTEST, SHORTEST_PAIR
 
 __all__ = ["check", "check_changes"]
-
-# tokens: [CLS], one of content, [SEP]
-_SHORTEST = 3
-# two segments of a token with [CLS] and two [SEP]
-_SHORTEST_PAIR = 5
-# ways to compose sequences that join documents
-_JOINING = ("full_sentences", "mix", "uni", "bm25", "best_fit")
 
 
 def check(config: RunConfig) -> None:
@@ -43,7 +37,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
     at_least = {
         "seed": (config.seed, 0),
         "data.vocab_size": (data.vocab_size, 100),
-        "data.longest": (data.longest, _SHORTEST),
+        "data.longest": (data.longest, SHORTEST),
         "data.workers": (data.workers, 0),
         "data.bm25_buffer": (data.bm25_buffer, 1),
         "data.bm25_query_terms": (data.bm25_query_terms, 1),
@@ -51,7 +45,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "model.hidden_size": (model.hidden_size, 1),
         "model.num_heads": (model.num_heads, 1),
         "model.intermediate_size": (model.intermediate_size, 1),
-        "model.max_positions": (model.max_positions, _SHORTEST),
+        "model.max_positions": (model.max_positions, SHORTEST),
         "model.num_segments": (model.num_segments, 1),
         "model.attention_window": (1 if model.attention_window is None else model.attention_window, 1),
         "objective.mlm": (objective.mlm, 0),
@@ -113,10 +107,10 @@ def _agreements(config: RunConfig) -> Iterator[str]:
     data, model, train = config.data, config.model, config.train
     if data.store is not None and data.input:
         yield "data.store and data.input are both set; give the prepared store or the text, not both"
-    if data.scope == "sequence" and data.compose not in _JOINING:
+    if data.scope == "sequence" and data.compose not in JOINING:
         yield (
             f"data.scope is 'sequence' but data.compose is {data.compose!r}, whose sequences hold one document each; "
-            f"set data.compose to one of {', '.join(_JOINING)}, or data.scope to 'document'"
+            f"set data.compose to one of {', '.join(JOINING)}, or data.scope to 'document'"
         )
     if min(data.mask_split) < 0 or abs(sum(data.mask_split) - 1) > 1e-6:
         yield f"data.mask_split must be three shares that sum to 1, got {list(data.mask_split)}"
@@ -136,7 +130,7 @@ def _agreements(config: RunConfig) -> Iterator[str]:
             f"train.tokens_per_step must be a multiple of train.micro_batch_tokens ({micro}), "
             f"got {train.tokens_per_step}; the nearest is {_nearest_multiple(train.tokens_per_step, micro)}"
         )
-    shortest = _SHORTEST_PAIR if data.compose == "pairs" else _SHORTEST
+    shortest = SHORTEST_PAIR if data.compose == "pairs" else SHORTEST
     longest = {f"train.phases.{i}.longest": phase.longest for i, phase in enumerate(train.phases)}
     for name, tokens in (longest or {"data.longest": data.longest}).items():
         if tokens < shortest:
@@ -161,8 +155,9 @@ def _objectives(config: RunConfig) -> Iterator[str]:
     weights = asdict(objective)
     if not any(weights.values()):
         yield f"all of {', '.join(f'objective.{name}' for name in weights)} are 0; give at least one loss a weight"
-    if objective.nsp > 0 and objective.sop > 0:
-        yield "objective.nsp and objective.sop are both above 0, but a pair has one label; choose one of them"
+    for one, other, reason in INCOMPATIBLE_OBJECTIVES:
+        if weights[one] > 0 and weights[other] > 0:
+            yield f"objective.{one} and objective.{other} are both above 0, but {reason}; set objective.{other} to 0"
     pairs = next((name for name in ("nsp", "sop") if weights[name] > 0), None)
     if pairs and data.compose != "pairs":
         yield (
@@ -177,12 +172,6 @@ def _objectives(config: RunConfig) -> Iterator[str]:
     if pairs and config.model.num_segments < 2:
         yield f"objective.{pairs} is {weights[pairs]} but model.num_segments is 1; a pair has two segments"
     if objective.clm > 0:
-        others = [name for name, weight in weights.items() if weight > 0 and name != "clm"]
-        if others:
-            yield (
-                f"objective.clm and objective.{others[0]} are both above 0, but a causal model serves one of them; "
-                f"set objective.{others[0]} to 0"
-            )
         if not config.model.causal:
             yield "objective.clm is above 0 but model.causal is false, so each token would see its answer; set it true"
         if data.masking != "token" or data.mask_rate_end is not None or data.static_masks is not None:

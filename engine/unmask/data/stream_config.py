@@ -13,6 +13,7 @@ from unmask.data.compose.table import SequenceTable
 from unmask.data.masking import MASK_RATE_DENOMINATOR, Masking
 from unmask.data.plan import Capacities
 from unmask.errors import ConfigError
+from unmask.limits import SHORTEST, SHORTEST_PAIR
 
 __all__ = ["StreamConfig"]
 
@@ -20,9 +21,6 @@ __all__ = ["StreamConfig"]
 # cost little, and 1 % for the masked tokens, whose slots are rows of the output projection.
 _DEVIATIONS = 3.0
 _MORE_DOCUMENTS, _MORE_MASKED = 1.04, 1.01
-# [CLS], a token and [SEP]
-_LEAST = 3
-_LEAST_PAIR = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,11 +91,13 @@ class StreamConfig:
             ConfigError: T, S, M or L cannot hold a piece.
         """
         longest = self.longest
-        if longest < 3:
-            raise ConfigError(f"stream: data.longest must be at least 3, for [CLS], a token and [SEP], got {longest}")
-        if self.composition.strategy == "pairs" and longest < _LEAST_PAIR:
+        if longest < SHORTEST:
             raise ConfigError(
-                f"stream: data.longest must be at least {_LEAST_PAIR}, for [CLS], two segments and their [SEP], "
+                f"stream: data.longest must be at least {SHORTEST}, for [CLS], a token and [SEP], got {longest}"
+            )
+        if self.composition.strategy == "pairs" and longest < SHORTEST_PAIR:
+            raise ConfigError(
+                f"stream: data.longest must be at least {SHORTEST_PAIR}, for [CLS], two segments and their [SEP], "
                 f"got {longest}"
             )
         tokens = 32 * longest if self.tokens is None else self.tokens
@@ -136,13 +136,13 @@ class StreamConfig:
         """Slots for documents and for masked tokens that any sequence finds room in, alone in a micro-batch."""
         longest = self.longest
         # A document of 3 tokens alone leaves the most room for inert documents.
-        alone = 1 + -(-(tokens - _LEAST) // longest)
+        alone = 1 + -(-(tokens - SHORTEST) // longest)
         if not self.composition.joins:
             return alone, int(mask_counts[-1])
         # A sequence may be made of the shortest documents, each with a masked token.
-        most = longest // _LEAST
-        share = (mask_counts[_LEAST:] / np.arange(_LEAST, longest + 1)).max()
-        return max(alone, most + -(-(tokens - most * _LEAST) // longest)), min(tokens, ceil(share * longest))
+        most = longest // SHORTEST
+        share = (mask_counts[SHORTEST:] / np.arange(SHORTEST, longest + 1)).max()
+        return max(alone, most + -(-(tokens - most * SHORTEST) // longest)), min(tokens, ceil(share * longest))
 
 
 def _pieces_by_size(

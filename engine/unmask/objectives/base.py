@@ -18,17 +18,10 @@ import torch
 from torch import Tensor
 
 from unmask.batch import PackedBatch
+from unmask.limits import INCOMPATIBLE_OBJECTIVES
 from unmask.model import PretrainingModel
 
 __all__ = ["Objective", "Tally", "build_objectives", "score_batch"]
-
-
-_INCOMPATIBLE = (
-    ("nsp", "sop", "a batch has one kind of pair labels"),
-    ("mlm", "clm", "a batch has one kind of token labels, and a causal model sees no masked word's right side"),
-    ("nsp", "clm", "the first token, which tells the pair, sees nothing in a causal model"),
-    ("sop", "clm", "the first token, which tells the pair, sees nothing in a causal model"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +107,7 @@ def build_objectives(weights: Mapping[str, float]) -> list[tuple[Objective, floa
     if not chosen:
         raise ValueError("objectives: at least one objective needs a weight above 0; set objective.mlm to 1.0")
     names = {objective.name for objective, _ in chosen}
-    for one, other, reason in _INCOMPATIBLE:
+    for one, other, reason in INCOMPATIBLE_OBJECTIVES:
         if {one, other} <= names:
             raise ValueError(f"objectives: {one!r} and {other!r} cannot be summed: {reason}")
     return chosen

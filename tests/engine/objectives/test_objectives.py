@@ -7,6 +7,8 @@ import torch
 
 from unmask import EncoderConfig, PretrainingModel, pack
 from unmask.batch import PackedBatch
+from unmask.config import load_config
+from unmask.errors import ConfigError
 from unmask.objectives import MLM, NSP, build_objectives, score_batch
 
 MODEL = EncoderConfig(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8, max_positions=8)
@@ -25,10 +27,15 @@ def test_unknown_or_absent_objectives_are_refused() -> None:
         build_objectives({"mlm": 0.0})
 
 
-@pytest.mark.parametrize(("one", "other"), [("nsp", "sop"), ("mlm", "clm"), ("nsp", "clm"), ("sop", "clm")])
-def test_objectives_that_read_one_label_in_two_ways_are_refused(one: str, other: str) -> None:
+@pytest.mark.parametrize(("one", "other"), [("nsp", "sop"), ("clm", "mlm"), ("clm", "nsp"), ("clm", "sop")])
+def test_objectives_that_read_one_label_in_two_ways_are_refused_by_configuration_and_library(
+    one: str, other: str
+) -> None:
     with pytest.raises(ValueError, match=f"objectives: {one!r} and {other!r} cannot be summed"):
         build_objectives({other: 1.0, one: 0.5})
+    weights = {"mlm": 0, one: 1, other: 1}
+    with pytest.raises(ConfigError, match=rf"objective\.{one} and objective\.{other} are both above 0"):
+        load_config(None, {"objective": weights, "data.compose": "pairs", "model.causal": True})
 
 
 def test_a_batch_without_labels_is_refused() -> None:

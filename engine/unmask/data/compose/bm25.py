@@ -25,11 +25,9 @@ import numpy.typing as npt
 from unmask.data.compose.bm25_index import TermIndex
 from unmask.data.compose.composition import Composition
 from unmask.data.compose.table import Indices, SequenceTable, Window
+from unmask.limits import SHORTEST
 
 __all__ = ["Bm25"]
-
-# [CLS], a token and [SEP]
-_LEAST = 3
 
 
 class Bm25:
@@ -104,7 +102,7 @@ class _Walk:
             if self._rest[document]:
                 self._put(document)
                 return sequence
-            if free < _LEAST or not self._waiting:
+            if free < SHORTEST or not self._waiting:
                 return sequence
             if self._follow or scores is None:
                 blocks = np.flatnonzero(self._in_block)

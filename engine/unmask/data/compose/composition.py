@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import Literal
 
 from unmask.errors import ConfigError
+from unmask.limits import JOINING
 
 __all__ = ["Composition", "Strategy"]
 
@@ -52,7 +53,7 @@ class Composition:
     @property
     def joins(self) -> bool:
         """Whether a sequence may hold fragments of several documents."""
-        return self.strategy in ("full_sentences", "mix", "uni", "bm25", "best_fit")
+        return self.strategy in JOINING
 
     @property
     def expensive(self) -> bool:

@@ -12,11 +12,9 @@ import numpy as np
 
 from unmask.data.compose.table import Indices, SequenceTable, Window
 from unmask.data.randomness import STREAMS
+from unmask.limits import SHORTEST
 
 __all__ = ["compose_mix", "compose_uni"]
-
-# [CLS], a token and [SEP]
-_LEAST = 3
 
 
 def compose_mix(window: Window) -> SequenceTable:
@@ -40,7 +38,7 @@ def _cut(window: Window, streams: list[Indices]) -> SequenceTable:
         for owner in stream.tolist():
             start, size = 0, sizes[owner]
             while start < size:
-                if free < _LEAST:
+                if free < SHORTEST:
                     firsts.append(len(owners))
                     free = window.longest
                 taken = min(size - start, free - 2)
