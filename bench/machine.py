@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["ROOT", "commit", "facts", "name"]
+__all__ = ["ROOT", "commit", "describe", "facts", "name"]
 
 ROOT = Path(__file__).resolve().parent.parent
 """The root of the repository."""
@@ -74,6 +74,18 @@ def commit() -> dict[str, Any]:
     # results and generated pages may differ from the commit; measured code may not
     changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", "engine", "kernels", "csrc", "bench/*.py")
     return {"id": head or "unknown", "dirty": bool(changed)}
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Where a result comes from, in a line: day, commit, machine, versions."""
+    found, measured = result["machine_info"], result["commit_info"]
+    device = found.get("gpu") or f"{found['cpu']}, {found['threads']} of {found['cores']} cores"
+    versions = ", ".join(f"{name} {found[name]}" for name in ("torch", "triton", "transformers") if found.get(name))
+    dirty = " with uncommitted changes" if measured.get("dirty") else ""
+    parts = [str(result["datetime"])[:10], f"commit {measured['id'][:10]}{dirty}", device, versions]
+    if found.get("nvidia_smi.driver_version"):
+        parts.append(f"driver {found['nvidia_smi.driver_version']}, at most {found['nvidia_smi.clocks.max.sm']}")
+    return "; ".join(parts) + "."
 
 
 def _cpu_name() -> str:

@@ -43,7 +43,7 @@ class Race:
             enter: compares every variant with the truth, then returns those to be timed. Called once for a
                 race; an AssertionError fails every test of the race.
             rounds: timed rounds unless --rounds says otherwise.
-            extra: facts to save with the result; see `bench.report` for the names it reads.
+            extra: facts to save with the result; see `bench.record` for the names it reads.
         """
         key = (group, case)
         if key not in self._results:

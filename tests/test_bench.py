@@ -1,4 +1,4 @@
-"""The tools behind the numbers: the clock, the cases and the page."""
+"""The tools behind the numbers: the clock, the cases and the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import attention_peers, machine, report, roofline  # noqa: E402
+from bench import attention_peers, machine, record, roofline  # noqa: E402
 from bench.cases import CASES, LengthCase, documents  # noqa: E402
 from bench.clock import PLAYBACK, DeviceClock, Playback, interleave, peak_bytes  # noqa: E402
 from bench.race import Race  # noqa: E402
@@ -223,7 +223,7 @@ def test_ceilings_are_positive_and_flops_count_real_tokens() -> None:
 
 
 def test_every_result_says_where_it_was_measured() -> None:
-    found = report.document([])
+    found = record.document([])
     assert {"cpu", "cores", "threads", "torch", "transformers", "python", "machine"} <= found["machine_info"].keys()
     assert found["machine_info"]["machine"] == machine.name()
     assert found["commit_info"].keys() == {"id", "dirty"}
@@ -233,55 +233,3 @@ def test_every_result_says_where_it_was_measured() -> None:
 def test_the_commit_can_be_named_where_there_is_no_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMMIT", "abc123")
     assert machine.commit() == {"id": "abc123", "dirty": False}
-
-
-def _result(when: str, ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    shared = {"case": "small", "baseline": "theirs", "tokens": 1000, "ceiling": "a ceiling"}
-    rows = [
-        report.entry("step", "ours", ours, floor_seconds=0.05, **shared),
-        report.entry("step", "theirs", theirs, **shared),
-    ]
-    return {**report.document(rows), "datetime": when}
-
-
-def test_the_page_shows_the_newest_ratio_of_each_group(tmp_path: Path) -> None:
-    report.save(tmp_path / "box" / "old.json", _result("2025-01-01T00:00:00", [9.0], [9.0]))
-    report.save(tmp_path / "box" / "new.json", _result("2025-02-01T00:00:00", [0.1, 0.1, 0.4], [0.4, 0.4, 0.5]))
-    page = report.render(tmp_path)
-    assert "## box" in page and "### step" in page and "2025-02-01" in page and "2025-01-01" not in page
-    assert "| small | ours | 100 ms | 150 ms | 3 | 10,000 tokens/s | 4.00 | 50 % |" in page
-    assert "| small | theirs | 400 ms | 50 ms | 3 | 2,500 tokens/s | 1.00 |" in page
-
-
-def test_the_page_keeps_a_case_that_newer_files_do_not_hold(tmp_path: Path) -> None:
-    other = _result("2025-01-01T00:00:00", [9.0], [9.0])
-    for benchmark in other["benchmarks"]:
-        benchmark["extra_info"]["case"] = "large"
-    report.save(tmp_path / "box" / "old.json", other)
-    report.save(tmp_path / "box" / "new.json", _result("2025-02-01T00:00:00", [0.1], [0.4]))
-    page = report.render(tmp_path)
-    assert page.count("### step") == 2
-    assert "| large | ours | 9 s |" in page
-    assert "| small | ours | 100 ms |" in page
-
-
-def test_a_training_run_becomes_a_curve_without_folders(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.yaml").write_text(f"train: {{steps: 2}}\ndata: {{store: {tmp_path}/books}}\n")
-    rows = [
-        {"step": 1, "loss": 6.0, "tokens_per_second": 100.0},
-        {"step": 2, "loss": 5.0, "tokens_per_second": 300.0},
-    ]
-    (run / "evaluation.jsonl").write_text('{"event": "evaluate", "step": 2, "loss": 5.5, "perplexity": 244.7}\n')
-    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report.save(tmp_path / "results" / "box" / "run-mini.json", report.record_run(run, "mini"))
-    page = report.render(tmp_path / "results", tmp_path / "figures")
-    assert "Last logged step 2: training loss 5, median 200 real tokens/s." in page
-    assert "| 2 | 5.5 | 244.7 |" in page
-    assert str(tmp_path) not in page and '"store": "books"' in page
-    assert (tmp_path / "figures" / "box-run-mini.png").stat().st_size > 1000
-
-
-def test_the_committed_page_is_what_the_results_say() -> None:
-    assert report.PAGE.read_text() == report.render()

@@ -24,7 +24,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kernels")) if path not in sys.path]
 
-from bench import report  # noqa: E402
+from bench import record  # noqa: E402
 from bench.cases import CASES  # noqa: E402
 from bench.clock import DeviceClock, interleave, peak_bytes  # noqa: E402
 from bench.sides import IN_A_STEP, LONGEST, SIZES, StepInputs, make_inputs, ours  # noqa: E402
@@ -77,7 +77,7 @@ def measure(
     }
     times = interleave(calls, DeviceClock(device), rounds=rounds, warmup=1)
     return [
-        report.entry(
+        record.entry(
             f"ablation of a training step, {name}",
             variant,
             times[variant],
@@ -121,8 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         peak, ratio = info["peak_bytes"] / 2**20, medians[EVERYTHING] / median
         print(f"{info['case']:<28}{info['variant']:<26}{median:>9.3f} s{ratio:>7.2f}{peak:>9,.0f} MiB")
     if options.out:
-        path = report.automatic(f"ablation-{options.size}") if str(options.out) == "auto" else options.out
-        report.save(path, report.document(rows))
+        path = record.automatic(f"ablation-{options.size}") if str(options.out) == "auto" else options.out
+        record.save(path, record.document(rows))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kernels")) if path not in sys.path]
 
-from bench import report  # noqa: E402
+from bench import record  # noqa: E402
 from bench.cases import CASES  # noqa: E402
 
 from unmask.batch import PackedBatch, assemble  # noqa: E402
@@ -121,13 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"step {first['step']}: loss {first['loss']:.3f}; step {last['step']}: loss {last['loss']:.3f}")
     if options.out:
         content = {
-            **report.document([]),
+            **record.document([]),
             "run": "generated",
             "settings": settings,
             "curve": rows,
             "evaluations": [],
         }
-        report.save(options.out, content)
+        record.save(options.out, content)
     if not last["loss"] < first["loss"]:
         raise SystemExit("bench_generated: the loss did not fall; the step does not learn on this machine")
 

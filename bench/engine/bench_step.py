@@ -30,7 +30,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kernels")) if path not in sys.path]
 
-from bench import report  # noqa: E402
+from bench import record  # noqa: E402
 from bench.cases import CASES  # noqa: E402
 from bench.clock import DeviceClock, interleave, peak_bytes  # noqa: E402
 from bench.roofline import bert_step_flops, matmul_rate  # noqa: E402
@@ -98,7 +98,7 @@ def measure(
     real = fmean(made.packed.real_tokens / made.padded["input_ids"].numel() for made in inputs)
     shape = f"layers {size.layers}, hidden {size.hidden}, vocabulary {size.vocab:,}"
     return [
-        report.entry(
+        record.entry(
             f"training step, {name}: {shape}",
             variant,
             times[variant],
@@ -157,8 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.out:
         path = options.out
         if str(path) == "auto":
-            path = report.automatic(f"step-{options.size}-{options.lengths}")
-        report.save(path, report.document(rows))
+            path = record.automatic(f"step-{options.size}-{options.lengths}")
+        record.save(path, record.document(rows))
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:

@@ -1,0 +1,103 @@
+"""The pages that are made from recorded results."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+from bench import record, report, runs_page  # noqa: E402
+
+from unmask.config import RunConfig  # noqa: E402
+
+
+def _result(when: str, ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    shared = {"case": "small", "baseline": "theirs", "tokens": 1000, "ceiling": "a ceiling"}
+    rows = [
+        record.entry("step", "ours", ours, floor_seconds=0.05, **shared),
+        record.entry("step", "theirs", theirs, **shared),
+    ]
+    return {**record.document(rows), "datetime": when}
+
+
+def test_the_page_shows_the_newest_ratio_of_each_group(tmp_path: Path) -> None:
+    record.save(tmp_path / "box" / "old.json", _result("2025-01-01T00:00:00", [9.0], [9.0]))
+    record.save(tmp_path / "box" / "new.json", _result("2025-02-01T00:00:00", [0.1, 0.1, 0.4], [0.4, 0.4, 0.5]))
+    page = report.render(tmp_path)
+    assert "## box" in page and "### step" in page and "2025-02-01" in page and "2025-01-01" not in page
+    assert "| small | ours | 100 ms | 150 ms | 3 | 10,000 tokens/s | 4.00 | 50 % |" in page
+    assert "| small | theirs | 400 ms | 50 ms | 3 | 2,500 tokens/s | 1.00 |" in page
+
+
+def test_the_page_keeps_a_case_that_newer_files_do_not_hold(tmp_path: Path) -> None:
+    other = _result("2025-01-01T00:00:00", [9.0], [9.0])
+    for benchmark in other["benchmarks"]:
+        benchmark["extra_info"]["case"] = "large"
+    record.save(tmp_path / "box" / "old.json", other)
+    record.save(tmp_path / "box" / "new.json", _result("2025-02-01T00:00:00", [0.1], [0.4]))
+    page = report.render(tmp_path)
+    assert page.count("### step") == 1
+    assert (
+        page.index("2025-01-01")
+        < page.index("| large | ours")
+        < page.index("2025-02-01")
+        < page.index("| small | ours")
+    )
+    assert "| large | ours | 9 s |" in page
+    assert "| small | ours | 100 ms |" in page
+
+
+def test_a_training_run_becomes_a_curve_without_folders(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(f"train: {{steps: 2}}\ndata: {{store: {tmp_path}/books}}\n")
+    rows = [
+        {"step": 1, "loss": 6.0, "tokens_per_second": 100.0},
+        {"step": 2, "loss": 5.0, "tokens_per_second": 300.0},
+    ]
+    (run / "evaluation.jsonl").write_text('{"event": "evaluate", "step": 2, "loss": 5.5, "perplexity": 244.7}\n')
+    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record.save(tmp_path / "results" / "box" / "run-mini.json", record.training_run(run, "mini"))
+    page = runs_page.render(tmp_path / "results", tmp_path / "figures")
+    assert "Last logged step 2: training loss 5, median 200 real tokens/s." in page
+    assert "| 2 | 5.5 | 244.7 |" in page
+    assert str(tmp_path) not in page and "`train.steps: 2`, `data.store: books`" in page
+    assert (tmp_path / "figures" / "box-run-mini.png").stat().st_size > 1000
+
+
+def test_the_summary_spans_all_cases_of_what_is_ours(tmp_path: Path) -> None:
+    rows = [
+        record.entry("step", variant, [seconds], case=case, baseline="theirs", floor_seconds=0.1)
+        for case, variant, seconds in (
+            ("small", "unmask", 0.5),
+            ("small", "theirs", 1.0),
+            ("large", "unmask", 0.2),
+            ("large", "theirs", 1.0),
+        )
+    ]
+    record.save(tmp_path / "box" / "all.json", record.document([*rows, record.entry("alone", "it", [1.0], case="c")]))
+    page = report.render(tmp_path)
+    assert "| [step](#step) | unmask | theirs | 2 | 2.00 to 5.00 | 20% to 50% |" in page
+    assert "Also: [alone](#alone)." in page
+
+
+def test_settings_of_a_run_are_those_that_differ_from_the_defaults(tmp_path: Path) -> None:
+    settings = {"seed": 7, "train": {"steps": RunConfig().train.steps, "warmup_steps": 3}, "data": {"gone": 1}}
+    run = {**record.document([]), "run": "r", "settings": settings, "curve": [], "evaluations": []}
+    record.save(tmp_path / "box" / "run-r.json", run)
+    page = runs_page.render(tmp_path, tmp_path / "figures", draw=False)
+    assert "Settings other than the defaults: `seed: 7`, `train.warmup_steps: 3`, `data.gone: 1`." in page
+
+
+def test_the_committed_pages_are_what_the_results_say() -> None:
+    assert report.PAGE.read_text() == report.render()
+    figures = report.RUNS_PAGE.parent / "figures"
+    assert report.RUNS_PAGE.read_text() == runs_page.render(record.RESULTS, figures, draw=False)
+    drawn = re.findall(r"\]\((figures/.+?)\)", report.RUNS_PAGE.read_text())
+    assert drawn and all((report.RUNS_PAGE.parent / figure).exists() for figure in drawn)
