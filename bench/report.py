@@ -1,4 +1,4 @@
-"""Reads bench/results/**.json and writes docs/measured.md and docs/runs.md, where no number is typed by hand.
+"""Reads bench/results/**.json and writes docs/measured.md, docs/runs.md and README's table: none is typed by hand.
 
     python bench/report.py                                     write the pages
     python bench/report.py --record-run runs/mini --name mini  first save a training run as a result
@@ -22,9 +22,9 @@ if str(ROOT) not in sys.path:
 
 from bench import machine, record, runs_page  # noqa: E402
 
-PAGE, RUNS_PAGE = ROOT / "docs" / "measured.md", ROOT / "docs" / "runs.md"
+PAGE, RUNS_PAGE, README = ROOT / "docs" / "measured.md", ROOT / "docs" / "runs.md", ROOT / "README.md"
 
-__all__ = ["PAGE", "RUNS_PAGE", "main", "render"]
+__all__ = ["PAGE", "README", "RUNS_PAGE", "in_readme", "main", "render"]
 
 _HEAD = """# Measured
 
@@ -36,6 +36,7 @@ Training runs have a page of their own: [runs.md](runs.md).
 
 # What a user of the whole asks first; other groups follow by name.
 _FIRST = ("training step", "ablation", "loader", "masking: ", "prepare", "compose")
+_MARKS = ("<!-- from bench/report.py -->", "<!-- until here -->")
 _BACKENDS = ("torch", "triton", "flash", "cuda")
 
 Row = dict[str, Any]
@@ -54,6 +55,42 @@ def render(results: Path = record.RESULTS) -> str:
     if len(page) == 1:
         page.append("Nothing has been measured yet.\n")
     return "\n".join(page)
+
+
+def in_readme(readme: str, results: Path = record.RESULTS) -> str:
+    """README.md with the table of training steps between its two marks, largest ratio first."""
+    lines = [
+        "| machine | model | documents | real tokens/s | times as fast | share of ceiling | memory |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for folder in sorted(path for path in results.glob("*") if path.is_dir()):
+        groups = _groups(json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
+        steps = [(group, row, base) for group, parts in groups.items() for row, base in _step_rows(group, parts)]
+        for group, row, base in sorted(steps, key=lambda step: step[2]["stats"]["median"] / step[1]["stats"]["median"]):
+            ours, theirs = row["stats"]["median"], base["stats"]["median"]
+            peaks = [side["extra_info"].get("peak_bytes") for side in (row, base)]
+            cells = [
+                folder.name,
+                group.removeprefix("training step, "),
+                _of(row, "case"),
+                _rate(row["extra_info"], ours).removesuffix(" tokens/s"),
+                f"{theirs / ours:.1f}",
+                f"{_share(row) or 0:.0%}",
+                f"1/{peaks[1] / peaks[0]:.0f}" if all(peaks) else "",
+            ]
+            lines.insert(2, f"| {' | '.join(cells)} |")
+    before, rest = readme.split(_MARKS[0])
+    return "".join([before, _MARKS[0], "\n", "\n".join(lines), "\n", _MARKS[1], rest.split(_MARKS[1])[1]])
+
+
+def _step_rows(group: str, parts: Sequence[Part]) -> Iterator[tuple[Row, Row]]:
+    """Our training steps and their baselines."""
+    for _, rows in parts if group.startswith("training step") else ():
+        known = {(_of(row, "case"), _of(row, "variant")): row for row in rows}
+        for row in rows:
+            base = known.get((_of(row, "case"), str(row["extra_info"].get("baseline"))))
+            if base is not None and base is not row:
+                yield row, base
 
 
 def _groups(contents: Iterable[dict[str, Any]]) -> dict[str, list[Part]]:
@@ -176,7 +213,9 @@ def _seconds(value: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the pages, after saving a run when asked to."""
-    parser = argparse.ArgumentParser(description="Write docs/measured.md and docs/runs.md from bench/results.")
+    parser = argparse.ArgumentParser(
+        description="Write docs/measured.md, docs/runs.md and README's table from bench/results."
+    )
     parser.add_argument("--record-run", type=Path, metavar="RUN", help="run directory to save as a result first")
     parser.add_argument("--name", help="name of that run (default: the directory's)")
     options = parser.parse_args(arguments)
@@ -186,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         record.save(path, record.training_run(options.record_run, name))
     PAGE.write_text(render())
     RUNS_PAGE.write_text(runs_page.render(record.RESULTS, RUNS_PAGE.parent / "figures"))
-    print(f"wrote {PAGE.relative_to(ROOT)} and {RUNS_PAGE.relative_to(ROOT)}")
+    README.write_text(in_readme(README.read_text()))
+    print(f"wrote {', '.join(str(path.relative_to(ROOT)) for path in (PAGE, RUNS_PAGE, README))}")
 
 
 if __name__ == "__main__":

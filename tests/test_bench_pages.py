@@ -87,6 +87,28 @@ def test_the_summary_spans_all_cases_of_what_is_ours(tmp_path: Path) -> None:
     assert "Also: [alone](#alone)." in page
 
 
+def test_readme_has_the_steps_between_its_marks_and_keeps_the_rest(tmp_path: Path) -> None:
+    rows = [
+        record.entry(
+            "training step, mini", variant, [seconds], case=case, baseline="theirs", tokens=10, peak_bytes=peak
+        )
+        for case, variant, seconds, peak in (
+            ("even", "ours", 0.5, 100),
+            ("even", "theirs", 1.0, 300),
+            ("short", "ours", 0.2, 100),
+            ("short", "theirs", 1.0, 300),
+        )
+    ]
+    record.save(tmp_path / "box" / "all.json", record.document(rows))
+    readme = "above\n<!-- from bench/report.py -->\nold\n<!-- until here -->\nbelow\n"
+    written = report.in_readme(readme, tmp_path)
+    assert written.startswith("above\n") and written.endswith("below\n") and "old" not in written
+    assert written.index("| box | mini | short | 50 | 5.0 | 0% | 1/3 |") < written.index(
+        "| box | mini | even | 20 | 2.0 |"
+    )
+    assert report.in_readme(written, tmp_path) == written
+
+
 def test_settings_of_a_run_are_those_that_differ_from_the_defaults(tmp_path: Path) -> None:
     settings = {"seed": 7, "train": {"steps": RunConfig().train.steps, "warmup_steps": 3}, "data": {"gone": 1}}
     run = {**record.document([]), "run": "r", "settings": settings, "curve": [], "evaluations": []}
@@ -100,4 +122,5 @@ def test_the_committed_pages_are_what_the_results_say() -> None:
     figures = report.RUNS_PAGE.parent / "figures"
     assert report.RUNS_PAGE.read_text() == runs_page.render(record.RESULTS, figures, draw=False)
     drawn = re.findall(r"\]\((figures/.+?)\)", report.RUNS_PAGE.read_text())
+    assert report.README.read_text() == report.in_readme(report.README.read_text())
     assert drawn and all((report.RUNS_PAGE.parent / figure).exists() for figure in drawn)
