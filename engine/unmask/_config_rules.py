@@ -6,7 +6,7 @@ from typing import Any
 
 from unmask.config import RunConfig
 from unmask.errors import ConfigError
-from unmask.limits import INCOMPATIBLE_OBJECTIVES, JOINING, SHORTEST, SHORTEST_PAIR
+from unmask.limits import INCOMPATIBLE_OBJECTIVES, SHORTEST, SHORTEST_PAIR
 
 __all__ = ["check", "check_changes"]
 
@@ -107,11 +107,6 @@ def _agreements(config: RunConfig) -> Iterator[str]:
     data, model, train = config.data, config.model, config.train
     if data.store is not None and data.input:
         yield "data.store and data.input are both set; give the prepared store or the text, not both"
-    if data.scope == "sequence" and data.compose not in JOINING:
-        yield (
-            f"data.scope is 'sequence' but data.compose is {data.compose!r}, whose sequences hold one document each; "
-            f"set data.compose to one of {', '.join(JOINING)}, or data.scope to 'document'"
-        )
     if min(data.mask_split) < 0 or abs(sum(data.mask_split) - 1) > 1e-6:
         yield f"data.mask_split must be three shares that sum to 1, got {list(data.mask_split)}"
     if model.hidden_size % model.num_heads:
@@ -171,31 +166,18 @@ def _objectives(config: RunConfig) -> Iterator[str]:
         )
     if pairs and config.model.num_segments < 2:
         yield f"objective.{pairs} is {weights[pairs]} but model.num_segments is 1; a pair has two segments"
-    if objective.clm > 0:
-        if not config.model.causal:
-            yield "objective.clm is above 0 but model.causal is false, so each token would see its answer; set it true"
-        if data.masking != "token" or data.mask_rate_end is not None or data.static_masks is not None:
-            yield (
-                "objective.clm masks nothing, but one of data.masking, data.mask_rate_end and data.static_masks is "
-                "set; leave them out"
-            )
+    if objective.clm > 0 and not config.model.causal:
+        yield "objective.clm is above 0 but model.causal is false, so each token would see its answer; set it true"
 
 
 def _masking(config: RunConfig) -> Iterator[str]:
     data = config.data
     if data.masking == "mac" and data.similar_words is None:
         yield "data.masking is 'mac', which needs data.similar_words, a table of similar words"
-    if data.masking != "mac" and data.similar_words is not None:
-        yield f"data.similar_words is set but data.masking is {data.masking!r}; only 'mac' reads the table"
     if data.mask_rate_end is not None and not 0 < data.mask_rate_end < 1:
         yield f"data.mask_rate_end must be between 0 and 1, got {data.mask_rate_end}"
     if data.mask_on == "device":
         yield from _device_masks(config)
-    elif config.kernels.masking is not None:
-        yield (
-            f"kernels.masking is {config.kernels.masking!r} but data.mask_on is 'host', so the workers mask and no "
-            "kernel does; set data.mask_on to 'device' or leave kernels.masking out"
-        )
     if data.static_masks is not None and data.static_masks < 1:
         yield f"data.static_masks must be at least 1, got {data.static_masks}; BERT's original made 10"
     if data.static_masks is not None and data.mask_rate_end is not None:
@@ -209,9 +191,8 @@ def _device_masks(config: RunConfig) -> Iterator[str]:
     """What masks made on the device cannot follow: it knows tokens, words and the names of documents alone."""
     data = config.data
     why = "data.mask_on is 'device', which"
-    if data.masking not in ("token", "whole_word") or config.objective.clm > 0:
-        asked = "objective.clm" if config.objective.clm > 0 else f"data.masking {data.masking!r}"
-        yield f"{why} masks by 'token' and 'whole_word', not {asked}; set data.mask_on to 'host'"
+    if data.masking not in ("token", "whole_word"):
+        yield f"{why} masks by 'token' and 'whole_word', not data.masking {data.masking!r}; set data.mask_on to 'host'"
     if data.static_masks is not None or data.mask_rate_end is not None:
         asked = "data.static_masks" if data.static_masks is not None else "data.mask_rate_end"
         yield f"{why} draws new masks at one rate, not {asked}; set data.mask_on to 'host'"

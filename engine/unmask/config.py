@@ -244,24 +244,33 @@ class RunConfig:
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
 
 
-def load_config(recipe_or_yaml: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+def load_config(
+    recipe_or_yaml: str | Path | None = None, overrides: Mapping[str, Any] | None = None, *, saved: bool = False
+) -> RunConfig:
     """Read a recipe or YAML file, lay overrides over it, and check the whole.
 
     Args:
         recipe_or_yaml: name of a shipped recipe (`tiny`, `bert-mini`, ...) or path of a YAML file; None:
             `tiny`.
         overrides: nested mapping ({"train": {"steps": 200}}), or dotted names ({"train.steps": 200}), or both.
+        saved: the file is that of a run to go on with, and is taken as it is.
     Raises:
-        ConfigError: no such recipe or file, not YAML, an unknown name, a wrong type, a value out of range, or
-            a contradiction.
+        ConfigError: no such recipe or file, not YAML, an unknown name, a wrong type, a value out of range, a
+            contradiction, or a setting that nothing reads.
     """
     from unmask._config_rules import check, check_changes
+    from unmask._config_unused import without_unused
     from unmask._mappings import build, merge, nest
     from unmask.recipes import read_recipe
 
     mapping = read_recipe("tiny" if recipe_or_yaml is None else recipe_or_yaml)
     changes = nest(overrides or {})
-    config = build(RunConfig, merge(mapping, changes), name="config")
+    config = without_unused(
+        build(RunConfig, merge(mapping, changes), name="config"),
+        below=lambda: build(RunConfig, mapping, name="config"),
+        changes=changes,
+        saved=saved,
+    )
     check(config)
     check_changes(config, changes)
     return config

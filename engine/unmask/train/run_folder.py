@@ -143,7 +143,7 @@ def saved_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunC
     if not file.is_file():
         known = "it has no config.yaml" if path.is_dir() else "no such directory"
         raise RunError(f"run {path} cannot be resumed: {known}; start it with `unmask pretrain --run {path}`")
-    return load_config(file, overrides)
+    return load_config(file, overrides, saved=True)
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,137 @@
+"""Settings that nothing reads: which choice reads them, and what becomes of those that another choice leaves over.
+
+A setting that differs from its default and is not read is a mistake of whoever gave it, and refused. It is none where
+a recipe or file gave it together with a choice that reads it and the command line chose otherwise: then it goes back to
+its default, so that `--data.compose mix` works with every file. Defaults are accepted anywhere, since a saved
+configuration holds all of them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any
+
+from unmask.config import RunConfig
+from unmask.errors import ConfigError
+from unmask.limits import JOINING
+
+__all__ = ["without_unused"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Read:
+    """`settings` are read where `reads` is true of the value of `choice`; else `why` they are not, and the way out."""
+
+    settings: tuple[str, ...]
+    choice: str
+    reads: Callable[[Any], bool]
+    why: str
+    way: str
+
+
+_READ = (
+    _Read(
+        settings=("data.text_field", "data.blank_line_documents", "data.split_at"),
+        choice="data.input",
+        reads=bool,
+        why="so that no text is read here",
+        way="give the text as data.input",
+    ),
+    _Read(
+        settings=("data.bm25_walk", "data.bm25_buffer", "data.bm25_query_terms"),
+        choice="data.compose",
+        reads=lambda compose: compose == "bm25",
+        why="which compares no documents",
+        way="set data.compose to 'bm25'",
+    ),
+    _Read(
+        settings=("data.short_pairs",),
+        choice="data.compose",
+        reads=lambda compose: compose == "pairs",
+        why="which makes no pairs",
+        way="set data.compose to 'pairs'",
+    ),
+    _Read(
+        settings=("data.scope",),
+        choice="data.compose",
+        reads=lambda compose: compose in JOINING,
+        why="whose sequences hold one document each",
+        way=f"set data.compose to one of {', '.join(JOINING)}",
+    ),
+    _Read(
+        settings=(
+            "data.masking",
+            "data.mask_rate",
+            "data.mask_rate_end",
+            "data.mask_split",
+            "data.mask_on",
+            "data.static_masks",
+            "data.similar_words",
+        ),
+        choice="objective.clm",
+        reads=lambda clm: not clm > 0,
+        why="which masks nothing",
+        way="set objective.clm to 0",
+    ),
+    _Read(
+        settings=("data.similar_words",),
+        choice="data.masking",
+        reads=lambda masking: masking == "mac",
+        why="which replaces no word by a similar one",
+        way="set data.masking to 'mac'",
+    ),
+    _Read(
+        settings=("kernels.masking",),
+        choice="data.mask_on",
+        reads=lambda where: where == "device",
+        why="so the workers mask and no kernel does",
+        way="set data.mask_on to 'device'",
+    ),
+    _Read(
+        settings=("model.global_every",),
+        choice="model.attention_window",
+        reads=lambda window: window is not None,
+        why="so every layer is global",
+        way="give model.attention_window a number of tokens",
+    ),
+)
+
+
+def without_unused(
+    config: RunConfig, *, below: Callable[[], RunConfig], changes: Mapping[str, Any], saved: bool = False
+) -> RunConfig:
+    """`config` with those settings of the recipe or file back at their defaults that `changes` took the reader from.
+
+    Args:
+        config: the whole, types checked.
+        below: makes the configuration of the recipe or file alone.
+        changes: what was laid over it, nested.
+        saved: the file is that of a run; what it began with stays as it is, read or not.
+    Raises:
+        ConfigError: `changes` or the file give a setting that nothing reads.
+    """
+    for setting, problem in _unused(config):
+        group, name = setting.split(".")
+        if name in (changes.get(group) or {}):
+            raise ConfigError(f"config: {problem}")
+        if saved:
+            continue
+        if setting in dict(_unused(below())):
+            raise ConfigError(f"config: {problem}")
+        default = attrgetter(setting)(RunConfig())
+        config = replace(config, **{group: replace(getattr(config, group), **{name: default})})
+    return config
+
+
+def _unused(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Settings that differ from their defaults and are not read, each with the sentence that refuses it."""
+    defaults = RunConfig()
+    for row in _READ:
+        chosen = attrgetter(row.choice)(config)
+        if row.reads(chosen):
+            continue
+        for setting in row.settings:
+            value = attrgetter(setting)(config)
+            if value != attrgetter(setting)(defaults):
+                problem = f"{setting} is {value!r} but {row.choice} is {chosen!r}, {row.why}"
+                yield setting, f"{problem}; {row.way} or leave {setting} out"
