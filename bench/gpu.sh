@@ -4,7 +4,8 @@
 #     bench/gpu.sh OUT [STAGE ...]        stages: facts build tests sanitizer kernels step train; default: all, in this order
 #
 # The machine needs Python with PyTorch, Triton, NumPy and pytest; for the stage kernels pytest-benchmark, for csrc nvcc.
-# With hypothesis more tests run, with transformers and tokenizers the step has peers. No network is used.
+# With hypothesis more tests run, with pytest-xdist they run side by side (each compiles its kernels, which takes most of the
+# time), with transformers and tokenizers the step has peers. No network is used.
 #   WHEELS=folder   wheels that are missing there; they are unpacked into a temporary folder that goes on PYTHONPATH
 #   COMMIT=id       the commit, where the copy of the tree has no .git
 #   DRY=1           tiny sizes on the CPU, to see that the script works; so it does by itself on a machine without a GPU
@@ -60,13 +61,15 @@ build() {
 
 # what only a GPU can show comes first; the interpreter and the compiler's tests need none and are not repeated here
 tests() {
-  local code=0 dry=""
+  local code=0 dry="" side_by_side=""
   [ -z "$DRY" ] || dry="--collect-only"
+  "$PYTHON" -c 'import xdist' 2>/dev/null && side_by_side="-n $(($(nproc) > 14 ? 12 : ($(nproc) + 1) / 2)) --dist worksteal"
   # shellcheck disable=SC2086
-  pytest_run -vv -m gpu tests/kernels tests/engine/test_gpu.py --junitxml "$SCRATCH/logs/tests-gpu.xml" $dry || code=1
+  pytest_run -vv -m gpu tests/kernels tests/engine/test_gpu.py --junitxml "$SCRATCH/logs/tests-gpu.xml" $dry $side_by_side ||
+    code=1
   # shellcheck disable=SC2086
   pytest_run -m "not gpu and not slow" tests/kernels --ignore tests/kernels/test_interpreted.py \
-    --ignore tests/kernels/test_aot.py --junitxml "$SCRATCH/logs/tests-cpu.xml" $dry || code=1
+    --ignore-glob 'tests/kernels/*aot.py' --junitxml "$SCRATCH/logs/tests-cpu.xml" $dry $side_by_side || code=1
   return $code
 }
 
