@@ -27,8 +27,7 @@ from torch import Tensor
 
 from unmask_kernels import Documents, attention
 from unmask_kernels.attention import FAMILY, cost, reference
-from unmask_kernels.attention.choice import describe
-from unmask_kernels.testing.attention import attention_case, eager
+from unmask_kernels.testing.attention import attention_case, described, eager
 from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.inputs import Inputs, run
 
@@ -58,8 +57,7 @@ def _lengths(name: str) -> list[int]:
 
 def _backends(inputs: Inputs) -> dict[str, Callable[..., Tensor]]:
     """Backends that run the call, asked for by name."""
-    a = inputs.arguments
-    call = describe(a["qkv"], a["p"], False, -1, a["documents"].longest)
+    call = described(**inputs.arguments)
     return {
         name: partial(attention, backend=name) for name, backend in FAMILY.backends.items() if not backend.refuses(call)
     }
@@ -127,9 +125,7 @@ def _skip_absent(variant: str, lengths: str, heads: int, p: float, device: torch
     tiny = attention_case("tiny", [2], heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
     if variant in FAMILY.backends:
         if variant not in _backends(tiny):
-            a = tiny.arguments
-            call = describe(a["qkv"], p, False, -1, a["documents"].longest)
-            pytest.skip(f"{variant}: {'; '.join(FAMILY.backends[variant].refuses(call))}")
+            pytest.skip(f"{variant}: {'; '.join(FAMILY.backends[variant].refuses(described(**tiny.arguments)))}")
     elif variant not in _here(device, p):
         pytest.skip(f"{variant}: not on this machine, or not with this dropout; see bench/attention_peers.py")
 

@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from unmask_kernels import Documents, philox
 from unmask_kernels import attention as public
 from unmask_kernels.attention import FAMILY, reference
-from unmask_kernels.attention.choice import describe
 from unmask_kernels.capability import INTERPRETING
 from unmask_kernels.testing import contracts
-from unmask_kernels.testing.attention import ATTENTION, GRID, LARGE, attention_case, eager
+from unmask_kernels.testing.attention import ATTENTION, GRID, LARGE, attention_case, described, eager
 from unmask_kernels.testing.compare import compare, same_bits
 from unmask_kernels.testing.contracts import Tenant, backends_here
 from unmask_kernels.testing.inputs import Case, Inputs, lengths_to_documents, run
@@ -40,10 +39,7 @@ def on(tenant: Tenant) -> Any:
 def make(case: Case, dtype: torch.dtype, tenant: Tenant, *, captured: bool = False) -> Inputs:
     """The case on the tenant's device; skips one that its backend refuses, see test_attention_choice.py."""
     inputs = case.make(dtype, tenant.device)
-    a = inputs.arguments
-    window = -1 if a["window"] is None else a["window"]
-    call = describe(a["qkv"], a["p"], a["causal"], window, a["documents"].longest)._replace(captured=captured)
-    reasons = FAMILY.backends[tenant.backend].refuses(call)
+    reasons = FAMILY.backends[tenant.backend].refuses(described(**inputs.arguments)._replace(captured=captured))
     if reasons:
         pytest.skip("; ".join(reasons))
     return inputs

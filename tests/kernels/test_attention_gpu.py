@@ -13,9 +13,8 @@ from torch import Tensor
 from unmask_kernels import BackendUnavailable
 from unmask_kernels import attention as public
 from unmask_kernels.attention import FAMILY, flash_versions, reference
-from unmask_kernels.attention.choice import describe
 from unmask_kernels.testing import contracts
-from unmask_kernels.testing.attention import attention_case, eager
+from unmask_kernels.testing.attention import attention_case, described, eager
 from unmask_kernels.testing.compare import compare, same_bits
 from unmask_kernels.testing.contracts import Tenant, tenants
 from unmask_kernels.testing.inputs import Case, run
@@ -35,9 +34,7 @@ on_gpus = pytest.mark.parametrize(
 def forward_and_backward(tenant: Tenant, case: Case) -> tuple[Tensor, partial[tuple[Tensor, Tensor]]]:
     """qkv, and the call on it that gives out and dqkv; skips what the backend refuses to have captured."""
     a = dict(case.make(torch.bfloat16, tenant.device).arguments)
-    window = -1 if a["window"] is None else a["window"]
-    call = describe(a["qkv"], a["p"], a["causal"], window, a["documents"].longest)._replace(captured=True)
-    if reasons := FAMILY.backends[tenant.backend].refuses(call):
+    if reasons := FAMILY.backends[tenant.backend].refuses(described(**a)._replace(captured=True)):
         pytest.skip("; ".join(reasons))
     qkv = a.pop("qkv").requires_grad_()
     incoming = torch.randn(qkv.shape[0], *qkv.shape[2:], dtype=qkv.dtype, device=qkv.device)
@@ -102,8 +99,7 @@ def test_every_flash_attn_here_matches_fp64_truth(
     monkeypatch.setattr(flash_versions, "INSTALLED", (number,))
     case = attention_case("flash", [300, 17, 0, 64, 129], head_dim=head_dim, causal=causal, window=window)
     inputs = case.make(torch.bfloat16, "cuda")
-    qkv, documents = inputs.arguments["qkv"], inputs.arguments["documents"]
-    if reasons := flash_versions.refusals(describe(qkv, 0.0, causal, -1, documents.longest)):
+    if reasons := flash_versions.refusals(described(**inputs.arguments)):
         pytest.skip("; ".join(reasons))
     scale = head_dim**-0.5
     truth = run(partial(reference.attention, scale=scale), inputs.double())

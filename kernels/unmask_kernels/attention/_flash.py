@@ -14,44 +14,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arguments import Arguments
 from .choice import describe
 from .flash_versions import generation
 
 __all__ = ["backward", "forward"]
 
 
-def forward(
-    qkv: Tensor,
-    cu_seqlens: Tensor,
-    keys: Tensor,
-    order: Tensor,
-    tiles: Tensor,
-    key: Tensor | None,
-    p: float,
-    causal: bool,
-    window: int,
-    scale: float,
-    longest: int,
-) -> tuple[Tensor, Tensor]:
+def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     """Returns out (T, H, K) and the log-sum-exp of the scaled scores, fp32 (H, T)."""
     tokens, _, heads, width = qkv.shape
     if tokens == 0:
         return qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32)
     q, k, v = qkv.contiguous().unbind(1)
-    left, right = _sides(causal, window)
-    number = generation(describe(qkv, p, causal, window, longest))
+    left, right = arguments.sides
+    number = generation(describe(qkv, arguments))
     if number == 2:
         out, lse, *_ = _module("flash_attn.flash_attn_interface")._wrapped_flash_attn_varlen_forward(
             q,
             k,
             v,
-            cu_seqlens,
-            cu_seqlens,
-            longest,
-            longest,
+            *_boundaries(arguments).values(),
             0.0,
-            scale,
-            causal=causal,
+            arguments.scale,
+            causal=arguments.causal,
             window_size_left=left,
             window_size_right=right,
         )
@@ -60,9 +46,9 @@ def forward(
             q,
             k,
             v,
-            **_boundaries(cu_seqlens, longest),
-            softmax_scale=scale,
-            causal=causal,
+            **_boundaries(arguments),
+            softmax_scale=arguments.scale,
+            causal=arguments.causal,
             window_size_left=left,
             window_size_right=right,
         )
@@ -72,9 +58,9 @@ def forward(
             q,
             k,
             v,
-            **_boundaries(cu_seqlens, longest),
-            softmax_scale=scale,
-            causal=causal,
+            **_boundaries(arguments),
+            softmax_scale=arguments.scale,
+            causal=arguments.causal,
             window_size_left=_unbounded(left),
             window_size_right=_unbounded(right),
             return_lse=True,
@@ -82,22 +68,7 @@ def forward(
     return out, lse
 
 
-def backward(
-    dout: Tensor,
-    qkv: Tensor,
-    out: Tensor,
-    statistics: Tensor,
-    cu_seqlens: Tensor,
-    keys: Tensor,
-    order: Tensor,
-    tiles: Tensor,
-    key: Tensor | None,
-    p: float,
-    causal: bool,
-    window: int,
-    scale: float,
-    longest: int,
-) -> Tensor:
+def backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, arguments: Arguments) -> Tensor:
     """Returns dqkv (T, 3, H, K)."""
     dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     if qkv.shape[0] == 0:
@@ -105,8 +76,8 @@ def backward(
     dout = dout.contiguous()
     q, k, v = qkv.contiguous().unbind(1)
     dq, dk, dv = dqkv.unbind(1)
-    left, right = _sides(causal, window)
-    number = generation(describe(qkv, p, causal, window, longest))
+    left, right = arguments.sides
+    number = generation(describe(qkv, arguments))
     if number == 2:
         _module("flash_attn.flash_attn_interface")._wrapped_flash_attn_varlen_backward(
             dout,
@@ -118,13 +89,10 @@ def backward(
             dq,
             dk,
             dv,
-            cu_seqlens,
-            cu_seqlens,
-            longest,
-            longest,
+            *_boundaries(arguments).values(),
             0.0,
-            scale,
-            causal,
+            arguments.scale,
+            arguments.causal,
             left,
             right,
             0.0,
@@ -139,12 +107,12 @@ def backward(
             v,
             out,
             statistics,
-            **_boundaries(cu_seqlens, longest),
+            **_boundaries(arguments),
             dq=dq,
             dk=dk,
             dv=dv,
-            softmax_scale=scale,
-            is_causal=causal,
+            softmax_scale=arguments.scale,
+            is_causal=arguments.causal,
             window_size_left=left,
             window_size_right=right,
             deterministic=True,
@@ -158,9 +126,9 @@ def backward(
             out,
             dout,
             statistics,
-            **_boundaries(cu_seqlens, longest),
-            softmax_scale=scale,
-            causal=causal,
+            **_boundaries(arguments),
+            softmax_scale=arguments.scale,
+            causal=arguments.causal,
             window_size_left=_unbounded(left),
             window_size_right=_unbounded(right),
             deterministic=True,
@@ -173,18 +141,14 @@ def _module(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def _boundaries(cu_seqlens: Tensor, longest: int) -> dict[str, Any]:
+def _boundaries(arguments: Arguments) -> dict[str, Any]:
+    """By name, in the order in which 2 takes them by position."""
     return {
-        "cu_seqlens_q": cu_seqlens,
-        "cu_seqlens_k": cu_seqlens,
-        "max_seqlen_q": longest,
-        "max_seqlen_k": longest,
+        "cu_seqlens_q": arguments.cu_seqlens,
+        "cu_seqlens_k": arguments.cu_seqlens,
+        "max_seqlen_q": arguments.longest,
+        "max_seqlen_k": arguments.longest,
     }
-
-
-def _sides(causal: bool, window: int) -> tuple[int, int]:
-    """Columns seen left and right of a row, -1 for all of them."""
-    return window, 0 if causal else window
 
 
 def _unbounded(side: int) -> int | None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .. import philox
+from .arguments import Arguments
 
 __all__ = ["backward", "forward"]
 
@@ -52,27 +53,17 @@ class _Block(NamedTuple):
     columns: slice
 
 
-def forward(
-    qkv: Tensor,
-    cu_seqlens: Tensor,
-    keys: Tensor,
-    order: Tensor,
-    key: Tensor | None,
-    p: float,
-    causal: bool,
-    window: int,
-    scale: float,
-) -> Tensor:
+def forward(qkv: Tensor, arguments: Arguments) -> Tensor:
     """Returns out (T, H, K)."""
-    heads = qkv.shape[2]
+    heads, p = qkv.shape[2], arguments.p
     out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
-    for group in _groups(cu_seqlens, order, heads):
+    for group in _groups(arguments.cu_seqlens, arguments.order, heads):
         q, k, v = _by_head(qkv, group)  # (n * H, s, K)
         hidden = _hidden_columns(group, heads, q)
         values = torch.empty_like(q)
-        for block in _blocks(group.length, len(q), causal, window):
-            probabilities = _probabilities(q, k, hidden, block, causal, window, scale)
-            keep = _keep(key, keys[group.documents], heads, block, p)
+        for block in _blocks(group.length, len(q), arguments.causal, arguments.window):
+            probabilities = _probabilities(q, k, hidden, block, arguments)
+            keep = _keep(group, heads, block, arguments)
             if keep is not None:
                 probabilities *= keep
             values[:, block.rows] = torch.bmm(probabilities, v[:, block.columns])
@@ -80,35 +71,24 @@ def forward(
     return out
 
 
-def backward(
-    dout: Tensor,
-    qkv: Tensor,
-    cu_seqlens: Tensor,
-    keys: Tensor,
-    order: Tensor,
-    key: Tensor | None,
-    p: float,
-    causal: bool,
-    window: int,
-    scale: float,
-) -> Tensor:
+def backward(dout: Tensor, qkv: Tensor, arguments: Arguments) -> Tensor:
     """Returns dqkv (T, 3, H, K)."""
-    heads = qkv.shape[2]
+    heads, p = qkv.shape[2], arguments.p
     dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
-    for group in _groups(cu_seqlens, order, heads):
+    for group in _groups(arguments.cu_seqlens, arguments.order, heads):
         q, k, v = _by_head(qkv, group)
         (do,) = _by_head(dout.unsqueeze(1), group)
         hidden = _hidden_columns(group, heads, q)
         dq = torch.empty_like(q)
-        blocks = list(_blocks(group.length, len(q), causal, window))
+        blocks = list(_blocks(group.length, len(q), arguments.causal, arguments.window))
         # over several blocks dk and dv are sums of products, added in fp32
         wide = q.dtype if len(blocks) == 1 else torch.promote_types(q.dtype, torch.float32)
         dk, dv = (torch.zeros_like(k, dtype=wide) for _ in range(2))
         for block in blocks:
             rows, columns = block
-            probabilities = _probabilities(q, k, hidden, block, causal, window, scale)
+            probabilities = _probabilities(q, k, hidden, block, arguments)
             dprobabilities = torch.bmm(do[:, rows], v[:, columns].mT)
-            keep = _keep(key, keys[group.documents], heads, block, p)
+            keep = _keep(group, heads, block, arguments)
             dropped = probabilities
             if keep is not None:
                 dropped = probabilities * keep
@@ -118,7 +98,7 @@ def backward(
             dq[:, rows] = torch.bmm(dscores, k[:, columns])
             dk[:, columns] += torch.bmm(dscores.mT, q[:, rows])
         # the factor 1 / (1 - p) of dropout is linear all the way, so it is applied to the results, rounded once
-        factor = scale / (1.0 - p)
+        factor = arguments.scale / (1.0 - p)
         for part, gradient in enumerate((dq.mul_(factor), dk.mul_(factor), dv if p == 0.0 else dv.div_(1.0 - p))):
             _scatter(dqkv[:, part], group, gradient.to(qkv.dtype))
     return dqkv
@@ -202,32 +182,31 @@ def _hidden_columns(group: _Group, heads: int, q: Tensor) -> Tensor | None:
     return bias.repeat_interleave(heads, 0).unsqueeze(1)
 
 
-def _probabilities(
-    q: Tensor, k: Tensor, hidden: Tensor | None, block: _Block, causal: bool, window: int, scale: float
-) -> Tensor:
+def _probabilities(q: Tensor, k: Tensor, hidden: Tensor | None, block: _Block, arguments: Arguments) -> Tensor:
     """softmax(scale * q k^T) for a block of rows, (n * H, rows, columns)."""
     rows, columns = block
     shape = (len(q), rows.stop - rows.start, columns.stop - columns.start)
     if hidden is None:
         nothing = q.new_empty(1, 1, 1).expand(shape)
-        scores = torch.baddbmm(nothing, q[:, rows], k[:, columns].mT, beta=0.0, alpha=scale)
+        scores = torch.baddbmm(nothing, q[:, rows], k[:, columns].mT, beta=0.0, alpha=arguments.scale)
     else:
-        scores = torch.baddbmm(hidden[..., columns].expand(shape), q[:, rows], k[:, columns].mT, alpha=scale)
-    if causal or window >= 0:
+        scores = torch.baddbmm(hidden[..., columns].expand(shape), q[:, rows], k[:, columns].mT, alpha=arguments.scale)
+    if arguments.banded:
         everything = torch.ones(shape[1:], dtype=torch.bool, device=q.device)
         ahead = rows.start - columns.start
-        unseen = everything.triu(ahead + 1 + (0 if causal else window))
-        if window >= 0:
-            unseen |= everything.tril(ahead - 1 - window)
+        unseen = everything.triu(ahead + 1 + (0 if arguments.causal else arguments.window))
+        if arguments.window >= 0:
+            unseen |= everything.tril(ahead - 1 - arguments.window)
         scores = scores.masked_fill_(unseen, float("-inf"))
     return scores.softmax(-1)
 
 
-def _keep(key: Tensor | None, keys: Tensor, heads: int, block: _Block, p: float) -> Tensor | None:
+def _keep(group: _Group, heads: int, block: _Block, arguments: Arguments) -> Tensor | None:
     """1 at the probabilities that survive and 0 elsewhere, uint8 (n * H, rows, columns), or None without dropout."""
-    if key is None or p == 0.0:
+    if arguments.key is None or arguments.p == 0.0:
         return None
     rows, columns = block
-    keep = philox.keep_scores(key, keys, heads, range(rows.start, rows.stop), columns.stop, p)[..., columns]
+    keys, some = arguments.keys[group.documents], range(rows.start, rows.stop)
+    keep = philox.keep_scores(arguments.key, keys, heads, some, columns.stop, arguments.p)[..., columns]
     # PyTorch multiplies by uint8 four times faster than by bool
     return keep.flatten(0, 1).view(torch.uint8)

@@ -10,48 +10,21 @@ import torch
 from torch import Tensor
 
 from . import _grouped, _varlen
+from .arguments import Arguments
 from .choice import describe, varlen_refuses
 
 __all__ = ["backward", "forward"]
 
 
-def forward(
-    qkv: Tensor,
-    cu_seqlens: Tensor,
-    keys: Tensor,
-    order: Tensor,
-    tiles: Tensor,
-    key: Tensor | None,
-    p: float,
-    causal: bool,
-    window: int,
-    scale: float,
-    longest: int,
-) -> tuple[Tensor, Tensor]:
+def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     """Returns out (T, H, K) and the log-sum-exp, fp32 (H, T), or an empty tensor from groups, which save none."""
-    if not varlen_refuses(describe(qkv, p, causal, window, longest)):
-        return _varlen.forward(qkv, cu_seqlens, causal, window, scale, longest)
-    out = _grouped.forward(qkv, cu_seqlens, keys, order, key, p, causal, window, scale)
-    return out, qkv.new_empty(0, dtype=torch.float32)
+    if not varlen_refuses(describe(qkv, arguments)):
+        return _varlen.forward(qkv, arguments)
+    return _grouped.forward(qkv, arguments), qkv.new_empty(0, dtype=torch.float32)
 
 
-def backward(
-    dout: Tensor,
-    qkv: Tensor,
-    out: Tensor,
-    statistics: Tensor,
-    cu_seqlens: Tensor,
-    keys: Tensor,
-    order: Tensor,
-    tiles: Tensor,
-    key: Tensor | None,
-    p: float,
-    causal: bool,
-    window: int,
-    scale: float,
-    longest: int,
-) -> Tensor:
+def backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, arguments: Arguments) -> Tensor:
     """Returns dqkv (T, 3, H, K)."""
-    if not varlen_refuses(describe(qkv, p, causal, window, longest)):
-        return _varlen.backward(dout, qkv, out, statistics, cu_seqlens, causal, window, scale, longest)
-    return _grouped.backward(dout, qkv, cu_seqlens, keys, order, key, p, causal, window, scale)
+    if not varlen_refuses(describe(qkv, arguments)):
+        return _varlen.backward(dout, qkv, out, statistics, arguments)
+    return _grouped.backward(dout, qkv, arguments)

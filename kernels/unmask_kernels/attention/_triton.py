@@ -28,6 +28,7 @@ from unmask_kernels.documents import BOUNDS, TILE_ROWS, TILES_HEAD
 from ._triton_backward import grad_key_value_kernel, grad_query_kernel, owner_kernel
 from ._triton_forward import forward_kernel
 from ._triton_short import short_backward_kernel
+from .arguments import Arguments
 
 __all__ = ["OWNER_UP_TO", "SHORT_UP_TO", "backward", "forward", "owner_up_to"]
 
@@ -59,27 +60,27 @@ class Tile(NamedTuple):
         return options if self.registers is None else options | {"maxnreg": self.registers}
 
 
-def _tile(kernel: str, qkv: Tensor, banded: bool, p: float) -> Tile:
+def _tile(kernel: str, qkv: Tensor, arguments: Arguments) -> Tile:
     """The largest tile that spills nothing in 16 bits with Triton 3.6.0 and 3.9.0; docs/kernels/attention.md has the
     registers.
     """
     by_rows = kernel in ("forward", "grad_query")
     if qkv.dtype == torch.float32:
         return Tile(64, 32, 4, 1) if by_rows else Tile(32, 64, 4, 1)
-    wide = qkv.shape[3] > 64
+    wide, dropped = qkv.shape[3] > 64, arguments.p > 0.0
     if wide:
-        return Tile(64, 32 if p > 0.0 else 64, 8, 2) if by_rows else Tile(32, 64, 8, 2)
+        return Tile(64, 32 if dropped else 64, 8, 2) if by_rows else Tile(32, 64, 8, 2)
     # their products read operands from registers, those of sm_90 and sm_100 from shared memory
     ampere = capability.architecture(qkv) in ("sm_80", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")
     if kernel == "forward":
         # half the registers: two programs on a multiprocessor, so that one multiplies while the other exponentiates
-        return Tile(128, 64, 8, 2, registers=255) if ampere or p > 0.0 else Tile(128, 64, 8, 2, 2, registers=128)
+        return Tile(128, 64, 8, 2, registers=255) if ampere or dropped else Tile(128, 64, 8, 2, 2, registers=128)
     if kernel == "grad_query":
         # asked for no limit, the assembler spills to reach two programs on a multiprocessor
         return Tile(128, 32, 8, 2, registers=255) if ampere else Tile(128, 64, 8, 2)
     if ampere:
         return Tile(32, 64 if kernel == "owner" else 128, 8, 2, registers=255)
-    return Tile(32 if banded or p > 0.0 else 64, 128, 8, 2)
+    return Tile(32 if arguments.banded or dropped else 64, 128, 8, 2)
 
 
 @contextmanager
@@ -95,19 +96,7 @@ def owner_up_to(length: int) -> Iterator[None]:
         _owner_bound[0] = previous
 
 
-def forward(
-    qkv: Tensor,
-    cu_seqlens: Tensor,
-    keys: Tensor,
-    order: Tensor,
-    tiles: Tensor,
-    key: Tensor | None,
-    p: float,
-    causal: bool,
-    window: int,
-    scale: float,
-    longest: int,
-) -> tuple[Tensor, Tensor]:
+def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     """out (T, H, K) and the base-2 log-sum-exp of the scores, fp32 (H, T)."""
     tokens, _, heads, width = qkv.shape
     qkv = qkv.contiguous()
@@ -115,64 +104,49 @@ def forward(
     lse = qkv.new_empty((heads, tokens), dtype=torch.float32)
     if tokens == 0:
         return out, lse
-    tile = _tile("forward", qkv, causal or window >= 0, p)
+    tile = _tile("forward", qkv, arguments)
     parts = TILE_ROWS // tile.rows
     with device_guard(qkv):
-        forward_kernel[(persistent_programs(qkv, len(tiles) * heads * parts, tile.programs),)](
+        forward_kernel[(persistent_programs(qkv, len(arguments.tiles) * heads * parts, tile.programs),)](
             out_ptr=out,
             lse_ptr=lse,
             bound_long=BOUNDS.index(SHORT_UP_TO),
             bound_short=0,
-            slots=len(keys),
+            slots=len(arguments.keys),
             PARTS=parts,
             SIZE=SHORT_UP_TO,
             **tile.options(),
-            restore=1.0 / (1.0 - p),
-            **_shared(qkv, tiles, key, keys, p, causal, window, scale),
+            restore=1.0 / (1.0 - arguments.p),
+            **_shared(qkv, arguments),
         )
     return out, lse
 
 
-def backward(
-    dout: Tensor,
-    qkv: Tensor,
-    out: Tensor,
-    statistics: Tensor,
-    cu_seqlens: Tensor,
-    keys: Tensor,
-    order: Tensor,
-    tiles: Tensor,
-    key: Tensor | None,
-    p: float,
-    causal: bool,
-    window: int,
-    scale: float,
-    longest: int,
-) -> Tensor:
+def backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, arguments: Arguments) -> Tensor:
     """dqkv (T, 3, H, K)."""
     qkv = qkv.contiguous()
     dqkv = torch.empty_like(qkv)
     if len(qkv) == 0:
         return dqkv
-    kept = 1.0 - p
-    shared = _shared(qkv, tiles, key, keys, p, causal, window, scale)
+    kept = 1.0 - arguments.p
+    shared = _shared(qkv, arguments)
     shared |= {
         "dout_ptr": dout.contiguous(),
         "lse_ptr": statistics,
         "dqkv_ptr": dqkv,
-        "factor_grad": scale / kept,
+        "factor_grad": arguments.scale / kept,
     }
     owned = _owner_bound[0] if qkv.shape[3] <= WIDEST_OWNER else SHORT_UP_TO
     with device_guard(qkv):
         _launch_short(qkv, kept, shared)
-        if longest > SHORT_UP_TO:
+        if arguments.longest > SHORT_UP_TO:
             shared["delta_ptr"] = torch.empty_like(statistics)
-            tile = partial(_tile, qkv=qkv, banded=causal or window >= 0, p=p)
+            tile = partial(_tile, qkv=qkv, arguments=arguments)
             if owned > SHORT_UP_TO:
-                _launch_owner(qkv, out, kept, owned, longest, tile("owner"), shared)
-            if longest > owned:
+                _launch_owner(qkv, out, kept, owned, arguments.longest, tile("owner"), shared)
+            if arguments.longest > owned:
                 passes = {"grad_query": tile("grad_query"), "grad_key_value": tile("grad_key_value")}
-                _launch_passes(qkv, out, kept, owned, len(keys), passes, shared)
+                _launch_passes(qkv, out, kept, owned, len(arguments.keys), passes, shared)
     return dqkv
 
 
@@ -224,29 +198,29 @@ def _launch_passes(
         kernel[(programs,)](PARTS=parts, **bounds, **tile.options(), **extra, **shared)
 
 
-def _shared(
-    qkv: Tensor, tiles: Tensor, key: Tensor | None, keys: Tensor, p: float, causal: bool, window: int, scale: float
-) -> dict[str, Any]:
+def _shared(qkv: Tensor, arguments: Arguments) -> dict[str, Any]:
     """The arguments that all kernels have in common."""
-    if not scale > 0.0:
+    if not arguments.scale > 0.0:
         # the running maximum is taken before scores are scaled
-        raise ValueError(f"attention: backend 'triton' needs a scale above 0, got {scale}; ask for backend 'torch'")
-    reach = _NOTHING_HIDDEN if window < 0 else window
+        raise ValueError(
+            f"attention: backend 'triton' needs a scale above 0, got {arguments.scale}; ask for backend 'torch'"
+        )
+    back, ahead = (_NOTHING_HIDDEN if side < 0 else side for side in arguments.sides)
     tokens, _, heads, width = qkv.shape
     return {
-        "tiles_ptr": tiles,
-        "key_ptr": key,
-        "keys_ptr": None if key is None else keys,
+        "tiles_ptr": arguments.tiles,
+        "key_ptr": arguments.key,
+        "keys_ptr": None if arguments.key is None else arguments.keys,
         "qkv_ptr": qkv,
         "tokens": tokens,
-        "back": reach,
-        "ahead": 0 if causal else reach,
-        "factor": scale * _LOG2_E,
-        "threshold": philox.threshold(p),
+        "back": back,
+        "ahead": ahead,
+        "factor": arguments.scale * _LOG2_E,
+        "threshold": philox.threshold(arguments.p),
         "HEADS": heads,
         "K": width,
-        "BANDED": causal or window >= 0,
-        "HAS_DROPOUT": p > 0.0,
+        "BANDED": arguments.banded,
+        "HAS_DROPOUT": arguments.p > 0.0,
         "LISTS": TILES_HEAD,
         "BLOCK_K": triton.next_power_of_2(width),
     }

@@ -16,73 +16,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arguments import Arguments
+
 __all__ = ["backward", "forward"]
 
 
-def forward(
-    qkv: Tensor, cu_seqlens: Tensor, causal: bool, window: int, scale: float, longest: int
-) -> tuple[Tensor, Tensor]:
+def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     """Returns out (T, H, K) and the log-sum-exp of the scaled scores, fp32 (H, T)."""
     tokens, _, heads, width = qkv.shape
     if tokens == 0:
         return qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32)
     q, k, v = qkv.contiguous().unbind(1)
-    out, lse, *_ = torch.ops.aten._flash_attention_forward(
-        q,
-        k,
-        v,
-        cu_seqlens,
-        cu_seqlens,
-        longest,
-        longest,
-        0.0,
-        causal,
-        False,
-        scale=scale,
-        window_size_left=window,
-        window_size_right=0 if causal else window,
-    )
+    positional, named = _shared(arguments)
+    out, lse, *_ = torch.ops.aten._flash_attention_forward(q, k, v, *positional, False, **named)
     return out, lse
 
 
-def backward(
-    dout: Tensor,
-    qkv: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    cu_seqlens: Tensor,
-    causal: bool,
-    window: int,
-    scale: float,
-    longest: int,
-) -> Tensor:
+def backward(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, arguments: Arguments) -> Tensor:
     """Returns dqkv (T, 3, H, K)."""
     if qkv.shape[0] == 0:
         return torch.empty_like(qkv, memory_format=torch.contiguous_format)
     q, k, v = qkv.contiguous().unbind(1)
     # states of the random numbers of dropout, of which there are none
     unused = torch.zeros(2, dtype=torch.uint64, device=qkv.device)
+    positional, named = _shared(arguments)
     with _deterministic():
         gradients = torch.ops.aten._flash_attention_backward(
-            dout.contiguous(),
-            q,
-            k,
-            v,
-            out,
-            lse,
-            cu_seqlens,
-            cu_seqlens,
-            longest,
-            longest,
-            0.0,
-            causal,
-            unused,
-            unused,
-            scale=scale,
-            window_size_left=window,
-            window_size_right=0 if causal else window,
+            dout.contiguous(), q, k, v, out, lse, *positional, unused, unused, **named
         )
     return torch.stack(gradients, dim=1)
+
+
+def _shared(arguments: Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What both operations are given, without dropout: by position after the tensors, and by name."""
+    cu_seqlens, longest = arguments.cu_seqlens, arguments.longest
+    left, right = arguments.sides
+    named = {"scale": arguments.scale, "window_size_left": left, "window_size_right": right}
+    return (cu_seqlens, cu_seqlens, longest, longest, 0.0, arguments.causal), named
 
 
 @contextmanager

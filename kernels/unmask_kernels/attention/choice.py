@@ -10,6 +10,7 @@ from torch import Tensor
 from ..capability import architecture, triton_reasons
 from ..dispatch import Backend, Family
 from . import flash_versions
+from .arguments import Arguments
 
 __all__ = ["FAMILY", "AttentionCall", "describe", "saves_statistics", "varlen_refuses"]
 
@@ -44,11 +45,19 @@ class AttentionCall(NamedTuple):
     captured: bool
 
 
-def describe(qkv: Tensor, p: float, causal: bool, window: int, longest: int) -> AttentionCall:
+def describe(qkv: Tensor, arguments: Arguments) -> AttentionCall:
     """The call on qkv (T, 3, H, K), traceable by the compiler."""
     captured = torch.compiler.is_compiling() or (qkv.is_cuda and torch.cuda.is_current_stream_capturing())
     return AttentionCall(
-        qkv.device.type, architecture(qkv), qkv.dtype, qkv.shape[3], causal, window, p, longest, captured
+        device=qkv.device.type,
+        architecture=architecture(qkv),
+        dtype=qkv.dtype,
+        head_dim=qkv.shape[3],
+        causal=arguments.causal,
+        window=arguments.window,
+        p=arguments.p,
+        longest=arguments.longest,
+        captured=captured,
     )
 
 

@@ -14,6 +14,7 @@ from .. import checks
 from ..documents import Documents
 from ..precision import autocast_dtype, without_autocast
 from . import reference
+from .arguments import SCHEMA, Arguments
 from .choice import FAMILY, AttentionCall, describe, saves_statistics
 
 __all__ = ["FAMILY", "AttentionCall", "attention"]
@@ -59,21 +60,14 @@ def attention(
     """
     _check(qkv, documents, window, p, key)
     qkv = qkv.to(autocast_dtype(qkv))
-    if p == 0.0:
-        key = None
     if scale is None:
         scale = float(qkv.shape[3]) ** -0.5
-    longest = documents.longest
-    # no two tokens of a document are farther apart, so backends without windows may run it
-    reach = -1 if window is None or window >= longest else window
-    chosen = FAMILY.choose(backend, describe(qkv, p, causal, reach, longest))
+    arguments = Arguments.of(documents, key=key, p=p, causal=causal, window=window, scale=scale)
+    chosen = FAMILY.choose(backend, describe(qkv, arguments))
     if chosen == "reference":
         with without_autocast(qkv.device.type):
             return reference.attention(qkv, documents, causal=causal, window=window, scale=scale, p=p, key=key)
-    lists = (documents.cu_seqlens, documents.keys, documents.order, documents.tiles)
-    out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
-        qkv, *lists, key, p, causal, reach, scale, longest, chosen
-    )
+    out: Tensor = _Attention.apply(qkv, *arguments, chosen)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -111,49 +105,34 @@ def _check(qkv: Tensor, documents: Documents, window: int | None, p: float, key:
 
 
 _LIBRARY = torch.library.Library("unmask", "FRAGMENT")
+_LIBRARY.define(f"attention_fwd(Tensor qkv, {SCHEMA}, str backend) -> (Tensor out, Tensor statistics)")
 _LIBRARY.define(
-    "attention_fwd(Tensor qkv, Tensor cu_seqlens, Tensor keys, Tensor order, Tensor tiles, Tensor? key, "
-    "float p, bool causal, int window, float scale, SymInt longest, str backend) -> (Tensor out, Tensor statistics)"
-)
-_LIBRARY.define(
-    "attention_bwd(Tensor dout, Tensor qkv, Tensor out, Tensor statistics, Tensor cu_seqlens, Tensor keys, "
-    "Tensor order, Tensor tiles, Tensor? key, float p, bool causal, int window, float scale, SymInt longest, "
-    "str backend) -> Tensor dqkv"
+    f"attention_bwd(Tensor dout, Tensor qkv, Tensor out, Tensor statistics, {SCHEMA}, str backend) -> Tensor dqkv"
 )
 
 
-def _forward(qkv: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+def _forward(qkv: Tensor, *arguments_and_backend: Any) -> tuple[Tensor, Tensor]:
+    *arguments, backend = arguments_and_backend
     with without_autocast(qkv.device.type):
-        outputs: tuple[Tensor, Tensor] = FAMILY.module(arguments[-1]).forward(qkv, *arguments[:-1])
+        outputs: tuple[Tensor, Tensor] = FAMILY.module(backend).forward(qkv, Arguments(*arguments))
         return outputs
 
 
-def _backward(dout: Tensor, *arguments: Any) -> Tensor:
+def _backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, *arguments_and_backend: Any) -> Tensor:
+    *arguments, backend = arguments_and_backend
     with without_autocast(dout.device.type):
-        dqkv: Tensor = FAMILY.module(arguments[-1]).backward(dout, *arguments[:-1])
+        dqkv: Tensor = FAMILY.module(backend).backward(dout, qkv, out, statistics, Arguments(*arguments))
         return dqkv
 
 
-def _forward_fake(
-    qkv: Tensor,
-    cu_seqlens: Tensor,
-    keys: Tensor,
-    order: Tensor,
-    tiles: Tensor,
-    key: Tensor | None,
-    p: float,
-    causal: bool,
-    window: int,
-    scale: float,
-    longest: int,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
+def _forward_fake(qkv: Tensor, *arguments_and_backend: Any) -> tuple[Tensor, Tensor]:
+    *arguments, backend = arguments_and_backend
     tokens, _, heads, width = qkv.shape
-    saved = saves_statistics(backend, describe(qkv, p, causal, window, longest))
+    saved = saves_statistics(backend, describe(qkv, Arguments(*arguments)))
     return qkv.new_empty((tokens, heads, width)), qkv.new_empty((heads, tokens) if saved else 0, dtype=torch.float32)
 
 
-def _backward_fake(dout: Tensor, qkv: Tensor, *arguments: Any) -> Tensor:
+def _backward_fake(dout: Tensor, qkv: Tensor, *rest: Any) -> Tensor:
     return qkv.new_empty(tuple(qkv.shape))
 
 

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from unmask_kernels import philox
+from unmask_kernels.attention import AttentionCall
+from unmask_kernels.attention.arguments import Arguments
+from unmask_kernels.attention.choice import describe
 from unmask_kernels.documents import Documents
 
 from .inputs import Case, Inputs, lengths_to_documents
 
-__all__ = ["ATTENTION", "GRID", "LARGE", "attention_case", "eager"]
+__all__ = ["ATTENTION", "GRID", "LARGE", "attention_case", "described", "eager"]
 
 
 def attention_case(
@@ -42,6 +45,11 @@ def attention_case(
     form = f"-k{head_dim}" + ("-causal" if causal else "")
     form += ("" if window is None else f"-window{window}") + (f"-p{round(100 * p)}" if p else "")
     return Case(name=name + form, build=build)
+
+
+def described(qkv: Tensor, documents: Documents, **settings: Any) -> AttentionCall:
+    """What the choice of a backend sees of a case's arguments."""
+    return describe(qkv, Arguments.of(documents, scale=1.0, **settings))
 
 
 def eager(
