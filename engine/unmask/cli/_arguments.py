@@ -1,6 +1,51 @@
-"""Command lines as people write them: an option that takes several values may also be repeated."""
+"""Command lines as people write them, and help as wide as their terminal.
 
-__all__ = ["join_repeated"]
+The text of an option is the docstring of its field, that of a command the docstring of its class or a description. The
+source wraps both at some column, which must not show: `read` makes each paragraph one line and leaves the breaks to the
+terminal.
+"""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import re
+import shutil
+import textwrap
+import typing
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+if TYPE_CHECKING:
+    from tyro.constructors import StructConstructorSpec, StructTypeInfo
+
+__all__ = ["join_repeated", "read"]
+
+T = TypeVar("T")
+
+
+def read(options: type[T], *, prog: str, arguments: list[str], default: T | None = None, description: str = "") -> T:
+    """What the arguments say, as an instance of the dataclass `options`; prints and exits where they ask for help.
+
+    Args:
+        options: the class, its fields described by the docstrings under them.
+        prog: the command as it is typed.
+        arguments: of the command line.
+        default: what stands where the arguments say nothing. Default: the defaults of the class.
+        description: of the command. Default: the docstring of the class.
+    """
+    import tyro
+    from tyro.constructors import ConstructorRegistry
+
+    if {"-h", "--help"} & set(arguments):
+        width = shutil.get_terminal_size().columns
+        paragraphs = _flow(description or inspect.getdoc(options) or "").split("\n\n")
+        print("\n\n".join(textwrap.fill(one, width, break_on_hyphens=False) for one in paragraphs), end="\n\n")
+    registry = ConstructorRegistry()
+    registry.struct_rule(_described)
+    with registry:
+        if default is None:
+            return tyro.cli(options, prog=prog, description="", args=arguments)
+        return tyro.cli(options, prog=prog, description="", args=arguments, default=default)
 
 
 def join_repeated(arguments: list[str], option: str) -> list[str]:
@@ -19,3 +64,54 @@ def join_repeated(arguments: list[str], option: str) -> list[str]:
         elif not taking:
             rest.append(argument)
     return [*rest, option, *values] if values else arguments
+
+
+def _described(info: "StructTypeInfo") -> "StructConstructorSpec | None":
+    """The fields of a dataclass with their docstrings as help; None for other types."""
+    from tyro.constructors import StructConstructorSpec, StructFieldSpec
+
+    if not dataclasses.is_dataclass(info.type):
+        return None
+    cls = typing.cast(type, info.type)
+    types, texts = typing.get_type_hints(cls, include_extras=True), _docstrings(cls)
+    fields = [(field.name, _default(field, info.default)) for field in dataclasses.fields(cls)]
+    return StructConstructorSpec(
+        instantiate=cls,
+        fields=tuple(
+            StructFieldSpec(name=name, type=_quiet(types[name], default), default=default, helptext=texts[name])
+            for name, default in fields
+        ),
+    )
+
+
+def _default(field: "dataclasses.Field[Any]", instance: Any) -> Any:
+    from tyro import MISSING
+
+    if dataclasses.is_dataclass(instance):
+        return getattr(instance, field.name)
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return MISSING if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _quiet(hint: Any, default: Any) -> Any:
+    """`hint`, without a word about a default that is nothing: the text says what happens then."""
+    from tyro.conf import arg
+
+    return Annotated[hint, arg(help_behavior_hint="")] if default is None or default in ([], {}, ()) else hint
+
+
+def _docstrings(cls: type) -> dict[str, str | None]:
+    """The string under each field in the source of a class, None where there is none."""
+    [definition] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    texts: dict[str, str | None] = dict.fromkeys(field.name for field in dataclasses.fields(cls))
+    for field, below in itertools.pairwise(typing.cast(ast.ClassDef, definition).body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                texts[name] = _flow(text)
+    return texts
+
+
+def _flow(text: str) -> str:
+    """Each paragraph as one line."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text.strip()))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
+from unmask.cli._arguments import read
 from unmask.errors import RunError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Options:
 
 def run(arguments: list[str]) -> None:
     """Print the tables and write them with the plots."""
-    options = tyro.cli(Options, prog="unmask analyse", args=arguments)
+    options = read(Options, prog="unmask analyse", arguments=arguments)
     if options.micro_batches < 1:
         raise ValueError(f"analyse: --micro-batches must be at least 1, got {options.micro_batches}")
     report = analyse(options.path, recipe=options.recipe, micro_batches=options.micro_batches)

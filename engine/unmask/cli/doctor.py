@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
 if TYPE_CHECKING:
     import torch
 
@@ -35,7 +33,9 @@ class Options:
 
 def run(arguments: list[str]) -> None:
     """Print the report."""
-    tyro.cli(Options, prog="unmask doctor", args=arguments)
+    from unmask.cli._arguments import read
+
+    read(Options, prog="unmask doctor", arguments=arguments)
     for line in report():
         print(line)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from unmask.cli._arguments import read
 from unmask.cli._folders import find_model, load_model
 from unmask.errors import RunError, TokenizerError
 
@@ -30,7 +31,7 @@ class Options:
 
 def run(arguments: list[str]) -> None:
     """Export and print what was written."""
-    options = tyro.cli(Options, prog="unmask export", args=arguments)
+    options = read(Options, prog="unmask export", arguments=arguments)
     print(export(options.model, options.out))
 
 

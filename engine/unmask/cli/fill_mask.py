@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from unmask.cli._arguments import read
 from unmask.cli._folders import ModelFolder, config_of, find_model, load_model
 from unmask.errors import UnmaskError
 
@@ -43,7 +44,7 @@ class Prediction:
 
 def run(arguments: list[str]) -> None:
     """Print the best predictions for every [MASK] of every text."""
-    options = tyro.cli(Options, prog="unmask fill-mask", args=arguments)
+    options = read(Options, prog="unmask fill-mask", arguments=arguments)
     if not options.texts:
         raise UnmaskError(f'fill-mask: needs a text, such as "Returns a new {MASK}."')
     if options.top < 1:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from unmask.cli._arguments import read
 from unmask.errors import RunError, UnmaskError
 from unmask.train.log import read_evaluations, read_log
 
@@ -37,7 +38,7 @@ class Curve:
 
 def run(arguments: list[str]) -> None:
     """Draw the curve and print where it is."""
-    options = tyro.cli(Options, prog="unmask plot", args=arguments)
+    options = read(Options, prog="unmask plot", arguments=arguments)
     training, held_out = read_curves(options.run)
     out = options.out or options.run / "loss.png"
     draw(training, held_out, title=f"{options.run.name}: loss", out=out)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from unmask.cli._arguments import join_repeated
+from unmask.cli._arguments import join_repeated, read
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -52,7 +52,7 @@ class Options:
     """Blank lines separate the documents of a text file."""
     split_at: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
     """A document of a text file begins at each line in which this is found: '^#{1,2} ' for Markdown headings,
-    '^ *第.{1,6}回' for the chapters of a Chinese novel. Headings with nothing between them open one document."""
+    '^CHAPTER ' for those of a novel. Headings with nothing between them open one document."""
     segmenter: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """What joins Chinese characters to words for masking: chinese (rjieba, else jieba; extra `chinese`), rjieba, jieba,
     spaces (text that is segmented already), or module:function. None: every character is a word."""
@@ -66,7 +66,7 @@ class Options:
 
 def run(arguments: list[str]) -> None:
     """Prepare and print what the store holds."""
-    options = tyro.cli(Options, prog="unmask prepare", args=join_repeated(arguments, "--input"))
+    options = read(Options, prog="unmask prepare", arguments=join_repeated(arguments, "--input"))
 
     from unmask.data.prepare import describe, prepare
     from unmask.data.unfinished import unfinished_hint

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unmask.cli._arguments import join_repeated
+from unmask.cli._arguments import join_repeated, read
 from unmask.config import RunConfig, load_config
 from unmask.errors import ConfigError
 
@@ -68,8 +68,6 @@ def _unchecked(source: str | Path | None) -> RunConfig:
 def _read(arguments: list[str], base: RunConfig) -> RunConfig:
     if not arguments:
         return base
-    import tyro
-
     from unmask.recipes import names
 
     described = (
@@ -79,7 +77,7 @@ def _read(arguments: list[str], base: RunConfig) -> RunConfig:
     )
     joined = join_repeated(join_repeated(arguments, "--data.input"), "--data.weights")
     words = _whole_numbers(joined)
-    return tyro.cli(RunConfig, prog="unmask pretrain", description=described, args=words, default=base)
+    return read(RunConfig, prog="unmask pretrain", description=described, arguments=words, default=base)
 
 
 def _whole_numbers(arguments: list[str]) -> list[str]:
