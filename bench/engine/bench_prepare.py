@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unmask.data.corpus import read_corpus
 from unmask.data.docstrings import docstring_corpus
 from unmask.data.prepare import prepare
+from unmask.data.prepare_inputs import Inputs
+from unmask.data.readers import ReadOptions
 from unmask.data.store import Store
 from unmask.data.tokenizer import Tokenizer
 
@@ -65,7 +66,9 @@ def corpus(request: pytest.FixtureRequest, tmp_path: Path) -> Corpus:
     if given is None:
         pytest.skip("no Chinese text: name some with --chinese")
     pytest.importorskip("rjieba")
-    return _corpus(tmp_path / "chinese.jsonl", (document.text for document in read_corpus([given])), "rjieba")
+    return _corpus(
+        tmp_path / "chinese.jsonl", (document.text for document in Inputs([given], ReadOptions()).documents()), "rjieba"
+    )
 
 
 def _corpus(path: Path, texts: Iterable[str], segmenter: str | None) -> Corpus:

@@ -24,7 +24,7 @@ from unmask.data.readers import SUFFIXES, ReadOptions, read_file, suffix_of
 from unmask.data.text_files import errors_named
 from unmask.errors import CorpusError
 
-__all__ = ["CorpusFile", "Document", "Input", "corpus_files", "named_inputs", "read_corpus", "read_input"]
+__all__ = ["CorpusFile", "Document", "Input", "corpus_files", "named_inputs", "read_input"]
 
 _NAME = re.compile(r"[\w.-]+")
 
@@ -98,38 +98,14 @@ def corpus_files(inputs: Sequence[str | Path]) -> list[CorpusFile]:
     return [file for given in named_inputs(inputs) for file in _files(given)]
 
 
-def read_corpus(
-    inputs: Sequence[str | Path],
-    *,
-    text_field: str = "text",
-    blank_line_documents: bool = False,
-    split_at: str | None = None,
-) -> Iterator[Document]:
-    """Yields every document of the inputs.
-
-    Args:
-        inputs: paths or `name=path`, as the head of this file tells.
-        text_field: as in `ReadOptions`, and so are `blank_line_documents` and `split_at`.
-        blank_line_documents: see there.
-        split_at: see there.
+def read_input(given: Input, options: ReadOptions) -> Iterator[Document]:
+    """Yields the documents of one input.
 
     Raises:
         CorpusError: see `corpus_files` and `ReadOptions`; a file is unreadable, damaged, binary or not UTF-8, a JSON
-            line is malformed, the text field is absent or not text, or the whole corpus has no text. The message
-            names the file and the byte, line or row.
+            line is malformed, or the text field is absent or not text. The message names the file and the byte, line
+            or row.
     """
-    options = ReadOptions(text_field=text_field, blank_line_documents=blank_line_documents, split_at=split_at)
-    found_text = False
-    for given in named_inputs(inputs):
-        for document in read_input(given, options):
-            found_text = found_text or bool(document.text.strip())
-            yield document
-    if not found_text:
-        raise CorpusError(f"corpus: {', '.join(str(given) for given in inputs)} holds no text; every document is empty")
-
-
-def read_input(given: Input, options: ReadOptions) -> Iterator[Document]:
-    """Yields the documents of one input; errors as in `read_corpus`."""
     if given.is_dataset:
         for text, origin in read_dataset(given.location, options.text_field):
             yield Document(text=text, source=given.source, origin=origin)

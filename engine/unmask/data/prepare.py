@@ -70,7 +70,7 @@ def prepare(
     """Makes a token store and opens it; its `manifest["summary"]` counts what was found (`describe` prints it).
 
     Args:
-        inputs: what `read_corpus` takes, and token stores; None or empty takes the embedded corpus.
+        inputs: files, folders, data sets (see `corpus.py`) and token stores; None or empty takes the embedded corpus.
         out: the store to make; it must not exist. `<out>.partial` is what a killed run left to go on with.
         tokenizer: a tokenizer, its folder or `vocab.txt`; None takes that of the first store among the inputs, else
             trains one on this text. The store keeps a copy in `tokenizer/`.

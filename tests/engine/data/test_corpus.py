@@ -4,18 +4,25 @@ import errno
 import gzip
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from unmask.data.corpus import corpus_files, read_corpus
+from unmask.data.corpus import Document, corpus_files
+from unmask.data.prepare_inputs import Inputs
+from unmask.data.readers import ReadOptions
 from unmask.errors import CorpusError
 
 TEXTS = ["The first document.\nTwo lines.", "第二篇文章。", "A third — with a dash"]
 
 
 def _texts(path: Path, **options: object) -> list[str]:
-    return [document.text for document in read_corpus([path], **options)]  # type: ignore[arg-type]
+    return [document.text for document in _documents(path, **options)]
+
+
+def _documents(*paths: Path, **options: object) -> Iterator[Document]:
+    return Inputs(paths, ReadOptions(**options)).documents()  # type: ignore[arg-type]
 
 
 def _write(path: Path, data: bytes) -> Path:
@@ -47,7 +54,7 @@ def test_a_text_file_is_one_document_or_one_per_block(tmp_path: Path, suffix: st
     path = _write(tmp_path / f"book{suffix}", b"\n\none\nstill one\n \t\n\ntwo\n")
     assert _texts(path) == ["\n\none\nstill one\n \t\n\ntwo\n"]
     assert _texts(path, blank_line_documents=True) == ["one\nstill one\n", "two\n"]
-    origins = [document.origin for document in read_corpus([path], blank_line_documents=True)]
+    origins = [document.origin for document in _documents(path, blank_line_documents=True)]
     assert origins == [f"{path}:3", f"{path}:7"]
 
 
@@ -56,7 +63,7 @@ def test_a_directory_is_read_in_depth_in_sorted_order_without_hidden_files(tmp_p
         path = tmp_path / "corpus" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, name.encode())
-    documents = list(read_corpus([tmp_path / "corpus"]))
+    documents = list(_documents(tmp_path / "corpus"))
     assert [document.text for document in documents] == ["a/y.txt.gz", "a/z.md", "b.txt"]
     assert {document.source for document in documents} == {"corpus"}
 
@@ -79,14 +86,16 @@ def test_byte_order_mark_is_dropped_and_null_text_is_an_empty_document(tmp_path:
 
 def test_jsonl_is_streamed_up_to_the_damage(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.jsonl", b'{"text": "good"}\n\n{"text": "bad"\n')
-    documents = read_corpus([path])
+    documents = _documents(path)
     assert next(documents).text == "good"
     with pytest.raises(CorpusError, match=r"a\.jsonl:3 is not valid JSON \(Expecting ',' delimiter, column"):
         next(documents)
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.gz"])
-@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [(name, False) for name in ("a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.gz")] + [("a.txt", True), ("a.txt.gz", True)],
+)
 def test_invalid_utf8_is_named_with_its_byte_offset(tmp_path: Path, name: str, blocks: bool) -> None:
     good = _jsonl([{"text": "é" * 100}] * 30)
     data = good + b'{"text": "caf\xe9"}\n'
@@ -176,9 +185,9 @@ def test_missing_unsupported_and_empty_inputs_are_refused(tmp_path: Path) -> Non
     with pytest.raises(CorpusError, match="folder holds no file to read"):
         _texts(tmp_path / "folder")
     with pytest.raises(CorpusError, match="at least one file or directory"):
-        list(read_corpus([]))
+        corpus_files([])
     with pytest.raises(CorpusError, match="holds no text"):
-        _texts(_write(tmp_path / "a.txt", b" \n"))
+        list(Inputs([_write(tmp_path / "a.txt", b" \n")], ReadOptions()))
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,14 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from unmask.data.corpus import named_inputs, read_corpus
+from unmask.data.corpus import Document, named_inputs
+from unmask.data.prepare_inputs import Inputs
+from unmask.data.readers import ReadOptions
 from unmask.errors import CorpusError
 
 TEXTS = ["The first document.\nTwo lines.", "第二篇文章。", ""]
@@ -14,7 +17,11 @@ CHAPTER = "^\\s*(正文 )?第[一二三四五六七八九十百零〇]+回"
 
 
 def _texts(given: object, **options: object) -> list[str]:
-    return [document.text for document in read_corpus([given], **options)]  # type: ignore[list-item, arg-type]
+    return [document.text for document in _documents(given, **options)]
+
+
+def _documents(*given: object, **options: object) -> Iterator[Document]:
+    return Inputs(given, ReadOptions(**options)).documents()  # type: ignore[arg-type]
 
 
 def _zst(path: Path, data: bytes) -> Path:
@@ -28,7 +35,7 @@ def test_headings_open_documents_and_a_title_joins_what_follows(tmp_path: Path) 
     book = "by nobody\n# Title: T\n\n## Author: A\n\npreface\n## I\n\nfirst\n### not here\n## II\nsecond\n## III\n"
     path = tmp_path / "book.md"
     path.write_text(book)
-    documents = list(read_corpus([path], split_at="^#{1,2} "))
+    documents = list(_documents(path, split_at="^#{1,2} "))
     assert [document.text for document in documents] == [
         "by nobody\n",
         "# Title: T\n\n## Author: A\n\npreface\n",
@@ -114,14 +121,14 @@ def test_an_input_may_name_its_source_and_several_may_share_it(tmp_path: Path) -
         (tmp_path / name).write_text(name)
     inputs = [f"en={tmp_path}/a.txt", f"en={tmp_path}/b.txt", tmp_path / "c=d.txt", f"zh-书={tmp_path}/e.txt"]
     assert [given.source for given in named_inputs(inputs)] == ["en", "en", "c=d", "zh-书"]
-    assert [(document.source, document.text) for document in read_corpus(inputs)] == [
+    assert [(document.source, document.text) for document in _documents(*inputs)] == [
         ("en", "a.txt"),
         ("en", "b.txt"),
         ("c=d", "c=d.txt"),
         ("zh-书", "e.txt"),
     ]
     with pytest.raises(CorpusError, match=r"nowhere\.txt does not exist"):
-        list(read_corpus([f"en={tmp_path}/nowhere.txt"]))
+        _documents(f"en={tmp_path}/nowhere.txt")
 
 
 def test_a_saved_hugging_face_dataset_is_a_source(tmp_path: Path) -> None:
@@ -132,7 +139,7 @@ def test_a_saved_hugging_face_dataset_is_a_source(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": rows, "test": rows.select([1])}).save_to_disk(tmp_path / "split")
     assert _texts(tmp_path / "plain", text_field="body") == [*TEXTS, ""]
     assert _texts(tmp_path / "split", text_field="body") == [*TEXTS, "", TEXTS[1]]
-    documents = list(read_corpus([f"wiki={tmp_path}/plain"], text_field="body"))
+    documents = list(_documents(f"wiki={tmp_path}/plain", text_field="body"))
     assert {document.source for document in documents} == {"wiki"}
     assert documents[1].origin == f"{tmp_path}/plain:row 1"
     with pytest.raises(CorpusError, match="has no field 'bodi', its fields are body, id; the nearest is 'body'"):
@@ -148,7 +155,7 @@ def test_hf_streams_what_the_library_can_load(tmp_path: Path) -> None:
     (folder / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     given = f"hf://{folder}:train"
     assert _texts(given) == TEXTS
-    assert [document.source for document in read_corpus([given])][:1] == ["files"]
+    assert [document.source for document in _documents(given)][:1] == ["files"]
     (tmp_path / "nothing").mkdir()
     with pytest.raises(CorpusError, match=r"hf://.*/nothing cannot be loaded as a data set"):
         _texts(f"hf://{tmp_path}/nothing")
