@@ -5,19 +5,28 @@ every token once (pairs apart), no sequence over the limit; with bm25, neighbour
 more often than by chance. Goal for bm25: 2 minutes for all documents, on two cores; a helper process composes, so
 that the training loop keeps the other core. A second group finds the first micro-batch at 0 and at 10**6.
 
+A third group is the search inside bm25 alone, beside the library `bm25s` (pip install bm25s; left out without it):
+for each of 50 documents, the most similar of a buffer of 2,048 of the 100,000. Both have the same words, without stop
+words, and the same formula; the gate wants the same answers. `get_scores` is the quickest that the library offers,
+`retrieve` what its manual shows.
+
     PYTHONPATH=engine:kernels python -m pytest bench/engine/bench_compose.py --import-mode=importlib
+    PYTHONPATH=engine:kernels python -m pytest bench/engine/bench_compose.py --import-mode=importlib -k search
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from bench.clock import PLAYBACK
 from numpy.typing import NDArray
 
 from unmask.batch import Cursor
 from unmask.data.compose import Composition, SequenceTable, Window, composer
+from unmask.data.compose.bm25_index import K1, STOP_SHARE, B, TermIndex
 from unmask.data.memory_store import MemoryStore
 from unmask.data.stream import Stream, StreamConfig
 
@@ -25,6 +34,7 @@ DOCUMENTS, TOKENS, LONGEST = 100_000, 128, 512
 VOCAB_SIZE = 30_522
 SUBJECTS = 500
 GOAL_SECONDS = 120.0
+BUFFER, QUERIES, SEARCH_ROUNDS = 2048, 50, 5
 STRATEGIES: dict[str, dict[str, str]] = {
     "documents": {},
     "doc_sentences": {},
@@ -37,6 +47,7 @@ STRATEGIES: dict[str, dict[str, str]] = {
     "bm25, path": {"walk": "path"},
     "bm25, star": {"walk": "star"},
 }
+SEARCHERS = ("ours", "bm25s get_scores", "bm25s retrieve")
 
 Numbers = NDArray[np.int64]
 
@@ -123,3 +134,73 @@ def bench_seek(benchmark: Any, store: MemoryStore, index: int) -> None:
     batch = benchmark.pedantic(lambda stream: next(stream.batches(index)), setup=fresh, rounds=5)
     assert batch.cursor == (Cursor(999, 0, 7) if index else Cursor(0, 0, 0))
     benchmark.extra_info.update({"case": f"micro-batch {index}", "variant": "stream"})
+
+
+def searches(store: MemoryStore) -> dict[str, Callable[[int], list[int]]]:
+    """What finds the document of the buffer that is most like each query of a round, by name; answers are compared."""
+    import bm25s
+
+    documents = window(store)
+    buffer = np.arange(DOCUMENTS // 2, DOCUMENTS // 2 + BUFFER)
+    rounds = np.random.default_rng(2).permutation(buffer)[: SEARCH_ROUNDS * QUERIES].reshape(SEARCH_ROUNDS, QUERIES)
+
+    index = TermIndex(documents, documents.documents, query_terms=300, block=BUFFER // 2)
+    blocks = np.unique(buffer // index.block)
+    base = int(blocks[0]) * index.block
+
+    def ours(at: int) -> list[int]:
+        return [
+            best(index.scores(query, blocks)[buffer[0] - base :][:BUFFER], query)
+            for query in rounds[at % SEARCH_ROUNDS].tolist()
+        ]
+
+    words = store.ids.reshape(DOCUMENTS, TOKENS)
+    ordered = np.sort(words, axis=1)
+    first = np.concatenate([np.ones((DOCUMENTS, 1), dtype=bool), np.diff(ordered, axis=1) > 0], axis=1)
+    often = np.bincount(ordered[first], minlength=VOCAB_SIZE) > STOP_SHARE * DOCUMENTS
+    texts = [row[~often[row]].tolist() for row in words]
+    library = bm25s.BM25(method="lucene", k1=K1, b=B)
+    library.index((texts, {str(number): number for number in range(VOCAB_SIZE)}), show_progress=False)
+    inside = np.zeros(DOCUMENTS, dtype=np.float32)
+    inside[buffer] = 1
+
+    def get_scores(at: int) -> list[int]:
+        return [
+            best(library.get_scores(texts[query], weight_mask=inside)[buffer[0] :][:BUFFER], query)
+            for query in rounds[at % SEARCH_ROUNDS].tolist()
+        ]
+
+    def retrieve(at: int) -> list[int]:
+        found = []
+        for query in rounds[at % SEARCH_ROUNDS].tolist():
+            inside[query] = 0
+            found.append(library.retrieve([texts[query]], k=1, weight_mask=inside, show_progress=False).documents[0, 0])
+            inside[query] = 1
+        return found
+
+    def best(scores: NDArray[np.floating], query: int) -> int:
+        scores[query - buffer[0]] = -1
+        return int(buffer[0] + np.argmax(scores))
+
+    calls = dict(zip(SEARCHERS, (ours, get_scores, retrieve), strict=True))
+    answers = {name: np.array([call(at) for at in range(SEARCH_ROUNDS)]) for name, call in calls.items()}
+    for name, found in answers.items():
+        # a score of 32 bits has other ties than one of whole numbers
+        same = (found == answers["ours"]).mean()
+        assert same >= 0.98, f"bench_compose: ours and {name} agree about {same:.0%} of the queries only"
+    return calls
+
+
+@pytest.mark.benchmark(timer=PLAYBACK)
+@pytest.mark.parametrize("variant", SEARCHERS)
+def bench_search(benchmark: Any, race: Any, store: MemoryStore, variant: str) -> None:
+    pytest.importorskip("bm25s")
+    race.run(
+        benchmark,
+        group="compose: search",
+        case=f"{QUERIES} queries, {BUFFER} of {DOCUMENTS} documents",
+        variant=variant,
+        enter=lambda: searches(store),
+        rounds=SEARCH_ROUNDS,
+        extra={"baseline": SEARCHERS[1], "cores": 1},
+    )
