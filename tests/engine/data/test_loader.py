@@ -1,6 +1,7 @@
 """Background workers change when batches are made, never which; they end with their loader and parent."""
 
 import gc
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -119,7 +120,7 @@ def test_a_worker_that_is_killed_is_reported(tokens):
     stream = Stream(store, StreamConfig(longest=32, tokens=tokens), store.ordinary_ids)
     loader = Loader(stream, workers=1, prefetch=1)
     next(loader)
-    time.sleep(0.2)
+    assert loader._pipes[0].poll(10.0), "the worker must have begun to send the next batch"
     os.kill(loader._processes[0].pid, signal.SIGKILL)
     with pytest.raises(RunError, match="worker 0 must live as long as the loader, ended with exit code -9"):
         list(loader)
@@ -204,13 +205,24 @@ def test_the_time_spent_waiting_is_counted(monkeypatch):
 def test_batches_made_ahead_are_not_waited_for(monkeypatch):
     slow = make()
     real = slow.store.gather
-    monkeypatch.setattr(slow.store, "gather", lambda *span: time.sleep(0.1) or real(*span))
+    begun = multiprocessing.Value("i", 0)
+
+    def gather(*span):
+        begun.value += 1
+        time.sleep(0.1)
+        return real(*span)
+
+    monkeypatch.setattr(slow.store, "gather", gather)
     with Loader(slow, workers=1, prefetch=4) as loader:
         next(loader)
         first = loader.waited_seconds
-        time.sleep(1.0)
+        end = time.monotonic() + 20.0
+        # the one taken, four ahead, and then the worker turns to the next
+        while begun.value < 6:
+            assert time.monotonic() < end, "the worker must run four batches ahead"
+            time.sleep(0.01)
         list(islice(loader, 4))
-    assert loader.waited_seconds - first < 0.2
+    assert loader.waited_seconds - first < 0.3, "making them would take 0.4 seconds"
 
 
 def test_the_consumers_stream_learns_where_windows_begin():
