@@ -1,23 +1,27 @@
 """Numbers that describe a run: perplexity, floating point operations of a step, and their share of a GPU's peak (MFU).
 
-Forward, counting a multiply-add as two, for documents of s_i real tokens, T = sum s_i, M masked tokens:
+Forward, counting a multiply-add as two, for T real tokens, M of them masked, and P pairs of a token and one that it
+sees, over all layers:
 
-    layers * (6 D^2 T + 4 D sum s_i^2) + ((layers - 1) T + M) (2 D^2 + 4 D F) + M (2 D^2 + 2 D V)
+    layers * 6 D^2 T + 4 D P + ((layers - 1) T + M) (2 D^2 + 4 D F) + M (2 D^2 + 2 D V)
 
 that is: three projections, scores and their product with the values; output projection and feed-forward pair, in the
 last layer for the masked rows that the head reads; then the dense layer and the decoder of the MLM head. Backward
-costs twice the forward. Attention is counted by the lengths of the documents, as it is computed; padding is not
-counted at all. The share of the peak refers to dense bf16 tensor-core throughput from the vendors' data sheets.
+costs twice the forward. A layer that sees everything has s_i^2 pairs in a document of s_i tokens; a causal one, or one
+with a window, has those that this leaves. Padding is not counted at all. The share of the peak refers to dense bf16
+tensor-core throughput from the vendors' data sheets.
 """
 
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 
 from unmask.batch import PackedBatch
-from unmask.config import RunConfig
+from unmask.model import EncoderConfig
+from unmask_kernels.attention.cost import pairs
 
 __all__ = ["TOKEN_OBJECTIVES", "FlopCount", "peak_flops", "perplexity"]
 
@@ -49,40 +53,47 @@ PEAK_TFLOPS = {
 class FlopCount:
     """Counts the operations of a batch for an encoder of this shape.
 
-    Fields: num_layers, hidden_size D, intermediate_size F, vocab_size V; mask_rate, the share of the tokens that are
-        masked in a batch which is masked later, on the device.
+    Fields: windows, tokens that each layer sees on either side, None for all of the document; causal, whether it sees
+        the left side only; hidden_size D, intermediate_size F, vocab_size V; mask_rate, the share of the tokens that
+        are masked in a batch which is masked later, on the device.
     """
 
-    num_layers: int
+    windows: tuple[int | None, ...]
+    causal: bool
     hidden_size: int
     intermediate_size: int
     vocab_size: int
     mask_rate: float = 0.15
 
     @classmethod
-    def of(cls, config: RunConfig, *, vocab_size: int) -> "FlopCount":
-        """For the encoder of a run."""
-        model = config.model
+    def of(cls, encoder: EncoderConfig, *, mask_rate: float) -> "FlopCount":
+        """For an encoder and the mask rate of its run."""
         return cls(
-            num_layers=model.num_layers,
-            hidden_size=model.hidden_size,
-            intermediate_size=model.intermediate_size,
-            vocab_size=vocab_size,
-            mask_rate=config.data.mask_rate,
+            windows=tuple(encoder.window(layer) for layer in range(encoder.num_layers)),
+            causal=encoder.causal,
+            hidden_size=encoder.hidden_size,
+            intermediate_size=encoder.intermediate_size,
+            vocab_size=encoder.vocab_size,
+            mask_rate=mask_rate,
         )
 
     def training(self, batch: PackedBatch) -> float:
         """Forward and backward of one micro-batch, useful work only. The batch must be on the CPU: lengths are read."""
-        ends = batch.documents.cu_seqlens.to(torch.float64)
-        lengths = ends.diff()[ends[1:] <= batch.real_tokens]
+        ends = batch.documents.cu_seqlens
+        lengths, counts = ends.diff()[ends[1:] <= batch.real_tokens].unique(return_counts=True)
+        seen = sum(
+            layers * count * pairs(length, causal=self.causal, window=window)
+            for window, layers in Counter(self.windows).items()
+            for length, count in zip(lengths.tolist(), counts.tolist(), strict=True)
+        )
         masked = self.mask_rate * batch.real_tokens if batch.labels is None else float((batch.labels >= 0).sum())
-        return 3.0 * self.forward(batch.real_tokens, float(lengths.square().sum()), masked)
+        return 3.0 * self.forward(batch.real_tokens, seen, masked)
 
-    def forward(self, tokens: float, sum_of_squares: float, masked: float) -> float:
-        """One forward pass over `tokens` real tokens in documents whose squared lengths sum to `sum_of_squares`."""
-        d, f = self.hidden_size, self.intermediate_size
-        attention = self.num_layers * (tokens * 6.0 * d * d + 4.0 * d * sum_of_squares)
-        forward = ((self.num_layers - 1) * tokens + masked) * (2.0 * d * d + 4.0 * d * f)
+    def forward(self, tokens: float, seen: float, masked: float) -> float:
+        """One forward pass over `tokens` real tokens; `seen` pairs of a token and one that it sees, over all layers."""
+        d, f, layers = self.hidden_size, self.intermediate_size, len(self.windows)
+        attention = layers * tokens * 6.0 * d * d + 4.0 * d * seen
+        forward = ((layers - 1) * tokens + masked) * (2.0 * d * d + 4.0 * d * f)
         return attention + forward + masked * (2.0 * d * d + 2.0 * d * self.vocab_size)
 
 

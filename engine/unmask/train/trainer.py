@@ -139,7 +139,7 @@ class Trainer:
             all_rows=not self.config.kernels.last_layer_rows,
         )
         self.meter = Meter([objective.name for objective, _ in self.parts.objectives], peak=peak_flops(device))
-        self.flops = FlopCount.of(self.config, vocab_size=self.parts.sources.store.vocab_size)
+        self.flops = FlopCount.of(self.parts.model.encoder.config, mask_rate=self.config.data.mask_rate)
         self.skipped = torch.zeros((), device=device)
         self.streak = torch.zeros((), device=device)
 

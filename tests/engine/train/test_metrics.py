@@ -1,12 +1,18 @@
+"""Counted operations and the peaks that they are compared with."""
+
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from unmask.batch import assemble
+from unmask import EncoderConfig
+from unmask.batch import PackedBatch, assemble
 from unmask.train.metrics import FlopCount, peak_flops
 
-SHAPE = FlopCount(num_layers=2, hidden_size=16, intermediate_size=32, vocab_size=50)
+ENCODER = EncoderConfig(vocab_size=50, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32)
+SHAPE = FlopCount.of(ENCODER, mask_rate=0.15)
 
 
 def test_forward_equals_what_pytorch_counts_for_the_same_products() -> None:
@@ -21,25 +27,37 @@ def test_forward_equals_what_pytorch_counts_for_the_same_products() -> None:
                 scores @ x[start:end]
             read @ torch.randn(d, d) @ torch.randn(d, f) @ torch.randn(f, d)
         rows @ torch.randn(d, d) @ torch.randn(d, v)
-    assert SHAPE.forward(tokens, 5**2 + 7**2, masked) == counter.get_total_flops()
+    assert SHAPE.forward(tokens, 2 * (5**2 + 7**2), masked) == counter.get_total_flops()
+
+
+def batch_of(tokens: int, sequences: int, masked: int) -> PackedBatch:
+    return assemble(
+        np.arange(5, 17),
+        np.array([5, 7]),
+        keys=np.array([1, 2]),
+        tokens=tokens,
+        sequences=sequences,
+        longest=8,
+        masked=np.array([1, 6]),
+        labels=np.array([9, 9]),
+        masked_capacity=masked,
+    )
 
 
 def test_padding_and_unused_slots_are_not_counted() -> None:
-    def batch(tokens: int, sequences: int, masked: int) -> float:
-        packed = assemble(
-            np.arange(5, 17),
-            np.array([5, 7]),
-            keys=np.array([1, 2]),
-            tokens=tokens,
-            sequences=sequences,
-            longest=8,
-            masked=np.array([1, 6]),
-            labels=np.array([9, 9]),
-            masked_capacity=masked,
-        )
-        return SHAPE.training(packed)
+    full, padded = SHAPE.training(batch_of(12, 2, 2)), SHAPE.training(batch_of(40, 9, 6))
+    assert full == padded == 3 * SHAPE.forward(12, 2 * 74, 2)
 
-    assert batch(12, 2, 2) == batch(40, 9, 6) == 3 * SHAPE.forward(12, 74, 2)
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_window_and_causality_count_what_a_token_sees(causal: bool) -> None:
+    shape = replace(ENCODER, causal=causal, attention_window=2, global_every=2, num_layers=3)
+    distance = [torch.arange(size)[:, None] - torch.arange(size) for size in (5, 7)]
+    all_of_it = sum(int((one >= 0).sum()) if causal else one.numel() for one in distance)
+    near = sum(int(((one >= (0 if causal else -2)) & (one <= 2)).sum()) for one in distance)
+    count = FlopCount.of(shape, mask_rate=0.15)
+    # layers 0 and 2 are global
+    assert count.training(batch_of(40, 9, 6)) == 3 * count.forward(12, 2 * all_of_it + near, 2)
 
 
 @pytest.mark.parametrize(
