@@ -89,6 +89,22 @@ def test_tails_are_finite_and_saturate(activation: str, tenant: Tenant) -> None:
 
 
 @everywhere
+@every_activation
+def test_infinities_give_the_limits_or_in_pytorch_nan(activation: str, tenant: Tenant) -> None:
+    gate = torch.tensor([[float("inf"), -float("inf"), float("nan")]], device=tenant.device)
+    x = torch.cat((gate, torch.ones_like(gate)), dim=1) if activation in GATED else gate
+    for dtype in DTYPES:
+        leaf = x.to(dtype).requires_grad_()
+        y = on(tenant)(leaf, activation=activation)
+        (dx,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
+        for got, limits in ((y, [float("inf"), 0.0]), (dx[:, :3], [1.0, 0.0])):
+            limit = torch.tensor([limits], dtype=dtype, device=tenant.device)
+            # PyTorch's own functions multiply an infinity by 0
+            same = (got[:, :2] == limit) | (got[:, :2].isnan() & (tenant.backend != "triton"))
+            assert same.all() and got[:, 2].isnan().all(), (dtype, got)
+
+
+@everywhere
 def test_the_gate_is_the_first_half_of_the_columns(tenant: Tenant) -> None:
     closed, open_ = torch.full((3, 16), -30.0), torch.full((3, 16), 30.0)
     value = torch.arange(48.0).view(3, 16)

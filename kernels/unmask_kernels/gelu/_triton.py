@@ -6,9 +6,7 @@ the gradient of the bias adds up in registers, and each program then writes its 
 fp32 buffer, summed afterwards: no atomics, so the result does not depend on timing.
 
 At 4 bytes an element and 4.3 TB/s an H200 has time for 31 instructions an element, and with CUDA's erf the forward has
-40. So Phi(-|z|) is the density exp(-z**2 / 2), which the slope needs anyway, times a polynomial in 1 / (1 + 0.28 |z|):
-the form of Abramowitz and Stegun's 7.1.26, a degree more, fitted to 1e-8. The tanh form is z sigmoid(2 u), the same
-function without a tanh.
+40: hence the functions of `unmask_kernels._triton.activation`.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from unmask_kernels._triton.activation import activate
 from unmask_kernels._triton.launch import device_guard, persistent_programs
 
 from .activations import GATED
@@ -30,44 +29,6 @@ _TILE_FORWARD, _TILE_BACKWARD = 16 * 32 * _WARPS, 8 * 32 * _WARPS
 _BLOCK = 256
 # As many as the registers of a multiprocessor hold at once, so that no program waits for another to end.
 _PROGRAMS_PER_MULTIPROCESSOR = {"gelu": 8, "gelu_tanh": 8, "geglu": 6, "swiglu": 6}
-
-
-@triton.jit
-def _normal_tail(z):
-    # Phi(-|z|) within 1e-8, and exp(-z**2 / 2). Powers of two and reciprocal roots are one instruction each, where an
-    # exponential and a quotient are several.
-    density = tl.exp2(z * z * -0.7213475204444817)
-    root = 1.0 + 0.28 * tl.abs(z)
-    t = tl.rsqrt(root * root)
-    series = 0.26890661976452174 + t * (-0.2369888408763116 + t * (0.3898710099420605 + t * -0.10580747060185447))
-    return t * (0.1165205780449377 + t * (0.06749809453832156 + t * series)) * density, density
-
-
-@triton.jit
-def _logistic_tail(u):
-    # sigmoid(-|u|) and the derivative of sigmoid at u; the power cannot overflow.
-    power = tl.exp2(tl.abs(u) * -1.4426950408889634)
-    large = tl.rsqrt((1.0 + power) * (1.0 + power))
-    tail = power * large
-    return tail, tail * large
-
-
-@triton.jit
-def _apply(z, ACTIVATION: tl.constexpr):
-    # The function at z and its slope; what a caller does not use is not computed. All are z times a share that rises
-    # from 0 to 1 and is 1 - tail or tail, so z share = max(z, 0) - |z| tail, in which nothing cancels far out.
-    if ACTIVATION == "gelu" or ACTIVATION == "geglu":
-        tail, density = _normal_tail(z)
-        bend = z * density * 0.3989422804014327
-    elif ACTIVATION == "gelu_tanh":
-        # sqrt(8 / pi) (z + 0.044715 z**3); beyond 100 the tail is 0, and a larger square would overflow
-        square = tl.minimum(z * z, 1e4)
-        tail, rise = _logistic_tail(z * (1.5957691216057308 + 0.07135481627260025 * square))
-        bend = z * rise * (1.5957691216057308 + 0.21406444881780076 * square)
-    else:
-        tail, rise = _logistic_tail(z)
-        bend = z * rise
-    return tl.maximum(z, 0.0) - tl.abs(z) * tail, tl.where(z > 0.0, 1.0 - tail, tail) + bend
 
 
 @triton.jit
@@ -95,7 +56,7 @@ def _forward_kernel(
     WIDTH: tl.constexpr = 2 * COLS if IS_GATED else COLS
     base = x_ptr + first * WIDTH
     offset = row[:, None] * WIDTH + col[None, :]
-    y, _ = _apply(_load_sum(base, bias_ptr, offset, col, mask, in_cols, HAS_BIAS), ACTIVATION)
+    y, _ = activate(_load_sum(base, bias_ptr, offset, col, mask, in_cols, HAS_BIAS), ACTIVATION)
     if IS_GATED:
         y *= _load_sum(base + COLS, bias_ptr + COLS if HAS_BIAS else None, offset, col, mask, in_cols, HAS_BIAS)
     tl.store(y_ptr + first * COLS + row[:, None] * COLS + col[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
@@ -124,7 +85,7 @@ def _backward_kernel(
         dy_offset = first * COLS + row[:, None] * COLS + col[None, :]
         dy = tl.load(dy_ptr + dy_offset, mask=mask, other=0.0).to(tl.float32)  # (ROWS, BLOCK)
         base, to = x_ptr + first * WIDTH, dx_ptr + first * WIDTH
-        y, slope = _apply(_load_sum(base, bias_ptr, offset, col, mask, in_cols, HAS_BIAS), ACTIVATION)
+        y, slope = activate(_load_sum(base, bias_ptr, offset, col, mask, in_cols, HAS_BIAS), ACTIVATION)
         if IS_GATED:
             value = _load_sum(base + COLS, bias_ptr + COLS if HAS_BIAS else None, offset, col, mask, in_cols, HAS_BIAS)
             dvalue = dy * y
