@@ -40,12 +40,13 @@ class Meter:
 
     def add(self, report: StepReport, *, tokens: int, flops: float) -> None:
         """Account for one step of `tokens` real tokens and `flops` operations."""
-        of_objectives = torch.cat([report.means, report.accuracy])
-        row = torch.cat([torch.stack([report.loss, report.gradient_norm]), of_objectives])
-        # A skipped step has no finite numbers to average; it is counted in the last place and otherwise left out.
-        row = torch.where(report.skipped > 0, torch.zeros_like(row), row)
-        row = torch.cat([row, report.skipped.reshape(1)])
-        self._sums = row if self._sums is None else self._sums + row
+        predicted, used = report.counts > 0, report.skipped == 0
+        both = torch.stack([predicted.all(), torch.ones_like(used)])
+        # A number counts where there is one: not of a skipped step, nor of an objective that predicted nothing.
+        there = torch.cat([both, predicted, predicted]) & used
+        row = torch.cat([torch.stack([report.loss, report.gradient_norm]), report.means, report.accuracy])
+        rows = torch.stack([torch.where(there, row, torch.zeros_like(row)), there.float()])
+        self._sums = rows if self._sums is None else self._sums + rows
         self._steps += 1
         self._timed_steps += 1
         self._tokens += tokens
@@ -61,27 +62,31 @@ class Meter:
             self._away += time.perf_counter() - begun
 
     def open_window(self) -> list[float]:
-        """Sums since the last reading and, last, their number of steps: what a checkpoint keeps, exact in fp32."""
-        return [] if self._sums is None else [*self._sums.tolist(), float(self._steps)]
+        """Sums since the last reading, the steps that each is over and, last, all steps: what a checkpoint keeps, exact
+        in fp32.
+        """
+        return [] if self._sums is None else [*self._sums.flatten().tolist(), float(self._steps)]
 
     def reopen_window(self, window: Sequence[float], device: torch.device | str) -> None:
         """Continue the means of `open_window`, so that the log of a resumed run equals that of an unbroken one."""
-        if window:
-            self._sums = torch.tensor(window[:-1], dtype=torch.float32, device=device)
+        numbers = 2 + 2 * len(self.names)
+        # a checkpoint of an older version has no steps beside its sums: the first row then begins where the run goes on
+        if len(window) == 2 * numbers + 1:
+            self._sums = torch.tensor(window[:-1], dtype=torch.float32, device=device).view(2, numbers)
             self._steps = int(window[-1])
 
     def read(self, *, waited_seconds: float) -> dict[str, Any]:
         """The row since the last reading; `waited_seconds` is the loader's running total. Starts anew.
 
-        Means are over the steps that were not skipped and None when all were; `perplexity` is exp(mean loss) of the
-        tokens; `data_wait` is the share of the time spent waiting for data, in [0, 1].
+        Means are over the steps that were not skipped and in which the objective predicted something, and None where
+        there is no such step; `perplexity` is exp(mean loss) of the tokens; `data_wait` is the share of the time spent
+        waiting for data, in [0, 1].
         """
         if self._sums is None:
             raise ValueError("meter: read needs at least one step since the last reading, got none")
-        *sums, skipped = self._sums.tolist()
+        sums, used = self._sums.tolist()
         elapsed = max(time.perf_counter() - self._begun - self._away, 1e-9)
-        used = self._steps - round(skipped)
-        mean = [value / used if used else None for value in sums]
+        mean = [value / steps if steps else None for value, steps in zip(sums, used, strict=True)]
         row: dict[str, Any] = {"loss": mean[0], "gradient_norm": mean[1]}
         count = len(self.names)
         for position, name in enumerate(self.names):
@@ -96,7 +101,7 @@ class Meter:
         if self.peak is not None:
             row["mfu"] = self._flops / elapsed / self.peak
         row["seconds_per_step"] = elapsed / max(self._timed_steps, 1)
-        row["skipped"] = round(skipped)
+        row["skipped"] = self._steps - round(used[1])
         self._sums, self._steps, self._timed_steps = None, 0, 0
         self._tokens, self._flops, self._away = 0, 0.0, 0.0
         self._waited_before, self._begun = waited_seconds, time.perf_counter()

@@ -108,4 +108,4 @@ def peak_flops(device: torch.device | str) -> float | None:
 
 def perplexity(loss: float) -> float:
     """exp(loss) of a loss in nats: between how many equally likely tokens the model hesitates; inf on overflow."""
-    return math.exp(loss) if loss < 700 else math.inf
+    return math.inf if loss >= 700 else math.exp(loss)

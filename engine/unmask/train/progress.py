@@ -71,8 +71,9 @@ class Display:
 def describe(row: dict[str, Any]) -> str:
     """The numbers of a row as one short line."""
     loss = row["loss"]
+    without = "loss not finite" if row["skipped"] else "nothing to predict"
     parts = [
-        "loss not finite" if loss is None else f"loss {loss:.3f}",
+        without if loss is None else f"loss {loss:.3f}",
         f"{row['tokens_per_second']:,.0f} tokens/s",
         f"waiting {row['data_wait']:.0%}",
     ]

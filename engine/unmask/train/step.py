@@ -32,8 +32,8 @@ class StepReport(NamedTuple):
 
     Fields:
         loss: (), fp32, the means weighted over objectives.
-        means: (O,), fp32, the mean loss of each objective.
-        accuracy: (O,), fp32, in [0, 1].
+        means: (O,), fp32, the mean loss of each objective; not a number where it predicted nothing.
+        accuracy: (O,), fp32, in [0, 1]; not a number there either.
         counts: (O,), fp32, terms that each mean is over.
         gradient_norm: (), fp32, before clipping.
         skipped: (), fp32, 1 when the update was left out.
@@ -70,11 +70,10 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         counts, sums, correct = self.accumulate(batches)
         norm, skipped = self.update()
-        means = sums / counts.clamp(min=1.0)
+        means = sums / counts
         weights = [weight for _, weight in self.objectives]
         loss = torch.stack([mean * weight for mean, weight in zip(means.unbind(), weights, strict=True)]).sum()
-        accuracy = correct / counts.clamp(min=1.0)
-        return StepReport(loss, means, accuracy, counts, norm, skipped)
+        return StepReport(loss, means, correct / counts, counts, norm, skipped)
 
     def accumulate(self, batches: Sequence[PackedBatch]) -> tuple[Tensor, Tensor, Tensor]:
         """Add the gradient of the step's loss to `.grad`; returns counts, loss sums and correct answers, each (O,)

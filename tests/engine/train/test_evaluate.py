@@ -93,6 +93,8 @@ def test_text_without_a_prediction_has_no_score_rather_than_a_perfect_one(
     assert math.isnan(score.loss)
     assert math.isnan(score.accuracy)
     assert str(score) == "mlm: nothing to predict, no score"
+    row = as_row([score], [1.0])
+    assert all(math.isnan(row[name]) for name in ("loss", "perplexity", "masked_accuracy"))
 
 
 def test_the_row_of_several_objectives_has_their_weighted_sum_and_each() -> None:

@@ -18,6 +18,17 @@ def report(loss: float, *, norm: float = 1.0, skipped: float = 0.0, accuracy: fl
     )
 
 
+def two(*, means: list[float], counts: list[float]) -> StepReport:
+    return StepReport(
+        loss=torch.tensor(sum(means)),
+        means=torch.tensor(means),
+        accuracy=torch.tensor([0.5 if count else float("nan") for count in counts]),
+        counts=torch.tensor(counts),
+        gradient_norm=torch.tensor(1.0),
+        skipped=torch.tensor(0.0),
+    )
+
+
 def test_means_are_over_the_steps_since_the_last_reading() -> None:
     meter = Meter(["mlm"])
     meter.add(report(4.0, accuracy=0.25), tokens=10, flops=0)
@@ -40,6 +51,20 @@ def test_a_window_of_skipped_steps_has_no_mean() -> None:
     meter = Meter(["mlm"])
     meter.add(report(float("nan"), skipped=1.0), tokens=10, flops=0)
     assert meter.read(waited_seconds=0.0)["loss"] is None
+
+
+def test_a_step_that_predicted_nothing_is_in_no_mean_of_its_objective() -> None:
+    meter, nothing = Meter(["mlm", "nsp"]), float("nan")
+    whole = two(means=[2.0, 1.0], counts=[8.0, 2.0])
+    meter.add(whole, tokens=1, flops=0)
+    meter.add(two(means=[4.0, nothing], counts=[8.0, 0.0]), tokens=1, flops=0)
+    row = meter.read(waited_seconds=0.0)
+    assert (row["mlm_loss"], row["nsp_loss"], row["nsp_accuracy"], row["loss"]) == (3.0, 1.0, 0.5, 3.0)
+    assert (row["gradient_norm"], row["skipped"]) == (1.0, 0)
+    meter.add(two(means=[nothing, 1.0], counts=[0.0, 2.0]), tokens=1, flops=0)
+    row = meter.read(waited_seconds=0.0)
+    assert (row["loss"], row["mlm_loss"], row["masked_accuracy"], row["perplexity"]) == (None,) * 4
+    assert row["nsp_loss"] == 1.0
 
 
 def test_rates_leave_out_pauses_and_count_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,14 +110,7 @@ def test_an_open_window_continues_exactly() -> None:
 
 def test_several_objectives_have_a_loss_each() -> None:
     meter = Meter(["mlm", "nsp"])
-    both = StepReport(
-        loss=torch.tensor(3.0),
-        means=torch.tensor([2.0, 1.0]),
-        accuracy=torch.tensor([0.5, 0.75]),
-        counts=torch.tensor([8.0, 2.0]),
-        gradient_norm=torch.tensor(1.0),
-        skipped=torch.tensor(0.0),
-    )
+    both = two(means=[2.0, 1.0], counts=[8.0, 2.0])._replace(accuracy=torch.tensor([0.5, 0.75]))
     meter.add(both, tokens=1, flops=0)
     row = meter.read(waited_seconds=0.0)
     assert (row["loss"], row["mlm_loss"], row["nsp_loss"]) == (3.0, 2.0, 1.0)

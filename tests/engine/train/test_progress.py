@@ -46,7 +46,8 @@ def test_a_terminal_shows_a_bar_with_the_same_numbers() -> None:
     [
         ({"mfu": 0.4213}, "MFU 42.1%"),
         ({"skipped": 2}, "2 updates skipped"),
-        ({"loss": None}, "loss not finite"),
+        ({"loss": None, "skipped": 20}, "loss not finite"),
+        ({"loss": None}, "nothing to predict"),
     ],
 )
 def test_what_is_unusual_is_shown_when_it_happens(change: dict[str, Any], expected: str) -> None:

@@ -152,14 +152,15 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(poison: fl
     assert not torch.equal(model.mlm.bias, before["mlm.bias"])
 
 
-def test_a_step_without_a_masked_token_has_loss_zero() -> None:
-    _, step = make_step()
+def test_a_step_without_a_masked_token_has_no_loss_and_no_gradient() -> None:
+    model, step = make_step()
     (batch,) = batches_of([[0]])
     assert batch.labels is not None
     batch.labels.fill_(-100)
     report = step([batch])
-    assert float(report.loss) == 0.0
-    assert float(report.skipped) == 0.0
+    assert (float(report.counts), float(report.gradient_norm), float(report.skipped)) == (0, 0, 0)
+    assert torch.isnan(torch.stack([report.loss, *report.means, *report.accuracy])).all()
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
 def test_gradients_are_fp32_under_bf16_activations() -> None:
