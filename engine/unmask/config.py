@@ -217,6 +217,8 @@ class KernelsConfig:
     """Dropout, residual and layer norm."""
     gelu: str | None = None
     """Activation of the feed-forward layer, and on a GPU the bias before it."""
+    linear_gelu: str | None = None
+    """Both with the product in front; by default PyTorch's product, then `gelu`."""
     masking: str | None = None
     """Masks made on the device."""
     embedding: str | None = None

@@ -13,6 +13,8 @@ from .gelu.op import FAMILY as _GELU
 from .gelu.op import gelu
 from .layer_norm.choice import FAMILY as _LAYER_NORM
 from .layer_norm.op import layer_norm
+from .linear_gelu.op import FAMILY as _LINEAR_GELU
+from .linear_gelu.op import linear_gelu
 from .masking.op import FAMILY as _MASKING
 from .masking.op import MaskedTokens, masking
 from .mlm_loss.op import FAMILY as _MLM_LOSS
@@ -29,12 +31,13 @@ __all__ = [
     "embedding",
     "gelu",
     "layer_norm",
+    "linear_gelu",
     "masking",
     "mlm_loss",
     "using",
 ]
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (_ATTENTION, _EMBEDDING, _GELU, _LAYER_NORM, _MASKING, _MLM_LOSS)
+    family.name: family for family in (_ATTENTION, _EMBEDDING, _GELU, _LAYER_NORM, _LINEAR_GELU, _MASKING, _MLM_LOSS)
 }
 """All families by name, for `unmask doctor` and for tests."""

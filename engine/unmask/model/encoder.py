@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask_kernels import Documents, attention, embedding, gelu, layer_norm, philox
+from unmask_kernels import Documents, attention, embedding, layer_norm, linear_gelu, philox
 
 from .config import EncoderConfig
 from .init import initialise
@@ -130,7 +130,7 @@ class Layer(nn.Module):
             context, x, row_keys = (tensor.index_select(0, rows) for tensor in (context, x, row_keys))
         product, bias = self.attention_output.apart(context)
         x = self.attention_norm(product, x, on_attention, row_keys, bias)
-        hidden = gelu(*self.up.apart(x), activation=self.activation)
+        hidden = linear_gelu(x, self.up.weight, self.up.bias, activation=self.activation)
         product, bias = self.down.apart(hidden)
         return self.norm(product, x, on_output, row_keys, bias)
 

@@ -27,49 +27,12 @@ import torch
 from torch import Tensor
 
 from unmask_kernels import FAMILIES, capability
-from unmask_kernels.testing.attention import attention_case
-from unmask_kernels.testing.embedding import embedding_case
-from unmask_kernels.testing.gelu import gelu_case
-from unmask_kernels.testing.inputs import Case, Inputs, layer_norm_case, run
-from unmask_kernels.testing.masking import masking_case
-from unmask_kernels.testing.mlm_loss import mlm_loss_case
+from unmask_kernels.testing.compiled import CASES
+from unmask_kernels.testing.inputs import Inputs, run
 
 __all__ = ["ARCHITECTURES", "CASES", "Built", "Launch", "build", "launches", "table"]
 
 ARCHITECTURES = (80, 90)
-
-CASES: dict[str, list[Case]] = {
-    # a document longer than the owner takes, so that every kernel is launched
-    "attention": [
-        attention_case("packed", [600, 300], heads=12, head_dim=head_dim, window=window, p=p)
-        for head_dim in (32, 64, 96, 128)
-        for window in (None, 64)
-        for p in (0.0, 0.1)
-    ],
-    "embedding": [embedding_case([40, 24], width, p=p) for width in (256, 312, 384, 768, 1024) for p in (0.0, 0.1)],
-    "gelu": [
-        *(gelu_case(64, width, activation=form) for width in (3072, 4096) for form in ("gelu", "gelu_tanh")),
-        *(gelu_case(64, width, activation=form) for width in (1152, 2624) for form in ("geglu", "swiglu")),
-        gelu_case(64, 1200),
-        gelu_case(64, 1152, activation="geglu", bias=False),
-    ],
-    "layer_norm": [
-        *(layer_norm_case(64, width, p=p) for width in (256, 312, 384, 768, 1024) for p in (0.0, 0.1)),
-        *(layer_norm_case(64, width, p=0.1, x_bias=True) for width in (312, 768, 1024)),
-        *(layer_norm_case(64, width, return_sum=True, bias=False) for width in (768, 1024)),
-        layer_norm_case(64, 1024, p=0.1, x_bias=True, return_sum=True),
-    ],
-    "masking": [
-        masking_case(f"{'tokens' if words is None else 'words'} {length}", [length], words=words)
-        for length in (128, 512, 2048, 4096)
-        for words in (None, 0.6)
-    ],
-    "mlm_loss": [
-        *(mlm_loss_case(f"V {v}", tokens=64, width=16, vocabulary=v, masked=64) for v in (21128, 30522, 50368)),
-        mlm_loss_case("smoothed", tokens=64, width=16, vocabulary=30522, masked=64, z_loss=1e-4, label_smoothing=0.1),
-    ],
-}
-"""What is compiled for each family: the widths of the models, without and with dropout; their vocabularies."""
 
 _TYPES = {
     torch.float16: "*fp16",
@@ -78,6 +41,7 @@ _TYPES = {
     torch.float64: "*fp64",
     torch.int32: "*i32",
     torch.int64: "*i64",
+    torch.uint8: "*u8",
     torch.bool: "*i1",
 }
 

@@ -11,7 +11,7 @@ import torch
 from unmask import Encoder, EncoderConfig, pack
 from unmask.batch import PackedBatch
 from unmask.model.encoder import Linear
-from unmask_kernels import using
+from unmask_kernels import BackendUnavailable, using
 
 CONFIG = EncoderConfig(
     vocab_size=60,
@@ -105,6 +105,18 @@ def test_a_bias_added_by_what_follows_a_product_gives_what_one_inside_it_gives(m
     torch.testing.assert_close(hidden, inside, rtol=0, atol=1e-5)
     for name, gradient in expected.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_the_feed_forward_product_takes_the_backend_asked_for_by_name() -> None:
+    encoder, batch = Encoder(CONFIG, seed=4).eval(), pack(DOCUMENTS)
+    with using(linear_gelu="reference"):
+        plain = hidden_of(encoder, batch)
+    torch.testing.assert_close(hidden_of(encoder, batch), plain, rtol=0, atol=1e-5)
+    refused = pytest.raises(
+        BackendUnavailable, match="linear_gelu: backend 'triton' cannot run this call: needs a CUDA"
+    )
+    with using(linear_gelu="triton"), refused:
+        hidden_of(encoder, batch)
 
 
 def test_a_document_does_not_see_its_neighbours() -> None:

@@ -1,0 +1,57 @@
+"""Named calls of `linear_gelu`: each activation, with and without a bias, whole tiles, one more, primes, none."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from unmask_kernels.gelu import GATED
+
+from .inputs import Case, Inputs
+
+__all__ = ["LINEAR_GELU", "linear_gelu_case"]
+
+
+def linear_gelu_case(tokens: int, depth: int, width: int, *, activation: str = "gelu", bias: bool = True) -> Case:
+    """`width` columns of y, so twice as many rows of the weight where gated; z has a deviation of about 1.5."""
+    rows = 2 * width if activation in GATED else width
+
+    def build(generator: torch.Generator) -> Inputs:
+        arguments = {
+            "x": torch.randn(tokens, depth, generator=generator),
+            "weight": torch.randn(rows, depth, generator=generator) * 1.5 / math.sqrt(depth),
+            "bias": torch.randn(rows, generator=generator) / 2 if bias else None,
+            "activation": activation,
+        }
+        return Inputs(
+            arguments=arguments,
+            differentiable=("x", "weight", "bias") if bias else ("x", "weight"),
+            parameters=("weight", "bias"),
+        )
+
+    parts = [activation, f"{tokens}x{depth}", f"{width}"] + ([] if bias else ["pure"])
+    return Case(name="-".join(parts), build=build)
+
+
+LINEAR_GELU = [
+    linear_gelu_case(12, 768, 3072),  # BERT-base
+    linear_gelu_case(9, 1024, 512, activation="gelu_tanh"),  # BERT-large's depth, as it was trained first
+    linear_gelu_case(7, 768, 1152, activation="geglu", bias=False),  # ModernBERT-base
+    linear_gelu_case(5, 256, 328, activation="swiglu"),
+    linear_gelu_case(37, 312, 1200),  # TinyBERT: a depth that no step divides
+    linear_gelu_case(37, 312, 150, activation="geglu"),
+    linear_gelu_case(128, 64, 256),  # whole tiles
+    linear_gelu_case(128, 64, 128, activation="swiglu", bias=False),
+    linear_gelu_case(129, 65, 129),  # and one more of each
+    linear_gelu_case(129, 65, 65, activation="geglu"),
+    linear_gelu_case(257, 31, 263, activation="gelu_tanh"),  # primes, more tiles than programs
+    linear_gelu_case(131, 13, 17, activation="swiglu"),
+    linear_gelu_case(67, 1, 3, bias=False),
+    linear_gelu_case(3, 40, 1, activation="geglu"),
+    linear_gelu_case(1, 768, 312),
+    linear_gelu_case(1, 40, 24, activation="swiglu", bias=False),
+    linear_gelu_case(0, 96, 40),
+    linear_gelu_case(0, 96, 40, activation="geglu", bias=False),
+]
+"""The models' shapes, whole tiles, a row and a column more, prime-sized, one row, one column, empty."""

@@ -1,0 +1,110 @@
+"""linear_gelu's Triton product: every tile is visited once, and what the compiler makes of it for GPUs not here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from unmask_kernels import linear_gelu
+from unmask_kernels.capability import HAS_TRITON, INTERPRETING
+from unmask_kernels.linear_gelu import FAMILY, reference
+from unmask_kernels.testing import aot, contracts
+from unmask_kernels.testing.compare import compare
+from unmask_kernels.testing.inputs import Case, run
+from unmask_kernels.testing.linear_gelu import linear_gelu_case
+
+BERT = linear_gelu_case(64, 768, 3072)
+MODERN = linear_gelu_case(64, 768, 1152, activation="geglu", bias=False)
+
+compiled = pytest.mark.skipif(
+    not HAS_TRITON or INTERPRETING, reason="needs the package triton, in a process where kernels are not interpreted"
+)
+
+
+def ours(**arguments: Any) -> Tensor:
+    return linear_gelu(backend="triton", **arguments)
+
+
+@pytest.mark.triton
+@pytest.mark.skipif(not INTERPRETING, reason="covered by the whole tiles of test_linear_gelu.py on a GPU")
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+@pytest.mark.parametrize("programs", [1, 3, 1000])
+def test_tiles_in_groups_are_each_visited_once(programs: int, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 19 tiles of rows, two groups of eight and one of three, by 4 tiles of columns
+    inputs = linear_gelu_case(19 * 16 - 5, 24, 60, activation=activation).make(torch.float32)
+    truth, plain = run(reference.linear_gelu, inputs.double()), run(reference.linear_gelu, inputs)
+    module = FAMILY.module("triton")
+    columns = 32 if activation == "swiglu" else 16
+    monkeypatch.setattr(module, "_tile", lambda x: module.Tile(16, columns, 32, 4, 1))
+    monkeypatch.setattr(module, "persistent_programs", lambda x, tiles, limit: min(tiles, programs))
+    with contracts.poisoned_memory():
+        compare(run(ours, inputs), plain, truth)
+
+
+def check(case: Case, dtype: torch.dtype, architecture: int) -> None:
+    launches = aot.launches(ours, case.make(dtype), architecture)
+    assert [launch.name for launch in launches] == ["_forward_kernel", "_backward_kernel"]
+    kernel = aot.build(launches[0], architecture)
+    assert kernel.spills == kernel.stack_bytes == 0, kernel
+    assert kernel.instructions["HGMMA" if architecture == 90 else "HMMA"] > 0, kernel
+    assert kernel.wide_accesses > 0, kernel
+    # Deterministic: no atomics in any form.
+    assert not {"RED", "ATOM", "ATOMG"} & kernel.instructions.keys(), kernel
+    # two programs share a multiprocessor, of 227 KiB on an H100 and 164 on an A100, a KiB of each taken by the system
+    programs = FAMILY.module("triton")._PROGRAMS_PER_MULTIPROCESSOR
+    assert programs * (kernel.shared_bytes + 1024) <= (228 if architecture == 90 else 164) * 1024, kernel
+    registers = 32 * -(-kernel.registers // 8) * 8 * launches[0].options["num_warps"]
+    assert programs * registers <= 65536, kernel
+
+
+@compiled
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+@pytest.mark.parametrize("case", [BERT, MODERN], ids=str)
+def test_two_programs_share_a_multiprocessor_on_its_tensor_cores(case: Case, architecture: int) -> None:
+    check(case, torch.bfloat16, architecture)
+
+
+@compiled
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", aot.CASES["linear_gelu"], ids=str)
+def test_every_shape_does(case: Case, dtype: torch.dtype, architecture: int) -> None:
+    check(case, dtype, architecture)
+
+
+@compiled
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+def test_fp32_and_widths_without_alignment_compile(architecture: int) -> None:
+    for case, dtype in ((BERT, torch.float32), (linear_gelu_case(9, 13, 7), torch.bfloat16)):
+        assert aot.build(aot.launches(ours, case.make(dtype), architecture)[0], architecture).registers > 0
+
+
+@compiled
+def test_a_kernel_serves_every_number_of_rows() -> None:
+    one, two = (aot.launches(ours, linear_gelu_case(rows, 768, 3072).make(torch.bfloat16))[0] for rows in (64, 1))
+    assert (one.signature, one.constants, one.aligned) == (two.signature, two.constants, two.aligned)
+
+
+@compiled
+def test_without_gradients_the_product_is_not_written() -> None:
+    def evaluated(**arguments: Any) -> Tensor:
+        with torch.no_grad():
+            return ours(**arguments)
+
+    launches = aot.launches(_joined(evaluated), BERT.make(torch.bfloat16))
+    assert [launch.name for launch in launches] == ["_forward_kernel"]
+    assert launches[0].constants["z_ptr"] is None and not launches[0].constants["HAS_Z"]
+
+
+def _joined(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The result of `function`, which has no gradient, joined to x so that there is something to differentiate."""
+    return lambda **arguments: (
+        function(**arguments)
+        + sum(arguments[name].sum() * 0 for name in ("x", "weight", "bias") if arguments[name] is not None)
+    )
