@@ -18,11 +18,11 @@ COMMANDS = {
     "fill-mask": "show what a model predicts for [MASK]",
     "export": "write a model as a folder that transformers loads",
     "plot": "draw the loss curve of a run",
-    "analyse": "describe a corpus as it is composed and masked, and where attention goes",
+    "analyse": "describe a corpus as composed and masked, and where attention goes",
     "doctor": "say what this machine can run, and why not the rest",
 }
 
-_DEBUG = "UNMASK_DEBUG"
+_TRACEBACK = "UNMASK_TRACEBACK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         message = _sentence(error)
-        if message is None or os.environ.get(_DEBUG):
+        if message is None or os.environ.get(_TRACEBACK, "0") not in ("", "0"):
             raise
         return _fail(message)
     return 0
@@ -86,7 +86,9 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "unmask COMMAND --help lists the arguments of a command; unmask --version the version.",
-            f"{_DEBUG}=1 shows the traceback of an error.",
+            "unmask COMMAND --help lists the arguments of a command.",
+            "unmask --version tells the version.",
+            f"{_TRACEBACK}=1 shows the traceback of an error.",
+            "UNMASK_DEBUG=1 checks what tensors hold on a GPU too, where each check waits.",
         ]
     )

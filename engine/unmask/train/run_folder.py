@@ -4,6 +4,7 @@ config.yaml     what the run is; on resume a few settings may differ (see MAY_CH
 log.jsonl       one row a logged step; evaluation.jsonl: one row an evaluation
 checkpoints/    see `checkpoint`
 store/          the prepared text, when the run prepared it itself
+composed/       sequences that are expensive to compose, made ahead; see `data.compose.stored`
 """
 
 import fcntl

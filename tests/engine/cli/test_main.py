@@ -83,14 +83,14 @@ def test_error_becomes_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.delenv("UNMASK_DEBUG", raising=False)
+    monkeypatch.setenv("UNMASK_TRACEBACK", "0")
     fail_with(error, monkeypatch)
     assert cli.main(["doctor"]) == status
     assert capsys.readouterr().err == message
 
 
-def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UNMASK_DEBUG", "1")
+def test_the_traceback_is_shown_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_TRACEBACK", "1")
     fail_with(RunError("runs/a exists already"), monkeypatch)
     with pytest.raises(RunError):
         cli.main(["doctor"])
