@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from unmask.config import RunConfig
+from unmask.config import RunConfig, TrainConfig
 from unmask.errors import CheckpointError, RunError
+from unmask.train.schedule import LinearSchedule
 from unmask.train.sources import Position
 from unmask.train.state import Facts
 
-__all__ = ["inherit", "require_same_data"]
+__all__ = ["inherit", "require_same_data", "tell_of_schedule"]
 
 
 def inherit(config: RunConfig, facts: Facts, say: Callable[[str], None]) -> RunConfig:
@@ -47,3 +48,17 @@ def require_same_data(facts: Facts, here: Position, *, checkpoint: Path, run: Pa
             f"checkpoint {checkpoint} was trained on other data: stream {facts.fingerprint[:16]} was saved, this "
             f"store gives {here.fingerprint[:16]}; put the original store back or start a new run"
         )
+
+
+def tell_of_schedule(before: TrainConfig, now: TrainConfig, *, step: int, say: Callable[[str], None]) -> None:
+    """Say what another number of steps does to the learning rate of a run that goes on after `step` updates."""
+    if before.steps == now.steps:
+        return
+    was, is_ = (
+        LinearSchedule(peak=train.learning_rate, warmup_steps=train.warmup_steps, steps=train.steps)(step)
+        for train in (before, now)
+    )
+    say(
+        f"train.steps was {before.steps:,}, now {now.steps:,}: the learning rate falls to 0 over all of them, so it "
+        f"goes on at {is_:.3g} where it would have been {was:.3g}"
+    )

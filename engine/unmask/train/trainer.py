@@ -30,8 +30,8 @@ from unmask.train.metrics import FlopCount, peak_flops
 from unmask.train.optim import adamw, set_learning_rate
 from unmask.train.progress import Display, next_command
 from unmask.train.provenance import differences, machine
-from unmask.train.resume import inherit, require_same_data
-from unmask.train.run_folder import RunFolder
+from unmask.train.resume import inherit, require_same_data, tell_of_schedule
+from unmask.train.run_folder import RunFolder, saved_config
 from unmask.train.schedule import LinearSchedule
 from unmask.train.segments import segment_of
 from unmask.train.signals import StopRequest
@@ -86,6 +86,7 @@ def _train(folder: RunFolder) -> None:
     trainer = Trainer(config=config, folder=folder.path, parts=parts, checkpoints=checkpoints, display=display)
     if found is not None and facts is not None:
         trainer.restore(found, facts)
+        tell_of_schedule(saved_config(folder.path).train, config.train, step=facts.step, say=display.say)
     # Only now is it known that a changed configuration can go on with what is there.
     folder.save_config()
     with using(**config.kernels.named()):

@@ -15,6 +15,7 @@ from unmask.errors import CheckpointError, RunError
 from unmask.train.log import read_log
 from unmask.train.progress import Display
 from unmask.train.run_folder import saved_config
+from unmask.train.schedule import LinearSchedule
 from unmask.train.state import Facts
 
 
@@ -232,11 +233,19 @@ def test_a_tampered_fingerprint_is_refused(tiny: ModuleType, tmp_path: Path, mon
         resume(tiny, run)
 
 
-def test_more_steps_go_on_and_fewer_than_done_are_refused(tiny: ModuleType, tmp_path: Path) -> None:
+def test_more_steps_go_on_at_a_learning_rate_that_is_said_and_fewer_than_done_are_refused(
+    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     tiny.pretrain(tiny.config(run, steps=4, phases=[]))
+    capsys.readouterr()
     resume(tiny, run, **{"train.steps": 6})
-    assert read_log(run)[-1]["step"] == 6
+    train = saved_config(run).train
+    rate = LinearSchedule(peak=train.learning_rate, warmup_steps=train.warmup_steps, steps=6)(4)
+    told = "train.steps was 4, now 6: the learning rate falls to 0 over all of them"
+    assert f"{told}, so it goes on at {rate:.3g} where it would have been 0\n" in capsys.readouterr().out
+    resume(tiny, run)
+    assert "train.steps was" not in capsys.readouterr().out
     with pytest.raises(RunError, match=r"train\.steps is 5 but 6 steps are done"):
         resume(tiny, run, **{"train.steps": 5})
     resume(tiny, run)
