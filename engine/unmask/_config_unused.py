@@ -20,16 +20,31 @@ __all__ = ["without_unused"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Read:
-    """`settings` are read where `reads` is true of the value of `choice`; else `why` they are not, and the way out."""
+    """`settings` are read where `reads` is true of the value of `choice`; else `why` they are not, and the way out.
+
+    A recipe or file may `carry` the settings for whoever leaves the choice open: then only asking for them is refused.
+    """
 
     settings: tuple[str, ...]
     choice: str
     reads: Callable[[Any], bool]
     why: str
     way: str
+    carry: bool = False
 
 
 _READ = (
+    *(
+        _Read(
+            settings=("data.vocab_size", "data.lowercase"),
+            choice=choice,
+            reads=lambda given: given is None,
+            why="which keeps its own vocabulary",
+            way=f"leave {choice} out, to train one,",
+            carry=True,
+        )
+        for choice in ("data.store", "data.tokenizer")
+    ),
     _Read(
         settings=("data.text_field", "data.blank_line_documents", "data.split_at"),
         choice="data.input",
@@ -110,28 +125,26 @@ def without_unused(
     Raises:
         ConfigError: `changes` or the file give a setting that nothing reads.
     """
-    for setting, problem in _unused(config):
+    for setting, row in _unused(config):
         group, name = setting.split(".")
-        if name in (changes.get(group) or {}):
-            raise ConfigError(f"config: {problem}")
-        if saved:
+        asked = name in (changes.get(group) or {})
+        if not asked and (saved or row.carry):
             continue
-        if setting in dict(_unused(below())):
-            raise ConfigError(f"config: {problem}")
+        if asked or setting in dict(_unused(below())):
+            value, chosen = attrgetter(setting)(config), attrgetter(row.choice)(config)
+            problem = f"{setting} is {value!r} but {row.choice} is {chosen!r}, {row.why}"
+            raise ConfigError(f"config: {problem}; {row.way} or leave {setting} out")
         default = attrgetter(setting)(RunConfig())
         config = replace(config, **{group: replace(getattr(config, group), **{name: default})})
     return config
 
 
-def _unused(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Settings that differ from their defaults and are not read, each with the sentence that refuses it."""
+def _unused(config: RunConfig) -> Iterator[tuple[str, _Read]]:
+    """Settings that differ from their defaults and are not read, each with the row that says so."""
     defaults = RunConfig()
     for row in _READ:
-        chosen = attrgetter(row.choice)(config)
-        if row.reads(chosen):
+        if row.reads(attrgetter(row.choice)(config)):
             continue
         for setting in row.settings:
-            value = attrgetter(setting)(config)
-            if value != attrgetter(setting)(defaults):
-                problem = f"{setting} is {value!r} but {row.choice} is {chosen!r}, {row.why}"
-                yield setting, f"{problem}; {row.way} or leave {setting} out"
+            if attrgetter(setting)(config) != attrgetter(setting)(defaults):
+                yield setting, row

@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from unmask import recipes
-from unmask._mappings import nest, parse_yaml
+from unmask._mappings import parse_yaml
 from unmask.config import RunConfig, load_config, to_mapping, to_yaml
 from unmask.errors import ConfigError
-from unmask.train.run_folder import saved_config
 
 
 def complaint(overrides: Mapping[str, Any], source: str | Path | None = None) -> str:
@@ -207,62 +205,6 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
 )
 def test_what_cannot_work_is_refused_before_anything_starts(overrides: dict[str, Any], message: str) -> None:
     assert message in complaint(overrides)
-
-
-# settings with a value other than the default, the choices that do not read them, and choices that do
-CAUSAL = {"objective": {"clm": 1, "mlm": 0}, "model.causal": True}
-UNUSED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
-    ({"data.bm25_walk": "star"}, {"data.compose": "mix"}, {"data.compose": "bm25"}),
-    ({"data.bm25_buffer": 64}, {"data.compose": "documents"}, {"data.compose": "bm25"}),
-    ({"data.bm25_query_terms": 9}, {"data.compose": "uni"}, {"data.compose": "bm25"}),
-    ({"data.short_pairs": 0.5}, {"data.compose": "documents"}, {"data.compose": "pairs", "objective.sop": 1}),
-    ({"data.scope": "sequence"}, {"data.compose": "documents"}, {"data.compose": "best_fit"}),
-    ({"data.similar_words": "a.tsv"}, {"data.masking": "ngram"}, {"data.masking": "mac"}),
-    ({"data.mask_rate": 0.3}, CAUSAL, {}),
-    ({"data.mask_rate_end": 0.3}, CAUSAL, {}),
-    ({"data.mask_split": [1, 0, 0]}, CAUSAL, {}),
-    ({"data.masking": "span"}, CAUSAL, {}),
-    ({"data.mask_on": "device"}, CAUSAL, {}),
-    ({"data.static_masks": 4}, CAUSAL, {}),
-    ({"kernels.masking": "torch"}, {"data.mask_on": "host"}, {"data.mask_on": "device"}),
-    ({"model.global_every": 2}, {"model.attention_window": None}, {"model.attention_window": 8}),
-    ({"data.split_at": "^#"}, {"data.store": "store"}, {"data.input": ["a.md"]}),
-]
-
-
-@pytest.mark.parametrize(("setting", "without", "reader"), UNUSED, ids=[next(iter(row[0])) for row in UNUSED])
-def test_a_setting_that_nothing_reads_is_refused_by_name_and_the_default_never(
-    setting: dict[str, Any], without: dict[str, Any], reader: dict[str, Any], tmp_path: Path
-) -> None:
-    name = next(iter(setting))
-    told = complaint(setting | without)
-    assert told.startswith(f"config: {name} is ")
-    assert told.endswith(f"or leave {name} out")
-    whole = load_config(None, setting | reader)
-    group, leaf = name.split(".")
-    default = to_mapping(RunConfig())[group][leaf]
-    assert load_config(None, {name: default} | without)
-    # a file that gives both is as wrong; one that gives a reader is no trap for who chooses otherwise
-    file = tmp_path / "mine.yaml"
-    file.write_text(to_yaml(whole), "utf-8")
-    assert load_config(file) == whole
-    others = {"objective.sop": 0} if "objective.sop" in reader else {"data.input": []} if "data.input" in reader else {}
-    assert to_mapping(load_config(file, without | others))[group][leaf] == default
-    file.write_text(yaml.safe_dump(nest(setting | without)), "utf-8")
-    assert complaint({}, file) == told
-
-
-def test_a_run_goes_on_with_settings_that_nothing_reads_and_takes_no_new_ones(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("data: {compose: mix, bm25_walk: star}\n", "utf-8")
-    assert saved_config(tmp_path).data.bm25_walk == "star"
-    with pytest.raises(ConfigError, match=r"data.similar_words is 'a.tsv' but data.masking is 'token'"):
-        saved_config(tmp_path, {"data.similar_words": "a.tsv"})
-
-
-def test_the_recipe_of_compositions_takes_every_composition() -> None:
-    for compose in ("documents", "mix", "uni", "best_fit", "full_sentences"):
-        assert load_config("composition", {"data.compose": compose}).data.compose == compose
-    assert load_config("bert-original", {"data.compose": "documents", "objective.nsp": 0}).data.static_masks == 10
 
 
 def test_shares_of_phases_may_carry_rounding() -> None:
