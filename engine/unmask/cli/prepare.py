@@ -3,13 +3,14 @@
 import sys
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from unmask.cli._arguments import join_repeated, read
+from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -68,6 +69,14 @@ def run(arguments: list[str]) -> None:
     """Prepare and print what the store holds."""
     options = read(Options, prog="unmask prepare", arguments=join_repeated(arguments, "--input"))
 
+    trained = {field.name: field.default for field in fields(Options) if field.name in ("vocab_size", "lowercase")}
+    for name, default in trained.items():
+        value = getattr(options, name)
+        if options.tokenizer is not None and value != default:
+            raise ConfigError(
+                f"prepare: {name} is {value} but --tokenizer is {options.tokenizer}, which keeps its own vocabulary; "
+                "leave one of them out"
+            )
     from unmask.data.prepare import describe, prepare
     from unmask.data.unfinished import unfinished_hint
 

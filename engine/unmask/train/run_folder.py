@@ -81,9 +81,10 @@ class RunFolder:
         refused = [key for key in changed if key not in MAY_CHANGE]
         if refused:
             key = refused[0]
+            named = {"kernels.*" if name.startswith("kernels.") else name for name in MAY_CHANGE - {"run"}}
             raise RunError(
                 f"run {path}: {key} is {before.get(key)} in the saved configuration, got {after.get(key)}; resuming "
-                f"may change only {', '.join(sorted(MAY_CHANGE - {'run'}))}, so start a new run for anything else"
+                f"may change only {', '.join(sorted(named))}, so start a new run for anything else"
             )
         return cls(path=path, config=replace(config, run=str(path)))
 

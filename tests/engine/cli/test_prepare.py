@@ -100,3 +100,11 @@ def test_what_a_failed_run_keeps_is_told_and_the_mended_text_goes_on(
     assert "continue: " in told.err
     assert "tales: 60 documents" in told.out
     assert Store.open(out).sources == ["tales"]
+
+
+@pytest.mark.parametrize("asked", [["--vocab-size", "1000"], ["--no-lowercase"]])
+def test_a_vocabulary_asked_for_beside_a_tokenizer_is_refused(
+    tmp_path: Path, asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", "--tokenizer", "there", "--out", str(tmp_path / "store"), *asked]) == 2
+    assert "but --tokenizer is there, which keeps its own vocabulary; leave one of them out" in capsys.readouterr().err
