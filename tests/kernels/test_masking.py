@@ -242,7 +242,7 @@ def test_refuses_bad_arguments_in_one_sentence(change: dict[str, Any], error: ty
 def test_triton_says_what_it_refuses() -> None:
     assert FAMILY.choose(None, MaskingCall("cuda", "sm_90", 512)) == "torch"
     reasons = FAMILY.backends["triton"].refuses(MaskingCall("cuda", "sm_90", 9000))
-    assert "documents up to 8192 tokens, may be 9000 long" in reasons
+    assert "documents up to 4096 tokens stay in registers, may be 9000 long; use backend 'torch'" in reasons
     if not contracts.INTERPRETING:
         with pytest.raises(BackendUnavailable, match="needs a CUDA tensor, got cpu"):
             masking(**TOKENS.make(torch.float32).arguments, backend="triton")

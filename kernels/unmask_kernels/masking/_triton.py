@@ -1,8 +1,7 @@
 """Triton masking: one launch, one program per document, which holds its document in registers.
 
-A block is the power of two that covers the longest document: 256 tokens a warp, from 4,096 tokens on 16 warps, up to
-8,192 tokens. A shorter document masks the rest of its block, so the work is that of S blocks. Nothing is sorted. To
-choose words:
+A block is the power of two that covers the longest document, up to 4,096 tokens, 8 a thread. A shorter document masks
+the rest of its block, so the work is that of S blocks. Nothing is sorted. To choose words:
 
     1. the largest bound x is found bit by bit, 32 block sums, for which all words with priority < x fit in the count:
        single tokens are chosen exactly by this, but for equal priorities
@@ -31,7 +30,7 @@ from .rule import IGNORED, numbers
 
 __all__ = ["forward"]
 
-_TOKENS_PER_WARP, _MOST_WARPS = 256, 16
+_TOKENS_PER_WARP = 256
 _NEVER: tl.constexpr = tl.constexpr(1 << 62)
 _IGNORED: tl.constexpr = tl.constexpr(IGNORED)
 _NUMBERS = ["documents", "capacity", "numerator", "denominator", "to_mask", "to_random", "num_ordinary", "mask_id"]
@@ -39,7 +38,7 @@ _NUMBERS = ["documents", "capacity", "numerator", "denominator", "to_mask", "to_
 
 @triton.jit
 def _count(lengths, numerator, denominator):
-    # the count of `rule`, in 32 bits: 8,192 tokens times 65,536
+    # the count of `rule`, in 32 bits: 4,096 tokens times 65,536
     product = lengths * numerator
     whole = product // denominator
     twice = 2 * (product - whole * denominator)
@@ -196,6 +195,6 @@ def forward(
             HAS_RANDOM=rule.to_random > rule.to_mask,
             BLOCK=block,
             DOCUMENTS=256,
-            num_warps=min(_MOST_WARPS, max(1, block // _TOKENS_PER_WARP)),
+            num_warps=max(1, block // _TOKENS_PER_WARP),
         )
     return out, rows, labels

@@ -20,7 +20,7 @@ from .rule import counts, numbers, slot_offsets
 
 __all__ = ["FAMILY", "MaskedTokens", "MaskingCall", "masking"]
 
-MAX_TRITON_DOCUMENT = 8192
+MAX_TRITON_DOCUMENT = 4096  # longer documents spill registers
 _INTEGERS = (torch.int64, torch.int32)
 
 
@@ -101,7 +101,10 @@ class MaskingCall(NamedTuple):
 def _triton_refuses(call: MaskingCall) -> list[str]:
     reasons = triton_reasons(call.device)
     if call.longest > MAX_TRITON_DOCUMENT:
-        reasons.append(f"documents up to {MAX_TRITON_DOCUMENT} tokens, may be {call.longest} long")
+        reasons.append(
+            f"documents up to {MAX_TRITON_DOCUMENT} tokens stay in registers, may be {call.longest} long; "
+            "use backend 'torch'"
+        )
     return reasons
 
 
