@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from unmask import _config_rules
+from unmask import limits
 from unmask.config import DataConfig
 from unmask.data import windows
 from unmask.data.compose import Composition
@@ -109,7 +109,7 @@ def test_both_scopes_hold_the_same_text_under_the_same_masks(strategy, stream):
 def test_the_configuration_offers_every_strategy_and_joins_the_same_ones():
     offered = get_args(get_type_hints(DataConfig)["compose"])
     assert list(offered) == list(get_args(Strategy)) == list(STRATEGIES)
-    assert tuple(s for s in offered if Composition(strategy=s).joins) == _config_rules._JOINING == tuple(JOINING)
+    assert tuple(s for s in offered if Composition(strategy=s).joins) == limits.JOINING == tuple(JOINING)
 
 
 @pytest.mark.parametrize("strategy", JOINING)
