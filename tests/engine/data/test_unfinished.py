@@ -86,7 +86,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
 
 
 def test_a_killed_command_goes_on_where_it_was(tmp_path: Path) -> None:
-    corpus = _write(tmp_path / "docs.jsonl", _texts(40) * 600)
+    corpus = _write(tmp_path / "docs.jsonl", _texts(40) * 300)
     Tokenizer.train(_texts(40), 120).save(tmp_path / "tokenizer")
     limits = ["--tokenizer", str(tmp_path / "tokenizer"), "--shard-tokens", "20000", "--workers", "2"]
     command = [sys.executable, "-m", "unmask", "prepare", "--input", str(corpus), *limits]
