@@ -1,40 +1,48 @@
 """A run killed over and over, in training and in every part of a save, ends with the bits of one that is not."""
 
-import os
+import multiprocessing
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+# one process imports, which takes longer than training; those that are killed are its forks
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["unmask.train.trainer"])
 
-def start(tiny: ModuleType, run: Path, *, steps: int, moment: str = "") -> "subprocess.Popen[bytes]":
-    assert tiny.__file__ is not None
-    return subprocess.Popen(
-        [sys.executable, tiny.__file__, str(run), str(steps), moment],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+PROGRAM = """
+import os, runpy, sys
+os.dup2(os.open({errors!r}, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+sys.argv = [{file!r}, {run!r}, {steps!r}, {moment!r}]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
-def end(process: "subprocess.Popen[bytes]") -> bool:
+def start(tiny: ModuleType, run: Path, *, steps: int, moment: str = "") -> ForkServerProcess:
+    program = PROGRAM.format(errors=f"{run}.err", file=tiny.__file__, run=str(run), steps=str(steps), moment=moment)
+    process = FORKS.Process(target=exec, args=(program, {}))
+    process.start()
+    return process
+
+
+def end(process: ForkServerProcess, run: Path) -> bool:
     """Wait for a process; whether it was killed at work. Any other end than that and success is an error."""
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode in (0, -signal.SIGKILL), errors.decode()
-    return process.returncode != 0
+    process.join(timeout=120)
+    assert process.exitcode in (0, -signal.SIGKILL), Path(f"{run}.err").read_text()
+    return process.exitcode != 0
 
 
-def kill_in_training(process: "subprocess.Popen[bytes]", run: Path, delay: float) -> None:
-    """Kill `delay` seconds after the process has logged a row: importing takes longer than training."""
+def kill_in_training(process: ForkServerProcess, run: Path, delay: float) -> None:
+    """Kill `delay` seconds after the process has logged a row."""
     log = run / "log.jsonl"
     before = log.stat().st_mtime_ns if log.exists() else 0
     size, deadline = -1, time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.exitcode is None and time.monotonic() < deadline:
         if log.exists() and log.stat().st_mtime_ns != before:
             # The first change cuts the log for the resumed run; the second is a row.
             if size not in (-1, log.stat().st_size):
@@ -53,8 +61,8 @@ def kill_in_turn(tiny: ModuleType, run: Path, moments: list[str | float], *, ste
         else:
             process = start(tiny, run, steps=steps)
             kill_in_training(process, run, moment)
-        assert end(process), f"the run ended before the kill at {moment} of {moments}"
-    assert not end(start(tiny, run, steps=steps))
+        assert end(process, run), f"the run ended before the kill at {moment} of {moments}"
+    assert not end(start(tiny, run, steps=steps), run)
 
 
 def test_after_kills_in_training_in_mid_file_and_around_a_rename(
