@@ -269,7 +269,7 @@ def test_asking_for_triton_on_cpu_says_why_not() -> None:
 def test_refuses_wide_rows_many_segments_and_fp64_in_triton_with_a_reason() -> None:
     reasons = FAMILY.backends["triton"].refuses(EmbeddingCall("cuda", "sm_90", torch.float64, 8200, 17))
     assert "dtype must be fp16, bf16 or fp32, got float64" in reasons
-    assert "rows up to 4096 wide, got 8200" in reasons
+    assert "rows up to 4096 wide stay in registers, got 8200; use backend 'torch'" in reasons
     assert "up to 4 segments, got 17" in reasons
 
 

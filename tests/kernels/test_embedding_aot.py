@@ -18,10 +18,12 @@ pytestmark = [
     pytest.mark.skipif(INTERPRETING, reason="an interpreted kernel cannot be compiled"),
 ]
 
-KERNELS = ["_forward_kernel", "_backward_kernel", "_chunk_kernel", "_word_kernel", "_place_kernel"]
+KERNELS = ["_forward_kernel", "_words_kernel", "_rest_kernel", "_places_kernel"]
 EDGES = [
     embedding_case([9], 768, segments=None),
     embedding_case([9], 768, segments=4),
+    embedding_case([9], 768, segments=3, p=0.1),
+    embedding_case([3], 2048, p=0.1),
     embedding_case([3], 4096, p=0.1),
 ]
 
@@ -53,4 +55,4 @@ def test_rows_and_sums_stay_in_registers_everywhere(case: Case, dtype: torch.dty
 
 def test_numbers_that_change_from_batch_to_batch_are_not_compiled_in() -> None:
     launches = aot.launches(partial(embedding, backend="triton"), embedding_case([40, 24], 768).make(torch.bfloat16))
-    assert all(not {"rows", "tokens", "documents"} & {*launch.constants, *launch.aligned} for launch in launches)
+    assert all(not {"rows", "chunk", "words", "places"} & {*launch.constants, *launch.aligned} for launch in launches)

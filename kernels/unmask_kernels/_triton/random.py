@@ -10,25 +10,38 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["keep_rows", "keep_scores", "lanes"]
+__all__ = ["keep_rows", "keep_scores", "lanes", "row_words", "spread"]
+
+
+@triton.jit
+def spread(w0, w1, w2, w3, ROWS: tl.constexpr, GROUPS: tl.constexpr):
+    """The eight lanes of each call side by side: uint32 (ROWS, 8 * GROUPS), each below 2**16."""
+    words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (ROWS, 4 * GROUPS))  # w0 w1 w2 w3 w0 ...
+    return tl.reshape(tl.join(words & 0xFFFF, words >> 16), (ROWS, 8 * GROUPS))
 
 
 @triton.jit
 def lanes(key, c0, c1, c2, c3, ROWS: tl.constexpr, GROUPS: tl.constexpr):
     """uint32 (ROWS, 8 * GROUPS), each below 2**16, for counters uint32 (ROWS, GROUPS) and an int64 key."""
     w0, w1, w2, w3 = tl.philox(key, c0, c1, c2, c3)  # (ROWS, GROUPS)
-    words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (ROWS, 4 * GROUPS))  # w0 w1 w2 w3 w0 ...
-    return tl.reshape(tl.join(words & 0xFFFF, words >> 16), (ROWS, 8 * GROUPS))
+    return spread(w0, w1, w2, w3, ROWS, GROUPS)
+
+
+@triton.jit
+def row_words(key, row_keys, ROWS: tl.constexpr, GROUPS: tl.constexpr):
+    """Four words uint32 (ROWS, GROUPS) for whole rows: row keys int64 (ROWS,), and groups of eight columns from 0."""
+    zero = tl.zeros((ROWS, GROUPS), dtype=tl.uint32)
+    group = tl.arange(0, GROUPS).to(tl.uint32)[None, :] + zero
+    low = (row_keys & 0xFFFFFFFF).to(tl.uint32)[:, None] + zero
+    high = ((row_keys >> 32) & 0xFFFFFFFF).to(tl.uint32)[:, None] + zero
+    return tl.philox(key, group, zero, low, high)
 
 
 @triton.jit
 def keep_rows(key, row_keys, threshold, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """bool (ROWS, BLOCK): which elements of whole rows survive, for row keys int64 (ROWS,) and columns from 0."""
-    zero = tl.zeros((ROWS, BLOCK // 8), dtype=tl.uint32)
-    group = tl.arange(0, BLOCK // 8).to(tl.uint32)[None, :] + zero
-    low = (row_keys & 0xFFFFFFFF).to(tl.uint32)[:, None] + zero
-    high = ((row_keys >> 32) & 0xFFFFFFFF).to(tl.uint32)[:, None] + zero
-    return lanes(key, group, zero, low, high, ROWS, BLOCK // 8) >= threshold.to(tl.uint32)
+    w0, w1, w2, w3 = row_words(key, row_keys, ROWS, BLOCK // 8)
+    return spread(w0, w1, w2, w3, ROWS, BLOCK // 8) >= threshold.to(tl.uint32)
 
 
 @triton.jit

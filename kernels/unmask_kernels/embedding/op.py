@@ -20,7 +20,7 @@ from . import reference
 
 __all__ = ["FAMILY", "EmbeddingCall", "embedding"]
 
-MAX_TRITON_WIDTH = 4096
+MAX_TRITON_WIDTH = 4096  # wider rows spill registers
 MAX_TRITON_SEGMENTS = 4
 _INTEGERS = (torch.int64, torch.int32)
 
@@ -112,7 +112,7 @@ def _triton_refuses(call: EmbeddingCall) -> list[str]:
     if call.dtype == torch.float64:
         reasons.append("dtype must be fp16, bf16 or fp32, got float64")
     if call.width > MAX_TRITON_WIDTH:
-        reasons.append(f"rows up to {MAX_TRITON_WIDTH} wide, got {call.width}")
+        reasons.append(f"rows up to {MAX_TRITON_WIDTH} wide stay in registers, got {call.width}; use backend 'torch'")
     if call.segments > MAX_TRITON_SEGMENTS:
         reasons.append(f"up to {MAX_TRITON_SEGMENTS} segments, got {call.segments}")
     return reasons
@@ -182,10 +182,8 @@ def _check(
         checks.contents(name, "segments", segments, segment.shape[0], "the rows of segment")
 
 
-# The backward gathers and adds again instead of saving the sum. The torch backend saves the dropout mask, Triton draws
-# it again. What a call does not need is returned empty.
-_SAVES_MASK = ("torch",)
-
+# The backward gathers and adds again instead of saving the sum. What dropout keeps is saved, by the torch backend in a
+# byte an element, by Triton in a bit; without dropout it is empty.
 _LIBRARY = torch.library.Library("unmask", "FRAGMENT")
 _ROWS = "Tensor ids, Tensor places, Tensor? segments, Tensor word, Tensor position, Tensor segment, Tensor weight, "
 _LIBRARY.define(
@@ -213,12 +211,12 @@ def _forward_fake(ids: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     word: Tensor = rest[2]
     p, dtype, backend = rest[-3:]
     tokens, width = ids.shape[0], word.shape[1]
-    keep = (tokens, width) if p > 0.0 and backend in _SAVES_MASK else (0,)
+    kept, kept_dtype = ((width + 7) // 8, torch.uint8) if backend == "triton" else (width, torch.bool)
     return (
         word.new_empty((tokens, width), dtype=dtype),
         word.new_empty((tokens,)),
         word.new_empty((tokens,)),
-        word.new_empty(keep, dtype=torch.bool),
+        word.new_empty((tokens, kept) if p > 0.0 else (0,), dtype=kept_dtype),
     )
 
 
