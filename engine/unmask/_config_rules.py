@@ -166,6 +166,11 @@ def _objectives(config: RunConfig) -> Iterator[str]:
         )
     if pairs and config.model.num_segments < 2:
         yield f"objective.{pairs} is {weights[pairs]} but model.num_segments is 1; a pair has two segments"
+    if pairs and config.model.causal:
+        yield (
+            f"objective.{pairs} is {weights[pairs]} but model.causal is true, so [CLS], which tells the pair, sees "
+            "nothing of it; set model.causal to false"
+        )
     if objective.clm > 0 and not config.model.causal:
         yield "objective.clm is above 0 but model.causal is false, so each token would see its answer; set it true"
 

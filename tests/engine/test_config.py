@@ -168,6 +168,10 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
             {"objective": {"clm": 1, "mlm": 0}, "model.causal": True, "data.masking": "span"},
             "data.masking is 'span' but objective.clm is 1.0, which masks nothing; set objective.clm to 0 or leave",
         ),
+        (
+            {"objective.nsp": 1, "data.compose": "pairs", "model.causal": True},
+            "objective.nsp is 1.0 but model.causal is true, so [CLS], which tells the pair, sees nothing of it",
+        ),
         ({"data.masking": "mac"}, "data.masking is 'mac', which needs data.similar_words"),
         ({"data.similar_words": "a.tsv"}, "data.similar_words is 'a.tsv' but data.masking is 'token'"),
         ({"data.mask_rate_end": 1.0}, "data.mask_rate_end must be between 0 and 1, got 1.0"),
