@@ -211,6 +211,11 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"x": torch.zeros(24)}, ValueError, "linear_gelu: x must have shape (T, D), got (24,)"),
     ({"x": torch.zeros(9, 24, dtype=torch.int64)}, TypeError, "linear_gelu: x must be float16"),
     ({"x": torch.zeros(9, 25)}, ValueError, "linear_gelu: weight must have 25 columns, the last dimension of x, got"),
+    (
+        {"x": torch.zeros(9, 0), "weight": torch.zeros(80, 0)},
+        ValueError,
+        "linear_gelu: x must have at least one column",
+    ),
     ({"weight": torch.zeros(80)}, ValueError, "linear_gelu: weight must have shape (N, D), got (80,)"),
     ({"weight": torch.zeros(80, 24, dtype=torch.int8)}, TypeError, "linear_gelu: weight must be float16"),
     ({"weight": torch.zeros(80, 24, device="meta")}, ValueError, "linear_gelu: weight must be on cpu"),

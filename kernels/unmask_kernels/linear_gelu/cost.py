@@ -18,10 +18,10 @@ def flops_backward(tokens: int, depth: int, width: int, *, gated: bool = False) 
     return 2 * flops_forward(tokens, depth, width, gated=gated)
 
 
-def bytes_forward(tokens: int, depth: int, width: int, itemsize: int, *, gated: bool = False) -> int:
-    """Read x and the fp32 weight, write y and, for the backward, z; `itemsize` bytes an activation."""
+def bytes_forward(tokens: int, depth: int, width: int, itemsize: int, *, gated: bool = False, keep: bool = True) -> int:
+    """Read x and the fp32 weight, write y and, to `keep` for the backward, z; `itemsize` bytes an activation."""
     columns = (1 + gated) * width
-    return (tokens * depth + tokens * (width + columns)) * itemsize + 4 * columns * depth
+    return tokens * (depth + width + keep * columns) * itemsize + 4 * columns * depth
 
 
 def bytes_backward(tokens: int, depth: int, width: int, itemsize: int, *, gated: bool = False) -> int:

@@ -35,7 +35,7 @@ def linear_gelu(
     gated forms Shazeer 2020, arXiv:2002.05202.
 
     Args:
-        x: (T, D), fp16, bf16, fp32 or fp64; T may be 0.
+        x: (T, D), fp16, bf16, fp32 or fp64; T may be 0, D is at least 1.
         weight: (N, D), fp32 or any other float dtype; narrowed to the dtype of x once a call.
         bias: (N,), fp32 (any float dtype is accepted), or None.
         activation: with z = x weight^T + bias, "gelu", "gelu_tanh", or, gated, "geglu" and "swiglu", as in
@@ -104,6 +104,8 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> N
             f"linear_gelu: weight must have {x.shape[1]} columns, the last dimension of x, "
             f"got shape {tuple(weight.shape)}"
         )
+    if x.shape[1] == 0:
+        raise ValueError(f"linear_gelu: x must have at least one column, got shape {tuple(x.shape)}")
     if activation not in ACTIVATIONS:
         known = ", ".join(repr(known) for known in ACTIVATIONS)
         raise ValueError(f"linear_gelu: activation must be one of {known}, got {activation!r}")

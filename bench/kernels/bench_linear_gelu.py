@@ -1,0 +1,146 @@
+"""linear_gelu: every backend against what a PyTorch user would write, without gradients, forward and backward.
+
+Shapes are the models': T packed tokens, D columns of x, F of the result; activations bf16, parameters fp32. Peers are
+the composition, PyTorch's product and activation, eager and under `torch.compile` (the reference multiplies in fp32,
+which nobody would run), and PyTorch's own product with an epilogue, `torch._addmm_activation`, which writes no product
+and so serves without gradients only: exact on a CPU, with the tanh form on a GPU. "torch" is the product and the family
+gelu, what runs by default. The floor is the larger of operations over the measured rate of a large product and bytes
+over the measured copy bandwidth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from bench.clock import PLAYBACK
+from bench.directions import directed
+from bench.roofline import copy_bandwidth, matmul_rate
+from torch import Tensor
+
+from unmask_kernels import linear_gelu
+from unmask_kernels.capability import architecture
+from unmask_kernels.dispatch import BackendUnavailable
+from unmask_kernels.gelu import GATED, Activation
+from unmask_kernels.linear_gelu import FAMILY, LinearGeluCall, cost, reference
+from unmask_kernels.testing.compare import compare
+from unmask_kernels.testing.inputs import Inputs, run
+from unmask_kernels.testing.linear_gelu import linear_gelu_case
+
+pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
+
+DTYPE = torch.bfloat16
+ON_GPU = torch.cuda.is_available()
+TOKENS = 16384 if ON_GPU else 512
+PEERS = ("eager", "compiled", "library epilogue")
+WITH_EPILOGUE: Activation = "gelu_tanh" if ON_GPU else "gelu"
+DIRECTIONS = ("no gradients", "forward", "backward")
+
+
+class Shape(NamedTuple):
+    """One case: T, D, F, the activation and whether there is a bias."""
+
+    tokens: int
+    depth: int
+    width: int
+    activation: Activation
+    bias: bool
+
+    def __str__(self) -> str:
+        return f"{self.activation}, {self.tokens} x {self.depth} -> {self.width} bf16" + (", bias" if self.bias else "")
+
+
+SHAPES = [
+    Shape(TOKENS, 768, 3072, "gelu", True),  # BERT-base
+    Shape(TOKENS, 768, 1152, "geglu", False),  # ModernBERT-base
+    *([Shape(TOKENS, 768, 3072, "gelu_tanh", True), Shape(TOKENS, 1024, 4096, "gelu", True)] if ON_GPU else []),
+]
+
+
+def _eager(x: Tensor, weight: Tensor, bias: Tensor | None, *, activation: Activation) -> Tensor:
+    z = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    if activation not in GATED:
+        return F.gelu(z, approximate="tanh" if activation == "gelu_tanh" else "none")
+    gate, value = z.chunk(2, dim=-1)
+    return (F.silu(gate) if activation == "swiglu" else F.gelu(gate)) * value
+
+
+def _library_epilogue(x: Tensor, weight: Tensor, bias: Tensor, *, activation: Activation) -> Tensor:
+    assert activation == WITH_EPILOGUE
+    y: Tensor = torch._addmm_activation(bias.to(x.dtype), x, weight.to(x.dtype).t(), use_gelu=True)
+    return y
+
+
+def _functions(device: torch.device, shape: Shape, direction: str) -> dict[str, Callable[..., Tensor]]:
+    """Peers, and the backends that can run here."""
+    functions: dict[str, Callable[..., Tensor]] = {"eager": _eager}
+    call = LinearGeluCall(device.type, architecture(torch.empty(0, device=device)), DTYPE)
+    for name, backend in FAMILY.backends.items():
+        if not backend.refuses(call):
+            functions[name] = partial(linear_gelu, backend=name)
+    functions["compiled"] = torch.compile(_eager, dynamic=False)
+    if shape.activation == WITH_EPILOGUE and shape.bias and direction == DIRECTIONS[0]:
+        functions["library epilogue"] = _library_epilogue
+    return functions
+
+
+def _enter(
+    functions: dict[str, Callable[..., Tensor]], shape: Shape, device: torch.device, direction: str
+) -> dict[str, Callable[[int], object]]:
+    """Compare every function with fp64 truth on fewer rows; then calls on cold inputs of full size."""
+
+    def made(tokens: int) -> Inputs:
+        case = linear_gelu_case(tokens, shape.depth, shape.width, activation=shape.activation, bias=shape.bias)
+        inputs = case.make(DTYPE, device)
+        return replace(inputs, differentiable=()) if direction == DIRECTIONS[0] else inputs
+
+    small = made(min(shape.tokens, 257))
+    truth, plain = run(reference.linear_gelu, small.double()), run(_eager, small)
+    for function in functions.values():
+        compare(run(function, small), plain, truth)
+    return directed(functions, made(shape.tokens), "backward" if direction == "backward" else "forward")
+
+
+@pytest.mark.parametrize("variant", [*PEERS, *FAMILY.backends])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def bench_linear_gelu(
+    benchmark: Any, race: Any, device: torch.device, shape: Shape, direction: str, variant: str
+) -> None:
+    functions = _functions(device, shape, direction)
+    if variant == "library epilogue" and variant not in functions:
+        pytest.skip(f"library epilogue: needs activation {WITH_EPILOGUE!r} here, a bias, and no gradients")
+    if variant not in functions:
+        call = LinearGeluCall(device.type, architecture(torch.empty(0, device=device)), DTYPE)
+        with pytest.raises(BackendUnavailable) as refusal:
+            FAMILY.choose(variant, call)
+        pytest.skip(str(refusal.value))
+    gated = shape.activation in GATED
+    count = cost.flops_backward if direction == "backward" else cost.flops_forward
+    flops = count(shape.tokens, shape.depth, shape.width, gated=gated)
+    if direction == "backward":
+        moved = cost.bytes_backward(shape.tokens, shape.depth, shape.width, DTYPE.itemsize, gated=gated)
+    else:
+        keep = direction == "forward"
+        moved = cost.bytes_forward(shape.tokens, shape.depth, shape.width, DTYPE.itemsize, gated=gated, keep=keep)
+    rate, bandwidth = matmul_rate(str(device), DTYPE), copy_bandwidth(str(device))
+    race.run(
+        benchmark,
+        group=f"linear_gelu {direction}",
+        case=str(shape),
+        variant=variant,
+        enter=lambda: _enter(functions, shape, device, direction),
+        rounds=100 if ON_GPU else 10,
+        extra={
+            "baseline": "eager",
+            "flops": flops,
+            "bytes": moved,
+            "floor_seconds": max(flops / rate, moved / bandwidth),
+            "ceiling": f"matrix product and copy of this run, {rate / 1e12:,.2f} TFLOP/s, {bandwidth / 1e9:,.1f} GB/s",
+        },
+    )
