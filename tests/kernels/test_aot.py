@@ -44,7 +44,10 @@ def test_layer_norm_keeps_its_rows_in_registers(width: int, architecture: int) -
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize(
     "case",
-    [*aot.CASES["layer_norm"], layer_norm_case(64, 4096, p=0.1, x_bias=True), layer_norm_case(64, 8192, p=0.1)],
+    [
+        *aot.CASES["layer_norm"],
+        *(layer_norm_case(64, 4096, p=0.1, x_bias=True, return_sum=each) for each in (False, True)),
+    ],
     ids=str,
 )
 def test_layer_norm_keeps_its_rows_in_registers_everywhere(case: Case, dtype: torch.dtype, architecture: int) -> None:

@@ -44,11 +44,11 @@ def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> N
     compare(ours, plain, truth)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize(
     "case", [layer_norm_case(37, 96), layer_norm_case(37, 96, p=0.2, x_bias=True, return_sum=True)], ids=str
 )
-def test_blocks_of_widened_rows_join_up(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_rows_join_up(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = case.make(dtype)
     whole = run(partial(public, backend="torch"), inputs)
     monkeypatch.setattr(FAMILY.module("torch"), "_BLOCK", 5 * 96 // torch.get_num_threads())
@@ -291,7 +291,7 @@ def test_refuses_wide_rows_and_fp64_in_triton_with_a_reason() -> None:
     call = LayerNormCall("cuda", "sm_90", torch.float64, 8200)
     reasons = FAMILY.backends["triton"].refuses(call)
     assert "activations must be fp16, bf16 or fp32, got float64" in reasons
-    assert "rows up to 8192 wide, got 8200" in reasons
+    assert "rows up to 4096 wide stay in registers, got 8200; use backend 'torch'" in reasons
 
 
 def test_an_unverified_backend_is_not_chosen_by_itself() -> None:

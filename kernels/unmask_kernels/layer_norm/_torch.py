@@ -2,9 +2,9 @@
 
 The native kernels run in fp32 whatever the activation dtype, for two reasons: the CPU backward sums dweight
 and dbias of 16-bit rows in 16 bits (2% wrong after 64 rows), and the CUDA one refuses 16-bit rows next to
-fp32 parameters. On CPU, 16-bit rows are widened a block at a time into buffers that stay in cache. The backward adds
-x, x_bias and residual again instead of saving their sum. The dropout mask is saved, one byte an element: drawing
-it takes longer than the rest.
+fp32 parameters. On CPU, rows that are widened or dropped go a block at a time through buffers that stay in cache. The
+backward adds x, x_bias and residual again instead of saving their sum. The dropout mask is saved, one byte an element:
+drawing it takes longer than the rest.
 
 Traffic per element of size s without dropout: forward 3 s, backward 4 s; with the sum 1 s more in either direction.
 """
@@ -21,8 +21,8 @@ from unmask_kernels.precision import accumulation_dtype
 
 __all__ = ["backward", "forward"]
 
-_SUMMED = 64  # rows of one fp32 sum of dweight and dbias
-_BLOCK = 3 << 17  # elements widened at a time by each thread, 1.5 MiB of fp32; best of 64 to 1024 rows of 768
+_SUMMED = 128  # rows of one fp32 sum of dweight and dbias
+_BLOCK = 3 << 17  # elements worked on at a time by each thread, 1.5 MiB of fp32; best of 64 to 1024 rows of 768
 
 
 def forward(
@@ -47,8 +47,9 @@ def forward(
     total = x.new_empty((tokens, width) if return_sum else (0,))
     mean = x.new_empty(tokens, dtype=weight.dtype)
     rstd = torch.empty_like(mean)
-    buffer = _buffer(x)
-    for rows in _blocks(x):
+    size = _block_rows(x, p)
+    buffer = _buffer(x, size)
+    for rows in _blocks(tokens, size):
         h = _sum(buffer, x, residual, x_bias, keep, p, rows)
         if return_sum:
             # y is the norm of what is returned
@@ -84,8 +85,9 @@ def backward(
     dx = x.new_empty((tokens, width) if p > 0.0 else (0,))
     dx_bias = weight.new_zeros(0 if x_bias is None else width)
     sums: list[tuple[Tensor, Tensor]] = []
-    buffer, incoming = _buffer(x), _buffer(x)
-    for rows in _blocks(x):
+    size = _block_rows(x, p)
+    buffer, incoming = _buffer(x, size), _buffer(x, size)
+    for rows in _blocks(tokens, size):
         if dsum is None:
             h = _sum(buffer, x, residual, x_bias, keep, p, rows)
         else:
@@ -94,8 +96,7 @@ def backward(
         mean_, rstd_ = mean[rows, None], rstd[rows, None]
         dh = _native_backward(wide_dy, h, mean_, rstd_, weight, [True, False, False])[0]
         # PyTorch adds up the rows of one call one after the other, so a call for the sums gets few.
-        step = _SUMMED if x.device.type == "cpu" else max(1, tokens)
-        for some in (slice(start, start + step) for start in range(0, len(h), step)):
+        for some in _blocks(len(h), _SUMMED if x.device.type == "cpu" else max(1, tokens)):
             sums.append(
                 _native_backward(wide_dy[some], h[some], mean_[some], rstd_[some], weight, [False, True, True])[1:]
             )
@@ -125,22 +126,21 @@ def _native_backward(
     return found
 
 
-def _block_rows(x: Tensor) -> int:
-    """Rows to work on at a time: all, or what fits in the cache of a CPU when rows are widened."""
+def _block_rows(x: Tensor, p: float) -> int:
+    """Rows to work on at a time: what fits in the cache of a CPU; all where one native call writes the result."""
     tokens, width = x.shape
-    if x.device.type != "cpu" or x.dtype == accumulation_dtype(x.dtype):
+    if x.device.type != "cpu" or (p == 0.0 and x.dtype == accumulation_dtype(x.dtype)):
         return max(1, tokens)
     return max(1, min(tokens, _BLOCK * torch.get_num_threads() // width))
 
 
-def _blocks(x: Tensor) -> Iterator[slice]:
-    size = _block_rows(x)
-    return (slice(start, start + size) for start in range(0, len(x), size))
+def _blocks(rows: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, rows, size))
 
 
-def _buffer(x: Tensor) -> Tensor:
+def _buffer(x: Tensor, rows: int) -> Tensor:
     """A block in the accumulation dtype."""
-    return x.new_empty((_block_rows(x), x.shape[1]), dtype=accumulation_dtype(x.dtype))
+    return x.new_empty((rows, x.shape[1]), dtype=accumulation_dtype(x.dtype))
 
 
 def _place(whole: Tensor, rows: slice, part: Tensor) -> Tensor:
