@@ -1,10 +1,10 @@
 """embedding: every backend against what a PyTorch user would write, forward and backward.
 
-Documents of up to 512 tokens, an eighth of all tokens one word, as [MASK] is in training; BERT's vocabulary; bf16
-results of fp32 tables. Peers are the embeddings of `transformers`, eager and under `torch.compile`: three look-ups and
-their sum, norm, dropout, each written to memory, and places and segments as index tensors. The operation is memory
-bound: the floor is the bytes that `cost` counts over the measured copy bandwidth. Half of the backward's are the dense
-gradient of the word table.
+Documents of up to 512 tokens, an eighth of all tokens one word, as [MASK] is in training, the others as unequal as in
+text; BERT's vocabulary; bf16 results of fp32 tables. Peers are the embeddings of `transformers`, eager and under
+`torch.compile`: three look-ups and their sum, norm, dropout, each written to memory, and places and segments as index
+tensors. The operation is memory bound: the floor is the bytes that `cost` counts over the measured copy bandwidth. Half
+of the backward's are the dense gradient of the word table.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _enter(
             # their dropout draws other numbers
             compare({"y": found["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
     lengths = CASES["lognormal-512"].fill(tokens)
-    case = embedding_case(lengths, width, vocabulary=VOCABULARY, places=PLACES, p=p, frequent=0.125)
+    case = embedding_case(lengths, width, vocabulary=VOCABULARY, places=PLACES, p=p, frequent=0.125, text=True)
     return directed(functions, case.make(DTYPE, device), direction)
 
 

@@ -29,7 +29,7 @@ from ._triton_forward import gather_sum, row_block
 
 __all__ = ["WordPass", "by_word"]
 
-_WARPS_PER_MULTIPROCESSOR = 9  # what its registers hold at once
+_WARPS_PER_MULTIPROCESSOR = 8  # with 255 registers a thread, the most that one can have
 _SHORTEST_CHUNK = 8
 _REST_WORDS, _REST_COLUMNS, _REST_WARPS = 16, 256, 4
 
