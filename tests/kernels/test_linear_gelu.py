@@ -19,7 +19,7 @@ from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare, same_bits
 from unmask_kernels.testing.contracts import Tenant, backends_here
 from unmask_kernels.testing.inputs import Case, Inputs, run
-from unmask_kernels.testing.linear_gelu import LINEAR_GELU, linear_gelu_case
+from unmask_kernels.testing.linear_gelu import LINEAR_GELU, MODELS, linear_gelu_case
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SMALL = linear_gelu_case(9, 24, 40, activation="geglu")
@@ -43,6 +43,14 @@ def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> N
     with contracts.poisoned_memory():
         ours = run(on(tenant), inputs)
     compare(ours, plain, truth)
+
+
+@everywhere
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", MODELS, ids=str)
+def test_matches_fp64_truth_in_the_models_shapes(case: Case, dtype: torch.dtype, tenant: Tenant) -> None:
+    test_matches_fp64_truth(case, dtype, tenant)
 
 
 def _torch_functions(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str) -> Tensor:
@@ -119,16 +127,16 @@ def test_accepts_any_strides(case: Case, tenant: Tenant) -> None:
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, tenant: Tenant) -> None:
-    packed = linear_gelu_case(160, 48, 136).make(dtype, tenant.device)
+    packed = linear_gelu_case(140, 48, 40).make(dtype, tenant.device)
 
     def alone(tokens: slice, _index: int) -> Inputs:
         return packed.change(x=packed.arguments["x"][tokens])
 
     # a product of the library may sum in another order for another number of rows; Triton's forward does not
     tolerance = 16 * torch.finfo(dtype).eps
-    contracts.packed_as_alone(on(tenant), packed, alone, [17, 0, 1, 142], ("y", "dx"), tolerance=tolerance)
+    contracts.packed_as_alone(on(tenant), packed, alone, [17, 0, 1, 122], ("y", "dx"), tolerance=tolerance)
     if tenant.backend == "triton":
-        contracts.packed_as_alone(on(tenant), packed, alone, [17, 0, 1, 142], ("y",))
+        contracts.packed_as_alone(on(tenant), packed, alone, [17, 0, 1, 122], ("y",))
 
 
 @everywhere

@@ -10,7 +10,7 @@ from unmask_kernels.gelu import GATED
 
 from .inputs import Case, Inputs
 
-__all__ = ["LINEAR_GELU", "linear_gelu_case"]
+__all__ = ["LINEAR_GELU", "MODELS", "linear_gelu_case"]
 
 
 def linear_gelu_case(tokens: int, depth: int, width: int, *, activation: str = "gelu", bias: bool = True) -> Case:
@@ -35,23 +35,31 @@ def linear_gelu_case(tokens: int, depth: int, width: int, *, activation: str = "
 
 
 LINEAR_GELU = [
-    linear_gelu_case(12, 768, 3072),  # BERT-base
-    linear_gelu_case(9, 1024, 512, activation="gelu_tanh"),  # BERT-large's depth, as it was trained first
-    linear_gelu_case(7, 768, 1152, activation="geglu", bias=False),  # ModernBERT-base
-    linear_gelu_case(5, 256, 328, activation="swiglu"),
-    linear_gelu_case(37, 312, 1200),  # TinyBERT: a depth that no step divides
-    linear_gelu_case(37, 312, 150, activation="geglu"),
+    linear_gelu_case(12, 768, 136),
+    linear_gelu_case(9, 1024, 40, activation="gelu_tanh"),
+    linear_gelu_case(7, 768, 72, activation="geglu", bias=False),
+    linear_gelu_case(37, 312, 150),  # a depth that no step divides
+    linear_gelu_case(37, 312, 75, activation="swiglu"),
     linear_gelu_case(128, 64, 256),  # whole tiles
     linear_gelu_case(128, 64, 128, activation="swiglu", bias=False),
     linear_gelu_case(129, 65, 129),  # and one more of each
     linear_gelu_case(129, 65, 65, activation="geglu"),
-    linear_gelu_case(257, 31, 263, activation="gelu_tanh"),  # primes, more tiles than programs
+    linear_gelu_case(257, 31, 131, activation="gelu_tanh"),  # primes, more tiles than programs
     linear_gelu_case(131, 13, 17, activation="swiglu"),
     linear_gelu_case(67, 1, 3, bias=False),
     linear_gelu_case(3, 40, 1, activation="geglu"),
-    linear_gelu_case(1, 768, 312),
+    linear_gelu_case(1, 768, 96),
     linear_gelu_case(1, 40, 24, activation="swiglu", bias=False),
     linear_gelu_case(0, 96, 40),
     linear_gelu_case(0, 96, 40, activation="geglu", bias=False),
 ]
-"""The models' shapes, whole tiles, a row and a column more, prime-sized, one row, one column, empty."""
+"""The models' depths, whole tiles, a row and a column more, prime-sized, one row, one column, empty."""
+
+MODELS = [
+    linear_gelu_case(12, 768, 3072),  # BERT-base
+    linear_gelu_case(9, 1024, 4096, activation="gelu_tanh"),  # BERT-large, as it was trained first
+    linear_gelu_case(7, 768, 1152, activation="geglu", bias=False),  # ModernBERT-base
+    linear_gelu_case(5, 1024, 2624, activation="swiglu"),
+    linear_gelu_case(37, 312, 1200),  # TinyBERT
+]
+"""The models' shapes."""
