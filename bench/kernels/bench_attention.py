@@ -1,9 +1,10 @@
 """attention: every backend beside what others have, on real document lengths, with the heads of BERT-base and -large.
 
-Peers are those of `bench.attention_peers` that run here, and the reference. Work is useful work, the sum of s_i^2 over
-documents, so padding lowers a rate. Two more questions have races of their own: what the lists of a micro-batch cost to
-make, beside the mask of FlexAttention; and whether the static bounds of a call, the longest document and the number of
-document slots, change its time when its documents stay the same.
+Peers are those of `bench.attention_peers` that run here, and the reference; "triton, bits" is the triton backend with
+its dropout drawn beforehand, drawing included. Work is useful work, the sum of s_i^2 over documents, so padding lowers
+a rate. Two more questions have races of their own: what the lists of a micro-batch cost to make, beside the mask of
+FlexAttention; and whether the static bounds of a call, the longest document and the number of document slots, change
+its time when its documents stay the same.
 
 A machine without a GPU runs a selection of a few minutes, with DRY=1 on a few tokens. `-k lognormal-512` takes one
 case, `--rounds 3` fewer rounds.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -48,7 +50,8 @@ LENGTHS = ("lognormal-512", "all-512", "all-128", "uniform-16-512", "queries", "
 SHAPES = [(name, heads, p) for heads in (BASE, LARGE) for p in (0.0, 0.1) for name in LENGTHS]
 if not ON_GPU:
     SHAPES = [(name, BASE, 0.0) for name in LENGTHS] + [("lognormal-512", LARGE, 0.0), ("lognormal-512", 4, 0.1)]
-VARIANTS = (*attention_peers.NAMES, *FAMILY.backends)
+BITS = "triton, bits"
+VARIANTS = (*attention_peers.NAMES, *FAMILY.backends, BITS)
 
 
 def _lengths(name: str) -> list[int]:
@@ -69,8 +72,12 @@ def _compare(heads: int, p: float, device: torch.device) -> None:
     scale = HEAD_DIM**-0.5
     truth = run(partial(reference.attention, scale=scale), small.double())
     plain = run(partial(eager, scale=scale), small)
-    for function in _backends(small).values():
+    backends = _backends(small)
+    for function in backends.values():
         compare(run(function, small), plain, truth)
+    if p > 0.0 and "triton" in backends:
+        with _dropout_bits():
+            compare(run(backends["triton"], small), plain, truth)
     for function in attention_peers.peers(small.arguments["documents"], p).values() if p == 0.0 else ():
         compare({"y": run(function, small)["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
 
@@ -83,10 +90,26 @@ def _enter(name: str, heads: int, p: float, device: torch.device, direction: str
     functions = _backends(inputs)
     functions.update(attention_peers.peers(inputs.arguments["documents"], p))
     calls = directed(functions, inputs, direction)
+    if p > 0.0 and "triton" in functions:
+        calls[BITS] = _with_bits(directed({BITS: functions["triton"]}, inputs, direction)[BITS])
     if name != MIXED_NAME:  # where padding would take a hundred times the memory
         rows = torch.nn.utils.rnn.pad_sequence(inputs.arguments["qkv"].split(lengths), batch_first=True)
         calls.update(directed({"padded": attention_peers.padded}, inputs.change(qkv=rows), direction))
     return calls
+
+
+def _dropout_bits() -> AbstractContextManager[None]:
+    from unmask_kernels.attention._triton import dropout_bits
+
+    return dropout_bits()
+
+
+def _with_bits(call: Callable[[int], object]) -> Callable[[int], object]:
+    def inside(at: int) -> object:
+        with _dropout_bits():
+            return call(at)
+
+    return inside
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -122,6 +145,10 @@ def _skip_absent(variant: str, lengths: str, heads: int, p: float, device: torch
         if lengths == MIXED_NAME:
             pytest.skip("padded: a hundred times the memory")
         return
+    if variant == BITS:
+        if p == 0.0:
+            pytest.skip(f"{variant}: without dropout nothing is drawn")
+        variant = "triton"
     tiny = attention_case("tiny", [2], heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
     if variant in FAMILY.backends:
         if variant not in _backends(tiny):

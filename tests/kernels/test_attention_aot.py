@@ -20,10 +20,12 @@ pytestmark = [
 
 FORWARD, SHORT, OWNER = "forward_kernel", "short_backward_kernel", "owner_kernel"
 PASSES = ["grad_query_kernel", "grad_key_value_kernel"]
+DRAW = "_draw_kernel"
 
 
-def launched(case: Case, dtype: torch.dtype, architecture: int = 90) -> list[aot.Launch]:
-    return aot.launches(partial(attention, backend="triton"), case.make(dtype), architecture)
+def launched(case: Case, dtype: torch.dtype, architecture: int = 90, *, form: str = "") -> list[aot.Launch]:
+    with aot.FORMS["attention"][form]():
+        return aot.launches(partial(attention, backend="triton"), case.make(dtype), architecture)
 
 
 def check(launch: aot.Launch, architecture: int) -> None:
@@ -31,8 +33,11 @@ def check(launch: aot.Launch, architecture: int) -> None:
     assert kernel.spills == kernel.stack_bytes == 0, kernel
     # an H100's program has 227 KiB of shared memory, an A100's 163
     assert kernel.shared_bytes <= (227 if architecture == 90 else 163) * 1024, kernel
-    assert kernel.instructions["HGMMA" if architecture == 90 else "HMMA"] > 0, kernel
-    assert kernel.wide_accesses > 0, kernel
+    if launch.name == DRAW:
+        assert kernel.shared_bytes == 0, kernel
+    else:
+        assert kernel.instructions["HGMMA" if architecture == 90 else "HMMA"] > 0, kernel
+        assert kernel.wide_accesses > 0, kernel
     # Deterministic sums: no atomics in any form.
     assert not {"RED", "ATOM", "ATOMG"} & kernel.instructions.keys(), kernel
 
@@ -43,14 +48,25 @@ def test_the_kernels_of_bert_stay_in_registers_and_use_tensor_cores(architecture
         check(launch, architecture)
 
 
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+def test_dropout_drawn_beforehand_stays_in_registers_and_crosses_no_shared_memory(architecture: int) -> None:
+    stores = {}
+    for form in ("", "-bits"):
+        for launch in launched(attention_case("bert", [300], heads=12, p=0.1), torch.bfloat16, architecture, form=form):
+            check(launch, architecture)
+            stores[launch.name + form] = aot.build(launch, architecture).instructions["STS"]
+    assert all(stores[f"{kernel}-bits"] < stores[kernel] for kernel in (FORWARD, SHORT, OWNER)), stores
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("form", aot.FORMS["attention"])
 @pytest.mark.parametrize("case", aot.CASES["attention"], ids=str)
 def test_every_kernel_stays_in_registers_and_uses_tensor_cores(
-    case: Case, dtype: torch.dtype, architecture: int
+    case: Case, form: str, dtype: torch.dtype, architecture: int
 ) -> None:
-    for launch in launched(case, dtype, architecture):
+    for launch in launched(case, dtype, architecture, form=form):
         check(launch, architecture)
 
 
@@ -75,8 +91,26 @@ def test_the_bound_on_lengths_decides_what_is_launched(lengths: list[int], head_
     assert [launch.name for launch in launched(case, torch.bfloat16)] == kernels
 
 
+@pytest.mark.parametrize(
+    ("lengths", "head_dim", "kernels"),
+    [
+        ([64, 3], 64, [DRAW, FORWARD, DRAW, SHORT]),
+        ([512, 3], 64, [DRAW, FORWARD, DRAW, DRAW, SHORT, OWNER]),
+        ([513, 3], 64, [DRAW, FORWARD, FORWARD, DRAW, DRAW, SHORT, OWNER, *PASSES]),
+        ([513, 3], 128, [DRAW, FORWARD, FORWARD, DRAW, DRAW, SHORT, *[kernel for kernel in PASSES for _ in "ab"]]),
+    ],
+)
+def test_longer_documents_than_have_words_get_launches_of_their_own(
+    lengths: list[int], head_dim: int, kernels: list[str]
+) -> None:
+    found = launched(attention_case("bits", lengths, head_dim=head_dim, p=0.1), torch.bfloat16, form="-bits")
+    assert [launch.name for launch in found] == kernels
+    assert launched(attention_case("none", lengths, head_dim=head_dim), torch.bfloat16, form="-bits")[0].name == FORWARD
+
+
 def test_numbers_that_change_from_batch_to_batch_or_layer_to_layer_are_not_compiled_in() -> None:
     numbers = {"tokens", "slots", "back", "ahead", "threshold", "scratch_rows", "upper", "lower"}
-    for launch in launched(attention_case("numbers", [592, 16], p=0.1, window=1), torch.bfloat16):
+    case = attention_case("numbers", [592, 16], p=0.1, window=1)
+    for launch in launched(case, torch.bfloat16) + launched(case, torch.bfloat16, form="-bits"):
         assert not numbers & {*launch.constants, *launch.aligned}, launch
         assert launch.signature["key_ptr"] == "*i64" and "key_ptr" not in launch.aligned

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,11 +25,12 @@ from unmask_kernels._triton.launch import device_guard, persistent_programs
 from unmask_kernels.documents import BOUNDS, TILE_ROWS, TILES_HEAD
 
 from ._triton_backward import grad_key_value_kernel, grad_query_kernel, owner_kernel
+from ._triton_dropout import bits_up_to, draw_by_row, draw_for_backward, dropout_bits
 from ._triton_forward import forward_kernel
 from ._triton_short import short_backward_kernel
 from .arguments import Arguments
 
-__all__ = ["OWNER_UP_TO", "SHORT_UP_TO", "backward", "forward", "owner_up_to"]
+__all__ = ["OWNER_UP_TO", "SHORT_UP_TO", "backward", "dropout_bits", "forward", "owner_up_to"]
 
 SHORT_UP_TO = 64
 OWNER_UP_TO = 512
@@ -41,6 +41,7 @@ WIDEST_OWNER = 64
 
 _LOG2_E = 1.4426950408889634
 _NOTHING_HIDDEN = 1 << 30
+_ALL = BOUNDS[-1]
 _owner_bound = [OWNER_UP_TO]
 
 
@@ -60,7 +61,7 @@ class Tile(NamedTuple):
         return options if self.registers is None else options | {"maxnreg": self.registers}
 
 
-def _tile(kernel: str, qkv: Tensor, arguments: Arguments) -> Tile:
+def _tile(kernel: str, qkv: Tensor, arguments: Arguments, words: Tensor | None) -> Tile:
     """The largest tile that spills nothing in 16 bits with Triton 3.6.0 and 3.9.0; docs/kernels/attention.md has the
     registers.
     """
@@ -68,19 +69,23 @@ def _tile(kernel: str, qkv: Tensor, arguments: Arguments) -> Tile:
     if qkv.dtype == torch.float32:
         return Tile(64, 32, 4, 1) if by_rows else Tile(32, 64, 4, 1)
     wide, dropped = qkv.shape[3] > 64, arguments.p > 0.0
+    # in the kernel: eight columns of a row at once, which takes registers
+    drawn = dropped and words is None
     if wide:
-        return Tile(64, 32 if dropped else 64, 8, 2) if by_rows else Tile(32, 64, 8, 2)
+        return Tile(64, 32 if drawn else 64, 8, 2) if by_rows else Tile(32, 64, 8, 2)
     # their products read operands from registers, those of sm_90 and sm_100 from shared memory
     ampere = capability.architecture(qkv) in ("sm_80", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")
     if kernel == "forward":
         # half the registers: two programs on a multiprocessor, so that one multiplies while the other exponentiates
-        return Tile(128, 64, 8, 2, registers=255) if ampere or dropped else Tile(128, 64, 8, 2, 2, registers=128)
+        if ampere or drawn:
+            return Tile(128, 64, 8, 2, registers=255)
+        return Tile(128, 32 if dropped else 64, 8, 2, 2, registers=128)
     if kernel == "grad_query":
         # asked for no limit, the assembler spills to reach two programs on a multiprocessor
         return Tile(128, 32, 8, 2, registers=255) if ampere else Tile(128, 64, 8, 2)
     if ampere:
         return Tile(32, 64 if kernel == "owner" else 128, 8, 2, registers=255)
-    return Tile(32 if arguments.banded or dropped else 64, 128, 8, 2)
+    return Tile(32 if arguments.banded or drawn or (kernel == "owner" and dropped) else 64, 128, 8, 2)
 
 
 @contextmanager
@@ -104,21 +109,24 @@ def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     lse = qkv.new_empty((heads, tokens), dtype=torch.float32)
     if tokens == 0:
         return out, lse
-    tile = _tile("forward", qkv, arguments)
-    parts = TILE_ROWS // tile.rows
+    shared = _shared(qkv, arguments) | {"out_ptr": out, "lse_ptr": lse, "slots": len(arguments.keys)}
     with device_guard(qkv):
-        forward_kernel[(persistent_programs(qkv, len(arguments.tiles) * heads * parts, tile.programs),)](
-            out_ptr=out,
-            lse_ptr=lse,
-            bound_long=BOUNDS.index(SHORT_UP_TO),
-            bound_short=0,
-            slots=len(arguments.keys),
-            PARTS=parts,
-            SIZE=SHORT_UP_TO,
-            **tile.options(),
-            restore=1.0 / (1.0 - arguments.p),
-            **_shared(qkv, arguments),
-        )
+        drawn = draw_by_row(qkv, arguments)
+        for lower, upper, words in _cut(SHORT_UP_TO, _ALL, arguments.longest, drawn, short=True):
+            tile = _tile("forward", qkv, arguments, words)
+            parts = TILE_ROWS // tile.rows
+            forward_kernel[(persistent_programs(qkv, len(arguments.tiles) * heads * parts, tile.programs),)](
+                words_ptr=words,
+                upper=BOUNDS.index(upper),
+                bound_long=BOUNDS.index(lower),
+                # short documents are in the launch of the shortest long ones
+                bound_short=0 if lower == SHORT_UP_TO else BOUNDS.index(lower),
+                PARTS=parts,
+                SIZE=SHORT_UP_TO,
+                restore=1.0 / (1.0 - arguments.p),
+                **tile.options(),
+                **shared,
+            )
     return out, lse
 
 
@@ -128,9 +136,8 @@ def backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, argumen
     dqkv = torch.empty_like(qkv)
     if len(qkv) == 0:
         return dqkv
-    kept = 1.0 - arguments.p
-    shared = _shared(qkv, arguments)
-    shared |= {
+    kept, longest = 1.0 - arguments.p, arguments.longest
+    shared = _shared(qkv, arguments) | {
         "dout_ptr": dout.contiguous(),
         "lse_ptr": statistics,
         "dqkv_ptr": dqkv,
@@ -138,15 +145,19 @@ def backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, argumen
     }
     owned = _owner_bound[0] if qkv.shape[3] <= WIDEST_OWNER else SHORT_UP_TO
     with device_guard(qkv):
-        _launch_short(qkv, kept, shared)
-        if arguments.longest > SHORT_UP_TO:
+        by_row, by_column = draw_for_backward(qkv, arguments, SHORT_UP_TO, owned)
+        _launch_short(qkv, kept, shared | {"words_ptr": by_row})
+        if longest > SHORT_UP_TO:
             shared["delta_ptr"] = torch.empty_like(statistics)
-            tile = partial(_tile, qkv=qkv, arguments=arguments)
-            if owned > SHORT_UP_TO:
-                _launch_owner(qkv, out, kept, owned, arguments.longest, tile("owner"), shared)
-            if arguments.longest > owned:
-                passes = {"grad_query": tile("grad_query"), "grad_key_value": tile("grad_key_value")}
-                _launch_passes(qkv, out, kept, owned, len(arguments.keys), passes, shared)
+            for lower, upper, words in _cut(SHORT_UP_TO, owned, longest, by_column):
+                _launch_owner(qkv, arguments, out, lower, upper, shared | {"words_ptr": words})
+            # the first pass writes delta for the second
+            for kernel, of_kernel, extra in (
+                (grad_query_kernel, by_row, {"out_ptr": out, "kept": kept}),
+                (grad_key_value_kernel, by_column, {"restore": 1.0 / kept}),
+            ):
+                for lower, upper, words in _cut(owned, _ALL, longest, of_kernel):
+                    _launch_pass(kernel, qkv, arguments, lower, upper, shared | extra | {"words_ptr": words})
     return dqkv
 
 
@@ -164,38 +175,57 @@ def _launch_short(qkv: Tensor, kept: float, shared: dict[str, Any]) -> None:
 
 
 def _launch_owner(
-    qkv: Tensor, out: Tensor, kept: float, owned: int, longest: int, tile: Tile, shared: dict[str, Any]
+    qkv: Tensor, arguments: Arguments, out: Tensor, lower: int, upper: int, shared: dict[str, Any]
 ) -> None:
-    items = (shared["tiles_ptr"].shape[0] - TILES_HEAD) * qkv.shape[2]
+    tile = _tile("owner", qkv, arguments, shared["words_ptr"])
+    items = (len(arguments.tiles) - TILES_HEAD) * qkv.shape[2]
     programs = persistent_programs(qkv, items, tile.programs)
-    rows = triton.cdiv(min(owned, longest), tile.rows) * tile.rows
+    rows = triton.cdiv(min(upper, arguments.longest), tile.rows) * tile.rows
     scratch = qkv.new_empty((programs, rows, shared["BLOCK_K"]), dtype=torch.float32)
     owner_kernel[(programs,)](
         out_ptr=out,
-        kept=kept,
-        restore=1.0 / kept,
+        kept=1.0 - arguments.p,
+        restore=1.0 / (1.0 - arguments.p),
         scratch_ptr=scratch,
         scratch_rows=rows,
-        upper=BOUNDS.index(owned),
-        lower=BOUNDS.index(SHORT_UP_TO),
+        upper=BOUNDS.index(upper),
+        lower=BOUNDS.index(lower),
         **tile.options(),
         **shared,
     )
 
 
-def _launch_passes(
-    qkv: Tensor, out: Tensor, kept: float, owned: int, slots: int, tiles: dict[str, Tile], shared: dict[str, Any]
+def _launch_pass(
+    kernel: Any, qkv: Tensor, arguments: Arguments, lower: int, upper: int, shared: dict[str, Any]
 ) -> None:
-    items = (shared["tiles_ptr"].shape[0] - TILES_HEAD - slots) * qkv.shape[2]
-    bounds = {"slots": slots, "upper": len(BOUNDS) - 1, "lower": BOUNDS.index(owned)}
-    # the first pass writes delta for the second
-    for kernel, tile, size, extra in (
-        (grad_query_kernel, tiles["grad_query"], tiles["grad_query"].rows, {"out_ptr": out, "kept": kept}),
-        (grad_key_value_kernel, tiles["grad_key_value"], tiles["grad_key_value"].columns, {"restore": 1.0 / kept}),
-    ):
-        parts = TILE_ROWS // size
-        programs = persistent_programs(qkv, items * parts, tile.programs)
-        kernel[(programs,)](PARTS=parts, **bounds, **tile.options(), **extra, **shared)
+    by_rows = kernel is grad_query_kernel
+    tile = _tile("grad_query" if by_rows else "grad_key_value", qkv, arguments, shared["words_ptr"])
+    slots = len(arguments.keys)
+    parts = TILE_ROWS // (tile.rows if by_rows else tile.columns)
+    items = (len(arguments.tiles) - TILES_HEAD - slots) * qkv.shape[2] * parts
+    kernel[(persistent_programs(qkv, items, tile.programs),)](
+        slots=slots,
+        upper=BOUNDS.index(upper),
+        lower=BOUNDS.index(lower),
+        PARTS=parts,
+        **tile.options(),
+        **shared,
+    )
+
+
+def _cut(
+    lower: int, upper: int, longest: int, words: Tensor | None, short: bool = False
+) -> list[tuple[int, int, Tensor | None]]:
+    """The launches for lengths in (lower, upper], none that no document needs unless it also takes `short` ones.
+
+    Documents without words, longer than those whose dropout is drawn beforehand, have a launch of their own.
+    """
+    longest, bound = min(upper, longest), bits_up_to()
+    if words is None or longest <= bound:
+        return [(lower, upper, words)] if short or longest > lower else []
+    if bound <= lower:
+        return [(lower, upper, None)]
+    return [(bound, upper, None), (lower, bound, words)]
 
 
 def _shared(qkv: Tensor, arguments: Arguments) -> dict[str, Any]:

@@ -32,8 +32,8 @@ def _delta(out, dout, kept):
 
 @triton.jit
 def _fold_rows(
-    k, v, dk, dv, q_ptr, dq_ptr, dout_ptr, lse_ptr, delta_ptr, scratch_ptr, key_ptr, keys_ptr,
-    document, head, first, start, length, back, ahead, factor, factor_grad, threshold,
+    k, v, dk, dv, q_ptr, dq_ptr, dout_ptr, lse_ptr, delta_ptr, scratch_ptr, dropout, first, start, length,
+    back, ahead, factor, factor_grad,
     width: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr, OWNER: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -53,8 +53,7 @@ def _fold_rows(
     dweights = tl.dot(v, tl.trans(dout), input_precision="ieee")
     dropped = weights
     if HAS_DROPOUT:
-        keep = keep_tile(key_ptr, keys_ptr, document, head, start, first, threshold, ROWS, COLUMNS)
-        keep = tl.trans(keep)
+        keep = keep_tile(dropout, start, first, length, ROWS, COLUMNS, TRANSPOSED=True)
         dropped = tl.where(keep, weights, 0.0)
         dweights = tl.where(keep, dweights, 0.0)
     dv = tl.dot(dropped.to(dout.dtype), dout, dv, input_precision="ieee")
@@ -75,8 +74,8 @@ def _fold_rows(
 
 @triton.jit
 def _column_tile(
-    q_ptr, dq_ptr, dout_ptr, lse_ptr, delta_ptr, scratch_ptr, key_ptr, keys_ptr,
-    document, head, first, length, back, ahead, factor, factor_grad, restore, threshold,
+    q_ptr, dq_ptr, dout_ptr, lse_ptr, delta_ptr, scratch_ptr, dropout, first, length,
+    back, ahead, factor, factor_grad, restore,
     width: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr, OWNER: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -89,8 +88,8 @@ def _column_tile(
     low, high = partners(first, ahead, back, length, COLUMNS, ROWS)
     for start in range(low, high, ROWS):
         dk, dv = _fold_rows(
-            k, v, dk, dv, q_ptr, dq_ptr, dout_ptr, lse_ptr, delta_ptr, scratch_ptr, key_ptr, keys_ptr,
-            document, head, first, start, length, back, ahead, factor, factor_grad, threshold,
+            k, v, dk, dv, q_ptr, dq_ptr, dout_ptr, lse_ptr, delta_ptr, scratch_ptr, dropout, first, start, length,
+            back, ahead, factor, factor_grad,
             width, K, BANDED, HAS_DROPOUT, OWNER, ROWS, COLUMNS, BLOCK_K,
         )  # fmt: skip
     store_rows(dq_ptr + width, dk * factor_grad, first, length, stride, K, COLUMNS, BLOCK_K)
@@ -99,7 +98,7 @@ def _column_tile(
 
 @triton.jit(do_not_specialize=_SETTINGS, do_not_specialize_on_alignment=["key_ptr"])
 def grad_key_value_kernel(
-    qkv_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr,
+    qkv_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr, words_ptr,
     tokens, slots, upper, lower, back, ahead, factor, factor_grad, restore, threshold,
     HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr, LISTS: tl.constexpr,
     PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -113,17 +112,18 @@ def grad_key_value_kernel(
         document, first, start, length = entry(tiles_ptr, LISTS + slots + tile // PARTS)
         first += tile % PARTS * COLUMNS
         statistics = tl.cast(head, tl.int64) * tokens + start
+        dropout = (key_ptr, keys_ptr, words_ptr, document, head, start, tokens, threshold, HEADS)
         _column_tile(
             qkv_ptr + start * 3 * width + head * K, dqkv_ptr + start * 3 * width + head * K,
             dout_ptr + start * width + head * K, lse_ptr + statistics, delta_ptr + statistics, delta_ptr,
-            key_ptr, keys_ptr, document, head, first, length, back, ahead, factor, factor_grad, restore, threshold,
+            dropout, first, length, back, ahead, factor, factor_grad, restore,
             width, K, BANDED, HAS_DROPOUT, False, ROWS, COLUMNS, BLOCK_K,
         )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_SETTINGS, do_not_specialize_on_alignment=["key_ptr"])
 def owner_kernel(
-    qkv_ptr, out_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, scratch_ptr, tiles_ptr, key_ptr, keys_ptr,
+    qkv_ptr, out_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, scratch_ptr, tiles_ptr, key_ptr, keys_ptr, words_ptr,
     tokens, upper, lower, back, ahead, factor, factor_grad, kept, restore, threshold, scratch_rows,
     HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr, LISTS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -137,6 +137,7 @@ def owner_kernel(
         head = item % HEADS
         document, _, start, length = entry(tiles_ptr, LISTS + item // HEADS)
         statistics = tl.cast(head, tl.int64) * tokens + start
+        dropout = (key_ptr, keys_ptr, words_ptr, document, head, start, tokens, threshold, HEADS)
         dout_at = dout_ptr + start * width + head * K
         for first in range(0, length, ROWS):
             row = first + tl.arange(0, ROWS)
@@ -148,8 +149,8 @@ def owner_kernel(
             tl.debug_barrier()
             _column_tile(
                 qkv_ptr + start * 3 * width + head * K, dqkv_ptr + start * 3 * width + head * K,
-                dout_at, lse_ptr + statistics, delta_ptr + statistics, scratch_ptr, key_ptr, keys_ptr,
-                document, head, first, length, back, ahead, factor, factor_grad, restore, threshold,
+                dout_at, lse_ptr + statistics, delta_ptr + statistics, scratch_ptr, dropout, first, length,
+                back, ahead, factor, factor_grad, restore,
                 width, K, BANDED, HAS_DROPOUT, True, ROWS, COLUMNS, BLOCK_K,
             )  # fmt: skip
         # the next document uses the scratch again
@@ -158,8 +159,8 @@ def owner_kernel(
 
 @triton.jit
 def _fold_columns(
-    q, dout, lse, delta, dq, q_ptr, key_ptr, keys_ptr, document, head, first, column, length,
-    back, ahead, factor, threshold, width: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr,
+    q, dout, lse, delta, dq, q_ptr, dropout, first, column, length,
+    back, ahead, factor, width: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr,
     HAS_DROPOUT: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One tile of columns into dq (ROWS, BLOCK_K) of a tile of rows."""
@@ -173,7 +174,7 @@ def _fold_columns(
         weights = tl.where(visible(rows, columns, back, ahead, length, BANDED), weights, 0.0)
     dweights = tl.dot(dout, tl.trans(v), input_precision="ieee")
     if HAS_DROPOUT:
-        keep = keep_tile(key_ptr, keys_ptr, document, head, first, column, threshold, ROWS, COLUMNS)
+        keep = keep_tile(dropout, first, column, length, ROWS, COLUMNS)
         dweights = tl.where(keep, dweights, 0.0)
     dscores = (weights * (dweights - delta[:, None])).to(k.dtype)
     return tl.dot(dscores, k, dq, input_precision="ieee")
@@ -181,7 +182,7 @@ def _fold_columns(
 
 @triton.jit(do_not_specialize=_SETTINGS, do_not_specialize_on_alignment=["key_ptr"])
 def grad_query_kernel(
-    qkv_ptr, out_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr,
+    qkv_ptr, out_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr, words_ptr,
     tokens, slots, upper, lower, back, ahead, factor, factor_grad, kept, threshold,
     HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr, LISTS: tl.constexpr,
     PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -196,6 +197,7 @@ def grad_query_kernel(
         document, first, start, length = entry(tiles_ptr, LISTS + slots + tile // PARTS)
         first += tile % PARTS * ROWS
         statistics = tl.cast(head, tl.int64) * tokens + start
+        dropout = (key_ptr, keys_ptr, words_ptr, document, head, start, tokens, threshold, HEADS)
         row = first + tl.arange(0, ROWS)
         q_ptr = qkv_ptr + start * stride + head * K
         dout = load_rows(dout_ptr + start * width + head * K, first, length, width, K, ROWS, BLOCK_K)
@@ -211,13 +213,13 @@ def grad_query_kernel(
         if not BANDED:
             for column in range(low, whole, COLUMNS):
                 dq = _fold_columns(
-                    q, dout, lse, delta, dq, q_ptr, key_ptr, keys_ptr, document, head, first, column, length,
-                    back, ahead, factor, threshold, width, K, BANDED, HAS_DROPOUT, False, ROWS, COLUMNS, BLOCK_K,
+                    q, dout, lse, delta, dq, q_ptr, dropout, first, column, length,
+                    back, ahead, factor, width, K, BANDED, HAS_DROPOUT, False, ROWS, COLUMNS, BLOCK_K,
                 )  # fmt: skip
         for column in tl.range(whole, high, COLUMNS, num_stages=None if BANDED else 1):
             dq = _fold_columns(
-                q, dout, lse, delta, dq, q_ptr, key_ptr, keys_ptr, document, head, first, column, length,
-                back, ahead, factor, threshold, width, K, BANDED, HAS_DROPOUT, True, ROWS, COLUMNS, BLOCK_K,
+                q, dout, lse, delta, dq, q_ptr, dropout, first, column, length,
+                back, ahead, factor, width, K, BANDED, HAS_DROPOUT, True, ROWS, COLUMNS, BLOCK_K,
             )  # fmt: skip
         store_rows(
             dqkv_ptr + start * stride + head * K, dq * factor_grad, first, length, stride, K, ROWS, BLOCK_K

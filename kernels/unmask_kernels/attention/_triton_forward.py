@@ -20,8 +20,8 @@ __all__ = ["forward_kernel"]
 
 @triton.jit
 def _fold(
-    q, out, highest, total, k_ptr, v_ptr, key_ptr, keys_ptr, document, head, first, column, length,
-    back, ahead, factor, threshold, stride: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr,
+    q, out, highest, total, k_ptr, v_ptr, dropout, first, column, length,
+    back, ahead, factor, stride: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr,
     HAS_DROPOUT: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One tile of columns into the output (ROWS, BLOCK_K), maximum and sum (ROWS,) of a tile of rows."""
@@ -38,7 +38,7 @@ def _fold(
     decay = tl.exp2(highest - shift)
     total = total * decay + tl.sum(weights, axis=1)
     if HAS_DROPOUT:
-        keep = keep_tile(key_ptr, keys_ptr, document, head, first, column, threshold, ROWS, COLUMNS)
+        keep = keep_tile(dropout, first, column, length, ROWS, COLUMNS)
         weights = tl.where(keep, weights, 0.0)
     v = load_rows(v_ptr, column, length, stride, K, COLUMNS, BLOCK_K)
     out = tl.dot(weights.to(v.dtype), v, out * decay[:, None], input_precision="ieee")
@@ -47,7 +47,7 @@ def _fold(
 
 @triton.jit
 def _long_tile(
-    q_ptr, k_ptr, v_ptr, key_ptr, keys_ptr, document, head, first, length, back, ahead, factor, threshold,
+    q_ptr, k_ptr, v_ptr, dropout, first, length, back, ahead, factor,
     stride: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -62,20 +62,20 @@ def _long_tile(
     if not BANDED:
         for column in range(low, whole, COLUMNS):
             out, highest, total = _fold(
-                q, out, highest, total, k_ptr, v_ptr, key_ptr, keys_ptr, document, head, first, column, length,
-                back, ahead, factor, threshold, stride, K, BANDED, HAS_DROPOUT, False, ROWS, COLUMNS, BLOCK_K,
+                q, out, highest, total, k_ptr, v_ptr, dropout, first, column, length,
+                back, ahead, factor, stride, K, BANDED, HAS_DROPOUT, False, ROWS, COLUMNS, BLOCK_K,
             )  # fmt: skip
     for column in tl.range(whole, high, COLUMNS, num_stages=None if BANDED else 1):
         out, highest, total = _fold(
-            q, out, highest, total, k_ptr, v_ptr, key_ptr, keys_ptr, document, head, first, column, length,
-            back, ahead, factor, threshold, stride, K, BANDED, HAS_DROPOUT, True, ROWS, COLUMNS, BLOCK_K,
+            q, out, highest, total, k_ptr, v_ptr, dropout, first, column, length,
+            back, ahead, factor, stride, K, BANDED, HAS_DROPOUT, True, ROWS, COLUMNS, BLOCK_K,
         )  # fmt: skip
     return out, highest, total
 
 
 @triton.jit
 def _short_document(
-    q_ptr, k_ptr, v_ptr, key_ptr, keys_ptr, document, head, length, back, ahead, factor, threshold,
+    q_ptr, k_ptr, v_ptr, dropout, length, back, ahead, factor,
     stride: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr,
     SIZE: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -92,7 +92,7 @@ def _short_document(
     weights = tl.exp2(scores * factor - shift[:, None])
     total = tl.sum(weights, axis=1)
     if HAS_DROPOUT:
-        weights = tl.where(keep_tile(key_ptr, keys_ptr, document, head, 0, 0, threshold, SIZE, SIZE), weights, 0.0)
+        weights = tl.where(keep_tile(dropout, 0, 0, length, SIZE, SIZE), weights, 0.0)
     return tl.dot(weights.to(v.dtype), v, input_precision="ieee"), highest, total
 
 
@@ -108,29 +108,31 @@ def _store(
     tl.store(lse_ptr + row, highest + tl.log2(total), mask=row < length)
 
 
-_SETTINGS = ["tokens", "slots", "bound_long", "bound_short", "back", "ahead", "threshold"]
+_SETTINGS = ["tokens", "slots", "upper", "bound_long", "bound_short", "back", "ahead", "threshold"]
 
 
 @triton.jit(do_not_specialize=_SETTINGS, do_not_specialize_on_alignment=["key_ptr"])
 def forward_kernel(
-    qkv_ptr, out_ptr, lse_ptr, tiles_ptr, key_ptr, keys_ptr,
-    tokens, slots, bound_long, bound_short, back, ahead, factor, restore, threshold,
+    qkv_ptr, out_ptr, lse_ptr, tiles_ptr, key_ptr, keys_ptr, words_ptr,
+    tokens, slots, upper, bound_long, bound_short, back, ahead, factor, restore, threshold,
     HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr, LISTS: tl.constexpr,
     PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SIZE: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Tiles of documents longer than BOUNDS[bound_long], then documents up to there."""
+    """Tiles of documents with a length in (BOUNDS[bound_long], BOUNDS[upper]], then documents up to there."""
     width: tl.constexpr = HEADS * K
     stride: tl.constexpr = 3 * width
     last = tl.num_programs(0) - 1
-    long_items = tl.load(tiles_ptr + 4 * bound_long + 1) * HEADS * PARTS
-    for item in range(tl.program_id(0), long_items, tl.num_programs(0)):
+    begin = tl.load(tiles_ptr + 4 * upper + 1) * HEADS * PARTS
+    end = tl.load(tiles_ptr + 4 * bound_long + 1) * HEADS * PARTS
+    for item in range(begin + tl.program_id(0), end, tl.num_programs(0)):
         head, tile = item % HEADS, item // HEADS
         document, first, start, length = entry(tiles_ptr, LISTS + slots + tile // PARTS)
         first += tile % PARTS * ROWS
         q_ptr = qkv_ptr + start * stride + head * K
+        dropout = (key_ptr, keys_ptr, words_ptr, document, head, start, tokens, threshold, HEADS)
         out, highest, total = _long_tile(
-            q_ptr, q_ptr + width, q_ptr + 2 * width, key_ptr, keys_ptr, document, head, first, length,
-            back, ahead, factor, threshold, stride, K, BANDED, HAS_DROPOUT, ROWS, COLUMNS, BLOCK_K,
+            q_ptr, q_ptr + width, q_ptr + 2 * width, dropout, first, length,
+            back, ahead, factor, stride, K, BANDED, HAS_DROPOUT, ROWS, COLUMNS, BLOCK_K,
         )  # fmt: skip
         _store(
             out_ptr + start * width + head * K, lse_ptr + tl.cast(head, tl.int64) * tokens + start,
@@ -142,9 +144,10 @@ def forward_kernel(
         head = item % HEADS
         document, first, start, length = entry(tiles_ptr, LISTS + item // HEADS)
         q_ptr = qkv_ptr + start * stride + head * K
+        dropout = (key_ptr, keys_ptr, words_ptr, document, head, start, tokens, threshold, HEADS)
         out, highest, total = _short_document(
-            q_ptr, q_ptr + width, q_ptr + 2 * width, key_ptr, keys_ptr, document, head, length,
-            back, ahead, factor, threshold, stride, K, BANDED, HAS_DROPOUT, SIZE, BLOCK_K,
+            q_ptr, q_ptr + width, q_ptr + 2 * width, dropout, length,
+            back, ahead, factor, stride, K, BANDED, HAS_DROPOUT, SIZE, BLOCK_K,
         )  # fmt: skip
         _store(
             out_ptr + start * width + head * K, lse_ptr + tl.cast(head, tl.int64) * tokens + start,

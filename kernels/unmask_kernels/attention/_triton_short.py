@@ -18,7 +18,7 @@ _SETTINGS = ["tokens", "upper", "lower", "back", "ahead", "threshold"]
 
 @triton.jit(do_not_specialize=_SETTINGS, do_not_specialize_on_alignment=["key_ptr"])
 def short_backward_kernel(
-    qkv_ptr, dout_ptr, lse_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr,
+    qkv_ptr, dout_ptr, lse_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr, words_ptr,
     tokens, upper, lower, back, ahead, factor, factor_grad, restore, threshold,
     HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr, LISTS: tl.constexpr,
     SIZE: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -46,7 +46,8 @@ def short_backward_kernel(
         dweights = tl.dot(dout, tl.trans(v), input_precision="ieee")
         dropped = weights
         if HAS_DROPOUT:
-            keep = keep_tile(key_ptr, keys_ptr, document, head, 0, 0, threshold, SIZE, SIZE)
+            dropout = (key_ptr, keys_ptr, words_ptr, document, head, start, tokens, threshold, HEADS)
+            keep = keep_tile(dropout, 0, 0, length, SIZE, SIZE)
             dropped = tl.where(keep, weights, 0.0)
             dweights = tl.where(keep, dweights, 0.0)
         dv = tl.dot(tl.trans(dropped.to(dout.dtype)), dout, input_precision="ieee")

@@ -75,8 +75,41 @@ def visible(
 
 @triton.jit
 def keep_tile(
-    key_ptr, keys_ptr, document, head, first_row, first_column, threshold, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    dropout, first_row, first_column, length,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TRANSPOSED: tl.constexpr = False,
 ):  # fmt: skip
-    """bool (ROWS, COLUMNS): the elements of a tile that survive dropout."""
-    key, document_key = tl.load(key_ptr), tl.load(keys_ptr + document)
-    return keep_scores(key, document_key, head, first_row, first_column, threshold, ROWS, COLUMNS)
+    """bool (ROWS, COLUMNS), or (COLUMNS, ROWS) if TRANSPOSED: the elements of a tile that survive dropout.
+
+    `dropout` is (key_ptr, keys_ptr, words_ptr, document, head, start, tokens, threshold, HEADS). Without words the
+    elements are drawn here; else words are read, which `_triton_dropout` drew, by column where TRANSPOSED.
+    """
+    key_ptr, keys_ptr, words_ptr, document, head, start, tokens, threshold, HEADS = dropout
+    if words_ptr is None:
+        key, document_key = tl.load(key_ptr), tl.load(keys_ptr + document)
+        keep = keep_scores(key, document_key, head, first_row, first_column, threshold, ROWS, COLUMNS)
+        if TRANSPOSED:
+            keep = tl.trans(keep)
+    elif TRANSPOSED:
+        keep = _expand(words_ptr, head, start, tokens, first_column, first_row, length, HEADS, COLUMNS, ROWS)
+    else:
+        keep = _expand(words_ptr, head, start, tokens, first_row, first_column, length, HEADS, ROWS, COLUMNS)
+    return keep
+
+
+@triton.jit
+def _expand(
+    words_ptr, head, start, tokens, first, other, length,
+    HEADS: tl.constexpr, MEMBERS: tl.constexpr, OTHERS: tl.constexpr,
+):  # fmt: skip
+    """bool (MEMBERS, OTHERS): the bits of members first : first + MEMBERS for other : other + OTHERS."""
+    words_ptr += tl.cast(head, tl.int64) * tokens + start
+    member = first + tl.arange(0, MEMBERS)
+    bit = tl.arange(0, OTHERS)[None, :]
+    words = tl.zeros((MEMBERS, OTHERS), dtype=tl.int32)
+    # a load a word: as rows of a tile of words they would cross shared memory, and sm_90 would not overlap its products
+    for word in tl.static_range(OTHERS // 32):
+        line = tl.cast(other // 32 + word, tl.int64) * (HEADS * tokens)
+        some = tl.load(words_ptr + line + member, mask=member < length, other=0)
+        words = tl.where(bit // 32 == word, some[:, None], words)
+    # of a column, a thread of a tensor core's result has bits 1 and 2 to itself: a shift a word, the rest are constants
+    return ((words >> (bit & 6)) & (1 << (bit & 25))) != 0

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 from unmask_kernels import FAMILIES, capability
-from unmask_kernels.testing.compiled import CASES
+from unmask_kernels.testing.compiled import CASES, FORMS
 from unmask_kernels.testing.inputs import Inputs, run
 
-__all__ = ["ARCHITECTURES", "CASES", "Built", "Launch", "build", "launches", "table"]
+__all__ = ["ARCHITECTURES", "CASES", "FORMS", "Built", "Launch", "build", "launches", "table"]
 
 ARCHITECTURES = (80, 90)
 
@@ -160,24 +160,35 @@ def table(family: str, dtypes: Sequence[torch.dtype] = (torch.bfloat16, torch.fl
     yield "|---" * 4 + "|---:" * 7 + "|"
     for case in CASES[family]:
         for dtype in dtypes:
-            inputs = case.make(dtype)
-            for recorded in zip(*(launches(function, inputs, each) for each in ARCHITECTURES), strict=True):
-                for architecture, launch in zip(ARCHITECTURES, recorded, strict=True):
-                    built = build(launch, architecture)
-                    cells = [
-                        launch.name.strip("_").removesuffix("_kernel"),
-                        case,
-                        str(dtype).removeprefix("torch."),
-                        f"sm_{architecture}",
-                        launch.options["num_warps"],
-                        built.registers,
-                        built.spills,
-                        built.shared_bytes,
-                        built.wide_accesses,
-                        built.instructions.total(),
-                        built.tensor_core_instructions,
-                    ]
-                    yield f"| {' | '.join(str(cell) for cell in cells)} |"
+            for form, architecture, launch in _of_every_form(family, function, case.make(dtype)):
+                built = build(launch, architecture)
+                cells = [
+                    launch.name.strip("_").removesuffix("_kernel"),
+                    f"{case}{form}",
+                    str(dtype).removeprefix("torch."),
+                    f"sm_{architecture}",
+                    launch.options["num_warps"],
+                    built.registers,
+                    built.spills,
+                    built.shared_bytes,
+                    built.wide_accesses,
+                    built.instructions.total(),
+                    built.tensor_core_instructions,
+                ]
+                yield f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _of_every_form(family: str, function: Callable[..., Any], inputs: Inputs) -> Iterator[tuple[str, int, Launch]]:
+    """(form, architecture, launch), each launch of an architecture once: with the first form that has it."""
+    known: list[tuple[int, Launch]] = []
+    for form, block in FORMS[family].items():
+        with block():
+            recorded = zip(*(launches(function, inputs, each) for each in ARCHITECTURES), strict=True)
+            pairs = [pair for each in recorded for pair in zip(ARCHITECTURES, each, strict=True)]
+        for architecture, launch in pairs:
+            if (architecture, launch) not in known:
+                known.append((architecture, launch))
+                yield form, architecture, launch
 
 
 def _differentiable(function: Callable[..., Any], **arguments: Any) -> Any:

@@ -4,6 +4,10 @@ vocabularies.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 from unmask_kernels.testing.attention import attention_case
 from unmask_kernels.testing.embedding import embedding_case
 from unmask_kernels.testing.gelu import gelu_case
@@ -12,7 +16,7 @@ from unmask_kernels.testing.linear_gelu import linear_gelu_case
 from unmask_kernels.testing.masking import masking_case
 from unmask_kernels.testing.mlm_loss import mlm_loss_case
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "FORMS"]
 
 CASES: dict[str, list[Case]] = {
     # a document longer than the owner takes, so that every kernel is launched
@@ -51,3 +55,15 @@ CASES: dict[str, list[Case]] = {
         mlm_loss_case("smoothed", tokens=64, width=16, vocabulary=30522, masked=64, z_loss=1e-4, label_smoothing=0.1),
     ],
 }
+
+
+def _dropout_bits() -> AbstractContextManager[None]:
+    from unmask_kernels.attention._triton import dropout_bits
+
+    return dropout_bits()
+
+
+FORMS: dict[str, dict[str, Callable[[], AbstractContextManager[None]]]] = defaultdict(
+    lambda: {"": nullcontext}, {"attention": {"": nullcontext, "-bits": _dropout_bits}}
+)
+"""The forms of a family's kernels that are asked for by a block, by what they add to the name of a case."""
