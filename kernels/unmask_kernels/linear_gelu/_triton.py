@@ -5,10 +5,10 @@ fp32 and sums its gradient on the way. Beside the operands, traffic per element 
 a product and an activation behind it move 3 s (gated 5 s).
 
 Programs loop over the tiles, and both loops are one: while a tile is in its epilogue, 23 instructions an element, the
-operands of the next one arrive. On sm_90 a tile is as large as the registers hold, since smaller ones read more through
-the L2 cache than it gives; on sm_80 two programs share a multiprocessor, and one multiplies while the other is in its
-epilogue. Tiles go by eight tiles of rows and all columns, so that what programs read together stays in the cache. A
-gated tile takes the gates and their values as one product and splits it in registers.
+operands of the next one arrive. On sm_90 a tile is as large as the registers hold, since smaller ones need more than
+the L2 cache is likely to give; on sm_80 two programs share a multiprocessor, and one multiplies while the other is in
+its epilogue. Tiles go by eight tiles of rows and all columns, so that what programs read together stays in the cache.
+A gated tile takes the gates and their values as one product and splits it in registers.
 
 An element is one sum in one order of D: no atomics and no split of D, so results do not depend on timing, and a row
 gives what it gives alone. docs/kernels/linear_gelu.md has the arithmetic.
@@ -106,8 +106,9 @@ def _forward_kernel(
         product_col = tl.arange(0, COLUMNS)  # the gates, then their values
         weight_row = tl.minimum(first_col + product_col % BLOCK, COLS - 1) + product_col // BLOCK * COLS
         x_tile = x_ptr + first * DEPTH + row[:, None] * DEPTH + step[None, :]
-        weight_tile = weight_ptr + weight_row[:, None] * DEPTH + step[None, :]
+        weight_tile = weight_ptr + weight_row[:, None].to(tl.int64) * DEPTH + step[None, :]
         product = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+        # over the argument: the compiler would unroll a known number of steps, all of them
         for start in range(0, depth, STEP):
             if DEPTH % STEP == 0:
                 x = tl.load(x_tile + start)  # (ROWS, STEP)
