@@ -16,6 +16,7 @@ from unmask_kernels.attention import FAMILY, flash_versions, reference
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.attention import attention_case, described, eager
 from unmask_kernels.testing.compare import compare, same_bits
+from unmask_kernels.testing.compiled import FORMS
 from unmask_kernels.testing.contracts import Tenant, tenants
 from unmask_kernels.testing.inputs import Case, run
 
@@ -53,6 +54,15 @@ def no_waiting() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@on_gpus
+def test_dropout_drawn_beforehand_is_in_a_cuda_graph_too(tenant: Tenant) -> None:
+    if tenant.backend != "triton":
+        pytest.skip("a form of the triton backend")
+    with FORMS["attention"]["-bits"]():
+        test_nothing_waits_for_the_device(CASES[2], tenant)
+        test_a_cuda_graph_gives_the_bits_of_a_call(CASES[2], tenant)
 
 
 @on_gpus

@@ -7,7 +7,8 @@
 
 The rule looks at a document's own length only, so a document gives the same bits wherever it is packed. q, k and v are
 read where the projection left them, dq, dk and dv written into one (T, 3, H, K). No result depends on timing: each
-element is written by one program, in one order.
+element is written by one program, in one order. Kernels draw their own dropout; in a block of `dropout_bits` they read
+what `_triton_dropout` drew, as far as documents have such words.
 """
 
 from __future__ import annotations
@@ -69,15 +70,15 @@ def _tile(kernel: str, qkv: Tensor, arguments: Arguments, words: Tensor | None) 
     if qkv.dtype == torch.float32:
         return Tile(64, 32, 4, 1) if by_rows else Tile(32, 64, 4, 1)
     wide, dropped = qkv.shape[3] > 64, arguments.p > 0.0
-    # in the kernel: eight columns of a row at once, which takes registers
-    drawn = dropped and words is None
+    # drawing takes registers, eight columns of a row at once; bits take few, but more than these two have left
+    small = dropped and (words is None or kernel in ("owner", "grad_query"))
     if wide:
-        return Tile(64, 32 if drawn else 64, 8, 2) if by_rows else Tile(32, 64, 8, 2)
+        return Tile(64, 32 if small else 64, 8, 2) if by_rows else Tile(32, 64, 8, 2)
     # their products read operands from registers, those of sm_90 and sm_100 from shared memory
     ampere = capability.architecture(qkv) in ("sm_80", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")
     if kernel == "forward":
         # half the registers: two programs on a multiprocessor, so that one multiplies while the other exponentiates
-        if ampere or drawn:
+        if ampere or small:
             return Tile(128, 64, 8, 2, registers=255)
         return Tile(128, 32 if dropped else 64, 8, 2, 2, registers=128)
     if kernel == "grad_query":
@@ -85,7 +86,7 @@ def _tile(kernel: str, qkv: Tensor, arguments: Arguments, words: Tensor | None) 
         return Tile(128, 32, 8, 2, registers=255) if ampere else Tile(128, 64, 8, 2)
     if ampere:
         return Tile(32, 64 if kernel == "owner" else 128, 8, 2, registers=255)
-    return Tile(32 if arguments.banded or drawn or (kernel == "owner" and dropped) else 64, 128, 8, 2)
+    return Tile(32 if arguments.banded or small else 64, 128, 8, 2)
 
 
 @contextmanager

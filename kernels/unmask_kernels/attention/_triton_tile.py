@@ -106,7 +106,7 @@ def _expand(
     member = first + tl.arange(0, MEMBERS)
     bit = tl.arange(0, OTHERS)[None, :]
     words = tl.zeros((MEMBERS, OTHERS), dtype=tl.int32)
-    # a load a word: as rows of a tile of words they would cross shared memory, and sm_90 would not overlap its products
+    # a load a word: with a tile of words and a reshape sm_90 would wait for each product alone
     for word in tl.static_range(OTHERS // 32):
         line = tl.cast(other // 32 + word, tl.int64) * (HEADS * tokens)
         some = tl.load(words_ptr + line + member, mask=member < length, other=0)
