@@ -31,6 +31,7 @@ __all__ = ["WordPass", "by_word"]
 
 _WARPS_PER_MULTIPROCESSOR = 8  # with 255 registers a thread, the most that one can have
 _SHORTEST_CHUNK = 8
+_ONE_WARP = 768  # columns that a warp holds, with dy in 16 bits
 _REST_WORDS, _REST_COLUMNS, _REST_WARPS = 16, 256, 4
 
 
@@ -143,7 +144,8 @@ def by_word(dy: Tensor, ids: Tensor, places: Tensor, word: Tensor, shared: dict[
     sorted_ids, order = torch.sort(ids.int(), stable=True)
     bounds = torch.searchsorted(sorted_ids, torch.arange(len(word) + 1, dtype=torch.int32, device=ids.device))
     block, warps = row_block(cols)
-    warps = max(warps, block * dy.element_size() // 2048)  # 32 elements of 4 bytes in a thread would spill
+    if cols > _ONE_WARP or dy.element_size() == 4:
+        warps = max(1, block // 512)  # one warp would spill
     programs = persistent_programs(dy, triton.cdiv(rows, _SHORTEST_CHUNK), max(1, _WARPS_PER_MULTIPROCESSOR // warps))
     chunk = triton.cdiv(rows, programs)
     programs = triton.cdiv(rows, chunk)
