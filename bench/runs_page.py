@@ -24,6 +24,7 @@ Timings are in [measured.md](measured.md). Losses are in nats; held-out ones are
 training composed.
 """
 _EVALUATIONS = 10
+_PAIRS = ("sop_accuracy", "nsp_accuracy")
 
 
 def render(results: Path, figures: Path, *, draw: bool = True) -> str:
@@ -52,7 +53,7 @@ def _table(runs: Sequence[dict[str, Any]]) -> str:
     for run in runs:
         data = run["settings"].get("data", {})
         evaluation = run["evaluations"][-1] if run["evaluations"] else {}
-        pairs = evaluation.get("sop_accuracy", evaluation.get("nsp_accuracy"))
+        pairs = next((evaluation[name] for name in _PAIRS if name in evaluation), None)
         cells = [
             f"[{run['run']}](#{run['run']})",
             data.get("compose", "documents"),
@@ -118,9 +119,14 @@ def _plot(run: dict[str, Any], path: Path) -> None:
                 marker="o" if label == "held out" else "",
                 linewidth=1,
             )
+    pairs = [(row["step"], row[name]) for row in run["evaluations"] for name in _PAIRS if row.get(name) is not None]
+    if pairs:
+        beside = axes.twinx()
+        beside.plot(*zip(*pairs, strict=True), color="tab:green", marker=".", linewidth=1)
+        beside.set_ylabel("pair accuracy, held out", color="tab:green")
     axes.set(xlabel="step", ylabel="loss (nats)", title=run["run"])
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="center right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
