@@ -60,7 +60,7 @@ def render(results: Path = record.RESULTS) -> str:
 def in_readme(readme: str, results: Path = record.RESULTS) -> str:
     """README.md with the table of training steps between its two marks, largest ratio first."""
     lines = [
-        "| machine | model | documents | real tokens/s | times as fast | share of ceiling | memory |",
+        "| machine | model | documents | real tokens/s | times as fast | share of ceiling | share of the memory |",
         "|---|---|---|---:|---:|---:|---:|",
     ]
     for folder in sorted(path for path in results.glob("*") if path.is_dir()):
@@ -68,6 +68,7 @@ def in_readme(readme: str, results: Path = record.RESULTS) -> str:
         steps = [(group, row, base) for group, parts in groups.items() for row, base in _step_rows(group, parts)]
         for group, row, base in sorted(steps, key=lambda step: step[2]["stats"]["median"] / step[1]["stats"]["median"]):
             ours, theirs = row["stats"]["median"], base["stats"]["median"]
+            share = _share(row)
             peaks = [side["extra_info"].get("peak_bytes") for side in (row, base)]
             cells = [
                 folder.name,
@@ -75,8 +76,8 @@ def in_readme(readme: str, results: Path = record.RESULTS) -> str:
                 _of(row, "case"),
                 _rate(row["extra_info"], ours).removesuffix(" tokens/s"),
                 f"{theirs / ours:.1f}",
-                f"{_share(row) or 0:.0%}",
-                f"1/{peaks[1] / peaks[0]:.0f}" if all(peaks) else "",
+                "" if share is None else f"{share:.0%}",
+                f"{peaks[0] / peaks[1]:.2f}" if all(peaks) else "",
             ]
             lines.insert(2, f"| {' | '.join(cells)} |")
     before, rest = readme.split(_MARKS[0])
@@ -89,7 +90,7 @@ def _step_rows(group: str, parts: Sequence[Part]) -> Iterator[tuple[Row, Row]]:
         known = {(_of(row, "case"), _of(row, "variant")): row for row in rows}
         for row in rows:
             base = known.get((_of(row, "case"), str(row["extra_info"].get("baseline"))))
-            if base is not None and base is not row:
+            if base is not None and _of(row, "variant").startswith("unmask"):
                 yield row, base
 
 

@@ -6,7 +6,7 @@ its default, so that `--data.compose mix` works with every file. Defaults are ac
 configuration holds all of them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
@@ -20,17 +20,13 @@ __all__ = ["without_unused"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Read:
-    """`settings` are read where `reads` is true of the value of `choice`; else `why` they are not, and the way out.
-
-    A recipe or file may `carry` the settings for whoever leaves the choice open: then only asking for them is refused.
-    """
+    """`settings` are read where `reads` is true of the value of `choice`; else `why` they are not, and the way out."""
 
     settings: tuple[str, ...]
     choice: str
     reads: Callable[[Any], bool]
     why: str
     way: str
-    carry: bool = False
 
 
 _READ = (
@@ -41,7 +37,6 @@ _READ = (
             reads=lambda given: given is None,
             why="which keeps its own vocabulary",
             way=f"leave {choice} out, to train one,",
-            carry=True,
         )
         for choice in ("data.store", "data.tokenizer")
     ),
@@ -125,26 +120,24 @@ def without_unused(
     Raises:
         ConfigError: `changes` or the file give a setting that nothing reads.
     """
-    for setting, row in _unused(config):
-        group, name = setting.split(".")
-        asked = name in (changes.get(group) or {})
-        if not asked and (saved or row.carry):
-            continue
-        if asked or setting in dict(_unused(below())):
-            value, chosen = attrgetter(setting)(config), attrgetter(row.choice)(config)
-            problem = f"{setting} is {value!r} but {row.choice} is {chosen!r}, {row.why}"
-            raise ConfigError(f"config: {problem}; {row.way} or leave {setting} out")
-        default = attrgetter(setting)(RunConfig())
-        config = replace(config, **{group: replace(getattr(config, group), **{name: default})})
+    for row in _READ:
+        # of the configuration as it is by now: what an earlier row put back may be the choice of this one
+        for setting in _unread(config, row):
+            group, name = setting.split(".")
+            asked = name in (changes.get(group) or {})
+            if not asked and saved:
+                continue
+            if asked or setting in _unread(below(), row):
+                value, chosen = attrgetter(setting)(config), attrgetter(row.choice)(config)
+                problem = f"{setting} is {value!r} but {row.choice} is {chosen!r}, {row.why}"
+                raise ConfigError(f"config: {problem}; {row.way} or leave {setting} out")
+            default = attrgetter(setting)(RunConfig())
+            config = replace(config, **{group: replace(getattr(config, group), **{name: default})})
     return config
 
 
-def _unused(config: RunConfig) -> Iterator[tuple[str, _Read]]:
-    """Settings that differ from their defaults and are not read, each with the row that says so."""
-    defaults = RunConfig()
-    for row in _READ:
-        if row.reads(attrgetter(row.choice)(config)):
-            continue
-        for setting in row.settings:
-            if attrgetter(setting)(config) != attrgetter(setting)(defaults):
-                yield setting, row
+def _unread(config: RunConfig, row: _Read) -> list[str]:
+    """Settings of the row that differ from their defaults and that nothing in `config` reads."""
+    if row.reads(attrgetter(row.choice)(config)):
+        return []
+    return [name for name in row.settings if attrgetter(name)(config) != attrgetter(name)(RunConfig())]

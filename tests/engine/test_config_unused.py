@@ -63,12 +63,23 @@ def test_a_setting_that_nothing_reads_is_refused_by_name_and_the_default_never(
 
 
 @pytest.mark.parametrize("choice", ["data.store", "data.tokenizer"])
-def test_a_recipe_brings_its_vocabulary_along_and_who_asks_for_one_beside_a_store_is_refused(choice: str) -> None:
-    assert load_config("bert-mini", {choice: "there"}).data.vocab_size == 30522
+def test_a_recipes_vocabulary_gives_way_to_a_store_and_who_asks_for_one_beside_it_is_refused(choice: str) -> None:
+    config = load_config("bert-mini", {choice: "there"})
+    assert config.data.vocab_size == RunConfig().data.vocab_size
+    assert load_config(None, to_mapping(config)) == config
     assert f"data.vocab_size is 1000 but {choice} is 'there', which keeps its own vocabulary; leave {choice} out" in (
         complaint({choice: "there", "data.vocab_size": 1000}, "bert-mini")
     )
     assert "data.lowercase is False" in complaint({choice: "there", "data.lowercase": False})
+
+
+def test_a_setting_whose_choice_went_back_to_its_default_goes_back_too(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data: {mask_on: device}\nkernels: {masking: torch}\n", "utf-8")
+    causal = {"objective.clm": 1, "objective.mlm": 0, "model.causal": True}
+    config = load_config(file, causal)
+    assert (config.data.mask_on, config.kernels.masking) == ("host", None)
+    assert "kernels.masking is 'torch'" in complaint(causal | {"kernels.masking": "torch"}, file)
 
 
 def test_a_run_goes_on_with_settings_that_nothing_reads_and_takes_no_new_ones(tmp_path: Path) -> None:
