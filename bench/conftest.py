@@ -1,14 +1,13 @@
 """What every bench shares: the import paths, the saved facts, the clock of the device, the race.
 
 pytest bench                       prints tables
-pytest bench --record              also writes bench/results/<machine>/<date>-<commit>.json
+pytest bench --record              also writes bench/results/<machine>/<date>-<commit>-<bench>.json
 pytest bench --rounds 50           more rounds than the default of a bench
 """
 
 from __future__ import annotations
 
 import sys
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ for _folder in (".", "engine", "kernels"):
     if _path not in sys.path:
         sys.path.append(_path)
 
-from bench import machine  # noqa: E402
+from bench import machine, record  # noqa: E402
 from bench.clock import DeviceClock  # noqa: E402
 from bench.race import Race  # noqa: E402
 
@@ -36,8 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("python_files", "bench_*.py")
     config.addinivalue_line("python_functions", "bench_*")
     if config.getoption("--record"):
-        commit = machine.commit()["id"][:10]
-        path = machine.ROOT / "bench" / "results" / machine.name() / f"{date.today().isoformat()}-{commit}.json"
+        # of the files asked for, so that one bench does not write over another of the same day and commit
+        asked = "-".join(Path(argument.split("::")[0]).stem.removeprefix("bench_") for argument in config.args)
+        path = record.automatic(asked)
         path.parent.mkdir(parents=True, exist_ok=True)
         config.option.benchmark_json = path
 

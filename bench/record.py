@@ -16,6 +16,7 @@ the page reads
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -66,7 +67,10 @@ def automatic(name: str) -> Path:
 
 
 def training_run(run: Path, name: str) -> dict[str, Any]:
-    """A training run as a result: settings and curve from its `config.yaml`, `log.jsonl` and `evaluation.jsonl`."""
+    """A training run as a result: settings and curve from its `config.yaml`, `log.jsonl` and `evaluation.jsonl`.
+
+    Commit, machine and threads are those of the recording: record where and with what the run trained.
+    """
     import yaml
 
     files = [file for file in (run / "log.jsonl", run / "evaluation.jsonl") if file.exists()]
@@ -81,12 +85,14 @@ def training_run(run: Path, name: str) -> dict[str, Any]:
 
 
 def _without_folders(value: Any) -> Any:
-    """Settings with only the last part of absolute paths: where a folder lay explains no number."""
+    """Settings with only the last part of absolute paths, also of `name=path` and `hf://path:split`: where a folder lay
+    explains no number.
+    """
     if isinstance(value, dict):
         return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_folders(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return re.sub(r"^(.*?=)?(?:hf://)?/(?:.*/)?", r"\1", value) if isinstance(value, str) else value
 
 
 def _stamp() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
 from bench import machine, record, runs_page  # noqa: E402
+from bench.runs_page import anchor  # noqa: E402
 
 PAGE, RUNS_PAGE, README = ROOT / "docs" / "measured.md", ROOT / "docs" / "runs.md", ROOT / "README.md"
 
@@ -47,10 +49,12 @@ Part = tuple[dict[str, Any], list[Row]]
 def render(results: Path = record.RESULTS) -> str:
     """The page of timings."""
     page = [_HEAD]
+    headings: Counter[str] = Counter()
     for folder in sorted(path for path in results.glob("*") if path.is_dir()):
         groups = _groups(json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
         if groups:
-            page += [f"## {folder.name}\n", _summary(groups)]
+            links = {group: f"[{group}](#{anchor(group, headings)})" for group in groups}
+            page += [f"## {folder.name}\n", _summary(groups, links)]
         page += [_section(group, parts) for group, parts in groups.items()]
     if len(page) == 1:
         page.append("Nothing has been measured yet.\n")
@@ -108,7 +112,7 @@ def _groups(contents: Iterable[dict[str, Any]]) -> dict[str, list[Part]]:
     return {group: [part for _, part in sorted(parts[group].items())] for group in order}
 
 
-def _summary(groups: Mapping[str, Sequence[Part]]) -> str:
+def _summary(groups: Mapping[str, Sequence[Part]], links: Mapping[str, str]) -> str:
     """What is ours beside each group's baseline: over all cases, without choosing among them."""
     lines = [
         "| in short | ours | beside | cases | ratio, lowest to highest | share of ceiling |",
@@ -124,8 +128,8 @@ def _summary(groups: Mapping[str, Sequence[Part]]) -> str:
         for (variant, beside), values in found.items():
             ratios = _span([ratio for ratio, _ in values], "{:.2f}")
             shares = _span([share for _, share in values if share is not None], "{:.0%}")
-            lines.append(f"| {_link(group)} | {variant} | {beside} | {len(values)} | {ratios} | {shares} |")
-    rest = [_link(group) for group in groups if not any(f"[{group}]" in line for line in lines)]
+            lines.append(f"| {links[group]} | {variant} | {beside} | {len(values)} | {ratios} | {shares} |")
+    rest = [link for link in links.values() if not any(link in line for line in lines)]
     return "\n".join([*lines, "", f"Also: {', '.join(rest)}." if rest else "", ""])
 
 
@@ -189,12 +193,6 @@ def _span(values: Sequence[float], form: str) -> str:
         return ""
     ends = [form.format(value) for value in (min(values), max(values))]
     return " to ".join(dict.fromkeys(ends))
-
-
-def _link(group: str) -> str:
-    """To the group's section, as GitHub names it."""
-    anchor = "".join(c for c in group.lower().replace(" ", "-") if c.isalnum() or c in "-_")
-    return f"[{group}](#{anchor})"
 
 
 def _group(row: Row) -> str:

@@ -56,7 +56,9 @@ def test_the_page_keeps_a_case_that_newer_files_do_not_hold(tmp_path: Path) -> N
 def test_a_training_run_becomes_a_curve_without_folders(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.yaml").write_text(f"train: {{steps: 2}}\ndata: {{store: {tmp_path}/books}}\n")
+    (run / "config.yaml").write_text(
+        f"train: {{steps: 2}}\ndata: {{store: {tmp_path}/books, input: ['a={tmp_path}/a', 'hf://{tmp_path}/b:train']}}\n"
+    )
     rows = [
         {"step": 1, "loss": 6.0, "tokens_per_second": 100.0},
         {"step": 2, "loss": 5.0, "tokens_per_second": 300.0},
@@ -67,7 +69,7 @@ def test_a_training_run_becomes_a_curve_without_folders(tmp_path: Path) -> None:
     page = runs_page.render(tmp_path / "results", tmp_path / "figures")
     assert "Last logged step 2: training loss 5, median 200 real tokens/s." in page
     assert "| 2 | 5.5 | 244.7 |" in page
-    assert str(tmp_path) not in page and "`train.steps: 2`, `data.store: books`" in page
+    assert str(tmp_path) not in page and "`data.store: books`, `data.input: ['a=a', 'b:train']`" in page
     assert (tmp_path / "figures" / "box-run-mini.png").stat().st_size > 1000
 
 
@@ -82,9 +84,12 @@ def test_the_summary_spans_all_cases_of_what_is_ours(tmp_path: Path) -> None:
         )
     ]
     record.save(tmp_path / "box" / "all.json", record.document([*rows, record.entry("alone", "it", [1.0], case="c")]))
+    record.save(tmp_path / "other" / "all.json", record.document(rows))
     page = report.render(tmp_path)
     assert "| [step](#step) | unmask | theirs | 2 | 2.00 to 5.00 | 20% to 50% |" in page
     assert "Also: [alone](#alone)." in page
+    # the second heading of that name has another address
+    assert "| [step](#step-1) | unmask | theirs | 2 |" in page
 
 
 def test_readme_has_the_steps_between_its_marks_and_keeps_the_rest(tmp_path: Path) -> None:

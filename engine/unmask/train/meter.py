@@ -69,10 +69,8 @@ class Meter:
 
     def reopen_window(self, window: Sequence[float], device: torch.device | str) -> None:
         """Continue the means of `open_window`, so that the log of a resumed run equals that of an unbroken one."""
-        numbers = 2 + 2 * len(self.names)
-        # a checkpoint of an older version has no steps beside its sums: the first row then begins where the run goes on
-        if len(window) == 2 * numbers + 1:
-            self._sums = torch.tensor(window[:-1], dtype=torch.float32, device=device).view(2, numbers)
+        if window:
+            self._sums = torch.tensor(window[:-1], dtype=torch.float32, device=device).view(2, 2 + 2 * len(self.names))
             self._steps = int(window[-1])
 
     def read(self, *, waited_seconds: float) -> dict[str, Any]:
