@@ -28,22 +28,31 @@ def inherit(config: RunConfig, facts: Facts, say: Callable[[str], None]) -> RunC
     return replace(config, train=replace(train, threads=train.threads or facts.threads))
 
 
-def require_same_data(facts: Facts, here: Position, *, checkpoint: Path, run: Path, steps: int) -> None:
-    """Check that after `facts.step` steps of `steps` the data stands where `checkpoint` stood.
+def require_same_data(
+    facts: Facts, here: Position, *, checkpoint: Path, run: Path, before: RunConfig, now: RunConfig
+) -> None:
+    """Check that after `facts.step` steps of `now` the data stands where `checkpoint`, saved under `before`, stood.
 
     Raises:
         RunError: the run is configured to end before that step.
         CheckpointError: the place or the data is another one.
     """
+    steps, saved = now.train.steps, before.train.steps
     if facts.step > steps:
         raise RunError(f"run {run}: train.steps is {steps} but {facts.step} steps are done; give at least that many")
     if (facts.segment, facts.index) != (here.segment, here.index):
         raise CheckpointError(
             f"checkpoint {checkpoint} stands at micro-batch {facts.index} of segment {facts.segment}; with these "
             f"settings step {facts.step} is micro-batch {here.index} of segment {here.segment}; resume with the "
-            "saved train.steps"
+            f"saved train.steps, {saved}"
         )
     if facts.fingerprint != here.fingerprint:
+        if now.data.mask_rate_end is not None and steps != saved:
+            raise CheckpointError(
+                f"checkpoint {checkpoint} stands on a mask rate that goes to data.mask_rate_end, "
+                f"{now.data.mask_rate_end}, over {saved} steps; with train.steps {steps} the steps done would have "
+                f"had other masks; resume with the saved train.steps, {saved}"
+            )
         raise CheckpointError(
             f"checkpoint {checkpoint} was trained on other data: stream {facts.fingerprint[:16]} was saved, this "
             f"store gives {here.fingerprint[:16]}; put the original store back or start a new run"

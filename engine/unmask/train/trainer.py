@@ -85,8 +85,9 @@ def _train(folder: RunFolder) -> None:
     parts = assemble(config, folder.path, display.say)
     trainer = Trainer(config=config, folder=folder.path, parts=parts, checkpoints=checkpoints, display=display)
     if found is not None and facts is not None:
-        trainer.restore(found, facts)
-        tell_of_schedule(saved_config(folder.path).train, config.train, step=facts.step, say=display.say)
+        saved = saved_config(folder.path)
+        trainer.restore(found, facts, saved)
+        tell_of_schedule(saved.train, config.train, step=facts.step, say=display.say)
     # Only now is it known that a changed configuration can go on with what is there.
     folder.save_config()
     with using(**config.kernels.named()):
@@ -183,16 +184,15 @@ class Trainer:
                 self._save()
             self._say_goodbye(stop)
 
-    def restore(self, checkpoint: Path, facts: Facts) -> None:
-        """Put parameters, moments and counters where `checkpoint` has them.
+    def restore(self, checkpoint: Path, facts: Facts, saved: RunConfig) -> None:
+        """Put parameters, moments and counters where `checkpoint`, of a run configured as `saved`, has them.
 
         Raises:
             RunError: the run is configured to end before that step.
             CheckpointError: the model or the data are not those of the checkpoint.
         """
         here = self.parts.sources.position(facts.step)
-        steps = self.config.train.steps
-        require_same_data(facts, here, checkpoint=checkpoint, run=self.folder, steps=steps)
+        require_same_data(facts, here, checkpoint=checkpoint, run=self.folder, before=saved, now=self.config)
         load_tensors(checkpoint / "training", self.parts.model, self.optimizer)
         self.done, self.tokens, self.saved = facts.step, facts.tokens, facts.step
         self.cursor = None if facts.cursor is None else Cursor(*facts.cursor)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -186,6 +187,27 @@ def test_other_data_is_refused(tiny: ModuleType, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(store, "ids", ids)
     with pytest.raises(CheckpointError, match="was trained on other data"):
         resume(tiny, run, **{"train.steps": 8})
+
+
+def test_other_steps_under_a_scheduled_mask_rate_are_refused_with_the_saved_number(
+    tiny: ModuleType, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    config = tiny.config(run, steps=4, phases=[])
+    tiny.pretrain(replace(config, data=replace(config.data, mask_rate_end=0.3)))
+    with pytest.raises(CheckpointError, match=r"mask_rate_end, 0\.3, over 4 steps; .* with the saved train\.steps, 4$"):
+        resume(tiny, run, **{"train.steps": 8})
+    resume(tiny, run)
+
+
+def test_steps_that_move_the_phases_are_refused_with_the_saved_number(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    at_step(monkeypatch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    tiny.pretrain(tiny.config(run))
+    with pytest.raises(CheckpointError, match=r"of segment 0; resume with the saved train\.steps, 16$"):
+        resume(tiny, run, **{"train.steps": 40})
 
 
 def test_the_store_may_lie_elsewhere_and_the_threads_may_change_which_is_said(
