@@ -6,8 +6,9 @@ sees, over all layers:
     layers * 6 D^2 T + 4 D P + ((layers - 1) T + M) (2 D^2 + 4 D F) + M (2 D^2 + 2 D V)
 
 that is: three projections, scores and their product with the values; output projection and feed-forward pair, in the
-last layer for the masked rows that the head reads; then the dense layer and the decoder of the MLM head. Backward
-costs twice the forward. A layer that sees everything has s_i^2 pairs in a document of s_i tokens; a causal one, or one
+last layer for the masked rows that the head reads; then the dense layer and the decoder of the MLM head. Where no
+objective predicts tokens, M is 0. The rows of [CLS] and the small heads on them are not counted. Backward costs twice
+the forward. A layer that sees everything has s_i^2 pairs in a document of s_i tokens; a causal one, or one
 with a window, has those that this leaves. Padding is not counted at all. The share of the peak refers to dense bf16
 tensor-core throughput from the vendors' data sheets.
 """
@@ -15,6 +16,7 @@ tensor-core throughput from the vendors' data sheets.
 import math
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +34,7 @@ TOKEN_OBJECTIVES = ("mlm", "clm")
 PEAK_TFLOPS = {
     "B200": 2250.0,
     "GH200": 989.0,
+    "H200 NVL": 835.0,
     "H200": 989.0,
     "H100 PCIe": 756.0,
     "H100 NVL": 835.0,
@@ -55,7 +58,8 @@ class FlopCount:
 
     Fields: windows, tokens that each layer sees on either side, None for all of the document; causal, whether it sees
         the left side only; hidden_size D, intermediate_size F, vocab_size V; mask_rate, the share of the tokens that
-        are masked in a batch which is masked later, on the device.
+        are masked in a batch which is masked later, on the device; predicts_tokens, whether an objective reads the
+        masked rows.
     """
 
     windows: tuple[int | None, ...]
@@ -64,10 +68,11 @@ class FlopCount:
     intermediate_size: int
     vocab_size: int
     mask_rate: float = 0.15
+    predicts_tokens: bool = True
 
     @classmethod
-    def of(cls, encoder: EncoderConfig, *, mask_rate: float) -> "FlopCount":
-        """For an encoder and the mask rate of its run."""
+    def of(cls, encoder: EncoderConfig, *, mask_rate: float, objectives: Collection[str] = ("mlm",)) -> "FlopCount":
+        """For an encoder, the mask rate of its run, and the names of its objectives."""
         return cls(
             windows=tuple(encoder.window(layer) for layer in range(encoder.num_layers)),
             causal=encoder.causal,
@@ -75,6 +80,7 @@ class FlopCount:
             intermediate_size=encoder.intermediate_size,
             vocab_size=encoder.vocab_size,
             mask_rate=mask_rate,
+            predicts_tokens=any(name in TOKEN_OBJECTIVES for name in objectives),
         )
 
     def training(self, batch: PackedBatch) -> float:
@@ -87,6 +93,7 @@ class FlopCount:
             for length, count in zip(lengths.tolist(), counts.tolist(), strict=True)
         )
         masked = self.mask_rate * batch.real_tokens if batch.labels is None else float((batch.labels >= 0).sum())
+        masked *= self.predicts_tokens
         return 3.0 * self.forward(batch.real_tokens, seen, masked)
 
     def forward(self, tokens: float, seen: float, masked: float) -> float:

@@ -140,8 +140,9 @@ class Trainer:
             clip_norm=train.clip_norm,
             all_rows=not self.config.kernels.last_layer_rows,
         )
-        self.meter = Meter([objective.name for objective, _ in self.parts.objectives], peak=peak_flops(device))
-        self.flops = FlopCount.of(self.parts.model.encoder.config, mask_rate=self.config.data.mask_rate)
+        names, encoder = [objective.name for objective, _ in self.parts.objectives], self.parts.model.encoder.config
+        self.meter = Meter(names, peak=peak_flops(device))
+        self.flops = FlopCount.of(encoder, mask_rate=self.config.data.mask_rate, objectives=names)
         self.skipped = torch.zeros((), device=device)
         self.streak = torch.zeros((), device=device)
 

@@ -49,6 +49,15 @@ def test_padding_and_unused_slots_are_not_counted() -> None:
     assert full == padded == 3 * SHAPE.forward(12, 2 * 74, 2)
 
 
+@pytest.mark.parametrize("others", [(), ("nsp",)])
+def test_masked_rows_are_counted_where_an_objective_reads_them(others: tuple[str, ...]) -> None:
+    batch = batch_of(40, 9, 6)
+    for name in ("mlm", "clm"):
+        assert FlopCount.of(ENCODER, mask_rate=0.15, objectives=(name, *others)) == SHAPE
+    without = FlopCount.of(ENCODER, mask_rate=0.15, objectives=others)
+    assert without.training(batch) == 3 * without.forward(12, 2 * 74, 0) < SHAPE.training(batch)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_window_and_causality_count_what_a_token_sees(causal: bool) -> None:
     shape = replace(ENCODER, causal=causal, attention_window=2, global_every=2, num_layers=3)
@@ -65,6 +74,8 @@ def test_a_window_and_causality_count_what_a_token_sees(causal: bool) -> None:
     [
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H200 NVL", 835e12),
         ("NVIDIA GH200 480GB", 989e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA A40", 150e12),
