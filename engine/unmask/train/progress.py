@@ -71,9 +71,8 @@ class Display:
 def describe(row: dict[str, Any]) -> str:
     """The numbers of a row as one short line."""
     loss = row["loss"]
-    without = "loss not finite" if row["skipped"] else "nothing to predict"
     parts = [
-        without if loss is None else f"loss {loss:.3f}",
+        _no_loss(row) if loss is None else f"loss {loss:.3f}",
         f"{row['tokens_per_second']:,.0f} tokens/s",
         f"waiting {row['data_wait']:.0%}",
     ]
@@ -82,6 +81,17 @@ def describe(row: dict[str, Any]) -> str:
     if row["skipped"]:
         parts.append(f"{row['skipped']} updates skipped")
     return "  ".join(parts)
+
+
+def _no_loss(row: dict[str, Any]) -> str:
+    """Why a row has no loss: skipped updates, or no step in which every objective predicted something."""
+    if row["skipped"]:
+        return "loss not finite"
+    losses = {name.removesuffix("_loss"): value for name, value in row.items() if name.endswith("_loss")}
+    if all(value is None for value in losses.values()):
+        return "nothing to predict"
+    nothing = [name for name, value in losses.items() if value is None]
+    return f"nothing to predict for {nothing[0]}" if nothing else "no step with something to predict for every loss"
 
 
 def _duration(seconds: float) -> str:

@@ -47,7 +47,10 @@ def test_a_terminal_shows_a_bar_with_the_same_numbers() -> None:
         ({"mfu": 0.4213}, "MFU 42.1%"),
         ({"skipped": 2}, "2 updates skipped"),
         ({"loss": None, "skipped": 20}, "loss not finite"),
-        ({"loss": None}, "nothing to predict"),
+        ({"loss": None}, "nothing to predict  "),
+        ({"loss": None, "mlm_loss": None, "nsp_loss": None}, "nothing to predict  "),
+        ({"loss": None, "mlm_loss": 2.5, "nsp_loss": None}, "nothing to predict for nsp  "),
+        ({"loss": None, "mlm_loss": 2.5, "nsp_loss": 0.5}, "no step with something to predict for every loss"),
     ],
 )
 def test_what_is_unusual_is_shown_when_it_happens(change: dict[str, Any], expected: str) -> None:
