@@ -34,8 +34,11 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"data.masking": "span"}, CAUSAL, {}),
     ({"data.mask_on": "device"}, CAUSAL, {}),
     ({"data.static_masks": 4}, CAUSAL, {}),
+    ({"data.similar_words": "a.tsv"}, CAUSAL, {"data.masking": "mac"}),
     ({"kernels.masking": "torch"}, {"data.mask_on": "host"}, {"data.mask_on": "device"}),
     ({"model.global_every": 2}, {"model.attention_window": None}, {"model.attention_window": 8}),
+    ({"data.text_field": "body"}, {"data.store": "store"}, {"data.input": ["a.jsonl"]}),
+    ({"data.blank_line_documents": True}, {"data.store": "store"}, {"data.input": ["a.txt"]}),
     ({"data.split_at": "^#"}, {"data.store": "store"}, {"data.input": ["a.md"]}),
 ]
 

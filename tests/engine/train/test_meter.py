@@ -97,15 +97,18 @@ def test_rates_begin_with_the_loop_and_not_with_the_preparation(monkeypatch: pyt
 
 
 def test_an_open_window_continues_exactly() -> None:
-    losses = [0.1, 0.7, 1.3]
+    spike = report(float("nan"), norm=float("inf"), skipped=1.0)
+    reports = [report(0.1), spike, report(0.7), report(1.3)]
     whole, first, second = Meter(["mlm"]), Meter(["mlm"]), Meter(["mlm"])
-    for loss in losses:
-        whole.add(report(loss), tokens=1, flops=0)
-    first.add(report(losses[0]), tokens=1, flops=0)
+    for one in reports:
+        whole.add(one, tokens=1, flops=0)
+    for one in reports[:2]:
+        first.add(one, tokens=1, flops=0)
     second.reopen_window(first.open_window(), "cpu")
-    for loss in losses[1:]:
-        second.add(report(loss), tokens=1, flops=0)
-    assert second.read(waited_seconds=0.0)["loss"] == whole.read(waited_seconds=0.0)["loss"]
+    for one in reports[2:]:
+        second.add(one, tokens=1, flops=0)
+    expected, got = whole.read(waited_seconds=0.0), second.read(waited_seconds=0.0)
+    assert (got["loss"], got["gradient_norm"], got["skipped"]) == (expected["loss"], expected["gradient_norm"], 1)
 
 
 def test_several_objectives_have_a_loss_each() -> None:
