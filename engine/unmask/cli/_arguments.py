@@ -13,6 +13,7 @@ import re
 import shutil
 import textwrap
 import typing
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -23,7 +24,15 @@ __all__ = ["join_repeated", "read"]
 T = TypeVar("T")
 
 
-def read(options: type[T], *, prog: str, arguments: list[str], default: T | None = None, description: str = "") -> T:
+def read(
+    options: type[T],
+    *,
+    prog: str,
+    arguments: list[str],
+    default: T | None = None,
+    description: str = "",
+    stray: Callable[[list[str]], None] | None = None,
+) -> T:
     """What the arguments say, as an instance of the dataclass `options`; prints and exits where they ask for help.
 
     Args:
@@ -32,6 +41,7 @@ def read(options: type[T], *, prog: str, arguments: list[str], default: T | None
         arguments: of the command line.
         default: what stands where the arguments say nothing. Default: the defaults of the class.
         description: of the command. Default: the docstring of the class.
+        stray: called with the words that no option takes, where there are any; if it returns, they are refused here.
     """
     import tyro
     from tyro.constructors import ConstructorRegistry
@@ -43,6 +53,12 @@ def read(options: type[T], *, prog: str, arguments: list[str], default: T | None
     registry = ConstructorRegistry()
     registry.struct_rule(_described)
     with registry:
+        if stray is not None:
+            words = tyro.cli(
+                options, prog=prog, description="", args=arguments, default=default, return_unknown_args=True
+            )
+            if words[1]:
+                stray(words[1])
         if default is None:
             return tyro.cli(options, prog=prog, description="", args=arguments)
         return tyro.cli(options, prog=prog, description="", args=arguments, default=default)

@@ -5,6 +5,7 @@ trainer refuses a change that would make it another run.
 """
 
 import dataclasses
+import itertools
 import re
 import typing
 from collections.abc import Iterator
@@ -32,13 +33,13 @@ def parse(arguments: list[str]) -> tuple[RunConfig, Path | None]:
     source = rest.pop(0) if rest and not rest[0].startswith("-") else None
     if resume is None:
         base = _unchecked(source)
-        return load_config(source, _changes(base, _read(rest, base))), None
+        return load_config(source, _changes(base, _read(rest, base, first=source))), None
     if source is not None:
         raise ConfigError(f"config: --resume {resume} keeps the saved configuration; leave {source!r} out")
     from unmask.train.run_folder import saved_config
 
     base = saved_config(resume)
-    return saved_config(resume, _changes(base, _read(rest, base))), resume
+    return saved_config(resume, _changes(base, _read(rest, base, first=f"--resume {resume}"))), resume
 
 
 def _take_resume(arguments: list[str]) -> tuple[list[str], Path | None]:
@@ -65,19 +66,31 @@ def _unchecked(source: str | Path | None) -> RunConfig:
     return build(RunConfig, read_recipe("tiny" if source is None else source), name="config")
 
 
-def _read(arguments: list[str], base: RunConfig) -> RunConfig:
+def _read(arguments: list[str], base: RunConfig, *, first: str | None) -> RunConfig:
+    """`base` with the options laid over it; `first` is what came before them."""
     if not arguments:
         return base
     from unmask.recipes import names
 
+    def stray(words: list[str]) -> None:
+        for before, word in itertools.pairwise(["", *words]):
+            if before.startswith("--") or not (word in names() or word.endswith((".yaml", ".yml"))):
+                continue
+            if first is not None:
+                raise ConfigError(f"config: {word!r} stands beside {first}; leave one of them out")
+            raise ConfigError(
+                f"config: {word!r} stands after an option; a recipe or a YAML file comes first: "
+                f"unmask pretrain {word} [OPTIONS]"
+            )
+
     described = (
-        "Pre-train an encoder. A recipe or a YAML file may come first: "
-        f"unmask pretrain [RECIPE|CONFIG.yaml] [OPTIONS]; recipes: {', '.join(names())} (default: tiny). "
+        f"Pre-train an encoder. A recipe or a YAML file may come first; recipes: {', '.join(names())} (default: tiny). "
         "unmask pretrain --resume RUN goes on with a run that stopped."
     )
     joined = join_repeated(join_repeated(arguments, "--data.input"), "--data.weights")
     words = _whole_numbers(joined)
-    return read(RunConfig, prog="unmask pretrain", description=described, arguments=words, default=base)
+    prog = "unmask pretrain [RECIPE|CONFIG.yaml]"
+    return read(RunConfig, prog=prog, description=described, arguments=words, default=base, stray=stray)
 
 
 def _whole_numbers(arguments: list[str]) -> list[str]:

@@ -81,6 +81,36 @@ def test_unknown_option_names_the_nearest_one(capsys: pytest.CaptureFixture[str]
     assert "--train.steps" in told.err + told.out
 
 
+@pytest.mark.parametrize("recipe", ["bert-mini", "mine.yaml"])
+def test_a_recipe_behind_the_options_is_told_to_come_first(recipe: str) -> None:
+    for options in (["--data.store", "x"], ["--train.tensorboard", "--train.stps", "3"]):
+        with pytest.raises(ConfigError, match=rf"comes first: unmask pretrain {recipe} \[OPTIONS\]$"):
+            parse([*options, recipe])
+    with pytest.raises(ConfigError, match=rf"'{recipe}' stands beside tiny; leave one of them out"):
+        parse(["tiny", "--data.store", "x", recipe])
+
+
+def test_names_of_recipes_are_values_of_options_too(capsys: pytest.CaptureFixture[str]) -> None:
+    config, _ = parse(["--run", "tiny", "--data.input", "composition", "--data.weights", "a", "2", "tiny", "0.5"])
+    assert (config.run, config.data.input, config.data.weights) == ("tiny", ["composition"], {"a": 2.0, "tiny": 0.5})
+    with pytest.raises(SystemExit):
+        parse(["--runn", "tiny"])
+    assert "--run" in capsys.readouterr().err
+
+
+def test_help_shows_where_the_recipe_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    assert "usage: unmask pretrain [RECIPE|CONFIG.yaml] [-h] [OPTIONS]" in capsys.readouterr().out
+
+
+def test_phases_of_a_recipe_change_one_by_one() -> None:
+    phases = parse(["bert-base", "--train.phases.0.longest", "64"])[0].train.phases
+    assert [phase.longest for phase in phases] == [64, 512]
+    with pytest.raises(ConfigError, match=r"give --train\.phases\.0\.longest"):
+        parse(["bert-base", "--data.longest", "64"])
+
+
 @pytest.mark.parametrize("spelling", [["--resume", "{run}"], ["--resume={run}"]])
 def test_resume_keeps_the_saved_configuration(tmp_path: Path, spelling: list[str]) -> None:
     saved = load_config("bert-mini", {"run": str(tmp_path), "seed": 9})
