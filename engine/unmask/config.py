@@ -200,7 +200,8 @@ class TrainConfig:
     tensorboard: bool = False
     """Write TensorBoard events too (extra `tensorboard`)."""
     phases: list[Phase] = field(default_factory=list)
-    """Length phases, in a YAML file; empty: one phase at `data.longest`."""
+    """Length phases; empty: one phase at `data.longest`. The command line changes those that there are
+    (`--train.phases.0.longest 64`); another number of them needs a YAML file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,7 +219,7 @@ class KernelsConfig:
     gelu: str | None = None
     """Activation of the feed-forward layer, and on a GPU the bias before it."""
     linear_gelu: str | None = None
-    """Both with the product in front; by default PyTorch's product, then `gelu`."""
+    """Both with the product in front; by default PyTorch's product, then `gelu`, which `triton` replaces as well."""
     masking: str | None = None
     """Masks made on the device."""
     embedding: str | None = None
@@ -255,7 +256,8 @@ def load_config(
         recipe_or_yaml: name of a shipped recipe (`tiny`, `bert-mini`, ...) or path of a YAML file; None:
             `tiny`.
         overrides: nested mapping ({"train": {"steps": 200}}), or dotted names ({"train.steps": 200}), or both.
-        saved: the file is that of a run to go on with, and is taken as it is.
+        saved: the file is that of a run to go on with: what it holds that nothing reads stays, and is no error; ranges
+            and agreements are checked as ever.
     Raises:
         ConfigError: no such recipe or file, not YAML, an unknown name, a wrong type, a value out of range, a
             contradiction, or a setting that nothing reads.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["RowTile", "device_guard", "persistent_programs", "row_tile"]
+__all__ = ["RowTile", "device_guard", "few_programs", "persistent_programs", "row_tile"]
 
 # Under the interpreter a few programs are enough to walk every path of a persistent loop.
 _INTERPRETED_PROGRAMS = 3
+_caps: list[int] = []
 
 
 class RowTile(NamedTuple):
@@ -36,9 +38,22 @@ def row_tile(width: int, per_thread: int) -> RowTile:
 def persistent_programs(x: Tensor, tiles: int, per_multiprocessor: int) -> int:
     """Programs of a grid whose members loop over `tiles`: at most `per_multiprocessor` on each SM, at least one."""
     if x.device.type != "cuda":
-        return max(1, min(tiles, _INTERPRETED_PROGRAMS))
+        return max(1, min(tiles, _INTERPRETED_PROGRAMS, *_caps))
     limit = torch.cuda.get_device_properties(x.device).multi_processor_count * per_multiprocessor
-    return max(1, min(tiles, limit))
+    return max(1, min(tiles, limit, *_caps))
+
+
+@contextmanager
+def few_programs(at_most: int) -> Iterator[None]:
+    """Inside the block persistent grids have `at_most` programs, so that each loops even over the work of a small test.
+
+    A GPU starts hundreds, which small tests never fill: only so does a program take a second tile there.
+    """
+    _caps.append(at_most)
+    try:
+        yield
+    finally:
+        _caps.pop()
 
 
 def device_guard(x: Tensor) -> AbstractContextManager[object]:

@@ -108,10 +108,10 @@ def dropout_bits(up_to: int = BITS_UP_TO) -> Iterator[None]:
     """Inside the block dropout of documents up to `up_to` is drawn beforehand: the same bits of every result.
 
     Args:
-        up_to: an element of `BOUNDS`, not the last; a token and head take up_to / 8 bytes while a direction runs.
+        up_to: 128, 256 or 512; a token and head take up_to / 8 bytes while a direction runs.
     """
-    if up_to not in BOUNDS[1:-1]:
-        raise ValueError(f"attention: dropout_bits must be up to one of {BOUNDS[1:-1]}, got {up_to}")
+    if up_to not in BOUNDS[2:-1]:
+        raise ValueError(f"attention: dropout_bits must be up to one of {BOUNDS[2:-1]}, got {up_to}")
     previous = _bound[0]
     _bound[0] = up_to
     try:

@@ -1,7 +1,7 @@
 """Which elements dropout keeps, a bit each in memory: uint8 (T, ceil(D / 8)), the lowest bit for the first column.
 
-Both passes of the backward need them: drawing them again would cost each pass half as many instructions again, writing
-them costs the forward a fifth.
+Both passes of the backward need them: drawing them again would cost each pass a third of its instructions again,
+writing them costs the forward a fifth.
 """
 
 from __future__ import annotations

@@ -273,7 +273,7 @@ class _MLMLoss(torch.autograd.Function):
         dhidden = (drows.to(dloss.dtype) * dloss).to(drows.dtype)
         if positions is not None:
             # unused slots may repeat a row; they add zeros
-            dhidden = torch.zeros_like(hidden).index_add_(0, positions, dhidden)
+            dhidden = hidden.new_zeros(hidden.shape).index_add_(0, positions, dhidden)
         dweight = None
         if ctx.needs_input_grad[3]:
             dweight = torch.ops.unmask.mlm_loss_bwd(
