@@ -28,7 +28,8 @@ def check_changes(config: RunConfig, changes: Mapping[str, Any]) -> None:
         lengths = ", ".join(str(phase.longest) for phase in config.train.phases)
         raise ConfigError(
             f"config: data.longest {config.data.longest} would change nothing, because train.phases sets the lengths "
-            f"({lengths}); leave it out, or write a YAML file with other train.phases ([] for one phase of this length)"
+            f"({lengths}); leave it out, give --train.phases.0.longest and so on, or write a YAML file with other "
+            "train.phases ([] for one phase of this length)"
         )
 
 
