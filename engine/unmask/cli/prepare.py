@@ -44,7 +44,7 @@ class Options:
     """Folder of an existing WordPiece tokenizer, or a vocab.txt; none: that of a store among the inputs, else one is
     trained on the text."""
     vocab_size: int = 30522
-    """Entries of the trained vocabulary."""
+    """Entries of the trained vocabulary; a given tokenizer or a store keeps its own."""
     lowercase: bool = True
     """Whether the trained tokenizer drops case and accents."""
     text_field: str = "text"
@@ -72,10 +72,10 @@ def run(arguments: list[str]) -> None:
     trained = {field.name: field.default for field in fields(Options) if field.name in ("vocab_size", "lowercase")}
     for name, default in trained.items():
         value = getattr(options, name)
-        if options.tokenizer is not None and value != default:
+        keeper = None if value == default else _vocabulary_from(options)
+        if keeper is not None:
             raise ConfigError(
-                f"prepare: {name} is {value} but --tokenizer is {options.tokenizer}, which keeps its own vocabulary; "
-                "leave one of them out"
+                f"prepare: {name} is {value} but {keeper}, which keeps its own vocabulary; leave one of them out"
             )
     from unmask.data.prepare import describe, prepare
     from unmask.data.unfinished import unfinished_hint
@@ -103,6 +103,16 @@ def run(arguments: list[str]) -> None:
                 print(f"unmask: {hint}", file=sys.stderr)
             raise
     print(describe(store))
+
+
+def _vocabulary_from(options: Options) -> str | None:
+    """What brings its vocabulary, as the command line gives it; None where one is trained."""
+    if options.tokenizer is not None:
+        return f"--tokenizer is {options.tokenizer}"
+    from unmask.data.prepare_inputs import stores_among
+
+    stores = stores_among(options.input)
+    return f"--input {stores[0]} is a store" if stores else None
 
 
 class _Report(AbstractContextManager["_Report"]):

@@ -74,8 +74,8 @@ def prepare(
         out: the store to make; it must not exist. `<out>.partial` is what a killed run left to go on with.
         tokenizer: a tokenizer, its folder or `vocab.txt`; None takes that of the first store among the inputs, else
             trains one on this text. The store keeps a copy in `tokenizer/`.
-        vocab_size: tokens of a trained tokenizer; not used with a given one.
-        lowercase: whether a trained tokenizer drops case and accents; not used with a given one.
+        vocab_size: tokens of a trained tokenizer; not used with one that is given or a store's.
+        lowercase: whether a trained tokenizer drops case and accents; not used with one that is given or a store's.
         text_field: as in `ReadOptions`, and so are `blank_line_documents` and `split_at`.
         blank_line_documents: see there.
         split_at: see there.

@@ -22,7 +22,7 @@ from unmask.data.store_writer import StoredDocument
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError, StoreError
 
-__all__ = ["Inputs"]
+__all__ = ["Inputs", "stores_among"]
 
 _GATHERED = 1024
 
@@ -44,11 +44,7 @@ class Inputs:
         self._options = options
         self._embedded = None if inputs else docstring_corpus(cache=cache)
         self._inputs = named_inputs(inputs) if inputs else []
-        self._stores = {
-            given.location: Store.open(given.location)
-            for given in self._inputs
-            if (Path(given.location) / MANIFEST).is_file()
-        }
+        self._stores = {location: Store.open(location) for location in stores_among(inputs)}
         files = [
             file
             for given in self._inputs
@@ -144,6 +140,16 @@ class Inputs:
         if not found:
             inputs = ", ".join(given.location for given in self._inputs)
             raise CorpusError(f"corpus: {inputs} holds no text; every document is empty")
+
+
+def stores_among(inputs: Sequence[str | Path]) -> list[str]:
+    """The folders of those inputs that are stores, in their order.
+
+    Raises:
+        CorpusError: an input does not exist.
+    """
+    given = named_inputs(inputs) if inputs else []
+    return [one.location for one in given if (Path(one.location) / MANIFEST).is_file()]
 
 
 def _again(given: Input) -> str:

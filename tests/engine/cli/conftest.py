@@ -32,6 +32,17 @@ def model_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def store_folder(tmp_path: Path) -> Path:
+    """A token store of the sentences with a tokenizer of its own."""
+    from unmask.data.prepare import prepare
+
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(TEXTS), "utf-8")
+    prepare([text], tmp_path / "store", vocab_size=120, workers=1)
+    return tmp_path / "store"
+
+
+@pytest.fixture
 def run_folder(model_folder: Path, tmp_path: Path) -> Path:
     """A run directory with the checkpoints of steps 10 and 20, which hold the same model."""
     import shutil

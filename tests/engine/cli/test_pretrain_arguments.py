@@ -43,6 +43,26 @@ def test_data_input_may_be_repeated() -> None:
     assert config.train.steps == 200
 
 
+def test_a_vocabulary_asked_for_beside_a_store_is_refused_and_a_recipes_gives_way(
+    store_folder: Path, tmp_path: Path
+) -> None:
+    given = ["--data.input", str(store_folder)]
+    told = f"{store_folder} in data.input is a store, which keeps its own vocabulary; leave one of them out"
+    for asked in (["--data.vocab-size", "1000"], ["--data.no-lowercase"]):
+        with pytest.raises(ConfigError) as caught:
+            parse(["bert-mini", *given, *asked])
+        assert str(caught.value).endswith(told)
+    assert parse(["bert-mini", *given])[0].data.input == [str(store_folder)]
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"data: {{vocab_size: 1000, input: ['{store_folder}']}}\n")
+    with pytest.raises(ConfigError, match=r"data\.vocab_size is 1000 but "):
+        parse([str(file)])
+    text = str(tmp_path / "text.txt")
+    assert parse([str(file), "--data.input", text])[0].data.vocab_size == 1000
+    file.write_text("data: {vocab_size: 1000}\n")
+    assert parse([str(file), *given])[0].data.input == [str(store_folder)]
+
+
 def test_weights_of_sources_are_pairs_that_may_be_repeated() -> None:
     assert parse(["--data.weights", "a", "2", "b", "0.5"])[0].data.weights == {"a": 2.0, "b": 0.5}
     assert parse(["--data.weights", "a", "2", "--data.weights", "b", "0"])[0].data.weights == {"a": 2.0, "b": 0.0}
