@@ -90,6 +90,9 @@ def test_a_run_goes_on_with_settings_that_nothing_reads_and_takes_no_new_ones(tm
     assert saved_config(tmp_path).data.bm25_walk == "star"
     with pytest.raises(ConfigError, match=r"data.similar_words is 'a.tsv' but data.masking is 'token'"):
         saved_config(tmp_path, {"data.similar_words": "a.tsv"})
+    (tmp_path / "config.yaml").write_text("data: {bm25_walk: star, mask_rate: 1.5}\n", "utf-8")
+    with pytest.raises(ConfigError, match=r"data.mask_rate must be between 0 and 1, got 1.5"):
+        saved_config(tmp_path)
 
 
 def test_the_recipe_of_compositions_takes_every_composition() -> None:

@@ -10,9 +10,12 @@ import torch
 
 from unmask.config import KernelsConfig
 from unmask.errors import ConfigError, RunError
-from unmask.train.checkpoint import verify
+from unmask.objectives import build_objectives
+from unmask.train.checkpoint import Checkpoints, verify
 from unmask.train.log import read_evaluations, read_log
+from unmask.train.progress import Display
 from unmask.train.run_folder import saved_config
+from unmask.train.trainer import Trainer
 from unmask_kernels import BackendUnavailable
 
 
@@ -79,6 +82,22 @@ def test_a_run_says_how_many_passes_over_its_data_it_will_make(tiny: ModuleType,
     tokens = sum(int(n) + 2 * -(-int(n) // 30) for n in tiny.text()[0].lengths)
     line = f"data: {tokens:,} tokens to train on, about {1000 * 256 / tokens:,.1f} passes in 1,000 steps"
     assert line in said
+
+
+@pytest.mark.parametrize(("name", "predicts"), [("mlm", True), ("nsp", False)])
+def test_operations_on_masked_rows_count_where_the_run_predicts_tokens(
+    tiny: ModuleType, tmp_path: Path, name: str, predicts: bool
+) -> None:
+    config = tiny.config(tmp_path)
+    parts = tiny.assembly.assemble(config, tmp_path, lambda text: None)
+    trainer = Trainer(
+        config=config,
+        folder=tmp_path,
+        parts=replace(parts, objectives=build_objectives({name: 1.0})),
+        checkpoints=Checkpoints(folder=tmp_path),
+        display=Display(steps=1),
+    )
+    assert trainer.flops.predicts_tokens == predicts
 
 
 def test_the_same_configuration_gives_the_same_bits_with_any_number_of_workers(
