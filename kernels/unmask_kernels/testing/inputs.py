@@ -174,7 +174,7 @@ LAYER_NORM = [
     layer_norm_case(0, 768, p=0.1),
     layer_norm_case(5, 3),
     layer_norm_case(7, 13, p=0.3),
-    layer_norm_case(3, 8192, p=0.1),
+    layer_norm_case(3, 4096, p=0.1),
     layer_norm_case(19, 768, offset=8.0),  # a mean well above the deviation
     layer_norm_case(40, 768, p=0.1, x_bias=True),  # BERT on a GPU: the bias of the product in front joins in
     layer_norm_case(29, 312, x_bias=True),
