@@ -1,73 +1,38 @@
 """Compile Triton kernels for a GPU that is not here, and read what the compiler made of them.
 
-The configurations are not written down twice: `launches` runs a public function on CPU tensors, forward and
-backward, with every Triton launch recorded instead of started, and `build` compiles a recorded launch for
-sm_80 or sm_90 exactly as it would be on such a GPU. From the SASS come registers, stack, spills, shared
-memory and instruction counts, so that a test can ask for no spills and for tensor cores, and `python -m
-unmask_kernels.testing.aot layer_norm` prints the table of the family's documentation page.
+The configurations are not written down twice: `launches` records what a public function would launch, and `build`
+compiles a recorded launch for sm_80 or sm_90 exactly as it would be on such a GPU. From the SASS come registers, stack,
+spills, shared memory and instruction counts, so that a test can ask for no spills and for tensor cores.
 
-Not in a process with TRITON_INTERPRET=1: an interpreted kernel has no compiler.
+    python -m unmask_kernels.testing.aot layer_norm                  the table of the family's documentation page
+    python -m unmask_kernels.testing.aot attention --loops k64-p10   what the innermost loops of these cases execute
 """
 
 from __future__ import annotations
 
 import collections
+import math
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from unmask_kernels import FAMILIES, capability
+from unmask_kernels import FAMILIES
+from unmask_kernels.testing import sass as read_sass
 from unmask_kernels.testing.compiled import CASES, FORMS
-from unmask_kernels.testing.inputs import Inputs, run
+from unmask_kernels.testing.inputs import Inputs
+from unmask_kernels.testing.recorded import Launch, launches
 
-__all__ = ["ARCHITECTURES", "CASES", "FORMS", "Built", "Launch", "build", "launches", "table"]
+__all__ = ["ARCHITECTURES", "CASES", "FORMS", "Built", "Launch", "build", "launches", "loops", "table"]
 
 ARCHITECTURES = (80, 90)
-
-_TYPES = {
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-    torch.float32: "*fp32",
-    torch.float64: "*fp64",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-    torch.uint8: "*u8",
-    torch.bool: "*i1",
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Launch:
-    """One recorded launch.
-
-    Attributes:
-        kernel: the `triton.JITFunction`.
-        signature: argument name to Triton type, "constexpr" for a compile-time value.
-        constants: the compile-time values by name.
-        aligned: names of the arguments known to be divisible by 16.
-        options: num_warps, num_stages and other compile options.
-    """
-
-    kernel: Any
-    signature: dict[str, str]
-    constants: dict[str, Any]
-    aligned: tuple[str, ...]
-    options: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The name of the kernel's function."""
-        return str(self.kernel.fn.__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +47,7 @@ class Built:
         shared_bytes: shared memory of a program.
         instructions: SASS instructions by opcode, modifiers dropped: "LDG", "HMMA", "HGMMA", ...
         wide_accesses: global loads and stores of 16 bytes a thread.
+        loops: the same counts of each innermost loop.
     """
 
     name: str
@@ -92,21 +58,12 @@ class Built:
     shared_bytes: int
     instructions: collections.Counter[str]
     wide_accesses: int
+    loops: tuple[collections.Counter[str], ...]
 
     @property
     def tensor_core_instructions(self) -> int:
         """HMMA (up to sm_89) and HGMMA (sm_90)."""
         return self.instructions["HMMA"] + self.instructions["HGMMA"]
-
-
-def launches(function: Callable[..., Any], inputs: Inputs, architecture: int = 90) -> list[Launch]:
-    """Every Triton launch of `function` on CPU inputs, in order, as on `architecture`; nothing is computed."""
-    if capability.INTERPRETING:
-        raise RuntimeError("aot: kernels of a process with TRITON_INTERPRET=1 cannot be compiled; unset it")
-    recorded: list[Launch] = []
-    with _recording(recorded, architecture):
-        run(function, inputs)
-    return recorded
 
 
 def build(launch: Launch, architecture: int) -> Built:
@@ -129,10 +86,8 @@ def build(launch: Launch, architecture: int) -> Built:
         resources = _tool("cuobjdump", "--dump-resource-usage", str(cubin))
         sass = _tool("nvdisasm", "-c", str(cubin))
     usage = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", resources)}
-    # A line is "/*0a40*/  @!P0 LDG.E.128 R4, desc[UR4][R2.64] ;": an optional predicate, then opcode and
-    # modifiers.
-    opcodes = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", sass)
-    instructions = collections.Counter(opcode.split(".")[0] for opcode in opcodes)
+    opcodes = read_sass.opcodes(sass)
+    instructions = _counted(opcodes)
     if not usage or not instructions:
         raise RuntimeError(f"aot: cannot read what cuobjdump and nvdisasm say about {launch.name}:\n{resources}")
     return Built(
@@ -144,7 +99,12 @@ def build(launch: Launch, architecture: int) -> Built:
         shared_bytes=int(compiled.metadata.shared),
         instructions=instructions,
         wide_accesses=sum(opcode.startswith(("LDG", "STG")) and ".128" in opcode for opcode in opcodes),
+        loops=tuple(_counted(loop) for loop in read_sass.inner_loops(sass)),
     )
+
+
+def _counted(opcodes: Sequence[str]) -> collections.Counter[str]:
+    return collections.Counter(opcode.split(".")[0] for opcode in opcodes)
 
 
 def table(family: str, dtypes: Sequence[torch.dtype] = (torch.bfloat16, torch.float32)) -> Iterator[str]:
@@ -178,6 +138,39 @@ def table(family: str, dtypes: Sequence[torch.dtype] = (torch.bfloat16, torch.fl
                 yield f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
+def loops(family: str, only: str = "") -> Iterator[str]:
+    """The lines of a Markdown table: the innermost loops of the kernels in bf16, of cases whose name holds `only`.
+
+    What a warp executes in one round of the loop, and of that the accesses to shared memory; both are also given for an
+    element of the tile (32 elements a warp and instruction) where the kernel has ROWS and COLUMNS.
+    """
+    import triton
+
+    import unmask_kernels
+
+    function = partial(_differentiable, getattr(unmask_kernels, family), backend="triton")
+    yield f"Triton {triton.__version__}; instructions of one round of each innermost loop, as in the SASS."
+    yield ""
+    yield "| kernel | case | arch | warps | tile | instructions | shared memory | an element | shared memory |"
+    yield "|---" * 3 + "|---:" * 6 + "|"
+    for case in (case for case in CASES[family] if only in str(case)):
+        for form, architecture, launch in _of_every_form(family, function, case.make(torch.bfloat16)):
+            tile = [launch.constants[name] for name in ("ROWS", "COLUMNS") if name in launch.constants]
+            elements = math.prod(tile) / (32 * launch.options["num_warps"]) if len(tile) == 2 else None
+            for loop in build(launch, architecture).loops:
+                counts = (loop.total(), loop["STS"] + loop["LDS"])
+                cells = [
+                    launch.name.strip("_").removesuffix("_kernel"),
+                    f"{case}{form}",
+                    f"sm_{architecture}",
+                    launch.options["num_warps"],
+                    " x ".join(map(str, tile)),
+                    *counts,
+                    *("" if elements is None else f"{count / elements:.1f}" for count in counts),
+                ]
+                yield f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
 def _of_every_form(family: str, function: Callable[..., Any], inputs: Inputs) -> Iterator[tuple[str, int, Launch]]:
     """(form, architecture, launch), each launch of an architecture once: with the first form that has it."""
     known: list[tuple[int, Launch]] = []
@@ -197,56 +190,6 @@ def _differentiable(function: Callable[..., Any], **arguments: Any) -> Any:
     return getattr(result, "loss_sum", result)
 
 
-@contextmanager
-def _recording(recorded: list[Launch], architecture: int) -> Iterator[None]:
-    """Triton launches are recorded, and CPU tensors are accepted where a GPU's are needed."""
-    from triton.runtime.jit import JITFunction
-
-    def record(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **named: Any) -> None:
-        recorded.append(_describe(kernel, arguments, named))
-
-    run_for_real, real = JITFunction.run, capability.architecture
-    JITFunction.run = record
-    capability.INTERPRETING = True
-    capability.architecture = lambda x: f"sm_{architecture}"
-    try:
-        yield
-    finally:
-        JITFunction.run = run_for_real
-        capability.INTERPRETING = False
-        capability.architecture = real
-
-
-def _describe(kernel: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Launch:
-    """Types and specialisations as Triton derives them from the arguments of a launch."""
-    values = dict(zip(kernel.arg_names, arguments, strict=False)) | named
-    options = {name: values.pop(name) for name in tuple(values) if name not in kernel.arg_names}
-    signature, constants, aligned = {}, {}, []
-    for parameter in kernel.params:
-        name, value = parameter.name, values[parameter.name]
-        specialised = not parameter.do_not_specialize
-        if parameter.is_constexpr or value is None or (specialised and type(value) is int and value == 1):
-            signature[name], constants[name] = "constexpr", value
-            continue
-        signature[name] = _type(value)
-        # A tensor of its own starts at a multiple of 16 bytes in PyTorch's allocators.
-        if parameter.do_not_specialize_on_alignment:
-            continue
-        if specialised and (isinstance(value, Tensor) or (type(value) is int and value % 16 == 0)):
-            aligned.append(name)
-    return Launch(kernel=kernel, signature=signature, constants=constants, aligned=tuple(aligned), options=options)
-
-
-def _type(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return _TYPES[value.dtype]
-    if isinstance(value, bool):
-        return "i1"
-    if isinstance(value, int):
-        return "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
-    return "fp32"
-
-
 def _tool(name: str, *arguments: str) -> str:
     command = [str(_tools_folder() / name), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -262,12 +205,12 @@ def _tools_folder() -> Path:
 
 def _main(arguments: Sequence[str]) -> int:
     known = [family for family in CASES if "triton" in FAMILIES[family].backends]
-    if len(arguments) != 1 or arguments[0] not in known:
-        print(f"usage: python -m unmask_kernels.testing.aot {{{','.join(known)}}}", file=sys.stderr)
-        return 2
-    for line in table(arguments[0]):
-        print(line, flush=True)
-    return 0
+    if arguments and arguments[0] in known and (len(arguments) == 1 or arguments[1] == "--loops"):
+        for line in table(arguments[0]) if len(arguments) == 1 else loops(arguments[0], *arguments[2:3]):
+            print(line, flush=True)
+        return 0
+    print(f"usage: python -m unmask_kernels.testing.aot {{{','.join(known)}}} [--loops [CASE]]", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
