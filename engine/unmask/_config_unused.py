@@ -9,11 +9,12 @@ configuration holds all of them.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from unmask.config import RunConfig
 from unmask.errors import ConfigError
-from unmask.limits import JOINING
+from unmask.limits import JOINING, MANIFEST
 
 __all__ = ["without_unused"]
 
@@ -29,6 +30,11 @@ class _Read:
     way: str
 
 
+def _is_store(given: str) -> bool:
+    """Whether an input, `path` or `name=path`, is a token store."""
+    return any((Path(path) / MANIFEST).is_file() for path in (given, given.partition("=")[2]) if path)
+
+
 _READ = (
     *(
         _Read(
@@ -39,6 +45,13 @@ _READ = (
             way=f"leave {choice} out, to train one,",
         )
         for choice in ("data.store", "data.tokenizer")
+    ),
+    _Read(
+        settings=("data.vocab_size", "data.lowercase"),
+        choice="data.input",
+        reads=lambda inputs: not any(map(_is_store, inputs)),
+        why="where a store keeps its own vocabulary",
+        way="give text alone as data.input, to train one,",
     ),
     _Read(
         settings=("data.text_field", "data.blank_line_documents", "data.split_at"),

@@ -3,14 +3,13 @@
 import sys
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from unmask.cli._arguments import join_repeated, read
-from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -43,8 +42,8 @@ class Options:
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder of an existing WordPiece tokenizer, or a vocab.txt; none: that of a store among the inputs, else one is
     trained on the text."""
-    vocab_size: int = 30522
-    """Entries of the trained vocabulary; a given tokenizer or a store keeps its own."""
+    vocab_size: int | None = None
+    """Entries of the trained vocabulary, 30522 if nothing is said; a given tokenizer or a store keeps its own."""
     lowercase: bool = True
     """Whether the trained tokenizer drops case and accents."""
     text_field: str = "text"
@@ -68,15 +67,6 @@ class Options:
 def run(arguments: list[str]) -> None:
     """Prepare and print what the store holds."""
     options = read(Options, prog="unmask prepare", arguments=join_repeated(arguments, "--input"))
-
-    trained = {field.name: field.default for field in fields(Options) if field.name in ("vocab_size", "lowercase")}
-    for name, default in trained.items():
-        value = getattr(options, name)
-        keeper = None if value == default else _vocabulary_from(options)
-        if keeper is not None:
-            raise ConfigError(
-                f"prepare: {name} is {value} but {keeper}, which keeps its own vocabulary; leave one of them out"
-            )
     from unmask.data.prepare import describe, prepare
     from unmask.data.unfinished import unfinished_hint
 
@@ -87,7 +77,7 @@ def run(arguments: list[str]) -> None:
                 options.out,
                 tokenizer=options.tokenizer,
                 vocab_size=options.vocab_size,
-                lowercase=options.lowercase,
+                lowercase=None if options.lowercase else False,
                 text_field=options.text_field,
                 blank_line_documents=options.blank_line_documents,
                 split_at=options.split_at,
@@ -103,16 +93,6 @@ def run(arguments: list[str]) -> None:
                 print(f"unmask: {hint}", file=sys.stderr)
             raise
     print(describe(store))
-
-
-def _vocabulary_from(options: Options) -> str | None:
-    """What brings its vocabulary, as the command line gives it; None where one is trained."""
-    if options.tokenizer is not None:
-        return f"--tokenizer is {options.tokenizer}"
-    from unmask.data.prepare_inputs import stores_among
-
-    stores = stores_among(options.input)
-    return f"--input {stores[0]} is a store" if stores else None
 
 
 class _Report(AbstractContextManager["_Report"]):

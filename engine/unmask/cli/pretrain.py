@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.cli._arguments import join_repeated, read
-from unmask.config import DataConfig, RunConfig, load_config
+from unmask.config import RunConfig, load_config
 from unmask.errors import ConfigError
 
 __all__ = ["parse", "run"]
@@ -33,10 +33,7 @@ def parse(arguments: list[str]) -> tuple[RunConfig, Path | None]:
     source = rest.pop(0) if rest and not rest[0].startswith("-") else None
     if resume is None:
         base = _unchecked(source)
-        changes = _changes(base, _read(rest, base, first=source))
-        config = load_config(source, changes)
-        _require_vocabulary_read(config, base, changes)
-        return config, None
+        return load_config(source, _changes(base, _read(rest, base, first=source))), None
     if source is not None:
         raise ConfigError(f"config: --resume {resume} keeps the saved configuration; leave {source!r} out")
     from unmask.train.run_folder import saved_config
@@ -118,30 +115,6 @@ def _options_of_whole_numbers(cls: Any, prefix: str = "__") -> Iterator[str]:
             yield from _options_of_whole_numbers(hint, f"{prefix}{name}.")
         elif int in (hint, *typing.get_args(hint)):
             yield f"{prefix}{name}"
-
-
-def _require_vocabulary_read(config: RunConfig, base: RunConfig, changes: dict[str, Any]) -> None:
-    """Refuse a vocabulary that is asked for beside a store in `data.input`; that of a recipe gives way to the store's.
-
-    It is asked for on the command line, or in a file that names these inputs too.
-    """
-    together = base.data.input == config.data.input
-    asked = {
-        name: value
-        for name in ("vocab_size", "lowercase")
-        if (value := getattr(config.data, name)) != getattr(DataConfig(), name)
-        and (together or f"data.{name}" in changes)
-    }
-    if not asked or not config.data.input:
-        return
-    from unmask.data.prepare_inputs import stores_among
-
-    stores = stores_among(config.data.input)
-    for name, value in asked.items() if stores else ():
-        raise ConfigError(
-            f"config: data.{name} is {value!r} but {stores[0]} in data.input is a store, which keeps its own "
-            "vocabulary; leave one of them out"
-        )
 
 
 def _changes(base: Any, given: Any, prefix: str = "") -> dict[str, Any]:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from unmask.errors import StoreError
+from unmask.limits import MANIFEST
 
 __all__ = [
-    "MANIFEST",
     "SCHEMA_VERSION",
     "Manifest",
     "ShardEntry",
@@ -35,7 +35,6 @@ __all__ = [
     "read_manifest",
 ]
 
-MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 ROLES = ("pad", "unk", "cls", "sep", "mask")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from unmask.data.cleaning import KINDS, Normalisation
 from unmask.data.corpus import Document
 from unmask.data.encoding import EncodedBatch, TextEncoder
 from unmask.data.manifest import StoreHead, make_manifest
-from unmask.data.prepare_inputs import Inputs
+from unmask.data.prepare_inputs import Inputs, stores_among
 from unmask.data.readers import ReadOptions
 from unmask.data.store import Store
 from unmask.data.store_writer import SHARD_TOKENS, ShardWriter, StoredDocument, content_hash
@@ -38,6 +38,7 @@ __all__ = ["Progress", "describe", "prepare"]
 _BATCH_CHARACTERS = 1_000_000
 _BATCH_STORED = 4096
 _NOTHING_REMOVED = (0,) * len(KINDS)
+_TRAINED: dict[str, Any] = {"vocab_size": 30_522, "lowercase": True, "sample_characters": 100_000_000}
 
 
 class Progress(NamedTuple):
@@ -54,14 +55,14 @@ def prepare(
     out: str | Path,
     *,
     tokenizer: Tokenizer | str | Path | None = None,
-    vocab_size: int = 30_522,
-    lowercase: bool = True,
+    vocab_size: int | None = None,
+    lowercase: bool | None = None,
+    sample_characters: int | None = None,
     text_field: str = "text",
     blank_line_documents: bool = False,
     split_at: str | None = None,
     segmenter: str | None = None,
     normalisation: Normalisation = "none",
-    sample_characters: int = 100_000_000,
     workers: int | None = None,
     shard_tokens: int = SHARD_TOKENS,
     cache: Path | None = None,
@@ -74,15 +75,15 @@ def prepare(
         out: the store to make; it must not exist. `<out>.partial` is what a killed run left to go on with.
         tokenizer: a tokenizer, its folder or `vocab.txt`; None takes that of the first store among the inputs, else
             trains one on this text. The store keeps a copy in `tokenizer/`.
-        vocab_size: tokens of a trained tokenizer; not used with one that is given or a store's.
-        lowercase: whether a trained tokenizer drops case and accents; not used with one that is given or a store's.
+        vocab_size: tokens of a tokenizer trained here, default 30,522; nothing else takes this and the next two.
+        lowercase: whether it drops case and accents, default True.
+        sample_characters: how much text its training looks at, default 100,000,000.
         text_field: as in `ReadOptions`, and so are `blank_line_documents` and `split_at`.
         blank_line_documents: see there.
         split_at: see there.
         segmenter: name of what joins Chinese characters to words, see `words.py`; None takes that of the first store
             among the inputs, else makes each a word.
         normalisation: of Unicode, see `cleaning.py`.
-        sample_characters: how much text training a tokenizer looks at.
         workers: processes that encode; None is one per core. The store is the same for any number.
         shard_tokens: tokens that end a shard, after each of which a killed run can go on.
         cache: folder for the embedded corpus, as in `docstring_corpus`.
@@ -91,24 +92,27 @@ def prepare(
     Raises:
         StoreError: `out` exists, is being written, was begun with other settings or cannot be written; an input store
             was made by another tokenizer or segmenter; a worker process died.
-        CorpusError: the text cannot be read, no document gives a token, or the segmenter cannot be loaded.
+        CorpusError: the text cannot be read, no document gives a token, the segmenter cannot be loaded, or a setting
+            is about text that no input holds.
         TokenizerError: the tokenizer cannot be loaded or trained.
-        ValueError: `workers` or `shard_tokens` is below 1.
+        ValueError: `workers` or `shard_tokens` is below 1, or a vocabulary is asked for beside one that is given.
     """
     if Path(out).exists():
         raise StoreError(f"store: {out} exists already; choose another folder or remove it first")
     for option, value in (("workers", workers), ("shard_tokens", shard_tokens)):
         if value is not None and value < 1:
             raise ValueError(f"prepare: {option} must be at least 1, got {value}")
+    asked = {"vocab_size": vocab_size, "lowercase": lowercase, "sample_characters": sample_characters}
+    trained: dict[str, Any] = {name: _TRAINED[name] if value is None else value for name, value in asked.items()}
+    _require_trained(inputs or (), tokenizer, asked)
     report = progress or _silent
     options = ReadOptions(text_field=text_field, blank_line_documents=blank_line_documents, split_at=split_at)
-    source = Inputs(inputs or (), options, cache)
+    source = Inputs(inputs or (), options, normalisation, cache)
     given = source.tokenizer if tokenizer is None else tokenizer
     if given is not None and not isinstance(given, Tokenizer):
         given = Tokenizer.load(given)
     name = source.segmenter if segmenter is None else segmenter
     cutter = None if name is None else load_segmenter(name)
-    trained = {"vocab_size": vocab_size, "lowercase": lowercase, "sample_characters": sample_characters}
     settings = {
         **asdict(options),
         "input": source.identity,
@@ -124,7 +128,7 @@ def prepare(
             given = Tokenizer.load(saved)
         elif given is None:
             reader = _Reader(source.documents(), report)
-            given = Tokenizer.train(reader.texts(), vocab_size, lowercase, sample_characters=sample_characters)
+            given = Tokenizer.train(reader.texts(), **trained)
             total = reader.characters
         given.save(saved)
         encode = TextEncoder(tokenizer=given, segmenter=cutter, normalisation=normalisation)
@@ -138,6 +142,19 @@ def prepare(
         with WorkerPool(encode, saved, cores() if workers is None else workers) as pool:
             _Filling(place, head, shard_tokens, given.unk_id).run(source, pool, report, total)
     return Store.open(out)
+
+
+def _require_trained(
+    inputs: Sequence[str | Path], tokenizer: Tokenizer | str | Path | None, asked: dict[str, Any]
+) -> None:
+    """Refuse what is asked of a trained vocabulary where none is trained."""
+    stores = stores_among(inputs)
+    keeper = "a tokenizer is given" if tokenizer is not None else f"the input {stores[0]} is a store" if stores else ""
+    for name, value in asked.items():
+        if keeper and value is not None:
+            raise ValueError(
+                f"prepare: {name} is {value} but {keeper}, which keeps its own vocabulary; leave one of them out"
+            )
 
 
 class _Filling:

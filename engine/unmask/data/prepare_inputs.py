@@ -13,14 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
+from unmask.data.cleaning import Normalisation
 from unmask.data.corpus import CorpusFile, Document, Input, corpus_files, named_inputs, read_input
 from unmask.data.docstrings import docstring_corpus
-from unmask.data.manifest import MANIFEST, StoreHead
+from unmask.data.manifest import StoreHead
 from unmask.data.readers import ReadOptions, suffix_of
 from unmask.data.store import Store
 from unmask.data.store_writer import StoredDocument
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError, StoreError
+from unmask.limits import MANIFEST
 
 __all__ = ["Inputs", "stores_among"]
 
@@ -33,14 +35,26 @@ class Inputs:
     Args:
         inputs: paths, `name=path`, stores; none takes the embedded corpus.
         options: how text is cut into documents.
+        normalisation: of the text, before it is encoded.
         cache: folder for the embedded corpus.
 
     Raises:
-        CorpusError: an input does not exist or holds nothing to read, or text files are to be cut where there is none.
+        CorpusError: an input does not exist or holds nothing to read, or there is none that an option is about.
         StoreError: a store is damaged.
     """
 
-    def __init__(self, inputs: Sequence[str | Path], options: ReadOptions, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[str | Path],
+        options: ReadOptions,
+        normalisation: Normalisation = "none",
+        cache: Path | None = None,
+    ) -> None:
+        if inputs and cache is not None:
+            raise CorpusError(
+                f"corpus: cache is {cache} but inputs are given, and only the embedded corpus is kept; leave one of "
+                "them out"
+            )
         self._options = options
         self._embedded = None if inputs else docstring_corpus(cache=cache)
         self._inputs = named_inputs(inputs) if inputs else []
@@ -51,11 +65,22 @@ class Inputs:
             if given.location not in self._stores and not given.is_dataset
             for file in corpus_files([_again(given)])
         ]
+        tables = any(given.is_dataset for given in self._inputs) or not all(map(_is_text, files))
         cut = "split_at" if options.split_at is not None else "blank_line_documents"
         if (options.split_at is not None or options.blank_line_documents) and not any(map(_is_text, files)):
             raise CorpusError(
                 f"corpus: {cut} cuts .txt and .md files into documents, and no input is one; leave it out, or "
                 "cut the text before it becomes rows"
+            )
+        if options.text_field != ReadOptions().text_field and not tables:
+            raise CorpusError(
+                f"corpus: text_field {options.text_field!r} is of .jsonl and .parquet files and data sets, and no "
+                "input is one; leave it out"
+            )
+        if normalisation != "none" and self._embedded is None and not files and not tables:
+            raise CorpusError(
+                f"corpus: normalisation {normalisation} is of text, and every input is a store, encoded already; leave "
+                "it out"
             )
 
     @property

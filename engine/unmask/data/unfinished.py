@@ -22,9 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypedDict
 
-from unmask.data.manifest import MANIFEST, Manifest, ShardEntry, SourceEntry
+from unmask.data.manifest import Manifest, ShardEntry, SourceEntry
 from unmask.durable import replace_text, sync
 from unmask.errors import StoreError
+from unmask.limits import MANIFEST
 
 __all__ = ["Journal", "UnfinishedStore", "partial_folder", "unfinished_hint"]
 

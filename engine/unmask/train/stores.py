@@ -16,6 +16,7 @@ from pathlib import Path
 from unmask.config import RunConfig
 from unmask.data.docstrings import cache_folder, docstring_corpus
 from unmask.data.prepare import Progress, describe, prepare
+from unmask.data.prepare_inputs import stores_among
 from unmask.data.store import Store
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import StoreError
@@ -62,12 +63,13 @@ def _prepared(folder: Path, config: RunConfig, say: Callable[[str], None]) -> St
             say(f"preparing {folder}: {progress.stage}")
 
     data = config.data
+    trained = data.tokenizer is None and not stores_among(data.input)
     return prepare(
         data.input or None,
         folder,
         tokenizer=data.tokenizer,
-        vocab_size=data.vocab_size,
-        lowercase=data.lowercase,
+        vocab_size=data.vocab_size if trained else None,
+        lowercase=data.lowercase if trained else None,
         text_field=data.text_field,
         blank_line_documents=data.blank_line_documents,
         split_at=data.split_at,

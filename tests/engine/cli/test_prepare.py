@@ -107,7 +107,7 @@ def test_a_vocabulary_asked_for_beside_a_tokenizer_is_refused(
     tmp_path: Path, asked: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["prepare", "--tokenizer", "there", "--out", str(tmp_path / "store"), *asked]) == 2
-    assert "but --tokenizer is there, which keeps its own vocabulary; leave one of them out" in capsys.readouterr().err
+    assert "but a tokenizer is given, which keeps its own vocabulary; leave one of them out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("asked", [["--vocab-size", "1000"], ["--no-lowercase"]])
@@ -117,7 +117,7 @@ def test_a_vocabulary_asked_for_beside_a_store_is_refused(
     out = tmp_path / "grown"
     arguments = ["prepare", "--input", str(corpus), f"old={store_folder}", "--text-field", "body", "--out", str(out)]
     assert main([*arguments, *asked]) == 2
-    told = f"but --input {store_folder} is a store, which keeps its own vocabulary; leave one of them out"
+    told = f"but the input {store_folder} is a store, which keeps its own vocabulary; leave one of them out"
     assert told in capsys.readouterr().err
     assert not out.exists()
     assert main(arguments) == 0

@@ -141,6 +141,36 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(tokenize
     assert not list(tmp_path.glob("store*"))
 
 
+@pytest.mark.parametrize("asked", [{"vocab_size": 150}, {"lowercase": True}, {"sample_characters": 9}], ids=str)
+def test_what_trains_a_vocabulary_is_refused_where_none_is_trained(
+    tokenizer: Tokenizer, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    corpus = _write(tmp_path / "docs.jsonl", TEXTS)
+    prepare([corpus], tmp_path / "store", tokenizer=tokenizer, workers=1)
+    told = f"prepare: {next(iter(asked))} is .*, which keeps its own vocabulary; leave one of them out"
+    for inputs, given in (([corpus], tokenizer), ([corpus, f"old={tmp_path / 'store'}"], None)):
+        with pytest.raises(ValueError, match=told):
+            prepare(inputs, tmp_path / "out", tokenizer=given, **asked)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_what_is_about_text_is_refused_where_no_input_holds_such_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    rows = _write(tmp_path / "docs.jsonl", TEXTS)
+    (tmp_path / "book.txt").write_text("one\ntext\n")
+    store = tmp_path / "store"
+    prepare([rows], store, tokenizer=tokenizer, workers=1)
+    asked: list[tuple[Path, dict[str, Any], str]] = [
+        (tmp_path / "book.txt", {"text_field": "body"}, "text_field 'body' is of .jsonl and .parquet files"),
+        (store, {"text_field": "body"}, "text_field 'body' is of .jsonl and .parquet files"),
+        (store, {"normalisation": "NFKC"}, "normalisation NFKC is of text, and every input is a store"),
+        (rows, {"cache": tmp_path}, "only the embedded corpus is kept"),
+    ]
+    for given, option, told in asked:
+        with pytest.raises(CorpusError, match=told):
+            prepare([given], tmp_path / "out", tokenizer=tokenizer, **option)
+    assert prepare([store, rows], tmp_path / "both", normalisation="NFKC", workers=1).num_documents == 8
+
+
 @pytest.mark.parametrize(("option", "value"), [("split_at", "^#"), ("blank_line_documents", True)])
 def test_cutting_text_files_where_there_is_none_is_refused(tmp_path: Path, option: str, value: object) -> None:
     rows = _write(tmp_path / "docs.jsonl", TEXTS)

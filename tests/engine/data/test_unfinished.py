@@ -65,8 +65,8 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
     corpus: Path, tmp_path: Path, stop_after: Callable[[int], None], trained: bool, shards: int
 ) -> None:
-    tokenizer = None if trained else Tokenizer.train(_texts(50), 120)
-    common: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": 120, "shard_tokens": SHARD, "workers": 1}
+    given: dict[str, Any] = {"vocab_size": 120} if trained else {"tokenizer": Tokenizer.train(_texts(50), 120)}
+    common: dict[str, Any] = {**given, "shard_tokens": SHARD, "workers": 1}
     whole = prepare([corpus], tmp_path / "whole", **common)
     assert len(whole.manifest["shards"]) > 5
     stop_after(shards)
