@@ -14,6 +14,7 @@ from torch import Tensor
 from unmask_kernels import BackendUnavailable, philox, using
 from unmask_kernels import layer_norm as public
 from unmask_kernels.layer_norm import FAMILY, LayerNormCall, reference
+from unmask_kernels.layer_norm.arguments import Arguments
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare, same_bits
 from unmask_kernels.testing.contracts import Tenant, backends_here
@@ -178,13 +179,14 @@ def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
         pytest.skip("the reference is not registered: the compiler sees through it")
     a = case.make(torch.float32, tenant.device).arguments
     random = (a["key"], a["row_keys"]) if a["p"] else (None, None)
+    rest = (*Arguments(*random, 1e-12, a["p"], a["return_sum"]), tenant.backend)
     tensors = (a["x"], a["residual"], a["x_bias"], a["weight"], a["bias"])
-    forward = (*tensors, *random, 1e-12, a["p"], a["return_sum"], tenant.backend)
+    forward = (*tensors, *rest)
     contracts.opcheck(torch.ops.unmask.layer_norm_fwd.default, forward)
     y, total, *saved = torch.ops.unmask.layer_norm_fwd(*forward)
     assert (len(total) > 0) == a["return_sum"]
     summed = (y, total, None) if a["return_sum"] else (None, a["x"], a["residual"])
-    backward = (y, *summed, a["x_bias"], a["weight"], *saved, *random, a["p"], tenant.backend)
+    backward = (y, *summed, a["x_bias"], a["weight"], *saved, *rest)
     contracts.opcheck(torch.ops.unmask.layer_norm_bwd.default, backward)
     dresidual, dx, dx_bias, *_ = torch.ops.unmask.layer_norm_bwd(*backward)
     # written are the gradients that somebody reads

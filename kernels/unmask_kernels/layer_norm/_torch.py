@@ -19,6 +19,8 @@ from torch import Tensor
 from unmask_kernels import philox
 from unmask_kernels.precision import accumulation_dtype
 
+from .arguments import Arguments
+
 __all__ = ["backward", "forward"]
 
 _SUMMED = 128  # rows of one fp32 sum of dweight and dbias
@@ -31,31 +33,28 @@ def forward(
     x_bias: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
-    key: Tensor | None,
-    row_keys: Tensor | None,
-    eps: float,
-    p: float,
-    return_sum: bool,
+    arguments: Arguments,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """y (T, D), the sum (T, D) or empty, mean (T,), rstd (T,), and keep (T, D), which is empty without dropout."""
     tokens, width = x.shape
+    p = arguments.p
     keep = x.new_empty(0, dtype=torch.bool)
     if p > 0.0:
-        assert key is not None and row_keys is not None
-        keep = philox.keep_rows(key, row_keys, width, p)
+        assert arguments.key is not None and arguments.row_keys is not None
+        keep = philox.keep_rows(arguments.key, arguments.row_keys, width, p)
     y = x.new_empty((tokens, width))
-    total = x.new_empty((tokens, width) if return_sum else (0,))
+    total = x.new_empty((tokens, width) if arguments.return_sum else (0,))
     mean = x.new_empty(tokens, dtype=weight.dtype)
     rstd = torch.empty_like(mean)
     size = _block_rows(x, p)
     buffer = _buffer(x, size)
     for rows in _blocks(tokens, size):
         h = _sum(buffer, x, residual, x_bias, keep, p, rows)
-        if return_sum:
+        if arguments.return_sum:
             # y is the norm of what is returned
             total = _place(total, rows, h)
             h = _widened(buffer, total[rows])
-        normed, mean_, rstd_ = torch.native_layer_norm(h, (width,), weight, bias, eps)
+        normed, mean_, rstd_ = torch.native_layer_norm(h, (width,), weight, bias, arguments.eps)
         y = _place(y, rows, normed)
         mean[rows], rstd[rows] = mean_.view(-1), rstd_.view(-1)
     return y, total, mean, rstd, keep
@@ -71,15 +70,14 @@ def backward(
     mean: Tensor,
     rstd: Tensor,
     keep: Tensor,
-    key: Tensor | None,
-    row_keys: Tensor | None,
-    p: float,
+    arguments: Arguments,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dresidual, dx (T, D), each empty where the other serves; dx_bias, dweight, dbias (D,).
 
     With `dsum`, the gradient of the returned sum, x is that sum; x_bias then only says that its gradient is wanted.
     """
     tokens, width = x.shape
+    p = arguments.p
     has_residual = residual is not None or dsum is not None
     dresidual = x.new_empty((tokens, width) if has_residual or p == 0.0 else (0,))
     dx = x.new_empty((tokens, width) if p > 0.0 else (0,))

@@ -21,6 +21,8 @@ from unmask_kernels import philox
 from unmask_kernels._triton.launch import RowTile, device_guard, persistent_programs, row_tile
 from unmask_kernels._triton.random import keep_rows
 
+from .arguments import Arguments
+
 __all__ = ["backward", "forward"]
 
 # key_ptr points into a table of keys, aligned to 16 bytes or not by its place there: not worth a kernel of its own.
@@ -149,17 +151,13 @@ def forward(
     x_bias: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
-    key: Tensor | None,
-    row_keys: Tensor | None,
-    eps: float,
-    p: float,
-    return_sum: bool,
+    arguments: Arguments,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """y (T, D), the sum (T, D) or empty, mean (T,), rstd (T,), and an empty mask: the backward draws it again."""
     rows, cols = x.shape
     x = x.contiguous()
     y = torch.empty_like(x)
-    total = torch.empty_like(x) if return_sum else x.new_empty(0)
+    total = torch.empty_like(x) if arguments.return_sum else x.new_empty(0)
     mean = x.new_empty(rows, dtype=torch.float32)
     rstd = torch.empty_like(mean)
     tile = row_tile(cols, _PER_THREAD_FORWARD)
@@ -168,14 +166,14 @@ def forward(
             _forward_kernel[(triton.cdiv(rows, tile.rows),)](
                 bias_ptr=None if bias is None else bias.contiguous(),
                 y_ptr=y,
-                sum_ptr=total if return_sum else None,
+                sum_ptr=total if arguments.return_sum else None,
                 mean_ptr=mean,
                 rstd_ptr=rstd,
-                eps=eps,
+                eps=arguments.eps,
                 HAS_BIAS=bias is not None,
                 HAS_RESIDUAL=residual is not None,
-                RETURN_SUM=return_sum,
-                **_shared(x, residual, x_bias, weight, key, row_keys, p, tile),
+                RETURN_SUM=arguments.return_sum,
+                **_shared(x, residual, x_bias, weight, arguments, tile),
             )
     return y, total, mean, rstd, x.new_empty(0, dtype=torch.bool)
 
@@ -190,9 +188,7 @@ def backward(
     mean: Tensor,
     rstd: Tensor,
     keep: Tensor,
-    key: Tensor | None,
-    row_keys: Tensor | None,
-    p: float,
+    arguments: Arguments,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dresidual, dx (T, D), each empty where the other serves; dx_bias, dweight, dbias (D,).
 
@@ -201,8 +197,8 @@ def backward(
     rows, cols = x.shape
     x = x.contiguous()
     has_residual = residual is not None or dsum is not None
-    dh = torch.empty_like(x) if has_residual or p == 0.0 else x.new_empty(0)
-    dx = torch.empty_like(x) if p > 0.0 else x.new_empty(0)
+    dh = torch.empty_like(x) if has_residual or arguments.p == 0.0 else x.new_empty(0)
+    dx = torch.empty_like(x) if arguments.p > 0.0 else x.new_empty(0)
     tile = row_tile(cols, _PER_THREAD_BACKWARD)
     programs = persistent_programs(x, triton.cdiv(rows, tile.rows), _PROGRAMS_PER_MULTIPROCESSOR)
     partial = weight.new_empty((programs, 3, cols)) if rows else weight.new_zeros((1, 3, cols))
@@ -218,7 +214,7 @@ def backward(
                 partial_ptr=partial,
                 HAS_RESIDUAL=has_residual,
                 HAS_SUM=dsum is not None,
-                **_shared(x, residual, x_bias, weight, key, row_keys, p, tile),
+                **_shared(x, residual, x_bias, weight, arguments, tile),
             )
     dx_bias = weight.new_empty(0) if x_bias is None else partial[:, 0].sum(0)
     return dh, dx, dx_bias, partial[:, 1].sum(0), partial[:, 2].sum(0)
@@ -229,18 +225,17 @@ def _shared(
     residual: Tensor | None,
     x_bias: Tensor | None,
     weight: Tensor,
-    key: Tensor | None,
-    row_keys: Tensor | None,
-    p: float,
+    arguments: Arguments,
     tile: RowTile,
 ) -> dict[str, Any]:
     """The arguments that both kernels have in common."""
+    row_keys, p = arguments.row_keys, arguments.p
     return {
         "x_ptr": x,
         "residual_ptr": None if residual is None else residual.contiguous(),
         "x_bias_ptr": None if x_bias is None else x_bias.contiguous(),
         "weight_ptr": weight.contiguous(),
-        "key_ptr": key,
+        "key_ptr": arguments.key,
         "row_keys_ptr": None if row_keys is None else row_keys.contiguous(),
         "rows": len(x),
         "scale": 1.0 / (1.0 - p),

@@ -13,8 +13,10 @@ from torch import Tensor
 from unmask_kernels import checks
 from unmask_kernels.capability import architecture
 from unmask_kernels.precision import accumulation_dtype, autocast_dtype, without_autocast
+from unmask_kernels.registration import register, save, saved
 
 from . import reference
+from .arguments import Arguments
 from .choice import FAMILY, LayerNormCall
 
 __all__ = ["layer_norm"]
@@ -113,7 +115,7 @@ def layer_norm(
     x_bias, bias = (None if parameter is None else parameter.to(wide) for parameter in (x_bias, bias))
     y: Tensor
     y, total = _LayerNorm.apply(  # type: ignore[no-untyped-call]
-        x, residual, x_bias, weight.to(wide), bias, key, row_keys, eps, p, return_sum, chosen
+        x, residual, x_bias, weight.to(wide), bias, Arguments(key, row_keys, eps, p, return_sum), chosen
     )
     return (y, total) if return_sum else y
 
@@ -162,31 +164,6 @@ def _check(
 # does not need is returned empty.
 _SAVES_MASK = ("torch",)
 
-_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
-_LIBRARY.define(
-    "layer_norm_fwd(Tensor x, Tensor? residual, Tensor? x_bias, Tensor weight, Tensor? bias, Tensor? key, "
-    "Tensor? row_keys, float eps, float p, bool return_sum, str backend) "
-    "-> (Tensor y, Tensor sum, Tensor mean, Tensor rstd, Tensor keep)"
-)
-# With dsum, x is the sum that the forward returned, residual is None, and x_bias says only that its gradient is wanted.
-_LIBRARY.define(
-    "layer_norm_bwd(Tensor dy, Tensor? dsum, Tensor x, Tensor? residual, Tensor? x_bias, Tensor weight, Tensor mean, "
-    "Tensor rstd, Tensor keep, Tensor? key, Tensor? row_keys, float p, str backend) "
-    "-> (Tensor dresidual, Tensor dx, Tensor dx_bias, Tensor dweight, Tensor dbias)"
-)
-
-
-def _forward(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    with without_autocast(x.device.type):
-        outputs: tuple[Tensor, ...] = FAMILY.module(arguments[-1]).forward(x, *arguments[:-1])
-        return outputs
-
-
-def _backward(dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    with without_autocast(dy.device.type):
-        outputs: tuple[Tensor, ...] = FAMILY.module(arguments[-1]).backward(dy, *arguments[:-1])
-        return outputs
-
 
 def _forward_fake(
     x: Tensor,
@@ -194,25 +171,21 @@ def _forward_fake(
     x_bias: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
-    key: Tensor | None,
-    row_keys: Tensor | None,
-    eps: float,
-    p: float,
-    return_sum: bool,
+    arguments: Arguments,
     backend: str,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     tokens, width = x.shape
-    wide = accumulation_dtype(x.dtype)
-    keep = (tokens, width) if p > 0.0 and backend in _SAVES_MASK else (0,)
+    keep = (tokens, width) if arguments.p > 0.0 and backend in _SAVES_MASK else (0,)
     return (
         x.new_empty((tokens, width)),
-        x.new_empty((tokens, width) if return_sum else (0,)),
-        x.new_empty((tokens,), dtype=wide),
-        x.new_empty((tokens,), dtype=wide),
+        x.new_empty((tokens, width) if arguments.return_sum else (0,)),
+        weight.new_empty((tokens,)),
+        weight.new_empty((tokens,)),
         x.new_empty(keep, dtype=torch.bool),
     )
 
 
+# With dsum, x is the sum that the forward returned, residual is None, and x_bias says only that its gradient is wanted.
 def _backward_fake(
     dy: Tensor,
     dsum: Tensor | None,
@@ -220,26 +193,23 @@ def _backward_fake(
     residual: Tensor | None,
     x_bias: Tensor | None,
     weight: Tensor,
-    *rest: Any,
-) -> tuple[Tensor, ...]:
-    p: float = rest[-2]
-    width = weight.shape[0]
+    mean: Tensor,
+    rstd: Tensor,
+    keep: Tensor,
+    arguments: Arguments,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     has_residual = residual is not None or dsum is not None
     return (
-        x.new_empty(tuple(x.shape) if p == 0.0 or has_residual else (0,)),
-        x.new_empty(tuple(x.shape) if p > 0.0 else (0,)),
-        weight.new_empty((0 if x_bias is None else width,)),
-        weight.new_empty((width,)),
-        weight.new_empty((width,)),
+        x.new_empty(tuple(x.shape) if arguments.p == 0.0 or has_residual else (0,)),
+        x.new_empty(tuple(x.shape) if arguments.p > 0.0 else (0,)),
+        weight.new_empty((0,) if x_bias is None else tuple(weight.shape)),
+        weight.new_empty(tuple(weight.shape)),
+        weight.new_empty(tuple(weight.shape)),
     )
 
 
-for _name, _run, _fake in (
-    ("layer_norm_fwd", _forward, _forward_fake),
-    ("layer_norm_bwd", _backward, _backward_fake),
-):
-    _LIBRARY.impl(_name, _run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"unmask::{_name}", _fake, lib=_LIBRARY)
+register(FAMILY, forward=_forward_fake, backward=_backward_fake)
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -253,35 +223,29 @@ class _LayerNorm(torch.autograd.Function):
         x_bias: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
-        key: Tensor | None,
-        row_keys: Tensor | None,
-        eps: float,
-        p: float,
-        return_sum: bool,
+        arguments: Arguments,
         backend: str,
     ) -> tuple[Tensor, Tensor | None]:
         y, total, mean, rstd, keep = torch.ops.unmask.layer_norm_fwd(
-            x, residual, x_bias, weight, bias, key, row_keys, eps, p, return_sum, backend
+            x, residual, x_bias, weight, bias, *arguments, backend
         )
-        summed = (total, None) if return_sum else (x, residual)
-        ctx.save_for_backward(*summed, x_bias, weight, mean, rstd, keep, key, row_keys)
-        ctx.p, ctx.has_bias, ctx.backend = p, bias is not None, backend
-        return y, total if return_sum else None
+        summed = (total, None) if arguments.return_sum else (x, residual)
+        save(ctx, *summed, x_bias, weight, mean, rstd, keep, *arguments, backend)
+        ctx.dropped = arguments.p > 0.0
+        return y, total if arguments.return_sum else None
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, dsum: Tensor | None) -> tuple[Tensor | None, ...]:
-        dh, dx, dx_bias, dweight, dbias = torch.ops.unmask.layer_norm_bwd(
-            dy, dsum, *ctx.saved_tensors, ctx.p, ctx.backend
-        )
-        # Without dropout x and residual have the same gradient, which is written once.
-        dx = dx if ctx.p > 0.0 else dh
-        wanted = ctx.needs_input_grad
+        dh, dx, dx_bias, dweight, dbias = torch.ops.unmask.layer_norm_bwd(dy, dsum, *saved(ctx))
+        _, for_residual, for_x_bias, _, for_bias, *_ = ctx.needs_input_grad
         return (
-            dx,
-            dh if wanted[1] else None,
-            dx_bias if wanted[2] else None,
+            # without dropout x and residual have the same gradient, which is written once
+            dx if ctx.dropped else dh,
+            dh if for_residual else None,
+            dx_bias if for_x_bias else None,
             dweight,
-            dbias if ctx.has_bias else None,
-            *(None,) * 6,
+            dbias if for_bias else None,
+            None,
+            None,
         )
