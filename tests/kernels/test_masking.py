@@ -188,11 +188,12 @@ def test_tokens_without_a_slot_are_left_as_they_are(tenant: Tenant, monkeypatch:
 def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
     call = arguments(case, tenant)
     documents: Documents = call["documents"]
-    tensors = [call[name] for name in ("ids", "word_starts", "special", "ordinary", "keys")]
-    numbers_ = (call["rate"], list(call["split"]), MASK, call["capacity"], documents.longest, tenant.backend)
+    tensors = [call[name] for name in ("word_starts", "special", "ordinary", "keys")]
+    numbers_ = (call["rate"], list(call["split"]), MASK, call["capacity"], documents.longest)
+    flat = (call["ids"], *tensors, documents.cu_seqlens, documents.keys, *numbers_, tenant.backend)
     if tenant.backend != "reference":
-        contracts.opcheck(torch.ops.unmask.masking.default, (*tensors, documents.cu_seqlens, documents.keys, *numbers_))
-    again = torch.ops.unmask.masking(*tensors, documents.cu_seqlens, documents.keys, *numbers_)
+        contracts.opcheck(torch.ops.unmask.masking_fwd.default, flat)
+    again = torch.ops.unmask.masking_fwd(*flat)
     same(MaskedTokens(*again), on(tenant, case))
 
 

@@ -12,13 +12,13 @@ Cost: two sorts of T keys; T / 4 + M Philox calls of about 100 integer operation
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from unmask_kernels import philox
 
+from .arguments import Arguments
 from .rule import IGNORED, counts, numbers, slot_offsets
 
 __all__ = ["forward"]
@@ -27,37 +27,25 @@ _LOW = 0xFFFFFFFF
 _NEVER = 1 << 32  # behind every priority
 
 
-def forward(
-    ids: Tensor,
-    word_starts: Tensor | None,
-    special: Tensor,
-    ordinary: Tensor,
-    keys: Tensor,
-    cu_seqlens: Tensor,
-    names: Tensor,
-    rate: float,
-    split: Sequence[float],
-    mask_id: int,
-    capacity: int,
-    longest: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(ids: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     """Corrupted ids (T,), rows (M,) and labels (M,)."""
-    rule = numbers(rate, split)
-    tokens = len(ids)
-    offsets = cu_seqlens.long()
+    rule = numbers(arguments.rate, arguments.split)
+    tokens, names, capacity, ordinary = len(ids), arguments.names, arguments.capacity, arguments.ordinary
+    offsets = arguments.cu_seqlens.long()
     lengths = offsets.diff()
     document = torch.repeat_interleave(torch.arange(len(lengths), device=ids.device), lengths, output_size=tokens)
     place = torch.arange(tokens, device=ids.device) - offsets[document]
     budgets = counts(lengths, rule)
-    excluded = special[ids.long()]
-    priority = _priorities(lengths, names, keys[0], document, place)
-    if word_starts is None:
+    excluded = arguments.special[ids.long()]
+    priority = _priorities(lengths, names, arguments.keys[0], document, place)
+    if arguments.word_starts is None:
         order = _order(document, torch.where(excluded, _NEVER, priority))
         # rank in the document is the place in its range
         first = (place < budgets[document]) & ~excluded[order]
         chosen = torch.empty_like(first).scatter_(0, order, first)
     else:
-        chosen = _choose_words(word_starts | (place == 0), excluded, priority, document, offsets, budgets, longest)
+        begins = arguments.word_starts | (place == 0)
+        chosen = _choose_words(begins, excluded, priority, document, offsets, budgets, arguments.longest)
     rank = _within(chosen.long(), document, offsets) - 1
     slot = (slot_offsets(budgets)[document] + rank).clamp(max=capacity)
     # one place more catches what has no slot
@@ -69,8 +57,8 @@ def forward(
     if tokens == 0:
         return ids.clone(), torch.zeros_like(rows), torch.full_like(rows, IGNORED)
     originals = ids[at].long()
-    kind, draw = _draws(keys[1], names[document[at]], place[at])[:2]
-    new = torch.where(kind < rule.to_mask, mask_id, originals)
+    kind, draw = _draws(arguments.keys[1], names[document[at]], place[at])[:2]
+    new = torch.where(kind < rule.to_mask, arguments.mask_id, originals)
     if len(ordinary):
         random = ordinary[(draw * len(ordinary)) >> 32].long()
         new = torch.where((kind >= rule.to_mask) & (kind < rule.to_random), random, new)

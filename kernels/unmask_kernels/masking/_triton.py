@@ -17,8 +17,6 @@ Traffic: about 30 bytes a token; arithmetic, a few hundred integer instructions 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import triton
 import triton.language as tl
@@ -26,6 +24,7 @@ from torch import Tensor
 
 from unmask_kernels._triton.launch import device_guard
 
+from .arguments import Arguments
 from .rule import IGNORED, numbers
 
 __all__ = ["forward"]
@@ -154,44 +153,31 @@ def _masking_kernel(
     tl.store(out_ptr + first_row + place, out.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def forward(
-    ids: Tensor,
-    word_starts: Tensor | None,
-    special: Tensor,
-    ordinary: Tensor,
-    keys: Tensor,
-    cu_seqlens: Tensor,
-    names: Tensor,
-    rate: float,
-    split: Sequence[float],
-    mask_id: int,
-    capacity: int,
-    longest: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(ids: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     """Corrupted ids (T,), rows (M,) and labels (M,)."""
-    rule = numbers(rate, split)
+    rule = numbers(arguments.rate, arguments.split)
     out = torch.empty_like(ids, memory_format=torch.contiguous_format)
-    rows = ids.new_empty(capacity, dtype=torch.int64)
+    rows = ids.new_empty(arguments.capacity, dtype=torch.int64)
     labels = torch.empty_like(rows)
-    block = max(16, triton.next_power_of_2(longest))
+    block = max(16, triton.next_power_of_2(arguments.longest))
     with device_guard(ids):
-        _masking_kernel[(len(names),)](
+        _masking_kernel[(len(arguments.names),)](
             ids_ptr=ids.contiguous(),
-            starts_ptr=None if word_starts is None else word_starts.contiguous(),
-            special_ptr=special.contiguous(),
-            ordinary_ptr=ordinary.contiguous(),
-            cu_seqlens_ptr=cu_seqlens,
-            names_ptr=names,
-            keys_ptr=keys.contiguous(),
+            starts_ptr=None if arguments.word_starts is None else arguments.word_starts.contiguous(),
+            special_ptr=arguments.special.contiguous(),
+            ordinary_ptr=arguments.ordinary.contiguous(),
+            cu_seqlens_ptr=arguments.cu_seqlens,
+            names_ptr=arguments.names,
+            keys_ptr=arguments.keys.contiguous(),
             out_ptr=out,
             rows_ptr=rows,
             labels_ptr=labels,
-            documents=len(names),
-            capacity=capacity,
+            documents=len(arguments.names),
+            capacity=arguments.capacity,
             **rule._asdict(),
-            num_ordinary=len(ordinary),
-            mask_id=mask_id,
-            HAS_WORDS=word_starts is not None,
+            num_ordinary=len(arguments.ordinary),
+            mask_id=arguments.mask_id,
+            HAS_WORDS=arguments.word_starts is not None,
             HAS_RANDOM=rule.to_random > rule.to_mask,
             BLOCK=block,
             DOCUMENTS=256,

@@ -6,7 +6,7 @@ Shapes: ids, word_starts (T,); special (V,); ordinary (O,); keys (2,); results i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ from unmask_kernels import checks
 from unmask_kernels.capability import architecture, triton_reasons
 from unmask_kernels.dispatch import Backend, Family
 from unmask_kernels.documents import Documents
+from unmask_kernels.registration import register
 
+from .arguments import Arguments
 from .rule import counts, numbers, slot_offsets
 
 __all__ = ["FAMILY", "MaskedTokens", "MaskingCall", "masking"]
@@ -82,12 +84,10 @@ def masking(
     """
     _check(ids, documents, word_starts, special, ordinary, keys, rate, split, mask_id, capacity)
     chosen = FAMILY.choose(backend, MaskingCall(ids.device.type, architecture(ids), documents.longest))
-    arguments = (ids, word_starts, special, ordinary, keys, documents.cu_seqlens, documents.keys)
-    return MaskedTokens(
-        *torch.ops.unmask.masking(
-            *arguments, float(rate), [float(share) for share in split], mask_id, capacity, documents.longest, chosen
-        )
-    )
+    tensors = (word_starts, special, ordinary, keys, documents.cu_seqlens, documents.keys)
+    shares = [float(share) for share in split]
+    arguments = Arguments(*tensors, float(rate), shares, mask_id, capacity, documents.longest)
+    return MaskedTokens(*torch.ops.unmask.masking_fwd(ids, *arguments, chosen))
 
 
 class MaskingCall(NamedTuple):
@@ -174,24 +174,9 @@ def _check_capacity(
         )
 
 
-_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
-_LIBRARY.define(
-    "masking(Tensor ids, Tensor? word_starts, Tensor special, Tensor ordinary, Tensor keys, Tensor cu_seqlens, "
-    "Tensor names, float rate, float[] split, int mask_id, int capacity, int longest, str backend) "
-    "-> (Tensor ids, Tensor rows, Tensor labels)"
-)
+def _forward_fake(ids: Tensor, arguments: Arguments, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    rows, labels = (ids.new_empty((arguments.capacity,), dtype=torch.int64) for _ in range(2))
+    return ids.new_empty(tuple(ids.shape)), rows, labels
 
 
-def _forward(ids: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    outputs: tuple[Tensor, ...] = FAMILY.module(arguments[-1]).forward(ids, *arguments[:-1])
-    return outputs
-
-
-def _forward_fake(ids: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    capacity = rest[-3]
-    slots = tuple(ids.new_empty((capacity,), dtype=torch.int64) for _ in range(2))
-    return (ids.new_empty(tuple(ids.shape)), *slots)
-
-
-_LIBRARY.impl("masking", _forward, "CompositeExplicitAutograd")
-torch.library.register_fake("unmask::masking", _forward_fake, lib=_LIBRARY)
+register(FAMILY, forward=_forward_fake)

@@ -16,13 +16,12 @@ special (V,); ordinary (O,); keys (2,); results ids (T,), rows, labels (M,). Loo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from unmask_kernels import philox
 
+from .arguments import Arguments
 from .rule import IGNORED, counts, numbers
 
 __all__ = ["forward"]
@@ -30,43 +29,31 @@ __all__ = ["forward"]
 _LOW = 0xFFFFFFFF
 
 
-def forward(
-    ids: Tensor,
-    word_starts: Tensor | None,
-    special: Tensor,
-    ordinary: Tensor,
-    keys: Tensor,
-    cu_seqlens: Tensor,
-    names: Tensor,
-    rate: float,
-    split: Sequence[float],
-    mask_id: int,
-    capacity: int,
-    longest: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Corrupted ids (T,), rows (M,) and labels (M,); arguments as in `unmask_kernels.masking`."""
-    rule = numbers(rate, split)
+def forward(ids: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    """Corrupted ids (T,), rows (M,) and labels (M,)."""
+    rule = numbers(arguments.rate, arguments.split)
+    special, ordinary, keys, capacity = arguments.special, arguments.ordinary, arguments.keys, arguments.capacity
     out = ids.clone()
     rows, labels = ids.new_zeros(capacity, dtype=torch.int64), ids.new_full((capacity,), IGNORED, dtype=torch.int64)
-    ends = cu_seqlens.tolist()
-    budgets = counts(cu_seqlens.diff(), rule).tolist()
+    ends = arguments.cu_seqlens.tolist()
+    budgets = counts(arguments.cu_seqlens.diff(), rule).tolist()
     slot = 0
     for index, budget in enumerate(budgets):
         start, end = ends[index], ends[index + 1]
         tokens = range(end - start)
         document = ids[start:end].tolist()
-        starts = [True] * len(tokens) if word_starts is None else word_starts[start:end].tolist()
+        starts = [True] * len(tokens) if arguments.word_starts is None else arguments.word_starts[start:end].tolist()
         candidates = [word for word in _words(starts) if not any(special[document[t]] for t in word)]
-        four = _draws(keys[0], names[index], [t // 4 for t in tokens])
+        four = _draws(keys[0], arguments.names[index], [t // 4 for t in tokens])
         chosen = _choose(candidates, [four[t % 4][t] for t in tokens], budget)
-        kinds = _draws(keys[1], names[index], [*tokens])
+        kinds = _draws(keys[1], arguments.names[index], [*tokens])
         for at, t in enumerate(sorted(chosen)):
             # Slots follow from lengths alone; what has none is left as it is.
             if slot + at < capacity:
                 rows[slot + at], labels[slot + at] = start + t, document[t]
                 kind, draw = kinds[0][t], kinds[1][t]
                 if kind < rule.to_mask:
-                    out[start + t] = mask_id
+                    out[start + t] = arguments.mask_id
                 elif kind < rule.to_random:
                     out[start + t] = ordinary[(draw * len(ordinary)) >> 32]
         slot += budget
