@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import unmask.model.encoder as encoder_module
 from unmask import Encoder, EncoderConfig, pack
 from unmask.batch import PackedBatch
 from unmask.model.encoder import Linear
@@ -149,6 +150,42 @@ def test_dropout_keeps_the_mean_of_the_embeddings() -> None:
     torch.testing.assert_close(dropped[kept], 2 * hidden[kept])
 
 
+@pytest.mark.parametrize("place", ["hidden", "attention"])
+def test_each_of_the_two_dropouts_works_without_the_other(place: str) -> None:
+    encoder = Encoder(changed(**{f"{place}_dropout": 0.3}))
+    batch = pack(DOCUMENTS, keys=[1, 2, 3, 4])
+    trained = hidden_of(encoder, batch)
+    assert not torch.allclose(trained, hidden_of(encoder.eval(), batch), atol=1e-2)
+
+
+def test_every_place_of_every_layer_drops_under_a_key_of_its_own_at_its_own_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[str, int, float, float | None]] = []
+
+    def watch(name: str) -> None:
+        original = getattr(encoder_module, name)
+
+        def watched(*arguments: Any, key: torch.Tensor, p: float, **options: Any) -> torch.Tensor:
+            seen.append((name, int(key), p, options.get("eps")))
+            return original(*arguments, key=key, p=p, **options)
+
+        monkeypatch.setattr(encoder_module, name, watched)
+
+    for name in ("embedding", "attention", "layer_norm"):
+        watch(name)
+    encoder = Encoder(changed(hidden_dropout=0.1, attention_dropout=0.2, layer_norm_eps=1e-3))
+    hidden_of(encoder, pack(DOCUMENTS))
+    layer = [("attention", 0.2, None), ("layer_norm", 0.1, 1e-3), ("layer_norm", 0.1, 1e-3)]
+    assert [(name, p, eps) for name, _, p, eps in seen] == [("embedding", 0.1, 1e-3), *(3 * layer)]
+    keys = {key for _, key, _, _ in seen}
+    assert len(keys) == len(seen)
+    seen.clear()
+    encoder.dropout_seed += 1
+    hidden_of(encoder, pack(DOCUMENTS))
+    assert keys.isdisjoint(key for _, key, _, _ in seen)
+
+
 def test_parameters_stay_fp32_and_get_fp32_gradients() -> None:
     encoder = Encoder(CONFIG, compute_dtype=torch.bfloat16)
     hidden = hidden_of(encoder, pack(DOCUMENTS))
@@ -167,6 +204,9 @@ def test_starts_from_the_same_weights_for_the_same_seed() -> None:
     table = first.embeddings.word.weight.detach()
     assert float(table.abs().max()) <= 0.04
     assert float(table.std()) == pytest.approx(0.0176, rel=0.05)  # of a normal cut at 2 deviations
+    wide = Encoder(changed(initializer_range=0.1), seed=1)
+    torch.testing.assert_close(wide.embeddings.word.weight, 5 * first.embeddings.word.weight)
+    assert not any(value.any() for name, value in wide.state_dict().items() if name.endswith("bias"))
 
 
 def test_segments_default_to_the_first_kind() -> None:
