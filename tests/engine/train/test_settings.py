@@ -1,0 +1,269 @@
+"""What a run is configured with reaches the part that it is meant for, in a resumed run too."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from unmask import pack
+from unmask.batch import Cursor
+from unmask.config import DataConfig, KernelsConfig, ObjectiveConfig, RunConfig
+from unmask.data.compose import Composition
+from unmask.data.stream import StreamConfig
+from unmask.errors import CheckpointError
+from unmask.train.checkpoint import Checkpoints
+from unmask.train.log import read_log
+from unmask.train.progress import Display
+from unmask.train.resume import inherit
+from unmask.train.run_folder import saved_config
+from unmask.train.schedule import LinearSchedule
+from unmask.train.sources import Sources
+from unmask.train.state import Facts, load_facts
+from unmask.train.step import StepReport, TrainingStep
+from unmask.train.trainer import Trainer
+
+
+def trainer_of(tiny: ModuleType, folder: Path, config: RunConfig) -> Trainer:
+    parts = tiny.assembly.assemble(config, folder, lambda text: None)
+    return Trainer(
+        config=config, folder=folder, parts=parts, checkpoints=Checkpoints(folder=folder), display=Display(steps=1)
+    )
+
+
+def facts_of(run: Path, step: int) -> Facts:
+    return load_facts(run / "checkpoints" / f"step-{step:06d}" / "training")
+
+
+def test_optimizer_and_step_have_the_settings_of_the_run(tiny: ModuleType, tmp_path: Path) -> None:
+    config = tiny.config(tmp_path, learning_rate=2e-3, weight_decay=0.3, beta1=0.8, beta2=0.7, eps=1e-4, clip_norm=0.25)
+    trainer = trainer_of(tiny, tmp_path, replace(config, kernels=KernelsConfig(last_layer_rows=False)))
+    decayed, others = trainer.optimizer.param_groups
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
+    for group in (decayed, others):
+        assert (group["betas"], group["eps"]) == ((0.8, 0.7), 1e-4)
+        assert float(group["lr"]) == pytest.approx(2e-3)
+    assert (trainer.step.clip_norm, trainer.step.all_rows) == (0.25, True)
+    assert trainer_of(tiny, tmp_path, config).step.all_rows is False
+
+
+def test_every_update_has_the_rate_of_its_step_before_and_after_a_stop(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    original = TrainingStep.update
+
+    def update(step: TrainingStep) -> Any:
+        rates.extend({float(group["lr"]) for group in step.optimizer.param_groups})
+        if len(rates) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(step)
+
+    monkeypatch.setattr(TrainingStep, "update", update)
+    run = tmp_path / "run"
+    config = tiny.config(run, log_every=1)
+    tiny.pretrain(config)
+    assert len(rates) == 7
+    tiny.pretrain(saved_config(run), resume=run)
+    train = config.train
+    schedule = LinearSchedule(peak=train.learning_rate, warmup_steps=train.warmup_steps, steps=train.steps)
+    expected = [schedule(step) for step in range(train.steps)]
+    assert rates == pytest.approx(expected)
+    assert [row["learning_rate"] for row in read_log(run)] == expected
+
+
+def test_the_time_of_saves_and_evaluations_is_in_no_rate(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, passed = time.perf_counter, 0.0
+
+    def slow(original: Callable[..., Any]) -> Callable[..., Any]:
+        def slower(*arguments: Any, **options: Any) -> Any:
+            nonlocal passed
+            passed += 1000.0
+            return original(*arguments, **options)
+
+        return slower
+
+    for name in ("evaluate", "save_state"):
+        monkeypatch.setattr(f"unmask.train.trainer.{name}", slow(tiny.pretrain.__globals__[name]))
+    monkeypatch.setattr("unmask.train.meter.time.perf_counter", lambda: clock() + passed)
+    tiny.pretrain(tiny.config(tmp_path / "a", steps=5, phases=[], log_every=1, save_every=2, evaluate_every=3))
+    assert passed == 5000.0
+    assert all(row["seconds_per_step"] < 100.0 for row in read_log(tmp_path / "a"))
+
+
+def test_operations_of_all_micro_batches_are_set_against_the_peak(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmask.train.trainer.peak_flops", lambda device: 1e12)
+    monkeypatch.setattr("unmask.train.metrics.FlopCount.training", lambda count, batch: 5e9)
+    tiny.pretrain(tiny.config(tmp_path / "a", steps=4, phases=[], log_every=2))
+    for row in read_log(tmp_path / "a"):
+        assert row["mfu"] * 1e12 * row["seconds_per_step"] == pytest.approx(2 * 5e9)
+
+
+def test_as_many_checkpoints_stay_as_are_asked_for(tiny: ModuleType, tmp_path: Path) -> None:
+    tiny.pretrain(tiny.config(tmp_path / "a", steps=4, phases=[], save_every=1, keep_checkpoints=3))
+    kept = sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir())
+    assert kept == ["step-000002", "step-000003", "step-000004"]
+
+
+def test_a_disk_without_room_for_a_checkpoint_stops_the_run_before_it_is_written(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmask.train.checkpoint.shutil.disk_usage", lambda folder: SimpleNamespace(free=10_000))
+    with pytest.raises(CheckpointError, match=r"step-000004 could not be written \(the disk is too full\)"):
+        tiny.pretrain(tiny.config(tmp_path / "a", steps=4, phases=[]))
+
+
+def test_a_resumed_run_knows_its_place_its_counts_its_leftovers_and_another_machine(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    tiny.pretrain(tiny.config(run, steps=4, phases=[], threads=1))
+    facts = facts_of(run, 4)
+    (run / "checkpoints" / ".step-000006.partial").mkdir()
+    monkeypatch.setattr("unmask.train.trainer.load_facts", lambda folder: replace(facts, skipped=7))
+    monkeypatch.setattr("unmask.train.trainer.machine", lambda *of: facts.machine | {"torch": "9.9"})
+    asked: list[Any] = []
+    threads: list[int] = []
+    original = Sources.steps
+
+    def steps(sources: Sources, *arguments: Any) -> Any:
+        asked.append(arguments)
+        return original(sources, *arguments)
+
+    monkeypatch.setattr(Sources, "steps", steps)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    capsys.readouterr()
+    tiny.pretrain(saved_config(run, {"train.steps": 6}), resume=run)
+    assert facts.cursor is not None
+    assert asked == [(4, Cursor(*facts.cursor))]
+    assert threads == [1]
+    assert facts_of(run, 6).skipped == 7
+    assert not list((run / "checkpoints").glob(".*"))
+    assert f"torch was {facts.machine['torch']}, now 9.9" in capsys.readouterr().out
+
+
+def test_a_resumed_run_keeps_the_threads_and_the_dtype_that_it_leaves_open(tiny: ModuleType, tmp_path: Path) -> None:
+    tiny.pretrain(tiny.config(tmp_path / "run", steps=1, warmup_steps=0, phases=[], threads=1))
+    facts = replace(facts_of(tmp_path / "run", 1), threads=3)
+    said: list[str] = []
+    assert inherit(tiny.config(tmp_path, threads=None, dtype="auto"), facts, said.append).train.threads == 3
+    assert said == ["activations stay in float32, as saved"]
+    assert inherit(tiny.config(tmp_path, threads=3, dtype="bfloat16"), facts, said.append).train.dtype == "bfloat16"
+    assert len(said) == 1
+
+
+def test_skipped_updates_are_a_streak_only_one_after_the_other(tiny: ModuleType, tmp_path: Path) -> None:
+    trainer = trainer_of(tiny, tmp_path, tiny.config(tmp_path))
+    one = torch.ones(1)
+    for skipped in (1.0, 1.0, 0.0, 1.0):
+        report = StepReport(one[0], one, one, one, one[0], torch.tensor(skipped))
+        trainer._account([pack([[2, 5, 3]])], report)
+    assert (int(trainer.skipped), int(trainer.streak), trainer.done, trainer.tokens) == (3, 1, 4, 12)
+
+
+def test_a_stream_is_laid_out_as_the_run_says(tiny: ModuleType, tmp_path: Path) -> None:
+    store, tokenizer = tiny.text()
+    data = DataConfig(
+        longest=32,
+        held_out=0.2,
+        compose="bm25",
+        bm25_walk="star",
+        bm25_buffer=7,
+        bm25_query_terms=9,
+        scope="sequence",
+        weights={"source-0": 2.0},
+        mask_rate=0.3,
+        mask_split=(0.5, 0.3, 0.2),
+        masking="whole_word",
+        static_masks=3,
+    )
+    config = replace(tiny.config(tmp_path, max_documents=60), data=data, seed=5)
+    sources = Sources(store, tokenizer, config, composed=tmp_path)
+    segment = sources.segments[1]
+    stream = sources.stream(segment)
+    expected = StreamConfig(
+        longest=32,
+        tokens=128,
+        sequences=60,
+        seed=segment.seed,
+        mask_rate=0.3,
+        masking="whole_word",
+        static_masks=3,
+        mask_split=(0.5, 0.3, 0.2),
+        held_out_fraction=0.2,
+        composition=Composition(
+            strategy="bm25", scope="sequence", weights={"source-0": 2.0}, walk="star", buffer=7, query_terms=9
+        ),
+    )
+    assert stream.config == expected
+    assert stream.composes_ahead
+    held_out = sources.held_out(segment)
+    assert held_out is not None
+    assert (held_out.config, held_out.split) == (expected, "held_out")
+
+
+@pytest.mark.parametrize(
+    ("objective", "task", "masking"),
+    [
+        (ObjectiveConfig(nsp=1.0), "nsp", "token"),
+        (ObjectiveConfig(sop=1.0), "sop", "token"),
+        (ObjectiveConfig(mlm=0.0, clm=1.0), "nsp", "next_token"),
+    ],
+)
+def test_pairs_and_labels_are_those_of_the_objective(
+    tiny: ModuleType, tmp_path: Path, objective: ObjectiveConfig, task: str, masking: str
+) -> None:
+    data = DataConfig(longest=32, compose="pairs", short_pairs=0.7)
+    config = replace(tiny.config(tmp_path), data=data, objective=objective)
+    sources = Sources(*tiny.text(), config)
+    found = sources._stream_config(sources.segments[0])
+    assert (found.composition.pair_task, found.composition.short_share, found.masking) == (task, 0.7, masking)
+
+
+def test_a_scheduled_mask_rate_goes_on_from_phase_to_phase(tiny: ModuleType, tmp_path: Path) -> None:
+    config = tiny.config(tmp_path)
+    sources = Sources(*tiny.text(), replace(config, data=replace(config.data, mask_rate=0.1, mask_rate_end=0.3)))
+    first, second = (sources.stream(segment).config for segment in sources.segments)
+    assert (first.mask_rate, first.mask_rate_end, second.mask_rate_end) == pytest.approx((0.1, 0.2, 0.3))
+    # eight steps of two micro-batches each
+    assert first.rate_at(8) == Fraction(3, 20)
+    assert first.rate_at(16) == second.rate_at(0) == Fraction(1, 5)
+
+
+def test_micro_batches_go_on_where_the_steps_are_with_the_workers_asked_for(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Stub:
+        """Batches by number; a second of waiting in all."""
+
+        def __init__(self, stream: object, **options: Any) -> None:
+            made.append(options)
+            self.waited_seconds = 1.0
+            self.batches = iter(range(options["start"], 1000))
+
+        def __iter__(self) -> Iterator[int]:
+            return self.batches
+
+        def close(self) -> None:
+            """Nothing runs."""
+
+    monkeypatch.setattr("unmask.train.sources.Loader", Stub)
+    sources = Sources(*tiny.text(), tiny.config(tmp_path, workers=3))
+    steps: list[Any] = list(sources.steps(5))
+    assert steps == [[10, 11], [12, 13], [14, 15], *([k, k + 1] for k in range(0, 16, 2))]
+    assert made == [{"start": 10, "workers": 3}, {"start": 0, "workers": 3}]
+    assert sources.waited_seconds == 2.0
+    assert next(sources.steps(8)) == [0, 1]
