@@ -1,5 +1,6 @@
 """`unmask export`: a folder that `transformers` loads, and nothing overwritten."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,21 @@ def test_exported_folder_gives_the_same_logits_in_transformers(run_folder: Path,
     with torch.no_grad():
         expected = theirs(torch.tensor([ids])).logits[0]
         torch.testing.assert_close(ours.mlm_logits(ours(pack([ids]))), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_exported_folder_has_the_tokenizer_whole_and_is_bound_to_it(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmask.data.tokenizer import Tokenizer
+
+    monkeypatch.setattr(Tokenizer, "pad_id", property(lambda _: 7))
+    out = tmp_path / "exported"
+    out.mkdir()
+    assert main(["export", str(model_folder), str(out)]) == 0
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        assert (out / name).read_bytes() == (model_folder / name).read_bytes()
+    config = json.loads((out / "config.json").read_text())
+    assert (config["pad_token_id"], config["tokenizer_hash"]) == (7, Tokenizer.load(out).hash)
 
 
 def test_existing_folder_is_not_overwritten(

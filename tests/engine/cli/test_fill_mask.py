@@ -15,7 +15,7 @@ def test_predictions_are_those_of_the_logits_at_the_mask(model_folder: Path) -> 
     from unmask.data.tokenizer import Tokenizer
 
     model, tokenizer = PretrainingModel.from_pretrained(model_folder), Tokenizer.load(model_folder)
-    (predictions,) = predict(model, tokenizer, "the old [MASK] turns", top=tokenizer.vocab_size)
+    (predictions,) = predict(model, tokenizer, "the old [MASK] turns", top=tokenizer.vocab_size + 1)
     inside = tokenizer.encode_batch(["the old", "turns"])
     ids = [tokenizer.cls_id, *inside[0], tokenizer.mask_id, *inside[1], tokenizer.sep_id]
     with torch.no_grad():
@@ -32,7 +32,9 @@ def test_every_mask_gets_its_own_predictions(model_folder: Path, capsys: pytest.
     assert main(["fill-mask", str(model_folder), "[MASK] cat [MASK]", "the [MASK]", "--top", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum("%" in line for line in lines) == 9
-    assert "  [MASK] 2" in lines
+    assert [line for line in lines if line.startswith("  [MASK]")] == ["  [MASK] 1", "  [MASK] 2"]
+    assert main(["fill-mask", str(model_folder), "the [MASK]", "--top", "0"]) == 2
+    assert "--top must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_head_line_says_what_the_model_is(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,24 @@ def test_running_mean_starts_where_its_window_is_full(tmp_path: Path) -> None:
     from unmask.cli.plot import _running_mean
 
     assert _running_mean([1.0, 2.0, 3.0, 4.0], 2) == [1.5, 2.5, 3.5]
+
+
+def test_rows_are_drawn_in_the_order_of_their_steps_and_a_mean_where_its_window_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = pytest.importorskip("matplotlib.axes")
+    drawn: list[tuple[list[int], list[float]]] = []
+    original = axes.Axes.plot
+
+    def plot(self: object, *points: list[Any], **options: object) -> object:
+        drawn.append((list(points[0]), list(points[1])))
+        return original(self, *points, **options)
+
+    monkeypatch.setattr(axes.Axes, "plot", plot)
+    write_log(tmp_path, [{"step": step, "loss": float(step)} for step in (*range(51, 151), *range(1, 51))])
+    draw(*read_curves(tmp_path), title="a", out=tmp_path / "a.png")
+    steps = list(range(1, 151))
+    assert drawn == [(steps, [float(step) for step in steps]), (steps[2:], [float(step - 1) for step in steps[2:]])]
 
 
 def test_without_matplotlib_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

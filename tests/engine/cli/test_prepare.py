@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from unmask.cli import main
+from unmask.errors import StoreError
 
 LINES = [
     "The river runs past the old mill and the mill turns.",
@@ -34,6 +36,38 @@ def test_files_become_a_store_with_its_tokenizer(
     told = capsys.readouterr()
     assert "9 documents" in told.out
     assert "encode: 9 documents" in told.err
+
+
+def test_every_option_reaches_the_preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def prepare(inputs: list[str], out: Path, **options: Any) -> None:
+        asked.update({"inputs": inputs, "out": out, **options})
+        raise StoreError("enough")
+
+    monkeypatch.setattr("unmask.data.prepare.prepare", prepare)
+    options: dict[str, Any] = {
+        "tokenizer": None,
+        "vocab_size": 300,
+        "lowercase": False,
+        "text_field": "body",
+        "blank_line_documents": True,
+        "split_at": "^#",
+        "segmenter": "spaces",
+        "normalisation": "NFKC",
+        "workers": 3,
+        "shard_tokens": 1000,
+    }
+    words = ["--input", "a.txt", "--input", "b.txt", "--out", str(tmp_path / "store")]
+    for name, value in options.items():
+        flag = f"{'' if value is not False else 'no-'}{name.replace('_', '-')}"
+        words += [f"--{flag}", *([] if isinstance(value, bool) else [str(value)])]
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "b.txt"):
+        Path(name).touch()
+    assert main(["prepare", *words]) == 2
+    assert callable(asked.pop("progress"))
+    assert asked == {"inputs": ["a.txt", "b.txt"], "out": tmp_path / "store", **options}
 
 
 def test_given_tokenizer_is_used(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
