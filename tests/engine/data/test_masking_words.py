@@ -189,6 +189,14 @@ def test_groups_have_the_lengths_of_the_law(law, masking):
     assert set(lengths) <= set(range(1, len(law) + 1))
 
 
+def test_the_laws_are_those_of_the_papers():
+    assert NGRAM == (0.4, 0.3, 0.2, 0.1)
+    assert len(SPAN) == 10
+    assert sum(SPAN) == pytest.approx(1)
+    assert sum(n * share for n, share in enumerate(SPAN, start=1)) == pytest.approx(3.8, abs=0.01)
+    assert all(later / share == pytest.approx(0.8) for share, later in pairwise(SPAN))
+
+
 def test_no_group_crosses_a_special_token_or_the_end_of_a_piece():
     ids, sizes, keys, starts = row([50] * 100, special=0.1)
     words = Words.of(Row.of(ids, sizes, keys, np.arange(VOCAB) < 5), starts)

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unmask.data import randomness
 from unmask.data.randomness import mix64, philox_4x32, piece_keys, site_key
 from unmask_kernels import philox
 
@@ -70,3 +71,9 @@ def test_sites_seeds_and_parts_give_different_keys():
         site_key(seed, site, *parts) for seed in (0, 1, 2**64 - 1) for site in (1, 2) for parts in ((), (0,), (0, 1))
     }
     assert len(keys) == 18
+
+
+def test_every_site_draws_numbers_of_its_own():
+    sites = {name: getattr(randomness, name) for name in randomness.__all__ if name.isupper()}
+    assert len(sites) == 8
+    assert len(set(sites.values())) == len(sites)

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from unmask.data import shards
+from unmask.data.manifest import fingerprint
 from unmask.data.store import Store, StoredDocument, content_hash, write_store
 from unmask.errors import StoreError
 
@@ -87,11 +89,15 @@ def test_counts_sources_and_lengths_are_those_written(store: Store, documents: l
     assert (store.special_ids, store.vocab_size, store.tokenizer_hash) == (SPECIAL, 1000, "abc")
 
 
-def test_large_vocabularies_take_32_bits(tmp_path: Path) -> None:
-    documents = _documents(5, vocab_size=100_000)
-    store = write_store(tmp_path / "store", documents, vocab_size=100_000, **COMMON)
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, np.uint16), (65_537, np.uint32), (100_000, np.uint32)])
+def test_large_vocabularies_take_32_bits(tmp_path: Path, vocab_size: int, dtype: type) -> None:
+    documents = [
+        *_documents(4, vocab_size),
+        replace(_documents(1)[0], ids=np.array([0, vocab_size - 1]), word_starts=None, sentence_starts=None),
+    ]
+    store = write_store(tmp_path / "store", documents, vocab_size=vocab_size, **COMMON)
     ids, _ = store.gather(np.arange(5), np.zeros(5, int), store.lengths)
-    assert ids.dtype == np.uint32
+    assert ids.dtype == dtype
     np.testing.assert_array_equal(ids, np.concatenate([document.ids for document in documents]))
 
 
@@ -109,6 +115,25 @@ def test_the_same_documents_give_the_same_bytes_and_other_contents_another_finge
     ]
     assert stores[0].manifest == stores[1].manifest
     assert stores[0].fingerprint == stores[1].fingerprint != stores[2].fingerprint
+
+
+def test_a_fingerprint_is_of_everything_that_the_tokens_mean(store: Store) -> None:
+    manifest = store.manifest
+    other = [
+        manifest | {"tokenizer_hash": "abd"},
+        manifest | {"special_ids": {**SPECIAL, "mask": 5}},
+        manifest | {"sources": [{**source, "name": source["name"].upper()} for source in manifest["sources"]]},
+        manifest | {"shards": manifest["shards"][::-1]},
+        manifest | {"schema_version": 2},
+    ]
+    found = {fingerprint(one) for one in (manifest, *other)}  # type: ignore[arg-type]
+    assert len(found) == 6
+    assert fingerprint(manifest | {"summary": {"note": "x"}}) == store.fingerprint  # type: ignore[arg-type]
+
+
+def test_a_text_is_on_the_same_side_of_the_split_on_every_machine() -> None:
+    assert content_hash("text") == 2024992729630503895
+    assert content_hash("深度") == 14788195878130600035
 
 
 def test_a_store_crosses_to_another_process_as_its_path(store: Store) -> None:
@@ -204,6 +229,7 @@ def test_newer_damaged_and_absent_manifests_are_refused(store: Store, tmp_path: 
             json.dumps(manifest | {"schema_version": 7}),
             "was written in format 7; this version reads format 1 - upgrade",
         ),
+        (json.dumps(manifest | {"schema_version": 0}), "was written in format 0; this version reads format 1"),
         (path.read_text()[:-30], "manifest.json is damaged"),
         (json.dumps({"schema_version": 1}), "lacks documents, shards"),
         (json.dumps(manifest | {"documents": 3}), "holds 257 documents, the manifest says 3"),

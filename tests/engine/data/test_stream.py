@@ -194,12 +194,19 @@ def test_fingerprints_tell_streams_apart():
         {"longest": 31},
         {"seed": 2},
         {"mask_rate": 0.16},
+        {"mask_rate_end": 0.16},
+        {"mask_rate_end": 0.16, "mask_rate_over": 9},
         {"mask_split": (1.0, 0.0, 0.0)},
+        {"masking": "whole_word"},
+        {"static_masks": 2},
         {"held_out_fraction": 0.2},
         {"split": "held_out"},
         {"store": corpus(seed=1)},
     ]
-    assert len({base, *(stream(**change).fingerprint for change in changes)}) == len(changes) + 1
+    found = {stream(**change).fingerprint for change in changes}
+    store = corpus()
+    found.add(Stream(store, stream().config, store.ordinary_ids[1:]).fingerprint)
+    assert len({base, *found}) == len(changes) + 2
 
 
 def test_masks_differ_from_pass_to_pass():

@@ -126,6 +126,11 @@ def test_stop_words_are_the_same_in_a_brute_force_search(make_store, whole_windo
     assert sequences(compose(window, buffer=50)) == brute_force(window, buffer=50)
 
 
+def test_constants_are_those_of_the_literature():
+    assert (K1, B) == (1.2, 0.75)
+    assert (bm25_index.STOP_SHARE, bm25_index.STOP_DOCUMENTS) == (0.1, 16)
+
+
 def test_documents_of_one_subject_find_one_another(whole_window):
     rng = np.random.default_rng(0)
     subject = rng.permutation(np.repeat(np.arange(20), 10))

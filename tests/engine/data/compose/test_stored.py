@@ -32,9 +32,10 @@ def calls(tmp_path, monkeypatch):
     return path
 
 
-def stream(make_store, composed, **composition):
-    store = make_store(LENGTHS)
-    config = StreamConfig(longest=32, tokens=128, seed=1, composition=Composition(strategy="bm25", **composition))
+def stream(make_store, composed, lengths=LENGTHS, changes=None, **composition):
+    store = make_store(lengths)
+    settings = {"longest": 32, "tokens": 128, "seed": 1} | (changes or {})
+    config = StreamConfig(**settings, composition=Composition(strategy="bm25", **composition))
     return Stream(store, config, store.ordinary_ids, composed=composed)
 
 
@@ -75,8 +76,15 @@ def test_both_scopes_share_what_is_kept_and_other_settings_do_not(make_store, tm
     next(stream(make_store, tmp_path).batches())
     next(stream(make_store, tmp_path, scope="sequence").batches())
     assert len(calls.read_text().splitlines()) == 1
-    next(stream(make_store, tmp_path, walk="star").batches())
-    assert len(calls.read_text().splitlines()) == 2
+    changes = ({"seed": 2}, {"longest": 33}, {"tokens": 130}, {"held_out_fraction": 0.3})
+    streams = [
+        stream(make_store, tmp_path, walk="star"),
+        *(stream(make_store, tmp_path, changes=change) for change in changes),
+        stream(make_store, tmp_path, lengths=LENGTHS[::-1]),
+    ]
+    for number, other in enumerate(streams, start=2):
+        next(other.batches())
+        assert len(calls.read_text().splitlines()) == number
 
 
 def test_a_process_killed_while_it_composes_blocks_nobody(make_store, whole_window, tmp_path):
