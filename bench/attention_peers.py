@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from bench.peers import compiled
 from torch import Tensor
 
 from unmask_kernels import Documents
@@ -95,7 +96,7 @@ def flex(documents: Documents, *, compiled: bool = True) -> Callable[..., Tensor
 def _compiled() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    return compiled(flex_attention)
 
 
 def _flash_2(qkv: Tensor, documents: Documents, *, p: float, **rest: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """One direction of an operation as something to time: calls on several input sets, forward, backward or both.
 
 The sets are taken in turn, so that a call does not find the inputs of the previous one in cache. The backward of a
-set is timed alone: its graph is made once and kept.
+set is timed alone: its graph is made once, in the first call of all, and kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unmask_kernels.testing.inputs import Inputs
 
-__all__ = ["ROTATED", "directed"]
+__all__ = ["ROTATED", "copies", "directed"]
 
 ROTATED = 4
 """Input sets that the rounds take in turn."""
@@ -30,7 +30,7 @@ def directed(
         inputs: one call of full size.
         direction: "forward", with gradients wanted, "backward", or "both" in one call.
     """
-    sets = [_copy(inputs) for _ in range(ROTATED)]
+    sets = copies(inputs)
     if direction == "forward":
         return {
             name: lambda at, function=function: function(**sets[at % ROTATED].arguments)
@@ -40,18 +40,26 @@ def directed(
     return {name: made(function, sets) for name, function in functions.items()}
 
 
-def _copy(inputs: Inputs) -> Inputs:
-    leaves = {name: inputs.arguments[name].clone().requires_grad_() for name in inputs.differentiable}
-    return inputs.change(**leaves)
+def copies(inputs: Inputs) -> list[Inputs]:
+    """`ROTATED` sets of the same values whose gradients are wanted, each in memory of its own."""
+
+    def one() -> Inputs:
+        leaves = {name: inputs.arguments[name].clone().requires_grad_() for name in inputs.differentiable}
+        return inputs.change(**leaves)
+
+    return [one() for _ in range(ROTATED)]
 
 
 def _backward(function: Callable[..., Tensor], sets: list[Inputs]) -> Callable[[int], object]:
     graphs: list[tuple[Tensor, list[Any], Tensor]] = []
-    for made in sets:
+
+    def graph(made: Inputs) -> tuple[Tensor, list[Any], Tensor]:
         y = function(**made.arguments)
-        graphs.append((y, [made.arguments[name] for name in made.differentiable], torch.randn_like(y)))
+        return y, [made.arguments[name] for name in made.differentiable], torch.randn_like(y)
 
     def call(at: int) -> object:
+        if not graphs:
+            graphs.extend([graph(made) for made in sets])
         y, leaves, dy = graphs[at % ROTATED]
         return torch.autograd.grad(y, leaves, dy, retain_graph=True)
 

@@ -8,7 +8,7 @@ padding.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["SPECIAL_IDS", "Collator", "TransformersStep", "eager_layer_norm"]
+__all__ = ["SPECIAL_IDS", "Collator", "TransformersStep", "compiled", "eager_layer_norm"]
 
 SPECIAL_IDS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
 """As in the vocabulary of bert-base-uncased; ordinary ids start at 1,000."""
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` under torch.compile, for each shape anew.
+
+    After eight shapes it would run eagerly, without a word: here there is no end of shapes, or an error.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 1000
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(function, dynamic=False)
 
 
 def eager_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, p: float, eps: float) -> Tensor:

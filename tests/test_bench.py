@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 import torch
@@ -19,8 +16,7 @@ if str(ROOT) not in sys.path:
 
 from bench import attention_peers, machine, record, roofline  # noqa: E402
 from bench.cases import CASES, LengthCase, documents  # noqa: E402
-from bench.clock import PLAYBACK, DeviceClock, Playback, interleave, peak_bytes  # noqa: E402
-from bench.race import Race  # noqa: E402
+from bench.clock import DeviceClock, peak_bytes  # noqa: E402
 from bench.sides import SIZES, check_agreement, collate_with_numpy, make_inputs, to_packed  # noqa: E402
 
 from unmask_kernels import attention  # noqa: E402
@@ -65,21 +61,6 @@ def test_another_seed_draws_other_documents() -> None:
     assert all(ids[0] == 1 and ids[-1] == 2 and all(5 <= id_ < 50 for id_ in ids[1:-1]) for ids in first)
 
 
-def test_rounds_are_interleaved_and_warm_up_is_not_counted() -> None:
-    order: list[tuple[str, int]] = []
-    variants = {name: lambda at, name=name: order.append((name, at)) for name in "ab"}
-    times = interleave(variants, DeviceClock("cpu"), rounds=3, warmup=1)
-    assert {name: len(taken) for name, taken in times.items()} == {"a": 3, "b": 3}
-    # each round runs both, and the one that begins changes
-    assert [at for _, at in order] == [-1, -1, 0, 0, 1, 1, 2, 2]
-    assert [name for name, _ in order[2:]] == ["a", "b", "b", "a", "a", "b"]
-
-
-def test_no_rounds_is_an_error() -> None:
-    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
-        interleave({"a": lambda at: None}, DeviceClock("cpu"), rounds=0)
-
-
 def test_the_clock_counts_seconds_and_the_memory_of_a_call() -> None:
     a = torch.randn(64, 64)
     assert 0 < DeviceClock("cpu").seconds(lambda: a @ a) < 1
@@ -92,63 +73,6 @@ def test_the_clock_counts_seconds_and_the_memory_of_a_call() -> None:
         second * 2.0
 
     assert 8000 <= peak_bytes(two_at_once, "cpu") < 8100  # and the scalars
-
-
-def test_playback_hands_out_the_recorded_durations() -> None:
-    timer = Playback()
-    timer.load([0.5, 2.0])
-    taken = []
-    for _ in range(2):
-        start = timer()
-        taken.append(timer() - start)
-    assert taken == [0.5, 2.0]
-
-
-class _Benchmark:
-    """Stands in for the fixture of pytest-benchmark: takes rounds with its timer."""
-
-    def __init__(self) -> None:
-        self.group = ""
-        self.extra_info: dict[str, Any] = {}
-        self.taken: list[float] = []
-
-    def pedantic(self, call: Callable[[], object], rounds: int) -> None:
-        for _ in range(rounds):
-            start = PLAYBACK()
-            call()
-            self.taken.append(PLAYBACK() - start)
-
-
-def _run_race(race: Race, variant: str, enter: Callable[[], dict[str, Callable[[int], object]]]) -> _Benchmark:
-    benchmark = _Benchmark()
-    race.run(benchmark, group="g", case="c", variant=variant, enter=enter, rounds=3, extra={"baseline": "a"})
-    return benchmark
-
-
-def test_a_race_is_run_once_and_gives_each_variant_its_own_times() -> None:
-    entered = []
-
-    def enter() -> dict[str, Callable[[int], object]]:
-        entered.append(True)
-        return {"a": lambda at: None, "b": lambda at: time.sleep(0.01)}
-
-    race = Race(DeviceClock("cpu"), None)
-    fast, slow = (_run_race(race, variant, enter) for variant in "ab")
-    assert len(entered) == 1
-    assert len(fast.taken) == len(slow.taken) == 3
-    assert min(slow.taken) >= 0.01 > min(fast.taken)
-    assert slow.extra_info == {"case": "c", "variant": "b", "peak_bytes": 0, "baseline": "a"}
-
-
-def test_a_red_comparison_fails_every_bench_of_the_race() -> None:
-    def enter() -> dict[str, Callable[[int], object]]:
-        raise AssertionError("y: over its budget")
-
-    race = Race(DeviceClock("cpu"), None)
-    with pytest.raises(AssertionError, match="over its budget"):
-        _run_race(race, "a", enter)
-    with pytest.raises(pytest.fail.Exception, match="the comparison before it failed"):
-        _run_race(race, "b", enter)
 
 
 def test_packed_side_holds_the_tokens_and_masks_of_the_padded_side() -> None:

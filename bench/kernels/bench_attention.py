@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache, partial
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from bench import attention_peers
 from bench.cases import CASES
 from bench.clock import PLAYBACK
 from bench.directions import directed
+from bench.race import compared
 from bench.roofline import matmul_rate
 from torch import Tensor
 
@@ -66,39 +67,53 @@ def _backends(inputs: Inputs) -> dict[str, Callable[..., Tensor]]:
     }
 
 
-def _compare(heads: int, p: float, device: torch.device) -> None:
-    """Every backend, and the output of every peer without dropout, against fp64 truth on a few documents."""
+def _functions(inputs: Inputs) -> dict[str, Callable[..., Tensor]]:
+    """Backends and peers that run the call."""
+    p = inputs.arguments["p"]
+    functions = _backends(inputs)
+    if p > 0.0 and "triton" in functions:
+        functions[BITS] = functions["triton"]
+    return functions | attention_peers.peers(inputs.arguments["documents"], p)
+
+
+@lru_cache
+def _failures(heads: int, p: float, device: torch.device) -> dict[str, Callable[..., Tensor]]:
+    """Against fp64 truth on a few documents: every backend, and the output of every peer without dropout; those that
+    fail, as functions that raise.
+    """
     small = attention_case("gate", [300, 17, 129], heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
     scale = HEAD_DIM**-0.5
     truth = run(partial(reference.attention, scale=scale), small.double())
     plain = run(partial(eager, scale=scale), small)
-    backends = _backends(small)
-    for function in backends.values():
-        compare(run(function, small), plain, truth)
-    if p > 0.0 and "triton" in backends:
-        with _dropout_bits():
-            compare(run(backends["triton"], small), plain, truth)
-    for function in attention_peers.peers(small.arguments["documents"], p).values() if p == 0.0 else ():
-        compare({"y": run(function, small)["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
+
+    def check(name: str, function: Callable[..., Tensor]) -> None:
+        if name not in attention_peers.NAMES:
+            with _form(name):
+                compare(run(function, small), plain, truth)
+        elif p == 0.0:
+            compare({"y": run(function, small)["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
+
+    functions = _functions(small)
+    judged = compared(functions, check)
+    return {name: function for name, function in judged.items() if function is not functions[name]}
 
 
 def _enter(name: str, heads: int, p: float, device: torch.device, direction: str) -> dict[str, Callable[[int], object]]:
     """Compare; then calls of full size."""
-    _compare(heads, p, device)
     lengths = _lengths(name)
     inputs = attention_case("full", lengths, heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
-    functions = _backends(inputs)
-    functions.update(attention_peers.peers(inputs.arguments["documents"], p))
-    calls = directed(functions, inputs, direction)
-    if p > 0.0 and "triton" in functions:
-        calls[BITS] = _with_bits(directed({BITS: functions["triton"]}, inputs, direction)[BITS])
+    calls = directed(_functions(inputs) | _failures(heads, p, device), inputs, direction)
+    if BITS in calls:
+        calls[BITS] = _with_bits(calls[BITS])
     if name != MIXED_NAME:  # where padding would take a hundred times the memory
         rows = torch.nn.utils.rnn.pad_sequence(inputs.arguments["qkv"].split(lengths), batch_first=True)
         calls.update(directed({"padded": attention_peers.padded}, inputs.change(qkv=rows), direction))
     return calls
 
 
-def _dropout_bits() -> AbstractContextManager[None]:
+def _form(variant: str) -> AbstractContextManager[None]:
+    if variant != BITS:
+        return nullcontext()
     from unmask_kernels.attention._triton import dropout_bits
 
     return dropout_bits()
@@ -106,7 +121,7 @@ def _dropout_bits() -> AbstractContextManager[None]:
 
 def _with_bits(call: Callable[[int], object]) -> Callable[[int], object]:
     def inside(at: int) -> object:
-        with _dropout_bits():
+        with _form(BITS):
             return call(at)
 
     return inside

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from bench.clock import PLAYBACK
 from bench.directions import directed
+from bench.peers import compiled
+from bench.race import compared
 from bench.roofline import copy_bandwidth, matmul_rate
 from torch import Tensor
 
@@ -76,35 +78,40 @@ def _library_epilogue(x: Tensor, weight: Tensor, bias: Tensor, *, activation: Ac
     return y
 
 
-def _functions(device: torch.device, shape: Shape, direction: str) -> dict[str, Callable[..., Tensor]]:
+def _functions(device: torch.device, shape: Shape, gradients: bool) -> dict[str, Callable[..., Tensor]]:
     """Peers, and the backends that can run here."""
     functions: dict[str, Callable[..., Tensor]] = {"eager": _eager}
     call = LinearGeluCall(device.type, architecture(torch.empty(0, device=device)), DTYPE)
     for name, backend in FAMILY.backends.items():
         if not backend.refuses(call):
             functions[name] = partial(linear_gelu, backend=name)
-    functions["compiled"] = torch.compile(_eager, dynamic=False)
-    if shape.activation == WITH_EPILOGUE and shape.bias and direction == DIRECTIONS[0]:
+    functions["compiled"] = compiled(_eager)
+    if shape.activation == WITH_EPILOGUE and shape.bias and not gradients:
         functions["library epilogue"] = _library_epilogue
     return functions
 
 
-def _enter(
-    functions: dict[str, Callable[..., Tensor]], shape: Shape, device: torch.device, direction: str
-) -> dict[str, Callable[[int], object]]:
-    """Compare every function with fp64 truth, on a CPU on fewer rows; then calls on cold inputs of full size."""
+def _made(shape: Shape, tokens: int, device: torch.device, gradients: bool) -> Inputs:
+    case = linear_gelu_case(tokens, shape.depth, shape.width, activation=shape.activation, bias=shape.bias)
+    inputs = case.make(DTYPE, device)
+    return inputs if gradients else replace(inputs, differentiable=())
 
-    def made(tokens: int) -> Inputs:
-        case = linear_gelu_case(tokens, shape.depth, shape.width, activation=shape.activation, bias=shape.bias)
-        inputs = case.make(DTYPE, device)
-        return replace(inputs, differentiable=()) if direction == DIRECTIONS[0] else inputs
 
+@lru_cache
+def _compared(shape: Shape, device: torch.device, gradients: bool) -> dict[str, Callable[..., Tensor]]:
+    """Every function, compared with fp64 truth; on a CPU on fewer rows."""
     # a GPU's programs take several tiles at full size only
-    compared = made(shape.tokens if device.type == "cuda" else min(shape.tokens, 257))
-    truth, plain = run(reference.linear_gelu, compared.double()), run(_eager, compared)
-    for function in functions.values():
-        compare(run(function, compared), plain, truth)
-    return directed(functions, made(shape.tokens), "backward" if direction == "backward" else "forward")
+    small = _made(shape, shape.tokens if device.type == "cuda" else min(shape.tokens, 257), device, gradients)
+    truth, plain = run(reference.linear_gelu, small.double()), run(_eager, small)
+    functions = _functions(device, shape, gradients)
+    return compared(functions, lambda name, function: compare(run(function, small), plain, truth))
+
+
+def _enter(shape: Shape, device: torch.device, direction: str) -> dict[str, Callable[[int], object]]:
+    """Compare; then calls on cold inputs of full size."""
+    gradients = direction != DIRECTIONS[0]
+    inputs = _made(shape, shape.tokens, device, gradients)
+    return directed(_compared(shape, device, gradients), inputs, "backward" if direction == "backward" else "forward")
 
 
 @pytest.mark.parametrize("variant", [*PEERS, *FAMILY.backends])
@@ -113,7 +120,7 @@ def _enter(
 def bench_linear_gelu(
     benchmark: Any, race: Any, device: torch.device, shape: Shape, direction: str, variant: str
 ) -> None:
-    functions = _functions(device, shape, direction)
+    functions = _functions(device, shape, direction != DIRECTIONS[0])
     if variant == "library epilogue" and variant not in functions:
         pytest.skip(f"library epilogue: needs activation {WITH_EPILOGUE!r} here, a bias, and no gradients")
     if variant not in functions:
@@ -135,7 +142,7 @@ def bench_linear_gelu(
         group=f"linear_gelu {direction}",
         case=str(shape),
         variant=variant,
-        enter=lambda: _enter(functions, shape, device, direction),
+        enter=lambda: _enter(shape, device, direction),
         rounds=100 if ON_GPU else 10,
         extra={
             "baseline": "eager",

@@ -17,6 +17,7 @@ import pytest
 import torch
 from bench.cases import CASES
 from bench.clock import PLAYBACK
+from bench.race import compared
 from bench.roofline import copy_bandwidth
 
 from unmask.data.masking import Masker
@@ -113,12 +114,14 @@ def _enter(
     functions: dict[str, Callable[[int], object]] = {"loader": lambda at: masker(*host[at % ROTATED])}
     if not words:
         functions["collator"] = lambda at: _collator(**sets[at % ROTATED])
-    for name in variants:
-        call: Callable[..., MaskedTokens] = partial(masking, backend=name)
+
+    def check(name: str, call: Callable[..., MaskedTokens]) -> None:
         found = call(**sets[0])
         used = found.labels >= 0
         assert found.ids.tolist() == expected.ids.tolist(), name
         assert found.rows[used].tolist() == expected.rows.tolist(), name
+
+    for name, call in compared({name: partial(masking, backend=name) for name in variants}, check).items():
         functions[name] = lambda at, call=call: call(**sets[at % ROTATED])  # type: ignore[misc]
     return functions
 

@@ -1,0 +1,158 @@
+"""How variants are timed side by side, and the peers among them."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+from bench import loss_peers  # noqa: E402
+from bench.clock import PLAYBACK, DeviceClock, Playback, interleave  # noqa: E402
+from bench.peers import compiled  # noqa: E402
+from bench.race import Race, compared  # noqa: E402
+
+from unmask_kernels.testing.mlm_loss import mlm_loss_case  # noqa: E402
+
+
+def test_rounds_are_interleaved_and_warm_up_is_not_counted() -> None:
+    order: list[tuple[str, int]] = []
+    variants = {name: lambda at, name=name: order.append((name, at)) for name in "ab"}
+    times = interleave(variants, DeviceClock("cpu"), rounds=3, warmup=1)
+    assert {name: len(taken) for name, taken in times.items()} == {"a": 3, "b": 3}
+    # each round runs both, and the one that begins changes
+    assert [at for _, at in order] == [-1, -1, 0, 0, 1, 1, 2, 2]
+    assert [name for name, _ in order[2:]] == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_a_slow_variant_sits_out_once_it_has_run_five_times() -> None:
+    variants = {"fast": lambda at: None, "slow": lambda at: time.sleep(0.01)}
+    times = interleave(variants, DeviceClock("cpu"), rounds=9, warmup=0, enough=0.04)
+    assert {name: len(taken) for name, taken in times.items()} == {"fast": 9, "slow": 5}
+
+
+def test_no_rounds_is_an_error() -> None:
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        interleave({"a": lambda at: None}, DeviceClock("cpu"), rounds=0)
+
+
+def test_playback_hands_out_the_recorded_durations() -> None:
+    timer = Playback()
+    timer.load([0.5, 2.0])
+    taken = []
+    for _ in range(2):
+        start = timer()
+        taken.append(timer() - start)
+    assert taken == [0.5, 2.0]
+
+
+class _Benchmark:
+    """Stands in for the fixture of pytest-benchmark: takes rounds with its timer."""
+
+    def __init__(self) -> None:
+        self.group = ""
+        self.extra_info: dict[str, Any] = {}
+        self.taken: list[float] = []
+
+    def pedantic(self, call: Callable[[], object], rounds: int) -> None:
+        for _ in range(rounds):
+            start = PLAYBACK()
+            call()
+            self.taken.append(PLAYBACK() - start)
+
+
+def _run_race(race: Race, variant: str, enter: Callable[[], dict[str, Callable[[int], object]]]) -> _Benchmark:
+    benchmark = _Benchmark()
+    race.run(benchmark, group="g", case="c", variant=variant, enter=enter, rounds=3, extra={"baseline": "a"})
+    return benchmark
+
+
+def test_a_race_is_run_once_and_gives_each_variant_its_own_times() -> None:
+    entered = []
+
+    def enter() -> dict[str, Callable[[int], object]]:
+        entered.append(True)
+        return {"a": lambda at: None, "b": lambda at: time.sleep(0.01)}
+
+    race = Race(DeviceClock("cpu"), None)
+    fast, slow = (_run_race(race, variant, enter) for variant in "ab")
+    assert len(entered) == 1
+    assert len(fast.taken) == len(slow.taken) == 3
+    assert min(slow.taken) >= 0.01 > min(fast.taken)
+    assert slow.extra_info == {"case": "c", "variant": "b", "peak_bytes": 0, "baseline": "a"}
+
+
+def test_what_fails_before_a_race_fails_every_bench_of_it() -> None:
+    def enter() -> dict[str, Callable[[int], object]]:
+        raise ValueError("no such documents")
+
+    race = Race(DeviceClock("cpu"), None)
+    with pytest.raises(ValueError, match="no such documents"):
+        _run_race(race, "a", enter)
+    with pytest.raises(pytest.fail.Exception, match="the race was not run because what comes before it failed"):
+        _run_race(race, "b", enter)
+
+
+def test_a_variant_that_is_wrong_or_does_not_run_fails_alone() -> None:
+    def check(name: str, function: Callable[[int], object]) -> None:
+        assert name != "wrong", "y: over its budget"
+
+    def too_large(at: int) -> object:
+        raise MemoryError("65,536 rows")
+
+    functions = {"wrong": lambda at: None, "large": too_large, "right": lambda at: None}
+    race = Race(DeviceClock("cpu"), None)
+    enter = partial(compared, functions, check)
+    with pytest.raises(pytest.fail.Exception, match=r"g, c, wrong: AssertionError: .*y: over its budget"):
+        _run_race(race, "wrong", enter)
+    with pytest.raises(pytest.fail.Exception, match="g, c, large: MemoryError: 65,536 rows"):
+        _run_race(race, "large", enter)
+    assert len(_run_race(race, "right", enter).taken) == 3
+
+
+def test_a_compiled_peer_is_compiled_for_every_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
+    double = compiled(lambda x: 2 * x)
+    for length in range(2, 14):
+        double(torch.ones(length))
+    assert len(graphs) == 12
+
+
+@pytest.mark.parametrize(
+    ("package", "head", "peer"),
+    [
+        ("liger_kernel.transformers.functional", "liger_fused_linear_cross_entropy", "liger"),
+        ("cut_cross_entropy", "linear_cross_entropy", "cce"),
+    ],
+)
+def test_a_head_of_others_is_called_as_the_installed_package_has_it(
+    package: str, head: str, peer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = pytest.importorskip(package)
+    signature, calls = inspect.signature(getattr(library, head)), []
+
+    def called(*arguments: Any, **named: Any) -> torch.Tensor:
+        calls.append(signature.bind(*arguments, **named).arguments)
+        return arguments[0].sum()
+
+    monkeypatch.setattr(library, head, called)
+    made = mlm_loss_case("small", tokens=9, width=8, vocabulary=11, masked=4).make(torch.float32).arguments
+    loss_peers.HEADS[peer](**made)
+    ((rows, weight, labels, *_), reduction) = calls[0].values(), calls[0]["reduction"]
+    assert (rows.shape, weight.shape, labels.shape, reduction) == ((4, 8), (11, 8), (4,), "sum")
