@@ -1,4 +1,4 @@
-"""Kernel tests under the interpreter get its bf16 repairs."""
+"""Kernel tests under the interpreter get its bf16 repairs, and kernels that keep to the tensors of their launch."""
 
 from unmask_kernels.capability import INTERPRETING
 
@@ -6,3 +6,4 @@ if INTERPRETING:
     from unmask_kernels.testing import interpreter
 
     interpreter.install()
+    interpreter.guard_memory()
