@@ -1,0 +1,37 @@
+"""Which dtype a call computes in, and what somebody else's autocast changes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from unmask_kernels.precision import accumulation_dtype, autocast_dtype, without_autocast
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_sums_are_in_fp32_but_for_fp64(dtype: torch.dtype) -> None:
+    assert accumulation_dtype(dtype) == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+@pytest.mark.parametrize("asked", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_autocast_gives_its_dtype_to_all_but_fp64(dtype: torch.dtype, asked: torch.dtype) -> None:
+    x = torch.zeros(2, dtype=dtype)
+    with torch.autocast("cpu", dtype=asked):
+        assert autocast_dtype(x) == (dtype if dtype == torch.float64 else asked)
+        with without_autocast("cpu"):
+            assert not torch.is_autocast_enabled("cpu")
+            assert autocast_dtype(x) == dtype
+        assert torch.is_autocast_enabled("cpu")
+    assert autocast_dtype(x) == dtype
+
+
+def test_autocast_of_another_device_changes_nothing() -> None:
+    on_a_gpu: Any = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert autocast_dtype(on_a_gpu) == torch.float32
