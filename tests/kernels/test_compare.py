@@ -48,6 +48,36 @@ def test_rejects_one_wrong_element_and_names_it(truth: Tensor) -> None:
         check(ours, truth.float(), truth)
 
 
+@pytest.mark.parametrize(("wrong", "kind"), [(slice(0, 1), "max"), (slice(0, 64), "RMS")], ids=["one", "all"])
+def test_allows_twice_the_error_of_plain_and_twice_the_band_and_no_more(wrong: slice, kind: str) -> None:
+    # 64 elements of size 1: plain is off by 2**-10 in one or all of them, and the band is the eps of fp32
+    truth = torch.ones(64, dtype=torch.float64)
+    plain, over, under = (truth.clone() for _ in range(3))
+    plain[wrong] += 2.0**-10
+    allowed = 2 * (2.0**-10 + 2.0**-23)
+    under[wrong] += allowed - 2.0**-23
+    over[wrong] += allowed + 2.0**-23
+    check(under.float(), plain.float(), truth)
+    with pytest.raises(AssertionError, match=f"dx: {kind} error") as raised:
+        check(over.float(), plain.float(), truth)
+    said = f"is over its budget {allowed:.3g} = 2 x (plain {2.0**-10:.3g} + band {2.0**-23:.3g})"
+    assert said in str(raised.value)
+
+
+def test_a_band_alone_is_twice_eps_of_the_largest() -> None:
+    truth = torch.tensor([4.0, 1.0], dtype=torch.float64)
+    exact = truth.float()
+    check(exact + torch.tensor([0.0, 7 * 2.0**-23]), exact, truth)
+    with pytest.raises(AssertionError, match="max error"):
+        check(exact + torch.tensor([0.0, 9 * 2.0**-23]), exact, truth)
+
+
+def test_overflow_of_one_element_hides_no_other() -> None:
+    truth = torch.tensor([1.0, 1e6, 1.0], dtype=torch.float64)
+    with pytest.raises(AssertionError, match=r"max error .* worst at \(2,\)"):
+        check(truth.half() + torch.tensor([0.0, 0.0, 0.5]).half(), truth.half(), truth)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_rejects_a_value_that_is_not_finite_where_plain_is(truth: Tensor, value: float) -> None:
     ours = truth.float()
@@ -73,14 +103,20 @@ def test_accepts_empty_results_and_rejects_other_shapes_names_and_dtypes(truth: 
         check(truth.float().T, truth.float(), truth)
     with pytest.raises(AssertionError, match="ours is bfloat16"):
         check(truth.bfloat16(), truth.float(), truth)
-    with pytest.raises(AssertionError, match=r"differ in name: ours \['y'\]"):
-        compare({"y": truth}, {"dx": truth}, {"dx": truth})
+    with pytest.raises(AssertionError, match=r"plain float32 \(64, 32\), truth float64 \(32, 64\)"):
+        check(truth.float(), truth.float(), truth.T)
+    for names in ("yxx", "xyx", "xxy"):
+        with pytest.raises(AssertionError, match=r"results differ in name: ours \['"):
+            compare(*({name: truth} for name in names))
 
 
 def test_same_bits_takes_nan_for_equal_and_finds_the_last_bit() -> None:
     one = torch.tensor([1.0, math.nan, 3.0])
     same_bits({"y": one}, {"y": one.clone()}, "two runs")
     other = torch.nextafter(one, torch.full((3,), 9.0))
+    for different in ({"dy": one}, {"y": one[:2]}, {"y": one.double()}, {"y": torch.tensor([1.0, 2.0, 3.0])}):
+        with pytest.raises(AssertionError, match="two runs: "):
+            same_bits({"y": one}, different, "two runs")
     with pytest.raises(
         AssertionError, match=r"two runs: y differs in 2 of 3 elements, first at \(0,\): 1\.0 and 1\.0000001"
     ):
