@@ -105,6 +105,15 @@ def test_drops_the_normed_elements_that_the_random_stream_says(tenant: Tenant) -
 
 
 @everywhere
+def test_eps_is_added_to_the_variance(tenant: Tenant) -> None:
+    inputs = embedding_case([6, 3], 40, segments=None).make(torch.float32, tenant.device)
+    a = inputs.change(weight=torch.ones(40, device=tenant.device), bias=torch.zeros(40, device=tenant.device)).arguments
+    h = a["word"][a["ids"]] + a["position"][a["documents"].positions] + a["segment"][0]
+    expected = (h - h.mean(1, keepdim=True)) / (h.var(1, correction=0, keepdim=True) + 3.0).sqrt()
+    torch.testing.assert_close(on(tenant)(**a, eps=3.0), expected)
+
+
+@everywhere
 def test_rows_that_nothing_reads_get_a_gradient_of_zero(tenant: Tenant) -> None:
     inputs = embedding_case([9, 4], 40, vocabulary=31, places=20, segments=None).make(torch.float32, tenant.device)
     ids = inputs.arguments["ids"]

@@ -33,6 +33,16 @@ def test_a_bias_of_x_is_a_bias_added_before(p: float, tenant: Tenant) -> None:
 
 
 @everywhere
+def test_eps_is_added_to_the_variance(tenant: Tenant) -> None:
+    # with the default nobody would miss it: here it is as large as the variance
+    inputs = layer_norm_case(9, 40).make(torch.float32, tenant.device)
+    arguments = {**inputs.arguments, "weight": torch.ones(40, device=tenant.device), "bias": None, "eps": 5.0}
+    h = arguments["x"] + arguments["residual"]
+    expected = (h - h.mean(1, keepdim=True)) / (h.var(1, correction=0, keepdim=True) + 5.0).sqrt()
+    torch.testing.assert_close(public(**arguments, backend=tenant.backend), expected)
+
+
+@everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_returned_sum_is_the_residual_stream_and_y_its_norm(dtype: torch.dtype, tenant: Tenant) -> None:
     arguments = layer_norm_case(9, 40, return_sum=True).make(dtype, tenant.device).arguments

@@ -25,6 +25,44 @@ def test_gives_the_published_answers(counter: list[int], key: list[int], expecte
     assert [int(word) for word in words] == expected
 
 
+# The first outputs of SplitMix64 from seed 0, of Steele et al.'s generator as it is published everywhere.
+SPLITMIX = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
+
+
+def test_keys_are_outputs_of_splitmix64() -> None:
+    published = torch.tensor([word - (word >> 63 << 64) for word in SPLITMIX])
+    assert torch.equal(philox.row_keys(torch.zeros(4, dtype=torch.int64), torch.arange(4)), published)
+    # those of a network come from a seed that is scattered first, so that neighbouring seeds share none
+    seed = torch.tensor(41)
+    index = torch.arange(4)
+    assert torch.equal(philox.dropout_keys(seed, 2, 2).flatten(), philox.row_keys(philox.mix64(seed), index))
+    assert torch.equal(philox.dropout_keys(torch.tensor(0), 2, 2).flatten(), published)
+
+
+def test_an_attention_probability_has_the_documented_address() -> None:
+    key, names = torch.tensor(-3), torch.tensor([0x0123456789ABCDEF, -7])
+    rows, columns, heads = range(65533, 65536), 21, 3
+    keep = philox.keep_scores(key, names, heads, rows, columns, 0.4)
+    assert keep.shape == (2, 3, 3, 21)
+    for document, head, row, column in [(0, 0, 0, 0), (0, 2, 1, 8), (1, 1, 2, 20), (1, 2, 0, 13), (0, 1, 2, 7)]:
+        name = int(names[document])
+        counter = [(rows[row] << 16) | (column // 8), head, name & 0xFFFFFFFF, (name >> 32) & 0xFFFFFFFF]
+        words = philox.philox_4x32(*(torch.tensor(word) for word in (*counter, -3 & 0xFFFFFFFF, 0xFFFFFFFF)))
+        lane = (int(words[column % 8 // 2]) >> (16 * (column % 2))) & 0xFFFF
+        assert bool(keep[document, head, row, column]) == (lane >= round(65536 * 0.4))
+
+
+def test_the_bound_itself_is_kept() -> None:
+    # of 2**16 lanes some equal a bound: with p a step of lanes, kept are those at it and above
+    words = torch.stack(
+        philox.philox_4x32(*(torch.arange(4000) if i == 0 else torch.zeros(1).long() for i in range(6)))
+    )
+    lane = int(words[0, 17] & 0xFFFF)
+    keep = philox.keep_rows(torch.tensor(0), torch.tensor([0]), 8 * 18, lane / 65536)
+    above = philox.keep_rows(torch.tensor(0), torch.tensor([0]), 8 * 18, (lane + 1) / 65536)
+    assert (bool(keep[0, 8 * 17]), bool(above[0, 8 * 17])) == (True, False)
+
+
 def test_lanes_are_the_halves_of_the_words_low_half_first() -> None:
     key, row = torch.tensor(-3), torch.tensor([0x0123456789ABCDEF])
     words = philox.philox_4x32(
@@ -92,7 +130,7 @@ def test_a_gpu_decides_many_documents_in_few_calls(monkeypatch: pytest.MonkeyPat
     draw = philox.philox_4x32
     monkeypatch.setattr(philox, "philox_4x32", lambda *words: calls.append(1) or draw(*words))
     monkeypatch.setattr(philox, "_CHUNKS", {})
-    philox.keep_scores(torch.tensor(7), torch.arange(50), 2, range(16), 16, 0.4)
+    philox.keep_scores(torch.tensor(7), torch.arange(50), 2, range(64), 64, 0.4)
     assert len(calls) == 1
 
 
