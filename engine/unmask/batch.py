@@ -38,7 +38,7 @@ class Cursor(NamedTuple):
 
 
 # comparing tensors gives tensors: two batches are equal when they are the same object
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class PackedBatch:
     """A micro-batch of T tokens in S document slots with M slots for masked tokens.
 
@@ -63,6 +63,10 @@ class PackedBatch:
     pair_labels: Tensor | None = None
     real_tokens: int
     cursor: Cursor | None = None
+
+    def __repr__(self) -> str:
+        masked = "" if self.masked is None else f", {len(self.masked)} slots for masked tokens"
+        return f"PackedBatch({self.real_tokens} real tokens in {self.documents}{masked})"
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedBatch:
         """The same batch on another device.

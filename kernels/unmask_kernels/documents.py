@@ -38,7 +38,7 @@ BOUNDS = (0, 64, 128, 256, 512, (1 << 31) - 1)
 
 
 # comparing tensors gives tensors: two Documents are equal when they are the same object
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Documents:
     """The boundaries of the documents of one packed row, and what follows from them.
 
@@ -63,6 +63,10 @@ class Documents:
     row_keys: Tensor
     order: Tensor
     tiles: Tensor
+
+    def __repr__(self) -> str:
+        slots, device = len(self.keys), self.keys.device
+        return f"Documents({slots} slots, {self.tokens} tokens, none longer than {self.longest}, on {device})"
 
     @classmethod
     def build(

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-__all__ = ["accumulation_dtype", "autocast_dtype", "without_autocast"]
+__all__ = ["accumulation_dtype", "autocast_dtype", "under_autocast", "without_autocast"]
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -21,11 +21,15 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype to cast the activation `x` to: its own unless autocast is on (fp64 is left alone)."""
-    kind = x.device.type
-    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
-        return x.dtype
-    return torch.get_autocast_dtype(kind)
+    """The dtype to cast the activation `x` to: its own unless autocast is on."""
+    return under_autocast(x.dtype, x.device.type)
+
+
+def under_autocast(dtype: torch.dtype, device: str) -> torch.dtype:
+    """What activations of `dtype` are cast to on a device type: autocast's dtype where it is on; fp64 is left alone."""
+    if not torch.is_autocast_enabled(device) or dtype == torch.float64:
+        return dtype
+    return torch.get_autocast_dtype(device)
 
 
 def without_autocast(device: str) -> AbstractContextManager[object]:

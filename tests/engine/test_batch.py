@@ -55,6 +55,12 @@ def test_keys_name_documents_for_dropout_and_repeat_under_a_seed() -> None:
     assert not torch.equal(first, second)
 
 
+def test_says_what_it_holds_in_a_line() -> None:
+    assert repr(pack([[2, 5, 3], [2, 3]], tokens=8, longest=4)) == (
+        "PackedBatch(5 real tokens in Documents(3 slots, 8 tokens, none longer than 4, on cpu))"
+    )
+
+
 def test_moves_every_tensor_at_once() -> None:
     moved = pack(DOCUMENTS, keys=[1, 2, 3]).to("meta")
     assert moved.ids.device.type == moved.documents.cu_seqlens.device.type == "meta"

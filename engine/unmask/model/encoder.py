@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask_kernels import Documents, attention, embedding, layer_norm, linear_gelu, philox
+from unmask_kernels.precision import under_autocast
 
 from .config import EncoderConfig
 from .init import initialise
@@ -56,6 +57,10 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.bias = nn.Parameter(torch.zeros(size))
         self.eps, self.p = eps, p
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{len(self.weight)}, eps={self.eps}, p={self.p}"
 
     def forward(
         self,
@@ -175,7 +180,8 @@ class Encoder(nn.Module):
             rows: tokens whose hidden states are wanted, int64 (R,), in [0, T), repetitions allowed. The last layer
                 projects, feeds forward and normalises these alone, which saves most of it. Default: all.
         Returns:
-            (T, D), or (R, D) with rows, in compute_dtype; dropout is applied in training mode only.
+            (T, D), or (R, D) with rows, in compute_dtype, under `torch.autocast` in its dtype; dropout is applied in
+            training mode only.
         Raises:
             ValueError: ids and documents disagree, a document may be longer than the position table, or an id on the
                 CPU is not of the vocabulary.
@@ -187,7 +193,8 @@ class Encoder(nn.Module):
                 "larger max_positions"
             )
         keys = self._dropout_keys()
-        x = self.embeddings(ids, documents, segments, None if keys is None else keys[-1, 0], self.compute_dtype)
+        dtype = under_autocast(self.compute_dtype, ids.device.type)
+        x = self.embeddings(ids, documents, segments, None if keys is None else keys[-1, 0], dtype)
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
             x = layer(x, documents, None if keys is None else keys[index], rows if last else None)

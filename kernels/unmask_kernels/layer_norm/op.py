@@ -78,7 +78,8 @@ def layer_norm(
 
     Args:
         x: (T, D), fp16, bf16, fp32 or fp64; T may be 0.
-        residual: (T, D), dtype of x, or None for a plain layer norm of dropout(x + x_bias).
+        residual: (T, D), dtype of x (under `torch.autocast` another one too), or None for a plain layer norm of
+            dropout(x + x_bias).
         weight: (D,), fp32 (any float dtype is accepted and computed with in fp32; fp64 next to fp64 x).
         bias: (D,), as weight, or None for a norm without one.
         x_bias: (D,), as weight, or None: the bias of the linear layer that made x, which then is a pure product.
@@ -138,7 +139,8 @@ def _check(
     tokens, width = x.shape
     if residual is not None:
         checks.shape(name, "residual", residual, (tokens, width), "the shape of x")
-        checks.dtype(name, "residual", residual, (x.dtype,))
+        if autocast_dtype(residual) != autocast_dtype(x):
+            checks.dtype(name, "residual", residual, (x.dtype,))
     elif return_sum:
         raise ValueError(
             "layer_norm: return_sum needs a residual, got None; without one pass return_sum=False and keep x"
