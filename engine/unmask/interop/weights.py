@@ -52,7 +52,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         loaded: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         return loaded
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        # PyTorch's own text is a page that advises to run whatever the file holds
+        raise CheckpointError(
+            f"{path} cannot be read, it is damaged or holds more than tensors; copy or download it again, or take a "
+            "folder with safetensors"
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise CheckpointError(f"{path} cannot be read, {error}; copy or download it again") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":

@@ -132,7 +132,7 @@ def test_saved_models_give_equal_logits_in_transformers(
 
 
 def test_the_tanh_form_of_gelu_is_read_and_written(tmp_path: Path, documents: list[list[int]]) -> None:
-    theirs = make_hf("BertModel", tmp_path / "theirs", hidden_act="gelu_new")
+    theirs = make_hf("BertModel", tmp_path / "theirs", hidden_act="gelu_new", layer_norm_eps=0.1)
     encoder = unmask.Encoder.from_pretrained(tmp_path / "theirs")
     assert encoder.config.activation == "gelu_tanh"
     batch = unmask.pack([documents[2]])
@@ -153,6 +153,46 @@ def test_reads_weights_in_shards(tmp_path: Path) -> None:
     next((tmp_path / "shards").glob("*00002*")).unlink()
     with pytest.raises(CheckpointError, match=r"lacks model-00002.*the download is not complete"):
         unmask.Encoder.from_pretrained(tmp_path / "shards")
+
+
+def test_every_size_and_constant_is_the_same_here_there_and_back(tmp_path: Path) -> None:
+    config = unmask.EncoderConfig(
+        vocab_size=30,
+        hidden_size=12,
+        num_layers=3,
+        num_heads=2,
+        intermediate_size=20,
+        max_positions=17,
+        num_segments=4,
+        hidden_dropout=0.25,
+        attention_dropout=0.35,
+        layer_norm_eps=1e-3,
+        initializer_range=0.5,
+        activation="gelu_tanh",
+    )
+    unmask.PretrainingModel(config).save_pretrained(tmp_path, pad_id=7)
+    for again in (unmask.PretrainingModel.from_pretrained(tmp_path), unmask.Encoder.from_pretrained(tmp_path)):
+        assert again.config == config
+        assert not again.training
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert theirs.architectures == ["BertForMaskedLM"]
+    assert (theirs.pad_token_id, theirs.type_vocab_size, theirs.layer_norm_eps) == (7, 4, 1e-3)
+    assert (theirs.hidden_dropout_prob, theirs.attention_probs_dropout_prob) == (0.25, 0.35)
+    assert theirs.initializer_range == 0.5
+
+
+def test_layer_norms_of_the_first_conversions_are_read_under_their_old_names(tmp_path: Path) -> None:
+    state = make_hf("BertModel", tmp_path).state_dict()
+    expected = unmask.Encoder.from_pretrained(tmp_path).state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for name, value in state.items()
+    }
+    assert sum(name.endswith((".gamma", ".beta")) for name in old) == 10
+    torch.save(old, tmp_path / "pytorch_model.bin")
+    for name, value in unmask.Encoder.from_pretrained(tmp_path).state_dict().items():
+        assert torch.equal(value, expected[name])
 
 
 def change_config(folder: Path, **fields: object) -> None:
@@ -214,9 +254,13 @@ def test_damaged_or_missing_files_are_named(tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"has no weights; looked for model\.safetensors and pytorch_model\.bin"):
         unmask.Encoder.from_pretrained(tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"not a zip archive")
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin cannot be read"):
-        unmask.Encoder.from_pretrained(tmp_path)
+    torch.save({"embeddings": Path("any object")}, tmp_path / "objects")
+    for content in (b"not a zip archive", (tmp_path / "objects").read_bytes()):
+        (tmp_path / "pytorch_model.bin").write_bytes(content)
+        with pytest.raises(
+            CheckpointError, match=r"pytorch_model\.bin cannot be read, it is damaged or holds more than"
+        ):
+            unmask.Encoder.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json cannot be read as JSON"):
         unmask.Encoder.from_pretrained(tmp_path)
