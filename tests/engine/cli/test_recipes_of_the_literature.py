@@ -136,14 +136,22 @@ def test_a_store_is_analysed_as_a_recipe_reads_it(store: Path, capsys: pytest.Ca
     [
         (["{missing}"], "must be a run directory (config.yaml), one of its checkpoints, or a store"),
         (["{store}", "--micro-batches", "0"], "--micro-batches must be at least 1, got 0"),
+        (["{run}", "--recipe", "tiny"], "has its own configuration; leave --recipe tiny out"),
     ],
 )
 def test_analyse_refuses_what_it_cannot_read(
     tmp_path: Path, store: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    filled = [argument.format(missing=tmp_path / "absent", store=store) for argument in arguments]
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    filled = [argument.format(missing=tmp_path / "absent", store=store, run=tmp_path) for argument in arguments]
     assert main(["analyse", *filled]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_in_phases_is_analysed_at_its_last_length(tmp_path: Path, store: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train: {phases: [{share: 0.9, longest: 16}, {share: 0.1, longest: 64}]}")
+    assert analyse(store, recipe=str(recipe), micro_batches=2).sequences.longest > 16
 
 
 def test_masks_made_on_the_device_are_analysed_as_those_of_the_host(tmp_path: Path, store: Path) -> None:

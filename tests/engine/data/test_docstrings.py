@@ -60,8 +60,8 @@ def few_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("few_files")
 def test_several_sources_in_order_without_repetitions_or_fragments(tmp_path: Path) -> None:
-    documents = docstring_corpus(["numpy", "topics"], cache=tmp_path)
-    assert list(dict.fromkeys(document.source for document in documents)) == ["topics", "numpy"]
+    documents = docstring_corpus(["numpy", "python", "topics"], cache=tmp_path)
+    assert list(dict.fromkeys(document.source for document in documents)) == ["topics", "python", "numpy"]
     texts = [document.text for document in documents]
     assert len(set(texts)) == len(texts) > 200
     assert min(map(len, texts)) >= 48

@@ -38,8 +38,8 @@ def test_any_number_of_workers_gives_the_same_bytes(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segmenter: str | None
 ) -> None:
     monkeypatch.setattr("unmask.data.prepare._BATCH_CHARACTERS", 30)
-    corpus = _write(tmp_path / "docs.jsonl", TEXTS * 5)
-    common: dict[str, Any] = {"tokenizer": tokenizer, "segmenter": segmenter}
+    corpus = _write(tmp_path / "docs.jsonl", [*TEXTS, "Ｔｈｅ cat"] * 5)
+    common: dict[str, Any] = {"tokenizer": tokenizer, "segmenter": segmenter, "normalisation": "NFKC"}
     one, many = (prepare([corpus], tmp_path / str(n), workers=n, **common) for n in (1, 3))
     assert many.manifest == one.manifest
     assert one.manifest["segmenter"] == (segmenter or "")

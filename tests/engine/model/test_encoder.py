@@ -204,6 +204,7 @@ def test_starts_from_the_same_weights_for_the_same_seed() -> None:
     table = first.embeddings.word.weight.detach()
     assert float(table.abs().max()) <= 0.04
     assert float(table.std()) == pytest.approx(0.0176, rel=0.05)  # of a normal cut at 2 deviations
+    assert int(other.dropout_seed) == 2
     wide = Encoder(changed(initializer_range=0.1), seed=1)
     torch.testing.assert_close(wide.embeddings.word.weight, 5 * first.embeddings.word.weight)
     assert not any(value.any() for name, value in wide.state_dict().items() if name.endswith("bias"))
@@ -228,8 +229,12 @@ def test_compiles_as_one_graph() -> None:
     ("fields", "message"),
     [
         ({"hidden_size": 30}, "EncoderConfig: hidden_size must be a multiple of num_heads (4), got 30"),
-        ({"num_layers": 0}, "EncoderConfig: num_layers must be at least 1, got 0"),
+        *(
+            ({name: 0}, f"EncoderConfig: {name} must be at least 1, got 0")
+            for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions")
+        ),
         ({"hidden_dropout": 1.0}, "EncoderConfig: hidden_dropout must be at least 0 and below 1, got 1.0"),
+        ({"attention_dropout": -0.1}, "EncoderConfig: attention_dropout must be at least 0 and below 1, got -0.1"),
         ({"activation": "relu"}, "EncoderConfig: activation must be 'gelu' or 'gelu_tanh', got 'relu'"),
     ],
 )
@@ -242,6 +247,7 @@ def test_refuses_documents_longer_than_the_position_table() -> None:
     batch = pack([list(range(25))])
     with pytest.raises(ValueError, match=r"documents\.longest is 25 but the model has 24 positions; cut documents"):
         hidden_of(Encoder(CONFIG), batch)
+    assert len(hidden_of(Encoder(CONFIG), pack([list(range(24))]))) == 24
 
 
 def test_refuses_ids_of_other_documents() -> None:

@@ -54,6 +54,13 @@ def test_optimizer_and_step_have_the_settings_of_the_run(tiny: ModuleType, tmp_p
     assert trainer_of(tiny, tmp_path, config).step.all_rows is False
 
 
+def test_activations_have_the_dtype_that_is_asked_for(tiny: ModuleType, tmp_path: Path) -> None:
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        parts = tiny.assembly.assemble(tiny.config(tmp_path, dtype=name), tmp_path, lambda text: None)
+        (batch,) = next(parts.sources.steps(0))[:1]
+        assert parts.model(batch).dtype == dtype
+
+
 def test_every_update_has_the_rate_of_its_step_before_and_after_a_stop(
     tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

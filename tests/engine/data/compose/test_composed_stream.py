@@ -1,6 +1,7 @@
 """Composed sequences in the stream: same batches for any rank, worker and restart, in either scope."""
 
 from collections import Counter
+from fractions import Fraction
 from itertools import islice, pairwise
 from typing import get_args, get_type_hints
 
@@ -209,6 +210,11 @@ def test_a_source_of_weight_0_is_left_out_by_name(stream, make_store):
 def test_weights_that_make_no_sense_are_refused(weights, error, message, stream):
     with pytest.raises(error, match=message):
         stream(weights=weights)
+
+
+def test_a_weight_is_the_decimal_that_was_written():
+    weights = Composition(weights={"a": 0.1, "b": 1 / 3}).source_weights(["a", "b", "c"])
+    assert weights == [Fraction(1, 10), Fraction(1, 3), 1]
 
 
 def test_held_out_documents_stand_alone_whatever_is_composed(stream):
