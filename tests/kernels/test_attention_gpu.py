@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -18,6 +16,7 @@ from unmask_kernels.testing.attention import attention_case, described, eager
 from unmask_kernels.testing.compare import compare, same_bits
 from unmask_kernels.testing.compiled import FORMS
 from unmask_kernels.testing.contracts import Tenant, tenants
+from unmask_kernels.testing.gpu import captured, no_waiting
 from unmask_kernels.testing.inputs import Case, run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -47,15 +46,6 @@ def forward_and_backward(tenant: Tenant, case: Case) -> tuple[Tensor, partial[tu
     return qkv, partial(both)
 
 
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 @on_gpus
 def test_dropout_drawn_beforehand_is_in_a_cuda_graph_too(tenant: Tenant) -> None:
     if tenant.backend != "triton":
@@ -78,18 +68,11 @@ def test_nothing_waits_for_the_device(case: Case, tenant: Tenant) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_cuda_graph_gives_the_bits_of_a_call(case: Case, tenant: Tenant) -> None:
     qkv, both = forward_and_backward(tenant, case)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        both()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = both()
+    graph, replayed = captured(both)
     with torch.no_grad():
         qkv.copy_(qkv.flip(0))
     graph.replay()
-    for name, ours, expected in zip(("out", "dqkv"), captured, both(), strict=True):
+    for name, ours, expected in zip(("out", "dqkv"), replayed, both(), strict=True):
         same_bits({name: ours}, {name: expected}, "replayed and called")
 
 
