@@ -50,6 +50,7 @@ def test_keys_name_documents_for_dropout_and_repeat_under_a_seed() -> None:
     torch.manual_seed(3)
     first = pack(DOCUMENTS).documents.keys
     second = pack(DOCUMENTS).documents.keys
+    assert len({*first.tolist(), *second.tolist()}) == 6
     torch.manual_seed(3)
     assert torch.equal(pack(DOCUMENTS).documents.keys, first)
     assert not torch.equal(first, second)
@@ -133,6 +134,24 @@ def test_every_capacity_is_filled_exactly(lengths: list[int], spare: int, slots:
         ),
         (lambda: pack(DOCUMENTS, keys=[1]), "pack: keys must name every document (3), got 1"),
         (lambda: pack(DOCUMENTS, tokens=8), "assemble: tokens has capacity 8 but 9 are needed; raise tokens"),
+        (
+            lambda: assemble(np.arange(9), np.array([4, 5]), keys=np.arange(2), tokens=20, sequences=3, longest=5),
+            "assemble: sequences has capacity 3 but 5 are needed; raise sequences",
+        ),
+        (
+            lambda: assemble(
+                np.arange(4),
+                np.array([4]),
+                keys=np.arange(1),
+                tokens=4,
+                sequences=1,
+                longest=4,
+                masked=np.arange(2),
+                labels=np.arange(2),
+                masked_capacity=1,
+            ),
+            "assemble: masked has capacity 1 but 2 are needed; raise masked",
+        ),
         (lambda: pack(DOCUMENTS, longest=3), "documents: longest must bound every document, is 3 but one has 4 tokens"),
     ],
 )
