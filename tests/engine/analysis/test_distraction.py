@@ -97,7 +97,9 @@ def test_documents_end_with_their_separator_and_with_their_chunk() -> None:
 
 def test_the_mode_of_the_model_is_left_alone_and_no_batch_is_refused() -> None:
     model = encoder().train()
-    measure_distraction(model, batches("sequence", 1), sep_id=SEP)
+    found = measure_distraction(model, batches("sequence", 1), sep_id=SEP)
     assert model.training
+    # without its dropout
+    assert measure_distraction(model.eval(), batches("sequence", 1), sep_id=SEP) == found
     with pytest.raises(ValueError, match="needs at least one micro-batch, got none"):
         measure_distraction(model, [], sep_id=SEP)

@@ -74,6 +74,8 @@ def test_stores_and_text_grow_into_one_store(tokenizer: Tokenizer, tmp_path: Pat
     assert grown.fingerprint == whole.fingerprint
     mixed = prepare([tmp_path / "a", f"second={second}", f"first={tmp_path / 'b'}"], tmp_path / "mixed")
     assert mixed.fingerprint == whole.fingerprint
+    # without a name of its own a store keeps its sources
+    assert prepare([tmp_path / "whole"], tmp_path / "again").fingerprint == whole.fingerprint
     assert grown.manifest["summary"]["unknown_tokens"] == whole.manifest["summary"]["unknown_tokens"]
 
 

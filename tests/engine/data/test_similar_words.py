@@ -175,6 +175,12 @@ def test_neighbours_equal_all_cosines_sorted(monkeypatch):
         np.testing.assert_allclose([score for _, score in near], cosines[number][best], atol=1e-5)
 
 
+def test_a_vector_of_zeros_is_nobodys_neighbour_and_has_none():
+    rows = np.array([[1, 0], [0, 0], [1, 0.1], [-1, 0]], dtype=np.float32)
+    found = {word: [other for other, _ in near] for word, near in similar_words(list("abcd"), rows, neighbours=3)}
+    assert found == {"a": ["c", "d"], "c": ["a", "d"], "d": ["c", "a"]}
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [

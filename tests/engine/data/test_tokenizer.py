@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask.data.sentences import sentence_starts
-from unmask.data.tokenizer import Tokenizer
+from unmask.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from unmask.data.wordpiece import sample_by_hash
 from unmask.errors import TokenizerError
 
@@ -162,6 +164,27 @@ def test_hash_tells_case_and_vocabulary_apart(folder: Path, tmp_path: Path) -> N
     (folder / "vocab.txt").write_text("\n".join([*VOCABULARY, "more"]), encoding="utf-8")
     hashes.add(Tokenizer.load(folder).hash)
     assert len(hashes) == 3
+
+
+def test_hash_is_of_everything_that_decides_which_ids_a_text_gets(trained: Tokenizer) -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import normalizers, pre_tokenizers
+
+    def changed(change: Callable[[Any], object], **special: str) -> str:
+        backend = Backend.from_str(trained._backend.to_str())
+        change(backend)
+        return Tokenizer(backend, special_tokens=SPECIAL_TOKENS | special).hash
+
+    assert changed(lambda backend: backend.enable_padding(length=9)) == trained.hash
+    hashes = [
+        trained.hash,
+        changed(lambda backend: setattr(backend, "pre_tokenizer", pre_tokenizers.WhitespaceSplit())),
+        changed(lambda backend: setattr(backend, "normalizer", normalizers.BertNormalizer(lowercase=False))),
+        changed(lambda backend: setattr(backend.model, "max_input_chars_per_word", 5)),
+        changed(lambda backend: backend.add_tokens(["a new one"])),
+        changed(lambda backend: None, cls="[SEP]", sep="[CLS]"),
+    ]
+    assert len(set(hashes)) == len(hashes)
 
 
 @given(st.text(alphabet=st.sampled_from("The tensor. é\u0301\n!?。！”中[MASK]\u200b"), max_size=40))

@@ -25,7 +25,7 @@ def watched() -> Watch:
         flush, rename = os.fsync, Path.rename
 
         def flushed(descriptor: int) -> None:
-            done.append(("flush", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+            done.append(("flush", Path(f"/proc/self/fd/{descriptor}").readlink().name))
             flush(descriptor)
 
         def renamed(path: Path, target: Path) -> Path:

@@ -1,6 +1,7 @@
 import builtins
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,15 @@ def test_every_row_is_on_disk_as_soon_as_it_is_written(tmp_path: Path) -> None:
     log.write({"step": 1, "loss": 2.5})
     assert read_log(tmp_path) == [{"step": 1, "loss": 2.5}]
     log.close()
+
+
+def test_a_row_is_whole_where_the_system_takes_it_in_parts(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    file = log._rows._file
+    log._rows._file = SimpleNamespace(write=lambda data: file.write(data[:3]), close=file.close)  # type: ignore[assignment]
+    log.write({"step": 1, "loss": 2.5})
+    log.close()
+    assert read_log(tmp_path) == [{"step": 1, "loss": 2.5}]
 
 
 def test_resuming_cuts_off_later_rows_and_a_torn_last_line(tmp_path: Path) -> None:
