@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import unmask_kernels
 from unmask_kernels import FAMILIES, gelu, layer_norm
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.testing import aot
@@ -93,7 +94,18 @@ def test_a_launch_is_recorded_as_triton_would_specialise_it() -> None:
     assert "x_ptr" in forward.aligned
     # The number of rows varies from batch to batch: it must not be compiled in.
     assert "rows" not in forward.aligned
-    assert forward.options == {"num_warps": 4}
+    assert forward.options == {"num_warps": 4, "enable_fp_fusion": True}
+
+
+@pytest.mark.parametrize("family", aot.CASES)
+def test_every_launch_says_that_a_product_and_its_sum_are_one_instruction(family: str) -> None:
+    # Triton 3.9 warns that 3.10 will have another default
+    def function(**arguments: Any) -> Any:
+        result = getattr(unmask_kernels, family)(**arguments, backend="triton")
+        return getattr(result, "loss_sum", result)
+
+    launches = aot.launches(function, aot.CASES[family][0].make(torch.bfloat16))
+    assert launches and all(launch.options["enable_fp_fusion"] is True for launch in launches)
 
 
 def test_a_key_is_not_compiled_in_by_its_place_in_the_table_of_keys() -> None:

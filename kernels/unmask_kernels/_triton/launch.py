@@ -9,7 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["RowTile", "device_guard", "few_programs", "persistent_programs", "row_tile"]
+__all__ = ["OPTIONS", "RowTile", "device_guard", "few_programs", "persistent_programs", "row_tile"]
+
+OPTIONS = {"enable_fp_fusion": True}
+"""Of every launch: a product and the sum it goes into are one instruction, which Triton 3.10 has to be asked for."""
 
 # Under the interpreter a few programs are enough to walk every path of a persistent loop.
 _INTERPRETED_PROGRAMS = 3

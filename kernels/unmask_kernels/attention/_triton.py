@@ -22,7 +22,7 @@ import triton
 from torch import Tensor
 
 from unmask_kernels import capability, philox
-from unmask_kernels._triton.launch import device_guard, persistent_programs
+from unmask_kernels._triton.launch import OPTIONS, device_guard, persistent_programs
 from unmask_kernels.documents import BOUNDS, TILE_ROWS, TILES_HEAD
 
 from ._triton_backward import grad_key_value_kernel, grad_query_kernel, owner_kernel
@@ -254,4 +254,5 @@ def _shared(qkv: Tensor, arguments: Arguments) -> dict[str, Any]:
         "HAS_DROPOUT": arguments.p > 0.0,
         "LISTS": TILES_HEAD,
         "BLOCK_K": triton.next_power_of_2(width),
+        **OPTIONS,
     }

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unmask_kernels import philox
-from unmask_kernels._triton.launch import persistent_programs
+from unmask_kernels._triton.launch import OPTIONS, persistent_programs
 from unmask_kernels.documents import BOUNDS, TILE_ROWS, TILES_HEAD
 
 from ._triton_tile import entry
@@ -174,5 +174,6 @@ def _launch(
             PARTS=parts,
             num_warps=1,
             num_stages=1,
+            **OPTIONS,
         )
     return into

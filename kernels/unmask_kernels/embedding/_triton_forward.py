@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unmask_kernels import philox
-from unmask_kernels._triton.launch import device_guard
+from unmask_kernels._triton.launch import OPTIONS, device_guard
 
 from ._triton_bits import draw_bits
 
@@ -130,5 +130,6 @@ def forward(
                 ROWS=tile_rows,
                 BLOCK=block,
                 num_warps=warps,
+                **OPTIONS,
             )
     return y, mean, rstd, keep

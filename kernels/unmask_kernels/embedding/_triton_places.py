@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unmask_kernels._triton.launch import persistent_programs
+from unmask_kernels._triton.launch import OPTIONS, persistent_programs
 
 from ._triton_bits import load_bits
 from ._triton_words import WordPass
@@ -118,6 +118,7 @@ def by_place(
         DOCUMENTS=_DOCUMENTS,
         BLOCK=_COLUMNS,
         num_warps=_WARPS,
+        **OPTIONS,
         maxnreg=255,  # else the assembler spills a few values for occupancy
         **shared,
     )

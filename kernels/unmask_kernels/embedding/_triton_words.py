@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unmask_kernels._triton.launch import persistent_programs
+from unmask_kernels._triton.launch import OPTIONS, persistent_programs
 
 from ._triton_bits import load_bits
 from ._triton_forward import gather_sum, row_block
@@ -166,6 +166,7 @@ def by_word(dy: Tensor, ids: Tensor, places: Tensor, word: Tensor, shared: dict[
         chunk=chunk,
         BLOCK=block,
         num_warps=warps,
+        **OPTIONS,
         **shared,
     )
     _rest_kernel[(triton.cdiv(len(word), _REST_WORDS), triton.cdiv(cols, _REST_COLUMNS))](
@@ -178,5 +179,6 @@ def by_word(dy: Tensor, ids: Tensor, places: Tensor, word: Tensor, shared: dict[
         WORDS=_REST_WORDS,
         BLOCK=_REST_COLUMNS,
         num_warps=_REST_WARPS,
+        **OPTIONS,
     )
     return WordPass(dword, partial[:, 0].sum(0), partial[:, 1].sum(0), level, along)

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unmask_kernels._triton.activation import activate
-from unmask_kernels._triton.launch import device_guard, persistent_programs
+from unmask_kernels._triton.launch import OPTIONS, device_guard, persistent_programs
 
 from .activations import GATED
 
@@ -124,6 +124,7 @@ def forward(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
                 ROWS=tile_rows,
                 BLOCK=block,
                 num_warps=_WARPS,
+                **OPTIONS,
             )
     return y
 
@@ -156,6 +157,7 @@ def backward(dy: Tensor, x: Tensor, bias: Tensor | None, activation: str) -> tup
             ROWS=tile_rows,
             BLOCK=block,
             num_warps=_WARPS,
+            **OPTIONS,
         )
     return dx, partial if bias is None else partial.sum(0)
 

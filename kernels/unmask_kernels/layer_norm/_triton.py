@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unmask_kernels import philox
-from unmask_kernels._triton.launch import RowTile, device_guard, persistent_programs, row_tile
+from unmask_kernels._triton.launch import OPTIONS, RowTile, device_guard, persistent_programs, row_tile
 from unmask_kernels._triton.random import keep_rows
 
 from .arguments import Arguments
@@ -246,4 +246,5 @@ def _shared(
         "ROWS": tile.rows,
         "BLOCK": tile.block,
         "num_warps": tile.warps,
+        **OPTIONS,
     }

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from unmask_kernels import capability
 from unmask_kernels._triton.activation import activate
-from unmask_kernels._triton.launch import device_guard, persistent_programs
+from unmask_kernels._triton.launch import OPTIONS, device_guard, persistent_programs
 from unmask_kernels.gelu.activations import GATED
 
 __all__ = ["backward", "forward"]
@@ -160,6 +160,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, wit
                 GROUP=_GROUP,
                 num_warps=tile.warps,
                 num_stages=tile.stages,
+                **OPTIONS,
             )
     return y, z
 

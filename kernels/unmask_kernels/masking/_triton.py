@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unmask_kernels._triton.launch import device_guard
+from unmask_kernels._triton.launch import OPTIONS, device_guard
 
 from .arguments import Arguments
 from .rule import IGNORED, numbers
@@ -182,5 +182,6 @@ def forward(ids: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
             BLOCK=block,
             DOCUMENTS=256,
             num_warps=max(1, block // _TOKENS_PER_WARP),
+            **OPTIONS,
         )
     return out, rows, labels

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.launch import device_guard
+from .._triton.launch import OPTIONS, device_guard
 from . import chunks
 
 __all__ = ["backward", "forward"]
@@ -137,6 +137,7 @@ def _row_pass(
             LANES=_LANES,
             VECTOR=_VECTOR,
             num_warps=8,
+            **OPTIONS,
         )
         if not with_gradients:
             return
@@ -157,6 +158,7 @@ def _row_pass(
             ROWS=_TILE_ROWS,
             BLOCK=_TILE_COLUMNS,
             num_warps=4,
+            **OPTIONS,
         )
     if dbias is not None and parts is not None:
         dbias += parts.sum(0)
