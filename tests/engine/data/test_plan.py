@@ -134,6 +134,16 @@ def test_names_do_not_depend_on_capacities_or_seed():
     assert by_document[0] == by_document[1]
 
 
+def test_names_do_not_depend_on_what_other_sources_hold():
+    def names(before):
+        source_of = np.repeat([0, 1], [before, 20])
+        plan = planner(np.full(before + 20, 7), roomy(1000, 16), source_of=source_of).plan(0, 0)
+        own = plan.documents >= before
+        return dict(zip((plan.documents[own] - before).tolist(), plan.keys[own].tolist(), strict=True))
+
+    assert names(5) == names(9)
+
+
 def test_passes_and_seeds_differ_in_order_and_repeat_themselves():
     lengths = np.full(300, 20)
     first = planner(lengths, roomy(256, 32)).plan(0, 0).documents
@@ -141,6 +151,18 @@ def test_passes_and_seeds_differ_in_order_and_repeat_themselves():
     for seed, pass_ in ((3, 1), (4, 0)):
         other = planner(lengths, roomy(256, 32), seed=seed).plan(pass_, 0)
         assert np.count_nonzero(first == other.documents) < 15
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_passes_seeds_and_sources_differ_in_which_documents_share_a_window():
+    lengths, source_of = np.full(320, 20), np.repeat([0, 1], 160)
+    base = planner(lengths, roomy(64, 32), source_of=source_of)
+    first = set(base.plan(0, 0).documents.tolist())
+    assert len(first) == 16
+    others = [base.plan(1, 0), planner(lengths, roomy(64, 32), source_of=source_of, seed=4).plan(0, 0)]
+    assert all(len(first & set(other.documents.tolist())) < 8 for other in others)
+    # the second source is not in the order of the first
+    assert {document - 160 for document in first if document >= 160} != {d for d in first if d < 160}
 
 
 @pytest.mark.usefixtures("small_windows")

@@ -82,6 +82,20 @@ def test_special_tokens_in_a_corpus_are_text_unless_asked_for(folder: Path) -> N
     assert tokenizer.encode_batch(["want [MASK]"], special_tokens=True) == [[12, tokenizer.mask_id]]
 
 
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_special_tokens_are_those_that_a_folder_names(folder: Path, file: str) -> None:
+    words = [{"[MASK]": "<mask>", "[CLS]": "<s>"}.get(token, token) for token in VOCABULARY]
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    (folder / file).write_text(json.dumps({"mask_token": {"content": "<mask>", "lstrip": True}, "cls_token": "<s>"}))
+    tokenizer = Tokenizer.load(folder)
+    assert tokenizer.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    assert tokenizer.encode_batch(["want <mask>"], special_tokens=True)[0][-1] == 4
+    assert not {2, 4} & set(tokenizer.ordinary_ids.tolist())
+    again = folder / "again"
+    tokenizer.save(again)
+    assert Tokenizer.load(again).special_tokens == tokenizer.special_tokens
+
+
 def test_word_starts_and_ordinary_ids(folder: Path) -> None:
     tokenizer = Tokenizer.load(folder)
     ids = tokenizer.encode_batch(["unwanted running, want"])[0]
@@ -136,6 +150,9 @@ def test_saved_folder_loads_in_transformers_with_equal_ids(tmp_path: Path, name:
         plain = ours.encode_batch([text])[0]
         assert theirs(text, add_special_tokens=False)["input_ids"] == plain
         assert theirs(text)["input_ids"] == [ours.cls_id, *plain, ours.sep_id]
+        pair = ours._backend.encode(text, text)
+        assert pair.ids == [ours.cls_id, *plain, ours.sep_id, *plain, ours.sep_id]
+        assert pair.type_ids == [0] * (len(plain) + 2) + [1] * (len(plain) + 1)
     assert theirs.mask_token_id == ours.mask_id
     assert theirs.model_max_length == 128
     theirs.save_pretrained(tmp_path / "theirs")

@@ -81,6 +81,8 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
     assert seen[0].stage == "continue"
     assert 0 < seen[0].documents < 151
     assert _files(store.folder) == _files(whole.folder)
+    shards = {shard["file"] for shard in store.manifest["shards"]}
+    assert {path.name for path in store.folder.iterdir()} == {"manifest.json", "tokenizer", *shards}
     assert not (tmp_path / "store.partial").exists()
     assert describe(store).splitlines()[1:] == describe(whole).splitlines()[1:]
 
@@ -120,6 +122,7 @@ def test_other_settings_or_another_text_do_not_go_on(
     for other, name in (
         ({"tokenizer": Tokenizer.train(_texts(50), 120, lowercase=False)}, "tokenizer"),
         ({"segmenter": "spaces", "normalisation": "NFC"}, "normalisation, segmenter"),
+        ({"shard_tokens": 2 * SHARD, "text_field": "body"}, "shard_tokens, text_field"),
     ):
         with pytest.raises(StoreError, match=f"was begun with another {name}; run the command that began it"):
             prepare([corpus], tmp_path / "store", **(common | other))

@@ -1,4 +1,6 @@
+import pytest
 import torch
+from torch import nn
 
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.train.optim import adamw, parameter_groups, set_learning_rate
@@ -59,6 +61,30 @@ def test_without_a_gradient_signal_only_the_decayed_group_shrinks() -> None:
     for name, parameter in trained.named_parameters():
         expected = 0.95 if name in DECAYED else 1.0
         assert torch.allclose(parameter, torch.full_like(parameter, expected)), name
+
+
+def test_an_update_is_adam_with_corrected_moments_and_decay_apart_from_the_gradient() -> None:
+    layer = nn.Linear(1, 1)
+    with torch.no_grad():
+        layer.weight.fill_(2.0)
+        layer.bias.fill_(2.0)
+    optimizer = adamw(layer, learning_rate=0.1, weight_decay=0.5, beta1=0.8, beta2=0.6, eps=1e-2)
+    weight, bias, first, second = 2.0, 2.0, 0.0, 0.0
+    for number, gradient in enumerate((4.0, -0.5, 0.25), start=1):
+        for parameter in layer.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        optimizer.step()
+        first, second = 0.8 * first + 0.2 * gradient, 0.6 * second + 0.4 * gradient**2
+        step = 0.1 * first / (1 - 0.8**number) / ((second / (1 - 0.6**number)) ** 0.5 + 1e-2)
+        weight, bias = weight * (1 - 0.1 * 0.5) - step, bias - step
+        assert (layer.weight.item(), layer.bias.item()) == pytest.approx((weight, bias), rel=1e-5)
+
+
+def test_a_parameter_that_is_not_trained_is_in_no_group() -> None:
+    frozen = model()
+    frozen.encoder.embeddings.requires_grad_(False)
+    names = {name for group in parameter_groups(frozen).values() for name in group}
+    assert names == {name for name in DECAYED | LEFT_ALONE if "embeddings" not in name}
 
 
 def test_the_learning_rate_is_written_into_tensors_that_stay() -> None:
