@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 from unmask.config import RunConfig
@@ -13,7 +14,8 @@ __all__ = ["check", "check_changes"]
 
 def check(config: RunConfig) -> None:
     """Raise ConfigError with the first thing that is out of range or contradicts another setting."""
-    for problem in (*_ranges(config), *_agreements(config), *_objectives(config), *_masking(config)):
+    # one after the other: agreements divide by numbers that the ranges have found to be above 0
+    for problem in chain(_ranges(config), _agreements(config), _objectives(config), _masking(config)):
         raise ConfigError(f"config: {problem}")
 
 
