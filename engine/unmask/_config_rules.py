@@ -19,19 +19,20 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"config: {problem}")
 
 
-def check_changes(config: RunConfig, changes: Mapping[str, Any]) -> None:
-    """Raise ConfigError where a setting laid over a recipe would change nothing.
+def check_changes(config: RunConfig, changes: Mapping[str, Any], *, longest: int) -> None:
+    """Raise ConfigError where a setting laid over a recipe, whose `data.longest` is `longest`, would change nothing.
 
-    A recipe may name both `data.longest` and phases, for whoever replaces the phases; asking for the first alone is a
-    mistake.
+    A recipe may name both `data.longest` and phases, for whoever replaces the phases; asking for a length that no phase
+    has is a mistake.
     """
     data, train = changes.get("data") or {}, changes.get("train") or {}
-    if config.train.phases and "longest" in data and "phases" not in train:
-        lengths = ", ".join(str(phase.longest) for phase in config.train.phases)
+    lengths = [phase.longest for phase in config.train.phases]
+    asked = "longest" in data and ("phases" not in train or config.data.longest not in (longest, *lengths))
+    if lengths and asked:
         raise ConfigError(
             f"config: data.longest {config.data.longest} would change nothing, because train.phases sets the lengths "
-            f"({lengths}); leave it out, give --train.phases.0.longest and so on, or write a YAML file with other "
-            "train.phases ([] for one phase of this length)"
+            f"({', '.join(map(str, lengths))}); leave it out, give --train.phases.0.longest and so on, or write a YAML "
+            "file with other train.phases ([] for one phase of this length)"
         )
 
 

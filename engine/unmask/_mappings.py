@@ -7,13 +7,17 @@ was expected and what came.
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from unmask.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pydantic
 
 __all__ = ["build", "merge", "nest", "parse_yaml"]
 
@@ -79,10 +83,19 @@ def build(cls: type[T], mapping: Mapping[str, Any], *, name: str) -> T:
 
     plain = _checked(cls, mapping, name, ())
     try:
-        return pydantic.TypeAdapter(cls).validate_python(plain)
+        # mypy does not know that a class can be hashed
+        return cast(T, _adapter(cls).validate_python(plain))  # type: ignore[arg-type]
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ConfigError(f"{name}: {_explain(first)}") from None
+
+
+@functools.cache
+def _adapter(cls: Any) -> "pydantic.TypeAdapter[Any]":
+    """Pydantic's reading of a dataclass, made once: it takes far longer than a reading."""
+    import pydantic
+
+    return pydantic.TypeAdapter(cls)
 
 
 def _explain(error: Any) -> str:

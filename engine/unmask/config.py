@@ -269,14 +269,11 @@ def load_config(
 
     mapping = read_recipe("tiny" if recipe_or_yaml is None else recipe_or_yaml)
     changes = nest(overrides or {})
-    config = without_unused(
-        build(RunConfig, merge(mapping, changes), name="config"),
-        below=lambda: build(RunConfig, mapping, name="config"),
-        changes=changes,
-        saved=saved,
-    )
+    below = build(RunConfig, mapping, name="config")
+    whole = build(RunConfig, merge(mapping, changes), name="config")
+    config = without_unused(whole, below=below, changes=changes, saved=saved)
     check(config)
-    check_changes(config, changes)
+    check_changes(config, changes, longest=below.data.longest)
     return config
 
 

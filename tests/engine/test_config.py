@@ -88,8 +88,12 @@ def test_lists_are_replaced_not_joined() -> None:
 def test_a_length_that_the_phases_of_the_recipe_hide_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"data.longest 64 would change nothing.* \(128, 512\)"):
         load_config("bert-base", {"data.longest": 64})
+    with pytest.raises(ConfigError, match=r"data.longest 96 would change nothing.* \(64\)"):
+        load_config("bert-base", {"data.longest": 96, "train.phases": [{"share": 1, "longest": 64}]})
     for phases in ([], [{"share": 1, "longest": 64}]):
         assert load_config("bert-base", {"data.longest": 64, "train": {"phases": phases}}).data.longest == 64
+    for recipe in (None, "bert-base"):
+        assert load_config(recipe, to_mapping(load_config("bert-base"))) == load_config("bert-base")
 
 
 def test_numbers_follow_yaml_1_2() -> None:

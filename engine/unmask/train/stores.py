@@ -28,17 +28,23 @@ def open_store(config: RunConfig, run: Path, say: Callable[[str], None]) -> tupl
     """The store that the run in `run` reads, prepared first when it does not exist, and its tokenizer.
 
     Raises:
-        StoreError: the store is missing, damaged, made by another tokenizer than `data.tokenizer`, or without a
-            segmenter where `data.segmenter` asks for one.
+        StoreError: the store is missing, damaged, made by another tokenizer than `data.tokenizer`, or without the
+            segmenter that `data.segmenter` asks for (`chinese` is any).
         CorpusError, TokenizerError: the text or the tokenizer cannot be used.
     """
     if config.data.store is not None:
         store = Store.open(config.data.store)
-        if config.data.segmenter is not None and not store.segmenter:
+        asked, made_by = config.data.segmenter, store.segmenter.partition(" ")[0]
+        if asked is not None and not made_by:
             raise StoreError(
                 f"store: {store.folder} was made without a segmenter, so each Chinese character is a word in it, but "
-                f"data.segmenter is {config.data.segmenter!r}; prepare the text again with --segmenter "
-                f"{config.data.segmenter}, or give --data.segmenter None"
+                f"data.segmenter is {asked!r}; prepare the text again with --segmenter {asked}, or give "
+                "--data.segmenter None"
+            )
+        if asked not in (None, "chinese", made_by):
+            raise StoreError(
+                f"store: {store.folder} has words by {store.segmenter}, but data.segmenter is {asked!r}; prepare the "
+                f"text again with --segmenter {asked}, or give --data.segmenter {made_by}"
             )
     elif config.data.input:
         store = _prepared(run / "store", config, say)

@@ -49,15 +49,18 @@ def test_given_text_is_prepared_once_inside_the_run_directory(tmp_path: Path) ->
     assert again.fingerprint == store.fingerprint
 
 
-def test_a_store_without_words_is_refused_where_a_segmenter_is_asked_for(tmp_path: Path) -> None:
+def test_a_store_of_other_words_is_refused_where_a_segmenter_is_asked_for(tmp_path: Path) -> None:
     source = tmp_path / "text.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     for name, segmenter in (("none", None), ("words", "spaces")):
         open_store(config(input=[str(source)], segmenter=segmenter), tmp_path / name, print)
     with pytest.raises(StoreError, match=r"made without a segmenter.* again with --segmenter spaces"):
         open_store(config(store=str(tmp_path / "none" / "store"), segmenter="spaces"), tmp_path, print)
-    store, _ = open_store(config(store=str(tmp_path / "words" / "store"), segmenter="spaces"), tmp_path, print)
-    assert store.segmenter == "spaces"
+    words = str(tmp_path / "words" / "store")
+    for taken in ("spaces", "chinese", None):
+        assert open_store(config(store=words, segmenter=taken), tmp_path, print)[0].segmenter == "spaces"
+    with pytest.raises(StoreError, match=r"words by spaces, but data\.segmenter is 'jieba'.* --data\.segmenter spaces"):
+        open_store(config(store=words, segmenter="jieba"), tmp_path, print)
 
 
 def test_given_text_is_read_as_the_configuration_says(tmp_path: Path) -> None:
