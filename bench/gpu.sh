@@ -10,6 +10,7 @@
 #   COMMIT=id       the commit, where the copy of the tree has no .git
 #   DRY=1           tiny sizes on the CPU, to see that the script works; so it does by itself on a machine without a GPU
 #   LIMIT=seconds   a stage is stopped after it and killed 10 s later (default 465, for machines that allow 480)
+#   KERNELS="..."   the operations that the stage kernels measures, in this order (default: all, those that take longest last)
 #
 # OUT gets at most 8 files: summary.json (exit code and seconds of each stage), logs.tar.gz, and the result files of the stages:
 # facts.json, kernels.json, step-base.json, step-mini.json, ablation.json, run-generated.json; all after each stage, so that whoever
@@ -27,6 +28,7 @@ ALL="facts build tests sanitizer kernels step train"
 STAGES=${*:-$ALL}
 PYTHON=${PYTHON:-python3}
 LIMIT=${LIMIT:-465}
+KERNELS=${KERNELS:-layer_norm masking gelu embedding linear_gelu mlm_loss attention}
 SCRATCH=$(mktemp -d)
 trap 'rm -rf "$SCRATCH"' EXIT
 mkdir -p "$SCRATCH/logs"
@@ -46,7 +48,13 @@ DRY=${DRY:-}
 # a dry run must look the same on every machine
 [ -z "$DRY" ] || export CUDA_VISIBLE_DEVICES=
 
-pytest_run() { "$PYTHON" -m pytest -q -p no:cacheprovider "$@"; }
+# until a time of SECONDS, when it is interrupted, and killed 10 s later; in the foreground it stays in the stage's process
+# group, which dies as one
+pytest_until() {
+  local left=$(($1 - SECONDS))
+  shift
+  timeout --foreground --signal=INT --kill-after=10 $((left > 1 ? left : 1)) "$PYTHON" -m pytest -q -p no:cacheprovider "$@"
+}
 
 facts() {
   "$PYTHON" -c "import json, sys; sys.path.insert(0, '.'); from bench import machine
@@ -59,16 +67,20 @@ build() {
   "$PYTHON" setup.py build_ext --inplace
 }
 
-# what only a GPU can show comes first; the interpreter and the compiler's tests need none and are not repeated here
+# what only a GPU can show comes first; the interpreter and the compiler's tests need none and are not repeated here.
+# Interrupted, pytest says what failed until then
 tests() {
-  local code=0 dry="" side_by_side=""
+  local code=0 dry="" side_by_side="" ends=$((SECONDS + ${LIMIT%.*} - 15)) left
   [ -z "$DRY" ] || dry="--collect-only"
   "$PYTHON" -c 'import xdist' 2>/dev/null && side_by_side="-n $(($(nproc) > 14 ? 12 : ($(nproc) + 1) / 2)) --dist worksteal"
   # shellcheck disable=SC2086
-  pytest_run -vv -m gpu tests/kernels tests/engine/test_gpu.py --junitxml "$SCRATCH/logs/tests-gpu.xml" $dry $side_by_side ||
-    code=1
+  pytest_until $ends -vv -m gpu tests/kernels tests/engine/test_gpu.py --junitxml "$SCRATCH/logs/tests-gpu.xml" \
+    --durations 25 $dry $side_by_side || code=1
+  echo "tests of the GPU: exit code $code"
+  left=$((ends - SECONDS))
+  [ $left -ge 45 ] || { echo "tests of the CPU: no time is left for them"; return $code; }
   # shellcheck disable=SC2086
-  pytest_run -m "not gpu and not slow" tests/kernels --ignore tests/kernels/test_interpreted.py \
+  pytest_until $ends -m "not gpu and not slow" tests/kernels --ignore tests/kernels/test_interpreted.py \
     --ignore-glob 'tests/kernels/*aot.py' --junitxml "$SCRATCH/logs/tests-cpu.xml" $dry $side_by_side || code=1
   return $code
 }
@@ -80,17 +92,15 @@ sanitizer() {
 }
 
 # every file on its own, so that one which is killed or fails takes no other's results with it; each gets an equal part of
-# the time that is left, less the 10 s in which it may die
+# the time that is left, less the 10 s in which it may die. Interrupted, pytest writes what it has
 kernels() {
-  local rounds="" code=0 left file share ends=$((SECONDS + ${LIMIT%.*} - 15))
+  local rounds="" code=0 left operation ends=$((SECONDS + ${LIMIT%.*} - 15))
   [ -z "$DRY" ] || rounds="--rounds 1"
-  left=$(ls bench/kernels/bench_*.py | wc -l)
-  for file in bench/kernels/bench_*.py; do
-    share=$(((ends - SECONDS) / left - 10))
-    # interrupted, pytest writes what it has; in the foreground it stays in the stage's process group, which dies as one
+  left=$(echo "$KERNELS" | wc -w)
+  for operation in $KERNELS; do
     # shellcheck disable=SC2086
-    timeout --foreground --signal=INT --kill-after=10 $((share > 1 ? share : 1)) "$PYTHON" -m pytest -q -p no:cacheprovider \
-      "$file" $rounds --benchmark-json "$SCRATCH/kernels-$(basename "$file" .py).json" || code=1
+    pytest_until $((SECONDS + (ends - SECONDS) / left - 10)) "bench/kernels/bench_$operation.py" $rounds \
+      --benchmark-json "$SCRATCH/kernels-$operation.json" || code=1
     left=$((left - 1))
     merge_kernels || code=1
   done
@@ -116,16 +126,18 @@ step() {
     "$PYTHON" bench/engine/bench_ablation.py --size nano --rounds 1 --out "$OUT/ablation.json"
     return
   fi
-  "$PYTHON" bench/engine/bench_step.py --size base --tokens 16384 --rounds 20 --backend triton --out "$OUT/step-base.json" \
-    || code=1
-  "$PYTHON" bench/engine/bench_step.py --size mini --tokens 32768 --rounds 20 --out "$OUT/step-mini.json" || code=1
-  "$PYTHON" bench/engine/bench_ablation.py --size base --rounds 20 --dropout 0 0.1 --backend triton \
+  # enough tokens that the device is never waiting for the host; in fp32 the peer would not fit into 80 GB
+  "$PYTHON" bench/engine/bench_step.py --size base --tokens 32768 --rounds 20 --backend triton --no-float32 --profile \
+    --out "$OUT/step-base.json" || code=1
+  "$PYTHON" bench/engine/bench_ablation.py --size base --tokens 32768 --rounds 20 --dropout 0 0.1 --backend triton \
     --out "$OUT/ablation.json" || code=1
+  "$PYTHON" bench/engine/bench_step.py --size mini --tokens 65536 --rounds 20 --backend triton --no-float32 \
+    --out "$OUT/step-mini.json" || code=1
   return $code
 }
 
 train() {
-  local settings="--steps 300 --layers 4 --hidden 256"
+  local settings="--steps 300 --layers 4 --hidden 256 --backend triton"
   [ -z "$DRY" ] || settings="--steps 20 --tokens 512 --layers 1 --hidden 64 --vocab 64 --dropout 0 --learning-rate 0.01"
   # shellcheck disable=SC2086
   "$PYTHON" bench/engine/bench_generated.py $settings --out "$OUT/run-generated.json"
@@ -134,9 +146,12 @@ train() {
 for stage in $STAGES; do
   case " $ALL " in *" $stage "*) ;; *) echo "gpu.sh: no stage '$stage'; there are: $ALL" >&2; exit 2 ;; esac
 done
+for operation in $KERNELS; do
+  [ -f "bench/kernels/bench_$operation.py" ] || { echo "gpu.sh: bench/kernels has no bench_$operation.py" >&2; exit 2; }
+done
 
-export -f pytest_run merge_kernels $ALL
-export OUT PYTHON DRY SCRATCH LIMIT
+export -f pytest_until merge_kernels $ALL
+export OUT PYTHON DRY SCRATCH LIMIT KERNELS
 worst=0
 rows=""
 for stage in $STAGES; do

@@ -7,11 +7,13 @@ come from NumPy and our side is alone.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,10 +138,25 @@ def ours(
     size: Size, dropout: float, dtype: torch.dtype, device: torch.device, *, all_rows: bool = False
 ) -> Callable[[PackedBatch], Tensor]:
     """Our training step of a freshly initialised model; returns the loss. With all_rows the last layer works on all."""
-    from unmask.model import EncoderConfig, PretrainingModel
     from unmask.objectives import build_objectives
     from unmask.train.optim import adamw
     from unmask.train.step import TrainingStep
+
+    model = copy.deepcopy(_initialised(size, dropout, dtype)).to(device).train()
+    step = TrainingStep(
+        model=model,
+        objectives=build_objectives({"mlm": 1.0}),
+        optimizer=adamw(model),
+        clip_norm=1.0,
+        all_rows=all_rows,
+    )
+    return lambda batch: step([batch]).loss
+
+
+@lru_cache(maxsize=1)
+def _initialised(size: Size, dropout: float, dtype: torch.dtype) -> Any:
+    """Drawing the weights of a model takes seconds, copying them none."""
+    from unmask.model import EncoderConfig, PretrainingModel
 
     config = EncoderConfig(
         vocab_size=size.vocab,
@@ -151,15 +168,7 @@ def ours(
         hidden_dropout=dropout,
         attention_dropout=dropout,
     )
-    model = PretrainingModel(config, heads=("mlm",), compute_dtype=dtype, seed=0).to(device).train()
-    step = TrainingStep(
-        model=model,
-        objectives=build_objectives({"mlm": 1.0}),
-        optimizer=adamw(model),
-        clip_norm=1.0,
-        all_rows=all_rows,
-    )
-    return lambda batch: step([batch]).loss
+    return PretrainingModel(config, heads=("mlm",), compute_dtype=dtype, seed=0)
 
 
 def theirs(size: Size, dropout: float, autocast: bool, device: torch.device) -> TransformersStep:

@@ -54,11 +54,19 @@ def variants(device: torch.device, backend: str | None) -> dict[str, tuple[bool,
 
 
 def measure(
-    name: str, *, dropout: float, rounds: int, lengths: str, device: torch.device, backend: str | None = None
+    name: str,
+    *,
+    dropout: float,
+    rounds: int,
+    lengths: str,
+    device: torch.device,
+    tokens: int | None = None,
+    backend: str | None = None,
 ) -> list[dict[str, Any]]:
     """Compare the first losses, race, and return result entries, "everything" first."""
     size = SIZES[name]
-    inputs = make_inputs(size, size.tokens, min(rounds, 4), device, None, lengths)
+    tokens = tokens or size.tokens
+    inputs = make_inputs(size, tokens, min(rounds, 4), device, None, lengths)
     settings = variants(device, backend)
 
     def fresh(all_rows: bool) -> Callable[[StepInputs], Tensor]:
@@ -87,7 +95,7 @@ def measure(
             times[variant],
             case=f"{lengths}, dropout {dropout:g}" + (f", {backend}" if backend else ""),
             baseline=EVERYTHING,
-            tokens=size.tokens,
+            tokens=tokens,
             peak_bytes=peak_bytes(lambda call=calls[variant]: call(0), device),  # type: ignore[misc]
             threads=torch.get_num_threads(),
             note="Ratio below 1: the step is slower without the fusion.",
@@ -101,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="A training step with one fusion switched off at a time.")
     parser.add_argument("--size", choices=sorted(SIZES), default="mini")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, help="real tokens of a step (default: by size)")
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.0])
     parser.add_argument(
         "--lengths", choices=[n for n, c in CASES.items() if c.longest <= LONGEST], default="docstrings"
@@ -116,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             dropout=dropout,
             rounds=options.rounds,
             lengths=options.lengths,
+            tokens=options.tokens,
             device=torch.device(options.device),
             backend=options.backend,
         )

@@ -24,8 +24,10 @@ sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kern
 
 from bench import record  # noqa: E402
 from bench.cases import CASES  # noqa: E402
+from bench.sides import IN_A_STEP  # noqa: E402
 
 from unmask.batch import PackedBatch, assemble  # noqa: E402
+from unmask_kernels import using  # noqa: E402
 
 LONGEST = 512
 FIRST_ID, MASK_ID = 5, 4
@@ -112,11 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--backend", help="ask for this one in every operation, as triton before it is verified")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="result file to write")
     options = parser.parse_args(arguments)
     settings = {name: value for name, value in vars(options).items() if name not in ("out", "device")}
-    rows = train(settings, torch.device(options.device))
+    with using(**dict.fromkeys(IN_A_STEP, options.backend) if options.backend else {}):
+        rows = train(settings, torch.device(options.device))
     first, last = rows[0], rows[-1]
     print(f"step {first['step']}: loss {first['loss']:.3f}; step {last['step']}: loss {last['loss']:.3f}")
     if options.out:

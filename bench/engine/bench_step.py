@@ -56,8 +56,12 @@ def measure(
     multiple: int | None = None,
     lengths: str = "lognormal-512",
     backend: str | None = None,
+    profile: bool = False,
 ) -> list[dict[str, Any]]:
-    """Compare, race, and return result entries, ours first; `backend` is asked for in every operation of ours."""
+    """Compare, race, and return result entries, ours first; `backend` is asked for in every operation of ours.
+
+    With `profile` first print where one step of ours spends its time.
+    """
     size = SIZES[name]
     tokens = tokens or size.tokens
     note = "" if HAS_PEER else " transformers is not installed here: no peer, masks drawn with NumPy."
@@ -77,6 +81,8 @@ def measure(
                 return own(made.packed)
 
         steps["unmask bf16"] = unmask
+        if profile:
+            print_kernels(lambda: unmask(inputs[0]))
     for peer_name in peers:
         peer = theirs(size, dropout, peer_name.endswith("bf16"), device)
         steps[peer_name] = lambda made, peer=peer: peer(made.padded)  # type: ignore[misc]
@@ -135,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pad-to-multiple-of", type=int, help="as in the collator of transformers")
     parser.add_argument("--no-float32", action="store_true", help="leave out the row for transformers in fp32")
     parser.add_argument("--only-peer", action="store_true", help="time transformers alone")
+    parser.add_argument("--profile", action="store_true", help="print where a step of ours spends its time")
     parser.add_argument("--out", type=Path, help="result file to write ('auto' for bench/results)")
     options = parser.parse_args(arguments)
     if options.threads:
@@ -152,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             multiple=options.pad_to_multiple_of,
             lengths=options.lengths,
             backend=options.backend,
+            profile=options.profile,
         )
     print_table(rows)
     if options.out:
@@ -159,6 +167,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if str(path) == "auto":
             path = record.automatic(f"step-{options.size}-{options.lengths}")
         record.save(path, record.document(rows))
+
+
+def print_kernels(step: Callable[[], Tensor]) -> None:
+    """What PyTorch's profiler sees in one step after two others, kernels by their own time."""
+    for _ in range(2):
+        step()
+    on_gpu = torch.cuda.is_available()
+    with torch.profiler.profile() as profiled:
+        # reading the loss waits for the device
+        float(step())
+    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    print(profiled.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=60))
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
