@@ -1,8 +1,26 @@
-"""What every test shares: one thread per process, so numbers repeat and parallel processes do not fight."""
+"""What every test shares: one thread a process, so that numbers repeat and processes do not fight; a GPU fault ends one."""
 
 import os
+import sys
+
+import pytest
 
 # before the first import of torch, which reads it once; xdist gives every core its own process
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # before the first product on a GPU, when cuBLAS reads it once; deterministic algorithms need it
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """End a worker of pytest-xdist whose last test left a fault on the GPU, once its report is sent.
+
+    Nothing runs on the device in that process any more: every later test would fail too. Another worker takes over.
+    """
+    torch = sys.modules.get("torch")
+    if "PYTEST_XDIST_WORKER" not in os.environ or torch is None or not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        os._exit(1)

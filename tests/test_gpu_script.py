@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,10 +92,19 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     assert "transformers is not installed here" in row["extra_info"]["note"]
 
 
-def test_gpu_script_refuses_an_unknown_stage(tmp_path: Path) -> None:
+def test_gpu_script_measures_every_operation_that_has_a_bench() -> None:
+    (named,) = re.findall(r"^KERNELS=\$\{KERNELS:-(.+)\}$", (ROOT / "bench" / "gpu.sh").read_text(), re.MULTILINE)
+    files = (ROOT / "bench" / "kernels").glob("bench_*.py")
+    assert sorted(named.split()) == sorted(file.stem.removeprefix("bench_") for file in files)
+
+
+def test_gpu_script_refuses_an_unknown_stage_or_operation(tmp_path: Path) -> None:
     done = _gpu_script(tmp_path / "out", "fly")
     assert done.returncode == 2
     assert "no stage 'fly'; there are: facts build tests sanitizer kernels step train" in done.stderr
+    done = _gpu_script(tmp_path / "out", "kernels", KERNELS="attention flying")
+    assert done.returncode == 2
+    assert "bench/kernels has no bench_flying.py" in done.stderr
 
 
 @pytest.mark.slow
