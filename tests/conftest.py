@@ -1,4 +1,4 @@
-"""What every test shares: one thread a process, so that numbers repeat and processes do not fight; a GPU fault ends one."""
+"""What every test shares: one thread a process, so that numbers repeat; a fault on the GPU ends one process alone."""
 
 import os
 import sys
