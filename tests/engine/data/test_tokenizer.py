@@ -122,6 +122,12 @@ def test_training_covers_its_text_and_keeps_whole_frequent_words(trained: Tokeni
     assert trained.pad_id == 0
 
 
+def test_characters_that_only_begin_words_get_no_piece_that_continues_one() -> None:
+    vocabulary = Tokenizer.train(["ab 深度 ab c"] * 20, 60)._backend.get_vocab()
+    assert {"a", "c", "深", "度", "##b"} < vocabulary.keys()
+    assert not {"##a", "##c", "##深", "##度"} & vocabulary.keys()
+
+
 def test_the_training_sample_is_bounded_and_independent_of_order() -> None:
     texts = [f"document number {n} " * (n % 7 + 1) for n in range(500)] + [""]
     sample = sample_by_hash(texts, 2000)

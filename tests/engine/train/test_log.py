@@ -72,6 +72,21 @@ def test_what_is_replaced_is_flushed_first_and_its_name_after(tmp_path: Path, mo
     assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
 
 
+def test_a_text_that_cannot_be_replaced_stays_and_nothing_is_left_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    file = tmp_path / "config.yaml"
+    file.write_text("seed: 1\n")
+    monkeypatch.setattr("unmask.durable.sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        replace_text(file, "seed: 2\n")
+    assert file.read_text() == "seed: 1\n"
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_a_number_that_is_not_finite_becomes_null(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     log.write({"step": 1, "loss": float("nan"), "gradient_norm": float("inf")})

@@ -70,6 +70,11 @@ def test_given_text_is_read_as_the_configuration_says(tmp_path: Path) -> None:
     asked = {"text_field": "body", "blank_line_documents": True, "lowercase": False}
     store, tokenizer = open_store(config(input=[str(rows), str(blocks)], **asked), tmp_path, print)
     assert store.num_documents == 2 * len(TEXTS)
+    fewer = replace(config(input=[str(rows), str(blocks)], **asked).data, vocab_size=70)
+    assert open_store(RunConfig(data=fewer), tmp_path / "fewer", print)[0].vocab_size <= 70 < store.vocab_size
+    blocks.write_text("# One\nthe cat\n# Two\nthe dog\n")
+    data = DataConfig(input=[str(blocks)], split_at="^#", tokenizer=str(store.folder / "tokenizer"))
+    assert open_store(RunConfig(data=data), tmp_path / "cut", print)[0].num_documents == 2
     assert tokenizer.decode(tokenizer.encode_batch(["The Cat"])[0]) == "The Cat"
 
 
@@ -87,9 +92,14 @@ def test_other_docstrings_or_another_vocabulary_are_another_store(tmp_path: Path
     open_store(config(), tmp_path, print)
     open_store(replace(config(), data=DataConfig(vocab_size=110)), tmp_path, print)
     open_store(config(lowercase=False), tmp_path, print)
+    open_store(config(segmenter="spaces"), tmp_path, print)
+    docstrings[0] = replace(docstrings[0], source="torch")
+    open_store(config(), tmp_path, print)
+    docstrings[0] = replace(docstrings[0], text="another")
+    open_store(config(), tmp_path, print)
     docstrings.pop()
     open_store(config(), tmp_path, print)
-    assert len(cached(tmp_path)) == 4
+    assert len(cached(tmp_path)) == 7
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path, docstrings: list[Document]) -> None:

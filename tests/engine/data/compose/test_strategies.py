@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unmask.data.compose import Composition, composer
+from unmask.data.memory_store import MemoryStore
 
 WHOLE = ["documents", "doc_sentences", "full_sentences", "mix", "uni", "bm25", "best_fit"]
 OF_ONE_SOURCE = ["documents", "doc_sentences", "uni", "bm25"]
@@ -127,6 +128,12 @@ def test_a_sequence_of_sentences_closes_only_before_one_that_does_not_fit(data, 
         end = start + 1 + after[0] if after.size else window.lengths[one]
         if end - start <= longest - 2 and flags[start]:
             assert taken[p] + end - start > longest
+
+
+def test_sentences_of_several_documents_fill_a_sequence_to_the_last_token(whole_window):
+    store = MemoryStore.generated([6] * 40, vocab_size=50)
+    table = tables("full_sentences", whole_window(store, 4 * (6 + 2)))
+    assert np.diff(table.firsts).tolist() == [4] * 10
 
 
 @relaxed
