@@ -17,7 +17,7 @@ from unmask_kernels.attention._triton import SHORT_UP_TO, dropout_bits, owner_up
 from unmask_kernels.attention._triton_dropout import draw_by_row, draw_for_backward
 from unmask_kernels.attention.arguments import Arguments
 from unmask_kernels.capability import INTERPRETING
-from unmask_kernels.documents import BOUNDS
+from unmask_kernels.documents import BOUNDS, TILE_ROWS
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.attention import attention_case, eager
 from unmask_kernels.testing.compare import compare, same_bits
@@ -62,6 +62,8 @@ def test_the_words_hold_the_elements_that_the_reference_keeps(lengths: list[int]
         rows, columns = draw_for_backward(a["qkv"], arguments, SHORT_UP_TO, owned=SHORT_UP_TO)
     assert forward is not None and by_row is not None and rows is not None and columns is not None
     assert by_row is by_column and rows is not columns
+    # whole tiles read them, past the end of the longest document too
+    assert {len(words) * 32 % TILE_ROWS for words in (forward, by_row, rows, columns)} == {0}
     start = 0
     for index, length in enumerate(lengths):
         if 0 < length <= 512:

@@ -54,6 +54,8 @@ def matches_truth(inputs: Inputs, owned: int) -> None:
         (torch.bfloat16, 64, {"window": 20}, 0.0),
         (torch.float16, 32, {"causal": True}, 0.1),
         (torch.bfloat16, 64, {}, 0.0),
+        # a multiple of every tile and one more: the farthest column is the last of a tile, or the first of the next
+        (torch.float32, 32, {"window": 33}, 0.0),
         (torch.float32, 32, {"causal": True, "window": 70}, 0.0),
     ],
     ids=str,

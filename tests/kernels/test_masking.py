@@ -142,6 +142,17 @@ def test_a_document_is_masked_the_same_wherever_it_lies(tenant: Tenant) -> None:
 
 
 @everywhere
+def test_the_first_and_the_last_word_of_a_document_may_be_chosen_too(tenant: Tenant) -> None:
+    # no token is special, as in a text without [CLS] and [SEP]
+    case = masking_case("", [21, 9, 14, 5], words=0.4, rate=0.8)
+    call = arguments(case, tenant) | {"special": torch.zeros_like(arguments(case, tenant)["special"])}
+    masked = masking(**call, backend=tenant.backend)
+    on_the_host = case.make(torch.float32).arguments
+    same(masked, masking(**{**on_the_host, "special": call["special"].cpu()}, backend="reference"))
+    assert {0, 20, 29, 48} & set(masked.rows.tolist()) > {0, 20}
+
+
+@everywhere
 def test_other_keys_choose_other_tokens(tenant: Tenant) -> None:
     call = arguments(masking_case("", [200]), tenant)
     base, other = (

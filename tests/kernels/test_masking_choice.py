@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -9,8 +11,11 @@ triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
 
+from unmask_kernels import masking  # noqa: E402
 from unmask_kernels.capability import INTERPRETING  # noqa: E402
+from unmask_kernels.masking import _triton  # noqa: E402
 from unmask_kernels.masking._triton import _choose  # noqa: E402
+from unmask_kernels.testing.masking import masking_case  # noqa: E402
 
 if INTERPRETING:
     DEVICES = [pytest.param("cpu", marks=pytest.mark.triton)]
@@ -51,3 +56,22 @@ def test_words_go_by_priority_then_place(priorities: list[int], sizes: list[int]
     tensors = (torch.tensor(priorities), torch.tensor(sizes, dtype=torch.int32), torch.tensor(count, dtype=torch.int32))
     _choice_kernel[(1,)](taken, *(tensor.to(device) for tensor in tensors), BLOCK=16)
     assert taken.tolist() == greedy(priorities, sizes, count)
+
+
+class TwoAtATime:
+    """The kernel, which then counts the slots of the documents before its own two at a time."""
+
+    def __init__(self) -> None:
+        self.kernel = _triton._masking_kernel
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda **arguments: self.kernel[grid](**arguments | {"DOCUMENTS": 2})
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_slots_lie_behind_those_of_all_documents_before(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = masking_case("", [5, 13, 9, 0, 4, 12, 7, 33], spare=3)
+    monkeypatch.setattr(_triton, "_masking_kernel", TwoAtATime())
+    ours = masking(**case.make(torch.float32, device).arguments, backend="triton")
+    for one, other in zip(ours, masking(**case.make(torch.float32).arguments, backend="reference"), strict=True):
+        assert torch.equal(one.cpu(), other)
