@@ -72,6 +72,13 @@ def test_a_band_alone_is_twice_eps_of_the_largest() -> None:
         check(exact + torch.tensor([0.0, 9 * 2.0**-23]), exact, truth)
 
 
+def test_the_rms_is_the_root_of_the_mean_of_squares() -> None:
+    truth = torch.ones(64, dtype=torch.float64)
+    off = torch.where(torch.arange(64) < 16, 2.0**-8, 0.0)  # of a quarter of the elements, so half of it on the RMS
+    with pytest.raises(AssertionError, match=f"dx: RMS error {2.0**-9:.3g} is over its budget {2.0**-22:.3g} = 2 x"):
+        check((truth + off).float(), truth.float(), truth)
+
+
 def test_overflow_of_one_element_hides_no_other() -> None:
     truth = torch.tensor([1.0, 1e6, 1.0], dtype=torch.float64)
     with pytest.raises(AssertionError, match=r"max error .* worst at \(2,\)"):

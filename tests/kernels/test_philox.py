@@ -118,10 +118,14 @@ def test_threshold_is_the_probability_in_16_bits(p: float, bound: int) -> None:
 def test_any_number_of_counters_at_a_time_gives_the_same_bits(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     key, keys = torch.tensor(7), philox.mix64(torch.arange(3))
     scores, rows = philox.keep_scores(key, keys, 2, range(3, 9), 21, 0.4), philox.keep_rows(key, keys, 21, 0.4)
+    counters: list[int] = []
+    draw = philox.philox_4x32
+    monkeypatch.setattr(philox, "philox_4x32", lambda *words: counters.append(words[0].numel()) or draw(*words))
     monkeypatch.setattr(philox, "_CHUNKS", {})
     monkeypatch.setattr(philox, "_CHUNK_ELSEWHERE", chunk)
     assert torch.equal(philox.keep_scores(key, keys, 2, range(3, 9), 21, 0.4), scores)
     assert torch.equal(philox.keep_rows(key, keys, 21, 0.4), rows)
+    assert max(counters) <= max(chunk, 2 * 3), "a row of two heads is drawn at once"
     assert torch.equal(philox.keep_scores(key, keys[1:2], 2, range(9), 21, 0.4)[0, :, 3:], scores[1])
 
 
