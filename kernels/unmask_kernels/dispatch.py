@@ -92,6 +92,7 @@ class Family:
     def __init__(self, name: str, backends: dict[str, Backend]) -> None:
         self.name = name
         self.backends = backends
+        self._modules: dict[str, ModuleType] = {}
         _known[name] = self
 
     def choose(self, asked: str | None, call: Call) -> str:
@@ -141,7 +142,10 @@ class Family:
 
     def module(self, name: str) -> ModuleType:
         """The module of backend `name`, imported on first use. Call it only inside a registered implementation."""
-        return importlib.import_module(self.backends[name].module)
+        # the import system takes microseconds to find what it has, at every call of an operation
+        if name not in self._modules:
+            self._modules[name] = importlib.import_module(self.backends[name].module)
+        return self._modules[name]
 
 
 def _is_verified(backend: Backend, call: Call) -> bool:

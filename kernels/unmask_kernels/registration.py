@@ -51,17 +51,16 @@ def _register(family: Family, direction: str, name: str, fake: Callable[..., Any
     before = len(arguments) - 2
 
     def packed(flat: tuple[Any, ...]) -> tuple[Any, ...]:
-        return flat if record is None else (*flat[:before], record(*flat[before:-1]), flat[-1])
+        return flat[:-1] if record is None else (*flat[:before], record(*flat[before:-1]))
 
     def run(*flat: Any) -> Any:
-        *given, backend = packed(flat)
         with without_autocast(flat[0].device.type):
-            return getattr(family.module(backend), direction)(*given)
+            return getattr(family.module(flat[-1]), direction)(*packed(flat))
 
     returned = f"({', '.join(_SCHEMA_TYPES[kind] for kind in results)})" if results else "Tensor"
     _LIBRARY.define(f"{name}({', '.join(_schema(arguments))}) -> {returned}")
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"unmask::{name}", lambda *flat: fake(*packed(flat)), lib=_LIBRARY)
+    torch.library.register_fake(f"unmask::{name}", lambda *flat: fake(*packed(flat), flat[-1]), lib=_LIBRARY)
 
 
 def _is_record(kind: Any) -> bool:
@@ -77,7 +76,7 @@ def _schema(arguments: dict[str, Any]) -> Iterator[str]:
 
 
 def save(ctx: Any, *values: Any) -> None:
-    """Keep what the backward operation takes after the gradients, tensors (or None) first, then settings."""
+    """Keep what the backward takes: tensors, some of them None, then settings, none of them None."""
     tensors = [value for value in values if value is None or isinstance(value, Tensor)]
     ctx.save_for_backward(*tensors)
     ctx.settings = values[len(tensors) :]

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ..documents import Documents
 
-__all__ = ["SCHEMA", "Arguments"]
+__all__ = ["Arguments"]
 
 
 class Arguments(NamedTuple):
-    """The documents, who sees whom in them, and what is dropped; in the order of the operations' schema.
+    """The documents, who sees whom in them, and what is dropped.
 
     Attributes:
         cu_seqlens, keys, order, tiles: lists of `Documents`, int32 (S + 1,), int64 (S,), int32 (S,), int32 (slots, 4).
@@ -64,10 +64,3 @@ class Arguments(NamedTuple):
     def sides(self) -> tuple[int, int]:
         """Columns seen left and right of a row's own, -1 for all of them."""
         return self.window, 0 if self.causal else self.window
-
-
-SCHEMA = (
-    "Tensor cu_seqlens, Tensor keys, Tensor order, Tensor tiles, Tensor? key, "
-    "float p, bool causal, int window, float scale, SymInt longest"
-)
-"""The same for `torch.library`."""

@@ -13,8 +13,9 @@ from torch import Tensor
 from .. import checks
 from ..documents import Documents
 from ..precision import autocast_dtype, without_autocast
+from ..registration import register, save, saved
 from . import reference
-from .arguments import SCHEMA, Arguments
+from .arguments import Arguments
 from .choice import FAMILY, AttentionCall, describe, saves_statistics
 
 __all__ = ["FAMILY", "AttentionCall", "attention"]
@@ -67,7 +68,7 @@ def attention(
     if chosen == "reference":
         with without_autocast(qkv.device.type):
             return reference.attention(qkv, documents, causal=causal, window=window, scale=scale, p=p, key=key)
-    out: Tensor = _Attention.apply(qkv, *arguments, chosen)  # type: ignore[no-untyped-call]
+    out: Tensor = _Attention.apply(qkv, arguments, chosen)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -104,60 +105,32 @@ def _check(qkv: Tensor, documents: Documents, window: int | None, p: float, key:
             )
 
 
-_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
-_LIBRARY.define(f"attention_fwd(Tensor qkv, {SCHEMA}, str backend) -> (Tensor out, Tensor statistics)")
-_LIBRARY.define(
-    f"attention_bwd(Tensor dout, Tensor qkv, Tensor out, Tensor statistics, {SCHEMA}, str backend) -> Tensor dqkv"
-)
-
-
-def _forward(qkv: Tensor, *arguments_and_backend: Any) -> tuple[Tensor, Tensor]:
-    *arguments, backend = arguments_and_backend
-    with without_autocast(qkv.device.type):
-        outputs: tuple[Tensor, Tensor] = FAMILY.module(backend).forward(qkv, Arguments(*arguments))
-        return outputs
-
-
-def _backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, *arguments_and_backend: Any) -> Tensor:
-    *arguments, backend = arguments_and_backend
-    with without_autocast(dout.device.type):
-        dqkv: Tensor = FAMILY.module(backend).backward(dout, qkv, out, statistics, Arguments(*arguments))
-        return dqkv
-
-
-def _forward_fake(qkv: Tensor, *arguments_and_backend: Any) -> tuple[Tensor, Tensor]:
-    *arguments, backend = arguments_and_backend
+def _forward_fake(qkv: Tensor, arguments: Arguments, backend: str) -> tuple[Tensor, Tensor]:
     tokens, _, heads, width = qkv.shape
-    saved = saves_statistics(backend, describe(qkv, Arguments(*arguments)))
-    return qkv.new_empty((tokens, heads, width)), qkv.new_empty((heads, tokens) if saved else 0, dtype=torch.float32)
+    statistics = (heads, tokens) if saves_statistics(backend, describe(qkv, arguments)) else (0,)
+    return qkv.new_empty((tokens, heads, width)), qkv.new_empty(statistics, dtype=torch.float32)
 
 
-def _backward_fake(dout: Tensor, qkv: Tensor, *rest: Any) -> Tensor:
+def _backward_fake(
+    dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, arguments: Arguments, backend: str
+) -> Tensor:
     return qkv.new_empty(tuple(qkv.shape))
 
 
-for _name, _run, _fake in (
-    ("attention_fwd", _forward, _forward_fake),
-    ("attention_bwd", _backward, _backward_fake),
-):
-    _LIBRARY.impl(_name, _run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"unmask::{_name}", _fake, lib=_LIBRARY)
+register(FAMILY, forward=_forward_fake, backward=_backward_fake)
 
 
 class _Attention(torch.autograd.Function):
     """Forward and backward operations tied together; once differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, *lists_and_settings: Any) -> Tensor:
-        """Everything after qkv as in the schema: five tensors, then settings."""
+    def forward(ctx: Any, qkv: Tensor, arguments: Arguments, backend: str) -> Tensor:
         out: Tensor
-        out, statistics = torch.ops.unmask.attention_fwd(qkv, *lists_and_settings)
-        ctx.save_for_backward(qkv, out, statistics, *lists_and_settings[:5])
-        ctx.settings = lists_and_settings[5:]
+        out, statistics = torch.ops.unmask.attention_fwd(qkv, *arguments, backend)
+        save(ctx, qkv, out, statistics, *arguments, backend)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        dqkv = torch.ops.unmask.attention_bwd(dout, *ctx.saved_tensors, *ctx.settings)
-        return (dqkv, *([None] * (5 + len(ctx.settings))))
+        return torch.ops.unmask.attention_bwd(dout, *saved(ctx)), None, None

@@ -14,6 +14,7 @@ from unmask_kernels import checks
 from unmask_kernels.capability import architecture, triton_reasons
 from unmask_kernels.dispatch import Backend, Family
 from unmask_kernels.precision import accumulation_dtype, autocast_dtype, without_autocast
+from unmask_kernels.registration import register, save, saved
 
 from . import reference
 from .activations import ACTIVATIONS, GATED, Activation
@@ -110,23 +111,6 @@ def _check(x: Tensor, bias: Tensor | None, activation: str) -> None:
         checks.same_device(name, "x", x, bias=bias)
 
 
-_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
-_LIBRARY.define("gelu_fwd(Tensor x, Tensor? bias, str activation, str backend) -> Tensor")
-_LIBRARY.define("gelu_bwd(Tensor dy, Tensor x, Tensor? bias, str activation, str backend) -> (Tensor dx, Tensor dbias)")
-
-
-def _forward(x: Tensor, bias: Tensor | None, activation: str, backend: str) -> Tensor:
-    with without_autocast(x.device.type):
-        y: Tensor = FAMILY.module(backend).forward(x, bias, activation)
-        return y
-
-
-def _backward(dy: Tensor, x: Tensor, bias: Tensor | None, activation: str, backend: str) -> tuple[Tensor, Tensor]:
-    with without_autocast(x.device.type):
-        gradients: tuple[Tensor, Tensor] = FAMILY.module(backend).backward(dy, x, bias, activation)
-        return gradients
-
-
 def _forward_fake(x: Tensor, bias: Tensor | None, activation: str, backend: str) -> Tensor:
     tokens, width = x.shape
     return x.new_empty((tokens, width // 2 if activation in GATED else width))
@@ -137,9 +121,7 @@ def _backward_fake(dy: Tensor, x: Tensor, bias: Tensor | None, activation: str, 
     return x.new_empty(tuple(x.shape)), dbias
 
 
-for _name, _run, _fake in (("gelu_fwd", _forward, _forward_fake), ("gelu_bwd", _backward, _backward_fake)):
-    _LIBRARY.impl(_name, _run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"unmask::{_name}", _fake, lib=_LIBRARY)
+register(FAMILY, forward=_forward_fake, backward=_backward_fake)
 
 
 class _Gelu(torch.autograd.Function):
@@ -147,14 +129,12 @@ class _Gelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, activation: str, backend: str) -> Tensor:
-        ctx.save_for_backward(x, bias)
-        ctx.activation, ctx.backend = activation, backend
+        save(ctx, x, bias, activation, backend)
         y: Tensor = torch.ops.unmask.gelu_fwd(x, bias, activation, backend)
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, bias = ctx.saved_tensors
-        dx, dbias = torch.ops.unmask.gelu_bwd(dy, x, bias, ctx.activation, ctx.backend)
-        return dx, None if bias is None else dbias, None, None
+        dx, dbias = torch.ops.unmask.gelu_bwd(dy, *saved(ctx))
+        return dx, dbias if ctx.needs_input_grad[1] else None, None, None

@@ -15,6 +15,7 @@ from unmask_kernels.capability import architecture, triton_reasons
 from unmask_kernels.dispatch import Backend, Family
 from unmask_kernels.gelu.activations import ACTIVATIONS, GATED, Activation
 from unmask_kernels.precision import accumulation_dtype, autocast_dtype, without_autocast
+from unmask_kernels.registration import register, save, saved
 
 from . import composed, reference
 
@@ -120,29 +121,6 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> N
     checks.same_device(name, "x", x, weight=weight, bias=bias)
 
 
-_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
-_LIBRARY.define(
-    "linear_gelu_fwd(Tensor x, Tensor weight, Tensor? bias, str activation, bool with_z, str backend)"
-    " -> (Tensor y, Tensor z)"
-)
-_LIBRARY.define(
-    "linear_gelu_bwd(Tensor dy, Tensor x, Tensor weight, Tensor? bias, Tensor z, str activation, bool for_x, "
-    "bool for_weight, str backend) -> (Tensor dx, Tensor dweight, Tensor dbias)"
-)
-
-
-def _forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    with without_autocast(x.device.type):
-        outputs: tuple[Tensor, Tensor] = FAMILY.module(arguments[-1]).forward(x, *arguments[:-1])
-        return outputs
-
-
-def _backward(dy: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    with without_autocast(dy.device.type):
-        gradients: tuple[Tensor, Tensor, Tensor] = FAMILY.module(arguments[-1]).backward(dy, *arguments[:-1])
-        return gradients
-
-
 def _forward_fake(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, with_z: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -170,12 +148,7 @@ def _backward_fake(
     )
 
 
-for _name, _run, _fake in (
-    ("linear_gelu_fwd", _forward, _forward_fake),
-    ("linear_gelu_bwd", _backward, _backward_fake),
-):
-    _LIBRARY.impl(_name, _run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"unmask::{_name}", _fake, lib=_LIBRARY)
+register(FAMILY, forward=_forward_fake, backward=_backward_fake)
 
 
 class _LinearGelu(torch.autograd.Function):
@@ -189,21 +162,21 @@ class _LinearGelu(torch.autograd.Function):
         narrow = weight.to(x.dtype)
         y: Tensor
         y, z = torch.ops.unmask.linear_gelu_fwd(x, narrow, bias, activation, needed, backend)
-        ctx.save_for_backward(x, narrow, bias, z)
-        ctx.weight_dtype, ctx.activation, ctx.backend = weight.dtype, activation, backend
+        save(ctx, x, narrow, bias, z, activation, backend)
+        ctx.weight_dtype = weight.dtype
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, narrow, bias, z = ctx.saved_tensors
+        *call, backend = saved(ctx)
         for_x, for_weight, for_bias, *_ = ctx.needs_input_grad
-        dx, dweight, dbias = torch.ops.unmask.linear_gelu_bwd(
-            dy, x, narrow, bias, z, ctx.activation, for_x, for_weight, ctx.backend
-        )
+        dx, dweight, dbias = torch.ops.unmask.linear_gelu_bwd(dy, *call, for_x, for_weight, backend)
         return (
             dx if for_x else None,
             dweight.to(ctx.weight_dtype) if for_weight else None,
             dbias if for_bias else None,
-            *[None] * 3,
+            None,
+            None,
+            None,
         )

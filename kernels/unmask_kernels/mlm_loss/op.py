@@ -15,6 +15,7 @@ from .. import checks
 from ..capability import architecture, triton_reasons
 from ..dispatch import Backend, Family
 from ..precision import accumulation_dtype, autocast_dtype, without_autocast
+from ..registration import register, save, saved
 from . import reference
 from .chunks import cut
 
@@ -167,30 +168,6 @@ def _check(
         checks.contents(name, "labels", labels.clamp(min=0), len(weight), "an id, or negative for an unused slot")
 
 
-_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
-_LIBRARY.define(
-    "mlm_loss_fwd(Tensor hidden, Tensor? positions, Tensor labels, Tensor weight, Tensor? bias, "
-    "float z_loss, float label_smoothing, bool with_gradients, str backend) -> (Tensor loss, Tensor count, "
-    "Tensor correct, Tensor drows, Tensor dweight, Tensor dbias, Tensor dlogits)"
-)
-_LIBRARY.define(
-    "mlm_loss_bwd(Tensor dloss, Tensor hidden, Tensor? positions, Tensor dweight, Tensor dlogits, "
-    "SymInt vocabulary, str backend) -> Tensor dweight"
-)
-
-
-def _forward(hidden: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    with without_autocast(hidden.device.type):
-        outputs: tuple[Tensor, ...] = FAMILY.module(arguments[-1]).forward(hidden, *arguments[:-1])
-        return outputs
-
-
-def _backward(dloss: Tensor, hidden: Tensor, *arguments: Any) -> Tensor:
-    with without_autocast(hidden.device.type):
-        dweight: Tensor = FAMILY.module(arguments[-1]).backward(dloss, hidden, *arguments[:-1])
-        return dweight
-
-
 def _forward_fake(
     hidden: Tensor,
     positions: Tensor | None,
@@ -201,7 +178,7 @@ def _forward_fake(
     label_smoothing: float,
     with_gradients: bool,
     backend: str,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     wide = accumulation_dtype(hidden.dtype)
     scalars = (
         hidden.new_empty((), dtype=wide),
@@ -209,7 +186,8 @@ def _forward_fake(
         hidden.new_empty((), dtype=torch.int64),
     )
     if not with_gradients:
-        return (*scalars, *(hidden.new_empty((0,)) for _ in range(4)))
+        drows, dweight, dbias, dlogits = (hidden.new_empty((0,)) for _ in range(4))
+        return (*scalars, drows, dweight, dbias, dlogits)
     slots, (vocabulary, width) = labels.shape[0], weight.shape
     chunks = cut(backend, hidden.device.type, slots, vocabulary, hidden.element_size())
     return (
@@ -233,9 +211,7 @@ def _backward_fake(
     return hidden.new_empty((vocabulary, hidden.shape[1]), dtype=accumulation_dtype(hidden.dtype))
 
 
-for _name, _run, _fake in (("mlm_loss_fwd", _forward, _forward_fake), ("mlm_loss_bwd", _backward, _backward_fake)):
-    _LIBRARY.impl(_name, _run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"unmask::{_name}", _fake, lib=_LIBRARY)
+register(FAMILY, forward=_forward_fake, backward=_backward_fake)
 
 
 class _MLMLoss(torch.autograd.Function):
@@ -258,16 +234,15 @@ class _MLMLoss(torch.autograd.Function):
         loss, count, correct, *gradients = torch.ops.unmask.mlm_loss_fwd(
             hidden, positions, labels, weight, bias, z_loss, label_smoothing, needed, backend
         )
-        ctx.save_for_backward(hidden, positions, *gradients)
+        save(ctx, hidden, positions, *gradients, weight.shape[0], backend)
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
-        ctx.vocabulary, ctx.backend = weight.shape[0], backend
         ctx.mark_non_differentiable(count, correct)
         return loss, count, correct
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dloss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, positions, drows, partial, dbias, dlogits = ctx.saved_tensors
+        hidden, positions, drows, partial, dbias, dlogits, *settings = saved(ctx)
         weight_dtype, bias_dtype = ctx.dtypes
         # a GPU rounds a scalar tensor to the dtype of what it multiplies, and 1 / count has more than 8 bits
         dhidden = (drows.to(dloss.dtype) * dloss).to(drows.dtype)
@@ -276,9 +251,8 @@ class _MLMLoss(torch.autograd.Function):
             dhidden = hidden.new_zeros(hidden.shape).index_add_(0, positions, dhidden)
         dweight = None
         if ctx.needs_input_grad[3]:
-            dweight = torch.ops.unmask.mlm_loss_bwd(
-                dloss, hidden, positions, partial, dlogits, ctx.vocabulary, ctx.backend
-            ).to(weight_dtype)
+            dweight = torch.ops.unmask.mlm_loss_bwd(dloss, hidden, positions, partial, dlogits, *settings)
+            dweight = dweight.to(weight_dtype)
         return (
             dhidden,
             None,
