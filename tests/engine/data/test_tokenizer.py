@@ -160,7 +160,12 @@ def test_saved_folder_loads_in_transformers_with_equal_ids(tmp_path: Path, name:
         assert pair.ids == [ours.cls_id, *plain, ours.sep_id, *plain, ours.sep_id]
         assert pair.type_ids == [0] * (len(plain) + 2) + [1] * (len(plain) + 1)
     assert theirs.mask_token_id == ours.mask_id
-    assert theirs.model_max_length == 128
+    assert theirs.model_max_length == ours.max_length == 128
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    for limit in (int(1e30), 0, "none"):
+        # transformers writes the first where there is no limit
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": limit}))
+        assert Tokenizer.load(tmp_path).max_length == 512
     theirs.save_pretrained(tmp_path / "theirs")
     assert Tokenizer.load(tmp_path / "theirs").hash == ours.hash
 

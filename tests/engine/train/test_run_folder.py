@@ -1,5 +1,6 @@
 import multiprocessing
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,18 @@ def test_a_configuration_that_cannot_be_written_leaves_the_name_free(
         with pytest.raises(RunError, match=r"config\.yaml could not be written \(No space left .*start again"):
             RunFolder.create(config)
     RunFolder.create(config)
+
+
+def test_only_a_directory_in_which_nothing_was_trained_is_given_up(tmp_path: Path) -> None:
+    for name, begun in (("log.jsonl", False), ("log.jsonl", True), ("checkpoints", True)):
+        folder = RunFolder.create(replace(CONFIG, run=str(tmp_path / "a")))
+        if name == "checkpoints":
+            (folder.path / name).mkdir()
+        else:
+            (folder.path / name).write_text("{}" if begun else "")
+        folder.abandon()
+        assert folder.path.exists() == begun
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _hold(folder: RunFolder, held: object, release: object) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,6 +103,23 @@ def test_weights_scale_an_objective() -> None:
     heavy.accumulate(batches_of([range(8)]))
     for name, gradient in gradients(model).items():
         assert torch.allclose(gradients(heavy_model)[name], 2 * gradient, atol=1e-7), name
+
+
+def test_every_objective_is_reported_by_its_own_count_and_the_loss_by_weights() -> None:
+    model = PretrainingModel(CONFIG, heads=("mlm", "nsp"), seed=3).eval()
+    (batch,) = batches_of([range(8)])
+    labels = torch.full((14,), -100)
+    labels[:8] = torch.tensor([0, 1, 1, 0, -100, 1, 0, 0])
+    batch = replace(batch, pair_labels=labels)
+    objectives = build_objectives({"mlm": 2.0, "nsp": 0.5})
+    tallies = score_batch(model, objectives, batch)
+    assert [int(tally.count) for tally in tallies] == [int(MASKED.sum()), 7]
+    report = TrainingStep(model=model, objectives=objectives, optimizer=adamw(model))([batch, batch])
+    for place, tally in enumerate(tallies):
+        assert report.counts[place] == 2 * tally.count
+        assert torch.allclose(report.means[place], tally.loss_sum / tally.count)
+        assert torch.allclose(report.accuracy[place], tally.correct / tally.count)
+    assert torch.allclose(report.loss, 2.0 * report.means[0] + 0.5 * report.means[1])
 
 
 @pytest.mark.parametrize("clip_norm", [0.01, 1e9])

@@ -136,6 +136,14 @@ def test_sentences_of_several_documents_fill_a_sequence_to_the_last_token(whole_
     assert np.diff(table.firsts).tolist() == [4] * 10
 
 
+def test_best_fit_takes_the_sequence_that_has_the_least_room(whole_window):
+    # with their specials 17, 14 and 3 of 20 tokens: the last fills the first to the end
+    window = whole_window(MemoryStore.generated([15, 12, 1], vocab_size=50), 20)
+    table = tables("best_fit", window)
+    sequences = np.split(window.lengths[table.owners], table.firsts[1:-1])
+    assert sorted(sorted(one.tolist()) for one in sequences) == [[1, 15], [12]]
+
+
 @relaxed
 @given(data=st.data(), longest=st.integers(3, 64))
 def test_best_fit_cuts_only_what_is_too_long_and_opens_few_sequences(data, longest, corpora, whole_window):
