@@ -99,6 +99,14 @@ def test_padding_that_sees_padding_only_leaves_no_trace() -> None:
     torch.testing.assert_close(results["y"], expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_padding_is_hidden_however_low_the_scores(dtype: torch.dtype) -> None:
+    case = attention_case("low", [40, 39], head_dim=32).make(dtype)  # which share a call
+    case.arguments["qkv"][:, 0], case.arguments["qkv"][:, 1] = 200.0, -200.0  # scores of -226,274
+    found = public(backend="torch", **case.arguments)
+    torch.testing.assert_close(found, public(backend="reference", **case.arguments))
+
+
 def test_memory_is_linear_in_the_length() -> None:
     # One document of 8,192 tokens and 4 heads has 1 GiB of scores in fp32; the block in work has 8 MiB. A process of
     # its own, so that its peak is the call's own.

@@ -1,0 +1,103 @@
+"""What each operation has to move and compute, at best, added up tensor by tensor (see also test_attention_cost.py)."""
+
+from __future__ import annotations
+
+import pytest
+
+from unmask_kernels.attention import cost as attention
+from unmask_kernels.embedding import cost as embedding
+from unmask_kernels.gelu import cost as gelu
+from unmask_kernels.layer_norm import cost as layer_norm
+from unmask_kernels.linear_gelu import cost as linear_gelu
+from unmask_kernels.masking import cost as masking
+from unmask_kernels.mlm_loss import cost as mlm_loss
+
+T, D, S = 1000, 64, 2  # tokens, columns, bytes of an activation
+ROWS = T * D * S  # of activations, in bytes
+VECTOR, STATISTICS = 4 * D, 2 * 4 * T  # fp32
+
+
+def test_attention_reads_and_writes_each_head_once_and_a_statistic_a_row() -> None:
+    heads, width = 4, 16
+    lse = 4 * T * heads
+    assert attention.bytes_forward(T, heads, width, S) == 3 * ROWS + ROWS + lse
+    assert attention.bytes_backward(T, heads, width, S) == (3 + 1 + 1) * ROWS + lse + 3 * ROWS
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("x_bias", [False, True])
+def test_layer_norm(residual: bool, x_bias: bool) -> None:
+    form = {"residual": residual, "x_bias": x_bias}
+    parameters = VECTOR * (2 + x_bias)
+    assert layer_norm.bytes_forward(T, D, S, **form) == (2 + residual) * ROWS + STATISTICS + parameters
+    # weight, and the gradients of weight and bias; x_bias is read and its gradient written
+    gradients = VECTOR * (3 + 2 * x_bias)
+    assert layer_norm.bytes_backward(T, D, S, **form) == (3 + residual) * ROWS + STATISTICS + gradients
+    # where dropout makes the gradient of x another than that of the residual, both are written
+    dropped = layer_norm.bytes_backward(T, D, S, dropout=True, **form)
+    assert dropped == (3 + 2 * residual) * ROWS + STATISTICS + gradients
+    assert (layer_norm.flops_forward(T, D), layer_norm.flops_backward(T, D)) == (8 * T * D, 14 * T * D)
+
+
+def test_layer_norm_that_returns_the_sum() -> None:
+    # x, residual, y, sum; then dy, dsum, sum in place of x and residual, and one gradient, or two
+    assert layer_norm.bytes_forward(T, D, S, return_sum=True) == 4 * ROWS + STATISTICS + 2 * VECTOR
+    for dropout in (False, True):
+        moved = layer_norm.bytes_backward(T, D, S, return_sum=True, dropout=dropout)
+        assert moved == (4 + dropout) * ROWS + STATISTICS + 3 * VECTOR
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_gelu(bias: bool) -> None:
+    assert gelu.bytes_forward(T, D, S, bias=bias) == 2 * ROWS + bias * VECTOR
+    assert gelu.bytes_backward(T, D, S, bias=bias) == 3 * ROWS + bias * 2 * VECTOR
+    # a gate and a value are read for each element written
+    assert gelu.bytes_forward(T, D, S, gated=True, bias=bias) == 3 * ROWS + bias * 2 * VECTOR
+    assert gelu.bytes_backward(T, D, S, gated=True, bias=bias) == 5 * ROWS + bias * 4 * VECTOR
+    assert [gelu.flops_forward(T, D, gated=gated) for gated in (False, True)] == [23 * T * D, 25 * T * D]
+    assert [gelu.flops_backward(T, D, gated=gated) for gated in (False, True)] == [30 * T * D, 36 * T * D]
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_linear_gelu(gated: bool) -> None:
+    width = 96
+    rows = width * (1 + gated)  # of the weight
+    x, y, z, weight = T * D, T * width, T * rows, rows * D
+    assert linear_gelu.flops_forward(T, D, width, gated=gated) == 2 * T * D * rows
+    assert linear_gelu.flops_backward(T, D, width, gated=gated) == 2 * 2 * T * D * rows
+    assert linear_gelu.bytes_forward(T, D, width, S, gated=gated) == (x + y + z) * S + 4 * weight
+    assert linear_gelu.bytes_forward(T, D, width, S, gated=gated, keep=False) == (x + y) * S + 4 * weight
+    # dy and z make dz; dz and the narrow weight make dx, dz and x the gradient of the weight in fp32
+    moved = (y + z + z) * S + (z + weight + x) * S + (z + x) * S + 4 * weight
+    assert linear_gelu.bytes_backward(T, D, width, S, gated=gated) == moved
+
+
+def test_embedding() -> None:
+    places, vocabulary = 512, 3000
+    # a row of the word table, its id, place and segment in 8 bytes each, and the other tables once
+    read = T * (4 * D + 3 * 8) + VECTOR * (places + 2)
+    assert embedding.bytes_forward(T, D, S, places=places) == read + ROWS + STATISTICS
+    tables = VECTOR * (vocabulary + places + 2)
+    assert embedding.bytes_backward(T, D, S, vocabulary=vocabulary, places=places) == read + ROWS + STATISTICS + tables
+    assert (embedding.flops_forward(T, D), embedding.flops_backward(T, D)) == (9 * T * D, 18 * T * D)
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_masking(words: bool) -> None:
+    # ids in and out and a flag or two a token; an offset and a name of a document; a row and a label a slot
+    moved = T * (8 + 8 + 1 + words) + 20 * (4 + 8) + 150 * (8 + 8)
+    assert masking.bytes_forward(T, 20, 150, 8, words=words) == moved
+
+
+def test_mlm_loss() -> None:
+    masked, vocabulary = 150, 3000
+    product = 2 * masked * D * vocabulary
+    rows, table, logits = masked * D * S, vocabulary * D, masked * vocabulary * S
+    assert mlm_loss.flops_forward(masked, D, vocabulary) == product
+    assert mlm_loss.flops_backward(masked, D, vocabulary) == 2 * product
+    assert mlm_loss.bytes_forward(masked, D, vocabulary, S) == rows + table * S
+    assert mlm_loss.bytes_backward(masked, D, vocabulary, S) == rows + table * S + rows + 4 * table
+    # logits read, read and written; the gradient of the table read and written, and for a further chunk two of them
+    # read and one written
+    assert mlm_loss.bytes_between(masked, D, vocabulary, S, 1) == 3 * logits + 2 * 4 * table
+    assert mlm_loss.bytes_between(masked, D, vocabulary, S, 3) == 3 * logits + (2 + 2 * 3) * 4 * table
