@@ -18,6 +18,10 @@ def test_control_and_format_characters_and_replacement_marks_go_and_are_counted(
     assert clean("深度 Learning – é 👍🏽") == ("深度 Learning – é 👍🏽", (0, 0, 0))
 
 
+def test_half_of_a_surrogate_pair_goes_as_a_control_character() -> None:
+    assert clean("a\ud800b\udfff\u00ad") == ("ab", (2, 1, 0))
+
+
 def test_every_kind_of_line_end_becomes_one_line_break() -> None:
     text = "a\r\nb\rc\x0bd\x0ce\x85f\u2028g\u2029h\r\n\r\ni"
     assert clean(text) == ("a\nb\nc\nd\ne\nf\ng\nh\n\ni", (0, 0, 0))

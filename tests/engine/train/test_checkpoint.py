@@ -213,6 +213,9 @@ def test_the_estimate_of_bytes_covers_what_is_written(tmp_path: Path) -> None:
     model, optimizer = trained(1)
     save_state(tmp_path, model, optimizer, FACTS)
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) < state_bytes(model)
+    # value, two moments, and the value again for transformers
+    large = nn.Linear(10_000, 10_000, device="meta")
+    assert state_bytes(large) > 4 * 4 * 10_000 * 10_000
 
 
 _SAVE_UNDER_A_LIMIT = """

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from unmask.data.compose import Composition, composer
 from unmask.data.compose.draws import Draws
+from unmask.data.memory_store import MemoryStore
 from unmask.data.randomness import PAIRS
 from unmask.data.stream import Stream, StreamConfig
 from unmask.errors import ConfigError, CorpusError
@@ -129,6 +130,19 @@ def test_sop_with_room_enough_holds_every_token_once_but_lone_words(data, corpor
         first, last = window.text.offsets[document : document + 2]
         words = 1 + window.text.word_starts[first + 1 : last].sum()
         assert (tokens == (words > 1)).all()
+
+
+@pytest.mark.parametrize("sentences", [4, 1])
+def test_sop_divides_at_any_border_of_sentences_or_of_the_words_of_one_alike(sentences, whole_window):
+    count = 3000
+    even = np.tile([True, False] * 4, count)
+    flags = even if sentences == 4 else None
+    ids = np.full(8 * count, 9, dtype=np.uint16)
+    store = MemoryStore(ids, [8] * count, vocab_size=10, word_starts=even, sentence_starts=flags)
+    table = pairs(whole_window(store), "sop", short_share=0.0)
+    borders = np.bincount(table.lengths[table.starts == 0], minlength=9)
+    assert np.flatnonzero(borders).tolist() == [2, 4, 6]
+    assert np.abs(borders[[2, 4, 6]] - count / 3).max() < 5 * np.sqrt(count * 2 / 9)
 
 
 def test_labels_come_at_the_rates_of_the_published_code(make_store, whole_window):
