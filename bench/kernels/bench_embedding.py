@@ -86,7 +86,7 @@ def _enter(
         if name not in PEERS:
             compare(run(function, small), plain, truth)
         elif name == "eager" and p == 0.0:
-            # their dropout draws other numbers; to compile eager's code for another shape too takes longer than timing it
+            # their dropout draws other numbers; to compile eager for another shape too takes longer than to time it
             compare({"y": run(function, small)["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
 
     lengths = CASES["lognormal-512"].fill(tokens)
