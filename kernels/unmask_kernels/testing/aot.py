@@ -30,7 +30,7 @@ from unmask_kernels.testing.compiled import CASES, FORMS
 from unmask_kernels.testing.inputs import Inputs
 from unmask_kernels.testing.recorded import Launch, launches
 
-__all__ = ["ARCHITECTURES", "CASES", "FORMS", "Built", "Launch", "build", "launches", "loops", "table"]
+__all__ = ["ARCHITECTURES", "CASES", "FORMS", "Built", "Launch", "build", "compiled", "launches", "loops", "table"]
 
 ARCHITECTURES = (80, 90)
 
@@ -66,8 +66,8 @@ class Built:
         return self.instructions["HMMA"] + self.instructions["HGMMA"]
 
 
-def build(launch: Launch, architecture: int) -> Built:
-    """Compile a recorded launch for compute capability `architecture`, such as 80 or 90, and read its SASS."""
+def compiled(launch: Launch, architecture: int) -> Any:
+    """What Triton makes of a recorded launch: `asm` has "ttgir", "ptx" and "cubin", `metadata` the shared memory."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     from triton.compiler import compile as triton_compile
@@ -79,10 +79,15 @@ def build(launch: Launch, architecture: int) -> Built:
         constexprs={(names.index(name),): value for name, value in launch.constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in launch.aligned},
     )
-    compiled = triton_compile(source, target=GPUTarget("cuda", architecture, 32), options=launch.options)
+    return triton_compile(source, target=GPUTarget("cuda", architecture, 32), options=launch.options)
+
+
+def build(launch: Launch, architecture: int) -> Built:
+    """Compile a recorded launch for compute capability `architecture`, such as 80 or 90, and read its SASS."""
+    binary = compiled(launch, architecture)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
+        cubin.write_bytes(binary.asm["cubin"])
         resources = _tool("cuobjdump", "--dump-resource-usage", str(cubin))
         sass = _tool("nvdisasm", "-c", str(cubin))
     usage = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", resources)}
@@ -96,7 +101,7 @@ def build(launch: Launch, architecture: int) -> Built:
         registers=usage["REG"],
         stack_bytes=usage["STACK"] + usage["LOCAL"],
         spills=instructions["LDL"] + instructions["STL"],
-        shared_bytes=int(compiled.metadata.shared),
+        shared_bytes=int(binary.metadata.shared),
         instructions=instructions,
         wide_accesses=sum(opcode.startswith(("LDG", "STG")) and ".128" in opcode for opcode in opcodes),
         loops=tuple(_counted(loop) for loop in read_sass.inner_loops(sass)),

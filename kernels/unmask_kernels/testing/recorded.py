@@ -19,13 +19,14 @@ from torch import Tensor
 from unmask_kernels import capability
 from unmask_kernels.testing.inputs import Inputs, run
 
-__all__ = ["Launch", "launches"]
+__all__ = ["Launch", "launches", "redirected"]
 
 _TYPES = {
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
     torch.float32: "*fp32",
     torch.float64: "*fp64",
+    torch.int16: "*i16",
     torch.int32: "*i32",
     torch.int64: "*i64",
     torch.uint8: "*u8",
@@ -62,21 +63,22 @@ def launches(function: Callable[..., Any], inputs: Inputs, architecture: int = 9
     if capability.INTERPRETING:
         raise RuntimeError("aot: kernels of a process with TRITON_INTERPRET=1 cannot be compiled; unset it")
     recorded: list[Launch] = []
-    with _recording(recorded, architecture):
+    with redirected(lambda launch, values, grid: recorded.append(launch), architecture):
         run(function, inputs)
     return recorded
 
 
 @contextmanager
-def _recording(recorded: list[Launch], architecture: int) -> Iterator[None]:
-    """Triton launches are recorded, and CPU tensors are accepted where a GPU's are needed."""
+def redirected(to: Callable[[Launch, dict[str, Any], Any], None], architecture: int) -> Iterator[None]:
+    """Triton launches go to a function, with arguments and grid; CPU tensors are accepted where a GPU's are needed."""
     from triton.runtime.jit import JITFunction
 
-    def record(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **named: Any) -> None:
-        recorded.append(_describe(kernel, arguments, named))
+    def launch(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **named: Any) -> None:
+        described = _describe(kernel, arguments, named)
+        to(described, dict(zip(kernel.arg_names, arguments, strict=False)) | named, grid)
 
     run_for_real, real = JITFunction.run, capability.architecture
-    JITFunction.run = record
+    JITFunction.run = launch
     capability.INTERPRETING = True
     capability.architecture = lambda x: f"sm_{architecture}"
     try:

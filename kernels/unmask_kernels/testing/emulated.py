@@ -1,0 +1,91 @@
+"""Triton kernels as they are compiled for a GPU, run on the CPU from their PTX: layouts, pipelines, barriers.
+
+    with emulated(90) as found:
+        attention(qkv, documents, backend="triton")      # CPU tensors
+    assert not found
+
+The interpreter runs a kernel's source, with one thread; here runs what Triton made of it for compute capability 80 or
+90, by warps, with checks of bounds and races. Not seen are the assembler's work, other programs of the launch, and
+whatever depends on time. A tile of an attention kernel takes a second or so.
+
+Not in a process with TRITON_INTERPRET=1: an interpreted kernel has no compiler.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unmask_kernels.testing import recorded
+from unmask_kernels.testing.aot import compiled
+from unmask_kernels.testing.ptx import Program
+from unmask_kernels.testing.ptx_machine import Machine
+from unmask_kernels.testing.ptx_memory import Memory
+
+__all__ = ["emulated"]
+
+_APART = 256  # bytes between tensors, at least: what runs over an end is found
+
+
+@contextmanager
+def emulated(architecture: int) -> Iterator[Counter[str]]:
+    """Inside the block Triton launches run on CPU tensors, as on compute capability 80 or 90.
+
+    Yields:
+        What programs did that a GPU may punish, by description: races between warps, products that are not waited for.
+    """
+    found: Counter[str] = Counter()
+
+    def run(launch: recorded.Launch, values: dict[str, Any], grid: Any) -> None:
+        _run(launch, values, grid(values) if callable(grid) else grid, architecture, found)
+
+    with recorded.redirected(run, architecture):
+        yield found
+
+
+def _run(
+    launch: recorded.Launch, values: dict[str, Any], grid: tuple[int, ...], architecture: int, found: Counter[str]
+) -> None:
+    binary = compiled(launch, architecture)
+    program = Program.read(binary.asm["ptx"])
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage() for each in values.values() if _holds(each)}
+    starts, end = {}, _APART
+    for pointer, storage in storages.items():
+        starts[pointer], end = end, end + -(-storage.nbytes() // _APART) * _APART + _APART
+    data, valid = np.zeros(end, np.uint8), np.zeros(end, np.bool_)
+    for pointer, start in starts.items():
+        content = _bytes(storages[pointer])
+        data[start : start + len(content)], valid[start : start + len(content)] = content, True
+    # the last two are Triton's own, for scratch memory that these kernels do not use
+    arguments = [_argument(values[name], starts) for name in launch.signature if name not in launch.constants] + [0, 0]
+    x, y, z = (*grid, 1, 1)[:3]
+    for place in product(range(x), range(y), range(z)):
+        # each program has a history of its own: what programs do to each other is not looked at
+        memory = Memory("global", data, valid, found)
+        Machine(program, arguments, memory, place, (x, y, z), max(16, binary.metadata.shared)).run()
+    for pointer, start in starts.items():
+        content = _bytes(storages[pointer])
+        content[:] = data[start : start + len(content)]
+
+
+def _holds(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.untyped_storage().nbytes() > 0
+
+
+def _bytes(storage: torch.UntypedStorage) -> Any:
+    return torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+
+
+def _argument(value: Any, starts: dict[int, int]) -> Any:
+    """A tensor's address, or the number."""
+    if not isinstance(value, Tensor):
+        return value
+    pointer = value.untyped_storage().data_ptr()
+    return starts[pointer] + value.data_ptr() - pointer if _holds(value) else 0

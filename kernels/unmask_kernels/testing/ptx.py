@@ -1,0 +1,118 @@
+"""Reads PTX, the text that Triton hands to NVIDIA's assembler: instructions, labels, parameters, types.
+
+What `ptx_machine` runs: registers hold 16, 32 or 64 bits or a truth value, whatever number they mean, and an opcode
+says how to read them, as in "mul.lo.s32".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["TYPES", "Instruction", "Program", "items", "narrowed", "register_type", "size", "widened"]
+
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("b8", "u8"), np.uint8),
+    **dict.fromkeys(("b16", "u16", "bf16"), np.uint16),
+    **dict.fromkeys(("b32", "u32"), np.uint32),
+    **dict.fromkeys(("b64", "u64"), np.uint64),
+    **{f"s{bits}": np.dtype(f"i{bits // 8}").type for bits in (8, 16, 32, 64)},
+    **{f"f{bits}": np.dtype(f"f{bits // 8}").type for bits in (16, 32, 64)},
+    "pred": np.bool_,
+}
+"""NumPy's type of each of PTX's; bf16 is a pattern of bits."""
+
+_STATEMENT = re.compile(r"(?:@(!?)(%\w+)\s+)?([\w.:]+)\s*(.*)$", re.DOTALL)
+_LABEL = re.compile(r"(\$?[\w$]+):$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Instruction:
+    """One instruction.
+
+    Attributes:
+        guard: the register that says which threads execute it, None for all.
+        negated: whether the guard is turned round.
+        opcode: its parts, as ("ld", "global", "v4", "b32").
+        operands: as they are written.
+        text: all of it, for messages.
+    """
+
+    guard: str | None
+    negated: bool
+    opcode: tuple[str, ...]
+    operands: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Program:
+    """A kernel: its parameters' names in order, threads of a program, instructions, and where labels stand."""
+
+    parameters: tuple[str, ...]
+    threads: int
+    code: tuple[Instruction, ...]
+    labels: dict[str, int]
+
+    @classmethod
+    def read(cls, text: str) -> Program:
+        """The only kernel of a module."""
+        head, body = text.split(".reqntid", 1)
+        threads = int(re.match(r"\s*(\d+)", body)[1])  # type: ignore[index]
+        code: list[Instruction] = []
+        labels: dict[str, int] = {}
+        for line in body[body.index("{") + 1 :].splitlines():
+            line = line.split("//")[0].strip()
+            if line == "}":
+                break
+            if label := _LABEL.match(line):
+                labels[label[1]] = len(code)
+            elif not line.startswith("."):
+                code += [_instruction(statement) for statement in line.split(";") if statement.strip()]
+        parameters = tuple(re.findall(r"\.param [^\n]*?(\w+_param_\d+)", head))
+        return cls(parameters=parameters, threads=threads, code=tuple(code), labels=labels)
+
+
+def _instruction(text: str) -> Instruction:
+    matched = _STATEMENT.match(text.strip())
+    if matched is None:
+        raise ValueError(f"ptx: cannot read {text!r}")
+    negated, guard, opcode, operands = matched.groups()
+    return Instruction(
+        guard=guard, negated=bool(negated), opcode=tuple(opcode.split(".")), operands=items(operands), text=text.strip()
+    )
+
+
+def items(text: str) -> tuple[str, ...]:
+    """The parts of a list, with or without braces around it; braces and brackets inside keep theirs."""
+    text = text.strip()
+    if text.startswith("{") and text.endswith("}") and text.count("{") == 1:
+        text = text[1:-1]
+    return tuple(part.strip() for part in re.findall(r"(?:\{[^}]*\}|\[[^\]]*\]|[^,])+", text) if part.strip())
+
+
+def register_type(name: str) -> Any:
+    """What a register holds, by its name: %p a truth value, %rs 16 bits, %r 32, %rd 64."""
+    kind = re.match(r"%([a-z]+)", name)[1]  # type: ignore[index]
+    return {"p": np.bool_, "rs": np.uint16, "r": np.uint32, "f": np.uint32, "rd": np.uint64}[kind]
+
+
+def size(kind: str) -> int:
+    """Bytes of a value of a type of PTX."""
+    return np.dtype(TYPES[kind]).itemsize
+
+
+def widened(bits: NDArray[Any], half: bool = False) -> NDArray[np.float32]:
+    """fp32 of bf16, or of fp16 if `half`, given as 16 bits."""
+    return bits.view(np.float16).astype(np.float32) if half else (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def narrowed(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The bits of bf16, to nearest even."""
+    bits = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0x7FFF), rounded)

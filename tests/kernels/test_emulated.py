@@ -1,0 +1,144 @@
+"""Triton kernels run as compiled for a GPU that is not here: right numbers, no races, nothing out of bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+triton = pytest.importorskip("triton")
+
+import triton.language as tl  # noqa: E402
+
+import unmask_kernels  # noqa: E402
+from unmask_kernels._triton.launch import OPTIONS, few_programs  # noqa: E402
+from unmask_kernels.capability import INTERPRETING  # noqa: E402
+from unmask_kernels.documents import BOUNDS  # noqa: E402
+from unmask_kernels.testing import contracts  # noqa: E402
+from unmask_kernels.testing.attention import attention_case  # noqa: E402
+from unmask_kernels.testing.compare import same_bits  # noqa: E402
+from unmask_kernels.testing.embedding import embedding_case  # noqa: E402
+from unmask_kernels.testing.emulated import emulated  # noqa: E402
+from unmask_kernels.testing.gelu import gelu_case  # noqa: E402
+from unmask_kernels.testing.inputs import Case, layer_norm_case, run  # noqa: E402
+from unmask_kernels.testing.linear_gelu import linear_gelu_case  # noqa: E402
+from unmask_kernels.testing.masking import masking_case  # noqa: E402
+from unmask_kernels.testing.mlm_loss import mlm_loss_case  # noqa: E402
+
+pytestmark = pytest.mark.skipif(INTERPRETING, reason="an interpreted kernel cannot be compiled")
+
+
+def two_passes() -> AbstractContextManager[None]:
+    from unmask_kernels.attention._triton import owner_up_to
+
+    return owner_up_to(BOUNDS[1])
+
+
+def bits() -> AbstractContextManager[None]:
+    from unmask_kernels.attention._triton import dropout_bits
+
+    return dropout_bits()
+
+
+def attend(name: str, lengths: list[int], **settings: Any) -> Case:
+    return attention_case(name, lengths, heads=1, **settings)
+
+
+Form = Callable[[], AbstractContextManager[None]]
+FEW: dict[str, tuple[Case, int, Form]] = {
+    "attention-short": (attend("short", [40, 64], head_dim=32), 90, nullcontext),
+    "layer_norm": (layer_norm_case(7, 40, p=0.3, x_bias=True), 80, nullcontext),
+    "masking": (masking_case("words", [60, 0, 1, 2, 17, 128], words=0.6), 90, nullcontext),
+}
+MANY: dict[str, tuple[Case, Form]] = {
+    **{
+        f"attention-short-{head_dim}": (attend("short", [40, 64], head_dim=head_dim, p=p), nullcontext)
+        for head_dim, p in ((32, 0.0), (64, 0.1), (96, 0.1), (128, 0.0))
+    },
+    "attention-owner": (attend("owner", [300, 70]), nullcontext),
+    "attention-owner-dropout": (attend("owner", [200], p=0.1), nullcontext),
+    "attention-owner-window": (attend("owner", [300], window=40), nullcontext),
+    "attention-owner-narrow": (attend("owner", [300], head_dim=32, causal=True), nullcontext),
+    "attention-bits": (attend("bits", [200, 40], p=0.1), bits),
+    "attention-two_passes": (attend("passes", [200, 70], p=0.1), two_passes),
+    "attention-wide": (attend("wide", [200], head_dim=96), nullcontext),
+    "attention-widest": (attend("wide", [200], head_dim=128, causal=True), nullcontext),
+    "embedding": (embedding_case([20, 7, 30], 256, p=0.1), nullcontext),
+    "gelu": (gelu_case(20, 300), nullcontext),
+    "gelu-gated": (gelu_case(20, 300, activation="geglu"), nullcontext),
+    "layer_norm-sum": (layer_norm_case(20, 312, p=0.1, x_bias=True, return_sum=True), nullcontext),
+    "linear_gelu": (linear_gelu_case(150, 96, 600), nullcontext),
+    "linear_gelu-gated": (linear_gelu_case(150, 64, 400, activation="geglu"), nullcontext),
+    "masking-tokens": (masking_case("tokens", [60, 0, 1, 2, 17, 128], words=None), nullcontext),
+    "mlm_loss": (mlm_loss_case("loss", tokens=20, width=16, vocabulary=5000, masked=9, z_loss=1e-4), nullcontext),
+}
+
+
+def check(family: str, case: Case, form: Form, dtype: torch.dtype, architecture: int) -> None:
+    inputs = case.make(dtype)
+
+    def call(backend: str, **arguments: Any) -> Any:
+        result = getattr(unmask_kernels, family)(backend=backend, **arguments)
+        return getattr(result, "loss_sum", result)
+
+    # one program, which takes one item after the other
+    with form(), few_programs(1), contracts.poisoned_memory(), emulated(architecture) as found:
+        ours = run(partial(call, "triton"), inputs)
+    assert not found
+    if family == "masking":
+        return same_bits(ours, run(partial(call, "reference"), inputs), "compiled and reference")
+    truth = run(partial(call, "reference"), inputs.double())
+    for name, value in ours.items():
+        # wrong layouts and lost tiles, not roundings, are what there is to see
+        error = (value.double() - truth[name]).norm() / truth[name].norm()
+        assert error < 4 * torch.finfo(dtype).eps, f"{name} is off by {error:.3g}"
+    return None
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_compiled_kernels_are_right_and_free_of_races(name: str) -> None:
+    case, architecture, form = FEW[name]
+    check(name.split("-")[0], case, form, torch.bfloat16, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", MANY)
+def test_all_compiled_kernels_are_right_and_free_of_races(name: str, dtype: torch.dtype, architecture: int) -> None:
+    case, form = MANY[name]
+    check(name.split("-")[0], case, form, dtype, architecture)
+
+
+@triton.jit
+def _turn_kernel(x_ptr, y_ptr, SIZE: tl.constexpr, BARRIER: tl.constexpr) -> None:
+    place = tl.arange(0, SIZE)
+    tl.store(x_ptr + place, place)
+    if BARRIER:
+        tl.debug_barrier()
+    tl.store(y_ptr + place, tl.load(x_ptr + SIZE - 1 - place))
+
+
+def turned(size: int, room: int, barrier: bool) -> tuple[Tensor, list[str]]:
+    x, y = torch.zeros(room, dtype=torch.int32), torch.zeros(size, dtype=torch.int32)
+    with emulated(90) as found:
+        _turn_kernel[(1,)](x, y, SIZE=size, BARRIER=barrier, num_warps=4, **OPTIONS)
+    return y, [*found]
+
+
+def test_what_another_warp_wrote_is_only_read_behind_a_barrier() -> None:
+    y, found = turned(256, 256, barrier=True)
+    assert y.tolist() == [*range(255, -1, -1)] and not found
+    _, found = turned(256, 256, barrier=False)
+    assert found and all("global memory that another warp wrote is read without a barrier" in each for each in found)
+
+
+def test_an_access_out_of_bounds_is_refused() -> None:
+    with pytest.raises(IndexError, match=r"global memory is accessed out of bounds by st.global"):
+        turned(256, 200, barrier=True)
