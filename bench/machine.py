@@ -29,6 +29,8 @@ _QUERIES = (
     "clocks.max.sm",
     "clocks.mem",
     "power.limit",
+    "power.draw",
+    "temperature.gpu",
     "memory.total",
 )
 
