@@ -14,6 +14,7 @@ from torch import Tensor
 from unmask_kernels import BackendUnavailable, Documents, checks, philox
 from unmask_kernels import embedding as public
 from unmask_kernels.embedding import EmbeddingCall, reference
+from unmask_kernels.embedding.arguments import Arguments
 from unmask_kernels.embedding.op import FAMILY
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare, same_bits
@@ -165,14 +166,14 @@ def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
     if tenant.backend == "reference":
         pytest.skip("the reference is not registered: the compiler sees through it")
     a = case.make(torch.bfloat16, tenant.device).arguments
-    documents = a["documents"]
-    rows = (a["ids"], documents.positions, a["segments"], *(a[n] for n in ("word", "position", "segment", "weight")))
-    random = (a["key"] if a["p"] else None, documents.row_keys)
-    forward = (*rows, a["bias"], *random, 1e-12, a["p"], a["dtype"], tenant.backend)
+    documents, key = a["documents"], a["key"] if a["p"] else None
+    lists = (documents.positions, a["segments"], documents.row_keys, documents.cu_seqlens, documents.order)
+    arguments = Arguments(*lists, key, 1e-12, a["p"], a["dtype"])
+    rows = (a["ids"], *(a[name] for name in ("word", "position", "segment", "weight")))
+    forward = (*rows, a["bias"], *arguments, tenant.backend)
     contracts.opcheck(torch.ops.unmask.embedding_fwd.default, forward)
     y, *saved = torch.ops.unmask.embedding_fwd(*forward)
-    backward = (y, *rows, *saved, *random, documents.cu_seqlens, documents.order, a["p"], tenant.backend)
-    contracts.opcheck(torch.ops.unmask.embedding_bwd.default, backward)
+    contracts.opcheck(torch.ops.unmask.embedding_bwd.default, (y, *rows, *saved, *arguments, tenant.backend))
 
 
 @everywhere

@@ -1,4 +1,4 @@
-"""embedding's gradient of the word table: runs of a word that one chunk of the sorted tokens holds, or many share."""
+"""embedding's gradients of the tables: words and places whose tokens one chunk of the order holds, or many share."""
 
 from __future__ import annotations
 
@@ -14,25 +14,42 @@ from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.contracts import Tenant, backends_here
 from unmask_kernels.testing.embedding import embedding_case
-from unmask_kernels.testing.inputs import run
+from unmask_kernels.testing.inputs import Inputs, run
 
+chunks_of_any_length = pytest.mark.parametrize("chunks", [1, 13, 50])
 everywhere = pytest.mark.parametrize("tenant", backends_here("embedding"))
 EXACT = partial(reference.embedding, eps=1e-12)
+SHORT = [0, 20, 0, 1, 29, 0]
 
 
 @everywhere
-@pytest.mark.parametrize("chunks", [1, 13, 50])
+@chunks_of_any_length
 @pytest.mark.parametrize("ids", [[7], [*range(50)], [3, 3, 9, 30, 9]], ids=["one word", "each once", "few"])
 def test_a_word_adds_up_over_chunks_of_any_length(
     ids: list[int], chunks: int, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if tenant.backend != "triton":
-        pytest.skip("only Triton adds up by chunks")
-    words = importlib.import_module("unmask_kernels.embedding._triton_words")
-    monkeypatch.setattr(words, "persistent_programs", lambda *_: chunks)
     inputs = embedding_case([29, 21], 24, vocabulary=53, p=0.1).make(torch.float32, tenant.device)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(2))
     inputs = inputs.change(ids=torch.tensor(ids * (50 // len(ids)))[order].to(tenant.device))
+    check(inputs, chunks, tenant, monkeypatch)
+
+
+@everywhere
+@chunks_of_any_length
+@pytest.mark.parametrize("segments", [None, 3], ids=["no segments", "segments"])
+@pytest.mark.parametrize("lengths", [[50], [1] * 50, SHORT], ids=["one document", "one token each", "empty ones too"])
+def test_a_place_adds_up_over_chunks_of_any_length(
+    lengths: list[int], segments: int | None, chunks: int, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = embedding_case(lengths, 24, places=51, segments=segments, p=0.1)
+    check(case.make(torch.float32, tenant.device), chunks, tenant, monkeypatch)
+
+
+def check(inputs: Inputs, chunks: int, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tenant.backend != "triton":
+        pytest.skip("only Triton adds up by chunks")
+    kernels = importlib.import_module("unmask_kernels.embedding._triton")
+    monkeypatch.setattr(kernels, "persistent_programs", lambda *_: chunks)
     with contracts.poisoned_memory():
         ours = run(partial(embedding, backend="triton"), inputs)
     compare(ours, run(EXACT, inputs), run(EXACT, inputs.double()))

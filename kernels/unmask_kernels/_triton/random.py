@@ -28,10 +28,10 @@ def lanes(key, c0, c1, c2, c3, ROWS: tl.constexpr, GROUPS: tl.constexpr):
 
 
 @triton.jit
-def row_words(key, row_keys, ROWS: tl.constexpr, GROUPS: tl.constexpr):
-    """Four words uint32 (ROWS, GROUPS) for whole rows: row keys int64 (ROWS,), and groups of eight columns from 0."""
+def row_words(key, row_keys, first_group, ROWS: tl.constexpr, GROUPS: tl.constexpr):
+    """Four words uint32 (ROWS, GROUPS): row keys int64 (ROWS,), and groups of eight columns from `first_group`."""
     zero = tl.zeros((ROWS, GROUPS), dtype=tl.uint32)
-    group = tl.arange(0, GROUPS).to(tl.uint32)[None, :] + zero
+    group = (first_group + tl.arange(0, GROUPS)).to(tl.uint32)[None, :] + zero
     low = (row_keys & 0xFFFFFFFF).to(tl.uint32)[:, None] + zero
     high = ((row_keys >> 32) & 0xFFFFFFFF).to(tl.uint32)[:, None] + zero
     return tl.philox(key, group, zero, low, high)
@@ -40,7 +40,7 @@ def row_words(key, row_keys, ROWS: tl.constexpr, GROUPS: tl.constexpr):
 @triton.jit
 def keep_rows(key, row_keys, threshold, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """bool (ROWS, BLOCK): which elements of whole rows survive, for row keys int64 (ROWS,) and columns from 0."""
-    w0, w1, w2, w3 = row_words(key, row_keys, ROWS, BLOCK // 8)
+    w0, w1, w2, w3 = row_words(key, row_keys, 0, ROWS, BLOCK // 8)
     return spread(w0, w1, w2, w3, ROWS, BLOCK // 8) >= threshold.to(tl.uint32)
 
 

@@ -17,37 +17,27 @@ from torch import Tensor
 
 from unmask_kernels import philox
 
+from .arguments import Arguments
+
 __all__ = ["backward", "forward"]
 
 _BLOCK = 3 << 17  # elements worked on at a time on a CPU, 1.5 MiB of fp32, as in layer_norm
 
 
 def forward(
-    ids: Tensor,
-    places: Tensor,
-    segments: Tensor | None,
-    word: Tensor,
-    position: Tensor,
-    segment: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    key: Tensor | None,
-    row_keys: Tensor,
-    eps: float,
-    p: float,
-    dtype: torch.dtype,
+    ids: Tensor, word: Tensor, position: Tensor, segment: Tensor, weight: Tensor, bias: Tensor, arguments: Arguments
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y (T, D), mean (T,), rstd (T,), and keep (T, D), which is empty without dropout."""
-    tokens, width = len(ids), word.shape[1]
+    tokens, width, p = len(ids), word.shape[1], arguments.p
     keep = word.new_empty(0, dtype=torch.bool)
     if p > 0.0:
-        assert key is not None
-        keep = philox.keep_rows(key, row_keys, width, p)
-    y = word.new_empty((tokens, width), dtype=dtype)
+        assert arguments.key is not None
+        keep = philox.keep_rows(arguments.key, arguments.row_keys, width, p)
+    y = word.new_empty((tokens, width), dtype=arguments.dtype)
     mean, rstd = word.new_empty(tokens), word.new_empty(tokens)
     for rows in _blocks(word, tokens):
-        h = _sum(ids, places, segments, word, position, segment, rows)
-        normed, mean[rows, None], rstd[rows, None] = torch.native_layer_norm(h, (width,), weight, bias, eps)
+        h = _sum(ids, word, position, segment, arguments, rows)
+        normed, mean[rows, None], rstd[rows, None] = torch.native_layer_norm(h, (width,), weight, bias, arguments.eps)
         y[rows] = normed if p == 0.0 else _dropped(normed, keep[rows], p)
     return y, mean, rstd, keep
 
@@ -55,8 +45,6 @@ def forward(
 def backward(
     dy: Tensor,
     ids: Tensor,
-    places: Tensor,
-    segments: Tensor | None,
     word: Tensor,
     position: Tensor,
     segment: Tensor,
@@ -64,18 +52,14 @@ def backward(
     mean: Tensor,
     rstd: Tensor,
     keep: Tensor,
-    key: Tensor | None,
-    row_keys: Tensor,
-    cu_seqlens: Tensor,
-    order: Tensor,
-    p: float,
+    arguments: Arguments,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dword (V, D), dposition (P, D), dsegment (N, D), dweight (D,), dbias (D,)."""
-    tokens, width = len(ids), word.shape[1]
+    tokens, width, p = len(ids), word.shape[1], arguments.p
     dh = word.new_empty((tokens, width))
     dweight, dbias = torch.zeros_like(weight), torch.zeros_like(weight)
     for rows in _blocks(word, tokens):
-        h = _sum(ids, places, segments, word, position, segment, rows)
+        h = _sum(ids, word, position, segment, arguments, rows)
         dnormed = dy[rows].to(h.dtype)
         if p > 0.0:
             dnormed = _dropped(dnormed, keep[rows], p)
@@ -85,12 +69,13 @@ def backward(
         )
         dweight += some_dweight
         dbias += some_dbias
-    if segments is None:
+    if arguments.segments is None:
         dsegment = torch.zeros_like(segment)
         dsegment[0] = dh.sum(0)
     else:
-        dsegment = _table_gradient(dh, segments, segment)
-    return _table_gradient(dh, ids, word), _table_gradient(dh, places, position), dsegment, dweight, dbias
+        dsegment = _table_gradient(dh, arguments.segments, segment)
+    dword, dposition = _table_gradient(dh, ids, word), _table_gradient(dh, arguments.places, position)
+    return dword, dposition, dsegment, dweight, dbias
 
 
 def _table_gradient(dh: Tensor, index: Tensor, table: Tensor) -> Tensor:
@@ -99,19 +84,11 @@ def _table_gradient(dh: Tensor, index: Tensor, table: Tensor) -> Tensor:
     return gradient
 
 
-def _sum(
-    ids: Tensor,
-    places: Tensor,
-    segments: Tensor | None,
-    word: Tensor,
-    position: Tensor,
-    segment: Tensor,
-    rows: slice,
-) -> Tensor:
+def _sum(ids: Tensor, word: Tensor, position: Tensor, segment: Tensor, arguments: Arguments, rows: slice) -> Tensor:
     """h of these rows."""
     h = word.index_select(0, ids[rows])
-    h += position.index_select(0, places[rows])
-    h += segment[0] if segments is None else segment.index_select(0, segments[rows])
+    h += position.index_select(0, arguments.places[rows])
+    h += segment[0] if arguments.segments is None else segment.index_select(0, arguments.segments[rows])
     return h
 
 

@@ -1,7 +1,7 @@
-"""Which elements dropout keeps, a bit each in memory: uint8 (T, ceil(D / 8)), the lowest bit for the first column.
+"""Which elements dropout keeps, a bit each in memory, as `parts` lays them out.
 
-Both passes of the backward need them: drawing them again would cost each pass a third of its instructions again,
-writing them costs the forward a fifth.
+Both passes of the backward need them: drawing them again would cost a pass more than the rest of its work, reading them
+costs two instructions an element and one load a row.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import triton.language as tl
 
 from unmask_kernels._triton.random import row_words, spread
 
-__all__ = ["draw_bits", "load_bits"]
+__all__ = ["draw_bits", "kept", "load_bits"]
 
 
 @triton.jit
@@ -21,27 +21,43 @@ def _pair(word, threshold):
 
 @triton.jit
 def draw_bits(
-    bits_ptr, key, row_keys, threshold, at, in_rows, ROWS: tl.constexpr, BLOCK: tl.constexpr, COLS: tl.constexpr
+    bits_ptr, key, row_keys, threshold, at, in_rows, PART: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    WORDS: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
-    """keep, bool (ROWS, BLOCK), as `keep_rows` has it, for whole rows `at` (ROWS,); written on the way."""
+    """keep, bool (ROWS, BLOCK), as `keep_rows` has it, for a part of the rows `at` (ROWS,); written on the way."""
     GROUPS: tl.constexpr = BLOCK // 8
-    BYTES: tl.constexpr = (COLS + 7) // 8
     least = threshold.to(tl.uint32)
-    w0, w1, w2, w3 = row_words(key, row_keys, ROWS, GROUPS)
+    w0, w1, w2, w3 = row_words(key, row_keys, PART * GROUPS, ROWS, GROUPS)
     byte = _pair(w0, least) | (_pair(w1, least) << 2) | (_pair(w2, least) << 4) | (_pair(w3, least) << 6)
-    group = tl.arange(0, GROUPS)
-    mask = in_rows[:, None] & (group < BYTES)[None, :]
-    tl.store(bits_ptr + at[:, None] * BYTES + group[None, :], byte.to(tl.uint8), mask=mask)
+    store_bits(bits_ptr, byte, at, in_rows, PART, GROUPS, WORDS, BYTES)
     return spread(w0, w1, w2, w3, ROWS, GROUPS) >= least
 
 
 @triton.jit
-def load_bits(bits_ptr, at, in_rows, first_col, ROWS: tl.constexpr, BLOCK: tl.constexpr, COLS: tl.constexpr):
-    """keep, bool (ROWS, BLOCK), of the rows `at` (ROWS,) from column `first_col`, a multiple of 8."""
-    GROUPS: tl.constexpr = BLOCK // 8
-    BYTES: tl.constexpr = (COLS + 7) // 8
-    group = first_col // 8 + tl.arange(0, GROUPS)
-    mask = in_rows[:, None] & (group < BYTES)[None, :]
-    byte = tl.load(bits_ptr + at[:, None] * BYTES + group[None, :], mask=mask, other=0).to(tl.int32)
-    bits = byte[:, :, None] >> tl.arange(0, 8)[None, None, :]
-    return (tl.reshape(bits, (ROWS, BLOCK)) & 1) != 0
+def store_bits(
+    bits_ptr, byte, at, in_rows, PART: tl.constexpr, GROUPS: tl.constexpr, WORDS: tl.constexpr, BYTES: tl.constexpr
+):  # fmt: skip
+    """Bytes int32 (ROWS, GROUPS) of a part to their places in WORDS words of BYTES bytes."""
+    group = PART * GROUPS + tl.arange(0, GROUPS)
+    inside = in_rows[:, None] & (group < WORDS * BYTES)[None, :]
+    place = (group % WORDS) * BYTES + group // WORDS
+    tl.store(bits_ptr + at[:, None] * (WORDS * BYTES) + place[None, :], byte.to(tl.uint8), mask=inside)
+
+
+@triton.jit
+def load_bits(bits_ptr, at, BLOCK: tl.constexpr):
+    """For each lane of BLOCK // 4 the word of row `at`, shifted so that its bits are the lower four of each byte."""
+    lane = tl.arange(0, BLOCK // 4)
+    word = tl.load(bits_ptr + at * (BLOCK // 8) + lane // 2)
+    if word.dtype != tl.int64:
+        word = word.to(tl.int32)
+    return word >> (lane % 2 * 4).to(word.dtype)  # (BLOCK // 4,)
+
+
+@triton.jit
+def kept(word, PART: tl.constexpr, BLOCK: tl.constexpr):
+    """keep, bool (BLOCK,), of a part of the row whose words `load_bits` gave."""
+    if PART >= 4:
+        word >>= 32
+    bits = word.to(tl.int32)[:, None] & (1 << (PART % 4 * 8 + tl.arange(0, 4)))[None, :]
+    return tl.reshape(bits, (BLOCK,)) != 0

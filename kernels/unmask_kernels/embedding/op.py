@@ -15,8 +15,10 @@ from unmask_kernels.capability import architecture, triton_reasons
 from unmask_kernels.dispatch import Backend, Family
 from unmask_kernels.documents import Documents
 from unmask_kernels.precision import accumulation_dtype, without_autocast
+from unmask_kernels.registration import register, save, saved
 
-from . import reference
+from . import parts, reference
+from .arguments import Arguments
 
 __all__ = ["FAMILY", "EmbeddingCall", "embedding"]
 
@@ -80,20 +82,10 @@ def embedding(
             )
     wide = accumulation_dtype(dtype)
     tables = (word.to(wide), position.to(wide), segment.to(wide), weight.to(wide), bias.to(wide))
-    y: Tensor = _Embedding.apply(  # type: ignore[no-untyped-call]
-        ids,
-        documents.positions,
-        segments,
-        *tables,
-        key,
-        documents.row_keys,
-        documents.cu_seqlens,
-        documents.order,
-        eps,
-        p,
-        dtype,
-        chosen,
+    arguments = Arguments(
+        documents.positions, segments, documents.row_keys, documents.cu_seqlens, documents.order, key, eps, p, dtype
     )
+    y: Tensor = _Embedding.apply(ids, *tables, arguments, chosen)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -184,53 +176,48 @@ def _check(
 
 # The backward gathers and adds again instead of saving the sum. What dropout keeps is saved, by the torch backend in a
 # byte an element, by Triton in a bit; without dropout it is empty.
-_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
-_ROWS = "Tensor ids, Tensor places, Tensor? segments, Tensor word, Tensor position, Tensor segment, Tensor weight, "
-_LIBRARY.define(
-    f"embedding_fwd({_ROWS}Tensor bias, Tensor? key, Tensor row_keys, float eps, float p, ScalarType dtype, "
-    "str backend) -> (Tensor y, Tensor mean, Tensor rstd, Tensor keep)"
-)
-_LIBRARY.define(
-    f"embedding_bwd(Tensor dy, {_ROWS}Tensor mean, Tensor rstd, Tensor keep, Tensor? key, Tensor row_keys, "
-    "Tensor cu_seqlens, Tensor order, float p, str backend) "
-    "-> (Tensor dword, Tensor dposition, Tensor dsegment, Tensor dweight, Tensor dbias)"
-)
-
-
-def _run(direction: str) -> Any:
-    def run(first: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        with without_autocast(first.device.type):
-            backend = FAMILY.module(arguments[-1])
-            outputs: tuple[Tensor, ...] = getattr(backend, direction)(first, *arguments[:-1])
-            return outputs
-
-    return run
-
-
-def _forward_fake(ids: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    word: Tensor = rest[2]
-    p, dtype, backend = rest[-3:]
+def _forward_fake(
+    ids: Tensor,
+    word: Tensor,
+    position: Tensor,
+    segment: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    arguments: Arguments,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tokens, width = ids.shape[0], word.shape[1]
-    kept, kept_dtype = ((width + 7) // 8, torch.uint8) if backend == "triton" else (width, torch.bool)
+    kept, dtype = width, torch.bool
+    if backend == "triton":
+        kept, dtype = parts.keep_shape(width, arguments.dtype.itemsize)
     return (
-        word.new_empty((tokens, width), dtype=dtype),
+        word.new_empty((tokens, width), dtype=arguments.dtype),
         word.new_empty((tokens,)),
         word.new_empty((tokens,)),
-        word.new_empty((tokens, kept) if p > 0.0 else (0,), dtype=kept_dtype),
+        word.new_empty((tokens, kept) if arguments.p > 0.0 else (0,), dtype=dtype),
     )
 
 
-def _backward_fake(dy: Tensor, ids: Tensor, places: Tensor, segments: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
-    *tables, weight = rest[:4]
-    return tuple(table.new_empty(tuple(table.shape)) for table in (*tables, weight, weight))
+def _backward_fake(
+    dy: Tensor,
+    ids: Tensor,
+    word: Tensor,
+    position: Tensor,
+    segment: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    keep: Tensor,
+    arguments: Arguments,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dword, dposition, dsegment, dweight, dbias = (
+        table.new_empty(tuple(table.shape)) for table in (word, position, segment, weight, weight)
+    )
+    return dword, dposition, dsegment, dweight, dbias
 
 
-for _name, _direction, _fake in (
-    ("embedding_fwd", "forward", _forward_fake),
-    ("embedding_bwd", "backward", _backward_fake),
-):
-    _LIBRARY.impl(_name, _run(_direction), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"unmask::{_name}", _fake, lib=_LIBRARY)
+register(FAMILY, forward=_forward_fake, backward=_backward_fake)
 
 
 class _Embedding(torch.autograd.Function):
@@ -240,31 +227,21 @@ class _Embedding(torch.autograd.Function):
     def forward(
         ctx: Any,
         ids: Tensor,
-        places: Tensor,
-        segments: Tensor | None,
         word: Tensor,
         position: Tensor,
         segment: Tensor,
         weight: Tensor,
         bias: Tensor,
-        key: Tensor | None,
-        row_keys: Tensor,
-        cu_seqlens: Tensor,
-        order: Tensor,
-        eps: float,
-        p: float,
-        dtype: torch.dtype,
+        arguments: Arguments,
         backend: str,
     ) -> Tensor:
-        rows = (ids, places, segments, word, position, segment, weight)
+        rows = (ids, word, position, segment, weight)
         y: Tensor
-        y, *saved = torch.ops.unmask.embedding_fwd(*rows, bias, key, row_keys, eps, p, dtype, backend)
-        ctx.save_for_backward(*rows, *saved, key, row_keys, cu_seqlens, order)
-        ctx.p, ctx.backend = p, backend
+        y, *statistics = torch.ops.unmask.embedding_fwd(*rows, bias, *arguments, backend)
+        save(ctx, *rows, *statistics, *arguments, backend)
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = torch.ops.unmask.embedding_bwd(dy, *ctx.saved_tensors, ctx.p, ctx.backend)
-        return (None, None, None, *gradients, *(None,) * 8)
+        return (None, *torch.ops.unmask.embedding_bwd(dy, *saved(ctx)), None, None)
