@@ -47,8 +47,8 @@ DIRECTIONS = ("forward", "backward", "both")
 MIXED = [8192, *[64] * 500] if ON_GPU else [256, *[64] * 4] if DRY else [2048, *[64] * 32]
 MIXED_NAME = f"1x{MIXED[0]}+{len(MIXED) - 1}x64"
 LENGTHS = ("lognormal-512", "all-512", "all-128", "uniform-16-512", "queries", "lognormal-8192", MIXED_NAME)
-# what targets are set for comes first: a run that is cut short then has it
-SHAPES = [(name, heads, p) for heads in (BASE, LARGE) for p in (0.0, 0.1) for name in LENGTHS]
+# what targets are set for comes first, and the two small questions before: a run that is cut short then has them
+SHAPES = [(name, heads, p) for name in LENGTHS for heads in (BASE, LARGE) for p in (0.0, 0.1)]
 if not ON_GPU:
     SHAPES = [(name, BASE, 0.0) for name in LENGTHS] + [("lognormal-512", LARGE, 0.0), ("lognormal-512", 4, 0.1)]
 BITS = "triton, bits"
@@ -125,34 +125,6 @@ def _with_bits(call: Callable[[int], object]) -> Callable[[int], object]:
             return call(at)
 
     return inside
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize(
-    ("lengths", "heads", "p", "variant"), [(*shape, variant) for shape in SHAPES for variant in VARIANTS]
-)
-def bench_attention(
-    benchmark: Any, race: Any, device: torch.device, lengths: str, heads: int, p: float, direction: str, variant: str
-) -> None:
-    _skip_absent(variant, lengths, heads, p, device)
-    drawn = _lengths(lengths)
-    forward, backward = (count(drawn, heads, HEAD_DIM) for count in (cost.flops_forward, cost.flops_backward))
-    flops = {"forward": forward, "backward": backward, "both": forward + backward}[direction]
-    rate = matmul_rate(str(device), DTYPE)
-    race.run(
-        benchmark,
-        group=f"attention {direction}",
-        case=f"{lengths}, {sum(drawn)} tokens, {heads} heads x {HEAD_DIM} bf16, p {p:g}",
-        variant=variant,
-        enter=lambda: _enter(lengths, heads, p, device, direction),
-        rounds=ROUNDS,
-        extra={
-            "baseline": "reference" if lengths == MIXED_NAME else "padded",
-            "flops": flops,
-            "floor_seconds": flops / rate,
-            "ceiling": f"matrix product of this run, {rate / 1e12:,.2f} TFLOP/s",
-        },
-    )
 
 
 def _skip_absent(variant: str, lengths: str, heads: int, p: float, device: torch.device) -> None:
@@ -244,3 +216,31 @@ def _bounded(documents: Documents, longest: int, slots: int) -> Documents:
     cu_seqlens = torch.cat((documents.cu_seqlens, documents.cu_seqlens[-1:].expand(unused)))
     keys = torch.cat((documents.keys, documents.keys.new_zeros(unused)))
     return Documents.build(cu_seqlens, keys, tokens=documents.tokens, longest=longest)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(
+    ("lengths", "heads", "p", "variant"), [(*shape, variant) for shape in SHAPES for variant in VARIANTS]
+)
+def bench_attention(
+    benchmark: Any, race: Any, device: torch.device, lengths: str, heads: int, p: float, direction: str, variant: str
+) -> None:
+    _skip_absent(variant, lengths, heads, p, device)
+    drawn = _lengths(lengths)
+    forward, backward = (count(drawn, heads, HEAD_DIM) for count in (cost.flops_forward, cost.flops_backward))
+    flops = {"forward": forward, "backward": backward, "both": forward + backward}[direction]
+    rate = matmul_rate(str(device), DTYPE)
+    race.run(
+        benchmark,
+        group=f"attention {direction}",
+        case=f"{lengths}, {sum(drawn)} tokens, {heads} heads x {HEAD_DIM} bf16, p {p:g}",
+        variant=variant,
+        enter=lambda: _enter(lengths, heads, p, device, direction),
+        rounds=ROUNDS,
+        extra={
+            "baseline": "reference" if lengths == MIXED_NAME else "padded",
+            "flops": flops,
+            "floor_seconds": flops / rate,
+            "ceiling": f"matrix product of this run, {rate / 1e12:,.2f} TFLOP/s",
+        },
+    )
