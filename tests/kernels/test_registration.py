@@ -1,0 +1,62 @@
+"""How a family's operations are registered: schemas from fakes, records packed, tensors kept for the backward."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+
+import pytest
+import torch
+
+from unmask_kernels import FAMILIES, layer_norm, masking
+from unmask_kernels.testing.inputs import layer_norm_case
+from unmask_kernels.testing.masking import masking_case
+
+DIRECTIONS = ("forward", "backward")
+WRITTEN = [
+    (name, backend, direction)
+    for name, family in FAMILIES.items()
+    for backend in family.backends
+    for direction in DIRECTIONS
+    if not (direction == "backward" and name == "masking")
+]
+
+
+@pytest.mark.parametrize(("name", "backend", "direction"), WRITTEN)
+def test_a_backend_takes_what_the_operation_is_registered_with(name: str, backend: str, direction: str) -> None:
+    if backend == "triton":
+        pytest.importorskip("triton")
+    module = FAMILIES[name].module(backend)
+    if not hasattr(module, direction):
+        assert backend == "reference" or (name, backend) == ("linear_gelu", "torch"), "a backend lacks a direction"
+        pytest.skip("not registered: made of operations that are")
+    fake = getattr(importlib.import_module(f"unmask_kernels.{name}.op"), f"_{direction}_fake")
+    *registered, last = inspect.signature(fake).parameters
+    assert list(inspect.signature(getattr(module, direction)).parameters) == registered
+    assert last == "backend"
+
+
+def test_a_schema_names_the_fields_of_a_record_one_by_one() -> None:
+    assert str(torch.ops.unmask.layer_norm_fwd.default._schema) == (
+        "unmask::layer_norm_fwd(Tensor x, Tensor? residual, Tensor? x_bias, Tensor weight, Tensor? bias, Tensor? key, "
+        "Tensor? row_keys, float eps, float p, bool return_sum, str backend) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    )
+    schema = str(torch.ops.unmask.masking_fwd.default._schema)
+    assert "float rate, float[] split, SymInt mask_id" in schema
+    assert str(torch.ops.unmask.attention_bwd.default._schema).endswith("SymInt longest, str backend) -> Tensor")
+
+
+def test_a_tensor_of_the_record_that_changes_before_the_backward_is_refused() -> None:
+    arguments = dict(layer_norm_case(5, 8, p=0.5).make(torch.float32).arguments)
+    arguments["x"].requires_grad_()
+    y = layer_norm(backend="torch", **arguments)
+    arguments["key"].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_a_family_without_gradients_has_no_backward() -> None:
+    masked = masking(**masking_case("", [12, 9]).make(torch.float32).arguments)
+    assert not masked.ids.requires_grad
+    assert not hasattr(torch.ops.unmask, "masking_bwd")
