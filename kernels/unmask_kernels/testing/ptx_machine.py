@@ -2,8 +2,8 @@
 
 Triton's programs take their branches as one, and predicate what only some threads do, so there is one place in the
 code. Asynchronous copies arrive when they are waited for; between their start and their end what they write is garbage,
-and what they read and write counts as touched at both. Registers that were never written cannot be read.
-`ptx_matrices` has the matrix instructions.
+and what they read and write counts as touched at both. A register that was never written holds garbage: the compiler
+leaves parts of a value undefined that nobody looks at. `ptx_matrices` has the matrix instructions.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Machine:
         if not name.startswith("%"):
             return self._constant(name, wanted)
         self._matrices.uses(name)
-        value = self.registers[name]
+        value = self.registers[name] if name in self.registers else self._undefined(name)
         if value.dtype == wanted:
             return value
         if value.dtype.itemsize > wanted.itemsize:
@@ -131,6 +131,10 @@ class Machine:
         base, offset = _ADDRESS.match(operand).groups()  # type: ignore[union-attr]
         start = np.zeros(self.threads, np.int64) if base == "global_smem" else self.registers[base].astype(np.int64)
         return start + (int(offset, 0) if offset else 0)
+
+    def _undefined(self, name: str) -> NDArray[Any]:
+        kind = np.dtype(register_type(name))
+        return np.full(self.threads * kind.itemsize, _GARBAGE if kind != np.bool_ else 1, np.uint8).view(kind)
 
     def _constant(self, name: str, wanted: np.dtype[Any]) -> NDArray[Any]:
         if name.startswith("global_smem"):
