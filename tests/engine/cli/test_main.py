@@ -8,6 +8,7 @@ import pytest
 
 from unmask import cli
 from unmask.errors import RunError
+from unmask_kernels import BackendUnavailable
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,6 +74,7 @@ def test_unknown_command_names_the_nearest_one(capsys: pytest.CaptureFixture[str
             2,
             "unmask: package pyarrow is not installed; pip install pyarrow\n",
         ),
+        (BackendUnavailable("gelu: no backend can run"), 2, "unmask: gelu: no backend can run\n"),
         (KeyboardInterrupt(), 130, "unmask: interrupted\n"),
     ],
 )

@@ -76,6 +76,17 @@ def test_a_cased_folder_keeps_case_and_accents(folder: Path) -> None:
     assert _tokens(Tokenizer.load(folder), "Want é want") == ["[UNK]", "[UNK]", "want"]
 
 
+def test_accents_and_chinese_characters_are_treated_as_a_folder_says(folder: Path) -> None:
+    assert _tokens(Tokenizer.load(folder), "Élaed 中文") == ["e", "##la", "##ed", "中", "文"]
+    settings = {"strip_accents": False, "tokenize_chinese_chars": False}
+    for name, tokens in (
+        ("strip_accents", ["[UNK]", "中", "文"]),
+        ("tokenize_chinese_chars", ["e", "##la", "##ed", "[UNK]"]),
+    ):
+        (folder / "tokenizer_config.json").write_text(json.dumps({name: settings[name]}))
+        assert _tokens(Tokenizer.load(folder), "Élaed 中文") == tokens
+
+
 def test_special_tokens_in_a_corpus_are_text_unless_asked_for(folder: Path) -> None:
     tokenizer = Tokenizer.load(folder)
     assert _tokens(tokenizer, "want [MASK]") == ["want", "[", "mask", "]"]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from unmask.config import RunConfig, TrainConfig
+from unmask.config import RunConfig, TrainConfig, to_mapping
 from unmask.errors import RunError
-from unmask.train.run_folder import RunFolder, saved_config
+from unmask.train.run_folder import MAY_CHANGE, RunFolder, flatten, saved_config
 
 CONFIG = RunConfig(train=TrainConfig(steps=10, warmup_steps=2))
 
@@ -41,6 +41,14 @@ def test_a_resumed_run_may_change_how_it_is_watched_but_not_what_it_computes(tmp
     was = re.escape(f"train.learning_rate is {CONFIG.train.learning_rate} in the saved configuration, got 0.5")
     with pytest.raises(RunError, match=rf"{was}; resuming may change only data\.similar_words, .*, kernels\.\*, train"):
         RunFolder.reopen(run, saved_config(run, {"train.learning_rate": 0.5}))
+
+
+def test_every_setting_of_watching_may_change_and_no_other() -> None:
+    watching = {"run", "data.similar_words", "data.store", "data.workers"}
+    for name in ("steps", "log_every", "evaluate_every", "save_every", "keep_checkpoints", "tensorboard", "threads"):
+        watching.add(f"train.{name}")
+    kernels = {name for name in flatten(to_mapping(CONFIG)) if name.startswith("kernels.")}
+    assert watching | kernels == MAY_CHANGE
 
 
 def test_a_moved_run_resumes_where_it_is(tmp_path: Path) -> None:

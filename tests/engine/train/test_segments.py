@@ -21,6 +21,11 @@ def test_phases_cover_every_step_once_and_differ_in_seed(steps: int) -> None:
     assert len({segment.seed for segment in segments}) == 2
 
 
+def test_later_phases_have_seeds_that_no_run_of_a_neighbouring_seed_has() -> None:
+    seeds = {segment.seed for seed in range(50) for segment in plan_segments(10, BERT, longest=64, seed=seed)}
+    assert len(seeds) == 100
+
+
 def test_a_step_belongs_to_the_segment_that_starts_with_it() -> None:
     segments = plan_segments(10, BERT, longest=64, seed=1)
     assert [segment_of(segments, step).number for step in (0, 8, 9, 10)] == [0, 0, 1, 1]
