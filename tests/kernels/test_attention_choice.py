@@ -72,16 +72,46 @@ def test_a_captured_call_gets_no_backend_that_reads_lengths(change: dict[str, An
         FAMILY.choose(None, captured)
 
 
-@pytest.mark.parametrize("change", [{}, {"causal": True}, {"window": 64}, {"dtype": torch.float16, "head_dim": 96}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"causal": True},
+        {"window": 64},
+        {"dtype": torch.float16, "head_dim": 96},
+        {"head_dim": 72},
+        {"head_dim": 192},
+        {"architecture": "sm_80"},
+    ],
+)
 def test_a_captured_call_may_use_varlen_attn(change: dict[str, Any]) -> None:
     assert FAMILY.choose(None, ON_H100._replace(**change, captured=True)) == "torch"
 
 
-@pytest.mark.parametrize(("architecture", "refused"), [("sm_89", True), ("sm_120", True), ("sm_80", False)])
+def test_a_captured_call_on_a_cpu_may_read_lengths() -> None:
+    assert FAMILY.choose(None, CALL._replace(captured=True)) == "torch"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"head_dim": 16}, "head dim must be one of 32, 64, 96, 128, got 16"),
+        ({"dtype": torch.float64}, "activations must be fp16, bf16 or fp32, got float64"),
+    ],
+)
+def test_triton_says_what_its_tiles_do_not_hold(change: dict[str, Any], reason: str) -> None:
+    assert reason in lines_of(ON_H100._replace(**change))["triton"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "refused"),
+    [("sm_86", True), ("sm_89", True), ("sm_120", True), ("sm_121", True), ("sm_80", False), ("sm_90", False)],
+)
 def test_wide_heads_in_fp32_need_more_shared_memory_than_some_gpus_have(architecture: str, refused: bool) -> None:
     call = ON_H100._replace(architecture=architecture, dtype=torch.float32, head_dim=128)
     assert ("147 KB of shared memory" in lines_of(call)["triton"]) == refused
-    assert "shared memory" not in lines_of(call._replace(dtype=torch.bfloat16))["triton"]
+    for change in ({"dtype": torch.bfloat16}, {"head_dim": 64}):
+        assert "shared memory" not in lines_of(call._replace(**change))["triton"]
 
 
 def test_a_pytorch_without_varlen_attn_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +170,12 @@ def test_flash_attn_refuses_with_its_own_reasons(
 ) -> None:
     monkeypatch.setattr(flash_versions, "INSTALLED", installed)
     assert flash_versions.refusals(ON_H100._replace(**change)) == reasons
+
+
+@pytest.mark.parametrize(("number", "widest"), [(2, 192), (3, 192), (4, 128)])
+def test_flash_attn_runs_its_widest_heads(number: int, widest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flash_versions, "INSTALLED", (number,))
+    assert flash_versions.refusals(ON_H100._replace(head_dim=widest)) == []
 
 
 def test_flash_attn_that_never_ran_on_a_gpu_is_not_chosen_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

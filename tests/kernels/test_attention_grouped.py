@@ -44,6 +44,8 @@ def test_padding_is_five_percent_at_most(name: str, heads: int) -> None:
     done = sum(len(group.documents) * group.length**2 for group in groups)
     useful = sum(length * length for length in lengths)
     assert useful <= done <= 1.05 * useful
+    # and the scores of documents that share a call stay near the cache
+    assert all(len(g.documents) == 1 or heads * g.length**2 * len(g.documents) <= _grouped._SCORES for g in groups)
     present = [index for index, length in enumerate(lengths) if length > 0]
     assert sorted(index for group in groups for index in group.documents.tolist()) == present
 
@@ -88,6 +90,15 @@ def test_blocks_of_rows_give_what_the_whole_gives(
         blocks = run(partial(public, backend="torch"), case)
         for name, value in whole.items():
             torch.testing.assert_close(blocks[name], value, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_many_blocks_are_added_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    # each of 600 rows, a block of its own, adds a 600th to a sum that bf16 would leave at a half
+    monkeypatch.setattr(_grouped, "_SCORES", 1)
+    qkv = torch.zeros(600, 3, 1, 8, dtype=torch.bfloat16, requires_grad=True)
+    public(qkv, lengths_to_documents([600]), backend="torch").sum().backward()
+    assert qkv.grad is not None
+    torch.testing.assert_close(qkv.grad[:, 2], torch.ones_like(qkv.grad[:, 2]))
 
 
 def test_padding_that_sees_padding_only_leaves_no_trace() -> None:

@@ -115,6 +115,8 @@ def stand_in(function: str) -> Any:
         named = {{"scale": "softmax_scale"}.get(name, name): value for name, value in named.items()}
         assert not set(named) - set(names), "an argument of that name does not exist"
         a = {**dict(zip(names, positional, strict=False)), **named}
+        # as each of them demands
+        assert all(a[name].stride(-1) == 1 for name in ("q", "k", "v", "dout", "out") if name in a)
         RECORD.append({**a, "global": torch.are_deterministic_algorithms_enabled()})
         causal = a["is_causal"] if "is_causal" in a else a["causal"]
         settings = (a["cu_seqlens_q"], a["softmax_scale"], causal, a["window_size_left"], a["window_size_right"])
@@ -163,6 +165,11 @@ def test_matches_fp64_truth_and_asks_for_deterministic_gradients(case: Case, bac
         assert call["max_seqlen_q"] == call["max_seqlen_k"] == 22
         assert call.get("dropout_p", 0.0) == call.get("softcap", 0.0) == 0.0
         assert call["cu_seqlens_q"] is call["cu_seqlens_k"] or backend == "torch"
+        left = -1 if inputs.arguments["window"] is None else inputs.arguments["window"]
+        sides = [
+            -1 if call[f"window_size_{side}"] is None else call[f"window_size_{side}"] for side in ("left", "right")
+        ]
+        assert sides == [left, 0 if inputs.arguments["causal"] else left]
     assert backward.get("deterministic", backward["global"])
     assert forward.get("return_lse", True)
     assert not torch.are_deterministic_algorithms_enabled()
@@ -196,6 +203,8 @@ def test_other_strides_and_no_tokens_at_all(backend: str) -> None:
     apart = torch.zeros(40, 3, 2, 64, dtype=torch.bfloat16)[..., :32].copy_(inputs.arguments["qkv"])
     for name, value in run(function, inputs.change(qkv=apart)).items():
         assert torch.equal(value, run(function, inputs)[name])
+    leaf = inputs.arguments["qkv"].requires_grad_()
+    torch.autograd.grad(function(**inputs.change(qkv=leaf).arguments).sum(), leaf)  # an expanded gradient comes in
     RECORD.clear()
     empty = run(function, attention_case("nothing", [0, 0], head_dim=32).make(torch.bfloat16))
     assert {tuple(value.shape) for value in empty.values()} == {(0, 2, 32), (0, 3, 2, 32)}
@@ -210,6 +219,8 @@ def test_deterministic_algorithms_stay_as_the_caller_set_them() -> None:
         torch.use_deterministic_algorithms(enabled, warn_only=warned_only)
         try:
             with _deterministic():
+                # filling memory is for tests: only somebody who asked for all of it pays for it
+                assert memory.fill_uninitialized_memory == (enabled and not warned_only)
                 assert torch.are_deterministic_algorithms_enabled()
                 assert not torch.is_deterministic_algorithms_warn_only_enabled()
             assert torch.are_deterministic_algorithms_enabled() == enabled
