@@ -47,6 +47,13 @@ def test_tiles_in_groups_are_each_visited_once(programs: int, activation: str, m
         compare(run(ours, inputs), plain, truth)
 
 
+@pytest.mark.triton
+@pytest.mark.skipif(not INTERPRETING, reason="on a GPU the library writes the product in fp32")
+def test_the_gradient_of_an_fp32_weight_has_more_digits_than_16_bits_hold() -> None:
+    dweight = run(ours, linear_gelu_case(40, 24, 45).make(torch.bfloat16))["dweight"]
+    assert float((dweight != dweight.bfloat16().float()).double().mean()) > 0.9
+
+
 def check(case: Case, dtype: torch.dtype, architecture: int) -> None:
     launches = aot.launches(ours, case.make(dtype), architecture)
     assert [launch.name for launch in launches] == ["_forward_kernel", "_backward_kernel"]

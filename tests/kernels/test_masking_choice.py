@@ -70,7 +70,8 @@ class TwoAtATime:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_slots_lie_behind_those_of_all_documents_before(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = masking_case("", [5, 13, 9, 0, 4, 12, 7, 33], spare=3)
+    # the last one also fills more slots behind its own than a block has
+    case = masking_case("", [5, 13, 9, 0, 4, 12, 7, 33], spare=150)
     monkeypatch.setattr(_triton, "_masking_kernel", TwoAtATime())
     ours = masking(**case.make(torch.float32, device).arguments, backend="triton")
     for one, other in zip(ours, masking(**case.make(torch.float32).arguments, backend="reference"), strict=True):

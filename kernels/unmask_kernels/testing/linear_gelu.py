@@ -49,7 +49,7 @@ LINEAR_GELU = [
     linear_gelu_case(67, 1, 3, bias=False),
     linear_gelu_case(3, 40, 1, activation="geglu"),
     linear_gelu_case(1, 768, 96),
-    linear_gelu_case(1, 40, 24, activation="swiglu", bias=False),
+    linear_gelu_case(1, 48, 24, activation="swiglu", bias=False),  # a step and a half
     linear_gelu_case(0, 96, 40),
     linear_gelu_case(0, 96, 40, activation="geglu", bias=False),
 ]
