@@ -1,9 +1,10 @@
-"""Kernel tests under the interpreter get its bf16 repairs, and kernels that keep to the tensors of their launch."""
+"""Kernel tests under the interpreter get its bf16 repairs, and kernels that touch what a GPU would let them only."""
 
 from unmask_kernels.capability import INTERPRETING
 
 if INTERPRETING:
-    from unmask_kernels.testing import interpreter
+    from unmask_kernels.testing.guard import guard_memory
+    from unmask_kernels.testing.interpreter import install
 
-    interpreter.install()
-    interpreter.guard_memory()
+    install()
+    guard_memory()

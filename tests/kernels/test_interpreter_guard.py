@@ -1,4 +1,4 @@
-"""Under the interpreter a kernel that leaves the tensors of its launch is refused, however right its results are."""
+"""Under the interpreter a kernel that leaves its tensors, or races, is refused, however right its results are."""
 
 from __future__ import annotations
 
@@ -55,3 +55,29 @@ def test_views_with_strides_span_their_last_element() -> None:
     assert torch.equal(copy(x, torch.zeros(13)), torch.arange(1.0, 14.0))
     with pytest.raises(triton.runtime.errors.InterpreterError, match="reads"):
         copy(x[:6], torch.zeros(13))
+
+
+@triton.jit
+def _places_kernel(out_ptr, read_ptr, STEP: tl.constexpr, AHEAD: tl.constexpr) -> None:
+    program = tl.program_id(0) + 2 * tl.program_id(1)
+    tl.store(out_ptr + STEP * program + tl.arange(0, 4), program)
+    tl.store(read_ptr + program, tl.load(out_ptr + STEP * program + AHEAD))
+
+
+def test_an_element_belongs_to_one_program_of_a_launch() -> None:
+    out, read = torch.zeros(16, dtype=torch.int32), torch.zeros(4, dtype=torch.int32)
+    for _ in range(2):  # another launch may write what one has written
+        _places_kernel[(2, 2)](out, read, STEP=4, AHEAD=3)
+    assert out.tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
+    with pytest.raises(triton.runtime.errors.InterpreterError, match=r"writes \d of 4 addresses that another program"):
+        _places_kernel[(2, 2)](out, read, STEP=3, AHEAD=1)
+    with pytest.raises(
+        triton.runtime.errors.InterpreterError, match="reads 1 of 1 addresses that another program wrote"
+    ):
+        _places_kernel[(2, 2)](out, read, STEP=4, AHEAD=4)
+
+
+def test_views_that_overlap_are_one_memory() -> None:
+    room = torch.zeros(20, dtype=torch.int32)
+    with pytest.raises(triton.runtime.errors.InterpreterError, match="addresses that another program wrote"):
+        _places_kernel[(2, 2)](room[:16], room[2:], STEP=4, AHEAD=3)

@@ -9,9 +9,6 @@ cover both worlds.
 `install` repairs what the interpreter gets wrong in bf16, which it stores as 16-bit integers (Triton 3.6 to
 3.9): `tl.dot` multiplies the integers, so its operands are widened to fp32 first, as the hardware does; and fp32 is cut
 off to bf16 where the hardware rounds to nearest even, so that every other value would be one bit too small.
-
-`guard_memory` refuses what the interpreter does without a word: reading or writing an address that no tensor of the
-launch holds. A mask that is missing or one too wide mostly gives right results, since what it reads is not used.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["InterpretedFailure", "guard_memory", "install", "run_interpreted"]
+__all__ = ["InterpretedFailure", "install", "run_interpreted"]
 
 
 class InterpretedFailure(AssertionError):
@@ -56,56 +53,6 @@ def install() -> None:
         return interpreter.TensorHandle(rounded.view("uint16"), to.scalar)
 
     builder.cast_impl = cast_impl
-
-
-def guard_memory() -> None:
-    """Let interpreted kernels read and write the tensors of their launch only; idempotent.
-
-    A kernel that does more raises triton's InterpreterError, which says how many addresses lie elsewhere. Views count
-    as what they span, not as the memory they were cut from.
-    """
-    import numpy as np
-    from triton.runtime import interpreter
-
-    builder: Any = interpreter.InterpreterBuilder
-    executor: Any = interpreter.GridExecutor
-    if hasattr(executor._init_args_hst, "notes_spans"):
-        return
-    starts, ends = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
-    prepare, load, store = executor._init_args_hst, builder.create_masked_load, builder.create_masked_store
-
-    def notes_spans(self: Any, arguments: Any, named: Any) -> Any:
-        nonlocal starts, ends
-        on_host = prepare(self, arguments, named)
-        tensors = [x for x in (*on_host[0], *on_host[1].values()) if hasattr(x, "data_ptr") and x.numel() > 0]
-        spans = np.array(sorted(map(_span, tensors)), np.uint64).reshape(-1, 2)
-        starts, ends = spans[:, 0], np.maximum.accumulate(spans[:, 1])
-        return on_host
-
-    def check(pointers: Any, mask: Any, what: str) -> None:
-        addresses = pointers.data[mask.data]
-        holder = np.searchsorted(starts, addresses, side="right")
-        stray = (holder == 0) | (addresses >= np.append(ends, np.uint64(0))[holder - 1])
-        if stray.any():
-            raise IndexError(f"{what} {int(stray.sum())} of {stray.size} addresses outside the tensors of the launch")
-
-    def guarded_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
-        check(pointers, mask, "reads")
-        return load(self, pointers, mask, *rest)
-
-    def guarded_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        check(pointers, mask, "writes")
-        return store(self, pointers, value, mask, *rest)
-
-    notes_spans.notes_spans = True  # type: ignore[attr-defined]
-    executor._init_args_hst = notes_spans
-    builder.create_masked_load, builder.create_masked_store = guarded_load, guarded_store
-
-
-def _span(x: Any) -> tuple[int, int]:
-    """The addresses of a tensor's elements, from the first to behind the last."""
-    elements = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-    return x.data_ptr(), x.data_ptr() + elements * x.element_size()
 
 
 def run_interpreted(path: Path, *arguments: str, slow: bool = False, timeout_seconds: float = 280.0) -> str:
