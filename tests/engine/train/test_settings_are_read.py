@@ -1,0 +1,299 @@
+"""No setting is accepted and ignored: in every context each one is given another value, and the run differs or is
+refused.
+
+What a run does: its rows, its weights at the end, what it keeps, and, for settings that are not meant to alter numbers,
+how it came by them: shapes of the batches, backends chosen, workers, threads.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+
+from unmask._config_unused import _READ
+from unmask._mappings import nest
+from unmask.batch import PackedBatch
+from unmask.config import RunConfig, load_config
+from unmask.data.corpus import Document
+from unmask.data.loader import Loader
+from unmask.data.prepare import prepare
+from unmask.data.store import Store
+from unmask.errors import UnmaskError
+from unmask.train.checkpoint import Checkpoints
+from unmask.train.log import read_evaluations, read_log
+from unmask.train.pretrain import pretrain
+from unmask.train.step import StepReport, TrainingStep
+from unmask_kernels.dispatch import Call, Family
+
+WORDS = "the cat sat on a mat dog ran fast tree house river blue green seven under".split()  # noqa: SIM905
+Behaviour = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
+TIMES = ("tokens_per_second", "data_wait", "seconds_per_step")
+
+# of every setting, a value that its default and no context has
+OTHER: dict[str, Any] = {
+    "run": "other",
+    "seed": 9,
+    "data.store": "OTHER",
+    "data.input": ["a.txt", "b.txt"],
+    "data.text_field": "body",
+    "data.blank_line_documents": True,
+    "data.split_at": "^#",
+    "data.segmenter": "spaces",
+    "data.tokenizer": "CASED",
+    "data.vocab_size": 200,
+    "data.lowercase": False,
+    "data.longest": 24,
+    "data.held_out": 0.3,
+    "data.compose": "mix",
+    "data.bm25_walk": "star",
+    "data.bm25_buffer": 2,
+    "data.bm25_query_terms": 1,
+    "data.scope": "sequence",
+    "data.short_pairs": 1.0,
+    "data.weights": {"a": 2.0},
+    "data.mask_rate": 0.4,
+    "data.mask_rate_end": 0.5,
+    "data.mask_split": [0.0, 1.0, 0.0],
+    "data.masking": "span",
+    "data.similar_words": "SIMILAR",
+    "data.mask_on": "device",
+    "data.static_masks": 1,
+    "data.workers": 1,
+    "model.num_layers": 3,
+    "model.hidden_size": 12,
+    "model.num_heads": 4,
+    "model.intermediate_size": 24,
+    "model.max_positions": 48,
+    "model.num_segments": 3,
+    "model.hidden_dropout": 0.5,
+    "model.attention_dropout": 0.5,
+    "model.layer_norm_eps": 1e-2,
+    "model.initializer_range": 0.3,
+    "model.activation": "gelu_tanh",
+    "model.causal": True,
+    "model.attention_window": 2,
+    "model.global_every": 0,
+    "objective.mlm": 0.5,
+    "objective.nsp": 0.5,
+    "objective.sop": 0.5,
+    "objective.clm": 0.5,
+    "train.steps": 5,
+    "train.tokens_per_step": 192,
+    "train.micro_batch_tokens": 48,
+    "train.max_documents": 90,
+    "train.learning_rate": 1e-3,
+    "train.warmup_steps": 0,
+    "train.weight_decay": 0.5,
+    "train.beta1": 0.5,
+    "train.beta2": 0.5,
+    "train.eps": 1e-2,
+    "train.clip_norm": 1e-3,
+    "train.dtype": "bfloat16",
+    "train.log_every": 1,
+    "train.evaluate_every": 1,
+    "train.evaluate_tokens": 4096,
+    "train.save_every": 1,
+    "train.keep_checkpoints": 1,
+    "train.threads": 2,
+    "train.tensorboard": True,
+    "train.phases": [{"share": 1.0, "longest": 20}],
+    "kernels.attention": "reference",
+    "kernels.mlm_loss": "reference",
+    "kernels.layer_norm": "reference",
+    "kernels.gelu": "reference",
+    "kernels.linear_gelu": "reference",
+    "kernels.masking": "reference",
+    "kernels.embedding": "reference",
+    "kernels.last_layer_rows": False,
+}
+
+BASE: dict[str, Any] = {
+    "run": "run",
+    "data.store": "STORE",
+    "data.longest": 32,
+    "data.held_out": 0.5,
+    "data.workers": 0,
+    "model.num_layers": 2,
+    "model.hidden_size": 8,
+    "model.num_heads": 2,
+    "model.intermediate_size": 16,
+    "model.max_positions": 32,
+    "model.initializer_range": 0.5,
+    "train.steps": 4,
+    "train.tokens_per_step": 96,
+    "train.micro_batch_tokens": 96,
+    "train.warmup_steps": 2,
+    "train.learning_rate": 1e-2,
+    "train.dtype": "float32",
+    "train.log_every": 2,
+    "train.evaluate_every": 2,
+    "train.evaluate_tokens": 96,
+    "train.save_every": 2,
+    "train.threads": 1,
+}
+
+# contexts that take the reader from one setting or another
+CONTEXTS: dict[str, dict[str, Any]] = {
+    "tokens": {},
+    "text": {"data.store": None, "data.input": ["a.txt"]},
+    "docstrings": {"data.store": None},
+    "pairs": {"data.compose": "pairs", "objective.nsp": 1, "data.masking": "mac", "data.similar_words": "WORDS"},
+    "pairs alone": {"data.compose": "pairs", "objective.sop": 1, "objective.mlm": 0},
+    "causal": {"objective.mlm": 0, "objective.clm": 1, "model.causal": True},
+    "neighbours": {
+        "data.compose": "bm25",
+        "data.scope": "sequence",
+        "data.longest": 64,
+        "model.max_positions": 64,
+        "model.attention_window": 4,
+    },
+    "device": {"data.mask_on": "device", "data.masking": "whole_word", "model.attention_window": 4},
+    "one layer": {
+        "model.num_layers": 1,
+        "train.steps": 8,
+        "data.held_out": 0,
+        "train.evaluate_every": 200,
+        "train.evaluate_tokens": 32768,
+    },
+    "phases": {"train.phases": [{"share": 0.5, "longest": 16}, {"share": 0.5, "longest": 32}], "train.steps": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small documents of two sources as a store, another store, another tokenizer, two tables of similar words."""
+    folder = tmp_path_factory.mktemp("text")
+    generator = np.random.default_rng(0)
+    for name, count in (("a", 7), ("b", 7), ("c", 12)):
+        documents = []
+        for number in range(count):
+            few = generator.choice(WORDS, 6)
+            sentences = [" ".join(generator.choice(few, 5)).capitalize() + "." for _ in range(2 + number % 4)]
+            documents.append(" ".join(sentences))
+        (folder / f"{name}.txt").write_text("\n\n".join(documents))
+    common: dict[str, Any] = {"blank_line_documents": True, "workers": 1}
+    prepare([folder / "a.txt", folder / "b.txt"], folder / "STORE", vocab_size=120, **common)
+    prepare([folder / "c.txt"], folder / "OTHER", tokenizer=folder / "STORE" / "tokenizer", **common)
+    prepare([folder / "a.txt"], folder / "cased", vocab_size=120, lowercase=False, **common)
+    (folder / "cased" / "tokenizer").rename(folder / "CASED")
+    for name, step in (("WORDS", 1), ("SIMILAR", 2)):
+        pairs = zip(WORDS, WORDS[step:] + WORDS[:step], strict=True)
+        (folder / name).write_text("".join(f"{word}\t{other}:0.9\n" for word, other in pairs))
+    return folder
+
+
+@pytest.fixture
+def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What runs do from now on, but for their numbers."""
+    seen: list[str] = []
+
+    def load(self: Loader, stream: Any, original: Any = Loader.__init__, **settings: Any) -> None:
+        seen.append(f"loader {settings['workers']}")
+        original(self, stream, **settings)
+
+    def step(self: TrainingStep, batches: list[PackedBatch], original: Any = TrainingStep.__call__) -> StepReport:
+        seen.append(
+            f"step {self.all_rows} {[(len(b.documents.keys), len(b.ids), b.word_starts is None) for b in batches]}"
+        )
+        return original(self, batches)
+
+    def choose(self: Family, asked: str | None, call: Call, original: Any = Family.choose) -> str:
+        chosen: str = original(self, asked, call)
+        seen.append(f"{self.name} {chosen}")
+        return chosen
+
+    def save(self: Checkpoints, step: int, write: Any, *, bytes_needed: int) -> None:
+        seen.append(f"save {step} {self.keep}")
+
+    def text(inputs: Any, out: Path, *, progress: Any, **settings: Any) -> Store:
+        seen.append(f"prepare {inputs} {settings}")
+        return Store.open(folder / "STORE")
+
+    monkeypatch.setattr("unmask.train.run_folder.RunFolder.save_config", lambda self: None)
+    monkeypatch.setattr(TrainingStep, "__call__", step)
+    monkeypatch.setattr(Family, "choose", choose)
+    monkeypatch.setattr(Checkpoints, "save", save)
+    monkeypatch.setattr(Loader, "__init__", load)
+    monkeypatch.setattr("torch.set_num_threads", lambda count: seen.append(f"threads {count}"))
+    monkeypatch.setattr("unmask.train.stores.prepare", text)
+    monkeypatch.setattr("unmask.train.stores.docstring_corpus", lambda: [Document(text="a", source="b", origin="c")])
+    monkeypatch.setattr("unmask.train.stores.cache_folder", lambda: folder / "cache")
+    monkeypatch.setattr("unmask.train.pretrain.event_writer_class", lambda: seen.append("events"))
+    monkeypatch.setattr("unmask.train.log.event_writer_class", MagicMock)
+    return seen
+
+
+@pytest.fixture
+def behaviour(folder: Path, watched: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Behaviour:
+    """What a run of these settings does, under those changed on the command line; of a refusal, its sentence."""
+    numbers = itertools.count()
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [placed(item) for item in value]
+        return str(folder / value) if isinstance(value, str) and (folder / value).exists() else value
+
+    def behave(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
+        here = tmp_path / str(next(numbers))
+        here.mkdir()
+        monkeypatch.chdir(here)
+        # JSON is YAML, and read faster
+        Path("base.yaml").write_text(json.dumps(nest({key: placed(value) for key, value in settings.items()})))
+        watched.clear()
+        try:
+            run = pretrain(load_config("base.yaml", {key: placed(value) for key, value in changes.items()}))
+        except UnmaskError as refused:
+            return f"refused: {refused}"
+        rows = [{k: row[k] for k in row if k not in TIMES} for row in read_log(run) + read_evaluations(run)]
+        return "\n".join([run.name, *map(json.dumps, rows), *sorted(set(watched))])
+
+    return behave
+
+
+def fields_of(cls: Any, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(cls):
+        nested = field.default_factory
+        if dataclasses.is_dataclass(nested):
+            yield from fields_of(nested, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
+
+
+def test_every_setting_has_another_value_here() -> None:
+    assert set(OTHER) == set(fields_of(RunConfig))
+
+
+def ignored(behaviour: Behaviour, context: str, names: Iterable[str]) -> list[str]:
+    """Those settings of which another value is accepted and changes nothing."""
+    settings = {**BASE, **CONTEXTS[context]}
+    before = behaviour(settings, {})
+    assert not before.startswith("refused"), before
+    assert behaviour(settings, {}) == before
+    others = {
+        name: attrgetter(name)(RunConfig()) if settings.get(name) == OTHER[name] else OTHER[name] for name in names
+    }
+    return [name for name, value in others.items() if behaviour(settings, {name: value}) == before]
+
+
+def test_a_setting_that_is_accepted_and_ignored_is_found(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmask._config_unused._READ", ())
+    names = ["data.scope", "data.mask_rate", "model.attention_window", "train.evaluate_tokens"]
+    assert ignored(behaviour, "one layer", names) == ["data.scope", "model.attention_window", "train.evaluate_tokens"]
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_what_a_choice_may_leave_unread_changes_a_run_or_is_refused(behaviour: Behaviour, context: str) -> None:
+    assert not ignored(behaviour, context, sorted({name for row in _READ for name in row.settings}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_another_value_of_any_setting_changes_a_run_or_is_refused(behaviour: Behaviour, context: str) -> None:
+    assert not ignored(behaviour, context, OTHER)
