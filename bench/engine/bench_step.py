@@ -11,7 +11,7 @@ reads them padded to the longest of the batch, ours packed without padding. Only
 take up to eight sets of documents in turn; collating is not in the time and reported apart.
 
 Before the clock starts, the losses of the two models with the same weights, in fp32 without dropout, must
-agree within 1e-5. Without `transformers` ours runs alone, and the result says so.
+agree within 1e-5. Without `transformers` ours runs alone, and the result says so; so it does with `--no-peer`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def measure(
     steps: dict[str, Callable[[StepInputs], Tensor]] = {}
     agreement = None
     if include_ours:
-        agreement = check_agreement(size, inputs[0], device) if HAS_PEER else None
+        agreement = check_agreement(size, inputs[0], device) if peers else None
         own = ours(size, dropout, torch.bfloat16, device)
         asked = dict.fromkeys(IN_A_STEP, backend) if backend else {}
 
@@ -140,7 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--pad-to-multiple-of", type=int, help="as in the collator of transformers")
     parser.add_argument("--no-float32", action="store_true", help="leave out the row for transformers in fp32")
-    parser.add_argument("--only-peer", action="store_true", help="time transformers alone")
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument("--only-peer", action="store_true", help="time transformers alone")
+    alone.add_argument("--no-peer", action="store_true", help="time ours alone")
     parser.add_argument("--profile", action="store_true", help="print where a step of ours spends its time")
     parser.add_argument("--out", type=Path, help="result file to write ('auto' for bench/results)")
     options = parser.parse_args(arguments)
@@ -154,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rounds=options.rounds,
             tokens=options.tokens,
             device=torch.device(options.device),
-            peers=PEERS[:1] if options.no_float32 else PEERS,
+            peers=() if options.no_peer else PEERS[:1] if options.no_float32 else PEERS,
             include_ours=not options.only_peer,
             multiple=options.pad_to_multiple_of,
             lengths=options.lengths,
