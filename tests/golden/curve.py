@@ -54,7 +54,7 @@ def losses(folder: Path) -> list[float]:
     """Train in `folder` and return the loss of every step."""
     from unmask.config import load_config
     from unmask.train.log import read_log
-    from unmask.train.trainer import pretrain
+    from unmask.train.pretrain import pretrain
 
     run = pretrain(load_config(None, {**SETTINGS, "run": str(folder / "run")}))
     return [row["loss"] for row in read_log(run) if "event" not in row]

@@ -22,7 +22,7 @@ __all__ = ["parse", "run"]
 def run(arguments: list[str]) -> None:
     """Train, or go on with a run; the trainer says what happens and what to do next."""
     config, resume = parse(arguments)
-    from unmask.train.trainer import pretrain
+    from unmask.train.pretrain import pretrain
 
     pretrain(config, resume=resume)
 

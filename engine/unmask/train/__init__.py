@@ -1,6 +1,6 @@
 """Pre-training: the step, the optimizer and its schedule, checkpoints, logs, and the loop that joins them.
 
-`trainer.pretrain(config)` is the whole of it. `step`, `optim` and `schedule` need PyTorch and NumPy alone, so nothing
+`pretrain.pretrain(config)` is the whole of it. `step`, `optim` and `schedule` need PyTorch and NumPy alone, so nothing
 is imported here.
 """
 

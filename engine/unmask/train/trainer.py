@@ -1,6 +1,6 @@
-"""Pre-training from a configuration to a finished run directory.
+"""The training loop, from where a run stands to its end.
 
-    for batches in the data, from where the run stands:
+    for batches in the data:
         report = training_step(batches)
         log, evaluate and save when due; stop politely when asked
 
@@ -20,78 +20,27 @@ from torch import Tensor
 from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
 from unmask.errors import RunError
-from unmask.train.assembly import Parts, assemble
+from unmask.train.assembly import Parts
 from unmask.train.binding import bind
 from unmask.train.checkpoint import Checkpoints
 from unmask.train.evaluate import as_row, evaluate
-from unmask.train.log import RunLog, event_writer_class
+from unmask.train.log import RunLog
 from unmask.train.meter import Meter
 from unmask.train.metrics import FlopCount, peak_flops
 from unmask.train.optim import adamw, set_learning_rate
 from unmask.train.progress import Display, next_command
 from unmask.train.provenance import differences, machine
-from unmask.train.resume import inherit, require_same_data, tell_of_schedule
-from unmask.train.run_folder import RunFolder, saved_config
+from unmask.train.resume import require_same_data
 from unmask.train.schedule import LinearSchedule
 from unmask.train.segments import segment_of
 from unmask.train.signals import StopRequest
-from unmask.train.state import Facts, load_facts, load_tensors, save_state, state_bytes
+from unmask.train.state import Facts, load_tensors, save_state, state_bytes
 from unmask.train.step import StepReport, TrainingStep
-from unmask_kernels import using
 
-__all__ = ["Trainer", "pretrain"]
+__all__ = ["Trainer"]
 
 # Updates left out in a row after which the run stops: a single spike recovers, this many mean that it diverged.
 GIVE_UP_AFTER = 50
-
-
-def pretrain(config: RunConfig, *, resume: Path | None = None) -> Path:
-    """Run pre-training to its last step, or to a SIGTERM or Ctrl-C, and return the run directory.
-
-    Args:
-        config: the whole run. With `resume`, the configuration saved there with at most the settings of
-            `run_folder.MAY_CHANGE` altered (`run_folder.saved_config` makes one).
-        resume: directory of the run to continue; None starts a new one in `config.run`.
-    Raises:
-        RunError: the directory exists already, is in use, holds nothing to resume, or the run diverged.
-        ConfigError, CorpusError, StoreError, TokenizerError, CheckpointError: as their sentences say.
-    """
-    if config.train.tensorboard:
-        event_writer_class()
-    folder = RunFolder.create(config) if resume is None else RunFolder.reopen(Path(resume), config)
-    with folder.locked():
-        try:
-            _train(folder)
-        except Exception:
-            if resume is None:
-                folder.abandon()
-            raise
-    return folder.path
-
-
-def _train(folder: RunFolder) -> None:
-    """Take the run in `folder` from its newest checkpoint, or from nothing, to its end."""
-    config = folder.config
-    display = Display(steps=config.train.steps)
-    checkpoints = Checkpoints(folder=folder.path / "checkpoints", keep=config.train.keep_checkpoints, say=display.say)
-    checkpoints.clean()
-    found = checkpoints.latest_valid()
-    facts = None if found is None else load_facts(found / "training")
-    if facts is not None:
-        config = inherit(config, facts, display.say)
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
-    torch.manual_seed(config.seed)
-    parts = assemble(config, folder.path, display.say)
-    trainer = Trainer(config=config, folder=folder.path, parts=parts, checkpoints=checkpoints, display=display)
-    if found is not None and facts is not None:
-        saved = saved_config(folder.path)
-        trainer.restore(found, facts, saved)
-        tell_of_schedule(saved.train, config.train, step=facts.step, say=display.say)
-    # Only now is it known that a changed configuration can go on with what is there.
-    folder.save_config()
-    with using(**config.kernels.named()):
-        trainer.run()
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from unmask.errors import CheckpointError, RunError
+from unmask.train.evaluate import evaluate
 from unmask.train.log import read_log
 from unmask.train.progress import Display
 from unmask.train.run_folder import saved_config
 from unmask.train.schedule import LinearSchedule
-from unmask.train.state import Facts
+from unmask.train.state import Facts, load_facts
 
 
 def resume(tiny: ModuleType, run: Path, **changes: Any) -> None:
@@ -65,14 +66,13 @@ def test_a_stop_does_not_wait_for_an_evaluation_which_the_resumed_run_makes(
     run = tmp_path / "run"
     evaluated = []
 
-    def evaluate(*arguments: Any, **options: Any) -> Any:
+    def stopped(*arguments: Any, **options: Any) -> Any:
         evaluated.append(1)
         os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments, **options)
+        return evaluate(*arguments, **options)
 
-    original = tiny.pretrain.__globals__["evaluate"]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("unmask.train.trainer.evaluate", evaluate)
+        patched.setattr("unmask.train.trainer.evaluate", stopped)
         if not inside:
             at_step(patched, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
         tiny.pretrain(tiny.config(run))
@@ -243,14 +243,13 @@ def test_auto_stays_what_it_was_where_another_machine_would_choose_otherwise(
 def test_a_tampered_fingerprint_is_refused(tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     tiny.pretrain(tiny.config(run, steps=4, phases=[]))
-    original = tiny.pretrain.__globals__["load_facts"]
 
     def tampered(folder: Path) -> Facts:
-        facts: Facts = original(folder)
+        facts = load_facts(folder)
         object.__setattr__(facts, "fingerprint", "0" * 64)
         return facts
 
-    monkeypatch.setattr("unmask.train.trainer.load_facts", tampered)
+    monkeypatch.setattr("unmask.train.pretrain.load_facts", tampered)
     with pytest.raises(CheckpointError, match="stream 0000000000000000 was saved"):
         resume(tiny, run)
 

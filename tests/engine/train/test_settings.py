@@ -20,13 +20,14 @@ from unmask.data.compose import Composition
 from unmask.data.stream import StreamConfig
 from unmask.errors import CheckpointError
 from unmask.train.checkpoint import Checkpoints
+from unmask.train.evaluate import evaluate
 from unmask.train.log import read_log
 from unmask.train.progress import Display
 from unmask.train.resume import inherit
 from unmask.train.run_folder import saved_config
 from unmask.train.schedule import LinearSchedule
 from unmask.train.sources import Sources
-from unmask.train.state import Facts, load_facts
+from unmask.train.state import Facts, load_facts, save_state
 from unmask.train.step import StepReport, TrainingStep
 from unmask.train.trainer import Trainer
 
@@ -99,8 +100,8 @@ def test_the_time_of_saves_and_evaluations_is_in_no_rate(
 
         return slower
 
-    for name in ("evaluate", "save_state"):
-        monkeypatch.setattr(f"unmask.train.trainer.{name}", slow(tiny.pretrain.__globals__[name]))
+    for name, original in (("evaluate", evaluate), ("save_state", save_state)):
+        monkeypatch.setattr(f"unmask.train.trainer.{name}", slow(original))
     monkeypatch.setattr("unmask.train.meter.time.perf_counter", lambda: clock() + passed)
     tiny.pretrain(tiny.config(tmp_path / "a", steps=5, phases=[], log_every=1, save_every=2, evaluate_every=3))
     assert passed == 5000.0
@@ -138,7 +139,7 @@ def test_a_resumed_run_knows_its_place_its_counts_its_leftovers_and_another_mach
     tiny.pretrain(tiny.config(run, steps=4, phases=[], threads=1))
     facts = facts_of(run, 4)
     (run / "checkpoints" / ".step-000006.partial").mkdir()
-    monkeypatch.setattr("unmask.train.trainer.load_facts", lambda folder: replace(facts, skipped=7))
+    monkeypatch.setattr("unmask.train.pretrain.load_facts", lambda folder: replace(facts, skipped=7))
     monkeypatch.setattr("unmask.train.trainer.machine", lambda *of: facts.machine | {"torch": "9.9"})
     asked: list[Any] = []
     threads: list[int] = []

@@ -12,7 +12,7 @@ import pytest
 
 # one process imports, which takes longer than training; those that are killed are its forks
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["unmask.train.trainer"])
+FORKS.set_forkserver_preload(["unmask.train.pretrain"])
 
 PROGRAM = """
 import os, runpy, sys

@@ -10,8 +10,8 @@ from unmask.config import DataConfig, RunConfig
 from unmask.data.corpus import Document
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import StoreError
+from unmask.train.pretrain import pretrain
 from unmask.train.stores import open_store
-from unmask.train.trainer import pretrain
 
 TEXTS = [
     f"the {a} {b} sat on a {c} mat" for a in ("red", "old", "sad") for b in ("cat", "dog", "owl") for c in "xyzuvw"

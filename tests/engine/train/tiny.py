@@ -20,8 +20,8 @@ from unmask.data.memory_store import MemoryStore
 from unmask.data.tokenizer import Tokenizer
 from unmask.train import assembly
 from unmask.train.log import read_evaluations, read_log
+from unmask.train.pretrain import pretrain
 from unmask.train.run_folder import saved_config
-from unmask.train.trainer import pretrain
 
 WORDS = [
     "the",
