@@ -26,6 +26,7 @@ def _cut(text: str) -> list[str]:
         ("hard\nwrapped line. Next", ["hard\nwrapped line.", "Next"]),
         ("no stop here\n\nSecond block", ["no stop here", "Second block"]),
         ("ends with Mr.\n\nsecond block", ["ends with Mr.", "second block"]),
+        ("no stop here\n \t\nthird block", ["no stop here", "third block"]),
         ("他说：“你好。”我走了！真的？是；好", ["他说：“你好。”", "我走了！", "真的？", "是；", "好"]),
         ("「走吧。」他说。（真的。）『是吗？！』好", ["「走吧。」", "他说。", "（真的。）", "『是吗？！』", "好"]),
         ("我想……他走了……。好", ["我想……", "他走了……。", "好"]),

@@ -190,6 +190,14 @@ def test_truncation_and_padding_of_a_folder_are_switched_off(trained: Tokenizer,
         "strategy": "LongestFirst",
         "stride": 0,
     }
+    description["padding"] = {
+        "strategy": {"Fixed": 99},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
     (tmp_path / "tokenizer.json").write_text(json.dumps(description))
     loaded = Tokenizer.load(tmp_path)
     assert loaded.encode_batch(TEXTS) == trained.encode_batch(TEXTS)

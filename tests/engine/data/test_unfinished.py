@@ -74,7 +74,8 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
         prepare([corpus], tmp_path / "store", **common)
     assert unfinished_hint(tmp_path / "store") is not None
     # half of a shard, as a kill leaves it
-    (tmp_path / "store.partial" / f"shard-{shards:05d}.arrow").write_bytes(b"half")
+    for number in (shards, 99):
+        (tmp_path / "store.partial" / f"shard-{number:05d}.arrow").write_bytes(b"half")
     stop_after(0)
     seen: list[Progress] = []
     store = prepare([corpus], tmp_path / "store", progress=seen.append, **common)

@@ -184,6 +184,7 @@ def test_a_run_that_diverges_stops_with_advice_and_keeps_its_last_finite_state(
     assert rows[-1]["loss"] is None
     state = json.loads(next((tmp_path / "a" / "checkpoints").glob("*/training/state.json")).read_text())
     assert state["skipped"] >= 3
+    assert (tmp_path / "a" / "checkpoints" / f"step-{rows[-1]['step']:06d}").is_dir()
 
 
 def test_a_run_refused_for_its_settings_leaves_its_name_free(tiny: ModuleType, tmp_path: Path) -> None:
