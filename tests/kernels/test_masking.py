@@ -142,14 +142,29 @@ def test_a_document_is_masked_the_same_wherever_it_lies(tenant: Tenant) -> None:
 
 
 @everywhere
-def test_the_first_and_the_last_word_of_a_document_may_be_chosen_too(tenant: Tenant) -> None:
-    # no token is special, as in a text without [CLS] and [SEP]
-    case = masking_case("", [21, 9, 14, 5], words=0.4, rate=0.8)
-    call = arguments(case, tenant) | {"special": torch.zeros_like(arguments(case, tenant)["special"])}
-    masked = masking(**call, backend=tenant.backend)
-    on_the_host = case.make(torch.float32).arguments
-    same(masked, masking(**{**on_the_host, "special": call["special"].cpu()}, backend="reference"))
-    assert {0, 20, 29, 48} & set(masked.rows.tolist()) > {0, 20}
+@pytest.mark.parametrize("every", [500, 7], ids=["none", "some"])
+def test_words_at_both_ends_may_be_chosen_and_those_that_hold_a_special_token_not(every: int, tenant: Tenant) -> None:
+    # ids in text without [CLS] and [SEP], of which none or every seventh is special, wherever in a word it stands
+    case = masking_case("", [21, 9, 14, 5, 40], words=0.4, rate=0.8)
+    changes = {"special": torch.arange(500) % every == every - 1, "ids": case.make(torch.float32).arguments["ids"] + 5}
+    documents: Documents = case.make(torch.float32).arguments["documents"]
+    starts = case.make(torch.float32).arguments["word_starts"] & (documents.positions > 0)  # the first is one anyway
+    changes |= {"word_starts": starts, "special": torch.cat([changes["special"], torch.zeros(5, dtype=torch.bool)])}
+    masked = on(tenant, case, **{name: value.to(tenant.device) for name, value in changes.items()})
+    same(masked, masking(**case.make(torch.float32).arguments | changes, backend="reference"))
+    word = (starts | (documents.positions == 0)).cumsum(0) - 1
+    holds = torch.zeros(int(word[-1]) + 1).index_add_(0, word, changes["special"][changes["ids"]].float()) > 0
+    chosen = masked.rows[masked.labels >= 0].cpu()
+    assert not holds[word[chosen]].any() and bool(holds.any()) == (every == 7)
+    assert (documents.positions[chosen] == 0).any() and torch.isin(documents.cu_seqlens[1:] - 1, chosen).any()
+
+
+def test_a_rate_is_a_fraction_and_shares_are_bounds_of_32_bits() -> None:
+    assert numbers(0.15, (0.8, 0.1, 0.1)) == (3, 20, 3435973837, 3865470566)
+    assert numbers(0.1234, (0.0, 1.0, 0.0)) == (617, 5000, 0, 1 << 32)
+    assert numbers(1 / 65536, (0.7, 0.3 + 1e-9, 0.0))[:2] == (1, 65536)
+    # shares that sum to more by rounding draw no more than all
+    assert numbers(1.0, (0.7, 0.3 + 1e-9, 0.0))[3] == 1 << 32
 
 
 @everywhere
