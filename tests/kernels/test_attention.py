@@ -97,6 +97,8 @@ def test_a_window_shows_so_many_tokens_on_either_side(causal: bool, seen: list[i
 def test_a_window_that_reaches_every_token_is_none(causal: bool, tenant: Tenant) -> None:
     whole = make(attention_case("whole", LENGTHS, head_dim=32, causal=causal), torch.bfloat16, tenant)
     same_bits(run(on(tenant), whole.change(window=22)), run(on(tenant), whole), "a window and none")
+    # so a backend without windows may run it
+    assert [described(**whole.change(window=window).arguments).window for window in (21, 22, None)] == [21, -1, -1]
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
@@ -183,6 +185,15 @@ def test_two_runs_agree_bit_for_bit(case: Case, tenant: Tenant) -> None:
 
 
 @everywhere
+def test_foreign_autocast_casts_activations_once(tenant: Tenant) -> None:
+    inputs = make(SMALL, torch.float32, tenant)
+    expected = on(tenant)(**inputs.change(qkv=inputs.arguments["qkv"].bfloat16()).arguments)
+    with torch.autocast(tenant.device, dtype=torch.bfloat16):
+        got = on(tenant)(**inputs.arguments)
+    same_bits({"y": got}, {"y": expected}, "under autocast and on bf16 activations")
+
+
+@everywhere
 @pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
 def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> None:
     contracts.gradient_set(on(tenant), make(case, torch.float16, tenant))
@@ -264,6 +275,8 @@ def test_refuses_bad_arguments_in_one_sentence(change: dict[str, Any], error: ty
 
 def test_refuses_dropout_on_documents_longer_than_an_address_can_name() -> None:
     documents = lengths_to_documents([4])
+    longest = Documents.build(documents.cu_seqlens, tokens=4, longest=1 << 16)
+    assert public(torch.zeros(4, 3, 1, 8), longest, p=0.1, key=torch.tensor(1)).shape == (4, 1, 8)
     long = Documents.build(documents.cu_seqlens, tokens=4, longest=1 << 17)
     with pytest.raises(ValueError, match=r"with dropout a document may have 65536 tokens.*longest is 131072"):
         public(torch.zeros(4, 3, 1, 8), long, p=0.1, key=torch.tensor(1))

@@ -173,6 +173,18 @@ def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
 
 
 @everywhere
+@pytest.mark.parametrize("case", [SMALL, PURE], ids=str)
+def test_registration_is_sound_for_other_strides(case: Case, tenant: Tenant) -> None:
+    if tenant.backend == "reference":
+        pytest.skip("the reference is not registered: the compiler sees through it")
+    a = case.make(torch.float32, tenant.device).arguments
+    shared = (a["x"].mT.contiguous().mT, a["bias"], a["activation"], tenant.backend)
+    contracts.opcheck(torch.ops.unmask.gelu_fwd.default, shared)
+    dy = torch.ops.unmask.gelu_fwd(*shared).mT.contiguous().mT
+    contracts.opcheck(torch.ops.unmask.gelu_bwd.default, (dy, *shared))
+
+
+@everywhere
 @pytest.mark.parametrize("activation", ["gelu", "geglu"])
 def test_compiles_as_one_graph_with_dynamic_lengths(activation: str, tenant: Tenant) -> None:
     one, other = (gelu_case(n, 40, activation=activation).make(torch.float32, tenant.device) for n in (9, 14))

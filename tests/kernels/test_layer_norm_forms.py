@@ -42,6 +42,13 @@ def test_eps_is_added_to_the_variance(tenant: Tenant) -> None:
     torch.testing.assert_close(public(**arguments, backend=tenant.backend), expected)
 
 
+def test_gradients_of_many_rows_lose_no_digits() -> None:
+    # one addition after the other would be off by a thousandth in fp32
+    x, bias = torch.zeros(1 << 17, 4), torch.zeros(4, requires_grad=True)
+    (dbias,) = torch.autograd.grad(public(x, None, torch.ones(4), bias, backend="torch"), bias, torch.full_like(x, 0.1))
+    torch.testing.assert_close(dbias, torch.full((4,), 0.1 * (1 << 17)), rtol=1e-5, atol=0.0)
+
+
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_returned_sum_is_the_residual_stream_and_y_its_norm(dtype: torch.dtype, tenant: Tenant) -> None:

@@ -173,6 +173,15 @@ def test_strides_do_not_matter(tenant: Tenant) -> None:
 
 
 @everywhere
+def test_foreign_autocast_casts_hidden_once(tenant: Tenant) -> None:
+    inputs = SMALL.make(torch.float32, tenant.device)
+    expected = loss_on(tenant)(**inputs.change(hidden=inputs.arguments["hidden"].bfloat16()).arguments)
+    with torch.autocast(tenant.device, dtype=torch.bfloat16):
+        got = loss_on(tenant)(**inputs.arguments)
+    assert torch.equal(got, expected)
+
+
+@everywhere
 def test_returns_exactly_the_gradients_asked_for(tenant: Tenant) -> None:
     contracts.gradient_set(loss_on(tenant), SMALL.make(torch.float32, tenant.device))
 

@@ -76,7 +76,9 @@ EMBEDDING = [
         [9, 4, 7, 1, 1, 1], 312, vocabulary=11, p=0.1, ids_dtype=torch.int32
     ),  # TinyBERT, a prime number of rows
     embedding_case([170], 40, frequent=0.95, vocabulary=7),  # a run of a word with a head, whole chunks and a tail
-    embedding_case([2] * 70 + [3], 24, p=0.5, segments=3),  # more documents than a block, more segments than BERT
+    embedding_case(
+        [2] * 70 + [3], 21, p=0.5, segments=3
+    ),  # more documents than a block, segments than BERT; odd columns
     embedding_case([1], 768, p=0.1),
     embedding_case([0], 768, p=0.1),
     embedding_case([4, 1], 3, vocabulary=1, segments=1),
