@@ -11,24 +11,14 @@ starts together, when the pages are cached.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from unmask.data.manifest import (
-    Manifest,
-    SourceEntry,
-    StoreHead,
-    check_shards,
-    fingerprint,
-    make_manifest,
-    read_manifest,
-)
+from unmask.data.manifest import Manifest, check_shards, fingerprint, read_manifest
 from unmask.data.shards import TokenBatch, addresses, bits, map_shard
-from unmask.data.store_writer import SHARD_TOKENS, ShardWriter, StoredDocument, content_hash
-from unmask.data.unfinished import UnfinishedStore
 from unmask.errors import StoreError
 
 if TYPE_CHECKING:
@@ -36,7 +26,7 @@ if TYPE_CHECKING:
 
     from unmask.data.tokenizer import Tokenizer
 
-__all__ = ["Store", "StoredDocument", "content_hash", "write_store"]
+__all__ = ["Store"]
 
 # hashing this much takes a tenth of a second: small stores are verified at every opening
 _HASHED_ALWAYS_BYTES = 1 << 27
@@ -256,43 +246,6 @@ class Store:
             spans = np.flatnonzero(where == number)
             taken = addresses(begins[spans], sizes[spans])
             yield self._batches[number], taken, addresses(places[spans], sizes[spans])
-
-
-def write_store(
-    folder: str | Path,
-    documents: Iterable[StoredDocument],
-    *,
-    tokenizer_hash: str,
-    vocab_size: int,
-    special_ids: Mapping[str, int],
-    segmenter: str = "",
-    sources: Iterable[str] = (),
-    batch_documents: int = 65_536,
-    shard_tokens: int = SHARD_TOKENS,
-) -> Store:
-    """Writes documents to a new store, whole or not at all, and opens it.
-
-    The names `sources` get the first numbers, others follow as they come; the rest is as in `StoreHead` and
-    `ShardWriter`.
-
-    Raises:
-        StoreError: the folder exists, cannot be written (a full disk), or there is no document; nothing is left behind.
-        ValueError: a document has no token, an id outside the vocabulary, or flags of another length.
-    """
-    head = StoreHead(tokenizer_hash=tokenizer_hash, vocab_size=vocab_size, special_ids=special_ids, segmenter=segmenter)
-    names = [SourceEntry(name=name, documents=0, tokens=0) for name in sources]
-    with UnfinishedStore(folder) as place:
-        writer = ShardWriter(
-            place.path, head, sources=names, batch_documents=batch_documents, shard_tokens=shard_tokens
-        )
-        try:
-            for document in documents:
-                writer.add(document)
-            writer.close()
-        finally:
-            writer.abandon()
-        place.publish(make_manifest(head, writer.sources, writer.shards, {}))
-    return Store.open(folder)
 
 
 def _reopen(folder: Path) -> Store:

@@ -8,7 +8,8 @@ import pytest
 
 from unmask.data.prepare import Progress, describe, prepare
 from unmask.data.sentences import sentence_starts
-from unmask.data.store import Store, content_hash
+from unmask.data.store import Store
+from unmask.data.store_writer import content_hash
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError, StoreError, TokenizerError
 

@@ -15,7 +15,9 @@ import pytest
 
 from unmask.data import shards
 from unmask.data.manifest import fingerprint
-from unmask.data.store import Store, StoredDocument, content_hash, write_store
+from unmask.data.store import Store
+from unmask.data.store_writer import StoredDocument, content_hash
+from unmask.data.write_store import write_store
 from unmask.errors import StoreError
 
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from unmask.batch import Cursor
 from unmask.data import windows
 from unmask.data.memory_store import MemoryStore
-from unmask.data.store import StoredDocument, write_store
+from unmask.data.store_writer import StoredDocument
 from unmask.data.stream import Stream, StreamConfig
+from unmask.data.write_store import write_store
 from unmask.errors import ConfigError, CorpusError
 
 VOCAB = 500

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from unmask.data.prepare import Progress, describe, prepare
-from unmask.data.store import Store, StoredDocument, write_store
+from unmask.data.store import Store
+from unmask.data.store_writer import StoredDocument
 from unmask.data.tokenizer import Tokenizer
 from unmask.data.unfinished import unfinished_hint
+from unmask.data.write_store import write_store
 from unmask.errors import CorpusError, StoreError
 
 WORDS = ("the", "river", "runs", "past", "old", "mill", "and", "cat", "sat", "on", "warm", "wall", "深度", "学习", "好")

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unmask.data.store import StoredDocument, write_store
+from unmask.data.store_writer import StoredDocument
+from unmask.data.write_store import write_store
 from unmask.train.checkpoint import Checkpoints
 
 Watch = Callable[[], AbstractContextManager[list[tuple[str, str]]]]
