@@ -45,6 +45,15 @@ def test_a_place_adds_up_over_chunks_of_any_length(
     check(case.make(torch.float32, tenant.device), chunks, tenant, monkeypatch)
 
 
+@everywhere
+def test_ids_of_a_large_vocabulary_are_sorted_in_32_bits(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tenant.backend == "triton":
+        lists = importlib.import_module("unmask_kernels.embedding._triton_lists")
+        monkeypatch.setattr(lists, "_WORDS_IN_16_BITS", 52)
+    inputs = embedding_case([29, 21], 24, vocabulary=53, p=0.1).make(torch.float32, tenant.device)
+    check(inputs, 3, tenant, monkeypatch)
+
+
 def check(inputs: Inputs, chunks: int, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
     if tenant.backend != "triton":
         pytest.skip("only Triton adds up by chunks")

@@ -22,6 +22,7 @@ from .arguments import Arguments
 __all__ = ["Lists", "make_lists"]
 
 _EACH, _PLACES, _DOCUMENTS, _WARPS = 256, 8, 256, 4
+_WORDS_IN_16_BITS = 1 << 16
 
 
 @triton.jit(do_not_specialize=["tokens", "words", "documents", "places"])
@@ -63,7 +64,7 @@ class Lists(NamedTuple):
 
 def make_lists(ids: Tensor, arguments: Arguments, vocabulary: int, places: int) -> Lists:
     """The lists of a call, for at least one token."""
-    narrow = vocabulary <= 1 << 16
+    narrow = vocabulary <= _WORDS_IN_16_BITS
     least = -(1 << 15) if narrow else 0
     keys = torch.empty_like(ids, dtype=torch.int16 if narrow else torch.int32)
     runs = arguments.order.new_empty((vocabulary, 2))
