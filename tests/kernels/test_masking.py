@@ -254,7 +254,11 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"keys": torch.zeros(3).long()}, ValueError, "masking: keys must have shape (2,), one of selection"),
     ({"rate": 0.0}, ValueError, "masking: rate must lie in (0, 1], got 0.0; BERT masks 0.15"),
     ({"split": (0.8, 0.1, 0.2)}, ValueError, "masking: split must be three shares that sum to 1"),
+    ({"split": (0.8, 0.1, 0.05)}, ValueError, "masking: split must be three shares that sum to 1"),
+    ({"split": (1.1, -0.1, 0.0)}, ValueError, "masking: split must be three shares that sum to 1"),
+    ({"split": (0.5, 0.5)}, ValueError, "masking: split must be three shares that sum to 1, got (0.5, 0.5)"),
     ({"mask_id": 500}, ValueError, "masking: mask_id must be in [0, 500)"),
+    ({"mask_id": -1}, ValueError, "masking: mask_id must be in [0, 500)"),
     ({"capacity": -1}, ValueError, "masking: capacity must be at least 0, got -1"),
     ({"capacity": 8}, ValueError, "masking: capacity is 8 but 9 slots are needed; raise it, or pack fewer tokens"),
     ({"backend": "numpy"}, ValueError, "masking: backend must be one of 'triton', 'torch', 'reference'"),
@@ -270,6 +274,7 @@ def test_triton_says_what_it_refuses() -> None:
     assert FAMILY.choose(None, MaskingCall("cuda", "sm_90", 512)) == "torch"
     reasons = FAMILY.backends["triton"].refuses(MaskingCall("cuda", "sm_90", 9000))
     assert "documents up to 4096 tokens stay in registers, may be 9000 long; use backend 'torch'" in reasons
+    assert "documents up to" not in FAMILY.explain(MaskingCall("cuda", "sm_90", 4096))
     if not contracts.INTERPRETING:
         with pytest.raises(BackendUnavailable, match="needs a CUDA tensor, got cpu"):
             masking(**TOKENS.make(torch.float32).arguments, backend="triton")

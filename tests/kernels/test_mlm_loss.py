@@ -92,6 +92,14 @@ def test_counts_predictions_and_hits(tenant: Tenant) -> None:
 
 
 @everywhere
+def test_an_unused_slot_is_no_hit_whatever_it_predicts(tenant: Tenant) -> None:
+    hidden, weight = (torch.zeros(rows, 8, device=tenant.device) for rows in (4, 20))  # all of which predict id 0
+    labels = torch.tensor([0, -100, 5, -7], device=tenant.device)
+    result = public(hidden, None, labels, weight, backend=tenant.backend)
+    assert (int(result.count), int(result.correct)) == (2, 1)
+
+
+@everywhere
 @pytest.mark.parametrize("case", [c for c in MLM_LOSS if c.name in ("all-unused", "no-slots")], ids=str)
 def test_nothing_masked_gives_zero_loss_and_zero_gradients(case: Case, tenant: Tenant) -> None:
     results = run(loss_on(tenant), case.make(torch.float32, tenant.device))
@@ -236,6 +244,9 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"hidden": torch.zeros(30)}, ValueError, "mlm_loss: hidden must have shape (T, D), got (30,)"),
     ({"hidden": torch.zeros(30, 25)}, ValueError, "mlm_loss: weight must have 25 columns, the last dimension of"),
     ({"labels": torch.zeros(11)}, TypeError, "mlm_loss: labels must be int64, got float32"),
+    ({"labels": torch.zeros(11, 1).long()}, ValueError, "mlm_loss: labels must have shape (M,), got (11, 1)"),
+    ({"positions": torch.zeros(11).int()}, TypeError, "mlm_loss: positions must be int64, got int32"),
+    ({"bias": torch.zeros(101).int()}, TypeError, "mlm_loss: bias must be float16"),
     ({"positions": torch.zeros(3).long()}, ValueError, "mlm_loss: positions must have shape (11,), one row per"),
     ({"positions": None}, ValueError, "mlm_loss: without positions hidden must have one row per label (11), got 30"),
     ({"bias": torch.zeros(100)}, ValueError, "mlm_loss: bias must have shape (101,), one entry per row of weight"),
@@ -260,6 +271,7 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
         "mlm_loss: positions must be in [0, 30), one of the rows of hidden, got -1",
     ),
     ({"z_loss": -1e-4}, ValueError, "mlm_loss: z_loss must be finite and at least 0, got -0.0001; PaLM uses 1e-4"),
+    ({"z_loss": float("inf")}, ValueError, "mlm_loss: z_loss must be finite and at least 0, got inf; PaLM uses 1e-4"),
     ({"label_smoothing": 1.5}, ValueError, "mlm_loss: label_smoothing must be in [0, 1], got 1.5"),
     ({"backend": "liger"}, ValueError, "mlm_loss: backend must be one of 'triton', 'torch', 'reference', got 'liger'"),
 ]
