@@ -10,7 +10,7 @@ import pytest
 from unmask.analysis.burstiness import exponent, exponents, log_zeta
 from unmask.analysis.masks import measure_masks
 from unmask.analysis.packing import describe_lengths, measure_packing, sequences_of, texts_of
-from unmask.batch import PackedBatch, pack
+from unmask.batch import PackedBatch, assemble, pack
 from unmask.data.compose import Composition
 from unmask.data.masking import Masking
 from unmask.data.memory_store import MemoryStore
@@ -110,6 +110,27 @@ def test_mask_statistics_are_those_of_the_strategy(masking: Masking) -> None:
     assert found.masked + found.similar + found.other + found.kept == pytest.approx(1)
     assert (found.intact == 1) == (masking != "token")
     assert sum(found.ngrams.values()) == pytest.approx(1)
+
+
+def test_a_word_is_similar_as_a_whole_or_not_at_all() -> None:
+    table = SimilarWords([((7, 8), (17, 18)), ((9, 10), (9, 20))])
+    specials = {"cls": 2, "sep": 3, "mask": 4}
+    # a word by chance in one of its two tokens, and one that shares a token with its similar word
+    batch = assemble(
+        np.array([2, 17, 55, 9, 20, 3]),
+        np.array([6]),
+        keys=np.array([1]),
+        tokens=6,
+        sequences=1,
+        longest=6,
+        word_starts=np.array([True, True, False, True, False, True]),
+        masked=np.array([1, 2, 3, 4]),
+        labels=np.array([7, 8, 9, 10]),
+    )
+    found = measure_masks([batch], specials, similar_words=table)
+    assert found is not None
+    assert (found.similar, found.other, found.kept, found.fallback) == (0.5, 0.5, 0.0, 0.0)
+    assert (found.words, found.intact, found.ngrams) == (2, 1.0, {2: 1.0})
 
 
 def test_ngrams_are_longer_than_words_and_spans_longer_still() -> None:

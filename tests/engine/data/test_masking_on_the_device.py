@@ -66,6 +66,10 @@ def test_chooses_and_corrupts_what_the_loader_does(backend: str, strategy: str, 
         capacity=int(masker.counts(made["lengths"]).sum()),
         backend=backend,
     )
+    rule = masker.rule
+    assert rule.keys.tolist() == [key(SELECTION), key(REPLACEMENT)]
+    assert (rule.rate, rule.split, rule.mask_id) == (rate, split, MASK)
+    assert rule.whole_words == (strategy == "whole_word")
     assert len(expected.rows) > 50
     assert ours.rows[ours.labels >= 0].tolist() == expected.rows.tolist()
     assert ours.labels[ours.labels >= 0].tolist() == expected.labels.tolist()

@@ -43,7 +43,7 @@ def test_heads_follow_the_sizes_and_constants_of_their_encoder() -> None:
 
 
 def test_logits_and_loss_are_of_the_same_projection_with_its_bias() -> None:
-    model = PretrainingModel(replace(CONFIG, activation="gelu_tanh"))
+    model = PretrainingModel(replace(CONFIG, activation="gelu_tanh", initializer_range=1.0))
     torch.nn.init.normal_(model.mlm.bias)
     rows, labels = torch.randn(4, 16), torch.tensor([5, 9, -100, 7])
     loss = model.mlm_loss(rows, labels).loss_sum
@@ -51,7 +51,9 @@ def test_logits_and_loss_are_of_the_same_projection_with_its_bias() -> None:
     hidden = F.gelu(model.mlm.dense(rows), approximate="tanh")
     hidden = F.layer_norm(hidden, (16,), model.mlm.norm.weight, model.mlm.norm.bias, eps=CONFIG.layer_norm_eps)
     table = model.encoder.embeddings.word.weight
-    torch.testing.assert_close(model.mlm_logits(rows), hidden @ table.T + model.mlm.bias, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.mlm_logits(rows), hidden @ table.T + model.mlm.bias, rtol=0, atol=1e-4)
+    exact = F.layer_norm(F.gelu(model.mlm.dense(rows)), (16,), eps=CONFIG.layer_norm_eps)
+    assert (exact @ table.T + model.mlm.bias - model.mlm_logits(rows)).abs().max() > 1e-3
     loss.backward()
     assert table.grad is not None
     assert table.grad.abs().sum() > 0
