@@ -139,6 +139,7 @@ def _check(
     tokens, width = x.shape
     if residual is not None:
         checks.shape(name, "residual", residual, (tokens, width), "the shape of x")
+        checks.same_device(name, "x", x, residual=residual)
         if autocast_dtype(residual) != autocast_dtype(x):
             checks.dtype(name, "residual", residual, (x.dtype,))
     elif return_sum:
@@ -150,7 +151,7 @@ def _check(
         if parameter is not None:
             checks.shape(name, role, parameter, (width,), "the last dimension of x")
             checks.dtype(name, role, parameter, checks.FLOATS)
-    checks.same_device(name, "x", x, residual=residual, **parameters)
+    checks.same_device(name, "x", x, **parameters)
     if eps <= 0.0:
         raise ValueError(f"layer_norm: eps must be above 0, got {eps}; BERT uses 1e-12")
     checks.probability(name, "p", p)
