@@ -14,7 +14,6 @@ from torch import Tensor
 from unmask_kernels import BackendUnavailable, philox, using
 from unmask_kernels import layer_norm as public
 from unmask_kernels.layer_norm import FAMILY, LayerNormCall, reference
-from unmask_kernels.layer_norm.arguments import Arguments
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare, same_bits
 from unmask_kernels.testing.contracts import Tenant, backends_here
@@ -179,9 +178,8 @@ def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
         pytest.skip("the reference is not registered: the compiler sees through it")
     a = case.make(torch.float32, tenant.device).arguments
     random = (a["key"], a["row_keys"]) if a["p"] else (None, None)
-    rest = (*Arguments(*random, 1e-12, a["p"], a["return_sum"]), tenant.backend)
-    tensors = (a["x"], a["residual"], a["x_bias"], a["weight"], a["bias"])
-    forward = (*tensors, *rest)
+    rest = (*random, 1e-12, a["p"], a["return_sum"], tenant.backend)
+    forward = (a["x"], a["residual"], a["x_bias"], a["weight"], a["bias"], *rest)
     contracts.opcheck(torch.ops.unmask.layer_norm_fwd.default, forward)
     y, total, *saved = torch.ops.unmask.layer_norm_fwd(*forward)
     assert (len(total) > 0) == a["return_sum"]
