@@ -185,6 +185,14 @@ def test_two_runs_agree_bit_for_bit(case: Case, tenant: Tenant) -> None:
 
 
 @everywhere
+def test_qkv_may_be_a_view_with_room_between_its_heads(tenant: Tenant) -> None:
+    inputs = make(PLAIN, torch.float32, tenant)
+    qkv = inputs.arguments["qkv"]
+    apart = torch.full((*qkv.shape[:3], 64), float("nan"), device=qkv.device)[..., :32].copy_(qkv)
+    same_bits(run(on(tenant), inputs.change(qkv=apart)), run(on(tenant), inputs), "a view and a whole tensor")
+
+
+@everywhere
 def test_foreign_autocast_casts_activations_once(tenant: Tenant) -> None:
     inputs = make(SMALL, torch.float32, tenant)
     expected = on(tenant)(**inputs.change(qkv=inputs.arguments["qkv"].bfloat16()).arguments)

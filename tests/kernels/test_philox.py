@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unmask_kernels import philox
+from unmask_kernels.testing import contracts
 
 # Counter, key and result of philox4x32-10 from Random123's known-answer tests (Salmon et al. 2011).
 KNOWN = [
@@ -149,6 +150,10 @@ def test_keys_from_a_compiled_graph_are_the_eager_ones() -> None:
         arguments = torch.tensor(seed), philox.mix64(torch.arange(40)), torch.arange(40)
         for ours, eager in zip(compiled(*arguments), keys(*arguments), strict=True):
             assert torch.equal(ours, eager)
+
+
+def test_the_registered_operation_is_sound() -> None:
+    contracts.opcheck(torch.ops.unmask.keep_rows.default, (torch.tensor(7), philox.mix64(torch.arange(5)), 21, 0.4))
 
 
 def test_a_compiled_graph_drops_the_same_rows() -> None:
