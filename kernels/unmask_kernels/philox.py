@@ -39,7 +39,7 @@ _MASK32 = 0xFFFFFFFF
 _ROUND_A, _ROUND_B = 0xD2511F53, 0xCD9E8D57
 _KEY_A, _KEY_B = 0x9E3779B9, 0xBB67AE85
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # as a signed 64-bit number
-_CHUNKS = {"cpu": 1 << 16}  # counters worked on at a time
+_CHUNK_OF_A_THREAD = 1 << 15  # counters worked on at a time on a CPU: as many as PyTorch gives a thread at least
 _CHUNK_ELSEWHERE = 1 << 24
 
 
@@ -55,15 +55,15 @@ def philox_4x32(
         Four words, int64 in [0, 2**32).
     """
     for _ in range(10):
-        # The product of two 32-bit numbers wraps in int64; shifted and masked it still gives the upper word.
+        # The product of two 32-bit numbers wraps in int64; shifted it still ends in the upper word. Only what is
+        # multiplied next has to be free of the bits above 32.
         upper, lower = c0 * _ROUND_A, c2 * _ROUND_B
-        c0 = ((lower >> 32) & _MASK32) ^ c1 ^ k0
-        c1 = lower & _MASK32
-        c2 = ((upper >> 32) & _MASK32) ^ c3 ^ k1
-        c3 = upper & _MASK32
+        c0 = ((lower >> 32) ^ c1 ^ k0).bitwise_and_(_MASK32)
+        c2 = ((upper >> 32) ^ c3 ^ k1).bitwise_and_(_MASK32)
+        c1, c3 = lower, upper
         k0 = (k0 + _KEY_A) & _MASK32
         k1 = (k1 + _KEY_B) & _MASK32
-    return c0, c1, c2, c3
+    return c0, c1 & _MASK32, c2, c3 & _MASK32
 
 
 def mix64(x: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def keep_scores(key: Tensor, document_keys: Tensor, heads: int, rows: range, col
 
 
 def _chunk(x: Tensor) -> int:
-    return _CHUNKS.get(x.device.type, _CHUNK_ELSEWHERE)
+    return _CHUNK_OF_A_THREAD * torch.get_num_threads() if x.device.type == "cpu" else _CHUNK_ELSEWHERE
 
 
 def _slices(count: int, size: int) -> list[slice]:
@@ -163,10 +163,14 @@ def _keep(c0: Tensor, c1: Tensor, address: Tensor, key: Tensor, columns: int, p:
     """Lanes of one Philox call for each group of columns, against the threshold: bool (..., columns)."""
     shape = torch.broadcast_shapes(c0.shape, c1.shape, address.shape)
     low, high = address & _MASK32, (address >> 32) & _MASK32
-    words = philox_4x32(c0.expand(shape), c1, low, high, key & _MASK32, (key >> 32) & _MASK32)
+    lanes = torch.empty((*shape, COLUMNS_PER_CALL), dtype=torch.int16, device=key.device)
+    drawn = philox_4x32(c0.expand(shape), c1, low, high, key & _MASK32, (key >> 32) & _MASK32)
+    for place, word in zip(lanes.view(torch.int32).unbind(-1), drawn, strict=True):
+        place.copy_(word)
+    # With the upper bit turned round, signed numbers are in the order of unsigned ones; none reaches a bound of 65,536.
     bound = threshold(p)
-    lanes = [half >= bound for word in words for half in (word & 0xFFFF, word >> 16)]
-    return torch.stack(lanes, dim=-1).flatten(-2)[..., :columns]
+    kept = lanes.bitwise_xor_(-0x8000) >= min(bound, 0xFFFF) - 0x8000
+    return (kept if bound <= 0xFFFF else kept.zero_()).flatten(-2)[..., :columns]
 
 
 # One operation for the compiler: its chunks depend on T, and Inductor of torch 2.13 gets them wrong on a CPU.

@@ -100,6 +100,18 @@ def test_the_mask_of_a_row_does_not_depend_on_its_neighbours() -> None:
     assert torch.equal(philox.keep_rows(key, rows, 40, 0.3), whole[:, :40])
 
 
+@pytest.mark.parametrize("p", [2**-20, 2**-16, 0.1, 0.5, 0.9, 1 - 2**-16, 1 - 2**-20])
+def test_an_element_is_kept_when_its_half_of_a_word_reaches_the_threshold(p: float) -> None:
+    key, rows = torch.tensor(-8), philox.mix64(torch.arange(400))
+    group = torch.arange(12)
+    words = philox.philox_4x32(
+        group, torch.zeros(1).long(), rows[:, None] & 0xFFFFFFFF, rows[:, None] >> 32 & 0xFFFFFFFF,
+        key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF,
+    )  # fmt: skip
+    halves = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], dim=-1).flatten(1)
+    assert torch.equal(philox.keep_rows(key, rows, 96, p), halves >= philox.threshold(p))
+
+
 def test_sites_layers_and_seeds_have_keys_of_their_own() -> None:
     keys = torch.stack([philox.dropout_keys(torch.tensor(seed), 24, 4) for seed in range(50)])
     assert len(keys.unique()) == 50 * 24 * 4
@@ -122,8 +134,7 @@ def test_any_number_of_counters_at_a_time_gives_the_same_bits(chunk: int, monkey
     counters: list[int] = []
     draw = philox.philox_4x32
     monkeypatch.setattr(philox, "philox_4x32", lambda *words: counters.append(words[0].numel()) or draw(*words))
-    monkeypatch.setattr(philox, "_CHUNKS", {})
-    monkeypatch.setattr(philox, "_CHUNK_ELSEWHERE", chunk)
+    monkeypatch.setattr(philox, "_chunk", lambda x: chunk)
     assert torch.equal(philox.keep_scores(key, keys, 2, range(3, 9), 21, 0.4), scores)
     assert torch.equal(philox.keep_rows(key, keys, 21, 0.4), rows)
     assert max(counters) <= max(chunk, 2 * 3), "a row of two heads is drawn at once"
@@ -134,7 +145,7 @@ def test_a_gpu_decides_many_documents_in_few_calls(monkeypatch: pytest.MonkeyPat
     calls = []
     draw = philox.philox_4x32
     monkeypatch.setattr(philox, "philox_4x32", lambda *words: calls.append(1) or draw(*words))
-    monkeypatch.setattr(philox, "_CHUNKS", {})
+    monkeypatch.setattr(philox, "_chunk", lambda x: philox._CHUNK_ELSEWHERE)
     philox.keep_scores(torch.tensor(7), torch.arange(50), 2, range(64), 64, 0.4)
     assert len(calls) == 1
 
