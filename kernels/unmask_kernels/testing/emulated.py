@@ -25,9 +25,9 @@ from torch import Tensor
 
 from unmask_kernels.testing import recorded
 from unmask_kernels.testing.aot import compiled
-from unmask_kernels.testing.ptx import Program
-from unmask_kernels.testing.ptx_machine import Machine
-from unmask_kernels.testing.ptx_memory import Memory
+from unmask_kernels.testing.ptx.machine import Machine
+from unmask_kernels.testing.ptx.memory import Memory
+from unmask_kernels.testing.ptx.program import Program
 
 __all__ = ["emulated"]
 

@@ -1,6 +1,6 @@
 """Reads PTX, the text that Triton hands to NVIDIA's assembler: instructions, labels, parameters, types.
 
-What `ptx_machine` runs: registers hold 16, 32 or 64 bits or a truth value, whatever number they mean, and an opcode
+What `machine` runs: registers hold 16, 32 or 64 bits or a truth value, whatever number they mean, and an opcode
 says how to read them, as in "mul.lo.s32".
 """
 

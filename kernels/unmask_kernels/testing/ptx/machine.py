@@ -3,7 +3,7 @@
 Triton's programs take their branches as one, and predicate what only some threads do, so there is one place in the
 code. Asynchronous copies arrive when they are waited for; between their start and their end what they write is garbage,
 and what they read and write counts as touched at both. A register that was never written holds garbage: the compiler
-leaves parts of a value undefined that nobody looks at. `ptx_matrices` has the matrix instructions.
+leaves parts of a value undefined that nobody looks at. `matrices` has the matrix instructions.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unmask_kernels.testing.ptx import TYPES, Instruction, Program, items, register_type, size
-from unmask_kernels.testing.ptx_matrices import Matrices
-from unmask_kernels.testing.ptx_memory import Memory
-from unmask_kernels.testing.ptx_numbers import compute
+from unmask_kernels.testing.ptx.matrices import Matrices
+from unmask_kernels.testing.ptx.memory import Memory
+from unmask_kernels.testing.ptx.numbers import compute
+from unmask_kernels.testing.ptx.program import TYPES, Instruction, Program, items, register_type, size
 
 __all__ = ["Machine"]
 
