@@ -11,6 +11,7 @@ import torch
 
 import unmask_kernels
 from unmask_kernels import FAMILIES, gelu, layer_norm
+from unmask_kernels._triton.parts import Parts
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.testing import aot
 from unmask_kernels.testing.gelu import gelu_case
@@ -70,19 +71,29 @@ def test_gelu_keeps_its_tile_in_registers_everywhere(case: Case, dtype: torch.dt
 
 
 def test_programs_of_a_persistent_grid_are_on_their_multiprocessor_at_once() -> None:
-    norm = FAMILIES["layer_norm"].module("triton")._PROGRAMS_PER_MULTIPROCESSOR
+    norm = FAMILIES["layer_norm"].module("triton")
     gelus = FAMILIES["gelu"].module("triton")._PROGRAMS_PER_MULTIPROCESSOR
-    calls: list[tuple[Callable[..., Any], Case, int]] = [
-        (layer_norm, layer_norm_case(64, 768, p=0.1, x_bias=True), norm),
-        (layer_norm, layer_norm_case(64, 1024, p=0.1, x_bias=True, return_sum=True), norm),
-        (gelu, gelu_case(64, 3072), gelus["gelu"]),
-        (gelu, gelu_case(64, 1152, activation="geglu"), gelus["geglu"]),
+
+    def of_norm(launch: aot.Launch) -> int:
+        constants = launch.constants
+        tile = Parts(constants["PARTS"], constants["BLOCK"], constants["ROWS"], launch.options["num_warps"])
+        return int(norm.warps_at_once(tile, torch.bfloat16, constants["HAS_X_BIAS"]) // tile.warps)
+
+    calls: list[tuple[Callable[..., Any], Case, Callable[[aot.Launch], int]]] = [
+        (layer_norm, layer_norm_case(64, 768, p=0.1), of_norm),
+        (layer_norm, layer_norm_case(64, 768, p=0.1, x_bias=True), of_norm),
+        (layer_norm, layer_norm_case(64, 1024, p=0.1, x_bias=True, return_sum=True), of_norm),
+        (gelu, gelu_case(64, 3072), lambda _: gelus["gelu"]),
+        (gelu, gelu_case(64, 1152, activation="geglu"), lambda _: gelus["geglu"]),
     ]
-    for operation, case, programs in calls:
+    for operation, case, programs_of in calls:
         _, backward = aot.launches(partial(operation, backend="triton"), case.make(torch.bfloat16))
+        built, programs = aot.build(backward, 90), programs_of(backward)
         # a warp gets its registers in steps of 8 for each of 32 threads, from 65,536
-        registers = 32 * -(-aot.build(backward, 90).registers // 8) * 8 * backward.options["num_warps"]
+        registers = 32 * -(-built.registers // 8) * 8 * backward.options["num_warps"]
         assert programs * registers <= 65536, (case, programs, registers)
+        # an A100 has 164 KiB of shared memory for them, of which each takes one more
+        assert programs * (built.shared_bytes + 1024) <= 164 * 1024, (case, programs, built.shared_bytes)
 
 
 def test_a_launch_is_recorded_as_triton_would_specialise_it() -> None:

@@ -24,9 +24,10 @@ def _mask_kernel(
     out_ptr, key_ptr, keys_ptr, rows, threshold, COLS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ) -> None:
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    col = tl.arange(0, BLOCK)
+    first = tl.program_id(1) * BLOCK
+    col = first + tl.arange(0, BLOCK)
     keys = tl.load(keys_ptr + row, mask=row < rows, other=0)
-    keep = keep_rows(tl.load(key_ptr), keys, threshold, ROWS, BLOCK)
+    keep = keep_rows(tl.load(key_ptr), keys, threshold, first, ROWS, BLOCK)
     inside = (row < rows)[:, None] & (col < COLS)[None, :]
     tl.store(out_ptr + row[:, None] * COLS + col[None, :], keep.to(tl.int8), mask=inside)
 
@@ -46,13 +47,15 @@ def _words_kernel(out_ptr, counters_ptr, key_ptr) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("parts", [1, 4])
 @pytest.mark.parametrize("columns", [8, 40, 312, 768])
-def test_drops_the_same_elements_bit_for_bit(columns: int, device: str) -> None:
+def test_drops_the_same_elements_bit_for_bit(columns: int, parts: int, device: str) -> None:
     key = torch.tensor(-0x0123456789ABCDEF, device=device)
     rows = philox.mix64(torch.arange(37, device=device))
     out = torch.zeros(37, columns, dtype=torch.int8, device=device)
-    block = max(16, triton.next_power_of_2(columns))
-    _mask_kernel[(10,)](out, key, rows, 37, philox.threshold(0.37), columns, 4, block)
+    block = max(16, triton.next_power_of_2(columns) // parts)
+    grid = (10, triton.cdiv(columns, block))
+    _mask_kernel[grid](out, key, rows, 37, philox.threshold(0.37), columns, 4, block)
     assert torch.equal(out.bool(), philox.keep_rows(key, rows, columns, 0.37))
 
 

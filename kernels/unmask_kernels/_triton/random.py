@@ -38,10 +38,10 @@ def row_words(key, row_keys, first_group, ROWS: tl.constexpr, GROUPS: tl.constex
 
 
 @triton.jit
-def keep_rows(key, row_keys, threshold, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """bool (ROWS, BLOCK): which elements of whole rows survive, for row keys int64 (ROWS,) and columns from 0."""
-    w0, w1, w2, w3 = row_words(key, row_keys, 0, ROWS, BLOCK // 8)
-    return spread(w0, w1, w2, w3, ROWS, BLOCK // 8) >= threshold.to(tl.uint32)
+def keep_rows(key, row_keys, threshold, first_column, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """bool (ROWS, COLUMNS): which elements survive, for row keys int64 (ROWS,) and columns from a multiple of 8."""
+    w0, w1, w2, w3 = row_words(key, row_keys, first_column // 8, ROWS, COLUMNS // 8)
+    return spread(w0, w1, w2, w3, ROWS, COLUMNS // 8) >= threshold.to(tl.uint32)
 
 
 @triton.jit

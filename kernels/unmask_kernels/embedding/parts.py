@@ -1,7 +1,4 @@
-"""How a row of D columns lies in the registers of a program: in parts, so that 768 columns are not computed as 1,024.
-
-    column    0      BLOCK     2 BLOCK   ...     D
-              | part 0 | part 1 | part 2 | part 3 |         each a power of two, as Triton's tensors are
+"""How an embedded row lies in the registers of a program, in parts, and its bits of dropout in memory.
 
 The bits of dropout lie in memory as the backward reads them: lane l of a row has 4 columns in every part, of which the
 bits are half a byte in each byte of one word, that a neighbour shares:
@@ -12,22 +9,13 @@ bits are half a byte in each byte of one word, that a neighbour shares:
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
-__all__ = ["Parts", "keep_shape", "of_backward", "of_forward"]
+from unmask_kernels._triton.parts import Parts
+
+__all__ = ["keep_shape", "of_backward", "of_forward"]
 
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-class Parts(NamedTuple):
-    """Parts of `block` columns that cover a row, rows that a program has at a time, and its warps."""
-
-    number: int
-    block: int
-    rows: int
-    warps: int
 
 
 def of_forward(width: int) -> Parts:
