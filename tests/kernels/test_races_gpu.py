@@ -25,7 +25,6 @@ from unmask_kernels.testing.mlm_loss import mlm_loss_case
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.triton,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 
