@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from unmask_kernels._triton.parts import Parts
+from unmask_kernels.parts import Parts
 
 __all__ = ["keep_shape", "of_backward", "of_forward"]
 

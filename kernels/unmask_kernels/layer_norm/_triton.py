@@ -24,8 +24,8 @@ from torch import Tensor
 
 from unmask_kernels import philox
 from unmask_kernels._triton.launch import OPTIONS, device_guard, persistent_programs
-from unmask_kernels._triton.parts import Parts, row_parts
 from unmask_kernels._triton.random import keep_rows
+from unmask_kernels.parts import Parts, row_parts
 
 from .arguments import Arguments
 
