@@ -35,9 +35,14 @@ def test_rounds_are_interleaved_and_warm_up_is_not_counted() -> None:
     assert [name for name, _ in order[2:]] == ["a", "b", "b", "a", "a", "b"]
 
 
-def test_a_slow_variant_sits_out_once_it_has_run_five_times() -> None:
-    variants = {"fast": lambda at: None, "slow": lambda at: time.sleep(0.01)}
-    times = interleave(variants, DeviceClock("cpu"), rounds=9, warmup=0, enough=0.04)
+def test_a_slow_variant_sits_out_once_it_has_run_five_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def takes(seconds: float) -> Callable[[int], object]:
+        return lambda at: now.append(now[-1] + seconds)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[-1])
+    times = interleave({"fast": takes(1e-3), "slow": takes(1e-2)}, DeviceClock("cpu"), rounds=9, warmup=0, enough=0.04)
     assert {name: len(taken) for name, taken in times.items()} == {"fast": 9, "slow": 5}
 
 

@@ -14,7 +14,7 @@ import shutil
 import textwrap
 import typing
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from tyro.constructors import StructConstructorSpec, StructTypeInfo
@@ -54,11 +54,12 @@ def read(
     registry.struct_rule(_described)
     with registry:
         if stray is not None:
-            words = tyro.cli(
+            found, words = tyro.cli(
                 options, prog=prog, description="", args=arguments, default=default, return_unknown_args=True
             )
-            if words[1]:
-                stray(words[1])
+            if not words:
+                return cast(T, found)
+            stray(words)
         if default is None:
             return tyro.cli(options, prog=prog, description="", args=arguments)
         return tyro.cli(options, prog=prog, description="", args=arguments, default=default)

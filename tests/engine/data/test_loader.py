@@ -195,11 +195,20 @@ def test_workers_end_with_their_parent(how):
 
 def test_the_time_spent_waiting_is_counted(monkeypatch):
     slow = make()
-    real = slow.store.gather
-    monkeypatch.setattr(slow.store, "gather", lambda *span: time.sleep(0.02) or real(*span))
+    real, now, gathered = slow.store.gather, [0.0], []
+
+    def gather(*span):
+        gathered.append(span)
+        now.append(now[-1] + 2.0)
+        return real(*span)
+
+    monkeypatch.setattr(slow.store, "gather", gather)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[-1])
     with Loader(slow, workers=0) as loader:
-        list(islice(loader, 5))
-    assert 0.1 <= loader.waited_seconds < 1.0
+        for _ in islice(loader, 5):
+            now.append(now[-1] + 1000.0)  # the consumer's own time
+    assert len(gathered) >= 5
+    assert loader.waited_seconds == 2.0 * len(gathered)
 
 
 def test_batches_made_ahead_are_not_waited_for(monkeypatch):
