@@ -21,6 +21,7 @@ pytestmark = [
 FORWARD, SHORT, OWNER = "forward_kernel", "short_backward_kernel", "owner_kernel"
 PASSES = ["grad_query_kernel", "grad_key_value_kernel"]
 DRAW = "_draw_kernel"
+PRODUCTS = {FORWARD: 2, OWNER: 5, PASSES[0]: 3, PASSES[1]: 4}
 
 
 def launched(case: Case, dtype: torch.dtype, architecture: int = 90, *, form: str = "") -> list[aot.Launch]:
@@ -38,6 +39,13 @@ def check(launch: aot.Launch, architecture: int) -> None:
     else:
         assert kernel.instructions["HGMMA" if architecture == 90 else "HMMA"] > 0, kernel
         assert kernel.wide_accesses > 0, kernel
+    if architecture == 80 and launch.name in PRODUCTS:
+        # an HMMA forms 16 x 8 sums of 16 products: as many as the tile needs, so that no warp repeats another's. But dq
+        # has a row for each element of a head, four warps take 64 of them, and for 32 two warps do what the others do
+        elements = launch.constants["ROWS"] * launch.constants["COLUMNS"] * launch.constants["BLOCK_K"]
+        warps = launch.options["num_warps"]
+        products = PRODUCTS[launch.name] + (launch.name == OWNER and 16 * warps > launch.constants["BLOCK_K"])
+        assert products * elements // (16 * 8 * 16 * warps) in [loop["HMMA"] for loop in kernel.loops], kernel
     # Deterministic sums: no atomics in any form.
     assert not {"RED", "ATOM", "ATOMG"} & kernel.instructions.keys(), kernel
 
@@ -46,6 +54,15 @@ def check(launch: aot.Launch, architecture: int) -> None:
 def test_the_kernels_of_bert_stay_in_registers_and_use_tensor_cores(architecture: int) -> None:
     for launch in launched(attention_case("bert", [300], heads=12), torch.bfloat16, architecture):
         check(launch, architecture)
+
+
+def test_the_owner_keeps_its_sums_as_threads_hold_them() -> None:
+    for launch in launched(attention_case("bert", [300], heads=12), torch.bfloat16):
+        if launch.name == OWNER:
+            loop = max(aot.build(launch, 90).loops, key=lambda loop: loop["HGMMA"])
+            assert loop["HGMMA"] > 0 and loop["LDG"] > 0 and loop["STG"] > 0 and loop["STS"] == 0, loop
+            return
+    raise AssertionError("the owner was not launched")
 
 
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)

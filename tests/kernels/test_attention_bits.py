@@ -87,8 +87,8 @@ def both_forms(case: Case, dtype: torch.dtype, device: str, owned: int, up_to: i
 @pytest.fixture
 def _equal_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both forms get the tiles of the one that draws in the kernel: other tiles add up in another order."""
-    tile = _triton._tile
-    monkeypatch.setattr(_triton, "_tile", lambda kernel, qkv, arguments, words: tile(kernel, qkv, arguments, None))
+    tile = _triton.tile
+    monkeypatch.setattr(_triton, "tile", lambda kernel, qkv, arguments, words: tile(kernel, qkv, arguments, None))
 
 
 @on_device

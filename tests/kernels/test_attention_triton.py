@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +16,8 @@ import triton.language as tl  # noqa: E402
 
 from unmask_kernels import BackendUnavailable, Documents, attention, philox  # noqa: E402
 from unmask_kernels._triton.random import keep_scores  # noqa: E402
-from unmask_kernels.attention import reference  # noqa: E402
-from unmask_kernels.attention._triton import OWNER_UP_TO, SHORT_UP_TO, owner_up_to  # noqa: E402
+from unmask_kernels.attention import _triton_sizes, reference  # noqa: E402
+from unmask_kernels.attention._triton import OWNER_UP_TO, SHORT_UP_TO, dropout_bits, owner_up_to  # noqa: E402
 from unmask_kernels.capability import INTERPRETING  # noqa: E402
 from unmask_kernels.documents import BOUNDS  # noqa: E402
 from unmask_kernels.testing import contracts  # noqa: E402
@@ -43,6 +45,25 @@ def matches_truth(inputs: Inputs, owned: int) -> None:
     plain = run(scaled(eager), inputs)
     with owner_up_to(owned), contracts.poisoned_memory():
         compare(run(ours, inputs), plain, truth)
+
+
+@pytest.mark.skipif(not INTERPRETING, reason="a GPU has the tiles of its architecture")
+@pytest.mark.triton
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("bits", [False, True], ids=["drawn", "bits"])
+@pytest.mark.parametrize("mask", [{}, {"window": 20}], ids=["whole", "window"])
+@pytest.mark.parametrize(
+    ("head_dim", "owned"),
+    [(64, ALL), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((32, ALL), (64, SHORT_UP_TO), (128, ALL)))],
+    ids=["64-owner", "32-owner", "64-two-passes", "128"],
+)
+def test_the_tiles_of_every_architecture_give_the_numbers(
+    head_dim: int, owned: int, mask: dict[str, Any], bits: bool, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_triton_sizes, "capability", SimpleNamespace(architecture=lambda qkv: architecture))
+    with dropout_bits() if bits else nullcontext():
+        inputs = attention_case("tiles", [130, 0, 65, 3], heads=1, head_dim=head_dim, p=0.1, **mask)
+        matches_truth(inputs.make(torch.bfloat16, "cpu"), owned)
 
 
 @on_device

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from unmask_kernels import capability, philox
+from unmask_kernels import philox
 from unmask_kernels._triton.launch import OPTIONS, device_guard, persistent_programs
 from unmask_kernels.documents import BOUNDS, TILE_ROWS, TILES_HEAD
 
@@ -29,6 +29,7 @@ from ._triton_backward import grad_key_value_kernel, grad_query_kernel, owner_ke
 from ._triton_dropout import bits_up_to, draw_by_row, draw_for_backward, dropout_bits
 from ._triton_forward import forward_kernel
 from ._triton_short import short_backward_kernel
+from ._triton_sizes import tile
 from .arguments import Arguments
 
 __all__ = ["OWNER_UP_TO", "SHORT_UP_TO", "backward", "dropout_bits", "forward", "owner_up_to"]
@@ -38,55 +39,12 @@ OWNER_UP_TO = 512
 """Elements of `BOUNDS`. The owner saves two products in seven and half of the exponentials and random numbers; longer
 documents need the parallelism of tiles more."""
 WIDEST_OWNER = 64
-"""The owner's five products fill the registers: with wider heads it would spill, and documents take the two passes."""
+"""The owner's five products fill the registers: with wider heads its tiles get so small that the two passes do less."""
 
 _LOG2_E = 1.4426950408889634
 _NOTHING_HIDDEN = 1 << 30
 _ALL = BOUNDS[-1]
 _owner_bound = [OWNER_UP_TO]
-
-
-class Tile(NamedTuple):
-    """Shape of one kernel's tile, its warps and pipeline, programs on a multiprocessor, and registers if limited."""
-
-    rows: int
-    columns: int
-    warps: int
-    stages: int
-    programs: int = 1
-    registers: int | None = None
-
-    def options(self) -> dict[str, int]:
-        """As arguments of a launch."""
-        options = {"ROWS": self.rows, "COLUMNS": self.columns, "num_warps": self.warps, "num_stages": self.stages}
-        return options if self.registers is None else options | {"maxnreg": self.registers}
-
-
-def _tile(kernel: str, qkv: Tensor, arguments: Arguments, words: Tensor | None) -> Tile:
-    """The largest tile that spills nothing in 16 bits with Triton 3.6.0 and 3.9.0; docs/kernels/attention.md has the
-    registers.
-    """
-    by_rows = kernel in ("forward", "grad_query")
-    if qkv.dtype == torch.float32:
-        return Tile(64, 32, 4, 1) if by_rows else Tile(32, 64, 4, 1)
-    wide, dropped = qkv.shape[3] > 64, arguments.p > 0.0
-    # drawing takes registers, eight columns of a row at once; bits take few, but more than these two have left
-    small = dropped and (words is None or kernel in ("owner", "grad_query"))
-    if wide:
-        return Tile(64, 32 if small else 64, 8, 2) if by_rows else Tile(32, 64, 8, 2)
-    # their products read operands from registers, those of sm_90 and sm_100 from shared memory
-    ampere = capability.architecture(qkv) in ("sm_80", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")
-    if kernel == "forward":
-        # half the registers: two programs on a multiprocessor, so that one multiplies while the other exponentiates
-        if ampere or small:
-            return Tile(128, 64, 8, 2, registers=255)
-        return Tile(128, 32 if dropped else 64, 8, 2, 2, registers=128)
-    if kernel == "grad_query":
-        # asked for no limit, the assembler spills to reach two programs on a multiprocessor
-        return Tile(128, 32, 8, 2, registers=255) if ampere else Tile(128, 64, 8, 2)
-    if ampere:
-        return Tile(32, 64 if kernel == "owner" else 128, 8, 2, registers=255)
-    return Tile(32 if arguments.banded or small else 64, 128, 8, 2)
 
 
 @contextmanager
@@ -114,9 +72,9 @@ def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     with device_guard(qkv):
         drawn = draw_by_row(qkv, arguments)
         for lower, upper, words in _cut(SHORT_UP_TO, _ALL, arguments.longest, drawn, short=True):
-            tile = _tile("forward", qkv, arguments, words)
-            parts = TILE_ROWS // tile.rows
-            forward_kernel[(persistent_programs(qkv, len(arguments.tiles) * heads * parts, tile.programs),)](
+            size = tile("forward", qkv, arguments, words)
+            parts = TILE_ROWS // size.rows
+            forward_kernel[(persistent_programs(qkv, len(arguments.tiles) * heads * parts, size.programs),)](
                 words_ptr=words,
                 upper=BOUNDS.index(upper),
                 bound_long=BOUNDS.index(lower),
@@ -125,7 +83,7 @@ def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
                 PARTS=parts,
                 SIZE=SHORT_UP_TO,
                 restore=1.0 / (1.0 - arguments.p),
-                **tile.options(),
+                **size.options(),
                 **shared,
             )
     return out, lse
@@ -178,10 +136,10 @@ def _launch_short(qkv: Tensor, kept: float, shared: dict[str, Any]) -> None:
 def _launch_owner(
     qkv: Tensor, arguments: Arguments, out: Tensor, lower: int, upper: int, shared: dict[str, Any]
 ) -> None:
-    tile = _tile("owner", qkv, arguments, shared["words_ptr"])
+    size = tile("owner", qkv, arguments, shared["words_ptr"])
     items = (len(arguments.tiles) - TILES_HEAD) * qkv.shape[2]
-    programs = persistent_programs(qkv, items, tile.programs)
-    rows = triton.cdiv(min(upper, arguments.longest), tile.rows) * tile.rows
+    programs = persistent_programs(qkv, items, size.programs)
+    rows = triton.cdiv(min(upper, arguments.longest), size.rows) * size.rows
     scratch = qkv.new_empty((programs, rows, shared["BLOCK_K"]), dtype=torch.float32)
     owner_kernel[(programs,)](
         out_ptr=out,
@@ -191,7 +149,7 @@ def _launch_owner(
         scratch_rows=rows,
         upper=BOUNDS.index(upper),
         lower=BOUNDS.index(lower),
-        **tile.options(),
+        **size.options(),
         **shared,
     )
 
@@ -200,16 +158,16 @@ def _launch_pass(
     kernel: Any, qkv: Tensor, arguments: Arguments, lower: int, upper: int, shared: dict[str, Any]
 ) -> None:
     by_rows = kernel is grad_query_kernel
-    tile = _tile("grad_query" if by_rows else "grad_key_value", qkv, arguments, shared["words_ptr"])
+    size = tile("grad_query" if by_rows else "grad_key_value", qkv, arguments, shared["words_ptr"])
     slots = len(arguments.keys)
-    parts = TILE_ROWS // (tile.rows if by_rows else tile.columns)
+    parts = TILE_ROWS // (size.rows if by_rows else size.columns)
     items = (len(arguments.tiles) - TILES_HEAD - slots) * qkv.shape[2] * parts
-    kernel[(persistent_programs(qkv, items, tile.programs),)](
+    kernel[(persistent_programs(qkv, items, size.programs),)](
         slots=slots,
         upper=BOUNDS.index(upper),
         lower=BOUNDS.index(lower),
         PARTS=parts,
-        **tile.options(),
+        **size.options(),
         **shared,
     )
 

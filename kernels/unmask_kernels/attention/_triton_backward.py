@@ -5,10 +5,12 @@
     owner        owner_kernel             a document and a head: 5 products, dq added up in fp32 in a scratch of its own
 
 A tile of columns holds its scores transposed, (COLUMNS, ROWS), so that weights and dscores go from registers into the
-products for dv and dk; the owner's product for dq is the only one that crosses threads. The scratch belongs to a
-program, not to a document, so it stays in the L2 cache; a row tile's first visit overwrites it and its last one writes
-dq, so it is neither cleared nor converted. 1 / (1 - p) is linear all the way and is applied to the results: delta is
-taken times 1 - p instead. With D = weights * keep:
+products for dv and dk; the owner's product for dq, transposed too, has dscores from shared memory. Columns past the
+end of a document are copies of its last one: their weights are finite, nothing of theirs is stored, and where dq is
+summed up k has zeros for them, so that no element needs a mask. The scratch belongs to a program, not to a document,
+so it stays in the L2 cache; a row tile's first visit overwrites it and its last one writes dq, so it is neither
+cleared nor converted, and it lies as threads hold it. 1 / (1 - p) is linear all the way and is applied to the results:
+delta is taken times 1 - p instead. With D = weights * keep:
 
     dv = D^T dout / (1 - p)      dscores = weights * (keep * dout v^T - delta)      dq, dk = scale / (1 - p) dscores ...
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_tile import entry, keep_tile, load_rows, partners, store_rows, visible
+from ._triton_tile import entry, keep_tile, load_clamped, load_rows, partners, store_rows, visible
 
 __all__ = ["grad_key_value_kernel", "grad_query_kernel", "owner_kernel"]
 
@@ -31,8 +33,42 @@ def _delta(out, dout, kept):
 
 
 @triton.jit
+def _as_held(tile, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """(ROWS * BLOCK_K,) of a tile (BLOCK_K, ROWS): what a thread of a tensor core's result holds, four by four.
+
+    Loads and stores in this order need no exchange between threads; in any other layout they are as right.
+    """
+    tile = tl.reshape(tile, (BLOCK_K // 16, 2, 8, 2, ROWS // 16, 4, 2))
+    return tl.reshape(tl.permute(tile, (4, 3, 0, 2, 5, 1, 6)), (ROWS * BLOCK_K,))
+
+
+@triton.jit
+def _from_held(values, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """The inverse."""
+    tile = tl.reshape(values, (ROWS // 16, 2, BLOCK_K // 16, 8, 4, 2, 2))
+    return tl.reshape(tl.permute(tile, (2, 5, 3, 1, 0, 4, 6)), (BLOCK_K, ROWS))
+
+
+@triton.jit
+def _add_to_dq(
+    dscores, k, dq_ptr, scratch_ptr, first, start, length, back, ahead, factor_grad,
+    stride: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """What the columns from first on add to dq of the rows from start on, in the scratch between visits."""
+    low, high = partners(start, back, ahead, length, ROWS, COLUMNS)
+    held = scratch_ptr + start * BLOCK_K + tl.arange(0, ROWS * BLOCK_K)
+    # nothing is read on the first visit
+    before = tl.load(held, mask=tl.zeros((ROWS * BLOCK_K,), tl.int32) < first - low, other=0.0)
+    dq = tl.dot(tl.trans(k), dscores, _from_held(before, ROWS, BLOCK_K), input_precision="ieee")  # (BLOCK_K, ROWS)
+    if high > first + COLUMNS:
+        tl.store(held, _as_held(dq, ROWS, BLOCK_K))
+    else:
+        store_rows(dq_ptr, tl.trans(dq) * factor_grad, start, length, stride, K, ROWS, BLOCK_K)
+
+
+@triton.jit
 def _fold_rows(
-    k, v, dk, dv, q_ptr, dq_ptr, dout_ptr, lse_ptr, delta_ptr, scratch_ptr, dropout, first, start, length,
+    k, v, k_inside, dk, dv, q_ptr, dq_ptr, dout_ptr, lse_ptr, delta_ptr, scratch_ptr, dropout, first, start, length,
     back, ahead, factor, factor_grad,
     width: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HAS_DROPOUT: tl.constexpr, OWNER: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -41,13 +77,12 @@ def _fold_rows(
     row = start + tl.arange(0, ROWS)
     q = load_rows(q_ptr, start, length, 3 * width, K, ROWS, BLOCK_K)
     dout = load_rows(dout_ptr, start, length, width, K, ROWS, BLOCK_K)
-    # rows past the end get weight 0
-    lse = tl.load(lse_ptr + row, mask=row < length, other=float("inf"))
+    # zeros as q and dout are for rows past the end: their weights of 1 add nothing
+    lse = tl.load(lse_ptr + row, mask=row < length, other=0.0)
     delta = tl.load(delta_ptr + row, mask=row < length, other=0.0)
     scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # (COLUMNS, ROWS)
     weights = tl.exp2(scores * factor - lse[None, :])
-    # columns past the end spoil their own gradients, which are not stored, and dq
-    if BANDED or OWNER:
+    if BANDED:
         columns = first + tl.arange(0, COLUMNS)[:, None]
         weights = tl.where(visible(row[None, :], columns, back, ahead, length, BANDED), weights, 0.0)
     dweights = tl.dot(v, tl.trans(dout), input_precision="ieee")
@@ -60,15 +95,10 @@ def _fold_rows(
     dscores = (weights * (dweights - delta[None, :])).to(q.dtype)
     dk = tl.dot(dscores, q, dk, input_precision="ieee")
     if OWNER:
-        dq = tl.dot(tl.trans(dscores), k, input_precision="ieee")  # (ROWS, BLOCK_K)
-        low, high = partners(start, back, ahead, length, ROWS, COLUMNS)
-        offsets = row[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
-        # no rows are read on the first visit, none are kept after the last
-        before = tl.where(first > low, length, 0)
-        after = tl.where(high > first + COLUMNS, length, 0)
-        dq += tl.load(scratch_ptr + offsets, mask=row[:, None] < before, other=0.0)
-        tl.store(scratch_ptr + offsets, dq, mask=row[:, None] < after)
-        store_rows(dq_ptr, dq * factor_grad, start, length - after, 3 * width, K, ROWS, BLOCK_K)
+        _add_to_dq(
+            dscores, k_inside, dq_ptr, scratch_ptr, first, start, length, back, ahead, factor_grad,
+            3 * width, K, ROWS, COLUMNS, BLOCK_K,
+        )  # fmt: skip
     return dk, dv
 
 
@@ -81,15 +111,19 @@ def _column_tile(
 ):  # fmt: skip
     """dk and dv of the columns from first on, from all rows that see them."""
     stride: tl.constexpr = 3 * width
-    k = load_rows(q_ptr + width, first, length, stride, K, COLUMNS, BLOCK_K)
-    v = load_rows(q_ptr + 2 * width, first, length, stride, K, COLUMNS, BLOCK_K)
+    k = load_clamped(q_ptr + width, first, length, stride, K, COLUMNS, BLOCK_K)
+    v = load_clamped(q_ptr + 2 * width, first, length, stride, K, COLUMNS, BLOCK_K)
+    k_inside = k
+    # in a band weights are masked anyway
+    if OWNER and not BANDED:
+        k_inside = tl.where((first + tl.arange(0, COLUMNS) < length)[:, None], k, 0.0)
     dk = tl.zeros((COLUMNS, BLOCK_K), dtype=tl.float32)
     dv = tl.zeros((COLUMNS, BLOCK_K), dtype=tl.float32)
     low, high = partners(first, ahead, back, length, COLUMNS, ROWS)
     for start in range(low, high, ROWS):
         dk, dv = _fold_rows(
-            k, v, dk, dv, q_ptr, dq_ptr, dout_ptr, lse_ptr, delta_ptr, scratch_ptr, dropout, first, start, length,
-            back, ahead, factor, factor_grad,
+            k, v, k_inside, dk, dv, q_ptr, dq_ptr, dout_ptr, lse_ptr, delta_ptr, scratch_ptr, dropout,
+            first, start, length, back, ahead, factor, factor_grad,
             width, K, BANDED, HAS_DROPOUT, OWNER, ROWS, COLUMNS, BLOCK_K,
         )  # fmt: skip
     store_rows(dq_ptr + width, dk * factor_grad, first, length, stride, K, COLUMNS, BLOCK_K)
@@ -204,7 +238,7 @@ def grad_query_kernel(
         out = load_rows(out_ptr + start * width + head * K, first, length, width, K, ROWS, BLOCK_K)
         delta = _delta(out, dout, kept)
         tl.store(delta_ptr + statistics + row, delta, mask=row < length)
-        lse = tl.load(lse_ptr + statistics + row, mask=row < length, other=float("inf"))
+        lse = tl.load(lse_ptr + statistics + row, mask=row < length, other=0.0)
         q = load_rows(q_ptr, first, length, stride, K, ROWS, BLOCK_K)
         dq = tl.zeros((ROWS, BLOCK_K), dtype=tl.float32)
         low, high = partners(first, back, ahead, length, ROWS, COLUMNS)

@@ -39,7 +39,7 @@ def short_backward_kernel(
         k = load_rows(q_ptr + width, 0, length, stride, K, SIZE, BLOCK_K)
         v = load_rows(q_ptr + 2 * width, 0, length, stride, K, SIZE, BLOCK_K)
         dout = load_rows(dout_ptr + start * width + head * K, 0, length, width, K, SIZE, BLOCK_K)
-        lse = tl.load(lse_at + row, mask=row < length, other=float("inf"))
+        lse = tl.load(lse_at + row, mask=row < length, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # (SIZE, SIZE)
         weights = tl.exp2(scores * factor - lse[:, None])
         weights = tl.where(visible(row[:, None], row[None, :], back, ahead, length, BANDED), weights, 0.0)
@@ -51,7 +51,9 @@ def short_backward_kernel(
             dropped = tl.where(keep, weights, 0.0)
             dweights = tl.where(keep, dweights, 0.0)
         dv = tl.dot(tl.trans(dropped.to(dout.dtype)), dout, input_precision="ieee")
-        store_rows(dq_ptr + 2 * width, dv * restore, 0, length, stride, K, SIZE, BLOCK_K)
+        if HAS_DROPOUT:
+            dv *= restore
+        store_rows(dq_ptr + 2 * width, dv, 0, length, stride, K, SIZE, BLOCK_K)
         delta = tl.sum(weights * dweights, axis=1)
         dscores = (weights * (dweights - delta[:, None])).to(q.dtype)
         dk = tl.dot(tl.trans(dscores), q, input_precision="ieee")

@@ -16,7 +16,7 @@ import triton.language as tl
 
 from unmask_kernels._triton.random import keep_scores
 
-__all__ = ["entry", "keep_tile", "load_rows", "partners", "store_rows", "visible"]
+__all__ = ["entry", "keep_tile", "load_clamped", "load_rows", "partners", "store_rows", "visible"]
 
 
 @triton.jit
@@ -33,8 +33,9 @@ def _rows(ptr, first, length, stride: tl.constexpr, K: tl.constexpr, BLOCK: tl.c
     mask = first + row < length
     if BLOCK_K != K:
         mask &= col < K
-    # the start of the tile in int64: a long row of tokens has more than 2**31 elements
-    return ptr + tl.cast(first, tl.int64) * stride + (row * stride + col), mask
+    # in int64: a long row of tokens has more than 2**31 elements. Multiplied at once: else parts of the address stay in
+    # registers from one tile to the next
+    return ptr + tl.cast(first + row, tl.int64) * stride + col, mask
 
 
 @triton.jit
@@ -42,6 +43,18 @@ def load_rows(ptr, first, length, stride: tl.constexpr, K: tl.constexpr, BLOCK: 
     """Rows first : first + BLOCK of a document whose first element is at ptr, (BLOCK, BLOCK_K), 0 past its end."""
     pointers, mask = _rows(ptr, first, length, stride, K, BLOCK, BLOCK_K)
     return tl.load(pointers, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_clamped(ptr, first, length, stride: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):
+    """As load_rows, with the last row of the document in place of those past its end."""
+    row = tl.minimum(first + tl.arange(0, BLOCK), length - 1)[:, None]
+    col = tl.arange(0, BLOCK_K)[None, :]
+    pointers = ptr + tl.cast(row, tl.int64) * stride + col
+    if BLOCK_K == K:
+        return tl.load(pointers)
+    else:
+        return tl.load(pointers, mask=col < K, other=0.0)
 
 
 @triton.jit
@@ -102,6 +115,7 @@ def _expand(
     HEADS: tl.constexpr, MEMBERS: tl.constexpr, OTHERS: tl.constexpr,
 ):  # fmt: skip
     """bool (MEMBERS, OTHERS): the bits of members first : first + MEMBERS for other : other + OTHERS."""
+    tl.static_assert(OTHERS % 32 == 0, "a tile that reads words has whole ones")
     words_ptr += tl.cast(head, tl.int64) * tokens + start
     member = first + tl.arange(0, MEMBERS)
     bit = tl.arange(0, OTHERS)[None, :]
