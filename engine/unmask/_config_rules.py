@@ -142,7 +142,7 @@ def _agreements(config: RunConfig) -> Iterator[str]:
         if tokens > train.micro_batch_tokens:
             yield (
                 f"{name} is {tokens} but train.micro_batch_tokens is {train.micro_batch_tokens}; "
-                "a piece must fit in one micro-batch, so shorten the one or raise the other"
+                "shorten the one or raise the other, since a piece must fit in one micro-batch"
             )
     shares = [phase.share for phase in train.phases]
     if shares and (min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
@@ -169,20 +169,23 @@ def _objectives(config: RunConfig) -> Iterator[str]:
             "data.compose to 'documents'"
         )
     if pairs and config.model.num_segments < 2:
-        yield f"objective.{pairs} is {weights[pairs]} but model.num_segments is 1; a pair has two segments"
+        yield f"objective.{pairs} is {weights[pairs]} but model.num_segments is 1; set it to 2, for the two of a pair"
     if pairs and config.model.causal:
         yield (
             f"objective.{pairs} is {weights[pairs]} but model.causal is true, so [CLS], which tells the pair, sees "
             "nothing of it; set model.causal to false"
         )
     if objective.clm > 0 and not config.model.causal:
-        yield "objective.clm is above 0 but model.causal is false, so each token would see its answer; set it true"
+        yield (
+            "objective.clm is above 0 but model.causal is false, so each token would see its answer; "
+            "set model.causal to true"
+        )
 
 
 def _masking(config: RunConfig) -> Iterator[str]:
     data = config.data
     if data.masking == "mac" and data.similar_words is None:
-        yield "data.masking is 'mac', which needs data.similar_words, a table of similar words"
+        yield "data.masking is 'mac', which needs data.similar_words; give it a table of similar words"
     if data.mask_rate_end is not None and not 0 < data.mask_rate_end < 1:
         yield f"data.mask_rate_end must be between 0 and 1, got {data.mask_rate_end}"
     if data.mask_on == "device":

@@ -108,11 +108,16 @@ class Family:
             for name, backend in self.backends.items():
                 if not backend.refuses(call) and _is_verified(backend, call):
                     return name
-            raise BackendUnavailable(f"{self.name}: no backend can run this call\n{self._reasons(call)}")
+            raise BackendUnavailable(
+                f"{self.name}: no backend can run this call; mend what one of them needs:\n{self._reasons(call)}"
+            )
         self.require_known(asked)
         reasons = self.backends[asked].refuses(call)
         if reasons:
-            raise BackendUnavailable(f"{self.name}: backend {asked!r} cannot run this call: {'; '.join(reasons)}")
+            raise BackendUnavailable(
+                f"{self.name}: backend {asked!r} cannot run this call: {'; '.join(reasons)}; leave it out, "
+                "and one that can is chosen"
+            )
         return asked
 
     def require_known(self, name: str) -> None:

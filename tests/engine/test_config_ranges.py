@@ -118,7 +118,7 @@ def test_the_ends_of_a_range_are_where_they_are_said_to_be(setting: str, taken: 
 def test_a_pair_needs_two_segments() -> None:
     pairs = {"data.compose": "pairs", "objective.nsp": 1}
     assert load_config(None, pairs | {"model.num_segments": 2}).model.num_segments == 2
-    with pytest.raises(ConfigError, match=r"objective\.nsp is 1\.0 but model\.num_segments is 1; a pair has two"):
+    with pytest.raises(ConfigError, match=r"objective\.nsp is 1\.0 but model\.num_segments is 1; set it to 2"):
         load_config(None, pairs | {"model.num_segments": 1})
 
 

@@ -59,7 +59,8 @@ def test_a_backend_asked_for_runs_or_raises_its_reasons(family: Family) -> None:
     with pytest.raises(BackendUnavailable) as raised:
         family.choose("triton", Call(device="cpu", architecture="cpu", width=200))
     assert str(raised.value) == (
-        "sum: backend 'triton' cannot run this call: rows up to 100 wide, got 200; needs a CUDA tensor, got cpu"
+        "sum: backend 'triton' cannot run this call: rows up to 100 wide, got 200; needs a CUDA tensor, got cpu; "
+        "leave it out, and one that can is chosen"
     )
 
 
@@ -67,7 +68,7 @@ def test_lists_every_reason_when_nothing_can_run(family: Family) -> None:
     with pytest.raises(BackendUnavailable) as raised:
         family.choose(None, Call(device="cpu", architecture="cpu"))
     assert str(raised.value).splitlines() == [
-        "sum: no backend can run this call",
+        "sum: no backend can run this call; mend what one of them needs:",
         "  cuda: extension not built (make build); needs a newer driver",
         "  triton: needs a CUDA tensor, got cpu",
         "  torch: needs a CUDA tensor, got cpu",

@@ -259,4 +259,7 @@ def _portable(error: Exception) -> Exception:
         pickle.loads(pickle.dumps(error))
         return error
     except Exception:
-        return RunError(f"loader: a worker failed with {type(error).__name__}: {error}")
+        return RunError(
+            f"loader: a worker failed with {type(error).__name__}: {error}; set data.workers to 0 to have it fail in "
+            "the main process"
+        )

@@ -128,12 +128,14 @@ def read_manifest(folder: Path) -> Manifest:
         partial = folder.with_name(f"{folder.name}.partial")
         if partial.is_dir() and not folder.exists():
             raise StoreError(
-                f"store: {folder} is not finished; the unmask prepare that began {partial} goes on with it when it is "
-                "run again"
+                f"store: {folder} is not finished; run the unmask prepare that began {partial} again, which goes on "
+                "with it"
             ) from None
         raise StoreError(f"store: {folder} {what}; make one with unmask prepare --out {folder}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"store: {path} cannot be read ({error})") from None
+        raise StoreError(
+            f"store: {path} cannot be read ({error}); make it readable, or prepare the store again"
+        ) from None
     try:
         manifest = json.loads(text)
         version = int(manifest["schema_version"])

@@ -192,7 +192,10 @@ def read_neighbours(path: str | Path) -> Iterator[tuple[str, list[str]]]:
                 yield word, neighbours
     except FileNotFoundError:
         raise CorpusError(
-            f"data.similar_words: there is no table {path}; `docs/data.md` says how to make one"
+            f"data.similar_words: there is no table {path}; make one with unmask.data.word_vectors, as "
+            "docs/data.md shows"
         ) from None
     except (UnicodeDecodeError, OSError) as error:
-        raise CorpusError(f"data.similar_words: {path} cannot be read as UTF-8 text: {error}") from error
+        raise CorpusError(
+            f"data.similar_words: {path} cannot be read as UTF-8 text ({error}); convert it, or make it anew"
+        ) from error

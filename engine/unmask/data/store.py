@@ -227,8 +227,8 @@ class Store:
         if wrong.size:
             at = wrong[0]
             raise ValueError(
-                f"gather: span {at} takes tokens {first[at]} to {first[at] + sizes[at]} of document {rows[at]}, "
-                f"which has {self.lengths[rows[at]]}"
+                f"gather: a span must lie in [0, {self.lengths[rows[at]]}], the tokens of its document {rows[at]}, "
+                f"got {first[at]} to {first[at] + sizes[at]} at place {at}"
             )
         where = np.searchsorted(self._bounds, rows, side="right") - 1
         return self._begins[rows] + first, sizes, where, int(sizes.sum())

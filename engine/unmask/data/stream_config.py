@@ -128,7 +128,7 @@ class StreamConfig:
         if masked < fewest_masked:
             raise ConfigError(
                 f"stream: {masked} masked tokens of a micro-batch are too few for one piece of data.longest "
-                f"({longest}), which has {fewest_masked} at data.mask_rate {self.mask_rate}"
+                f"({longest}), which has {fewest_masked} at data.mask_rate {self.mask_rate}; give at least that many"
             )
         return Capacities(tokens=tokens, sequences=sequences, masked=masked, longest=longest)
 

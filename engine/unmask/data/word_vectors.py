@@ -26,6 +26,10 @@ BLOCK = 512
 _SPACE = b" "
 
 
+class _NotVectors(ValueError):
+    """What in a file is not as its format has it; the sentence around it names the file."""
+
+
 def read_vectors(path: str | Path) -> tuple[list[str], Vectors]:
     """Read words and their vectors (N, D); words that are not UTF-8 are left out.
 
@@ -35,7 +39,9 @@ def read_vectors(path: str | Path) -> tuple[list[str], Vectors]:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise CorpusError(f"word vectors: {path} cannot be read: {error}") from error
+        raise CorpusError(
+            f"word vectors: {path} cannot be read ({error.strerror}); give the file of the vectors"
+        ) from error
     line, _, rest = data.partition(b"\n")
     header = line.split()
     try:
@@ -51,7 +57,7 @@ def read_vectors(path: str | Path) -> tuple[list[str], Vectors]:
             f"word vectors: {path} must be word2vec (text or binary) or GloVe, but {error}; is it compressed?"
         ) from error
     if not words:
-        raise CorpusError(f"word vectors: {path} holds no words")
+        raise CorpusError(f"word vectors: {path} holds no words; give word2vec or GloVe vectors")
     return words, rows
 
 
@@ -119,7 +125,7 @@ def _text(data: bytes, size: int) -> tuple[list[str], Vectors]:
         # a word may hold blanks, numbers do not
         fields = line.rstrip().rsplit(_SPACE, size)
         if len(fields) != size + 1:
-            raise ValueError(f"line {number} has {len(fields) - 1} numbers, not {size}")
+            raise _NotVectors(f"line {number} has {len(fields) - 1} numbers, not {size}")
         _keep(words, rows, fields[0], np.array([float(field) for field in fields[1:]], dtype=np.float32))
     return words, np.array(rows, dtype=np.float32).reshape(-1, size)
 
@@ -132,7 +138,7 @@ def _binary(data: bytes, count: int, size: int) -> tuple[list[str], Vectors]:
         blank = data.find(_SPACE, place)
         end = blank + 1 + 4 * size
         if blank < 0 or end > len(data):
-            raise ValueError(f"it ends after {number} of {count} words")
+            raise _NotVectors(f"it ends after {number} of {count} words")
         _keep(words, rows, data[place:blank].lstrip(b"\n"), np.frombuffer(data, "<f4", size, blank + 1))
         place = end
     return words, np.array(rows, dtype=np.float32).reshape(-1, size)

@@ -102,12 +102,12 @@ def build_objectives(weights: Mapping[str, float]) -> list[tuple[Objective, floa
     known: dict[str, type[Objective]] = {kind.name: kind for kind in (MLM, CLM, NSP, SOP)}
     for name in weights:
         if name not in known:
-            raise ValueError(f"objectives: {name!r} is not one of {', '.join(map(repr, known))}")
+            raise ValueError(f"objectives: {name!r} is not known; there are {', '.join(known)}")
     chosen: list[tuple[Objective, float]] = [(known[name](), weight) for name, weight in weights.items() if weight > 0]
     if not chosen:
         raise ValueError("objectives: at least one objective needs a weight above 0; set objective.mlm to 1.0")
     names = {objective.name for objective, _ in chosen}
     for one, other, reason in INCOMPATIBLE_OBJECTIVES:
         if {one, other} <= names:
-            raise ValueError(f"objectives: {one!r} and {other!r} cannot be summed: {reason}")
+            raise ValueError(f"objectives: {one!r} and {other!r} cannot be summed, because {reason}; leave one out")
     return chosen

@@ -38,4 +38,4 @@ def read_recipe(recipe_or_path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"config: {wanted} is not UTF-8 at byte {error.start}; save it as UTF-8 text") from None
     except OSError as error:
-        raise ConfigError(f"config: {wanted} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"config: {wanted} cannot be read ({error.strerror}); give a YAML file that can") from None

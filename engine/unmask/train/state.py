@@ -67,7 +67,10 @@ def load_facts(folder: Path) -> Facts:
         cursor = found.pop("cursor")
         return Facts(cursor=None if cursor is None else tuple(cursor), **found)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {folder.parent} holds no training state to resume ({error})") from error
+        raise CheckpointError(
+            f"checkpoint {folder.parent} holds no training state to resume ({error}); remove it to go on from the one "
+            "before it, or start a new run"
+        ) from error
 
 
 def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -118,18 +121,19 @@ def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 
 
 def _check_names(folder: Path, state: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
+    way = "put config.yaml of the run back as it was, or start a new run"
     held = {name.removeprefix("model/"): value.shape for name, value in state.items() if name.startswith("model/")}
     for name, target in targets.items():
         if name not in held:
-            raise CheckpointError(f"checkpoint {folder.parent} lacks {name}, which the configured model has")
+            raise CheckpointError(f"checkpoint {folder.parent} lacks {name}, which the configured model has; {way}")
         if held[name] != target.shape:
             raise CheckpointError(
                 f"checkpoint {folder.parent}: {name} has shape {tuple(held[name])}, the configured model "
-                f"needs {tuple(target.shape)}"
+                f"needs {tuple(target.shape)}; {way}"
             )
     extra = sorted(held.keys() - targets.keys())
     if extra:
-        raise CheckpointError(f"checkpoint {folder.parent} holds {extra[0]}, which the configured model lacks")
+        raise CheckpointError(f"checkpoint {folder.parent} holds {extra[0]}, which the configured model lacks; {way}")
 
 
 @contextmanager

@@ -130,8 +130,8 @@ class Masker:
             raise ConfigError("masking: ordinary_ids must hold the ids that a random replacement draws, got none")
         if (masking == "mac") != (similar_words is not None):
             raise ConfigError(
-                "masking: data.similar_words, a table of similar words, goes with data.masking 'mac', "
-                f"got data.masking {masking!r} {'without a' if similar_words is None else 'and a'} table"
+                f"masking: data.masking is {masking!r} {'without' if similar_words is None else 'with'} a table of "
+                "similar words; give data.similar_words together with data.masking 'mac' alone"
             )
         self.masking: Masking = masking
         self._rate = _fraction(rate)
@@ -156,7 +156,10 @@ class Masker:
             ConfigError: tokens are chosen in a way that only this class knows.
         """
         if self.masking not in ("token", "whole_word"):
-            raise ConfigError(f"masking: only 'token' and 'whole_word' are made on the device, got {self.masking!r}")
+            raise ConfigError(
+                f"masking: data.masking must be 'token' or 'whole_word' to be made on the device, got "
+                f"{self.masking!r}; set data.mask_on to 'host'"
+            )
         words = [low | high << 32 for low, high in (self._selection, self._replacement)]
         return MaskRule(
             keys=np.array(words, dtype=np.uint64).view(np.int64),
