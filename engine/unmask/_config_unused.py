@@ -36,7 +36,11 @@ def _absent(setting: str) -> Callable[[RunConfig], bool]:
 
 def _is_store(given: str) -> bool:
     """Whether an input, `path` or `name=path`, is a token store."""
-    return any((Path(path) / MANIFEST).is_file() for path in (given, given.partition("=")[2]) if path)
+    try:
+        return any((Path(path) / MANIFEST).is_file() for path in (given, given.partition("=")[2]) if path)
+    except OSError:
+        # a name longer than a file can have; whoever reads it says so
+        return False
 
 
 _READ = (

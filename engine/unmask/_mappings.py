@@ -1,15 +1,13 @@
-"""From YAML text to a checked dataclass: parse, merge, refuse unknown names, convert types.
+"""From nested mappings to a checked dataclass: merge, refuse unknown names, convert types.
 
-Numbers follow YAML 1.2's core schema: `1e6` is a number, `010` is ten, `no` and `on` are strings. A name that
-no field has is refused with its dotted path and the nearest right one; a value of the wrong type with what
-was expected and what came.
+A name that no field has is refused with its dotted path and the nearest right one; a value of the wrong type with
+what was expected and what came.
 """
 
 import dataclasses
 import difflib
 import functools
 import math
-import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -19,7 +17,7 @@ from unmask.errors import ConfigError
 if TYPE_CHECKING:
     import pydantic
 
-__all__ = ["build", "merge", "nest", "parse_yaml"]
+__all__ = ["build", "merge", "nest"]
 
 T = TypeVar("T")
 
@@ -36,24 +34,6 @@ _EXPECTED = {
     "dict": "a group of settings",
     "none": "nothing",
 }
-
-
-def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
-    """Nested mapping in YAML text; an empty text is an empty mapping. `source` names it in errors."""
-    import yaml
-
-    try:
-        value = yaml.load(text, Loader=_core_schema_loader())
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"config: {source}, line {line}, is not YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config: {source} is not YAML: {error}") from None
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"config: {source} must hold settings as 'name: value' lines, got {_describe(value)}")
-    return value
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,13 +80,16 @@ def _adapter(cls: Any) -> "pydantic.TypeAdapter[Any]":
 
 def _explain(error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"] if not _is_union_tag(part))
+    if error["loc"][-1] == "[key]":
+        path = f"a name in {'.'.join(str(part) for part in error['loc'][:-2])}"
     if error["type"] == "missing":
         return f"{path} is missing"
     if error["type"] == "literal_error":
         expected = "one of " + error["ctx"]["expected"].replace(" or ", ", ")
     else:
         expected = _EXPECTED.get(error["type"].split("_")[0], error["msg"])
-    return f"{path} must be {expected}, got {_describe(error['input'])}"
+    quoted = error["type"].startswith("string") and isinstance(error["input"], bool | int | float)
+    return f"{path} must be {expected}, got {_describe(error['input'])}{'; write it in quotes' if quoted else ''}"
 
 
 def _is_union_tag(part: object) -> bool:
@@ -193,43 +176,3 @@ def _dotted_names(cls: type, prefix: str = "") -> Iterator[str]:
             yield from _dotted_names(typing.cast(type, hint), f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
-
-
-def _core_schema_loader() -> type[Any]:
-    import yaml
-
-    class CoreLoader(yaml.SafeLoader):
-        """SafeLoader with the scalars of YAML 1.2's core schema, and no name given twice."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            seen: set[object] = set()
-            for key_node, _ in node.value:
-                key = self.construct_object(key_node, deep=True)
-                if isinstance(key, str) and key in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
-                if isinstance(key, str):
-                    seen.add(key)
-            return super().construct_mapping(node, deep)
-
-    # PyYAML copies the inherited table on the first addition; an empty one leaves YAML 1.1's rules out
-    CoreLoader.yaml_implicit_resolvers = {}
-    patterns: list[tuple[str, str, list[str]]] = [
-        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-        ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-        ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-        ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
-        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ]
-    for tag, pattern, first in patterns:
-        CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first)
-    CoreLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: _whole(node.value))
-    CoreLoader.add_constructor(
-        "tag:yaml.org,2002:float",
-        lambda loader, node: float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan")),
-    )
-    return CoreLoader
-
-
-def _whole(text: str) -> int:
-    base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-    return int(text, base)

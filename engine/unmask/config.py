@@ -9,7 +9,7 @@ Importing this module needs the standard library alone; PyYAML and pydantic are 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -270,11 +270,29 @@ def load_config(
     mapping = read_recipe("tiny" if recipe_or_yaml is None else recipe_or_yaml)
     changes = nest(overrides or {})
     below = build(RunConfig, mapping, name="config")
-    whole = build(RunConfig, merge(mapping, changes), name="config")
+    whole = _at_home(build(RunConfig, merge(mapping, changes), name="config"))
     config = without_unused(whole, below=below, changes=changes, saved=saved)
     check(config)
     check_changes(config, changes, longest=below.data.longest)
     return config
+
+
+def _at_home(config: RunConfig) -> RunConfig:
+    """`config` with the home folder in every path."""
+    from unmask.paths import expanded, expanded_input
+
+    def path(given: str | None) -> str | None:
+        return None if given is None else expanded(given)
+
+    data = config.data
+    data = replace(
+        data,
+        store=path(data.store),
+        input=[expanded_input(given) for given in data.input],
+        tokenizer=path(data.tokenizer),
+        similar_words=path(data.similar_words),
+    )
+    return replace(config, run=path(config.run), data=data)
 
 
 def to_mapping(config: RunConfig) -> dict[str, Any]:
@@ -286,6 +304,6 @@ def to_mapping(config: RunConfig) -> dict[str, Any]:
 
 def to_yaml(config: RunConfig) -> str:
     """The configuration as YAML text, in the order of the fields."""
-    import yaml
+    from unmask._yaml import dump_yaml
 
-    return str(yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
+    return dump_yaml(to_mapping(config))

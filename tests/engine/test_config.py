@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from unmask import recipes
-from unmask._mappings import parse_yaml
+from unmask._yaml import parse_yaml
 from unmask.config import RunConfig, load_config, to_mapping, to_yaml
 from unmask.errors import ConfigError
 

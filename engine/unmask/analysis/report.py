@@ -111,6 +111,7 @@ class Report:
         written[0].write_text(json.dumps(self.numbers(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         written[1].write_text(self.tables(), encoding="utf-8")
         try:
+            from matplotlib import rc_context
             from matplotlib.figure import Figure
         except ModuleNotFoundError:
             raise UnmaskError(
@@ -122,18 +123,20 @@ class Report:
         if self.distraction is not None:
             plots["distraction"] = self._draw_distraction
         for name, draw in plots.items():
-            figure = Figure(figsize=(7, 4), layout="constrained")
-            axes = figure.add_subplot()
-            draw(axes)
-            axes.grid(alpha=0.25)
-            written.append(folder / f"{name}.png")
-            figure.savefig(written[-1], dpi=120)
+            # a name may hold a $
+            with rc_context({"text.parse_math": False}):
+                figure = Figure(figsize=(7, 4), layout="constrained")
+                axes = figure.add_subplot()
+                draw(axes)
+                axes.grid(alpha=0.25)
+                written.append(folder / f"{name}.png")
+                figure.savefig(written[-1], dpi=120)
         return written
 
     def _draw_lengths(self, axes: Axes) -> None:
         for name, one in (*self.documents.items(), ("sequences", self.sequences)):
             width = 2.0 if one is self.sequences else 1.0
-            axes.stairs(np.array(one.counts) / one.count, one.edges, label=name, linewidth=width)
+            axes.stairs(np.array(one.counts) / one.count, one.edges, label=_label(name), linewidth=width)
         axes.set(title=f"{self.title}: lengths", xlabel="tokens", ylabel="share", xscale="log")
         axes.legend(frameon=False)
 
@@ -189,3 +192,8 @@ def _table(rows: list[list[str]]) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def _label(name: str) -> str:
+    """`name` in a legend, which leaves out what begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name

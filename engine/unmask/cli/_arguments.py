@@ -14,7 +14,10 @@ import shutil
 import textwrap
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+
+from unmask.paths import expanded
 
 if TYPE_CHECKING:
     from tyro.constructors import StructConstructorSpec, StructTypeInfo
@@ -58,11 +61,11 @@ def read(
                 options, prog=prog, description="", args=arguments, default=default, return_unknown_args=True
             )
             if not words:
-                return cast(T, found)
+                return _expanded(cast(T, found))
             stray(words)
         if default is None:
-            return tyro.cli(options, prog=prog, description="", args=arguments)
-        return tyro.cli(options, prog=prog, description="", args=arguments, default=default)
+            return _expanded(tyro.cli(options, prog=prog, description="", args=arguments))
+        return _expanded(tyro.cli(options, prog=prog, description="", args=arguments, default=default))
 
 
 def join_repeated(arguments: list[str], option: str) -> list[str]:
@@ -81,6 +84,14 @@ def join_repeated(arguments: list[str], option: str) -> list[str]:
         elif not taking:
             rest.append(argument)
     return [*rest, option, *values] if values else arguments
+
+
+def _expanded(found: T) -> T:
+    """The options with the home folder in every path."""
+    options: Any = found
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    paths = {name: Path(expanded(str(value))) for name, value in values.items() if isinstance(value, Path)}
+    return cast(T, dataclasses.replace(options, **paths)) if paths else found
 
 
 def _described(info: "StructTypeInfo") -> "StructConstructorSpec | None":

@@ -15,6 +15,7 @@ import tyro
 
 from unmask.cli._arguments import read
 from unmask.errors import RunError
+from unmask.paths import printable
 
 if TYPE_CHECKING:
     from unmask.analysis.distraction import Distraction
@@ -81,7 +82,7 @@ def analyse(
         if lengths.any():
             documents[name] = describe_lengths(lengths)
     return Report(
-        title=path.resolve().name,
+        title=printable(path.resolve().name),
         documents=documents,
         sequences=describe_lengths(np.concatenate([sequences_of(batch) for batch in batches])),
         packing=measure_packing(batches),

@@ -13,6 +13,7 @@ import tyro
 
 from unmask.cli._arguments import read
 from unmask.errors import RunError, UnmaskError
+from unmask.paths import printable
 from unmask.train.log import read_evaluations, read_log
 
 __all__ = ["Curve", "draw", "read_curves", "run"]
@@ -41,7 +42,7 @@ def run(arguments: list[str]) -> None:
     options = read(Options, prog="unmask plot", arguments=arguments)
     training, held_out = read_curves(options.run)
     out = options.out or options.run / "loss.png"
-    draw(training, held_out, title=f"{options.run.name}: loss", out=out)
+    draw(training, held_out, title=f"{printable(options.run.absolute().name)}: loss", out=out)
     last = f", held-out {held_out.losses[-1]:.3f} at step {held_out.steps[-1]}" if held_out.steps else ""
     print(f"{out}: training loss {training.losses[-1]:.3f} at step {training.steps[-1]}{last}")
 
@@ -71,38 +72,41 @@ def draw(training: Curve, held_out: Curve, *, title: str, out: Path) -> None:
         UnmaskError: matplotlib is not installed, or cannot write this kind of file.
     """
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise UnmaskError("plot: needs matplotlib; pip install 'unmask[plots]'") from None
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(training.steps, training.losses, color="#9db7d5", linewidth=0.8, label="training, as logged")
-    window = len(training.steps) // 50
-    if window > 1:
-        axes.plot(
-            training.steps[window - 1 :],
-            _running_mean(training.losses, window),
-            color="#1f4e79",
-            linewidth=1.4,
-            label=f"training, mean of {window} rows",
-        )
-    if held_out.steps:
-        axes.plot(held_out.steps, held_out.losses, color="#c0392b", marker="o", markersize=3, label="held-out")
-        axes.annotate(
-            f"{held_out.losses[-1]:.2f}",
-            (held_out.steps[-1], held_out.losses[-1]),
-            xytext=(0, 6),
-            textcoords="offset points",
-            ha="center",
-            color="#c0392b",
-        )
-    axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats)")
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
-    try:
-        figure.savefig(out, dpi=120)
-    except ValueError as error:
-        raise UnmaskError(f"plot: cannot write {out}: {error}") from None
+    # the name of a run may hold a $
+    with rc_context({"text.parse_math": False}):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(training.steps, training.losses, color="#9db7d5", linewidth=0.8, label="training, as logged")
+        window = len(training.steps) // 50
+        if window > 1:
+            axes.plot(
+                training.steps[window - 1 :],
+                _running_mean(training.losses, window),
+                color="#1f4e79",
+                linewidth=1.4,
+                label=f"training, mean of {window} rows",
+            )
+        if held_out.steps:
+            axes.plot(held_out.steps, held_out.losses, color="#c0392b", marker="o", markersize=3, label="held-out")
+            axes.annotate(
+                f"{held_out.losses[-1]:.2f}",
+                (held_out.steps[-1], held_out.losses[-1]),
+                xytext=(0, 6),
+                textcoords="offset points",
+                ha="center",
+                color="#c0392b",
+            )
+        axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats)")
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
+        try:
+            figure.savefig(out, dpi=120)
+        except ValueError as error:
+            raise UnmaskError(f"plot: cannot write {out}: {error}") from None
 
 
 def _curve(losses: dict[int, float]) -> Curve:

@@ -15,6 +15,7 @@ from typing import Any
 from unmask.cli._arguments import join_repeated, read
 from unmask.config import RunConfig, load_config
 from unmask.errors import ConfigError
+from unmask.paths import expanded
 
 __all__ = ["parse", "run"]
 
@@ -54,7 +55,7 @@ def _take_resume(arguments: list[str]) -> tuple[list[str], Path | None]:
         given = value if equals else next(words, "")
         if not given or given.startswith("--"):
             raise ConfigError("config: --resume needs the directory of a run")
-        resume = Path(given)
+        resume = Path(expanded(given))
     return rest, resume
 
 

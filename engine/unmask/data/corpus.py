@@ -23,6 +23,7 @@ from unmask.data.hugging_face import HUB, is_saved_dataset, read_dataset
 from unmask.data.readers import SUFFIXES, ReadOptions, read_file, suffix_of
 from unmask.data.text_files import errors_named
 from unmask.errors import CorpusError
+from unmask.paths import expanded_input, printable
 
 __all__ = ["CorpusFile", "Document", "Input", "corpus_files", "named_inputs", "read_input"]
 
@@ -78,11 +79,12 @@ def named_inputs(inputs: Sequence[str | Path]) -> list[Input]:
     """
     if not inputs:
         raise CorpusError("corpus: at least one file or directory is needed, got none")
-    pairs = [_name_and_location(str(given)) for given in inputs]
-    own = [name or _own_name(location) for name, location in pairs]
+    pairs = [_name_and_location(expanded_input(str(given))) for given in inputs]
+    # a file name may be no text, a source is
+    own = [name or printable(_own_name(location)) for name, location in pairs]
     taken = Counter(own)
     return [
-        Input(location=location, source=name or (stem if taken[stem] == 1 else location), named=bool(name))
+        Input(location=location, source=name or (stem if taken[stem] == 1 else printable(location)), named=bool(name))
         for (name, location), stem in zip(pairs, own, strict=True)
     ]
 

@@ -20,6 +20,7 @@ import numpy as np
 from unmask.data.manifest import Manifest, check_shards, fingerprint, read_manifest
 from unmask.data.shards import TokenBatch, addresses, bits, map_shard
 from unmask.errors import StoreError
+from unmask.paths import require_utf8
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -86,6 +87,7 @@ class Store:
             StoreError: there is no store, a shard is missing, truncated or altered, or the format is newer.
         """
         folder = Path(folder)
+        require_utf8(str(folder))
         manifest = read_manifest(folder)
         small = sum(shard["bytes"] for shard in manifest["shards"]) <= _HASHED_ALWAYS_BYTES
         check_shards(folder, manifest, hashes=small if verify is None else verify)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import ConfigError
+from unmask.paths import expanded
 
 __all__ = ["names", "read_recipe"]
 
@@ -23,12 +24,12 @@ def read_recipe(recipe_or_path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: neither exists, or the file cannot be read as UTF-8 YAML.
     """
-    from unmask._mappings import parse_yaml
+    from unmask._yaml import parse_yaml
 
     wanted = str(recipe_or_path)
     if wanted in names():
         return parse_yaml(files(__name__).joinpath(f"{wanted}.yaml").read_text("utf-8"), source=f"recipe {wanted}")
-    path = Path(recipe_or_path)
+    path = Path(expanded(wanted))
     if not path.exists():
         close = difflib.get_close_matches(wanted, names(), n=1)
         hint = f"did you mean {close[0]}?" if close else f"recipes are {', '.join(names())}"

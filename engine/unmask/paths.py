@@ -1,0 +1,87 @@
+"""Names of files and folders as people write them, and as they are shown again.
+
+A path begins with `~` or `~name` for a home folder, as in a shell, wherever one is given: an option, `--option=path`, a
+setting in YAML, `name=path`. A file name is bytes, and Python keeps those that are no UTF-8 as half surrogates, which
+no text file takes; `printable` shows them as escapes.
+"""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+from unmask.errors import ConfigError
+
+__all__ = ["as_typed", "expanded", "expanded_input", "printable", "require_utf8"]
+
+# control characters and line breaks of Unicode, which would move the cursor, and half surrogates
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def expanded(path: str) -> str:
+    """`path` of a run, store, model or setting, with the home folder for a leading `~` or `~name`.
+
+    Raises:
+        ConfigError: it stands for a home folder that nothing knows of, holds a NUL, which no file name does, or is not
+            UTF-8.
+    """
+    require_utf8(path)
+    return _at_home(path)
+
+
+def require_utf8(path: str) -> None:
+    """Refuse a name that the libraries behind stores, tokenizers and models cannot open; text is read from any.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"the name {printable(path)} must be UTF-8, which the libraries that read and write stores and models "
+            "need; rename it, for example with convmv"
+        ) from None
+
+
+def expanded_input(given: str) -> str:
+    """`[NAME=]PATH` of a text, with the path expanded; it may be any bytes."""
+    name, equals, path = given.partition("=")
+    if equals and path.startswith("~") and not Path(given).exists():
+        return f"{name}={_at_home(path)}"
+    return _at_home(given)
+
+
+def printable(name: str) -> str:
+    """`name` on one line, with escapes for what is no text: `caf\\xe9` for a file name in Latin-1."""
+    return _UNPRINTABLE.sub(_escape, name)
+
+
+def as_typed(path: str | os.PathLike[str]) -> str:
+    """`path` as one types it in a shell, for a command that is to be copied."""
+    name = os.fspath(path)
+    return shlex.quote(f"./{name}" if name.startswith(("-", "~")) else name)
+
+
+def _at_home(path: str) -> str:
+    if "\0" in path:
+        raise ConfigError(f"{path!r} is no path, since it holds a NUL; leave that out")
+    if not path.startswith("~"):
+        return path
+    mark, slash, rest = path.partition("/")
+    try:
+        home = str(Path(mark).expanduser())
+    except RuntimeError:
+        why = f"no user is called {mark[1:]}" if mark[1:] else "neither HOME nor the list of users says where that is"
+        raise ConfigError(
+            f"{printable(path)} begins with a home folder, but {why}; write the path out, or ./{printable(path)} for a "
+            "folder of that name"
+        ) from None
+    return f"{home.rstrip('/')}{slash}{rest}" or "/"
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    # the byte that `os.fsdecode` stood for
+    code = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
