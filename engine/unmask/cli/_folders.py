@@ -28,32 +28,33 @@ def find_model(path: Path) -> ModelFolder:
     A checkpoint that was altered or cut short is passed over with a line on stderr; asked for by name it is refused.
 
     Raises:
-        RunError: there is no such folder, the run has no checkpoint yet, or the folder holds no model.
-        CheckpointError: the checkpoint asked for, or every one of the run, is damaged.
+        RunError: the run has no checkpoint yet.
+        CheckpointError: there is no such folder, it holds neither a run nor a model, or the checkpoint asked for, or
+            every one of the run, is damaged.
     """
-    if not path.exists():
-        raise RunError(f"{path} does not exist; give a run directory, a checkpoint, or a folder with config.json")
-    if (path / "manifest.json").is_file() and (path / "config.json").is_file():
-        return _verified(path)
-    if (path / "config.json").is_file():
-        return ModelFolder(path=path, steps=None)
-    if not (path / "config.yaml").is_file():
-        raise RunError(f"{path} holds neither a run (config.yaml) nor a model (config.json)")
-    return _newest(path)
+    from unmask.interop.folders import require_folder, require_model
+    from unmask.train.checkpoint import is_checkpoint
+
+    require_folder(path)
+    if (path / "config.yaml").is_file() and not (path / "config.json").exists():
+        return _newest(path)
+    require_model(path)
+    return _verified(path) if is_checkpoint(path) else ModelFolder(path=path, steps=None)
 
 
 def load_model(found: ModelFolder) -> "tuple[PretrainingModel, Tokenizer]":
     """The model of a folder and its tokenizer.
 
     Raises:
+        CheckpointError: see `PretrainingModel.from_pretrained`.
         TokenizerError: there is no tokenizer, or the model was trained with another one.
     """
     from unmask.data.tokenizer import Tokenizer
     from unmask.model import PretrainingModel
     from unmask.train.binding import require_bound
 
-    tokenizer = Tokenizer.load(found.path)
     model = PretrainingModel.from_pretrained(found.path)
+    tokenizer = Tokenizer.load(found.path)
     require_bound(found.path, tokenizer, model.encoder.config.vocab_size)
     return model, tokenizer
 

@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> None:
             "with it"
         )
     model, tokenizer = load_model(found)
-    print(describe(model, found))
+    print(describe(model, tokenizer, found))
     if config is not None and config.data.masking == "mac":
         print(f"its training (data.masking 'mac') never showed it {MASK}, so what it says of one means little")
     for text in options.texts:
@@ -72,18 +72,20 @@ def run(arguments: list[str]) -> None:
                 print(f"  {prediction.probability:6.1%}  {prediction.token}")
 
 
-def describe(model: "PretrainingModel", found: ModelFolder) -> str:
+def describe(model: "PretrainingModel", tokenizer: "Tokenizer", found: ModelFolder) -> str:
     """One line: where the model is from, its shape, and how long it was trained where that is known."""
     config = model.encoder.config
     trained = "training unknown" if found.steps is None else f"trained for {found.steps:,} steps"
     return (
         f"{found.path}: {config.num_layers} layers, {config.hidden_size} wide, "
-        f"{config.vocab_size:,} word pieces, {trained}"
+        f"{tokenizer.vocab_size:,} word pieces, {trained}"
     )
 
 
 def predict(model: "PretrainingModel", tokenizer: "Tokenizer", text: str, *, top: int = 5) -> list[list[Prediction]]:
     """The `top` most probable tokens for every [MASK] of a text, best first.
+
+    Rows of the token table that no token has, those that pad it, take no part: neither named nor in the sum.
 
     Raises:
         UnmaskError: the text is longer than the model's position table.
@@ -104,12 +106,14 @@ def predict(model: "PretrainingModel", tokenizer: "Tokenizer", text: str, *, top
     model.eval()
     with torch.inference_mode():
         hidden = model(pack([ids]))
-        probabilities = model.mlm_logits(hidden[masked]).float().softmax(-1)
-        best = probabilities.topk(min(top, probabilities.shape[-1]))
+        logits = model.mlm_logits(hidden[masked]).float()
+        used = torch.from_numpy(tokenizer.used_ids)
+        probabilities = logits[:, used].softmax(-1)
+        best = probabilities.topk(min(top, len(used)))
     return [
         [
             Prediction(token=tokenizer.token(token), probability=value)
             for token, value in zip(row_ids, row_values, strict=True)
         ]
-        for row_ids, row_values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        for row_ids, row_values in zip(used[best.indices].tolist(), best.values.tolist(), strict=True)
     ]

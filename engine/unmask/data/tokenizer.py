@@ -244,6 +244,11 @@ class Tokenizer:
         return {role: self._id(role) for role in self.special_tokens}
 
     @cached_property
+    def used_ids(self) -> NDArray[np.int64]:
+        """The ids that are a token, ascending; there may be gaps between them."""
+        return np.array(sorted(set(self._backend.get_vocab().values())), dtype=np.int64)
+
+    @cached_property
     def ordinary_ids(self) -> NDArray[np.int64]:
         """The ids that random replacement may draw, ascending: no special token and no `[unused7]`."""
         special = {token["content"] for token in self._description["added_tokens"] if token["special"]}

@@ -1,4 +1,4 @@
-"""The names of BERT's parameters, ours and Hugging Face's, in one table used both ways.
+"""The names of BERT's parameters, ours and Hugging Face's, in one table used both ways, and the shapes that they have.
 
 A row maps one module of ours to one of theirs, or to several that are stacked along the first dimension: queries, keys
 and values are one projection here and three there. `{i}` stands for the layer. Weight and bias follow the module.
@@ -7,8 +7,11 @@ and values are one projection here and three there. `{i}` stands for the layer. 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
-__all__ = ["ENCODER", "MLM", "NSP", "POOLER", "parameter_names"]
+from unmask.model import EncoderConfig
+
+__all__ = ["ENCODER", "MLM", "NSP", "POOLER", "Parameter", "parameter_names"]
 
 ENCODER: dict[str, tuple[str, ...]] = {
     "embeddings.word": ("embeddings.word_embeddings",),
@@ -36,18 +39,44 @@ NSP: dict[str, tuple[str, ...]] = {"nsp.classifier": ("cls.seq_relationship",)}
 
 _ONLY_WEIGHT = ("embeddings.word", "embeddings.position", "embeddings.segment")
 _ONLY_BIAS = ("mlm",)
+# of one of their modules, by field of EncoderConfig; every other one is square, or a norm as wide as the model
+_WEIGHT_SHAPES: dict[str, tuple[str | int, ...]] = {
+    "embeddings.word": ("vocab_size", "hidden_size"),
+    "embeddings.position": ("max_positions", "hidden_size"),
+    "embeddings.segment": ("num_segments", "hidden_size"),
+    "layers.{i}.up": ("intermediate_size", "hidden_size"),
+    "layers.{i}.down": ("hidden_size", "intermediate_size"),
+    "mlm": ("vocab_size", "hidden_size"),
+    "nsp.classifier": (2, "hidden_size"),
+}
+
+
+class Parameter(NamedTuple):
+    """A parameter of ours, those of theirs that it is made of, and the shape of each of these."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    shape: tuple[int, ...]
 
 
 def parameter_names(
-    table: dict[str, tuple[str, ...]], num_layers: int, *, ours: str = "", theirs: str = ""
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Pairs (our parameter, their parameters) of a table, with prefixes for both sides."""
+    table: dict[str, tuple[str, ...]], config: EncoderConfig, *, ours: str = "", theirs: str = ""
+) -> Iterator[Parameter]:
+    """The parameters of a table for a model of these sizes, with prefixes for both sides."""
     for module, others in table.items():
-        layers = range(num_layers) if "{i}" in module else range(1)
+        layers = range(config.num_layers) if "{i}" in module else range(1)
         kinds = ("weight",) if module in _ONLY_WEIGHT else ("bias",) if module in _ONLY_BIAS else ("weight", "bias")
+        weight = _weight_shape(module, config)
         for i in layers:
             for kind in kinds:
-                yield (
+                yield Parameter(
                     f"{ours}{module.format(i=i)}.{kind}",
                     tuple(f"{theirs}{other.format(i=i)}.{kind}" for other in others),
+                    weight if kind == "weight" else weight[:1],
                 )
+
+
+def _weight_shape(module: str, config: EncoderConfig) -> tuple[int, ...]:
+    default = ("hidden_size",) if module.endswith("norm") else ("hidden_size", "hidden_size")
+    sizes = _WEIGHT_SHAPES.get(module, default)
+    return tuple(size if isinstance(size, int) else getattr(config, size) for size in sizes)

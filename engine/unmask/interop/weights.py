@@ -1,42 +1,72 @@
-"""Reading the weights of a Hugging Face folder: safetensors or .bin, whole or in shards, as data only."""
+"""Reading the weights of a Hugging Face folder: safetensors or .bin, whole or in shards, as data only.
+
+Old names of layer norms are replaced by those of today, and what trainers wrap around a module (`module.`,
+`_orig_mod.`) is taken off the names.
+"""
 
 from __future__ import annotations
 
-import json
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from unmask.errors import CheckpointError
 
+from .folders import describe_value, is_pointer, pointer, read_object, what_else
+
 __all__ = ["read_weights"]
 
 _SAFETENSORS, _BIN = "model.safetensors", "pytorch_model.bin"
+# where a trainer keeps the state dict among the rest of its state
+_NESTED = ("state_dict", "model_state_dict", "model", "module")
+# steps of a name that DDP, FSDP, torch.compile and activation checkpointing add
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_AGAIN = "copy or download it again"
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder by name, on the CPU; layer norms of old TensorFlow conversions get today's names.
+    """All tensors of a folder by name, on the CPU; names as said above.
 
     Raises:
-        CheckpointError: no weights, or a file that cannot be read.
+        CheckpointError: no weights, a file that cannot be read, or one that holds something else.
     """
     for name in (_SAFETENSORS, _BIN):
         for files in ([folder / name], _shards(folder / f"{name}.index.json")):
-            if files and all(path.is_file() for path in files):
-                weights: dict[str, Tensor] = {}
-                for path in files:
-                    weights.update(_read_file(path))
-                return {_modern_name(key): value for key, value in weights.items()}
-    raise CheckpointError(f"{folder} has no weights; looked for {_SAFETENSORS} and {_BIN}, whole or in shards")
+            if files and all(_is_there(path) for path in files):
+                return _joined(files)
+    raise CheckpointError(
+        f"{folder} has no weights; looked for {_SAFETENSORS} and {_BIN}, whole or in shards{what_else(folder)}"
+    )
+
+
+def _is_there(path: Path) -> bool:
+    if path.is_symlink() and not path.exists():
+        raise CheckpointError(f"{path} is a link to {path.readlink()}, which is not there; {_AGAIN}")
+    return path.is_file()
 
 
 def _shards(index: Path) -> list[Path]:
-    if not index.is_file():
+    if not _is_there(index):
         return []
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    absent = [name for name in names if not (index.parent / name).is_file()]
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(
+            f"{index} must hold 'weight_map', the file of each weight by its name, holds {describe_value(places)}; "
+            f"{_AGAIN}"
+        )
+    suffix = Path(index.name.removesuffix(".index.json")).suffix
+    for weight, name in places.items():
+        # a path that leads elsewhere would read a file that nobody meant to give
+        if not isinstance(name, str) or Path(name).name != name or Path(name).suffix != suffix or "\0" in name:
+            raise CheckpointError(
+                f"{index} must name a {suffix} file of its folder for {weight}, names {describe_value(name)}; {_AGAIN}"
+            )
+    names = sorted(set(places.values()))
+    absent = [name for name in names if not _is_there(index.parent / name)]
     if absent:
         raise CheckpointError(
             f"{index.parent} lacks {absent[0]}, which {index.name} names; the download is not complete"
@@ -44,27 +74,64 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _joined(files: list[Path]) -> dict[str, Tensor]:
+    """The tensors of all files under the names of today."""
+    weights: dict[str, Tensor] = {}
+    seen: dict[str, str] = {}
+    for path in files:
+        for name, value in _read_file(path).items():
+            new = _plain_name(name)
+            here = f"{name} of {path.name}"
+            if new in weights:
+                raise CheckpointError(
+                    f"{path.parent} holds one weight twice, as {seen[new]} and as {here}; remove one of them"
+                )
+            weights[new], seen[new] = value, here
+    return weights
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
     try:
+        if is_pointer(path):
+            raise CheckpointError(pointer(path))
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        loaded: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        return loaded
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         # PyTorch's own text is a page that advises to run whatever the file holds
         raise CheckpointError(
             f"{path} cannot be read, it is damaged or holds more than tensors; copy or download it again, or take a "
             "folder with safetensors"
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise CheckpointError(f"{path} cannot be read, {error}; copy or download it again") from error
+    # what a damaged file makes of the readers is theirs, of any class
     except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise CheckpointError(f"{path} cannot be read, {error}; copy or download it again") from error
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{path} cannot be read, {reason[0]}; {_AGAIN}") from error
+    return _state_dict(loaded, path)
 
 
-def _modern_name(name: str) -> str:
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+def _state_dict(loaded: object, path: Path) -> Mapping[str, Any]:
+    """The names and tensors in what a .bin holds, which may be the whole state of a trainer."""
+    needed = f"{path} must hold tensors by their names, a state dict"
+    if not isinstance(loaded, Mapping):
+        kind = "a tensor" if isinstance(loaded, Tensor) else f"a {type(loaded).__name__}"
+        raise CheckpointError(f"{needed}, holds {kind}; save the model's state_dict() there")
+    nested = [name for name in _NESTED if isinstance(loaded.get(name), Mapping)]
+    if len(nested) > 1:
+        raise CheckpointError(f"{needed}, holds several: {', '.join(nested)}; save the model's alone")
+    if nested:
+        return _state_dict(loaded[nested[0]], path)
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            kind = describe_value(value) if not isinstance(value, Tensor) else "a tensor"
+            raise CheckpointError(f"{needed}, holds {kind} under {name!r}; save the model's state_dict() alone")
+    return loaded
+
+
+def _plain_name(name: str) -> str:
+    plain = ".".join(step for step in name.split(".") if step not in _WRAPPERS)
+    return plain.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Integral, Real
+from typing import Literal, cast
 
 __all__ = ["EncoderConfig"]
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "intermediate_size",
+    "max_positions",
+    "num_segments",
+)
+# what an index of 32 bits reaches
+_LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,10 +32,10 @@ class EncoderConfig:
         num_layers, num_heads: depth L and heads H; a head has hidden_size / num_heads elements.
         intermediate_size: width F of the feed-forward layer.
         max_positions: rows of the position table; no document may be longer.
-        num_segments: rows of the segment (token type) table.
+        num_segments: rows of the segment (token type) table, at least 1.
         hidden_dropout, attention_dropout: probabilities in [0, 1).
-        layer_norm_eps: added to the variance.
-        initializer_range: standard deviation of the truncated normal that weights are drawn from.
+        layer_norm_eps: added to the variance, above 0.
+        initializer_range: standard deviation, above 0, of the truncated normal that weights are drawn from.
         causal: whether a token sees only itself and what comes before it (Zhao et al. 2024, arXiv:2402.13991).
         attention_window: tokens that a local layer sees on either side of each, at least 1; 64 is ModernBERT's
             `local_attention` of 128 (Warner et al. 2024, arXiv:2412.13663). None makes every layer global, as BERT.
@@ -47,28 +61,37 @@ class EncoderConfig:
     global_every: int = 3
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "intermediate_size",
-            "max_positions",
-        ):
+        for name in _SIZES:
+            self._require_whole(name)
             if getattr(self, name) < 1:
                 raise ValueError(f"EncoderConfig: {name} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) > _LARGEST:
+                raise ValueError(f"EncoderConfig: {name} must be at most {_LARGEST}, got {getattr(self, name)}")
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"EncoderConfig: hidden_size must be a multiple of num_heads ({self.num_heads}), got {self.hidden_size}"
             )
-        for name in ("hidden_dropout", "attention_dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"EncoderConfig: {name} must be at least 0 and below 1, got {getattr(self, name)}")
-        if self.attention_window is not None and self.attention_window < 1:
-            raise ValueError(
-                f"EncoderConfig: attention_window must be at least 1, or None for global layers, "
-                f"got {self.attention_window}"
+        for name in ("hidden_dropout", "attention_dropout", "layer_norm_eps", "initializer_range"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or isinstance(value, bool):
+                raise TypeError(f"EncoderConfig: {name} must be a number, got {value!r} ({type(value).__name__})")
+            number = cast(float, value)
+            if "dropout" in name and not 0 <= number < 1:
+                raise ValueError(f"EncoderConfig: {name} must be at least 0 and below 1, got {value}")
+            if "dropout" not in name and not 0 < number <= sys.float_info.max:
+                raise ValueError(f"EncoderConfig: {name} must be a finite number above 0, got {value}")
+        if not isinstance(self.causal, bool):
+            raise TypeError(
+                f"EncoderConfig: causal must be True or False, got {self.causal!r} ({type(self.causal).__name__})"
             )
+        if self.attention_window is not None:
+            self._require_whole("attention_window")
+            if self.attention_window < 1:
+                raise ValueError(
+                    f"EncoderConfig: attention_window must be at least 1, or None for global layers, "
+                    f"got {self.attention_window}"
+                )
+        self._require_whole("global_every")
         if self.global_every < 0 or self.global_every == 1:
             raise ValueError(
                 f"EncoderConfig: global_every must be at least 2, or 0 to make every layer local, got "
@@ -76,6 +99,11 @@ class EncoderConfig:
             )
         if self.activation not in ("gelu", "gelu_tanh"):
             raise ValueError(f"EncoderConfig: activation must be 'gelu' or 'gelu_tanh', got {self.activation!r}")
+
+    def _require_whole(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise TypeError(f"EncoderConfig: {name} must be a whole number, got {value!r} ({type(value).__name__})")
 
     @property
     def head_dim(self) -> int:

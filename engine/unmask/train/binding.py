@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from unmask.data.tokenizer import Tokenizer
-from unmask.errors import TokenizerError
+from unmask.errors import CheckpointError, TokenizerError
+from unmask.interop.folders import CONFIG, describe_value, read_object
 
 __all__ = ["bind", "require_bound"]
 
@@ -16,23 +17,33 @@ FIELD = "tokenizer_hash"
 
 def bind(folder: Path, tokenizer: Tokenizer) -> None:
     """Record in the config.json of `folder` that its model reads the ids of `tokenizer`."""
-    path = folder / "config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    path = folder / CONFIG
+    settings = read_object(path)
     path.write_text(json.dumps(settings | {FIELD: tokenizer.hash}, indent=2) + "\n", encoding="utf-8")
 
 
 def require_bound(folder: Path, tokenizer: Tokenizer, vocab_size: int) -> None:
     """Check that the model in `folder`, with `vocab_size` embeddings, was trained with `tokenizer`.
 
+    A table may have more rows than there are tokens: trainers pad it to a multiple of 8 or 64, for speed.
+
     Raises:
-        TokenizerError: the sizes differ, or the hash on record does; a folder without one passes by its size.
+        TokenizerError: a token has no row, or the hash on record is another one; a folder without one passes by its
+            size.
     """
     remedy = "put the tokenizer that the model was trained with into the folder"
-    if tokenizer.vocab_size != vocab_size:
+    if tokenizer.vocab_size > vocab_size:
         raise TokenizerError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {vocab_size:,} rows; {remedy}"
         )
-    recorded = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(FIELD, tokenizer.hash)
+    recorded = read_object(folder / CONFIG).get(FIELD)
+    if recorded is None:
+        return
+    if not isinstance(recorded, str):
+        raise CheckpointError(
+            f"{folder / CONFIG}: {FIELD} must be the hash of a tokenizer, is {describe_value(recorded)}; take the line "
+            "out if the tokenizer beside it is the model's"
+        )
     if recorded != tokenizer.hash:
         raise TokenizerError(
             f"{folder}: the model was trained with tokenizer {recorded[:12]}, this one is {tokenizer.hash[:12]} and "

@@ -22,7 +22,7 @@ from typing import Any
 from unmask.durable import sync
 from unmask.errors import CheckpointError
 
-__all__ = ["FORMAT", "Checkpoints", "verify"]
+__all__ = ["FORMAT", "Checkpoints", "is_checkpoint", "verify"]
 
 FORMAT = 1
 READS = (1,)
@@ -49,8 +49,10 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that have a folder here, ascending, whole or not."""
-        names = [p.name.removeprefix("step-") for p in self.folder.glob("step-*") if p.is_dir()]
-        return sorted(int(name) for name in names if name.isdecimal())
+        names = {p.name for p in self.folder.glob("step-*") if p.is_dir()}
+        steps = [int(number) for number in (name.removeprefix("step-") for name in names) if number.isdecimal()]
+        # `step-7` is not what `path` makes of 7: a folder of somebody else
+        return sorted(step for step in steps if self.path(step).name in names)
 
     def save(self, step: int, write: Callable[[Path], None], *, bytes_needed: int) -> Path:
         """Write the checkpoint of `step` through `write(folder)`, then drop the oldest beyond `keep`.
@@ -142,6 +144,18 @@ class _Damaged(CheckpointError):
     """A checkpoint whose contents are not what its manifest says."""
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is a checkpoint of ours, whole or damaged: other programs write a `manifest.json` too."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError):
+        return True
+    ours = {"digest", "files", "format", "step"}
+    return not isinstance(manifest, dict) or bool(ours & manifest.keys()) or (path / "training").is_dir()
+
+
 def verify(path: Path) -> dict[str, Any]:
     """Check every file of a checkpoint against its manifest and return the manifest.
 
@@ -152,15 +166,18 @@ def verify(path: Path) -> dict[str, Any]:
         text = (path / MANIFEST).read_bytes()
         manifest: dict[str, Any] = json.loads(text)
         intact = manifest["digest"] == _digest(manifest) and text == _encode(manifest)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _Damaged(f"checkpoint {path} has no readable {MANIFEST} ({type(error).__name__})") from error
     if not intact:
         raise _Damaged(f"checkpoint {path}: {MANIFEST} was altered")
-    if manifest["format"] not in READS:
+    written = manifest.get("format")
+    if written not in READS:
         reads = " and ".join(str(known) for known in READS)
         raise CheckpointError(
-            f"checkpoint {path} was written by format {manifest['format']}; this version reads {reads} - upgrade unmask"
+            f"checkpoint {path} was written by format {written}; this version reads {reads} - upgrade unmask"
         )
+    if not _well_formed(manifest):
+        raise _Damaged(f"checkpoint {path}: {MANIFEST} does not name the step and the bytes and sha256 of its files")
     for name, entry in manifest["files"].items():
         file = path / name
         try:
@@ -180,6 +197,19 @@ def _write_manifest(folder: Path, step: int) -> None:
     manifest: dict[str, Any] = {"format": FORMAT, "step": step, "files": entries}
     manifest["digest"] = _digest(manifest)
     (folder / MANIFEST).write_bytes(_encode(manifest))
+
+
+def _well_formed(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest has what this format needs, and no name that leads out of the checkpoint."""
+    step, files = manifest.get("step"), manifest.get("files")
+    return (
+        type(step) is int
+        and step >= 0
+        and isinstance(files, dict)
+        and all(isinstance(entry, dict) and type(entry.get("bytes")) is int for entry in files.values())
+        and all(isinstance(entry.get("sha256"), str) for entry in files.values())
+        and not any(Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name for name in files)
+    )
 
 
 def _encode(manifest: dict[str, Any]) -> bytes:

@@ -19,9 +19,11 @@ from pathlib import Path
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from unmask.errors import CheckpointError
+from unmask.interop.folders import read_object
 
 __all__ = ["Facts", "load_facts", "load_tensors", "save_state", "state_bytes"]
 
@@ -62,23 +64,50 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
 
 def load_facts(folder: Path) -> Facts:
     """Read the facts of a checkpoint's training folder; a missing or misshapen file is a CheckpointError."""
-    try:
-        found = json.loads((folder / "state.json").read_bytes())
-        cursor = found.pop("cursor")
-        return Facts(cursor=None if cursor is None else tuple(cursor), **found)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint {folder.parent} holds no training state to resume ({error}); remove it to go on from the one "
+    import pydantic
+
+    def unusable(reason: object) -> CheckpointError:
+        return CheckpointError(
+            f"checkpoint {folder.parent} holds no training state to resume ({reason}); remove it to go on from the one "
             "before it, or start a new run"
-        ) from error
+        )
+
+    try:
+        found = read_object(folder / "state.json")
+        facts = pydantic.TypeAdapter(Facts).validate_json(json.dumps(found), strict=True)
+    except CheckpointError as error:
+        raise unusable(error) from error
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise unusable(f"state.json, {where}: {first['msg']}") from error
+    if unknown := sorted(found.keys() - asdict(facts).keys()):
+        raise unusable(f"state.json holds {unknown[0]}, which this version does not know")
+    for name, least in {"step": 0, "segment": 0, "index": 0, "tokens": 0, "skipped": 0, "threads": 1}.items():
+        if getattr(facts, name) < least:
+            raise unusable(f"state.json, {name} is {getattr(facts, name)}, below {least}")
+    return facts
 
 
 def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put parameters, moments and generator states of a checkpoint in place.
 
     Raises:
-        CheckpointError: names or shapes differ from those of `model`.
+        CheckpointError: names or shapes differ from those of `model`, or the files hold something else.
     """
+    try:
+        _load_tensors(folder, model, optimizer)
+    except CheckpointError:
+        raise
+    # what odd files make of PyTorch is of any class, and dcp's own, whose text is a traceback, is no Exception
+    except (Exception, CheckpointException) as error:
+        raise CheckpointError(
+            f"checkpoint {folder.parent} holds no training state to resume (its tensors cannot be read: "
+            f"{type(error).__name__})"
+        ) from error
+
+
+def _load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     stored = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
     state = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)

@@ -1,11 +1,13 @@
 """A model and a tokenizer that do not belong together are refused by everything that loads both."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from unmask.cli import main
+from unmask.cli.fill_mask import predict
 from unmask.data.tokenizer import Tokenizer
 
 
@@ -18,7 +20,7 @@ def change_vocabulary(folder: Path, change: Callable[[list[str]], list[str]]) ->
 
 
 CHANGES = {
-    "smaller": (lambda tokens: tokens[:-1], "tokens, the model"),
+    "smaller": (lambda tokens: tokens[:-1], "gives other ids"),
     "larger": (lambda tokens: [*tokens, "##zzz"], "tokens, the model"),
     "permuted": (lambda tokens: [*tokens[:-2], tokens[-1], tokens[-2]], "gives other ids"),
 }
@@ -44,3 +46,71 @@ def test_another_vocabulary_is_refused(
 def test_a_folder_that_records_no_tokenizer_passes_by_its_size(model_folder: Path) -> None:
     assert "tokenizer_hash" not in (model_folder / "config.json").read_text()
     assert main(["fill-mask", str(model_folder), "a [MASK]"]) == 0
+
+
+def pad_table(folder: Path, unit: int) -> int:
+    """Give the model in `folder` as many rows more as trainers do, ones that win every prediction; returns the rows."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["vocab_size"] = rows = -(-(config["vocab_size"] + 1) // unit) * unit
+    table, bias = "bert.embeddings.word_embeddings.weight", "cls.predictions.bias"
+    more = rows - len(weights[table])
+    weights[table] = torch.cat([weights[table], torch.zeros(more, weights[table].shape[1])])
+    weights[bias] = torch.cat([weights[bias], torch.full((more,), 1e4)])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+    return int(rows)
+
+
+@pytest.mark.parametrize("unit", [8, 64])
+def test_rows_that_pad_the_table_are_kept_and_never_predicted(
+    unit: int, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file
+
+    from unmask import PretrainingModel
+
+    tokenizer = Tokenizer.load(model_folder)
+    text = "the old [MASK] turns"
+    expected = predict(PretrainingModel.from_pretrained(model_folder), tokenizer, text, top=500)
+    rows = pad_table(model_folder, unit)
+    padded = PretrainingModel.from_pretrained(model_folder)
+    found = predict(padded, tokenizer, text, top=500)
+    assert [[p.token for p in one] for one in found] == [[p.token for p in one] for one in expected]
+    assert [p.probability for p in found[0]] == pytest.approx([p.probability for p in expected[0]], rel=1e-6)
+    exported = tmp_path / "exported"
+    assert main(["export", str(model_folder), str(exported)]) == 0
+    assert json.loads((exported / "config.json").read_text())["vocab_size"] == rows
+    before, after = (load_file(folder / "model.safetensors") for folder in (model_folder, exported))
+    assert all((before[name] == after[name]).all() for name in before)
+    capsys.readouterr()
+    assert main(["fill-mask", str(exported), text]) == 0
+    assert f"{tokenizer.vocab_size:,} word pieces" in capsys.readouterr().out
+
+
+def test_ids_that_no_token_has_are_never_predicted(model_folder: Path) -> None:
+    """The last token but one leaves, so that its id is a gap in the vocabulary."""
+    from unmask import PretrainingModel
+
+    content = json.loads((model_folder / "tokenizer.json").read_text())
+    gone = sorted(content["model"]["vocab"].items(), key=lambda entry: entry[1])[-2][0]
+    del content["model"]["vocab"][gone]
+    (model_folder / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = Tokenizer.load(model_folder)
+    (predictions,) = predict(PretrainingModel.from_pretrained(model_folder), tokenizer, "the [MASK]", top=500)
+    assert len(predictions) == tokenizer.vocab_size - 1
+    assert gone not in [prediction.token for prediction in predictions]
+    assert sum(prediction.probability for prediction in predictions) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("recorded", [7, ["a"], True, {}])
+def test_a_hash_that_is_no_text_is_named(
+    recorded: object, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps(config | {"tokenizer_hash": recorded}))
+    assert main(["fill-mask", str(model_folder), "a [MASK]"]) == 2
+    assert "config.json: tokenizer_hash must be the hash of a tokenizer, is" in capsys.readouterr().err

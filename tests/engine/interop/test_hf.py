@@ -208,7 +208,7 @@ def change_config(folder: Path, **fields: object) -> None:
         ({"is_decoder": True}, "is_decoder must be False"),
         ({"hidden_act": "relu"}, "hidden_act must be one of 'gelu', 'gelu_new', 'gelu_pytorch_tanh', is 'relu'"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings must be true"),
-        ({"num_attention_heads": 5}, "hidden_size must be a multiple of num_heads"),
+        ({"num_attention_heads": 5}, r"hidden_size must be a multiple of num_attention_heads \(5\)"),
         ({"vocab_size": 91}, r"word_embeddings.weight must have shape \(91, 48\), as config.json says, got \(90, 48\)"),
         ({"num_hidden_layers": 3}, "lacks the weight encoder.layer.2.attention.self.query.weight"),
         (
@@ -242,7 +242,9 @@ def test_buffers_of_old_folders_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_damaged_or_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"has no config\.json; give the folder of a Hugging Face BERT model"):
+    with pytest.raises(
+        CheckpointError, match=r"nor a model \(config\.json\); give the folder of a Hugging Face BERT model"
+    ):
         unmask.Encoder.from_pretrained(tmp_path)
     make_hf("BertModel", tmp_path)
     with pytest.raises(CheckpointError, match=r"has no masked-LM head .*read its encoder with unmask\.Encoder"):

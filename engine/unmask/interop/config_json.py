@@ -1,0 +1,128 @@
+"""A model's `config.json`: from theirs to `EncoderConfig` and back.
+
+Only what this engine computes is read: absolute positions, erf or tanh GELU, tied output projection. Anything else
+is refused by name rather than loaded as something it is not; so is, when written, a model that BERT's classes do not
+compute. A checkpoint of such a model holds the same file with a `model_type` of our own, which only we read. Code that
+a folder brings along (`auto_map`) is never run: the model is what `model_type` says, and all its weights must fit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from unmask.errors import CheckpointError
+from unmask.model import EncoderConfig
+
+from .folders import CONFIG, describe_value, read_object, require_folder, require_model
+
+__all__ = ["read_config", "write_config"]
+
+# our field: theirs
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "num_segments": "type_vocab_size",
+    "hidden_dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "layer_norm_eps": "layer_norm_eps",
+    "initializer_range": "initializer_range",
+}
+_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+# what a config must say, if it says it, for the model to be BERT's, and why
+_REQUIRED = {
+    "position_embedding_type": ("absolute", "for a BERT encoder"),
+    "is_decoder": (False, "for a BERT encoder"),
+    "add_cross_attention": (False, "for a BERT encoder"),
+    "tie_word_embeddings": (True, "because the output projection is the token table here"),
+}
+# what BERT's classes in transformers do not have, and the model_type of a folder that says one of them
+_OURS = ("causal", "attention_window", "global_every")
+_OUR_TYPE = "unmask"
+_READ = "BertModel, BertForMaskedLM and BertForPreTraining are read"
+
+
+def read_config(folder: Path) -> EncoderConfig:
+    """The sizes in a folder's config.json.
+
+    Raises:
+        CheckpointError: no such folder or file, or a model that this engine does not compute.
+    """
+    require_folder(folder)
+    require_model(folder)
+    path = folder / CONFIG
+    theirs = read_object(path)
+    ours_alone = theirs.get("model_type") == _OUR_TYPE
+    if theirs.get("model_type", "bert") not in ("bert", _OUR_TYPE):
+        found = describe_value(theirs["model_type"]).removesuffix(" (str)")
+        raise CheckpointError(f"{path}: model_type must be 'bert' for a BERT encoder, is {found}; {_READ}")
+    if theirs.get("quantization_config") is not None:
+        raise CheckpointError(
+            f"{path}: the weights are quantized (quantization_config), which is not read; take the folder of the model "
+            "in float32, bfloat16 or float16"
+        )
+    for name, (needed, why) in _REQUIRED.items():
+        found = theirs.get(name, needed)
+        if type(found) is not type(needed) or found != needed:
+            shown = json.dumps(needed) if name == "tie_word_embeddings" else repr(needed)
+            raise CheckpointError(f"{path}: {name} must be {shown} {why}, is {describe_value(found)}")
+    activation = theirs.get("hidden_act", "gelu")
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+        known = ", ".join(map(repr, _ACTIVATIONS))
+        found = describe_value(activation).removesuffix(" (str)")
+        raise CheckpointError(f"{path}: hidden_act must be one of {known}, is {found}")
+    # a config may leave out what equals BERT-base, as `transformers` itself writes it
+    fields = {ours: theirs[other] for ours, other in _FIELDS.items() if other in theirs}
+    fields.setdefault("vocab_size", 30522)
+    if ours_alone:
+        fields |= {name: theirs[name] for name in _OURS if name in theirs}
+    try:
+        return EncoderConfig(**fields, activation=_ACTIVATIONS[activation])  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {_in_their_names(str(error))}") from None
+
+
+def write_config(
+    config: EncoderConfig, folder: Path, *, architecture: str, pad_id: int = 0, for_transformers: bool = True
+) -> None:
+    """Write config.json for the `transformers` class named by `architecture`.
+
+    Raises:
+        CheckpointError: with `for_transformers`, a model that the class does not compute.
+    """
+    foreign = _foreign(config)
+    if foreign and for_transformers:
+        raise CheckpointError(
+            f"{folder}: transformers' {architecture} cannot compute this model, which has {' and '.join(foreign)}; "
+            "a checkpoint of a run keeps it, and unmask.PretrainingModel.from_pretrained reads that"
+        )
+    theirs: dict[str, Any] = {
+        "architectures": [architecture],
+        "model_type": _OUR_TYPE if foreign else "bert",
+        **{name: getattr(config, name) for name in _OURS if foreign},
+        **{other: getattr(config, ours) for ours, other in _FIELDS.items()},
+        "hidden_act": "gelu" if config.activation == "gelu" else "gelu_new",
+        "position_embedding_type": "absolute",
+        "pad_token_id": pad_id,
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+    }
+    (folder / CONFIG).write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
+
+
+def _foreign(config: EncoderConfig) -> list[str]:
+    """What transformers' BERT does not have, by name and value."""
+    local = any(config.window(layer) is not None for layer in range(config.num_layers))
+    found = [f"attention_window={config.attention_window}"] if local else []
+    return found + (["causal=True"] if config.causal else [])
+
+
+def _in_their_names(message: str) -> str:
+    """What `EncoderConfig` says, with the names that stand in the file."""
+    return re.sub(r"\w+", lambda word: _FIELDS.get(word[0], word[0]), message.removeprefix("EncoderConfig: "))
