@@ -14,7 +14,8 @@ from typing import Any
 
 from unmask.config import RunConfig
 from unmask.errors import ConfigError
-from unmask.limits import JOINING, MANIFEST
+from unmask.folders import is_store, name_and_location
+from unmask.limits import JOINING
 
 __all__ = ["without_unused"]
 
@@ -36,11 +37,7 @@ def _absent(setting: str) -> Callable[[RunConfig], bool]:
 
 def _is_store(given: str) -> bool:
     """Whether an input, `path` or `name=path`, is a token store."""
-    try:
-        return any((Path(path) / MANIFEST).is_file() for path in (given, given.partition("=")[2]) if path)
-    except OSError:
-        # a name longer than a file can have; whoever reads it says so
-        return False
+    return is_store(Path(name_and_location(given)[1]))
 
 
 _READ = (

@@ -15,6 +15,7 @@ import tyro
 
 from unmask.cli._arguments import read
 from unmask.errors import RunError
+from unmask.folders import is_store
 from unmask.paths import printable
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"analyse: --micro-batches must be at least 1, got {options.micro_batches}")
     report = analyse(options.path, recipe=options.recipe, micro_batches=options.micro_batches)
     print(report.tables())
-    store = _is_store(options.path)
+    store = is_store(options.path)
     beside = options.path.with_name(f"{options.path.name}-analysis") if store else _run_of(options.path) / "analysis"
     for file in report.write(options.out or beside):
         print(file)
@@ -88,12 +89,8 @@ def analyse(
         packing=measure_packing(batches),
         masks=masks,
         burstiness=exponents(text for batch in batches for text in texts_of(batch, special, masked=masked)),
-        distraction=None if _is_store(path) else _distraction(path, sources, batches),
+        distraction=None if is_store(path) else _distraction(path, sources, batches),
     )
-
-
-def _is_store(path: Path) -> bool:
-    return (path / "manifest.json").is_file() and not (path / "config.json").is_file()
 
 
 def _run_of(path: Path) -> Path:
@@ -111,7 +108,7 @@ def _config(path: Path, recipe: str | None) -> "RunConfig":
     from unmask.config import load_config
     from unmask.train.run_folder import saved_config
 
-    if _is_store(path):
+    if is_store(path):
         return load_config(recipe, {"data": {"store": str(path), "input": [], "tokenizer": None}})
     run = _run_of(path)
     if recipe is not None:
@@ -123,7 +120,7 @@ def _open(path: Path, config: "RunConfig", say: Callable[[str], None]) -> "Sourc
     from unmask.train.sources import Sources
     from unmask.train.stores import open_store
 
-    folder = path if _is_store(path) else _run_of(path)
+    folder = path if is_store(path) else _run_of(path)
     store, tokenizer = open_store(config, folder, say)
     # nothing is counted on a device, and the host makes the same masks
     return Sources(store, tokenizer, replace(config, data=replace(config.data, mask_on="host")))

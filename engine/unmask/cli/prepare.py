@@ -86,6 +86,7 @@ def run(arguments: list[str]) -> None:
                 workers=options.workers,
                 shard_tokens=options.shard_tokens,
                 progress=report,
+                say=report.say,
             )
         except BaseException:
             hint = unfinished_hint(options.out)
@@ -125,6 +126,10 @@ class _Report(AbstractContextManager["_Report"]):
             self._console.print(f"{progress.stage}: {counted} so far", highlight=False)
             self._told = time.monotonic()
         self._bar.update(self._tasks[progress.stage], completed=progress.characters, counted=counted)
+
+    def say(self, sentence: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        self._console.print(f"unmask: {sentence}", highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> "_Report":
         self._bar.start()

@@ -18,9 +18,12 @@ import re
 import unicodedata
 from typing import Literal, NamedTuple
 
-__all__ = ["KINDS", "Cleaned", "Normalisation", "clean"]
+__all__ = ["KINDS", "OTHER_BREAKS", "Cleaned", "Normalisation", "clean"]
 
 Normalisation = Literal["none", "NFC", "NFKC"]
+
+OTHER_BREAKS = "\x0b\x0c\x85\u2028\u2029"
+"""What ends a line beside \\n, \\r\\n and a lone \\r."""
 
 KINDS = ("control", "format", "replacement")
 
@@ -31,7 +34,7 @@ _FORMAT = (
     "\U000e0020-\U000e007f"
 )
 _REMOVED = re.compile(f"[{_CONTROL}{_FORMAT}\ufffd]")
-_BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_BREAKS = re.compile(f"\r\n?|[{OTHER_BREAKS}]")
 
 
 class Cleaned(NamedTuple):

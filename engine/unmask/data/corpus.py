@@ -1,7 +1,7 @@
 """Reads raw text: a stream of `Document`s from files, directories and data sets, one at a time.
 
 An input is a path or `name=path`. Files are those of `readers.py` (.txt, .md, .jsonl, .parquet, each also as .gz and
-.zst), directories are searched for them in depth; a folder that `datasets` saved and `hf://owner/name:split` are
+.zst), folders are searched for them (`listing.py`); a folder that `datasets` saved and `hf://owner/name:split` are
 Hugging Face data sets (`hugging_face.py`). Each input belongs to one *source*, the unit that weights and composition
 by source work on: the given name, which several inputs may share, or that of the directory or file.
 
@@ -12,22 +12,20 @@ of the paths.
 
 from __future__ import annotations
 
-import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unmask.data.hugging_face import HUB, is_saved_dataset, read_dataset
-from unmask.data.readers import SUFFIXES, ReadOptions, read_file, suffix_of
+from unmask.data.hugging_face import HUB, read_dataset
+from unmask.data.listing import CorpusFile, unchanged
+from unmask.data.readers import Cuts, ReadOptions, read_file, suffix_of
 from unmask.data.text_files import errors_named
 from unmask.errors import CorpusError
+from unmask.folders import kind_of, name_and_location
 from unmask.paths import expanded_input, printable
 
-__all__ = ["CorpusFile", "Document", "Input", "corpus_files", "named_inputs", "read_input"]
-
-_NAME = re.compile(r"[\w.-]+")
+__all__ = ["Document", "Input", "named_inputs", "read_input"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,26 +44,13 @@ class Document:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CorpusFile:
-    """One file to read, the source that it belongs to and its size on disk in bytes."""
-
-    path: Path
-    source: str
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Input:
-    """One input: where it is, its source, and whether the source was named by the user."""
+    """One input: where it is, its source, whether the user named the source, and whether it is a data set."""
 
     location: str
     source: str
     named: bool
-
-    @property
-    def is_dataset(self) -> bool:
-        """Whether `hugging_face.py` reads it."""
-        return self.location.startswith(HUB) or is_saved_dataset(Path(self.location))
+    is_dataset: bool
 
 
 def named_inputs(inputs: Sequence[str | Path]) -> list[Input]:
@@ -84,50 +69,51 @@ def named_inputs(inputs: Sequence[str | Path]) -> list[Input]:
     own = [name or printable(_own_name(location)) for name, location in pairs]
     taken = Counter(own)
     return [
-        Input(location=location, source=name or (stem if taken[stem] == 1 else printable(location)), named=bool(name))
+        Input(
+            location=location,
+            source=name or (stem if taken[stem] == 1 else printable(location)),
+            named=bool(name),
+            is_dataset=location.startswith(HUB) or kind_of(Path(location)) == "saved data set",
+        )
         for (name, location), stem in zip(pairs, own, strict=True)
     ]
 
 
-def corpus_files(inputs: Sequence[str | Path]) -> list[CorpusFile]:
-    """Lists the files that the inputs name: files as they are, directories searched in depth for `SUFFIXES`.
-
-    Hidden files and folders inside a directory are left out, and so are data sets.
+def read_input(given: Input, files: Sequence[CorpusFile], options: ReadOptions, cuts: Cuts) -> Iterator[Document]:
+    """Yields the documents of one input, a data set or text in `files`.
 
     Raises:
-        CorpusError: see `named_inputs`; an input is unreadable, has a suffix not in `SUFFIXES`, or holds no such file.
-    """
-    return [file for given in named_inputs(inputs) for file in _files(given)]
-
-
-def read_input(given: Input, options: ReadOptions) -> Iterator[Document]:
-    """Yields the documents of one input.
-
-    Raises:
-        CorpusError: see `corpus_files` and `ReadOptions`; a file is unreadable, damaged, binary or not UTF-8, a JSON
-            line is malformed, or the text field is absent or not text. The message names the file and the byte, line
-            or row.
+        CorpusError: a file is unreadable, has changed since it was listed, is damaged, binary or not UTF-8, a JSON line
+            is malformed, or the text field is absent or not text. The message names the file and the byte, line or row.
     """
     if given.is_dataset:
         for text, origin in read_dataset(given.location, options.text_field):
             yield Document(text=text, source=given.source, origin=origin)
-        return
-    for file in _files(given):
-        with errors_named(file.path):
-            for text, origin in read_file(file.path, options):
-                yield Document(text=text, source=file.source, origin=origin)
+    for file in files:
+        with errors_named(file.path), unchanged(file):
+            for text, origin in read_file(file.path, options, cuts):
+                yield Document(text=text, source=given.source, origin=origin)
 
 
 def _name_and_location(given: str) -> tuple[str, str]:
     """Name, empty where none was given, and location."""
-    name, equals, location = given.partition("=")
-    if equals and _NAME.fullmatch(name) and not Path(given).exists():
-        given = location
-    else:
-        name = ""
-    if not given.startswith(HUB) and not Path(given).exists():
-        raise CorpusError(f"corpus: {given or repr(given)} does not exist")
-    return name, given
+    name, location = name_and_location(given)
+    if not _exists(location):
+        path = Path(location)
+        what = f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
+        # what follows the first = would do, so the name is what was not understood
+        named = _exists(location.partition("=")[2])
+        way = "; the name of a source holds letters, digits, '.', '-' and '_' only" if named else ""
+        raise CorpusError(f"corpus: {location or repr(location)} {what}{way}")
+    return name, location
+
+
+def _exists(location: str) -> bool:
+    try:
+        return location.startswith(HUB) or (bool(location) and Path(location).exists())
+    except OSError:
+        # a name longer than a file can have
+        return False
 
 
 def _own_name(location: str) -> str:
@@ -136,37 +122,5 @@ def _own_name(location: str) -> str:
     path = Path(location)
     suffix = suffix_of(path)
     if path.is_dir():
-        return path.resolve().name
-    return path.name[: -len(suffix)] if suffix else path.name
-
-
-def _files(given: Input) -> list[CorpusFile]:
-    if given.is_dataset:
-        return []
-    path = Path(given.location)
-    if path.is_dir():
-        return [_file(found, given.source) for found in _search(path)]
-    if suffix_of(path) is None:
-        suffix = path.suffix or "(none)"
-        raise CorpusError(f"corpus: {path} has the suffix {suffix}; files read are {', '.join(SUFFIXES)}")
-    return [_file(path, given.source)]
-
-
-def _search(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    with errors_named(folder):
-        for here, folders, names in os.walk(folder, onerror=_raise):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            found.extend(Path(here, name) for name in names if not name.startswith(".") and suffix_of(Path(name)))
-    if not found:
-        raise CorpusError(f"corpus: {folder} holds no file to read; files read are {', '.join(SUFFIXES)}")
-    return sorted(found)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _file(path: Path, source: str) -> CorpusFile:
-    with errors_named(path):
-        return CorpusFile(path=path, source=source, bytes=path.stat().st_size)
+        return path.resolve().name or location
+    return (path.name[: -len(suffix)] if suffix else "") or path.name

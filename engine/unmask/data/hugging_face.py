@@ -12,21 +12,14 @@ reading of the text, so with a tokenizer to train it is fetched twice: save it t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from unmask.data.readers import missing_field
+from unmask.data.json_lines import missing_field
 from unmask.errors import CorpusError
 
-__all__ = ["HUB", "is_saved_dataset", "read_dataset"]
+__all__ = ["HUB", "read_dataset"]
 
 HUB = "hf://"
-_MARKS = ("dataset_dict.json", "state.json")
-
-
-def is_saved_dataset(folder: Path) -> bool:
-    """Whether `save_to_disk` of `datasets` wrote this folder."""
-    return any((folder / mark).is_file() for mark in _MARKS)
 
 
 def read_dataset(location: str, text_field: str) -> Iterator[tuple[str, str]]:

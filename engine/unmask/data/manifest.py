@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from unmask.errors import StoreError
+from unmask.folders import is_store
 from unmask.limits import MANIFEST
 
 __all__ = [
@@ -136,6 +137,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise StoreError(
             f"store: {path} cannot be read ({error}); make it readable, or prepare the store again"
         ) from None
+    if not is_store(folder):
+        raise StoreError(
+            f"store: {folder} is no token store (its manifest.json was not written by unmask); make one with unmask "
+            "prepare"
+        )
     try:
         manifest = json.loads(text)
         version = int(manifest["schema_version"])

@@ -67,6 +67,7 @@ def prepare(
     shard_tokens: int = SHARD_TOKENS,
     cache: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] = print,
 ) -> Store:
     """Makes a token store and opens it; its `manifest["summary"]` counts what was found (`describe` prints it).
 
@@ -88,6 +89,7 @@ def prepare(
         shard_tokens: tokens that end a shard, after each of which a killed run can go on.
         cache: folder for the embedded corpus, as in `docstring_corpus`.
         progress: called with a `Progress` after every batch.
+        say: receives a sentence for each thing about the input that a user should know, as in `Inputs`.
 
     Raises:
         StoreError: `out` exists, is being written, was begun with other settings or cannot be written; an input store
@@ -107,7 +109,7 @@ def prepare(
     _require_trained(inputs or (), tokenizer, asked)
     report = progress or _silent
     options = ReadOptions(text_field=text_field, blank_line_documents=blank_line_documents, split_at=split_at)
-    source = Inputs(inputs or (), options, normalisation, cache)
+    source = Inputs(inputs or (), options, normalisation, cache, out=out, say=say)
     given = source.tokenizer if tokenizer is None else tokenizer
     if given is not None and not isinstance(given, Tokenizer):
         given = Tokenizer.load(given)

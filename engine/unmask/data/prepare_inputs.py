@@ -1,32 +1,38 @@
 """What `prepare` reads: text, token stores, or the embedded corpus, as one sequence of documents.
 
-Stores are those folders among the inputs that hold a manifest. Their documents are copied, not encoded, so they have
-to come from the tokenizer and the segmenter of the new store; a named store becomes one source, else it keeps its own.
+Stores are those folders among the inputs that hold a store's manifest (`folders.py`). Their documents are copied, not
+encoded, so they have to come from the tokenizer and the segmenter of the new store; a named store becomes one source,
+else it keeps its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from unmask.data.cleaning import Normalisation
-from unmask.data.corpus import CorpusFile, Document, Input, corpus_files, named_inputs, read_input
+from unmask.data.corpus import Document, named_inputs, read_input
 from unmask.data.docstrings import docstring_corpus
+from unmask.data.listing import CorpusFile, Listing, list_files, real_path
 from unmask.data.manifest import StoreHead
-from unmask.data.readers import ReadOptions, suffix_of
+from unmask.data.readers import Cuts, ReadOptions, suffix_of
 from unmask.data.store import Store
 from unmask.data.store_writer import StoredDocument
 from unmask.data.tokenizer import Tokenizer
+from unmask.data.unfinished import partial_folder
 from unmask.errors import CorpusError, StoreError
-from unmask.limits import MANIFEST
+from unmask.folders import is_store
+from unmask.paths import printable
 
 __all__ = ["Inputs", "stores_among"]
 
 _GATHERED = 1024
+_NAMED = 5
 
 
 class Inputs:
@@ -37,6 +43,9 @@ class Inputs:
         options: how text is cut into documents.
         normalisation: of the text, before it is encoded.
         cache: folder for the embedded corpus.
+        out: the store to make; nothing in it, or in the folder in which it grows, is read.
+        say: receives a sentence for each thing that a user should know: what was left out, what comes twice, a rule
+            for cutting that no line meets.
 
     Raises:
         CorpusError: an input does not exist or holds nothing to read, or there is none that an option is about.
@@ -49,6 +58,9 @@ class Inputs:
         options: ReadOptions,
         normalisation: Normalisation = "none",
         cache: Path | None = None,
+        *,
+        out: str | Path | None = None,
+        say: Callable[[str], None] = print,
     ) -> None:
         if inputs and cache is not None:
             raise CorpusError(
@@ -59,15 +71,26 @@ class Inputs:
         self._embedded = None if inputs else docstring_corpus(cache=cache)
         self._inputs = named_inputs(inputs) if inputs else []
         self._stores = {location: Store.open(location) for location in stores_among(inputs)}
-        files = [
-            file
+        self._cuts = Cuts(options)
+        self._tell = say
+        grows = () if out is None else (Path(out), partial_folder(Path(out)))
+        avoid = [real_path(folder) for folder in grows]
+        # made once: what this process writes cannot become text, and every pass sees the same files
+        listings = [
+            Listing(files=[], left_out="")
+            if given.location in self._stores or given.is_dataset
+            else list_files(Path(given.location), avoid)
             for given in self._inputs
-            if given.location not in self._stores and not given.is_dataset
-            for file in corpus_files([_again(given)])
         ]
+        self._files = [listing.files for listing in listings]
+        files = [file for some in self._files for file in some]
+        for listing in listings:
+            if listing.left_out:
+                self._say(listing.left_out)
+        self._say_repeated(files)
         tables = any(given.is_dataset for given in self._inputs) or not all(map(_is_text, files))
         cut = "split_at" if options.split_at is not None else "blank_line_documents"
-        if (options.split_at is not None or options.blank_line_documents) and not any(map(_is_text, files)):
+        if options.cuts_text and not any(map(_is_text, files)):
             raise CorpusError(
                 f"corpus: {cut} cuts .txt and .md files into documents, and no input is one; leave it out, or "
                 "cut the text before it becomes rows"
@@ -113,13 +136,12 @@ class Inputs:
     def identity(self) -> str:
         """SHA-256 of what the inputs are: sources, files and their sizes, fingerprints of stores."""
         parts: list[object] = []
-        for given in self._inputs:
+        for given, files in zip(self._inputs, self._files, strict=True):
             if given.location in self._stores:
                 parts.append([given.source, given.named, self._stores[given.location].fingerprint])
             elif given.is_dataset:
                 parts.append([given.source, given.location])
             else:
-                files = corpus_files([_again(given)])
                 parts.append([given.source, [[str(file.path), file.bytes] for file in files]])
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -146,25 +168,48 @@ class Inputs:
         """Yields the documents that are text."""
         if self._embedded is not None:
             yield from self._embedded
-        for given in self._inputs:
+        for given, files in zip(self._inputs, self._files, strict=True):
             if given.location not in self._stores:
-                yield from read_input(given, self._options)
+                yield from read_input(given, files, self._options, self._cuts)
+        self._say_uncut()
 
     def __iter__(self) -> Iterator[Document | StoredDocument]:
         if self._embedded is not None:
             yield from self._embedded
         found = bool(self._embedded) or bool(self._stores)
-        for given in self._inputs:
+        for given, files in zip(self._inputs, self._files, strict=True):
             store = self._stores.get(given.location)
             if store is not None:
                 yield from _stored(store, given.source if given.named else None)
                 continue
-            for document in read_input(given, self._options):
+            for document in read_input(given, files, self._options, self._cuts):
                 found = found or bool(document.text.strip())
                 yield document
+        self._say_uncut()
         if not found:
             inputs = ", ".join(given.location for given in self._inputs)
             raise CorpusError(f"corpus: {inputs} holds no text; every document is empty")
+
+    def _say(self, sentence: str) -> None:
+        # a file name may be no text
+        self._tell(printable(sentence))
+
+    def _say_repeated(self, files: Sequence[CorpusFile]) -> None:
+        times = Counter(file.place for file in files)
+        again = sorted({str(file.path) for file in files if times[file.place] > 1})
+        if again:
+            names = ", ".join(again[:_NAMED]) + (f" and {len(again) - _NAMED:,} more" if len(again) > _NAMED else "")
+            self._say(f"corpus: a file that the inputs name more than once is read that often: {names}")
+
+    def _say_uncut(self) -> None:
+        """Says after a whole pass, once, that no text file was cut."""
+        if not self._options.cuts_text or self._cuts.found:
+            return
+        self._cuts.found = True
+        rule = self._options.split_at
+        missed = "found no blank line" if rule is None else f"{rule!r} is found in no line"
+        name = "blank_line_documents" if rule is None else "split_at"
+        self._say(f"corpus: {name} {missed} of the .txt and .md files, so each of them is one document")
 
 
 def stores_among(inputs: Sequence[str | Path]) -> list[str]:
@@ -174,11 +219,7 @@ def stores_among(inputs: Sequence[str | Path]) -> list[str]:
         CorpusError: an input does not exist.
     """
     given = named_inputs(inputs) if inputs else []
-    return [one.location for one in given if (Path(one.location) / MANIFEST).is_file()]
-
-
-def _again(given: Input) -> str:
-    return f"{given.source}={given.location}" if given.named else given.location
+    return [one.location for one in given if is_store(Path(one.location))]
 
 
 def _is_text(file: CorpusFile) -> bool:

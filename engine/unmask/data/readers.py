@@ -1,7 +1,7 @@
 """Reads one file of documents: what a document is in each form, and what is refused, by line or row.
 
     .txt .md       a document per file, per block between blank lines, or per heading
-    .jsonl         a document per line, its text in one field
+    .jsonl         a document per line, its text in one field (`json_lines.py`)
     .parquet       a document per row, its text in one column
     dataset        a document per row of a Hugging Face dataset (`hugging_face.py`)
 
@@ -12,21 +12,28 @@ streamed, of a `.txt` or `.md` one document at a time is in memory.
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unmask.data.text_files import COMPRESSED, decoded_lines, open_bytes, open_seekable
+from unmask.data.json_lines import missing_field, read_json_lines
+from unmask.data.text_files import (
+    COMPRESSED,
+    decoded_blocks,
+    open_bytes,
+    open_seekable,
+    other_format,
+    text_lines,
+    without_break,
+)
 from unmask.errors import CorpusError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SUFFIXES", "ReadOptions", "missing_field", "read_file", "suffix_of"]
+__all__ = ["SUFFIXES", "Cuts", "ReadOptions", "read_file", "suffix_of"]
 
 _FORMS = (".txt", ".md", ".jsonl", ".parquet")
 SUFFIXES = tuple(form + compressed for compressed in ("", *COMPRESSED) for form in _FORMS)
@@ -41,7 +48,8 @@ class ReadOptions:
     Args:
         text_field: field of a JSON line or column of a table that holds the text.
         blank_line_documents: a `.txt` or `.md` is a document per block between blank lines.
-        split_at: regular expression; a `.txt` or `.md` is a document per line in which it is found.
+        split_at: regular expression; a `.txt` or `.md` is a document per line in which it is found. It sees the line
+            without its line break, which is any that `cleaning.py` knows.
 
     Raises:
         CorpusError: `split_at` is no regular expression, or both ways of cutting were asked for.
@@ -50,6 +58,11 @@ class ReadOptions:
     text_field: str = "text"
     blank_line_documents: bool = False
     split_at: str | None = None
+
+    @property
+    def cuts_text(self) -> bool:
+        """Whether a text file may be several documents."""
+        return self.blank_line_documents or self.split_at is not None
 
     def __post_init__(self) -> None:
         if self.split_at is None:
@@ -62,17 +75,28 @@ class ReadOptions:
             raise CorpusError(f"corpus: split_at {self.split_at!r} is no regular expression ({error})") from None
 
 
-def read_file(path: Path, options: ReadOptions) -> Iterator[tuple[str, str]]:
+class Cuts:
+    """Where text files are cut, and whether any was.
+
+    Attributes:
+        heading: what a line that opens a document holds; None cuts at blank lines.
+        found: whether there has been such a line.
+    """
+
+    def __init__(self, options: ReadOptions) -> None:
+        self.heading = None if options.split_at is None else re.compile(options.split_at)
+        self.found = False
+
+
+def read_file(path: Path, options: ReadOptions, cuts: Cuts) -> Iterator[tuple[str, str]]:
     """Yields the text of each document of a file with one of `SUFFIXES`, and where it is, as `Document.origin`."""
     suffix = suffix_of(path)
     assert suffix is not None
     if suffix.startswith(".parquet"):
         return _read_parquet(path, options.text_field)
     if suffix.startswith(".jsonl"):
-        return _read_jsonl(path, options.text_field)
-    if options.split_at is not None:
-        return _read_sections(path, re.compile(options.split_at))
-    return _read_blocks(path) if options.blank_line_documents else _read_whole(path)
+        return read_json_lines(path, options.text_field)
+    return _read_cut(path, cuts) if options.cuts_text else _read_whole(path)
 
 
 def suffix_of(path: Path) -> str | None:
@@ -81,77 +105,51 @@ def suffix_of(path: Path) -> str | None:
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
-def missing_field(origin: str, text_field: str, fields: Iterable[str]) -> str:
-    """Returns the message that a record without `text_field` deserves, with the nearest name it has."""
-    names = [str(name) for name in fields]
-    nearest = difflib.get_close_matches(text_field, names, n=1, cutoff=0.5)
-    hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
-    return (
-        f"corpus: {origin} has no field {text_field!r}, its fields are {', '.join(names) or '(none)'}{hint}; name the "
-        "one that holds the text with `unmask prepare --text-field`, or data.text_field of a run"
-    )
-
-
 def _read_whole(path: Path) -> Iterator[tuple[str, str]]:
     with open_bytes(path) as stream:
-        text = "".join(line for _, line in decoded_lines(path, stream, chunk=1 << 20))
+        text = "".join(decoded_blocks(path, stream))
     yield text, str(path)
 
 
-def _read_blocks(path: Path) -> Iterator[tuple[str, str]]:
+def _read_cut(path: Path, cuts: Cuts) -> Iterator[tuple[str, str]]:
+    with open_bytes(path) as stream:
+        lines = text_lines(path, stream)
+        documents = _blocks(lines, cuts) if cuts.heading is None else _sections(lines, cuts, cuts.heading)
+        for text, first in documents:
+            yield text, f"{path}:{first}"
+
+
+def _blocks(lines: Iterator[tuple[int, str]], cuts: Cuts) -> Iterator[tuple[str, int]]:
     block: list[str] = []
     first = 0
-    with open_bytes(path) as stream:
-        for number, line in decoded_lines(path, stream):
-            if line.strip():
-                first = first if block else number
-                block.append(line)
-            elif block:
-                yield "".join(block), f"{path}:{first}"
-                block = []
+    for number, line in lines:
+        if line.strip():
+            first = first if block else number
+            block.append(line)
+            continue
+        cuts.found = True
+        if block:
+            yield "".join(block), first
+            block = []
     if block:
-        yield "".join(block), f"{path}:{first}"
+        yield "".join(block), first
 
 
-def _read_sections(path: Path, heading: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+def _sections(lines: Iterator[tuple[int, str]], cuts: Cuts, heading: re.Pattern[str]) -> Iterator[tuple[str, int]]:
     section: list[str] = []
     first = 1
     has_text = False
-    with open_bytes(path) as stream:
-        for number, line in decoded_lines(path, stream):
-            if not heading.search(line):
-                has_text = has_text or not line.isspace()
-            elif has_text:
-                yield "".join(section), f"{path}:{first}"
+    for number, line in lines:
+        if not heading.search(without_break(line)):
+            has_text = has_text or not line.isspace()
+        else:
+            cuts.found = True
+            if has_text:
+                yield "".join(section), first
                 section, first, has_text = [], number, False
-            section.append(line)
+        section.append(line)
     if section:
-        yield "".join(section), f"{path}:{first}"
-
-
-def _read_jsonl(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
-    with open_bytes(path) as stream:
-        for number, line in decoded_lines(path, stream):
-            if not line.strip():
-                continue
-            origin = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                detail = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-                raise CorpusError(
-                    f"corpus: {origin} is not valid JSON ({detail}); .jsonl holds one object a line"
-                ) from None
-            if not isinstance(row, dict):
-                raise CorpusError(f"corpus: {origin} must be a JSON object, got {_json_type(row)}")
-            if text_field not in row:
-                raise CorpusError(missing_field(origin, text_field, row))
-            text = "" if row[text_field] is None else row[text_field]
-            if not isinstance(text, str):
-                raise CorpusError(f"corpus: {origin}: field {text_field!r} must be a string, got {_json_type(text)}")
-            if "\\ud" in line or "\\uD" in line:
-                _refuse_surrogates(text, origin)
-            yield text, origin
+        yield "".join(section), first
 
 
 def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
@@ -177,7 +175,9 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
                         ) from None
                     yield text or "", origin
         except pa.ArrowException as error:
-            raise CorpusError(f"corpus: {path} cannot be read as parquet ({error})") from None
+            stream.seek(0)
+            way = other_format(stream.read(8))
+            raise CorpusError(f"corpus: {path} cannot be read as parquet ({error}){way}") from None
 
 
 def _check_column(schema: pa.Schema, path: Path, text_field: str) -> None:
@@ -187,27 +187,7 @@ def _check_column(schema: pa.Schema, path: Path, text_field: str) -> None:
         raise CorpusError(missing_field(str(path), text_field, schema.names))
     kind = schema.field(text_field).type
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)):
+    # a column of nothing but nulls has no other type
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    if not any(is_text(value) for is_text in texts):
         raise CorpusError(f"corpus: {path}: column {text_field!r} must hold strings, it holds {kind}")
-
-
-def _refuse_surrogates(text: str, origin: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise CorpusError(
-            f"corpus: {origin} holds half a surrogate pair ({text[error.start]!r}) at character "
-            f"{error.start}, which is no Unicode text; write the whole pair"
-        ) from None
-
-
-def _json_type(value: Any) -> str:
-    kinds = {
-        dict: "an object",
-        list: "an array",
-        str: "a string",
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-    }
-    return kinds.get(type(value), "null")

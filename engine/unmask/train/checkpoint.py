@@ -153,7 +153,7 @@ def is_checkpoint(path: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return True
     ours = {"digest", "files", "format", "step"}
-    return not isinstance(manifest, dict) or bool(ours & manifest.keys()) or (path / "training").is_dir()
+    return not isinstance(manifest, dict) or len(ours & manifest.keys()) > 1 or (path / "training").is_dir()
 
 
 def verify(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask.data.corpus import Document, corpus_files
+from unmask.data.corpus import Document, named_inputs
 from unmask.data.prepare_inputs import Inputs
 from unmask.data.readers import ReadOptions
 from unmask.errors import CorpusError
@@ -73,7 +73,7 @@ def test_each_input_is_a_source_and_colliding_names_keep_their_path(tmp_path: Pa
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     inputs = [tmp_path / "one/docs.txt", tmp_path / "two/docs.txt", tmp_path / "books.jsonl.gz"]
-    assert [file.source for file in corpus_files(inputs)] == [str(inputs[0]), str(inputs[1]), "books"]
+    assert [given.source for given in named_inputs(inputs)] == [str(inputs[0]), str(inputs[1]), "books"]
 
 
 def test_byte_order_mark_is_dropped_and_null_text_is_an_empty_document(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_missing_unsupported_and_empty_inputs_are_refused(tmp_path: Path) -> Non
     with pytest.raises(CorpusError, match="folder holds no file to read"):
         _texts(tmp_path / "folder")
     with pytest.raises(CorpusError, match="at least one file or directory"):
-        corpus_files([])
+        named_inputs([])
     with pytest.raises(CorpusError, match="holds no text"):
         list(Inputs([_write(tmp_path / "a.txt", b" \n")], ReadOptions()))
 

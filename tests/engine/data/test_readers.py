@@ -162,7 +162,7 @@ def test_hf_streams_what_the_library_can_load(tmp_path: Path) -> None:
 
 
 def test_without_datasets_the_message_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "state.json").write_text("{}")
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(CorpusError, match=r"needs the package datasets; pip install 'unmask\[datasets\]'"):
         _texts(tmp_path)

@@ -1,0 +1,134 @@
+"""What a folder is, told by what its files say: a `manifest.json` or a `config.yaml` alone may be anybody's.
+
+    token store        manifest.json with the keys of a store
+    unfinished store   unfinished.json, or shards without a manifest: a store that is being made, was stopped, or is a
+                       part of one
+    saved data set     dataset_dict.json or state.json as `save_to_disk` of `datasets` writes them
+    run                config.yaml with the groups of a run's configuration
+    model              config.json with an architecture; checkpoints are among them
+    tokenizer          tokenizer.json, tokenizer_config.json or special_tokens_map.json with what they hold
+
+A file that is cut or altered counts where what it belongs to lies beside it (shards, arrow files), so damage is still
+found and named by whoever opens the folder. Only the standard library is imported: the configuration asks here too.
+"""
+
+import json
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+from unmask.limits import MANIFEST
+
+__all__ = ["Kind", "is_store", "is_vocabulary", "kind_of", "name_and_location"]
+
+Kind = Literal["token store", "unfinished store", "saved data set", "run", "model", "tokenizer"]
+
+_STORE = frozenset({"schema_version", "tokenizer_hash", "special_ids", "sources", "shards"})
+_TOKENIZER = frozenset({"tokenizer_class", "do_lower_case", "model_max_length", "cls_token", "mask_token", "unk_token"})
+_GROUPS = frozenset({"data", "model", "objective", "train", "kernels"})
+_SHARD = re.compile(r"shard-\d+\.arrow")
+_NAME = re.compile(r"[\w.-]+")
+_GROUP = re.compile(r"^([a-z]+):", re.MULTILINE)
+# nothing that we or the libraries write is larger; what a crawler lists may be
+_LARGEST_BYTES = 1 << 28
+_SPECIALS_WITHIN_BYTES = 1 << 16
+
+
+def name_and_location(given: str) -> tuple[str, str]:
+    """Splits an input, `path` or `name=path`, into its name, empty where there is none, and its path.
+
+    A path that exists as it stands is one, whatever it holds; a name is made of letters, digits, `.`, `-` and `_`.
+    """
+    name, equals, location = given.partition("=")
+    if equals and _NAME.fullmatch(name) and not os.path.lexists(given):
+        return name, location
+    return "", given
+
+
+def is_store(folder: Path) -> bool:
+    """Whether this is a token store, whole or damaged."""
+    return kind_of(folder) == "token store"
+
+
+def is_vocabulary(file: Path) -> bool:
+    """Whether this is the `vocab.txt` of a BERT tokenizer and no text that is called so."""
+    if file.name.lower() != "vocab.txt":
+        return False
+    with file.open("rb") as stream:
+        lines = {line.strip() for line in stream.read(_SPECIALS_WITHIN_BYTES).split(b"\n")}
+    return {b"[UNK]", b"[CLS]"} <= lines
+
+
+def kind_of(folder: Path, names: Collection[str] | None = None) -> Kind | None:
+    """Returns what the folder is; None for one of none of these kinds, which text may lie in.
+
+    Args:
+        folder: the folder; one that does not exist is of no kind.
+        names: the names in it, where they are known already.
+    """
+    if names is None:
+        try:
+            names = [path.name for path in folder.iterdir()]
+        except OSError:
+            return None
+    shards = any(map(_SHARD.fullmatch, names))
+    if MANIFEST in names and (shards or len(_keys(folder / MANIFEST) & _STORE) > 1):
+        return "token store"
+    if shards or ("unfinished.json" in names and {"settings", "shards"} <= _keys(folder / "unfinished.json")):
+        return "unfinished store"
+    if "lock" in names and "tokenizer" in names and folder.name.endswith(".partial"):
+        return "unfinished store"
+    if _is_saved(folder, names):
+        return "saved data set"
+    if "config.yaml" in names and set(_GROUP.findall(_text(folder / "config.yaml"))) >= _GROUPS:
+        return "run"
+    if "config.json" in names and _keys(folder / "config.json") & {"model_type", "architectures"}:
+        return "model"
+    return "tokenizer" if _is_tokenizer(folder, names) else None
+
+
+def _is_saved(folder: Path, names: Collection[str]) -> bool:
+    for mark, key in (("dataset_dict.json", "splits"), ("state.json", "_data_files")):
+        if mark in names:
+            value = _json(folder / mark)
+            if value is None and any(name.endswith(".arrow") for name in names):
+                return True
+            if isinstance(value, dict) and isinstance(value.get(key), list):
+                return True
+    return False
+
+
+def _is_tokenizer(folder: Path, names: Collection[str]) -> bool:
+    for mark, keys in (
+        ("tokenizer_config.json", _TOKENIZER),
+        ("special_tokens_map.json", _TOKENIZER),
+        ("tokenizer.json", frozenset({"added_tokens", "pre_tokenizer", "normalizer"})),
+    ):
+        if mark in names and _keys(folder / mark) & keys:
+            return True
+    return False
+
+
+def _keys(file: Path) -> set[str]:
+    value = _json(file)
+    return set(value) if isinstance(value, dict) else set()
+
+
+def _json(file: Path) -> Any:
+    """What a JSON file holds; None where it cannot be read as JSON."""
+    try:
+        return json.loads(_text(file))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text(file: Path) -> str:
+    """The text of a file; empty where it is none, cannot be read or is larger than any of ours."""
+    try:
+        if not file.is_file() or file.stat().st_size > _LARGEST_BYTES:
+            return ""
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
