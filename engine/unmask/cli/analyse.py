@@ -72,7 +72,7 @@ def analyse(
     sources = _open(path, config, say)
     stream = sources.stream(sources.segments[-1])
     batches = list(islice(stream.batches(), micro_batches))
-    special = sources.store.special_ids
+    special = sources.store.special_ids | {f"added {token}": token for token in sources.store.added_special_ids}
     masked = stream.config.masking != "next_token"
     masks = None
     if masked:

@@ -2,7 +2,6 @@
 `from_pretrained` loads.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +13,6 @@ from unmask.cli._folders import find_model, load_model
 from unmask.errors import RunError, TokenizerError
 
 __all__ = ["export", "run"]
-
-# what transformers' AutoTokenizer reads; only the first is always there
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,8 +41,8 @@ def export(model: Path, out: Path) -> str:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists and is not an empty folder; choose another name")
     found = find_model(model)
-    if not (found.path / TOKENIZER_FILES[0]).is_file():
-        raise TokenizerError(f"{found.path} has no {TOKENIZER_FILES[0]}; put the model's tokenizer there first")
+    if not (found.path / "tokenizer.json").is_file():
+        raise TokenizerError(f"{found.path} has no tokenizer.json; put the model's tokenizer there first")
 
     from unmask.train.binding import bind
 
@@ -54,9 +50,8 @@ def export(model: Path, out: Path) -> str:
     loaded, tokenizer = load_model(found)
     out.mkdir(parents=True, exist_ok=True)
     loaded.save_pretrained(out, pad_id=tokenizer.pad_id)
-    for name in TOKENIZER_FILES:
-        if (found.path / name).is_file():
-            shutil.copyfile(found.path / name, out / name)
+    # nor are these copied: another program may have written a class there that transformers would build anew
+    tokenizer.save(out)
     bind(out, tokenizer)
     trained = "" if found.steps is None else f", {found.steps:,} steps"
     return f"{out}: {found.path}{trained}; transformers.AutoModel.from_pretrained({str(out)!r}) loads it"

@@ -4,7 +4,8 @@
                  order mark), U+FFFD, which stands for what somebody else could not decode, and halves of surrogate
                  pairs
     replaced     \\r\\n, a lone \\r, form feed, vertical tab, U+0085, U+2028 and U+2029 by one line break
-    kept         all else, white space included; tab and line break are no control characters here
+    kept         all else, white space included; tab and line break are no control characters here; and of the above
+                 what a given tokenizer makes something of (`seen_text.py`)
     normalised   to NFC or NFKC when asked, after the above; the tokenizer decides about case and accents anyway
 
 BERT's tokenizer drops the same characters (tokenization.py, _clean_text), but only after sentences and words
@@ -16,9 +17,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
-__all__ = ["KINDS", "OTHER_BREAKS", "Cleaned", "Normalisation", "clean"]
+__all__ = ["BREAKS", "KINDS", "OTHER_BREAKS", "REMOVABLE", "Cleaned", "Normalisation", "clean"]
 
 Normalisation = Literal["none", "NFC", "NFKC"]
 
@@ -27,14 +29,22 @@ OTHER_BREAKS = "\x0b\x0c\x85\u2028\u2029"
 
 KINDS = ("control", "format", "replacement")
 
-_CONTROL = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff"
+_CONTROL = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
 _FORMAT = (
     "\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
     "\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001"
     "\U000e0020-\U000e007f"
 )
-_REMOVED = re.compile(f"[{_CONTROL}{_FORMAT}\ufffd]")
-_BREAKS = re.compile(f"\r\n?|[{OTHER_BREAKS}]")
+_SURROGATES = "\ud800-\udfff"
+_REMOVED = f"{_CONTROL}{_FORMAT}\ufffd"
+
+REMOVABLE = "".join(
+    "".join(map(chr, range(ord(part[0]), ord(part[-1]) + 1))) for part in re.findall("(?s:.-.|.)", _REMOVED)
+)
+"""The characters that are removed, halves of surrogate pairs aside, which no tokenizer can read."""
+
+BREAKS = f"\r{OTHER_BREAKS}"
+"""The characters that become line breaks."""
 
 
 class Cleaned(NamedTuple):
@@ -44,16 +54,30 @@ class Cleaned(NamedTuple):
     removed: tuple[int, int, int]
 
 
-def clean(text: str, normalisation: Normalisation = "none") -> Cleaned:
-    """Removes what no tokenizer should see, and says how much that was; the head of this file has the rules."""
+def clean(text: str, normalisation: Normalisation = "none", seen: str = "") -> Cleaned:
+    """Removes what no tokenizer should see, and says how much that was; the head of this file has the rules.
+
+    Args:
+        text: the text.
+        normalisation: of Unicode.
+        seen: characters to keep all the same, `Tokenizer.seen_characters`.
+    """
+    unwanted, breaks = _expressions(seen)
     removed = (0, 0, 0)
-    found = _REMOVED.findall(text)
+    found = unwanted.findall(text)
     if found:
         replacement = found.count("\ufffd")
         control = sum(unicodedata.category(character) in ("Cc", "Cs") for character in found)
         removed = (control, len(found) - control - replacement, replacement)
-        text = _REMOVED.sub("", text)
-    text = _BREAKS.sub("\n", text)
+        text = unwanted.sub("", text)
+    text = breaks.sub("\n", text)
     if normalisation != "none" and not unicodedata.is_normalized(normalisation, text):
         text = unicodedata.normalize(normalisation, text)
     return Cleaned(text, removed)
+
+
+@lru_cache(maxsize=16)
+def _expressions(seen: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What is removed and what becomes a line break, without the characters that are kept."""
+    kept = f"(?![{re.escape(seen)}])" if seen else ""
+    return re.compile(f"{kept}[{_REMOVED}{_SURROGATES}]"), re.compile(f"{kept}(?:\r\n?|[{BREAKS}])")

@@ -97,6 +97,7 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
             vocab_size=tokenizer.vocab_size,
             special_ids=tokenizer.special_ids,
             segmenter="" if segmenter is None else segmenter.label,
+            added_special_ids=tokenizer.added_special_ids,
         )
         final = _parts(self.out) / f"part-{rank:05d}"
         part = final.with_name(f"{final.name}.partial")

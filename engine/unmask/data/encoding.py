@@ -1,7 +1,9 @@
 """From texts to tokens with sentence and word starts: the part of `prepare` that takes time, one batch at a time.
 
 A text is cleaned, cut into sentences, and encoded sentence by sentence, which is exact (a sentence ends where a word
-ends) and marks the sentence starts for free. N documents, T tokens. The result is a function of each text alone:
+ends) and marks the sentence starts for free. Where a token or a rule of the tokenizer may reach across sentences
+(`Tokenizer.may_be_cut`), the text is encoded whole, and a sentence starts at the first token at or behind its first
+character; none starts inside a token or a word. N documents, T tokens. The result is a function of each text alone:
 batches and the process that encodes them do not show in it. Cost: 1 MB or more of English or Chinese a second.
 """
 
@@ -14,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.data.cleaning import KINDS, Normalisation, clean
+from unmask.data.cleaning import KINDS, Cleaned, Normalisation, clean
 from unmask.data.sentences import sentence_starts
 from unmask.data.store_writer import content_hash
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from unmask.data.tokenizer import Tokenizer
+    from unmask.data.tokenizer import Placed, Tokenizer
     from unmask.data.words import Segmenter
 
 __all__ = ["EncodedBatch", "TextEncoder"]
@@ -68,43 +70,108 @@ class TextEncoder:
         Raises:
             CorpusError: the words of the segmenter do not join up to the text.
         """
-        cleaned = [clean(text, self.normalisation) for text in texts]
-        cuts = [_cuts(text, self.tokenizer.isolates_punctuation) for text, _ in cleaned]
-        bounds = [pair for cut in cuts for pair in pairwise(cut)]
-        owner = np.repeat(np.arange(len(cuts)), [max(0, len(cut) - 1) for cut in cuts])
-        sentences = [cleaned[text].text[start:end] for text, (start, end) in zip(owner, bounds, strict=True)]
-        if self.segmenter is None:
-            encoded = self.tokenizer.encode_batch(sentences)
+        tokenizer = self.tokenizer
+        cleaned = [clean(text, self.normalisation, tokenizer.seen_characters) for text in texts]
+        starts = [sentence_starts(text) for text, _ in cleaned]
+        # where to cut: what white space comes first is no sentence, and encoded all the same
+        inner = [_cuts(text, begins, tokenizer) for (text, _), begins in zip(cleaned, starts, strict=True)]
+        bounds = [
+            pair for (text, _), cuts in zip(cleaned, inner, strict=True) for pair in pairwise([0, *cuts, len(text)])
+        ]
+        owner = np.repeat(np.arange(len(inner)), [len(cuts) + 1 for cuts in inner])
+        parts = [cleaned[text].text[start:end] for text, (start, end) in zip(owner, bounds, strict=True)]
+        placed: list[Placed] = []
+        if tokenizer.may_be_cut and tokenizer.spells_words and self.segmenter is None:
+            encoded = tokenizer.encode_batch(parts)
         else:
-            encoded, places = self.tokenizer.encode_with_offsets(sentences)
+            placed = tokenizer.encode_with_places(parts)
+            encoded = [part.ids for part in placed]
         sizes = np.fromiter(map(len, encoded), np.int64, len(encoded))
         ids = np.fromiter(chain.from_iterable(encoded), np.uint32, int(sizes.sum()))
-        sentence_first = np.cumsum(sizes) - sizes
-        sentence_flags = np.zeros(len(ids), np.bool_)
+        words = tokenizer.word_starts(ids)
+        sentences = np.zeros(len(ids), np.bool_)
         # a sentence of nothing but characters that the tokenizer drops has no token to mark
-        sentence_flags[sentence_first[sizes > 0]] = True
-        words = self.tokenizer.word_starts(ids)
-        if self.segmenter is not None:
-            joined = [self.segmenter.continues(text, cut) for (text, _), cut in zip(cleaned, cuts, strict=True)]
-            # a token's character, counted from the first text's first one
+        sentences[(np.cumsum(sizes) - sizes)[sizes > 0]] = True
+        if placed:
+            # characters are counted from the first text's first one
             before = np.cumsum([0, *(len(text) for text, _ in cleaned)])
-            origin = before[owner] + np.array([start for start, _ in bounds], np.int64)
-            at = np.fromiter(chain.from_iterable(places), np.int64, len(ids)) + np.repeat(origin, sizes)
-            words &= ~np.concatenate([*joined, np.zeros(1, np.bool_)])[at]
+            origin = np.repeat(before[owner] + np.array([start for start, _ in bounds], np.int64), sizes)
+            places = np.concatenate([part.places for part in placed]) + origin[:, None]
+            if not tokenizer.spells_words:
+                words = _opens_word(placed, sizes)
+            if self.segmenter is not None:
+                words &= ~self._continues(cleaned, starts)[places[:, 0]]
+                words |= _beside(ids, tokenizer.added_special_ids)
+            if not tokenizer.may_be_cut:
+                first = [start + place for start, begins in zip(before, starts, strict=False) for place in begins]
+                found = _tokens_at("".join(text for text, _ in cleaned), places, np.array(first, np.int64))
+                sentences[found[words[found]]] = True
         lengths = np.bincount(owner, weights=sizes, minlength=len(texts)).astype(np.int64)
         return EncodedBatch(
             ids=ids,
             word_starts=words,
-            sentence_starts=sentence_flags,
+            sentence_starts=sentences,
             lengths=lengths,
             content_hashes=np.array([content_hash(text) for text in texts], np.uint64),
             removed=np.array([removed for _, removed in cleaned], np.int64).reshape(-1, len(KINDS)),
         )
 
+    def _continues(self, cleaned: Sequence[Cleaned], starts: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+        """Which characters of all texts, and one more, continue a word of the segmenter."""
+        assert self.segmenter is not None
+        isolates = self.tokenizer.isolates_punctuation
+        joined = [
+            self.segmenter.continues(text, [*_at_words(text, begins, isolates), len(text)])
+            for (text, _), begins in zip(cleaned, starts, strict=True)
+        ]
+        return np.concatenate([*joined, np.zeros(1, np.bool_)])
 
-def _cuts(text: str, isolates_punctuation: bool) -> list[int]:
-    """Offsets between which to encode: sentence starts, where a word certainly ends, and the end of the text."""
-    starts = sentence_starts(text)
-    if not isolates_punctuation:
-        starts = [start for start in starts if start == starts[0] or text[start - 1].isspace()]
-    return [*starts, len(text)]
+
+def _cuts(text: str, starts: Sequence[int], tokenizer: Tokenizer) -> Sequence[int]:
+    """Offsets at which to cut before encoding: sentence starts but for the first, where a word certainly ends."""
+    if not tokenizer.may_be_cut:
+        return ()
+    return _at_words(text, starts, tokenizer.isolates_punctuation)[1:]
+
+
+def _at_words(text: str, starts: Sequence[int], isolates_punctuation: bool) -> Sequence[int]:
+    """The sentence starts that begin a word: all, where every mark is a word, else those behind white space."""
+    if isolates_punctuation:
+        return starts
+    return [start for start in starts if start == starts[0] or text[start - 1].isspace()]
+
+
+def _tokens_at(text: str, places: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The tokens at which sentences start; a sentence that starts inside a token has none.
+
+    Args:
+        text: all texts.
+        places: first and last character of each token in it, (T, 2), the latter exclusive.
+        starts: first characters of sentences.
+    """
+    begins = places[:, 0].copy()
+    # a token that takes the white space before it begins behind that
+    for token in np.flatnonzero([text[begin : begin + 1].isspace() for begin in begins]):
+        content = text[places[token, 0] : places[token, 1]]
+        begins[token] += (len(content) - len(content.lstrip())) % max(1, len(content))
+    found = np.searchsorted(begins, starts)
+    # the end of the token before; 0 before the first
+    ends = np.append(0, places[:, 1])[found]
+    return found[(found < len(begins)) & (ends <= starts)]
+
+
+def _opens_word(placed: Sequence[Placed], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which tokens are the first of a word, by the numbers of the words."""
+    numbers = np.concatenate([part.words for part in placed])
+    opens = np.ones(len(numbers), np.bool_)
+    opens[1:] = (numbers[1:] != numbers[:-1]) | (numbers[1:] < 0)
+    first = np.cumsum(sizes) - sizes
+    opens[first[sizes > 0]] = True
+    return opens
+
+
+def _beside(ids: NDArray[np.uint32], special: Sequence[int]) -> NDArray[np.bool_]:
+    """Which tokens are special, or follow one that is: no word holds a special token and another."""
+    found = np.isin(ids, special)
+    found[1:] |= found[:-1].copy()
+    return found

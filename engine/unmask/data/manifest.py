@@ -49,12 +49,14 @@ class StoreHead:
         vocab_size: ids are below it.
         special_ids: ids of pad, unk, cls, sep, mask.
         segmenter: `Segmenter.label` of what joined ideographs to words, "" for nothing.
+        added_special_ids: ids of special tokens beside these five, which masking never chooses either.
     """
 
     tokenizer_hash: str
     vocab_size: int
     special_ids: Mapping[str, int]
     segmenter: str = ""
+    added_special_ids: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if set(self.special_ids) != set(ROLES):
@@ -81,6 +83,7 @@ class ShardEntry(TypedDict):
 
 class _Optional(TypedDict, total=False):
     segmenter: str  # what joined ideographs to words, "" for nothing; older stores do not say
+    added_special_ids: list[int]  # special tokens beside those of the roles; only where there are any
 
 
 class Manifest(_Optional):
@@ -101,7 +104,7 @@ def make_manifest(
     head: StoreHead, sources: Sequence[SourceEntry], shards: Sequence[ShardEntry], summary: Mapping[str, Any]
 ) -> Manifest:
     """Puts the manifest of a whole store together."""
-    return Manifest(
+    manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         documents=sum(shard["documents"] for shard in shards),
         tokens=sum(shard["tokens"] for shard in shards),
@@ -113,6 +116,9 @@ def make_manifest(
         shards=list(shards),
         summary=dict(summary),
     )
+    if head.added_special_ids:
+        manifest["added_special_ids"] = list(head.added_special_ids)
+    return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -196,4 +202,6 @@ def fingerprint(manifest: Manifest) -> str:
         "sources": [source["name"] for source in manifest["sources"]],
         "shards": [shard["sha256"] for shard in manifest["shards"]],
     }
+    if "added_special_ids" in manifest:
+        meaning["added_special_ids"] = manifest["added_special_ids"]
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()

@@ -16,6 +16,7 @@ class MemoryStore:
     """Documents given as one array of tokens and their lengths; satisfies `unmask.data.stream.Store`."""
 
     special_ids: ClassVar[dict[str, int]] = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    added_special_ids: ClassVar[list[int]] = []
 
     def __init__(
         self,

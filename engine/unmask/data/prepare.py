@@ -139,6 +139,7 @@ def prepare(
             vocab_size=given.vocab_size,
             special_ids=given.special_ids,
             segmenter=settings["segmenter"],
+            added_special_ids=given.added_special_ids,
         )
         source.require(head)
         with WorkerPool(encode, saved, cores() if workers is None else workers) as pool:

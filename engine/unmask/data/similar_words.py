@@ -31,6 +31,8 @@ Indices = npt.NDArray[np.int64]
 class _Tokenizer(Protocol):
     @property
     def special_ids(self) -> Mapping[str, int]: ...
+    @property
+    def added_special_ids(self) -> Sequence[int]: ...
     def encode_batch(self, texts: Sequence[str], *, special_tokens: bool = False) -> list[list[int]]: ...
 
 
@@ -108,7 +110,7 @@ class SimilarWords:
         table = list(read_neighbours(path))
         texts = sorted({text for word, neighbours in table for text in (word, *neighbours)})
         encoded = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
-        special = set(tokenizer.special_ids.values())
+        special = {*tokenizer.special_ids.values(), *tokenizer.added_special_ids}
         known = {text: ids for text, ids in encoded.items() if ids and special.isdisjoint(ids)}
         pairs: list[tuple[list[int], list[int]]] = []
         unknown = 0

@@ -117,6 +117,11 @@ class Store:
         return dict(self.manifest["special_ids"])
 
     @property
+    def added_special_ids(self) -> list[int]:
+        """Ids of the special tokens beside these five, ascending."""
+        return list(self.manifest.get("added_special_ids", ()))
+
+    @property
     def vocab_size(self) -> int:
         """The number of ids of the tokenizer."""
         return self.manifest["vocab_size"]
@@ -158,6 +163,12 @@ class Store:
         from unmask.data.tokenizer import Tokenizer
 
         tokenizer = Tokenizer.load(self.folder / "tokenizer")
+        if tokenizer.added_special_ids and tokenizer.hash != self.tokenizer_hash:
+            names = ", ".join(map(tokenizer.token, tokenizer.added_special_ids[:3]))
+            raise StoreError(
+                f"store: {self.folder} was made when special tokens such as {names} in a text were cut into pieces; "
+                "prepare the text again"
+            )
         self.require_tokenizer(tokenizer)
         return tokenizer
 

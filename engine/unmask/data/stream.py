@@ -86,7 +86,7 @@ class Stream:
                 seed=seed,
                 rate=config.mask_rate,
                 split=config.mask_split,
-                special_ids=list(special.values()),
+                special_ids=[*special.values(), *store.added_special_ids],
                 ordinary_ids=ordinary_ids,
                 mask_id=special["mask"],
                 vocab_size=store.vocab_size,

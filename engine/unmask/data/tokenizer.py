@@ -4,7 +4,8 @@ Text is cleaned, CJK characters are set apart, case and accents are dropped (unc
 off, and each word is cut greedily into the longest pieces of the vocabulary, `##` marking a continuation
 (Devlin et al. 2019, arXiv:1810.04805). The work is done by the `tokenizers` library; this class adds what
 pre-training needs: a deterministic vocabulary, a hash of the meaning, word starts, the ids that random
-replacement may draw, and that the string "[MASK]" in a corpus is text, not a mask.
+replacement may draw, and that the string "[MASK]" in a corpus is text, not a mask. Tokens that a folder adds to these
+five, special or not, are kept whole in a text.
 
 Cost: 2 to 3 MB of English a second and core.
 """
@@ -17,19 +18,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unmask.data.tokenizer_files import (
-    SPECIAL_TOKENS,
-    load_backend,
-    load_vocabulary,
-    read_json,
-    special_tokens_of,
-    write_json,
-)
-from unmask.data.wordpiece import bert_pipeline, train_vocabulary
+from unmask.data.seen_text import may_be_cut, seen_characters
+from unmask.data.tokenizer_files import SPECIAL_TOKENS
+from unmask.data.tokenizer_folder import read_folder, write_folder
+from unmask.data.wordpiece import bert_pipeline, frame_as_bert, train_vocabulary
 from unmask.errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -39,6 +35,14 @@ if TYPE_CHECKING:
 __all__ = ["SPECIAL_TOKENS", "Tokenizer"]
 
 _UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")
+
+
+class Placed(NamedTuple):
+    """The T tokens of a text: ids, the characters of each (T, 2) int64, and the number of its word (T,) or -1."""
+
+    ids: list[int]
+    places: NDArray[np.int64]
+    words: NDArray[np.int64]
 
 
 class Tokenizer:
@@ -65,20 +69,33 @@ class Tokenizer:
 
         if not isinstance(backend.model, models.WordPiece):
             kind = type(backend.model).__name__
-            raise TokenizerError(f"tokenizer: WordPiece is needed, got {kind}; other models are not supported")
+            raise TokenizerError(
+                f"tokenizer: WordPiece is needed, got {kind}; leave the tokenizer out to train one, or write a store "
+                "of ready tokens with unmask.data.write_store"
+            )
         for role, token in special_tokens.items():
             if backend.token_to_id(token) is None:
                 raise TokenizerError(
                     f"tokenizer: the {role} token {token!r} is not in the vocabulary of "
                     f"{backend.get_vocab_size()} tokens; add it, or name it in tokenizer_config.json"
                 )
+        if backend.model.unk_token != special_tokens["unk"]:
+            raise TokenizerError(
+                f"tokenizer: the unk token is {special_tokens['unk']!r}, but its tokenizer.json makes unknown words "
+                f"{backend.model.unk_token!r}; name that one as unk_token in tokenizer_config.json"
+            )
         backend.no_truncation()
         backend.no_padding()
+        # training puts [CLS] and [SEP] around every text, whatever the folder's own template
+        frame_as_bert(backend, special_tokens)
         self.special_tokens = dict(special_tokens)
         self.max_length = max_length
         self._backend = backend
-        # the same tokenizer, blind to special tokens in the text
-        self._plain = Backend.from_str(backend.to_str())
+        # the same tokenizer, to which the tokens of the roles are text and those that were added are not
+        description = json.loads(backend.to_str())
+        for token in description["added_tokens"]:
+            token["special"] = token["content"] in self.special_tokens.values()
+        self._plain = Backend.from_str(json.dumps(description))
         self._plain.encode_special_tokens = True
 
     @classmethod
@@ -119,34 +136,18 @@ class Tokenizer:
 
         Either file may also be named itself; the vocabulary then needs no certain name.
 
-        Special tokens and case follow `tokenizer_config.json` and `special_tokens_map.json` where they exist.
+        Special tokens, added tokens and case follow `tokenizer_config.json`, `special_tokens_map.json` and
+        `added_tokens.json` where they exist.
 
         Raises:
-            TokenizerError: nothing to load, a file is damaged, not WordPiece, or without a special token.
+            TokenizerError: nothing to load, a file is damaged, not WordPiece, without a special token, or it says
+                something that is not followed here.
         """
-        given = Path(folder)
-        folder = given.parent if given.is_file() else given
-        named_vocabulary = given.is_file() and given.suffix != ".json"
-        whole = folder / "tokenizer.json" if given == folder else given
-        vocabulary = given if named_vocabulary else folder / "vocab.txt"
-        config = read_json(folder / "tokenizer_config.json")
-        special_tokens = special_tokens_of(read_json(folder / "special_tokens_map.json") | config)
-        if whole.is_file() and not named_vocabulary:
-            backend = load_backend(whole)
-        elif vocabulary.is_file():
-            backend = load_vocabulary(vocabulary, special_tokens, config)
-        else:
-            state = "has neither" if folder.is_dir() else "is not a folder with"
-            raise TokenizerError(
-                f"tokenizer: {folder} {state} tokenizer.json {'nor' if folder.is_dir() else 'or'} vocab.txt"
-            )
-        max_length = config.get("model_max_length", 512)
-        # transformers writes 1e30 where there is no limit
-        bounded = isinstance(max_length, int) and 0 < max_length < 1 << 31
+        found = read_folder(Path(folder))
         try:
-            return cls(backend, special_tokens=special_tokens, max_length=max_length if bounded else 512)
+            return cls(found.backend, special_tokens=found.special_tokens, max_length=found.max_length)
         except TokenizerError as error:
-            raise TokenizerError(f"{error} ({folder})") from None
+            raise TokenizerError(f"{error} ({found.path})") from None
 
     def save(self, folder: str | Path, *, max_length: int | None = None) -> None:
         """Writes `tokenizer.json`, `vocab.txt`, `tokenizer_config.json`, `special_tokens_map.json` for `AutoTokenizer`.
@@ -155,38 +156,30 @@ class Tokenizer:
             folder: where to; made when it is not there.
             max_length: how many tokens the model beside it takes. Default: `max_length` of this tokenizer.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        names = {f"{role}_token": token for role, token in self.special_tokens.items()}
-        normalizer = self._description["normalizer"] or {}
-        config = {
-            "tokenizer_class": "BertTokenizer" if self.isolates_punctuation else "PreTrainedTokenizerFast",
-            "do_lower_case": bool(normalizer.get("lowercase", False)),
-            "strip_accents": normalizer.get("strip_accents"),
-            "tokenize_chinese_chars": bool(normalizer.get("handle_chinese_chars", False)),
-            "model_max_length": self.max_length if max_length is None else max_length,
-            **names,
-        }
-        tokens = [self._backend.id_to_token(index) or f"[unused{index}]" for index in range(self.vocab_size)]
-        (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
-        write_json(folder / "tokenizer_config.json", config)
-        write_json(folder / "special_tokens_map.json", names)
-        self._backend.save(str(folder / "tokenizer.json"))
+        length = self.max_length if max_length is None else max_length
+        write_folder(Path(folder), self._backend, self.special_tokens, max_length=length)
 
     def encode_batch(self, texts: Sequence[str], *, special_tokens: bool = False) -> list[list[int]]:
         """Encodes texts in parallel, without adding [CLS] or [SEP].
 
         Args:
             texts: the texts.
-            special_tokens: read "[MASK]" and the like in a text as the special token; by default they are text.
+            special_tokens: read "[MASK]" and the other roles in a text as the special token; by default they are text.
         """
         backend = self._backend if special_tokens else self._plain
         return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
-        """Encodes texts as `encode_batch` does, and says at which character of its text each token begins."""
+    def encode_with_places(self, texts: Sequence[str]) -> list[Placed]:
+        """Encodes texts as `encode_batch` does, and says where in its text each token lies."""
         encoded = self._plain.encode_batch(list(texts), add_special_tokens=False)
-        return [text.ids for text in encoded], [[start for start, _ in text.offsets] for text in encoded]
+        return [
+            Placed(
+                ids=text.ids,
+                places=np.array(text.offsets, np.int64).reshape(-1, 2),
+                words=np.array([-1 if word is None else word for word in text.word_ids], np.int64),
+            )
+            for text in encoded
+        ]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Joins tokens back into text, `##` pieces to the token before them."""
@@ -194,13 +187,14 @@ class Tokenizer:
 
     def token(self, index: int) -> str:
         """Returns the token with this id, as the vocabulary spells it."""
-        token = self._backend.id_to_token(int(index))
+        # the library spells an added token as the normalizer leaves it
+        token = self._added_names.get(int(index)) or self._backend.id_to_token(int(index))
         if token is None:
             raise ValueError(f"tokenizer: id must be in [0, {self.vocab_size}) and in use, got {index}")
         return str(token)
 
     def word_starts(self, ids: Sequence[int] | NDArray[Any]) -> NDArray[np.bool_]:
-        """Returns for each id whether it starts a word, that is, whether its token has no `##`."""
+        """Returns for each id whether it starts a word, that is, whether its token has no `##`; added tokens do."""
         return self._starts_word[np.asarray(ids, dtype=np.int64)]
 
     @property
@@ -209,9 +203,24 @@ class Tokenizer:
         return len(self._starts_word)
 
     @property
+    def spells_words(self) -> bool:
+        """Whether the spelling of a token says if it starts a word; not where pieces have no prefix."""
+        return bool(self._description["model"]["continuing_subword_prefix"])
+
+    @property
     def isolates_punctuation(self) -> bool:
         """Whether every punctuation mark is a word of its own, so that text may be cut after one."""
         return (self._description["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
+
+    @cached_property
+    def may_be_cut(self) -> bool:
+        """Whether the tokens of a text are those of its sentences; not where a rule or a token may reach across."""
+        return may_be_cut(self._description, self.special_tokens.values())
+
+    @cached_property
+    def seen_characters(self) -> str:
+        """The control and format characters that mean something to this tokenizer, so that cleaning keeps them."""
+        return seen_characters(self._backend, self._description, self.special_tokens.values())
 
     @property
     def pad_id(self) -> int:
@@ -249,15 +258,19 @@ class Tokenizer:
         return np.array(sorted(set(self._backend.get_vocab().values())), dtype=np.int64)
 
     @cached_property
+    def added_special_ids(self) -> list[int]:
+        """Ids of the special tokens that a folder adds to the five roles, ascending."""
+        return [token["id"] for token in self._added if token["special"]]
+
+    @cached_property
     def ordinary_ids(self) -> NDArray[np.int64]:
         """The ids that random replacement may draw, ascending: no special token and no `[unused7]`."""
-        special = {token["content"] for token in self._description["added_tokens"] if token["special"]}
-        special.update(self.special_tokens.values())
+        special = {*self.special_ids.values(), *self.added_special_ids}
         return np.array(
             sorted(
                 index
                 for token, index in self._backend.get_vocab().items()
-                if token not in special and not _UNUSED.fullmatch(token)
+                if index not in special and not _UNUSED.fullmatch(token)
             ),
             dtype=np.int64,
         )
@@ -274,6 +287,9 @@ class Tokenizer:
             "added": [token for token in self._description["added_tokens"] if not token["special"]],
             "special": self.special_ids,
         }
+        if self.added_special_ids:
+            # once they were text; a tokenizer without any keeps the hash that it had
+            meaning["added_special"] = [token for token in self._added if token["special"]]
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
     @cached_property
@@ -281,12 +297,26 @@ class Tokenizer:
         description: dict[str, Any] = json.loads(self._backend.to_str())
         return description
 
+    @property
+    def _added(self) -> list[dict[str, Any]]:
+        """The tokens beside those of the roles that are kept whole, by id."""
+        roles = set(self.special_tokens.values())
+        added = [token for token in self._description["added_tokens"] if token["content"] not in roles]
+        return sorted(added, key=lambda token: int(token["id"]))
+
+    @cached_property
+    def _added_names(self) -> dict[int, str]:
+        return {token["id"]: token["content"] for token in self._added}
+
     @cached_property
     def _starts_word(self) -> NDArray[np.bool_]:
         vocabulary = self._backend.get_vocab()
-        prefix = self._description["model"]["continuing_subword_prefix"]
+        model = self._description["model"]
+        prefix = model["continuing_subword_prefix"]
         starts = np.ones(max(vocabulary.values()) + 1, dtype=np.bool_)
-        starts[[index for token, index in vocabulary.items() if token.startswith(prefix) and token != prefix]] = False
+        if prefix:
+            pieces = [index for token, index in model["vocab"].items() if token.startswith(prefix) and token != prefix]
+            starts[pieces] = False
         return starts
 
     def _id(self, role: str) -> int:

@@ -19,7 +19,7 @@ from unmask.errors import TokenizerError
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["bert_pipeline", "sample_by_hash", "train_vocabulary"]
+__all__ = ["bert_pipeline", "frame_as_bert", "sample_by_hash", "train_vocabulary"]
 
 
 def bert_pipeline(
@@ -29,6 +29,8 @@ def bert_pipeline(
     lowercase: bool,
     strip_accents: bool | None = None,
     chinese_characters: bool = True,
+    prefix: str = "##",
+    longest_word: int = 100,
 ) -> tokenizers.Tokenizer:
     """Builds BERT's tokenizer: cleaning, CJK spacing, case, punctuation, WordPiece, `[CLS] a [SEP] b [SEP]`.
 
@@ -38,10 +40,19 @@ def bert_pipeline(
         lowercase: drop case.
         strip_accents: drop accents; None follows `lowercase`.
         chinese_characters: make every CJK character a word.
+        prefix: what marks a piece that continues a word.
+        longest_word: characters; a longer word is unknown.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    backend = Tokenizer(models.WordPiece(dict(vocabulary), unk_token=special_tokens["unk"]))
+    backend = Tokenizer(
+        models.WordPiece(
+            dict(vocabulary),
+            unk_token=special_tokens["unk"],
+            continuing_subword_prefix=prefix,
+            max_input_chars_per_word=longest_word,
+        )
+    )
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=chinese_characters,
@@ -49,16 +60,28 @@ def bert_pipeline(
         lowercase=lowercase,
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
+    backend.decoder = decoders.WordPiece(prefix=prefix)
     in_order = sorted(special_tokens.values(), key=vocabulary.__getitem__)
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in in_order])
-    cls, sep = special_tokens["cls"], special_tokens["sep"]
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{cls} $A {sep}",
-        pair=f"{cls} $A {sep} $B:1 {sep}:1",
-        special_tokens=[(cls, vocabulary[cls]), (sep, vocabulary[sep])],
-    )
+    frame_as_bert(backend, special_tokens)
     return backend
+
+
+def frame_as_bert(backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str]) -> None:
+    """Makes the backend put `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]` around texts, where it does not yet."""
+    from tokenizers import processors
+
+    cls, sep = (backend.token_to_id(special_tokens[role]) for role in ("cls", "sep"))
+    one, two = backend.encode("a"), backend.encode("a", "a")
+    plain = backend.encode("a", add_special_tokens=False).ids
+    rest = [*plain, sep]
+    if (one.ids, two.ids) == ([cls, *rest], [cls, *rest, *rest]) and sum(two.type_ids) == len(rest):
+        return
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{special_tokens['cls']} $A {special_tokens['sep']}",
+        pair=f"{special_tokens['cls']} $A {special_tokens['sep']} $B:1 {special_tokens['sep']}:1",
+        special_tokens=[(special_tokens["cls"], cls), (special_tokens["sep"], sep)],
+    )
 
 
 def train_vocabulary(

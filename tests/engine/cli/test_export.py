@@ -67,3 +67,29 @@ def test_model_without_a_tokenizer_is_refused(
     (model_folder / "tokenizer.json").unlink()
     assert main(["export", str(model_folder), str(tmp_path / "exported")]) == 2
     assert "has no tokenizer.json" in capsys.readouterr().err
+
+
+def test_exported_folder_tokenizes_in_transformers_as_it_did_in_training(model_folder: Path, tmp_path: Path) -> None:
+    """transformers 5 builds the class BertTokenizer anew, so a folder that says more must not name it."""
+    transformers = pytest.importorskip("transformers")
+    from unmask.data.tokenizer import Tokenizer
+
+    path = model_folder / "tokenizer.json"
+    description = json.loads(path.read_text("utf-8"))
+    description["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "Lowercase"}]}
+    description["model"]["max_input_chars_per_word"] = 5
+    path.write_text(json.dumps(description), encoding="utf-8")
+    # as a checkpoint of an earlier version has it
+    settings = json.loads((model_folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "BertTokenizer", "do_lower_case": False}
+    del settings["strip_accents"], settings["tokenize_chinese_chars"]
+    (model_folder / "tokenizer_config.json").write_text(
+        json.dumps({**settings, "additional_special_tokens": ["river"]})
+    )
+    out = tmp_path / "exported"
+    assert main(["export", str(model_folder), str(out)]) == 0
+    ours, theirs = Tokenizer.load(out), transformers.AutoTokenizer.from_pretrained(out)
+    for text in ("The OLD mill", "watched riverside cat", "the caté"):
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode_batch([text])[0]
+    assert theirs("watched", add_special_tokens=False)["input_ids"] == [ours.unk_id]
+    assert theirs("the")["input_ids"][0] == ours.cls_id

@@ -1,5 +1,6 @@
 """`unmask fill-mask`: probabilities of the model, a head line that says what it is, and refusals."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,23 @@ def test_run_without_a_checkpoint_is_refused(run_folder: Path, capsys: pytest.Ca
         (run_folder / "checkpoints" / step).rename(run_folder / step)
     assert main(["fill-mask", str(run_folder), "a [MASK]"]) == 2
     assert "has no checkpoint yet" in capsys.readouterr().err
+
+
+def test_an_added_special_token_in_a_text_is_whole(model_folder: Path) -> None:
+    from unmask.data.tokenizer import Tokenizer
+    from unmask.model import EncoderConfig, PretrainingModel
+
+    path = model_folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"additional_special_tokens": ["[USER]"]}))
+    tokenizer = Tokenizer.load(model_folder)
+    config = EncoderConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        num_layers=1,
+        num_heads=2,
+        intermediate_size=32,
+        max_positions=6,
+    )
+    # [CLS] [USER] the [MASK] cat [SEP] fill the six positions
+    (best,) = predict(PretrainingModel(config, seed=3), tokenizer, "[USER] the [MASK] cat", top=tokenizer.vocab_size)
+    assert "[USER]" in [prediction.token for prediction in best]

@@ -15,6 +15,7 @@ class Letters:
     """A tokenizer with one id a letter, from 5 on; a capital letter is unknown."""
 
     special_ids: ClassVar = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    added_special_ids: ClassVar = []
 
     def encode_batch(self, texts, *, special_tokens=False):
         return [[1 if letter.isupper() else 5 + ord(letter) - ord("a") for letter in text] for text in texts]

@@ -128,7 +128,10 @@ def test_a_vocabulary_file_is_a_tokenizer_and_a_token_starts_where_its_character
     path = tmp_path / "bert-base-chinese-vocab.txt"
     path.write_text("\n".join(tokens), encoding="utf-8")
     tokenizer = Tokenizer.load(path)
-    assert tokenizer.encode_with_offsets(["北京 Cafés 京x"]) == ([[5, 6, 7, 8, 6, 1]], [[0, 1, 3, 7, 9, 10]])
+    (placed,) = tokenizer.encode_with_places(["北京 Cafés 京x"])
+    assert placed.ids == [5, 6, 7, 8, 6, 1]
+    assert placed.places.tolist() == [[0, 1], [1, 2], [3, 7], [7, 8], [9, 10], [10, 11]]
+    assert placed.words.tolist() == [0, 1, 2, 2, 3, 4]
 
 
 def _pairs(text: str) -> Iterable[str]:

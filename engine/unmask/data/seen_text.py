@@ -1,0 +1,93 @@
+"""What of a text a tokenizer makes something of, so that nothing before it takes that away or cuts it apart.
+
+characters   cleaning removes control and format characters, which BERT's tokenizer drops too. Another normalizer
+             may put a token in the place of one (a zero-width non-joiner becomes [ZWNJ]), or let it through to a
+             vocabulary that has it; an added token may hold one. Such characters are kept.
+cuts         text is encoded sentence by sentence where the tokens are those of the whole: with rules that look at
+             a word at most. An added token ("St. Xavier") or a rule that replaces may reach across.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from unmask.data.cleaning import BREAKS, REMOVABLE
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["may_be_cut", "seen_characters"]
+
+# rules of `tokenizers` that look at a word at most
+_LOCAL_NORMALIZERS = {"BertNormalizer", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents"}
+_CUT_AT_SPACE = {"BertPreTokenizer", "WhitespaceSplit", "Whitespace"}
+_CUT_WITHIN = {"Punctuation", "Digits"}
+
+
+def may_be_cut(description: Mapping[str, Any], roles: Collection[str]) -> bool:
+    """Whether text may be cut where white space ends a word (or a mark, for BERT's own rules) and encoded in parts.
+
+    Args:
+        description: the tokenizer as JSON.
+        roles: tokens that are text.
+    """
+    if any(token["content"] not in roles for token in description["added_tokens"]):
+        return False
+    steps = [step["type"] for step in _steps(description["pre_tokenizer"], "pretokenizers")]
+    return (
+        all(step["type"] in _LOCAL_NORMALIZERS for step in _steps(description["normalizer"], "normalizers"))
+        and bool(_CUT_AT_SPACE.intersection(steps[:1]))
+        and _CUT_AT_SPACE.union(_CUT_WITHIN).issuperset(steps)
+    )
+
+
+def seen_characters(backend: tokenizers.Tokenizer, description: Mapping[str, Any], roles: Collection[str]) -> str:
+    """The characters that cleaning would take away and this tokenizer makes something of, in order.
+
+    Args:
+        backend: the tokenizer.
+        description: the same as JSON.
+        roles: tokens that are text.
+    """
+    candidates = {*REMOVABLE, *BREAKS}
+    patterns = [step["pattern"] for step in _steps(description["normalizer"], "normalizers") if "pattern" in step]
+    written = [token["content"] for token in description["added_tokens"] if token["content"] not in roles]
+    written += [text for pattern in patterns for text in pattern.values()]
+    seen = candidates & set("".join(written))
+    passed = set()
+    without = _normalized(backend, "ab")
+    for character in candidates - seen:
+        found = _normalized(backend, f"a{character}b")
+        start = _shared(found, without)
+        end = _shared(found[start:][::-1], without[start:][::-1])
+        between = found[start : len(found) - end]
+        if between == character:
+            passed.add(character)
+        elif between.strip() or (between and character in REMOVABLE):
+            # white space in the place of a line break is what cleaning puts there as well
+            seen.add(character)
+    if passed:
+        seen |= passed & set("".join(description["model"]["vocab"]))
+    return "".join(sorted(seen))
+
+
+def _normalized(backend: tokenizers.Tokenizer, text: str) -> str:
+    return text if backend.normalizer is None else str(backend.normalizer.normalize_str(text))
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two strings have in common at their beginning."""
+    same = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(same, min(len(one), len(other)))
+
+
+def _steps(rule: Mapping[str, Any] | None, name: str) -> Iterator[Mapping[str, Any]]:
+    """The steps of a rule, a sequence taken apart."""
+    if rule is None:
+        return
+    if rule["type"] == "Sequence":
+        for step in rule[name]:
+            yield from _steps(step, name)
+        return
+    yield rule
