@@ -1,7 +1,11 @@
-"""What every test shares: one thread a process, so that numbers repeat; a fault on the GPU ends one process alone."""
+"""What every test shares: one thread a process, so that numbers repeat; nothing that a test starts outlives it; a fault on
+the GPU ends one process alone."""
 
 import os
+import subprocess
 import sys
+import uuid
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +13,16 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # before the first product on a GPU, when cuBLAS reads it once; deterministic algorithms need it
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def pytest_configure() -> None:
+    """Start the process that ends what the tests leave behind, however this process ends."""
+    if Path("/proc/self/environ").exists():
+        environment = {name: value for name, value in os.environ.items() if name != "UNMASK_TEST_RUN"}
+        mark = uuid.uuid4().hex
+        keeper = [sys.executable, "-S", "-E", str(Path(__file__).with_name("keeper.py")), mark]
+        subprocess.Popen(keeper, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        os.environ["UNMASK_TEST_RUN"] = mark
 
 
 @pytest.hookimpl(trylast=True)

@@ -16,9 +16,16 @@ One call gives 4 words of 32 bits = 8 lanes of 16 bits for 8 neighbouring column
 This file is bit-equal to Triton's `tl.philox`. Words are int64 tensors: PyTorch lacks uint32 arithmetic.
 Costs about 100 integer operations per call, 12 per element: a CPU works on as many counters as fit in its cache, a GPU
 on as many as keep its intermediate words below two gigabytes.
+
+Every public function but `threshold` is one operation to a compiler, which calls it and generates no code for it.
+Generated code is not always exact: with vectors of 256 bits, Inductor of torch 2.13 gets `seed + arange(12) * constant`
+wrong for a constant of 64 bits.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,28 +61,20 @@ def philox_4x32(
     Returns:
         Four words, int64 in [0, 2**32).
     """
-    for _ in range(10):
-        # The product of two 32-bit numbers wraps in int64; shifted it still ends in the upper word. Only what is
-        # multiplied next has to be free of the bits above 32.
-        upper, lower = c0 * _ROUND_A, c2 * _ROUND_B
-        c0 = ((lower >> 32) ^ c1 ^ k0).bitwise_and_(_MASK32)
-        c2 = ((upper >> 32) ^ c3 ^ k1).bitwise_and_(_MASK32)
-        c1, c3 = lower, upper
-        k0 = (k0 + _KEY_A) & _MASK32
-        k1 = (k1 + _KEY_B) & _MASK32
-    return c0, c1 & _MASK32, c2, c3 & _MASK32
+    c0, c1, c2, c3 = torch.ops.unmask.philox_4x32(c0, c1, c2, c3, k0, k1)
+    return c0, c1, c2, c3
 
 
 def mix64(x: Tensor) -> Tensor:
     """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014), a bijection of int64 that scatters."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * (0xBF58476D1CE4E5B9 - (1 << 64))
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * (0x94D049BB133111EB - (1 << 64))
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+    mixed: Tensor = torch.ops.unmask.mix64(x)
+    return mixed
 
 
 def row_keys(document_keys: Tensor, positions: Tensor) -> Tensor:
     """A key for every token from its document's key and its position there; all int64 (T,)."""
-    return mix64(document_keys + (positions + 1) * _GOLDEN)
+    keys: Tensor = torch.ops.unmask.row_keys(document_keys, positions)
+    return keys
 
 
 def dropout_keys(seed: Tensor, num_layers: int, num_sites: int) -> Tensor:
@@ -87,8 +86,8 @@ def dropout_keys(seed: Tensor, num_layers: int, num_sites: int) -> Tensor:
     Returns:
         int64 (num_layers, num_sites).
     """
-    index = torch.arange(num_layers * num_sites, device=seed.device, dtype=torch.int64)
-    return mix64(mix64(seed) + (index + 1) * _GOLDEN).view(num_layers, num_sites)
+    keys: Tensor = torch.ops.unmask.dropout_keys(seed, num_layers, num_sites)
+    return keys
 
 
 def threshold(p: float) -> int:
@@ -111,6 +110,53 @@ def keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tens
     return keep
 
 
+def keep_scores(key: Tensor, document_keys: Tensor, heads: int, rows: range, columns: int, p: float) -> Tensor:
+    """Which attention probabilities survive dropout.
+
+    Args:
+        key: scalar int64, from `dropout_keys`.
+        document_keys: int64 (N,), the keys of N documents of one length.
+        heads: number of heads.
+        rows: the rows of the score matrices to decide, positions in the document, one after the other.
+        columns: width of the score matrices, which start at the document's first token.
+        p: probability of dropping an element, in [0, 1).
+    Returns:
+        bool (N, heads, len(rows), columns), True where an element is kept.
+    """
+    keep: Tensor = torch.ops.unmask.keep_scores(key, document_keys, heads, rows.start, rows.stop, columns, p)
+    return keep
+
+
+def _philox_4x32(
+    c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    for _ in range(10):
+        # The product of two 32-bit numbers wraps in int64; shifted it still ends in the upper word. Only what is
+        # multiplied next has to be free of the bits above 32.
+        upper, lower = c0 * _ROUND_A, c2 * _ROUND_B
+        c0 = ((lower >> 32) ^ c1 ^ k0).bitwise_and_(_MASK32)
+        c2 = ((upper >> 32) ^ c3 ^ k1).bitwise_and_(_MASK32)
+        c1, c3 = lower, upper
+        k0 = (k0 + _KEY_A) & _MASK32
+        k1 = (k1 + _KEY_B) & _MASK32
+    return c0, c1 & _MASK32, c2, c3 & _MASK32
+
+
+def _mix64(x: Tensor) -> Tensor:
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * (0xBF58476D1CE4E5B9 - (1 << 64))
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * (0x94D049BB133111EB - (1 << 64))
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def _row_keys(document_keys: Tensor, positions: Tensor) -> Tensor:
+    return _mix64(document_keys + (positions + 1) * _GOLDEN)
+
+
+def _dropout_keys(seed: Tensor, num_layers: int, num_sites: int) -> Tensor:
+    index = torch.arange(num_layers * num_sites, device=seed.device, dtype=torch.int64)
+    return _row_keys(_mix64(seed), index).view(num_layers, num_sites)
+
+
 def _keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tensor:
     group = torch.arange(_groups(columns), device=key.device)
     rows_at_a_time = max(1, _chunk(key) // len(group))
@@ -120,21 +166,11 @@ def _keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Ten
     return keep
 
 
-def keep_scores(key: Tensor, document_keys: Tensor, heads: int, rows: range, columns: int, p: float) -> Tensor:
-    """Which attention probabilities survive dropout.
-
-    Args:
-        key: scalar int64, from `dropout_keys`.
-        document_keys: int64 (N,), the keys of N documents of one length.
-        heads: number of heads.
-        rows: the rows of the score matrices to decide, positions in the document.
-        columns: width of the score matrices, which start at the document's first token.
-        p: probability of dropping an element, in [0, 1).
-    Returns:
-        bool (N, heads, len(rows), columns), True where an element is kept.
-    """
+def _keep_scores(
+    key: Tensor, document_keys: Tensor, heads: int, first_row: int, end_row: int, columns: int, p: float
+) -> Tensor:
     group = torch.arange(_groups(columns), device=key.device)
-    row = torch.arange(rows.start, rows.stop, device=key.device)
+    row = torch.arange(first_row, end_row, device=key.device)
     head = torch.arange(heads, device=key.device)[:, None, None]
     keep = torch.empty(len(document_keys), heads, len(row), columns, dtype=torch.bool, device=key.device)
     rows_at_a_time = min(max(1, _chunk(key) // (len(group) * heads)), len(row))
@@ -164,7 +200,7 @@ def _keep(c0: Tensor, c1: Tensor, address: Tensor, key: Tensor, columns: int, p:
     shape = torch.broadcast_shapes(c0.shape, c1.shape, address.shape)
     low, high = address & _MASK32, (address >> 32) & _MASK32
     lanes = torch.empty((*shape, COLUMNS_PER_CALL), dtype=torch.int16, device=key.device)
-    drawn = philox_4x32(c0.expand(shape), c1, low, high, key & _MASK32, (key >> 32) & _MASK32)
+    drawn = _philox_4x32(c0.expand(shape), c1, low, high, key & _MASK32, (key >> 32) & _MASK32)
     for place, word in zip(lanes.view(torch.int32).unbind(-1), drawn, strict=True):
         place.copy_(word)
     # With the upper bit turned round, signed numbers are in the order of unsigned ones; none reaches a bound of 65,536.
@@ -173,14 +209,52 @@ def _keep(c0: Tensor, c1: Tensor, address: Tensor, key: Tensor, columns: int, p:
     return (kept if bound <= 0xFFFF else kept.zero_()).flatten(-2)[..., :columns]
 
 
-# One operation for the compiler: its chunks depend on T, and Inductor of torch 2.13 gets them wrong on a CPU.
-_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
-_LIBRARY.define("keep_rows(Tensor key, Tensor row_keys, int columns, float p) -> Tensor")
-_LIBRARY.impl("keep_rows", _keep_rows, "CompositeExplicitAutograd")
+def _like_words(*words: Tensor) -> tuple[Tensor, ...]:
+    shape = torch.broadcast_shapes(*(word.shape for word in words))
+    return tuple(words[0].new_empty(shape) for _ in range(4))
 
 
-def _keep_rows_fake(key: Tensor, row_keys: Tensor, columns: int, p: float) -> Tensor:
+def _like_row_keys(document_keys: Tensor, positions: Tensor) -> Tensor:
+    return positions.new_empty(torch.broadcast_shapes(document_keys.shape, positions.shape))
+
+
+def _like_dropout_keys(seed: Tensor, num_layers: int, num_sites: int) -> Tensor:
+    return seed.new_empty((num_layers, num_sites))
+
+
+def _like_keep_rows(key: Tensor, row_keys: Tensor, columns: int, p: float) -> Tensor:
     return row_keys.new_empty((row_keys.shape[0], columns), dtype=torch.bool)
 
 
-torch.library.register_fake("unmask::keep_rows", _keep_rows_fake, lib=_LIBRARY)
+def _like_keep_scores(
+    key: Tensor, document_keys: Tensor, heads: int, first_row: int, end_row: int, columns: int, p: float
+) -> Tensor:
+    shape = (document_keys.shape[0], heads, end_row - first_row, columns)
+    return document_keys.new_empty(shape, dtype=torch.bool)
+
+
+_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
+
+
+def _register(schema: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"unmask::{name}", fake, lib=_LIBRARY)
+
+
+_register(
+    "philox_4x32(Tensor c0, Tensor c1, Tensor c2, Tensor c3, Tensor k0, Tensor k1) -> (Tensor, Tensor, Tensor, Tensor)",
+    _philox_4x32,
+    _like_words,
+)
+_register("mix64(Tensor x) -> Tensor", _mix64, torch.empty_like)
+_register("row_keys(Tensor document_keys, Tensor positions) -> Tensor", _row_keys, _like_row_keys)
+_register("dropout_keys(Tensor seed, int num_layers, int num_sites) -> Tensor", _dropout_keys, _like_dropout_keys)
+_register("keep_rows(Tensor key, Tensor row_keys, int columns, float p) -> Tensor", _keep_rows, _like_keep_rows)
+_register(
+    "keep_scores(Tensor key, Tensor document_keys, int heads, SymInt first_row, SymInt end_row, SymInt columns, float p)"
+    " -> Tensor",
+    _keep_scores,
+    _like_keep_scores,
+)

@@ -7,12 +7,13 @@ pytest-xdist spreads them.
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from unmask_kernels import FAMILIES
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
-from unmask_kernels.testing.interpreter import InterpretedFailure, install, run_interpreted
+from unmask_kernels.testing.interpreter import InterpretedFailure, install, product_by_row, run_interpreted
 
 HERE = Path(__file__).parent
 
@@ -61,6 +62,20 @@ def test_the_interpreter_rounds_to_bf16_as_the_hardware_does() -> None:
     handle = TensorHandle(values.numpy(), tl.float32)
     rounded = torch.from_numpy(InterpreterBuilder().cast_impl(handle, tl.bfloat16).data.view("int16"))
     assert torch.equal(rounded.view(torch.bfloat16), values.bfloat16())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(16, 16, 128), (33, 48, 7), (64, 64, 40)])
+def test_the_bits_of_a_row_do_not_depend_on_its_place_in_a_tile(
+    rows: int, depth: int, columns: int, dtype: str
+) -> None:
+    random = np.random.default_rng(rows)
+    a, b = (random.standard_normal(shape).astype(dtype) for shape in ((rows, depth), (depth, columns)))
+    whole = product_by_row(a, b, np.float32)
+    assert np.allclose(whole, a.astype("float64") @ b.astype("float64"), rtol=0, atol=1e-4)
+    for row in range(rows):
+        assert np.array_equal(product_by_row(np.roll(a, row, axis=0), b, np.float32)[row], whole[0])
+        assert np.array_equal(product_by_row(a[row : row + 1], b, np.float32)[0], whole[row])
 
 
 BROKEN = """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from unmask_kernels import philox
 from unmask_kernels.testing import contracts
@@ -132,8 +135,8 @@ def test_any_number_of_counters_at_a_time_gives_the_same_bits(chunk: int, monkey
     key, keys = torch.tensor(7), philox.mix64(torch.arange(3))
     scores, rows = philox.keep_scores(key, keys, 2, range(3, 9), 21, 0.4), philox.keep_rows(key, keys, 21, 0.4)
     counters: list[int] = []
-    draw = philox.philox_4x32
-    monkeypatch.setattr(philox, "philox_4x32", lambda *words: counters.append(words[0].numel()) or draw(*words))
+    draw = philox._philox_4x32
+    monkeypatch.setattr(philox, "_philox_4x32", lambda *words: counters.append(words[0].numel()) or draw(*words))
     monkeypatch.setattr(philox, "_chunk", lambda x: chunk)
     assert torch.equal(philox.keep_scores(key, keys, 2, range(3, 9), 21, 0.4), scores)
     assert torch.equal(philox.keep_rows(key, keys, 21, 0.4), rows)
@@ -143,31 +146,48 @@ def test_any_number_of_counters_at_a_time_gives_the_same_bits(chunk: int, monkey
 
 def test_a_gpu_decides_many_documents_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    draw = philox.philox_4x32
-    monkeypatch.setattr(philox, "philox_4x32", lambda *words: calls.append(1) or draw(*words))
+    draw = philox._philox_4x32
+    monkeypatch.setattr(philox, "_philox_4x32", lambda *words: calls.append(1) or draw(*words))
     monkeypatch.setattr(philox, "_chunk", lambda x: philox._CHUNK_ELSEWHERE)
     philox.keep_scores(torch.tensor(7), torch.arange(50), 2, range(64), 64, 0.4)
     assert len(calls) == 1
 
 
-def test_keys_from_a_compiled_graph_are_the_eager_ones() -> None:
-    """Inductor generates code for them, products that wrap in 64 bits included."""
-
-    def keys(seed: torch.Tensor, documents: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return philox.dropout_keys(seed, 3, 4), philox.row_keys(documents, positions)
-
-    compiled = torch.compile(keys, fullgraph=True)
-    for seed in (0, -1, 2**62 + 12345):
-        arguments = torch.tensor(seed), philox.mix64(torch.arange(40)), torch.arange(40)
-        for ours, eager in zip(compiled(*arguments), keys(*arguments), strict=True):
-            assert torch.equal(ours, eager)
-
-
-def test_the_registered_operation_is_sound() -> None:
-    contracts.opcheck(torch.ops.unmask.keep_rows.default, (torch.tensor(7), philox.mix64(torch.arange(5)), 21, 0.4))
+NAMES = philox.mix64(torch.arange(50))
+WORDS = (torch.arange(6)[:, None], *(torch.arange(40) + (3 << 30) for _ in range(3)), *torch.tensor([[7], [1 << 31]]))
+OPERATIONS: dict[str, tuple[Any, ...]] = {
+    "philox_4x32": WORDS,
+    "mix64": (torch.arange(40),),
+    "row_keys": (NAMES, torch.arange(50)),
+    "dropout_keys": (torch.tensor(2**62 + 12345), 3, 4),
+    "keep_rows": (torch.tensor(7), NAMES, 21, 0.4),
+    "keep_scores": (torch.tensor(7), NAMES[:3], 2, 3, 9, 21, 0.4),
+}
 
 
-def test_a_compiled_graph_drops_the_same_rows() -> None:
-    key, keys = philox.dropout_keys(torch.tensor(3), 1, 1)[0, 0], philox.mix64(torch.arange(50))
-    compiled = torch.compile(philox.keep_rows, fullgraph=True)
-    assert torch.equal(compiled(key, keys, 96, 0.1), philox.keep_rows(key, keys, 96, 0.1))
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_registered_operation_is_sound(name: str) -> None:
+    contracts.opcheck(getattr(torch.ops.unmask, name).default, OPERATIONS[name])
+
+
+def _random_stream(seed: Tensor, documents: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+    """All that a training step draws, from counters that the compiler makes itself."""
+    sites = philox.dropout_keys(seed, 3, 4)
+    rows = philox.row_keys(documents, positions)
+    low, high = documents & 0xFFFFFFFF, (documents >> 32) & 0xFFFFFFFF
+    words = philox.philox_4x32(torch.arange(40), torch.zeros_like(low), low, high, seed & 0xFFFFFFFF, seed * 0)
+    kept = philox.keep_rows(sites[1, 2], rows, 96, 0.1)
+    return sites, rows, kept, philox.keep_scores(sites[2, 0], documents[:3], 2, range(3, 9), 21, 0.4), *words
+
+
+@pytest.mark.parametrize("vector_bits", [None, 256], ids=["vectors of this CPU", "vectors of 256 bits"])
+def test_a_compiled_graph_draws_what_an_eager_one_draws(vector_bits: int | None) -> None:
+    import torch._inductor.config
+
+    torch._dynamo.reset()
+    with torch._inductor.config.patch({"cpp.simdlen": vector_bits, "force_disable_caches": True}):
+        compiled = torch.compile(_random_stream, fullgraph=True)
+        for seed in (0, -1, 2**62 + 12345):
+            arguments = torch.tensor(seed), philox.mix64(torch.arange(40)), torch.arange(40)
+            for ours, eager in zip(compiled(*arguments), _random_stream(*arguments), strict=True):
+                assert torch.equal(ours, eager)

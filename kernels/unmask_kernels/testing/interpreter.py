@@ -6,9 +6,11 @@ of time nor launched on a GPU, so the interpreter gets a process to itself: `run
 which run on CPU tensors, and nothing else. A test that calls it for every test module makes plain `pytest`
 cover both worlds.
 
-`install` repairs what the interpreter gets wrong in bf16, which it stores as 16-bit integers (Triton 3.6 to
-3.9): `tl.dot` multiplies the integers, so its operands are widened to fp32 first, as the hardware does; and fp32 is cut
-off to bf16 where the hardware rounds to nearest even, so that every other value would be one bit too small.
+`install` repairs what the interpreter gets wrong (Triton 3.6 to 3.9). It stores bf16 as 16-bit integers: `tl.dot`
+multiplies the integers, so its operands are widened to fp32 first, as the hardware does; and fp32 is cut off to bf16
+where the hardware rounds to nearest even, so that every other value would be one bit too small. And `tl.dot` asks a BLAS
+library, which may sum in another order for another row of a tile; tensor cores sum every row in one order, and so
+does NumPy's own loop.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["InterpretedFailure", "install", "run_interpreted"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["InterpretedFailure", "install", "product_by_row", "run_interpreted"]
 
 
 class InterpretedFailure(AssertionError):
@@ -28,21 +33,20 @@ class InterpretedFailure(AssertionError):
 
 
 def install() -> None:
-    """Repair bf16 in the interpreter; idempotent, and harmless where nothing is interpreted."""
+    """Repair the interpreter's products and its bf16; idempotent, and harmless where nothing is interpreted."""
     import torch
     import triton.language as tl
     from triton.runtime import interpreter
 
     builder: Any = interpreter.InterpreterBuilder
-    if hasattr(builder.create_dot, "widens_bf16"):
+    if hasattr(builder.create_dot, "sums_by_row"):
         return
-    narrow = builder.create_dot
 
-    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+    def create_dot(self: Any, a: Any, b: Any, d: Any, *rest: Any) -> Any:
         a, b = (self.cast_impl(x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
-        return narrow(self, a, b, *rest)
+        return interpreter.TensorHandle(product_by_row(a.data, b.data, d.data.dtype) + d.data, d.dtype.scalar)
 
-    create_dot.widens_bf16 = True  # type: ignore[attr-defined]
+    create_dot.sums_by_row = True  # type: ignore[attr-defined]
     builder.create_dot = create_dot
     cut_off = builder.cast_impl
 
@@ -55,7 +59,23 @@ def install() -> None:
     builder.cast_impl = cast_impl
 
 
-def run_interpreted(path: Path, *arguments: str, slow: bool = False, timeout_seconds: float = 280.0) -> str:
+def product_by_row(a: NDArray[Any], b: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Multiplies matrices so that the bits of a row do not depend on where in `a` it stands.
+
+    Args:
+        a: (..., M, K).
+        b: (..., K, N).
+        dtype: what is multiplied and summed in.
+    Returns:
+        (..., M, N) in `dtype`.
+    """
+    import numpy as np
+
+    # einsum without `optimize` never calls BLAS: one loop with the same strides for every row
+    return np.einsum("...mk,...kn->...mn", np.ascontiguousarray(a, dtype), np.ascontiguousarray(b, dtype))
+
+
+def run_interpreted(path: Path, *arguments: str, slow: bool = False, timeout_seconds: float = 1200.0) -> str:
     """Run the Triton tests of one test module under the interpreter.
 
     Args:

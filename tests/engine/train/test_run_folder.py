@@ -95,7 +95,7 @@ def test_only_a_directory_in_which_nothing_was_trained_is_given_up(tmp_path: Pat
 def _hold(folder: RunFolder, held: object, release: object) -> None:
     with folder.locked():
         held.set()  # type: ignore[attr-defined]
-        release.wait(30)  # type: ignore[attr-defined]
+        release.wait(600)  # type: ignore[attr-defined]
 
 
 def test_two_processes_cannot_write_to_one_run(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_two_processes_cannot_write_to_one_run(tmp_path: Path) -> None:
     held, release = context.Event(), context.Event()
     other = context.Process(target=_hold, args=(folder, held, release))
     other.start()
-    assert held.wait(30)
+    assert held.wait(600)
     with pytest.raises(RunError, match="in use by another process"), folder.locked():
         pass
     other.kill()

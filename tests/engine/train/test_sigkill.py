@@ -32,7 +32,7 @@ def start(tiny: ModuleType, run: Path, *, steps: int, moment: str = "") -> ForkS
 
 def end(process: ForkServerProcess, run: Path) -> bool:
     """Wait for a process; whether it was killed at work. Any other end than that and success is an error."""
-    process.join(timeout=120)
+    process.join(timeout=600)
     assert process.exitcode in (0, -signal.SIGKILL), Path(f"{run}.err").read_text()
     return process.exitcode != 0
 
@@ -41,7 +41,7 @@ def kill_in_training(process: ForkServerProcess, run: Path, delay: float) -> Non
     """Kill `delay` seconds after the process has logged a row."""
     log = run / "log.jsonl"
     before = log.stat().st_mtime_ns if log.exists() else 0
-    size, deadline = -1, time.monotonic() + 60
+    size, deadline = -1, time.monotonic() + 600
     while process.exitcode is None and time.monotonic() < deadline:
         if log.exists() and log.stat().st_mtime_ns != before:
             # The first change cuts the log for the resumed run; the second is a row.
