@@ -19,12 +19,13 @@ DEMO_SETTINGS_long := --train.steps 5000
 DEMO_RUN := $(DEMO_RUN_$(DEMO))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench lint
+.PHONY: help demo test test-avx2 test-slow bench lint
 
 help:
 	@echo "make demo        install, pre-train the embedded default for minutes, show what it predicts"
 	@echo "make demo DEMO=long   the same with a longer run"
 	@echo "make test        install the test extras, run the whole suite (JOBS=$(JOBS))"
+	@echo "make test-avx2   the tests of numbers and of the compiler again, as on a CPU that has AVX2 only"
 	@echo "make test-slow   the long tests that the suite leaves out"
 	@echo "make lint        ruff check, ruff format --check, mypy"
 	@echo "make bench       the benches that a CPU can run"
@@ -49,6 +50,16 @@ demo: $(VENV)/.plots-installed
 test: $(VENV)/.test-installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -p no:benchmark \
 	    --timeout 1500 --timeout-method thread
+
+# PyTorch, Inductor, oneDNN and NumPy's BLAS each choose their code by the CPU; these three variables hold all four to AVX2
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell
+NUMERICS := $(foreach name,philox precision documents layer_norm layer_norm_forms gelu embedding linear_gelu mlm_loss \
+    mlm_loss_chunks masking attention attention_grouped,tests/kernels/test_$(name).py) tests/engine/model tests/engine/interop \
+    tests/integration $(foreach name,step precision optim,tests/engine/train/test_$(name).py)
+
+test-avx2: $(VENV)/.test-installed
+	$(AVX2) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -p no:benchmark \
+	    --timeout 1500 --timeout-method thread $(NUMERICS)
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .

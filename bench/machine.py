@@ -16,10 +16,13 @@ from typing import Any
 
 import torch
 
-__all__ = ["ROOT", "commit", "describe", "facts", "name"]
+__all__ = ["ROOT", "SHORT", "commit", "describe", "facts", "fast_dtype", "name"]
 
 ROOT = Path(__file__).resolve().parent.parent
 """The root of the repository."""
+
+SHORT = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+"""What a dtype is called in the name of a case."""
 
 _PACKAGES = ("torch", "triton", "transformers", "numpy", "pytest-benchmark")
 _QUERIES = (
@@ -65,6 +68,17 @@ def name() -> str:
     else:
         title = f"{_cpu_name()} {os.cpu_count()} cores"
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def fast_dtype() -> torch.dtype:
+    """The dtype of activations in which this machine multiplies fast, as a run with `train.dtype: auto` has it.
+
+    Where bf16 is emulated, a product takes a hundred times as long as in fp32: nobody trains in it, and a bench of it
+    does not end.
+    """
+    from unmask.train.precision import choose_precision
+
+    return choose_precision("auto", "cuda" if torch.cuda.is_available() else "cpu").dtype
 
 
 def commit() -> dict[str, Any]:

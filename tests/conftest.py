@@ -1,5 +1,7 @@
-"""What every test shares: one thread a process, so that numbers repeat; nothing that a test starts outlives it; a fault on
-the GPU ends one process alone."""
+"""What every test shares: one thread a process, so that numbers repeat; an end of what a test started; a GPU's faults.
+
+A fault on the GPU ends one process alone.
+"""
 
 import os
 import subprocess

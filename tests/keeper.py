@@ -1,4 +1,4 @@
-"""Ends what a test run left behind: `python keeper.py MARK` is started by `conftest.py` and outlives its pytest process.
+"""Ends what a test run left behind: `conftest.py` starts `python keeper.py MARK`, which outlives its pytest process.
 
 A run may end without a chance to clean up: pytest-timeout ends a process at once, a scheduler kills it. Its children
 then go on, and a product of bf16 on a CPU without fast bf16 goes on for hours. Every process that a test starts, and

@@ -72,6 +72,7 @@ def train(settings: dict[str, Any], device: torch.device) -> list[dict[str, Any]
     from unmask.model import EncoderConfig, PretrainingModel
     from unmask.objectives import build_objectives
     from unmask.train.optim import adamw
+    from unmask.train.precision import choose_precision
     from unmask.train.step import TrainingStep
 
     config = EncoderConfig(
@@ -84,7 +85,7 @@ def train(settings: dict[str, Any], device: torch.device) -> list[dict[str, Any]
         hidden_dropout=settings["dropout"],
         attention_dropout=settings["dropout"],
     )
-    dtype = getattr(torch, settings["dtype"])
+    dtype = choose_precision(settings["dtype"], device).dtype
     model = PretrainingModel(config, heads=("mlm",), compute_dtype=dtype, seed=0).to(device).train()
     optimizer = adamw(model, learning_rate=settings["learning_rate"])
     step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=optimizer, clip_norm=1.0)
@@ -113,7 +114,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--hidden", type=int, default=128, help="a multiple of 64")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument(
+        "--dtype",
+        choices=["auto", "bfloat16", "float32"],
+        default="auto",
+        help="of activations; auto: the one that is fast on the device",
+    )
     parser.add_argument("--backend", help="ask for this one in every operation, as triton before it is verified")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="result file to write")

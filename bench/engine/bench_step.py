@@ -4,11 +4,12 @@
     python bench/engine/bench_step.py --size base --out FILE.json   also writes a result file
     pytest bench/engine/bench_training_step.py                      mini on a CPU, base on a GPU, five rounds
 
-Both sides train on the same documents with the same masks. Unless `--lengths` says otherwise the lengths are
-lognormal (median 300, sigma 1.1, capped at 512); ids are random, the masks are those of the library's collator. A
-step is forward, loss, backward, clipping and AdamW; both make one update from the same documents. `transformers`
-reads them padded to the longest of the batch, ours packed without padding. Only tokens of documents count. Rounds
-take up to eight sets of documents in turn; collating is not in the time and reported apart.
+Ours runs in the dtype in which the machine multiplies fast, as a run with `train.dtype: auto` does; `transformers`
+runs in it too, and in fp32. Both sides train on the same documents with the same masks. Unless `--lengths` says
+otherwise the lengths are lognormal (median 300, sigma 1.1, capped at 512); ids are random, the masks are those of the
+library's collator. A step is forward, loss, backward, clipping and AdamW; both make one update from the same
+documents. `transformers` reads them padded to the longest of the batch, ours packed without padding. Only tokens of
+documents count. Rounds take up to eight sets of documents in turn; collating is not in the time and reported apart.
 
 Before the clock starts, the losses of the two models with the same weights, in fp32 without dropout, must
 agree within 1e-5. Without `transformers` ours runs alone, and the result says so; so it does with `--no-peer`.
@@ -30,7 +31,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kernels")) if path not in sys.path]
 
-from bench import record  # noqa: E402
+from bench import machine, record  # noqa: E402
 from bench.cases import CASES  # noqa: E402
 from bench.clock import DeviceClock, interleave, peak_bytes  # noqa: E402
 from bench.roofline import bert_step_flops, matmul_rate  # noqa: E402
@@ -38,8 +39,7 @@ from bench.sides import HAS_PEER, IN_A_STEP, LONGEST, SIZES, StepInputs, check_a
 
 from unmask_kernels import using  # noqa: E402
 
-PEERS = ("transformers bf16", "transformers fp32")
-"""Ratios are taken against the first."""
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 SHORT_CASES = [name for name, case in CASES.items() if case.longest <= LONGEST]
 
@@ -51,7 +51,8 @@ def measure(
     rounds: int,
     tokens: int | None = None,
     device: torch.device,
-    peers: Sequence[str] = PEERS,
+    dtype: torch.dtype | None = None,
+    peers: Sequence[str] | None = None,
     include_ours: bool = True,
     multiple: int | None = None,
     lengths: str = "lognormal-512",
@@ -60,9 +61,12 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Compare, race, and return result entries, ours first; `backend` is asked for in every operation of ours.
 
-    With `profile` first print where one step of ours spends its time.
+    `dtype` is that of activations, by default the machine's fast one; `peers` are by default those of `peers_in`. With
+    `profile` first print where one step of ours spends its time.
     """
     size = SIZES[name]
+    dtype = dtype or machine.fast_dtype()
+    peers = peers_in(dtype) if peers is None else peers
     tokens = tokens or size.tokens
     note = "" if HAS_PEER else " transformers is not installed here: no peer, masks drawn with NumPy."
     peers = peers if HAS_PEER else ()
@@ -73,21 +77,21 @@ def measure(
     agreement = None
     if include_ours:
         agreement = check_agreement(size, inputs[0], device) if peers else None
-        own = ours(size, dropout, torch.bfloat16, device)
+        own = ours(size, dropout, dtype, device)
         asked = dict.fromkeys(IN_A_STEP, backend) if backend else {}
 
         def unmask(made: StepInputs) -> Tensor:
             with using(**asked):
                 return own(made.packed)
 
-        steps["unmask bf16"] = unmask
+        steps[ours_in(dtype)] = unmask
         if profile:
             print_kernels(lambda: unmask(inputs[0]))
     for peer_name in peers:
         peer = theirs(size, dropout, peer_name.endswith("bf16"), device)
         steps[peer_name] = lambda made, peer=peer: peer(made.padded)  # type: ignore[misc]
     calls = {key: lambda at, step=step: step(inputs[at % len(inputs)]) for key, step in steps.items()}
-    ceiling = matmul_rate(str(device), torch.bfloat16)
+    ceiling = matmul_rate(str(device), dtype)
     times = interleave(calls, DeviceClock(device), rounds=rounds, warmup=1)
     masked = fmean(int((made.packed.labels != -100).sum()) for made in inputs)  # type: ignore[union-attr]
     flops = fmean(
@@ -115,7 +119,7 @@ def measure(
             tokens=tokens,
             flops=flops,
             floor_seconds=flops / ceiling,
-            ceiling=f"bf16 matrix product of this run, {ceiling / 1e12:.2f} TFLOP/s",
+            ceiling=f"{machine.SHORT[dtype]} matrix product of this run, {ceiling / 1e12:.2f} TFLOP/s",
             peak_bytes=peak_bytes(lambda call=calls[variant]: call(0), device),  # type: ignore[misc]
             real_share_of_padded_batch=real,
             collate_seconds=collate_seconds,
@@ -125,6 +129,16 @@ def measure(
         )
         for variant in steps
     ]
+
+
+def ours_in(dtype: torch.dtype) -> str:
+    """The name of our variant."""
+    return f"unmask {machine.SHORT[dtype]}"
+
+
+def peers_in(dtype: torch.dtype) -> list[str]:
+    """The peers of a step in `dtype`: the same dtype, against which ratios are taken, and fp32."""
+    return [f"transformers {name}" for name in dict.fromkeys((machine.SHORT[dtype], "fp32"))]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -138,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--backend", help="ask for this one in every operation, as triton before it is verified")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, help="of activations (default: the one that is fast here)")
     parser.add_argument("--pad-to-multiple-of", type=int, help="as in the collator of transformers")
     parser.add_argument("--no-float32", action="store_true", help="leave out the row for transformers in fp32")
     alone = parser.add_mutually_exclusive_group()
@@ -148,6 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
+    dtype = DTYPES.get(options.dtype, machine.fast_dtype())
+    peers = peers_in(dtype)
     rows = []
     for dropout in options.dropout:
         rows += measure(
@@ -156,7 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rounds=options.rounds,
             tokens=options.tokens,
             device=torch.device(options.device),
-            peers=() if options.no_peer else PEERS[:1] if options.no_float32 else PEERS,
+            dtype=dtype,
+            peers=() if options.no_peer else peers[:1] if options.no_float32 else peers,
             include_ours=not options.only_peer,
             multiple=options.pad_to_multiple_of,
             lengths=options.lengths,

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from bench import machine
 from bench.clock import PLAYBACK
-from bench.engine.bench_step import PEERS, measure
+from bench.engine.bench_step import measure, ours_in, peers_in
 
 pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 
@@ -22,7 +23,7 @@ def measured(device: torch.device, pytestconfig: pytest.Config) -> dict[str, dic
     return {row["extra_info"]["variant"]: row for row in measure(name, dropout=0.0, rounds=rounds, device=device)}
 
 
-@pytest.mark.parametrize("variant", ["unmask bf16", *PEERS])
+@pytest.mark.parametrize("variant", [ours_in(machine.fast_dtype()), *peers_in(machine.fast_dtype())])
 def bench_training_step(benchmark: Any, measured: dict[str, dict[str, Any]], variant: str) -> None:
     row = measured[variant]
     benchmark.group = row["group"]

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench import attention_peers
+from bench import attention_peers, machine
 from bench.cases import CASES
 from bench.clock import PLAYBACK
 from bench.directions import directed
@@ -36,7 +36,7 @@ from unmask_kernels.testing.inputs import Inputs, run
 
 pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 
-DTYPE = torch.bfloat16
+DTYPE = machine.fast_dtype()
 HEAD_DIM = 64
 BASE, LARGE = 12, 16
 ON_GPU = torch.cuda.is_available()
@@ -198,7 +198,7 @@ def bench_static_bounds(
     race.run(
         benchmark,
         group=f"attention static bounds, {direction}",
-        case=f"{backend}, lognormal-512, {TOKENS} tokens, {BASE} heads x {HEAD_DIM} bf16",
+        case=f"{backend}, lognormal-512, {TOKENS} tokens, {BASE} heads x {HEAD_DIM} {machine.SHORT[DTYPE]}",
         variant=variant,
         enter=enter,
         rounds=ROUNDS,
@@ -233,7 +233,7 @@ def bench_attention(
     race.run(
         benchmark,
         group=f"attention {direction}",
-        case=f"{lengths}, {sum(drawn)} tokens, {heads} heads x {HEAD_DIM} bf16, p {p:g}",
+        case=f"{lengths}, {sum(drawn)} tokens, {heads} heads x {HEAD_DIM} {machine.SHORT[DTYPE]}, p {p:g}",
         variant=variant,
         enter=lambda: _enter(lengths, heads, p, device, direction),
         rounds=ROUNDS,

@@ -1,10 +1,10 @@
 """embedding: every backend against what a PyTorch user would write, forward and backward.
 
 Documents of up to 512 tokens, an eighth of all tokens one word, as [MASK] is in training, the others as unequal as in
-text; BERT's vocabulary; bf16 results of fp32 tables. Peers are the embeddings of `transformers`, eager and under
-`torch.compile`: three look-ups and their sum, norm, dropout, each written to memory, and places and segments as index
-tensors. The operation is memory bound: the floor is the bytes that `cost` counts over the measured copy bandwidth. Half
-of the backward's are the dense gradient of the word table.
+text; BERT's vocabulary; results in the machine's fast dtype (`machine.fast_dtype`) of fp32 tables. Peers are the
+embeddings of `transformers`, eager and under `torch.compile`: three look-ups and their sum, norm, dropout, each
+written to memory, and places and segments as index tensors. The operation is memory bound: the floor is the bytes
+that `cost` counts over the measured copy bandwidth. Half of the backward's are the dense gradient of the word table.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from bench import machine
 from bench.cases import CASES
 from bench.clock import PLAYBACK
 from bench.directions import directed
@@ -34,7 +35,7 @@ from unmask_kernels.testing.inputs import run
 
 pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 
-DTYPE = torch.bfloat16
+DTYPE = machine.fast_dtype()
 ON_GPU = torch.cuda.is_available()
 VOCABULARY, PLACES = 30522, 512
 SHAPES = [(65536, 768, 0.1), (16384, 768, 0.1), (16384, 1024, 0.1), (16384, 768, 0.0)] if ON_GPU else [(4096, 768, 0.1)]
@@ -120,7 +121,7 @@ def bench_embedding(
     race.run(
         benchmark,
         group=f"embedding {direction}",
-        case=f"{tokens} x {width} bf16, V {VOCABULARY}, p {p:g}",
+        case=f"{tokens} x {width} {machine.SHORT[DTYPE]}, V {VOCABULARY}, p {p:g}",
         variant=variant,
         enter=lambda: _enter(functions, tokens, width, p, device, direction),
         rounds=100 if ON_GPU else 20,

@@ -1,11 +1,12 @@
 """gelu: every backend against what a PyTorch user would write, forward and backward.
 
-Shapes are the model's: T packed tokens, F columns of the result, twice as many of x where gated. Activations are bf16,
-the bias fp32; without one, as on a CPU, whose products add it themselves, and in ModernBERT. Peers are the eager
-composition, which writes the sum and, where gated, the activation; the reference under `torch.compile`; and Liger's
-gated functions where the package is installed and there is a GPU, which take the halves as two tensors without a bias,
-whose geglu is the tanh form, and whose backward writes over what the forward kept. The operation is memory bound, so
-the floor is the bytes that `cost` counts over the measured copy bandwidth.
+Shapes are the model's: T packed tokens, F columns of the result, twice as many of x where gated. Activations have the
+machine's fast dtype (`machine.fast_dtype`), the bias is fp32; without one, as on a CPU, whose products add it
+themselves, and in ModernBERT. Peers are the eager composition, which writes the sum and, where gated, the activation;
+the reference under `torch.compile`; and Liger's gated functions where the package is installed and there is a GPU,
+which take the halves as two tensors without a bias, whose geglu is the tanh form, and whose backward writes over what
+the forward kept. The operation is memory bound, so the floor is the bytes that `cost` counts over the measured copy
+bandwidth.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from bench import machine
 from bench.clock import PLAYBACK
 from bench.directions import directed
 from bench.peers import compiled
@@ -35,7 +37,7 @@ from unmask_kernels.testing.inputs import run
 
 pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 
-DTYPE = torch.bfloat16
+DTYPE = machine.fast_dtype()
 ON_GPU = torch.cuda.is_available()
 TOKENS = 16384 if ON_GPU else 2048
 PEERS = ("eager", "compiled", "liger")
@@ -50,7 +52,8 @@ class Shape(NamedTuple):
     bias: bool
 
     def __str__(self) -> str:
-        return f"{self.activation}, {self.tokens} x {self.width} bf16" + (", bias" if self.bias else "")
+        dtype, bias = machine.SHORT[DTYPE], ", bias" if self.bias else ""
+        return f"{self.activation}, {self.tokens} x {self.width} {dtype}{bias}"
 
 
 SHAPES = [

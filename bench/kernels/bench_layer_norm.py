@@ -1,9 +1,10 @@
 """layer_norm: every backend against what a PyTorch user would write, forward and backward.
 
-Shapes are the model's: T packed tokens, D hidden. Activations are bf16, norm parameters fp32. Peers are the
-eager composition `F.layer_norm(residual + F.dropout(x))`, which writes the sum and the mask, and the same
-under `torch.compile`, which fuses them; with a bias of x, they add it first. The operation is memory bound, so the
-floor is the bytes that `cost` counts over the measured copy bandwidth. Timed is the post-norm form.
+Shapes are the model's: T packed tokens, D hidden. Activations have the machine's fast dtype (`machine.fast_dtype`),
+norm parameters are fp32. Peers are the eager composition `F.layer_norm(residual + F.dropout(x))`, which writes the
+sum and the mask, and the same under `torch.compile`, which fuses them; with a bias of x, they add it first. The
+operation is memory bound, so the floor is the bytes that `cost` counts over the measured copy bandwidth. Timed is the
+post-norm form.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from bench import machine
 from bench.clock import PLAYBACK
 from bench.directions import directed
 from bench.peers import compiled, eager_layer_norm
@@ -30,7 +32,7 @@ from unmask_kernels.testing.inputs import layer_norm_case, run
 
 pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 
-DTYPE = torch.bfloat16
+DTYPE = machine.fast_dtype()
 ON_GPU = torch.cuda.is_available()
 TOKENS = 16384 if ON_GPU else 2048
 # tokens, width, p, whether the bias of the product in front joins in, as the encoder has it on a GPU
@@ -116,7 +118,7 @@ def bench_layer_norm(
     race.run(
         benchmark,
         group=f"layer_norm {direction}",
-        case=f"{tokens} x {width} bf16, p {p:g}" + (", bias of x" if x_bias else ""),
+        case=f"{tokens} x {width} {machine.SHORT[DTYPE]}, p {p:g}" + (", bias of x" if x_bias else ""),
         variant=variant,
         enter=lambda: _enter(functions, tokens, width, p, x_bias, device, direction),
         rounds=100 if ON_GPU else 20,

@@ -1,11 +1,11 @@
 """linear_gelu: every backend against what a PyTorch user would write, without gradients, forward and backward.
 
-Shapes are the models': T packed tokens, D columns of x, F of the result; activations bf16, parameters fp32. Peers are
-the composition, PyTorch's product and activation, eager and under `torch.compile` (the reference multiplies in fp32,
-which nobody would run), and PyTorch's own product with an epilogue, `torch._addmm_activation`, which writes no product
-and so serves without gradients only: exact on a CPU, with the tanh form on a GPU. "torch" is the product and the family
-gelu, what runs by default. The floor is the larger of operations over the measured rate of a large product and bytes
-over the measured copy bandwidth.
+Shapes are the models': T packed tokens, D columns of x, F of the result; activations in the machine's fast dtype
+(`machine.fast_dtype`), parameters fp32. Peers are the composition, PyTorch's product and activation, eager and under
+`torch.compile` (the reference multiplies in fp32, which nobody would run), and PyTorch's own product with an
+epilogue, `torch._addmm_activation`, which writes no product and so serves without gradients only: exact on a CPU,
+with the tanh form on a GPU. "torch" is the product and the family gelu, what runs by default. The floor is the larger
+of operations over the measured rate of a large product and bytes over the measured copy bandwidth.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from bench import machine
 from bench.clock import PLAYBACK
 from bench.directions import directed
 from bench.peers import compiled
@@ -36,7 +37,7 @@ from unmask_kernels.testing.linear_gelu import linear_gelu_case
 
 pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 
-DTYPE = torch.bfloat16
+DTYPE = machine.fast_dtype()
 ON_GPU = torch.cuda.is_available()
 TOKENS = 16384 if ON_GPU else 512
 PEERS = ("eager", "compiled", "library epilogue")
@@ -54,7 +55,8 @@ class Shape(NamedTuple):
     bias: bool
 
     def __str__(self) -> str:
-        return f"{self.activation}, {self.tokens} x {self.depth} -> {self.width} bf16" + (", bias" if self.bias else "")
+        dtype, bias = machine.SHORT[DTYPE], ", bias" if self.bias else ""
+        return f"{self.activation}, {self.tokens} x {self.depth} -> {self.width} {dtype}{bias}"
 
 
 SHAPES = [

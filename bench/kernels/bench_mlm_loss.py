@@ -1,10 +1,10 @@
 """mlm_loss: every backend against the heads of others (`bench/loss_peers.py`), forward and backward together.
 
-Shapes are the model's: T tokens of which 15% or 30% are masked, D hidden, V vocabulary; activations bf16, parameters
-fp32. The operation is bound by its three products of 2 M V D operations on the M masked rows, so the floor is those
-over the measured rate of a large product; peers that multiply more rows get the same floor. Forward and backward are
-timed together, since our backends make most gradients in the forward. Peak memory is what PyTorch's allocators hold
-beyond the inputs, gradients included.
+Shapes are the model's: T tokens of which 15% or 30% are masked, D hidden, V vocabulary; activations in the machine's
+fast dtype (`machine.fast_dtype`), parameters fp32. The operation is bound by its three products of 2 M V D operations
+on the M masked rows, so the floor is those over the measured rate of a large product; peers that multiply more rows
+get the same floor. Forward and backward are timed together, since our backends make most gradients in the forward.
+Peak memory is what PyTorch's allocators hold beyond the inputs, gradients included.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from bench import machine
 from bench.clock import PLAYBACK
 from bench.directions import ROTATED, copies
 from bench.loss_peers import masked_head, names, peers
@@ -32,7 +33,7 @@ from unmask_kernels.testing.mlm_loss import mlm_loss_case
 
 pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 
-DTYPE = torch.bfloat16
+DTYPE = machine.fast_dtype()
 ON_GPU = torch.cuda.is_available()
 BERT, MODERNBERT = 30522, 50368
 # tokens, width, vocabulary, masked share
@@ -98,7 +99,7 @@ def bench_mlm_loss(
     race.run(
         benchmark,
         group="mlm_loss forward + backward",
-        case=f"{masked} of {tokens} tokens, D {width}, V {vocabulary}, bf16",
+        case=f"{masked} of {tokens} tokens, D {width}, V {vocabulary}, {machine.SHORT[DTYPE]}",
         variant=variant,
         enter=lambda: _enter(tokens, width, vocabulary, share, device),
         rounds=50 if ON_GPU else 5,

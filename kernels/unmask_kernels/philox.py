@@ -253,8 +253,8 @@ _register("row_keys(Tensor document_keys, Tensor positions) -> Tensor", _row_key
 _register("dropout_keys(Tensor seed, int num_layers, int num_sites) -> Tensor", _dropout_keys, _like_dropout_keys)
 _register("keep_rows(Tensor key, Tensor row_keys, int columns, float p) -> Tensor", _keep_rows, _like_keep_rows)
 _register(
-    "keep_scores(Tensor key, Tensor document_keys, int heads, SymInt first_row, SymInt end_row, SymInt columns, float p)"
-    " -> Tensor",
+    "keep_scores(Tensor key, Tensor document_keys, int heads, SymInt first_row, SymInt end_row, SymInt columns, "
+    "float p) -> Tensor",
     _keep_scores,
     _like_keep_scores,
 )

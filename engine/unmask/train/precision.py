@@ -1,9 +1,11 @@
 """Which dtype activations take: bf16 where the machine multiplies it fast, fp32 elsewhere. Parameters are fp32 always.
 
 "Fast" means instructions that multiply bf16 pairs and accumulate in fp32: tensor cores from sm_80 on, AVX512-BF16 or
-AMX-BF16 on x86 CPUs. Elsewhere bf16 is emulated by widening and costs more than fp32.
+AMX-BF16 on x86 CPUs, unless oneDNN, which multiplies there, is told not to use them. Elsewhere bf16 is emulated by
+widening: a product on a CPU that has AVX2 only takes a hundred times as long as in fp32.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +14,9 @@ import torch
 __all__ = ["Precision", "choose_precision"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# the values of ONEDNN_MAX_CPU_ISA below the first one with bf16
+_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +49,9 @@ def _fast_bfloat16(device: torch.device) -> tuple[bool, str]:
         return (True, f"{name} has bf16 tensor cores") if major >= 8 else (False, f"{name} has no bf16 tensor cores")
     if device.type == "cpu":
         found = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
+        limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+        if found and limit in _WITHOUT_BF16:
+            return False, f"ONEDNN_MAX_CPU_ISA is {limit}, which leaves {' and '.join(found)} unused"
         if found:
             return True, f"this CPU has {' and '.join(found)}"
         return False, "this CPU has neither amx_bf16 nor avx512_bf16"

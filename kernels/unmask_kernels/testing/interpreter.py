@@ -8,9 +8,9 @@ cover both worlds.
 
 `install` repairs what the interpreter gets wrong (Triton 3.6 to 3.9). It stores bf16 as 16-bit integers: `tl.dot`
 multiplies the integers, so its operands are widened to fp32 first, as the hardware does; and fp32 is cut off to bf16
-where the hardware rounds to nearest even, so that every other value would be one bit too small. And `tl.dot` asks a BLAS
-library, which may sum in another order for another row of a tile; tensor cores sum every row in one order, and so
-does NumPy's own loop.
+where the hardware rounds to nearest even, so that every other value would be one bit too small. And `tl.dot` asks a
+BLAS library, which may sum in another order for another row of a tile; tensor cores sum every row in one order, and
+so does NumPy's own loop.
 """
 
 from __future__ import annotations

@@ -15,9 +15,19 @@ from unmask.train.precision import choose_precision
 def test_auto_follows_what_the_cpu_multiplies_fast(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: torch.dtype, reason: str
 ) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     chosen = choose_precision("auto", "cpu")
     assert (chosen.dtype, chosen.reason) == (dtype, reason)
+
+
+@pytest.mark.parametrize(("limit", "dtype"), [("AVX2", torch.float32), ("ALL", torch.bfloat16)])
+def test_auto_follows_what_the_library_of_products_may_use(
+    monkeypatch: pytest.MonkeyPatch, limit: str, dtype: torch.dtype
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert choose_precision("auto", "cpu").dtype == dtype
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
