@@ -71,7 +71,7 @@ class ReadOptions:
             raise CorpusError("corpus: documents begin at blank lines or at split_at, not at both; leave one out")
         try:
             re.compile(self.split_at)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise CorpusError(f"corpus: split_at {self.split_at!r} is no regular expression ({error})") from None
 
 

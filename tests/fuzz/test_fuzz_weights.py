@@ -1,0 +1,122 @@
+"""Model folders with odd files: a model that round-trips, or one sentence that names the folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fuzz_mutations import byte_changes, change_bytes, change_tree, tree_changes
+from fuzz_outcomes import Fault, result_or_sentence, try_cases
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import unmask
+
+FORMS = ("safetensors", "shards", "bin", "bin shards")
+EXAMPLES: list[dict[str, Any]] = []
+
+cases = st.fixed_dictionaries(
+    {
+        "form": st.sampled_from(FORMS),
+        "config": tree_changes,
+        "index": tree_changes,
+        "header": tree_changes,
+        "bytes": st.dictionaries(st.sampled_from(("config", "index", "weights")), byte_changes, max_size=1),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good folder of each form."""
+    root = tmp_path_factory.mktemp("models")
+    config = unmask.EncoderConfig(
+        vocab_size=12,
+        hidden_size=4,
+        num_layers=1,
+        num_heads=2,
+        intermediate_size=6,
+        max_positions=8,
+    )
+    whole = root / "safetensors"
+    unmask.PretrainingModel(config, heads=("mlm", "nsp")).save_pretrained(whole)
+    weights = load_file(whole / "model.safetensors")
+    names = sorted(weights)
+    halves = [{name: weights[name] for name in part} for part in (names[::2], names[1::2])]
+    for form, name, save in (
+        ("shards", "model.safetensors", save_file),
+        ("bin shards", "pytorch_model.bin", torch.save),
+    ):
+        folder = Path(shutil.copytree(whole, root / form, ignore=shutil.ignore_patterns("*.safetensors")))
+        stem, suffix = name.split(".")
+        places = {}
+        for number, half in enumerate(halves, start=1):
+            file = f"{stem}-{number}-of-2.{suffix}"
+            save(half, folder / file)
+            places |= dict.fromkeys(half, file)
+        (folder / f"{name}.index.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    folder = Path(shutil.copytree(whole, root / "bin", ignore=shutil.ignore_patterns("*.safetensors")))
+    torch.save(weights, folder / "pytorch_model.bin")
+    return root
+
+
+def change_json(path: Path, changes: list[Any]) -> None:
+    if changes and path.exists():
+        path.write_text(json.dumps(change_tree(json.loads(path.read_text()), changes)))
+
+
+def change_header(path: Path, changes: list[Any]) -> None:
+    """Changes the JSON at the head of a safetensors file."""
+    content = path.read_bytes()
+    (size,) = struct.unpack("<Q", content[:8])
+    header = json.dumps(change_tree(json.loads(content[8 : 8 + size]), changes)).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + content[8 + size :])
+
+
+def make(case: dict[str, Any], good: Path, folder: Path) -> None:
+    shutil.copytree(good, folder)
+    index = next(folder.glob("*.index.json"), folder / "no index")
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])[0]
+    change_json(folder / "config.json", case["config"])
+    change_json(index, case["index"])
+    if case["header"] and weights.suffix == ".safetensors":
+        change_header(weights, case["header"])
+    files = {"config": folder / "config.json", "index": index, "weights": weights}
+    for name, changes in case["bytes"].items():
+        if files[name].exists():
+            files[name].write_bytes(change_bytes(files[name].read_bytes(), changes))
+
+
+def check(model: Any, read: Callable[[Path], Any], folder: Path) -> None:
+    """What is read computes, and comes back from a folder that is written."""
+    encoder = getattr(model, "encoder", model)
+    batch = unmask.pack([[0]])
+    if not encoder(batch.ids, batch.documents).isfinite().all():
+        raise Fault("hidden states are not finite", "finite")
+    model.save_pretrained(folder)
+    again = read(folder).state_dict()
+    for name, value in model.state_dict().items():
+        if not torch.equal(value, again[name]):
+            raise Fault(f"{name} does not come back", "round trip")
+
+
+def test_model_folders(folders: Path) -> None:
+    def body(case: dict[str, Any]) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch, "model")
+            make(case, folders / case["form"], folder)
+            for kind in (unmask.Encoder, unmask.PretrainingModel):
+                read = kind.from_pretrained
+                model = result_or_sentence(partial(read, folder), names=[str(folder)])
+                if model is not None:
+                    check(model, read, Path(scratch, kind.__name__))
+
+    try_cases(body, cases, few=30, examples=EXAMPLES)
