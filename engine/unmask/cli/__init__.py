@@ -1,14 +1,18 @@
 """The command `unmask`: a table of subcommands, and one place where an error becomes a sentence.
 
 Each subcommand is a module with `run(arguments)`; only the one asked for is imported, so that `unmask --help`
-answers at once. Status 0 is success, 1 an unexpected failure, 2 something the user can mend, 130 an interruption.
+answers at once. Status 0 is success, 1 an unexpected failure, 2 something the user can mend, 130 an interruption,
+128 + n the end by signal n.
 """
 
 import difflib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+
+from unmask.streams import lasting
 
 __all__ = ["COMMANDS", "main"]
 
@@ -27,7 +31,23 @@ _TRACEBACK = "UNMASK_TRACEBACK"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    from unmask.cli._surroundings import Stopped, settled
+
+    try:
+        with settled():
+            return _run(list(sys.argv[1:] if argv is None else argv))
+    except Stopped as stopped:
+        return _fail(f"stopped by {signal.Signals(stopped.number).name}", status=128 + stopped.number)
+    except KeyboardInterrupt:
+        return _fail("interrupted", status=130)
+    except Exception as error:
+        message = _sentence(error)
+        if message is None or os.environ.get(_TRACEBACK, "0") not in ("", "0"):
+            raise
+        return _fail(message)
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -41,20 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(COMMANDS)}"
         return _fail(f"{command!r} is not a command; {hint}")
-    try:
-        importlib.import_module(f"unmask.cli.{command.replace('-', '_')}").run(rest)
-    except KeyboardInterrupt:
-        print("unmask: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # the reader of our output went away (`unmask doctor | head`); the interpreter must not flush into it again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        message = _sentence(error)
-        if message is None or os.environ.get(_TRACEBACK, "0") not in ("", "0"):
-            raise
-        return _fail(message)
+    importlib.import_module(f"unmask.cli.{command.replace('-', '_')}").run(rest)
     return 0
 
 
@@ -72,9 +79,9 @@ def _sentence(error: Exception) -> str | None:
     return None
 
 
-def _fail(message: str) -> int:
-    print(f"unmask: {message}", file=sys.stderr)
-    return 2
+def _fail(message: str, *, status: int = 2) -> int:
+    print(f"unmask: {message}", file=lasting(sys.stderr))
+    return status
 
 
 def _usage() -> str:

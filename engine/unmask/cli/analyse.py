@@ -107,13 +107,14 @@ def _run_of(path: Path) -> Path:
 def _config(path: Path, recipe: str | None) -> "RunConfig":
     from unmask.config import load_config
     from unmask.train.run_folder import saved_config
+    from unmask.train.start_folder import located
 
     if is_store(path):
         return load_config(recipe, {"data": {"store": str(path), "input": [], "tokenizer": None}})
     run = _run_of(path)
     if recipe is not None:
         raise RunError(f"analyse: {run} has its own configuration; leave --recipe {recipe} out")
-    return saved_config(run)
+    return located(saved_config(run), run)
 
 
 def _open(path: Path, config: "RunConfig", say: Callable[[str], None]) -> "Sources":

@@ -48,7 +48,7 @@ def docstring_corpus(
 
     Args:
         sources: some of `SOURCES`; None takes all that are installed.
-        cache: folder for the cache file; None takes `cache_folder()`.
+        cache: folder for the cache file; None takes `cache_folder()`, if there is one.
         processes: how many processes parse; None takes one per core available.
 
     Raises:
@@ -57,23 +57,30 @@ def docstring_corpus(
     chosen = _chosen(sources)
     versions = {name: _version(name) for name in chosen}
     key = hashlib.sha256(json.dumps([_FORMAT, _MIN_CHARACTERS, versions], sort_keys=True).encode()).hexdigest()
-    file = (cache or cache_folder()) / f"docstrings-{key[:16]}.jsonl"
-    documents = _read_cache(file, key)
+    folder = cache or cache_folder()
+    file = None if folder is None else folder / f"docstrings-{key[:16]}.jsonl"
+    documents = None if file is None else _read_cache(file, key)
     if documents is None:
         documents = _extract(chosen, processes or _cores())
-        _write_cache(file, key, documents)
+        if file is not None:
+            _write_cache(file, key, documents)
     if not documents:
         raise CorpusError(f"corpus: no docstring found in {', '.join(chosen)}; give files with --input instead")
     return documents
 
 
-def cache_folder() -> Path:
-    """Returns the folder for files that can be made again: `$XDG_CACHE_HOME/unmask`, else
-    `~/.cache/unmask`.
+def cache_folder() -> Path | None:
+    """Returns the folder for files that can be made again: `$XDG_CACHE_HOME/unmask`, else `~/.cache/unmask`; None for a
+    user who has no home, as in a container.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     # the XDG specification says that a relative path is to be ignored
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "unmask"
+    if Path(base).is_absolute():
+        return Path(base) / "unmask"
+    try:
+        return Path.home() / ".cache" / "unmask"
+    except RuntimeError:
+        return None
 
 
 def _cores() -> int:
@@ -165,7 +172,7 @@ def _parse(paths: Sequence[Path], processes: int) -> list[list[tuple[str, str]]]
         for number, share in enumerate(shares):
             # files, not pipes: no worker waits for this process to read
             given, answer = Path(folder, f"{number}.in"), Path(folder, f"{number}.out")
-            given.write_text("".join(f"{paths[index]}\n" for index in share), encoding="utf-8")
+            given.write_bytes(b"\0".join(os.fsencode(paths[index]) for index in share))
             with given.open("rb") as stdin, answer.open("wb") as stdout:
                 command = [sys.executable, "-I", "-X", "utf8", str(worker)]
                 running.append((subprocess.Popen(command, stdin=stdin, stdout=stdout), share, answer))

@@ -5,7 +5,7 @@ turn, so the order needs no coordination. A worker is a forked process that only
 share the interpreter's lock with the training loop, which has a kernel to launch every few microseconds.
 Batches travel as small arrays (about 6 bytes a token) and become tensors in the consumer.
 
-Workers do not react to SIGINT and SIGTERM: the trainer decides what such a signal means, and may need another
+Workers do not react to SIGINT, SIGTERM and SIGHUP: the trainer decides what such a signal means, and may need another
 batch to finish its step. They end when the loader is closed, collected, or at interpreter exit, and when
 their parent is gone.
 
@@ -103,8 +103,8 @@ class Loader:
         with contextlib.suppress(IndexError):
             self._stream.locate(self._index)
         context = multiprocessing.get_context("fork")
-        # A fork inherits the signal mask: with the two signals blocked there is no moment in which a worker could act.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        # A fork inherits the signal mask: with these signals blocked there is no moment in which a worker could act.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
             for worker in range(workers):
                 receiver, sender = context.Pipe(duplex=False)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +27,15 @@ from unmask.data.manifest import Manifest, ShardEntry, SourceEntry
 from unmask.durable import replace_text, sync
 from unmask.errors import StoreError
 from unmask.limits import MANIFEST
+from unmask.paths import printable
 
 __all__ = ["Journal", "UnfinishedStore", "partial_folder", "unfinished_hint"]
 
 _JOURNAL = "unfinished.json"
 _LOCK = "lock"
+_OURS = re.compile(
+    rf"{_LOCK}|tokenizer|\.?({re.escape(_JOURNAL)}|{re.escape(MANIFEST)})(\.partial)?|shard-\d+\.arrow|\.nfs.*"
+)
 
 
 class Journal(TypedDict):
@@ -83,6 +88,7 @@ class UnfinishedStore:
         self._refuse_existing()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign()
             self._lock = (self.path / _LOCK).open("a+")
             self._take_lock(self._lock)
             self._refuse_existing()
@@ -143,6 +149,16 @@ class UnfinishedStore:
     def _refuse_existing(self) -> None:
         if self.folder.exists():
             raise StoreError(f"store: {self.folder} exists already; choose another folder or remove it first")
+
+    def _refuse_foreign(self) -> None:
+        """Nothing is removed that was not made here."""
+        foreign = sorted(entry.name for entry in self.path.iterdir() if not _OURS.fullmatch(entry.name))
+        if foreign:
+            self._kept = True
+            raise StoreError(
+                f"store: {self.folder} grows in {self.path}, which holds {printable(foreign[0])}, no part of a store; "
+                "move that away or choose another folder"
+            )
 
     def _take_lock(self, lock: IO[str]) -> None:
         try:

@@ -27,11 +27,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from unmask.errors import CorpusError
+from unmask.imports import import_user_module
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -159,9 +161,21 @@ def _packaged(name: str) -> Segmenter:
 def _imported(name: str, path: str) -> Segmenter:
     module, _, attribute = path.partition(":")
     try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CorpusError(f"segmenter: {name} cannot be imported ({error}); name it as module:function") from None
+        found = import_user_module(module)
+    except Exception as error:
+        # whatever the user's own module raises
+        reason = f"{type(error).__name__}: {error}"
+        raise CorpusError(
+            f"segmenter: {name} cannot be imported ({reason}); name it as module:function, of a module that is "
+            "installed or lies in the current folder"
+        ) from None
+    try:
+        function = attrgetter(attribute)(found)
+    except AttributeError:
+        where = getattr(found, "__file__", None) or module
+        raise CorpusError(
+            f"segmenter: {name} is not there: {where} has no {attribute!r}; name it as module:function"
+        ) from None
     if not callable(function):
         raise CorpusError(f"segmenter: {name} must be a function from text to words, it is {function!r}")
     return Segmenter(name=name, version="", cut=cast("Callable[[str], Iterable[str]]", function))

@@ -24,6 +24,7 @@ from typing import IO, Any, TypeVar, cast
 from unmask.data.cleaning import Normalisation
 from unmask.data.encoding import EncodedBatch, TextEncoder
 from unmask.errors import StoreError, UnmaskError
+from unmask.imports import import_path
 
 __all__ = ["WorkerPool", "cores", "serve"]
 
@@ -31,6 +32,8 @@ _T = TypeVar("_T")
 _START = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from unmask.data.workers import serve; serve()"
 )
+# Nothing of the current folder before the path of the parent is in; file names are decoded as it does.
+_ALONE = ("-I", "-X", f"utf8={sys.flags.utf8_mode}")
 
 
 def cores() -> int:
@@ -104,12 +107,12 @@ class WorkerPool:
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
         for _ in range(self._workers):
             process = subprocess.Popen(
-                [sys.executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+                [sys.executable, *_ALONE, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
             )
             self._processes.append(process)
             self._idle.put(process)
             stdin, _ = _pipes(process)
-            pickle.dump(sys.path, stdin)
+            pickle.dump(import_path(), stdin)
             pickle.dump(self._hello, stdin)
         self._threads = ThreadPoolExecutor(self._workers)
 
@@ -139,8 +142,9 @@ def serve() -> None:
     from unmask.data.tokenizer import Tokenizer
     from unmask.data.words import load_segmenter
 
-    # an interruption is the parent's to handle
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # a signal to the whole group is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     questions = sys.stdin.buffer
     # what a segmenter prints must not come between the answers
     answers = os.fdopen(os.dup(1), "wb")

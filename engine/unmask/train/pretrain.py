@@ -11,6 +11,7 @@ from unmask.train.log import event_writer_class
 from unmask.train.progress import Display
 from unmask.train.resume import inherit, tell_of_schedule
 from unmask.train.run_folder import RunFolder, saved_config
+from unmask.train.start_folder import located
 from unmask.train.state import load_facts
 from unmask.train.trainer import Trainer
 from unmask_kernels import using
@@ -55,7 +56,7 @@ def _train(folder: RunFolder) -> None:
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.seed)
-    parts = assemble(config, folder.path, display.say)
+    parts = assemble(located(config, folder.path), folder.path, display.say)
     trainer = Trainer(config=config, folder=folder.path, parts=parts, checkpoints=checkpoints, display=display)
     if found is not None and facts is not None:
         saved = saved_config(folder.path)

@@ -1,5 +1,6 @@
 """What a person watching a run sees: a progress bar on a terminal, plain lines anywhere else."""
 
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unmask.config import RunConfig
+from unmask.streams import lasting
 
 __all__ = ["Display", "next_command"]
 
@@ -16,7 +18,8 @@ class Display:
     """Shows the progress of a run of `steps` steps; a context around the loop, so that the terminal is left clean."""
 
     def __init__(self, *, steps: int, console: Console | None = None) -> None:
-        self._console = console if console is not None else Console()
+        # what is shown may get lost, the run may not
+        self._console = console if console is not None else Console(file=lasting(sys.stdout))
         self._bar: Progress | None = None
         self._steps = steps
         self._done = 0

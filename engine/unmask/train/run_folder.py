@@ -5,20 +5,29 @@ log.jsonl       one row a logged step; evaluation.jsonl: one row an evaluation
 checkpoints/    see `checkpoint`
 store/          the prepared text, when the run prepared it itself
 composed/       sequences that are expensive to compose, made ahead; see `data.compose.stored`
+.started_in     the folder that relative paths of the configuration begin at; see `start_folder`
+
+Of two processes that begin a run under one name, one gets it. Without a name, each gets a directory of its own. What is
+removed again is what was made here: a directory that was there before, a link or a mount stays.
 """
 
+import errno
 import fcntl
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from unmask.config import KernelsConfig, RunConfig, load_config, to_mapping, to_yaml
 from unmask.durable import replace_text
 from unmask.errors import RunError
+from unmask.paths import as_typed
+from unmask.train.start_folder import absolute_changes, note_start
 
 __all__ = ["MAY_CHANGE", "RunFolder", "not_written", "saved_config"]
 
@@ -42,32 +51,46 @@ MAY_CHANGE = frozenset(
 `data.similar_words` are where these lie now: a checkpoint knows the fingerprint of its data and refuses any other."""
 
 
+# What a process killed before it saved the configuration leaves, and what an empty volume holds.
+_EMPTY = frozenset({".config.yaml.partial", ".lock", ".started_in", "lost+found"})
+_MADE = (
+    *("config.yaml", ".config.yaml.partial", ".started_in", "log.jsonl", "evaluation.jsonl", "tensorboard"),
+    *("store", "store.partial", "composed", ".log.jsonl.partial", ".evaluation.jsonl.partial", ".lock"),
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFolder:
-    """An existing run directory and the configuration it goes by."""
+    """An existing run directory, the configuration it goes by, and whether the directory was made for it."""
 
     path: Path
     config: RunConfig
+    made: bool = False
 
     @classmethod
     def create(cls, config: RunConfig) -> "RunFolder":
         """Make the directory `config.run` (default: runs/<date and time>) and save the configuration in it.
 
         Raises:
-            RunError: it exists and is not empty.
+            RunError: it exists and is not empty, or cannot be made.
         """
-        path = Path(config.run if config.run is not None else f"runs/{datetime.now():%Y%m%d-%H%M%S}")
-        # What a process killed before it saved the configuration leaves.
-        unfinished = {".config.yaml.partial"}
-        if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - unfinished):
-            raise RunError(
-                f"run directory {path} exists already; continue it with `unmask pretrain --resume {path}` or choose "
-                "another name with --run"
-            )
-        path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path=path, config=replace(config, run=str(path)))
-        folder.save_config()
+        path, made = _new_directory(config.run)
+        folder = cls(path=path, config=replace(config, run=str(path)), made=made)
+        folder._require_unused()
+        with folder.locked():
+            # another process may have been faster
+            folder._require_unused()
+            try:
+                note_start(path)
+                folder.save_config()
+            except BaseException:
+                folder.abandon()
+                raise
         return folder
+
+    def _require_unused(self) -> None:
+        if {entry.name for entry in self.path.iterdir()} - _EMPTY:
+            raise _exists(self.path)
 
     @classmethod
     def reopen(cls, path: Path, config: RunConfig) -> "RunFolder":
@@ -97,17 +120,41 @@ class RunFolder:
         """
         # A record lock: unlike flock it is not inherited by the loader's processes, which may outlive a killed run
         # briefly.
-        with (self.path / ".lock").open("a") as handle:
+        try:
+            handle = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise not_written(self.path / ".lock", error) from error
+        with handle:
             try:
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise RunError(f"run {self.path} is in use by another process; wait for it or stop it") from error
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    # some network file systems
+                    warnings.warn(f"run {self.path} cannot be locked ({error.strerror}); start it once", stacklevel=3)
+                else:
+                    raise RunError(
+                        f"run {self.path} is in use by another process; wait for it, stop it, or choose another name "
+                        "with --run"
+                    ) from error
             yield
 
     def abandon(self) -> None:
-        """Remove a directory in which nothing was trained, prepared text and all, so that its name is free again."""
-        if not _begun(self.path):
-            shutil.rmtree(self.path)
+        """Remove what a run in which nothing was trained has made, prepared text and all, so that its name is free
+        again; never fails, since it follows an error of its own.
+        """
+        with suppress(OSError):
+            if _begun(self.path):
+                return
+            for name in _MADE:
+                made = self.path / name
+                if made.is_symlink():
+                    continue
+                if made.is_dir():
+                    shutil.rmtree(made, ignore_errors=True)
+                else:
+                    made.unlink(missing_ok=True)
+            if self.made:
+                self.path.rmdir()
 
     def save_config(self) -> None:
         """Write `config.yaml`, whole or not at all.
@@ -122,10 +169,47 @@ class RunFolder:
             raise not_written(file, error) from error
 
 
+def _new_directory(name: str | None) -> tuple[Path, bool]:
+    """The directory of a new run, and whether it was made here; one that was there may have been empty."""
+    try:
+        if name is not None:
+            path = Path(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir()
+            except FileExistsError:
+                if not path.is_dir():
+                    raise _exists(path) from None
+                return path, False
+            return path, True
+        runs = Path("runs")
+        runs.mkdir(exist_ok=True)
+        begun = f"{datetime.now():%Y%m%d-%H%M%S}"
+        # jobs of an array start in the same second
+        for number in count(1):
+            path = runs / (begun if number == 1 else f"{begun}-{number}")
+            with suppress(FileExistsError):
+                path.mkdir()
+                return path, True
+        raise AssertionError("count ends")
+    except OSError as error:
+        what = error.filename or name or "runs"
+        raise RunError(
+            f"run directory {what} cannot be made ({error.strerror}); choose another place with --run"
+        ) from None
+
+
+def _exists(path: Path) -> RunError:
+    return RunError(
+        f"run directory {path} exists already; continue it with `unmask pretrain --resume {as_typed(path)}` or choose "
+        "another name with --run"
+    )
+
+
 def not_written(file: Path, error: OSError) -> RunError:
     """The error for a file of a run directory that the system refuses to write, with the way on from there."""
     run = file.parent
-    way = f"continue with `unmask pretrain --resume {run}`" if _begun(run) else "start again"
+    way = f"continue with `unmask pretrain --resume {as_typed(run)}`" if _begun(run) else "start again"
     return RunError(f"{file} could not be written ({error.strerror}); make room and {way}")
 
 
@@ -144,8 +228,8 @@ def saved_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunC
     file = path / "config.yaml"
     if not file.is_file():
         known = "it has no config.yaml" if path.is_dir() else "no such directory"
-        raise RunError(f"run {path} cannot be resumed: {known}; start it with `unmask pretrain --run {path}`")
-    return load_config(file, overrides, saved=True)
+        raise RunError(f"run {path} cannot be resumed: {known}; start it with `unmask pretrain --run {as_typed(path)}`")
+    return load_config(file, absolute_changes(path, overrides or {}), saved=True)
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

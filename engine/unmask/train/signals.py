@@ -1,6 +1,7 @@
-"""A polite stop: SIGTERM or Ctrl-C asks the loop to finish its step and save; a second Ctrl-C aborts at once.
+"""A polite stop: SIGTERM, SIGHUP or Ctrl-C asks the loop to finish its step and save; a second Ctrl-C aborts at once.
 
-Schedulers send SIGTERM some seconds before they kill. The handler only sets a flag, so a signal inside a save is
+Schedulers send SIGTERM some seconds before they kill, a terminal that closes sends SIGHUP; under nohup, which ignores
+it, the run goes on. The handler only sets a flag, so a signal inside a save is
 honoured right after it.
 """
 
@@ -24,7 +25,9 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 self._previous[number] = signal.signal(number, self._receive)
         return self
 

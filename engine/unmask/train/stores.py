@@ -6,6 +6,7 @@ neither       the docstrings of the installed Python packages, prepared once a m
               name made from their content and the tokenizer asked for
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -94,12 +95,11 @@ def _embedded(config: RunConfig, run: Path, say: Callable[[str], None]) -> Store
     asked = [data.vocab_size, data.lowercase] if data.tokenizer is None else Tokenizer.load(data.tokenizer).hash
     digest.update(json.dumps([asked, data.segmenter]).encode())
     cache = cache_folder()
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        writable = os.access(cache, os.W_OK)
-    except OSError:
-        writable = False
-    folder = cache / f"store-{digest.hexdigest()[:16]}" if writable else run / "store"
+    folder = run / "store"
+    with contextlib.suppress(OSError):
+        if cache is not None:
+            cache.mkdir(parents=True, exist_ok=True)
+            folder = cache / f"store-{digest.hexdigest()[:16]}" if os.access(cache, os.W_OK) else folder
     try:
         return _prepared(folder, config, say)
     except StoreError as error:

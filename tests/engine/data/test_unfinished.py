@@ -104,7 +104,9 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path: Path) -> None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    with pytest.raises(StoreError, match=r"store is not finished; the unmask prepare that began .*store\.partial"):
+    with pytest.raises(
+        StoreError, match=r"store is not finished; run the unmask prepare that began .*store\.partial again"
+    ):
         Store.open(tmp_path / "store")
     again = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert again.returncode == 0
@@ -181,3 +183,33 @@ def test_what_a_kill_left_before_the_first_shard_is_no_obstacle(corpus: Path, tm
     (partial / "shard-00000.arrow").write_bytes(b"half")
     assert prepare([corpus], tmp_path / "store", vocab_size=120).num_documents > 100
     assert not partial.exists()
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_folder_of_that_name_that_holds_something_else_is_left_alone(
+    locked: bool, corpus: Path, tmp_path: Path
+) -> None:
+    partial = tmp_path / "store.partial"
+    partial.mkdir()
+    (partial / "thesis.txt").write_text("years of work")
+    if locked:
+        (partial / "lock").write_text("1")
+    with pytest.raises(StoreError, match=r"holds thesis\.txt, no part of a store; move that away"):
+        prepare([corpus], tmp_path / "store", vocab_size=120)
+    assert (partial / "thesis.txt").read_text() == "years of work"
+    (partial / "thesis.txt").rename(tmp_path / "thesis.txt")
+    assert prepare([corpus], tmp_path / "store", vocab_size=120).num_documents > 100
+
+
+def test_of_two_that_make_one_store_at_once_one_does(corpus: Path, tmp_path: Path) -> None:
+    """The other says so; the store is whole and nothing is left beside it."""
+    command = [sys.executable, "-m", "unmask", "prepare", "--input", str(corpus), "--out", str(tmp_path / "store")]
+    command += ["--vocab-size", "120", "--workers", "1"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 2], said
+    [loser] = [text for process, text in zip(processes, said, strict=True) if process.returncode == 2]
+    assert "is being written by process" in loser or "exists already" in loser
+    assert Store.open(tmp_path / "store", verify=True).num_documents > 100
+    assert not (tmp_path / "store.partial").exists()

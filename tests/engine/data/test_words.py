@@ -136,3 +136,23 @@ def test_a_vocabulary_file_is_a_tokenizer_and_a_token_starts_where_its_character
 
 def _pairs(text: str) -> Iterable[str]:
     return [text[start : start + 2] for start in range(0, len(text), 2)]
+
+
+def test_a_function_in_the_current_folder_is_a_segmenter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so is what it imports there, at once or later; names of Python's own modules do no harm."""
+    (tmp_path / "here_words.py").write_text(
+        "class cutter:\n    def cut(text):\n        import here_pairs\n        return here_pairs.pairs(text)\n"
+    )
+    (tmp_path / "here_pairs.py").write_text(
+        "def pairs(text):\n    return [text[i:i + 2] for i in range(0, len(text), 2)]\n"
+    )
+    (tmp_path / "here_broken.py").write_text("def cut(text:\n")
+    (tmp_path / "keyword.py").write_text("raise SystemExit('the file of the user')")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    assert list(load_segmenter("here_words:cutter.cut").cut("一二三")) == ["一二", "三"]
+    with pytest.raises(CorpusError, match=r"here_broken:cut cannot be imported \(SyntaxError: .*in the current folder"):
+        load_segmenter("here_broken:cut")
+    with pytest.raises(CorpusError, match=r"/here_words\.py has no 'cut'; name it as module:function"):
+        load_segmenter("here_words:cut")
+    assert sys.path[-1] == str(tmp_path)

@@ -2,7 +2,9 @@ import multiprocessing
 import re
 import shutil
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +31,7 @@ def test_an_existing_run_directory_is_refused_with_both_ways_out(tmp_path: Path)
 def test_an_empty_directory_or_one_of_a_start_that_was_killed_may_become_a_run(tmp_path: Path) -> None:
     (tmp_path / ".config.yaml.partial").write_text("seed")
     RunFolder.create(replace(CONFIG, run=str(tmp_path)))
-    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", ".started_in", "config.yaml"}
 
 
 def test_a_resumed_run_may_change_how_it_is_watched_but_not_what_it_computes(tmp_path: Path) -> None:
@@ -111,3 +113,109 @@ def test_two_processes_cannot_write_to_one_run(tmp_path: Path) -> None:
     other.join()
     with folder.locked():
         assert not release.is_set()
+
+
+def test_what_was_there_before_stays_when_a_run_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder, a link to one, the current folder, a volume: only what the run made is removed."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "volume" / "lost+found").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "empty")
+    for name in (".", "../link", str(tmp_path / "volume")):
+        folder = RunFolder.create(replace(CONFIG, run=name))
+        (folder.path / "store").mkdir()
+        (folder.path / "mine.txt").touch()
+        folder.abandon()
+        assert {entry.name for entry in Path(name).iterdir()} == {"mine.txt"} | (
+            {"lost+found"} if "volume" in name else set()
+        )
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_directory_that_was_made_keeps_what_others_put_there(tmp_path: Path) -> None:
+    folder = RunFolder.create(replace(CONFIG, run=str(tmp_path / "a")))
+    (folder.path / "store").symlink_to(tmp_path)
+    (folder.path / "mine.txt").touch()
+    folder.abandon()
+    assert {entry.name for entry in folder.path.iterdir()} == {"mine.txt", "store"}
+
+
+def test_giving_up_never_hides_the_first_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    folder = RunFolder.create(replace(CONFIG, run=str(tmp_path / "a")))
+    for name in ("rmdir", "unlink", "is_dir"):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, name, busy)
+            folder.abandon()
+
+
+def test_a_refused_directory_holds_what_it_held(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(RunError, match="exists already"):
+        RunFolder.create(replace(CONFIG, run=str(tmp_path)))
+    with pytest.raises(RunError, match="exists already"):
+        RunFolder.create(replace(CONFIG, run=str(tmp_path / "mine.txt")))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", ["file/run", "x" * 300])
+def test_a_directory_that_cannot_be_made_is_one_sentence(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"cannot be made \(.*\); choose another place with --run"):
+        RunFolder.create(replace(CONFIG, run=str(tmp_path / name)))
+
+
+def test_jobs_that_start_in_one_second_each_get_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Now(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> "Now":
+            return cls(2026, 11, 30, 2, 3, 4)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("unmask.train.run_folder.datetime", Now)
+    paths = [str(RunFolder.create(CONFIG).path) for _ in range(3)]
+    assert paths == ["runs/20261130-020304", "runs/20261130-020304-2", "runs/20261130-020304-3"]
+
+
+def _create(run: Path, seed: int, start: Any, won: Any) -> None:
+    start.wait(30)
+    try:
+        RunFolder.create(replace(CONFIG, run=str(run), seed=seed))
+        won.put(seed)
+    except RunError as error:
+        won.put(str(error))
+
+
+def test_of_processes_that_begin_one_run_one_gets_it(tmp_path: Path) -> None:
+    """Also in a directory that is there already; the configuration is that of the winner."""
+    context = multiprocessing.get_context("fork")
+    for run in (tmp_path / "new", tmp_path):
+        start, won = context.Event(), context.SimpleQueue()
+        others = [context.Process(target=_create, args=(run, seed, start, won)) for seed in range(1, 5)]
+        for other in others:
+            other.start()
+        start.set()
+        results = [won.get() for _ in others]
+        for other in others:
+            other.join(30)
+        winners = [result for result in results if isinstance(result, int)]
+        assert len(winners) == 1, results
+        assert saved_config(run).seed == winners[0]
+        assert all("exists already" in text or "in use" in text for text in results if isinstance(text, str))
+        for entry in (run, *run.glob("*")) if run != tmp_path else ():
+            if entry.is_file():
+                entry.unlink()
+        if run != tmp_path:
+            run.rmdir()
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", none)
+    with pytest.warns(UserWarning, match=r"cannot be locked \(No locks available\)"):
+        assert RunFolder.create(replace(CONFIG, run=str(tmp_path / "a"))).path.is_dir()

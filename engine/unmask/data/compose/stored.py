@@ -43,11 +43,11 @@ class StoredTables:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = path.with_suffix(".lock").open("w")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             warnings.warn(f"compose: sequences cannot be kept in {self._folder}: {error}", stacklevel=2)
             return make()
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
             if path.exists():
                 return _read(path)
             table = make()

@@ -1,0 +1,123 @@
+"""What a command makes of the process that it finds itself in, so that no oddness of it costs the work.
+
+Standard streams: closed ones (`>&-`) become the null device, for the next file to be opened would else take their place
+and the output with it; the others never fail (`unmask.streams`). Signals: SIGTERM and SIGHUP end a command as Ctrl-C
+does, through its clean-up; the training loop saves first (`train.signals`). Imports: the current folder comes last, so
+that a keyword.py of the user is no module of Python. A user without a name or a home, as in a container: a name is made
+up, and what would be kept at home is kept for as long as the command runs.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from unmask.imports import import_path
+from unmask.streams import LastingStream, lasting
+
+__all__ = ["Stopped", "settled"]
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def settled() -> Iterator[None]:
+    """Hold all this for one command.
+
+    Raises:
+        Stopped: SIGTERM or SIGHUP came.
+        OSError: standard output could not be written though it is still there; all else is done.
+    """
+    with contextlib.ExitStack() as stack:
+        _open_missing()
+        outer = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = (lasting(stream or _nowhere(stack), owned=True) for stream in outer)
+        stack.callback(_restore, outer)
+        sys.path[:] = import_path()
+        _name_user(stack)
+        stack.enter_context(_signals())
+        yield
+        _flush()
+        if isinstance(sys.stdout, LastingStream) and sys.stdout.lost is not None:
+            raise OSError(f"all is done, but standard output could not be written ({sys.stdout.lost.strerror})")
+
+
+def _open_missing() -> None:
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # the lowest that is free
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _nowhere(stack: contextlib.ExitStack) -> TextIO:
+    return stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+
+
+def _restore(streams: tuple[TextIO | None, TextIO | None]) -> None:
+    _flush()
+    sys.stdout, sys.stderr = streams
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
+def _name_user(stack: contextlib.ExitStack) -> None:
+    import getpass
+
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        # the first place where Python, PyTorch's compiler and others look
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+    if "TRITON_CACHE_DIR" not in os.environ and not _has_home():
+        import tempfile
+
+        # Triton keeps compiled kernels at home, in a folder named ~ where there is none
+        with contextlib.suppress(OSError):
+            kept = stack.enter_context(tempfile.TemporaryDirectory(prefix="unmask-", ignore_cleanup_errors=True))
+            os.environ["TRITON_CACHE_DIR"] = kept
+            stack.callback(os.environ.pop, "TRITON_CACHE_DIR", None)
+
+
+def _has_home() -> bool:
+    try:
+        return os.access(Path.home(), os.W_OK)
+    except RuntimeError:
+        return False
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # nohup ignores SIGHUP, and so does what it starts
+        if signal.getsignal(number) is signal.SIG_DFL:
+            previous[number] = signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
