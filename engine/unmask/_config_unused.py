@@ -43,7 +43,7 @@ def _is_store(given: str) -> bool:
 _READ = (
     *(
         _Read(
-            settings=("data.vocab_size", "data.lowercase"),
+            settings=("data.vocab_size", "data.lowercase", "data.strip_accents"),
             choice=choice,
             reads=_absent(choice),
             why="which keeps its own vocabulary",
@@ -52,7 +52,7 @@ _READ = (
         for choice in ("data.store", "data.tokenizer")
     ),
     _Read(
-        settings=("data.vocab_size", "data.lowercase"),
+        settings=("data.vocab_size", "data.lowercase", "data.strip_accents"),
         choice="data.input",
         reads=lambda config: not any(map(_is_store, config.data.input)),
         why="where a store keeps its own vocabulary",

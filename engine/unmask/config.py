@@ -52,6 +52,9 @@ class DataConfig:
     """Entries of a vocabulary trained here; a store or a given tokenizer keeps its own."""
     lowercase: bool = True
     """Whether a vocabulary trained here drops case and accents; a store or a given tokenizer keeps its own."""
+    strip_accents: bool = True
+    """Whether one that drops case drops accents too, which are letters in many scripts: those of Hindi, Japanese, Thai,
+    Arabic, Korean and others."""
     longest: int = 128
     """Tokens in the longest piece, [CLS] and [SEP] included; a longer document is cut into several."""
     held_out: float = 0.01

@@ -46,6 +46,9 @@ class Options:
     """Entries of the trained vocabulary, 30522 if nothing is said; a given tokenizer or a store keeps its own."""
     lowercase: bool = True
     """Whether the trained tokenizer drops case and accents."""
+    strip_accents: bool = True
+    """Whether one that drops case drops accents too, which are letters in many scripts: those of Hindi, Japanese, Thai,
+    Arabic, Korean and others."""
     text_field: str = "text"
     """Field of JSON lines, or column of parquet files, that holds the text."""
     blank_line_documents: bool = False
@@ -78,6 +81,7 @@ def run(arguments: list[str]) -> None:
                 tokenizer=options.tokenizer,
                 vocab_size=options.vocab_size,
                 lowercase=None if options.lowercase else False,
+                strip_accents=None if options.strip_accents else False,
                 text_field=options.text_field,
                 blank_line_documents=options.blank_line_documents,
                 split_at=options.split_at,

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from unmask.data.accents import warning_of
 from unmask.data.cleaning import KINDS, Normalisation
 from unmask.data.corpus import Document
 from unmask.data.encoding import EncodedBatch, TextEncoder
@@ -57,6 +58,7 @@ def prepare(
     tokenizer: Tokenizer | str | Path | None = None,
     vocab_size: int | None = None,
     lowercase: bool | None = None,
+    strip_accents: bool | None = None,
     sample_characters: int | None = None,
     text_field: str = "text",
     blank_line_documents: bool = False,
@@ -76,8 +78,9 @@ def prepare(
         out: the store to make; it must not exist. `<out>.partial` is what a killed run left to go on with.
         tokenizer: a tokenizer, its folder or `vocab.txt`; None takes that of the first store among the inputs, else
             trains one on this text. The store keeps a copy in `tokenizer/`.
-        vocab_size: tokens of a tokenizer trained here, default 30,522; nothing else takes this and the next two.
+        vocab_size: tokens of a tokenizer trained here, default 30,522; nothing else takes this and the next three.
         lowercase: whether it drops case and accents, default True.
+        strip_accents: whether it drops accents; None follows `lowercase`. See `accents.py`.
         sample_characters: how much text its training looks at, default 100,000,000.
         text_field: as in `ReadOptions`, and so are `blank_line_documents` and `split_at`.
         blank_line_documents: see there.
@@ -104,8 +107,13 @@ def prepare(
     for option, value in (("workers", workers), ("shard_tokens", shard_tokens)):
         if value is not None and value < 1:
             raise ValueError(f"prepare: {option} must be at least 1, got {value}")
-    asked = {"vocab_size": vocab_size, "lowercase": lowercase, "sample_characters": sample_characters}
-    trained: dict[str, Any] = {name: _TRAINED[name] if value is None else value for name, value in asked.items()}
+    asked = {
+        "vocab_size": vocab_size,
+        "lowercase": lowercase,
+        "strip_accents": strip_accents,
+        "sample_characters": sample_characters,
+    }
+    trained = _TRAINED | {name: value for name, value in asked.items() if value is not None}
     _require_trained(inputs or (), tokenizer, asked)
     report = progress or _silent
     options = ReadOptions(text_field=text_field, blank_line_documents=blank_line_documents, split_at=split_at)
@@ -130,7 +138,7 @@ def prepare(
             given = Tokenizer.load(saved)
         elif given is None:
             reader = _Reader(source.documents(), report)
-            given = Tokenizer.train(reader.texts(), **trained)
+            given = Tokenizer.train(reader.texts(), **trained, lost=lambda lost: say(warning_of(lost)))
             total = reader.characters
         given.save(saved)
         encode = TextEncoder(tokenizer=given, segmenter=cutter, normalisation=normalisation)

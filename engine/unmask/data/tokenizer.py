@@ -15,17 +15,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from unmask.data.accents import letters_lost
 from unmask.data.seen_text import may_be_cut, seen_characters
 from unmask.data.tokenizer_files import SPECIAL_TOKENS
 from unmask.data.tokenizer_folder import read_folder, write_folder
-from unmask.data.wordpiece import bert_pipeline, frame_as_bert, train_vocabulary
+from unmask.data.wordpiece import bert_pipeline, frame_as_bert, sample_by_hash, train_vocabulary
 from unmask.errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -105,8 +106,10 @@ class Tokenizer:
         vocab_size: int,
         lowercase: bool = True,
         *,
+        strip_accents: bool | None = None,
         sample_characters: int = 100_000_000,
         max_length: int = 512,
+        lost: Callable[[Mapping[str, int]], None] | None = None,
     ) -> Tokenizer:
         """Trains a WordPiece vocabulary; the same texts in any order give the same one.
 
@@ -114,20 +117,27 @@ class Tokenizer:
             texts: documents. More than `sample_characters` are sampled, by hash of their content.
             vocab_size: tokens wanted, special tokens and single characters included; small text may give fewer.
             lowercase: drop case and accents, BERT's "uncased".
+            strip_accents: drop accents; None follows `lowercase`, False keeps what are letters in many scripts.
             sample_characters: how many characters of text training may hold in memory.
             max_length: see `Tokenizer`.
+            lost: is told the scripts of which dropping accents changes letters, and how many, where there are any.
 
         Raises:
             TokenizerError: no text, or `vocab_size` does not exceed what the alphabet alone takes.
         """
+        sample = sample_by_hash(texts, sample_characters)
+        strips = lowercase if strip_accents is None else strip_accents
+        if lost is not None and strips and (found := letters_lost(sample)):
+            lost(found)
         vocabulary = train_vocabulary(
-            texts,
+            sample,
             vocab_size,
             special_tokens=list(SPECIAL_TOKENS.values()),
             lowercase=lowercase,
+            strip_accents=strip_accents,
             sample_characters=sample_characters,
         )
-        backend = bert_pipeline(vocabulary, SPECIAL_TOKENS, lowercase=lowercase)
+        backend = bert_pipeline(vocabulary, SPECIAL_TOKENS, lowercase=lowercase, strip_accents=strip_accents)
         return cls(backend, max_length=max_length)
 
     @classmethod

@@ -76,6 +76,8 @@ def read_folder(given: Path) -> TokenizerFolder:
         description = json.loads(backend.to_str())
         if description["model"]["type"] == "WordPiece":
             require_agreement(config, folder, backend, description)
+            if given == folder:
+                _require_same(vocabulary, whole, backend, description)
         basic = (description["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
     else:
         backend = _around(vocabulary, special_tokens, pipeline_settings(config, folder))
@@ -126,6 +128,24 @@ def write_folder(
         text = "".join(f"{token}\n" for token in lines)
         (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
     backend.save(str(folder / "tokenizer.json"))
+
+
+def _require_same(vocabulary: Path, whole: Path, backend: tokenizers.Tokenizer, description: Mapping[str, Any]) -> None:
+    """Refuse a `vocab.txt` that gives words other ids than the `tokenizer.json` beside it: one of them is of old."""
+    try:
+        lines = read_vocabulary(vocabulary)
+    except TokenizerError:
+        # not there, or not one that anybody reads
+        return
+    ids = backend.get_vocab()
+    added = {token["id"] for token in description["added_tokens"]}
+    for token, index in lines.items():
+        other = ids.get(token, index)
+        if other != index and index not in added and not any(map(str.isspace, token)):
+            raise TokenizerError(
+                f"tokenizer: {vocabulary} gives {token!r} the id {index}, but {whole.name} beside it {other}; remove "
+                "the one that is wrong"
+            )
 
 
 def _class_beside_the_model(folder: Path) -> object:

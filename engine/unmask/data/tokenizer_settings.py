@@ -32,6 +32,11 @@ _LIKE_BERT = dict.fromkeys(
     ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "SqueezeBert", "LayoutLM", "Lxmert", "RetriBert"),
     SPECIAL_TOKENS,
 ) | {"MPNet": _MPNET}
+# what folders were saved with here, once, whatever their normalizer was: do_lower_case meant BERT's normalizer
+_ONCE_SAVED = {
+    *("tokenizer_class", "do_lower_case", "strip_accents", "tokenize_chinese_chars", "model_max_length"),
+    *(f"{role}_token" for role in SPECIAL_TOKENS),
+}
 _THE_FILE_ITSELF = ("TokenizersBackend", "PreTrainedTokenizer")
 
 
@@ -167,9 +172,8 @@ def require_agreement(
         found["do_lower_case"] = normalizer["lowercase"]
         found["strip_accents"] = normalizer["lowercase"] if accents is None else accents
         found["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
-    elif backend.normalizer is None or "A" in backend.normalizer.normalize_str("A"):
-        # one that drops case is not compared: folders of it were saved here with do_lower_case false
-        found["do_lower_case"] = False
+    elif config.keys() != _ONCE_SAVED:
+        found["do_lower_case"] = backend.normalizer is not None and "A" not in backend.normalizer.normalize_str("A")
     for key, value in found.items():
         asked = config.get(key)
         if asked is not None and asked != value:

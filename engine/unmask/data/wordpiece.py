@@ -90,6 +90,7 @@ def train_vocabulary(
     *,
     special_tokens: Sequence[str],
     lowercase: bool,
+    strip_accents: bool | None = None,
     sample_characters: int,
 ) -> dict[str, int]:
     """Learns a WordPiece vocabulary; ids are special tokens, then `##` characters, characters, merges.
@@ -103,7 +104,7 @@ def train_vocabulary(
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     sample = sample_by_hash(texts, sample_characters)
-    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
     pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     normalized = [normalizer.normalize_str(text) for text in sample]
     alphabet, continuing = _count_characters(normalized, pre_tokenizer)

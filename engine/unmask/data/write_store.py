@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from unmask.data.manifest import SourceEntry, StoreHead, make_manifest
@@ -21,6 +21,7 @@ def write_store(
     vocab_size: int,
     special_ids: Mapping[str, int],
     segmenter: str = "",
+    added_special_ids: Sequence[int] = (),
     sources: Iterable[str] = (),
     batch_documents: int = 65_536,
     shard_tokens: int = SHARD_TOKENS,
@@ -34,7 +35,13 @@ def write_store(
         StoreError: the folder exists, cannot be written (a full disk), or there is no document; nothing is left behind.
         ValueError: a document has no token, an id outside the vocabulary, or flags of another length.
     """
-    head = StoreHead(tokenizer_hash=tokenizer_hash, vocab_size=vocab_size, special_ids=special_ids, segmenter=segmenter)
+    head = StoreHead(
+        tokenizer_hash=tokenizer_hash,
+        vocab_size=vocab_size,
+        special_ids=special_ids,
+        segmenter=segmenter,
+        added_special_ids=added_special_ids,
+    )
     names = [SourceEntry(name=name, documents=0, tokens=0) for name in sources]
     with UnfinishedStore(folder) as place:
         writer = ShardWriter(

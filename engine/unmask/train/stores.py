@@ -77,6 +77,7 @@ def _prepared(folder: Path, config: RunConfig, say: Callable[[str], None]) -> St
         tokenizer=data.tokenizer,
         vocab_size=data.vocab_size if trained else None,
         lowercase=data.lowercase if trained else None,
+        strip_accents=False if trained and not data.strip_accents else None,
         text_field=data.text_field,
         blank_line_documents=data.blank_line_documents,
         split_at=data.split_at,
@@ -92,7 +93,9 @@ def _embedded(config: RunConfig, run: Path, say: Callable[[str], None]) -> Store
     for document in docstring_corpus():
         digest.update(f"{document.source}\0{document.text}\0".encode())
     data = config.data
-    asked = [data.vocab_size, data.lowercase] if data.tokenizer is None else Tokenizer.load(data.tokenizer).hash
+    asked: object = [data.vocab_size, data.lowercase, *([] if data.strip_accents else [False])]
+    if data.tokenizer is not None:
+        asked = Tokenizer.load(data.tokenizer).hash
     digest.update(json.dumps([asked, data.segmenter]).encode())
     cache = cache_folder()
     folder = run / "store"

@@ -50,6 +50,7 @@ def test_every_option_reaches_the_preparation(tmp_path: Path, monkeypatch: pytes
         "tokenizer": None,
         "vocab_size": 300,
         "lowercase": False,
+        "strip_accents": False,
         "text_field": "body",
         "blank_line_documents": True,
         "split_at": "^#",

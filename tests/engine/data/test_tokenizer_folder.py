@@ -289,3 +289,33 @@ def test_a_template_of_the_folder_gives_way_to_the_one_that_training_uses(folder
     both = theirs("the", "mill")
     assert both["input_ids"] == [2, 5, 3, 6, 3]
     assert both["token_type_ids"] == [0, 0, 0, 1, 1]
+
+
+def test_a_vocabulary_that_differs_from_tokenizer_json_is_refused(folder: Path) -> None:
+    add_whole(folder)
+    (folder / "vocab.txt").write_text("\n".join([*ROLES, "mill", "the", *WORDS[7:]]), encoding="utf-8")
+    with pytest.raises(
+        TokenizerError, match=r"vocab\.txt gives 'mill' the id 5, but tokenizer\.json beside it 6; remove"
+    ):
+        Tokenizer.load(folder)
+    (folder / "tokenizer.json").unlink()
+    assert Tokenizer.load(folder).encode_batch(["the mill"]) == [[6, 5]]
+
+
+def test_a_folder_that_an_earlier_version_saved_is_read(folder: Path) -> None:
+    def tutorial(description: dict[str, Any]) -> None:
+        description["normalizer"] = {"type": "Lowercase"}
+
+    add_whole(folder, tutorial)
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
+    old = {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "strip_accents": None}
+    old |= {"tokenize_chinese_chars": False, "model_max_length": 512}
+    assert pieces(say(folder, **old, **names), "THE") == ["the"]
+    with pytest.raises(TokenizerError, match=r"says do_lower_case false .* says true"):
+        Tokenizer.load(say(folder, do_lower_case=False))

@@ -197,6 +197,8 @@ def test_a_saved_folder_means_the_same_in_transformers_and_here(folder: Path, tm
     assert theirs.mask_token_id == tokenizer.mask_id
     assert len(theirs) == tokenizer.vocab_size
     assert set(tokenizer.added_special_ids) <= set(theirs.all_special_ids)
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert Tokenizer.load(tmp_path / "theirs").hash == tokenizer.hash
 
 
 def test_sentences_start_at_tokens_whether_a_text_may_be_cut_or_not(folder: Path) -> None:

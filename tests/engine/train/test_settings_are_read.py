@@ -49,6 +49,7 @@ OTHER: dict[str, Any] = {
     "data.tokenizer": "CASED",
     "data.vocab_size": 200,
     "data.lowercase": False,
+    "data.strip_accents": False,
     "data.longest": 24,
     "data.held_out": 0.3,
     "data.compose": "mix",

@@ -92,6 +92,7 @@ def test_other_docstrings_or_another_vocabulary_are_another_store(tmp_path: Path
     open_store(config(), tmp_path, print)
     open_store(replace(config(), data=DataConfig(vocab_size=110)), tmp_path, print)
     open_store(config(lowercase=False), tmp_path, print)
+    open_store(config(strip_accents=False), tmp_path, print)
     open_store(config(segmenter="spaces"), tmp_path, print)
     docstrings[0] = replace(docstrings[0], source="torch")
     open_store(config(), tmp_path, print)
@@ -99,7 +100,7 @@ def test_other_docstrings_or_another_vocabulary_are_another_store(tmp_path: Path
     open_store(config(), tmp_path, print)
     docstrings.pop()
     open_store(config(), tmp_path, print)
-    assert len(cached(tmp_path)) == 7
+    assert len(cached(tmp_path)) == 8
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path, docstrings: list[Document]) -> None:
