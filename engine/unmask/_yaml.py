@@ -35,13 +35,16 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
     """
     import yaml
 
+    way = "write a setting a line, as in 'seed: 1', those of a group below its name and indented"
     try:
         value = yaml.load(text, Loader=_loader())
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"config: {source}, line {line}, is not YAML: {error.problem or error.context}") from None
+        raise ConfigError(
+            f"config: {source}, line {line}, is not YAML: {error.problem or error.context}; {way}"
+        ) from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"config: {source} is not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"config: {source} is not YAML: {' '.join(str(error).split())}; {way}") from None
     except RecursionError:
         raise ConfigError(f"config: {source} is nested too deep or holds itself; write it without anchors") from None
     if value is None:

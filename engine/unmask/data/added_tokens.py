@@ -134,12 +134,12 @@ def _place(token: AddedToken, present: int | None, tokens: Mapping[int, str], fo
     if tokens.get(wanted, token.content) != token.content:
         raise TokenizerError(
             f"tokenizer: {token.where} gives the token {token.content!r} the id {wanted}, which is that of "
-            f"{tokens[wanted]!r}; ids of added tokens go on from {following}"
+            f"{tokens[wanted]!r}; number added tokens on from {following}"
         )
     if present is None and wanted != following:
         raise TokenizerError(
             f"tokenizer: {token.where} gives the token {token.content!r} the id {wanted}, but the next free id is "
-            f"{following}; a line of the vocabulary is missing, or ids have to go on without a gap"
+            f"{following}; number added tokens on without a gap, or is a line of the vocabulary missing?"
         )
     return wanted
 

@@ -63,7 +63,7 @@ def named_inputs(inputs: Sequence[str | Path]) -> list[Input]:
         CorpusError: nothing given, or an input does not exist.
     """
     if not inputs:
-        raise CorpusError("corpus: at least one file or directory is needed, got none")
+        raise CorpusError("corpus: inputs must name at least one file or folder, got none")
     pairs = [_name_and_location(expanded_input(str(given))) for given in inputs]
     # a file name may be no text, a source is
     own = [name or printable(_own_name(location)) for name, location in pairs]
@@ -103,8 +103,10 @@ def _name_and_location(given: str) -> tuple[str, str]:
         what = f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
         # what follows the first = would do, so the name is what was not understood
         named = _exists(location.partition("=")[2])
-        way = "; the name of a source holds letters, digits, '.', '-' and '_' only" if named else ""
-        raise CorpusError(f"corpus: {location or repr(location)} {what}{way}")
+        way = (
+            "name a source with letters, digits, '.', '-' and '_' only" if named else "give a file or folder that does"
+        )
+        raise CorpusError(f"corpus: {location or repr(location)} {what}; {way}")
     return name, location
 
 

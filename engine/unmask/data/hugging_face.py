@@ -62,7 +62,9 @@ def _splits(location: str) -> list[tuple[str, Any]]:
         saved = datasets.load_from_disk(location)
     # datasets raises what its many readers raise
     except Exception as error:
-        raise CorpusError(f"corpus: {location} cannot be loaded as a data set ({error})") from None
+        raise CorpusError(
+            f"corpus: {location} cannot be loaded as a data set ({error}); give hf://owner/name:split or a saved one"
+        ) from None
     if isinstance(saved, datasets.DatasetDict):
         return [(f"{location}/{name}", saved[name]) for name in saved]
     return [(location, saved)]

@@ -68,7 +68,7 @@ def _parsed(line: str, origin: str) -> Any:
     except json.JSONDecodeError as error:
         known = other_format(line[:8].encode())
         whole = " (jq -c '.[]' makes such lines of an array, jq -c . of objects over several lines)"
-        way = known or ("; .jsonl holds one object a line" + (whole if line.strip() in ("[", "{") else ""))
+        way = known or ("; write one object a line" + (whole if line.strip() in ("[", "{") else ""))
         raise CorpusError(f"corpus: {origin} is not valid JSON ({error.msg}, column {error.colno}){way}") from None
     except RecursionError:
         raise CorpusError(

@@ -137,7 +137,7 @@ def _named(path: Path) -> CorpusFile:
 
 def _listed(path: Path, found: os.stat_result) -> CorpusFile:
     if not os.access(path, os.R_OK):
-        raise CorpusError(f"corpus: {path} cannot be read (Permission denied)")
+        raise CorpusError(f"corpus: {path} cannot be read (Permission denied); make it readable, or move it away")
     place = (found.st_dev, found.st_ino)
     return CorpusFile(path=path, bytes=found.st_size, modified=found.st_mtime_ns, place=place)
 
@@ -265,7 +265,7 @@ def _refused(folder: Path, kind: Kind) -> CorpusError:
     """The error for a folder that was given as text and is something else."""
     way = "give the files or folders with the text by name"
     if kind == "run" and (folder / "store").is_dir():
-        way = f"the text that it was trained on is the store {folder / 'store'}"
+        way = f"give {folder / 'store'}, the store of the text that it was trained on"
     elif kind == "unfinished store":
         way = "finish it with the command that began it and give the store, or give the text"
     return CorpusError(f"corpus: {folder} is {_with_article(kind)}, which is not read as text; {way}")

@@ -188,7 +188,7 @@ class Inputs:
         self._say_uncut()
         if not found:
             inputs = ", ".join(given.location for given in self._inputs)
-            raise CorpusError(f"corpus: {inputs} holds no text; every document is empty")
+            raise CorpusError(f"corpus: {inputs} holds no text, every document is empty; give text")
 
     def _say(self, sentence: str) -> None:
         # a file name may be no text

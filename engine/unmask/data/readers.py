@@ -72,7 +72,10 @@ class ReadOptions:
         try:
             re.compile(self.split_at)
         except (re.error, OverflowError, RecursionError) as error:
-            raise CorpusError(f"corpus: split_at {self.split_at!r} is no regular expression ({error})") from None
+            raise CorpusError(
+                f"corpus: split_at {self.split_at!r} is no regular expression ({error}); put a backslash before what "
+                "is meant as it stands"
+            ) from None
 
 
 class Cuts:
@@ -176,7 +179,7 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
                     yield text or "", origin
         except pa.ArrowException as error:
             stream.seek(0)
-            way = other_format(stream.read(8))
+            way = other_format(stream.read(8)) or "; copy it again"
             raise CorpusError(f"corpus: {path} cannot be read as parquet ({error}){way}") from None
 
 

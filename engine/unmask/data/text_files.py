@@ -78,7 +78,9 @@ def errors_named(path: Path) -> Iterator[None]:
         # Arrow has no error of its own for this
         if compression_of(path) == ".zst" and error.errno is None:
             raise _not_whole(path, "zstd", error) from None
-        raise CorpusError(f"corpus: {path} cannot be read ({error.strerror or error})") from None
+        raise CorpusError(
+            f"corpus: {path} cannot be read ({error.strerror or error}); make it readable, or copy it again"
+        ) from None
 
 
 def _not_whole(path: Path, name: str, error: Exception) -> CorpusError:
@@ -172,7 +174,7 @@ def _decoded(path: Path, pieces: Iterable[bytes]) -> Iterator[str]:
         head = head or raw[:8]
         nul = raw.find(b"\0")
         if nul >= 0:
-            way = other_format(head) or "; text must be UTF-8, UTF-16 has to be converted"
+            way = other_format(head) or "; convert it to UTF-8 if it is text, leave it out if it is none"
             raise CorpusError(f"corpus: {path} is binary: NUL at byte {offset + nul}{way}")
         try:
             text = raw.decode("utf-8")

@@ -38,7 +38,7 @@ def read_backend(path: Path) -> tokenizers.Tokenizer:
         added = json.loads(text).get("added_tokens") or []
     # the library raises plain Exception for whatever it cannot parse
     except Exception as error:
-        raise TokenizerError(f"tokenizer: {path} cannot be read ({error})") from None
+        raise TokenizerError(f"tokenizer: {path} cannot be read ({error}); copy or download it again") from None
     vocabulary = backend.get_vocab()
     tokens = {index: token for token, index in vocabulary.items()}
     if len(tokens) != len(vocabulary):
@@ -87,7 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(_read_text(path))
     except ValueError as error:
-        raise TokenizerError(f"tokenizer: {path} cannot be read ({error})") from None
+        raise TokenizerError(f"tokenizer: {path} cannot be read ({error}); copy or download it again") from None
     if not isinstance(value, dict):
         raise TokenizerError(f"tokenizer: {path} must hold a JSON object")
     return value
@@ -102,7 +102,7 @@ def _read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise TokenizerError(f"tokenizer: {path} cannot be read ({error})") from None
+        raise TokenizerError(f"tokenizer: {path} cannot be read ({error}); copy or download it again") from None
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise TokenizerError(f"tokenizer: {path} cannot be read: it is UTF-16; save it as UTF-8")
     try:

@@ -204,7 +204,7 @@ def _other(folder: Path) -> str:
         name for name in ("spiece.model", "vocab.json", "merges.txt", "tokenizer.model") if (folder / name).exists()
     ]
     if not found:
-        return ""
+        return "; give a folder that has one of them, or leave the tokenizer out to train one"
     return (
         f", but {found[0]}, of a tokenizer other than WordPiece; leave the tokenizer out to train one, or write a "
         "store of ready tokens with unmask.data.write_store"

@@ -100,7 +100,7 @@ def write_config(
     if foreign and for_transformers:
         raise CheckpointError(
             f"{folder}: transformers' {architecture} cannot compute this model, which has {' and '.join(foreign)}; "
-            "a checkpoint of a run keeps it, and unmask.PretrainingModel.from_pretrained reads that"
+            "keep a checkpoint of the run, which unmask.PretrainingModel.from_pretrained reads"
         )
     theirs: dict[str, Any] = {
         "architectures": [architecture],

@@ -116,7 +116,7 @@ def read_object(path: Path) -> dict[str, Any]:
             raise CheckpointError(pointer(path))
         value = json.loads(content.decode("utf-8-sig"))
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); make it readable") from None
     except UnicodeDecodeError as error:
         raise CheckpointError(
             f"{path} cannot be read as JSON: byte {error.start} is not UTF-8; save it as UTF-8 or download it again"

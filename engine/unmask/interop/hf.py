@@ -67,7 +67,10 @@ def load_pretraining_model(folder: Path, *, compute_dtype: torch.dtype = torch.f
             what = (
                 "projection differs from the token table" if original != bias else "bias differs from that of the head"
             )
-            raise CheckpointError(f"{folder}: the output {what} ({name}); both are one tensor here")
+            raise CheckpointError(
+                f"{folder}: the output {what} ({name}), and both are one tensor here; read the encoder alone "
+                "with unmask.Encoder.from_pretrained"
+            )
     model = PretrainingModel(config, heads=heads, compute_dtype=compute_dtype)
     _fill(model, _model_parameters(config, heads, theirs), weights)
     return model.eval()

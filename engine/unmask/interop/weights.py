@@ -38,9 +38,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         for files in ([folder / name], _shards(folder / f"{name}.index.json")):
             if files and all(_is_there(path) for path in files):
                 return _joined(files)
-    raise CheckpointError(
-        f"{folder} has no weights; looked for {_SAFETENSORS} and {_BIN}, whole or in shards{what_else(folder)}"
-    )
+    way = what_else(folder) or "; copy or download them too"
+    raise CheckpointError(f"{folder} has no weights; looked for {_SAFETENSORS} and {_BIN}, whole or in shards{way}")
 
 
 def _is_there(path: Path) -> bool:
@@ -69,7 +68,7 @@ def _shards(index: Path) -> list[Path]:
     absent = [name for name in names if not _is_there(index.parent / name)]
     if absent:
         raise CheckpointError(
-            f"{index.parent} lacks {absent[0]}, which {index.name} names; the download is not complete"
+            f"{index.parent} lacks {absent[0]}, which {index.name} names, the download is not complete; {_AGAIN}"
         )
     return [index.parent / name for name in names]
 

@@ -71,7 +71,10 @@ class Meter:
     def reopen_window(self, window: Sequence[float], device: torch.device | str) -> None:
         """Continue the means of `open_window`, so that the log of a resumed run equals that of an unbroken one."""
         if window and len(window) != 2 * (2 + 2 * len(self.names)) + 1:
-            raise CheckpointError(f"checkpoint: the open log row has {len(window)} numbers, not those of this run")
+            raise CheckpointError(
+                f"checkpoint: the open log row has {len(window)} numbers, not those of this run; put "
+                "config.yaml of the run back as it was, or start a new run"
+            )
         if window:
             self._sums = torch.tensor(window[:-1], dtype=torch.float32, device=device).view(2, 2 + 2 * len(self.names))
             self._steps = int(window[-1])

@@ -103,7 +103,7 @@ def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
     except (Exception, CheckpointException) as error:
         raise CheckpointError(
             f"checkpoint {folder.parent} holds no training state to resume (its tensors cannot be read: "
-            f"{type(error).__name__})"
+            f"{type(error).__name__}); remove it to go on from the one before it, or start a new run"
         ) from error
 
 

@@ -87,9 +87,9 @@ def test_the_hash_tells_special_tokens_apart_and_is_that_of_before_without_any(f
     ("added", "decoder", "message"),
     [
         ({"mill": NEXT}, {}, f"gives the token 'mill' the id {NEXT}, but it has the id {NEXT - 2} in the vocabulary"),
-        ({"new": 5}, {}, f"gives the token 'new' the id 5, which is that of 'a'; .* go on from {NEXT}"),
+        ({"new": 5}, {}, f"gives the token 'new' the id 5, which is that of 'a'; number .* on from {NEXT}"),
         ({"new": NEXT + 1}, {}, f"the id {NEXT + 1}, but the next free id is {NEXT}"),
-        ({"new": NEXT, "other": NEXT}, {}, f"which is that of 'new'; .* go on from {NEXT + 1}"),
+        ({"new": NEXT, "other": NEXT}, {}, f"which is that of 'new'; number .* on from {NEXT + 1}"),
         ({"new": NEXT}, {"new": NEXT + 1}, "gives the token 'new' the id .*; make them agree"),
         ({"new": -1}, {}, "must map tokens to ids, got 'new': -1"),
         ({"new": "7"}, {}, "must map tokens to ids, got 'new': '7'"),

@@ -184,7 +184,7 @@ def test_missing_unsupported_and_empty_inputs_are_refused(tmp_path: Path) -> Non
     (tmp_path / "folder").mkdir()
     with pytest.raises(CorpusError, match="folder holds no file to read"):
         _texts(tmp_path / "folder")
-    with pytest.raises(CorpusError, match="at least one file or directory"):
+    with pytest.raises(CorpusError, match="at least one file or folder"):
         named_inputs([])
     with pytest.raises(CorpusError, match="holds no text"):
         list(Inputs([_write(tmp_path / "a.txt", b" \n")], ReadOptions()))

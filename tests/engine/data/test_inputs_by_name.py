@@ -76,7 +76,7 @@ def test_names_that_mislead(corpus: Path) -> None:
         assert [document.source for document in Inputs([given], ReadOptions()).documents()] == [source]
     (corpus / ".txt").write_text("no stem")
     assert [document.source for document in Inputs([corpus / ".txt"], ReadOptions()).documents()] == [".txt"]
-    with pytest.raises(CorpusError, match="my corpus=a=b does not exist; the name of a source holds letters"):
+    with pytest.raises(CorpusError, match="my corpus=a=b does not exist; name a source with letters"):
         Inputs(["my corpus=a=b"], ReadOptions())
     with pytest.raises(CorpusError, match="'' does not exist"):
         Inputs(["name="], ReadOptions())

@@ -140,7 +140,7 @@ def test_a_parquet_column_of_nothing_but_nulls_holds_empty_documents(tmp_path: P
 
     pq.write_table(pa.table({"text": pa.nulls(3), "id": [1, 2, 3]}), tmp_path / "nulls.parquet")
     assert _texts(tmp_path / "nulls.parquet") == ["", "", ""]
-    with pytest.raises(CorpusError, match="holds no text; every document is empty"):
+    with pytest.raises(CorpusError, match="holds no text, every document is empty; give text"):
         list(Inputs([tmp_path / "nulls.parquet"], ReadOptions()))
     _write(tmp_path / "a.jsonl", b'{"text": "one"}\n{"text": null}\n')
     store = prepare([tmp_path / "nulls.parquet", tmp_path / "a.jsonl"], tmp_path / "store", vocab_size=60, workers=1)
