@@ -32,7 +32,7 @@ def find_model(path: Path) -> ModelFolder:
         CheckpointError: there is no such folder, it holds neither a run nor a model, or the checkpoint asked for, or
             every one of the run, is damaged.
     """
-    from unmask.interop.folders import require_folder, require_model
+    from unmask.interop.model_folder import require_folder, require_model
     from unmask.train.checkpoint import is_checkpoint
 
     require_folder(path)

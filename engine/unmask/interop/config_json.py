@@ -16,7 +16,7 @@ from typing import Any
 from unmask.errors import CheckpointError
 from unmask.model import EncoderConfig
 
-from .folders import CONFIG, describe_value, read_object, require_folder, require_model
+from .model_folder import CONFIG, describe_value, read_object, require_folder, require_model
 
 __all__ = ["read_config", "write_config"]
 

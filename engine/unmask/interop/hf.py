@@ -29,6 +29,8 @@ from .weights import read_weights
 __all__ = ["load_encoder", "load_pretraining_model", "save_encoder", "save_pretraining_model"]
 
 _TABLE = "embeddings.word_embeddings.weight"
+# what people call an encoder that they build something around; another architecture has its own name
+_AROUND = frozenset({"model", "base_model", "bert", "encoder", "backbone", "net", "auto_model"})
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -114,7 +116,15 @@ def _encoder_prefix(weights: dict[str, Tensor], folder: Path) -> str:
         raise CheckpointError(
             f"{folder} holds {len(found)} encoders, with names that begin with {begin}; save the one to be read alone"
         )
-    return found[0] if found else "bert." if any(name.startswith("bert.") for name in weights) else ""
+    if not found:
+        return "bert." if any(name.startswith("bert.") for name in weights) else ""
+    steps = found[0].split(".")[:-1]
+    if steps and steps[-1] != "bert" and not _AROUND.issuperset(steps):
+        raise CheckpointError(
+            f"{folder}: the names of its weights begin with {found[0]!r}, which is not BERT; if they are BERT's, "
+            "rename them so that they begin with 'bert.'"
+        )
+    return found[0]
 
 
 def _check(parameters: Iterable[Parameter], weights: dict[str, Tensor], prefix: str, folder: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unmask.errors import CheckpointError
 
-from .folders import describe_value, is_pointer, pointer, read_object, what_else
+from .model_folder import describe_value, is_pointer, pointer, read_object, what_else
 
 __all__ = ["read_weights"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CheckpointError, TokenizerError
-from unmask.interop.folders import CONFIG, describe_value, read_object
+from unmask.interop.model_folder import CONFIG, describe_value, read_object
 
 __all__ = ["bind", "require_bound"]
 

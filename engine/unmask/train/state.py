@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from unmask.errors import CheckpointError
-from unmask.interop.folders import read_object
+from unmask.interop.model_folder import read_object
 
 __all__ = ["Facts", "load_facts", "load_tensors", "save_state", "state_bytes"]
 

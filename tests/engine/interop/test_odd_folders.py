@@ -180,6 +180,10 @@ WEIGHTS: dict[str, tuple[Change, str]] = {
         as_bin(lambda w: w | {f"query.{TABLE}": w[TABLE]}),
         r"holds 2 encoders, with names that begin with 'bert\.' and 'query\.bert\.'",
     ),
+    "another architecture": (
+        as_bin(lambda w: {name.replace("bert.", "roberta.", 1): value for name, value in w.items()}),
+        r"the names of its weights begin with 'roberta\.', which is not BERT",
+    ),
     "one weight twice": (
         as_bin(lambda w: w | {f"module.{QUERY}": w[QUERY]}),
         rf"holds one weight twice, as {QUERY} of pytorch_model\.bin and as module\.{QUERY}",
@@ -258,6 +262,7 @@ def test_every_reader_says_the_same_sentence(
         as_bin(lambda w: {name.replace("bert.", "bert._orig_mod.", 1): value for name, value in w.items()}),
         as_bin(lambda w: {f"model.{name}": value for name, value in w.items()}),
         as_bin(lambda w: {name.removeprefix("bert."): value for name, value in w.items()}),
+        as_bin(lambda w: {f"net.backbone.{name.removeprefix('bert.')}": value for name, value in w.items()}),
         as_bin(lambda w: {"state_dict": {f"model.{n}": v for n, v in w.items()}, "epoch": 3, "optimizer": {"lr": 1.0}}),
         as_bin(lambda w: {"model": w, "step": torch.tensor(3)}),
         as_bin(lambda w: {name.replace("predictions.bias", "predictions.decoder.bias"): v for name, v in w.items()}),
@@ -276,6 +281,7 @@ def test_every_reader_says_the_same_sentence(
         "bert._orig_mod.",
         "model.",
         "without bert.",
+        "net.backbone.",
         "state_dict",
         "model",
         "bias of the decoder",
