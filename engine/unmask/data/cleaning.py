@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 __all__ = ["BREAKS", "KINDS", "OTHER_BREAKS", "REMOVABLE", "Cleaned", "Normalisation", "clean"]
@@ -45,6 +46,8 @@ REMOVABLE = "".join(
 
 BREAKS = f"\r{OTHER_BREAKS}"
 """The characters that become line breaks."""
+# Python orders the marks on one letter by insertion, in time quadratic in their number
+_LONG_MARKS = re.compile(r"[^\w\s\x00-\x7f]{32,}")
 
 
 class Cleaned(NamedTuple):
@@ -71,8 +74,10 @@ def clean(text: str, normalisation: Normalisation = "none", seen: str = "") -> C
         removed = (control, len(found) - control - replacement, replacement)
         text = unwanted.sub("", text)
     text = breaks.sub("\n", text)
-    if normalisation != "none" and not unicodedata.is_normalized(normalisation, text):
-        text = unicodedata.normalize(normalisation, text)
+    if normalisation != "none":
+        text = _LONG_MARKS.sub(_in_order, text)
+        if not unicodedata.is_normalized(normalisation, text):
+            text = unicodedata.normalize(normalisation, text)
     return Cleaned(text, removed)
 
 
@@ -81,3 +86,10 @@ def _expressions(seen: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """What is removed and what becomes a line break, without the characters that are kept."""
     kept = f"(?![{re.escape(seen)}])" if seen else ""
     return re.compile(f"{kept}[{_REMOVED}{_SURROGATES}]"), re.compile(f"{kept}(?:\r\n?|[{BREAKS}])")
+
+
+def _in_order(run: re.Match[str]) -> str:
+    """The same text with its marks in canonical order, so that normalising has nothing to move."""
+    decomposed = "".join(unicodedata.normalize("NFD", character) for character in run[0])
+    parts = groupby(decomposed, key=lambda mark: unicodedata.combining(mark) > 0)
+    return "".join("".join(sorted(part, key=unicodedata.combining) if marks else part) for marks, part in parts)

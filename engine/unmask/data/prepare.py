@@ -134,11 +134,17 @@ def prepare(
     with UnfinishedStore(out, settings) as place:
         saved = place.path / "tokenizer"
         total = None
+        long_words: list[int] = []
         if given is None and place.journal is not None:
             given = Tokenizer.load(saved)
         elif given is None:
             reader = _Reader(source.documents(), report)
-            given = Tokenizer.train(reader.texts(), **trained, lost=lambda lost: say(warning_of(lost)))
+            given = Tokenizer.train(
+                reader.texts(),
+                **trained,
+                lost=lambda lost: say(warning_of(lost)),
+                long_words=long_words.append,
+            )
             total = reader.characters
         given.save(saved)
         encode = TextEncoder(tokenizer=given, segmenter=cutter, normalisation=normalisation)
@@ -151,7 +157,7 @@ def prepare(
         )
         source.require(head)
         with WorkerPool(encode, saved, cores() if workers is None else workers) as pool:
-            _Filling(place, head, shard_tokens, given.unk_id).run(source, pool, report, total)
+            _Filling(place, head, shard_tokens, given.unk_id, sum(long_words)).run(source, pool, report, total)
     return Store.open(out)
 
 
@@ -171,11 +177,15 @@ def _require_trained(
 class _Filling:
     """Writes documents to the store that grows in `place`, from where a run before stopped."""
 
-    def __init__(self, place: UnfinishedStore, head: StoreHead, shard_tokens: int, unknown: int) -> None:
+    def __init__(
+        self, place: UnfinishedStore, head: StoreHead, shard_tokens: int, unknown: int, long_words: int
+    ) -> None:
         journal = place.journal
         state = journal["state"] if journal else {}
         self._place, self._head, self._unknown = place, head, unknown
         self._tally = Tally(state.get("tally"))
+        # training, of which these were left out, is not repeated when a run goes on
+        self._tally.long_words += long_words
         self._resumed = bool(journal)
         self._digest = str(state.get("digest", ""))
         self._writer = ShardWriter(

@@ -12,6 +12,7 @@ from typing import Any
 
 from unmask.data.cleaning import KINDS
 from unmask.data.store import Store
+from unmask.data.wordpiece import LONGEST_WORD
 
 __all__ = ["Tally", "describe"]
 
@@ -27,6 +28,7 @@ class Tally:
         kept = kept or {}
         self.read = int(kept.get("read", 0))
         self.characters = int(kept.get("characters", 0))
+        self.long_words = int(kept.get("long_words", 0))
         self._empty = Counter[str](kept.get("empty", {}))
         self._unknown = Counter[str](kept.get("unknown", {}))
         self._removed = {kind: Counter[str](kept.get("removed", {}).get(kind, {})) for kind in KINDS}
@@ -50,6 +52,7 @@ class Tally:
         return {
             "read": self.read,
             "characters": self.characters,
+            "long_words": self.long_words,
             "empty": dict(self._empty),
             "unknown": dict(self._unknown),
             "removed": {kind: dict(counts) for kind, counts in self._removed.items()},
@@ -63,6 +66,7 @@ class Tally:
         for part in map(cls, states):
             whole.read += part.read
             whole.characters += part.characters
+            whole.long_words += part.long_words
             whole._empty += part._empty
             # addition would drop sources without an unknown token
             whole._unknown.update(part._unknown)
@@ -80,6 +84,7 @@ class Tally:
             "empty_sources": [name for name in dict.fromkeys(sources) if name not in self._unknown],
             "unknown_tokens": dict(self._unknown),
             "removed_characters": {kind: dict(counts) for kind, counts in self._removed.items() if counts},
+            **({"long_words": self.long_words} if self.long_words else {}),
             "lengths": {label: self._lengths[power] for power, label in labels.items()},
         }
 
@@ -103,6 +108,11 @@ def describe(store: Store) -> str:
     for kind, by_source in summary.get("removed_characters", {}).items():
         counted = ", ".join(f"{name} {count:,}" for name, count in by_source.items())
         lines.append(f"{kind} characters removed: {counted}")
+    if summary.get("long_words"):
+        lines.append(
+            f"{summary['long_words']:,} words of more than {LONGEST_WORD} characters can only become [UNK] and were "
+            "left out of training the vocabulary"
+        )
     lengths = summary.get("lengths", {})
     if lengths:
         lines.append("tokens per document:")

@@ -110,6 +110,7 @@ class Tokenizer:
         sample_characters: int = 100_000_000,
         max_length: int = 512,
         lost: Callable[[Mapping[str, int]], None] | None = None,
+        long_words: Callable[[int], None] | None = None,
     ) -> Tokenizer:
         """Trains a WordPiece vocabulary; the same texts in any order give the same one.
 
@@ -121,6 +122,7 @@ class Tokenizer:
             sample_characters: how many characters of text training may hold in memory.
             max_length: see `Tokenizer`.
             lost: is told the scripts of which dropping accents changes letters, and how many, where there are any.
+            long_words: is told how many words were left out for their length, see `train_vocabulary`.
 
         Raises:
             TokenizerError: no text, or `vocab_size` does not exceed what the alphabet alone takes.
@@ -136,6 +138,7 @@ class Tokenizer:
             lowercase=lowercase,
             strip_accents=strip_accents,
             sample_characters=sample_characters,
+            long_words=long_words,
         )
         backend = bert_pipeline(vocabulary, SPECIAL_TOKENS, lowercase=lowercase, strip_accents=strip_accents)
         return cls(backend, max_length=max_length)

@@ -4,14 +4,20 @@ Training merges the most frequent pair of pieces until the vocabulary is full, a
 does it. The library numbers continuation characters by the iteration order of a hash map, which differs from
 run to run, and equal counts are then merged in another order; here the alphabet is counted first and numbered
 by frequency, so the same text always gives the same vocabulary.
+
+A word of more than `LONGEST_WORD` characters becomes [UNK] whatever the vocabulary holds. Merging its pieces takes time
+quadratic in its length (a line of base64, a genome, a text without spaces), so it is left out of training and counted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
+import re
+import string
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING
 
 from unmask.errors import TokenizerError
@@ -19,7 +25,14 @@ from unmask.errors import TokenizerError
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["bert_pipeline", "frame_as_bert", "sample_by_hash", "train_vocabulary"]
+__all__ = ["LONGEST_WORD", "bert_pipeline", "frame_as_bert", "sample_by_hash", "train_vocabulary"]
+
+LONGEST_WORD = 100
+"""Characters of the longest word that is cut into pieces, in BERT's code too (tokenization.py, WordpieceTokenizer)."""
+
+# ends where a word certainly ends: the library takes 300 bytes of memory a word of a text
+_PIECE = re.compile(rf"(?s).{{1,16384}}[^\s{re.escape(string.punctuation)}]*+")
+_LONG = re.compile(rf"(?<!\S)\S{{{LONGEST_WORD + 1},}}")
 
 
 def bert_pipeline(
@@ -30,7 +43,7 @@ def bert_pipeline(
     strip_accents: bool | None = None,
     chinese_characters: bool = True,
     prefix: str = "##",
-    longest_word: int = 100,
+    longest_word: int = LONGEST_WORD,
 ) -> tokenizers.Tokenizer:
     """Builds BERT's tokenizer: cleaning, CJK spacing, case, punctuation, WordPiece, `[CLS] a [SEP] b [SEP]`.
 
@@ -92,32 +105,57 @@ def train_vocabulary(
     lowercase: bool,
     strip_accents: bool | None = None,
     sample_characters: int,
+    long_words: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Learns a WordPiece vocabulary; ids are special tokens, then `##` characters, characters, merges.
 
     Single characters take at most half of it, the most frequent first, and up to seven eighths where they occur at
-    least 10 times: each of thousands of Chinese characters is a word.
+    least 10 times: each of thousands of Chinese characters is a word. Time is linear in the text.
+
+    Args:
+        long_words: is told how many words were left out for their length.
 
     Raises:
-        TokenizerError: no text, or `vocab_size` leaves no room beside special tokens and characters.
+        TokenizerError: no text, no word that is short enough, or `vocab_size` leaves no room beside special tokens and
+            characters.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     sample = sample_by_hash(texts, sample_characters)
     normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
     pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    normalized = [normalizer.normalize_str(text) for text in sample]
+    normalized = []
+    left_out = 0
+    for piece in (piece for text in sample for piece in _PIECE.findall(normalizer.normalize_str(text))):
+        short, long = _without_long_words(piece, pre_tokenizer)
+        normalized.append(short)
+        left_out += long
+    if long_words is not None:
+        long_words(left_out)
     alphabet, continuing = _count_characters(normalized, pre_tokenizer)
+    if not alphabet and left_out:
+        raise TokenizerError(
+            f"tokenizer: each of the {left_out:,} words of this text is longer than {LONGEST_WORD} characters and can "
+            "only become [UNK]; separate its words by spaces, or give a tokenizer"
+        )
     if not alphabet:
         raise TokenizerError("tokenizer: there is no text to train on; every document is empty")
-    kept = _frequent_characters(alphabet, continuing, vocab_size)
-    seeds = [f"##{character}" for character in kept if character in continuing]
-    fixed = len(special_tokens) + len(seeds) + len(kept)
-    if fixed >= vocab_size:
+
+    def characters(size: int) -> tuple[list[str], list[str]]:
+        kept = _frequent_characters(alphabet, continuing, size)
+        return kept, [f"##{character}" for character in kept if character in continuing]
+
+    def fits(size: int) -> bool:
+        return len(special_tokens) + sum(map(len, characters(size))) < size
+
+    if not fits(vocab_size):
+        # a larger vocabulary keeps more characters
+        smallest = next(size for size in count(vocab_size + 1) if fits(size))
         raise TokenizerError(
-            f"tokenizer: vocab_size must exceed {fixed}, the special tokens and characters of this text, "
+            f"tokenizer: vocab_size must be at least {smallest} for the special tokens and characters of this text, "
             f"got {vocab_size}"
         )
+    kept, seeds = characters(vocab_size)
     backend = Tokenizer(models.WordPiece(unk_token=special_tokens[0]))
     backend.pre_tokenizer = pre_tokenizer
     trainer = trainers.WordPieceTrainer(
@@ -151,12 +189,26 @@ def sample_by_hash(texts: Iterable[str], characters: int) -> list[str]:
     return [text for _, text in sorted(heap, reverse=True)]
 
 
+def _without_long_words(text: str, pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer) -> tuple[str, int]:
+    """The text without the words that are too long to be cut into pieces, and how many these are."""
+    left_out = 0
+
+    def shortened(chunk: re.Match[str]) -> str:
+        nonlocal left_out
+        words = [word for word, _ in pre_tokenizer.pre_tokenize_str(chunk[0])]
+        short = [word for word in words if len(word) <= LONGEST_WORD]
+        left_out += len(words) - len(short)
+        return chunk[0] if len(short) == len(words) else " ".join(short)
+
+    return _LONG.sub(shortened, text), left_out
+
+
 def _frequent_characters(alphabet: Sequence[tuple[str, int]], continuing: set[str], vocab_size: int) -> list[str]:
     kept: list[str] = []
     used = 0
-    for character, count in alphabet:
+    for character, times in alphabet:
         used += 2 if character in continuing else 1
-        if used > (vocab_size * 7 // 8 if count >= 10 else vocab_size // 2):
+        if used > (vocab_size * 7 // 8 if times >= 10 else vocab_size // 2):
             break
         kept.append(character)
     return kept

@@ -142,6 +142,6 @@ def test_failures_leave_nothing_behind(corpus: Path, tokenizer: Tokenizer, tmp_p
     corpus.write_text(json.dumps({"text": "\u200b"}))
     with pytest.raises(CorpusError, match="none of 1 documents gives a token"):
         prepare([corpus], out, tokenizer=tokenizer)
-    with pytest.raises(TokenizerError, match="vocab_size must exceed"):
+    with pytest.raises(TokenizerError, match="vocab_size must be at least"):
         prepare([corpus.rename(tmp_path / "a.txt")], out, vocab_size=5)
     assert list((tmp_path / "made").iterdir()) == []

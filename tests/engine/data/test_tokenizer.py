@@ -263,7 +263,7 @@ def test_refuses_what_it_cannot_load(tmp_path: Path) -> None:
 def test_training_refuses_empty_text_and_a_vocabulary_smaller_than_the_alphabet() -> None:
     with pytest.raises(TokenizerError, match="no text to train on"):
         Tokenizer.train(["", " \n"], 100)
-    with pytest.raises(TokenizerError, match=r"vocab_size must exceed 7, .* got 6"):
+    with pytest.raises(TokenizerError, match=r"vocab_size must be at least 8 .* got 6"):
         Tokenizer.train(["aaa"], 6)
 
 
