@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unmask.errors import CheckpointError, ConfigError, RunError
+from unmask.paths import as_typed
 
 if TYPE_CHECKING:
     from unmask.config import RunConfig
@@ -75,22 +76,25 @@ def config_of(found: ModelFolder) -> "RunConfig | None":
 def _newest(run: Path) -> ModelFolder:
     import sys
 
-    from unmask.train.checkpoint import Checkpoints
+    from unmask.train.checkpoint import Checkpoints, damage_of
 
     checkpoints = Checkpoints(folder=run / "checkpoints")
     problems: list[str] = []
     for step in reversed(checkpoints.steps()):
-        try:
-            found = _verified(checkpoints.path(step))
-        except CheckpointError as error:
-            problems.append(str(error))
+        path = checkpoints.path(step)
+        problem = damage_of(path)
+        if problem is not None:
+            problems.append(problem)
             continue
         for problem in problems:
-            print(f"unmask: {problem}; using {found.path.name} instead", file=sys.stderr)
-        return found
+            print(f"unmask: {problem}; using {path.name} instead", file=sys.stderr)
+        return ModelFolder(path=path, steps=step)
     if problems:
-        raise CheckpointError(f"no checkpoint in {run} is whole: {'; '.join(problems)}")
-    raise RunError(f"{run} has no checkpoint yet; the first is written after train.save_every steps")
+        raise CheckpointError(f"no checkpoint in {run} is whole: {'; '.join(problems)}; start a new run")
+    raise RunError(
+        f"{run} has no checkpoint yet; wait for the first, after train.save_every steps, or continue it with `unmask "
+        f"pretrain --resume {as_typed(run)}`"
+    )
 
 
 def _verified(path: Path) -> ModelFolder:

@@ -61,7 +61,7 @@ def read_curves(folder: Path) -> tuple[Curve, Curve]:
         if row.get("loss") is not None:
             (held_out if row.get("event") == "evaluate" else training)[row["step"]] = row["loss"]
     if not training:
-        raise RunError(f"{folder} has no logged step yet; the first comes after train.log_every steps")
+        raise RunError(f"{folder} has no logged step yet; wait for the first, after train.log_every steps")
     return _curve(training), _curve(held_out)
 
 
@@ -106,7 +106,7 @@ def draw(training: Curve, held_out: Curve, *, title: str, out: Path) -> None:
         try:
             figure.savefig(out, dpi=120)
         except ValueError as error:
-            raise UnmaskError(f"plot: cannot write {out}: {error}") from None
+            raise UnmaskError(f"plot: cannot write {out} ({error}); give --out another suffix") from None
 
 
 def _curve(losses: dict[int, float]) -> Curve:

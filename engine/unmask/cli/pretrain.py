@@ -80,7 +80,7 @@ def _read(arguments: list[str], base: RunConfig, *, first: str | None) -> RunCon
             if first is not None:
                 raise ConfigError(f"config: {word!r} stands beside {first}; leave one of them out")
             raise ConfigError(
-                f"config: {word!r} stands after an option; a recipe or a YAML file comes first: "
+                f"config: {word!r} stands after an option; put a recipe or a YAML file first: "
                 f"unmask pretrain {word} [OPTIONS]"
             )
 

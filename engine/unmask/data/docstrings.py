@@ -180,7 +180,10 @@ def _parse(paths: Sequence[Path], processes: int) -> list[list[tuple[str, str]]]
             for process, share, answer in running:
                 if process.wait() != 0:
                     status = process.returncode
-                    raise CorpusError(f"corpus: a docstring worker ended with status {status}, see above")
+                    raise CorpusError(
+                        f"corpus: a docstring worker ended with status {status}, see above; give files with "
+                        "--input instead"
+                    )
                 with answer.open(encoding="ascii") as lines:
                     for index, line in zip(share, lines, strict=True):
                         found[index] = [(name, text) for name, text in json.loads(line)]

@@ -138,7 +138,9 @@ def read_manifest(folder: Path) -> Manifest:
                 f"store: {folder} is not finished; run the unmask prepare that began {partial} again, which goes on "
                 "with it"
             ) from None
-        raise StoreError(f"store: {folder} {what}; make one with unmask prepare --out {folder}") from None
+        raise StoreError(
+            f"store: {folder} {what}; give the folder of a store, or make one with unmask prepare --out {folder}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(
             f"store: {path} cannot be read ({error}); make it readable, or prepare the store again"
@@ -152,7 +154,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = json.loads(text)
         version = int(manifest["schema_version"])
     except (ValueError, KeyError, TypeError):
-        raise StoreError(f"store: {path} is damaged; prepare the store again") from None
+        raise StoreError(f"store: {path} is damaged; remove the store and prepare it again") from None
     if not 1 <= version <= SCHEMA_VERSION:
         raise StoreError(
             f"store: {folder} was written in format {version}; this version reads format {SCHEMA_VERSION} - "
@@ -160,7 +162,9 @@ def read_manifest(folder: Path) -> Manifest:
         )
     missing = sorted(Manifest.__required_keys__ - manifest.keys())
     if missing:
-        raise StoreError(f"store: {path} is damaged, it lacks {', '.join(missing)}; prepare the store again")
+        raise StoreError(
+            f"store: {path} is damaged, it lacks {', '.join(missing)}; remove the store and prepare it again"
+        )
     checked: Manifest = manifest
     return checked
 
@@ -173,7 +177,7 @@ def check_shards(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
     Raises:
         StoreError: a shard is missing, truncated or altered; the message names it.
     """
-    remedy = "copy the store again or prepare it anew"
+    remedy = "copy the store again, or remove it and prepare it anew"
     for shard in manifest["shards"]:
         path = folder / shard["file"]
         try:

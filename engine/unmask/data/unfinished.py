@@ -57,7 +57,7 @@ def unfinished_hint(folder: Path) -> str | None:
     partial = partial_folder(folder)
     if not (partial / _JOURNAL).is_file():
         return None
-    return f"{partial} is an unfinished store: the same command goes on with it, removing it starts afresh"
+    return f"{partial} is an unfinished store; run the same command to go on with it, or remove it to start afresh"
 
 
 class UnfinishedStore:
@@ -113,7 +113,8 @@ class UnfinishedStore:
             raise self._failed(error) from error
 
     def _leave(self) -> None:
-        if not self._kept:
+        # an interruption may come when the journal is written and before that is noted
+        if not self._kept and not (self.path / _JOURNAL).is_file():
             shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
@@ -137,7 +138,10 @@ class UnfinishedStore:
             raise StoreError(f"store: {self.folder} would be empty; give at least one document with text")
         self._write(MANIFEST, manifest)
         if self.folder.exists():
-            raise StoreError(f"store: {self.folder} appeared while it was being written; nothing was replaced")
+            raise StoreError(
+                f"store: {self.folder} appeared while it was being written, nothing was replaced; run the same command "
+                "with another folder, or remove that one first"
+            )
         for name in (_JOURNAL, _LOCK):
             (self.path / name).unlink(missing_ok=True)
         self.path.rename(self.folder)
@@ -200,5 +204,5 @@ class UnfinishedStore:
 
     def _failed(self, error: OSError) -> StoreError:
         reason = error.strerror or str(error)
-        kept = unfinished_hint(self.folder) if self._kept else None
-        return StoreError(f"store: {self.folder} cannot be written ({reason}); {kept or 'nothing of it was kept'}")
+        way = unfinished_hint(self.folder) or "make room or choose another folder, nothing of it was kept"
+        return StoreError(f"store: {self.folder} cannot be written ({reason}); {way}")

@@ -22,7 +22,7 @@ from typing import Any
 from unmask.durable import sync
 from unmask.errors import CheckpointError
 
-__all__ = ["FORMAT", "Checkpoints", "is_checkpoint", "verify"]
+__all__ = ["FORMAT", "Checkpoints", "damage_of", "is_checkpoint", "verify"]
 
 FORMAT = 1
 READS = (1,)
@@ -99,7 +99,7 @@ class Checkpoints:
         for step in reversed(found):
             path = self.path(step)
             try:
-                verify(path)
+                _checked(path)
             except _Damaged as damage:
                 problems.append(str(damage))
                 self.say(f"{damage}; falling back to the one before it")
@@ -162,6 +162,22 @@ def verify(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: a file is missing, short or altered, or the format is newer than this version reads.
     """
+    try:
+        return _checked(path)
+    except _Damaged as damage:
+        raise CheckpointError(f"{damage}; copy it again, or take another checkpoint of the run") from damage
+
+
+def damage_of(path: Path) -> str | None:
+    """Why a checkpoint cannot be used, as a sentence without a way out; None if it can."""
+    try:
+        _checked(path)
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def _checked(path: Path) -> dict[str, Any]:
     try:
         text = (path / MANIFEST).read_bytes()
         manifest: dict[str, Any] = json.loads(text)

@@ -200,6 +200,8 @@ def _new_directory(name: str | None) -> tuple[Path, bool]:
 
 
 def _exists(path: Path) -> RunError:
+    if not (path / "config.yaml").is_file():
+        return RunError(f"run directory {path} exists already and holds no run; choose another name with --run")
     return RunError(
         f"run directory {path} exists already; continue it with `unmask pretrain --resume {as_typed(path)}` or choose "
         "another name with --run"
@@ -228,7 +230,9 @@ def saved_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunC
     file = path / "config.yaml"
     if not file.is_file():
         known = "it has no config.yaml" if path.is_dir() else "no such directory"
-        raise RunError(f"run {path} cannot be resumed: {known}; start it with `unmask pretrain --run {as_typed(path)}`")
+        held = path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _EMPTY)
+        way = "give the directory of a run" if held else f"start it with `unmask pretrain --run {as_typed(path)}`"
+        raise RunError(f"run {path} cannot be resumed: {known}; {way}")
     return load_config(file, absolute_changes(path, overrides or {}), saved=True)
 
 

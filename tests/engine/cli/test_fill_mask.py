@@ -52,10 +52,12 @@ def test_damaged_checkpoint_is_passed_over_and_named(run_folder: Path, capsys: p
     assert main(["fill-mask", str(run_folder), "a [MASK]"]) == 0
     told = capsys.readouterr()
     assert "model.safetensors" in told.err
-    assert "using step-000010 instead" in told.err
+    assert "; using step-000010 instead" in told.err and "copy it" not in told.err
     assert "trained for 10 steps" in told.out
     # looking at a run changes nothing in it
     assert weights.is_file()
+    assert main(["fill-mask", str(weights.parent), "a [MASK]"]) == 2
+    assert "; copy it again, or take another checkpoint of the run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

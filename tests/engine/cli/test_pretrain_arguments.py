@@ -106,7 +106,7 @@ def test_unknown_option_names_the_nearest_one(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("recipe", ["bert-mini", "mine.yaml"])
 def test_a_recipe_behind_the_options_is_told_to_come_first(recipe: str) -> None:
     for options in (["--data.store", "x"], ["--train.tensorboard", "--train.stps", "3"]):
-        with pytest.raises(ConfigError, match=rf"comes first: unmask pretrain {recipe} \[OPTIONS\]$"):
+        with pytest.raises(ConfigError, match=rf"YAML file first: unmask pretrain {recipe} \[OPTIONS\]$"):
             parse([*options, recipe])
     with pytest.raises(ConfigError, match=rf"'{recipe}' stands beside tiny; leave one of them out"):
         parse(["tiny", "--data.store", "x", recipe])

@@ -269,7 +269,8 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(shards._HashingFile, "write", full)
     with pytest.raises(
-        StoreError, match=r"store cannot be written \(.*No space left on device.*\); nothing of it was kept"
+        StoreError,
+        match=r"store cannot be written \(.*No space left on device.*\); make room .*, nothing of it was kept",
     ):
         write_store(tmp_path / "store", _documents(3), vocab_size=1000, **COMMON)
     assert list(tmp_path.iterdir()) == []

@@ -144,6 +144,24 @@ def test_other_settings_or_another_text_do_not_go_on(
         prepare([corpus], tmp_path / "store", **common)
 
 
+def test_an_interruption_right_after_the_journal_keeps_the_shards(tmp_path: Path, corpus: Path) -> None:
+    """It may come between the rename of the journal and the next line of the program."""
+    from unmask.durable import replace_text
+
+    def interrupted(path: Path, text: str) -> None:
+        replace_text(path, text)
+        raise KeyboardInterrupt
+
+    common: dict[str, Any] = {"tokenizer": Tokenizer.train(_texts(100), 120), "shard_tokens": SHARD, "workers": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unmask.data.unfinished.replace_text", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare([corpus], tmp_path / "store", **common)
+    assert len(list((tmp_path / "store.partial").glob("shard-*"))) == 1
+    assert "run the same command to go on with it" in (unfinished_hint(tmp_path / "store") or "")
+    assert prepare([corpus], tmp_path / "store", **common).num_documents == sum(map(bool, _texts(150))) + 1
+
+
 def test_bad_text_after_finished_shards_keeps_them_until_it_is_mended(tmp_path: Path) -> None:
     texts = _texts(100)
     corpus = _write(tmp_path / "docs.jsonl", texts)
@@ -154,7 +172,7 @@ def test_bad_text_after_finished_shards_keeps_them_until_it_is_mended(tmp_path: 
         patch.setattr("unmask.data.prepare._BATCH_CHARACTERS", 500)
         with pytest.raises(CorpusError, match="is not UTF-8"):
             prepare([corpus], tmp_path / "store", **common)
-        assert "goes on with it, removing it starts afresh" in (unfinished_hint(tmp_path / "store") or "")
+        assert "to go on with it, or remove it to start afresh" in (unfinished_hint(tmp_path / "store") or "")
         corpus.write_bytes(good)
         assert prepare([corpus], tmp_path / "store", **common).num_documents == sum(map(bool, texts))
 

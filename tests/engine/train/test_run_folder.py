@@ -63,8 +63,17 @@ def test_a_moved_run_resumes_where_it_is(tmp_path: Path) -> None:
 def test_resuming_what_is_not_a_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"cannot be resumed: it has no config\.yaml"):
         saved_config(tmp_path)
-    with pytest.raises(RunError, match=r"cannot be resumed: no such directory"):
+    with pytest.raises(RunError, match=r"cannot be resumed: no such directory; start it with"):
         saved_config(tmp_path / "nowhere")
+
+
+def test_a_folder_of_something_else_is_neither_started_nor_continued(tmp_path: Path) -> None:
+    """No sentence sends to the other: what --run refuses --resume does not advise."""
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(RunError, match=r"it has no config\.yaml; give the directory of a run$"):
+        saved_config(tmp_path)
+    with pytest.raises(RunError, match=r"exists already and holds no run; choose another name with --run$"):
+        RunFolder.create(replace(CONFIG, run=str(tmp_path)))
 
 
 def test_a_configuration_that_cannot_be_written_leaves_the_name_free(
