@@ -24,7 +24,7 @@ import numpy as np
 
 from unmask.data.accents import letters_lost
 from unmask.data.seen_text import may_be_cut, seen_characters
-from unmask.data.tokenizer_files import SPECIAL_TOKENS
+from unmask.data.tokenizer_files import SPECIAL_TOKENS, require_wordpiece
 from unmask.data.tokenizer_folder import read_folder, write_folder
 from unmask.data.wordpiece import bert_pipeline, frame_as_bert, sample_by_hash, train_vocabulary
 from unmask.errors import TokenizerError
@@ -66,14 +66,8 @@ class Tokenizer:
         max_length: int = 512,
     ) -> None:
         from tokenizers import Tokenizer as Backend
-        from tokenizers import models
 
-        if not isinstance(backend.model, models.WordPiece):
-            kind = type(backend.model).__name__
-            raise TokenizerError(
-                f"tokenizer: WordPiece is needed, got {kind}; leave the tokenizer out to train one, or write a store "
-                "of ready tokens with unmask.data.write_store"
-            )
+        require_wordpiece(backend)
         for role, token in special_tokens.items():
             if backend.token_to_id(token) is None:
                 raise TokenizerError(

@@ -19,7 +19,7 @@ from unmask.errors import TokenizerError
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["SPECIAL_TOKENS", "read_backend", "read_json", "read_vocabulary", "write_json"]
+__all__ = ["SPECIAL_TOKENS", "read_backend", "read_json", "read_vocabulary", "require_wordpiece", "write_json"]
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
@@ -58,6 +58,17 @@ def read_backend(path: Path) -> tokenizers.Tokenizer:
     return backend
 
 
+def require_wordpiece(backend: tokenizers.Tokenizer, where: str = "") -> None:
+    """Refuse a tokenizer of another model; `where` is the file that holds it."""
+    from tokenizers import models
+
+    if not isinstance(backend.model, models.WordPiece):
+        raise TokenizerError(
+            f"tokenizer: {where}{': ' if where else ''}WordPiece is needed, got {type(backend.model).__name__}; leave "
+            "the tokenizer out to train one, or write a store of ready tokens with unmask.data.write_store"
+        )
+
+
 def read_vocabulary(path: Path) -> dict[str, int]:
     """Reads a `vocab.txt`: token to id.
 
@@ -74,7 +85,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
                 f"tokenizer: {path}, line {index + 1}, has a carriage return inside, which ends a line for some "
                 "programs and not for others, so ids would differ; end every line the same way"
             )
-        token = token.rstrip(" \t") or token
+        token = token.rstrip() or token
         if token:
             vocabulary[token] = index
     return vocabulary

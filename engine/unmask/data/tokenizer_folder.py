@@ -9,13 +9,19 @@ so a folder written here names that class only where both are the same, else `Pr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.data.added_tokens import add_tokens, declared_tokens
-from unmask.data.tokenizer_files import read_backend, read_json, read_vocabulary, write_json
+from unmask.data.tokenizer_files import (
+    read_backend,
+    read_json,
+    read_vocabulary,
+    require_wordpiece,
+    write_json,
+)
 from unmask.data.tokenizer_settings import (
     pipeline_settings,
     require_agreement,
@@ -67,24 +73,28 @@ def read_folder(given: Path) -> TokenizerFolder:
         raise TokenizerError(
             f"tokenizer: {folder} {state} tokenizer.json {'nor' if folder.is_dir() else 'or'} vocab.txt{_other(folder)}"
         )
+    if is_whole:
+        # first of all: no setting makes another model fit
+        backend = read_backend(whole)
+        require_wordpiece(backend, str(whole))
     name = str(config.get("tokenizer_class") or _class_beside_the_model(folder) or "")
     require_class(name, config, folder, whole=is_whole)
     special_tokens = roles_of(name, config, named, folder)
     declared = declared_tokens(folder, config, named)
     if is_whole:
-        backend = read_backend(whole)
         description = json.loads(backend.to_str())
-        if description["model"]["type"] == "WordPiece":
-            require_agreement(config, folder, backend, description)
-            if given == folder:
-                _require_same(vocabulary, whole, backend, description)
+        require_agreement(config, folder, backend, description)
+        if given == folder:
+            _require_same(vocabulary, whole, backend, description)
         basic = (description["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
     else:
-        backend = _around(vocabulary, special_tokens, pipeline_settings(config, folder))
+        added = {token.content for token in declared if token.index is not None}
+        backend = _around(vocabulary, special_tokens, added, pipeline_settings(config, folder))
         basic = True
     backend = add_tokens(backend, declared, special_tokens.values())
-    kept = {token["content"] for token in json.loads(backend.to_str())["added_tokens"]}
-    require_plain(config, folder, kept, basic=basic)
+    kept = {token["content"]: token["special"] for token in json.loads(backend.to_str())["added_tokens"]}
+    others = [token for token, special in kept.items() if special and token not in special_tokens.values()]
+    require_plain(config, folder, kept, others, basic=basic)
     max_length = config.get("model_max_length", 512)
     # transformers writes 1e30 where there is no limit
     bounded = isinstance(max_length, int) and 0 < max_length < 1 << 31
@@ -123,6 +133,7 @@ def write_folder(
     write_json(folder / "tokenizer_config.json", config | names)
     write_json(folder / "special_tokens_map.json", names)
     tokens = {index: token for token, index in backend.get_vocab().items()}
+    (folder / "vocab.txt").unlink(missing_ok=True)
     lines = [tokens.get(index) or f"[unused{index}]" for index in range(max(tokens) + 1)]
     if not any("\n" in token or "\r" in token for token in lines):
         text = "".join(f"{token}\n" for token in lines)
@@ -157,11 +168,13 @@ def _class_beside_the_model(folder: Path) -> object:
         return None
 
 
-def _around(path: Path, special_tokens: Mapping[str, str], settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """BERT's tokenizer around a vocabulary."""
+def _around(
+    path: Path, special_tokens: Mapping[str, str], added: Collection[str], settings: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    """BERT's tokenizer around a vocabulary; tokens that another file adds may be missing in it."""
     vocabulary = read_vocabulary(path)
     for role, token in special_tokens.items():
-        if token not in vocabulary:
+        if token not in vocabulary and (role == "unk" or token not in added):
             raise TokenizerError(
                 f"tokenizer: {path} has no {role} token {token!r} among its {len(vocabulary)} tokens; add it, or name "
                 "the one that it has in tokenizer_config.json"

@@ -6,8 +6,8 @@ as `tokenizer.json`. Each setting is followed, agrees with what is followed, or 
     tokenizer_class             one that cuts text as BERT's does, or, beside a tokenizer.json, one that means that file
     do_lower_case, strip_accents, tokenize_chinese_chars, wordpieces_prefix, max_input_chars_per_word
                                 followed with a vocab.txt; beside a tokenizer.json they must agree with it
-    do_basic_tokenize, clean_text, never_split
-                                only as BERT's own defaults: BERT's pipeline has no other way
+    do_basic_tokenize, clean_text, never_split, split_special_tokens
+                                only as BERT's own defaults: there is no other way here
     pad_token, ... mask_token   the tokens of the five roles
 """
 
@@ -103,13 +103,16 @@ def require_class(name: str, config: Mapping[str, Any], where: Path, *, whole: b
     raise TokenizerError(f"tokenizer: {where} names {said}, which is not followed here; {remedy}")
 
 
-def require_plain(config: Mapping[str, Any], where: Path, kept: Collection[str], *, basic: bool) -> None:
+def require_plain(
+    config: Mapping[str, Any], where: Path, kept: Collection[str], special: Collection[str], *, basic: bool
+) -> None:
     """Refuse settings that BERT's pipeline has no way to follow.
 
     Args:
         config: the settings.
         where: the folder.
         kept: tokens that are never cut anyway.
+        special: those of them that are special and of no role.
         basic: whether text is cut at punctuation, as `do_basic_tokenize` says.
     """
     if config.get("do_basic_tokenize") is False and basic:
@@ -121,6 +124,11 @@ def require_plain(config: Mapping[str, Any], where: Path, kept: Collection[str],
         raise TokenizerError(
             f"tokenizer: {where} says clean_text false, but control characters are always removed here; remove the "
             "setting"
+        )
+    if config.get("split_special_tokens") and special:
+        raise TokenizerError(
+            f"tokenizer: {where} says split_special_tokens, but added special tokens such as {next(iter(special))!r} "
+            "are kept whole here; remove the setting, or the tokens from additional_special_tokens and its like"
         )
     never = config.get("never_split") or []
     words = [never] if isinstance(never, str) else list(never)

@@ -49,7 +49,8 @@ def bert_pipeline(
 
     Args:
         vocabulary: token to id.
-        special_tokens: the token of each of the roles pad, unk, cls, sep, mask; all in the vocabulary.
+        special_tokens: the token of each of the roles pad, unk, cls, sep, mask; text is framed where all are in the
+            vocabulary.
         lowercase: drop case.
         strip_accents: drop accents; None follows `lowercase`.
         chinese_characters: make every CJK character a word.
@@ -74,9 +75,10 @@ def bert_pipeline(
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix=prefix)
-    in_order = sorted(special_tokens.values(), key=vocabulary.__getitem__)
+    in_order = sorted(vocabulary.keys() & special_tokens.values(), key=vocabulary.__getitem__)
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in in_order])
-    frame_as_bert(backend, special_tokens)
+    if len(in_order) == len(special_tokens):
+        frame_as_bert(backend, special_tokens)
     return backend
 
 

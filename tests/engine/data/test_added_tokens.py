@@ -265,3 +265,19 @@ def test_special_tokens_are_no_similar_words(folder: Path, tmp_path: Path) -> No
     (tmp_path / "similar.tsv").write_text("the\tmill:0.9 river:0.8\nmill\triver:0.9\n")
     table = SimilarWords.load(tmp_path / "similar.tsv", tokenizer)
     assert list(table.pairs()) == [((WORDS.index("the"),), (WORDS.index("river"),))]
+
+
+def test_the_token_of_a_role_may_be_an_added_one(folder: Path) -> None:
+    words = [word for word in WORDS if word != "[MASK]"]
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    say(folder, "added_tokens.json", Covid=NEXT - 1, **{"[MASK]": NEXT})
+    tokenizer = Tokenizer.load(folder)
+    assert (tokenizer.mask_id, tokenizer.vocab_size) == (NEXT, NEXT + 1)
+    assert NEXT not in tokenizer.ordinary_ids
+    assert pieces(tokenizer, "the [MASK]")[:3] == ["the", "[", "m"]
+    assert tokenizer.encode_batch(["the [MASK]"], special_tokens=True)[0][-1] == NEXT
+    tokenizer.save(folder / "saved")
+    assert Tokenizer.load(folder / "saved").hash == tokenizer.hash
+    (folder / "added_tokens.json").unlink()
+    with pytest.raises(TokenizerError, match=r"has no mask token '\[MASK\]' among its .* add it, or name the one"):
+        Tokenizer.load(folder)

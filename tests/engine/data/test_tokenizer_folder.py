@@ -91,6 +91,10 @@ def test_code_of_its_own_is_refused(folder: Path) -> None:
         ({"do_basic_tokenize": False}, "says do_basic_tokenize false, which is not followed"),
         ({"never_split": ["mill"]}, "says never_split mill, which is not followed"),
         ({"clean_text": False}, "says clean_text false"),
+        (
+            {"split_special_tokens": True, "bos_token": "the"},
+            "says split_special_tokens, but .* such as 'the' are kept",
+        ),
         ({"do_lower_case": "false"}, "do_lower_case of .* must be true or false, got 'false'"),
         ({"do_lower_case": None}, "do_lower_case of .* must be true or false, got null"),
         ({"tokenize_chinese_chars": 1}, "tokenize_chinese_chars of .* must be true or false, got 1"),
@@ -247,6 +251,8 @@ def test_other_models_are_refused_with_the_way_out(folder: Path, model: str) -> 
     backend = Backend(getattr(models, model)())
     backend.add_special_tokens(ROLES)
     backend.save(str(folder / "tokenizer.json"))
+    # no setting would make it fit, so none is complained of
+    say(folder, tokenizer_class="RobertaTokenizer", mask_token="<mask>")
     with pytest.raises(TokenizerError, match=f"WordPiece is needed, got {model}; leave the tokenizer out to train one"):
         Tokenizer.load(folder)
 
@@ -272,14 +278,22 @@ def test_pieces_without_a_prefix_start_words_where_the_text_does(folder: Path) -
     assert encoded.lengths.tolist() == [5, 0, 2]
 
 
-def test_a_template_of_the_folder_gives_way_to_the_one_that_training_uses(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", ["none", "roberta", "one segment"])
+def test_a_template_of_the_folder_gives_way_to_the_one_that_training_uses(
+    folder: Path, tmp_path: Path, template: str
+) -> None:
     transformers = pytest.importorskip("transformers")
+    from tokenizers import processors
+
+    special = [("[CLS]", 2), ("[SEP]", 3)]
+    made = {
+        "none": None,
+        "roberta": processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2)),
+        "one segment": processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:0 [SEP]:0", special),
+    }[template]
 
     def other(description: dict[str, Any]) -> None:
-        description["post_processor"] = {
-            "type": "RobertaProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2], "trim_offsets": True,
-            "add_prefix_space": False,
-        }  # fmt: skip
+        description["post_processor"] = None if made is None else json.loads(made.__getstate__())
         description["pre_tokenizer"] = {"type": "WhitespaceSplit"}
 
     add_whole(folder, other)
