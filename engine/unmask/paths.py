@@ -8,6 +8,7 @@ no text file takes; `printable` shows them as escapes.
 import os
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 from unmask.errors import ConfigError
@@ -15,6 +16,7 @@ from unmask.errors import ConfigError
 __all__ = ["as_typed", "expanded", "expanded_input", "printable", "require_utf8"]
 
 # control characters and line breaks of Unicode, which would move the cursor, and half surrogates
+_HALVES = re.compile("[\ud800-\udfff]")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -35,13 +37,15 @@ def require_utf8(path: str) -> None:
     Raises:
         ConfigError: it is not UTF-8.
     """
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ConfigError(
-            f"the name {printable(path)} must be UTF-8, which the libraries that read and write stores and models "
-            "need; rename it, for example with convmv"
-        ) from None
+    if not _HALVES.search(path):
+        return
+    shown = printable(path)
+    if "\\x" not in shown:
+        raise ConfigError(f"the name {shown} needs a locale that knows UTF-8; set PYTHONUTF8=1")
+    raise ConfigError(
+        f"the name {shown} must be UTF-8, which the libraries that read and write stores and models need; rename it, "
+        "for example with convmv"
+    )
 
 
 def expanded_input(given: str) -> str:
@@ -54,6 +58,10 @@ def expanded_input(given: str) -> str:
 
 def printable(name: str) -> str:
     """`name` on one line, with escapes for what is no text: `caf\\xe9` for a file name in Latin-1."""
+    if _HALVES.search(name):
+        # UTF-8 after all, where the locale knows none
+        with suppress(UnicodeError):
+            name = os.fsencode(name).decode("utf-8", "surrogateescape")
     return _UNPRINTABLE.sub(_escape, name)
 
 

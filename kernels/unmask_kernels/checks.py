@@ -24,7 +24,7 @@ __all__ = [
     "shape",
 ]
 
-DEBUG: bool = os.environ.get("UNMASK_DEBUG", "0") not in ("", "0")
+DEBUG: bool = os.environ.get("UNMASK_DEBUG", "").strip().lower() not in ("", "0", "false", "no", "off")
 """Whether contents are checked on a GPU too (environment variable UNMASK_DEBUG=1); each check waits for the device."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -106,3 +106,11 @@ def test_a_source_is_named_by_a_file_whose_name_is_no_text(tmp_path: Path, capfd
     assert main(command) == 0
     assert "caf\\xe9: 1 documents" in capfd.readouterr().out
     assert Store.open(store).sources == ["caf\\xe9"]
+
+
+def test_a_name_in_utf8_is_itself_where_the_locale_knows_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under LC_ALL=C without UTF-8 mode Python hands each byte on as half a surrogate pair."""
+    name = "m\u00fchle".encode().decode("ascii", "surrogateescape")
+    assert printable(name) == "m\u00fchle"
+    with pytest.raises(ConfigError, match="the name m\u00fchle needs a locale that knows UTF-8; set PYTHONUTF8=1"):
+        expanded(name)

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted", status=130)
     except Exception as error:
         message = _sentence(error)
-        if message is None or os.environ.get(_TRACEBACK, "0") not in ("", "0"):
+        if message is None or _asked(_TRACEBACK):
             raise
         return _fail(message)
 
@@ -77,6 +77,10 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
     return None
+
+
+def _asked(variable: str) -> bool:
+    return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def _fail(message: str, *, status: int = 2) -> int:

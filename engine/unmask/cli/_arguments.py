@@ -13,7 +13,7 @@ import re
 import shutil
 import textwrap
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
@@ -53,6 +53,7 @@ def read(
         width = shutil.get_terminal_size().columns
         paragraphs = _flow(description or inspect.getdoc(options) or "").split("\n\n")
         print("\n\n".join(textwrap.fill(one, width, break_on_hyphens=False) for one in paragraphs), end="\n\n")
+    arguments = _switched(arguments, {switch.replace("-", "_") for switch in _switches(options)})
     registry = ConstructorRegistry()
     registry.struct_rule(_described)
     with registry:
@@ -84,6 +85,32 @@ def join_repeated(arguments: list[str], option: str) -> list[str]:
         elif not taking:
             rest.append(argument)
     return [*rest, option, *values] if values else arguments
+
+
+def _switches(cls: Any, prefix: str = "--") -> Iterator[str]:
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _switches(hint, f"{prefix}{name}.")
+        elif hint is bool:
+            yield f"{prefix}{name}"
+
+
+def _switched(arguments: list[str], switches: set[str]) -> list[str]:
+    """`--a.lowercase false` and `--a.lowercase=false` as `--a.no-lowercase`, since YAML writes it so."""
+    words: list[str] = []
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        option, equals, value = word.partition("=")
+        if option.replace("-", "_") in switches:
+            said = (value if equals else left[0] if left else "").lower()
+            if said in ("true", "false"):
+                if not equals:
+                    left.pop(0)
+                group, dot, name = option.removeprefix("--").rpartition(".")
+                word = option if said == "true" else f"--{group}{dot}no-{name}"
+        words.append(word)
+    return words
 
 
 def _expanded(found: T) -> T:

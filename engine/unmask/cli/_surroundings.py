@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from unmask.errors import UnmaskError
 from unmask.imports import import_path
 from unmask.streams import LastingStream, lasting
 
@@ -37,6 +38,7 @@ def settled() -> Iterator[None]:
 
     Raises:
         Stopped: SIGTERM or SIGHUP came.
+        UnmaskError: the current folder was removed.
         OSError: standard output could not be written though it is still there; all else is done.
     """
     with contextlib.ExitStack() as stack:
@@ -44,6 +46,7 @@ def settled() -> Iterator[None]:
         outer = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = (lasting(stream or _nowhere(stack), owned=True) for stream in outer)
         stack.callback(_restore, outer)
+        _require_folder()
         sys.path[:] = import_path()
         _name_user(stack)
         stack.enter_context(_signals())
@@ -60,6 +63,14 @@ def _open_missing() -> None:
         except OSError:
             # the lowest that is free
             os.open(os.devnull, os.O_RDWR)
+
+
+def _require_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        # PyTorch's own libraries abort there
+        raise UnmaskError(f"the current folder is gone ({error.strerror}); change to one that exists, cd ~") from None
 
 
 def _nowhere(stack: contextlib.ExitStack) -> TextIO:

@@ -23,6 +23,7 @@ from typing import Any, TypedDict
 from unmask.errors import StoreError
 from unmask.folders import is_store
 from unmask.limits import MANIFEST
+from unmask.paths import as_typed
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -139,7 +140,7 @@ def read_manifest(folder: Path) -> Manifest:
                 "with it"
             ) from None
         raise StoreError(
-            f"store: {folder} {what}; give the folder of a store, or make one with unmask prepare --out {folder}"
+            f"store: {folder} {what}; give the folder of a store, or make one with unmask prepare --out {as_typed(folder)}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(

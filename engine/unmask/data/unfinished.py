@@ -148,7 +148,9 @@ class UnfinishedStore:
         sync(self.folder.parent)
 
     def _write(self, name: str, value: Mapping[str, Any]) -> None:
-        replace_text(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        # half a surrogate pair, of an option, becomes the escape that JSON has for it
+        replace_text(self.path / name, text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
     def _refuse_existing(self) -> None:
         if self.folder.exists():

@@ -21,6 +21,7 @@ from typing import Any
 
 from unmask.durable import sync
 from unmask.errors import CheckpointError
+from unmask.paths import as_typed
 
 __all__ = ["FORMAT", "Checkpoints", "damage_of", "is_checkpoint", "verify"]
 
@@ -136,7 +137,7 @@ class Checkpoints:
         rest = f"{kept[-1]} is whole, so make room" if kept else "make room"
         return (
             f"checkpoint {target} could not be written ({reason}): it needs about {needed:,} bytes, {free:,} are "
-            f"free; {rest} and continue with `unmask pretrain --resume {self.folder.parent}`"
+            f"free; {rest} and continue with `unmask pretrain --resume {as_typed(self.folder.parent)}`"
         )
 
 

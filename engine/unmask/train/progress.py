@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unmask.config import RunConfig
+from unmask.paths import as_typed
 from unmask.streams import lasting
 
 __all__ = ["Display", "next_command"]
@@ -106,4 +107,4 @@ def _duration(seconds: float) -> str:
 def next_command(config: RunConfig, run: Path) -> str:
     """What to try with a finished run: a model that was never shown [MASK] has nothing to say of it."""
     shown = config.data.masking != "mac" and config.objective.mlm > 0
-    return f'fill-mask {run} "text with a [MASK]"' if shown else f"analyse {run}"
+    return f'fill-mask {as_typed(run)} "text with a [MASK]"' if shown else f"analyse {as_typed(run)}"

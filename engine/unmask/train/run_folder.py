@@ -212,7 +212,9 @@ def not_written(file: Path, error: OSError) -> RunError:
     """The error for a file of a run directory that the system refuses to write, with the way on from there."""
     run = file.parent
     way = f"continue with `unmask pretrain --resume {as_typed(run)}`" if _begun(run) else "start again"
-    return RunError(f"{file} could not be written ({error.strerror}); make room and {way}")
+    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    first = "make the directory writable" if denied else "make room"
+    return RunError(f"{file} could not be written ({error.strerror}); {first} and {way}")
 
 
 def _begun(run: Path) -> bool:

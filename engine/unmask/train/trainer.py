@@ -20,6 +20,7 @@ from torch import Tensor
 from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
 from unmask.errors import RunError
+from unmask.paths import as_typed
 from unmask.train.assembly import Parts
 from unmask.train.binding import bind
 from unmask.train.checkpoint import Checkpoints
@@ -245,5 +246,5 @@ class Trainer:
         else:
             self.display.say(
                 f"{stop.name}: stopped after step {self.done}, saved; continue with `unmask pretrain --resume "
-                f"{self.folder}`"
+                f"{as_typed(self.folder)}`"
             )

@@ -10,6 +10,7 @@ from rich.cells import cell_len
 
 from unmask.cli import COMMANDS, main
 from unmask.cli._arguments import join_repeated, read
+from unmask.cli.pretrain import parse
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,26 @@ def test_fields_are_read_with_their_docstrings_and_defaults(capsys: pytest.Captu
     assert "Has no default. (required)" in told
     assert "(default: 0.5)" in told
     assert "(default: )" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "lowercase"),
+    [
+        (["--data.lowercase", "false"], False),
+        (["--data.lowercase=False"], False),
+        (["--data.no-lowercase"], False),
+        (["--data.lowercase", "true"], True),
+        (["--data.lowercase", "--seed", "3"], True),
+    ],
+)
+def test_a_switch_takes_a_truth_value_as_yaml_has_it(words: list[str], lowercase: bool) -> None:
+    config, _ = parse(words)
+    assert config.data.lowercase is lowercase
+    config, _ = parse([*words, "--data.blank-line-documents=true", "--data.input", "a.txt"])
+    assert config.data.blank_line_documents
+
+
+@pytest.mark.parametrize("run", ["1e6", "0x1F", "true", "null", "a b", "%s{}", "-x", "[1, 2]", '{"a": 1}'])
+def test_text_on_the_command_line_is_text(run: str) -> None:
+    config, _ = parse([f"--run={run}", "--data.input", run.lstrip("-"), f"n={run}"])
+    assert (config.run, config.data.input) == (run, [run.lstrip("-"), f"n={run}"])

@@ -91,11 +91,19 @@ def test_error_becomes_one_line(
     assert capsys.readouterr().err == message
 
 
-def test_the_traceback_is_shown_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UNMASK_TRACEBACK", "1")
+@pytest.mark.parametrize("value", ["1", "yes", "TRUE"])
+def test_the_traceback_is_shown_where_it_is_asked_for(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_TRACEBACK", value)
     fail_with(RunError("runs/a exists already"), monkeypatch)
     with pytest.raises(RunError):
         cli.main(["doctor"])
+
+
+@pytest.mark.parametrize("value", ["", " ", "0", "false", "No", "off"])
+def test_no_traceback_is_shown_where_none_is_asked_for(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_TRACEBACK", value)
+    fail_with(RunError("runs/a exists already"), monkeypatch)
+    assert cli.main(["doctor"]) == 2
 
 
 def test_our_own_mistake_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,3 +231,15 @@ def test_of_two_that_make_one_store_at_once_one_does(corpus: Path, tmp_path: Pat
     assert "is being written by process" in loser or "exists already" in loser
     assert Store.open(tmp_path / "store", verify=True).num_documents > 100
     assert not (tmp_path / "store.partial").exists()
+
+
+def test_a_journal_keeps_an_option_that_is_no_text(tmp_path: Path) -> None:
+    """Half a surrogate pair comes from an argument in another encoding; the same command goes on."""
+    from unmask.data.unfinished import UnfinishedStore
+
+    settings = {"split_at": "caf\udce9 \u00e9"}
+    with UnfinishedStore(tmp_path / "store", settings) as place:
+        place.record([], [], {})
+    with UnfinishedStore(tmp_path / "store", settings) as place:
+        assert place.journal is not None
+        assert place.journal["settings"] == settings
