@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,11 @@ def test_configurations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
                     check_round_trip(config, Path(scratch, "again.yaml"))
             run.mkdir()
             path.rename(run / "config.yaml")
+            resumed = result_or_sentence(
+                partial(from_command_line, ["--resume", str(run), *words(case)]), names=["config"]
+            )
+            if resumed is not None:
+                check_round_trip(resumed, Path(scratch, "again.yaml"))
             saved = result_or_sentence(lambda: saved_config(run, overrides), names=["config"])
             if saved is not None:
                 result_or_sentence(lambda: RunFolder.reopen(run, saved))

@@ -21,6 +21,7 @@ EXAMPLES: list[dict[str, Any]] = []
 
 cases = st.fixed_dictionaries(
     {
+        "form": st.sampled_from(("plain", "added")),
         "trees": st.dictionaries(st.sampled_from(JSON_FILES), tree_changes, max_size=2),
         "bytes": st.dictionaries(st.sampled_from((*JSON_FILES, "vocab.txt")), byte_changes, max_size=1),
         "without": st.sets(st.sampled_from((*JSON_FILES, "vocab.txt")), max_size=3),
@@ -30,10 +31,21 @@ cases = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizers") / "good"
-    Tokenizer.train(["the river runs past the mill, and the cat"] * 4, 100).save(folder)
-    (folder / "added_tokens.json").write_text(json.dumps({"[MASK]": 4}))
-    return folder
+    """A folder as it is written here, and one that adds tokens in every way that there is."""
+    root = tmp_path_factory.mktemp("tokenizers")
+    tokenizer = Tokenizer.train(["the river runs past the mill, and the cat"] * 4, 100)
+    tokenizer.save(root / "plain")
+    (root / "plain" / "added_tokens.json").write_text(json.dumps({"[MASK]": tokenizer.mask_id}))
+    folder = Path(shutil.copytree(root / "plain", root / "added"))
+    size = tokenizer.vocab_size
+    (folder / "added_tokens.json").write_text(json.dumps({"riverside": size, "[X]": size + 1}))
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["additional_special_tokens"] = ["[X]", {"content": "[Y]", "lstrip": True}]
+    settings["added_tokens_decoder"] = {str(size): {"content": "riverside", "special": False}}
+    settings["mask_token"] = {"content": "[MASK]", "lstrip": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert Tokenizer.load(folder).added_special_ids == [size + 1, size + 2]
+    return root
 
 
 def make(case: dict[str, Any], good: Path, folder: Path) -> None:
@@ -51,7 +63,7 @@ def test_tokenizer_folders(good: Path) -> None:
     def body(case: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             folder, saved = Path(scratch, "tokenizer"), Path(scratch, "saved")
-            make(case, good, folder)
+            make(case, good / case["form"], folder)
             tokenizer = result_or_sentence(lambda: Tokenizer.load(folder), names=[str(folder)])
             if tokenizer is None:
                 return

@@ -88,7 +88,7 @@ def predict(model: "PretrainingModel", tokenizer: "Tokenizer", text: str, *, top
     Rows of the token table that no token has, those that pad it, take no part: neither named nor in the sum.
 
     Raises:
-        UnmaskError: the text is longer than the model's position table.
+        UnmaskError: the text is longer than the model's position table, or the model's scores are no numbers.
     """
     import torch
 
@@ -108,6 +108,11 @@ def predict(model: "PretrainingModel", tokenizer: "Tokenizer", text: str, *, top
         hidden = model(pack([ids]))
         logits = model.mlm_logits(hidden[masked]).float()
         used = torch.from_numpy(tokenizer.used_ids)
+        if not logits[:, used].isfinite().all():
+            raise UnmaskError(
+                "fill-mask: the model gives scores that are not finite, so its weights are damaged or its training "
+                "diverged; take another checkpoint"
+            )
         probabilities = logits[:, used].softmax(-1)
         best = probabilities.topk(min(top, len(used)))
     return [

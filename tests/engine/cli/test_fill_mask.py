@@ -107,3 +107,15 @@ def test_an_added_special_token_in_a_text_is_whole(model_folder: Path) -> None:
     # [CLS] [USER] the [MASK] cat [SEP] fill the six positions
     (best,) = predict(PretrainingModel(config, seed=3), tokenizer, "[USER] the [MASK] cat", top=tokenizer.vocab_size)
     assert "[USER]" in [prediction.token for prediction in best]
+
+
+def test_scores_that_are_no_numbers_are_not_shown(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from unmask import PretrainingModel
+
+    model = PretrainingModel.from_pretrained(model_folder)
+    torch.nn.init.constant_(model.encoder.embeddings.norm.bias, 3e38)
+    model.save_pretrained(model_folder)
+    assert main(["fill-mask", str(model_folder), "a [MASK]"]) == 2
+    assert "the model gives scores that are not finite" in capsys.readouterr().err
