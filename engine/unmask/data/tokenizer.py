@@ -79,6 +79,11 @@ class Tokenizer:
                 f"tokenizer: the unk token is {special_tokens['unk']!r}, but its tokenizer.json makes unknown words "
                 f"{backend.model.unk_token!r}; name that one as unk_token in tokenizer_config.json"
             )
+        if backend.model.token_to_id(special_tokens["unk"]) is None:
+            raise TokenizerError(
+                f"tokenizer: the unk token {special_tokens['unk']!r} is an added token alone, so unknown words have no "
+                "id; put it into the vocabulary of the model, with the id that it has"
+            )
         backend.no_truncation()
         backend.no_padding()
         # training puts [CLS] and [SEP] around every text, whatever the folder's own template

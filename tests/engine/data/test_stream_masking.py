@@ -160,5 +160,5 @@ def test_masks_are_the_same_for_any_number_of_ranks_and_workers(masking, ranks, 
 
 def test_mac_without_a_table_is_refused():
     store = corpus()
-    with pytest.raises(ConfigError, match=r"got data\.masking 'mac' without a table"):
+    with pytest.raises(ConfigError, match=r"data\.masking is 'mac' without a table"):
         Stream(store, StreamConfig(longest=32, masking="mac"), store.ordinary_ids)

@@ -333,3 +333,17 @@ def test_a_folder_that_an_earlier_version_saved_is_read(folder: Path) -> None:
     assert pieces(say(folder, **old, **names), "THE") == ["the"]
     with pytest.raises(TokenizerError, match=r"says do_lower_case false .* says true"):
         Tokenizer.load(say(folder, do_lower_case=False))
+
+
+def test_an_unknown_token_that_the_model_lacks_is_refused(folder: Path) -> None:
+    def moved(description: dict[str, Any]) -> None:
+        vocabulary = description["model"]["vocab"]
+        words = [word for word in sorted(vocabulary, key=vocabulary.__getitem__) if word != "[UNK]"]
+        description["model"]["vocab"] = {word: index for index, word in enumerate(words)}
+        for token in description["added_tokens"]:
+            token["id"] = description["model"]["vocab"].get(token["content"], len(words))
+
+    add_whole(folder, moved)
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(TokenizerError, match=r"the unk token '\[UNK\]' is an added token alone"):
+        Tokenizer.load(folder)
