@@ -54,6 +54,13 @@ def test_a_suffix_that_is_not_read_is_refused_with_what_to_do(tmp_path: Path, na
         Inputs([tmp_path / name], ReadOptions())
 
 
+def test_a_folder_of_nothing_but_such_files_says_what_to_do(tmp_path: Path) -> None:
+    for name in ("a.json", "b.JSON", "c.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(CorpusError, match=r"suffixes \(\.json 2, \.png 1\); \.json files: write it as \.jsonl"):
+        Inputs([tmp_path], ReadOptions())
+
+
 def test_a_pipe_given_by_name_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.txt")
     for given, what in ((tmp_path / "p.txt", "a pipe"), (Path("/dev/null"), "a device")):

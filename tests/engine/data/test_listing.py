@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from unmask.data.listing import list_files
+from unmask.data.listing import list_files, real_path
 from unmask.data.prepare import prepare
 from unmask.data.prepare_inputs import Inputs
 from unmask.data.readers import ReadOptions
@@ -61,6 +61,13 @@ def test_a_store_inside_its_input_is_the_store_outside(corpus: Path, way: str, m
     assert _bytes(prepare([f"corpus={given}"], out, **TRAINED)) == outside
     # it is there now, a store as any other, and no text
     assert _bytes(prepare([corpus], corpus / "again", **TRAINED)) == outside
+
+
+def test_nothing_in_the_folder_that_grows_is_read_whatever_it_looks_like(corpus: Path) -> None:
+    _texts(corpus / "store.partial" / "deep", 2)
+    (corpus / "link").symlink_to("store.partial/deep")
+    assert len(list_files(corpus).files) == 5
+    assert len(list_files(corpus, [real_path(corpus / "store.partial")]).files) == 3
 
 
 def test_a_killed_run_goes_on_inside_its_input(corpus: Path) -> None:

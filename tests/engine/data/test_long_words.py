@@ -143,6 +143,6 @@ def test_marks_beyond_number_are_normalised_as_python_does() -> None:
         assert clean(text, "NFC").text == unicodedata.normalize("NFC", text)
         assert clean(text, "NFKC").text == unicodedata.normalize("NFKC", text)
     start = time.process_time()
-    for text in ("e" + "\u0301\u0323" * 50_000, "é" + "\u0f73" * 50_000):
+    for text in ("e" + "\u0301\u0323" * 100_000, "é" + "\u0f73" * 100_000):
         assert unicodedata.is_normalized("NFD", clean(text, "NFC").text[2:])
     assert time.process_time() - start < ENOUGH
