@@ -17,7 +17,15 @@ from unmask.data.tokenizer import Tokenizer
 
 JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 TEXTS = ["the river", "", "The  RIVER, [MASK] runs\u0301\n\x85 漢字 \ufeff\0", "[CLS] x [SEP]", "a" * 300, "\u200d##"]
-EXAMPLES: list[dict[str, Any]] = []
+EXAMPLES: list[dict[str, Any]] = [
+    {"form": "plain", "trees": {"tokenizer_config.json": [("deepen", [0, 5], 0)]}, "bytes": {}, "without": set()},
+    {
+        "form": "added",
+        "trees": {"tokenizer.json": [("replace", [0, 1], 0), ("remove", [0, 8, 4, 5], 0)]},
+        "bytes": {},
+        "without": set(),
+    },
+]
 
 cases = st.fixed_dictionaries(
     {

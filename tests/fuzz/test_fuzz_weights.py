@@ -58,7 +58,9 @@ TENSORS_OF_BIN: dict[str, Callable[[str, torch.Tensor], list[tuple[Any, Any]]]] 
 }
 TENSORS_OF_ALL = TENSORS | TENSORS_OF_BIN
 FORMS = ("safetensors", "shards", "bin", "bin shards")
-EXAMPLES: list[dict[str, Any]] = []
+EXAMPLES: list[dict[str, Any]] = [
+    {"form": "safetensors", "trees": {}, "bytes": {}, "tensors": [(0, "huge")], "nested": ""},
+]
 
 cases = st.fixed_dictionaries(
     {

@@ -70,9 +70,9 @@ def declared_tokens(folder: Path, config: Mapping[str, Any], named: Mapping[str,
 
 
 def add_tokens(
-    backend: tokenizers.Tokenizer, declared: Iterable[AddedToken], roles: Iterable[str]
+    backend: tokenizers.Tokenizer, declared: Iterable[AddedToken], roles: Iterable[str], folder: Path
 ) -> tokenizers.Tokenizer:
-    """Returns the backend with these tokens added, and the tokens of the roles marked as special.
+    """Returns the backend of `folder` with these tokens added, and the tokens of the roles marked as special.
 
     Raises:
         TokenizerError: a token's id is taken, leaves a gap, or differs from the one that it has.
@@ -115,8 +115,8 @@ def add_tokens(
         if made.token_to_id(entry["content"]) != entry["id"]:
             raise TokenizerError(
                 f"tokenizer: the added token {entry['content']!r} cannot have the id {entry['id']}: the ids of the "
-                "vocabulary have gaps, from a blank line or a token that comes twice; give each id a token of its own, "
-                "such as [unused7]"
+                f"vocabulary of {folder} have gaps, from a blank line or a token that comes twice; give each id a "
+                "token of its own, such as [unused7]"
             )
     return made
 

@@ -91,7 +91,7 @@ def read_folder(given: Path) -> TokenizerFolder:
         added = {token.content for token in declared if token.index is not None}
         backend = _around(vocabulary, special_tokens, added, pipeline_settings(config, folder))
         basic = True
-    backend = add_tokens(backend, declared, special_tokens.values())
+    backend = add_tokens(backend, declared, special_tokens.values(), folder)
     kept = {token["content"]: token["special"] for token in json.loads(backend.to_str())["added_tokens"]}
     others = [token for token, special in kept.items() if special and token not in special_tokens.values()]
     require_plain(config, folder, kept, others, basic=basic)
