@@ -2,7 +2,8 @@
 
 characters   cleaning removes control and format characters, which BERT's tokenizer drops too. Another normalizer
              may put a token in the place of one (a zero-width non-joiner becomes [ZWNJ]), or let it through to a
-             vocabulary that has it; an added token may hold one. Such characters are kept.
+             vocabulary that has it; a rule that cuts words may name one, an added token hold one. Such characters
+             are kept.
 cuts         text is encoded sentence by sentence where the tokens are those of the whole: with rules that look at
              a word at most. An added token ("St. Xavier") or a rule that replaces may reach across.
 """
@@ -51,9 +52,10 @@ def seen_characters(backend: tokenizers.Tokenizer, description: Mapping[str, Any
         roles: tokens that are text.
     """
     candidates = {*REMOVABLE, *BREAKS}
-    patterns = [step["pattern"] for step in _steps(description["normalizer"], "normalizers") if "pattern" in step]
+    steps = [*_steps(description["normalizer"], "normalizers"), *_steps(description["pre_tokenizer"], "pretokenizers")]
     written = [token["content"] for token in description["added_tokens"] if token["content"] not in roles]
-    written += [text for pattern in patterns for text in pattern.values()]
+    written += [text for step in steps if "pattern" in step for text in step["pattern"].values()]
+    written += [step["delimiter"] for step in steps if "delimiter" in step]
     seen = candidates & set("".join(written))
     passed = set()
     without = _normalized(backend, "ab")

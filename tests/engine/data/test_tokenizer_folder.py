@@ -347,3 +347,14 @@ def test_an_unknown_token_that_the_model_lacks_is_refused(folder: Path) -> None:
     (folder / "vocab.txt").unlink()
     with pytest.raises(TokenizerError, match=r"the unk token '\[UNK\]' is an added token alone"):
         Tokenizer.load(folder)
+
+
+def test_a_vocabulary_with_gaps_is_saved_for_transformers(folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    (folder / "vocab.txt").write_text("\n".join([*ROLES, "the", "", "mill", "the", "", "##s"]), encoding="utf-8")
+    tokenizer = Tokenizer.load(folder)
+    assert tokenizer.vocab_size == 11
+    tokenizer.save(folder / "saved")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder / "saved")
+    assert theirs("the mills", add_special_tokens=False)["input_ids"] == tokenizer.encode_batch(["the mills"])[0]
+    assert tokenizer.encode_batch(["the mills"])[0] == [8, 7, 10]

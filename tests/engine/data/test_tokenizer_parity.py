@@ -23,6 +23,7 @@ TEXTS = [
     "[USER] writes [URL]the mill. [user] (St. Xavier) mill.[USER]",
     "visit St. Xavier. Covid covid's COVID-19; a Covidx xCovid\n\nthe  [L]  mill",
     "می\u200cخواهم the\u200cmill a\u00adb\u200b \r\n x\x0by",
+    "the\u200c\u00admill a\u200b\u200bb \u200cthe",
     "a" * 120 + " " + "a" * 60 + " mill",
     "   leading white space. 中。[USER]文。St. Xavier中",
     "##s ##ing s##s @@s",
@@ -86,6 +87,8 @@ def whole(**parts: Any) -> Callable[[Path], None]:
     return make
 
 
+Regex = pytest.importorskip("tokenizers").Regex
+
 FOLDERS: dict[str, Callable[[Path], None]] = {
     "uncased": from_vocabulary(),
     "cased": from_vocabulary(do_lower_case=False),
@@ -122,6 +125,19 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
             {"content": "中。", "single_word": True},
             {"content": "\n\n"},
         ]
+    ),
+    "cuts at a joiner": whole(
+        pre_tokenizer=lambda n, p: p.Sequence([p.WhitespaceSplit(), p.Split("\u200c", "isolated")])
+    ),
+    "cuts at a delimiter": whole(
+        pre_tokenizer=lambda n, p: p.CharDelimiterSplit("\u200b"), normalizer=lambda n, p: None
+    ),
+    "several joiners": whole(
+        normalizer=lambda n, p: n.Replace(Regex("\u200c\u00ad|\u200b+"), " mill "),
+        pre_tokenizer=lambda n, p: p.WhitespaceSplit(),
+    ),
+    "any format character": whole(
+        normalizer=lambda n, p: n.Replace(Regex(r"\p{Cf}"), " river "), pre_tokenizer=lambda n, p: p.WhitespaceSplit()
     ),
     "long words": whole(max_input_chars_per_word=200),
     "short words": whole(max_input_chars_per_word=5),
@@ -205,5 +221,8 @@ def test_sentences_start_at_tokens_whether_a_text_may_be_cut_or_not(folder: Path
     tokenizer = Tokenizer.load(folder)
     encoded = TextEncoder(tokenizer=tokenizer)(["the mill. The river! the end?\n\nmill"])
     tokens = [tokenizer.token(index) for index in encoded.ids[encoded.sentence_starts]]
-    assert len(tokens) == len(sentence_starts("the mill. The river! the end?\n\nmill")) == 3 or "\n\n" in tokens
+    # none starts inside a token: a line break that is one, a text that is all of one
+    assert len(tokens) == len(sentence_starts("the mill. The river! the end?\n\nmill")) == 3 or (
+        "\n\n" in tokens or len(encoded.ids) == 1
+    )
     assert not np.any(encoded.sentence_starts & ~encoded.word_starts)
