@@ -140,7 +140,8 @@ def read_manifest(folder: Path) -> Manifest:
                 "with it"
             ) from None
         raise StoreError(
-            f"store: {folder} {what}; give the folder of a store, or make one with unmask prepare --out {as_typed(folder)}"
+            f"store: {folder} {what}; give the folder of a store, or make one with unmask prepare --out "
+            f"{as_typed(folder)}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(

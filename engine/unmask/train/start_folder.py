@@ -13,7 +13,7 @@ from typing import Any
 
 from unmask.config import RunConfig
 from unmask.errors import RunError
-from unmask.paths import printable
+from unmask.paths import expanded, printable
 
 __all__ = ["absolute_changes", "located", "note_start"]
 
@@ -67,7 +67,7 @@ def absolute_changes(run: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     data = nested.get("data")
     if isinstance(data, Mapping) and _elsewhere(run) is not None:
         written = {
-            name: str(Path(data[name]).expanduser().absolute()) for name in _PATHS if isinstance(data.get(name), str)
+            name: str(Path(expanded(data[name])).resolve()) for name in _PATHS if isinstance(data.get(name), str)
         }
         nested["data"] = {**data, **written}
     return nested
