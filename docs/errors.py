@@ -13,7 +13,7 @@ from messages import CLOSE, OPEN, ROOT, Code, Message
 
 PAGE = ROOT / "docs" / "errors.md"
 
-FILES_OF_SETTINGS = ("_mappings.py", "recipes/__init__.py", "cli/pretrain.py")
+FILES_OF_SETTINGS = ("_mappings.py", "_yaml.py", "unmask/paths.py", "recipes/__init__.py", "cli/pretrain.py")
 
 # Of each table of the page: its mark, and whether a message belongs there; the first that says so has it.
 TABLES: dict[str, Callable[[Message], bool]] = {
@@ -37,7 +37,7 @@ TABLES: dict[str, Callable[[Message], bool]] = {
 
 # What a way out begins with: something to do, what there is to choose from, or a question that names the usual cause.
 ACTIONS = (
-    "add|ask|call|choose|continue|convert|copy|cut|decompress|download|end|fetch|finish|give|hold|install|join|keep|leave|"
+    "add|ask|call|change|choose|continue|convert|copy|cut|decompress|download|end|fetch|finish|give|hold|install|join|keep|leave|"
     "lower|make|mask|mend|merge|move|name|number|pack|pass|pip|prepare|put|raise|read|remove|rename|restore|resume|run|"
     "save|set|shorten|start|take|train|unmask|upgrade|use|wait|wrap|write"
 )
@@ -47,6 +47,7 @@ _LISTS = f"the nearest is|there are|(files read|sources|recipes|commands) are|(t
 _WAY = re.compile(
     rf"(^|, | - |\b(or|and|so|with|without|not) )`?({ACTIONS})\b(?![.-])|\?$|: {OPEN}way{CLOSE}|^({_LISTS}) "
 )
+_CAME = re.compile(", (got|holds|names|is) ")
 _NEEDED = re.compile(r"\bmust\b|\bneeds? .*, (got|it has)\b|^[a-z-]+:( --[a-z]+)? needs ")
 
 
@@ -72,13 +73,14 @@ def tables(code: Code) -> dict[str, list[Message]]:
 
 
 def _without_variants(messages: Iterable[Message]) -> Iterator[Message]:
-    """Of messages that differ only in what came (", got ...") the one that leaves it to the run, or the first."""
+    """Of messages that differ only in what came (", got ...") one."""
     variants: dict[tuple[str, str, str], list[Message]] = defaultdict(list)
     for one in messages:
-        says, _, came = one.text.partition(", got ")
+        says, _, came = _CAME.sub("\0", one.text, count=1).partition("\0")
         variants[one.module, says, came.partition("; ")[2]].append(one)
     for several in variants.values():
-        yield next((one for one in several if OPEN in one.text.partition(", got ")[2]), several[0])
+        # the one of most marks leaves what came to the run
+        yield max(several, key=lambda one: one.text.count(OPEN))
 
 
 def table(messages: Iterable[Message], *, ways: bool = True) -> str:

@@ -63,8 +63,9 @@ def require_wordpiece(backend: tokenizers.Tokenizer, where: str = "") -> None:
     from tokenizers import models
 
     if not isinstance(backend.model, models.WordPiece):
+        place = f"{where}: " if where else ""
         raise TokenizerError(
-            f"tokenizer: {where}{': ' if where else ''}WordPiece is needed, got {type(backend.model).__name__}; leave "
+            f"tokenizer: {place}WordPiece is needed, got {type(backend.model).__name__}; leave "
             "the tokenizer out to train one, or write a store of ready tokens with unmask.data.write_store"
         )
 

@@ -69,10 +69,9 @@ def read_folder(given: Path) -> TokenizerFolder:
     named = read_json(folder / "special_tokens_map.json")
     is_whole = whole.is_file() and not named_vocabulary
     if not is_whole and not vocabulary.is_file():
-        state = "has neither" if folder.is_dir() else "is not a folder with"
-        raise TokenizerError(
-            f"tokenizer: {folder} {state} tokenizer.json {'nor' if folder.is_dir() else 'or'} vocab.txt{_other(folder)}"
-        )
+        neither, no_folder = "has neither tokenizer.json nor vocab.txt", "is no folder with tokenizer.json or vocab.txt"
+        state = neither if folder.is_dir() else no_folder
+        raise TokenizerError(f"tokenizer: {folder} {state}{_other(folder)}")
     if is_whole:
         # first of all: no setting makes another model fit
         backend = read_backend(whole)

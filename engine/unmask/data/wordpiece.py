@@ -141,7 +141,7 @@ def train_vocabulary(
             "only become [UNK]; separate its words by spaces, or give a tokenizer"
         )
     if not alphabet:
-        raise TokenizerError("tokenizer: there is no text to train on; every document is empty")
+        raise TokenizerError("tokenizer: there is no text to train on, every document is empty; give text")
 
     def characters(size: int) -> tuple[list[str], list[str]]:
         kept = _frequent_characters(alphabet, continuing, size)

@@ -245,7 +245,7 @@ def test_refuses_what_it_cannot_load(tmp_path: Path) -> None:
     from tokenizers import Tokenizer as Backend
     from tokenizers import models
 
-    with pytest.raises(TokenizerError, match=r"is not a folder with tokenizer\.json or vocab.txt"):
+    with pytest.raises(TokenizerError, match=r"is no folder with tokenizer\.json or vocab.txt"):
         Tokenizer.load(tmp_path / "nowhere")
     with pytest.raises(TokenizerError, match=r"has neither tokenizer\.json nor vocab.txt"):
         Tokenizer.load(tmp_path)
