@@ -87,7 +87,7 @@ class Inputs:
         for listing in listings:
             if listing.left_out:
                 self._say(listing.left_out)
-        self._say_repeated(files)
+        self._say_repeated()
         tables = any(given.is_dataset for given in self._inputs) or not all(map(_is_text, files))
         cut = "split_at" if options.split_at is not None else "blank_line_documents"
         if options.cuts_text and not any(map(_is_text, files)):
@@ -194,12 +194,18 @@ class Inputs:
         # a file name may be no text
         self._tell(printable(sentence))
 
-    def _say_repeated(self, files: Sequence[CorpusFile]) -> None:
-        times = Counter(file.place for file in files)
-        again = sorted({str(file.path) for file in files if times[file.place] > 1})
+    def _say_repeated(self) -> None:
+        named: list[tuple[object, str]] = [(file.place, str(file.path)) for some in self._files for file in some]
+        named.extend(
+            (real_path(Path(given.location)), given.location)
+            for given in self._inputs
+            if given.location in self._stores or given.is_dataset
+        )
+        times = Counter(place for place, _ in named)
+        again = sorted({path for place, path in named if times[place] > 1})
         if again:
             names = ", ".join(again[:_NAMED]) + (f" and {len(again) - _NAMED:,} more" if len(again) > _NAMED else "")
-            self._say(f"corpus: a file that the inputs name more than once is read that often: {names}")
+            self._say(f"corpus: what the inputs name more than once is read that often: {names}")
 
     def _say_uncut(self) -> None:
         """Says after a whole pass, once, that no text file was cut."""

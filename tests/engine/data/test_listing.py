@@ -189,6 +189,9 @@ def test_a_file_that_comes_more_than_once_is_said(corpus: Path) -> None:
     assert "more than once is read that often" in told[0]
     for name in ("d0.txt", "hard.txt", "d1.txt"):
         assert name in told[0]
+    prepare([corpus / "d0.txt"], "store", say=told.append, **TRAINED)
+    assert prepare(["store", "again=./store"], "twice", say=told.append, workers=1).num_documents == 2
+    assert told[1:] == ["corpus: what the inputs name more than once is read that often: ./store, store"]
 
 
 def test_a_text_that_changes_while_it_is_read_is_refused(corpus: Path) -> None:
