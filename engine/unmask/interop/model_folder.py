@@ -16,6 +16,7 @@ __all__ = [
     "CONFIG",
     "describe_value",
     "is_pointer",
+    "link_to_nothing",
     "pointer",
     "read_object",
     "require_folder",
@@ -26,6 +27,8 @@ __all__ = [
 CONFIG = "config.json"
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+# as `Path` leaves them, with one slash of two
+_HUB_ADDRESS = re.compile(r"^(https?:/huggingface\.co/|hf:/)")
 _LFS = b"version https://git-lfs"
 # what other programs leave where weights are looked for, by the pattern of its name
 _FOREIGN = {
@@ -40,12 +43,8 @@ _FOREIGN = {
     "*.gguf": "of llama.cpp",
     "rust_model.ot": "of Rust",
     "*.mlmodel": "of Core ML",
-    "*.safetensors": "under another name",
-    "*.bin": "under another name",
-    "*.pt": "under another name",
-    "*.pth": "under another name",
-    "*.ckpt": "under another name",
 }
+_OTHER_NAMES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def require_folder(folder: Path) -> None:
@@ -65,9 +64,10 @@ def require_folder(folder: Path) -> None:
         raise CheckpointError(f"{folder} is a file; give the folder that it lies in, with {CONFIG} and weights")
     if folder.is_symlink():
         raise CheckpointError(f"{folder} is a link to {folder.readlink()}, which is not there; give the folder itself")
+    name = _HUB_ADDRESS.sub("", str(folder))
     hub = (
-        f"; a model of the Hugging Face Hub is downloaded first: `hf download {folder} --local-dir FOLDER`"
-        if _HUB_NAME.fullmatch(str(folder))
+        f"; a model of the Hugging Face Hub is downloaded first: `hf download {name} --local-dir FOLDER`"
+        if _HUB_NAME.fullmatch(name)
         else ""
     )
     raise CheckpointError(
@@ -86,7 +86,10 @@ def require_model(folder: Path) -> None:
             f"{folder} holds an adapter (adapter_config.json), which is not read; merge it into its model with peft's "
             "merge_and_unload and save that"
         )
-    if not (folder / CONFIG).exists():
+    config = folder / CONFIG
+    if config.is_symlink() and not config.exists():
+        raise CheckpointError(link_to_nothing(config))
+    if not config.exists():
         raise CheckpointError(
             f"{folder} holds neither a run (config.yaml) nor a model ({CONFIG}); give the folder of a Hugging Face "
             f"BERT model, a run or one of its checkpoints{_nearby(folder)}"
@@ -95,13 +98,9 @@ def require_model(folder: Path) -> None:
 
 def what_else(folder: Path) -> str:
     """What a folder without weights holds in their place, as the end of a sentence; empty where nothing is known."""
-    for pattern, kind in _FOREIGN.items():
-        found = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
-        if found and kind == "under another name":
-            return f"; {found[0]} is there, rename it if it holds the weights"
-        if found:
-            return f"; {found[0]} is {kind}, convert it to safetensors or take a folder that has them"
-    return ""
+    others = [name for pattern in _OTHER_NAMES for name in _files(folder, pattern)]
+    other = f"; {others[0]} is there, rename it if it holds the weights" if others else ""
+    return _foreign(folder) or other
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -131,6 +130,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def link_to_nothing(path: Path) -> str:
+    """What to say of a link whose file is gone, as where a cache was cleaned or a folder copied without it."""
+    return f"{path} is a link to {path.readlink()}, which is not there; copy or download it again"
+
+
 def pointer(path: Path) -> str:
     """What to say of a file that git left in place of the real one."""
     return f"{path} is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"
@@ -158,4 +162,15 @@ def _nearby(folder: Path) -> str:
         return f"; {snapshots[0]} has one"
     if (folder / "bert_config.json").is_file():
         return "; bert_config.json is of the original TensorFlow release, which transformers converts"
-    return what_else(folder)
+    return _foreign(folder)
+
+
+def _foreign(folder: Path) -> str:
+    for pattern, kind in _FOREIGN.items():
+        if found := _files(folder, pattern):
+            return f"; {found[0]} is {kind}, convert it to safetensors or take a folder that has them"
+    return ""
+
+
+def _files(folder: Path, pattern: str) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file())

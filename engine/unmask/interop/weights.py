@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unmask.errors import CheckpointError
 
-from .model_folder import describe_value, is_pointer, pointer, read_object, what_else
+from .model_folder import describe_value, is_pointer, link_to_nothing, pointer, read_object, what_else
 
 __all__ = ["read_weights"]
 
@@ -44,7 +44,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _is_there(path: Path) -> bool:
     if path.is_symlink() and not path.exists():
-        raise CheckpointError(f"{path} is a link to {path.readlink()}, which is not there; {_AGAIN}")
+        raise CheckpointError(link_to_nothing(path))
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder and not a file of weights; {_AGAIN}")
     return path.is_file()
 
 

@@ -108,6 +108,18 @@ CONFIGS: dict[str, tuple[Change, str]] = {
     "latin-1": (write("config.json", b'{"a": "\xe9"}'), r"config\.json cannot be read as JSON: byte 7 is not UTF-8"),
     "deep": (write("config.json", b"[" * 100_000), r"config\.json cannot be read as JSON: "),
     "many digits": (write("config.json", b'{"vocab_size": ' + b"9" * 5000 + b"}"), r"config\.json cannot be read as"),
+    "link": (
+        lambda folder: [(folder / "config.json").unlink(), (folder / "config.json").symlink_to("../blobs/2")],
+        r"config\.json is a link to \.\./blobs/2, which is not there",
+    ),
+    "folder": (
+        lambda folder: [(folder / "config.json").unlink(), (folder / "config.json").mkdir()],
+        r"config\.json cannot be read \(Is a directory\)",
+    ),
+    "UTF-16": (
+        write("config.json", "{}".encode("utf-16")),
+        r"config\.json cannot be read as JSON: byte 0 is not UTF-8",
+    ),
     "LFS": (write("config.json", b"version https://git-lfs.github.com/spec/v1\n"), r"config\.json is a pointer of Git"),
     "eps null": (set_config(layer_norm_eps=None), r"config\.json: layer_norm_eps must be a number, got None"),
     "eps text": (set_config(layer_norm_eps="1e-12"), r"layer_norm_eps must be a number, got '1e-12' \(str\)"),
@@ -207,6 +219,10 @@ WEIGHTS: dict[str, tuple[Change, str]] = {
             (folder / "model.safetensors").symlink_to("../blobs/1"),
         ],
         r"model\.safetensors is a link to \.\./blobs/1, which is not there",
+    ),
+    "folder": (
+        lambda folder: [(folder / "model.safetensors").unlink(), (folder / "model.safetensors").mkdir()],
+        r"model\.safetensors is a folder and not a file of weights",
     ),
     "adapter": (write("adapter_config.json", b"{}"), r"holds an adapter \(adapter_config\.json\), which is not read"),
     "index empty": (with_index(b""), r"model\.safetensors\.index\.json cannot be read as JSON: it is empty"),
@@ -324,6 +340,8 @@ def test_paths_that_are_no_folder_say_what_to_give(folder: Path, capsys: pytest.
         folder / "absent": "absent does not exist; give a run directory, a checkpoint, or a folder with config.json",
         Path("bert-base-uncased"): "downloaded first: `hf download bert-base-uncased --local-dir FOLDER`",
         Path("google-bert/bert-base-uncased"): "`hf download google-bert/bert-base-uncased --local-dir FOLDER`",
+        Path("https://huggingface.co/owner/name"): "`hf download owner/name --local-dir FOLDER`",
+        Path("hf://owner/name"): "`hf download owner/name --local-dir FOLDER`",
         Path("x" * 5000): "cannot be the name of a folder",
         cache: "neither a run (config.yaml) nor a model (config.json); give the folder of a Hugging Face BERT model",
         original: "bert_config.json is of the original TensorFlow release",
