@@ -83,3 +83,12 @@ def test_folder_without_a_log_is_refused(tmp_path: Path) -> None:
     write_log(tmp_path, [])
     with pytest.raises(RunError, match="no logged step yet"):
         read_curves(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a$x_{$b", "$", "_under", "a\nb", "caf\udce9", "100%{}"])
+def test_any_name_of_a_run_is_a_title(name: str, tmp_path: Path) -> None:
+    from unmask.paths import printable
+
+    out = tmp_path / "loss.png"
+    draw(Curve(steps=[1], losses=[2.0]), Curve(steps=[], losses=[]), title=f"{printable(name)}: loss", out=out)
+    assert out.stat().st_size > 0

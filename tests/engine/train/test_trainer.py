@@ -1,5 +1,8 @@
+import contextlib
 import json
+import os
 import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -219,3 +222,15 @@ def test_masks_made_on_the_device_train_the_same_model(tiny: ModuleType, tmp_pat
         tiny.pretrain(replace(config, data=replace(config.data, masking=masking, mask_on=where)))
         logs.append([(row["loss"], row["masked_accuracy"]) for row in read_log(tmp_path / where)])
     assert logs[0] == logs[1]
+
+
+def test_a_run_whose_reader_went_goes_on_to_its_end(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with contextlib.suppress(OSError), os.fdopen(write, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        tiny.pretrain(tiny.config(tmp_path / "run", steps=2, warmup_steps=1, phases=[]))
+        monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
