@@ -1,8 +1,8 @@
 """What a folder is, told by what its files say: a `manifest.json` or a `config.yaml` alone may be anybody's.
 
     token store        manifest.json with the keys of a store
-    unfinished store   unfinished.json, or shards without a manifest: a store that is being made, was stopped, or is a
-                       part of one
+    unfinished store   unfinished.json, or our shards without a manifest: a store that is being made, was stopped, or
+                       is a part of one
     saved data set     dataset_dict.json or state.json as `save_to_disk` of `datasets` writes them
     run                config.yaml with the groups of a run's configuration
     model              config.json with an architecture; checkpoints are among them
@@ -29,6 +29,10 @@ _STORE = frozenset({"schema_version", "tokenizer_hash", "special_ids", "sources"
 _TOKENIZER = frozenset({"tokenizer_class", "do_lower_case", "model_max_length", "cls_token", "mask_token", "unk_token"})
 _GROUPS = frozenset({"data", "model", "objective", "train", "kernels"})
 _SHARD = re.compile(r"shard-\d+\.arrow")
+# in the metadata with which a shard begins
+_SHARD_MARK = b"unmask.schema_version"
+_SHARDS_TRIED = 3
+_HEAD_BYTES = 4096
 _NAME = re.compile(r"[\w.-]+")
 _GROUP = re.compile(r"^([a-z]+):", re.MULTILINE)
 # nothing that we or the libraries write is larger; what a crawler lists may be
@@ -73,10 +77,11 @@ def kind_of(folder: Path, names: Collection[str] | None = None) -> Kind | None:
             names = [path.name for path in folder.iterdir()]
         except OSError:
             return None
-    shards = any(map(_SHARD.fullmatch, names))
-    if MANIFEST in names and (shards or len(_keys(folder / MANIFEST) & _STORE) > 1):
+    if MANIFEST in names and len(_keys(folder / MANIFEST) & _STORE) > 1:
         return "token store"
-    if shards or ("unfinished.json" in names and {"settings", "shards"} <= _keys(folder / "unfinished.json")):
+    if _has_shard(folder, names):
+        return "token store" if MANIFEST in names else "unfinished store"
+    if "unfinished.json" in names and {"settings", "shards"} <= _keys(folder / "unfinished.json"):
         return "unfinished store"
     if "lock" in names and "tokenizer" in names and folder.name.endswith(".partial"):
         return "unfinished store"
@@ -87,6 +92,19 @@ def kind_of(folder: Path, names: Collection[str] | None = None) -> Kind | None:
     if "config.json" in names and _keys(folder / "config.json") & {"model_type", "architectures"}:
         return "model"
     return "tokenizer" if _is_tokenizer(folder, names) else None
+
+
+def _has_shard(folder: Path, names: Collection[str]) -> bool:
+    for name in sorted(filter(_SHARD.fullmatch, names))[:_SHARDS_TRIED]:
+        try:
+            if not (folder / name).is_file():
+                continue
+            with (folder / name).open("rb") as stream:
+                if _SHARD_MARK in stream.read(_HEAD_BYTES):
+                    return True
+        except OSError:
+            continue
+    return False
 
 
 def _is_saved(folder: Path, names: Collection[str]) -> bool:

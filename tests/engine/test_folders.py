@@ -31,6 +31,9 @@ def test_a_foreign_manifest_makes_no_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["", "{", '{"schema_version": 1}', "[]"])
 def test_a_damaged_store_is_still_one(tmp_path: Path, damage: str) -> None:
     (tmp_path / "shard-00000.arrow").touch()
+    # of another program, or cut to nothing
+    assert kind_of(tmp_path) is None
+    (tmp_path / "shard-00001.arrow").write_bytes(b"ARROW1\0\0 unmask.schema_version")
     assert kind_of(tmp_path) == "unfinished store"
     (tmp_path / "manifest.json").write_text(damage)
     assert is_store(tmp_path)
