@@ -18,6 +18,14 @@ from unmask.data.tokenizer import Tokenizer
 JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 TEXTS = ["the river", "", "The  RIVER, [MASK] runs\u0301\n\x85 漢字 \ufeff\0", "[CLS] x [SEP]", "a" * 300, "\u200d##"]
 EXAMPLES: list[dict[str, Any]] = [
+    {"form": "plain", "trees": {"tokenizer_config.json": [("replace", [0, 5], 19)]}, "bytes": {}, "without": set()},
+    {
+        "form": "plain",
+        "trees": {},
+        "bytes": {"tokenizer_config.json": [("insert", 0, b"[" * 100_000)]},
+        "without": set(),
+    },
+    {"form": "added", "trees": {"added_tokens.json": [("rename", [0, 0], 19)]}, "bytes": {}, "without": set()},
     {"form": "plain", "trees": {"tokenizer_config.json": [("deepen", [0, 5], 0)]}, "bytes": {}, "without": set()},
     {
         "form": "added",

@@ -50,7 +50,7 @@ TENSORS_OF_BIN: dict[str, Callable[[str, torch.Tensor], list[tuple[Any, Any]]]] 
     "meta": lambda name, value: [(name, value.to("meta"))],
     "complex": lambda name, value: [(name, value + 0j)],
     "quantized": lambda name, value: [(name, torch.quantize_per_tensor(value, 0.1, 0, torch.qint8))],
-    "parameter": lambda name, value: [(name, torch.nn.Parameter(value))],
+    "parameter": lambda name, value: [(name, torch.nn.Parameter(value, requires_grad=False))],
     "number": lambda name, value: [(name, 3)],
     "list": lambda name, value: [(name, value.tolist())],
     "number for a name": lambda name, value: [(3, value)],

@@ -98,7 +98,9 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(_read_text(path))
-    except ValueError as error:
+        # half a surrogate pair, as an escape, is no text that a tokenizer or a file can hold
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(f"tokenizer: {path} cannot be read ({error}); copy or download it again") from None
     if not isinstance(value, dict):
         raise TokenizerError(f"tokenizer: {path} must hold a JSON object")
