@@ -20,9 +20,9 @@ __all__ = ["CLOSE", "OPEN", "ROOT", "Code", "Message"]
 ROOT = Path(__file__).resolve().parent.parent
 
 PLAIN = {"ValueError", "TypeError", "IndexError", "BackendUnavailable"}
-# a value with more alternatives than this is shown as a word, unless each of them is a sentence, of more characters
+# a value with more alternatives than this is shown as a word, unless each of them is a sentence, of this many blanks
 MOST_ALTERNATIVES = 4
-SENTENCE = 25
+SENTENCE = 2
 # the marks of what only a run knows; they stand in no message
 OPEN, CLOSE = "\x02", "\x03"
 # words for values of any type, which have no quotes
@@ -231,7 +231,7 @@ class Code:
     def _few(self, value: ast.expr, scope: Scope) -> list[str]:
         """The texts of a part of a sentence: a word for it where they are unknown or many; whole sentences all stay."""
         texts = list(dict.fromkeys(self.texts(value, scope) or []))
-        sentences = bool(texts) and min(map(len, texts)) > SENTENCE
+        sentences = bool(texts) and min(text.count(" ") for text in texts) >= SENTENCE
         return texts if 0 < len(texts) <= MOST_ALTERNATIVES or sentences else [_unknown(value)]
 
     def _joined(self, parts: Iterable[ast.expr], scope: Scope) -> list[str] | None:

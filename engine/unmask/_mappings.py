@@ -83,7 +83,7 @@ def _explain(error: Any) -> str:
     if error["loc"][-1] == "[key]":
         path = f"a name in {'.'.join(str(part) for part in error['loc'][:-2])}"
     if error["type"] == "missing":
-        return f"{path} is missing"
+        return f"{path} is missing; give it a value"
     if error["type"] == "literal_error":
         expected = "one of " + error["ctx"]["expected"].replace(" or ", ", ")
     else:
