@@ -7,6 +7,7 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,9 @@ def change_tensors(path: Path, case: dict[str, Any]) -> None:
     for place, kind in changes:
         at = place * len(pairs) // 100
         if pairs and isinstance(pairs[at][0], str) and isinstance(pairs[at][1], torch.Tensor):
-            pairs[at : at + 1] = TENSORS_OF_ALL[kind](*pairs[at])
+            # PyTorch cannot make every change of what an earlier one made
+            with suppress(RuntimeError):
+                pairs[at : at + 1] = TENSORS_OF_ALL[kind](*pairs[at])
     weights = dict(pairs)
     if in_bin:
         torch.save({case["nested"]: weights, "epoch": 3} if case["nested"] else weights, path)
