@@ -41,8 +41,10 @@ def export(model: Path, out: Path) -> str:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists and is not an empty folder; choose another name")
     found = find_model(model)
-    if not (found.path / "tokenizer.json").is_file():
-        raise TokenizerError(f"{found.path} has no tokenizer.json; put the model's tokenizer there first")
+    if not any((found.path / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        raise TokenizerError(
+            f"{found.path} has no tokenizer.json and no vocab.txt; put the model's tokenizer there first"
+        )
 
     from unmask.train.binding import bind
 

@@ -35,12 +35,11 @@ _FIELDS = {
     "initializer_range": "initializer_range",
 }
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
-# what a config must say, if it says it, for the model to be BERT's, and why
+# what a config must say, if it says it, for the model to be BERT's
 _REQUIRED = {
-    "position_embedding_type": ("absolute", "for a BERT encoder"),
-    "is_decoder": (False, "for a BERT encoder"),
-    "add_cross_attention": (False, "for a BERT encoder"),
-    "tie_word_embeddings": (True, "because the output projection is the token table here"),
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
 }
 # what BERT's classes in transformers do not have, and the model_type of a folder that says one of them
 _OURS = ("causal", "attention_window", "global_every")
@@ -62,16 +61,24 @@ def read_config(folder: Path) -> EncoderConfig:
     if theirs.get("model_type", "bert") not in ("bert", _OUR_TYPE):
         found = describe_value(theirs["model_type"]).removesuffix(" (str)")
         raise CheckpointError(f"{path}: model_type must be 'bert' for a BERT encoder, is {found}; {_READ}")
+    # folders of before there was a model_type: a RoBERTa has the very names of BERT's weights
+    classes = theirs.get("architectures")
+    if "model_type" not in theirs and classes and "'Bert" not in str(classes):
+        raise CheckpointError(
+            f"{path} has no model_type, and architectures is {describe_value(classes)}; set model_type to 'bert' if it "
+            "is BERT under another name"
+        )
     if theirs.get("quantization_config") is not None:
         raise CheckpointError(
             f"{path}: the weights are quantized (quantization_config), which is not read; take the folder of the model "
             "in float32, bfloat16 or float16"
         )
-    for name, (needed, why) in _REQUIRED.items():
+    for name, needed in _REQUIRED.items():
         found = theirs.get(name, needed)
         if type(found) is not type(needed) or found != needed:
-            shown = json.dumps(needed) if name == "tie_word_embeddings" else repr(needed)
-            raise CheckpointError(f"{path}: {name} must be {shown} {why}, is {describe_value(found)}")
+            raise CheckpointError(
+                f"{path}: {name} must be {needed!r} for a BERT encoder, is {describe_value(found)}; {_READ}"
+            )
     activation = theirs.get("hidden_act", "gelu")
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         known = ", ".join(map(repr, _ACTIVATIONS))

@@ -23,12 +23,19 @@ from unmask.model import Encoder, EncoderConfig, PretrainingModel
 
 from . import names
 from .config_json import read_config, write_config
+from .model_folder import CONFIG, read_object
 from .names import Parameter
 from .weights import read_weights
 
 __all__ = ["load_encoder", "load_pretraining_model", "save_encoder", "save_pretraining_model"]
 
 _TABLE = "embeddings.word_embeddings.weight"
+# the field of config.json that says how long a table is
+_LENGTHS = {
+    _TABLE: "vocab_size",
+    "embeddings.position_embeddings.weight": "max_position_embeddings",
+    "embeddings.token_type_embeddings.weight": "type_vocab_size",
+}
 # what people call an encoder that they build something around; another architecture has its own name
 _AROUND = frozenset({"model", "base_model", "bert", "encoder", "backbone", "net", "auto_model"})
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -63,7 +70,14 @@ def load_pretraining_model(folder: Path, *, compute_dtype: torch.dtype = torch.f
         )
     heads = ("mlm", "nsp") if f"{outer}cls.seq_relationship.weight" in weights else ("mlm",)
     _check(_model_parameters(config, heads, theirs), weights, theirs, folder)
-    tied = {f"{outer}cls.predictions.decoder.weight": f"{theirs}{_TABLE}", copy_of_bias: bias}
+    projection = f"{outer}cls.predictions.decoder.weight"
+    if projection not in weights and read_object(folder / CONFIG).get("tie_word_embeddings", True) is not True:
+        raise CheckpointError(
+            f"{folder}: {CONFIG} says tie_word_embeddings false, but there is no output projection ({projection}); set "
+            "it to true if the token table is the projection, or read the encoder alone with "
+            "unmask.Encoder.from_pretrained"
+        )
+    tied = {projection: f"{theirs}{_TABLE}", copy_of_bias: bias}
     for name, original in tied.items():
         if name in weights and not _equal(weights[name], weights[original]):
             what = (
@@ -119,7 +133,7 @@ def _encoder_prefix(weights: dict[str, Tensor], folder: Path) -> str:
     if not found:
         return "bert." if any(name.startswith("bert.") for name in weights) else ""
     steps = found[0].split(".")[:-1]
-    if steps and steps[-1] != "bert" and not _AROUND.issuperset(steps):
+    if steps and steps[-1] != "bert" and not all(step in _AROUND or step.isdecimal() for step in steps):
         raise CheckpointError(
             f"{folder}: the names of its weights begin with {found[0]!r}, which is not BERT; if they are BERT's, "
             "rename them so that they begin with 'bert.'"
@@ -149,10 +163,13 @@ def _check(parameters: Iterable[Parameter], weights: dict[str, Tensor], prefix: 
 
 def _check_weight(name: str, value: Tensor, shape: tuple[int, ...], folder: Path) -> None:
     if tuple(value.shape) != shape:
-        padded = name.endswith(_TABLE) and value.shape[1:] == shape[1:] and len(value) > shape[0]
-        remedy = f"; set vocab_size to {len(value)} if the table was padded" if padded else ""
+        longer = value.shape[1:] == shape[1:] and len(value) > shape[0]
+        field = next((field for table, field in _LENGTHS.items() if longer and name.endswith(table)), None)
+        remedy = f"set {field} to {len(value)}" if field else "take both from one model"
+        if field == "vocab_size":
+            remedy += " if the table was padded"
         raise CheckpointError(
-            f"{folder}: {name} must have shape {shape}, as config.json says, got {tuple(value.shape)}{remedy}"
+            f"{folder}: {name} must have shape {shape}, as config.json says, got {tuple(value.shape)}; {remedy}"
         )
     if value.dtype not in _DTYPES or value.layout != torch.strided or value.is_meta:
         kind = str(value.dtype).removeprefix("torch.")

@@ -44,6 +44,7 @@ _FOREIGN = {
     "rust_model.ot": "of Rust",
     "*.mlmodel": "of Core ML",
 }
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _OTHER_NAMES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -160,6 +161,13 @@ def _nearby(folder: Path) -> str:
     snapshots = sorted(path.parent for path in folder.glob(f"snapshots/*/{CONFIG}"))
     if snapshots:
         return f"; {snapshots[0]} has one"
+    # as sentence-transformers and Trainer lay them out; the config.json of a pooling has no weights beside it
+    inside = sorted(
+        path.parent for path in folder.glob(f"*/{CONFIG}") if any(_files(path.parent, one) for one in _WEIGHTS)
+    )
+    if inside:
+        newest = max(inside, key=lambda path: (len(path.name), path.name))
+        return f"; {newest} has one"
     if (folder / "bert_config.json").is_file():
         return "; bert_config.json is of the original TensorFlow release, which transformers converts"
     return _foreign(folder)

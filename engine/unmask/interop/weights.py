@@ -35,9 +35,10 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         CheckpointError: no weights, a file that cannot be read, or one that holds something else.
     """
     for name in (_SAFETENSORS, _BIN):
-        for files in ([folder / name], _shards(folder / f"{name}.index.json")):
-            if files and all(_is_there(path) for path in files):
-                return _joined(files)
+        # an index may be left over from before the weights were joined
+        files = [folder / name] if _is_there(folder / name) else _shards(folder / f"{name}.index.json")
+        if files:
+            return _joined(files)
     way = what_else(folder) or "; copy or download them too"
     raise CheckpointError(f"{folder} has no weights; looked for {_SAFETENSORS} and {_BIN}, whole or in shards{way}")
 

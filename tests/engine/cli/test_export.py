@@ -65,8 +65,14 @@ def test_model_without_a_tokenizer_is_refused(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (model_folder / "tokenizer.json").unlink()
+    assert main(["export", str(model_folder), str(tmp_path / "with vocab.txt")]) == 0
+    for name in ("tokenizer.json", "vocab.txt"):
+        written = (tmp_path / "with vocab.txt" / name).read_text()
+        assert json.loads(written)["model"]["vocab"] if name.endswith("json") else written
+    (model_folder / "vocab.txt").unlink()
+    capsys.readouterr()
     assert main(["export", str(model_folder), str(tmp_path / "exported")]) == 2
-    assert "has no tokenizer.json" in capsys.readouterr().err
+    assert "has no tokenizer.json and no vocab.txt; put the model's tokenizer there" in capsys.readouterr().err
 
 
 def test_exported_folder_tokenizes_in_transformers_as_it_did_in_training(model_folder: Path, tmp_path: Path) -> None:

@@ -207,9 +207,11 @@ def change_config(folder: Path, **fields: object) -> None:
         ({"position_embedding_type": "relative_key"}, "position_embedding_type must be 'absolute'"),
         ({"is_decoder": True}, "is_decoder must be False"),
         ({"hidden_act": "relu"}, "hidden_act must be one of 'gelu', 'gelu_new', 'gelu_pytorch_tanh', is 'relu'"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings must be true"),
         ({"num_attention_heads": 5}, r"hidden_size must be a multiple of num_attention_heads \(5\)"),
         ({"vocab_size": 91}, r"word_embeddings.weight must have shape \(91, 48\), as config.json says, got \(90, 48\)"),
+        ({"max_position_embeddings": 30}, r"got \(40, 48\); set max_position_embeddings to 40"),
+        ({"type_vocab_size": 1}, r"got \(2, 48\); set type_vocab_size to 2"),
+        ({"intermediate_size": 90}, r"got \(96, 48\); take both from one model"),
         ({"num_hidden_layers": 3}, "lacks the weight encoder.layer.2.attention.self.query.weight"),
         (
             {"num_hidden_layers": 1},
@@ -266,6 +268,42 @@ def test_damaged_or_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json cannot be read as JSON"):
         unmask.Encoder.from_pretrained(tmp_path)
+
+
+def test_a_folder_without_a_model_type_is_bert_by_its_class(tmp_path: Path) -> None:
+    """The encoder of a RoBERTa has the same names and shapes, and counts positions from 2."""
+    make_hf("BertModel", tmp_path)
+    path = tmp_path / "config.json"
+    for classes, is_read in ((["RobertaModel"], False), (["BertForMaskedLM"], True), (None, True), ([], True)):
+        fields = {name: value for name, value in json.loads(path.read_text()).items() if name != "model_type"}
+        path.write_text(json.dumps(fields | {"architectures": classes}))
+        if is_read:
+            assert unmask.Encoder.from_pretrained(tmp_path).config.num_layers == 2
+            continue
+        with pytest.raises(CheckpointError, match=r"no model_type, and architectures is \['RobertaModel'\]"):
+            unmask.Encoder.from_pretrained(tmp_path)
+
+
+def test_whether_the_projection_is_tied_is_no_matter_of_the_encoder(tmp_path: Path) -> None:
+    model = make_hf("BertForMaskedLM", tmp_path, tie_word_embeddings=False)
+    unmask.Encoder.from_pretrained(tmp_path)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match="output projection differs from the token table"):
+        unmask.PretrainingModel.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
+    state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"]
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    unmask.PretrainingModel.from_pretrained(tmp_path).save_pretrained(tmp_path / "saved")
+    saved = transformers.BertForMaskedLM.from_pretrained(tmp_path / "saved")
+    assert torch.equal(saved.get_output_embeddings().weight, state["cls.predictions.decoder.weight"])
+    del state["cls.predictions.decoder.weight"]
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"says tie_word_embeddings false, but there is no output projection"):
+        unmask.PretrainingModel.from_pretrained(tmp_path)
+    # as the message says
+    change_config(tmp_path, tie_word_embeddings=True)
+    unmask.PretrainingModel.from_pretrained(tmp_path)
 
 
 def test_an_untied_projection_is_refused(tmp_path: Path) -> None:

@@ -279,6 +279,9 @@ def test_every_reader_says_the_same_sentence(
         as_bin(lambda w: {f"model.{name}": value for name, value in w.items()}),
         as_bin(lambda w: {name.removeprefix("bert."): value for name, value in w.items()}),
         as_bin(lambda w: {f"net.backbone.{name.removeprefix('bert.')}": value for name, value in w.items()}),
+        as_bin(lambda w: {f"0.auto_model.{name}": value for name, value in w.items()}),
+        write("model.safetensors.index.json", b"{}"),
+        write("pytorch_model.bin", b"of before"),
         as_bin(lambda w: {"state_dict": {f"model.{n}": v for n, v in w.items()}, "epoch": 3, "optimizer": {"lr": 1.0}}),
         as_bin(lambda w: {"model": w, "step": torch.tensor(3)}),
         as_bin(lambda w: {name.replace("predictions.bias", "predictions.decoder.bias"): v for name, v in w.items()}),
@@ -298,6 +301,9 @@ def test_every_reader_says_the_same_sentence(
         "model.",
         "without bert.",
         "net.backbone.",
+        "0.auto_model.",
+        "an index of before",
+        "weights of before",
         "state_dict",
         "model",
         "bias of the decoder",
@@ -331,6 +337,12 @@ def test_paths_that_are_no_folder_say_what_to_give(folder: Path, capsys: pytest.
     (folder / "gone").symlink_to("nowhere")
     cache = folder.with_name("models--owner--name")
     shutil.copytree(folder, cache / "snapshots" / "0a1b", symlinks=True)
+    sentences, trainer = folder.with_name("sentences"), folder.with_name("trainer")
+    shutil.copytree(folder, sentences / "0_Transformer", symlinks=True)
+    (sentences / "1_Pooling").mkdir()
+    (sentences / "1_Pooling" / "config.json").write_text("{}")
+    for step in (500, 1000):
+        shutil.copytree(folder, trainer / f"checkpoint-{step}", symlinks=True)
     original = folder.with_name("original")
     original.mkdir()
     (original / "bert_config.json").write_text("{}")
@@ -344,6 +356,8 @@ def test_paths_that_are_no_folder_say_what_to_give(folder: Path, capsys: pytest.
         Path("hf://owner/name"): "`hf download owner/name --local-dir FOLDER`",
         Path("x" * 5000): "cannot be the name of a folder",
         cache: "neither a run (config.yaml) nor a model (config.json); give the folder of a Hugging Face BERT model",
+        sentences: f"; {sentences / '0_Transformer'} has one",
+        trainer: f"; {trainer / 'checkpoint-1000'} has one",
         original: "bert_config.json is of the original TensorFlow release",
     }.items():
         with pytest.raises(CheckpointError) as raised:
