@@ -97,6 +97,8 @@ def _run_of(path: Path) -> Path:
     """The run directory that a path names, or whose checkpoint it is."""
     run = path.parent.parent if path.parent.name == "checkpoints" else path
     if not (run / "config.yaml").is_file():
+        if not path.exists():
+            raise RunError(f"analyse: {path} does not exist; give a run, one of its checkpoints, or a store")
         raise RunError(
             f"analyse: {path} must be a run directory (config.yaml), one of its checkpoints, or a store "
             "(manifest.json); unmask prepare makes a store, unmask pretrain a run"

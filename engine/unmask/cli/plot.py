@@ -54,7 +54,8 @@ def read_curves(folder: Path) -> tuple[Curve, Curve]:
         RunError: there is no log, or nothing was logged yet.
     """
     if not (folder / "log.jsonl").is_file():
-        raise RunError(f"{folder} has no log.jsonl; give the directory of a run")
+        lacks = "has no log.jsonl" if folder.exists() else "does not exist"
+        raise RunError(f"{folder} {lacks}; give the directory of a run")
     training: dict[int, float] = {}
     held_out: dict[int, float] = {}
     for row in read_log(folder) + read_evaluations(folder):

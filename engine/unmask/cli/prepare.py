@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from unmask.cli._arguments import join_repeated, read
+from unmask.errors import UnmaskError
+from unmask.paths import as_typed
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -69,7 +71,7 @@ class Options:
 
 def run(arguments: list[str]) -> None:
     """Prepare and print what the store holds."""
-    options = read(Options, prog="unmask prepare", arguments=join_repeated(arguments, "--input"))
+    options = read(Options, prog="unmask prepare", arguments=join_repeated(arguments, "--input"), stray=_refuse_bare)
     from unmask.data.prepare import describe, prepare
     from unmask.data.unfinished import unfinished_hint
 
@@ -98,6 +100,12 @@ def run(arguments: list[str]) -> None:
                 print(f"unmask: {hint}", file=sys.stderr)
             raise
     print(describe(store))
+
+
+def _refuse_bare(words: list[str]) -> None:
+    """Refuses a path before the first option, which other programs would take for the input."""
+    if not words[0].startswith("-"):
+        raise UnmaskError(f"prepare: {words[0]!r} belongs to no option; give text as --input {as_typed(words[0])}")
 
 
 class _Report(AbstractContextManager["_Report"]):

@@ -178,10 +178,8 @@ class _Search:
         left_out = self._left_out()
         if not self.files:
             rest = f"; {left_out}" if left_out else ""
-            known = [
-                f"; {suffix} files: {_WAYS[suffix]}" for suffix, _ in self.suffixes.most_common() if suffix in _WAYS
-            ]
-            rest += "".join(known[:1])
+            ways = [f"; {suffix} files: {_WAYS.get(suffix, _ALL_ELSE)}" for suffix, _ in self.suffixes.most_common(1)]
+            rest += "".join(ways)
             raise CorpusError(f"corpus: {self.root} holds no file to read; files read are {', '.join(SUFFIXES)}{rest}")
         self.files.sort(key=lambda file: file.path)
         sentence = f"corpus: {self.root}: {left_out}" if left_out else ""

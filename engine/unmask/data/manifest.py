@@ -131,7 +131,12 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if folder.is_file():
+            raise StoreError(
+                f"store: {folder} is a file, not the folder of a store; give text with data.input, or make a store of "
+                f"it with unmask prepare --input {as_typed(folder)} --out store"
+            ) from None
         what = "is no token store (it has no manifest.json)" if folder.is_dir() else "does not exist"
         partial = folder.with_name(f"{folder.name}.partial")
         if partial.is_dir() and not folder.exists():

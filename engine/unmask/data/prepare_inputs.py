@@ -27,7 +27,7 @@ from unmask.data.tokenizer import Tokenizer
 from unmask.data.unfinished import partial_folder
 from unmask.errors import CorpusError, StoreError
 from unmask.folders import is_store
-from unmask.paths import printable
+from unmask.paths import as_typed, printable
 
 __all__ = ["Inputs", "stores_among"]
 
@@ -208,11 +208,20 @@ class Inputs:
             self._say(f"corpus: what the inputs name more than once is read that often: {names}")
 
     def _say_uncut(self) -> None:
-        """Says after a whole pass, once, that no text file was cut."""
-        if not self._options.cuts_text or self._cuts.found:
+        """Says after a whole pass, once, that no text file was cut, or one nowhere since its lines are all headings."""
+        if not self._options.cuts_text or self._cuts.told:
             return
-        self._cuts.found = True
+        self._cuts.told = True
         rule = self._options.split_at
+        if self._cuts.all_headings is not None:
+            path = self._cuts.all_headings
+            self._say(
+                f"corpus: split_at {rule!r} is found in each line of {path}, and lines with nothing between them open "
+                f"one document; where each line is a document, make JSON lines of it: jq -cR '{{text: .}}' "
+                f"{as_typed(path)} > lines.jsonl"
+            )
+        if self._cuts.found:
+            return
         missed = "found no blank line" if rule is None else f"{rule!r} is found in no line"
         name = "blank_line_documents" if rule is None else "split_at"
         self._say(f"corpus: {name} {missed} of the .txt and .md files, so each of them is one document")

@@ -78,17 +78,25 @@ class ReadOptions:
             ) from None
 
 
+# lines that all open a document: fewer may be a title and a subtitle
+_LIST = 10
+
+
 class Cuts:
     """Where text files are cut, and whether any was.
 
     Attributes:
         heading: what a line that opens a document holds; None cuts at blank lines.
         found: whether there has been such a line.
+        all_headings: a file of many lines all of which open a document, and so one together; None before any.
+        told: whether something was said about the cuts.
     """
 
     def __init__(self, options: ReadOptions) -> None:
         self.heading = None if options.split_at is None else re.compile(options.split_at)
         self.found = False
+        self.all_headings: Path | None = None
+        self.told = False
 
 
 def read_file(path: Path, options: ReadOptions, cuts: Cuts) -> Iterator[tuple[str, str]]:
@@ -117,7 +125,7 @@ def _read_whole(path: Path) -> Iterator[tuple[str, str]]:
 def _read_cut(path: Path, cuts: Cuts) -> Iterator[tuple[str, str]]:
     with open_bytes(path) as stream:
         lines = text_lines(path, stream)
-        documents = _blocks(lines, cuts) if cuts.heading is None else _sections(lines, cuts, cuts.heading)
+        documents = _blocks(lines, cuts) if cuts.heading is None else _sections(path, lines, cuts, cuts.heading)
         for text, first in documents:
             yield text, f"{path}:{first}"
 
@@ -138,7 +146,9 @@ def _blocks(lines: Iterator[tuple[int, str]], cuts: Cuts) -> Iterator[tuple[str,
         yield "".join(block), first
 
 
-def _sections(lines: Iterator[tuple[int, str]], cuts: Cuts, heading: re.Pattern[str]) -> Iterator[tuple[str, int]]:
+def _sections(
+    path: Path, lines: Iterator[tuple[int, str]], cuts: Cuts, heading: re.Pattern[str]
+) -> Iterator[tuple[str, int]]:
     section: list[str] = []
     first = 1
     has_text = False
@@ -152,6 +162,9 @@ def _sections(lines: Iterator[tuple[int, str]], cuts: Cuts, heading: re.Pattern[
                 section, first, has_text = [], number, False
         section.append(line)
     if section:
+        # a list, not a title: all of its lines open one document
+        if first == 1 and not has_text and sum(not line.isspace() for line in section) >= _LIST:
+            cuts.all_headings = path
         yield "".join(section), first
 
 

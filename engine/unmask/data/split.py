@@ -116,7 +116,8 @@ def count_tokens(
     if not documents:
         raise CorpusError(
             f"stream: the {'train' if needed else 'held_out'} split must hold documents, none of "
-            f"{store.lengths.size} is in it; add text or change data.held_out ({held_out_fraction}) or data.weights"
+            f"{store.lengths.size} is in it; add text, cut it into more documents when it is prepared (--split-at, "
+            f"--blank-line-documents), or change data.held_out ({held_out_fraction}) or data.weights"
         )
     if needed and not tokens:
         raise CorpusError(

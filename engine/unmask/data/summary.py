@@ -6,6 +6,7 @@ was never interrupted.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,9 @@ from unmask.data.store import Store
 from unmask.data.wordpiece import LONGEST_WORD
 
 __all__ = ["Tally", "describe"]
+
+# share of unknown tokens in a source from which it is said: that of Chinese text in BERT's vocabulary is about 3%
+_MUCH_UNKNOWN = 0.1
 
 
 class Tally:
@@ -105,6 +109,16 @@ def describe(store: Store) -> str:
         lines.append(
             f"  {source['name']}: {source['documents']:,} documents, {source['tokens']:,} tokens, {unknown:.3%} unknown"
         )
+    strange = [
+        source["name"]
+        for source in store.manifest["sources"]
+        if summary.get("unknown_tokens", {}).get(source["name"], 0) > _MUCH_UNKNOWN * source["tokens"]
+    ]
+    if strange:
+        lines.append(
+            f"more than {_MUCH_UNKNOWN:.0%} of {', '.join(strange)} is [UNK], of which a model learns nothing; give a "
+            "tokenizer made for such text, or none to train one"
+        )
     for kind, by_source in summary.get("removed_characters", {}).items():
         counted = ", ".join(f"{name} {count:,}" for name, count in by_source.items())
         lines.append(f"{kind} characters removed: {counted}")
@@ -116,5 +130,6 @@ def describe(store: Store) -> str:
     lengths = summary.get("lengths", {})
     if lengths:
         lines.append("tokens per document:")
-        lines.extend(f"  {label:>17} {count:>12,}" for label, count in lengths.items())
+        rows = itertools.dropwhile(lambda row: not row[1], lengths.items())
+        lines.extend(f"  {label:>17} {count:>12,}" for label, count in rows)
     return "\n".join(lines)

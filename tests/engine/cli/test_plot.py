@@ -16,6 +16,13 @@ def write_log(folder: Path, rows: list[dict[str, object]], tail: str = "") -> No
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
 
 
+def test_a_run_that_does_not_exist_is_said_to(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="absent does not exist; give the directory of a run"):
+        read_curves(tmp_path / "absent")
+    with pytest.raises(RunError, match="has no log"):
+        read_curves(tmp_path)
+
+
 def test_training_and_held_out_rows_are_told_apart(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [
         {"step": 10, "loss": 6.0},

@@ -38,6 +38,16 @@ def test_files_become_a_store_with_its_tokenizer(
     assert "encode: 9 documents" in told.err
 
 
+def test_a_text_without_its_option_is_told_the_option(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", str(corpus), "--out", str(tmp_path / "store")]) == 2
+    assert capsys.readouterr().err == (
+        f"unmask: prepare: {str(corpus)!r} belongs to no option; give text as --input {corpus}\n"
+    )
+    assert not (tmp_path / "store").exists()
+
+
 def test_every_option_reaches_the_preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 

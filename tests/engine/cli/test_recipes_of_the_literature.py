@@ -134,7 +134,8 @@ def test_a_store_is_analysed_as_a_recipe_reads_it(store: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{missing}"], "must be a run directory (config.yaml), one of its checkpoints, or a store"),
+        (["{missing}"], "absent does not exist; give a run, one of its checkpoints, or a store"),
+        (["{empty}"], "must be a run directory (config.yaml), one of its checkpoints, or a store"),
         (["{store}", "--micro-batches", "0"], "--micro-batches must be at least 1, got 0"),
         (["{run}", "--recipe", "tiny"], "has its own configuration; leave --recipe tiny out"),
     ],
@@ -143,7 +144,10 @@ def test_analyse_refuses_what_it_cannot_read(
     tmp_path: Path, store: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.yaml").write_text("seed: 1\n")
-    filled = [argument.format(missing=tmp_path / "absent", store=store, run=tmp_path) for argument in arguments]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    places = {"missing": tmp_path / "absent", "empty": empty, "store": store, "run": tmp_path}
+    filled = [argument.format(**places) for argument in arguments]
     assert main(["analyse", *filled]) == 2
     assert message in capsys.readouterr().err
 

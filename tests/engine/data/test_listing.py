@@ -63,6 +63,12 @@ def test_a_store_inside_its_input_is_the_store_outside(corpus: Path, way: str, m
     assert _bytes(prepare([corpus], corpus / "again", **TRAINED)) == outside
 
 
+def test_a_folder_of_source_code_says_how_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import os\n")
+    with pytest.raises(CorpusError, match=r"\(\.py 1\); \.py files: give its name the suffix \.txt if it is plain"):
+        list_files(tmp_path)
+
+
 def test_nothing_in_the_folder_that_grows_is_read_whatever_it_looks_like(corpus: Path) -> None:
     _texts(corpus / "store.partial" / "deep", 2)
     (corpus / "link").symlink_to("store.partial/deep")

@@ -108,7 +108,21 @@ def test_the_summary_counts_lengths_and_unknown_tokens_by_source(tokenizer: Toke
     assert summary["unknown_tokens"] == {"known": 0, "strange": 2}
     assert sum(summary["lengths"].values()) == 2
     assert summary["lengths"]["1-16"] == 1
-    assert "strange: 1 documents, 4 tokens, 50.000% unknown" in describe(store)
+    lines = describe(store).splitlines()
+    assert "  strange: 1 documents, 4 tokens, 50.000% unknown" in lines
+    [told] = [line for line in lines if line.startswith("more than")]
+    assert told.startswith("more than 10% of strange is [UNK]")
+    # from the shortest document on
+    assert [line.split()[0] for line in lines[lines.index("tokens per document:") + 1 :]] == ["1-16", "17-32", "33-64"]
+
+
+def test_the_histogram_begins_at_the_shortest_document_and_known_text_is_no_news(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    (tmp_path / "known.txt").write_text("tensor " * 40)
+    text = describe(prepare([tmp_path / "known.txt"], tmp_path / "store", tokenizer=tokenizer))
+    assert "more than" not in text
+    assert text.splitlines()[-2:] == ["tokens per document:", f"  {'33-64':>17} {1:>12}"]
 
 
 def test_progress_is_told_in_order_up_to_the_whole(corpus: Path, tmp_path: Path) -> None:

@@ -244,6 +244,9 @@ def test_newer_damaged_and_absent_manifests_are_refused(store: Store, tmp_path: 
         Store.open(store.folder)
     with pytest.raises(StoreError, match="nowhere does not exist"):
         Store.open(tmp_path / "nowhere")
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}')
+    with pytest.raises(StoreError, match=r"a\.jsonl is a file, .*; give text with data\.input, or make a store"):
+        Store.open(tmp_path / "a.jsonl")
 
 
 def test_an_existing_folder_is_never_touched(store: Store) -> None:

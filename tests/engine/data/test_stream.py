@@ -247,7 +247,7 @@ def test_refuses_what_cannot_work_with_the_way_out(changes, error, message):
 
 
 def test_an_empty_corpus_is_refused():
-    with pytest.raises(CorpusError, match="the train split must hold documents, none of 3 is in it"):
+    with pytest.raises(CorpusError, match="none of 3 is in it; add text, cut it into more documents"):
         stream(corpus(lengths=[0, 0, 0]))
 
 
