@@ -5,7 +5,8 @@ characters   cleaning removes control and format characters, which BERT's tokeni
              vocabulary that has it; a rule that cuts words may name one, an added token hold one. Such characters
              are kept.
 cuts         text is encoded sentence by sentence where the tokens are those of the whole: with rules that look at
-             a word at most. An added token ("St. Xavier") or a rule that replaces may reach across.
+             a word at most, and added tokens inside which no sentence starts ("[USER]"). Another one ("St. Xavier")
+             or a rule that replaces may reach across.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from unmask.data.cleaning import BREAKS, REMOVABLE
+from unmask.data.sentences import BEFORE_A_START
 
 if TYPE_CHECKING:
     import tokenizers
@@ -26,16 +28,20 @@ _CUT_AT_SPACE = {"BertPreTokenizer", "WhitespaceSplit", "Whitespace"}
 _CUT_WITHIN = {"Punctuation", "Digits"}
 
 
-def may_be_cut(description: Mapping[str, Any], roles: Collection[str]) -> bool:
+def may_be_cut(backend: tokenizers.Tokenizer, description: Mapping[str, Any], roles: Collection[str]) -> bool:
     """Whether text may be cut where white space ends a word (or a mark, for BERT's own rules) and encoded in parts.
 
     Args:
-        description: the tokenizer as JSON.
+        backend: the tokenizer.
+        description: the same as JSON.
         roles: tokens that are text.
     """
-    if any(token["content"] not in roles for token in description["added_tokens"]):
-        return False
+    prefix = description["model"]["continuing_subword_prefix"]
     steps = [step["type"] for step in _steps(description["pre_tokenizer"], "pretokenizers")]
+    added = [token for token in description["added_tokens"] if token["content"] not in roles]
+    # an added token may also start a sentence where rules that cut at white space alone would not
+    if added and (steps != ["BertPreTokenizer"] or any(_reaches_across(backend, token, prefix) for token in added)):
+        return False
     return (
         all(step["type"] in _LOCAL_NORMALIZERS for step in _steps(description["normalizer"], "normalizers"))
         and bool(_CUT_AT_SPACE.intersection(steps[:1]))
@@ -72,6 +78,15 @@ def seen_characters(backend: tokenizers.Tokenizer, description: Mapping[str, Any
     if passed:
         seen |= passed & set("".join(description["model"]["vocab"]))
     return "".join(sorted(seen))
+
+
+def _reaches_across(backend: tokenizers.Tokenizer, token: Mapping[str, Any], prefix: str) -> bool:
+    """Whether a sentence may start inside an added token, or at one that starts no word."""
+    content = token["content"]
+    written = [content, _normalized(backend, content)] if token["normalized"] else [content]
+    # whether a token is a single word is seen at the character behind it
+    inside = written if token["single_word"] else [one[:-1] for one in written]
+    return any(map(BEFORE_A_START.search, inside)) or bool(prefix and content.startswith(prefix))
 
 
 def _normalized(backend: tokenizers.Tokenizer, text: str) -> str:

@@ -21,7 +21,10 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["sentence_starts"]
+__all__ = ["BEFORE_A_START", "sentence_starts"]
+
+BEFORE_A_START = re.compile("[\\s.!?;…⋯。！？；｡\"'”’»)\\]}」』）】》〉]")
+"""The character before each sentence but the first of a text, in every form of normalisation."""
 
 _CLOSING = r"[\"'”’»)\]}」』）】》〉]*+"
 _CJK_CLOSING = r"[”’»)\]}」』）】》〉]*+"

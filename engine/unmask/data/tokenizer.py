@@ -227,7 +227,7 @@ class Tokenizer:
     @cached_property
     def may_be_cut(self) -> bool:
         """Whether the tokens of a text are those of its sentences; not where a rule or a token may reach across."""
-        return may_be_cut(self._description, self.special_tokens.values())
+        return may_be_cut(self._backend, self._description, self.special_tokens.values())
 
     @cached_property
     def seen_characters(self) -> str:

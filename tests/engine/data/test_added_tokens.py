@@ -1,6 +1,7 @@
 """Added tokens: ids that agree with the vocabulary, kept whole in a text, and special ones never masked or drawn."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,40 @@ def test_nothing_is_cut_inside_an_added_token(folder: Path) -> None:
     assert encoded.word_starts.all()
     starts = [token for token, start in zip(found, encoded.sentence_starts, strict=True) if start]
     assert starts == ["st. mill", "海", "mill", "the"]
+
+
+@pytest.mark.parametrize(
+    ("token", "flags", "cuts"),
+    [
+        ("[USER]", {}, True),
+        ("[USER]", {"lstrip": True, "rstrip": True}, True),
+        ("covid", {"normalized": True, "single_word": True}, True),
+        ("x-y", {}, True),
+        ("海老", {"special": True}, True),
+        ("mill.", {}, True),
+        ("mill.", {"single_word": True}, False),
+        ("st. mill", {}, False),
+        ("[a] b", {}, False),
+        ("a;b", {"normalized": True}, False),
+        (")a", {}, False),
+        ("##tag", {}, False),
+    ],
+)
+def test_text_is_cut_where_no_added_token_reaches_across(
+    token: str, flags: dict[str, bool], cuts: bool, folder: Path
+) -> None:
+    decoder = {str(NEXT): {"content": token, **FLAGS, **flags}}
+    given = say(folder, added_tokens_decoder=decoder)
+    tokenizer, whole = Tokenizer.load(given), Tokenizer.load(given)
+    assert tokenizer.may_be_cut is cuts
+    whole.__dict__["may_be_cut"] = False
+    chance = random.Random(7)
+    parts = [token, token, *" .!?。；…)]\n", "\n\n", ". ", "the", "Mill", "中", "文", "。」", "é", "st. "]
+    texts = ["".join(chance.choices(parts, k=20)) for _ in range(100)]
+    one, other = (TextEncoder(tokenizer=one)(texts) for one in (tokenizer, whole))
+    assert one.ids.tolist() == [index for ids in tokenizer.encode_batch(texts) for index in ids]
+    for name in ("ids", "word_starts", "sentence_starts", "lengths"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
 def test_white_space_that_a_token_takes_hides_no_sentence(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Sentence starts: the cases that a reader would cut by eye, and invariants on arbitrary text."""
 
+import random
 import time
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.data.sentences import sentence_starts
+from unmask.data.sentences import BEFORE_A_START, sentence_starts
 
 
 def _cut(text: str) -> list[str]:
@@ -88,3 +89,11 @@ def test_starts_ascend_from_the_first_character_and_never_fall_on_white_space(te
     assert bool(starts) == bool(text.strip())
     assert all(not text[start].isspace() for start in starts)
     assert not text[: starts[0]].strip() if starts else True
+
+
+def test_every_start_is_behind_one_of_the_characters_that_may_come_before_one() -> None:
+    chance = random.Random(3)
+    for _ in range(2000):
+        text = "".join(chance.choices([*" \n\t\u3000.!?;…⋯。！？；｡\"'”’»)]}」』）】》〉aB中文(", "\n\n", "……"], k=20))
+        for start in sentence_starts(text)[1:]:
+            assert BEFORE_A_START.fullmatch(text[start - 1]), (text, start)
