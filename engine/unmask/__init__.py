@@ -8,8 +8,9 @@ Importing the package loads nothing; a public name brings its module, which need
 """
 
 import importlib
-from typing import TYPE_CHECKING
 
+# as type checkers take it; typing would bring re, and `python -m unmask` looks in the current folder first
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unmask.batch import PackedBatch, pack
     from unmask.model import Encoder, EncoderConfig, PretrainingModel

@@ -2,12 +2,13 @@
 
 A file types.py or struct.py in the current folder is the user's and no module of Python. So the current folder comes
 last on the path, in this process and in those that it starts, and `module:function` of the user is found there all the
-same, as uvicorn and gunicorn find theirs.
+same, as uvicorn and gunicorn find theirs. Only what Python has loaded by then is imported here, since `python -m` and
+an empty entry of PYTHONPATH put the current folder first.
 """
 
 import importlib
+import os
 import sys
-from pathlib import Path
 from types import ModuleType
 
 __all__ = ["import_path", "import_user_module"]
@@ -32,7 +33,8 @@ def import_user_module(name: str) -> ModuleType:
 
 def _current_folder() -> str:
     try:
-        return str(Path.cwd())
+        # pathlib would bring modules before the path is in order
+        return os.getcwd()  # noqa: PTH109
     except OSError:
         # it was removed
         return ""

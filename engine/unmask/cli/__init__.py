@@ -5,14 +5,13 @@ answers at once. Status 0 is success, 1 an unexpected failure, 2 something the u
 128 + n the end by signal n.
 """
 
-import difflib
+import errno
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
-from unmask.streams import lasting
+from unmask.imports import import_path
 
 __all__ = ["COMMANDS", "main"]
 
@@ -27,10 +26,23 @@ COMMANDS = {
 }
 
 _TRACEBACK = "UNMASK_TRACEBACK"
+_ROOM = "make room, or choose another place"
+_ACCESS = "give yourself the right to it, or choose another place"
+_WAYS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), _ACCESS),
+    errno.EROFS: "choose a place that can be written",
+    errno.EFBIG: "raise the limit for the size of a file, ulimit -f",
+    errno.EMFILE: "raise the limit for open files, ulimit -n",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status."""
+    # before all other imports
+    sys.path[:] = import_path()
+    import signal
+
     from unmask.cli._surroundings import Stopped, settled
 
     try:
@@ -58,6 +70,8 @@ def _run(arguments: list[str]) -> int:
         return 0
     command, *rest = arguments
     if command not in COMMANDS:
+        import difflib
+
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(COMMANDS)}"
         return _fail(f"{command!r} is not a command; {hint}")
@@ -75,7 +89,10 @@ def _sentence(error: Exception) -> str | None:
         package = error.name.split(".")[0]
         return f"package {package} is not installed; pip install {package}"
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return f"{what}; {_WAYS[error.errno]}" if error.errno in _WAYS else what
+    if isinstance(error, MemoryError):
+        return "the memory, or what ulimit -v leaves of it, is used up; end other programs or raise the limit"
     return None
 
 
@@ -84,6 +101,8 @@ def _asked(variable: str) -> bool:
 
 
 def _fail(message: str, *, status: int = 2) -> int:
+    from unmask.streams import lasting
+
     print(f"unmask: {message}", file=lasting(sys.stderr))
     return status
 

@@ -18,7 +18,6 @@ from types import FrameType
 from typing import TextIO
 
 from unmask.errors import UnmaskError
-from unmask.imports import import_path
 from unmask.streams import LastingStream, lasting
 
 __all__ = ["Stopped", "settled"]
@@ -47,7 +46,6 @@ def settled() -> Iterator[None]:
         sys.stdout, sys.stderr = (lasting(stream or _nowhere(stack), owned=True) for stream in outer)
         stack.callback(_restore, outer)
         _require_folder()
-        sys.path[:] = import_path()
         _name_user(stack)
         stack.enter_context(_signals())
         yield
