@@ -2,7 +2,8 @@
 
 Where Python's reader and the standard differ, what the field holds decides. A number of any length, NaN and Infinity
 in other fields are read and forgotten. The field itself must come once a line and hold a string or null: JSON leaves
-open which of two values holds, so a second one is refused rather than dropped.
+open which of two values holds, so a second one is refused rather than dropped. A line ends with LF, CR LF or CR, none
+of which a string can hold as it is.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def read_json_lines(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
     """Yields the text of each line, and where it is, as `Document.origin`; a null is an empty text."""
     with open_bytes(path) as stream:
         for number, line in decoded_lines(path, stream):
+            # files that were joined by `cat` have a byte order mark each
+            line = line.removeprefix("\ufeff")
             if not line.strip():
                 continue
             origin = f"{path}:{number}"

@@ -154,6 +154,7 @@ class _Search:
     avoid: Collection[Path]
     files: list[CorpusFile] = field(default_factory=list)
     named: list[tuple[Path, str]] = field(default_factory=list)
+    hidden: int = 0
     suffixes: Counter[str] = field(default_factory=Counter)
     folders: set[Path] = field(default_factory=set)
     folder_links: list[Path] = field(default_factory=list)
@@ -180,6 +181,10 @@ class _Search:
             rest = f"; {left_out}" if left_out else ""
             ways = [f"; {suffix} files: {_WAYS.get(suffix, _ALL_ELSE)}" for suffix, _ in self.suffixes.most_common(1)]
             rest += "".join(ways)
+            if self.hidden:
+                rest += (
+                    f"; {self.hidden:,} with names that begin with a dot are passed over, rename those that are text"
+                )
             raise CorpusError(f"corpus: {self.root} holds no file to read; files read are {', '.join(SUFFIXES)}{rest}")
         self.files.sort(key=lambda file: file.path)
         sentence = f"corpus: {self.root}: {left_out}" if left_out else ""
@@ -198,6 +203,7 @@ class _Search:
             for entry in found:
                 path, below = here / entry.name, there / entry.name
                 if entry.name.startswith("."):
+                    self.hidden += 1
                     continue
                 if entry.is_symlink():
                     (self.folder_links if path.is_dir() else self.file_links).append(path)

@@ -134,8 +134,9 @@ def open_seekable(path: Path) -> Iterator[IO[bytes]]:
 
 
 def decoded_lines(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, str]]:
-    r"""Yields the lines of `stream` that end with \n, decoded, with their number from 1; `path` is for messages."""
-    return enumerate(_decoded(path, iter(stream.readline, b"")), start=1)
+    r"""Yields the lines that end with \n, \r\n or \r, decoded, with their number from 1; `path` is for messages."""
+    lines = (line for block in decoded_blocks(path, stream) for line in io.StringIO(block, newline=None))
+    return enumerate(lines, start=1)
 
 
 def decoded_blocks(path: Path, stream: IO[bytes]) -> Iterator[str]:
@@ -150,8 +151,8 @@ def text_lines(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, str]]:
 
 
 def without_break(line: str) -> str:
-    """Returns the line without what ends it."""
-    return line.rstrip(f"\n\r{OTHER_BREAKS}")
+    """Returns the line without what ends it, and without the byte order mark of a file that was joined to another."""
+    return line.rstrip(f"\n\r{OTHER_BREAKS}").removeprefix("\ufeff")
 
 
 def _blocks(stream: IO[bytes]) -> Iterator[bytes]:

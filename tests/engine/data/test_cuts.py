@@ -104,3 +104,12 @@ def test_a_long_file_of_one_line_is_read_in_linear_time(tmp_path: Path, monkeypa
     monkeypatch.setattr(text_files, "_BLOCK_BYTES", 64)
     path = _write(tmp_path / "a.txt", "x" * 300_000)
     assert _texts(path, split_at="^#") == ["x" * 300_000]
+
+
+def test_a_heading_after_a_byte_order_mark_is_one(tmp_path: Path) -> None:
+    """Files of an editor that writes marks, joined by `cat`."""
+    chapter = "\ufeffCHAPTER\nThe mill turns.\n"
+    path = tmp_path / "a.txt"
+    path.write_text(chapter * 3, encoding="utf-8")
+    documents = list(Inputs([path], ReadOptions(split_at="^CHAPTER")).documents())
+    assert [document.origin for document in documents] == [f"{path}:{line}" for line in (1, 3, 5)]

@@ -145,3 +145,15 @@ def test_a_parquet_column_of_nothing_but_nulls_holds_empty_documents(tmp_path: P
     _write(tmp_path / "a.jsonl", b'{"text": "one"}\n{"text": null}\n')
     store = prepare([tmp_path / "nulls.parquet", tmp_path / "a.jsonl"], tmp_path / "store", vocab_size=60, workers=1)
     assert (store.num_documents, store.manifest["summary"]["empty_documents"]) == (1, 4)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_lines_end_as_on_any_system_and_joined_files_keep_their_marks(tmp_path: Path, end: bytes) -> None:
+    text = "\u2028".join("one sentence" for _ in range(3))
+    line = json.dumps({"text": text}, ensure_ascii=False).encode()
+    half = b"\xef\xbb\xbf" + line + end + line + end
+    # blocks are a megabyte: their borders fall before, inside and after ends of lines
+    path = _write(tmp_path / "a.jsonl", half + end + half * 20_000 + line)
+    assert _texts(path) == [text] * 40_003
+    with pytest.raises(CorpusError, match=r"a\.jsonl:4 is not valid JSON"):
+        _texts(_write(tmp_path / "a.jsonl", half + end + b"no" + end))

@@ -238,3 +238,9 @@ def test_a_text_tokenizer_beside_the_text_is_no_text(corpus: Path) -> None:
     tokenizer = Tokenizer.train([SENTENCE], 60)
     tokenizer.save(corpus / "tok")
     assert prepare([corpus], "store", tokenizer=corpus / "tok", workers=1).num_documents == 3
+
+
+def test_a_folder_of_hidden_files_says_so(tmp_path: Path) -> None:
+    (tmp_path / ".a.txt").write_text("hidden")
+    with pytest.raises(CorpusError, match="1 with names that begin with a dot are passed over, rename those that are"):
+        list_files(tmp_path)
