@@ -14,6 +14,11 @@ from unmask.errors import RunError, TokenizerError
 
 __all__ = ["export", "run"]
 
+_FILES = (
+    *("config.json", "model.safetensors", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
@@ -50,10 +55,19 @@ def export(model: Path, out: Path) -> str:
 
     # read and written again, not copied: what is exported has passed our own checks of names and shapes
     loaded, tokenizer = load_model(found)
+    there = out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    loaded.save_pretrained(out, pad_id=tokenizer.pad_id)
-    # nor are these copied: another program may have written a class there that transformers would build anew
-    tokenizer.save(out)
-    bind(out, tokenizer)
+    try:
+        loaded.save_pretrained(out, pad_id=tokenizer.pad_id)
+        # nor are these copied: another program may have written a class there that transformers would build anew
+        tokenizer.save(out)
+        bind(out, tokenizer)
+    except BaseException:
+        # half a model is none, and the same command must work again
+        for name in _FILES:
+            (out / name).unlink(missing_ok=True)
+        if not there:
+            out.rmdir()
+        raise
     trained = "" if found.steps is None else f", {found.steps:,} steps"
     return f"{out}: {found.path}{trained}; transformers.AutoModel.from_pretrained({str(out)!r}) loads it"

@@ -108,6 +108,10 @@ def draw(training: Curve, held_out: Curve, *, title: str, out: Path) -> None:
             figure.savefig(out, dpi=120)
         except ValueError as error:
             raise UnmaskError(f"plot: cannot write {out} ({error}); give --out another suffix") from None
+        except OSError as error:
+            raise UnmaskError(
+                f"plot: {out} cannot be written ({error.strerror or error}); give --out another place"
+            ) from None
 
 
 def _curve(losses: dict[int, float]) -> Curve:

@@ -137,7 +137,8 @@ def write_folder(
     if not any("\n" in token or "\r" in token for token in lines):
         text = "".join(f"{token}\n" for token in lines)
         (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
-    backend.save(str(folder / "tokenizer.json"))
+    # the library has no error of its own for a full disk
+    (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8", newline="\n")
 
 
 def _require_same(vocabulary: Path, whole: Path, backend: tokenizers.Tokenizer, description: Mapping[str, Any]) -> None:

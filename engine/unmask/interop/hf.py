@@ -11,6 +11,8 @@ token table's name begins with.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -206,6 +208,7 @@ def _save(
     pad_id: int = 0,
     for_transformers: bool = True,
 ) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     config = module.config
@@ -217,4 +220,12 @@ def _save(
     for ours, theirs, _ in layout:
         parts = parameters[ours].detach().cpu().chunk(len(theirs))
         weights.update({name: part.contiguous().clone() for name, part in zip(theirs, parts, strict=True)})
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    file = folder / "model.safetensors"
+    try:
+        save_file(weights, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # the library keeps the number only as text
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from None

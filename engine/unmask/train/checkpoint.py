@@ -256,8 +256,7 @@ def _sync_tree(folder: Path) -> None:
 def _storage_failure(error: BaseException) -> str | None:
     """What the file system said, when that is why a save failed; None for any other error.
 
-    torch.distributed.checkpoint wraps an OSError of its writer in a BaseException, and safetensors turns it into its
-    own error that keeps the number only as text.
+    torch.distributed.checkpoint wraps an OSError of its writer in a BaseException.
     """
     if isinstance(error, OSError):
         return error.strerror or str(error)
@@ -265,8 +264,6 @@ def _storage_failure(error: BaseException) -> str | None:
     if isinstance(failures, dict):
         reasons = [_storage_failure(wrapped[0]) for wrapped in failures.values()]
         return next((reason for reason in reasons if reason is not None), None)
-    if type(error).__name__ == "SafetensorError" and "os error" in str(error):
-        return str(error)
     if isinstance(error, RuntimeError) and ("file write failed" in str(error) or "PytorchStreamWriter" in str(error)):
         return str(error).splitlines()[0]
     inner = error.__cause__ or error.__context__

@@ -235,6 +235,12 @@ def saved_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunC
         held = path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _EMPTY)
         way = "give the directory of a run" if held else f"start it with `unmask pretrain --run {as_typed(path)}`"
         raise RunError(f"run {path} cannot be resumed: {known}; {way}")
+    # what was saved is never empty, and defaults would make it another run
+    if not file.stat().st_size:
+        raise RunError(
+            f"run {path} cannot be resumed: its config.yaml is empty; put the saved one back from a copy, or start a "
+            "new run"
+        )
     return load_config(file, absolute_changes(path, overrides or {}), saved=True)
 
 

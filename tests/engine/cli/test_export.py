@@ -1,6 +1,7 @@
 """`unmask export`: a folder that `transformers` loads, and nothing overwritten."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,24 @@ def test_exported_folder_tokenizes_in_transformers_as_it_did_in_training(model_f
         assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode_batch([text])[0]
     assert theirs("watched", add_special_tokens=False)["input_ids"] == [ours.unk_id]
     assert theirs("the")["input_ids"][0] == ours.cls_id
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_full_disk_leaves_no_half_model(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    out = tmp_path / "exported"
+    if there:
+        out.mkdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        assert main(["export", str(model_folder), str(out)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert capsys.readouterr().err == (
+        f"unmask: {out / 'model.safetensors'}: File too large; raise the limit for the size of a file, ulimit -f\n"
+    )
+    assert out.exists() == there
+    assert not there or not list(out.iterdir())
+    assert main(["export", str(model_folder), str(out)]) == 0

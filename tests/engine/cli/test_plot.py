@@ -99,3 +99,9 @@ def test_any_name_of_a_run_is_a_title(name: str, tmp_path: Path) -> None:
     out = tmp_path / "loss.png"
     draw(Curve(steps=[1], losses=[2.0]), Curve(steps=[], losses=[]), title=f"{printable(name)}: loss", out=out)
     assert out.stat().st_size > 0
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    curve = Curve(steps=[1], losses=[2.0])
+    with pytest.raises(UnmaskError, match=r"gone/x\.png cannot be written \(No such file or directory\); give --out"):
+        draw(curve, curve, title="t", out=tmp_path / "gone" / "x.png")

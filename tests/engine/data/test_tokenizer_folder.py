@@ -358,3 +358,18 @@ def test_a_vocabulary_with_gaps_is_saved_for_transformers(folder: Path) -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(folder / "saved")
     assert theirs("the mills", add_special_tokens=False)["input_ids"] == tokenizer.encode_batch(["the mills"])[0]
     assert tokenizer.encode_batch(["the mills"])[0] == [8, 7, 10]
+
+
+def test_a_full_disk_is_the_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library that owns the tokenizer has none of its own."""
+    tokenizer = Tokenizer.train(["the river turns the mill"] * 3, 60)
+    folder = tmp_path / "tokenizer"
+    tokenizer.save(folder)
+    before = (folder / "tokenizer.json").read_bytes()
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        tokenizer.save(folder)
+    (folder / "tokenizer.json").unlink()
+    tokenizer.save(folder)
+    assert (folder / "tokenizer.json").read_bytes() == before

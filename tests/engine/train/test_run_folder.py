@@ -228,3 +228,9 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path: Path, monkeypatc
     monkeypatch.setattr("fcntl.lockf", none)
     with pytest.warns(UserWarning, match=r"cannot be locked \(No locks available\)"):
         assert RunFolder.create(replace(CONFIG, run=str(tmp_path / "a"))).path.is_dir()
+
+
+def test_an_emptied_configuration_does_not_become_that_of_another_run(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(RunError, match=r"config\.yaml is empty; put the saved one back from a copy"):
+        saved_config(tmp_path)
