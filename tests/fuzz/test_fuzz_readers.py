@@ -42,6 +42,19 @@ RULES = (
 )
 FIELDS = ("text", "text", "text", "id", "Text", "", "meta", "\ud800", "x" * 300)
 EXAMPLES: list[dict[str, Any]] = [
+    # the footer's name of a column is no text
+    {
+        "form": ".parquet",
+        "compressed": "",
+        "upper": False,
+        "rule": None,
+        "blank": False,
+        "field": "text",
+        "rows": [],
+        "column": "string",
+        "plain": [("flip", 384, 7)],
+        "stored": [],
+    },
     {
         "form": ".txt",
         "compressed": "",

@@ -190,7 +190,8 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
                             f"({error.reason}); convert the column first"
                         ) from None
                     yield text or "", origin
-        except pa.ArrowException as error:
+        # a damaged footer may hold names that are no text
+        except (pa.ArrowException, UnicodeDecodeError) as error:
             stream.seek(0)
             way = other_format(stream.read(8)) or "; copy it again"
             raise CorpusError(f"corpus: {path} cannot be read as parquet ({error}){way}") from None
