@@ -290,8 +290,18 @@ class Tokenizer:
     @cached_property
     def hash(self) -> str:
         """SHA-256 of everything that decides which ids a text gets; file format, padding and truncation do not."""
+        # a tokenizer without any keeps the hash that it had when they were text
+        added = {"added_special": [token for token in self._added if token["special"]]}
+        return self._hash_with(added if self.added_special_ids else {})
+
+    @cached_property
+    def hash_without_added_special(self) -> str:
+        """What `hash` was when added special tokens in a text were cut into pieces."""
+        return self._hash_with({})
+
+    def _hash_with(self, more: Mapping[str, object]) -> str:
         model = self._description["model"]
-        meaning = {
+        meaning: dict[str, object] = {
             "normalizer": self._description["normalizer"],
             "pre_tokenizer": self._description["pre_tokenizer"],
             "rules": [model[key] for key in ("unk_token", "continuing_subword_prefix", "max_input_chars_per_word")],
@@ -299,10 +309,7 @@ class Tokenizer:
             "added": [token for token in self._description["added_tokens"] if not token["special"]],
             "special": self.special_ids,
         }
-        if self.added_special_ids:
-            # once they were text; a tokenizer without any keeps the hash that it had
-            meaning["added_special"] = [token for token in self._added if token["special"]]
-        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps({**meaning, **more}, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def _description(self) -> dict[str, Any]:

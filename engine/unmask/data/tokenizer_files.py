@@ -53,7 +53,7 @@ def read_backend(path: Path) -> tokenizers.Tokenizer:
             raise TokenizerError(
                 f"tokenizer: {path} has the added token {token['content']!r} with the id {token['id']}, but its place "
                 f"in the vocabulary is {vocabulary.get(token['content'])}; number added tokens on from the last id of "
-                "the vocabulary, without a gap"
+                "the vocabulary, without a gap, and list them in this order"
             )
     return backend
 

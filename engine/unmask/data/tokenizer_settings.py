@@ -29,7 +29,10 @@ __all__ = ["content_of", "pipeline_settings", "require_agreement", "require_clas
 _MPNET = {"pad": "<pad>", "unk": "[UNK]", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
 # BERT's pipeline around a vocab.txt, under the names of other models, and what these call the roles
 _LIKE_BERT = dict.fromkeys(
-    ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "SqueezeBert", "LayoutLM", "Lxmert", "RetriBert"),
+    (
+        *("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "SqueezeBert", "LayoutLM", "Lxmert", "RetriBert"),
+        *("DPRContextEncoder", "DPRQuestionEncoder", "DPRReader"),
+    ),
     SPECIAL_TOKENS,
 ) | {"MPNet": _MPNET}
 # what folders were saved with here, once, whatever their normalizer was: do_lower_case meant BERT's normalizer

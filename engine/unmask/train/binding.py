@@ -44,8 +44,16 @@ def require_bound(folder: Path, tokenizer: Tokenizer, vocab_size: int) -> None:
             f"{folder / CONFIG}: {FIELD} must be the hash of a tokenizer, is {describe_value(recorded)}; take the line "
             "out if the tokenizer beside it is the model's"
         )
-    if recorded != tokenizer.hash:
+    if recorded == tokenizer.hash:
+        return
+    if recorded == tokenizer.hash_without_added_special:
+        names = ", ".join(map(tokenizer.token, tokenizer.added_special_ids[:3]))
         raise TokenizerError(
-            f"{folder}: the model was trained with tokenizer {recorded[:12]}, this one is {tokenizer.hash[:12]} and "
-            f"gives other ids; {remedy}"
+            f"{folder}: the model was trained when special tokens such as {names} in a text were cut into pieces, and "
+            f"they are kept whole now; to use it all the same, copy its {CONFIG}, weights and tokenizer to another "
+            f"folder and take the line {FIELD} out of {CONFIG} there"
         )
+    raise TokenizerError(
+        f"{folder}: the model was trained with tokenizer {recorded[:12]}, this one is {tokenizer.hash[:12]} and "
+        f"gives other ids; {remedy}"
+    )

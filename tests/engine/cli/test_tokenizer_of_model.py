@@ -1,6 +1,7 @@
 """A model and a tokenizer that do not belong together are refused by everything that loads both."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,29 @@ def test_another_vocabulary_is_refused(
 def test_a_folder_that_records_no_tokenizer_passes_by_its_size(model_folder: Path) -> None:
     assert "tokenizer_hash" not in (model_folder / "config.json").read_text()
     assert main(["fill-mask", str(model_folder), "a [MASK]"]) == 0
+
+
+def test_a_model_of_before_special_tokens_were_whole_says_how_to_use_it(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = model_folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    (model_folder / "tokenizer.json").unlink()
+    token = (model_folder / "vocab.txt").read_text().splitlines()[-1]
+    path.write_text(json.dumps(settings | {"additional_special_tokens": [token]}))
+    tokenizer = Tokenizer.load(model_folder)
+    config = json.loads((model_folder / "config.json").read_text())
+    recorded = config | {"tokenizer_hash": tokenizer.hash_without_added_special}
+    (model_folder / "config.json").write_text(json.dumps(recorded))
+    assert main(["fill-mask", str(model_folder), "a [MASK]"]) == 2
+    told = capsys.readouterr().err
+    assert f"special tokens such as {token} in a text were cut into pieces" in told
+    assert "take the line tokenizer_hash out of config.json there" in told
+    # as the message says
+    copied = Path(shutil.copytree(model_folder, tmp_path / "copied"))
+    (copied / "config.json").write_text(json.dumps(config))
+    assert main(["fill-mask", str(copied), "a [MASK]"]) == 0
+    assert main(["export", str(copied), str(tmp_path / "exported")]) == 0
 
 
 def pad_table(folder: Path, unit: int) -> int:

@@ -40,7 +40,16 @@ def add_whole(folder: Path, change: Callable[[dict[str, Any]], object] = lambda 
 
 
 @pytest.mark.parametrize(
-    "name", ["BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", "DistilBertTokenizerFast", "ElectraTokenizer"]
+    "name",
+    [
+        "DPRReaderTokenizer",
+        "DPRQuestionEncoderTokenizerFast",
+        "BertTokenizer",
+        "BertTokenizerFast",
+        "DistilBertTokenizer",
+        "DistilBertTokenizerFast",
+        "ElectraTokenizer",
+    ],
 )
 def test_a_class_that_is_bert_s_under_another_name_is_followed(folder: Path, name: str) -> None:
     assert pieces(say(folder, tokenizer_class=name), "The mills") == ["the", "mill", "##s"]
