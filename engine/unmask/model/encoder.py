@@ -206,7 +206,10 @@ class Encoder(nn.Module):
         Rows of empty document slots mean nothing.
         """
         if self.pooler is None:
-            raise ValueError("encoder: made without a pooler; make it with Encoder(..., pooler=True)")
+            raise ValueError(
+                "encoder: it has no pooler, since its folder has no weights of one or pooler=False was passed; take the "
+                "hidden states of each [CLS], hidden[documents.first_rows()]"
+            )
         pooled: Tensor = self.pooler(hidden[documents.first_rows()])
         return pooled
 

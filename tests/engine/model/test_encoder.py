@@ -259,8 +259,10 @@ def test_refuses_ids_of_other_documents() -> None:
 def test_an_encoder_without_pooler_says_so() -> None:
     batch = pack(DOCUMENTS)
     encoder = Encoder(CONFIG, pooler=False)
-    with pytest.raises(ValueError, match="made without a pooler"):
-        encoder.pool(hidden_of(encoder, batch), batch.documents)
+    hidden = hidden_of(encoder, batch)
+    with pytest.raises(ValueError, match=r"has no pooler, .*; take .* \[CLS\], hidden\[documents.first_rows\(\)\]"):
+        encoder.pool(hidden, batch.documents)
+    assert hidden[batch.documents.first_rows()].shape == (len(DOCUMENTS), CONFIG.hidden_size)
 
 
 @pytest.mark.parametrize("wrong", [60, 1000, -1])
