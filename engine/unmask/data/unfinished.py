@@ -57,7 +57,10 @@ def unfinished_hint(folder: Path) -> str | None:
     partial = partial_folder(folder)
     if not (partial / _JOURNAL).is_file():
         return None
-    return f"{partial} is an unfinished store; run the same command to go on with it, or remove it to start afresh"
+    return (
+        f"{partial} is an unfinished store; run the same command on the same text to go on with it, or remove it to "
+        "start afresh"
+    )
 
 
 class UnfinishedStore:
@@ -198,9 +201,10 @@ class UnfinishedStore:
         asked = self._settings or {}
         differing = sorted(name for name in settings.keys() | asked.keys() if settings.get(name) != asked.get(name))
         if differing:
+            changed = " (or a file of it has changed since)" if "input" in differing else ""
             raise StoreError(
-                f"store: {self.path} was begun with another {', '.join(differing)}; run the command that began it to "
-                "finish it, or remove it to start afresh"
+                f"store: {self.path} was begun with another {', '.join(differing)}{changed}; run the command that "
+                "began it, on the same text, to finish it, or remove it to start afresh"
             )
         return journal
 

@@ -207,8 +207,8 @@ class Encoder(nn.Module):
         """
         if self.pooler is None:
             raise ValueError(
-                "encoder: it has no pooler, since its folder has no weights of one or pooler=False was passed; take the "
-                "hidden states of each [CLS], hidden[documents.first_rows()]"
+                "encoder: it has no pooler, since its folder has no weights of one or pooler=False was passed; take "
+                "the hidden states of each [CLS], hidden[documents.first_rows()]"
             )
         pooled: Tensor = self.pooler(hidden[documents.first_rows()])
         return pooled

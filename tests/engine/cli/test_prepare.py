@@ -137,7 +137,7 @@ def test_what_a_failed_run_keeps_is_told_and_the_mended_text_goes_on(
     arguments += ["--shard-tokens", "100", "--workers", "1"]
     assert main(["prepare", *arguments]) == 2
     told = capsys.readouterr().err
-    assert f"unmask: {out}.partial is an unfinished store; run the same command to go on with it" in told
+    assert f"unmask: {out}.partial is an unfinished store; run the same command on the same text to go on" in told
     assert "is not UTF-8" in told
     corpus.write_bytes(good + b" ")
     assert main(["prepare", *arguments]) == 0

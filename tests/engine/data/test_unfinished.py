@@ -137,7 +137,7 @@ def test_other_settings_or_another_text_do_not_go_on(
     with pytest.raises(StoreError, match=r"was begun with another text: its first [0-9]+ documents have changed"):
         prepare([corpus], tmp_path / "store", **common)
     corpus.write_bytes(corpus.read_bytes() + b"\n")
-    with pytest.raises(StoreError, match="was begun with another input"):
+    with pytest.raises(StoreError, match=r"input \(or a file of it has changed since\); run .* on the same text"):
         prepare([corpus], tmp_path / "store", **common)
     (tmp_path / "store.partial" / "shard-00001.arrow").write_bytes(b"")
     with pytest.raises(StoreError, match="is damaged and cannot be continued; remove it"):
@@ -158,7 +158,7 @@ def test_an_interruption_right_after_the_journal_keeps_the_shards(tmp_path: Path
         with pytest.raises(KeyboardInterrupt):
             prepare([corpus], tmp_path / "store", **common)
     assert len(list((tmp_path / "store.partial").glob("shard-*"))) == 1
-    assert "run the same command to go on with it" in (unfinished_hint(tmp_path / "store") or "")
+    assert "run the same command on the same text to go on with it" in (unfinished_hint(tmp_path / "store") or "")
     assert prepare([corpus], tmp_path / "store", **common).num_documents == sum(map(bool, _texts(150))) + 1
 
 
