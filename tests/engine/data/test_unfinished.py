@@ -170,6 +170,8 @@ def test_bad_text_after_finished_shards_keeps_them_until_it_is_mended(tmp_path: 
     common: dict[str, Any] = {"tokenizer": Tokenizer.train(texts, 120), "shard_tokens": SHARD, "workers": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("unmask.data.prepare._BATCH_CHARACTERS", 500)
+        # what is read at once is decoded at once
+        patch.setattr("unmask.data.text_files._BLOCK_BYTES", 500)
         with pytest.raises(CorpusError, match="is not UTF-8"):
             prepare([corpus], tmp_path / "store", **common)
         assert "to go on with it, or remove it to start afresh" in (unfinished_hint(tmp_path / "store") or "")
