@@ -31,6 +31,7 @@ from unmask.data.tokenizer_settings import (
 )
 from unmask.data.wordpiece import bert_pipeline
 from unmask.errors import TokenizerError
+from unmask.interop.model_folder import on_the_hub
 
 if TYPE_CHECKING:
     import tokenizers
@@ -217,7 +218,12 @@ def _other(folder: Path) -> str:
         name for name in ("spiece.model", "vocab.json", "merges.txt", "tokenizer.model") if (folder / name).exists()
     ]
     if not found:
-        return "; give a folder that has one of them, or leave the tokenizer out to train one"
+        files = [path for file in ("tokenizer.json", "vocab.txt") for path in folder.glob(f"*/{file}")]
+        # as the cache of the Hub has them
+        files += folder.glob("snapshots/*/tokenizer.json")
+        inside = f" ({min(files).parent})" if files else ""
+        hub = "" if folder.exists() else on_the_hub(folder)
+        return f"; give a folder that has one of them{inside}, or leave the tokenizer out to train one{hub}"
     return (
         f", but {found[0]}, of a tokenizer other than WordPiece; leave the tokenizer out to train one, or write a "
         "store of ready tokens with unmask.data.write_store"

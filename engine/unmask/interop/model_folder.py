@@ -17,6 +17,7 @@ __all__ = [
     "describe_value",
     "is_pointer",
     "link_to_nothing",
+    "on_the_hub",
     "pointer",
     "read_object",
     "require_folder",
@@ -65,14 +66,9 @@ def require_folder(folder: Path) -> None:
         raise CheckpointError(f"{folder} is a file; give the folder that it lies in, with {CONFIG} and weights")
     if folder.is_symlink():
         raise CheckpointError(f"{folder} is a link to {folder.readlink()}, which is not there; give the folder itself")
-    name = _HUB_ADDRESS.sub("", str(folder))
-    hub = (
-        f"; a model of the Hugging Face Hub is downloaded first: `hf download {name} --local-dir FOLDER`"
-        if _HUB_NAME.fullmatch(name)
-        else ""
-    )
     raise CheckpointError(
-        f"{folder} does not exist; give a run directory, a checkpoint, or a folder with {CONFIG} and weights{hub}"
+        f"{folder} does not exist; give a run directory, a checkpoint, or a folder with {CONFIG} and "
+        f"weights{on_the_hub(folder)}"
     )
 
 
@@ -95,6 +91,14 @@ def require_model(folder: Path) -> None:
             f"{folder} holds neither a run (config.yaml) nor a model ({CONFIG}); give the folder of a Hugging Face "
             f"BERT model, a run or one of its checkpoints{_nearby(folder)}"
         )
+
+
+def on_the_hub(path: Path) -> str:
+    """What to say of a path that is not there and may be the name of a model elsewhere, as the end of a sentence."""
+    name = _HUB_ADDRESS.sub("", str(path))
+    if not _HUB_NAME.fullmatch(name):
+        return ""
+    return f"; a model of the Hugging Face Hub is downloaded first: `hf download {name} --local-dir FOLDER`"
 
 
 def what_else(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """What a tokenizer folder says is followed, or refused by its name with a way out that works."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,20 @@ def test_a_folder_of_another_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "merges.txt").write_text("a b\n")
     with pytest.raises(TokenizerError, match=r"nor vocab\.txt, but merges\.txt, of a tokenizer other than WordPiece"):
         Tokenizer.load(tmp_path)
+
+
+def test_where_a_tokenizer_may_be_instead_is_said(folder: Path, tmp_path: Path) -> None:
+    inside = tmp_path / "sentences" / "0_Transformer"
+    inside.mkdir(parents=True)
+    (folder / "vocab.txt").rename(inside / "vocab.txt")
+    for given, message in {
+        tmp_path / "sentences": f"give a folder that has one of them ({inside}), or leave",
+        Path("owner/name"): "`hf download owner/name --local-dir FOLDER`",
+    }.items():
+        with pytest.raises(TokenizerError, match=re.escape(message)):
+            Tokenizer.load(given)
+    # as the message says
+    assert Tokenizer.load(inside).vocab_size == len(WORDS)
 
 
 def test_pieces_without_a_prefix_start_words_where_the_text_does(folder: Path) -> None:
