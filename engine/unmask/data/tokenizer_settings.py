@@ -188,10 +188,13 @@ def require_agreement(
     for key, value in found.items():
         asked = config.get(key)
         if asked is not None and asked != value:
+            vocabulary = (where / "vocab.txt").is_file()
+            other = (
+                "remove tokenizer.json, so that vocab.txt and the settings decide" if vocabulary else "mend that file"
+            )
             raise TokenizerError(
                 f"tokenizer: {where} says {key} {_said(asked)} in tokenizer_config.json, but its tokenizer.json says "
-                f"{_said(value)}; remove the setting if tokenizer.json is right, else remove tokenizer.json, so that "
-                "vocab.txt and the settings decide"
+                f"{_said(value)}; remove the setting if tokenizer.json is right, else {other}"
             )
 
 
