@@ -73,7 +73,7 @@ def test_a_word_counts_as_long_as_bert_counts_it() -> None:
 def test_a_text_of_nothing_but_long_words_says_what_to_do() -> None:
     with pytest.raises(TokenizerError, match=r"each of the 2 words of this text is longer than 100 characters"):
         _train(["x" * 101, "ภาษาไทย" * 20])
-    with pytest.raises(TokenizerError, match=r"there is no text to train on; every document is empty"):
+    with pytest.raises(TokenizerError, match=r"there is no text to train on, every document is empty; give text"):
         _train(["\ufffd\u200b", " "])
 
 
