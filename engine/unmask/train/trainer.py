@@ -32,9 +32,11 @@ from unmask.train.optim import adamw, set_learning_rate
 from unmask.train.progress import Display, next_command
 from unmask.train.provenance import differences, machine
 from unmask.train.resume import require_same_data
+from unmask.train.run_folder import RunFolder
 from unmask.train.schedule import LinearSchedule
 from unmask.train.segments import segment_of
 from unmask.train.signals import StopRequest
+from unmask.train.start_folder import note_start
 from unmask.train.state import Facts, load_tensors, save_state, state_bytes
 from unmask.train.step import StepReport, TrainingStep
 
@@ -210,6 +212,7 @@ class Trainer:
     def _save(self) -> None:
         """Save a checkpoint that resumes and that `transformers` loads."""
         with self.meter.paused():
+            self._require_directory()
             parts = self.parts
             here = parts.sources.position(self.done)
             facts = Facts(
@@ -233,6 +236,18 @@ class Trainer:
 
             self.checkpoints.save(self.done, write, bytes_needed=state_bytes(parts.model))
             self.saved = self.done
+
+    def _require_directory(self) -> None:
+        """Make the run directory anew where it was moved away or removed, so that what is saved there resumes."""
+        if (self.folder / "config.yaml").exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        RunFolder(path=self.folder, config=self.config).save_config()
+        note_start(self.folder)
+        self.display.say(
+            f"the run directory {self.folder} was moved or removed while it trained, so it is made anew for the "
+            "checkpoints from here on; to keep one run, move them into checkpoints/ of the other"
+        )
 
     def _machine(self) -> dict[str, str]:
         return machine(self.parts.device, self.parts.model.encoder.compute_dtype)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -159,6 +160,32 @@ def test_after_the_disk_was_full_in_mid_save(
             tiny.pretrain(tiny.config(run))
     resume(tiny, run)
     tiny.assert_same_end(run, unbroken)
+
+
+@pytest.mark.parametrize("step", [4, 9])
+def test_after_the_directory_was_moved_away_in_mid_run(
+    tiny: ModuleType, tmp_path: Path, unbroken: Path, capsys: pytest.CaptureFixture[str], step: int
+) -> None:
+    """What is saved from then on would be a folder of checkpoints that the advice at the end cannot continue."""
+    run, moved = tmp_path / "run", tmp_path / "moved"
+
+    def move_and_stop() -> None:
+        run.rename(moved)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patched:
+        at_step(patched, step, move_and_stop)
+        tiny.pretrain(tiny.config(run))
+    said = capsys.readouterr().out
+    assert f"the run directory {run} was moved or removed while it trained, so it is made anew for the" in said
+    assert f"continue with `unmask pretrain --resume {run}`" in said
+    # to be one run again: the log lies there
+    shutil.copytree(run / "checkpoints" / f"step-{step:06d}", moved / "checkpoints" / f"step-{step:06d}")
+    resume(tiny, run)
+    expected, got = tiny.parameters(unbroken), tiny.parameters(run)
+    assert all((got[name] == value).all() for name, value in expected.items())
+    resume(tiny, moved)
+    tiny.assert_same_end(moved, unbroken)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
