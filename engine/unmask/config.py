@@ -8,10 +8,12 @@ demonstration: no network, no GPU, no account.
 Importing this module needs the standard library alone; PyYAML and pydantic are imported when a configuration is read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from unmask.errors import ConfigError
 
 __all__ = [
     "DataConfig",
@@ -284,18 +286,21 @@ def _at_home(config: RunConfig) -> RunConfig:
     """`config` with the home folder in every path."""
     from unmask.paths import expanded, expanded_input
 
-    def path(given: str | None) -> str | None:
-        return None if given is None else expanded(given)
+    def path(setting: str, given: str, expand: Callable[[str], str] = expanded) -> str:
+        try:
+            return expand(given)
+        except ConfigError as error:
+            raise ConfigError(f"config: {setting}: {error}") from None
 
     data = config.data
     data = replace(
         data,
-        store=path(data.store),
-        input=[expanded_input(given) for given in data.input],
-        tokenizer=path(data.tokenizer),
-        similar_words=path(data.similar_words),
+        store=data.store and path("data.store", data.store),
+        input=[path("data.input", given, expanded_input) for given in data.input],
+        tokenizer=data.tokenizer and path("data.tokenizer", data.tokenizer),
+        similar_words=data.similar_words and path("data.similar_words", data.similar_words),
     )
-    return replace(config, run=path(config.run), data=data)
+    return replace(config, run=config.run and path("run", config.run), data=data)
 
 
 def to_mapping(config: RunConfig) -> dict[str, Any]:

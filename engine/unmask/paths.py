@@ -40,6 +40,8 @@ def require_utf8(path: str) -> None:
     if not _HALVES.search(path):
         return
     shown = printable(path)
+    if "\\ud" in shown:
+        raise ConfigError(f"the name {shown} holds half a surrogate pair, which no file name does; write the character")
     if "\\x" not in shown:
         raise ConfigError(f"the name {shown} needs a locale that knows UTF-8; set PYTHONUTF8=1")
     raise ConfigError(

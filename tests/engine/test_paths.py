@@ -56,6 +56,11 @@ def test_names_that_no_library_can_open_are_refused() -> None:
         load_config(None, {"run": os.fsdecode(b"caf\xe9")})
 
 
+def test_half_a_surrogate_pair_is_no_matter_of_the_locale() -> None:
+    with pytest.raises(ConfigError, match=r"^config: data.store: the name \\ud800 holds half a surrogate pair"):
+        load_config(None, {"data": {"store": "\ud800"}})
+
+
 def test_every_path_of_a_configuration_begins_at_home(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("run: ~/r\ndata:\n  input: [~/a, b=~/c]\n  tokenizer: ~/t\n  masking: mac\n  similar_words: ~/s\n")

@@ -18,7 +18,10 @@ from unmask.config import RunConfig, load_config, to_mapping, to_yaml
 from unmask.train.run_folder import RunFolder, flatten, saved_config
 
 NAMES = sorted(flatten(to_mapping(RunConfig())))
-EXAMPLES: list[dict[str, Any]] = []
+EXAMPLES: list[dict[str, Any]] = [
+    # half a surrogate pair as a path
+    {"tree": [("replace", [0, 0], 19)], "bytes": [], "overrides": {}, "words": []},
+]
 
 cases = st.fixed_dictionaries(
     {
