@@ -88,6 +88,9 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("unmask"):
         package = error.name.split(".")[0]
         return f"package {package} is not installed; pip install {package}"
+    if isinstance(error, ImportError) and error.name and not error.name.startswith("unmask"):
+        package = error.name.split(".")[0]
+        return f"package {package} cannot be loaded ({error}); install it again, or free memory if it lacks that"
     if isinstance(error, OSError):
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return f"{what}; {_WAYS[error.errno]}" if error.errno in _WAYS else what

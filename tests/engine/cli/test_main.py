@@ -74,6 +74,12 @@ def test_unknown_command_names_the_nearest_one(capsys: pytest.CaptureFixture[str
             2,
             "unmask: package pyarrow is not installed; pip install pyarrow\n",
         ),
+        (
+            ImportError("libarrow.so: failed to map segment", name="pyarrow.lib"),
+            2,
+            "unmask: package pyarrow cannot be loaded (libarrow.so: failed to map segment); install it again, or free "
+            "memory if it lacks that\n",
+        ),
         (BackendUnavailable("gelu: no backend can run"), 2, "unmask: gelu: no backend can run\n"),
         (KeyboardInterrupt(), 130, "unmask: interrupted\n"),
     ],
