@@ -8,9 +8,14 @@ what the encoding cannot say is written as escapes.
 import errno
 import os
 from collections.abc import Iterable
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-__all__ = ["LastingStream", "lasting"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["LastingStream", "lasting", "with_width"]
+
+_WIDTH = 80
 
 # nobody will ever read what is written here: the other end is closed, hung up, or the descriptor is
 _GONE = frozenset({errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF, errno.ECONNRESET, errno.ESTALE})
@@ -73,3 +78,10 @@ def lasting(stream: TextIO | None, *, owned: bool = False) -> TextIO | None:
     if stream is None or isinstance(stream, LastingStream):
         return stream
     return cast(TextIO, LastingStream(stream, owned=owned))
+
+
+def with_width(console: "Console") -> "Console":
+    """`console`, 80 columns wide where the environment says 0, in which nothing would be shown."""
+    if console.width < 1:
+        console.width = _WIDTH
+    return console

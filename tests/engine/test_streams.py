@@ -119,6 +119,7 @@ def test_progress_goes_on_where_the_reader_went_or_knows_no_umlaut(monkeypatch: 
 @pytest.mark.parametrize("columns", ["0", "1", "-3", "many"])
 def test_a_terminal_without_width_shows_something(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("LINES", "24")
     monkeypatch.setenv("TERM", "dumb")
     out = io.StringIO()
     with Display(steps=3, console=Console(file=out, force_terminal=True)) as display:

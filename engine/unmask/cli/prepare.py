@@ -12,6 +12,7 @@ import tyro
 from unmask.cli._arguments import join_repeated, read
 from unmask.errors import UnmaskError
 from unmask.paths import as_typed
+from unmask.streams import with_width
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -115,7 +116,7 @@ class _Report(AbstractContextManager["_Report"]):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self._console = Console(stderr=True)
+        self._console = with_width(Console(stderr=True))
         self._bar: Bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unmask.config import RunConfig
 from unmask.paths import as_typed
-from unmask.streams import lasting
+from unmask.streams import lasting, with_width
 
 __all__ = ["Display", "next_command"]
 
@@ -20,7 +20,7 @@ class Display:
 
     def __init__(self, *, steps: int, console: Console | None = None) -> None:
         # what is shown may get lost, the run may not
-        self._console = console if console is not None else Console(file=lasting(sys.stdout))
+        self._console = with_width(console if console is not None else Console(file=lasting(sys.stdout)))
         self._bar: Progress | None = None
         self._steps = steps
         self._done = 0

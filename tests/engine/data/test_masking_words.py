@@ -286,9 +286,9 @@ def test_a_rate_of_one_call_overrides_that_of_the_masker():
 
 
 def test_refuses_a_table_where_none_is_used_and_mac_without_one():
-    with pytest.raises(ConfigError, match=r"goes with data\.masking 'mac', got data\.masking 'mac' without a table"):
+    with pytest.raises(ConfigError, match=r"'mac' without a table of similar words; give data\.similar_words"):
         make("mac")
-    with pytest.raises(ConfigError, match=r"goes with data\.masking 'mac', got data\.masking 'span' and a table"):
+    with pytest.raises(ConfigError, match=r"data\.masking is 'span' with a table"):
         make("span", SimilarWords([((5,), (6,))]))
 
 

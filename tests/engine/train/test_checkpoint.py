@@ -222,16 +222,18 @@ _SAVE_UNDER_A_LIMIT = """
 import sys, resource
 from pathlib import Path
 import torch
-from safetensors.torch import save_file
 from unmask.errors import CheckpointError
+from unmask.model import EncoderConfig, PretrainingModel
 from unmask.train.checkpoint import Checkpoints
 from unmask.train.state import Facts, save_state
-model = torch.nn.Linear(512, 512)
+model = PretrainingModel(
+    EncoderConfig(vocab_size=2000, hidden_size=64, num_layers=1, num_heads=1, intermediate_size=64), heads=("mlm",)
+)
 optimizer = torch.optim.AdamW(model.parameters())
 facts = Facts(step=1, segment=0, index=0, cursor=None, fingerprint="", tokens=0, skipped=0, threads=1,
               machine={}, window=[])
 def write_safetensors(target):
-    save_file(model.state_dict(), target / "model.safetensors")
+    model.save_pretrained(target)
 def write_training(target):
     save_state(target / "training", model, optimizer, facts)
 both = [(Checkpoints(folder=Path(sys.argv[1], w.__name__)), w) for w in (write_safetensors, write_training)]
