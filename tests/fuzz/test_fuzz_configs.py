@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
+from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from unmask.cli.pretrain import parse
 from unmask.config import RunConfig, load_config, to_mapping, to_yaml
+from unmask.streams import lasting
 from unmask.train.run_folder import RunFolder, flatten, saved_config
 
 NAMES = sorted(flatten(to_mapping(RunConfig())))
@@ -56,7 +59,9 @@ def check_round_trip(config: RunConfig, path: Path) -> None:
 
 def from_command_line(arguments: list[str]) -> RunConfig | None:
     try:
-        return parse(arguments)[0]
+        # as in a command, whose output takes every text
+        with redirect_stderr(lasting(sys.stderr)):
+            return parse(arguments)[0]
     except SystemExit as end:
         # the options are of the command line's library, which has printed what is wrong
         if end.code != 2:

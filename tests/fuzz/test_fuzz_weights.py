@@ -61,6 +61,8 @@ TENSORS_OF_ALL = TENSORS | TENSORS_OF_BIN
 FORMS = ("safetensors", "shards", "bin", "bin shards")
 EXAMPLES: list[dict[str, Any]] = [
     {"form": "safetensors", "trees": {}, "bytes": {}, "tensors": [(0, "huge")], "nested": ""},
+    # one number in place of a vector
+    {"form": "safetensors", "trees": {}, "bytes": {}, "tensors": [(0, "scalar")], "nested": ""},
 ]
 
 cases = st.fixed_dictionaries(

@@ -165,7 +165,7 @@ def _check(parameters: Iterable[Parameter], weights: dict[str, Tensor], prefix: 
 
 def _check_weight(name: str, value: Tensor, shape: tuple[int, ...], folder: Path) -> None:
     if tuple(value.shape) != shape:
-        longer = value.shape[1:] == shape[1:] and len(value) > shape[0]
+        longer = value.dim() == len(shape) and value.shape[1:] == shape[1:] and len(value) > shape[0]
         field = next((field for table, field in _LENGTHS.items() if longer and name.endswith(table)), None)
         remedy = f"set {field} to {len(value)}" if field else "take both from one model"
         if field == "vocab_size":
