@@ -46,7 +46,7 @@ demo: $(VENV)/.plots-installed
 	@echo
 	@$(BIN)/unmask plot $(DEMO_RUN)
 
-# A limit ends what hangs: it is ten times what the longest test takes on two idle cores.
+# A limit ends what hangs and nothing else: attention's interpreted module, among the longest, took 66 s, and 152 s on a busy machine
 test: $(VENV)/.test-installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -p no:benchmark \
 	    --timeout 1500 --timeout-method thread
