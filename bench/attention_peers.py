@@ -47,7 +47,7 @@ def peers(documents: Documents, p: float) -> dict[str, Callable[..., Tensor]]:
 
 
 def padded(qkv: Tensor, documents: Documents, *, p: float, **rest: Any) -> Tensor:
-    """SDPA on rows padded by the caller: qkv (B, longest, 3, H, K) in place of packed tokens -> (B, H, longest, K)."""
+    """SDPA on rows padded by the caller: qkv (B, N, 3, H, K) in place of packed tokens -> (B, H, N, K)."""
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     if documents.tokens == qkv.shape[0] * qkv.shape[1]:  # equal lengths: a mask would only keep the fast kernels away
         return F.scaled_dot_product_attention(q, k, v, dropout_p=p)
@@ -60,8 +60,8 @@ def varlen(qkv: Tensor, documents: Documents, **rest: Any) -> Tensor:
     """`varlen_attn`, (T, 3, H, K) -> (T, H, K)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    boundaries, longest = documents.cu_seqlens, documents.longest
-    out: Tensor = varlen_attn(*qkv.unbind(1), boundaries, boundaries, longest, longest)
+    boundaries, max_seqlen = documents.cu_seqlens, documents.max_seqlen
+    out: Tensor = varlen_attn(*qkv.unbind(1), boundaries, boundaries, max_seqlen, max_seqlen)
     return out
 
 
@@ -101,12 +101,12 @@ def _compiled() -> Any:
 
 def _flash_2(qkv: Tensor, documents: Documents, *, p: float, **rest: Any) -> Tensor:
     packed = importlib.import_module("flash_attn").flash_attn_varlen_qkvpacked_func
-    out: Tensor = packed(qkv, documents.cu_seqlens, documents.longest, dropout_p=p)
+    out: Tensor = packed(qkv, documents.cu_seqlens, documents.max_seqlen, dropout_p=p)
     return out
 
 
 def _flash_3(qkv: Tensor, documents: Documents, **rest: Any) -> Tensor:
     attend = importlib.import_module("flash_attn_interface").flash_attn_varlen_func
-    boundaries, longest = documents.cu_seqlens, documents.longest
-    out = attend(*qkv.unbind(1), boundaries, boundaries, longest, longest)
+    boundaries, max_seqlen = documents.cu_seqlens, documents.max_seqlen
+    out = attend(*qkv.unbind(1), boundaries, boundaries, max_seqlen, max_seqlen)
     return out[0] if isinstance(out, tuple) else out

@@ -57,7 +57,7 @@ class Collator:
         self._collate = DataCollatorForLanguageModeling(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
 
     def __call__(self, documents: Sequence[list[int]], seed: int) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask`, `labels`, (documents, longest) each; the masks follow from `seed`."""
+        """`input_ids`, `attention_mask`, `labels`, (documents, max_length) each; the masks follow from `seed`."""
         torch.manual_seed(seed)
         features = [{"input_ids": ids, "special_tokens_mask": [1, *[0] * (len(ids) - 2), 1]} for ids in documents]
         return dict(self._collate(features))
@@ -86,7 +86,7 @@ class TransformersStep:
         hidden: int,
         heads: int,
         intermediate: int,
-        longest: int,
+        max_length: int,
         dropout: float,
         autocast: bool,
         device: torch.device,
@@ -102,7 +102,7 @@ class TransformersStep:
             hidden_size=hidden,
             num_attention_heads=heads,
             intermediate_size=intermediate,
-            max_position_embeddings=longest,
+            max_position_embeddings=max_length,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
             attn_implementation="sdpa",

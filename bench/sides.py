@@ -126,7 +126,7 @@ def to_packed(padded: dict[str, Tensor], lengths: Sequence[int], slots: int, see
         keys=np.arange(len(lengths), dtype=np.int64) + (seed << 32),
         tokens=tokens,
         sequences=slots,
-        longest=LONGEST,
+        max_seqlen=LONGEST,
         masked=masked,
         labels=labels[masked],
         # a run's capacity is fixed and a little above any count
@@ -174,7 +174,7 @@ def _initialised(size: Size, dropout: float, dtype: torch.dtype) -> Any:
 def theirs(size: Size, dropout: float, autocast: bool, device: torch.device) -> TransformersStep:
     """The training step of `transformers`."""
     sizes = {name: value for name, value in asdict(size).items() if name != "tokens"}
-    return TransformersStep.build(**sizes, longest=LONGEST, dropout=dropout, autocast=autocast, device=device)
+    return TransformersStep.build(**sizes, max_length=LONGEST, dropout=dropout, autocast=autocast, device=device)
 
 
 def check_agreement(size: Size, inputs: StepInputs, device: torch.device) -> float:

@@ -116,7 +116,7 @@ model = PretrainingModel(config, heads=("mlm",), seed=0).train()
 batch = pack([[2, 7, 9, 3], [2, 8, 3]])
 print(tuple(model.encoder(batch.ids, batch.documents, batch.segments).shape))
 ids = np.array([2, 4, 9, 3])
-sizes = {"tokens": 8, "sequences": 2, "longest": 16}
+sizes = {"tokens": 8, "sequences": 2, "max_seqlen": 16}
 batch = assemble(ids, np.array([4]), keys=np.array([1]), masked=np.array([1]), labels=np.array([7]), **sizes)
 step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=adamw(model))
 print(bool(torch.isfinite(step([batch]).loss)))

@@ -60,7 +60,7 @@ def generated_batch(tokens: int, vocab: int, seed: int) -> PackedBatch:
         keys=random.integers(1 << 62, size=len(lengths)),
         tokens=tokens,
         sequences=tokens // CASES["lognormal-512"].shortest,
-        longest=LONGEST,
+        max_seqlen=LONGEST,
         masked=masked,
         labels=labels,
         masked_capacity=-(-round(MASK_RATE * tokens) // 64) * 64,

@@ -157,7 +157,7 @@ def bench_work_lists(benchmark: Any, race: Any, device: torch.device, lengths: s
     documents = attention_case("lists", drawn, heads=1, head_dim=1).make(DTYPE, device).arguments["documents"]
 
     def build(at: int) -> Documents:
-        bounds = {"tokens": documents.tokens, "longest": documents.longest}
+        bounds = {"tokens": documents.tokens, "max_seqlen": documents.max_seqlen}
         return Documents.build(documents.cu_seqlens, documents.keys, **bounds)
 
     race.run(
@@ -175,7 +175,7 @@ def bench_work_lists(benchmark: Any, race: Any, device: torch.device, lengths: s
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-@pytest.mark.parametrize("variant", ["as they are", "longest 8192", "4096 slots", "longest 8192, 4096 slots"])
+@pytest.mark.parametrize("variant", ["as they are", "max_seqlen 8192", "4096 slots", "max_seqlen 8192, 4096 slots"])
 @pytest.mark.parametrize("backend", [name for name in FAMILY.backends if name != "reference"])
 def bench_static_bounds(
     benchmark: Any, race: Any, device: torch.device, backend: str, variant: str, direction: str
@@ -187,11 +187,11 @@ def bench_static_bounds(
         lengths = _lengths("lognormal-512")
         inputs = attention_case("bounds", lengths, heads=BASE, head_dim=HEAD_DIM).make(DTYPE, device)
         documents = inputs.arguments["documents"]
-        bounds = {"as they are": (512, 0), "longest 8192": (8192, 0), "4096 slots": (512, 4096)}
-        bounds["longest 8192, 4096 slots"] = (8192, 4096)
+        bounds = {"as they are": (512, 0), "max_seqlen 8192": (8192, 0), "4096 slots": (512, 4096)}
+        bounds["max_seqlen 8192, 4096 slots"] = (8192, 4096)
         functions: dict[str, Callable[..., Tensor]] = {
-            name: partial(_with_documents, _bounded(documents, longest, slots), backend)
-            for name, (longest, slots) in bounds.items()
+            name: partial(_with_documents, _bounded(documents, max_seqlen, slots), backend)
+            for name, (max_seqlen, slots) in bounds.items()
         }
         return directed(functions, inputs, direction)
 
@@ -210,12 +210,12 @@ def _with_documents(made: Documents, backend: str, qkv: Tensor, documents: Docum
     return attention(qkv, made, backend=backend, **rest)
 
 
-def _bounded(documents: Documents, longest: int, slots: int) -> Documents:
+def _bounded(documents: Documents, max_seqlen: int, slots: int) -> Documents:
     """The same documents with another bound on lengths, and unused slots that repeat the last offset."""
     unused = max(0, slots - len(documents.keys))
     cu_seqlens = torch.cat((documents.cu_seqlens, documents.cu_seqlens[-1:].expand(unused)))
     keys = torch.cat((documents.keys, documents.keys.new_zeros(unused)))
-    return Documents.build(cu_seqlens, keys, tokens=documents.tokens, longest=longest)
+    return Documents.build(cu_seqlens, keys, tokens=documents.tokens, max_seqlen=max_seqlen)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

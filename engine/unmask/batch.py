@@ -95,7 +95,7 @@ def pack(
     *,
     keys: Sequence[int] | None = None,
     tokens: int | None = None,
-    longest: int | None = None,
+    max_seqlen: int | None = None,
     pad_id: int = 0,
 ) -> PackedBatch:
     """Pack lists of token ids into one flat batch without padding.
@@ -106,7 +106,7 @@ def pack(
         keys: names of the documents for dropout, 64-bit. Default: drawn from PyTorch's generator, so that dropout
             differs from batch to batch and repeats under `torch.manual_seed`.
         tokens: capacity T; the rest is padded with inert documents. Default: just enough.
-        longest: a bound on the length of a document. Default: the longest one here.
+        max_seqlen: a bound on the length of a document. Default: the longest one here.
         pad_id: id of the padding token.
     Raises:
         ValueError: no documents, lengths that disagree, or more tokens than the capacity.
@@ -125,23 +125,23 @@ def pack(
     total = int(lengths.sum())
     if tokens is None:
         tokens = total
-    if longest is None:
-        longest = max(1, int(lengths.max()))
+    if max_seqlen is None:
+        max_seqlen = max(1, int(lengths.max()))
     return assemble(
         _flat(documents),
         lengths,
         keys=drawn,
         tokens=tokens,
-        sequences=len(documents) + padding_documents(tokens, total, longest),
-        longest=longest,
+        sequences=len(documents) + padding_documents(tokens, total, max_seqlen),
+        max_seqlen=max_seqlen,
         pad_id=pad_id,
         segments=None if segments is None else _flat(segments),
     )
 
 
-def padding_documents(tokens: int, real_tokens: int, longest: int) -> int:
+def padding_documents(tokens: int, real_tokens: int, max_seqlen: int) -> int:
     """Document slots that the padding of a micro-batch takes."""
-    return -(-max(0, tokens - real_tokens) // longest)
+    return -(-max(0, tokens - real_tokens) // max_seqlen)
 
 
 def assemble(
@@ -151,7 +151,7 @@ def assemble(
     keys: NDArray[np.int64],
     tokens: int,
     sequences: int,
-    longest: int,
+    max_seqlen: int,
     pad_id: int = 0,
     segments: NDArray[np.integer] | None = None,
     word_starts: NDArray[np.bool_] | None = None,
@@ -168,7 +168,7 @@ def assemble(
         lengths: tokens of each document, (documents,), sum N.
         keys: names of the documents, int64 (documents,).
         tokens, sequences, masked_capacity: capacities T, S and M. M defaults to the number of masked rows.
-        longest: a bound on the length of a document.
+        max_seqlen: a bound on the length of a document.
         pad_id: id of the padding token.
         segments, word_starts: per token, (N,).
         pair_labels: one label per document, (documents,).
@@ -181,12 +181,12 @@ def assemble(
     if len(ids) != total:
         raise ValueError(f"assemble: lengths must sum to the number of ids ({len(ids)}), sum to {total}")
     _fits("tokens", total, tokens)
-    padding = padding_documents(tokens, total, longest)
+    padding = padding_documents(tokens, total, max_seqlen)
     _fits("sequences", len(lengths) + padding, sequences)
     offsets = np.full(sequences + 1, tokens, dtype=np.int32)
     offsets[0] = 0
     offsets[1 : len(lengths) + 1] = np.cumsum(lengths)
-    inert = total + longest * np.arange(1, padding + 1)
+    inert = total + max_seqlen * np.arange(1, padding + 1)
     offsets[len(lengths) + 1 : len(lengths) + 1 + padding] = np.minimum(inert, tokens)
     slot_keys = np.zeros(sequences, dtype=np.int64)
     slot_keys[: len(lengths)] = keys
@@ -200,7 +200,7 @@ def assemble(
     return PackedBatch(
         ids=torch.from_numpy(_padded(ids, tokens, pad_id)),
         documents=Documents.build(
-            torch.from_numpy(offsets), torch.from_numpy(slot_keys), tokens=tokens, longest=longest
+            torch.from_numpy(offsets), torch.from_numpy(slot_keys), tokens=tokens, max_seqlen=max_seqlen
         ),
         segments=torch.from_numpy(_padded(np.zeros(0) if segments is None else segments, tokens, 0)),
         word_starts=None if word_starts is None else torch.from_numpy(_padded(word_starts, tokens, 0)).bool(),

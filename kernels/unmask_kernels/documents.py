@@ -46,7 +46,7 @@ class Documents:
         cu_seqlens: offsets of the documents, int32 (S + 1,), from 0 to T.
         keys: names of the documents for the random stream, int64 (S,).
         tokens: T, a plain int.
-        longest: a static bound on the length of a document, a plain int; never read from the device.
+        max_seqlen: a static bound on the length of a document, a plain int; never read from the device.
         positions: position of each token in its document, int64 (T,).
         document_ids: index of each token's document, int64 (T,).
         row_keys: key of each token for dropout on rows, int64 (T,).
@@ -57,7 +57,7 @@ class Documents:
     cu_seqlens: Tensor
     keys: Tensor
     tokens: int
-    longest: int
+    max_seqlen: int
     positions: Tensor
     document_ids: Tensor
     row_keys: Tensor
@@ -66,7 +66,7 @@ class Documents:
 
     def __repr__(self) -> str:
         slots, device = len(self.keys), self.keys.device
-        return f"Documents({slots} slots, {self.tokens} tokens, none longer than {self.longest}, on {device})"
+        return f"Documents({slots} slots, {self.tokens} tokens, none longer than {self.max_seqlen}, on {device})"
 
     @classmethod
     def build(
@@ -75,7 +75,7 @@ class Documents:
         keys: Tensor | None = None,
         *,
         tokens: int | None = None,
-        longest: int | None = None,
+        max_seqlen: int | None = None,
     ) -> Documents:
         """Check the boundaries and make the lists.
 
@@ -83,7 +83,7 @@ class Documents:
             cu_seqlens: int32 (S + 1,), not decreasing, starting at 0 and ending at T.
             keys: int64 (S,), one key per document; needed for dropout only. Default: the document's index.
             tokens: T. Default: the last offset, which must then be on the CPU.
-            longest: bound on the length of a document. Default: the longest one, read from a CPU tensor.
+            max_seqlen: bound on the length of a document. Default: the longest one, read from a CPU tensor.
         Raises:
             TypeError, ValueError: a wrong dtype or shape; on CPU tensors, and with UNMASK_DEBUG=1 on a GPU, also wrong
                 contents. Else the contents of a tensor on a GPU are not looked at: that would be a synchronisation.
@@ -102,15 +102,15 @@ class Documents:
                 f"documents: cu_seqlens must have shape (S + 1,) with S >= 1, got {tuple(cu_seqlens.shape)}"
             )
         on_host = cu_seqlens.device.type == "cpu"
-        if not on_host and (tokens is None or longest is None):
+        if not on_host and (tokens is None or max_seqlen is None):
             raise ValueError(
-                "documents: tokens and longest must be given for cu_seqlens on a GPU, "
+                "documents: tokens and max_seqlen must be given for cu_seqlens on a GPU, "
                 "since reading them from the device would stall it"
             )
         lengths = cu_seqlens.diff()
         if on_host or checks.DEBUG:
-            tokens, longest = _check_contents(cu_seqlens, lengths, tokens, longest)
-        assert tokens is not None and longest is not None
+            tokens, max_seqlen = _check_contents(cu_seqlens, lengths, tokens, max_seqlen)
+        assert tokens is not None and max_seqlen is not None
         count = len(lengths)
         if keys is None:
             keys = torch.arange(count, device=cu_seqlens.device)
@@ -129,7 +129,7 @@ class Documents:
             cu_seqlens=cu_seqlens,
             keys=keys,
             tokens=tokens,
-            longest=longest,
+            max_seqlen=max_seqlen,
             positions=positions,
             document_ids=document_ids,
             row_keys=philox.row_keys(keys[document_ids], positions),
@@ -173,7 +173,7 @@ def _tiles(cu_seqlens: Tensor, lengths: Tensor, order: Tensor, tokens: int) -> T
     return torch.cat((head, documents, tiles * valid))
 
 
-def _check_contents(cu_seqlens: Tensor, lengths: Tensor, tokens: int | None, longest: int | None) -> tuple[int, int]:
+def _check_contents(cu_seqlens: Tensor, lengths: Tensor, tokens: int | None, max_seqlen: int | None) -> tuple[int, int]:
     first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
     if first != 0:
         raise ValueError(f"documents: cu_seqlens must start at 0, starts at {first}")
@@ -189,6 +189,8 @@ def _check_contents(cu_seqlens: Tensor, lengths: Tensor, tokens: int | None, lon
             "does it count padded tokens?"
         )
     actual = int(lengths.max())
-    if longest is not None and actual > longest:
-        raise ValueError(f"documents: longest must bound every document, is {longest} but one has {actual} tokens")
-    return last, actual if longest is None else longest
+    if max_seqlen is not None and actual > max_seqlen:
+        raise ValueError(
+            f"documents: max_seqlen must bound every document, is {max_seqlen} but one has {actual} tokens"
+        )
+    return last, actual if max_seqlen is None else max_seqlen

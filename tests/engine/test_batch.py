@@ -38,10 +38,10 @@ def test_segments_follow_their_tokens() -> None:
 
 
 def test_fills_the_capacity_with_inert_documents_of_at_most_the_longest() -> None:
-    batch = pack(DOCUMENTS, tokens=20, longest=4, pad_id=3)
+    batch = pack(DOCUMENTS, tokens=20, max_seqlen=4, pad_id=3)
     assert batch.ids[9:].tolist() == [3] * 11
     assert batch.documents.cu_seqlens.tolist() == [0, 4, 7, 9, 13, 17, 20]
-    assert batch.documents.longest == 4
+    assert batch.documents.max_seqlen == 4
     assert batch.real_tokens == 9
 
 
@@ -57,7 +57,7 @@ def test_keys_name_documents_for_dropout_and_repeat_under_a_seed() -> None:
 
 
 def test_says_what_it_holds_in_a_line() -> None:
-    assert repr(pack([[2, 5, 3], [2, 3]], tokens=8, longest=4)) == (
+    assert repr(pack([[2, 5, 3], [2, 3]], tokens=8, max_seqlen=4)) == (
         "PackedBatch(5 real tokens in Documents(3 slots, 8 tokens, none longer than 4, on cpu))"
     )
 
@@ -94,8 +94,8 @@ def test_goes_to_a_gpu_through_page_locked_memory_or_waits(monkeypatch: pytest.M
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12), spare=st.integers(0, 30), slots=st.integers(0, 5))
 def test_every_capacity_is_filled_exactly(lengths: list[int], spare: int, slots: int) -> None:
-    total, longest = sum(lengths), max(lengths)
-    padding = -(-spare // longest)
+    total, max_seqlen = sum(lengths), max(lengths)
+    padding = -(-spare // max_seqlen)
     masked = np.arange(0, total, 3)
     batch = assemble(
         np.arange(total),
@@ -103,7 +103,7 @@ def test_every_capacity_is_filled_exactly(lengths: list[int], spare: int, slots:
         keys=np.arange(len(lengths)),
         tokens=total + spare,
         sequences=len(lengths) + padding + slots,
-        longest=longest,
+        max_seqlen=max_seqlen,
         masked=masked,
         labels=masked + 1,
         masked_capacity=len(masked) + slots,
@@ -113,7 +113,7 @@ def test_every_capacity_is_filled_exactly(lengths: list[int], spare: int, slots:
     sizes = documents.cu_seqlens.diff()
     assert sizes[: len(lengths)].tolist() == lengths
     assert sizes[len(lengths) :].sum() == spare
-    assert sizes.max() <= longest
+    assert sizes.max() <= max_seqlen
     assert len(sizes) == len(lengths) + padding + slots
     assert documents.cu_seqlens[-1] == len(batch.ids) == total + spare
     assert batch.masked is not None
@@ -135,7 +135,7 @@ def test_every_capacity_is_filled_exactly(lengths: list[int], spare: int, slots:
         (lambda: pack(DOCUMENTS, keys=[1]), "pack: keys must name every document (3), got 1"),
         (lambda: pack(DOCUMENTS, tokens=8), "assemble: tokens has capacity 8 but 9 are needed; raise tokens"),
         (
-            lambda: assemble(np.arange(9), np.array([4, 5]), keys=np.arange(2), tokens=20, sequences=3, longest=5),
+            lambda: assemble(np.arange(9), np.array([4, 5]), keys=np.arange(2), tokens=20, sequences=3, max_seqlen=5),
             "assemble: sequences has capacity 3 but 5 are needed; raise sequences",
         ),
         (
@@ -145,14 +145,17 @@ def test_every_capacity_is_filled_exactly(lengths: list[int], spare: int, slots:
                 keys=np.arange(1),
                 tokens=4,
                 sequences=1,
-                longest=4,
+                max_seqlen=4,
                 masked=np.arange(2),
                 labels=np.arange(2),
                 masked_capacity=1,
             ),
             "assemble: masked has capacity 1 but 2 are needed; raise masked",
         ),
-        (lambda: pack(DOCUMENTS, longest=3), "documents: longest must bound every document, is 3 but one has 4 tokens"),
+        (
+            lambda: pack(DOCUMENTS, max_seqlen=3),
+            "documents: max_seqlen must bound every document, is 3 but one has 4 tokens",
+        ),
     ],
 )
 def test_refuses_contents_that_do_not_fit(call: object, message: str) -> None:

@@ -38,7 +38,7 @@ def batch(*documents: int) -> PackedBatch:
     ids = np.arange(lengths.sum()) % 90 + 5
     masked = np.array([2, 9, 20, 50])
     keys = np.arange(len(lengths))
-    return assemble(ids, lengths, keys=keys, tokens=64, sequences=6, longest=64, masked=masked, labels=ids[masked])
+    return assemble(ids, lengths, keys=keys, tokens=64, sequences=6, max_seqlen=64, masked=masked, labels=ids[masked])
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -67,14 +67,14 @@ def test_documents_are_built_without_waiting() -> None:
     expected = Documents.build(cu_seqlens, keys)
     there, their_keys = cu_seqlens.to(DEVICE), keys.to(DEVICE)
     with no_waiting():
-        documents = Documents.build(there, their_keys, tokens=12, longest=7)
+        documents = Documents.build(there, their_keys, tokens=12, max_seqlen=7)
     for name in ("positions", "document_ids", "row_keys", "order"):
         assert torch.equal(getattr(documents, name).cpu(), getattr(expected, name)), name
 
 
 def test_a_batch_comes_to_the_device_while_it_is_busy() -> None:
     lengths = np.full(128, 512)
-    made = assemble(np.arange(1 << 16), lengths, keys=np.arange(128), tokens=1 << 16, sequences=128, longest=512)
+    made = assemble(np.arange(1 << 16), lengths, keys=np.arange(128), tokens=1 << 16, sequences=128, max_seqlen=512)
     made.to(DEVICE, non_blocking=True)  # page-locked memory is made once and kept
     torch.cuda.synchronize()
     torch.cuda._sleep(1 << 31)  # cycles, about a second

@@ -124,7 +124,7 @@ def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, case: C
             torch.tensor([0, LENGTHS[index]], dtype=torch.int32, device=tenant.device),
             documents.keys[index, None],
             tokens=LENGTHS[index],
-            longest=LENGTHS[index],
+            max_seqlen=LENGTHS[index],
         )
         return packed.change(qkv=packed.arguments["qkv"][tokens], documents=one)
 
@@ -159,7 +159,7 @@ def test_equal_documents_in_one_call_differ_from_alone_by_rounding_at_most(tenan
 
     def alone(tokens: slice, index: int) -> Inputs:
         boundary = torch.tensor([0, 24], dtype=torch.int32, device=tenant.device)
-        one = Documents.build(boundary, documents.keys[index, None], tokens=24, longest=24)
+        one = Documents.build(boundary, documents.keys[index, None], tokens=24, max_seqlen=24)
         return packed.change(qkv=packed.arguments["qkv"][tokens], documents=one)
 
     contracts.packed_as_alone(on(tenant), packed, alone, lengths, ("y", "dqkv"), tolerance=1e-5)
@@ -215,7 +215,7 @@ def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
     a = make(case, torch.bfloat16, tenant).arguments
     d = a["documents"]
     lists = (d.cu_seqlens, d.keys, d.order, d.tiles)
-    rest = (*lists, a["key"] if a["p"] else None, a["p"], False, 5, 0.2, d.longest, tenant.backend)
+    rest = (*lists, a["key"] if a["p"] else None, a["p"], False, 5, 0.2, d.max_seqlen, tenant.backend)
     contracts.opcheck(torch.ops.unmask.attention_fwd.default, (a["qkv"], *rest))
     out, statistics = torch.ops.unmask.attention_fwd(a["qkv"], *rest)
     contracts.opcheck(torch.ops.unmask.attention_bwd.default, (out, a["qkv"], out, statistics, *rest))
@@ -283,8 +283,8 @@ def test_refuses_bad_arguments_in_one_sentence(change: dict[str, Any], error: ty
 
 def test_refuses_dropout_on_documents_longer_than_an_address_can_name() -> None:
     documents = lengths_to_documents([4])
-    longest = Documents.build(documents.cu_seqlens, tokens=4, longest=1 << 16)
-    assert public(torch.zeros(4, 3, 1, 8), longest, p=0.1, key=torch.tensor(1)).shape == (4, 1, 8)
-    long = Documents.build(documents.cu_seqlens, tokens=4, longest=1 << 17)
-    with pytest.raises(ValueError, match=r"with dropout a document may have 65536 tokens.*longest is 131072"):
+    widest = Documents.build(documents.cu_seqlens, tokens=4, max_seqlen=1 << 16)
+    assert public(torch.zeros(4, 3, 1, 8), widest, p=0.1, key=torch.tensor(1)).shape == (4, 1, 8)
+    long = Documents.build(documents.cu_seqlens, tokens=4, max_seqlen=1 << 17)
+    with pytest.raises(ValueError, match=r"with dropout a document may have 65536 tokens.*max_seqlen is 131072"):
         public(torch.zeros(4, 3, 1, 8), long, p=0.1, key=torch.tensor(1))

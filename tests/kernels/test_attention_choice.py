@@ -22,7 +22,7 @@ CALL = AttentionCall(
     causal=False,
     window=-1,
     p=0.0,
-    longest=512,
+    max_seqlen=512,
     captured=False,
 )
 ON_H100 = CALL._replace(device="cuda", architecture="sm_90")

@@ -178,7 +178,7 @@ def test_matches_fp64_truth_and_asks_for_deterministic_gradients(case: Case, bac
 def test_the_static_bound_is_what_sizes_their_grids(backend: str) -> None:
     inputs = CASES[0].make(torch.bfloat16)
     documents = inputs.arguments["documents"]
-    wide = type(documents).build(documents.cu_seqlens, documents.keys, longest=512)
+    wide = type(documents).build(documents.cu_seqlens, documents.keys, max_seqlen=512)
     run(partial(public, backend=backend), inputs.change(documents=wide))
     assert [(call["max_seqlen_q"], call["max_seqlen_k"]) for call in RECORD] == [(512, 512)] * 2
 
@@ -190,7 +190,7 @@ def test_flash_attn_4_is_given_none_where_nothing_bounds_a_row() -> None:
 def test_registration_is_sound_and_statistics_are_declared(backend: str) -> None:
     a = CASES[2].make(torch.bfloat16).arguments
     d = a["documents"]
-    rest = (d.cu_seqlens, d.keys, d.order, d.tiles, None, 0.0, False, 3, 0.2, d.longest, backend)
+    rest = (d.cu_seqlens, d.keys, d.order, d.tiles, None, 0.0, False, 3, 0.2, d.max_seqlen, backend)
     contracts.opcheck(torch.ops.unmask.attention_fwd.default, (a["qkv"], *rest))
     out, statistics = torch.ops.unmask.attention_fwd(a["qkv"], *rest)
     assert (statistics.dtype, tuple(statistics.shape)) == (torch.float32, (2, 40))

@@ -110,7 +110,7 @@ def test_documents_of_every_kind_give_the_bits_they_give_alone(p: float, device:
     def alone(tokens: slice, index: int) -> Inputs:
         length = tokens.stop - tokens.start
         boundary = torch.tensor([0, length], dtype=torch.int32, device=device)
-        one = Documents.build(boundary, documents.keys[index, None], tokens=length, longest=length)
+        one = Documents.build(boundary, documents.keys[index, None], tokens=length, max_seqlen=length)
         return packed.change(qkv=packed.arguments["qkv"][tokens], documents=one)
 
     # one document for each way: two passes, the owner, and a single tile
@@ -126,7 +126,7 @@ def test_unused_slots_and_a_loose_bound_change_no_bit(device: str) -> None:
     documents = inputs.arguments["documents"]
     boundaries = torch.cat((documents.cu_seqlens, documents.cu_seqlens[-1:].expand(40)))
     keys = torch.cat((documents.keys, documents.keys.new_zeros(40)))
-    loose = inputs.change(documents=Documents.build(boundaries, keys, tokens=79, longest=5000))
+    loose = inputs.change(documents=Documents.build(boundaries, keys, tokens=79, max_seqlen=5000))
     same_bits(run(ours, loose), run(ours, inputs), "with and without unused slots")
 
 

@@ -22,7 +22,7 @@ def test_positions_restart_and_ids_count_in_every_document() -> None:
     documents = Documents.build(offsets(3, 0, 2))
     assert documents.positions.tolist() == [0, 1, 2, 0, 1]
     assert documents.document_ids.tolist() == [0, 0, 0, 2, 2]
-    assert (documents.tokens, documents.longest) == (5, 3)
+    assert (documents.tokens, documents.max_seqlen) == (5, 3)
 
 
 @settings(max_examples=40, deadline=None)
@@ -86,7 +86,7 @@ def test_lists_one_document_or_twenty_thousand(lengths: list[int]) -> None:
 def test_building_the_lists_reads_nothing_back() -> None:
     # a meta tensor has no values: reading one, or a shape that depends on one, is an error
     boundaries = torch.zeros(4, dtype=torch.int32, device="meta")
-    documents = Documents.build(boundaries, tokens=500, longest=500)
+    documents = Documents.build(boundaries, tokens=500, max_seqlen=500)
     assert documents.tiles.shape == (TILES_HEAD + 3 + 500 // TILE_ROWS + 3, 4)
     assert documents.positions.shape == (500,)
 
@@ -100,8 +100,8 @@ def test_row_keys_depend_on_the_document_and_position_not_on_the_place() -> None
 
 
 def test_longest_is_a_bound_and_stays_as_given() -> None:
-    assert Documents.build(offsets(3, 5), longest=512).longest == 512
-    assert Documents.build(offsets(3, 5), longest=5).longest == 5
+    assert Documents.build(offsets(3, 5), max_seqlen=512).max_seqlen == 512
+    assert Documents.build(offsets(3, 5), max_seqlen=5).max_seqlen == 5
 
 
 def test_a_document_without_tokens_has_some_row_for_its_first() -> None:
@@ -141,7 +141,7 @@ def test_moves_as_a_whole() -> None:
         (torch.tensor([1, 4]).int(), {}, "cu_seqlens must start at 0, starts at 1"),
         (torch.tensor([0, 5, 3]).int(), {}, "entry 2 is 3 after 5; give offsets, not lengths"),
         (torch.tensor([0, 4]).int(), {"tokens": 6}, r"end at the number of tokens \(6\), ends at 4"),
-        (torch.tensor([0, 4]).int(), {"longest": 3}, "longest must bound every document, is 3 but one has 4"),
+        (torch.tensor([0, 4]).int(), {"max_seqlen": 3}, "max_seqlen must bound every document, is 3 but one has 4"),
         (torch.tensor([0, 4]).int(), {"keys": torch.tensor([1, 2])}, r"keys must be int64 of shape \(1,\)"),
         (torch.tensor([0, 4]).int(), {"keys": torch.tensor([1]).int()}, "keys must be int64 .* got torch.int32"),
         (torch.tensor([0, 4]).int(), {"keys": [1]}, r"keys must be an int64 tensor, got list; use torch.tensor\(keys,"),
@@ -151,8 +151,8 @@ def test_moves_as_a_whole() -> None:
             r"keys must be on cpu, the device of cu_seqlens, got meta; move it with keys.to\('cpu'\)",
         ),
         ([0, 4], {}, r"cu_seqlens must be an int32 tensor, got list; use torch.tensor\(cu_seqlens,"),
-        (torch.zeros(2, dtype=torch.int32, device="meta"), {}, "tokens and longest must be given"),
-        (torch.zeros(2, dtype=torch.int32, device="meta"), {"tokens": 4}, "tokens and longest must be given"),
+        (torch.zeros(2, dtype=torch.int32, device="meta"), {}, "tokens and max_seqlen must be given"),
+        (torch.zeros(2, dtype=torch.int32, device="meta"), {"tokens": 4}, "tokens and max_seqlen must be given"),
     ],
 )
 def test_refuses_wrong_boundaries_in_one_sentence(

@@ -11,10 +11,10 @@ from unmask_kernels import Documents, checks
 def test_contents_on_a_device_are_read_in_debug_mode_only(monkeypatch: pytest.MonkeyPatch) -> None:
     # a meta tensor has no contents: reading them is an error
     boundaries = torch.zeros(3, dtype=torch.int32, device="meta")
-    assert Documents.build(boundaries, tokens=8, longest=5).positions.shape == (8,)
+    assert Documents.build(boundaries, tokens=8, max_seqlen=5).positions.shape == (8,)
     monkeypatch.setattr(checks, "DEBUG", True)
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
-        Documents.build(boundaries, tokens=8, longest=5)
+        Documents.build(boundaries, tokens=8, max_seqlen=5)
 
 
 @pytest.mark.gpu
@@ -25,7 +25,7 @@ def test_contents_on_a_device_are_read_in_debug_mode_only(monkeypatch: pytest.Mo
         ([0, 5, 3], "entry 2 is 3 after 5; give offsets, not lengths"),
         ([0, 4], r"end at the number of tokens \(3\), ends at 4"),
         ([1, 3], "cu_seqlens must start at 0, starts at 1"),
-        ([0, 3, 3], "longest must bound every document, is 2 but one has 3"),
+        ([0, 3, 3], "max_seqlen must bound every document, is 2 but one has 3"),
     ],
 )
 def test_wrong_contents_on_a_gpu_are_refused_in_debug_mode(
@@ -33,4 +33,4 @@ def test_wrong_contents_on_a_gpu_are_refused_in_debug_mode(
 ) -> None:
     monkeypatch.setattr(checks, "DEBUG", True)
     with pytest.raises(ValueError, match=f"documents: .*{message}"):
-        Documents.build(torch.tensor(boundaries, dtype=torch.int32, device="cuda"), tokens=3, longest=2)
+        Documents.build(torch.tensor(boundaries, dtype=torch.int32, device="cuda"), tokens=3, max_seqlen=2)

@@ -154,7 +154,7 @@ def test_a_packed_document_gives_what_it_gives_alone(tenant: Tenant) -> None:
         rows = slice(start, start + length)
         start += length
         offsets = torch.tensor([0, length], dtype=torch.int32, device=tenant.device)
-        alone = Documents.build(offsets, documents.keys[index : index + 1], tokens=length, longest=max(1, length))
+        alone = Documents.build(offsets, documents.keys[index : index + 1], tokens=length, max_seqlen=max(1, length))
         tokens = {name: packed.arguments[name][rows] for name in ("ids", "segments")}
         y = on(tenant)(**packed.change(documents=alone, **tokens).arguments)
         same_bits({"y": together[rows]}, {"y": y}, f"document {index} packed and alone")
@@ -252,7 +252,7 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"position": torch.zeros(4, 40)},
         ValueError,
-        "embedding: documents.longest is 5 but position has 4 rows; cut documents into pieces",
+        "embedding: documents.max_seqlen is 5 but position has 4 rows; cut documents into pieces",
     ),
     ({"segment": torch.zeros(2, 41)}, ValueError, "embedding: segment must have shape (2, 40), as wide as word"),
     ({"bias": torch.zeros(41)}, ValueError, "embedding: bias must have shape (40,)"),

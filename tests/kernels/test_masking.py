@@ -135,7 +135,7 @@ def test_a_document_is_masked_the_same_wherever_it_lies(tenant: Tenant) -> None:
     documents: Documents = call["documents"]
     for index, (start, length) in enumerate([(0, 40), (40, 23)]):
         offsets = torch.tensor([0, length], dtype=torch.int32, device=tenant.device)
-        alone = Documents.build(offsets, documents.keys[index : index + 1], tokens=length, longest=64)
+        alone = Documents.build(offsets, documents.keys[index : index + 1], tokens=length, max_seqlen=64)
         rows = slice(start, start + length)
         part = {**call, "ids": call["ids"][rows], "word_starts": call["word_starts"][rows], "documents": alone}
         assert torch.equal(masking(**part, backend=tenant.backend).ids, whole.ids[rows])
@@ -215,7 +215,7 @@ def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
     call = arguments(case, tenant)
     documents: Documents = call["documents"]
     tensors = [call[name] for name in ("word_starts", "special", "ordinary", "keys")]
-    numbers_ = (call["rate"], list(call["split"]), MASK, call["capacity"], documents.longest)
+    numbers_ = (call["rate"], list(call["split"]), MASK, call["capacity"], documents.max_seqlen)
     flat = (call["ids"], *tensors, documents.cu_seqlens, documents.keys, *numbers_, tenant.backend)
     if tenant.backend != "reference":
         contracts.opcheck(torch.ops.unmask.masking_fwd.default, flat)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Options", "report", "run"]
 
 # sizes of BERT-base, by the names that the families give them
-_SIZES = {"width": 768, "head_dim": 64, "vocabulary": 30522, "causal": False, "window": -1, "p": 0.1, "longest": 512}
+_SIZES = {"width": 768, "head_dim": 64, "vocabulary": 30522, "causal": False, "window": -1, "p": 0.1, "max_seqlen": 512}
 
 # instruction sets that decide how fast matrices are multiplied
 _INSTRUCTIONS = ("amx", "avx2", "avx512_f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "sve", "i8mm", "bf16")

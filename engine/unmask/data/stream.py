@@ -184,7 +184,7 @@ class Stream:
             keys=flat.keys,
             tokens=self.capacities.tokens,
             sequences=self.capacities.sequences,
-            longest=self.capacities.longest,
+            max_seqlen=self.capacities.longest,
             pad_id=self._pad,
             segments=flat.segments,
             word_starts=flat.word_starts,

@@ -186,9 +186,9 @@ class Encoder(nn.Module):
             ValueError: ids and documents disagree, a document may be longer than the position table, or an id on the
                 CPU is not of the vocabulary.
         """
-        if documents.longest > self.config.max_positions:
+        if documents.max_seqlen > self.config.max_positions:
             raise ValueError(
-                f"encoder: documents.longest is {documents.longest} but the model has "
+                f"encoder: documents.max_seqlen is {documents.max_seqlen} but the model has "
                 f"{self.config.max_positions} positions; cut documents into pieces, or train a model with a "
                 "larger max_positions"
             )

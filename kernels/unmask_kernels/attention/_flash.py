@@ -2,7 +2,7 @@
 
 The forward keeps its log-sum-exp, fp32 (H, T); the backward is asked for a form that gives the same bits every time.
 q, k and v are views of qkv, and 2 and 3 write dq, dk and dv into views of dqkv: nothing is copied. Their grids are
-sized by `longest`. Names and arguments are those of Dao-AILab/flash-attention in August 2026 (2.8.4); the private
+sized by `max_seqlen`. Names and arguments are those of Dao-AILab/flash-attention in August 2026 (2.8.4); the private
 functions are called because the public ones tie forward and backward together in an autograd graph of their own.
 """
 
@@ -146,8 +146,8 @@ def _boundaries(arguments: Arguments) -> dict[str, Any]:
     return {
         "cu_seqlens_q": arguments.cu_seqlens,
         "cu_seqlens_k": arguments.cu_seqlens,
-        "max_seqlen_q": arguments.longest,
-        "max_seqlen_k": arguments.longest,
+        "max_seqlen_q": arguments.max_seqlen,
+        "max_seqlen_k": arguments.max_seqlen,
     }
 
 

@@ -71,7 +71,7 @@ def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     shared = _shared(qkv, arguments) | {"out_ptr": out, "lse_ptr": lse, "slots": len(arguments.keys)}
     with device_guard(qkv):
         drawn = draw_by_row(qkv, arguments)
-        for lower, upper, words in _cut(SHORT_UP_TO, _ALL, arguments.longest, drawn, short=True):
+        for lower, upper, words in _cut(SHORT_UP_TO, _ALL, arguments.max_seqlen, drawn, short=True):
             size = tile("forward", qkv, arguments, words)
             parts = TILE_ROWS // size.rows
             forward_kernel[(persistent_programs(qkv, len(arguments.tiles) * heads * parts, size.programs),)](
@@ -95,7 +95,7 @@ def backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, argumen
     dqkv = torch.empty_like(qkv)
     if len(qkv) == 0:
         return dqkv
-    kept, longest = 1.0 - arguments.p, arguments.longest
+    kept, max_seqlen = 1.0 - arguments.p, arguments.max_seqlen
     shared = _shared(qkv, arguments) | {
         "dout_ptr": dout.contiguous(),
         "lse_ptr": statistics,
@@ -106,16 +106,16 @@ def backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, argumen
     with device_guard(qkv):
         by_row, by_column = draw_for_backward(qkv, arguments, SHORT_UP_TO, owned)
         _launch_short(qkv, kept, shared | {"words_ptr": by_row})
-        if longest > SHORT_UP_TO:
+        if max_seqlen > SHORT_UP_TO:
             shared["delta_ptr"] = torch.empty_like(statistics)
-            for lower, upper, words in _cut(SHORT_UP_TO, owned, longest, by_column):
+            for lower, upper, words in _cut(SHORT_UP_TO, owned, max_seqlen, by_column):
                 _launch_owner(qkv, arguments, out, lower, upper, shared | {"words_ptr": words})
             # the first pass writes delta for the second
             for kernel, of_kernel, extra in (
                 (grad_query_kernel, by_row, {"out_ptr": out, "kept": kept}),
                 (grad_key_value_kernel, by_column, {"restore": 1.0 / kept}),
             ):
-                for lower, upper, words in _cut(owned, _ALL, longest, of_kernel):
+                for lower, upper, words in _cut(owned, _ALL, max_seqlen, of_kernel):
                     _launch_pass(kernel, qkv, arguments, lower, upper, shared | extra | {"words_ptr": words})
     return dqkv
 
@@ -139,7 +139,7 @@ def _launch_owner(
     size = tile("owner", qkv, arguments, shared["words_ptr"])
     items = (len(arguments.tiles) - TILES_HEAD) * qkv.shape[2]
     programs = persistent_programs(qkv, items, size.programs)
-    rows = triton.cdiv(min(upper, arguments.longest), size.rows) * size.rows
+    rows = triton.cdiv(min(upper, arguments.max_seqlen), size.rows) * size.rows
     scratch = qkv.new_empty((programs, rows, shared["BLOCK_K"]), dtype=torch.float32)
     owner_kernel[(programs,)](
         out_ptr=out,
@@ -173,15 +173,15 @@ def _launch_pass(
 
 
 def _cut(
-    lower: int, upper: int, longest: int, words: Tensor | None, short: bool = False
+    lower: int, upper: int, max_seqlen: int, words: Tensor | None, short: bool = False
 ) -> list[tuple[int, int, Tensor | None]]:
     """The launches for lengths in (lower, upper], none that no document needs unless it also takes `short` ones.
 
     Documents without words, longer than those whose dropout is drawn beforehand, have a launch of their own.
     """
-    longest, bound = min(upper, longest), bits_up_to()
-    if words is None or longest <= bound:
-        return [(lower, upper, words)] if short or longest > lower else []
+    max_seqlen, bound = min(upper, max_seqlen), bits_up_to()
+    if words is None or max_seqlen <= bound:
+        return [(lower, upper, words)] if short or max_seqlen > lower else []
     if bound <= lower:
         return [(lower, upper, None)]
     return [(bound, upper, None), (lower, bound, words)]

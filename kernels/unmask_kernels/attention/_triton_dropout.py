@@ -137,7 +137,7 @@ def draw_for_backward(qkv: Tensor, arguments: Arguments, short: int, owned: int)
     """
     if not _wanted(arguments):
         return None, None
-    both = owned < min(arguments.longest, _bound[0])
+    both = owned < min(arguments.max_seqlen, _bound[0])
     by_row = _launch(qkv, arguments, 0, _bound[0] if both else short)
     return by_row, _launch(qkv, arguments, short, _bound[0], by_column=True, into=None if both else by_row)
 
@@ -153,9 +153,9 @@ def _launch(
     tokens, _, heads, _ = qkv.shape
     tiles, parts = arguments.tiles, TILE_ROWS // 32
     if into is None:
-        words = triton.cdiv(min(arguments.longest, _bound[0]), TILE_ROWS) * parts
+        words = triton.cdiv(min(arguments.max_seqlen, _bound[0]), TILE_ROWS) * parts
         into = torch.empty((words, heads, tokens), dtype=torch.int32, device=qkv.device)
-    if lower < min(arguments.longest, upper):
+    if lower < min(arguments.max_seqlen, upper):
         slots = len(arguments.keys)
         items = (len(tiles) - TILES_HEAD - slots) * heads * parts
         _draw_kernel[(persistent_programs(qkv, items, _PROGRAMS),)](

@@ -4,7 +4,7 @@
 beneath it, which are flash-attn 2 unless `torch.nn.attention.activate_flash_attention_impl` puts another one there.
 q, k and v are views of qkv; dq, dk and dv come back as three tensors and are copied into one. The backward of
 flash-attn 2 adds to dq in any order unless PyTorch's deterministic algorithms are on, so they are, for the call. Its
-grids are sized by `longest`; it waits for nothing.
+grids are sized by `max_seqlen`; it waits for nothing.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def backward(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, arguments: Arg
 
 def _shared(arguments: Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What both operations are given, without dropout: by position after the tensors, and by name."""
-    cu_seqlens, longest = arguments.cu_seqlens, arguments.longest
+    cu_seqlens, max_seqlen = arguments.cu_seqlens, arguments.max_seqlen
     left, right = arguments.sides
     named = {"scale": arguments.scale, "window_size_left": left, "window_size_right": right}
-    return (cu_seqlens, cu_seqlens, longest, longest, 0.0, arguments.causal), named
+    return (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, 0.0, arguments.causal), named
 
 
 @contextmanager

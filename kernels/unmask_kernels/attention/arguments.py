@@ -21,7 +21,7 @@ class Arguments(NamedTuple):
         causal: whether a row sees only columns up to its own.
         window: columns seen on either side of a row's own, -1 for all.
         scale: factor of the scores.
-        longest: static bound on the length of a document.
+        max_seqlen: static bound on the length of a document.
     """
 
     cu_seqlens: Tensor
@@ -33,14 +33,14 @@ class Arguments(NamedTuple):
     causal: bool
     window: int
     scale: float
-    longest: int
+    max_seqlen: int
 
     @classmethod
     def of(
         cls, documents: Documents, *, key: Tensor | None, p: float, causal: bool, window: int | None, scale: float
     ) -> Arguments:
         """The record of a call of `attention`, whose window may be None."""
-        longest = documents.longest
+        max_seqlen = documents.max_seqlen
         return cls(
             documents.cu_seqlens,
             documents.keys,
@@ -50,9 +50,9 @@ class Arguments(NamedTuple):
             p,
             causal,
             # no two tokens of a document are farther apart, so backends without windows may run it
-            -1 if window is None or window >= longest else window,
+            -1 if window is None or window >= max_seqlen else window,
             scale,
-            longest,
+            max_seqlen,
         )
 
     @property

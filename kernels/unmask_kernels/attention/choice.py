@@ -30,7 +30,7 @@ class AttentionCall(NamedTuple):
         causal: whether a row sees only columns up to its own.
         window: columns seen on either side of a row's own, -1 for all.
         p: probability of dropping an attention probability.
-        longest: bound on the length of a document.
+        max_seqlen: bound on the length of a document.
         captured: whether torch.compile or a CUDA graph records the call, so that nothing may wait for the device.
     """
 
@@ -41,7 +41,7 @@ class AttentionCall(NamedTuple):
     causal: bool
     window: int
     p: float
-    longest: int
+    max_seqlen: int
     captured: bool
 
 
@@ -56,7 +56,7 @@ def describe(qkv: Tensor, arguments: Arguments) -> AttentionCall:
         causal=arguments.causal,
         window=arguments.window,
         p=arguments.p,
-        longest=arguments.longest,
+        max_seqlen=arguments.max_seqlen,
         captured=captured,
     )
 

@@ -98,10 +98,10 @@ def _check(qkv: Tensor, documents: Documents, window: int | None, p: float, key:
     checks.random_address(name, p, key)
     if p > 0.0:
         checks.same_device(name, "qkv", qkv, key=key)
-        if documents.longest > MAX_DROPOUT_LENGTH:
+        if documents.max_seqlen > MAX_DROPOUT_LENGTH:
             raise ValueError(
                 f"attention: with dropout a document may have {MAX_DROPOUT_LENGTH} tokens, the rows a random "
-                f"address can name, documents.longest is {documents.longest}; pass p=0.0"
+                f"address can name, documents.max_seqlen is {documents.max_seqlen}; pass p=0.0"
             )
 
 

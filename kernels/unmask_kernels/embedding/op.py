@@ -156,9 +156,9 @@ def _check(
     if dtype not in checks.FLOATS:
         raise TypeError(f"embedding: dtype must be float16, bfloat16, float32 or float64, got {dtype}")
     checks.same_device(name, "ids", ids, segments=segments, cu_seqlens=documents.cu_seqlens, **tables)
-    if documents.longest > position.shape[0]:
+    if documents.max_seqlen > position.shape[0]:
         raise ValueError(
-            f"embedding: documents.longest is {documents.longest} but position has {position.shape[0]} rows; cut "
+            f"embedding: documents.max_seqlen is {documents.max_seqlen} but position has {position.shape[0]} rows; cut "
             "documents into pieces, or make a larger table of positions"
         )
     if eps <= 0.0:

@@ -45,7 +45,7 @@ def forward(ids: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
         chosen = torch.empty_like(first).scatter_(0, order, first)
     else:
         begins = arguments.word_starts | (place == 0)
-        chosen = _choose_words(begins, excluded, priority, document, offsets, budgets, arguments.longest)
+        chosen = _choose_words(begins, excluded, priority, document, offsets, budgets, arguments.max_seqlen)
     rank = _within(chosen.long(), document, offsets) - 1
     slot = (slot_offsets(budgets)[document] + rank).clamp(max=capacity)
     # one place more catches what has no slot
@@ -67,7 +67,13 @@ def forward(ids: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _choose_words(
-    begins: Tensor, excluded: Tensor, priority: Tensor, document: Tensor, offsets: Tensor, budgets: Tensor, longest: int
+    begins: Tensor,
+    excluded: Tensor,
+    priority: Tensor,
+    document: Tensor,
+    offsets: Tensor,
+    budgets: Tensor,
+    max_seqlen: int,
 ) -> Tensor:
     """Chosen tokens, bool (T,), by whole words."""
     every = torch.arange(len(begins), device=begins.device)
@@ -80,7 +86,7 @@ def _choose_words(
     size, waiting = sizes[order], candidate[order]
     taken = torch.zeros_like(waiting)
     left = budgets
-    for _ in range(_rounds(longest)):
+    for _ in range(_rounds(max_seqlen)):
         waiting = waiting & (size <= left[document])
         running = _within(torch.where(waiting, size, 0), document, offsets)
         now = waiting & (running <= left[document])
@@ -93,9 +99,9 @@ def _choose_words(
     return torch.empty_like(taken).scatter_(0, order, taken)[head]
 
 
-def _rounds(longest: int) -> int:
-    """Rounds that suffice: k + 1 with k (k + 1) / 2 <= longest."""
-    return 1 + (math.isqrt(8 * longest + 1) - 1) // 2
+def _rounds(max_seqlen: int) -> int:
+    """Rounds that suffice: k + 1 with k (k + 1) / 2 <= max_seqlen."""
+    return 1 + (math.isqrt(8 * max_seqlen + 1) - 1) // 2
 
 
 def _order(document: Tensor, priority: Tensor) -> Tensor:

@@ -159,7 +159,7 @@ def forward(ids: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     out = torch.empty_like(ids, memory_format=torch.contiguous_format)
     rows = ids.new_empty(arguments.capacity, dtype=torch.int64)
     labels = torch.empty_like(rows)
-    block = max(16, triton.next_power_of_2(arguments.longest))
+    block = max(16, triton.next_power_of_2(arguments.max_seqlen))
     with device_guard(ids):
         _masking_kernel[(len(arguments.names),)](
             ids_ptr=ids.contiguous(),

@@ -23,7 +23,7 @@ class Arguments(NamedTuple):
         split: shares of [MASK], random and unchanged.
         mask_id: id of [MASK].
         capacity: slots, M.
-        longest: static bound on the length of a document.
+        max_seqlen: static bound on the length of a document.
     """
 
     word_starts: Tensor | None
@@ -36,4 +36,4 @@ class Arguments(NamedTuple):
     split: Sequence[float]
     mask_id: int
     capacity: int
-    longest: int
+    max_seqlen: int

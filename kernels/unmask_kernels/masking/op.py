@@ -83,10 +83,10 @@ def masking(
         BackendUnavailable: the backend asked for cannot run this call.
     """
     _check(ids, documents, word_starts, special, ordinary, keys, rate, split, mask_id, capacity)
-    chosen = FAMILY.choose(backend, MaskingCall(ids.device.type, architecture(ids), documents.longest))
+    chosen = FAMILY.choose(backend, MaskingCall(ids.device.type, architecture(ids), documents.max_seqlen))
     tensors = (word_starts, special, ordinary, keys, documents.cu_seqlens, documents.keys)
     shares = [float(share) for share in split]
-    arguments = Arguments(*tensors, float(rate), shares, mask_id, capacity, documents.longest)
+    arguments = Arguments(*tensors, float(rate), shares, mask_id, capacity, documents.max_seqlen)
     return MaskedTokens(*torch.ops.unmask.masking_fwd(ids, *arguments, chosen))
 
 
@@ -95,14 +95,14 @@ class MaskingCall(NamedTuple):
 
     device: str
     architecture: str
-    longest: int
+    max_seqlen: int
 
 
 def _triton_refuses(call: MaskingCall) -> list[str]:
     reasons = triton_reasons(call.device)
-    if call.longest > MAX_TRITON_DOCUMENT:
+    if call.max_seqlen > MAX_TRITON_DOCUMENT:
         reasons.append(
-            f"documents up to {MAX_TRITON_DOCUMENT} tokens stay in registers, may be {call.longest} long; "
+            f"documents up to {MAX_TRITON_DOCUMENT} tokens stay in registers, may be {call.max_seqlen} long; "
             "use backend 'torch'"
         )
     return reasons

@@ -62,7 +62,7 @@ def test_an_untrained_model_across_documents_is_near_the_reference(causal: bool)
 @pytest.mark.parametrize("causal", [False, True])
 def test_masses_are_those_of_the_attention_matrix(causal: bool) -> None:
     model = encoder(std=0.5, causal=causal).eval()
-    batch = pack([[2, 7, 8, SEP, 9, 10, 11, SEP, 12, SEP], [2, 20, SEP]], tokens=16, longest=12)
+    batch = pack([[2, 7, 8, SEP, 9, 10, 11, SEP, 12, SEP], [2, 20, SEP]], tokens=16, max_seqlen=12)
     inputs: list[torch.Tensor] = []
     hooks = [layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for layer in model.layers]
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_masses_are_those_of_the_attention_matrix(causal: bool) -> None:
 
 
 def test_documents_end_with_their_separator_and_with_their_chunk() -> None:
-    batch = pack([[2, 7, 8, SEP, 9, SEP], [2, 20, SEP]], tokens=11, longest=6)
+    batch = pack([[2, 7, 8, SEP, 9, SEP], [2, 20, SEP]], tokens=11, max_seqlen=6)
     assert documents_of(batch, SEP).tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
     masses = reference_masses(batch, SEP).tolist()
     assert masses[:9] == pytest.approx([1 / 3] * 4 + [2 / 3] * 2 + [0] * 3)

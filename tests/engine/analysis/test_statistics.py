@@ -57,7 +57,7 @@ def test_lengths_are_counted_in_powers_of_two() -> None:
 
 
 def test_packing_counts_real_tokens_and_slots() -> None:
-    batch = pack([[2, 7, 8, 3], [2, 9, 3]], tokens=16, longest=8)
+    batch = pack([[2, 7, 8, 3], [2, 9, 3]], tokens=16, max_seqlen=8)
     assert sequences_of(batch).tolist() == [4, 3]
     found = measure_packing([batch, batch])
     assert (found.batches, found.tokens, found.fill, found.masks) == (2, 14, 7 / 16, None)
@@ -122,7 +122,7 @@ def test_a_word_is_similar_as_a_whole_or_not_at_all() -> None:
         keys=np.array([1]),
         tokens=6,
         sequences=1,
-        longest=6,
+        max_seqlen=6,
         word_starts=np.array([True, True, False, True, False, True]),
         masked=np.array([1, 2, 3, 4]),
         labels=np.array([7, 8, 9, 10]),

@@ -39,8 +39,8 @@ def masked_batch(
 ) -> tuple[PackedBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The documents with some tokens masked: packed for us, padded with labels for transformers."""
     random = np.random.default_rng(3)
-    longest = max(map(len, documents))
-    padded = torch.zeros(len(documents), longest, dtype=torch.int64)
+    max_seqlen = max(map(len, documents))
+    padded = torch.zeros(len(documents), max_seqlen, dtype=torch.int64)
     segments = torch.zeros_like(padded)
     labels = torch.full_like(padded, -100)
     flat, rows, originals, start = [], [], [], 0
@@ -61,7 +61,7 @@ def masked_batch(
         keys=np.arange(len(documents)),
         tokens=start + 6,
         sequences=len(documents) + 2,
-        longest=longest,
+        max_seqlen=max_seqlen,
         segments=np.concatenate(segment_ids),
         masked=np.array(rows),
         labels=np.array(originals),

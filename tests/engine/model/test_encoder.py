@@ -43,7 +43,7 @@ def test_packed_equals_alone_outputs_and_gradients(
     p: float, dtype: torch.dtype, tolerance: float, backend: str
 ) -> None:
     encoder = Encoder(changed(hidden_dropout=p, attention_dropout=p), compute_dtype=dtype, seed=4)
-    packed = pack(DOCUMENTS, keys=[11, 12, 13, 14], tokens=32, longest=12)
+    packed = pack(DOCUMENTS, keys=[11, 12, 13, 14], tokens=32, max_seqlen=12)
     incoming = torch.randn(32, 32, generator=torch.Generator().manual_seed(1))
     incoming[20:] = 0.0
     with using(backend):
@@ -245,7 +245,7 @@ def test_refuses_sizes_that_make_no_encoder(fields: dict[str, Any], message: str
 
 def test_refuses_documents_longer_than_the_position_table() -> None:
     batch = pack([list(range(25))])
-    with pytest.raises(ValueError, match=r"documents\.longest is 25 but the model has 24 positions; cut documents"):
+    with pytest.raises(ValueError, match=r"documents\.max_seqlen is 25 but the model has 24 positions; cut documents"):
         hidden_of(Encoder(CONFIG), batch)
     assert len(hidden_of(Encoder(CONFIG), pack([list(range(24))]))) == 24
 

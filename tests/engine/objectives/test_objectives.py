@@ -58,7 +58,7 @@ def test_a_model_without_the_head_says_so() -> None:
 def test_the_last_layer_on_the_rows_that_are_read_gives_the_loss_of_all_rows() -> None:
     model = PretrainingModel(MODEL, heads=("mlm", "nsp"), seed=5)
     objectives = build_objectives({"mlm": 1.0, "nsp": 1.0})
-    documents = pack([[1, 2, 3, 4], [5, 6, 7], [8, 9]], tokens=12, longest=8)
+    documents = pack([[1, 2, 3, 4], [5, 6, 7], [8, 9]], tokens=12, max_seqlen=8)
     fields = {name: getattr(documents, name) for name in documents.__dataclass_fields__}
     fields |= {"masked": torch.tensor([1, 5, 0]), "labels": torch.tensor([2, 6, -100])}
     batch = PackedBatch(**fields | {"pair_labels": torch.tensor([0, 1, 1, -100])})

@@ -37,7 +37,7 @@ def batch_of(tokens: int, sequences: int, masked: int) -> PackedBatch:
         keys=np.array([1, 2]),
         tokens=tokens,
         sequences=sequences,
-        longest=8,
+        max_seqlen=8,
         masked=np.array([1, 6]),
         labels=np.array([9, 9]),
         masked_capacity=masked,

@@ -35,7 +35,7 @@ def batches_of(groups: Sequence[Sequence[int]]) -> list[PackedBatch]:
                 keys=np.array([100 + d for d in group]),
                 tokens=112,
                 sequences=14,
-                longest=32,
+                max_seqlen=32,
                 masked=np.concatenate([rows[d] + offset for d, offset in zip(group, offsets, strict=True)]),
                 labels=np.concatenate([labels[d] for d in group]),
                 masked_capacity=24,

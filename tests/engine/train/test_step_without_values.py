@@ -49,7 +49,7 @@ def batch(*, masked: bool = True) -> PackedBatch:
         keys=np.arange(3),
         tokens=64,
         sequences=6,
-        longest=32,
+        max_seqlen=32,
         word_starts=np.ones(57, dtype=np.bool_),
         pair_labels=np.array([0, 1, 0]),
         masked=np.array([1, 3]) if masked else None,

@@ -128,7 +128,7 @@ def test_every_phase_reads_and_is_evaluated_at_its_own_length(tiny: ModuleType, 
     original = tiny.assembly.PretrainingModel.forward
 
     def watch(model: torch.nn.Module, batch: object, **options: object) -> torch.Tensor:
-        (seen if model.training else evaluated).append(batch.documents.longest)  # type: ignore[attr-defined]
+        (seen if model.training else evaluated).append(batch.documents.max_seqlen)  # type: ignore[attr-defined]
         return original(model, batch, **options)  # type: ignore[no-any-return]
 
     with pytest.MonkeyPatch.context() as patched:
@@ -146,8 +146,8 @@ def test_every_phase_has_dropout_of_its_own_in_a_resumed_run_too(tiny: ModuleTyp
 
     def watch(model: torch.nn.Module, batch: object, **options: object) -> torch.Tensor:
         if model.training:
-            longest = batch.documents.longest  # type: ignore[attr-defined]
-            seen.setdefault(longest, set()).add(int(model.encoder.dropout_seed))  # type: ignore[operator, union-attr]
+            max_seqlen = batch.documents.max_seqlen  # type: ignore[attr-defined]
+            seen.setdefault(max_seqlen, set()).add(int(model.encoder.dropout_seed))  # type: ignore[operator, union-attr]
         return original(model, batch, **options)  # type: ignore[no-any-return]
 
     run = tmp_path / "a"
