@@ -53,15 +53,13 @@ def peers() -> dict[str, Callable[..., Tensor]]:
     return {name: functions[name] for name in names()}
 
 
-def masked_head(hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, **rest: Any) -> Tensor:
+def masked_head(hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Logits of the masked rows in the dtype of hidden, cross-entropy in fp32."""
     logits = F.linear(hidden[positions], weight.to(hidden.dtype), bias.to(hidden.dtype))
     return F.cross_entropy(logits.float(), labels, reduction="sum")
 
 
-def all_token_head(
-    hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, **rest: Any
-) -> Tensor:
+def all_token_head(hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Logits of every token, labels -100 where nothing is masked."""
     everywhere = torch.full((len(hidden),), -100, device=hidden.device).index_copy_(0, positions, labels)
     logits = F.linear(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype))
@@ -69,7 +67,7 @@ def all_token_head(
 
 
 def _linear_cross_entropy(
-    options: Any, hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, **rest: Any
+    options: Any, hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
     rows = hidden[positions]
     loss: Tensor = F.linear_cross_entropy(
@@ -78,7 +76,7 @@ def _linear_cross_entropy(
     return loss
 
 
-def _liger(hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, **rest: Any) -> Tensor:
+def _liger(hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     library = importlib.import_module("liger_kernel.transformers.functional")
     rows = hidden[positions]
     loss: Tensor = library.liger_fused_linear_cross_entropy(
@@ -87,9 +85,7 @@ def _liger(hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bi
     return loss
 
 
-def _cut_cross_entropy(
-    hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, **rest: Any
-) -> Tensor:
+def _cut_cross_entropy(hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     head = importlib.import_module("cut_cross_entropy").linear_cross_entropy
     rows = hidden[positions]
     takes_bias = "bias" in inspect.signature(head).parameters

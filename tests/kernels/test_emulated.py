@@ -75,7 +75,7 @@ MANY: dict[str, tuple[Case, Form]] = {
     "linear_gelu": (linear_gelu_case(150, 96, 600), nullcontext),
     "linear_gelu-gated": (linear_gelu_case(150, 64, 400, activation="geglu"), nullcontext),
     "masking-tokens": (masking_case("tokens", [60, 0, 1, 2, 17, 128], words=None), nullcontext),
-    "mlm_loss": (mlm_loss_case("loss", tokens=20, width=16, vocabulary=5000, masked=9, z_loss=1e-4), nullcontext),
+    "mlm_loss": (mlm_loss_case("loss", tokens=20, width=16, vocabulary=5000, masked=9), nullcontext),
 }
 
 

@@ -31,8 +31,6 @@ def _row_pass(
     dbias: Tensor | None,
     *,
     vocabulary: int,
-    z_loss: float,
-    label_smoothing: float,
     with_gradients: bool,
 ) -> None:
     """See `chunks.RowPass`."""
@@ -45,18 +43,13 @@ def _row_pass(
         top, predicted = exact.max(-1, keepdim=True)
         probabilities = torch.softmax(exact, -1)
         log_normaliser = top - probabilities.gather(1, predicted).log()
-        loss = log_normaliser - (1 - label_smoothing) * exact.gather(1, target) + z_loss * log_normaliser.square()
-        if label_smoothing:
-            loss -= label_smoothing * exact.mean(-1, keepdim=True)
+        loss = log_normaliser - exact.gather(1, target)
         losses[some] = torch.where(here, loss, 0)[:, 0]
         hits[some] = ((predicted == target) & here)[:, 0]
         if not with_gradients:
             continue
         share = here.to(exact.dtype)
-        probabilities.mul_(share * (1 + 2 * z_loss * log_normaliser))
-        if label_smoothing:
-            probabilities.sub_(share * (label_smoothing / vocabulary))
-        probabilities.scatter_add_(1, target, share * (label_smoothing - 1))
+        probabilities.mul_(share).scatter_add_(1, target, -share)
         narrow[some] = probabilities
         if dbias is not None:
             dbias += probabilities.sum(0)

@@ -1,8 +1,8 @@
 """Triton mlm_loss: what happens between the products, in two streaming passes over a chunk of logits.
 
     statistics   a program per row: log-sum-exp by online max and sum, loss, first column of the max
-    gradient     a tile of columns of a group of rows: used * (p (1 + 2 z lse) - e / V - (1 - e) onehot) in place of
-                 the logits, summed over the rows for the gradient of the bias
+    gradient     a tile of columns of a group of rows: used * (p - onehot) in place of the logits; their sums over rows
+                 are the gradient of the bias
 
 Memory bound. Traffic of M x V logits of s bytes: 3 s M V, and 4 V bytes for each group of rows. One kernel that keeps a
 row in registers would read it once, 2 s M V, but the gradient of the bias then reads the chunk again: the same traffic,
@@ -35,8 +35,7 @@ _TILE_ROWS, _TILE_COLUMNS, _GROUP = 2, 1024, 64
 @triton.jit(do_not_specialize_on_alignment=["labels_ptr", "losses_ptr", "hits_ptr"])
 def _statistics_kernel(
     logits_ptr, labels_ptr, losses_ptr, hits_ptr, lse_ptr,
-    z_loss, label_smoothing,
-    V: tl.constexpr, COLUMNS: tl.constexpr, SMOOTHED: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr,
+    V: tl.constexpr, COLUMNS: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels_ptr + row)
@@ -46,13 +45,10 @@ def _statistics_kernel(
         offset = tl.arange(0, LANES)[:, None] * VECTOR + piece[None, :]  # (LANES, VECTOR), a load of 16 bytes a thread
         top = tl.full((LANES,), _LOWEST, dtype=tl.float32)
         total = tl.zeros((LANES,), dtype=tl.float32)
-        level = tl.zeros((LANES,), dtype=tl.float32)
         first = tl.zeros((LANES,), dtype=tl.int32)  # the tile in which a lane met its maximum first
         for start in range(0, COLUMNS, LANES * VECTOR):
             column = start + offset
             x = tl.load(row_ptr + column, mask=column < COLUMNS, other=0.0).to(tl.float32)
-            if SMOOTHED:
-                level += tl.sum(tl.where(column < V, x, 0.0), axis=1)
             x = tl.where(column < V, x, _LOWEST)
             highest = tl.max(x, axis=1)  # (LANES,)
             first = tl.where(highest > top, start, first)
@@ -66,10 +62,7 @@ def _statistics_kernel(
         near = tl.load(row_ptr + vector + piece, mask=vector + piece < V, other=_LOWEST).to(tl.float32)
         predicted = tl.min(tl.where(near == most, vector + piece, COLUMNS), axis=0)
         target = tl.load(row_ptr + label, mask=label < V, other=0.0).to(tl.float32)
-        loss = lse - (1 - label_smoothing) * target + z_loss * lse * lse
-        if SMOOTHED:
-            loss -= label_smoothing * (tl.sum(level, axis=0) / V)
-        tl.store(losses_ptr + row, loss)
+        tl.store(losses_ptr + row, lse - target)
         tl.store(hits_ptr + row, predicted == label)
         tl.store(lse_ptr + row, lse)
     else:
@@ -81,7 +74,7 @@ def _statistics_kernel(
 @triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["labels_ptr"])
 def _gradient_kernel(
     logits_ptr, labels_ptr, lse_ptr, partial_ptr,
-    rows, z_loss, label_smoothing,
+    rows,
     V: tl.constexpr, COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr,
     GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -97,8 +90,7 @@ def _gradient_kernel(
         place = logits_ptr + row[:, None] * COLUMNS + column[None, :]
         mask = in_rows[:, None] & (column < COLUMNS)[None, :]
         x = tl.load(place, mask=mask, other=0.0).to(tl.float32)  # (ROWS, BLOCK)
-        share = (1 - label_smoothing) * (column[None, :] == label[:, None]).to(tl.float32) + label_smoothing / V
-        gradient = tl.exp(x - lse[:, None]) * (1 + 2 * z_loss * lse)[:, None] - share
+        gradient = tl.exp(x - lse[:, None]) - (column[None, :] == label[:, None]).to(tl.float32)
         gradient = tl.where(counted[None, :] & (label >= 0)[:, None], gradient, 0.0)
         tl.store(place, gradient.to(logits_ptr.dtype.element_ty), mask=mask)
         if HAS_BIAS:
@@ -115,8 +107,6 @@ def _row_pass(
     dbias: Tensor | None,
     *,
     vocabulary: int,
-    z_loss: float,
-    label_smoothing: float,
     with_gradients: bool,
 ) -> None:
     """See `chunks.RowPass`."""
@@ -129,11 +119,8 @@ def _row_pass(
             losses_ptr=losses,
             hits_ptr=hits,
             lse_ptr=lse,
-            z_loss=z_loss,
-            label_smoothing=label_smoothing,
             V=vocabulary,
             COLUMNS=columns,
-            SMOOTHED=label_smoothing > 0.0,
             LANES=_LANES,
             VECTOR=_VECTOR,
             num_warps=8,
@@ -149,8 +136,6 @@ def _row_pass(
             lse_ptr=lse,
             partial_ptr=parts,
             rows=rows,
-            z_loss=z_loss,
-            label_smoothing=label_smoothing,
             V=vocabulary,
             COLUMNS=columns,
             HAS_BIAS=dbias is not None,

@@ -53,8 +53,6 @@ class RowPass(Protocol):
         dbias: Tensor | None,
         *,
         vocabulary: int,
-        z_loss: float,
-        label_smoothing: float,
         with_gradients: bool,
     ) -> None:
         """Write losses and hits (n,), add to dbias (V,), replace logits (n, columns) by their gradients.
@@ -87,8 +85,6 @@ def forward(
     labels: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    z_loss: float,
-    label_smoothing: float,
     with_gradients: bool,
 ) -> tuple[Tensor, ...]:
     """loss, count, correct; with gradients dx (M, D), dweight of all chunks but the last, dbias, the last dlogits."""
@@ -123,8 +119,6 @@ def forward(
             hits[chunk],
             dbias,
             vocabulary=vocabulary,
-            z_loss=z_loss,
-            label_smoothing=label_smoothing,
             with_gradients=with_gradients,
         )
         if not with_gradients:

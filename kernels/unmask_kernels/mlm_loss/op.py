@@ -27,7 +27,7 @@ class MLMLoss:
     """What `mlm_loss` returns, all scalars on the device of hidden.
 
     Attributes:
-        loss_sum: summed loss in nats, fp32 (fp64 for fp64 hidden), smoothing and z-loss included; carries the gradient.
+        loss_sum: summed loss in nats, fp32 (fp64 for fp64 hidden); carries the gradient.
         count: number of predicted tokens, int64.
         correct: how many of them were predicted right (top 1), int64.
     """
@@ -44,16 +44,12 @@ def mlm_loss(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    z_loss: float = 0.0,
-    label_smoothing: float = 0.0,
     backend: str | None = None,
 ) -> MLMLoss:
     """Sum the cross-entropy of the masked tokens without forming the logits of all tokens.
 
-    Equivalent to  F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
-    + z_loss * logits.logsumexp(-1).square().sum()  of  logits = F.linear(hidden[positions], weight, bias)  with at
-    most one chunk of logits in memory. Divide by the count of the whole optimiser step, over all micro-batches
-    and ranks.
+    Equivalent to  F.cross_entropy(F.linear(hidden[positions], weight, bias), labels, reduction="sum")  with at most
+    one chunk of logits in memory. Divide by the count of the whole optimiser step, over all micro-batches and ranks.
 
     Args:
         hidden: (T, D), fp16, bf16, fp32 or fp64; or (M, D) rows taken already, with positions None.
@@ -62,9 +58,6 @@ def mlm_loss(
         labels: ids to predict, int64 (M,) below V; every negative one marks an unused slot, which adds nothing.
         weight: output projection, normally the tied word embeddings, (V, D), V >= 1; fp32 or the dtype of hidden.
         bias: (V,), or None.
-        z_loss: coefficient, at least 0, of the squared log-sum-exp that is added to every token's loss (PaLM,
-            arXiv:2204.02311, section 5: 1e-4).
-        label_smoothing: share of the target that is spread evenly over all ids, in [0, 1] (arXiv:1512.00567).
         backend: "triton", "torch" or "reference"; by default the best one that can run.
     Returns:
         `MLMLoss(loss_sum, count, correct)`; 0 with zero gradients when nothing is masked. Gradients for hidden,
@@ -74,20 +67,16 @@ def mlm_loss(
             on a GPU, also a position or label that is out of range.
         BackendUnavailable: the backend asked for cannot run this call.
     """
-    _check(hidden, positions, labels, weight, bias, z_loss, label_smoothing)
+    _check(hidden, positions, labels, weight, bias)
     hidden = hidden.to(autocast_dtype(hidden))
     vocabulary, width = weight.shape
     call = MLMLossCall(hidden.device.type, architecture(hidden), hidden.dtype, vocabulary, width)
     chosen = FAMILY.choose(backend, call)
     if chosen == "reference":
         with without_autocast(hidden.device.type):
-            return MLMLoss(
-                *reference.mlm_loss(
-                    hidden, positions, labels, weight, bias, z_loss=z_loss, label_smoothing=label_smoothing
-                )
-            )
+            return MLMLoss(*reference.mlm_loss(hidden, positions, labels, weight, bias))
     loss, count, correct = _MLMLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, positions, labels, weight, bias, float(z_loss), float(label_smoothing), torch.is_grad_enabled(), chosen
+        hidden, positions, labels, weight, bias, torch.is_grad_enabled(), chosen
     )
     return MLMLoss(loss, count, correct)
 
@@ -126,8 +115,6 @@ def _check(
     labels: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    z_loss: float,
-    label_smoothing: float,
 ) -> None:
     name = "mlm_loss"
     checks.rank(name, "hidden", hidden, "(T, D)")
@@ -157,11 +144,6 @@ def _check(
         checks.shape(name, "bias", bias, (weight.shape[0],), "one entry per row of weight")
         checks.dtype(name, "bias", bias, checks.FLOATS)
     checks.same_device(name, "hidden", hidden, positions=positions, labels=labels, weight=weight, bias=bias)
-
-    if not 0.0 <= z_loss < float("inf"):
-        raise ValueError(f"mlm_loss: z_loss must be finite and at least 0, got {z_loss}; PaLM uses 1e-4")
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"mlm_loss: label_smoothing must be in [0, 1], got {label_smoothing}")
     if positions is not None:
         checks.contents(name, "positions", positions, len(hidden), "one of the rows of hidden")
     if hidden.device.type == "cpu" or checks.DEBUG:
@@ -174,8 +156,6 @@ def _forward_fake(
     labels: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    z_loss: float,
-    label_smoothing: float,
     with_gradients: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -225,14 +205,12 @@ class _MLMLoss(torch.autograd.Function):
         labels: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        z_loss: float,
-        label_smoothing: float,
         grad_enabled: bool,
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
         needed = grad_enabled and any(ctx.needs_input_grad)
         loss, count, correct, *gradients = torch.ops.unmask.mlm_loss_fwd(
-            hidden, positions, labels, weight, bias, z_loss, label_smoothing, needed, backend
+            hidden, positions, labels, weight, bias, needed, backend
         )
         save(ctx, hidden, positions, *gradients, weight.shape[0], backend)
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
@@ -259,5 +237,5 @@ class _MLMLoss(torch.autograd.Function):
             None,
             dweight,
             None if bias_dtype is None else (dbias * dloss).to(bias_dtype),
-            *[None] * 4,
+            *[None] * 2,
         )

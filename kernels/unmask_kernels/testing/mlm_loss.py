@@ -19,8 +19,6 @@ def mlm_loss_case(
     unused: int = 0,
     bias: bool = True,
     gathered: bool = False,
-    z_loss: float = 0.0,
-    label_smoothing: float = 0.0,
 ) -> Case:
     """`masked` predicted rows and `unused` slots with label -100; logits of a deviation of about 3."""
 
@@ -36,8 +34,6 @@ def mlm_loss_case(
             "labels": labels,
             "weight": torch.randn(vocabulary, width, generator=generator) * (3 / width**0.5),
             "bias": torch.randn(vocabulary, generator=generator) if bias else None,
-            "z_loss": z_loss,
-            "label_smoothing": label_smoothing,
         }
         names = ("hidden", "weight", "bias") if bias else ("hidden", "weight")
         return Inputs(arguments=arguments, differentiable=names, parameters=("weight", "bias"))
@@ -55,9 +51,7 @@ MLM_LOSS = [
     mlm_loss_case("no-slots", tokens=9, width=16, vocabulary=64, masked=0),
     mlm_loss_case("full", tokens=33, width=16, vocabulary=61, masked=33),
     mlm_loss_case("one-id", tokens=6, width=8, vocabulary=1, masked=3),
-    mlm_loss_case("z-loss", tokens=40, width=24, vocabulary=599, masked=19, unused=2, z_loss=1e-2),
-    mlm_loss_case("smoothed", tokens=40, width=24, vocabulary=599, masked=19, unused=2, label_smoothing=0.1),
-    mlm_loss_case("both", tokens=90, width=24, vocabulary=211, masked=71, z_loss=1e-3, label_smoothing=0.3),
+    mlm_loss_case("groups", tokens=90, width=24, vocabulary=211, masked=71),
     mlm_loss_case("no-bias", tokens=40, width=24, vocabulary=300, masked=10, bias=False),
     mlm_loss_case("gathered", tokens=40, width=24, vocabulary=300, masked=10, unused=1, gathered=True),
 ]
