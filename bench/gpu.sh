@@ -67,7 +67,7 @@ build() {
   "$PYTHON" setup.py build_ext --inplace
 }
 
-# what only a GPU can show comes first; the interpreter and the compiler's tests need none and are not repeated here.
+# what only a GPU can show comes first; tests/offline and the compiler's tests need none and are not repeated here.
 # Interrupted, pytest says what failed until then
 tests() {
   local code=0 dry="" side_by_side="" ends=$((SECONDS + ${LIMIT%.*} - 15)) left
@@ -81,7 +81,7 @@ tests() {
   [ $left -ge 45 ] || { echo "tests of the CPU: no time is left for them"; return $code; }
   # shellcheck disable=SC2086
   pytest_until $ends -m "not gpu and not slow" tests/kernels tests/test_bench_race.py \
-    --ignore tests/kernels/test_interpreted.py --ignore-glob 'tests/kernels/*aot.py' \
+    --ignore-glob 'tests/kernels/*aot.py' \
     --junitxml "$SCRATCH/logs/tests-cpu.xml" $dry $side_by_side || code=1
   return $code
 }

@@ -3,8 +3,8 @@
 from unmask_kernels.capability import INTERPRETING
 
 if INTERPRETING:
-    from unmask_kernels.testing.guard import guard_memory
-    from unmask_kernels.testing.interpreter import install
+    from offline.interpreter import install
+    from offline.memory_guard import guard_memory
 
     install()
     guard_memory()

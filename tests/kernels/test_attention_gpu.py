@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from offline.cases import FORMS
 from unmask_kernels import BackendUnavailable
 from unmask_kernels import attention as public
 from unmask_kernels.attention import FAMILY, flash_versions, reference
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.attention import attention_case, described, eager
 from unmask_kernels.testing.compare import compare, same_bits
-from unmask_kernels.testing.compiled import FORMS
 from unmask_kernels.testing.contracts import Tenant, tenants
 from unmask_kernels.testing.gpu import captured, no_waiting
 from unmask_kernels.testing.inputs import Case, run

@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 import torch
 
+from offline import aot
 from unmask_kernels import embedding
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
-from unmask_kernels.testing import aot
 from unmask_kernels.testing.embedding import embedding_case
 from unmask_kernels.testing.inputs import Case
 

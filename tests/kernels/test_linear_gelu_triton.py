@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from offline import aot
 from unmask_kernels import capability, linear_gelu
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.linear_gelu import FAMILY, reference
-from unmask_kernels.testing import aot, contracts
+from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.inputs import Case, run
 from unmask_kernels.testing.linear_gelu import linear_gelu_case

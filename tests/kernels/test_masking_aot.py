@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 import torch
 
+from offline import aot
 from unmask_kernels import masking
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
-from unmask_kernels.testing import aot
 from unmask_kernels.testing.inputs import Case
 from unmask_kernels.testing.masking import masking_case
 

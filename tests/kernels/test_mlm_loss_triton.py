@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from offline import aot
 from unmask_kernels import mlm_loss
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
-from unmask_kernels.testing import aot
 from unmask_kernels.testing.inputs import Case
 from unmask_kernels.testing.mlm_loss import mlm_loss_case
 

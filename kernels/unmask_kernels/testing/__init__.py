@@ -1,1 +1,1 @@
-"""What tests, benches and the doctor share: named inputs, the error criterion, the contracts."""
+"""What tests and benches of operations share: named inputs, the error criterion, the contracts."""

@@ -61,7 +61,7 @@ def tenants(family: str) -> list[Tenant]:
     """What can be tested in this process: all plain backends on every device, hand-written ones where they
     run.
 
-    With TRITON_INTERPRET=1 it is Triton on the CPU and nothing else: `interpreter.run_interpreted` starts
+    With TRITON_INTERPRET=1 it is Triton on the CPU and nothing else: `tests/offline/interpreter.py` starts
     such a process beside the ordinary one.
     """
     backends = FAMILIES[family].backends

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from offline.interpreter import InterpretedFailure, install, product_by_row, run_interpreted
 from unmask_kernels import FAMILIES
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
-from unmask_kernels.testing.interpreter import InterpretedFailure, install, product_by_row, run_interpreted
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def _has_triton_tests(module: Path) -> bool:
@@ -25,7 +25,9 @@ def _has_triton_tests(module: Path) -> bool:
 
 
 MODULES = sorted(
-    path.name for path in HERE.glob("test_*.py") if path.name != "test_interpreted.py" and _has_triton_tests(path)
+    str(path.relative_to(TESTS))
+    for path in (*TESTS.glob("kernels/test_*.py"), *TESTS.glob("offline/test_*.py"))
+    if path.name != Path(__file__).name and _has_triton_tests(path)
 )
 
 pytestmark = [
@@ -36,20 +38,20 @@ pytestmark = [
 
 @pytest.mark.parametrize("module", MODULES)
 def test_passes_under_the_interpreter(module: str) -> None:
-    print(run_interpreted(HERE / module))
+    print(run_interpreted(TESTS / module))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("module", MODULES)
 def test_all_of_it_passes_under_the_interpreter(module: str) -> None:
-    print(run_interpreted(HERE / module, slow=True, timeout_seconds=3500.0))
+    print(run_interpreted(TESTS / module, slow=True, timeout_seconds=3500.0))
 
 
 def test_every_family_with_a_triton_backend_has_such_a_module() -> None:
     families = {name for name, family in FAMILIES.items() if "triton" in family.backends}
     assert families
-    assert {f"test_{name}.py" for name in families} <= set(MODULES)
+    assert {f"kernels/test_{name}.py" for name in families} <= set(MODULES)
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="package triton is not installed")

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask_kernels.testing import recorded
-from unmask_kernels.testing.aot import compiled
-from unmask_kernels.testing.ptx.machine import Machine
-from unmask_kernels.testing.ptx.memory import Memory
-from unmask_kernels.testing.ptx.program import Program
+from offline import recorder
+from offline.aot import compile_launch
+from offline.ptx.machine import Machine
+from offline.ptx.memory import Memory
+from offline.ptx.program import Program
 
 __all__ = ["emulated"]
 
@@ -43,17 +43,17 @@ def emulated(architecture: int) -> Iterator[Counter[str]]:
     """
     found: Counter[str] = Counter()
 
-    def run(launch: recorded.Launch, values: dict[str, Any], grid: Any) -> None:
+    def run(launch: recorder.Launch, values: dict[str, Any], grid: Any) -> None:
         _run(launch, values, grid(values) if callable(grid) else grid, architecture, found)
 
-    with recorded.redirected(run, architecture):
+    with recorder.redirected(run, architecture):
         yield found
 
 
 def _run(
-    launch: recorded.Launch, values: dict[str, Any], grid: tuple[int, ...], architecture: int, found: Counter[str]
+    launch: recorder.Launch, values: dict[str, Any], grid: tuple[int, ...], architecture: int, found: Counter[str]
 ) -> None:
-    binary = compiled(launch, architecture)
+    binary = compile_launch(launch, architecture)
     program = Program.read(binary.asm["ptx"])
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage() for each in values.values() if _holds(each)}
     starts, end = {}, _APART

@@ -9,12 +9,16 @@ triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
 
+from offline.memory_guard import guard_memory  # noqa: E402
 from unmask_kernels.capability import INTERPRETING  # noqa: E402
 
 pytestmark = [
     pytest.mark.triton,
     pytest.mark.skipif(not INTERPRETING, reason="a GPU has tools of its own, such as compute-sanitizer"),
 ]
+
+if INTERPRETING:
+    guard_memory()
 
 
 @triton.jit

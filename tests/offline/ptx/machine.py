@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unmask_kernels.testing.ptx.matrices import Matrices
-from unmask_kernels.testing.ptx.memory import Memory
-from unmask_kernels.testing.ptx.numbers import compute
-from unmask_kernels.testing.ptx.program import TYPES, Instruction, Program, items, register_type, size
+from offline.ptx.matrices import Matrices
+from offline.ptx.memory import Memory
+from offline.ptx.numbers import compute
+from offline.ptx.program import TYPES, Instruction, Program, items, register_type, size
 
 __all__ = ["Machine"]
 

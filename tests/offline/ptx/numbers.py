@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unmask_kernels.testing.ptx.program import TYPES, narrowed, size, widened
+from offline.ptx.program import TYPES, narrowed, size, widened
 
 __all__ = ["Read", "compute"]
 

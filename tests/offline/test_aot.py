@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import unmask_kernels
+from offline import aot
 from unmask_kernels import FAMILIES, gelu, layer_norm
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.parts import Parts
-from unmask_kernels.testing import aot
 from unmask_kernels.testing.gelu import gelu_case
 from unmask_kernels.testing.inputs import Case, layer_norm_case
 

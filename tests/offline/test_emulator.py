@@ -16,6 +16,7 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 
 import unmask_kernels  # noqa: E402
+from offline.emulator import emulated  # noqa: E402
 from unmask_kernels._triton.launch import OPTIONS, few_programs  # noqa: E402
 from unmask_kernels.capability import INTERPRETING  # noqa: E402
 from unmask_kernels.documents import BOUNDS  # noqa: E402
@@ -23,7 +24,6 @@ from unmask_kernels.testing import contracts  # noqa: E402
 from unmask_kernels.testing.attention import attention_case  # noqa: E402
 from unmask_kernels.testing.compare import same_bits  # noqa: E402
 from unmask_kernels.testing.embedding import embedding_case  # noqa: E402
-from unmask_kernels.testing.emulated import emulated  # noqa: E402
 from unmask_kernels.testing.gelu import gelu_case  # noqa: E402
 from unmask_kernels.testing.inputs import Case, layer_norm_case, run  # noqa: E402
 from unmask_kernels.testing.linear_gelu import linear_gelu_case  # noqa: E402

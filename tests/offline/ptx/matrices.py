@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unmask_kernels.testing.ptx.program import items, widened
+from offline.ptx.program import items, widened
 
 if TYPE_CHECKING:
-    from unmask_kernels.testing.ptx.machine import Machine
+    from offline.ptx.machine import Machine
 
 __all__ = ["Matrices"]
 

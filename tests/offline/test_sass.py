@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unmask_kernels.testing import sass
+from offline import sass
 
 # a loop from .L_x_1 that holds another, .L_x_2; a branch forwards; the branch to itself that ends a kernel
 LISTING = """

@@ -4,8 +4,8 @@ The configurations are not written down twice: `launches` records what a public 
 compiles a recorded launch for sm_80 or sm_90 exactly as it would be on such a GPU. From the SASS come registers, stack,
 spills, shared memory and instruction counts, so that a test can ask for no spills and for tensor cores.
 
-    python -m unmask_kernels.testing.aot layer_norm                  the table of the family's documentation page
-    python -m unmask_kernels.testing.aot attention --loops k64-p10   what the innermost loops of these cases execute
+    PYTHONPATH=tests python -m offline.aot layer_norm                  the table of the family's documentation page
+    PYTHONPATH=tests python -m offline.aot attention --loops k64-p10   what the innermost loops of these cases execute
 """
 
 from __future__ import annotations
@@ -24,13 +24,24 @@ from typing import Any
 
 import torch
 
+from offline import sass as read_sass
+from offline.cases import CASES, FORMS
+from offline.recorder import Launch, launches
 from unmask_kernels import FAMILIES
-from unmask_kernels.testing import sass as read_sass
-from unmask_kernels.testing.compiled import CASES, FORMS
 from unmask_kernels.testing.inputs import Inputs
-from unmask_kernels.testing.recorded import Launch, launches
 
-__all__ = ["ARCHITECTURES", "CASES", "FORMS", "Built", "Launch", "build", "compiled", "launches", "loops", "table"]
+__all__ = [
+    "ARCHITECTURES",
+    "CASES",
+    "FORMS",
+    "Built",
+    "Launch",
+    "build",
+    "compile_launch",
+    "launches",
+    "loops",
+    "table",
+]
 
 ARCHITECTURES = (80, 90)
 
@@ -66,7 +77,7 @@ class Built:
         return self.instructions["HMMA"] + self.instructions["HGMMA"]
 
 
-def compiled(launch: Launch, architecture: int) -> Any:
+def compile_launch(launch: Launch, architecture: int) -> Any:
     """What Triton makes of a recorded launch: `asm` has "ttgir", "ptx" and "cubin", `metadata` the shared memory."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -84,7 +95,7 @@ def compiled(launch: Launch, architecture: int) -> Any:
 
 def build(launch: Launch, architecture: int) -> Built:
     """Compile a recorded launch for compute capability `architecture`, such as 80 or 90, and read its SASS."""
-    binary = compiled(launch, architecture)
+    binary = compile_launch(launch, architecture)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(binary.asm["cubin"])
@@ -214,7 +225,7 @@ def _main(arguments: Sequence[str]) -> int:
         for line in table(arguments[0]) if len(arguments) == 1 else loops(arguments[0], *arguments[2:3]):
             print(line, flush=True)
         return 0
-    print(f"usage: python -m unmask_kernels.testing.aot {{{','.join(known)}}} [--loops [CASE]]", file=sys.stderr)
+    print(f"usage: PYTHONPATH=tests python -m offline.aot {{{','.join(known)}}} [--loops [CASE]]", file=sys.stderr)
     return 2
 
 

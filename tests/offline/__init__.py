@@ -1,0 +1,12 @@
+"""What tests can know of Triton kernels on a machine without a GPU; not part of the shipped package.
+
+interpreter    runs test modules under Triton's interpreter, whose arithmetic it repairs: is the formula right?
+memory_guard   refuses interpreted kernels that leave their tensors, or whose programs race
+recorder       records the launches of a public function instead of starting them
+cases          which calls of each family are compiled
+aot            compiles recorded launches for sm_80 and sm_90: registers, spills, instructions
+sass           reads the listing of a compiled kernel
+emulator       runs the compiled code (PTX) on the CPU, on the machine in `ptx/`: layouts, barriers, races between warps
+
+pyproject.toml puts `tests` on the import path of pytest and mypy, so that this package is `offline`.
+"""
