@@ -3,8 +3,7 @@
 Shapes are the model's: T packed tokens, D hidden. Activations have the machine's fast dtype (`machine.fast_dtype`),
 norm parameters are fp32. Peers are the eager composition `F.layer_norm(residual + F.dropout(x))`, which writes the
 sum and the mask, and the same under `torch.compile`, which fuses them; with a bias of x, they add it first. The
-operation is memory bound, so the floor is the bytes that `cost` counts over the measured copy bandwidth. Timed is the
-post-norm form.
+operation is memory bound, so the floor is the bytes that `cost` counts over the measured copy bandwidth.
 """
 
 from __future__ import annotations

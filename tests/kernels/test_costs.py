@@ -39,14 +39,6 @@ def test_layer_norm(residual: bool, x_bias: bool) -> None:
     assert (layer_norm.flops_forward(T, D), layer_norm.flops_backward(T, D)) == (8 * T * D, 14 * T * D)
 
 
-def test_layer_norm_that_returns_the_sum() -> None:
-    # x, residual, y, sum; then dy, dsum, sum in place of x and residual, and one gradient, or two
-    assert layer_norm.bytes_forward(T, D, S, return_sum=True) == 4 * ROWS + STATISTICS + 2 * VECTOR
-    for dropout in (False, True):
-        moved = layer_norm.bytes_backward(T, D, S, return_sum=True, dropout=dropout)
-        assert moved == (4 + dropout) * ROWS + STATISTICS + 3 * VECTOR
-
-
 @pytest.mark.parametrize("bias", [False, True])
 def test_gelu(bias: bool) -> None:
     assert gelu.bytes_forward(T, D, S, bias=bias) == 2 * ROWS + bias * VECTOR

@@ -23,7 +23,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SMALL = layer_norm_case(9, 40, p=0.25)
 PLAIN = layer_norm_case(6, 24, residual=False)
 JOINED = layer_norm_case(9, 40, p=0.25, x_bias=True)
-PRE_NORM = layer_norm_case(9, 40, p=0.25, x_bias=True, bias=False, return_sum=True)
+UNBIASED = layer_norm_case(9, 40, p=0.25, x_bias=True, bias=False)
 
 everywhere = pytest.mark.parametrize("tenant", backends_here("layer_norm"))
 
@@ -45,9 +45,7 @@ def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize(
-    "case", [layer_norm_case(37, 96), layer_norm_case(37, 96, p=0.2, x_bias=True, return_sum=True)], ids=str
-)
+@pytest.mark.parametrize("case", [layer_norm_case(37, 96), layer_norm_case(37, 96, p=0.2, x_bias=True)], ids=str)
 def test_blocks_of_rows_join_up(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = case.make(dtype)
     whole = run(partial(public, backend="torch"), inputs)
@@ -68,9 +66,8 @@ def _other_order(
     p: float,
     key: Tensor,
     row_keys: Tensor,
-    return_sum: bool,
     eps: float = 1e-12,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor:
     """The formula through PyTorch's own layer norm, rounded to the activation dtype where a tensor is returned only."""
     h = x.to(weight.dtype)
     if x_bias is not None:
@@ -79,11 +76,7 @@ def _other_order(
         h = torch.where(philox.keep_rows(key, row_keys, x.shape[1], p), h * (1 / (1 - p)), 0)
     if residual is not None:
         h = residual + h
-    total = h.to(x.dtype)
-    if return_sum:
-        h = total.to(weight.dtype)
-    y = F.layer_norm(h, (x.shape[1],), weight, bias, eps).to(x.dtype)
-    return (y, total) if return_sum else y
+    return F.layer_norm(h, (x.shape[1],), weight, bias, eps).to(x.dtype)
 
 
 @pytest.mark.parametrize("case", [layer_norm_case(7, 24), PLAIN], ids=str)
@@ -102,7 +95,6 @@ def test_reference_is_torch_layer_norm(case: Case) -> None:
         layer_norm_case(3, 5),
         layer_norm_case(3, 5, p=0.25, x_bias=True),
         layer_norm_case(3, 5, residual=False, bias=False, x_bias=True),
-        layer_norm_case(3, 5, p=0.25, x_bias=True, return_sum=True),
     ],
     ids=str,
 )
@@ -111,7 +103,7 @@ def test_gradients_are_the_numerical_ones(case: Case, backend: str) -> None:
     arguments = dict(inputs.arguments)
     leaves = [arguments[name].requires_grad_() for name in inputs.differentiable]
 
-    def call(*tensors: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def call(*tensors: Tensor) -> Tensor:
         return public(**{**arguments, **dict(zip(inputs.differentiable, tensors, strict=True))}, backend=backend)
 
     assert torch.autograd.gradcheck(call, leaves)
@@ -140,7 +132,7 @@ def test_dropout_gradient_is_zero_exactly_where_an_element_was_dropped(tenant: T
 
 
 @everywhere
-@pytest.mark.parametrize("case", [SMALL, PLAIN, JOINED, PRE_NORM], ids=str)
+@pytest.mark.parametrize("case", [SMALL, PLAIN, JOINED, UNBIASED], ids=str)
 def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> None:
     contracts.gradient_set(on(tenant), case.make(torch.float32, tenant.device))
 
@@ -148,12 +140,12 @@ def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_two_runs_agree_bit_for_bit(dtype: torch.dtype, tenant: Tenant) -> None:
-    for case in (layer_norm_case(101, 96, p=0.1), layer_norm_case(37, 40, x_bias=True, return_sum=True)):
+    for case in (layer_norm_case(101, 96, p=0.1), layer_norm_case(37, 40, x_bias=True)):
         contracts.deterministic(on(tenant), case.make(dtype, tenant.device))
 
 
 @everywhere
-@pytest.mark.parametrize("case", [SMALL, PLAIN, PRE_NORM], ids=str)
+@pytest.mark.parametrize("case", [SMALL, PLAIN, UNBIASED], ids=str)
 def test_accepts_any_strides(case: Case, tenant: Tenant) -> None:
     contracts.strides(on(tenant), case.make(torch.float32, tenant.device))
 
@@ -171,20 +163,18 @@ def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, tenant:
 
 @everywhere
 @pytest.mark.parametrize(
-    "case", [SMALL, PLAIN, JOINED, PRE_NORM, layer_norm_case(40, 24, p=0.3, residual=False)], ids=str
+    "case", [SMALL, PLAIN, JOINED, UNBIASED, layer_norm_case(40, 24, p=0.3, residual=False)], ids=str
 )
 def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
     if tenant.backend == "reference":
         pytest.skip("the reference is not registered: the compiler sees through it")
     a = case.make(torch.float32, tenant.device).arguments
     random = (a["key"], a["row_keys"]) if a["p"] else (None, None)
-    rest = (*random, 1e-12, a["p"], a["return_sum"], tenant.backend)
+    rest = (*random, 1e-12, a["p"], tenant.backend)
     forward = (a["x"], a["residual"], a["x_bias"], a["weight"], a["bias"], *rest)
     contracts.opcheck(torch.ops.unmask.layer_norm_fwd.default, forward)
-    y, total, *saved = torch.ops.unmask.layer_norm_fwd(*forward)
-    assert (len(total) > 0) == a["return_sum"]
-    summed = (y, total, None) if a["return_sum"] else (None, a["x"], a["residual"])
-    backward = (y, *summed, a["x_bias"], a["weight"], *saved, *rest)
+    y, *saved = torch.ops.unmask.layer_norm_fwd(*forward)
+    backward = (y, a["x"], a["residual"], a["x_bias"], a["weight"], *saved, *rest)
     contracts.opcheck(torch.ops.unmask.layer_norm_bwd.default, backward)
     dresidual, dx, dx_bias, *_ = torch.ops.unmask.layer_norm_bwd(*backward)
     # written are the gradients that somebody reads
@@ -194,12 +184,9 @@ def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
 
 
 @everywhere
-@pytest.mark.parametrize("pre_norm", [False, True], ids=["post-norm", "pre-norm"])
-def test_compiles_as_one_graph_with_dynamic_lengths(pre_norm: bool, tenant: Tenant) -> None:
-    one, other = (
-        layer_norm_case(n, 40, p=0.25, x_bias=pre_norm, return_sum=pre_norm).make(torch.float32, tenant.device)
-        for n in (9, 14)
-    )
+@pytest.mark.parametrize("x_bias", [False, True])
+def test_compiles_as_one_graph_with_dynamic_lengths(x_bias: bool, tenant: Tenant) -> None:
+    one, other = (layer_norm_case(n, 40, p=0.25, x_bias=x_bias).make(torch.float32, tenant.device) for n in (9, 14))
     contracts.full_graph(on(tenant), one, other)
 
 
@@ -247,7 +234,6 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"bias": torch.zeros(40, 1)}, ValueError, "layer_norm: bias must have shape (40,)"),
     ({"x_bias": torch.zeros(39)}, ValueError, "layer_norm: x_bias must have shape (40,)"),
     ({"x_bias": torch.zeros(40).long()}, TypeError, "layer_norm: x_bias must be float16"),
-    ({"residual": None, "return_sum": True}, ValueError, "layer_norm: return_sum needs a residual, got None"),
     ({"x": torch.zeros(40)}, ValueError, "layer_norm: x must have shape (T, D), got (40,)"),
     ({"x": torch.zeros(9, 40, dtype=torch.int64)}, TypeError, "layer_norm: x must be float16"),
     (

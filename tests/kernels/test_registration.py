@@ -39,8 +39,8 @@ def test_a_backend_takes_what_the_operation_is_registered_with(name: str, backen
 def test_a_schema_names_the_fields_of_a_record_one_by_one() -> None:
     assert str(torch.ops.unmask.layer_norm_fwd.default._schema) == (
         "unmask::layer_norm_fwd(Tensor x, Tensor? residual, Tensor? x_bias, Tensor weight, Tensor? bias, Tensor? key, "
-        "Tensor? row_keys, float eps, float p, bool return_sum, str backend) "
-        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+        "Tensor? row_keys, float eps, float p, str backend) "
+        "-> (Tensor, Tensor, Tensor, Tensor)"
     )
     schema = str(torch.ops.unmask.masking_fwd.default._schema)
     assert "float rate, float[] split, SymInt mask_id" in schema

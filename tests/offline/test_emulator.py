@@ -71,7 +71,7 @@ MANY: dict[str, tuple[Case, Form]] = {
     "embedding": (embedding_case([20, 7, 30], 256, p=0.1), nullcontext),
     "gelu": (gelu_case(20, 300), nullcontext),
     "gelu-gated": (gelu_case(20, 300, activation="geglu"), nullcontext),
-    "layer_norm-sum": (layer_norm_case(20, 312, p=0.1, x_bias=True, return_sum=True), nullcontext),
+    "layer_norm-wide": (layer_norm_case(20, 312, p=0.1, x_bias=True), nullcontext),
     "linear_gelu": (linear_gelu_case(150, 96, 600), nullcontext),
     "linear_gelu-gated": (linear_gelu_case(150, 64, 400, activation="geglu"), nullcontext),
     "masking-tokens": (masking_case("tokens", [60, 0, 1, 2, 17, 128], words=None), nullcontext),

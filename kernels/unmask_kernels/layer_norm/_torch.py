@@ -6,7 +6,7 @@ fp32 parameters. On CPU, rows that are widened or dropped go a block at a time t
 backward adds x, x_bias and residual again instead of saving their sum. The dropout mask is saved, one byte an element:
 drawing it takes longer than the rest.
 
-Traffic per element of size s without dropout: forward 3 s, backward 4 s; with the sum 1 s more in either direction.
+Traffic per element of size s without dropout: forward 3 s, backward 4 s.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def forward(
     weight: Tensor,
     bias: Tensor | None,
     arguments: Arguments,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """y (T, D), the sum (T, D) or empty, mean (T,), rstd (T,), and keep (T, D), which is empty without dropout."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y (T, D), mean (T,), rstd (T,), and keep (T, D), which is empty without dropout."""
     tokens, width = x.shape
     p = arguments.p
     keep = x.new_empty(0, dtype=torch.bool)
@@ -43,26 +43,20 @@ def forward(
         assert arguments.key is not None and arguments.row_keys is not None
         keep = philox.keep_rows(arguments.key, arguments.row_keys, width, p)
     y = x.new_empty((tokens, width))
-    total = x.new_empty((tokens, width) if arguments.return_sum else (0,))
     mean = x.new_empty(tokens, dtype=weight.dtype)
     rstd = torch.empty_like(mean)
     size = _block_rows(x, p)
     buffer = _buffer(x, size)
     for rows in _blocks(tokens, size):
         h = _sum(buffer, x, residual, x_bias, keep, p, rows)
-        if arguments.return_sum:
-            # y is the norm of what is returned
-            total = _place(total, rows, h)
-            h = _widened(buffer, total[rows])
         normed, mean_, rstd_ = torch.native_layer_norm(h, (width,), weight, bias, arguments.eps)
         y = _place(y, rows, normed)
         mean[rows], rstd[rows] = mean_.view(-1), rstd_.view(-1)
-    return y, total, mean, rstd, keep
+    return y, mean, rstd, keep
 
 
 def backward(
     dy: Tensor,
-    dsum: Tensor | None,
     x: Tensor,
     residual: Tensor | None,
     x_bias: Tensor | None,
@@ -72,13 +66,10 @@ def backward(
     keep: Tensor,
     arguments: Arguments,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dresidual, dx (T, D), each empty where the other serves; dx_bias, dweight, dbias (D,).
-
-    With `dsum`, the gradient of the returned sum, x is that sum; x_bias then only says that its gradient is wanted.
-    """
+    """dresidual, dx (T, D), each empty where the other serves; dx_bias, dweight, dbias (D,)."""
     tokens, width = x.shape
     p = arguments.p
-    has_residual = residual is not None or dsum is not None
+    has_residual = residual is not None
     dresidual = x.new_empty((tokens, width) if has_residual or p == 0.0 else (0,))
     dx = x.new_empty((tokens, width) if p > 0.0 else (0,))
     dx_bias = weight.new_zeros(0 if x_bias is None else width)
@@ -86,10 +77,7 @@ def backward(
     size = _block_rows(x, p)
     buffer, incoming = _buffer(x, size), _buffer(x, size)
     for rows in _blocks(tokens, size):
-        if dsum is None:
-            h = _sum(buffer, x, residual, x_bias, keep, p, rows)
-        else:
-            h = _widened(buffer, x[rows])
+        h = _sum(buffer, x, residual, x_bias, keep, p, rows)
         wide_dy = _widened(incoming, dy[rows])
         mean_, rstd_ = mean[rows, None], rstd[rows, None]
         dh = _native_backward(wide_dy, h, mean_, rstd_, weight, [True, False, False])[0]
@@ -98,8 +86,6 @@ def backward(
             sums.append(
                 _native_backward(wide_dy[some], h[some], mean_[some], rstd_[some], weight, [False, True, True])[1:]
             )
-        if dsum is not None:
-            dh += _widened(incoming, dsum[rows])
         if len(dresidual):
             dresidual = _place(dresidual, rows, dh)
         if p > 0.0:

@@ -1,7 +1,7 @@
 """Triton layer_norm: a tile of whole rows in registers, one read and one write.
 
 Memory bound. Traffic per row of D elements of s bytes, forward: x, residual, y = 3 D s; backward: dy, x, residual,
-dresidual = 4 D s, and D s for dx under dropout; returning the sum adds D s in either direction. The mask is drawn
+dresidual = 4 D s, and D s for dx under dropout. The mask is drawn
 again from its address instead of being stored; without a residual, neither it nor its gradient is touched.
 
 Rows lie in parts (`row_parts`); up to 1,024 columns, 768 in the backward, a warp has whole rows. A program of the
@@ -82,10 +82,10 @@ def _load_sum(
 
 @triton.jit(do_not_specialize=["rows", "threshold"], do_not_specialize_on_alignment=["key_ptr"])
 def _forward_kernel(
-    x_ptr, residual_ptr, x_bias_ptr, weight_ptr, bias_ptr, key_ptr, row_keys_ptr, y_ptr, sum_ptr, mean_ptr, rstd_ptr,
+    x_ptr, residual_ptr, x_bias_ptr, weight_ptr, bias_ptr, key_ptr, row_keys_ptr, y_ptr, mean_ptr, rstd_ptr,
     rows, eps, scale, threshold,
     COLS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_X_BIAS: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_DROPOUT: tl.constexpr, RETURN_SUM: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr,
     PARTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     first = tl.program_id(0).to(tl.int64) * ROWS
@@ -100,10 +100,6 @@ def _forward_kernel(
             x_ptr, residual_ptr, x_bias_ptr, first, col, offset, mask, factors[part],
             COLS, HAS_RESIDUAL, HAS_X_BIAS, HAS_DROPOUT,
         )  # fmt: skip
-        if RETURN_SUM:
-            rounded = h.to(sum_ptr.dtype.element_ty)
-            tl.store(sum_ptr + first * COLS + offset, rounded, mask=mask)
-            h = rounded.to(tl.float32)
         sums += (h,)
         total += h
     # Two passes over registers: the variance of centred values keeps its digits when the mean is large.
@@ -126,13 +122,12 @@ def _forward_kernel(
 
 @triton.jit(do_not_specialize=["rows", "threshold"], do_not_specialize_on_alignment=["key_ptr"])
 def _backward_kernel(
-    dy_ptr, dsum_ptr, x_ptr, residual_ptr, x_bias_ptr, weight_ptr, mean_ptr, rstd_ptr, key_ptr, row_keys_ptr,
+    dy_ptr, x_ptr, residual_ptr, x_bias_ptr, weight_ptr, mean_ptr, rstd_ptr, key_ptr, row_keys_ptr,
     dh_ptr, dx_ptr, partial_ptr,
     rows, scale, threshold,
     COLS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_X_BIAS: tl.constexpr, HAS_DROPOUT: tl.constexpr,
-    HAS_SUM: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    # With HAS_SUM, x_ptr is the sum that the forward returned and dsum_ptr its gradient.
     zeros = (tl.zeros((ROWS, BLOCK), dtype=tl.float32),) * PARTS
     dx_bias, dweight, dbias = zeros, zeros, zeros
     for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=STAGES):
@@ -149,7 +144,7 @@ def _backward_kernel(
             col, offset, mask = _elements(first, rows, part, COLS, ROWS, BLOCK)
             h = _load_sum(
                 x_ptr, residual_ptr, x_bias_ptr, first, col, offset, mask, factors[part],
-                COLS, HAS_RESIDUAL and not HAS_SUM, HAS_X_BIAS and not HAS_SUM, HAS_DROPOUT and not HAS_SUM,
+                COLS, HAS_RESIDUAL, HAS_X_BIAS, HAS_DROPOUT,
             )  # fmt: skip
             # Outside the mask normed is not 0, but dy is, and so is every product below.
             dy = tl.load(dy_ptr + first * COLS + offset, mask=mask, other=0.0).to(tl.float32)  # (ROWS, BLOCK)
@@ -166,8 +161,6 @@ def _backward_kernel(
         for part in tl.static_range(PARTS):
             _, offset, mask = _elements(first, rows, part, COLS, ROWS, BLOCK)
             dh = scaled[part] * rstd - constant - normed[part] * tilt
-            if HAS_SUM:
-                dh += tl.load(dsum_ptr + first * COLS + offset, mask=mask, other=0.0).to(tl.float32)
             if HAS_RESIDUAL or not HAS_DROPOUT:
                 tl.store(dh_ptr + first * COLS + offset, dh.to(dh_ptr.dtype.element_ty), mask=mask)
             if HAS_DROPOUT:
@@ -193,12 +186,11 @@ def forward(
     weight: Tensor,
     bias: Tensor | None,
     arguments: Arguments,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """y (T, D), the sum (T, D) or empty, mean (T,), rstd (T,), and an empty mask: the backward draws it again."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y (T, D), mean (T,), rstd (T,), and an empty mask: the backward draws it again."""
     rows, cols = x.shape
     x = x.contiguous()
     y = torch.empty_like(x)
-    total = torch.empty_like(x) if arguments.return_sum else x.new_empty(0)
     mean = x.new_empty(rows, dtype=torch.float32)
     rstd = torch.empty_like(mean)
     tile = row_parts(cols, _PARTS_FORWARD if x.itemsize < 4 else _PARTS_FORWARD_FP32)
@@ -207,21 +199,18 @@ def forward(
             _forward_kernel[(triton.cdiv(rows, tile.rows),)](
                 bias_ptr=None if bias is None else bias.contiguous(),
                 y_ptr=y,
-                sum_ptr=total if arguments.return_sum else None,
                 mean_ptr=mean,
                 rstd_ptr=rstd,
                 eps=arguments.eps,
                 HAS_BIAS=bias is not None,
                 HAS_RESIDUAL=residual is not None,
-                RETURN_SUM=arguments.return_sum,
                 **_shared(x, residual, x_bias, weight, arguments, tile),
             )
-    return y, total, mean, rstd, x.new_empty(0, dtype=torch.bool)
+    return y, mean, rstd, x.new_empty(0, dtype=torch.bool)
 
 
 def backward(
     dy: Tensor,
-    dsum: Tensor | None,
     x: Tensor,
     residual: Tensor | None,
     x_bias: Tensor | None,
@@ -231,13 +220,10 @@ def backward(
     keep: Tensor,
     arguments: Arguments,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dresidual, dx (T, D), each empty where the other serves; dx_bias, dweight, dbias (D,).
-
-    With `dsum`, the gradient of the returned sum, x is that sum; x_bias then only says that its gradient is wanted.
-    """
+    """dresidual, dx (T, D), each empty where the other serves; dx_bias, dweight, dbias (D,)."""
     rows, cols = x.shape
     x = x.contiguous()
-    has_residual = residual is not None or dsum is not None
+    has_residual = residual is not None
     dh = torch.empty_like(x) if has_residual or arguments.p == 0.0 else x.new_empty(0)
     dx = torch.empty_like(x) if arguments.p > 0.0 else x.new_empty(0)
     tile = row_parts(cols, _PARTS_BACKWARD)
@@ -248,14 +234,12 @@ def backward(
         with device_guard(x):
             _backward_kernel[(programs,)](
                 dy_ptr=dy.contiguous(),
-                dsum_ptr=None if dsum is None else dsum.contiguous(),
                 mean_ptr=mean,
                 rstd_ptr=rstd,
                 dh_ptr=dh,
                 dx_ptr=dx,
                 partial_ptr=partial,
                 HAS_RESIDUAL=has_residual,
-                HAS_SUM=dsum is not None,
                 # eight warps do not hide a load behind the others' work: it is issued a tile ahead
                 STAGES=2 if warps == 8 else 1,
                 **_shared(x, residual, x_bias, weight, arguments, tile),

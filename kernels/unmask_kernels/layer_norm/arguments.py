@@ -10,18 +10,16 @@ __all__ = ["Arguments"]
 
 
 class Arguments(NamedTuple):
-    """What is dropped, how the norm is taken, and what is returned.
+    """What is dropped and how the norm is taken.
 
     Attributes:
         key: of the random stream, scalar int64; None without dropout.
         row_keys: of the rows, int64 (T,); None without dropout.
         eps: added to the variance.
         p: probability of dropping an element of x + x_bias, in [0, 1).
-        return_sum: whether the sum that is normalised is returned too.
     """
 
     key: Tensor | None
     row_keys: Tensor | None
     eps: float
     p: float
-    return_sum: bool

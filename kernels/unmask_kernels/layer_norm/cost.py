@@ -5,12 +5,9 @@ from __future__ import annotations
 __all__ = ["bytes_backward", "bytes_forward", "flops_backward", "flops_forward"]
 
 
-def bytes_forward(
-    tokens: int, width: int, itemsize: int, *, residual: bool = True, x_bias: bool = False, return_sum: bool = False
-) -> int:
-    """Read x and residual, write y and the sum, `itemsize` bytes an element; mean and rstd in fp32; parameters."""
-    tensors = 2 + residual + return_sum
-    return tensors * tokens * width * itemsize + 8 * tokens + (8 + 4 * x_bias) * width
+def bytes_forward(tokens: int, width: int, itemsize: int, *, residual: bool = True, x_bias: bool = False) -> int:
+    """Read x and residual, write y, `itemsize` bytes an element; mean and rstd in fp32; parameters."""
+    return (2 + residual) * tokens * width * itemsize + 8 * tokens + (8 + 4 * x_bias) * width
 
 
 def bytes_backward(
@@ -21,13 +18,9 @@ def bytes_backward(
     residual: bool = True,
     dropout: bool = False,
     x_bias: bool = False,
-    return_sum: bool = False,
 ) -> int:
-    """Read dy, x, residual, mean, rstd; write dresidual, and dx where dropout makes it another tensor.
-
-    With the sum, it and its gradient are read in place of x and residual.
-    """
-    tensors = 3 + (residual or return_sum) + (dropout and (residual or return_sum))
+    """Read dy, x, residual, mean, rstd; write dresidual, and dx where dropout makes it another tensor."""
+    tensors = 3 + residual + (dropout and residual)
     return tensors * tokens * width * itemsize + 8 * tokens + (12 + 8 * x_bias) * width
 
 

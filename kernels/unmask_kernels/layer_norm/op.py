@@ -1,11 +1,11 @@
 """layer_norm: the public operation, its checks and its registration.
 
-Shapes: x, residual, sum, y (T, D); x_bias, weight, bias (D,); mean, rstd (T,); row_keys (T,).
+Shapes: x, residual, y (T, D); x_bias, weight, bias (D,); mean, rstd (T,); row_keys (T,).
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ from .choice import FAMILY, LayerNormCall
 __all__ = ["layer_norm"]
 
 
-@overload
 def layer_norm(
     x: Tensor,
     residual: Tensor | None,
@@ -34,47 +33,13 @@ def layer_norm(
     p: float = 0.0,
     key: Tensor | None = None,
     row_keys: Tensor | None = None,
-    return_sum: Literal[False] = False,
     backend: str | None = None,
-) -> Tensor: ...
-
-
-@overload
-def layer_norm(
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    x_bias: Tensor | None = None,
-    eps: float = 1e-12,
-    p: float = 0.0,
-    key: Tensor | None = None,
-    row_keys: Tensor | None = None,
-    return_sum: Literal[True],
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor]: ...
-
-
-def layer_norm(
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    x_bias: Tensor | None = None,
-    eps: float = 1e-12,
-    p: float = 0.0,
-    key: Tensor | None = None,
-    row_keys: Tensor | None = None,
-    return_sum: bool = False,
-    backend: str | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor:
     """Normalise the rows of `residual + dropout(x + x_bias)`.
 
     Equivalent to  F.layer_norm(residual + F.dropout(x + x_bias, p), (D,), weight, bias, eps)  with statistics and
     the sum in fp32 and with dropout read from the addressed random stream (see `philox`).  Ba et al. 2016,
-    arXiv:1607.06450.  Pre-norm, with `return_sum`:  y, x = layer_norm(sublayer(y), x, ..., return_sum=True).
+    arXiv:1607.06450.
 
     Args:
         x: (T, D), fp16, bf16, fp32 or fp64; T may be 0.
@@ -87,19 +52,16 @@ def layer_norm(
         p: probability of dropping an element of x + x_bias, in [0, 1); a plain number.
         key: scalar int64 tensor on the device of x, from `philox.dropout_keys`; needed when p > 0.
         row_keys: int64 (T,), from `Documents.row_keys`; needed when p > 0.
-        return_sum: also return the sum that is normalised, the residual of what follows; needs a residual. It is
-            rounded to the dtype of x, y is the norm of the rounded one, and the backward keeps it in place of x and
-            residual.
         backend: "triton", "torch" or "reference"; by default the best one that can run.
     Returns:
-        y (T, D) in the dtype of x, or (y, sum). Under `torch.autocast`, x and residual are first cast to its dtype.
+        y (T, D) in the dtype of x. Under `torch.autocast`, x and residual are first cast to its dtype.
         Gradients for x, residual, x_bias, weight and bias, each in its own dtype; once differentiable (the reference:
         any number of times). Deterministic: the same inputs give the same bits on one backend and machine.
     Raises:
-        TypeError, ValueError: a dtype, shape or device does not match, or the sum of nothing is asked for.
+        TypeError, ValueError: a dtype, shape or device does not match.
         BackendUnavailable: the backend asked for cannot run this call.
     """
-    _check(x, residual, weight, bias, x_bias, eps, p, key, row_keys, return_sum)
+    _check(x, residual, weight, bias, x_bias, eps, p, key, row_keys)
     dtype = autocast_dtype(x)
     x = x.to(dtype)
     residual = None if residual is None else residual.to(dtype)
@@ -109,16 +71,13 @@ def layer_norm(
     if chosen == "reference":
         random: dict[str, Any] = {"p": p, "key": key, "row_keys": row_keys}
         with without_autocast(x.device.type):
-            return reference.layer_norm(
-                x, residual, weight, bias, x_bias=x_bias, eps=eps, return_sum=return_sum, **random
-            )
+            return reference.layer_norm(x, residual, weight, bias, x_bias=x_bias, eps=eps, **random)
     wide = accumulation_dtype(dtype)
     x_bias, bias = (None if parameter is None else parameter.to(wide) for parameter in (x_bias, bias))
-    y: Tensor
-    y, total = _LayerNorm.apply(  # type: ignore[no-untyped-call]
-        x, residual, x_bias, weight.to(wide), bias, Arguments(key, row_keys, eps, p, return_sum), chosen
+    y: Tensor = _LayerNorm.apply(  # type: ignore[no-untyped-call]
+        x, residual, x_bias, weight.to(wide), bias, Arguments(key, row_keys, eps, p), chosen
     )
-    return (y, total) if return_sum else y
+    return y
 
 
 def _check(
@@ -131,7 +90,6 @@ def _check(
     p: float,
     key: Tensor | None,
     row_keys: Tensor | None,
-    return_sum: bool,
 ) -> None:
     name = "layer_norm"
     checks.rank(name, "x", x, "(T, D)")
@@ -142,10 +100,6 @@ def _check(
         checks.same_device(name, "x", x, residual=residual)
         if autocast_dtype(residual) != autocast_dtype(x):
             checks.dtype(name, "residual", residual, (x.dtype,))
-    elif return_sum:
-        raise ValueError(
-            "layer_norm: return_sum needs a residual, got None; without one pass return_sum=False and keep x"
-        )
     parameters = {"weight": weight, "bias": bias, "x_bias": x_bias}
     for role, parameter in parameters.items():
         if parameter is not None:
@@ -162,7 +116,7 @@ def _check(
         checks.same_device(name, "x", x, key=key, row_keys=row_keys)
 
 
-# Without `return_sum`, every backend reads x and residual again in the backward instead of saving their sum: as many
+# Every backend reads x and residual again in the backward instead of saving their sum: as many
 # bytes, and the sum stays in fp32. The torch backend saves the dropout mask, Triton draws it again. What a call
 # does not need is returned empty.
 _SAVES_MASK = ("torch",)
@@ -176,22 +130,19 @@ def _forward_fake(
     bias: Tensor | None,
     arguments: Arguments,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tokens, width = x.shape
     keep = (tokens, width) if arguments.p > 0.0 and backend in _SAVES_MASK else (0,)
     return (
         x.new_empty((tokens, width)),
-        x.new_empty((tokens, width) if arguments.return_sum else (0,)),
         weight.new_empty((tokens,)),
         weight.new_empty((tokens,)),
         x.new_empty(keep, dtype=torch.bool),
     )
 
 
-# With dsum, x is the sum that the forward returned, residual is None, and x_bias says only that its gradient is wanted.
 def _backward_fake(
     dy: Tensor,
-    dsum: Tensor | None,
     x: Tensor,
     residual: Tensor | None,
     x_bias: Tensor | None,
@@ -202,9 +153,8 @@ def _backward_fake(
     arguments: Arguments,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    has_residual = residual is not None or dsum is not None
     return (
-        x.new_empty(tuple(x.shape) if arguments.p == 0.0 or has_residual else (0,)),
+        x.new_empty(tuple(x.shape) if arguments.p == 0.0 or residual is not None else (0,)),
         x.new_empty(tuple(x.shape) if arguments.p > 0.0 else (0,)),
         weight.new_empty((0,) if x_bias is None else tuple(weight.shape)),
         weight.new_empty(tuple(weight.shape)),
@@ -228,19 +178,17 @@ class _LayerNorm(torch.autograd.Function):
         bias: Tensor | None,
         arguments: Arguments,
         backend: str,
-    ) -> tuple[Tensor, Tensor | None]:
-        y, total, mean, rstd, keep = torch.ops.unmask.layer_norm_fwd(
-            x, residual, x_bias, weight, bias, *arguments, backend
-        )
-        summed = (total, None) if arguments.return_sum else (x, residual)
-        save(ctx, *summed, x_bias, weight, mean, rstd, keep, *arguments, backend)
+    ) -> Tensor:
+        y: Tensor
+        y, mean, rstd, keep = torch.ops.unmask.layer_norm_fwd(x, residual, x_bias, weight, bias, *arguments, backend)
+        save(ctx, x, residual, x_bias, weight, mean, rstd, keep, *arguments, backend)
         ctx.dropped = arguments.p > 0.0
-        return y, total if arguments.return_sum else None
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor, dsum: Tensor | None) -> tuple[Tensor | None, ...]:
-        dh, dx, dx_bias, dweight, dbias = torch.ops.unmask.layer_norm_bwd(dy, dsum, *saved(ctx))
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        dh, dx, dx_bias, dweight, dbias = torch.ops.unmask.layer_norm_bwd(dy, *saved(ctx))
         _, for_residual, for_x_bias, _, for_bias, *_ = ctx.needs_input_grad
         return (
             # without dropout x and residual have the same gradient, which is written once

@@ -3,9 +3,6 @@
     h = residual + keep * (x + x_bias) / (1 - p)          keep = philox.keep_rows(key, row_keys, D, p)
     y = (h - mean(h)) * rstd(h) * weight + bias      rstd = (var(h) + eps) ** -1/2, biased variance
 
-Post-norm, as in BERT, returns y. Pre-norm (Xiong et al. 2020, arXiv:2002.04745; ModernBERT) carries h on as the next
-residual: with `return_sum` h is rounded to the dtype of x, y is the norm of the rounded h, and both are returned.
-
 Shapes: x, residual, h, y (T, D); x_bias, weight, bias (D,); row_keys (T,). Everything else between reading x and
 writing y is in the accumulation dtype: fp32, or fp64 for fp64 input. This file is the definition: it is
 differentiable by autograd, runs on any device and in fp64, and reads the same random stream as every other backend,
@@ -33,8 +30,7 @@ def layer_norm(
     p: float = 0.0,
     key: Tensor | None = None,
     row_keys: Tensor | None = None,
-    return_sum: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor:
     """The formula above, step by step; arguments as in `unmask_kernels.layer_norm`."""
     wide = accumulation_dtype(x.dtype)
     h = x.to(wide)
@@ -45,11 +41,7 @@ def layer_norm(
         h = h * philox.keep_rows(key, row_keys, x.shape[-1], p) / (1.0 - p)
     if residual is not None:
         h = h + residual.to(wide)
-    rounded = h.to(x.dtype)
-    if return_sum:
-        h = rounded.to(wide)
     centred = h - h.mean(dim=-1, keepdim=True)
     rstd = (centred.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
     y = centred * rstd * weight.to(wide)
-    y = (y if bias is None else y + bias.to(wide)).to(x.dtype)
-    return (y, rounded) if return_sum else y
+    return (y if bias is None else y + bias.to(wide)).to(x.dtype)

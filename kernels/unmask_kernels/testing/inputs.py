@@ -126,7 +126,6 @@ def layer_norm_case(
     residual: bool = True,
     bias: bool = True,
     x_bias: bool = False,
-    return_sum: bool = False,
     offset: float = 0.0,
 ) -> Case:
     """Rows around `offset`, norm parameters away from their initial 1 and 0."""
@@ -144,7 +143,6 @@ def layer_norm_case(
             "p": p,
             "key": torch.tensor(0x0123456789ABCDEF),
             "row_keys": philox.mix64(torch.arange(tokens)),
-            "return_sum": return_sum,
         }
         names = ("x", "residual", "weight", "bias", "x_bias")
         return Inputs(
@@ -158,7 +156,6 @@ def layer_norm_case(
     parts += [] if residual else ["plain"]
     parts += [] if bias else ["unbiased"]
     parts += ["x_bias"] if x_bias else []
-    parts += ["sum"] if return_sum else []
     parts += [f"offset{offset:g}"] if offset else []
     return Case(name="-".join(parts), build=build)
 
@@ -180,8 +177,8 @@ LAYER_NORM = [
     layer_norm_case(29, 312, x_bias=True),
     layer_norm_case(23, 40, p=0.3, residual=False, x_bias=True),
     layer_norm_case(17, 24, residual=False, x_bias=True, bias=False),
-    layer_norm_case(26, 768, return_sum=True, bias=False),  # ModernBERT
-    layer_norm_case(33, 136, p=0.2, return_sum=True, x_bias=True),
-    layer_norm_case(0, 40, return_sum=True, x_bias=True),
+    layer_norm_case(26, 768, bias=False),  # ModernBERT
+    layer_norm_case(33, 136, p=0.2, x_bias=True),
+    layer_norm_case(0, 40, x_bias=True),
 ]
-"""The model's shapes, prime-sized, one-row, empty, narrowest, widest; with a bias of x, and pre-norm."""
+"""The model's shapes, prime-sized, one-row, empty, narrowest, widest; with a bias of x."""
