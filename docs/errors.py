@@ -13,7 +13,13 @@ from messages import CLOSE, OPEN, ROOT, Code, Message
 
 PAGE = ROOT / "docs" / "errors.md"
 
-FILES_OF_SETTINGS = ("_mappings.py", "_yaml.py", "unmask/paths.py", "recipes/__init__.py", "cli/pretrain.py")
+FILES_OF_SETTINGS = (
+    "config/mappings.py",
+    "config/yaml_text.py",
+    "config/recipes.py",
+    "unmask/paths.py",
+    "cli/pretrain.py",
+)
 
 # Of each table of the page: its mark, and whether a message belongs there; the first that says so has it.
 TABLES: dict[str, Callable[[Message], bool]] = {
@@ -21,7 +27,7 @@ TABLES: dict[str, Callable[[Message], bool]] = {
     "reasons": lambda one: one.kind == "reason",
     "notices": lambda one: one.kind == "notice",
     "operations": lambda one: one.module.startswith("kernels/"),
-    "unread settings": lambda one: one.module.endswith("_config_unused.py"),
+    "unread settings": lambda one: one.module.endswith("config/unused.py"),
     "configuration files": lambda one: one.kind == "ConfigError" and one.module.endswith(FILES_OF_SETTINGS),
     "settings": lambda one: one.kind == "ConfigError",
     "words": lambda one: one.kind == "CorpusError" and bool(re.search("segmenter|word|data.similar_words", one.text)),

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from unmask.batch import Cursor
 from unmask.data.compose import Composition, SequenceTable, Window, composer
 from unmask.data.compose.bm25_index import K1, STOP_SHARE, B, TermIndex
-from unmask.data.memory_store import MemoryStore
+from unmask.data.store.memory import MemoryStore
 from unmask.data.stream import Stream, StreamConfig
 
 DOCUMENTS, TOKENS, LONGEST = 100_000, 128, 512

@@ -21,11 +21,11 @@ import torch
 from bench.cases import CASES
 
 from unmask.batch import PackedBatch
-from unmask.data.loader import Loader
 from unmask.data.masking import Masker, Masking
-from unmask.data.memory_store import MemoryStore
-from unmask.data.similar_words import SimilarWords
+from unmask.data.masking.similar_words import SimilarWords
+from unmask.data.store.memory import MemoryStore
 from unmask.data.stream import Stream, StreamConfig
+from unmask.data.stream.loader import Loader
 
 VOCAB_SIZE = 30_522
 DOCUMENTS = 8192

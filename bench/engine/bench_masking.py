@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pytest
 
 from unmask.data.masking import Masked, Masker
-from unmask.data.similar_words import SimilarWords
+from unmask.data.masking.similar_words import SimilarWords
 
 VOCAB_SIZE = 30_522
 PIECE, PIECES = 512, 128

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unmask.data.docstrings import docstring_corpus
 from unmask.data.prepare import prepare
-from unmask.data.prepare_inputs import Inputs
-from unmask.data.readers import ReadOptions
+from unmask.data.prepare.inputs import Inputs
 from unmask.data.store import Store
+from unmask.data.text.docstrings import docstring_corpus
+from unmask.data.text.readers import ReadOptions
 from unmask.data.tokenizer import Tokenizer
 
 VOCAB_SIZE = 30_522

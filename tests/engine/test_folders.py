@@ -10,7 +10,7 @@ from unmask.data.store import Store
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CheckpointError, StoreError
 from unmask.folders import is_store, kind_of
-from unmask.train.checkpoint import Checkpoints, is_checkpoint
+from unmask.train.checkpoint.checkpoints import Checkpoints, is_checkpoint
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from unmask.cli.pretrain import parse
 from unmask.config import RunConfig, load_config, to_mapping, to_yaml
-from unmask.streams import lasting
+from unmask.terminal import lasting
 from unmask.train.run_folder import RunFolder, flatten, saved_config
 
 NAMES = sorted(flatten(to_mapping(RunConfig())))

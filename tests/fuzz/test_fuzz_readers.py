@@ -18,9 +18,9 @@ from fuzz_mutations import ODD, byte_changes, change_bytes, change_tree, tree_ch
 from fuzz_outcomes import Fault, result_or_sentence, try_cases
 from hypothesis import strategies as st
 
-from unmask.data.corpus import named_inputs, read_input
-from unmask.data.listing import list_files
-from unmask.data.readers import Cuts, ReadOptions
+from unmask.data.text.corpus import named_inputs, read_input
+from unmask.data.text.listing import list_files
+from unmask.data.text.readers import Cuts, ReadOptions
 
 FORMS = (".txt", ".md", ".jsonl", ".parquet")
 TEXTS = ["# One\nthe river runs\r\npast the mill\n\n\nand ends\n", "", "é 漢字\u2028 \x85 [MASK]", "a\fb\n# Two\nlast"]

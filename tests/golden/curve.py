@@ -53,7 +53,7 @@ SETTINGS = {
 def losses(folder: Path) -> list[float]:
     """Train in `folder` and return the loss of every step."""
     from unmask.config import load_config
-    from unmask.train.log import read_log
+    from unmask.train.logging.log import read_log
     from unmask.train.pretrain import pretrain
 
     run = pretrain(load_config(None, {**SETTINGS, "run": str(folder / "run")}))

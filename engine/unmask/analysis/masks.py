@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unmask.batch import IGNORED, PackedBatch
-from unmask.data.similar_words import SimilarWords
+from unmask.data.masking.similar_words import SimilarWords
 
 __all__ = ["MaskStatistics", "measure_masks"]
 

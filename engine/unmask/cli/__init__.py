@@ -104,7 +104,7 @@ def _asked(variable: str) -> bool:
 
 
 def _fail(message: str, *, status: int = 2) -> int:
-    from unmask.streams import lasting
+    from unmask.terminal import lasting
 
     print(f"unmask: {message}", file=lasting(sys.stderr))
     return status

@@ -34,7 +34,7 @@ def find_model(path: Path) -> ModelFolder:
             every one of the run, is damaged.
     """
     from unmask.interop.model_folder import require_folder, require_model
-    from unmask.train.checkpoint import is_checkpoint
+    from unmask.train.checkpoint.checkpoints import is_checkpoint
 
     require_folder(path)
     if (path / "config.yaml").is_file() and not (path / "config.json").exists():
@@ -52,7 +52,7 @@ def load_model(found: ModelFolder) -> "tuple[PretrainingModel, Tokenizer]":
     """
     from unmask.data.tokenizer import Tokenizer
     from unmask.model import PretrainingModel
-    from unmask.train.binding import require_bound
+    from unmask.train.checkpoint.binding import require_bound
 
     model = PretrainingModel.from_pretrained(found.path)
     tokenizer = Tokenizer.load(found.path)
@@ -76,7 +76,7 @@ def config_of(found: ModelFolder) -> "RunConfig | None":
 def _newest(run: Path) -> ModelFolder:
     import sys
 
-    from unmask.train.checkpoint import Checkpoints, damage_of
+    from unmask.train.checkpoint.checkpoints import Checkpoints, damage_of
 
     checkpoints = Checkpoints(folder=run / "checkpoints")
     problems: list[str] = []
@@ -98,6 +98,6 @@ def _newest(run: Path) -> ModelFolder:
 
 
 def _verified(path: Path) -> ModelFolder:
-    from unmask.train.checkpoint import verify
+    from unmask.train.checkpoint.checkpoints import verify
 
     return ModelFolder(path=path, steps=int(verify(path)["step"]))

@@ -1,7 +1,7 @@
 """What a command makes of the process that it finds itself in, so that no oddness of it costs the work.
 
 Standard streams: closed ones (`>&-`) become the null device, for the next file to be opened would else take their place
-and the output with it; the others never fail (`unmask.streams`). Signals: SIGTERM and SIGHUP end a command as Ctrl-C
+and the output with it; the others never fail (`unmask.terminal`). Signals: SIGTERM and SIGHUP end a command as Ctrl-C
 does, through its clean-up; the training loop saves first (`train.signals`). Imports: the current folder comes last, so
 that a keyword.py of the user is no module of Python. A user without a name or a home, as in a container: a name is made
 up, and what would be kept at home is kept for as long as the command runs.
@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TextIO
 
 from unmask.errors import UnmaskError
-from unmask.streams import LastingStream, lasting
+from unmask.terminal import LastingStream, lasting
 
 __all__ = ["Stopped", "settled"]
 

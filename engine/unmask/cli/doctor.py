@@ -44,8 +44,8 @@ def report() -> Iterator[str]:
     """The lines of the report: versions, processor, GPUs, compiler, then each family on each device."""
     import torch
 
+    from unmask.train.logging.provenance import processor
     from unmask.train.precision import choose_precision
-    from unmask.train.provenance import processor
 
     yield from _versions()
     yield ""

@@ -51,7 +51,7 @@ def export(model: Path, out: Path) -> str:
             f"{found.path} has no tokenizer.json and no vocab.txt; put the model's tokenizer there first"
         )
 
-    from unmask.train.binding import bind
+    from unmask.train.checkpoint.binding import bind
 
     # read and written again, not copied: what is exported has passed our own checks of names and shapes
     loaded, tokenizer = load_model(found)

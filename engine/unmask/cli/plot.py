@@ -14,7 +14,7 @@ import tyro
 from unmask.cli._arguments import read
 from unmask.errors import RunError, UnmaskError
 from unmask.paths import printable
-from unmask.train.log import read_evaluations, read_log
+from unmask.train.logging.log import read_evaluations, read_log
 
 __all__ = ["Curve", "draw", "read_curves", "run"]
 

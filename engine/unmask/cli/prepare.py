@@ -12,7 +12,7 @@ import tyro
 from unmask.cli._arguments import join_repeated, read
 from unmask.errors import UnmaskError
 from unmask.paths import as_typed
-from unmask.streams import with_width
+from unmask.terminal import with_width
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> None:
     """Prepare and print what the store holds."""
     options = read(Options, prog="unmask prepare", arguments=join_repeated(arguments, "--input"), stray=_refuse_bare)
     from unmask.data.prepare import describe, prepare
-    from unmask.data.unfinished import unfinished_hint
+    from unmask.data.store.unfinished import unfinished_hint
 
     with _Report() as report:
         try:

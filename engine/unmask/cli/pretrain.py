@@ -61,8 +61,8 @@ def _take_resume(arguments: list[str]) -> tuple[list[str], Path | None]:
 
 def _unchecked(source: str | Path | None) -> RunConfig:
     # ranges and agreements are checked after the command line is in: it may mend what the file says
-    from unmask._mappings import build
-    from unmask.recipes import read_recipe
+    from unmask.config.mappings import build
+    from unmask.config.recipes import read_recipe
 
     return build(RunConfig, read_recipe("tiny" if source is None else source), name="config")
 
@@ -71,7 +71,7 @@ def _read(arguments: list[str], base: RunConfig, *, first: str | None) -> RunCon
     """`base` with the options laid over it; `first` is what came before them."""
     if not arguments:
         return base
-    from unmask.recipes import names
+    from unmask.config.recipes import names
 
     def stray(words: list[str]) -> None:
         for before, word in itertools.pairwise(["", *words]):

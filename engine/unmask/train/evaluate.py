@@ -16,7 +16,7 @@ from torch import Tensor
 from unmask.batch import PackedBatch
 from unmask.model import PretrainingModel
 from unmask.objectives import Objective, score_batch
-from unmask.train.metrics import TOKEN_OBJECTIVES, perplexity
+from unmask.train.logging.metrics import TOKEN_OBJECTIVES, perplexity
 
 __all__ = ["Score", "as_row", "evaluate"]
 

@@ -6,13 +6,13 @@ import torch
 
 from unmask.config import RunConfig
 from unmask.train.assembly import assemble
-from unmask.train.checkpoint import Checkpoints
-from unmask.train.log import event_writer_class
-from unmask.train.progress import Display
-from unmask.train.resume import inherit, tell_of_schedule
+from unmask.train.checkpoint.checkpoints import Checkpoints
+from unmask.train.checkpoint.resume import inherit, tell_of_schedule
+from unmask.train.checkpoint.state import load_facts
+from unmask.train.logging.log import event_writer_class
+from unmask.train.logging.progress import Display
 from unmask.train.run_folder import RunFolder, saved_config
 from unmask.train.start_folder import located
-from unmask.train.state import load_facts
 from unmask.train.trainer import Trainer
 from unmask_kernels import using
 

@@ -14,13 +14,13 @@ import torch
 from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
 from unmask.data.compose import Composition
-from unmask.data.loader import Loader
-from unmask.data.similar_words import SimilarWords
-from unmask.data.stream import Store, Stream, StreamConfig
+from unmask.data.masking.similar_words import SimilarWords
+from unmask.data.stream.loader import Loader
+from unmask.data.stream.stream import Store, Stream, StreamConfig
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError
 from unmask.train.device_masking import DeviceMasking
-from unmask.train.segments import Segment, plan_segments, segment_of
+from unmask.train.phases import Segment, plan_segments, segment_of
 
 __all__ = ["Position", "Sources"]
 

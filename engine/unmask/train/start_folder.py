@@ -61,7 +61,7 @@ def absolute_changes(run: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     """`changes` to the configuration saved in `run`, with paths that are meant from here written out where the run was
     started elsewhere.
     """
-    from unmask._mappings import nest
+    from unmask.config.mappings import nest
 
     nested = nest(changes)
     data = nested.get("data")

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unmask.config import RunConfig
-from unmask.data.docstrings import cache_folder, docstring_corpus
 from unmask.data.prepare import Progress, describe, prepare
-from unmask.data.prepare_inputs import stores_among
+from unmask.data.prepare.inputs import stores_among
 from unmask.data.store import Store
+from unmask.data.text.docstrings import cache_folder, docstring_corpus
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import StoreError
 

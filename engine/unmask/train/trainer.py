@@ -22,22 +22,22 @@ from unmask.config import RunConfig
 from unmask.errors import RunError
 from unmask.paths import as_typed
 from unmask.train.assembly import Parts
-from unmask.train.binding import bind
-from unmask.train.checkpoint import Checkpoints
+from unmask.train.checkpoint.binding import bind
+from unmask.train.checkpoint.checkpoints import Checkpoints
+from unmask.train.checkpoint.resume import require_same_data
+from unmask.train.checkpoint.state import Facts, load_tensors, save_state, state_bytes
 from unmask.train.evaluate import as_row, evaluate
-from unmask.train.log import RunLog
-from unmask.train.meter import Meter
-from unmask.train.metrics import FlopCount, peak_flops
+from unmask.train.logging.log import RunLog
+from unmask.train.logging.meter import Meter
+from unmask.train.logging.metrics import FlopCount, peak_flops
+from unmask.train.logging.progress import Display, next_command
+from unmask.train.logging.provenance import differences, machine
 from unmask.train.optim import adamw, set_learning_rate
-from unmask.train.progress import Display, next_command
-from unmask.train.provenance import differences, machine
-from unmask.train.resume import require_same_data
+from unmask.train.phases import segment_of
 from unmask.train.run_folder import RunFolder
 from unmask.train.schedule import LinearSchedule
-from unmask.train.segments import segment_of
 from unmask.train.signals import StopRequest
 from unmask.train.start_folder import note_start
-from unmask.train.state import Facts, load_tensors, save_state, state_bytes
 from unmask.train.step import StepReport, TrainingStep
 
 __all__ = ["Trainer"]

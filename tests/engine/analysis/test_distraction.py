@@ -13,7 +13,7 @@ from unmask import EncoderConfig
 from unmask.analysis.distraction import documents_of, measure_distraction, reference_masses
 from unmask.batch import PackedBatch, pack
 from unmask.data.compose import Composition
-from unmask.data.memory_store import MemoryStore
+from unmask.data.store.memory import MemoryStore
 from unmask.data.stream import Stream, StreamConfig
 from unmask.model import Encoder
 

@@ -13,8 +13,8 @@ from unmask.analysis.packing import describe_lengths, measure_packing, sequences
 from unmask.batch import PackedBatch, assemble, pack
 from unmask.data.compose import Composition
 from unmask.data.masking import Masking
-from unmask.data.memory_store import MemoryStore
-from unmask.data.similar_words import SimilarWords
+from unmask.data.masking.similar_words import SimilarWords
+from unmask.data.store.memory import MemoryStore
 from unmask.data.stream import Stream, StreamConfig
 
 

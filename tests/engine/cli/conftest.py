@@ -47,7 +47,7 @@ def run_folder(model_folder: Path, tmp_path: Path) -> Path:
     """A run directory with the checkpoints of steps 10 and 20, which hold the same model."""
     import shutil
 
-    from unmask.train.checkpoint import Checkpoints
+    from unmask.train.checkpoint.checkpoints import Checkpoints
 
     run = tmp_path / "run"
     run.mkdir()

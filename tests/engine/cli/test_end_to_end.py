@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from unmask.cli import main
-from unmask.train.log import read_log
+from unmask.train.logging.log import read_log
 
 SMALL = [
     *("--model.num-layers", "1", "--model.hidden-size", "32", "--model.num-heads", "2"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unmask.cli import main
-from unmask.train.log import read_evaluations
+from unmask.train.logging.log import read_evaluations
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 NUMBERS += ["eleven", "twelve", "thirteen", "fourteen"]

@@ -128,9 +128,9 @@ def test_what_a_failed_run_keeps_is_told_and_the_mended_text_goes_on(
 ) -> None:
     from unmask.data.store import Store
 
-    monkeypatch.setattr("unmask.data.prepare._BATCH_CHARACTERS", 200)
+    monkeypatch.setattr("unmask.data.prepare.preparation._BATCH_CHARACTERS", 200)
     # what is read at once is decoded at once
-    monkeypatch.setattr("unmask.data.text_files._BLOCK_BYTES", 200)
+    monkeypatch.setattr("unmask.data.text.decoding._BLOCK_BYTES", 200)
     corpus = tmp_path / "docs.jsonl"
     good = "".join(json.dumps({"text": line}) + "\n" for line in LINES * 20).encode()
     corpus.write_bytes(good + b"\xff")

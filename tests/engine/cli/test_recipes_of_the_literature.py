@@ -8,7 +8,7 @@ import pytest
 
 from unmask.cli import main
 from unmask.cli.analyse import analyse
-from unmask.train.log import read_evaluations, read_log
+from unmask.train.logging.log import read_evaluations, read_log
 
 SMALL = [
     *("--model.num-layers", "2", "--model.hidden-size", "32", "--model.num-heads", "2"),

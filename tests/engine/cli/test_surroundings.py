@@ -13,7 +13,7 @@ import pytest
 
 from unmask import cli
 from unmask.cli._surroundings import settled
-from unmask.data.docstrings import cache_folder
+from unmask.data.text.docstrings import cache_folder
 
 
 def unmask(*words: str, **options: Any) -> "subprocess.CompletedProcess[bytes]":

@@ -13,8 +13,8 @@ import torch
 import unmask
 from unmask.batch import PackedBatch
 from unmask.data.compose import Composition
-from unmask.data.memory_store import MemoryStore
-from unmask.data.similar_words import SimilarWords
+from unmask.data.masking.similar_words import SimilarWords
+from unmask.data.store.memory import MemoryStore
 from unmask.data.stream import Stream, StreamConfig
 from unmask.objectives import build_objectives, score_batch
 

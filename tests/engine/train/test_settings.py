@@ -19,15 +19,15 @@ from unmask.config import DataConfig, KernelsConfig, ObjectiveConfig, RunConfig
 from unmask.data.compose import Composition
 from unmask.data.stream import StreamConfig
 from unmask.errors import CheckpointError
-from unmask.train.checkpoint import Checkpoints
+from unmask.train.checkpoint.checkpoints import Checkpoints
+from unmask.train.checkpoint.resume import inherit
+from unmask.train.checkpoint.state import Facts, load_facts, save_state
 from unmask.train.evaluate import evaluate
-from unmask.train.log import read_log
-from unmask.train.progress import Display
-from unmask.train.resume import inherit
+from unmask.train.logging.log import read_log
+from unmask.train.logging.progress import Display
 from unmask.train.run_folder import saved_config
 from unmask.train.schedule import LinearSchedule
 from unmask.train.sources import Sources
-from unmask.train.state import Facts, load_facts, save_state
 from unmask.train.step import StepReport, TrainingStep
 from unmask.train.trainer import Trainer
 
@@ -102,7 +102,7 @@ def test_the_time_of_saves_and_evaluations_is_in_no_rate(
 
     for name, original in (("evaluate", evaluate), ("save_state", save_state)):
         monkeypatch.setattr(f"unmask.train.trainer.{name}", slow(original))
-    monkeypatch.setattr("unmask.train.meter.time.perf_counter", lambda: clock() + passed)
+    monkeypatch.setattr("unmask.train.logging.meter.time.perf_counter", lambda: clock() + passed)
     tiny.pretrain(tiny.config(tmp_path / "a", steps=5, phases=[], log_every=1, save_every=2, evaluate_every=3))
     assert passed == 5000.0
     assert all(row["seconds_per_step"] < 100.0 for row in read_log(tmp_path / "a"))
@@ -112,7 +112,7 @@ def test_operations_of_all_micro_batches_are_set_against_the_peak(
     tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unmask.train.trainer.peak_flops", lambda device: 1e12)
-    monkeypatch.setattr("unmask.train.metrics.FlopCount.training", lambda count, batch: 5e9)
+    monkeypatch.setattr("unmask.train.logging.metrics.FlopCount.training", lambda count, batch: 5e9)
     tiny.pretrain(tiny.config(tmp_path / "a", steps=4, phases=[], log_every=2))
     for row in read_log(tmp_path / "a"):
         assert row["mfu"] * 1e12 * row["seconds_per_step"] == pytest.approx(2 * 5e9)
@@ -127,7 +127,9 @@ def test_as_many_checkpoints_stay_as_are_asked_for(tiny: ModuleType, tmp_path: P
 def test_a_disk_without_room_for_a_checkpoint_stops_the_run_before_it_is_written(
     tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unmask.train.checkpoint.shutil.disk_usage", lambda folder: SimpleNamespace(free=10_000))
+    monkeypatch.setattr(
+        "unmask.train.checkpoint.checkpoints.shutil.disk_usage", lambda folder: SimpleNamespace(free=10_000)
+    )
     with pytest.raises(CheckpointError, match=r"step-000004 could not be written \(the disk is too full\)"):
         tiny.pretrain(tiny.config(tmp_path / "a", steps=4, phases=[]))
 

@@ -17,17 +17,17 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
-from unmask._config_unused import _READ
-from unmask._mappings import nest
 from unmask.batch import PackedBatch
 from unmask.config import RunConfig, load_config
-from unmask.data.corpus import Document
-from unmask.data.loader import Loader
+from unmask.config.mappings import nest
+from unmask.config.unused import _READ
 from unmask.data.prepare import prepare
 from unmask.data.store import Store
+from unmask.data.stream.loader import Loader
+from unmask.data.text.corpus import Document
 from unmask.errors import UnmaskError
-from unmask.train.checkpoint import Checkpoints
-from unmask.train.log import read_evaluations, read_log
+from unmask.train.checkpoint.checkpoints import Checkpoints
+from unmask.train.logging.log import read_evaluations, read_log
 from unmask.train.pretrain import pretrain
 from unmask.train.step import StepReport, TrainingStep
 from unmask_kernels.dispatch import Call, Family
@@ -227,7 +227,7 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("unmask.train.stores.docstring_corpus", lambda: [Document(text="a", source="b", origin="c")])
     monkeypatch.setattr("unmask.train.stores.cache_folder", lambda: folder / "cache")
     monkeypatch.setattr("unmask.train.pretrain.event_writer_class", lambda: seen.append("events"))
-    monkeypatch.setattr("unmask.train.log.event_writer_class", MagicMock)
+    monkeypatch.setattr("unmask.train.logging.log.event_writer_class", MagicMock)
     return seen
 
 
@@ -284,7 +284,7 @@ def ignored(behaviour: Behaviour, context: str, names: Iterable[str]) -> list[st
 
 
 def test_a_setting_that_is_accepted_and_ignored_is_found(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unmask._config_unused._READ", ())
+    monkeypatch.setattr("unmask.config.unused._READ", ())
     names = ["data.scope", "data.mask_rate", "model.attention_window", "train.evaluate_tokens"]
     assert ignored(behaviour, "one layer", names) == ["data.scope", "model.attention_window", "train.evaluate_tokens"]
 

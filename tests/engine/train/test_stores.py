@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unmask.config import DataConfig, RunConfig
-from unmask.data.corpus import Document
+from unmask.data.text.corpus import Document
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import StoreError
 from unmask.train.pretrain import pretrain
@@ -22,7 +22,7 @@ TEXTS = [
 def docstrings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Document]:
     """A small corpus in the place of the embedded one, and a cache of its own."""
     documents = [Document(text=text, source="python", origin=str(n)) for n, text in enumerate(TEXTS)]
-    for module in ("unmask.train.stores", "unmask.data.prepare_inputs"):
+    for module in ("unmask.train.stores", "unmask.data.prepare.inputs"):
         monkeypatch.setattr(f"{module}.docstring_corpus", lambda **_: documents)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return documents

@@ -15,9 +15,9 @@ import torch
 from unmask.config import KernelsConfig
 from unmask.errors import ConfigError, RunError
 from unmask.objectives import build_objectives
-from unmask.train.checkpoint import Checkpoints, verify
-from unmask.train.log import RunLog, read_evaluations, read_log
-from unmask.train.progress import Display
+from unmask.train.checkpoint.checkpoints import Checkpoints, verify
+from unmask.train.logging.log import RunLog, read_evaluations, read_log
+from unmask.train.logging.progress import Display
 from unmask.train.run_folder import saved_config
 from unmask.train.trainer import Trainer
 from unmask_kernels import BackendUnavailable
@@ -69,7 +69,7 @@ def test_the_first_speed_leaves_out_what_came_before_the_loop(
         return RunLog(*arguments, **options)
 
     monkeypatch.setattr("unmask.train.trainer.RunLog", slow)
-    monkeypatch.setattr("unmask.train.meter.time.perf_counter", lambda: clock() + passed)
+    monkeypatch.setattr("unmask.train.logging.meter.time.perf_counter", lambda: clock() + passed)
     tiny.pretrain(tiny.config(tmp_path / "a", steps=4, phases=[]))
     assert read_log(tmp_path / "a")[0]["seconds_per_step"] < 1.0 / 3
 

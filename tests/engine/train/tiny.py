@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from unmask.config import DataConfig, ModelConfig, Phase, RunConfig, TrainConfig
-from unmask.data.memory_store import MemoryStore
+from unmask.data.store.memory import MemoryStore
 from unmask.data.tokenizer import Tokenizer
 from unmask.train import assembly
-from unmask.train.log import read_evaluations, read_log
+from unmask.train.logging.log import read_evaluations, read_log
 from unmask.train.pretrain import pretrain
 from unmask.train.run_folder import saved_config
 

@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from unmask.data.masking.row import Flags, Indices, Row
 from unmask.data.masking.row import Words as Draws
+from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.masking.words import Words, take_words
-from unmask.data.similar_words import SimilarWords
 
 __all__ = ["FALLBACK_SHARE", "Fate", "SimilarWords", "choose_correction", "replace_by_similar"]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from unmask.data import windows
 from unmask.data.compose import Window
-from unmask.data.memory_store import MemoryStore
+from unmask.data.store.memory import MemoryStore
+from unmask.data.stream import blocks
 
 
 def make_store(lengths, *, source_of=None, seed=0, vocabulary=300):
@@ -57,9 +57,9 @@ def _whole_window():
 @pytest.fixture
 def small_windows(monkeypatch):
     """Windows of 32 documents, so that a small corpus has several."""
-    monkeypatch.setattr(windows, "CHUNK", 8)
-    monkeypatch.setattr(windows, "_CHUNKS", 4)
-    monkeypatch.setattr(windows, "_BATCHES", 1)
+    monkeypatch.setattr(blocks, "CHUNK", 8)
+    monkeypatch.setattr(blocks, "_CHUNKS", 4)
+    monkeypatch.setattr(blocks, "_BATCHES", 1)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from unmask.data.compose import Composition, bm25_index, composer
 from unmask.data.compose.bm25_index import K1, SCALE, B, TermIndex
-from unmask.data.memory_store import MemoryStore
 from unmask.data.randomness import QUERIES, philox_4x32, site_key
+from unmask.data.store.memory import MemoryStore
 
 relaxed = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

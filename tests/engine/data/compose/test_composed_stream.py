@@ -11,11 +11,10 @@ import torch
 
 from unmask import limits
 from unmask.config import DataConfig
-from unmask.data import windows
 from unmask.data.compose import Composition
 from unmask.data.compose.composition import Strategy
-from unmask.data.loader import Loader
-from unmask.data.stream import Stream, StreamConfig
+from unmask.data.stream import Stream, StreamConfig, blocks
+from unmask.data.stream.loader import Loader
 from unmask.errors import ConfigError, CorpusError
 
 pytestmark = pytest.mark.usefixtures("small_windows")
@@ -147,7 +146,7 @@ def test_every_token_comes_once_in_each_pass(strategy, stream, make_store):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_micro_batches_are_full(strategy, stream, make_store, monkeypatch):
-    monkeypatch.setattr(windows, "CHUNK", 1024)
+    monkeypatch.setattr(blocks, "CHUNK", 1024)
     lengths = np.random.default_rng(0).lognormal(np.log(100) - 0.5, 1.0, 4000).astype(int) + 1
     ours = stream(strategy, store=make_store(lengths), longest=128, tokens=4096)
     batches = list(islice(ours.batches(), 20))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from unmask.data.compose import Composition, composer
 from unmask.data.compose.draws import Draws
-from unmask.data.memory_store import MemoryStore
 from unmask.data.randomness import PAIRS
+from unmask.data.store.memory import MemoryStore
 from unmask.data.stream import Stream, StreamConfig
 from unmask.errors import ConfigError, CorpusError
 

@@ -9,8 +9,8 @@ import pytest
 
 from unmask.data.compose import Composition, bm25, composer
 from unmask.data.compose.stored import StoredTables
-from unmask.data.loader import Loader
 from unmask.data.stream import Stream, StreamConfig
+from unmask.data.stream.loader import Loader
 
 pytestmark = pytest.mark.usefixtures("small_windows")
 LENGTHS = np.random.default_rng(5).integers(0, 70, 150)

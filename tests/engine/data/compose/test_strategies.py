@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unmask.data.compose import Composition, composer
-from unmask.data.memory_store import MemoryStore
+from unmask.data.store.memory import MemoryStore
 
 WHOLE = ["documents", "doc_sentences", "full_sentences", "mix", "uni", "bm25", "best_fit"]
 OF_ONE_SOURCE = ["documents", "doc_sentences", "uni", "bm25"]

@@ -1,0 +1,28 @@
+"""The configuration of a run: `schema` has the settings, `load` reads and checks them.
+
+Importing this package needs the standard library alone; PyYAML and pydantic are imported when a file is read.
+"""
+
+from unmask.config.load import load_config, to_mapping, to_yaml
+from unmask.config.schema import (
+    DataConfig,
+    KernelsConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    Phase,
+    RunConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "DataConfig",
+    "KernelsConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "Phase",
+    "RunConfig",
+    "TrainConfig",
+    "load_config",
+    "to_mapping",
+    "to_yaml",
+]

@@ -1,0 +1,216 @@
+"""What a configuration must satisfy beyond its types: ranges, and settings that must agree with one another."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from itertools import chain
+from typing import Any
+
+from unmask.config.schema import RunConfig
+from unmask.errors import ConfigError
+from unmask.limits import INCOMPATIBLE_OBJECTIVES, SHORTEST, SHORTEST_PAIR
+
+__all__ = ["check", "check_changes"]
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError with the first thing that is out of range or contradicts another setting."""
+    # one after the other: agreements divide by numbers that the ranges have found to be above 0
+    for problem in chain(_ranges(config), _agreements(config), _objectives(config), _masking(config)):
+        raise ConfigError(f"config: {problem}")
+
+
+def check_changes(config: RunConfig, changes: Mapping[str, Any], *, longest: int) -> None:
+    """Raise ConfigError where a setting laid over a recipe, whose `data.longest` is `longest`, would change nothing.
+
+    A recipe may name both `data.longest` and phases, for whoever replaces the phases; asking for a length that no phase
+    has is a mistake.
+    """
+    data, train = changes.get("data") or {}, changes.get("train") or {}
+    lengths = [phase.longest for phase in config.train.phases]
+    asked = "longest" in data and ("phases" not in train or config.data.longest not in (longest, *lengths))
+    if lengths and asked:
+        raise ConfigError(
+            f"config: data.longest {config.data.longest} would change nothing, because train.phases sets the lengths "
+            f"({', '.join(map(str, lengths))}); leave it out, give --train.phases.0.longest and so on, or write a YAML "
+            "file with other train.phases ([] for one phase of this length)"
+        )
+
+
+def _ranges(config: RunConfig) -> Iterator[str]:
+    data, model, objective, train = config.data, config.model, config.objective, config.train
+    at_least = {
+        "seed": (config.seed, 0),
+        "data.vocab_size": (data.vocab_size, 100),
+        "data.longest": (data.longest, SHORTEST),
+        "data.workers": (data.workers, 0),
+        "data.bm25_buffer": (data.bm25_buffer, 1),
+        "data.bm25_query_terms": (data.bm25_query_terms, 1),
+        "model.num_layers": (model.num_layers, 1),
+        "model.hidden_size": (model.hidden_size, 1),
+        "model.num_heads": (model.num_heads, 1),
+        "model.intermediate_size": (model.intermediate_size, 1),
+        "model.max_positions": (model.max_positions, SHORTEST),
+        "model.num_segments": (model.num_segments, 1),
+        "model.attention_window": (1 if model.attention_window is None else model.attention_window, 1),
+        "objective.mlm": (objective.mlm, 0),
+        "objective.nsp": (objective.nsp, 0),
+        "objective.sop": (objective.sop, 0),
+        "objective.clm": (objective.clm, 0),
+        "train.steps": (train.steps, 1),
+        "train.tokens_per_step": (train.tokens_per_step, 1),
+        "train.micro_batch_tokens": (train.micro_batch_tokens, 1),
+        "train.max_documents": (1 if train.max_documents is None else train.max_documents, 1),
+        "train.warmup_steps": (train.warmup_steps, 0),
+        "train.weight_decay": (train.weight_decay, 0),
+        "train.log_every": (train.log_every, 1),
+        "train.evaluate_every": (train.evaluate_every, 1),
+        "train.evaluate_tokens": (train.evaluate_tokens, 1),
+        "train.save_every": (train.save_every, 1),
+        "train.keep_checkpoints": (train.keep_checkpoints, 1),
+        "train.threads": (1 if train.threads is None else train.threads, 1),
+    }
+    for name, (value, least) in at_least.items():
+        if value < least:
+            yield f"{name} must be at least {least}, got {value}"
+    if model.global_every < 0 or model.global_every == 1:
+        yield (
+            f"model.global_every must be at least 2, or 0 to make every layer local, got {model.global_every}; "
+            "leave out model.attention_window to make every layer global"
+        )
+    if config.seed >= 2**63:
+        yield f"seed must be below 2^63, got {config.seed}"
+    for name, number in {
+        "model.layer_norm_eps": model.layer_norm_eps,
+        "model.initializer_range": model.initializer_range,
+        "train.learning_rate": train.learning_rate,
+        "train.eps": train.eps,
+        "train.clip_norm": train.clip_norm,
+    }.items():
+        if number <= 0:
+            yield f"{name} must be above 0, got {number}"
+    for name, number in {
+        "model.hidden_dropout": model.hidden_dropout,
+        "model.attention_dropout": model.attention_dropout,
+        "train.beta1": train.beta1,
+        "train.beta2": train.beta2,
+    }.items():
+        if not 0 <= number < 1:
+            yield f"{name} must be at least 0 and below 1, got {number}"
+    if not 0 < data.mask_rate < 1:
+        yield f"data.mask_rate must be between 0 and 1, got {data.mask_rate}; BERT masks 0.15"
+    if not 0 <= data.short_pairs <= 1:
+        yield f"data.short_pairs must be between 0 and 1, got {data.short_pairs}; BERT has 0.1"
+    for source, weight in data.weights.items():
+        if not 0 <= weight < float("inf"):
+            yield f"data.weights.{source} must be a number of at least 0, got {weight}"
+    if not 0 <= data.held_out <= 0.5:
+        yield f"data.held_out must be between 0 and 0.5, got {data.held_out}"
+
+
+def _agreements(config: RunConfig) -> Iterator[str]:
+    data, model, train = config.data, config.model, config.train
+    if data.store is not None and data.input:
+        yield "data.store and data.input are both set; give the prepared store or the text, not both"
+    if min(data.mask_split) < 0 or abs(sum(data.mask_split) - 1) > 1e-6:
+        yield f"data.mask_split must be three shares that sum to 1, got {list(data.mask_split)}"
+    if model.hidden_size % model.num_heads:
+        yield (
+            f"model.hidden_size must be a multiple of model.num_heads ({model.num_heads}), "
+            f"got {model.hidden_size}; the nearest is {_nearest_multiple(model.hidden_size, model.num_heads)}"
+        )
+    if train.warmup_steps > train.steps:
+        yield (
+            f"train.warmup_steps is {train.warmup_steps} but train.steps is {train.steps}; "
+            "lower the warm-up or raise the steps"
+        )
+    if train.tokens_per_step % train.micro_batch_tokens:
+        micro = train.micro_batch_tokens
+        yield (
+            f"train.tokens_per_step must be a multiple of train.micro_batch_tokens ({micro}), "
+            f"got {train.tokens_per_step}; the nearest is {_nearest_multiple(train.tokens_per_step, micro)}"
+        )
+    shortest = SHORTEST_PAIR if data.compose == "pairs" else SHORTEST
+    longest = {f"train.phases.{i}.longest": phase.longest for i, phase in enumerate(train.phases)}
+    for name, tokens in (longest or {"data.longest": data.longest}).items():
+        if tokens < shortest:
+            yield f"{name} must be at least {shortest}, got {tokens}"
+        if tokens > model.max_positions:
+            yield (
+                f"{name} is {tokens} but model.max_positions is {model.max_positions}; "
+                "cut the documents shorter or lengthen the position table"
+            )
+        if tokens > train.micro_batch_tokens:
+            yield (
+                f"{name} is {tokens} but train.micro_batch_tokens is {train.micro_batch_tokens}; "
+                "shorten the one or raise the other, since a piece must fit in one micro-batch"
+            )
+    shares = [phase.share for phase in train.phases]
+    if shares and (min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
+        yield f"train.phases must have shares above 0 that sum to 1, got {shares} (sum {sum(shares):g})"
+
+
+def _objectives(config: RunConfig) -> Iterator[str]:
+    objective, data = config.objective, config.data
+    weights = asdict(objective)
+    if not any(weights.values()):
+        yield f"all of {', '.join(f'objective.{name}' for name in weights)} are 0; give at least one loss a weight"
+    for one, other, reason in INCOMPATIBLE_OBJECTIVES:
+        if weights[one] > 0 and weights[other] > 0:
+            yield f"objective.{one} and objective.{other} are both above 0, but {reason}; set objective.{other} to 0"
+    pairs = next((name for name in ("nsp", "sop") if weights[name] > 0), None)
+    if pairs and data.compose != "pairs":
+        yield (
+            f"objective.{pairs} is {weights[pairs]} but data.compose is {data.compose!r}, which gives no pairs of "
+            "segments; set data.compose to 'pairs'"
+        )
+    if data.compose == "pairs" and not pairs:
+        yield (
+            "data.compose is 'pairs' but objective.nsp and objective.sop are both 0; give one of them a weight, or set "
+            "data.compose to 'documents'"
+        )
+    if pairs and config.model.num_segments < 2:
+        yield f"objective.{pairs} is {weights[pairs]} but model.num_segments is 1; set it to 2, for the two of a pair"
+    if pairs and config.model.causal:
+        yield (
+            f"objective.{pairs} is {weights[pairs]} but model.causal is true, so [CLS], which tells the pair, sees "
+            "nothing of it; set model.causal to false"
+        )
+    if objective.clm > 0 and not config.model.causal:
+        yield (
+            "objective.clm is above 0 but model.causal is false, so each token would see its answer; "
+            "set model.causal to true"
+        )
+
+
+def _masking(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    if data.masking == "mac" and data.similar_words is None:
+        yield "data.masking is 'mac', which needs data.similar_words; give it a table of similar words"
+    if data.mask_rate_end is not None and not 0 < data.mask_rate_end < 1:
+        yield f"data.mask_rate_end must be between 0 and 1, got {data.mask_rate_end}"
+    if data.mask_on == "device":
+        yield from _device_masks(config)
+    if data.static_masks is not None and data.static_masks < 1:
+        yield f"data.static_masks must be at least 1, got {data.static_masks}; BERT's original made 10"
+    if data.static_masks is not None and data.mask_rate_end is not None:
+        yield (
+            "data.static_masks and data.mask_rate_end are both set, but masks that come again cannot follow a "
+            "schedule; choose one of them"
+        )
+
+
+def _device_masks(config: RunConfig) -> Iterator[str]:
+    """What masks made on the device cannot follow: it knows tokens, words and the names of documents alone."""
+    data = config.data
+    why = "data.mask_on is 'device', which"
+    if data.masking not in ("token", "whole_word"):
+        yield f"{why} masks by 'token' and 'whole_word', not data.masking {data.masking!r}; set data.mask_on to 'host'"
+    if data.static_masks is not None or data.mask_rate_end is not None:
+        asked = "data.static_masks" if data.static_masks is not None else "data.mask_rate_end"
+        yield f"{why} draws new masks at one rate, not {asked}; set data.mask_on to 'host'"
+    if data.scope == "sequence":
+        yield f"{why} masks what attention takes for a document, not data.scope 'sequence'; set data.mask_on to 'host'"
+
+
+def _nearest_multiple(value: int, unit: int) -> int:
+    return max(1, round(value / unit)) * unit

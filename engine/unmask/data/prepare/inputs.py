@@ -1,0 +1,260 @@
+"""What `prepare` reads: text, token stores, or the embedded corpus, as one sequence of documents.
+
+Stores are those folders among the inputs that hold a store's manifest (`folders.py`). Their documents are copied, not
+encoded, so they have to come from the tokenizer and the segmenter of the new store; a named store becomes one source,
+else it keeps its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from unmask.data.store import Store
+from unmask.data.store.manifest import StoreHead
+from unmask.data.store.unfinished import partial_folder
+from unmask.data.store.writer import StoredDocument
+from unmask.data.text.cleaning import Normalisation
+from unmask.data.text.corpus import Document, named_inputs, read_input
+from unmask.data.text.docstrings import docstring_corpus
+from unmask.data.text.listing import CorpusFile, Listing, list_files, real_path
+from unmask.data.text.readers import Cuts, ReadOptions, suffix_of
+from unmask.data.tokenizer import Tokenizer
+from unmask.errors import CorpusError, StoreError
+from unmask.folders import is_store
+from unmask.paths import as_typed, printable
+
+__all__ = ["Inputs", "stores_among"]
+
+_GATHERED = 1024
+_NAMED = 5
+
+
+class Inputs:
+    """The documents of all inputs, in their order; iterating again reads again.
+
+    Args:
+        inputs: paths, `name=path`, stores; none takes the embedded corpus.
+        options: how text is cut into documents.
+        normalisation: of the text, before it is encoded.
+        cache: folder for the embedded corpus.
+        out: the store to make; nothing in it, or in the folder in which it grows, is read.
+        say: receives a sentence for each thing that a user should know: what was left out, what comes twice, a rule
+            for cutting that no line meets.
+
+    Raises:
+        CorpusError: an input does not exist or holds nothing to read, or there is none that an option is about.
+        StoreError: a store is damaged.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[str | Path],
+        options: ReadOptions,
+        normalisation: Normalisation = "none",
+        cache: Path | None = None,
+        *,
+        out: str | Path | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        if inputs and cache is not None:
+            raise CorpusError(
+                f"corpus: cache is {cache} but inputs are given, and only the embedded corpus is kept; leave one of "
+                "them out"
+            )
+        self._options = options
+        self._embedded = None if inputs else docstring_corpus(cache=cache)
+        self._inputs = named_inputs(inputs) if inputs else []
+        self._stores = {location: Store.open(location) for location in stores_among(inputs)}
+        self._cuts = Cuts(options)
+        self._tell = say
+        grows = () if out is None else (Path(out), partial_folder(Path(out)))
+        avoid = [real_path(folder) for folder in grows]
+        # made once: what this process writes cannot become text, and every pass sees the same files
+        listings = [
+            Listing(files=[], left_out="")
+            if given.location in self._stores or given.is_dataset
+            else list_files(Path(given.location), avoid)
+            for given in self._inputs
+        ]
+        self._files = [listing.files for listing in listings]
+        files = [file for some in self._files for file in some]
+        for listing in listings:
+            if listing.left_out:
+                self._say(listing.left_out)
+        self._say_repeated()
+        tables = any(given.is_dataset for given in self._inputs) or not all(map(_is_text, files))
+        cut = "split_at" if options.split_at is not None else "blank_line_documents"
+        if options.cuts_text and not any(map(_is_text, files)):
+            raise CorpusError(
+                f"corpus: {cut} cuts .txt and .md files into documents, and no input is one; leave it out, or "
+                "cut the text before it becomes rows"
+            )
+        if options.text_field != ReadOptions().text_field and not tables:
+            raise CorpusError(
+                f"corpus: text_field {options.text_field!r} is of .jsonl and .parquet files and data sets, and no "
+                "input is one; leave it out"
+            )
+        if normalisation != "none" and self._embedded is None and not files and not tables:
+            raise CorpusError(
+                f"corpus: normalisation {normalisation} is of text, and every input is a store, encoded already; leave "
+                "it out"
+            )
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of the first store."""
+        return next(iter(self._stores.values())).load_tokenizer() if self._stores else None
+
+    @property
+    def segmenter(self) -> str | None:
+        """The name of the first store's segmenter."""
+        labels = [store.segmenter for store in self._stores.values()]
+        return labels[0].partition(" ")[0] or None if labels else None
+
+    @property
+    def names(self) -> list[str]:
+        """The sources that the inputs were given under."""
+        if self._embedded is not None:
+            return []
+        return [
+            name
+            for given in self._inputs
+            for name in (
+                self._stores[given.location].sources
+                if given.location in self._stores and not given.named
+                else [given.source]
+            )
+        ]
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what the inputs are: sources, files and their sizes, fingerprints of stores."""
+        parts: list[object] = []
+        for given, files in zip(self._inputs, self._files, strict=True):
+            if given.location in self._stores:
+                parts.append([given.source, given.named, self._stores[given.location].fingerprint])
+            elif given.is_dataset:
+                parts.append([given.source, given.location])
+            else:
+                parts.append([given.source, [[str(file.path), file.bytes] for file in files]])
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def require(self, head: StoreHead) -> None:
+        """Checks that every store was made as `head` says.
+
+        Raises:
+            StoreError: another tokenizer or segmenter made one of them.
+        """
+        for store in self._stores.values():
+            if store.tokenizer_hash != head.tokenizer_hash:
+                raise StoreError(
+                    f"store: {store.folder} was made by tokenizer {store.tokenizer_hash[:12]}, the new store by "
+                    f"{head.tokenizer_hash[:12]}; stores of different tokenizers cannot be mixed, prepare the text of "
+                    "one of them again"
+                )
+            if store.segmenter != head.segmenter:
+                raise StoreError(
+                    f"store: {store.folder} has words by {store.segmenter or 'no segmenter'}, the new store by "
+                    f"{head.segmenter or 'no segmenter'}; prepare the text of one of them again"
+                )
+
+    def documents(self) -> Iterator[Document]:
+        """Yields the documents that are text."""
+        if self._embedded is not None:
+            yield from self._embedded
+        for given, files in zip(self._inputs, self._files, strict=True):
+            if given.location not in self._stores:
+                yield from read_input(given, files, self._options, self._cuts)
+        self._say_uncut()
+
+    def __iter__(self) -> Iterator[Document | StoredDocument]:
+        if self._embedded is not None:
+            yield from self._embedded
+        found = bool(self._embedded) or bool(self._stores)
+        for given, files in zip(self._inputs, self._files, strict=True):
+            store = self._stores.get(given.location)
+            if store is not None:
+                yield from _stored(store, given.source if given.named else None)
+                continue
+            for document in read_input(given, files, self._options, self._cuts):
+                found = found or bool(document.text.strip())
+                yield document
+        self._say_uncut()
+        if not found:
+            inputs = ", ".join(given.location for given in self._inputs)
+            raise CorpusError(f"corpus: {inputs} holds no text, every document is empty; give text")
+
+    def _say(self, sentence: str) -> None:
+        # a file name may be no text
+        self._tell(printable(sentence))
+
+    def _say_repeated(self) -> None:
+        named: list[tuple[object, str]] = [(file.place, str(file.path)) for some in self._files for file in some]
+        named.extend(
+            (real_path(Path(given.location)), given.location)
+            for given in self._inputs
+            if given.location in self._stores or given.is_dataset
+        )
+        times = Counter(place for place, _ in named)
+        again = sorted({path for place, path in named if times[place] > 1})
+        if again:
+            names = ", ".join(again[:_NAMED]) + (f" and {len(again) - _NAMED:,} more" if len(again) > _NAMED else "")
+            self._say(f"corpus: what the inputs name more than once is read that often: {names}")
+
+    def _say_uncut(self) -> None:
+        """Says after a whole pass, once, that no text file was cut, or one nowhere since its lines are all headings."""
+        if not self._options.cuts_text or self._cuts.told:
+            return
+        self._cuts.told = True
+        rule = self._options.split_at
+        if self._cuts.all_headings is not None:
+            path = self._cuts.all_headings
+            self._say(
+                f"corpus: split_at {rule!r} is found in each line of {path}, and lines with nothing between them open "
+                f"one document; where each line is a document, make JSON lines of it: jq -cR '{{text: .}}' "
+                f"{as_typed(path)} > lines.jsonl"
+            )
+        if self._cuts.found:
+            return
+        missed = "found no blank line" if rule is None else f"{rule!r} is found in no line"
+        name = "blank_line_documents" if rule is None else "split_at"
+        self._say(f"corpus: {name} {missed} of the .txt and .md files, so each of them is one document")
+
+
+def stores_among(inputs: Sequence[str | Path]) -> list[str]:
+    """The folders of those inputs that are stores, in their order.
+
+    Raises:
+        CorpusError: an input does not exist.
+    """
+    given = named_inputs(inputs) if inputs else []
+    return [one.location for one in given if is_store(Path(one.location))]
+
+
+def _is_text(file: CorpusFile) -> bool:
+    return (suffix_of(file.path) or "").startswith((".txt", ".md"))
+
+
+def _stored(store: Store, source: str | None) -> Iterator[StoredDocument]:
+    names = store.sources
+    for first in range(0, store.num_documents, _GATHERED):
+        rows = np.arange(first, min(first + _GATHERED, store.num_documents))
+        spans = (rows, np.zeros(len(rows), np.int64), store.lengths[rows])
+        ids, words = store.gather(*spans)
+        sentences = store.gather_sentence_starts(*spans)
+        end = 0
+        for row in rows:
+            start, end = end, end + int(store.lengths[row])
+            yield StoredDocument(
+                ids=ids[start:end],
+                source=source or names[store.source_of[row]],
+                content_hash=int(store.content_hashes[row]),
+                word_starts=words[start:end],
+                sentence_starts=sentences[start:end],
+            )

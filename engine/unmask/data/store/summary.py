@@ -1,0 +1,135 @@
+"""What `prepare` counts as it goes, kept in the manifest and printed for people.
+
+Counting can stop after any document and go on from what was kept, so a continued store has the summary of one that
+was never interrupted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from unmask.data.store.reader import Store
+from unmask.data.text.cleaning import KINDS
+from unmask.data.tokenizer.wordpiece import LONGEST_WORD
+
+__all__ = ["Tally", "describe"]
+
+# share of unknown tokens in a source from which it is said: that of Chinese text in BERT's vocabulary is about 3%
+_MUCH_UNKNOWN = 0.1
+
+
+class Tally:
+    """Documents without a token, unknown tokens and removed characters by source, and a histogram of lengths.
+
+    Args:
+        kept: `state()` of the tally to go on from.
+    """
+
+    def __init__(self, kept: Mapping[str, Any] | None = None) -> None:
+        kept = kept or {}
+        self.read = int(kept.get("read", 0))
+        self.characters = int(kept.get("characters", 0))
+        self.long_words = int(kept.get("long_words", 0))
+        self._empty = Counter[str](kept.get("empty", {}))
+        self._unknown = Counter[str](kept.get("unknown", {}))
+        self._removed = {kind: Counter[str](kept.get("removed", {}).get(kind, {})) for kind in KINDS}
+        self._lengths = Counter({int(power): count for power, count in kept.get("lengths", {}).items()})
+
+    def note(self, source: str, characters: int, tokens: int, unknown: int, removed: Sequence[int]) -> None:
+        """Counts one document: its characters, tokens, unknown tokens, and removed characters by `KINDS`."""
+        self.read += 1
+        self.characters += characters
+        if tokens:
+            self._lengths[max(4, (tokens - 1).bit_length())] += 1
+            self._unknown[source] += unknown
+        else:
+            self._empty[source] += 1
+        for kind, count in zip(KINDS, removed, strict=True):
+            if count:
+                self._removed[kind][source] += int(count)
+
+    def state(self) -> dict[str, Any]:
+        """Returns all counts, for JSON."""
+        return {
+            "read": self.read,
+            "characters": self.characters,
+            "long_words": self.long_words,
+            "empty": dict(self._empty),
+            "unknown": dict(self._unknown),
+            "removed": {kind: dict(counts) for kind, counts in self._removed.items()},
+            "lengths": {str(power): count for power, count in self._lengths.items()},
+        }
+
+    @classmethod
+    def merged(cls, states: Iterable[Mapping[str, Any]]) -> Tally:
+        """Returns the tally of all that several counted, from their `state()`."""
+        whole = cls()
+        for part in map(cls, states):
+            whole.read += part.read
+            whole.characters += part.characters
+            whole.long_words += part.long_words
+            whole._empty += part._empty
+            # addition would drop sources without an unknown token
+            whole._unknown.update(part._unknown)
+            whole._lengths += part._lengths
+            for kind in KINDS:
+                whole._removed[kind] += part._removed[kind]
+        return whole
+
+    def summary(self, sources: Sequence[str]) -> dict[str, Any]:
+        """Returns what the manifest keeps; `sources` are those that the text was given under."""
+        powers = range(4, max(self._lengths, default=3) + 1)
+        labels = {power: f"{(1 << power - 1) + 1 if power > 4 else 1}-{1 << power}" for power in powers}
+        return {
+            "empty_documents": self._empty.total(),
+            "empty_sources": [name for name in dict.fromkeys(sources) if name not in self._unknown],
+            "unknown_tokens": dict(self._unknown),
+            "removed_characters": {kind: dict(counts) for kind, counts in self._removed.items() if counts},
+            **({"long_words": self.long_words} if self.long_words else {}),
+            "lengths": {label: self._lengths[power] for power, label in labels.items()},
+        }
+
+
+def describe(store: Store) -> str:
+    """Returns a few lines for people: documents, tokens, lengths, unknown tokens and removed characters by source."""
+    summary = store.manifest["summary"]
+    counts = f"{store.num_documents:,} documents, {store.num_tokens:,} tokens, vocabulary {store.vocab_size:,}"
+    words = f", words of Chinese by {store.segmenter}" if store.segmenter else ""
+    lines = [f"{store.folder}: {counts}{words}"]
+    if summary.get("empty_documents"):
+        lines.append(f"{summary['empty_documents']:,} documents without a token were left out")
+    lines.extend(
+        f"source {name} has no document with a token and is left out" for name in summary.get("empty_sources", ())
+    )
+    for source in store.manifest["sources"]:
+        unknown = summary.get("unknown_tokens", {}).get(source["name"], 0) / max(1, source["tokens"])
+        lines.append(
+            f"  {source['name']}: {source['documents']:,} documents, {source['tokens']:,} tokens, {unknown:.3%} unknown"
+        )
+    strange = [
+        source["name"]
+        for source in store.manifest["sources"]
+        if summary.get("unknown_tokens", {}).get(source["name"], 0) > _MUCH_UNKNOWN * source["tokens"]
+    ]
+    if strange:
+        lines.append(
+            f"more than {_MUCH_UNKNOWN:.0%} of {', '.join(strange)} is [UNK], of which a model learns nothing; give a "
+            "tokenizer made for such text, or none to train one"
+        )
+    for kind, by_source in summary.get("removed_characters", {}).items():
+        counted = ", ".join(f"{name} {count:,}" for name, count in by_source.items())
+        lines.append(f"{kind} characters removed: {counted}")
+    if summary.get("long_words"):
+        lines.append(
+            f"{summary['long_words']:,} words of more than {LONGEST_WORD} characters can only become [UNK] and were "
+            "left out of training the vocabulary"
+        )
+    lengths = summary.get("lengths", {})
+    if lengths:
+        lines.append("tokens per document:")
+        rows = itertools.dropwhile(lambda row: not row[1], lengths.items())
+        lines.extend(f"  {label:>17} {count:>12,}" for label, count in rows)
+    return "\n".join(lines)

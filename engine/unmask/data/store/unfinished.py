@@ -1,0 +1,214 @@
+"""A token store that is being made: a folder under another name, a lock, and a journal of what is finished.
+
+    store.partial/             the folder; `store` appears when it is whole, by renaming
+        lock                   held by the process that writes
+        unfinished.json        after each shard: the settings, the shards, their sources, where to go on
+        shard-00000.arrow ...  finished shards, and perhaps half of one more
+        tokenizer/
+
+A killed `prepare` leaves the folder; the same settings go on after the last finished shard and give the same bytes,
+other settings are refused by name. An exception removes the folder while no shard is finished. Journal and shards
+are on the disk before anything relies on them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, TypedDict
+
+from unmask.data.store.manifest import Manifest, ShardEntry, SourceEntry
+from unmask.durable import replace_text, sync
+from unmask.errors import StoreError
+from unmask.limits import MANIFEST
+from unmask.paths import printable
+
+__all__ = ["Journal", "UnfinishedStore", "partial_folder", "unfinished_hint"]
+
+_JOURNAL = "unfinished.json"
+_LOCK = "lock"
+_OURS = re.compile(
+    rf"{_LOCK}|tokenizer|\.?({re.escape(_JOURNAL)}|{re.escape(MANIFEST)})(\.partial)?|shard-\d+\.arrow|\.nfs.*"
+)
+
+
+class Journal(TypedDict):
+    """The contents of `unfinished.json`: `state` is what the writer needs to go on after these shards."""
+
+    settings: dict[str, Any]
+    shards: list[ShardEntry]
+    sources: list[SourceEntry]
+    state: dict[str, Any]
+
+
+def partial_folder(folder: Path) -> Path:
+    """Returns where the store `folder` grows."""
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def unfinished_hint(folder: Path) -> str | None:
+    """Returns a sentence about what a stopped writer of `folder` left and what to do with it; None for nothing."""
+    partial = partial_folder(folder)
+    if not (partial / _JOURNAL).is_file():
+        return None
+    return (
+        f"{partial} is an unfinished store; run the same command on the same text to go on with it, or remove it to "
+        "start afresh"
+    )
+
+
+class UnfinishedStore:
+    """A context that holds the folder of a growing store; `publish` puts it in place.
+
+    Args:
+        folder: the store to make; it must not exist.
+        settings: all that decides what the store will hold, for JSON. None makes a store that is never continued.
+
+    Attributes:
+        path: the folder to write to.
+        journal: of the run that is continued; None when there is nothing to continue.
+
+    Raises:
+        StoreError: the store exists, another process writes it, what was begun has other settings or is damaged, or the
+            folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any] | None = None) -> None:
+        self.folder = Path(folder)
+        self.path = partial_folder(self.folder)
+        self.journal: Journal | None = None
+        self._settings = None if settings is None else json.loads(json.dumps(settings))
+        self._lock: IO[str] | None = None
+        self._kept = False
+
+    def __enter__(self) -> UnfinishedStore:
+        self._refuse_existing()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign()
+            self._lock = (self.path / _LOCK).open("a+")
+            self._take_lock(self._lock)
+            self._refuse_existing()
+            self.journal = self._read_journal()
+            self._kept = self.journal is not None
+            finished = {shard["file"] for shard in self.journal["shards"]} if self.journal else set()
+            for left in self.path.iterdir():
+                if left.name not in (_LOCK, _JOURNAL, "tokenizer", *finished) or (left.is_dir() and not self._kept):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+        except BaseException as error:
+            self._leave()
+            if isinstance(error, OSError):
+                raise self._failed(error) from None
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+        if isinstance(error, OSError):
+            raise self._failed(error) from error
+
+    def _leave(self) -> None:
+        # an interruption may come when the journal is written and before that is noted
+        if not self._kept and not (self.path / _JOURNAL).is_file():
+            shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+
+    def record(self, shards: list[ShardEntry], sources: list[SourceEntry], state: Mapping[str, Any]) -> None:
+        """Notes that these shards are finished and where to go on."""
+        if self._settings is None:
+            return
+        journal = Journal(settings=self._settings, shards=shards, sources=sources, state=dict(state))
+        self._write(_JOURNAL, journal)
+        self._kept = True
+
+    def publish(self, manifest: Manifest) -> None:
+        """Writes the manifest and puts the store in place.
+
+        Raises:
+            StoreError: the store would be empty, or appeared meanwhile.
+            OSError: the disk refuses.
+        """
+        if not manifest["shards"]:
+            raise StoreError(f"store: {self.folder} would be empty; give at least one document with text")
+        self._write(MANIFEST, manifest)
+        if self.folder.exists():
+            raise StoreError(
+                f"store: {self.folder} appeared while it was being written, nothing was replaced; run the same command "
+                "with another folder, or remove that one first"
+            )
+        for name in (_JOURNAL, _LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        self.path.rename(self.folder)
+        sync(self.folder.parent)
+
+    def _write(self, name: str, value: Mapping[str, Any]) -> None:
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        # half a surrogate pair, of an option, becomes the escape that JSON has for it
+        replace_text(self.path / name, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+    def _refuse_existing(self) -> None:
+        if self.folder.exists():
+            raise StoreError(f"store: {self.folder} exists already; choose another folder or remove it first")
+
+    def _refuse_foreign(self) -> None:
+        """Nothing is removed that was not made here."""
+        foreign = sorted(entry.name for entry in self.path.iterdir() if not _OURS.fullmatch(entry.name))
+        if foreign:
+            self._kept = True
+            raise StoreError(
+                f"store: {self.folder} grows in {self.path}, which holds {printable(foreign[0])}, no part of a store; "
+                "move that away or choose another folder"
+            )
+
+    def _take_lock(self, lock: IO[str]) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            writer = lock.read().strip() or "unknown"
+            # it belongs to the other process: nothing of it is removed
+            self._kept = True
+            raise StoreError(
+                f"store: {self.folder} is being written by process {writer}; wait for it or choose another folder"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+
+    def _read_journal(self) -> Journal | None:
+        try:
+            journal: Journal = json.loads((self.path / _JOURNAL).read_text(encoding="utf-8"))
+            settings, shards = journal["settings"], journal["shards"]
+            whole = all((self.path / shard["file"]).stat().st_size == shard["bytes"] for shard in shards)
+        except FileNotFoundError as error:
+            if error.filename == str(self.path / _JOURNAL):
+                return None
+            whole = False
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        self._kept = True
+        if not whole:
+            raise StoreError(f"store: {self.path} is damaged and cannot be continued; remove it to start afresh")
+        asked = self._settings or {}
+        differing = sorted(name for name in settings.keys() | asked.keys() if settings.get(name) != asked.get(name))
+        if differing:
+            changed = " (or a file of it has changed since)" if "input" in differing else ""
+            raise StoreError(
+                f"store: {self.path} was begun with another {', '.join(differing)}{changed}; run the command that "
+                "began it, on the same text, to finish it, or remove it to start afresh"
+            )
+        return journal
+
+    def _failed(self, error: OSError) -> StoreError:
+        reason = error.strerror or str(error)
+        way = unfinished_hint(self.folder) or "make room or choose another folder, nothing of it was kept"
+        return StoreError(f"store: {self.folder} cannot be written ({reason}); {way}")

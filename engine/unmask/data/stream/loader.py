@@ -1,0 +1,265 @@
+"""Background workers around a stream: the same batches in the same order for any number of workers.
+
+Worker w of W makes the micro-batches w, w + W, ... of this rank and the consumer takes from the workers in
+turn, so the order needs no coordination. A worker is a forked process that only runs NumPy: a thread would
+share the interpreter's lock with the training loop, which has a kernel to launch every few microseconds.
+Batches travel as small arrays (about 6 bytes a token) and become tensors in the consumer.
+
+Workers do not react to SIGINT, SIGTERM and SIGHUP: the trainer decides what such a signal means, and may need another
+batch to finish its step. They end when the loader is closed, collected, or at interpreter exit, and when
+their parent is gone.
+
+Where sequences are expensive to compose and kept in files, one more process composes the next two windows while the
+workers make batches of the present one, and removes those that lie behind.
+"""
+
+import contextlib
+import gc
+import multiprocessing
+import multiprocessing.util
+import os
+import pickle
+import queue
+import signal
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+from unmask.batch import PackedBatch
+from unmask.data.stream.stream import Stream
+from unmask.errors import RunError
+
+__all__ = ["Loader"]
+
+_POLL_SECONDS = 0.5
+_WINDOWS_AHEAD = 2
+
+
+class Loader:
+    """Iterates over the micro-batches of one rank, made ahead of time.
+
+    Attributes:
+        waited_seconds: time the consumer spent in `next`, waiting for a batch and turning it into tensors.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 1,
+        prefetch: int = 4,
+    ) -> None:
+        """Start the workers.
+
+        Args:
+            stream: where batches come from.
+            start: global number of the first micro-batch of all ranks.
+            rank, world_size: this process takes numbers start + rank, start + rank + world_size, ...
+            workers: background processes; 0 makes batches in the consumer's own time.
+            prefetch: batches made ahead, over all workers, at least one each.
+        Raises:
+            ValueError: an argument out of range.
+        """
+        if start < 0 or not 0 <= rank < world_size:
+            raise ValueError(
+                f"loader: start must be at least 0 and rank in [0, world_size), got start={start}, "
+                f"rank={rank}, "
+                f"world_size={world_size}"
+            )
+        if workers < 0 or prefetch < 1:
+            raise ValueError(
+                f"loader: workers must be at least 0 and prefetch at least 1, got {workers} and {prefetch}"
+            )
+        if workers and "fork" not in multiprocessing.get_all_start_methods():
+            warnings.warn("loader: this system cannot fork, so batches are made without workers", stacklevel=2)
+            workers = 0
+        self.waited_seconds = 0.0
+        self._stream = stream
+        self._index = start + rank
+        self._step = world_size
+        self._turn = 0
+        self._closed = False
+        self._processes: list[Any] = []
+        self._helpers: list[Any] = []
+        self._pipes: list[Any] = []
+        self._window: Any = None
+        started = (self._processes, self._helpers, self._pipes)
+        self._stop = multiprocessing.util.Finalize(self, _stop, started, exitpriority=10)
+        if workers:
+            self._start(workers, -(-prefetch // workers))
+        else:
+            self._here = stream.flat_batches(self._index, world_size)
+
+    def _start(self, workers: int, depth: int) -> None:
+        # Seeking is done once, here, and inherited by every worker. Past the end of a held-out pass there is
+        # nothing to find; the workers will say so.
+        with contextlib.suppress(IndexError):
+            self._stream.locate(self._index)
+        context = multiprocessing.get_context("fork")
+        # A fork inherits the signal mask: with these signals blocked there is no moment in which a worker could act.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        try:
+            for worker in range(workers):
+                receiver, sender = context.Pipe(duplex=False)
+                first = self._index + worker * self._step
+                process = context.Process(
+                    target=_work,
+                    args=(self._stream, first, workers * self._step, depth, sender, os.getpid()),
+                    name=f"unmask-loader-{worker}",
+                    daemon=True,
+                )
+                self._pipes.append(receiver)
+                self._processes.append(process)
+                with warnings.catch_warnings():
+                    # Python 3.12 warns of forks beside threads, whose locks the child may find taken; these
+                    # children run NumPy and nothing of PyTorch, and print nothing.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    process.start()
+                # Held by the worker alone, the end of the pipe tells of its death, even in mid-message.
+                sender.close()
+            if self._stream.composes_ahead:
+                self._window = context.RawValue("q", self._stream.window_of(self._stream.locate(self._index)))
+                helper = context.Process(
+                    target=_compose_ahead,
+                    args=(self._stream, self._window, os.getpid()),
+                    name="unmask-composer",
+                    daemon=True,
+                )
+                self._helpers.append(helper)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    helper.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        return self
+
+    def __next__(self) -> PackedBatch:
+        if self._closed:
+            raise StopIteration
+        began = time.perf_counter()
+        flat = self._receive() if self._processes else next(self._here, None)
+        if flat is None:
+            self.close()
+            raise StopIteration
+        batch = self._stream.assemble(flat)
+        self._stream.remember(self._index, flat.cursor)
+        if self._window is not None:
+            self._window.value = self._stream.window_of(flat.cursor)
+        self._index += self._step
+        self.waited_seconds += time.perf_counter() - began
+        return batch
+
+    def _receive(self) -> Any:
+        worker = self._turn
+        self._turn = (worker + 1) % len(self._processes)
+        try:
+            flat, error, trace = self._pipes[worker].recv()
+        except (EOFError, OSError):
+            process = self._processes[worker]
+            process.join()
+            self.close()
+            raise RunError(
+                f"loader: worker {worker} must live as long as the loader, ended with exit code "
+                f"{process.exitcode}; if it was killed for lack of memory, use fewer workers"
+            ) from None
+        if error is not None:
+            self.close()
+            error.add_note(f"in loader worker {worker}:\n{trace}")
+            raise error
+        return flat
+
+    def close(self) -> None:
+        """End the workers; a closed loader has no further batches. May be called again."""
+        self._closed = True
+        self._stop()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _stop(processes: Sequence[Any], helpers: Sequence[Any], pipes: Sequence[Any]) -> None:
+    for process in (*processes, *helpers):
+        process.kill()  # neither owns anything that could be left half done
+    for process in (*processes, *helpers):
+        process.join()
+    for pipe in pipes:
+        pipe.close()
+
+
+def _work(stream: Stream, first: int, step: int, depth: int, pipe: Any, parent: int) -> None:
+    """Body of a worker: make (flat batch or None at the end, error, its trace) until killed or orphaned."""
+    # What was inherited is the parent's: collecting it here would run destructors of its GPU tensors.
+    gc.freeze()
+    made: queue.Queue[Any] = queue.Queue(maxsize=depth)
+    # A pipe holds a batch at most; the thread that fills it lets the worker run ahead.
+    threading.Thread(target=_send, args=(made, pipe), daemon=True).start()
+    try:
+        for flat in stream.flat_batches(first, step):
+            _put(made, (flat, None, ""), parent)
+        _put(made, (None, None, ""), parent)
+    except Exception as error:
+        _put(made, (None, _portable(error), traceback.format_exc()), parent)
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    os._exit(0)
+
+
+def _compose_ahead(stream: Stream, window: Any, parent: int) -> None:
+    """Body of the helper: compose the windows after the present one, until killed or orphaned."""
+    gc.freeze()
+    composed = behind = window.value
+    # What cannot be composed here cannot be composed by a worker either, and that one tells.
+    with contextlib.suppress(Exception):
+        while os.getppid() == parent:
+            while behind < window.value - _WINDOWS_AHEAD:
+                stream.forget(behind)
+                behind += 1
+            if composed < window.value + _WINDOWS_AHEAD:
+                composed = max(composed, window.value) + 1
+                stream.compose(composed)
+            else:
+                time.sleep(_POLL_SECONDS)
+    os._exit(0)
+
+
+def _put(made: "queue.Queue[Any]", message: Any, parent: int) -> None:
+    while True:
+        if os.getppid() != parent:
+            os._exit(0)
+        with contextlib.suppress(queue.Full):
+            made.put(message, timeout=_POLL_SECONDS)
+            return
+
+
+def _send(made: "queue.Queue[Any]", pipe: Any) -> None:
+    while True:
+        try:
+            pipe.send(made.get())
+        except OSError:
+            os._exit(0)  # nobody is left to read
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself if it survives pickling, else one that tells its type and text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RunError(
+            f"loader: a worker failed with {type(error).__name__}: {error}; set data.workers to 0 to have it fail in "
+            "the main process"
+        )

@@ -1,0 +1,70 @@
+"""Reads documents from Hugging Face datasets: a folder that `save_to_disk` wrote, or `hf://` and a name.
+
+    path/of/folder                  what Dataset.save_to_disk or DatasetDict.save_to_disk wrote, all splits
+    hf://owner/name:split           streamed from the hub; the split is `train` unless named
+    hf://owner/name@config:split    the same with a configuration of the data set
+    hf:///a/folder:split            files in a folder that `datasets` knows how to read
+
+Needs the package `datasets` (extra `datasets`). Rows keep their order. A hub data set is streamed once for each
+reading of the text, so with a tokenizer to train it is fetched twice: save it to disk where that matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from unmask.data.text.json_lines import missing_field
+from unmask.errors import CorpusError
+
+__all__ = ["HUB", "read_dataset"]
+
+HUB = "hf://"
+
+
+def read_dataset(location: str, text_field: str) -> Iterator[tuple[str, str]]:
+    """Yields the text of each row, and where it is, as `Document.origin`.
+
+    Raises:
+        CorpusError: `datasets` is not installed, the data set cannot be loaded, or `text_field` is not in it or
+            does not hold strings.
+    """
+    for name, rows in _splits(location):
+        columns = rows.column_names
+        if columns is not None:
+            if text_field not in columns:
+                raise CorpusError(missing_field(name, text_field, columns))
+            rows = rows.select_columns([text_field])
+        for number, row in enumerate(rows):
+            origin = f"{name}:row {number}"
+            if text_field not in row:
+                raise CorpusError(missing_field(origin, text_field, row))
+            text = row[text_field]
+            if text is not None and not isinstance(text, str):
+                kind = type(text).__name__
+                raise CorpusError(f"corpus: {origin}: column {text_field!r} must hold strings, it holds {kind}")
+            yield text or "", origin
+
+
+def _splits(location: str) -> list[tuple[str, Any]]:
+    """Name and rows of each split."""
+    try:
+        import datasets
+    except ImportError:
+        raise CorpusError(
+            f"corpus: {location} needs the package datasets; pip install 'unmask[datasets]' brings it"
+        ) from None
+    try:
+        if location.startswith(HUB):
+            path, _, split = location.removeprefix(HUB).partition(":")
+            path, _, config = path.partition("@")
+            return [(location, datasets.load_dataset(path, config or None, split=split or "train", streaming=True))]
+        saved = datasets.load_from_disk(location)
+    # datasets raises what its many readers raise
+    except Exception as error:
+        raise CorpusError(
+            f"corpus: {location} cannot be loaded as a data set ({error}); give hf://owner/name:split or a saved one"
+        ) from None
+    if isinstance(saved, datasets.DatasetDict):
+        return [(f"{location}/{name}", saved[name]) for name in saved]
+    return [(location, saved)]

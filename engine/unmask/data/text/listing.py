@@ -1,0 +1,283 @@
+"""Which files an input is: found once, before anything is written, and the same for every pass over the text.
+
+A folder is searched in depth. What lies in it that is no text of the user's is left out and named: the store that is
+being made, folders of a kind (`folders.py`: stores, runs, checkpoints, models, tokenizers, data sets), what is no
+regular file, and suffixes that are not read. Hidden files and folders are passed over in silence. A link is followed
+once: not where what it points to is found under its own name or by another link, nor into a folder around it. A link
+with a text's suffix that points nowhere is refused, since a text is missing.
+
+The order is the sorted order of the paths as found, links under their own names.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unmask.data.text.decoding import errors_named
+from unmask.data.text.readers import SUFFIXES, suffix_of
+from unmask.errors import CorpusError
+from unmask.folders import Kind, is_vocabulary, kind_of
+
+__all__ = ["CorpusFile", "Listing", "list_files", "real_path", "unchanged"]
+
+_NAMED = 5
+_SPECIAL = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+_CONVERT = "convert it to .jsonl or .parquet with a column for the text"
+_DECOMPRESS = "decompress it, or compress it with gzip or zstd instead"
+_EXTRACT = "take the text out into .txt or .jsonl first"
+_WAYS = {
+    ".json": "write it as .jsonl, one object a line, for example with jq -c '.[]'",
+    ".ndjson": "give its name the suffix .jsonl",
+    ".jsonlines": "give its name the suffix .jsonl",
+    **dict.fromkeys((".csv", ".tsv", ".xlsx", ".arrow", ".feather", ".xml"), _CONVERT),
+    **dict.fromkeys((".bz2", ".xz", ".lz4", ".7z", ".zip", ".tar", ".tgz"), _DECOMPRESS),
+    **dict.fromkeys((".pdf", ".html", ".htm", ".docx", ".epub"), _EXTRACT),
+    **dict.fromkeys((".gz", ".zst"), "give its name both suffixes, as in .txt.gz or .jsonl.zst"),
+}
+_ALL_ELSE = "give its name the suffix .txt if it is plain text"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusFile:
+    """One file to read.
+
+    Args:
+        path: where it was found.
+        bytes: its size on disk.
+        modified: when it was written last, in nanoseconds.
+        place: device and inode, the same for every name of a file.
+    """
+
+    path: Path
+    bytes: int
+    modified: int
+    place: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """The files of one input, in order, and a sentence about what was left out, empty for nothing."""
+
+    files: list[CorpusFile]
+    left_out: str
+
+
+def list_files(path: Path, avoid: Collection[Path] = ()) -> Listing:
+    """Lists the files of an input: a file as it is, a folder searched in depth.
+
+    Args:
+        path: the file or folder.
+        avoid: real paths of folders that are never entered.
+
+    Raises:
+        CorpusError: it is unreadable, no regular file, of a suffix that is not read, of a kind that holds no text of
+            the user's, or a folder without a file to read.
+    """
+    if path.is_dir():
+        return _Search(path, avoid).listing()
+    return Listing(files=[_named(path)], left_out="")
+
+
+def real_path(path: Path) -> Path:
+    """Returns where a path leads without links; unlike `Path.resolve` also where links point at one another."""
+    return Path(os.path.realpath(path))
+
+
+@contextmanager
+def unchanged(file: CorpusFile) -> Iterator[None]:
+    """Checks before and after it is read that a file is still what was listed.
+
+    Raises:
+        CorpusError: its size or time is another one, so that two passes would not see the same text.
+    """
+    _require_same(file)
+    yield
+    _require_same(file)
+
+
+def _require_same(file: CorpusFile) -> None:
+    with errors_named(file.path):
+        now = file.path.stat()
+    if (now.st_size, now.st_mtime_ns) != (file.bytes, file.modified):
+        raise CorpusError(
+            f"corpus: {file.path} has changed since it was listed ({file.bytes:,} bytes then, {now.st_size:,} now); "
+            "run the command again when nothing writes to it"
+        )
+
+
+def _named(path: Path) -> CorpusFile:
+    """A file that was given by its name."""
+    with errors_named(path):
+        found = path.stat()
+    special = _special(found.st_mode)
+    if special:
+        raise CorpusError(
+            f"corpus: {path} is {special}, and text is read more than once; write it to a file first, for example "
+            "FILE.txt"
+        )
+    if suffix_of(path) is None:
+        suffix = path.suffix.lower()
+        raise CorpusError(
+            f"corpus: {path} has the suffix {path.suffix or '(none)'}; files read are {', '.join(SUFFIXES)}; "
+            f"{_WAYS.get(suffix, _ALL_ELSE)}"
+        )
+    return _listed(path, found)
+
+
+def _listed(path: Path, found: os.stat_result) -> CorpusFile:
+    if not os.access(path, os.R_OK):
+        raise CorpusError(f"corpus: {path} cannot be read (Permission denied); make it readable, or move it away")
+    place = (found.st_dev, found.st_ino)
+    return CorpusFile(path=path, bytes=found.st_size, modified=found.st_mtime_ns, place=place)
+
+
+def _special(mode: int) -> str:
+    return next((name for is_one, name in _SPECIAL if is_one(mode)), "")
+
+
+@dataclass(slots=True)
+class _Search:
+    """The search of one folder: real folders first, so that a link to one that is found anyway is known for one."""
+
+    root: Path
+    avoid: Collection[Path]
+    files: list[CorpusFile] = field(default_factory=list)
+    named: list[tuple[Path, str]] = field(default_factory=list)
+    hidden: int = 0
+    suffixes: Counter[str] = field(default_factory=Counter)
+    folders: set[Path] = field(default_factory=set)
+    folder_links: list[Path] = field(default_factory=list)
+    file_links: list[Path] = field(default_factory=list)
+
+    def listing(self) -> Listing:
+        kind = kind_of(self.root)
+        if kind is not None:
+            raise _refused(self.root, kind)
+        real = real_path(self.root)
+        if self._avoided(real):
+            raise CorpusError(
+                f"corpus: {self.root} is where the store is made; give the text as input and another folder as "
+                "the store"
+            )
+        with errors_named(self.root):
+            self._search(self.root, real)
+            # the list grows while links lead to folders with links
+            for link in self.folder_links:
+                self._follow_folder(link)
+            self._follow_files()
+        left_out = self._left_out()
+        if not self.files:
+            rest = f"; {left_out}" if left_out else ""
+            ways = [f"; {suffix} files: {_WAYS.get(suffix, _ALL_ELSE)}" for suffix, _ in self.suffixes.most_common(1)]
+            rest += "".join(ways)
+            if self.hidden:
+                rest += (
+                    f"; {self.hidden:,} with names that begin with a dot are passed over, rename those that are text"
+                )
+            raise CorpusError(f"corpus: {self.root} holds no file to read; files read are {', '.join(SUFFIXES)}{rest}")
+        self.files.sort(key=lambda file: file.path)
+        sentence = f"corpus: {self.root}: {left_out}" if left_out else ""
+        return Listing(files=self.files, left_out=sentence)
+
+    def _search(self, folder: Path, real: Path) -> None:
+        self.folders.add(real)
+        waiting = [(folder, real)]
+        for here, there in waiting:
+            with errors_named(here), os.scandir(here) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+            kind = None if here is self.root else kind_of(here, [entry.name for entry in found])
+            if kind is not None:
+                self.named.append((here, _with_article(kind)))
+                continue
+            for entry in found:
+                path, below = here / entry.name, there / entry.name
+                if entry.name.startswith("."):
+                    self.hidden += 1
+                    continue
+                if entry.is_symlink():
+                    (self.folder_links if path.is_dir() else self.file_links).append(path)
+                elif not entry.is_dir(follow_symlinks=False):
+                    self._file(path)
+                elif below in self.folders:
+                    self.named.append((path, "a folder that is read by another name"))
+                elif not self._avoided(below):
+                    self.folders.add(below)
+                    waiting.append((path, below))
+
+    def _avoided(self, real: Path) -> bool:
+        return any(real.is_relative_to(folder) for folder in self.avoid)
+
+    def _file(self, path: Path) -> None:
+        if suffix_of(path) is None:
+            self.suffixes[path.suffix.lower() or "(none)"] += 1
+            return
+        with errors_named(path):
+            found = path.stat()
+            special = _special(found.st_mode)
+            vocabulary = not special and is_vocabulary(path)
+        if special or vocabulary:
+            self.named.append((path, special or "the vocabulary of a tokenizer"))
+        else:
+            self.files.append(_listed(path, found))
+
+    def _follow_folder(self, link: Path) -> None:
+        real = real_path(link)
+        around = real_path(link.parent).is_relative_to(real)
+        if around or real in self.folders:
+            self.named.append((link, "a link to a folder around it" if around else "a link to a folder that is read"))
+        elif not self._avoided(real):
+            self._search(link, real)
+
+    def _follow_files(self) -> None:
+        if not self.file_links:
+            return
+        read = {real_path(file.path) for file in self.files}
+        for link in sorted(self.file_links):
+            real = real_path(link)
+            if not link.exists():
+                if suffix_of(link) is not None:
+                    raise CorpusError(
+                        f"corpus: {link} is a link to {link.readlink()}, which does not exist; restore the text or "
+                        "remove the link"
+                    )
+                self.named.append((link, "a link to nothing"))
+            elif suffix_of(link) is not None and real in read:
+                self.named.append((link, "a link to a file that is read"))
+            else:
+                read.add(real)
+                self._file(link)
+
+    def _left_out(self) -> str:
+        parts = [f"{path} ({why})" for path, why in sorted(self.named)[:_NAMED]]
+        if len(self.named) > _NAMED:
+            parts.append(f"{len(self.named) - _NAMED:,} more like these")
+        if self.suffixes:
+            counted = ", ".join(f"{suffix} {count:,}" for suffix, count in self.suffixes.most_common(_NAMED))
+            more = ", ..." if len(self.suffixes) > _NAMED else ""
+            parts.append(f"files with other suffixes ({counted}{more})")
+        return f"left out {', '.join(parts)}" if parts else ""
+
+
+def _refused(folder: Path, kind: Kind) -> CorpusError:
+    """The error for a folder that was given as text and is something else."""
+    way = "give the files or folders with the text by name"
+    if kind == "run" and (folder / "store").is_dir():
+        way = f"give {folder / 'store'}, the store of the text that it was trained on"
+    elif kind == "unfinished store":
+        way = "finish it with the command that began it and give the store, or give the text"
+    return CorpusError(f"corpus: {folder} is {_with_article(kind)}, which is not read as text; {way}")
+
+
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

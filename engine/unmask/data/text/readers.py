@@ -1,0 +1,210 @@
+"""Reads one file of documents: what a document is in each form, and what is refused, by line or row.
+
+    .txt .md       a document per file, per block between blank lines, or per heading
+    .jsonl         a document per line, its text in one field (`json_lines.py`)
+    .parquet       a document per row, its text in one column
+    dataset        a document per row of a Hugging Face dataset (`hugging_face.py`)
+
+A document per heading begins at every line that a regular expression finds; headings that follow one another with
+nothing between them open one document together, so a title does not stand alone. `.jsonl` and `.parquet` are
+streamed, of a `.txt` or `.md` one document at a time is in memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unmask.data.text.decoding import (
+    COMPRESSED,
+    decoded_blocks,
+    open_bytes,
+    open_seekable,
+    other_format,
+    text_lines,
+    without_break,
+)
+from unmask.data.text.json_lines import missing_field, read_json_lines
+from unmask.errors import CorpusError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["SUFFIXES", "Cuts", "ReadOptions", "read_file", "suffix_of"]
+
+_FORMS = (".txt", ".md", ".jsonl", ".parquet")
+SUFFIXES = tuple(form + compressed for compressed in ("", *COMPRESSED) for form in _FORMS)
+
+_PARQUET_ROWS = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadOptions:
+    """Where the documents of a file begin, and where their text is.
+
+    Args:
+        text_field: field of a JSON line or column of a table that holds the text.
+        blank_line_documents: a `.txt` or `.md` is a document per block between blank lines.
+        split_at: regular expression; a `.txt` or `.md` is a document per line in which it is found. It sees the line
+            without its line break, which is any that `cleaning.py` knows.
+
+    Raises:
+        CorpusError: `split_at` is no regular expression, or both ways of cutting were asked for.
+    """
+
+    text_field: str = "text"
+    blank_line_documents: bool = False
+    split_at: str | None = None
+
+    @property
+    def cuts_text(self) -> bool:
+        """Whether a text file may be several documents."""
+        return self.blank_line_documents or self.split_at is not None
+
+    def __post_init__(self) -> None:
+        if self.split_at is None:
+            return
+        if self.blank_line_documents:
+            raise CorpusError("corpus: documents begin at blank lines or at split_at, not at both; leave one out")
+        try:
+            re.compile(self.split_at)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise CorpusError(
+                f"corpus: split_at {self.split_at!r} is no regular expression ({error}); put a backslash before what "
+                "is meant as it stands"
+            ) from None
+
+
+# lines that all open a document: fewer may be a title and a subtitle
+_LIST = 10
+
+
+class Cuts:
+    """Where text files are cut, and whether any was.
+
+    Attributes:
+        heading: what a line that opens a document holds; None cuts at blank lines.
+        found: whether there has been such a line.
+        all_headings: a file of many lines all of which open a document, and so one together; None before any.
+        told: whether something was said about the cuts.
+    """
+
+    def __init__(self, options: ReadOptions) -> None:
+        self.heading = None if options.split_at is None else re.compile(options.split_at)
+        self.found = False
+        self.all_headings: Path | None = None
+        self.told = False
+
+
+def read_file(path: Path, options: ReadOptions, cuts: Cuts) -> Iterator[tuple[str, str]]:
+    """Yields the text of each document of a file with one of `SUFFIXES`, and where it is, as `Document.origin`."""
+    suffix = suffix_of(path)
+    assert suffix is not None
+    if suffix.startswith(".parquet"):
+        return _read_parquet(path, options.text_field)
+    if suffix.startswith(".jsonl"):
+        return read_json_lines(path, options.text_field)
+    return _read_cut(path, cuts) if options.cuts_text else _read_whole(path)
+
+
+def suffix_of(path: Path) -> str | None:
+    """Returns which of `SUFFIXES` a file has."""
+    name = path.name.lower()
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+
+
+def _read_whole(path: Path) -> Iterator[tuple[str, str]]:
+    with open_bytes(path) as stream:
+        text = "".join(decoded_blocks(path, stream))
+    yield text, str(path)
+
+
+def _read_cut(path: Path, cuts: Cuts) -> Iterator[tuple[str, str]]:
+    with open_bytes(path) as stream:
+        lines = text_lines(path, stream)
+        documents = _blocks(lines, cuts) if cuts.heading is None else _sections(path, lines, cuts, cuts.heading)
+        for text, first in documents:
+            yield text, f"{path}:{first}"
+
+
+def _blocks(lines: Iterator[tuple[int, str]], cuts: Cuts) -> Iterator[tuple[str, int]]:
+    block: list[str] = []
+    first = 0
+    for number, line in lines:
+        if line.strip():
+            first = first if block else number
+            block.append(line)
+            continue
+        cuts.found = True
+        if block:
+            yield "".join(block), first
+            block = []
+    if block:
+        yield "".join(block), first
+
+
+def _sections(
+    path: Path, lines: Iterator[tuple[int, str]], cuts: Cuts, heading: re.Pattern[str]
+) -> Iterator[tuple[str, int]]:
+    section: list[str] = []
+    first = 1
+    has_text = False
+    for number, line in lines:
+        if not heading.search(without_break(line)):
+            has_text = has_text or not line.isspace()
+        else:
+            cuts.found = True
+            if has_text:
+                yield "".join(section), first
+                section, first, has_text = [], number, False
+        section.append(line)
+    if section:
+        # a list, not a title: all of its lines open one document
+        if first == 1 and not has_text and sum(not line.isspace() for line in section) >= _LIST:
+            cuts.all_headings = path
+        yield "".join(section), first
+
+
+def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with open_seekable(path) as stream:
+        try:
+            table = pq.ParquetFile(stream)
+            _check_column(table.schema_arrow, path, text_field)
+            row = 0
+            for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[text_field]):
+                column = batch.column(0)
+                for index in range(len(column)):
+                    origin = f"{path}:row {row}"
+                    row += 1
+                    try:
+                        text = column[index].as_py()
+                    except UnicodeDecodeError as error:
+                        raise CorpusError(
+                            f"corpus: {origin} is not UTF-8 at byte {error.start} of the text "
+                            f"({error.reason}); convert the column first"
+                        ) from None
+                    yield text or "", origin
+        # a damaged footer may hold names that are no text
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            stream.seek(0)
+            way = other_format(stream.read(8)) or "; copy it again"
+            raise CorpusError(f"corpus: {path} cannot be read as parquet ({error}){way}") from None
+
+
+def _check_column(schema: pa.Schema, path: Path, text_field: str) -> None:
+    import pyarrow as pa
+
+    if text_field not in schema.names:
+        raise CorpusError(missing_field(str(path), text_field, schema.names))
+    kind = schema.field(text_field).type
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    # a column of nothing but nulls has no other type
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    if not any(is_text(value) for is_text in texts):
+        raise CorpusError(f"corpus: {path}: column {text_field!r} must hold strings, it holds {kind}")

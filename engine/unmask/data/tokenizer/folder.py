@@ -1,0 +1,230 @@
+"""A Hugging Face tokenizer folder, read as it says and written so that `transformers` reads the same.
+
+What a folder says is followed or refused by its name (`tokenizer_settings.py`, `added_tokens.py`). `transformers` of
+version 5 builds a `BertTokenizer` anew from the vocabulary and the settings, and ignores the rest of `tokenizer.json`;
+so a folder written here names that class only where both are the same, else `PreTrainedTokenizerFast`, which takes
+`tokenizer.json` as it stands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.data.tokenizer.added_tokens import add_tokens, declared_tokens
+from unmask.data.tokenizer.files import (
+    read_backend,
+    read_json,
+    read_vocabulary,
+    require_wordpiece,
+    write_json,
+)
+from unmask.data.tokenizer.settings import (
+    pipeline_settings,
+    require_agreement,
+    require_class,
+    require_plain,
+    roles_of,
+)
+from unmask.data.tokenizer.wordpiece import bert_pipeline
+from unmask.errors import TokenizerError
+from unmask.interop.model_folder import on_the_hub
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["TokenizerFolder", "read_folder", "write_folder"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerFolder:
+    """What a folder holds.
+
+    Args:
+        path: of the folder.
+        backend: the tokenizer.
+        special_tokens: the token of each of the roles pad, unk, cls, sep, mask.
+        max_length: how many tokens its model takes, 512 where nothing says.
+    """
+
+    path: Path
+    backend: tokenizers.Tokenizer
+    special_tokens: dict[str, str]
+    max_length: int
+
+
+def read_folder(given: Path) -> TokenizerFolder:
+    """Reads a folder, or the `tokenizer.json` or vocabulary in it that is named.
+
+    Raises:
+        TokenizerError: there is nothing to read, a file is damaged, or something that it says is not followed here.
+    """
+    folder = given.parent if given.is_file() else given
+    named_vocabulary = given.is_file() and given.suffix != ".json"
+    whole = folder / "tokenizer.json" if given == folder else given
+    vocabulary = given if named_vocabulary else folder / "vocab.txt"
+    config = read_json(folder / "tokenizer_config.json")
+    named = read_json(folder / "special_tokens_map.json")
+    is_whole = whole.is_file() and not named_vocabulary
+    if not is_whole and not vocabulary.is_file():
+        neither, no_folder = "has neither tokenizer.json nor vocab.txt", "is no folder with tokenizer.json or vocab.txt"
+        state = neither if folder.is_dir() else no_folder
+        raise TokenizerError(f"tokenizer: {folder} {state}{_other(folder)}")
+    if is_whole:
+        # first of all: no setting makes another model fit
+        backend = read_backend(whole)
+        require_wordpiece(backend, str(whole))
+    name = str(config.get("tokenizer_class") or _class_beside_the_model(folder) or "")
+    require_class(name, config, folder, whole=is_whole)
+    special_tokens = roles_of(name, config, named, folder)
+    declared = declared_tokens(folder, config, named)
+    if is_whole:
+        description = json.loads(backend.to_str())
+        require_agreement(config, folder, backend, description)
+        if given == folder:
+            _require_same(vocabulary, whole, backend, description)
+        basic = (description["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
+    else:
+        added = {token.content for token in declared if token.index is not None}
+        backend = _around(vocabulary, special_tokens, added, pipeline_settings(config, folder))
+        basic = True
+    backend = add_tokens(backend, declared, special_tokens.values(), folder)
+    kept = {token["content"]: token["special"] for token in json.loads(backend.to_str())["added_tokens"]}
+    others = [token for token, special in kept.items() if special and token not in special_tokens.values()]
+    require_plain(config, folder, kept, others, basic=basic)
+    max_length = config.get("model_max_length", 512)
+    # transformers writes 1e30 where there is no limit
+    bounded = isinstance(max_length, int) and 0 < max_length < 1 << 31
+    return TokenizerFolder(
+        path=folder, backend=backend, special_tokens=special_tokens, max_length=max_length if bounded else 512
+    )
+
+
+def write_folder(
+    folder: Path, backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str], *, max_length: int
+) -> None:
+    """Writes `tokenizer.json`, `vocab.txt`, `tokenizer_config.json` and `special_tokens_map.json`.
+
+    A vocabulary with a token that does not fit in a line has no `vocab.txt`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    description = json.loads(backend.to_str())
+    names = {f"{role}_token": token for role, token in special_tokens.items()}
+    config: dict[str, Any] = {
+        "tokenizer_class": "BertTokenizer" if _is_rebuilt(description, special_tokens) else "PreTrainedTokenizerFast"
+    }
+    normalizer = description["normalizer"] or {}
+    if normalizer.get("type") == "BertNormalizer":
+        config["do_lower_case"] = normalizer["lowercase"]
+        config["strip_accents"] = normalizer["strip_accents"]
+        config["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
+    config["model_max_length"] = max_length
+    roles = set(special_tokens.values())
+    special = [token["content"] for token in description["added_tokens"] if token["special"]]
+    if config["tokenizer_class"] != "BertTokenizer":
+        # what BERT's class gives by itself
+        config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    if not roles.issuperset(special):
+        # version 5 reads this name too; version 4 has another meaning for extra_special_tokens
+        config["additional_special_tokens"] = [token for token in special if token not in roles]
+    write_json(folder / "tokenizer_config.json", config | names)
+    write_json(folder / "special_tokens_map.json", names)
+    tokens = {index: token for token, index in backend.get_vocab().items()}
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    lines = [tokens.get(index) or f"[unused{index}]" for index in range(max(tokens) + 1)]
+    if not any("\n" in token or "\r" in token for token in lines):
+        text = "".join(f"{token}\n" for token in lines)
+        (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
+    # the library has no error of its own for a full disk
+    (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8", newline="\n")
+
+
+def _require_same(vocabulary: Path, whole: Path, backend: tokenizers.Tokenizer, description: Mapping[str, Any]) -> None:
+    """Refuse a `vocab.txt` that gives words other ids than the `tokenizer.json` beside it: one of them is of old."""
+    try:
+        lines = read_vocabulary(vocabulary)
+    except TokenizerError:
+        # not there, or not one that anybody reads
+        return
+    ids = backend.get_vocab()
+    added = {token["id"] for token in description["added_tokens"]}
+    for token, index in lines.items():
+        other = ids.get(token, index)
+        if other != index and index not in added and not any(map(str.isspace, token)):
+            raise TokenizerError(
+                f"tokenizer: {vocabulary} gives {token!r} the id {index}, but {whole.name} beside it {other}; remove "
+                "the one that is wrong"
+            )
+
+
+def _class_beside_the_model(folder: Path) -> object:
+    """The class that `config.json` names, as those of Japanese models do."""
+    try:
+        return read_json(folder / "config.json").get("tokenizer_class")
+    except TokenizerError:
+        # what reads the model says what is wrong with it
+        return None
+
+
+def _around(
+    path: Path, special_tokens: Mapping[str, str], added: Collection[str], settings: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    """BERT's tokenizer around a vocabulary; tokens that another file adds may be missing in it."""
+    vocabulary = read_vocabulary(path)
+    for role, token in special_tokens.items():
+        if token not in vocabulary and (role == "unk" or token not in added):
+            raise TokenizerError(
+                f"tokenizer: {path} has no {role} token {token!r} among its {len(vocabulary)} tokens; add it, or name "
+                "the one that it has in tokenizer_config.json"
+            )
+    return bert_pipeline(vocabulary, special_tokens, **settings)
+
+
+def _is_rebuilt(description: Mapping[str, Any], special_tokens: Mapping[str, str]) -> bool:
+    """Whether BERT's pipeline around the vocabulary, with the settings of its normalizer, is the same tokenizer."""
+    normalizer = description["normalizer"] or {}
+    if normalizer.get("type") != "BertNormalizer":
+        return False
+    ids = {token["content"]: token["id"] for token in description["added_tokens"]}
+    if ids.keys() != set(special_tokens.values()):
+        return False
+    pipeline = bert_pipeline(
+        ids,
+        special_tokens,
+        lowercase=normalizer["lowercase"],
+        strip_accents=normalizer["strip_accents"],
+        chinese_characters=normalizer["handle_chinese_chars"],
+    )
+    rebuilt = json.loads(pipeline.to_str())
+    parts = [
+        [
+            one["normalizer"],
+            one["pre_tokenizer"],
+            one["decoder"],
+            one["model"] | {"vocab": None},
+            sorted(one["added_tokens"], key=lambda token: str(token["content"])),
+        ]
+        for one in (description, rebuilt)
+    ]
+    return parts[0] == parts[1]
+
+
+def _other(folder: Path) -> str:
+    """What else a folder without a WordPiece has, as the end of a sentence."""
+    found = [
+        name for name in ("spiece.model", "vocab.json", "merges.txt", "tokenizer.model") if (folder / name).exists()
+    ]
+    if not found:
+        files = [path for file in ("tokenizer.json", "vocab.txt") for path in folder.glob(f"*/{file}")]
+        # as the cache of the Hub has them
+        files += folder.glob("snapshots/*/tokenizer.json")
+        inside = f" ({min(files).parent})" if files else ""
+        hub = "" if folder.exists() else on_the_hub(folder)
+        return f"; give a folder that has one of them{inside}, or leave the tokenizer out to train one{hub}"
+    return (
+        f", but {found[0]}, of a tokenizer other than WordPiece; leave the tokenizer out to train one, or write a "
+        "store of ready tokens with unmask.data.store.write_store"
+    )

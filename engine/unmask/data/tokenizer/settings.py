@@ -1,0 +1,213 @@
+"""What the settings of a tokenizer folder ask for, and what of it this project refuses.
+
+`tokenizer_config.json`, `special_tokens_map.json` and the `tokenizer_class` of `config.json` speak of the same things
+as `tokenizer.json`. Each setting is followed, agrees with what is followed, or is refused by its name:
+
+    tokenizer_class             one that cuts text as BERT's does, or, beside a tokenizer.json, one that means that file
+    do_lower_case, strip_accents, tokenize_chinese_chars, wordpieces_prefix, max_input_chars_per_word
+                                followed with a vocab.txt; beside a tokenizer.json they must agree with it
+    do_basic_tokenize, clean_text, never_split, split_special_tokens
+                                only as BERT's own defaults: there is no other way here
+    pad_token, ... mask_token   the tokens of the five roles
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.data.tokenizer.files import SPECIAL_TOKENS
+from unmask.errors import TokenizerError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["content_of", "pipeline_settings", "require_agreement", "require_class", "require_plain", "roles_of"]
+
+_MPNET = {"pad": "<pad>", "unk": "[UNK]", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+# BERT's pipeline around a vocab.txt, under the names of other models, and what these call the roles
+_LIKE_BERT = dict.fromkeys(
+    (
+        *("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "SqueezeBert", "LayoutLM", "Lxmert", "RetriBert"),
+        *("DPRContextEncoder", "DPRQuestionEncoder", "DPRReader"),
+    ),
+    SPECIAL_TOKENS,
+) | {"MPNet": _MPNET}
+# what folders were saved with here, once, whatever their normalizer was: do_lower_case meant BERT's normalizer
+_ONCE_SAVED = {
+    *("tokenizer_class", "do_lower_case", "strip_accents", "tokenize_chinese_chars", "model_max_length"),
+    *(f"{role}_token" for role in SPECIAL_TOKENS),
+}
+_THE_FILE_ITSELF = ("TokenizersBackend", "PreTrainedTokenizer")
+
+
+def roles_of(name: str, config: Mapping[str, Any], named: Mapping[str, Any], where: Path) -> dict[str, str]:
+    """Returns the token of each role that the settings name, else that of the class.
+
+    Args:
+        name: of the class.
+        config: `tokenizer_config.json`.
+        named: `special_tokens_map.json`.
+        where: the folder.
+
+    Raises:
+        TokenizerError: the two name different tokens, or something that is no token.
+    """
+    found = dict(_LIKE_BERT.get(_model(name), SPECIAL_TOKENS))
+    for role in found:
+        key = f"{role}_token"
+        said = [content_of(source[key], key, where) for source in (config, named) if source.get(key) is not None]
+        if len(set(said)) > 1:
+            raise TokenizerError(
+                f"tokenizer: {where} names two tokens as {key}, {said[0]!r} in tokenizer_config.json and {said[1]!r} "
+                "in special_tokens_map.json; make them agree"
+            )
+        found[role] = said[0] if said else found[role]
+    return found
+
+
+def content_of(token: object, key: str, where: Path) -> str:
+    """The text of a token that settings hold as a string or as an object with its `content`."""
+    content = token.get("content") if isinstance(token, Mapping) else token
+    if not isinstance(content, str) or not content:
+        raise TokenizerError(
+            f"tokenizer: {key} of {where} must be a token or an object with its content, got {token!r}"
+        )
+    return content
+
+
+def require_class(name: str, config: Mapping[str, Any], where: Path, *, whole: bool) -> None:
+    """Refuse a folder whose class cuts text in a way of its own.
+
+    Args:
+        name: the class, empty where nothing names one.
+        config: the settings.
+        where: the folder.
+        whole: whether a `tokenizer.json` says how text is cut.
+    """
+    mapped = config.get("auto_map")
+    own = bool(mapped.get("AutoTokenizer")) if isinstance(mapped, Mapping) else bool(mapped)
+    fits = not name or _model(name) in _LIKE_BERT or (whole and name.removesuffix("Fast") in _THE_FILE_ITSELF)
+    if fits and not own:
+        return
+    said = f"tokenizer_class {name!r}" if not fits else "auto_map, code of its own"
+    if whole:
+        remedy = (
+            "if its tokenizer.json alone is to decide, set tokenizer_class to 'PreTrainedTokenizerFast' and remove "
+            "auto_map"
+        )
+    else:
+        remedy = (
+            "a vocab.txt does not say how that class cuts text; give a tokenizer.json beside the tokenizer_class "
+            "'PreTrainedTokenizerFast', or set it to 'BertTokenizer' if BERT's rules are meant, and remove auto_map"
+        )
+    raise TokenizerError(f"tokenizer: {where} names {said}, which is not followed here; {remedy}")
+
+
+def require_plain(
+    config: Mapping[str, Any], where: Path, kept: Collection[str], special: Collection[str], *, basic: bool
+) -> None:
+    """Refuse settings that BERT's pipeline has no way to follow.
+
+    Args:
+        config: the settings.
+        where: the folder.
+        kept: tokens that are never cut anyway.
+        special: those of them that are special and of no role.
+        basic: whether text is cut at punctuation, as `do_basic_tokenize` says.
+    """
+    if config.get("do_basic_tokenize") is False and basic:
+        raise TokenizerError(
+            f"tokenizer: {where} says do_basic_tokenize false, which is not followed here: text would be cut at white "
+            "space alone; remove the setting, or give a tokenizer.json whose pre_tokenizer is WhitespaceSplit"
+        )
+    if config.get("clean_text") is False:
+        raise TokenizerError(
+            f"tokenizer: {where} says clean_text false, but control characters are always removed here; remove the "
+            "setting"
+        )
+    if config.get("split_special_tokens") and special:
+        raise TokenizerError(
+            f"tokenizer: {where} says split_special_tokens, but added special tokens such as {next(iter(special))!r} "
+            "are kept whole here; remove the setting, or the tokens from additional_special_tokens and its like"
+        )
+    never = config.get("never_split") or []
+    words = [never] if isinstance(never, str) else list(never)
+    lost = [str(word) for word in words if word not in kept]
+    if lost:
+        raise TokenizerError(
+            f"tokenizer: {where} says never_split {', '.join(lost[:3])}, which is not followed here; name these tokens "
+            "as additional_special_tokens, or in added_tokens.json, to keep them whole"
+        )
+
+
+def pipeline_settings(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """What settings say about BERT's pipeline around a vocabulary, as arguments of `bert_pipeline`."""
+    prefix = config.get("wordpieces_prefix", "##")
+    longest = config.get("max_input_chars_per_word", 100)
+    if not isinstance(prefix, str) or not prefix:
+        raise TokenizerError(f"tokenizer: wordpieces_prefix of {where} must be a string such as '##', got {prefix!r}")
+    if type(longest) is not int or longest < 1:
+        raise TokenizerError(
+            f"tokenizer: max_input_chars_per_word of {where} must be a number of at least 1, got {longest!r}"
+        )
+    return {
+        "lowercase": _flag(config, "do_lower_case", where, default=True),
+        "strip_accents": _flag(config, "strip_accents", where),
+        "chinese_characters": _flag(config, "tokenize_chinese_chars", where, default=True),
+        "prefix": prefix,
+        "longest_word": longest,
+    }
+
+
+def require_agreement(
+    config: Mapping[str, Any], where: Path, backend: tokenizers.Tokenizer, description: Mapping[str, Any]
+) -> None:
+    """Refuse settings that contradict the `tokenizer.json` beside them: one program would follow these, another that.
+
+    Args:
+        config: the settings.
+        where: the folder.
+        backend: what `tokenizer.json` holds, and `description` the same as JSON.
+        description: see there.
+    """
+    model, normalizer = description["model"], description["normalizer"] or {}
+    found: dict[str, object] = {
+        "wordpieces_prefix": model["continuing_subword_prefix"],
+        "max_input_chars_per_word": model["max_input_chars_per_word"],
+    }
+    if normalizer.get("type") == "BertNormalizer":
+        accents = normalizer["strip_accents"]
+        found["do_lower_case"] = normalizer["lowercase"]
+        found["strip_accents"] = normalizer["lowercase"] if accents is None else accents
+        found["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
+    elif config.keys() != _ONCE_SAVED:
+        found["do_lower_case"] = backend.normalizer is not None and "A" not in backend.normalizer.normalize_str("A")
+    for key, value in found.items():
+        asked = config.get(key)
+        if asked is not None and asked != value:
+            vocabulary = (where / "vocab.txt").is_file()
+            other = (
+                "remove tokenizer.json, so that vocab.txt and the settings decide" if vocabulary else "mend that file"
+            )
+            raise TokenizerError(
+                f"tokenizer: {where} says {key} {_said(asked)} in tokenizer_config.json, but its tokenizer.json says "
+                f"{_said(value)}; remove the setting if tokenizer.json is right, else {other}"
+            )
+
+
+def _model(name: str) -> str:
+    return name.removesuffix("Fast").removesuffix("Tokenizer")
+
+
+def _flag(config: Mapping[str, Any], key: str, where: Path, default: bool | None = None) -> bool | None:
+    value = config.get(key, default)
+    if not (isinstance(value, bool) or (value is None and default is None)):
+        raise TokenizerError(f"tokenizer: {key} of {where} must be true or false, got {_said(value)}")
+    return value
+
+
+def _said(value: object) -> str:
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)

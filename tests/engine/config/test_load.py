@@ -1,0 +1,242 @@
+"""Configuration: precedence, YAML 1.2 numbers, and an error for everything that cannot work."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unmask.config import RunConfig, load_config, recipes, to_mapping, to_yaml
+from unmask.config.yaml_text import parse_yaml
+from unmask.errors import ConfigError
+
+
+def complaint(overrides: Mapping[str, Any], source: str | Path | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(source, overrides)
+    return str(caught.value)
+
+
+# what a recipe cannot bring along
+NEEDED = {"macbert": {"data.similar_words": "similar.tsv"}}
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_is_valid_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
+    config = load_config(name, NEEDED.get(name, {}))
+    assert load_config(None, to_mapping(config)) == config
+    saved = tmp_path / "config.yaml"
+    saved.write_text(to_yaml(config), "utf-8")
+    assert load_config(saved) == config
+
+
+def test_the_recipes_of_the_literature_are_shipped() -> None:
+    shipped = {"tiny", "bert-mini", "bert-base", "bert-large", "bert-original", "roberta", "macbert", "composition"}
+    assert shipped <= set(recipes.names())
+
+
+def test_the_chinese_recipe_asks_for_its_table_of_similar_words() -> None:
+    assert "'mac', which needs data.similar_words" in complaint({}, "macbert")
+
+
+def test_no_argument_is_the_tiny_recipe() -> None:
+    assert load_config() == load_config("tiny")
+
+
+@pytest.mark.parametrize(("name", "shape"), [("bert-base", (12, 768, 12, 3072)), ("bert-large", (24, 1024, 16, 4096))])
+def test_bert_has_the_paper_s_shape_schedule_and_tokens_a_step_but_no_next_sentence_loss(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    config = load_config(name)
+    model = config.model
+    assert (model.num_layers, model.hidden_size, model.num_heads, model.intermediate_size) == shape
+    assert (config.objective.mlm, config.objective.nsp) == (1, 0)
+    assert config.train.tokens_per_step == 256 * 512
+    assert (config.train.steps, config.train.warmup_steps, config.train.learning_rate) == (10**6, 10**4, 1e-4)
+    assert [(phase.share, phase.longest) for phase in config.train.phases] == [(0.9, 128), (0.1, 512)]
+
+
+def test_bert_mini_accepts_a_short_run() -> None:
+    assert load_config("bert-mini", {"train.steps": 200}).train.steps == 200
+
+
+def test_overrides_win_over_the_file_which_wins_over_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("seed: 7\ntrain:\n  steps: 1e3\n  learning_rate: 2e-4\n")
+    config = load_config(file, {"train.steps": 500, "data": {"longest": 64}})
+    assert (config.seed, config.train.steps, config.train.learning_rate, config.data.longest) == (
+        7,
+        500,
+        2e-4,
+        64,
+    )
+    assert config.train.beta1 == RunConfig().train.beta1
+
+
+def test_an_empty_file_or_group_keeps_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train:\n# nothing yet\n")
+    assert load_config(file) == RunConfig()
+
+
+def test_lists_are_replaced_not_joined() -> None:
+    config = load_config("bert-base", {"train.phases": [{"share": 1, "longest": 64}]})
+    assert [phase.longest for phase in config.train.phases] == [64]
+
+
+def test_a_length_that_the_phases_of_the_recipe_hide_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data.longest 64 would change nothing.* \(128, 512\)"):
+        load_config("bert-base", {"data.longest": 64})
+    with pytest.raises(ConfigError, match=r"data.longest 96 would change nothing.* \(64\)"):
+        load_config("bert-base", {"data.longest": 96, "train.phases": [{"share": 1, "longest": 64}]})
+    for phases in ([], [{"share": 1, "longest": 64}]):
+        assert load_config("bert-base", {"data.longest": 64, "train": {"phases": phases}}).data.longest == 64
+    for recipe in (None, "bert-base"):
+        assert load_config(recipe, to_mapping(load_config("bert-base"))) == load_config("bert-base")
+
+
+def test_numbers_follow_yaml_1_2() -> None:
+    text = "a: 1e6\nb: 010\nc: no\nd: 0o10\ne: .5\nf: 1:30\ng: ~\nh: true\ni: 0x1F\nj: 2024-01-01\nk: 1_000"
+    expected = {"a": 1e6, "b": 10, "c": "no", "d": 8, "e": 0.5, "f": "1:30"}
+    expected |= {"g": None, "h": True, "i": 31, "j": "2024-01-01", "k": "1_000"}
+    assert parse_yaml(text, source="text") == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train.stps": 3}, "train.stps is not a setting; did you mean train.steps?"),
+        ({"steps": 3}, "steps is not a setting; did you mean train.steps?"),
+        ({"trian": {"steps": 3}}, "trian is not a setting; did you mean train?"),
+        ({"train.phases": [{"share": 1, "longst": 9}]}, "did you mean train.phases.0.longest?"),
+        ({"qqq": 1}, "qqq is not a setting; the configuration has run, seed, data, model, objective, train"),
+    ],
+)
+def test_unknown_name_is_refused_with_the_nearest_one(overrides: dict[str, Any], message: str) -> None:
+    assert message in complaint(overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train.steps": "many"}, "train.steps must be a whole number, got 'many' (str)"),
+        ({"train.steps": 1.5}, "train.steps must be a whole number, got 1.5 (float)"),
+        ({"train.steps": True}, "train.steps must be a whole number, got True (bool)"),
+        ({"train.threads": "all"}, "train.threads must be a whole number, got 'all' (str)"),
+        ({"train.learning_rate": []}, "train.learning_rate must be a number, got [] (list)"),
+        ({"train.learning_rate": float("nan")}, "train.learning_rate must be a finite number, got nan"),
+        (
+            {"train.dtype": "fp16"},
+            "train.dtype must be one of 'auto', 'float32', 'bfloat16', got 'fp16' (str)",
+        ),
+        ({"train.tensorboard": "perhaps"}, "train.tensorboard must be true or false, got 'perhaps' (str)"),
+        ({"train": 3}, "train must be a group of settings, got 3 (int)"),
+        ({"data.input": "corpus.txt"}, "data.input must be a list, got 'corpus.txt' (str)"),
+        ({"data.store": 5}, "data.store must be text, got 5 (int)"),
+        ({"train.phases": [{"share": 1}]}, "train.phases.0.longest is missing"),
+    ],
+)
+def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, Any], message: str) -> None:
+    assert message in complaint(overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"train.warmup_steps": 12000, "train.steps": 10000},
+            "train.warmup_steps is 12000 but train.steps is 10000; lower the warm-up or raise the steps",
+        ),
+        ({"data.longest": 600}, "data.longest is 600 but model.max_positions is 512"),
+        ({"train.phases": [{"share": 1, "longest": 513}]}, "train.phases.0.longest is 513"),
+        ({"data.longest": 512, "train.micro_batch_tokens": 256}, "a piece must fit in one micro-batch"),
+        ({"model.hidden_size": 130, "model.num_heads": 4}, "multiple of model.num_heads (4), got 130"),
+        (
+            {"train.tokens_per_step": 10000},
+            "multiple of train.micro_batch_tokens (2048), got 10000; the nearest is 10240",
+        ),
+        (
+            {"train.phases": [{"share": 0.5, "longest": 64}]},
+            "shares above 0 that sum to 1, got [0.5] (sum 0.5)",
+        ),
+        ({"data.mask_rate": 0}, "data.mask_rate must be between 0 and 1, got 0"),
+        ({"data.mask_rate": 1.5}, "data.mask_rate must be between 0 and 1, got 1.5"),
+        ({"data.mask_split": [0.8, 0.1, 0.2]}, "data.mask_split must be three shares that sum to 1"),
+        ({"objective.mlm": 0}, "all of objective.mlm, objective.nsp, objective.sop, objective.clm are 0"),
+        ({"objective.sop": 1}, "objective.sop is 1.0 but data.compose is 'documents', which gives no pairs"),
+        ({"objective.nsp": 1, "objective.sop": 1}, "objective.nsp and objective.sop are both above 0"),
+        ({"objective.clm": 1}, "objective.clm and objective.mlm are both above 0"),
+        ({"objective": {"clm": 1, "mlm": 0}}, "objective.clm is above 0 but model.causal is false"),
+        (
+            {"objective": {"clm": 1, "mlm": 0}, "model.causal": True, "data.masking": "span"},
+            "data.masking is 'span' but objective.clm is 1.0, which masks nothing; set objective.clm to 0 or leave",
+        ),
+        (
+            {"objective.nsp": 1, "data.compose": "pairs", "model.causal": True},
+            "objective.nsp is 1.0 but model.causal is true, so [CLS], which tells the pair, sees nothing of it",
+        ),
+        ({"data.masking": "mac"}, "data.masking is 'mac', which needs data.similar_words"),
+        ({"data.similar_words": "a.tsv"}, "data.similar_words is 'a.tsv' but data.masking is 'token'"),
+        ({"data.mask_rate_end": 1.0}, "data.mask_rate_end must be between 0 and 1, got 1.0"),
+        ({"data.static_masks": 0}, "data.static_masks must be at least 1, got 0"),
+        ({"data.static_masks": 2, "data.mask_rate_end": 0.3}, "data.static_masks and data.mask_rate_end are both set"),
+        ({"data.compose": "pairs"}, "data.compose is 'pairs' but objective.nsp and objective.sop are both 0"),
+        (
+            {"data.compose": "pairs", "objective.sop": 1, "data.longest": 4},
+            "data.longest must be at least 5, got 4",
+        ),
+        (
+            {"data.scope": "sequence"},
+            "data.scope is 'sequence' but data.compose is 'documents', whose sequences hold one",
+        ),
+        ({"data.weights": {"books": -1}}, "data.weights.books must be a number of at least 0, got -1"),
+        ({"data.compose": "pairs", "data.short_pairs": 2}, "data.short_pairs must be between 0 and 1, got 2"),
+        ({"data.store": "a", "data.input": ["b"]}, "data.store and data.input are both set"),
+        ({"train.steps": 0}, "train.steps must be at least 1, got 0"),
+        ({"train.learning_rate": 0}, "train.learning_rate must be above 0, got 0"),
+        ({"model.hidden_dropout": 1}, "model.hidden_dropout must be at least 0 and below 1, got 1"),
+        ({"model.attention_window": 0}, "model.attention_window must be at least 1, got 0"),
+        (
+            {"model.attention_window": 8, "model.global_every": 1},
+            "model.global_every must be at least 2, or 0 to make every layer local, got 1",
+        ),
+        ({"seed": 2**63}, "seed must be below 2^63"),
+        (
+            {"data.mask_on": "device", "data.masking": "span"},
+            "masks by 'token' and 'whole_word', not data.masking 'span'",
+        ),
+        ({"data.mask_on": "device", "data.static_masks": 10}, "draws new masks at one rate, not data.static_masks"),
+        ({"kernels.masking": "torch"}, "kernels.masking is 'torch' but data.mask_on is 'host'"),
+        ({"data.mask_on": "device", "data.compose": "mix", "data.scope": "sequence"}, "not data.scope 'sequence'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(overrides: dict[str, Any], message: str) -> None:
+    assert message in complaint(overrides)
+
+
+def test_shares_of_phases_may_carry_rounding() -> None:
+    thirds = [{"share": share, "longest": 64} for share in (0.1, 0.2, 0.7)]
+    assert len(load_config(None, {"train.phases": thirds}).train.phases) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: 1\na: 2", "line 2, is not YAML: 'a' is given twice"),
+        (b"train: [", "line 1, is not YAML"),
+        (b"- a list", "must hold settings as 'name: value' lines"),
+        (b"seed: 1 # \xff", "is not UTF-8 at byte 10"),
+    ],
+)
+def test_file_that_is_not_yaml_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content)
+    told = complaint({}, file)
+    assert message in told
+    assert "mine.yaml" in told
+
+
+def test_missing_recipe_names_the_nearest_one(tmp_path: Path) -> None:
+    assert "did you mean bert-mini?" in complaint({}, "bert-mni")
+    assert "recipes are bert-base" in complaint({}, tmp_path / "absent.yaml")
+    assert "cannot be read" in complaint({}, tmp_path)

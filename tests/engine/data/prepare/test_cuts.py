@@ -1,0 +1,115 @@
+"""Where a text file is cut: at lines as cleaning sees them, whatever ends them, and a rule that meets none is said."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unmask.data.prepare import prepare
+from unmask.data.prepare.inputs import Inputs
+from unmask.data.text import decoding
+from unmask.data.text.cleaning import clean
+from unmask.data.text.readers import ReadOptions
+
+BREAKS = ["\n", "\r\n", "\r", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"]
+BOOK = "".join(f"CHAPTER {n}\n\nThe mill turned.\nIt stopped.\n\n" for n in ("I", "II", "III"))
+
+
+def _texts(path: Path, **options: Any) -> list[str]:
+    return [document.text for document in Inputs([path], ReadOptions(**options)).documents()]
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+@pytest.mark.parametrize("line_break", BREAKS, ids=ascii)
+@pytest.mark.parametrize("options", [{"split_at": "^CHAPTER [IVX]+$"}, {"blank_line_documents": True}], ids=str)
+def test_every_line_break_that_cleaning_knows_is_one(tmp_path: Path, line_break: str, options: dict[str, Any]) -> None:
+    expected = _texts(_write(tmp_path / "lf.txt", BOOK), **options)
+    assert len(expected) == (3 if "split_at" in options else 6)
+    text = BOOK.replace("\n", line_break)
+    assert clean(text).text == BOOK
+    found = _texts(_write(tmp_path / "other.txt", text), **options)
+    # as it was read, not as it is cleaned
+    assert found == [document.replace("\n", line_break) for document in expected]
+
+
+def test_mixed_breaks_and_the_place_of_a_document(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.txt", "one\r\rtwo\r\n\r\n\nthree\x0c\u2028four")
+    documents = list(Inputs([path], ReadOptions(blank_line_documents=True)).documents())
+    assert [document.text for document in documents] == ["one\r", "two\r\n", "three\x0c", "four"]
+    assert [document.origin.rpartition(":")[2] for document in documents] == ["1", "3", "6", "8"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1 << 20])
+def test_a_break_or_character_across_two_blocks_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(decoding, "_BLOCK_BYTES", size)
+    text = "é\r\n\r\nzwei\r\r\u2028drei\n\n\n第四"
+    for name, data in (("a.txt", text.encode()), ("a.txt.gz", gzip.compress(text.encode()))):
+        (tmp_path / name).write_bytes(data)
+        assert _texts(tmp_path / name, blank_line_documents=True) == ["é\r\n", "zwei\r", "drei\n", "第四"]
+        assert _texts(tmp_path / name) == [text]
+
+
+def test_a_rule_sees_the_line_without_its_break(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.txt", "x\r\n\r\ny\r\n")
+    assert _texts(path, split_at="^$") == ["x\r\n", "\r\ny\r\n"]
+    assert _texts(path, split_at=r"[\r\n]") == ["x\r\n\r\ny\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"split_at": "^KAPITEL"}, "corpus: split_at '^KAPITEL' is found in no line of the .txt and .md files"),
+        ({"blank_line_documents": True}, "corpus: blank_line_documents found no blank line of the .txt and .md files"),
+    ],
+)
+@pytest.mark.parametrize("matches", [False, True])
+def test_a_rule_that_meets_no_line_of_all_files_is_said_once(
+    tmp_path: Path, options: dict[str, Any], told: str, matches: bool
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.txt", "b.txt"):
+        _write(tmp_path / "in" / name, "one line\nand another\n")
+    if matches:
+        _write(tmp_path / "in" / "c.txt", "before\n\nKAPITEL 1\ntext\n")
+    said: list[str] = []
+    prepare([tmp_path / "in"], tmp_path / "store", vocab_size=80, workers=1, say=said.append, **options)
+    assert [sentence for sentence in said if sentence.startswith(told)] == ([] if matches else said)
+    assert len(said) == (0 if matches else 1)
+
+
+@pytest.mark.parametrize(("lines", "said_once"), [(10, True), (9, False)])
+def test_a_list_whose_lines_all_open_a_document_is_said_once(tmp_path: Path, lines: int, said_once: bool) -> None:
+    """A rule such as '^' seems to make a document of each line, and makes one of all."""
+    _write(tmp_path / "a.txt", "CCO\n" * lines)
+    _write(tmp_path / "b.txt", "title\n")
+    said: list[str] = []
+    paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    store = prepare(paths, tmp_path / "store", vocab_size=80, workers=1, say=said.append, split_at="^")
+    assert store.num_documents == 2
+    assert len(said) == said_once
+    for sentence in said:
+        assert sentence.startswith(f"corpus: split_at '^' is found in each line of {tmp_path / 'a.txt'}, and lines")
+        assert sentence.endswith(f"jq -cR '{{text: .}}' {tmp_path / 'a.txt'} > lines.jsonl")
+
+
+def test_a_long_file_of_one_line_is_read_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every byte is looked at a bounded number of times, counted in blocks: nothing is joined again and again."""
+    monkeypatch.setattr(decoding, "_BLOCK_BYTES", 64)
+    path = _write(tmp_path / "a.txt", "x" * 300_000)
+    assert _texts(path, split_at="^#") == ["x" * 300_000]
+
+
+def test_a_heading_after_a_byte_order_mark_is_one(tmp_path: Path) -> None:
+    """Files of an editor that writes marks, joined by `cat`."""
+    chapter = "\ufeffCHAPTER\nThe mill turns.\n"
+    path = tmp_path / "a.txt"
+    path.write_text(chapter * 3, encoding="utf-8")
+    documents = list(Inputs([path], ReadOptions(split_at="^CHAPTER")).documents())
+    assert [document.origin for document in documents] == [f"{path}:{line}" for line in (1, 3, 5)]
