@@ -69,6 +69,18 @@ def test_every_link_of_the_page_leads_somewhere() -> None:
         assert path or title in titles, target
 
 
+def test_log_messages_are_notices(tmp_path: Path) -> None:
+    source = """
+import logging
+_log = logging.getLogger(__name__)
+def f(folder, count):
+    _log.info(f"wrote {folder}")
+    _log.warning(f"corpus: {count:,} files of {folder} are left out")
+"""
+    found = [errors.shown(one.text) for one in _code_of(tmp_path, source).notices()]
+    assert found == ["wrote *folder*", "corpus: *count* files of *folder* are left out"]
+
+
 def test_what_a_run_fills_in_is_a_word(tmp_path: Path) -> None:
     source = """
 def f(path, given, SIZE=3):

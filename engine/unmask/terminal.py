@@ -1,35 +1,46 @@
-"""Output that may get lost without the work: a stream that takes every text and never fails.
+"""What a command shows: streams that never fail, and log messages as lines.
 
-The terminal of a disowned job closes, the reader of a pipe goes away, the disk behind `> log.txt` fills up, an old
-terminal knows no umlaut. None of them is a reason to lose a training run, so what cannot be written is dropped, and
-what the encoding cannot say is written as escapes.
+A terminal closes, the reader of a pipe exits, the disk behind `> log.txt` fills up, an old terminal knows no umlaut.
+None of these may end a training run. `LastingStream` drops what cannot be written, and writes an escape for a character
+that the encoding does not have.
+
+The package logs under the name `unmask`: INFO for what was done, WARNING for what a user should know. A command shows
+both with `install_messages`. A progress bar takes them over with `messages_through`, which prints them above it.
 """
 
+import contextlib
 import errno
+import logging
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["LastingStream", "lasting", "with_width"]
+__all__ = ["LastingStream", "install_messages", "lasting", "messages_through", "with_width"]
 
 _WIDTH = 80
 
-# nobody will ever read what is written here: the other end is closed, hung up, or the descriptor is
+# nobody reads this stream any more: its other end or its descriptor is closed
 _GONE = frozenset({errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF, errno.ECONNRESET, errno.ESTALE})
 
 
 class LastingStream:
-    """A text stream around another one; attributes that are not named here are the other's.
+    """A text stream around another one; attributes that are not defined here are the other's.
 
     Attributes:
-        lost: the first error of a stream that still has a reader (a full disk); None while there is none.
+        lost: the first error of a stream that still has a reader, such as a full disk; None before any.
     """
 
     def __init__(self, stream: TextIO, *, owned: bool = False) -> None:
-        """Wrap `stream`; `owned`: where its reader is gone, its descriptor may be turned to the null device."""
+        """Wrap `stream`.
+
+        Args:
+            stream: the stream to write to.
+            owned: whether its descriptor may be pointed at the null device once its reader is gone.
+        """
         self.lost: OSError | None = None
         self._stream = stream
         self._owned = owned
@@ -64,7 +75,7 @@ class LastingStream:
         elif error.errno not in _GONE:
             self.lost = self.lost or error
         elif self._owned:
-            # what is still in the buffer goes there too, also when the interpreter ends
+            # the rest of the buffer goes there too, also when the interpreter ends
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)
@@ -74,14 +85,67 @@ class LastingStream:
 
 
 def lasting(stream: TextIO | None, *, owned: bool = False) -> TextIO | None:
-    """`stream` as one that never fails; None, which is what Python has for a closed one, stays."""
+    """Return `stream` as one that never fails; None, Python's word for a closed stream, stays None."""
     if stream is None or isinstance(stream, LastingStream):
         return stream
     return cast(TextIO, LastingStream(stream, owned=owned))
 
 
 def with_width(console: "Console") -> "Console":
-    """`console`, 80 columns wide where the environment says 0, in which nothing would be shown."""
+    """Return `console`, made 80 columns wide if the environment says 0, where nothing would be visible."""
     if console.width < 1:
         console.width = _WIDTH
     return console
+
+
+@contextlib.contextmanager
+def install_messages() -> Iterator[None]:
+    """Show log messages of `unmask`, INFO and above, as lines `unmask: MESSAGE` on standard error.
+
+    For a command. A library leaves this to its user: without it Python shows warnings only.
+    """
+    logger = logging.getLogger("unmask")
+    handler = _Handler()
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    # a handler of the root logger would show each message a second time
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
+@contextlib.contextmanager
+def messages_through(show: Callable[[str], None]) -> Iterator[None]:
+    """Give log messages to `show` while this context lasts, for example to print them above a progress bar.
+
+    Without `install_messages` it does nothing: the messages go where the user of the library has them go.
+    """
+    handlers = [handler for handler in logging.getLogger("unmask").handlers if isinstance(handler, _Handler)]
+    before = [handler.show for handler in handlers]
+    for handler in handlers:
+        handler.show = show
+    try:
+        yield
+    finally:
+        for handler, shown in zip(handlers, before, strict=True):
+            handler.show = shown
+
+
+class _Handler(logging.Handler):
+    """Shows each message with `show`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.show: Callable[[str], None] = _print_to_stderr
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.show(record.getMessage())
+
+
+def _print_to_stderr(message: str) -> None:
+    print(f"unmask: {message}", file=lasting(sys.stderr))

@@ -3,8 +3,10 @@
 import contextlib
 import errno
 import io
+import logging
 import os
 import pty
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from unmask.terminal import LastingStream, lasting
+from unmask.terminal import LastingStream, install_messages, lasting, messages_through
 from unmask.train.logging.progress import Display
 
 ROW: dict[str, Any] = {
@@ -128,3 +130,46 @@ def test_a_terminal_without_width_shows_something(columns: str, monkeypatch: pyt
         display.show(ROW)
         display.say("a sentence")
     assert "a sentence" in out.getvalue()
+
+
+def test_a_command_shows_messages_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("unmask.some.module")
+    logging.getLogger().addHandler(twice := logging.StreamHandler(io.StringIO()))
+    try:
+        with install_messages():
+            logger.info("100% is done")
+            logger.warning("two lines")
+            logger.debug("for developers")
+        logger.info("after the command")
+    finally:
+        logging.getLogger().removeHandler(twice)
+    assert capsys.readouterr() == ("", "unmask: 100% is done\nunmask: two lines\n")
+    assert twice.stream.getvalue() == ""
+
+
+def test_a_progress_bar_takes_the_messages_over(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("unmask.some.module")
+    shown: list[str] = []
+    with install_messages():
+        with messages_through(shown.append):
+            logger.info("above the bar")
+        logger.info("behind it")
+    assert shown == ["above the bar"]
+    assert capsys.readouterr().err == "unmask: behind it\n"
+
+
+def test_a_library_shows_warnings_only(tmp_path: Path) -> None:
+    code = (
+        "import logging, unmask.terminal as t\n"
+        "with t.messages_through(print):\n"
+        "    logging.getLogger('unmask.a').info('done'); logging.getLogger('unmask.a').warning('look')"
+    )
+    path = [entry for entry in sys.path if entry]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {path!r}\n{code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("", "look\n")

@@ -44,9 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     import signal
 
     from unmask.cli._surroundings import Stopped, settled
+    from unmask.terminal import install_messages
 
     try:
-        with settled():
+        with settled(), install_messages():
             return _run(list(sys.argv[1:] if argv is None else argv))
     except Stopped as stopped:
         return _fail(f"stopped by {signal.Signals(stopped.number).name}", status=128 + stopped.number)
