@@ -17,7 +17,7 @@ from .linear_gelu.op import FAMILY as _LINEAR_GELU
 from .linear_gelu.op import linear_gelu
 from .masking.op import FAMILY as _MASKING
 from .masking.op import MaskedTokens, masking
-from .mlm_loss.op import FAMILY as _MLM_LOSS
+from .mlm_loss.choice import FAMILY as _MLM_LOSS
 from .mlm_loss.op import MLMLoss, mlm_loss
 
 __all__ = [

@@ -33,7 +33,7 @@ def test_chunks_add_up_to_the_whole(bias: bool, tenant: Tenant, monkeypatch: pyt
     inputs = case.make(torch.float32, tenant.device)
     whole = run(loss_on(tenant), inputs)
     monkeypatch.setitem(chunks._CHUNK_BYTES, tenant.backend, 3 * 128 * 4)
-    assert chunks.cut(tenant.backend, tenant.device, 11, 101, 4).number == 4
+    assert chunks.chunk_sizes(tenant.backend, tenant.device, 11, 101, 4).number == 4
     pieces = run(loss_on(tenant), inputs)
     for name, value in whole.items():
         torch.testing.assert_close(pieces[name], value)
@@ -43,7 +43,7 @@ def test_chunks_add_up_to_the_whole(bias: bool, tenant: Tenant, monkeypatch: pyt
 @pytest.mark.parametrize("slots", [0, 1, 4095, 20_000, 1_000_003])
 @pytest.mark.parametrize("vocabulary", [1, 21128, 30522, 50368, 4_000_037])
 def test_a_chunk_has_at_most_256_megabytes(vocabulary: int, slots: int, backend: str) -> None:
-    number, rows, columns = chunks.cut(backend, "cuda", slots, vocabulary, 2)
+    number, rows, columns = chunks.chunk_sizes(backend, "cuda", slots, vocabulary, 2)
     assert rows * columns * 2 <= 256 << 20
     assert columns >= vocabulary and columns % 64 == 0
     assert (number - 1) * rows <= slots <= number * rows

@@ -1,10 +1,10 @@
-"""mlm_loss by PyTorch: softmax and loss of a chunk of logits in fp32, a few rows at a time.
+"""mlm_loss by PyTorch: softmax, loss and gradient of a chunk of logits in fp32, a few rows at a time.
 
-A block of rows, widened to fp32, stays in cache on a CPU; its gradient takes the place of its logits. The products
-around it are in `chunks`, 3 of 2 M V D operations each.
+A block of rows, widened to fp32, stays in cache on a CPU; its gradient replaces its logits. `chunks` computes the
+products around it.
 
-The log-sum-exp is max - log(probability of the max), which costs nothing beyond the softmax: that probability is at
-least 1 / V, so its logarithm is safe. A softmax rounded to 16 bits is too inexact for the loss itself.
+The log-sum-exp is max - log(p of the max), which costs nothing beyond the softmax. That probability is at least 1 / V,
+so its logarithm is safe. A softmax rounded to 16 bits is too inexact for the loss itself.
 """
 
 from __future__ import annotations
@@ -23,36 +23,33 @@ _CACHED = 1 << 19  # elements of a block of rows on a CPU
 _WIDENED = 1 << 24  # and on a GPU, where it only bounds the copies in fp32
 
 
-def _row_pass(
+def _cross_entropy(
     logits: Tensor,
     labels: Tensor,
     losses: Tensor,
-    hits: Tensor,
+    correct: Tensor,
     dbias: Tensor | None,
     *,
     vocabulary: int,
     with_gradients: bool,
 ) -> None:
-    """See `chunks.RowPass`."""
-    narrow = logits[:, :vocabulary]
-    used = (labels >= 0)[:, None]
-    targets = labels.clamp(min=0)[:, None]
-    for some in _row_blocks(narrow):
-        here, target = used[some], targets[some]
-        exact = narrow[some].to(losses.dtype)
-        top, predicted = exact.max(-1, keepdim=True)
-        probabilities = torch.softmax(exact, -1)
-        log_normaliser = top - probabilities.gather(1, predicted).log()
-        loss = log_normaliser - exact.gather(1, target)
-        losses[some] = torch.where(here, loss, 0)[:, 0]
-        hits[some] = ((predicted == target) & here)[:, 0]
+    """See `chunks.CrossEntropy`."""
+    logits = logits[:, :vocabulary]
+    valid, targets = (labels >= 0)[:, None], labels.clamp(min=0)[:, None]
+    for rows in _row_blocks(logits):
+        z, used, target = logits[rows].to(losses.dtype), valid[rows], targets[rows]
+        m, predicted = z.max(-1, keepdim=True)
+        p = torch.softmax(z, -1)
+        lse = m - p.gather(1, predicted).log()
+        losses[rows] = torch.where(used, lse - z.gather(1, target), 0)[:, 0]
+        correct[rows] = ((predicted == target) & used)[:, 0]
         if not with_gradients:
             continue
-        share = here.to(exact.dtype)
-        probabilities.mul_(share).scatter_add_(1, target, -share)
-        narrow[some] = probabilities
+        one = used.to(p.dtype)
+        dlogits = p.mul_(one).scatter_add_(1, target, -one)
+        logits[rows] = dlogits
         if dbias is not None:
-            dbias += probabilities.sum(0)
+            dbias += dlogits.sum(0)
 
 
 def _row_blocks(logits: Tensor) -> Iterator[slice]:
@@ -62,5 +59,5 @@ def _row_blocks(logits: Tensor) -> Iterator[slice]:
         yield slice(start, start + rows)
 
 
-forward = partial(chunks.forward, _row_pass, "torch")
+forward = partial(chunks.forward, _cross_entropy, "torch")
 backward = partial(chunks.backward, "torch")

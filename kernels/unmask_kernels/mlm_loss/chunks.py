@@ -1,17 +1,19 @@
-"""The loop over chunks of logits that the backends of mlm_loss share: products by the library, rows by the backend.
+"""The loop over chunks of logits that the backends of mlm_loss share: a library multiplies, a backend does the rest.
 
-    forward    logits = x W^T + b     dlogits in place of logits     dx = dlogits W     dW of all chunks but the last
-    backward   dW = dloss * (dlogits^T x of the last chunk + the others)
+    forward     for each chunk of rows x:   logits = x W^T + b
+                                            losses, and dlogits in place of logits (the backend's `CrossEntropy`)
+                                            dx = dlogits W,  dW += dlogits^T x  (of the last chunk: in the backward)
+    backward    dW = dloss * (dlogits^T x of the last chunk + dW of the others)
 
-x (M, D) are the masked rows, W (V, D) and b (V,) the projection. One buffer holds a chunk of logits, at most
-`_CHUNK_BYTES`, cut so that chunks are even. The last one stays in it for the backward, where its part of dW is
-written once, already scaled by the gradient of the loss: dW is never kept next to its scaled copy.
+x (M, D) are the masked rows, W (V, D) and b (V,) the projection. One buffer of at most `_CHUNK_BYTES` holds a chunk of
+logits; chunks are even. The last chunk stays in the buffer until the backward. Its part of dW is written once, already
+scaled by the gradient of the loss, so dW and a scaled copy never exist side by side.
 
-On a CPU the products go over `_BLOCK` columns at a time: operands stay in cache, and a block of the fp32 table is
-narrowed where it is used, not as a whole. On a GPU (and for a Triton backend) they are one product each, on a narrow
-copy of the table whose rows are padded with zeros to a multiple of `_ALIGNED`: a row of V = 30,522 logits in 16 bits
-would start at any multiple of 4 bytes, where neither the library nor a kernel can load 16 at once. Padded logits are
-0 and stay 0. The parameter itself is never padded.
+On a CPU the `torch` backend multiplies over `_BLOCK` columns at a time: operands stay in cache, and the fp32 table is
+narrowed block by block. Elsewhere a product covers all columns, on a narrow copy of the table whose rows are padded
+with zeros to a multiple of `_ALIGNED`. Without padding, a row of V = 30,522 logits in 16 bits would start at any
+multiple of 4 bytes, where neither the library nor a kernel can load 16 bytes at once. Padded logits are 0 and stay 0.
+The parameter itself is never padded.
 """
 
 from __future__ import annotations
@@ -24,47 +26,50 @@ from torch import Tensor
 
 from ..precision import accumulation_dtype
 
-__all__ = ["Cut", "RowPass", "backward", "cut", "forward"]
+__all__ = ["ChunkSizes", "CrossEntropy", "backward", "chunk_sizes", "forward"]
 
-# With the PyTorch backend, softmax needs copies in fp32 beside the chunk.
+# The softmax of the PyTorch backend needs copies in fp32 beside the chunk.
 _CHUNK_BYTES = {"torch": 1 << 27, "triton": 1 << 28}
 _ALIGNED = 64
 _BLOCK = 1024
 _TILE = 128
 
 
-class Cut(NamedTuple):
-    """How M slots are cut: `number` chunks of `rows` logits each (the last may be shorter), `columns` wide."""
-
-    number: int
-    rows: int
-    columns: int
-
-
-class RowPass(Protocol):
-    """What a backend does between the products, on one chunk."""
+class CrossEntropy(Protocol):
+    """What a backend computes between the products, on one chunk of n rows."""
 
     def __call__(
         self,
         logits: Tensor,
         labels: Tensor,
         losses: Tensor,
-        hits: Tensor,
+        correct: Tensor,
         dbias: Tensor | None,
         *,
         vocabulary: int,
         with_gradients: bool,
     ) -> None:
-        """Write losses and hits (n,), add to dbias (V,), replace logits (n, columns) by their gradients.
+        """Write losses and correct, replace logits by their gradients, add these to dbias.
 
         Args:
-            logits: columns from V on are 0 and must be 0 afterwards. Without gradients their contents may stay.
-            labels: int64 (n,); a negative one means that the row has no loss and no gradient.
+            logits: (n, columns); columns from V on are 0 and stay 0. Without gradients the contents may stay.
+            labels: int64 (n,); a row with a negative label has no loss and no gradient.
+            losses: (n,), in the accumulation dtype.
+            correct: bool (n,).
+            dbias: (V,), in the accumulation dtype, or None.
         """
 
 
-def cut(backend: str, device: str, slots: int, vocabulary: int, itemsize: int) -> Cut:
-    """The chunks of a call; arithmetic only, so that it also serves symbolic sizes."""
+class ChunkSizes(NamedTuple):
+    """`number` chunks of `rows` rows (the last may have fewer), each row of `columns` logits."""
+
+    number: int
+    rows: int
+    columns: int
+
+
+def chunk_sizes(backend: str, device: str, slots: int, vocabulary: int, itemsize: int) -> ChunkSizes:
+    """The chunks of a call with `slots` rows; arithmetic only, so it also takes symbolic sizes."""
     blocked = _is_blocked(backend, device)
     columns = vocabulary if blocked else -(-vocabulary // _ALIGNED) * _ALIGNED
     most = max(1, _CHUNK_BYTES[backend] // (columns * itemsize))
@@ -74,11 +79,11 @@ def cut(backend: str, device: str, slots: int, vocabulary: int, itemsize: int) -
         # even chunks, of whole tiles of a product
         rows = min(most, -(-rows // _TILE) * _TILE)
         number = -(-slots // rows)
-    return Cut(number, rows, columns)
+    return ChunkSizes(number, rows, columns)
 
 
 def forward(
-    row_pass: RowPass,
+    cross_entropy: CrossEntropy,
     backend: str,
     hidden: Tensor,
     positions: Tensor | None,
@@ -91,56 +96,52 @@ def forward(
     wide = accumulation_dtype(hidden.dtype)
     x = hidden if positions is None else hidden.index_select(0, positions)
     slots, vocabulary = len(x), len(weight)
-    number, rows, columns = cut(backend, x.device.type, slots, vocabulary, x.element_size())
+    number, rows, columns = chunk_sizes(backend, x.device.type, slots, vocabulary, x.element_size())
     blocked = _is_blocked(backend, x.device.type)
     table = weight if blocked else _padded(weight, columns, x.dtype)
     offset = None if bias is None else _padded(bias, columns, x.dtype)
     labels = labels.contiguous()
     losses = torch.zeros(slots, dtype=wide, device=x.device)
-    hits = torch.zeros(slots, dtype=torch.bool, device=x.device)
+    correct = torch.zeros(slots, dtype=torch.bool, device=x.device)
     buffer = x.new_empty((rows, columns))
     dx = x.new_empty(x.shape) if with_gradients else x
     dweight = x.new_empty((0, x.shape[1]), dtype=wide)
     dbias = x.new_zeros(vocabulary, dtype=wide) if with_gradients and bias is not None else None
     for start in range(0, slots, max(1, rows)):
         chunk = slice(start, start + rows)
-        some = x[chunk]
-        logits = buffer[: len(some)]
-        for c in _columns(columns, blocked):
+        x_chunk = x[chunk]
+        logits = buffer[: len(x_chunk)]
+        for c in _column_blocks(columns, blocked):
             narrow = table[c].to(x.dtype).t()
             if offset is None:
-                torch.mm(some, narrow, out=logits[:, c])
+                torch.mm(x_chunk, narrow, out=logits[:, c])
             else:
-                torch.addmm(offset[c], some, narrow, out=logits[:, c])
-        row_pass(
+                torch.addmm(offset[c], x_chunk, narrow, out=logits[:, c])
+        cross_entropy(
             logits,
             labels[chunk],
             losses[chunk],
-            hits[chunk],
+            correct[chunk],
             dbias,
             vocabulary=vocabulary,
             with_gradients=with_gradients,
         )
         if not with_gradients:
             continue
-        # partial products of blocks add up in the accumulation dtype
+        dlogits = logits
+        # products of blocks add up in the accumulation dtype
         dx[chunk] = sum(
-            ((logits[:, c] @ table[c].to(x.dtype)).to(wide) for c in _columns(columns, blocked)),
+            ((dlogits[:, c] @ table[c].to(x.dtype)).to(wide) for c in _column_blocks(columns, blocked)),
             start=torch.zeros((), dtype=wide, device=x.device),
         )
         if start + rows < slots:
-            product = _outer(logits, some, vocabulary, blocked)
+            product = _weight_gradient(dlogits, x_chunk, vocabulary, blocked)
             dweight = product if start == 0 else dweight.add_(product)
-    scalars = (losses.sum(), (labels >= 0).sum(), hits.sum())
+    scalars = (losses.sum(), (labels >= 0).sum(), correct.sum())
     if not with_gradients:
         return (*scalars, *(x.new_empty(0) for _ in range(4)))
-    return (
-        *scalars,
-        dx,
-        dweight,
-        x.new_empty(0, dtype=wide) if dbias is None else dbias,
-        buffer[: slots - (number - 1) * rows],
-    )
+    dbias = x.new_empty(0, dtype=wide) if dbias is None else dbias
+    return *scalars, dx, dweight, dbias, buffer[: slots - (number - 1) * rows]
 
 
 def backward(
@@ -157,15 +158,32 @@ def backward(
     slots = len(hidden) if positions is None else len(positions)
     last = slice(slots - len(dlogits), slots)
     x = hidden[last] if positions is None else hidden.index_select(0, positions[last])
-    total = _outer(dlogits, x, vocabulary, blocked, dloss)
+    total = _weight_gradient(dlogits, x, vocabulary, blocked, dloss)
     return total.addcmul_(dweight, dloss) if dweight.numel() else total
+
+
+def _weight_gradient(dlogits: Tensor, x: Tensor, vocabulary: int, blocked: bool, scale: Tensor | None = None) -> Tensor:
+    """scale * dlogits^T x, a new (V, D) tensor in the accumulation dtype, in the best precision the library writes."""
+    wide = accumulation_dtype(x.dtype)
+    if blocked:
+        total = x.new_empty((vocabulary, x.shape[1]), dtype=wide)
+        for c in _column_blocks(vocabulary, blocked):
+            block = total[c].copy_(dlogits[:, c].t() @ x)
+            if scale is not None:
+                block.mul_(scale)
+        return total
+    if x.device.type == "cuda" and x.element_size() == 2:
+        total = torch.mm(dlogits.t(), x, out_dtype=torch.float32)[:vocabulary]
+    else:
+        total = (dlogits.t().to(wide) @ x.to(wide))[:vocabulary]
+    return total if scale is None else total.mul_(scale)
 
 
 def _is_blocked(backend: str, device: str) -> bool:
     return backend == "torch" and device == "cpu"
 
 
-def _columns(columns: int, blocked: bool) -> Iterator[slice]:
+def _column_blocks(columns: int, blocked: bool) -> Iterator[slice]:
     step = _BLOCK if blocked else columns
     for start in range(0, columns, step):
         yield slice(start, min(start + step, columns))
@@ -178,20 +196,3 @@ def _padded(x: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     longer = x.new_zeros((length, *x.shape[1:]), dtype=dtype)
     longer[: len(x)] = x
     return longer
-
-
-def _outer(dlogits: Tensor, x: Tensor, vocabulary: int, blocked: bool, scale: Tensor | None = None) -> Tensor:
-    """scale * dlogits^T x, a new (V, D) tensor in the accumulation dtype, in the best precision the library writes."""
-    wide = accumulation_dtype(x.dtype)
-    if blocked:
-        total = x.new_empty((vocabulary, x.shape[1]), dtype=wide)
-        for c in _columns(vocabulary, blocked):
-            block = total[c].copy_(dlogits[:, c].t() @ x)
-            if scale is not None:
-                block.mul_(scale)
-        return total
-    if x.device.type == "cuda" and x.element_size() == 2:
-        total = torch.mm(dlogits.t(), x, out_dtype=torch.float32)[:vocabulary]
-    else:
-        total = (dlogits.t().to(wide) @ x.to(wide))[:vocabulary]
-    return total if scale is None else total.mul_(scale)

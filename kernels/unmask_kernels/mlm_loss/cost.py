@@ -31,7 +31,7 @@ def bytes_backward(masked: int, hidden_size: int, vocabulary: int, itemsize: int
 def bytes_between(masked: int, hidden_size: int, vocabulary: int, itemsize: int, chunks: int) -> int:
     """What the Triton backend moves beside the products themselves, which write and read a chunk of logits.
 
-    Statistics read the logits, gradients read and write them. The table's gradient, in fp32, is scaled in place; with
-    several chunks, every further one is added to the sum.
+    The statistics kernel reads the logits, the gradient kernel reads and writes them. The gradient of the projection,
+    in fp32, is scaled in place; with several chunks, each further one is added to the sum.
     """
     return 3 * masked * vocabulary * itemsize + 4 * vocabulary * hidden_size * (2 + 3 * (chunks - 1))

@@ -1,4 +1,4 @@
-"""mlm_loss: the public operation, its checks, its backends and its registration.
+"""mlm_loss: the public operation, its checks and its registration.
 
 Shapes: hidden (T, D); positions, labels (M,); weight (V, D); bias (V,); dlogits (last chunk, V and padding).
 """
@@ -6,20 +6,20 @@ Shapes: hidden (T, D); positions, labels (M,); weight (V, D); bias (V,); dlogits
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import checks
-from ..capability import architecture, triton_reasons
-from ..dispatch import Backend, Family
+from ..capability import architecture
 from ..precision import accumulation_dtype, autocast_dtype, without_autocast
 from ..registration import register, save, saved
 from . import reference
-from .chunks import cut
+from .choice import FAMILY, MLMLossCall
+from .chunks import chunk_sizes
 
-__all__ = ["FAMILY", "MLMLoss", "MLMLossCall", "mlm_loss"]
+__all__ = ["MLMLoss", "mlm_loss"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,34 +81,6 @@ def mlm_loss(
     return MLMLoss(loss, count, correct)
 
 
-class MLMLossCall(NamedTuple):
-    """What the choice of a backend may depend on."""
-
-    device: str
-    architecture: str
-    dtype: torch.dtype
-    vocabulary: int
-    width: int
-
-
-def _triton_refuses(call: MLMLossCall) -> list[str]:
-    reasons = triton_reasons(call.device)
-    if call.dtype == torch.float64:
-        reasons.append("hidden must be fp16, bf16 or fp32, got float64")
-    return reasons
-
-
-FAMILY = Family(
-    "mlm_loss",
-    {
-        # `verified` gets an architecture once the GPU tests have passed there.
-        "triton": Backend("unmask_kernels.mlm_loss._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.mlm_loss._torch"),
-        "reference": Backend("unmask_kernels.mlm_loss.reference"),
-    },
-)
-
-
 def _check(
     hidden: Tensor,
     positions: Tensor | None,
@@ -166,10 +138,10 @@ def _forward_fake(
         hidden.new_empty((), dtype=torch.int64),
     )
     if not with_gradients:
-        drows, dweight, dbias, dlogits = (hidden.new_empty((0,)) for _ in range(4))
-        return (*scalars, drows, dweight, dbias, dlogits)
+        dx, dweight, dbias, dlogits = (hidden.new_empty((0,)) for _ in range(4))
+        return (*scalars, dx, dweight, dbias, dlogits)
     slots, (vocabulary, width) = labels.shape[0], weight.shape
-    chunks = cut(backend, hidden.device.type, slots, vocabulary, hidden.element_size())
+    chunks = chunk_sizes(backend, hidden.device.type, slots, vocabulary, hidden.element_size())
     return (
         *scalars,
         hidden.new_empty((slots, width)),
@@ -195,7 +167,7 @@ register(FAMILY, forward=_forward_fake, backward=_backward_fake)
 
 
 class _MLMLoss(torch.autograd.Function):
-    """Gradients are made with the forward; the backward scales them, and multiplies the last chunk of dweight."""
+    """The forward computes the gradients; the backward scales them, and multiplies the last chunk of dweight."""
 
     @staticmethod
     def forward(
@@ -220,10 +192,10 @@ class _MLMLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dloss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, positions, drows, partial, dbias, dlogits, *settings = saved(ctx)
+        hidden, positions, dx, partial, dbias, dlogits, *settings = saved(ctx)
         weight_dtype, bias_dtype = ctx.dtypes
         # a GPU rounds a scalar tensor to the dtype of what it multiplies, and 1 / count has more than 8 bits
-        dhidden = (drows.to(dloss.dtype) * dloss).to(drows.dtype)
+        dhidden = (dx.to(dloss.dtype) * dloss).to(dx.dtype)
         if positions is not None:
             # unused slots may repeat a row; they add zeros
             dhidden = hidden.new_zeros(hidden.shape).index_add_(0, positions, dhidden)

@@ -1,9 +1,10 @@
 """The masked-language-model loss, the definition: output projection and cross-entropy at the masked positions only.
 
-    logits = hidden[positions] @ weight.T + bias              (M, V)
-    lse    = logsumexp(logits)                                (M,)
-    loss   = sum over slots with label >= 0 of  lse - logits[label]      in nats
-    count, correct: those slots, and how many of them have their largest logit (the first one of equals) at the label
+    logits  = hidden[positions] @ weight.T + bias                            (M, V)
+    lse     = logsumexp(logits)                                              (M,)
+    loss    = sum over slots with label >= 0 of  lse - logits[label]         in nats
+    count   = number of these slots
+    correct = number of these slots whose largest logit (the first of equals) is at the label
 
 Shapes: hidden (T, D); positions, labels (M,); weight (V, D); bias (V,). Computed in fp32, or fp64 for fp64 hidden.
 Differentiable by autograd; holds all M x V logits.
@@ -20,18 +21,13 @@ __all__ = ["mlm_loss"]
 
 
 def mlm_loss(
-    hidden: Tensor,
-    positions: Tensor | None,
-    labels: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    hidden: Tensor, positions: Tensor | None, labels: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See the head of this file; without positions, hidden is (M, D) already."""
+    """The formula above: loss, count, correct. Without positions, hidden is (M, D) already."""
     wide = accumulation_dtype(hidden.dtype)
     rows = hidden if positions is None else hidden[positions]
     logits = F.linear(rows.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
     valid = labels >= 0
-    targets = labels.where(valid, -100)
-    loss = F.cross_entropy(logits, targets, reduction="sum", ignore_index=-100)
+    loss = F.cross_entropy(logits, labels.where(valid, -100), reduction="sum", ignore_index=-100)
     correct = ((logits.argmax(-1) == labels) & valid).sum()
     return loss, valid.sum(), correct

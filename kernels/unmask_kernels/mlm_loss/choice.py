@@ -1,0 +1,40 @@
+"""Which backend runs a call of mlm_loss: what a choice may look at, what each backend refuses, and their order."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from ..capability import triton_reasons
+from ..dispatch import Backend, Family
+
+__all__ = ["FAMILY", "MLMLossCall"]
+
+
+class MLMLossCall(NamedTuple):
+    """What the choice of a backend may depend on."""
+
+    device: str
+    architecture: str
+    dtype: torch.dtype
+    vocabulary: int
+    width: int
+
+
+def _triton_refuses(call: MLMLossCall) -> list[str]:
+    reasons = triton_reasons(call.device)
+    if call.dtype == torch.float64:
+        reasons.append("hidden must be fp16, bf16 or fp32, got float64")
+    return reasons
+
+
+FAMILY = Family(
+    "mlm_loss",
+    {
+        # `verified` gets an architecture once the GPU tests have passed there.
+        "triton": Backend("unmask_kernels.mlm_loss._triton", _triton_refuses, verified=()),
+        "torch": Backend("unmask_kernels.mlm_loss._torch"),
+        "reference": Backend("unmask_kernels.mlm_loss.reference"),
+    },
+)
