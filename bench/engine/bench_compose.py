@@ -77,7 +77,7 @@ def window(store: MemoryStore) -> Window:
         sources=nothing,
         turns=nothing,
         ranks=np.arange(DOCUMENTS),
-        longest=LONGEST,
+        max_length=LONGEST,
         seed=1,
         text=store,
     )
@@ -121,7 +121,7 @@ def bench_compose(benchmark: Any, store: MemoryStore, subjects: Numbers, variant
 def bench_seek(benchmark: Any, store: MemoryStore, index: int) -> None:
     """A stream that a checkpoint told where `index` lies plans one window to go on there, whatever the index."""
     config = StreamConfig(
-        longest=LONGEST, tokens=16_384, held_out_fraction=0.0, composition=Composition(strategy="mix")
+        max_length=LONGEST, tokens=16_384, held_out_fraction=0.0, composition=Composition(strategy="mix")
     )
 
     def fresh() -> tuple[tuple[Stream], dict[str, object]]:

@@ -75,7 +75,7 @@ def _one_core() -> Iterator[None]:
 def one_pass(
     store: MemoryStore, tokens: int, masking: Masking = "token", table: SimilarWords | None = None
 ) -> Iterator[PackedBatch]:
-    config = StreamConfig(longest=LONGEST, tokens=tokens, held_out_fraction=0.0, masking=masking)
+    config = StreamConfig(max_length=LONGEST, tokens=tokens, held_out_fraction=0.0, masking=masking)
     loader = Loader(Stream(store, config, store.ordinary_ids, similar_words=table), workers=0)
     return takewhile(lambda batch: batch.cursor is not None and batch.cursor.pass_ == 0, loader)
 

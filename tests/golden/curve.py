@@ -22,7 +22,7 @@ SETTINGS = {
         "input": [str(HERE / "harbour.txt")],
         "blank_line_documents": True,
         "vocab_size": 320,
-        "longest": 64,
+        "max_length": 64,
         "held_out": 0.05,
         "workers": 0,
     },

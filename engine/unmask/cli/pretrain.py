@@ -14,6 +14,8 @@ from typing import Any
 
 from unmask.cli._arguments import join_repeated, read
 from unmask.config import RunConfig, load_config
+from unmask.config.mappings import build, current_name
+from unmask.config.recipes import names, read_recipe
 from unmask.errors import ConfigError
 from unmask.paths import expanded
 
@@ -61,9 +63,6 @@ def _take_resume(arguments: list[str]) -> tuple[list[str], Path | None]:
 
 def _unchecked(source: str | Path | None) -> RunConfig:
     # ranges and agreements are checked after the command line is in: it may mend what the file says
-    from unmask.config.mappings import build
-    from unmask.config.recipes import read_recipe
-
     return build(RunConfig, read_recipe("tiny" if source is None else source), name="config")
 
 
@@ -71,7 +70,6 @@ def _read(arguments: list[str], base: RunConfig, *, first: str | None) -> RunCon
     """`base` with the options laid over it; `first` is what came before them."""
     if not arguments:
         return base
-    from unmask.config.recipes import names
 
     def stray(words: list[str]) -> None:
         for before, word in itertools.pairwise(["", *words]):
@@ -89,9 +87,17 @@ def _read(arguments: list[str], base: RunConfig, *, first: str | None) -> RunCon
         "unmask pretrain --resume RUN goes on with a run that stopped."
     )
     joined = join_repeated(join_repeated(arguments, "--data.input"), "--data.weights")
-    words = _whole_numbers(joined)
+    words = _whole_numbers([_current_option(word) for word in joined])
     prog = "unmask pretrain [RECIPE|CONFIG.yaml]"
     return read(RunConfig, prog=prog, description=described, arguments=words, default=base, stray=stray)
+
+
+def _current_option(word: str) -> str:
+    """`--data.max_length` for `--data.longest`, with or without `=value`; any other word as it is."""
+    if not word.startswith("--"):
+        return word
+    option, equals, value = word.partition("=")
+    return f"--{current_name(option.removeprefix('--'))}{equals}{value}"
 
 
 def _whole_numbers(arguments: list[str]) -> list[str]:

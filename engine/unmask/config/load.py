@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from unmask.config.mappings import build, merge, nest
+from unmask.config.mappings import build, merge, nest, with_current_names
 from unmask.config.recipes import read_recipe
 from unmask.config.rules import check, check_changes
 from unmask.config.schema import RunConfig
@@ -38,12 +38,12 @@ def load_config(
             contradiction, or a setting that nothing reads.
     """
     mapping = read_recipe("tiny" if recipe_or_yaml is None else recipe_or_yaml)
-    changes = nest(overrides or {})
+    changes = with_current_names(nest(overrides or {}))
     below = build(RunConfig, mapping, name="config")
     whole = _at_home(build(RunConfig, merge(mapping, changes), name="config"))
     config = without_unused(whole, below=below, changes=changes, saved=saved)
     check(config)
-    check_changes(config, changes, longest=below.data.longest)
+    check_changes(config, changes, max_length=below.data.max_length)
     return config
 
 

@@ -17,7 +17,7 @@ from unmask.errors import ConfigError
 if TYPE_CHECKING:
     import pydantic
 
-__all__ = ["build", "merge", "nest"]
+__all__ = ["build", "current_name", "merge", "nest", "with_current_names"]
 
 T = TypeVar("T")
 
@@ -34,6 +34,38 @@ _EXPECTED = {
     "dict": "a group of settings",
     "none": "nothing",
 }
+
+# Settings that had another name in an earlier version; files, saved runs and command lines may use either. A star
+# stands for the number of an item.
+_RENAMED = {"data.longest": "data.max_length", "train.phases.*.longest": "train.phases.*.max_length"}
+
+
+def current_name(setting: str) -> str:
+    """Return the name that a setting has today: "data.max_length" for "data.longest", others as they are."""
+    steps = setting.split(".")
+    renamed = _RENAMED.get(".".join("*" if step.isdigit() else step for step in steps))
+    return setting if renamed is None else ".".join([*steps[:-1], renamed.rpartition(".")[2]])
+
+
+def with_current_names(mapping: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return nested settings under the names that they have today.
+
+    Raises:
+        ConfigError: a setting stands there under its old name and its new one.
+    """
+    result: dict[str, Any] = {}
+    for key, value in mapping.items():
+        here = (*path, str(key))
+        name = current_name(".".join(here))
+        if name != ".".join(here) and name.rpartition(".")[2] in mapping:
+            raise ConfigError(f"config: {'.'.join(here)} is the old name of {name}, which is given too; leave it out")
+        if isinstance(value, Mapping):
+            value = with_current_names(value, here)
+        elif isinstance(value, list):
+            items = enumerate(value)
+            value = [with_current_names(one, (*here, str(i))) if isinstance(one, Mapping) else one for i, one in items]
+        result[name.rpartition(".")[2] if name != ".".join(here) else key] = value
+    return result
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

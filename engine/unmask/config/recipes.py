@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from unmask.config.mappings import with_current_names
 from unmask.config.yaml_text import parse_yaml
 from unmask.errors import ConfigError
 from unmask.paths import expanded
@@ -27,16 +28,15 @@ def read_recipe(recipe_or_path: str | Path) -> dict[str, Any]:
     """
     wanted = str(recipe_or_path)
     if wanted in names():
-        return parse_yaml(
-            files("unmask.recipes").joinpath(f"{wanted}.yaml").read_text("utf-8"), source=f"recipe {wanted}"
-        )
+        text = files("unmask.recipes").joinpath(f"{wanted}.yaml").read_text("utf-8")
+        return parse_yaml(text, source=f"recipe {wanted}")
     path = Path(expanded(wanted))
     if not path.exists():
         close = difflib.get_close_matches(wanted, names(), n=1)
         hint = f"did you mean {close[0]}?" if close else f"recipes are {', '.join(names())}"
         raise ConfigError(f"config: no recipe or file is called {wanted!r}; {hint}")
     try:
-        return parse_yaml(path.read_text("utf-8"), source=wanted)
+        return with_current_names(parse_yaml(path.read_text("utf-8"), source=wanted))
     except UnicodeDecodeError as error:
         raise ConfigError(f"config: {wanted} is not UTF-8 at byte {error.start}; save it as UTF-8 text") from None
     except OSError as error:

@@ -19,20 +19,24 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"config: {problem}")
 
 
-def check_changes(config: RunConfig, changes: Mapping[str, Any], *, longest: int) -> None:
-    """Raise ConfigError where a setting laid over a recipe, whose `data.longest` is `longest`, would change nothing.
+def check_changes(config: RunConfig, changes: Mapping[str, Any], *, max_length: int) -> None:
+    """Raise ConfigError if `data.max_length` was changed and nothing reads it, because the phases have their own.
 
-    A recipe may name both `data.longest` and phases, for whoever replaces the phases; asking for a length that no phase
-    has is a mistake.
+    A recipe may name both, for whoever replaces the phases. It is a mistake to ask for a length that no phase has.
+
+    Args:
+        config: the recipe with the changes.
+        changes: what the command line asks for, as a nested mapping.
+        max_length: `data.max_length` of the recipe alone.
     """
     data, train = changes.get("data") or {}, changes.get("train") or {}
-    lengths = [phase.longest for phase in config.train.phases]
-    asked = "longest" in data and ("phases" not in train or config.data.longest not in (longest, *lengths))
+    lengths = [phase.max_length for phase in config.train.phases]
+    asked = "max_length" in data and ("phases" not in train or config.data.max_length not in (max_length, *lengths))
     if lengths and asked:
         raise ConfigError(
-            f"config: data.longest {config.data.longest} would change nothing, because train.phases sets the lengths "
-            f"({', '.join(map(str, lengths))}); leave it out, give --train.phases.0.longest and so on, or write a YAML "
-            "file with other train.phases ([] for one phase of this length)"
+            f"config: data.max_length {config.data.max_length} would change nothing, because train.phases sets the "
+            f"lengths ({', '.join(map(str, lengths))}); leave it out, give --train.phases.0.max_length and so on, or "
+            "write a YAML file with other train.phases ([] for one phase of this length)"
         )
 
 
@@ -41,7 +45,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
     at_least = {
         "seed": (config.seed, 0),
         "data.vocab_size": (data.vocab_size, 100),
-        "data.longest": (data.longest, SHORTEST),
+        "data.max_length": (data.max_length, SHORTEST),
         "data.workers": (data.workers, 0),
         "data.bm25_buffer": (data.bm25_buffer, 1),
         "data.bm25_query_terms": (data.bm25_query_terms, 1),
@@ -130,8 +134,8 @@ def _agreements(config: RunConfig) -> Iterator[str]:
             f"got {train.tokens_per_step}; the nearest is {_nearest_multiple(train.tokens_per_step, micro)}"
         )
     shortest = SHORTEST_PAIR if data.compose == "pairs" else SHORTEST
-    longest = {f"train.phases.{i}.longest": phase.longest for i, phase in enumerate(train.phases)}
-    for name, tokens in (longest or {"data.longest": data.longest}).items():
+    max_length = {f"train.phases.{i}.max_length": phase.max_length for i, phase in enumerate(train.phases)}
+    for name, tokens in (max_length or {"data.max_length": data.max_length}).items():
         if tokens < shortest:
             yield f"{name} must be at least {shortest}, got {tokens}"
         if tokens > model.max_positions:

@@ -45,7 +45,7 @@ class DataConfig:
     strip_accents: bool = True
     """Whether one that drops case drops accents too, which are letters in many scripts: those of Hindi, Japanese, Thai,
     Arabic, Korean and others."""
-    longest: int = 128
+    max_length: int = 128
     """Tokens in the longest piece, [CLS] and [SEP] included; a longer document is cut into several."""
     held_out: float = 0.01
     """Share of the documents kept for evaluation and never trained on, chosen by their content; in [0, 0.5]. An
@@ -55,7 +55,7 @@ class DataConfig:
         "documents"
     )
     """How documents become sequences: `documents` are whole or in even pieces; `doc_sentences` and `full_sentences`
-    hold whole sentences, of one document or across; `mix` cuts one stream of all documents every `longest` tokens,
+    hold whole sentences, of one document or across; `mix` cuts one stream of all documents every `max_length` tokens,
     `uni` one of each source; in `bm25` the next document is the one most like the last; `best_fit` packs pieces;
     `pairs` are for `objective.nsp` or `objective.sop`."""
     bm25_walk: Literal["path", "star"] = "path"
@@ -146,7 +146,7 @@ class Phase:
 
     share: float
     """Share of the steps; in (0, 1], all phases sum to 1."""
-    longest: int
+    max_length: int
     """Tokens in the longest piece during this phase."""
 
 
@@ -193,8 +193,8 @@ class TrainConfig:
     tensorboard: bool = False
     """Write TensorBoard events too (extra `tensorboard`)."""
     phases: list[Phase] = field(default_factory=list)
-    """Length phases; empty: one phase at `data.longest`. The command line changes those that there are
-    (`--train.phases.0.longest 64`); another number of them needs a YAML file."""
+    """Length phases; empty: one phase at `data.max_length`. The command line changes those that there are
+    (`--train.phases.0.max_length 64`); another number of them needs a YAML file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

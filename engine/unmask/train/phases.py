@@ -19,25 +19,25 @@ _SEED_STRIDE = 0x9E3779B97F4A7C15
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
-    """Steps [first, end) at `longest` tokens a piece.
+    """Steps [first, end) at `max_length` tokens a piece.
 
-    Fields: number from 0; first, end steps; longest in tokens, [CLS] and [SEP] included; seed of its stream.
+    Fields: number from 0; first, end steps; max_length in tokens, [CLS] and [SEP] included; seed of its stream.
     """
 
     number: int
     first: int
     end: int
-    longest: int
+    max_length: int
     seed: int
 
 
-def plan_segments(steps: int, phases: Sequence[Phase], *, longest: int, seed: int) -> list[Segment]:
-    """Cut `steps` by the shares of the phases, rounded to whole steps; without phases, one segment at `longest`.
+def plan_segments(steps: int, phases: Sequence[Phase], *, max_length: int, seed: int) -> list[Segment]:
+    """Cut `steps` by the shares of the phases, rounded to whole steps; without phases, one segment at `max_length`.
 
     Raises:
         ConfigError: a phase is too small a share of the run for a single step.
     """
-    phases = list(phases) or [Phase(share=1.0, longest=longest)]
+    phases = list(phases) or [Phase(share=1.0, max_length=max_length)]
     segments: list[Segment] = []
     passed = 0.0
     for number, phase in enumerate(phases):
@@ -50,7 +50,7 @@ def plan_segments(steps: int, phases: Sequence[Phase], *, longest: int, seed: in
                 "its share or train.steps"
             )
         of_segment = (seed + number * _SEED_STRIDE) % 2**63
-        segments.append(Segment(number=number, first=first, end=end, longest=phase.longest, seed=of_segment))
+        segments.append(Segment(number=number, first=first, end=end, max_length=phase.max_length, seed=of_segment))
     return segments
 
 

@@ -54,7 +54,7 @@ class Sources:
         self.config = config
         self._composed = composed
         self.segments = plan_segments(
-            config.train.steps, config.train.phases, longest=config.data.longest, seed=config.seed
+            config.train.steps, config.train.phases, max_length=config.data.max_length, seed=config.seed
         )
         self.micro_batches = config.train.tokens_per_step // config.train.micro_batch_tokens
         self.waited_seconds = 0.0
@@ -140,7 +140,7 @@ class Sources:
         data, train = self.config.data, self.config.train
         first, end = (self._mask_rate(step) for step in (segment.first, segment.end))
         return StreamConfig(
-            longest=segment.longest,
+            max_length=segment.max_length,
             tokens=train.micro_batch_tokens,
             sequences=train.max_documents,
             seed=segment.seed,

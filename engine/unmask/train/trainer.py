@@ -204,7 +204,7 @@ class Trainer:
                 self.display.say(f"held-out at step {self.done}: {score}")
             if scores:
                 weights = [weight for _, weight in parts.objectives]
-                log.write_evaluation({"step": self.done, "longest": segment.longest} | as_row(scores, weights))
+                log.write_evaluation({"step": self.done, "max_length": segment.max_length} | as_row(scores, weights))
             elif self.evaluated < 0:
                 self.display.say("no held-out document in this store: training goes on without evaluation")
             self.evaluated = self.done

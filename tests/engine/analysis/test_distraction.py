@@ -39,7 +39,7 @@ def batches(scope: str, count: int = 3) -> list[PackedBatch]:
     lengths = np.random.default_rng(0).integers(3, 40, 200)
     store = MemoryStore.generated(lengths, vocab_size=60)
     composition = Composition(strategy="mix", scope=scope)  # type: ignore[arg-type]
-    config = StreamConfig(longest=64, tokens=256, composition=composition, held_out_fraction=0.0)
+    config = StreamConfig(max_length=64, tokens=256, composition=composition, held_out_fraction=0.0)
     return list(islice(Stream(store, config, store.ordinary_ids).batches(), count))
 
 

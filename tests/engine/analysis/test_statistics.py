@@ -84,7 +84,7 @@ def masked(masking: Masking, count: int = 30) -> tuple[list[PackedBatch], Memory
         table = SimilarWords(
             pairs + [((a, b), (a + 300, b + 300)) for a in range(5, 300) for b in range(5, 300) if b % 4]
         )
-    config = StreamConfig(longest=128, tokens=2048, masking=masking, held_out_fraction=0.0)
+    config = StreamConfig(max_length=128, tokens=2048, masking=masking, held_out_fraction=0.0)
     stream = Stream(store, config, store.ordinary_ids, similar_words=table)
     return list(islice(stream.batches(), count)), store, table
 
@@ -146,7 +146,7 @@ def test_ngrams_are_longer_than_words_and_spans_longer_still() -> None:
 def test_original_tokens_are_found_under_their_masks() -> None:
     lengths = np.full(50, 60)
     store = MemoryStore.generated(lengths, vocab_size=90)
-    config = StreamConfig(longest=64, tokens=256, composition=Composition(), held_out_fraction=0.0)
+    config = StreamConfig(max_length=64, tokens=256, composition=Composition(), held_out_fraction=0.0)
     batch = next(Stream(store, config, store.ordinary_ids).batches())
     texts = {tuple(document) for document in store.ids.reshape(50, 60).tolist()}
     found = texts_of(batch, store.special_ids)

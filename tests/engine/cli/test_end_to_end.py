@@ -13,7 +13,7 @@ from unmask.train.logging.log import read_log
 
 SMALL = [
     *("--model.num-layers", "1", "--model.hidden-size", "32", "--model.num-heads", "2"),
-    *("--model.intermediate-size", "64", "--model.max-positions", "32", "--data.longest", "32"),
+    *("--model.intermediate-size", "64", "--model.max-positions", "32", "--data.max_length", "32"),
     *("--train.tokens-per-step", "512", "--train.micro-batch-tokens", "256", "--train.warmup-steps", "5"),
     *("--train.learning-rate", "1e-2", "--train.log-every", "5", "--train.evaluate-every", "20"),
     *("--train.evaluate-tokens", "1024", "--train.save-every", "20", "--data.held-out", "0.1"),

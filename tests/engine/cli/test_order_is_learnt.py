@@ -30,7 +30,7 @@ def test_numbered_sentences_are_put_in_order(tmp_path: Path) -> None:
     settings = {
         "--data.store": store,
         "--data.compose": "pairs",
-        "--data.longest": "64",
+        "--data.max_length": "64",
         "--data.held-out": "0.05",
         "--objective.sop": "1",
         "--train.steps": "500",

@@ -83,11 +83,11 @@ def test_phases_of_a_recipe_survive_an_override() -> None:
 
 def test_command_line_may_mend_what_a_file_says(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("data: {longest: 600}\n")
-    with pytest.raises(ConfigError, match=r"data\.longest is 600"):
+    file.write_text("data: {max_length: 600}\n")
+    with pytest.raises(ConfigError, match=r"data\.max_length is 600"):
         parse([str(file)])
     config, _ = parse([str(file), "--model.max-positions", "1024"])
-    assert config.data.longest == 600
+    assert config.data.max_length == 600
 
 
 def test_what_cannot_work_is_refused() -> None:
@@ -127,10 +127,10 @@ def test_help_shows_where_the_recipe_goes(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_phases_of_a_recipe_change_one_by_one() -> None:
-    phases = parse(["bert-base", "--train.phases.0.longest", "64"])[0].train.phases
-    assert [phase.longest for phase in phases] == [64, 512]
-    with pytest.raises(ConfigError, match=r"give --train\.phases\.0\.longest"):
-        parse(["bert-base", "--data.longest", "64"])
+    phases = parse(["bert-base", "--train.phases.0.max_length", "64"])[0].train.phases
+    assert [phase.max_length for phase in phases] == [64, 512]
+    with pytest.raises(ConfigError, match=r"give --train\.phases\.0\.max_length"):
+        parse(["bert-base", "--data.max_length", "64"])
 
 
 @pytest.mark.parametrize("spelling", [["--resume", "{run}"], ["--resume={run}"]])
@@ -157,3 +157,8 @@ def test_resume_needs_a_directory() -> None:
 def test_resume_with_a_recipe_is_a_contradiction(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave 'bert-mini' out"):
         parse(["bert-mini", "--resume", str(tmp_path)])
+
+
+@pytest.mark.parametrize("words", [["--data.longest", "64"], ["--data.longest=64"]])
+def test_an_old_name_of_a_setting_is_taken(words: list[str]) -> None:
+    assert parse(["tiny", *words])[0].data.max_length == 64

@@ -12,7 +12,7 @@ from unmask.train.logging.log import read_evaluations, read_log
 
 SMALL = [
     *("--model.num-layers", "2", "--model.hidden-size", "32", "--model.num-heads", "2"),
-    *("--model.intermediate-size", "64", "--model.max-positions", "64", "--data.longest", "64"),
+    *("--model.intermediate-size", "64", "--model.max-positions", "64", "--data.max_length", "64"),
     *("--train.tokens-per-step", "512", "--train.micro-batch-tokens", "512", "--train.warmup-steps", "2"),
     *("--train.log-every", "3", "--train.evaluate-every", "6", "--train.evaluate-tokens", "1024"),
     *("--train.save-every", "6", "--data.held-out", "0.1", "--train.steps", "6"),
@@ -154,7 +154,7 @@ def test_analyse_refuses_what_it_cannot_read(
 
 def test_a_run_in_phases_is_analysed_at_its_last_length(tmp_path: Path, store: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("train: {phases: [{share: 0.9, longest: 16}, {share: 0.1, longest: 64}]}")
+    recipe.write_text("train: {phases: [{share: 0.9, max_length: 16}, {share: 0.1, max_length: 64}]}")
     assert analyse(store, recipe=str(recipe), micro_batches=2).sequences.longest > 16
 
 
@@ -162,7 +162,7 @@ def test_masks_made_on_the_device_are_analysed_as_those_of_the_host(tmp_path: Pa
     recipe = tmp_path / "recipe.yaml"
     found = []
     for place in ("host", "device"):
-        recipe.write_text(f"data: {{longest: 64, masking: whole_word, mask_on: {place}}}")
+        recipe.write_text(f"data: {{max_length: 64, masking: whole_word, mask_on: {place}}}")
         found.append(analyse(store, recipe=str(recipe), micro_batches=2).masks)
     assert found[0] == found[1]
     assert found[0] is not None

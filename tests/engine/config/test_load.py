@@ -53,7 +53,7 @@ def test_bert_has_the_paper_s_shape_schedule_and_tokens_a_step_but_no_next_sente
     assert (config.objective.mlm, config.objective.nsp) == (1, 0)
     assert config.train.tokens_per_step == 256 * 512
     assert (config.train.steps, config.train.warmup_steps, config.train.learning_rate) == (10**6, 10**4, 1e-4)
-    assert [(phase.share, phase.longest) for phase in config.train.phases] == [(0.9, 128), (0.1, 512)]
+    assert [(phase.share, phase.max_length) for phase in config.train.phases] == [(0.9, 128), (0.1, 512)]
 
 
 def test_bert_mini_accepts_a_short_run() -> None:
@@ -63,8 +63,8 @@ def test_bert_mini_accepts_a_short_run() -> None:
 def test_overrides_win_over_the_file_which_wins_over_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("seed: 7\ntrain:\n  steps: 1e3\n  learning_rate: 2e-4\n")
-    config = load_config(file, {"train.steps": 500, "data": {"longest": 64}})
-    assert (config.seed, config.train.steps, config.train.learning_rate, config.data.longest) == (
+    config = load_config(file, {"train.steps": 500, "data": {"max_length": 64}})
+    assert (config.seed, config.train.steps, config.train.learning_rate, config.data.max_length) == (
         7,
         500,
         2e-4,
@@ -80,17 +80,17 @@ def test_an_empty_file_or_group_keeps_the_defaults(tmp_path: Path) -> None:
 
 
 def test_lists_are_replaced_not_joined() -> None:
-    config = load_config("bert-base", {"train.phases": [{"share": 1, "longest": 64}]})
-    assert [phase.longest for phase in config.train.phases] == [64]
+    config = load_config("bert-base", {"train.phases": [{"share": 1, "max_length": 64}]})
+    assert [phase.max_length for phase in config.train.phases] == [64]
 
 
 def test_a_length_that_the_phases_of_the_recipe_hide_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"data.longest 64 would change nothing.* \(128, 512\)"):
-        load_config("bert-base", {"data.longest": 64})
-    with pytest.raises(ConfigError, match=r"data.longest 96 would change nothing.* \(64\)"):
-        load_config("bert-base", {"data.longest": 96, "train.phases": [{"share": 1, "longest": 64}]})
-    for phases in ([], [{"share": 1, "longest": 64}]):
-        assert load_config("bert-base", {"data.longest": 64, "train": {"phases": phases}}).data.longest == 64
+    with pytest.raises(ConfigError, match=r"data.max_length 64 would change nothing.* \(128, 512\)"):
+        load_config("bert-base", {"data.max_length": 64})
+    with pytest.raises(ConfigError, match=r"data.max_length 96 would change nothing.* \(64\)"):
+        load_config("bert-base", {"data.max_length": 96, "train.phases": [{"share": 1, "max_length": 64}]})
+    for phases in ([], [{"share": 1, "max_length": 64}]):
+        assert load_config("bert-base", {"data.max_length": 64, "train": {"phases": phases}}).data.max_length == 64
     for recipe in (None, "bert-base"):
         assert load_config(recipe, to_mapping(load_config("bert-base"))) == load_config("bert-base")
 
@@ -108,7 +108,7 @@ def test_numbers_follow_yaml_1_2() -> None:
         ({"train.stps": 3}, "train.stps is not a setting; did you mean train.steps?"),
         ({"steps": 3}, "steps is not a setting; did you mean train.steps?"),
         ({"trian": {"steps": 3}}, "trian is not a setting; did you mean train?"),
-        ({"train.phases": [{"share": 1, "longst": 9}]}, "did you mean train.phases.0.longest?"),
+        ({"train.phases": [{"share": 1, "max_lenght": 9}]}, "did you mean train.phases.0.max_length?"),
         ({"qqq": 1}, "qqq is not a setting; the configuration has run, seed, data, model, objective, train"),
     ],
 )
@@ -133,7 +133,7 @@ def test_unknown_name_is_refused_with_the_nearest_one(overrides: dict[str, Any],
         ({"train": 3}, "train must be a group of settings, got 3 (int)"),
         ({"data.input": "corpus.txt"}, "data.input must be a list, got 'corpus.txt' (str)"),
         ({"data.store": 5}, "data.store must be text, got 5 (int)"),
-        ({"train.phases": [{"share": 1}]}, "train.phases.0.longest is missing"),
+        ({"train.phases": [{"share": 1}]}, "train.phases.0.max_length is missing"),
     ],
 )
 def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, Any], message: str) -> None:
@@ -147,16 +147,16 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
             {"train.warmup_steps": 12000, "train.steps": 10000},
             "train.warmup_steps is 12000 but train.steps is 10000; lower the warm-up or raise the steps",
         ),
-        ({"data.longest": 600}, "data.longest is 600 but model.max_positions is 512"),
-        ({"train.phases": [{"share": 1, "longest": 513}]}, "train.phases.0.longest is 513"),
-        ({"data.longest": 512, "train.micro_batch_tokens": 256}, "a piece must fit in one micro-batch"),
+        ({"data.max_length": 600}, "data.max_length is 600 but model.max_positions is 512"),
+        ({"train.phases": [{"share": 1, "max_length": 513}]}, "train.phases.0.max_length is 513"),
+        ({"data.max_length": 512, "train.micro_batch_tokens": 256}, "a piece must fit in one micro-batch"),
         ({"model.hidden_size": 130, "model.num_heads": 4}, "multiple of model.num_heads (4), got 130"),
         (
             {"train.tokens_per_step": 10000},
             "multiple of train.micro_batch_tokens (2048), got 10000; the nearest is 10240",
         ),
         (
-            {"train.phases": [{"share": 0.5, "longest": 64}]},
+            {"train.phases": [{"share": 0.5, "max_length": 64}]},
             "shares above 0 that sum to 1, got [0.5] (sum 0.5)",
         ),
         ({"data.mask_rate": 0}, "data.mask_rate must be between 0 and 1, got 0"),
@@ -182,8 +182,8 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
         ({"data.static_masks": 2, "data.mask_rate_end": 0.3}, "data.static_masks and data.mask_rate_end are both set"),
         ({"data.compose": "pairs"}, "data.compose is 'pairs' but objective.nsp and objective.sop are both 0"),
         (
-            {"data.compose": "pairs", "objective.sop": 1, "data.longest": 4},
-            "data.longest must be at least 5, got 4",
+            {"data.compose": "pairs", "objective.sop": 1, "data.max_length": 4},
+            "data.max_length must be at least 5, got 4",
         ),
         (
             {"data.scope": "sequence"},
@@ -215,7 +215,7 @@ def test_what_cannot_work_is_refused_before_anything_starts(overrides: dict[str,
 
 
 def test_shares_of_phases_may_carry_rounding() -> None:
-    thirds = [{"share": share, "longest": 64} for share in (0.1, 0.2, 0.7)]
+    thirds = [{"share": share, "max_length": 64} for share in (0.1, 0.2, 0.7)]
     assert len(load_config(None, {"train.phases": thirds}).train.phases) == 3
 
 
@@ -240,3 +240,21 @@ def test_missing_recipe_names_the_nearest_one(tmp_path: Path) -> None:
     assert "did you mean bert-mini?" in complaint({}, "bert-mni")
     assert "recipes are bert-base" in complaint({}, tmp_path / "absent.yaml")
     assert "cannot be read" in complaint({}, tmp_path)
+
+
+def test_settings_are_read_under_their_old_names(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text(
+        "data: {longest: 96}\ntrain: {phases: [{share: 0.5, longest: 32}, {share: 0.5, longest: 96}]}\n", "utf-8"
+    )
+    config = load_config(file)
+    assert config.data.max_length == 96
+    assert [phase.max_length for phase in config.train.phases] == [32, 96]
+    assert load_config("tiny", {"data.longest": 64}) == load_config("tiny", {"data.max_length": 64})
+
+
+def test_a_setting_under_both_names_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "both.yaml"
+    file.write_text("data: {longest: 96, max_length: 64}\n", "utf-8")
+    with pytest.raises(ConfigError, match=r"data\.longest is the old name of data\.max_length, .* leave it out"):
+        load_config(file)

@@ -12,7 +12,7 @@ from unmask.train.run_folder import flatten
 AT_LEAST = {
     "seed": 0,
     "data.vocab_size": 100,
-    "data.longest": 3,
+    "data.max_length": 3,
     "data.workers": 0,
     "data.bm25_buffer": 1,
     "data.bm25_query_terms": 1,
@@ -50,10 +50,10 @@ WITH: dict[str, dict[str, Any]] = {
     "data.bm25_query_terms": {"data.compose": "bm25"},
     "data.short_pairs": {"data.compose": "pairs", "objective.sop": 1},
     "model.hidden_size": {"model.num_heads": 1},
-    "model.max_positions": {"data.longest": 3},
+    "model.max_positions": {"data.max_length": 3},
     "objective.mlm": {"objective.clm": 1, "model.causal": True},
     "train.steps": {"train.warmup_steps": 0},
-    "train.tokens_per_step": {"train.micro_batch_tokens": 3, "data.longest": 3},
+    "train.tokens_per_step": {"train.micro_batch_tokens": 3, "data.max_length": 3},
 }
 # where another rule asks for more than the bound does
 TAKEN = {"train.tokens_per_step": 3, "train.micro_batch_tokens": 128}
@@ -99,13 +99,13 @@ def test_what_must_be_below_1_may_be_0(setting: str) -> None:
         ("data.held_out", [0, 0.5], [-0.01, 0.51]),
         ("data.weights", [{"books": 0}], [{"books": -0.01}]),
         ("data.mask_split", [[1, 0, 0], [0, 0, 1]], [[1.5, 0, -0.5], [0.5, 0.4, 0]]),
-        ("data.longest", [512], [513]),
+        ("data.max_length", [512], [513]),
         ("train.warmup_steps", [2100], [2101]),
         ("train.micro_batch_tokens", [128], [64]),
         ("model.hidden_size", [4], [0]),
         ("model.num_heads", [128], [256]),
-        ("train.phases", [[{"share": 1, "longest": 3}]], [[{"share": 1, "longest": 2}]]),
-        ("train.phases", [[]], [[{"share": 1.5, "longest": 9}, {"share": -0.5, "longest": 9}]]),
+        ("train.phases", [[{"share": 1, "max_length": 3}]], [[{"share": 1, "max_length": 2}]]),
+        ("train.phases", [[]], [[{"share": 1.5, "max_length": 9}, {"share": -0.5, "max_length": 9}]]),
     ],
 )
 def test_the_ends_of_a_range_are_where_they_are_said_to_be(setting: str, taken: list[Any], refused: list[Any]) -> None:
@@ -130,8 +130,8 @@ def test_the_nearest_multiple_that_is_offered_is_one() -> None:
 
 def test_phases_decide_where_they_are_and_not_the_length_beside_them(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("data: {longest: 600}\ntrain: {phases: [{share: 1, longest: 64}]}\n", "utf-8")
-    assert load_config(file).train.phases[0].longest == 64
+    file.write_text("data: {max_length: 600}\ntrain: {phases: [{share: 1, max_length: 64}]}\n", "utf-8")
+    assert load_config(file).train.phases[0].max_length == 64
 
 
 def test_every_number_of_the_configuration_has_a_bound() -> None:

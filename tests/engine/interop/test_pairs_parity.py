@@ -37,7 +37,7 @@ def batches(task: str, masking: str) -> list[PackedBatch]:
     table = SimilarWords([((one,), (other,)) for one, other in pairwise(range(5, 90))]) if masking == "mac" else None
     composition = Composition(strategy="pairs", pair_task=task)  # type: ignore[arg-type]
     config = StreamConfig(
-        longest=40,
+        max_length=40,
         tokens=400,
         masking=masking,  # type: ignore[arg-type]
         composition=composition,

@@ -17,7 +17,7 @@ OBJECTIVES = build_objectives({"mlm": 1.0})
 @pytest.fixture
 def stream(tiny: ModuleType) -> Stream:
     store, tokenizer = tiny.text()
-    config = StreamConfig(longest=32, tokens=128, held_out_fraction=0.2)
+    config = StreamConfig(max_length=32, tokens=128, held_out_fraction=0.2)
     return Stream(store, config, tokenizer.ordinary_ids, split="held_out")
 
 

@@ -185,7 +185,7 @@ def test_skipped_updates_are_a_streak_only_one_after_the_other(tiny: ModuleType,
 def test_a_stream_is_laid_out_as_the_run_says(tiny: ModuleType, tmp_path: Path) -> None:
     store, tokenizer = tiny.text()
     data = DataConfig(
-        longest=32,
+        max_length=32,
         held_out=0.2,
         compose="bm25",
         bm25_walk="star",
@@ -203,7 +203,7 @@ def test_a_stream_is_laid_out_as_the_run_says(tiny: ModuleType, tmp_path: Path) 
     segment = sources.segments[1]
     stream = sources.stream(segment)
     expected = StreamConfig(
-        longest=32,
+        max_length=32,
         tokens=128,
         sequences=60,
         seed=segment.seed,
@@ -234,7 +234,7 @@ def test_a_stream_is_laid_out_as_the_run_says(tiny: ModuleType, tmp_path: Path) 
 def test_pairs_and_labels_are_those_of_the_objective(
     tiny: ModuleType, tmp_path: Path, objective: ObjectiveConfig, task: str, masking: str
 ) -> None:
-    data = DataConfig(longest=32, compose="pairs", short_pairs=0.7)
+    data = DataConfig(max_length=32, compose="pairs", short_pairs=0.7)
     config = replace(tiny.config(tmp_path), data=data, objective=objective)
     sources = Sources(*tiny.text(), config)
     found = sources._stream_config(sources.segments[0])

@@ -50,7 +50,7 @@ OTHER: dict[str, Any] = {
     "data.vocab_size": 200,
     "data.lowercase": False,
     "data.strip_accents": False,
-    "data.longest": 24,
+    "data.max_length": 24,
     "data.held_out": 0.3,
     "data.compose": "mix",
     "data.bm25_walk": "star",
@@ -104,7 +104,7 @@ OTHER: dict[str, Any] = {
     "train.keep_checkpoints": 1,
     "train.threads": 2,
     "train.tensorboard": True,
-    "train.phases": [{"share": 1.0, "longest": 20}],
+    "train.phases": [{"share": 1.0, "max_length": 20}],
     "kernels.attention": "reference",
     "kernels.mlm_loss": "reference",
     "kernels.layer_norm": "reference",
@@ -118,7 +118,7 @@ OTHER: dict[str, Any] = {
 BASE: dict[str, Any] = {
     "run": "run",
     "data.store": "STORE",
-    "data.longest": 32,
+    "data.max_length": 32,
     "data.held_out": 0.5,
     "data.workers": 0,
     "model.num_layers": 2,
@@ -151,7 +151,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "neighbours": {
         "data.compose": "bm25",
         "data.scope": "sequence",
-        "data.longest": 64,
+        "data.max_length": 64,
         "model.max_positions": 64,
         "model.attention_window": 4,
     },
@@ -163,7 +163,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         "train.evaluate_every": 200,
         "train.evaluate_tokens": 32768,
     },
-    "phases": {"train.phases": [{"share": 0.5, "longest": 16}, {"share": 0.5, "longest": 32}], "train.steps": 8},
+    "phases": {"train.phases": [{"share": 0.5, "max_length": 16}, {"share": 0.5, "max_length": 32}], "train.steps": 8},
 }
 
 

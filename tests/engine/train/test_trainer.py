@@ -28,7 +28,7 @@ def test_a_run_leaves_its_configuration_a_log_and_the_newest_checkpoints(tiny: M
     rows = read_log(unbroken)
     assert [row["step"] for row in rows] == [3, 6, 9, 12, 15, 16]
     evaluations = read_evaluations(unbroken)
-    assert [(row["step"], row["longest"]) for row in evaluations] == [(8, 16), (16, 32)]
+    assert [(row["step"], row["max_length"]) for row in evaluations] == [(8, 16), (16, 32)]
     needed = {"loss", "learning_rate", "tokens_per_second", "data_wait", "gradient_norm", "masked_accuracy", "tokens"}
     assert all(needed <= row.keys() for row in rows)
     assert all({"loss", "perplexity", "masked_accuracy"} <= row.keys() for row in evaluations)

@@ -74,11 +74,11 @@ def config(run: Path, *, workers: int = 0, held_out: float = 0.05, **train: Any)
         "evaluate_tokens": 512,
         "save_every": 5,
         "threads": 1,
-        "phases": [Phase(share=0.5, longest=16), Phase(share=0.5, longest=32)],
+        "phases": [Phase(share=0.5, max_length=16), Phase(share=0.5, max_length=32)],
     }
     return RunConfig(
         run=str(run),
-        data=DataConfig(longest=32, held_out=held_out, workers=workers),
+        data=DataConfig(max_length=32, held_out=held_out, workers=workers),
         model=ModelConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, max_positions=32),
         train=TrainConfig(**(settings | train)),
     )

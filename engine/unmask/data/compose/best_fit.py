@@ -17,13 +17,13 @@ __all__ = ["compose_best_fit"]
 
 def compose_best_fit(window: Window) -> SequenceTable:
     """Pack pieces of at most L - 2 tokens, each with its [CLS] and [SEP]."""
-    room = window.longest - 2
+    room = window.max_length - 2
     parts = -(-window.lengths // room)
     owners = np.repeat(np.arange(len(window)), parts)
     starts = spread(np.zeros(len(window), dtype=np.int64), parts) * room
     lengths = np.minimum(window.lengths[owners] - starts, room)
     decreasing = np.argsort(-lengths, kind="stable")
-    bins = np.array(_best_fit((lengths[decreasing] + 2).tolist(), window.longest), dtype=np.int64)
+    bins = np.array(_best_fit((lengths[decreasing] + 2).tolist(), window.max_length), dtype=np.int64)
     together = np.argsort(bins, kind="stable")
     order = decreasing[together]
     firsts = np.searchsorted(bins[together], np.arange(bins.max(initial=-1) + 2))

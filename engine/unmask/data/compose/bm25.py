@@ -60,7 +60,7 @@ class _Walk:
         self._owners = documents.tolist()
         self._rest = window.lengths[documents].tolist()
         self._sizes = list(self._rest)
-        self._longest = window.longest
+        self._longest = window.max_length
         self._index = index
         self._size = size
         self._follow = follow

@@ -34,13 +34,13 @@ def _cut(window: Window, streams: list[Indices]) -> SequenceTable:
     lengths: list[int] = []
     firsts = [0]
     for stream in streams:
-        free = window.longest
+        free = window.max_length
         for owner in stream.tolist():
             start, size = 0, sizes[owner]
             while start < size:
                 if free < SHORTEST:
                     firsts.append(len(owners))
-                    free = window.longest
+                    free = window.max_length
                 taken = min(size - start, free - 2)
                 owners.append(owner)
                 starts.append(start)

@@ -13,7 +13,7 @@ __all__ = ["compose_documents"]
 
 def compose_documents(window: Window) -> SequenceTable:
     """Cut each document into as few pieces as fit, of equal length within one token."""
-    parts = -(-window.lengths // (window.longest - 2))
+    parts = -(-window.lengths // (window.max_length - 2))
     owners = np.repeat(np.arange(len(window)), parts)
     part = np.arange(owners.size) - (np.cumsum(parts) - parts)[owners]
     starts = part * window.lengths[owners] // parts[owners]

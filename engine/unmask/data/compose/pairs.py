@@ -47,7 +47,7 @@ class PairBuilder:
 
     def __call__(self, window: Window) -> SequenceTable:
         """The pairs of all documents, each a sequence of two fragments."""
-        room = window.longest - 3
+        room = window.max_length - 3
         edges = Sentences.of(window, room).edges
         words = _WordStarts(window) if self._sop else None
         chunks: list[tuple[int, int]] = []

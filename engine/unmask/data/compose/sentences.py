@@ -26,8 +26,8 @@ class Sentences:
     edges: list[list[int]]
 
     @classmethod
-    def of(cls, window: Window, longest: int) -> "Sentences":
-        """The sentences of a window, longer ones cut evenly into parts of at most `longest` tokens."""
+    def of(cls, window: Window, max_length: int) -> "Sentences":
+        """The sentences of a window, longer ones cut evenly into parts of at most `max_length` tokens."""
         zeros = np.zeros(len(window), dtype=np.int64)
         begins = np.array(window.require_text().gather_sentence_starts(window.documents, zeros, window.lengths))
         offsets = np.concatenate([[0], np.cumsum(window.lengths)])
@@ -35,7 +35,7 @@ class Sentences:
         begins[offsets[:-1]] = True
         firsts = np.flatnonzero(begins)
         sizes = np.diff(np.append(firsts, offsets[-1]))
-        parts = -(-sizes // longest)
+        parts = -(-sizes // max_length)
         owner, part = np.repeat(np.arange(firsts.size), parts), spread(np.zeros(firsts.size, dtype=np.int64), parts)
         cuts = firsts[owner] + part * sizes[owner] // parts[owner]
         document = np.searchsorted(offsets, cuts, side="right") - 1
@@ -63,13 +63,13 @@ def _fill(window: Window, order: Indices, *, crossing: bool) -> SequenceTable:
     starts: list[int] = []
     lengths: list[int] = []
     firsts = [0]
-    free = window.longest
-    edges = Sentences.of(window, window.longest - 2).edges
+    free = window.max_length
+    edges = Sentences.of(window, window.max_length - 2).edges
     for owner in order.tolist():
         own = edges[owner]
         if owners and not (crossing and own[1] + 2 <= free):
             firsts.append(len(owners))
-            free = window.longest
+            free = window.max_length
         start = 0
         for begin, end in pairwise(own):
             if end - start + 2 > free:
@@ -77,7 +77,7 @@ def _fill(window: Window, order: Indices, *, crossing: bool) -> SequenceTable:
                 starts.append(start)
                 lengths.append(begin - start)
                 firsts.append(len(owners))
-                start, free = begin, window.longest
+                start, free = begin, window.max_length
         owners.append(owner)
         starts.append(start)
         lengths.append(own[-1] - start)

@@ -47,7 +47,7 @@ class Window:
         sources: number of the source, (n,), ascending.
         turns: how often the source was read to its end before, (n,); the pass, unless the source has a weight.
         ranks: index of the document in its source, (n,).
-        longest: L, tokens that a sequence may count.
+        max_length: L, tokens that a sequence may count.
         seed: 64-bit seed of the order.
         text: the tokens; a strategy that does not look at them runs without.
     """
@@ -57,7 +57,7 @@ class Window:
     sources: Indices
     turns: Indices
     ranks: Indices
-    longest: int
+    max_length: int
     seed: int
     text: Text | None = None
 

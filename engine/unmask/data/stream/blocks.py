@@ -71,7 +71,7 @@ class Windows:
         needed = ceil(Fraction(_BATCHES * tokens * len(self._chunks)) / max(1, expected))
         self.count = max(1, len(self._chunks) // max(_CHUNKS, needed))
 
-    def window(self, pass_: int, number: int, *, longest: int, text: Text | None = None) -> Window:
+    def window(self, pass_: int, number: int, *, max_length: int, text: Text | None = None) -> Window:
         """The documents of window `number` in [0, count) of pass `pass_`, by source; empty ones are left out."""
         first, last = (edge * len(self._chunks) // self.count for edge in (number, number + 1))
         chunks = self._chunks[first:last]
@@ -99,7 +99,7 @@ class Windows:
             sources=sources[kept],
             turns=turns[kept],
             ranks=ranks[kept],
-            longest=longest,
+            max_length=max_length,
             seed=self._seed,
             text=text,
         )

@@ -28,7 +28,7 @@ class StreamConfig:
     """Capacities, randomness and masking of a stream; all of it is part of the stream's identity.
 
     Attributes:
-        longest: tokens of a piece, [CLS] and [SEP] included (L), at least 3.
+        max_length: tokens of a piece, [CLS] and [SEP] included (L), at least 3.
         tokens: tokens of a micro-batch (T). Default: 32 L.
         sequences: documents of a micro-batch (S). Default: what T tokens of this store's pieces take, and some.
         masked: masked tokens of a micro-batch (M). Default: what masking chooses in T tokens of this store's
@@ -45,7 +45,7 @@ class StreamConfig:
         composition: how documents become sequences, and how often those of each source come.
     """
 
-    longest: int
+    max_length: int
     tokens: int | None = None
     sequences: int | None = None
     masked: int | None = None
@@ -90,20 +90,20 @@ class StreamConfig:
         Raises:
             ConfigError: T, S, M or L cannot hold a piece.
         """
-        longest = self.longest
-        if longest < SHORTEST:
+        max_length = self.max_length
+        if max_length < SHORTEST:
             raise ConfigError(
-                f"stream: data.longest must be at least {SHORTEST}, for [CLS], a token and [SEP], got {longest}"
+                f"stream: data.max_length must be at least {SHORTEST}, for [CLS], a token and [SEP], got {max_length}"
             )
-        if self.composition.strategy == "pairs" and longest < SHORTEST_PAIR:
+        if self.composition.strategy == "pairs" and max_length < SHORTEST_PAIR:
             raise ConfigError(
-                f"stream: data.longest must be at least {SHORTEST_PAIR}, for [CLS], two segments and their [SEP], "
-                f"got {longest}"
+                f"stream: data.max_length must be at least {SHORTEST_PAIR}, for [CLS], two segments and their [SEP], "
+                f"got {max_length}"
             )
-        tokens = 32 * longest if self.tokens is None else self.tokens
-        if tokens < longest:
+        tokens = 32 * max_length if self.tokens is None else self.tokens
+        if tokens < max_length:
             raise ConfigError(
-                f"stream: train.micro_batch_tokens must be at least data.longest ({longest}) to hold one piece, "
+                f"stream: train.micro_batch_tokens must be at least data.max_length ({max_length}) to hold one piece, "
                 f"got {tokens}"
             )
         if not 0 <= self.held_out_fraction < 1:
@@ -111,7 +111,7 @@ class StreamConfig:
         sequences, masked = self.sequences, self.masked
         fewest, fewest_masked = self._fewest(tokens, mask_counts)
         if sample is None:
-            sizes, count = np.arange(longest + 1), _pieces_by_size(lengths, longest, weights)
+            sizes, count = np.arange(max_length + 1), _pieces_by_size(lengths, max_length, weights)
             in_masked, slots = mask_counts, np.ones_like(sizes)
         else:
             sizes, in_masked, slots = sample.costs(mask_counts)
@@ -127,35 +127,35 @@ class StreamConfig:
             masked = min(tokens, max(fewest_masked, _room(tokens, sizes, count, in_masked, _MORE_MASKED)))
         if masked < fewest_masked:
             raise ConfigError(
-                f"stream: {masked} masked tokens of a micro-batch are too few for one piece of data.longest "
-                f"({longest}), which has {fewest_masked} at data.mask_rate {self.mask_rate}; give at least that many"
+                f"stream: {masked} masked tokens of a micro-batch are too few for one piece of data.max_length "
+                f"({max_length}), which has {fewest_masked} at data.mask_rate {self.mask_rate}; give at least that many"
             )
-        return Capacities(tokens=tokens, sequences=sequences, masked=masked, longest=longest)
+        return Capacities(tokens=tokens, sequences=sequences, masked=masked, max_length=max_length)
 
     def _fewest(self, tokens: int, mask_counts: npt.NDArray[np.int64]) -> tuple[int, int]:
         """Slots for documents and for masked tokens that any sequence finds room in, alone in a micro-batch."""
-        longest = self.longest
+        max_length = self.max_length
         # A document of 3 tokens alone leaves the most room for inert documents.
-        alone = 1 + -(-(tokens - SHORTEST) // longest)
+        alone = 1 + -(-(tokens - SHORTEST) // max_length)
         if not self.composition.joins:
             return alone, int(mask_counts[-1])
         # A sequence may be made of the shortest documents, each with a masked token.
-        most = longest // SHORTEST
-        share = (mask_counts[SHORTEST:] / np.arange(SHORTEST, longest + 1)).max()
-        return max(alone, most + -(-(tokens - most * SHORTEST) // longest)), min(tokens, ceil(share * longest))
+        most = max_length // SHORTEST
+        share = (mask_counts[SHORTEST:] / np.arange(SHORTEST, max_length + 1)).max()
+        return max(alone, most + -(-(tokens - most * SHORTEST) // max_length)), min(tokens, ceil(share * max_length))
 
 
 def _pieces_by_size(
-    lengths: npt.NDArray[np.integer], longest: int, weights: npt.NDArray[np.float64] | None
+    lengths: npt.NDArray[np.integer], max_length: int, weights: npt.NDArray[np.float64] | None
 ) -> npt.NDArray[np.float64]:
     """How many pieces of n tokens, specials included, documents are cut into, at index n, (L + 1,)."""
     content = lengths[lengths > 0].astype(np.int64)
     often = np.ones(content.size) if weights is None else weights[lengths > 0]
-    parts = -(-content // (longest - 2))
+    parts = -(-content // (max_length - 2))
     size, larger = np.divmod(content, parts)
-    small = np.bincount(size + 2, weights=often * (parts - larger), minlength=longest + 2)
-    large = np.bincount(size + 3, weights=often * larger, minlength=longest + 2)
-    return np.asarray((small + large)[: longest + 1], dtype=np.float64)
+    small = np.bincount(size + 2, weights=often * (parts - larger), minlength=max_length + 2)
+    large = np.bincount(size + 3, weights=often * larger, minlength=max_length + 2)
+    return np.asarray((small + large)[: max_length + 1], dtype=np.float64)
 
 
 def _room(

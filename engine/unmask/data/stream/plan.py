@@ -31,12 +31,12 @@ _LOOK_AHEAD = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capacities:
-    """What a micro-batch holds: `tokens` T, `sequences` S, `masked` M, and sequences of at most `longest` L."""
+    """What a micro-batch holds: `tokens` T, `sequences` S, `masked` M, and sequences of at most `max_length` L."""
 
     tokens: int
     sequences: int
     masked: int
-    longest: int
+    max_length: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +145,7 @@ class Planner:
             self._tables.forget(pass_, window)
 
     def _sequences(self, pass_: int, window: int) -> tuple[Window, SequenceTable]:
-        documents = self._layout.window(pass_, window, longest=self._capacities.longest, text=self._text)
+        documents = self._layout.window(pass_, window, max_length=self._capacities.max_length, text=self._text)
         if self._tables is None:
             return documents, self._compose(documents)
         return documents, self._tables.get(pass_, window, lambda: self._compose(documents))
@@ -162,7 +162,7 @@ def pack_sequences(
     """Fill micro-batches with sequences, roughly in the order given.
 
     Args:
-        sizes: tokens of each sequence with its specials, (P,), each at most `capacities.longest`.
+        sizes: tokens of each sequence with its specials, (P,), each at most `capacities.max_length`.
         masked: masked tokens of each sequence, (P,).
         documents: document slots that each sequence takes, (P,). Default: one.
     Returns:
@@ -170,7 +170,7 @@ def pack_sequences(
     """
     size, mask, total = sizes.tolist(), masked.tolist(), len(sizes)
     slot = [1] * total if documents is None else documents.tolist()
-    longest = capacities.longest
+    max_length = capacities.max_length
     taken = bytearray(total)
     order: list[int] = []
     bounds = [0]
@@ -180,7 +180,7 @@ def pack_sequences(
         while head < total:
             if not taken[head]:
                 n = size[head]
-                if n > free or mask[head] > mask_free or slots - slot[head] < -(-(free - n) // longest):
+                if n > free or mask[head] > mask_free or slots - slot[head] < -(-(free - n) // max_length):
                     break
                 free, mask_free, slots = free - n, mask_free - mask[head], slots - slot[head]
                 order.append(head)
@@ -189,7 +189,7 @@ def pack_sequences(
         ahead = [i for i in range(head + 1, min(total, head + 1 + _LOOK_AHEAD)) if size[i] <= free and not taken[i]]
         for i in sorted(ahead, key=size.__getitem__, reverse=True):
             n = size[i]
-            if n <= free and mask[i] <= mask_free and slots - slot[i] >= -(-(free - n) // longest):
+            if n <= free and mask[i] <= mask_free and slots - slot[i] >= -(-(free - n) // max_length):
                 free, mask_free, slots = free - n, mask_free - mask[i], slots - slot[i]
                 order.append(i)
                 taken[i] = 1

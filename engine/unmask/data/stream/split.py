@@ -59,7 +59,7 @@ def sources_of(store: Store, weights: Sequence[Fraction], *, held_out_fraction: 
 
 
 def sample_sequences(
-    store: Store, composition: Composition, weights: npt.NDArray[np.float64], *, longest: int
+    store: Store, composition: Composition, weights: npt.NDArray[np.float64], *, max_length: int
 ) -> SequenceTable | None:
     """Sequences of some thousand documents, drawn evenly; None where they follow from the lengths of all.
 
@@ -80,7 +80,7 @@ def sample_sequences(
             sources=store.source_of[chosen].astype(np.int64),
             turns=np.zeros(chosen.size, dtype=np.int64),
             ranks=np.arange(chosen.size),
-            longest=longest,
+            max_length=max_length,
             seed=0,
             text=store,
         )
@@ -92,7 +92,7 @@ def count_tokens(
     sources: Sequence[Source],
     sample: SequenceTable | None,
     *,
-    longest: int,
+    max_length: int,
     held_out_fraction: float,
     needed: int,
 ) -> int:
@@ -103,7 +103,7 @@ def count_tokens(
     Raises:
         CorpusError: no documents, or fewer tokens than needed.
     """
-    room = longest - 2
+    room = max_length - 2
     documents, counted = 0, Fraction(0)
     for source in sources:
         lengths = store.lengths[source.documents].astype(np.int64)
@@ -126,7 +126,7 @@ def count_tokens(
         )
     if tokens < needed:
         # a micro-batch holds one piece at least
-        way_out = f", or lower train.micro_batch_tokens to at most {tokens}" if tokens >= longest else ""
+        way_out = f", or lower train.micro_batch_tokens to at most {tokens}" if tokens >= max_length else ""
         raise CorpusError(
             f"stream: the corpus has {tokens} tokens in {documents} documents, fewer than one micro-batch of "
             f"{needed}; add text{way_out}"

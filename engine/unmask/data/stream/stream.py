@@ -38,6 +38,8 @@ from unmask.data.stream.split import Store, count_tokens, sample_sequences, sour
 __all__ = ["Store", "Stream", "StreamConfig"]
 
 _FORMAT = 2
+# hashes keep the names that format 2 began with
+_OLD_NAMES = {"max_length": "longest"}
 # Evaluation is one fixed pass, the same for every run over a store, whatever the seed of training.
 _HELD_OUT_SEED = 0x6865_6C64_6F75_74
 
@@ -93,11 +95,11 @@ class Stream:
                 masking=config.masking,
                 similar_words=similar_words,
             )
-        counts = self._masker.counts(np.arange(config.longest + 1), rate=config.highest_rate)
+        counts = self._masker.counts(np.arange(config.max_length + 1), rate=config.highest_rate)
         weights = config.composition.source_weights(store.sources)
         often = np.array(weights, dtype=np.float64)[store.source_of]
         # From all documents as training composes them, so that both splits have the same shapes.
-        sample = sample_sequences(store, config.composition, often, longest=config.longest)
+        sample = sample_sequences(store, config.composition, often, max_length=config.max_length)
         self.capacities = config.capacities(store.lengths, counts, weights=often, sample=sample)
         self.composition = config.composition if self._endless else config.composition.held_out()
         sources = sources_of(
@@ -111,7 +113,7 @@ class Stream:
             store,
             sources,
             sample,
-            longest=config.longest,
+            max_length=config.max_length,
             held_out_fraction=config.held_out_fraction,
             needed=needed,
         )
@@ -138,7 +140,7 @@ class Stream:
             "store": self.store.fingerprint,
             "seed": seed,
             "held_out_fraction": self.config.held_out_fraction,
-            "longest": self.capacities.longest,
+            "longest": self.capacities.max_length,
             "tokens": self.capacities.tokens,
             "composition": asdict(replace(self.composition, scope="document")),
         }
@@ -149,7 +151,7 @@ class Stream:
         identity = {
             "format": _FORMAT,
             "store": self.store.fingerprint,
-            "capacities": asdict(self.capacities),
+            "capacities": {_OLD_NAMES.get(name, name): size for name, size in asdict(self.capacities).items()},
             "seed": seed,
             "mask_rate": self.config.mask_rate,
             "mask_rate_end": [self.config.mask_rate_end, self.config.mask_rate_over],
@@ -184,7 +186,7 @@ class Stream:
             keys=flat.keys,
             tokens=self.capacities.tokens,
             sequences=self.capacities.sequences,
-            max_seqlen=self.capacities.longest,
+            max_seqlen=self.capacities.max_length,
             pad_id=self._pad,
             segments=flat.segments,
             word_starts=flat.word_starts,

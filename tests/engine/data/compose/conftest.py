@@ -28,7 +28,7 @@ def make_store(lengths, *, source_of=None, seed=0, vocabulary=300):
     )
 
 
-def whole_window(store, longest=32, seed=1, turn=0):
+def whole_window(store, max_length=32, seed=1, turn=0):
     """All documents of a store as one window."""
     order = np.argsort(store.source_of, kind="stable")
     order = order[store.lengths[order] > 0]
@@ -38,7 +38,7 @@ def whole_window(store, longest=32, seed=1, turn=0):
         sources=store.source_of[order].astype(np.int64),
         turns=np.full(order.size, turn),
         ranks=np.arange(order.size),
-        longest=longest,
+        max_length=max_length,
         seed=seed,
         text=store,
     )

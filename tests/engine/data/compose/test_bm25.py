@@ -72,13 +72,13 @@ def brute_force(window, *, walk="path", buffer=2048, query_terms=300):
             while len(waiting) < buffer and arrivals:
                 new, start = arrivals.pop(0), 0
                 length = int(window.lengths[documents[new]])
-                while length - start > window.longest - 2:
-                    made.append([(int(documents[new]), start, window.longest - 2)])
-                    start += window.longest - 2
+                while length - start > window.max_length - 2:
+                    made.append([(int(documents[new]), start, window.max_length - 2)])
+                    start += window.max_length - 2
                 rest[new] = (start, length)
                 waiting.append(new)
             chosen = query = waiting[0]
-            free, sequence = window.longest, []
+            free, sequence = window.max_length, []
             while True:
                 waiting.remove(chosen)
                 start, length = rest[chosen]
@@ -100,18 +100,18 @@ def brute_force(window, *, walk="path", buffer=2048, query_terms=300):
 @relaxed
 @given(
     data=st.data(),
-    longest=st.integers(3, 64),
+    max_length=st.integers(3, 64),
     walk=st.sampled_from(["path", "star"]),
     buffer=st.integers(1, 20),
     query_terms=st.integers(1, 60),
     vocabulary=st.sampled_from([12, 40, 300]),
 )
 def test_sequences_equal_a_brute_force_search(
-    data, longest, walk, buffer, query_terms, vocabulary, make_store, whole_window
+    data, max_length, walk, buffer, query_terms, vocabulary, make_store, whole_window
 ):
     lengths = data.draw(st.lists(st.integers(0, 60), min_size=1, max_size=30))
     store = make_store(lengths, seed=data.draw(st.integers(0, 99)), vocabulary=vocabulary)
-    window = whole_window(store, longest)
+    window = whole_window(store, max_length)
     options = {"walk": walk, "buffer": buffer, "query_terms": query_terms}
     expected = brute_force(window, **options)
     # those that long documents give whole come as they arrive, in both
@@ -152,9 +152,9 @@ def test_a_path_asks_with_the_last_document_and_a_star_with_the_first(whole_wind
 
 
 @relaxed
-@given(data=st.data(), longest=st.integers(3, 64), buffer=st.integers(1, 9))
-def test_what_does_not_fit_waits_at_the_end_of_the_buffer(data, longest, buffer, corpora, whole_window):
-    window = whole_window(data.draw(corpora), longest)
+@given(data=st.data(), max_length=st.integers(3, 64), buffer=st.integers(1, 9))
+def test_what_does_not_fit_waits_at_the_end_of_the_buffer(data, max_length, buffer, corpora, whole_window):
+    window = whole_window(data.draw(corpora), max_length)
     for sequence in sequences(compose(window, buffer=buffer)):
         for owner, start, length in sequence[:-1]:
             # only the last document of a sequence is cut

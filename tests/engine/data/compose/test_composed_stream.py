@@ -27,10 +27,12 @@ LENGTHS = np.random.default_rng(5).integers(0, 70, 300)
 
 @pytest.fixture
 def stream(make_store):
-    def make(strategy="documents", *, store=None, split="train", longest=32, tokens=128, held_out=0.1, **composition):
+    def make(
+        strategy="documents", *, store=None, split="train", max_length=32, tokens=128, held_out=0.1, **composition
+    ):
         store = make_store(LENGTHS) if store is None else store
         config = StreamConfig(
-            longest=longest,
+            max_length=max_length,
             tokens=tokens,
             seed=1,
             held_out_fraction=held_out,
@@ -148,7 +150,7 @@ def test_every_token_comes_once_in_each_pass(strategy, stream, make_store):
 def test_micro_batches_are_full(strategy, stream, make_store, monkeypatch):
     monkeypatch.setattr(blocks, "CHUNK", 1024)
     lengths = np.random.default_rng(0).lognormal(np.log(100) - 0.5, 1.0, 4000).astype(int) + 1
-    ours = stream(strategy, store=make_store(lengths), longest=128, tokens=4096)
+    ours = stream(strategy, store=make_store(lengths), max_length=128, tokens=4096)
     batches = list(islice(ours.batches(), 20))
     assert sum(batch.real_tokens for batch in batches) >= 0.96 * 20 * 4096
 
@@ -234,7 +236,7 @@ def test_composition_scope_and_weights_are_part_of_the_fingerprint(stream):
 
 def test_too_few_document_slots_for_joined_documents_are_refused(make_store):
     store = make_store(LENGTHS)
-    config = StreamConfig(longest=30, tokens=120, sequences=12, composition=Composition(strategy="mix"))
+    config = StreamConfig(max_length=30, tokens=120, sequences=12, composition=Composition(strategy="mix"))
     with pytest.raises(ConfigError, match=r"train.max_documents must be at least 13, the documents of one sequence"):
         Stream(store, config, store.ordinary_ids)
 
@@ -242,7 +244,7 @@ def test_too_few_document_slots_for_joined_documents_are_refused(make_store):
 @pytest.mark.parametrize("strategy", JOINING)
 def test_sequences_of_the_shortest_documents_fit(strategy, stream, make_store):
     ours = stream(
-        strategy, store=make_store([1] * 30 + [400] * 5, source_of=[0] * 35), longest=30, tokens=30, held_out=0
+        strategy, store=make_store([1] * 30 + [400] * 5, source_of=[0] * 35), max_length=30, tokens=30, held_out=0
     )
     for batch in ours.batches():
         if batch.cursor.pass_:

@@ -23,7 +23,7 @@ def pairs(window, task="nsp", short_share=0.1):
     return composer(Composition(strategy="pairs", pair_task=task, short_share=short_share))(window)
 
 
-def sentences(window, longest):
+def sentences(window, max_length):
     """Every document as a list of sentences, a sentence as a list of (document, token); long ones in even parts."""
     documents = []
     for number, document in enumerate(window.documents):
@@ -31,7 +31,7 @@ def sentences(window, longest):
         begins = [t for t in range(last - first) if t == 0 or window.text.sentence_starts[first + t]]
         parts = []
         for a, b in pairwise([*begins, last - first]):
-            n = -(-(b - a) // longest)
+            n = -(-(b - a) // max_length)
             cuts = [a + i * (b - a) // n for i in range(n + 1)]
             parts += [[(number, t) for t in range(c, d)] for c, d in pairwise(cuts)]
         documents.append(parts)
@@ -40,7 +40,7 @@ def sentences(window, longest):
 
 def published(window, short_share):
     """The pairs of all documents, token by token, in the order of steps of BERT's create_pretraining_data.py."""
-    room = window.longest - 3
+    room = window.max_length - 3
     documents = sentences(window, room)
     made = []
     for number, document in enumerate(documents):
@@ -85,19 +85,19 @@ def as_tokens(table):
 
 
 @relaxed
-@given(data=st.data(), longest=st.integers(5, 64), short=st.sampled_from([0.0, 0.1, 1.0]), seed=st.integers(0, 99))
-def test_nsp_pairs_are_those_of_the_published_code(data, longest, short, seed, corpora, whole_window):
-    window = whole_window(data.draw(corpora), longest, seed=seed)
+@given(data=st.data(), max_length=st.integers(5, 64), short=st.sampled_from([0.0, 0.1, 1.0]), seed=st.integers(0, 99))
+def test_nsp_pairs_are_those_of_the_published_code(data, max_length, short, seed, corpora, whole_window):
+    window = whole_window(data.draw(corpora), max_length, seed=seed)
     if len(window):
         assert as_tokens(pairs(window, short_share=short)) == published(window, short)
 
 
 @pytest.mark.parametrize("task", ["nsp", "sop"])
 @relaxed
-@given(data=st.data(), longest=st.integers(5, 64))
-def test_pairs_fit_and_neither_segment_is_empty(task, data, longest, corpora, whole_window):
-    table = pairs(whole_window(data.draw(corpora), longest), task)
-    assert (table.costs(np.zeros(longest + 1, dtype=np.int64))[0] <= longest).all()
+@given(data=st.data(), max_length=st.integers(5, 64))
+def test_pairs_fit_and_neither_segment_is_empty(task, data, max_length, corpora, whole_window):
+    table = pairs(whole_window(data.draw(corpora), max_length), task)
+    assert (table.costs(np.zeros(max_length + 1, dtype=np.int64))[0] <= max_length).all()
     assert (table.lengths > 0).all()
     assert (np.diff(table.firsts) == 2).all()
     assert len(table.firsts) == len(table.pair_labels) + 1
@@ -105,16 +105,16 @@ def test_pairs_fit_and_neither_segment_is_empty(task, data, longest, corpora, wh
 
 
 @relaxed
-@given(data=st.data(), longest=st.integers(5, 64))
-def test_sop_takes_two_neighbours_of_one_document_and_swaps_those_of_label_1(data, longest, corpora, whole_window):
-    table = pairs(whole_window(data.draw(corpora), longest), "sop")
+@given(data=st.data(), max_length=st.integers(5, 64))
+def test_sop_takes_two_neighbours_of_one_document_and_swaps_those_of_label_1(data, max_length, corpora, whole_window):
+    table = pairs(whole_window(data.draw(corpora), max_length), "sop")
     ends = table.starts + table.lengths
     for p, label in enumerate(table.pair_labels):
         first, second = (2 * p + 1, 2 * p) if label else (2 * p, 2 * p + 1)
         assert table.owners[first] == table.owners[second]
         assert ends[first] <= table.starts[second]
         # they touch unless a token was taken away for want of room
-        if table.lengths[first] + table.lengths[second] < longest - 3:
+        if table.lengths[first] + table.lengths[second] < max_length - 3:
             assert ends[first] == table.starts[second]
 
 
@@ -171,7 +171,7 @@ def test_a_document_of_one_word_gives_no_sop_pair(make_store, whole_window):
 
 
 def stream(store, task="nsp", split="train", **changes):
-    config = {"longest": 32, "tokens": 256, "seed": 1, "held_out_fraction": 0.1}
+    config = {"max_length": 32, "tokens": 256, "seed": 1, "held_out_fraction": 0.1}
     composition = Composition(strategy="pairs", pair_task=task)
     return Stream(store, StreamConfig(**(config | changes), composition=composition), store.ordinary_ids, split=split)
 
@@ -223,5 +223,5 @@ def test_documents_that_give_no_pair_at_all_are_refused(make_store):
 
 
 def test_a_length_that_holds_no_pair_is_refused(make_store):
-    with pytest.raises(ConfigError, match=r"data.longest must be at least 5, .* got 4"):
-        stream(make_store([9] * 30), longest=4)
+    with pytest.raises(ConfigError, match=r"data.max_length must be at least 5, .* got 4"):
+        stream(make_store([9] * 30), max_length=4)

@@ -34,7 +34,7 @@ def calls(tmp_path, monkeypatch):
 
 def stream(make_store, composed, lengths=LENGTHS, changes=None, **composition):
     store = make_store(lengths)
-    settings = {"longest": 32, "tokens": 128, "seed": 1} | (changes or {})
+    settings = {"max_length": 32, "tokens": 128, "seed": 1} | (changes or {})
     config = StreamConfig(**settings, composition=Composition(strategy="bm25", **composition))
     return Stream(store, config, store.ordinary_ids, composed=composed)
 
@@ -76,7 +76,7 @@ def test_both_scopes_share_what_is_kept_and_other_settings_do_not(make_store, tm
     next(stream(make_store, tmp_path).batches())
     next(stream(make_store, tmp_path, scope="sequence").batches())
     assert len(calls.read_text().splitlines()) == 1
-    changes = ({"seed": 2}, {"longest": 33}, {"tokens": 130}, {"held_out_fraction": 0.3})
+    changes = ({"seed": 2}, {"max_length": 33}, {"tokens": 130}, {"held_out_fraction": 0.3})
     streams = [
         stream(make_store, tmp_path, walk="star"),
         *(stream(make_store, tmp_path, changes=change) for change in changes),

@@ -27,17 +27,17 @@ def sizes(table):
 
 @pytest.mark.parametrize("strategy", WHOLE)
 @relaxed
-@given(data=st.data(), longest=st.integers(3, 64))
-def test_every_token_comes_exactly_once(strategy, data, longest, corpora, whole_window):
+@given(data=st.data(), max_length=st.integers(3, 64))
+def test_every_token_comes_exactly_once(strategy, data, max_length, corpora, whole_window):
     store = data.draw(corpora)
-    window = whole_window(store, longest)
+    window = whole_window(store, max_length)
     table = tables(strategy, window)
     covered = [np.zeros(n, dtype=int) for n in window.lengths]
     for owner, start, length in zip(table.owners, table.starts, table.lengths, strict=True):
         assert length > 0
         covered[owner][start : start + length] += 1
     assert all((tokens == 1).all() for tokens in covered)
-    assert (sizes(table) <= longest).all()
+    assert (sizes(table) <= max_length).all()
     assert (np.diff(table.firsts) > 0).all()
     assert (table.firsts[0], table.firsts[-1]) == (0, len(table.owners))
     assert np.unique(table.keys).size == table.keys.size
@@ -45,9 +45,9 @@ def test_every_token_comes_exactly_once(strategy, data, longest, corpora, whole_
 
 @pytest.mark.parametrize("strategy", OF_ONE_SOURCE)
 @relaxed
-@given(data=st.data(), longest=st.integers(3, 64))
-def test_sequences_never_mix_sources(strategy, data, longest, corpora, whole_window):
-    window = whole_window(data.draw(corpora), longest)
+@given(data=st.data(), max_length=st.integers(3, 64))
+def test_sequences_never_mix_sources(strategy, data, max_length, corpora, whole_window):
+    window = whole_window(data.draw(corpora), max_length)
     table = tables(strategy, window)
     for first, last in pairwise(table.firsts):
         assert np.unique(window.sources[table.owners[first:last]]).size == 1
@@ -55,25 +55,25 @@ def test_sequences_never_mix_sources(strategy, data, longest, corpora, whole_win
 
 @pytest.mark.parametrize("strategy", ["mix", "uni"])
 @relaxed
-@given(data=st.data(), longest=st.integers(8, 64))
-def test_streams_are_cut_where_the_sequence_is_full_and_nowhere_else(strategy, data, longest, corpora, whole_window):
-    window = whole_window(data.draw(corpora), longest)
+@given(data=st.data(), max_length=st.integers(8, 64))
+def test_streams_are_cut_where_the_sequence_is_full_and_nowhere_else(strategy, data, max_length, corpora, whole_window):
+    window = whole_window(data.draw(corpora), max_length)
     table = tables(strategy, window)
     streams = 1 if strategy == "mix" else np.unique(window.sources).size
-    assert np.count_nonzero(sizes(table) < longest - 2) <= streams
+    assert np.count_nonzero(sizes(table) < max_length - 2) <= streams
     # a stretch that does not reach the end of its document is the last of a full sequence
     unfinished = np.flatnonzero(table.starts + table.lengths < window.lengths[table.owners])
     assert set(unfinished + 1) <= set(table.firsts)
-    assert (sizes(table)[np.searchsorted(table.firsts, unfinished + 1) - 1] == longest).all()
+    assert (sizes(table)[np.searchsorted(table.firsts, unfinished + 1) - 1] == max_length).all()
 
 
 @pytest.mark.parametrize("strategy", ["mix", "full_sentences"])
 def test_sources_are_mixed_in_one_random_order(strategy, make_store, whole_window):
-    window = whole_window(make_store([10] * 90), longest=48)
+    window = whole_window(make_store([10] * 90), max_length=48)
     table = tables(strategy, window)
     kinds = [np.unique(window.sources[table.owners[a:b]]).size for a, b in pairwise(table.firsts)]
     assert np.mean(kinds) > 1.5
-    other = tables(strategy, whole_window(make_store([10] * 90), longest=48, seed=2))
+    other = tables(strategy, whole_window(make_store([10] * 90), max_length=48, seed=2))
     assert np.count_nonzero(other.owners == table.owners) < 20
 
 
@@ -96,9 +96,9 @@ def test_no_documents_give_no_sequences(strategy, make_store, whole_window):
 
 @pytest.mark.parametrize("strategy", ["doc_sentences", "full_sentences"])
 @relaxed
-@given(data=st.data(), longest=st.integers(8, 64))
-def test_only_sentences_too_long_for_a_sequence_are_cut(strategy, data, longest, corpora, whole_window):
-    window = whole_window(data.draw(corpora), longest)
+@given(data=st.data(), max_length=st.integers(8, 64))
+def test_only_sentences_too_long_for_a_sequence_are_cut(strategy, data, max_length, corpora, whole_window):
+    window = whole_window(data.draw(corpora), max_length)
     table = tables(strategy, window)
     for owner, start, length in zip(table.owners, table.starts, table.lengths, strict=True):
         first = window.text.offsets[window.documents[owner]]
@@ -109,13 +109,13 @@ def test_only_sentences_too_long_for_a_sequence_are_cut(strategy, data, longest,
             begin = cut - np.argmax(flags[cut::-1])
             after = np.flatnonzero(flags[cut:])
             end = cut + after[0] if after.size else window.lengths[owner]
-            assert end - begin > longest - 2
+            assert end - begin > max_length - 2
 
 
 @relaxed
-@given(data=st.data(), longest=st.integers(8, 64))
-def test_a_sequence_of_sentences_closes_only_before_one_that_does_not_fit(data, longest, corpora, whole_window):
-    window = whole_window(data.draw(corpora), longest)
+@given(data=st.data(), max_length=st.integers(8, 64))
+def test_a_sequence_of_sentences_closes_only_before_one_that_does_not_fit(data, max_length, corpora, whole_window):
+    window = whole_window(data.draw(corpora), max_length)
     table = tables("doc_sentences", window)
     taken = sizes(table)
     for p, (one, two) in enumerate(pairwise(table.owners)):
@@ -126,8 +126,8 @@ def test_a_sequence_of_sentences_closes_only_before_one_that_does_not_fit(data, 
         start = table.starts[p + 1]
         after = np.flatnonzero(flags[start + 1 :])
         end = start + 1 + after[0] if after.size else window.lengths[one]
-        if end - start <= longest - 2 and flags[start]:
-            assert taken[p] + end - start > longest
+        if end - start <= max_length - 2 and flags[start]:
+            assert taken[p] + end - start > max_length
 
 
 def test_sentences_of_several_documents_fill_a_sequence_to_the_last_token(whole_window):
@@ -145,16 +145,16 @@ def test_best_fit_takes_the_sequence_that_has_the_least_room(whole_window):
 
 
 @relaxed
-@given(data=st.data(), longest=st.integers(3, 64))
-def test_best_fit_cuts_only_what_is_too_long_and_opens_few_sequences(data, longest, corpora, whole_window):
-    window = whole_window(data.draw(corpora), longest)
+@given(data=st.data(), max_length=st.integers(3, 64))
+def test_best_fit_cuts_only_what_is_too_long_and_opens_few_sequences(data, max_length, corpora, whole_window):
+    window = whole_window(data.draw(corpora), max_length)
     table = tables("best_fit", window)
-    room = longest - 2
+    room = max_length - 2
     assert (table.starts % room == 0).all()
     assert (table.lengths == np.minimum(room, window.lengths[table.owners] - table.starts)).all()
     # any two sequences together hold more than one can, or the later one would not have been opened
     taken = np.sort(sizes(table))
-    assert taken.size < 2 or taken[0] + taken[1] > longest
+    assert taken.size < 2 or taken[0] + taken[1] > max_length
 
 
 def test_best_fit_needs_hardly_more_sequences_than_cutting_every_l_tokens(make_store, whole_window):

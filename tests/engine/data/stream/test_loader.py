@@ -19,7 +19,7 @@ from unmask.data.stream import Stream, StreamConfig
 from unmask.data.stream.loader import Loader
 from unmask.errors import RunError, StoreError
 
-CONFIG = StreamConfig(longest=32, tokens=128, sequences=40, masked=40, seed=1, held_out_fraction=0.2)
+CONFIG = StreamConfig(max_length=32, tokens=128, sequences=40, masked=40, seed=1, held_out_fraction=0.2)
 
 
 class FailingStore(MemoryStore):
@@ -117,7 +117,7 @@ def test_an_error_that_does_not_pickle_is_told_by_its_text(monkeypatch):
 def test_a_worker_that_is_killed_is_reported(tokens):
     # a batch of 40,000 tokens is larger than a pipe, so that this worker dies in the middle of sending one
     store = MemoryStore.generated(np.full(3000, 30), vocab_size=300)
-    stream = Stream(store, StreamConfig(longest=32, tokens=tokens), store.ordinary_ids)
+    stream = Stream(store, StreamConfig(max_length=32, tokens=tokens), store.ordinary_ids)
     loader = Loader(stream, workers=1, prefetch=1)
     next(loader)
     assert loader._pipes[0].poll(10.0), "the worker must have begun to send the next batch"
@@ -171,7 +171,7 @@ from unmask.data.stream.loader import Loader
 from unmask.data.store.memory import MemoryStore
 from unmask.data.stream import Stream, StreamConfig
 store = MemoryStore.generated(np.arange(1, 120), vocab_size=300)
-stream = Stream(store, StreamConfig(longest=32, tokens=128), store.ordinary_ids)
+stream = Stream(store, StreamConfig(max_length=32, tokens=128), store.ordinary_ids)
 loader = Loader(stream, workers=2)
 next(loader)
 print(*(process.pid for process in loader._processes), flush=True)

@@ -38,7 +38,7 @@ def similar_words():
 
 def stream(*, split="train", **changes):
     store = corpus()
-    config = StreamConfig(**({"longest": 32, "tokens": 256, "seed": 3, "held_out_fraction": 0.2} | changes))
+    config = StreamConfig(**({"max_length": 32, "tokens": 256, "seed": 3, "held_out_fraction": 0.2} | changes))
     table = similar_words() if config.masking == "mac" else None
     return Stream(store, config, store.ordinary_ids, split=split, similar_words=table)
 
@@ -71,7 +71,7 @@ def test_every_strategy_masks_the_same_text_in_its_own_stream():
 
 
 def test_the_table_is_part_of_the_identity_of_a_stream():
-    store, config = corpus(), StreamConfig(longest=32, tokens=256, masking="mac")
+    store, config = corpus(), StreamConfig(max_length=32, tokens=256, masking="mac")
     one, two = (
         Stream(store, config, store.ordinary_ids, similar_words=SimilarWords([((9,), (other,))])).fingerprint
         for other in (10, 11)
@@ -160,4 +160,4 @@ def test_masks_are_the_same_for_any_number_of_ranks_and_workers(masking, ranks, 
 def test_mac_without_a_table_is_refused():
     store = corpus()
     with pytest.raises(ConfigError, match=r"data\.masking is 'mac' without a table"):
-        Stream(store, StreamConfig(longest=32, masking="mac"), store.ordinary_ids)
+        Stream(store, StreamConfig(max_length=32, masking="mac"), store.ordinary_ids)

@@ -19,15 +19,15 @@ def planner(lengths, capacities, *, seed=3, source_of=None):
     for number in range(source_of.max() + 1):
         members = np.flatnonzero(source_of == number)
         sources.append(Source(documents=members, ranks=np.arange(members.size)))
-    return Planner(sources, lengths, capacities, mask_counts(capacities.longest), seed=seed)
+    return Planner(sources, lengths, capacities, mask_counts(capacities.max_length), seed=seed)
 
 
-def mask_counts(longest):
-    return np.maximum(1, np.arange(longest + 1) * 3 // 20)
+def mask_counts(max_length):
+    return np.maximum(1, np.arange(max_length + 1) * 3 // 20)
 
 
-def roomy(tokens, longest):
-    return Capacities(tokens=tokens, sequences=tokens, masked=tokens, longest=longest)
+def roomy(tokens, max_length):
+    return Capacities(tokens=tokens, sequences=tokens, masked=tokens, max_length=max_length)
 
 
 @pytest.fixture
@@ -49,19 +49,19 @@ def spans(planner_, pass_):
 @settings(max_examples=15, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 90), min_size=60, max_size=120),
-    longest=st.integers(3, 40),
+    max_length=st.integers(3, 40),
     pass_=st.integers(0, 3),
     data=st.data(),
 )
-def test_every_token_comes_exactly_once_a_pass(lengths, longest, pass_, data):
+def test_every_token_comes_exactly_once_a_pass(lengths, max_length, pass_, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "CHUNK", 8)
         patch.setattr(blocks, "_CHUNKS", 2)
         source = st.lists(st.integers(0, 2), min_size=len(lengths), max_size=len(lengths))
-        planner_ = planner(lengths, roomy(64, longest), source_of=np.array(data.draw(source)))
+        planner_ = planner(lengths, roomy(64, max_length), source_of=np.array(data.draw(source)))
         covered = [np.zeros(n, dtype=int) for n in lengths]
         for document, start, length in spans(planner_, pass_):
-            assert 0 < length <= longest - 2
+            assert 0 < length <= max_length - 2
             covered[document][start : start + length] += 1
         assert all((tokens == 1).all() for tokens in covered)
 
@@ -77,7 +77,7 @@ def test_no_micro_batch_overflows_a_capacity(sizes, tokens, more_slots, more_mas
     sizes = np.array(sizes)
     masked = mask_counts(32)[sizes]
     room = Capacities(
-        tokens=tokens, sequences=1 + -(-(tokens - 3) // 32) + more_slots, masked=4 + more_masked, longest=32
+        tokens=tokens, sequences=1 + -(-(tokens - 3) // 32) + more_slots, masked=4 + more_masked, max_length=32
     )
     order, bounds = pack_sequences(sizes, masked, room)
     assert np.array_equal(np.sort(order), np.arange(sizes.size))
@@ -91,16 +91,16 @@ def test_no_micro_batch_overflows_a_capacity(sizes, tokens, more_slots, more_mas
 
 
 def test_a_piece_that_fits_nowhere_is_named():
-    small = Capacities(tokens=8, sequences=9, masked=9, longest=8)
+    small = Capacities(tokens=8, sequences=9, masked=9, max_length=8)
     with pytest.raises(ValueError, match="a sequence of 9 tokens, 1 of them masked, in 1 documents must fit"):
         pack_sequences(np.array([9]), np.array([1]), small)
 
 
-@pytest.mark.parametrize(("tokens", "longest"), [(4096, 512), (16_384, 512), (8192, 128)])
-def test_less_than_one_percent_of_the_room_is_wasted(tokens, longest):
+@pytest.mark.parametrize(("tokens", "max_length"), [(4096, 512), (16_384, 512), (8192, 128)])
+def test_less_than_one_percent_of_the_room_is_wasted(tokens, max_length):
     lengths = np.random.default_rng(0).lognormal(np.log(300) - 0.5, 1.0, 12_000).astype(int) + 1
     capacities = Capacities(
-        tokens=tokens, sequences=tokens // 16, masked=int(1.02 * 0.15 * tokens) + 16, longest=longest
+        tokens=tokens, sequences=tokens // 16, masked=int(1.02 * 0.15 * tokens) + 16, max_length=max_length
     )
     planned = planner(lengths, capacities).plan(0, 0)
     # the last micro-batch of a window is what remains

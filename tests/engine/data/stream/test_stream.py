@@ -35,7 +35,7 @@ def corpus(lengths=LENGTHS, seed=0):
 
 def stream(store=None, *, split="train", **changes):
     config = {
-        "longest": 32,
+        "max_length": 32,
         "tokens": 128,
         "sequences": 40,
         "masked": 40,
@@ -191,7 +191,7 @@ def test_fingerprints_tell_streams_apart():
         {"tokens": 129},
         {"sequences": 41},
         {"masked": 41},
-        {"longest": 31},
+        {"max_length": 31},
         {"seed": 2},
         {"mask_rate": 0.16},
         {"mask_rate_end": 0.16},
@@ -221,11 +221,11 @@ def test_masks_differ_from_pass_to_pass():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"longest": 2}, ConfigError, "data.longest must be at least 3, .* got 2"),
+        ({"max_length": 2}, ConfigError, "data.max_length must be at least 3, .* got 2"),
         (
             {"masked": 4},
             ConfigError,
-            r"4 masked tokens .* too few for one piece of data.longest \(32\), which has 5 at data.mask_rate 0.15",
+            r"4 masked tokens .* too few for one piece of data.max_length \(32\), which has 5 at data.mask_rate 0.15",
         ),
         ({"mask_rate": 2.0}, ConfigError, "data.mask_rate must lie in"),
         (
@@ -280,7 +280,7 @@ def test_a_store_on_disk_gives_the_batches_of_the_same_text_in_memory(tmp_path):
     for one, two in islice(zip(ours.batches(), stream(memory, held_out_fraction=0.0).batches(), strict=False), 150):
         same(one, two)
     training, held_out = (
-        Stream(disk, StreamConfig(longest=32, held_out_fraction=0.2, tokens=128), memory.ordinary_ids, split=split)
+        Stream(disk, StreamConfig(max_length=32, held_out_fraction=0.2, tokens=128), memory.ordinary_ids, split=split)
         for split in ("train", "held_out")
     )
     assert training.tokens_per_pass + held_out.tokens_per_pass == ours.tokens_per_pass

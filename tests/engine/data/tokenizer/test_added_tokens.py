@@ -243,7 +243,7 @@ def test_special_tokens_are_never_masked_or_drawn(store: Store, masking: Any) ->
     assert store.added_special_ids == [NEXT]
     tokenizer = store.load_tokenizer()
     config = StreamConfig(
-        longest=16, tokens=64, sequences=16, seed=3, mask_rate=1.0, mask_split=(0.4, 0.6, 0.0), masking=masking
+        max_length=16, tokens=64, sequences=16, seed=3, mask_rate=1.0, mask_split=(0.4, 0.6, 0.0), masking=masking
     )
     stream = Stream(store, config, tokenizer.ordinary_ids)
     plain = Stream(store, config, tokenizer.ordinary_ids, masks=False)
