@@ -1,6 +1,6 @@
 """`unmask prepare --input docs.jsonl --out store`: raw text to a tokenizer and a token store, once for many runs."""
 
-import sys
+import logging
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ import tyro
 from unmask.cli._arguments import join_repeated, read
 from unmask.errors import UnmaskError
 from unmask.paths import as_typed
-from unmask.terminal import with_width
+from unmask.terminal import messages_through, with_width
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from unmask.data.prepare import Progress
 
 __all__ = ["Options", "run"]
+
+_log = logging.getLogger(__name__)
 
 _TELL_SECONDS = 30.0
 
@@ -76,7 +78,7 @@ def run(arguments: list[str]) -> None:
     from unmask.data.prepare import describe, prepare
     from unmask.data.store.unfinished import unfinished_hint
 
-    with _Report() as report:
+    with _Report() as report, messages_through(report.show):
         try:
             store = prepare(
                 options.input,
@@ -93,12 +95,11 @@ def run(arguments: list[str]) -> None:
                 workers=options.workers,
                 shard_tokens=options.shard_tokens,
                 progress=report,
-                say=report.say,
             )
         except BaseException:
             hint = unfinished_hint(options.out)
             if hint is not None:
-                print(f"unmask: {hint}", file=sys.stderr)
+                _log.warning(hint)
             raise
     print(describe(store))
 
@@ -140,9 +141,9 @@ class _Report(AbstractContextManager["_Report"]):
             self._told = time.monotonic()
         self._bar.update(self._tasks[progress.stage], completed=progress.characters, counted=counted)
 
-    def say(self, sentence: str) -> None:
-        """A line of its own, above the bar where there is one."""
-        self._console.print(f"unmask: {sentence}", highlight=False, markup=False, soft_wrap=True)
+    def show(self, message: str) -> None:
+        """Print a message on a line of its own, above the bar if there is one."""
+        self._console.print(f"unmask: {message}", highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> "_Report":
         self._bar.start()

@@ -83,7 +83,6 @@ def _prepared(folder: Path, config: RunConfig, say: Callable[[str], None]) -> St
         split_at=data.split_at,
         segmenter=data.segmenter,
         progress=tell,
-        say=say,
     )
 
 

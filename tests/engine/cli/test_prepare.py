@@ -77,7 +77,7 @@ def test_every_option_reaches_the_preparation(tmp_path: Path, monkeypatch: pytes
     for name in ("a.txt", "b.txt"):
         Path(name).touch()
     assert main(["prepare", *words]) == 2
-    assert all(callable(asked.pop(name)) for name in ("progress", "say"))
+    assert callable(asked.pop("progress"))
     assert asked == {"inputs": ["a.txt", "b.txt"], "out": tmp_path / "store", **options}
 
 

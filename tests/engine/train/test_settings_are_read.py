@@ -213,7 +213,7 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def save(self: Checkpoints, step: int, write: Any, *, bytes_needed: int) -> None:
         seen.append(f"save {step} {self.keep}")
 
-    def text(inputs: Any, out: Path, *, progress: Any, say: Any, **settings: Any) -> Store:
+    def text(inputs: Any, out: Path, *, progress: Any, **settings: Any) -> Store:
         seen.append(f"prepare {inputs} {settings}")
         return Store.open(folder / "STORE")
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ from unmask.paths import as_typed, printable
 
 __all__ = ["Inputs", "stores_among"]
 
+_log = logging.getLogger(__name__)
+
 _GATHERED = 1024
 _NAMED = 5
 
@@ -44,8 +47,6 @@ class Inputs:
         normalisation: of the text, before it is encoded.
         cache: folder for the embedded corpus.
         out: the store to make; nothing in it, or in the folder in which it grows, is read.
-        say: receives a sentence for each thing that a user should know: what was left out, what comes twice, a rule
-            for cutting that no line meets.
 
     Raises:
         CorpusError: an input does not exist or holds nothing to read, or there is none that an option is about.
@@ -60,7 +61,6 @@ class Inputs:
         cache: Path | None = None,
         *,
         out: str | Path | None = None,
-        say: Callable[[str], None] = print,
     ) -> None:
         if inputs and cache is not None:
             raise CorpusError(
@@ -72,7 +72,6 @@ class Inputs:
         self._inputs = named_inputs(inputs) if inputs else []
         self._stores = {location: Store.open(location) for location in stores_among(inputs)}
         self._cuts = Cuts(options)
-        self._tell = say
         grows = () if out is None else (Path(out), partial_folder(Path(out)))
         avoid = [real_path(folder) for folder in grows]
         # made once: what this process writes cannot become text, and every pass sees the same files
@@ -84,10 +83,11 @@ class Inputs:
         ]
         self._files = [listing.files for listing in listings]
         files = [file for some in self._files for file in some]
-        for listing in listings:
+        for given, listing in zip(self._inputs, listings, strict=True):
             if listing.left_out:
-                self._say(listing.left_out)
-        self._say_repeated()
+                # a file name may hold bytes that are no text
+                _log.warning(f"corpus: {printable(str(Path(given.location)))}: {printable(listing.left_out)}")
+        self._warn_of_repeated()
         tables = any(given.is_dataset for given in self._inputs) or not all(map(_is_text, files))
         cut = "split_at" if options.split_at is not None else "blank_line_documents"
         if options.cuts_text and not any(map(_is_text, files)):
@@ -171,7 +171,7 @@ class Inputs:
         for given, files in zip(self._inputs, self._files, strict=True):
             if given.location not in self._stores:
                 yield from read_input(given, files, self._options, self._cuts)
-        self._say_uncut()
+        self._warn_of_uncut()
 
     def __iter__(self) -> Iterator[Document | StoredDocument]:
         if self._embedded is not None:
@@ -185,16 +185,12 @@ class Inputs:
             for document in read_input(given, files, self._options, self._cuts):
                 found = found or bool(document.text.strip())
                 yield document
-        self._say_uncut()
+        self._warn_of_uncut()
         if not found:
             inputs = ", ".join(given.location for given in self._inputs)
             raise CorpusError(f"corpus: {inputs} holds no text, every document is empty; give text")
 
-    def _say(self, sentence: str) -> None:
-        # a file name may be no text
-        self._tell(printable(sentence))
-
-    def _say_repeated(self) -> None:
+    def _warn_of_repeated(self) -> None:
         named: list[tuple[object, str]] = [(file.place, str(file.path)) for some in self._files for file in some]
         named.extend(
             (real_path(Path(given.location)), given.location)
@@ -205,26 +201,26 @@ class Inputs:
         again = sorted({path for place, path in named if times[place] > 1})
         if again:
             names = ", ".join(again[:_NAMED]) + (f" and {len(again) - _NAMED:,} more" if len(again) > _NAMED else "")
-            self._say(f"corpus: what the inputs name more than once is read that often: {names}")
+            _log.warning(f"corpus: what the inputs name more than once is read that often: {printable(names)}")
 
-    def _say_uncut(self) -> None:
+    def _warn_of_uncut(self) -> None:
         """Says after a whole pass, once, that no text file was cut, or one nowhere since its lines are all headings."""
         if not self._options.cuts_text or self._cuts.told:
             return
         self._cuts.told = True
         rule = self._options.split_at
         if self._cuts.all_headings is not None:
-            path = self._cuts.all_headings
-            self._say(
-                f"corpus: split_at {rule!r} is found in each line of {path}, and lines with nothing between them open "
-                f"one document; where each line is a document, make JSON lines of it: jq -cR '{{text: .}}' "
-                f"{as_typed(path)} > lines.jsonl"
+            path, typed = self._cuts.all_headings, as_typed(self._cuts.all_headings)
+            _log.warning(
+                f"corpus: split_at {rule!r} is found in each line of {printable(str(path))}, and lines with nothing "
+                f"between them open one document; where each line is a document, make JSON lines of it: "
+                f"jq -cR '{{text: .}}' {printable(typed)} > lines.jsonl"
             )
         if self._cuts.found:
             return
         missed = "found no blank line" if rule is None else f"{rule!r} is found in no line"
         name = "blank_line_documents" if rule is None else "split_at"
-        self._say(f"corpus: {name} {missed} of the .txt and .md files, so each of them is one document")
+        _log.warning(f"corpus: {name} {missed} of the .txt and .md files, so each of them is one document")
 
 
 def stores_among(inputs: Sequence[str | Path]) -> list[str]:

@@ -26,7 +26,6 @@ from unmask.data.store.manifest import StoreHead, make_manifest
 from unmask.data.store.summary import Tally, describe
 from unmask.data.store.unfinished import UnfinishedStore
 from unmask.data.store.writer import SHARD_TOKENS, ShardWriter, StoredDocument, content_hash
-from unmask.data.text.accents import warning_of
 from unmask.data.text.cleaning import KINDS, Normalisation
 from unmask.data.text.corpus import Document
 from unmask.data.text.readers import ReadOptions
@@ -69,7 +68,6 @@ def prepare(
     shard_tokens: int = SHARD_TOKENS,
     cache: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
-    say: Callable[[str], None] = print,
 ) -> Store:
     """Makes a token store and opens it; its `manifest["summary"]` counts what was found (`describe` prints it).
 
@@ -92,7 +90,6 @@ def prepare(
         shard_tokens: tokens that end a shard, after each of which a killed run can go on.
         cache: folder for the embedded corpus, as in `docstring_corpus`.
         progress: called with a `Progress` after every batch.
-        say: receives a sentence for each thing about the input that a user should know, as in `Inputs`.
 
     Raises:
         StoreError: `out` exists, is being written, was begun with other settings or cannot be written; an input store
@@ -117,7 +114,7 @@ def prepare(
     _require_trained(inputs or (), tokenizer, asked)
     report = progress or _silent
     options = ReadOptions(text_field=text_field, blank_line_documents=blank_line_documents, split_at=split_at)
-    source = Inputs(inputs or (), options, normalisation, cache, out=out, say=say)
+    source = Inputs(inputs or (), options, normalisation, cache, out=out)
     given = source.tokenizer if tokenizer is None else tokenizer
     if given is not None and not isinstance(given, Tokenizer):
         given = Tokenizer.load(given)
@@ -139,12 +136,7 @@ def prepare(
             given = Tokenizer.load(saved)
         elif given is None:
             reader = _Reader(source.documents(), report)
-            given = Tokenizer.train(
-                reader.texts(),
-                **trained,
-                lost=lambda lost: say(warning_of(lost)),
-                long_words=long_words.append,
-            )
+            given = Tokenizer.train(reader.texts(), **trained, long_words=long_words.append)
             total = reader.characters
         given.save(saved)
         encode = TextEncoder(tokenizer=given, segmenter=cutter, normalisation=normalisation)

@@ -67,7 +67,7 @@ class CorpusFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """The files of one input, in order, and a sentence about what was left out, empty for nothing."""
+    """The files of one input in their order, and what was left out: `left out a.pdf (why), ...`, or an empty string."""
 
     files: list[CorpusFile]
     left_out: str
@@ -187,8 +187,7 @@ class _Search:
                 )
             raise CorpusError(f"corpus: {self.root} holds no file to read; files read are {', '.join(SUFFIXES)}{rest}")
         self.files.sort(key=lambda file: file.path)
-        sentence = f"corpus: {self.root}: {left_out}" if left_out else ""
-        return Listing(files=self.files, left_out=sentence)
+        return Listing(files=self.files, left_out=left_out)
 
     def _search(self, folder: Path, real: Path) -> None:
         self.folders.add(real)

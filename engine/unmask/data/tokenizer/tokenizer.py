@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unmask.data.text.accents import letters_lost
+from unmask.data.text.accents import letters_lost, warning_of
 from unmask.data.tokenizer.files import SPECIAL_TOKENS, require_wordpiece
 from unmask.data.tokenizer.folder import read_folder, write_folder
 from unmask.data.tokenizer.seen_text import may_be_cut, seen_characters
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["SPECIAL_TOKENS", "Tokenizer"]
+
+_log = logging.getLogger(__name__)
 
 _UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")
 
@@ -108,7 +111,6 @@ class Tokenizer:
         strip_accents: bool | None = None,
         sample_characters: int = 100_000_000,
         max_length: int = 512,
-        lost: Callable[[Mapping[str, int]], None] | None = None,
         long_words: Callable[[int], None] | None = None,
     ) -> Tokenizer:
         """Trains a WordPiece vocabulary; the same texts in any order give the same one.
@@ -120,7 +122,6 @@ class Tokenizer:
             strip_accents: drop accents; None follows `lowercase`, False keeps what are letters in many scripts.
             sample_characters: how many characters of text training may hold in memory.
             max_length: see `Tokenizer`.
-            lost: is told the scripts of which dropping accents changes letters, and how many, where there are any.
             long_words: is told how many words were left out for their length, see `train_vocabulary`.
 
         Raises:
@@ -128,8 +129,8 @@ class Tokenizer:
         """
         sample = sample_by_hash(texts, sample_characters)
         strips = lowercase if strip_accents is None else strip_accents
-        if lost is not None and strips and (found := letters_lost(sample)):
-            lost(found)
+        if strips and (lost := letters_lost(sample)):
+            _log.warning(warning_of(lost))
         vocabulary = train_vocabulary(
             sample,
             vocab_size,

@@ -71,32 +71,33 @@ def test_a_rule_sees_the_line_without_its_break(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("matches", [False, True])
 def test_a_rule_that_meets_no_line_of_all_files_is_said_once(
-    tmp_path: Path, options: dict[str, Any], told: str, matches: bool
+    tmp_path: Path, options: dict[str, Any], told: str, matches: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a.txt", "b.txt"):
         _write(tmp_path / "in" / name, "one line\nand another\n")
     if matches:
         _write(tmp_path / "in" / "c.txt", "before\n\nKAPITEL 1\ntext\n")
-    said: list[str] = []
-    prepare([tmp_path / "in"], tmp_path / "store", vocab_size=80, workers=1, say=said.append, **options)
-    assert [sentence for sentence in said if sentence.startswith(told)] == ([] if matches else said)
+    prepare([tmp_path / "in"], tmp_path / "store", vocab_size=80, workers=1, **options)
+    said = caplog.messages
+    assert [message for message in said if message.startswith(told)] == ([] if matches else said)
     assert len(said) == (0 if matches else 1)
 
 
 @pytest.mark.parametrize(("lines", "said_once"), [(10, True), (9, False)])
-def test_a_list_whose_lines_all_open_a_document_is_said_once(tmp_path: Path, lines: int, said_once: bool) -> None:
+def test_a_list_whose_lines_all_open_a_document_is_said_once(
+    tmp_path: Path, lines: int, said_once: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """A rule such as '^' seems to make a document of each line, and makes one of all."""
     _write(tmp_path / "a.txt", "CCO\n" * lines)
     _write(tmp_path / "b.txt", "title\n")
-    said: list[str] = []
     paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
-    store = prepare(paths, tmp_path / "store", vocab_size=80, workers=1, say=said.append, split_at="^")
+    store = prepare(paths, tmp_path / "store", vocab_size=80, workers=1, split_at="^")
     assert store.num_documents == 2
-    assert len(said) == said_once
-    for sentence in said:
-        assert sentence.startswith(f"corpus: split_at '^' is found in each line of {tmp_path / 'a.txt'}, and lines")
-        assert sentence.endswith(f"jq -cR '{{text: .}}' {tmp_path / 'a.txt'} > lines.jsonl")
+    assert len(caplog.messages) == said_once
+    for message in caplog.messages:
+        assert message.startswith(f"corpus: split_at '^' is found in each line of {tmp_path / 'a.txt'}, and lines")
+        assert message.endswith(f"jq -cR '{{text: .}}' {tmp_path / 'a.txt'} > lines.jsonl")
 
 
 def test_a_long_file_of_one_line_is_read_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

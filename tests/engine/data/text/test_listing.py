@@ -90,7 +90,7 @@ def test_a_killed_run_goes_on_inside_its_input(corpus: Path) -> None:
     assert _bytes(prepare([corpus], corpus / "store", shard_tokens=5, **TRAINED)) == _bytes(whole)
 
 
-def test_what_is_no_text_of_the_users_is_left_out_and_named(corpus: Path) -> None:
+def test_what_is_no_text_of_the_users_is_left_out_and_named(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = prepare([corpus], "store", **TRAINED)
     shutil.copytree(store.folder, corpus / "a-store")
     shutil.copytree(store.folder / "tokenizer", corpus / "b-tokenizer")
@@ -113,10 +113,9 @@ def test_what_is_no_text_of_the_users_is_left_out_and_named(corpus: Path) -> Non
     with socket.socket(socket.AF_UNIX) as one:
         one.bind("corpus/socket.jsonl")
     assert _names(corpus) == ["d0.txt", "d1.txt", "d2.txt"]
-    told: list[str] = []
-    again = prepare([corpus], "again", say=told.append, **TRAINED)
+    again = prepare([corpus], "again", **TRAINED)
     assert again.fingerprint == store.fingerprint
-    assert len(told) == 1
+    [told] = caplog.messages
     for part in (
         "a-store (a token store)",
         "c-part.partial (an unfinished store)",
@@ -124,7 +123,7 @@ def test_what_is_no_text_of_the_users_is_left_out_and_named(corpus: Path) -> Non
         "7 more like these",
         "files with other suffixes (.png 1)",
     ):
-        assert part in told[0]
+        assert part in told
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.json", "dataset_dict.json", "config.yaml", "config.json"])
@@ -186,20 +185,17 @@ def test_a_linked_file_is_read_once_and_a_lost_one_is_refused(corpus: Path) -> N
         Inputs([corpus / "lost.txt"], ReadOptions())
 
 
-def test_a_file_that_comes_more_than_once_is_said(corpus: Path) -> None:
+def test_a_file_that_comes_more_than_once_is_said(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
     os.link(corpus / "d0.txt", corpus / "hard.txt")
-    told: list[str] = []
-    texts = [
-        document.text for document in Inputs([corpus, "corpus/d1.txt"], ReadOptions(), say=told.append).documents()
-    ]
+    texts = [document.text for document in Inputs([corpus, "corpus/d1.txt"], ReadOptions()).documents()]
     assert len(texts) == 5
-    assert len(told) == 1
-    assert "more than once is read that often" in told[0]
+    [told] = caplog.messages
+    assert "more than once is read that often" in told
     for name in ("d0.txt", "hard.txt", "d1.txt"):
-        assert name in told[0]
-    prepare([corpus / "d0.txt"], "store", say=told.append, **TRAINED)
-    assert prepare(["store", "again=./store"], "twice", say=told.append, workers=1).num_documents == 2
-    assert told[1:] == ["corpus: what the inputs name more than once is read that often: ./store, store"]
+        assert name in told
+    prepare([corpus / "d0.txt"], "store", **TRAINED)
+    assert prepare(["store", "again=./store"], "twice", workers=1).num_documents == 2
+    assert caplog.messages[1:] == ["corpus: what the inputs name more than once is read that often: ./store, store"]
 
 
 def test_a_text_that_changes_while_it_is_read_is_refused(corpus: Path) -> None:
