@@ -30,7 +30,7 @@ from torch import Tensor
 
 from unmask_kernels import Documents, attention
 from unmask_kernels.attention import FAMILY, cost, reference
-from unmask_kernels.testing.attention import attention_case, described, eager
+from unmask_kernels.testing.attention import attention_case, described, plain_attention
 from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.inputs import Inputs, run
 
@@ -84,7 +84,7 @@ def _failures(heads: int, p: float, device: torch.device) -> dict[str, Callable[
     small = attention_case("gate", [300, 17, 129], heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
     scale = HEAD_DIM**-0.5
     truth = run(partial(reference.attention, scale=scale), small.double())
-    plain = run(partial(eager, scale=scale), small)
+    plain = run(partial(plain_attention, scale=scale), small)
 
     def check(name: str, function: Callable[..., Tensor]) -> None:
         if name not in attention_peers.NAMES:

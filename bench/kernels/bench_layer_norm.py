@@ -27,7 +27,8 @@ from unmask_kernels.capability import architecture
 from unmask_kernels.dispatch import BackendUnavailable
 from unmask_kernels.layer_norm import FAMILY, LayerNormCall, cost, reference
 from unmask_kernels.testing.compare import compare
-from unmask_kernels.testing.inputs import layer_norm_case, run
+from unmask_kernels.testing.inputs import run
+from unmask_kernels.testing.layer_norm import layer_norm_case
 
 pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 

@@ -16,9 +16,9 @@ from unmask_kernels import attention as public
 from unmask_kernels.attention import FAMILY, reference
 from unmask_kernels.capability import INTERPRETING
 from unmask_kernels.testing import contracts
-from unmask_kernels.testing.attention import ATTENTION, GRID, LARGE, attention_case, described, eager
+from unmask_kernels.testing.attention import CASES, LARGE, attention_case, described, plain_attention
 from unmask_kernels.testing.compare import compare, same_bits
-from unmask_kernels.testing.contracts import Tenant, backends_here
+from unmask_kernels.testing.contracts import Target, backends_here
 from unmask_kernels.testing.inputs import Case, Inputs, lengths_to_documents, run
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -29,17 +29,17 @@ SMALL = attention_case("small", LENGTHS, head_dim=32, p=0.2)
 PLAIN = attention_case("plain", LENGTHS, head_dim=32)
 LOCAL = attention_case("local", LENGTHS, head_dim=32, window=4)
 
-everywhere = pytest.mark.parametrize("tenant", backends_here("attention"))
+everywhere = pytest.mark.parametrize("target", backends_here("attention"))
 
 
-def on(tenant: Tenant) -> Any:
-    return partial(public, backend=tenant.backend)
+def on(target: Target) -> Any:
+    return partial(public, backend=target.backend)
 
 
-def make(case: Case, dtype: torch.dtype, tenant: Tenant, *, captured: bool = False) -> Inputs:
-    """The case on the tenant's device; skips one that its backend refuses, see test_attention_choice.py."""
-    inputs = case.make(dtype, tenant.device)
-    reasons = FAMILY.backends[tenant.backend].refuses(described(**inputs.arguments)._replace(captured=captured))
+def make(case: Case, dtype: torch.dtype, target: Target, *, captured: bool = False) -> Inputs:
+    """The case on the target's device; skips one that its backend refuses, see test_attention_choice.py."""
+    inputs = case.make(dtype, target.device)
+    reasons = FAMILY.backends[target.backend].refuses(described(**inputs.arguments)._replace(captured=captured))
     if reasons:
         pytest.skip("; ".join(reasons))
     return inputs
@@ -52,7 +52,7 @@ def scaled(function: Any) -> Any:
 
 def grid() -> list[Any]:
     """Cases and dtypes; those left out under the interpreter are slow."""
-    cases = ATTENTION + GRID + (LARGE if torch.cuda.is_available() else [])
+    cases = CASES + (LARGE if torch.cuda.is_available() else [])
     pairs = enumerate(product(cases, DTYPES))
     slow = [pytest.mark.slow] if INTERPRETING else []
     return [pytest.param(*pair, marks=[] if i % EVERY == 0 else slow, id=f"{pair[0]}-{pair[1]}") for i, pair in pairs]
@@ -60,14 +60,14 @@ def grid() -> list[Any]:
 
 @everywhere
 @pytest.mark.parametrize(("case", "dtype"), grid())
-def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> None:
-    if case in LARGE and tenant.device == "cpu":
+def test_matches_fp64_truth(case: Case, dtype: torch.dtype, target: Target) -> None:
+    if case in LARGE and target.device == "cpu":
         pytest.skip("long documents are for a GPU")
-    inputs = make(case, dtype, tenant)
+    inputs = make(case, dtype, target)
     truth = run(scaled(reference.attention), inputs.double())
-    plain = run(scaled(eager), inputs)
+    plain = run(scaled(plain_attention), inputs)
     with contracts.poisoned_memory():
-        ours = run(on(tenant), inputs)
+        ours = run(on(target), inputs)
     compare(ours, plain, truth)
 
 
@@ -94,9 +94,9 @@ def test_a_window_shows_so_many_tokens_on_either_side(causal: bool, seen: list[i
 
 @everywhere
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_window_that_reaches_every_token_is_none(causal: bool, tenant: Tenant) -> None:
-    whole = make(attention_case("whole", LENGTHS, head_dim=32, causal=causal), torch.bfloat16, tenant)
-    same_bits(run(on(tenant), whole.change(window=22)), run(on(tenant), whole), "a window and none")
+def test_a_window_that_reaches_every_token_is_none(causal: bool, target: Target) -> None:
+    whole = make(attention_case("whole", LENGTHS, head_dim=32, causal=causal), torch.bfloat16, target)
+    same_bits(run(on(target), whole.change(window=22)), run(on(target), whole), "a window and none")
     # so a backend without windows may run it
     assert [described(**whole.change(window=window).arguments).window for window in (21, 22, None)] == [21, -1, -1]
 
@@ -115,13 +115,13 @@ def test_gradients_are_the_numerical_ones(causal: bool, window: int | None, p: f
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PLAIN, LOCAL], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, case: Case, tenant: Tenant) -> None:
-    packed = make(case, dtype, tenant)
+def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, case: Case, target: Target) -> None:
+    packed = make(case, dtype, target)
     documents = packed.arguments["documents"]
 
     def alone(tokens: slice, index: int) -> Inputs:
         one = Documents.build(
-            torch.tensor([0, LENGTHS[index]], dtype=torch.int32, device=tenant.device),
+            torch.tensor([0, LENGTHS[index]], dtype=torch.int32, device=target.device),
             documents.keys[index, None],
             tokens=LENGTHS[index],
             max_seqlen=LENGTHS[index],
@@ -130,49 +130,49 @@ def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, case: C
 
     # documents that share a product, or a library's kernel, may be summed in another order
     rounding = max(1e-5, 8 * torch.finfo(dtype).eps)
-    tolerance = 0.0 if tenant.backend in ("triton", "reference") else rounding
-    contracts.packed_as_alone(on(tenant), packed, alone, LENGTHS, ("y", "dqkv"), tolerance=tolerance)
+    tolerance = 0.0 if target.backend in ("triton", "reference") else rounding
+    contracts.packed_as_alone(on(target), packed, alone, LENGTHS, ("y", "dqkv"), tolerance=tolerance)
 
 
 @everywhere
 @pytest.mark.parametrize("p", [0.0, 0.2])
-def test_nan_in_a_document_reaches_no_other_one(p: float, tenant: Tenant) -> None:
+def test_nan_in_a_document_reaches_no_other_one(p: float, target: Target) -> None:
     # lengths that share a call of the torch backend, the longest of them poisoned
     lengths = [20, 24, 23, 21]
     neighbours = attention_case("neighbours", lengths, head_dim=32, p=p)
-    inputs = make(neighbours, torch.float32, tenant)
+    inputs = make(neighbours, torch.float32, target)
     poisoned = inputs.arguments["qkv"].clone()
     ill = torch.zeros(sum(lengths), dtype=torch.bool)
     ill[20:44] = True
     poisoned[ill] = float("nan")
-    clean, results = run(on(tenant), inputs), run(on(tenant), inputs.change(qkv=poisoned))
+    clean, results = run(on(target), inputs), run(on(target), inputs.change(qkv=poisoned))
     for name, value in results.items():
         assert value[ill].isnan().all()
         assert torch.equal(value[~ill], clean[name][~ill]), name
 
 
 @everywhere
-def test_equal_documents_in_one_call_differ_from_alone_by_rounding_at_most(tenant: Tenant) -> None:
+def test_equal_documents_in_one_call_differ_from_alone_by_rounding_at_most(target: Target) -> None:
     lengths = [24] * 9
-    packed = make(attention_case("equal", lengths, head_dim=32, p=0.1), torch.float32, tenant)
+    packed = make(attention_case("equal", lengths, head_dim=32, p=0.1), torch.float32, target)
     documents = packed.arguments["documents"]
 
     def alone(tokens: slice, index: int) -> Inputs:
-        boundary = torch.tensor([0, 24], dtype=torch.int32, device=tenant.device)
+        boundary = torch.tensor([0, 24], dtype=torch.int32, device=target.device)
         one = Documents.build(boundary, documents.keys[index, None], tokens=24, max_seqlen=24)
         return packed.change(qkv=packed.arguments["qkv"][tokens], documents=one)
 
-    contracts.packed_as_alone(on(tenant), packed, alone, lengths, ("y", "dqkv"), tolerance=1e-5)
+    contracts.packed_as_alone(on(target), packed, alone, lengths, ("y", "dqkv"), tolerance=1e-5)
 
 
 @everywhere
-def test_drops_the_elements_the_reference_drops(tenant: Tenant) -> None:
+def test_drops_the_elements_the_reference_drops(target: Target) -> None:
     # With v the identity an output row is its row of dropped probabilities.
     length, p = 32, 0.4
     case = attention_case("identity", [length, length], head_dim=length, p=p)
-    arguments = dict(make(case, torch.float32, tenant).arguments)
-    arguments["qkv"][:, 2] = torch.eye(length, device=tenant.device).repeat(2, 1)[:, None]
-    dropped = public(backend=tenant.backend, **arguments) == 0
+    arguments = dict(make(case, torch.float32, target).arguments)
+    arguments["qkv"][:, 2] = torch.eye(length, device=target.device).repeat(2, 1)[:, None]
+    dropped = public(backend=target.backend, **arguments) == 0
     keys = arguments["documents"].keys
     keep = philox.keep_scores(arguments["key"], keys, 2, range(length), length, p)  # (N, H, rows, columns)
     assert torch.equal(dropped, ~keep.transpose(1, 2).reshape(2 * length, 2, length))
@@ -180,42 +180,42 @@ def test_drops_the_elements_the_reference_drops(tenant: Tenant) -> None:
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PLAIN, LOCAL], ids=str)
-def test_two_runs_agree_bit_for_bit(case: Case, tenant: Tenant) -> None:
-    contracts.deterministic(on(tenant), make(case, torch.bfloat16, tenant))
+def test_two_runs_agree_bit_for_bit(case: Case, target: Target) -> None:
+    contracts.deterministic(on(target), make(case, torch.bfloat16, target))
 
 
 @everywhere
-def test_qkv_may_be_a_view_with_room_between_its_heads(tenant: Tenant) -> None:
-    inputs = make(PLAIN, torch.float32, tenant)
+def test_qkv_may_be_a_view_with_room_between_its_heads(target: Target) -> None:
+    inputs = make(PLAIN, torch.float32, target)
     qkv = inputs.arguments["qkv"]
     apart = torch.full((*qkv.shape[:3], 64), float("nan"), device=qkv.device)[..., :32].copy_(qkv)
-    same_bits(run(on(tenant), inputs.change(qkv=apart)), run(on(tenant), inputs), "a view and a whole tensor")
+    same_bits(run(on(target), inputs.change(qkv=apart)), run(on(target), inputs), "a view and a whole tensor")
 
 
 @everywhere
-def test_foreign_autocast_casts_activations_once(tenant: Tenant) -> None:
-    inputs = make(SMALL, torch.float32, tenant)
-    expected = on(tenant)(**inputs.change(qkv=inputs.arguments["qkv"].bfloat16()).arguments)
-    with torch.autocast(tenant.device, dtype=torch.bfloat16):
-        got = on(tenant)(**inputs.arguments)
+def test_foreign_autocast_casts_activations_once(target: Target) -> None:
+    inputs = make(SMALL, torch.float32, target)
+    expected = on(target)(**inputs.change(qkv=inputs.arguments["qkv"].bfloat16()).arguments)
+    with torch.autocast(target.device, dtype=torch.bfloat16):
+        got = on(target)(**inputs.arguments)
     same_bits({"y": got}, {"y": expected}, "under autocast and on bf16 activations")
 
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
-def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> None:
-    contracts.gradient_set(on(tenant), make(case, torch.float16, tenant))
+def test_returns_exactly_the_gradients_asked_for(case: Case, target: Target) -> None:
+    contracts.gradient_set(on(target), make(case, torch.float16, target))
 
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
-def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
-    if tenant.backend == "reference":
+def test_registration_is_sound(case: Case, target: Target) -> None:
+    if target.backend == "reference":
         pytest.skip("the reference is not registered: the compiler sees through it")
-    a = make(case, torch.bfloat16, tenant).arguments
+    a = make(case, torch.bfloat16, target).arguments
     d = a["documents"]
     lists = (d.cu_seqlens, d.keys, d.order, d.tiles)
-    rest = (*lists, a["key"] if a["p"] else None, a["p"], False, 5, 0.2, d.max_seqlen, tenant.backend)
+    rest = (*lists, a["key"] if a["p"] else None, a["p"], False, 5, 0.2, d.max_seqlen, target.backend)
     contracts.opcheck(torch.ops.unmask.attention_fwd.default, (a["qkv"], *rest))
     out, statistics = torch.ops.unmask.attention_fwd(a["qkv"], *rest)
     contracts.opcheck(torch.ops.unmask.attention_bwd.default, (out, a["qkv"], out, statistics, *rest))
@@ -223,15 +223,15 @@ def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PLAIN, LOCAL], ids=str)
-def test_compiles_as_one_graph_with_dynamic_lengths(case: Case, tenant: Tenant) -> None:
-    if tenant.backend == "reference":
+def test_compiles_as_one_graph_with_dynamic_lengths(case: Case, target: Target) -> None:
+    if target.backend == "reference":
         pytest.skip("the reference reads the boundaries on the host, once per document")
-    inputs = make(case, torch.bfloat16, tenant, captured=True)
+    inputs = make(case, torch.bfloat16, target, captured=True)
     generator = torch.Generator().manual_seed(2)
     qkv = torch.randn(41, *inputs.arguments["qkv"].shape[1:], generator=generator)
-    documents = lengths_to_documents([9, 30, 2]).to(tenant.device)
-    other = inputs.change(qkv=qkv.to(tenant.device, torch.bfloat16), documents=documents)
-    contracts.full_graph(on(tenant), inputs, other)
+    documents = lengths_to_documents([9, 30, 2]).to(target.device)
+    other = inputs.change(qkv=qkv.to(target.device, torch.bfloat16), documents=documents)
+    contracts.full_graph(on(target), inputs, other)
 
 
 REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [

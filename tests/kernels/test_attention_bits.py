@@ -19,7 +19,7 @@ from unmask_kernels.attention.arguments import Arguments
 from unmask_kernels.capability import INTERPRETING
 from unmask_kernels.documents import BOUNDS, TILE_ROWS
 from unmask_kernels.testing import contracts
-from unmask_kernels.testing.attention import attention_case, eager
+from unmask_kernels.testing.attention import attention_case, plain_attention
 from unmask_kernels.testing.compare import compare, same_bits
 from unmask_kernels.testing.inputs import Case, run
 
@@ -127,7 +127,7 @@ def test_its_own_tiles_match_fp64_truth(device: str) -> None:
     inputs = attention_case("truth", FEW, heads=1, p=0.1).make(torch.bfloat16, device)
     scale = 64**-0.5
     truth = run(partial(reference.attention, scale=scale), inputs.double())
-    plain = run(partial(eager, scale=scale), inputs)
+    plain = run(partial(plain_attention, scale=scale), inputs)
     with dropout_bits(), contracts.poisoned_memory():
         compare(run(ours, inputs), plain, truth)
 

@@ -13,9 +13,9 @@ from unmask_kernels import BackendUnavailable
 from unmask_kernels import attention as public
 from unmask_kernels.attention import FAMILY, flash_versions, reference
 from unmask_kernels.testing import contracts
-from unmask_kernels.testing.attention import attention_case, described, eager
+from unmask_kernels.testing.attention import attention_case, described, plain_attention
 from unmask_kernels.testing.compare import compare, same_bits
-from unmask_kernels.testing.contracts import Tenant, tenants
+from unmask_kernels.testing.contracts import Target, targets
 from unmask_kernels.testing.gpu import captured, no_waiting
 from unmask_kernels.testing.inputs import Case, run
 
@@ -27,38 +27,38 @@ CASES = [
     attention_case("graph", [300, 17, 0, 64, 129], p=0.1),
 ]
 on_gpus = pytest.mark.parametrize(
-    "tenant", [tenant for tenant in tenants("attention") if tenant.device == "cuda"], ids=str
+    "target", [target for target in targets("attention") if target.device == "cuda"], ids=str
 )
 
 
-def forward_and_backward(tenant: Tenant, case: Case) -> tuple[Tensor, partial[tuple[Tensor, Tensor]]]:
+def forward_and_backward(target: Target, case: Case) -> tuple[Tensor, partial[tuple[Tensor, Tensor]]]:
     """qkv, and the call on it that gives out and dqkv; skips what the backend refuses to have captured."""
-    a = dict(case.make(torch.bfloat16, tenant.device).arguments)
-    if reasons := FAMILY.backends[tenant.backend].refuses(described(**a)._replace(captured=True)):
+    a = dict(case.make(torch.bfloat16, target.device).arguments)
+    if reasons := FAMILY.backends[target.backend].refuses(described(**a)._replace(captured=True)):
         pytest.skip("; ".join(reasons))
     qkv = a.pop("qkv").requires_grad_()
     incoming = torch.randn(qkv.shape[0], *qkv.shape[2:], dtype=qkv.dtype, device=qkv.device)
 
     def both() -> tuple[Tensor, Tensor]:
-        out = public(qkv, backend=tenant.backend, **a)
+        out = public(qkv, backend=target.backend, **a)
         return out.detach(), torch.autograd.grad(out, qkv, incoming)[0]
 
     return qkv, partial(both)
 
 
 @on_gpus
-def test_dropout_drawn_beforehand_is_in_a_cuda_graph_too(tenant: Tenant) -> None:
-    if tenant.backend != "triton":
+def test_dropout_drawn_beforehand_is_in_a_cuda_graph_too(target: Target) -> None:
+    if target.backend != "triton":
         pytest.skip("a form of the triton backend")
     with FORMS["attention"]["-bits"]():
-        test_nothing_waits_for_the_device(CASES[2], tenant)
-        test_a_cuda_graph_gives_the_bits_of_a_call(CASES[2], tenant)
+        test_nothing_waits_for_the_device(CASES[2], target)
+        test_a_cuda_graph_gives_the_bits_of_a_call(CASES[2], target)
 
 
 @on_gpus
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_nothing_waits_for_the_device(case: Case, tenant: Tenant) -> None:
-    _, both = forward_and_backward(tenant, case)
+def test_nothing_waits_for_the_device(case: Case, target: Target) -> None:
+    _, both = forward_and_backward(target, case)
     both()  # compiling may wait
     with no_waiting():
         both()
@@ -66,8 +66,8 @@ def test_nothing_waits_for_the_device(case: Case, tenant: Tenant) -> None:
 
 @on_gpus
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_cuda_graph_gives_the_bits_of_a_call(case: Case, tenant: Tenant) -> None:
-    qkv, both = forward_and_backward(tenant, case)
+def test_a_cuda_graph_gives_the_bits_of_a_call(case: Case, target: Target) -> None:
+    qkv, both = forward_and_backward(target, case)
     graph, replayed = captured(both)
     with torch.no_grad():
         qkv.copy_(qkv.flip(0))
@@ -97,5 +97,5 @@ def test_every_flash_attn_here_matches_fp64_truth(
     scale = head_dim**-0.5
     truth = run(partial(reference.attention, scale=scale), inputs.double())
     ours = partial(public, backend="flash")
-    compare(run(ours, inputs), run(partial(eager, scale=scale), inputs), truth)
+    compare(run(ours, inputs), run(partial(plain_attention, scale=scale), inputs), truth)
     contracts.deterministic(ours, inputs)

@@ -20,7 +20,7 @@ from unmask_kernels import attention as public
 from unmask_kernels.attention import FAMILY, _flash, _torch, choice, reference
 from unmask_kernels.dispatch import Backend
 from unmask_kernels.testing import contracts
-from unmask_kernels.testing.attention import attention_case, eager
+from unmask_kernels.testing.attention import attention_case, plain_attention
 from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.inputs import Case, run
 
@@ -158,7 +158,7 @@ def scaled(function: Any) -> Any:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_matches_fp64_truth_and_asks_for_deterministic_gradients(case: Case, backend: str) -> None:
     inputs = case.make(torch.bfloat16)
-    truth, plain = run(scaled(reference.attention), inputs.double()), run(scaled(eager), inputs)
+    truth, plain = run(scaled(reference.attention), inputs.double()), run(scaled(plain_attention), inputs)
     compare(run(partial(public, backend=backend), inputs), plain, truth)
     forward, backward = RECORD
     for call in (forward, backward):

@@ -21,7 +21,7 @@ from unmask_kernels.attention._triton import OWNER_UP_TO, SHORT_UP_TO, dropout_b
 from unmask_kernels.capability import INTERPRETING  # noqa: E402
 from unmask_kernels.documents import BOUNDS  # noqa: E402
 from unmask_kernels.testing import contracts  # noqa: E402
-from unmask_kernels.testing.attention import attention_case, eager  # noqa: E402
+from unmask_kernels.testing.attention import attention_case, plain_attention  # noqa: E402
 from unmask_kernels.testing.compare import compare, same_bits  # noqa: E402
 from unmask_kernels.testing.inputs import Inputs, run  # noqa: E402
 
@@ -42,7 +42,7 @@ def scaled(function: Any) -> Any:
 
 def matches_truth(inputs: Inputs, owned: int) -> None:
     truth = run(scaled(reference.attention), inputs.double())
-    plain = run(scaled(eager), inputs)
+    plain = run(scaled(plain_attention), inputs)
     with owner_up_to(owned), contracts.poisoned_memory():
         compare(run(ours, inputs), plain, truth)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unmask_kernels import BackendUnavailable, Documents, checks, philox
@@ -18,8 +17,8 @@ from unmask_kernels.embedding.arguments import Arguments
 from unmask_kernels.embedding.op import FAMILY
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare, same_bits
-from unmask_kernels.testing.contracts import Tenant, backends_here
-from unmask_kernels.testing.embedding import EMBEDDING, embedding_case
+from unmask_kernels.testing.contracts import Target, backends_here
+from unmask_kernels.testing.embedding import CASES, embedding_case, plain_embedding
 from unmask_kernels.testing.inputs import Case, Inputs, run
 
 # the kernels compute in fp32 whatever the dtype of the result: two of them are enough for the interpreter
@@ -27,11 +26,11 @@ DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (not contracts.INTE
 SMALL = embedding_case([4, 5, 0], 40, p=0.25)
 PLAIN = embedding_case([6, 3], 24, segments=None)
 
-everywhere = pytest.mark.parametrize("tenant", backends_here("embedding"))
+everywhere = pytest.mark.parametrize("target", backends_here("embedding"))
 
 
-def on(tenant: Tenant) -> Callable[..., Tensor]:
-    return partial(public, backend=tenant.backend)
+def on(target: Target) -> Callable[..., Tensor]:
+    return partial(public, backend=target.backend)
 
 
 def truth_of(inputs: Inputs) -> dict[str, Tensor]:
@@ -40,37 +39,13 @@ def truth_of(inputs: Inputs) -> dict[str, Tensor]:
 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", EMBEDDING, ids=str)
-def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> None:
-    inputs = case.make(dtype, tenant.device)
-    plain = run(_other_order, inputs)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_matches_fp64_truth(case: Case, dtype: torch.dtype, target: Target) -> None:
+    inputs = case.make(dtype, target.device)
+    plain = run(plain_embedding, inputs)
     with contracts.poisoned_memory():
-        ours = run(on(tenant), inputs)
+        ours = run(on(target), inputs)
     compare(ours, plain, truth_of(inputs))
-
-
-def _other_order(
-    ids: Tensor,
-    documents: Documents,
-    segments: Tensor | None,
-    word: Tensor,
-    position: Tensor,
-    segment: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    p: float,
-    key: Tensor,
-    dtype: torch.dtype,
-) -> Tensor:
-    """The formula through PyTorch's own functions, rounded to the dtype asked for at the end only."""
-    segments = torch.zeros_like(documents.positions) if segments is None else segments
-    places = F.embedding(documents.positions, position) + F.embedding(segments, segment)
-    h = F.embedding(ids, word) + places
-    y = F.layer_norm(h, (word.shape[1],), weight, bias, 1e-12)
-    if p > 0.0:
-        y = torch.where(philox.keep_rows(key, documents.row_keys, word.shape[1], p), y * (1 / (1 - p)), 0)
-    return y.to(dtype)
 
 
 @pytest.mark.parametrize("case", [embedding_case([37, 60], 96), embedding_case([37, 60], 96, p=0.2)], ids=str)
@@ -98,27 +73,27 @@ def test_gradients_are_the_numerical_ones(p: float, backend: str) -> None:
 
 
 @everywhere
-def test_drops_the_normed_elements_that_the_random_stream_says(tenant: Tenant) -> None:
-    inputs = embedding_case([20, 13], 312, vocabulary=5, p=0.4).make(torch.float32, tenant.device)
-    y = on(tenant)(**inputs.change(bias=torch.full_like(inputs.arguments["bias"], 100.0)).arguments)
+def test_drops_the_normed_elements_that_the_random_stream_says(target: Target) -> None:
+    inputs = embedding_case([20, 13], 312, vocabulary=5, p=0.4).make(torch.float32, target.device)
+    y = on(target)(**inputs.change(bias=torch.full_like(inputs.arguments["bias"], 100.0)).arguments)
     documents = inputs.arguments["documents"]
     assert torch.equal(y != 0, philox.keep_rows(inputs.arguments["key"], documents.row_keys, 312, 0.4))
 
 
 @everywhere
-def test_eps_is_added_to_the_variance(tenant: Tenant) -> None:
-    inputs = embedding_case([6, 3], 40, segments=None).make(torch.float32, tenant.device)
-    a = inputs.change(weight=torch.ones(40, device=tenant.device), bias=torch.zeros(40, device=tenant.device)).arguments
+def test_eps_is_added_to_the_variance(target: Target) -> None:
+    inputs = embedding_case([6, 3], 40, segments=None).make(torch.float32, target.device)
+    a = inputs.change(weight=torch.ones(40, device=target.device), bias=torch.zeros(40, device=target.device)).arguments
     h = a["word"][a["ids"]] + a["position"][a["documents"].positions] + a["segment"][0]
     expected = (h - h.mean(1, keepdim=True)) / (h.var(1, correction=0, keepdim=True) + 3.0).sqrt()
-    torch.testing.assert_close(on(tenant)(**a, eps=3.0), expected)
+    torch.testing.assert_close(on(target)(**a, eps=3.0), expected)
 
 
 @everywhere
-def test_rows_that_nothing_reads_get_a_gradient_of_zero(tenant: Tenant) -> None:
-    inputs = embedding_case([9, 4], 40, vocabulary=31, places=20, segments=None).make(torch.float32, tenant.device)
+def test_rows_that_nothing_reads_get_a_gradient_of_zero(target: Target) -> None:
+    inputs = embedding_case([9, 4], 40, vocabulary=31, places=20, segments=None).make(torch.float32, target.device)
     ids = inputs.arguments["ids"]
-    gradients = run(on(tenant), inputs)
+    gradients = run(on(target), inputs)
     seen = torch.zeros(31, dtype=torch.bool, device=ids.device).index_fill_(0, ids, True)
     assert torch.equal(gradients["dword"].abs().sum(1) > 0, seen)
     assert torch.equal((gradients["dposition"].abs().sum(1) > 0).cpu(), torch.arange(20) < 9)
@@ -127,60 +102,60 @@ def test_rows_that_nothing_reads_get_a_gradient_of_zero(tenant: Tenant) -> None:
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
-def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> None:
-    contracts.gradient_set(on(tenant), case.make(torch.float32, tenant.device))
+def test_returns_exactly_the_gradients_asked_for(case: Case, target: Target) -> None:
+    contracts.gradient_set(on(target), case.make(torch.float32, target.device))
 
 
 @everywhere
-def test_two_runs_agree_bit_for_bit(tenant: Tenant) -> None:
+def test_two_runs_agree_bit_for_bit(target: Target) -> None:
     case = embedding_case([40, 21, 7], 40, vocabulary=7, frequent=0.9, p=0.1)
-    contracts.deterministic(on(tenant), case.make(torch.bfloat16, tenant.device))
+    contracts.deterministic(on(target), case.make(torch.bfloat16, target.device))
 
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
-def test_accepts_any_strides(case: Case, tenant: Tenant) -> None:
-    contracts.strides(on(tenant), case.make(torch.float32, tenant.device))
+def test_accepts_any_strides(case: Case, target: Target) -> None:
+    contracts.strides(on(target), case.make(torch.float32, target.device))
 
 
 @everywhere
-def test_a_packed_document_gives_what_it_gives_alone(tenant: Tenant) -> None:
+def test_a_packed_document_gives_what_it_gives_alone(target: Target) -> None:
     lengths = [17, 0, 1, 22]
-    packed = embedding_case(lengths, 136, p=0.2).make(torch.bfloat16, tenant.device)
-    together = on(tenant)(**packed.arguments)
+    packed = embedding_case(lengths, 136, p=0.2).make(torch.bfloat16, target.device)
+    together = on(target)(**packed.arguments)
     documents: Documents = packed.arguments["documents"]
     start = 0
     for index, length in enumerate(lengths):
         rows = slice(start, start + length)
         start += length
-        offsets = torch.tensor([0, length], dtype=torch.int32, device=tenant.device)
+        offsets = torch.tensor([0, length], dtype=torch.int32, device=target.device)
         alone = Documents.build(offsets, documents.keys[index : index + 1], tokens=length, max_seqlen=max(1, length))
         tokens = {name: packed.arguments[name][rows] for name in ("ids", "segments")}
-        y = on(tenant)(**packed.change(documents=alone, **tokens).arguments)
+        y = on(target)(**packed.change(documents=alone, **tokens).arguments)
         same_bits({"y": together[rows]}, {"y": y}, f"document {index} packed and alone")
 
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PLAIN], ids=str)
-def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
-    if tenant.backend == "reference":
+def test_registration_is_sound(case: Case, target: Target) -> None:
+    if target.backend == "reference":
         pytest.skip("the reference is not registered: the compiler sees through it")
-    a = case.make(torch.bfloat16, tenant.device).arguments
+    a = case.make(torch.bfloat16, target.device).arguments
     documents, key = a["documents"], a["key"] if a["p"] else None
     lists = (documents.positions, a["segments"], documents.row_keys, documents.cu_seqlens, documents.order)
     arguments = Arguments(*lists, key, 1e-12, a["p"], a["dtype"])
     rows = (a["ids"], *(a[name] for name in ("word", "position", "segment", "weight")))
-    forward = (*rows, a["bias"], *arguments, tenant.backend)
+    forward = (*rows, a["bias"], *arguments, target.backend)
     contracts.opcheck(torch.ops.unmask.embedding_fwd.default, forward)
     y, *saved = torch.ops.unmask.embedding_fwd(*forward)
-    contracts.opcheck(torch.ops.unmask.embedding_bwd.default, (y, *rows, *saved, *arguments, tenant.backend))
+    contracts.opcheck(torch.ops.unmask.embedding_bwd.default, (y, *rows, *saved, *arguments, target.backend))
 
 
 @everywhere
-def test_compiles_as_one_graph_with_dynamic_lengths(tenant: Tenant) -> None:
-    other = embedding_case([9, 5, 0], 40, p=0.25).make(torch.float32, tenant.device)
-    small = embedding_case([4, 5, 0], 40, p=0.25, places=9).make(torch.float32, tenant.device)
-    contracts.full_graph(on(tenant), small, other)
+def test_compiles_as_one_graph_with_dynamic_lengths(target: Target) -> None:
+    other = embedding_case([9, 5, 0], 40, p=0.25).make(torch.float32, target.device)
+    small = embedding_case([4, 5, 0], 40, p=0.25, places=9).make(torch.float32, target.device)
+    contracts.full_graph(on(target), small, other)
 
 
 def test_inductor_compiles_the_automatic_choice() -> None:
@@ -190,11 +165,11 @@ def test_inductor_compiles_the_automatic_choice() -> None:
 
 
 @everywhere
-def test_foreign_autocast_changes_nothing(tenant: Tenant) -> None:
-    inputs = SMALL.make(torch.float32, tenant.device)
-    expected = on(tenant)(**inputs.arguments)
-    with torch.autocast(tenant.device, dtype=torch.bfloat16):
-        got = on(tenant)(**inputs.arguments)
+def test_foreign_autocast_changes_nothing(target: Target) -> None:
+    inputs = SMALL.make(torch.float32, target.device)
+    expected = on(target)(**inputs.arguments)
+    with torch.autocast(target.device, dtype=torch.bfloat16):
+        got = on(target)(**inputs.arguments)
     same_bits({"y": got}, {"y": expected}, "under autocast and without")
 
 

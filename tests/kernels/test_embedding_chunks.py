@@ -12,12 +12,12 @@ from unmask_kernels import embedding
 from unmask_kernels.embedding import reference
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare
-from unmask_kernels.testing.contracts import Tenant, backends_here
+from unmask_kernels.testing.contracts import Target, backends_here
 from unmask_kernels.testing.embedding import embedding_case
 from unmask_kernels.testing.inputs import Inputs, run
 
 chunks_of_any_length = pytest.mark.parametrize("chunks", [1, 13, 50])
-everywhere = pytest.mark.parametrize("tenant", backends_here("embedding"))
+everywhere = pytest.mark.parametrize("target", backends_here("embedding"))
 EXACT = partial(reference.embedding, eps=1e-12)
 SHORT = [0, 20, 0, 1, 29, 0]
 
@@ -26,12 +26,12 @@ SHORT = [0, 20, 0, 1, 29, 0]
 @chunks_of_any_length
 @pytest.mark.parametrize("ids", [[7], [*range(50)], [3, 3, 9, 30, 9]], ids=["one word", "each once", "few"])
 def test_a_word_adds_up_over_chunks_of_any_length(
-    ids: list[int], chunks: int, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+    ids: list[int], chunks: int, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = embedding_case([29, 21], 24, vocabulary=53, p=0.1).make(torch.float32, tenant.device)
+    inputs = embedding_case([29, 21], 24, vocabulary=53, p=0.1).make(torch.float32, target.device)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(2))
-    inputs = inputs.change(ids=torch.tensor(ids * (50 // len(ids)))[order].to(tenant.device))
-    check(inputs, chunks, tenant, monkeypatch)
+    inputs = inputs.change(ids=torch.tensor(ids * (50 // len(ids)))[order].to(target.device))
+    check(inputs, chunks, target, monkeypatch)
 
 
 @everywhere
@@ -39,23 +39,23 @@ def test_a_word_adds_up_over_chunks_of_any_length(
 @pytest.mark.parametrize("segments", [None, 3], ids=["no segments", "segments"])
 @pytest.mark.parametrize("lengths", [[50], [1] * 50, SHORT], ids=["one document", "one token each", "empty ones too"])
 def test_a_place_adds_up_over_chunks_of_any_length(
-    lengths: list[int], segments: int | None, chunks: int, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int], segments: int | None, chunks: int, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = embedding_case(lengths, 24, places=51, segments=segments, p=0.1)
-    check(case.make(torch.float32, tenant.device), chunks, tenant, monkeypatch)
+    check(case.make(torch.float32, target.device), chunks, target, monkeypatch)
 
 
 @everywhere
-def test_ids_of_a_large_vocabulary_are_sorted_in_32_bits(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    if tenant.backend == "triton":
+def test_ids_of_a_large_vocabulary_are_sorted_in_32_bits(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    if target.backend == "triton":
         lists = importlib.import_module("unmask_kernels.embedding._triton_lists")
         monkeypatch.setattr(lists, "_WORDS_IN_16_BITS", 52)
-    inputs = embedding_case([29, 21], 24, vocabulary=53, p=0.1).make(torch.float32, tenant.device)
-    check(inputs, 3, tenant, monkeypatch)
+    inputs = embedding_case([29, 21], 24, vocabulary=53, p=0.1).make(torch.float32, target.device)
+    check(inputs, 3, target, monkeypatch)
 
 
-def check(inputs: Inputs, chunks: int, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    if tenant.backend != "triton":
+def check(inputs: Inputs, chunks: int, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    if target.backend != "triton":
         pytest.skip("only Triton adds up by chunks")
     kernels = importlib.import_module("unmask_kernels.embedding._triton")
     monkeypatch.setattr(kernels, "persistent_programs", lambda *_: chunks)

@@ -8,58 +8,44 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unmask_kernels import gelu as public
 from unmask_kernels.gelu import ACTIVATIONS, FAMILY, GATED, GeluCall, reference
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare, same_bits
-from unmask_kernels.testing.contracts import Tenant, backends_here
-from unmask_kernels.testing.gelu import GELU, gelu_case
+from unmask_kernels.testing.contracts import Target, backends_here
+from unmask_kernels.testing.gelu import CASES, gelu_case, plain_gelu
 from unmask_kernels.testing.inputs import Case, Inputs, run
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SMALL = gelu_case(9, 40, activation="geglu")
 PURE = gelu_case(6, 24, activation="gelu_tanh", bias=False)
 
-everywhere = pytest.mark.parametrize("tenant", backends_here("gelu"))
+everywhere = pytest.mark.parametrize("target", backends_here("gelu"))
 every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 
 
-def on(tenant: Tenant) -> Callable[..., Tensor]:
-    return partial(public, backend=tenant.backend)
+def on(target: Target) -> Callable[..., Tensor]:
+    return partial(public, backend=target.backend)
 
 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", GELU, ids=str)
-def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> None:
-    inputs = case.make(dtype, tenant.device)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_matches_fp64_truth(case: Case, dtype: torch.dtype, target: Target) -> None:
+    inputs = case.make(dtype, target.device)
     truth = run(reference.gelu, inputs.double())
-    plain = run(_torch_functions, inputs)
+    plain = run(plain_gelu, inputs)
     with contracts.poisoned_memory():
-        ours = run(on(tenant), inputs)
+        ours = run(on(target), inputs)
     compare(ours, plain, truth)
-
-
-def _torch_functions(x: Tensor, bias: Tensor | None = None, *, activation: str) -> Tensor:
-    """The formulas through PyTorch's own functions, rounded to the activation dtype at the end only."""
-    z = x.to(torch.promote_types(x.dtype, torch.float32))
-    if bias is not None:
-        z = z + bias
-    if activation in GATED:
-        gate, value = z.tensor_split(2, dim=1)
-        y = F.silu(gate) * value if activation == "swiglu" else F.gelu(gate) * value
-    else:
-        y = F.gelu(z, approximate="tanh" if activation == "gelu_tanh" else "none")
-    return y.to(x.dtype)
 
 
 @every_activation
 def test_reference_is_the_formula_of_torch(activation: str) -> None:
     inputs = gelu_case(7, 24, activation=activation).make(torch.float64)
-    expected = _torch_functions(**inputs.arguments)
+    expected = plain_gelu(**inputs.arguments)
     torch.testing.assert_close(reference.gelu(**inputs.arguments), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -74,12 +60,12 @@ def test_gradients_are_the_numerical_ones(activation: str, bias: bool, backend: 
 
 @everywhere
 @every_activation
-def test_tails_are_finite_and_saturate(activation: str, tenant: Tenant) -> None:
-    gate = torch.tensor([[-6e4, -1e4, -300.0, -20.0, 20.0, 300.0, 1e4, 6e4]], device=tenant.device)
+def test_tails_are_finite_and_saturate(activation: str, target: Target) -> None:
+    gate = torch.tensor([[-6e4, -1e4, -300.0, -20.0, 20.0, 300.0, 1e4, 6e4]], device=target.device)
     x = torch.cat((gate, torch.ones_like(gate)), dim=1) if activation in GATED else gate
     for dtype in (torch.float32, torch.float16):
         leaf = x.to(dtype).requires_grad_()
-        y = on(tenant)(leaf, activation=activation)
+        y = on(target)(leaf, activation=activation)
         (dx,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
         passed = gate.to(dtype).relu()
         torch.testing.assert_close(y, passed, rtol=1e-6, atol=1e-6)
@@ -90,27 +76,27 @@ def test_tails_are_finite_and_saturate(activation: str, tenant: Tenant) -> None:
 
 @everywhere
 @every_activation
-def test_infinities_give_the_limits_or_in_pytorch_nan(activation: str, tenant: Tenant) -> None:
-    gate = torch.tensor([[float("inf"), -float("inf"), float("nan")]], device=tenant.device)
+def test_infinities_give_the_limits_or_in_pytorch_nan(activation: str, target: Target) -> None:
+    gate = torch.tensor([[float("inf"), -float("inf"), float("nan")]], device=target.device)
     x = torch.cat((gate, torch.ones_like(gate)), dim=1) if activation in GATED else gate
     for dtype in DTYPES:
         leaf = x.to(dtype).requires_grad_()
-        y = on(tenant)(leaf, activation=activation)
+        y = on(target)(leaf, activation=activation)
         (dx,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
         for got, limits in ((y, [float("inf"), 0.0]), (dx[:, :3], [1.0, 0.0])):
-            limit = torch.tensor([limits], dtype=dtype, device=tenant.device)
+            limit = torch.tensor([limits], dtype=dtype, device=target.device)
             # PyTorch's own functions multiply an infinity by 0
-            same = (got[:, :2] == limit) | (got[:, :2].isnan() & (tenant.backend != "triton"))
+            same = (got[:, :2] == limit) | (got[:, :2].isnan() & (target.backend != "triton"))
             assert same.all() and got[:, 2].isnan().all(), (dtype, got)
 
 
 @everywhere
-def test_the_gate_is_the_first_half_of_the_columns(tenant: Tenant) -> None:
+def test_the_gate_is_the_first_half_of_the_columns(target: Target) -> None:
     closed, open_ = torch.full((3, 16), -30.0), torch.full((3, 16), 30.0)
     value = torch.arange(48.0).view(3, 16)
     for activation in GATED:
-        shut = on(tenant)(torch.cat((closed, value), dim=1).to(tenant.device), activation=activation)
-        through = on(tenant)(torch.cat((open_, value), dim=1).to(tenant.device), activation=activation)
+        shut = on(target)(torch.cat((closed, value), dim=1).to(target.device), activation=activation)
+        through = on(target)(torch.cat((open_, value), dim=1).to(target.device), activation=activation)
         assert shut.abs().max() < 1e-8
         torch.testing.assert_close(through.cpu(), 30 * value)
 
@@ -129,41 +115,41 @@ def test_blocks_of_widened_rows_join_up(activation: str, dtype: torch.dtype, mon
 
 @everywhere
 @every_activation
-def test_returns_exactly_the_gradients_asked_for(activation: str, tenant: Tenant) -> None:
-    contracts.gradient_set(on(tenant), gelu_case(9, 40, activation=activation).make(torch.float32, tenant.device))
+def test_returns_exactly_the_gradients_asked_for(activation: str, target: Target) -> None:
+    contracts.gradient_set(on(target), gelu_case(9, 40, activation=activation).make(torch.float32, target.device))
 
 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @every_activation
-def test_two_runs_agree_bit_for_bit(activation: str, dtype: torch.dtype, tenant: Tenant) -> None:
-    contracts.deterministic(on(tenant), gelu_case(101, 96, activation=activation).make(dtype, tenant.device))
+def test_two_runs_agree_bit_for_bit(activation: str, dtype: torch.dtype, target: Target) -> None:
+    contracts.deterministic(on(target), gelu_case(101, 96, activation=activation).make(dtype, target.device))
 
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PURE, gelu_case(9, 40)], ids=str)
-def test_accepts_any_strides(case: Case, tenant: Tenant) -> None:
-    contracts.strides(on(tenant), case.make(torch.float32, tenant.device))
+def test_accepts_any_strides(case: Case, target: Target) -> None:
+    contracts.strides(on(target), case.make(torch.float32, target.device))
 
 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, tenant: Tenant) -> None:
-    packed = gelu_case(40, 136).make(dtype, tenant.device)
+def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, target: Target) -> None:
+    packed = gelu_case(40, 136).make(dtype, target.device)
 
     def alone(tokens: slice, _index: int) -> Inputs:
         return packed.change(x=packed.arguments["x"][tokens])
 
-    contracts.packed_as_alone(on(tenant), packed, alone, [17, 0, 1, 22], ("y", "dx"))
+    contracts.packed_as_alone(on(target), packed, alone, [17, 0, 1, 22], ("y", "dx"))
 
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PURE, gelu_case(0, 24), gelu_case(5, 24, activation="swiglu")], ids=str)
-def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
-    if tenant.backend == "reference":
+def test_registration_is_sound(case: Case, target: Target) -> None:
+    if target.backend == "reference":
         pytest.skip("the reference is not registered: the compiler sees through it")
-    a = case.make(torch.bfloat16, tenant.device).arguments
-    shared = (a["x"], a["bias"], a["activation"], tenant.backend)
+    a = case.make(torch.bfloat16, target.device).arguments
+    shared = (a["x"], a["bias"], a["activation"], target.backend)
     contracts.opcheck(torch.ops.unmask.gelu_fwd.default, shared)
     y = torch.ops.unmask.gelu_fwd(*shared)
     contracts.opcheck(torch.ops.unmask.gelu_bwd.default, (y, *shared))
@@ -174,11 +160,11 @@ def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PURE], ids=str)
-def test_registration_is_sound_for_other_strides(case: Case, tenant: Tenant) -> None:
-    if tenant.backend == "reference":
+def test_registration_is_sound_for_other_strides(case: Case, target: Target) -> None:
+    if target.backend == "reference":
         pytest.skip("the reference is not registered: the compiler sees through it")
-    a = case.make(torch.float32, tenant.device).arguments
-    shared = (a["x"].mT.contiguous().mT, a["bias"], a["activation"], tenant.backend)
+    a = case.make(torch.float32, target.device).arguments
+    shared = (a["x"].mT.contiguous().mT, a["bias"], a["activation"], target.backend)
     contracts.opcheck(torch.ops.unmask.gelu_fwd.default, shared)
     dy = torch.ops.unmask.gelu_fwd(*shared).mT.contiguous().mT
     contracts.opcheck(torch.ops.unmask.gelu_bwd.default, (dy, *shared))
@@ -186,9 +172,9 @@ def test_registration_is_sound_for_other_strides(case: Case, tenant: Tenant) -> 
 
 @everywhere
 @pytest.mark.parametrize("activation", ["gelu", "geglu"])
-def test_compiles_as_one_graph_with_dynamic_lengths(activation: str, tenant: Tenant) -> None:
-    one, other = (gelu_case(n, 40, activation=activation).make(torch.float32, tenant.device) for n in (9, 14))
-    contracts.full_graph(on(tenant), one, other)
+def test_compiles_as_one_graph_with_dynamic_lengths(activation: str, target: Target) -> None:
+    one, other = (gelu_case(n, 40, activation=activation).make(torch.float32, target.device) for n in (9, 14))
+    contracts.full_graph(on(target), one, other)
 
 
 def test_inductor_compiles_the_automatic_choice() -> None:
@@ -198,11 +184,11 @@ def test_inductor_compiles_the_automatic_choice() -> None:
 
 
 @everywhere
-def test_foreign_autocast_casts_activations_once(tenant: Tenant) -> None:
-    inputs = SMALL.make(torch.float32, tenant.device)
-    expected = on(tenant)(**inputs.change(x=inputs.arguments["x"].bfloat16()).arguments)
-    with torch.autocast(tenant.device, dtype=torch.bfloat16):
-        got = on(tenant)(**inputs.arguments)
+def test_foreign_autocast_casts_activations_once(target: Target) -> None:
+    inputs = SMALL.make(torch.float32, target.device)
+    expected = on(target)(**inputs.change(x=inputs.arguments["x"].bfloat16()).arguments)
+    with torch.autocast(target.device, dtype=torch.bfloat16):
+        got = on(target)(**inputs.arguments)
     same_bits({"y": got}, {"y": expected}, "under autocast and on bf16 activations")
 
 

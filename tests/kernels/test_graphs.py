@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from unmask_kernels import MLMLoss, embedding, gelu, layer_norm, linear_gelu, masking, mlm_loss
-from unmask_kernels.testing.contracts import Tenant, tenants
+from unmask_kernels.testing.contracts import Target, targets
 from unmask_kernels.testing.embedding import embedding_case
 from unmask_kernels.testing.gelu import gelu_case
 from unmask_kernels.testing.gpu import captured, no_waiting
-from unmask_kernels.testing.inputs import Case, Inputs, layer_norm_case
+from unmask_kernels.testing.inputs import Case, Inputs
+from unmask_kernels.testing.layer_norm import layer_norm_case
 from unmask_kernels.testing.linear_gelu import linear_gelu_case
 from unmask_kernels.testing.masking import masking_case
 from unmask_kernels.testing.mlm_loss import mlm_loss_case
@@ -34,24 +35,24 @@ CASES: list[tuple[Callable[..., Any], Case]] = [
     (mlm_loss, mlm_loss_case("loss", tokens=40, width=32, vocabulary=301, masked=9, unused=3)),
 ]
 RUNS = [
-    pytest.param(operation, case, tenant, id=f"{operation.__name__}-{case}-{tenant}")
+    pytest.param(operation, case, target, id=f"{operation.__name__}-{case}-{target}")
     for operation, case in CASES
-    for tenant in tenants(operation.__name__)
-    if tenant.device == "cuda" and tenant.backend != "reference"
+    for target in targets(operation.__name__)
+    if target.device == "cuda" and target.backend != "reference"
 ]
-everything = pytest.mark.parametrize(("operation", "case", "tenant"), RUNS)
+everything = pytest.mark.parametrize(("operation", "case", "target"), RUNS)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 
 def prepared(
-    operation: Callable[..., Any], case: Case, tenant: Tenant, dtype: torch.dtype
+    operation: Callable[..., Any], case: Case, target: Target, dtype: torch.dtype
 ) -> tuple[Inputs, Callable[[], list[Tensor]]]:
     """Inputs on the device, and the call on them that gives all outputs and all gradients."""
-    inputs = case.make(dtype, tenant.device)
+    inputs = case.make(dtype, target.device)
     leaves = [inputs.arguments[name].requires_grad_() for name in inputs.differentiable]
 
     def both() -> list[Tensor]:
-        made = operation(**inputs.arguments, backend=tenant.backend)
+        made = operation(**inputs.arguments, backend=target.backend)
         if isinstance(made, MLMLoss):
             made = made.loss_sum, made.count, made.correct
         outputs = list(made) if isinstance(made, tuple) else [made]
@@ -66,9 +67,9 @@ def prepared(
 @each_dtype
 @everything
 def test_no_operation_waits_for_the_device(
-    operation: Callable[..., Any], case: Case, tenant: Tenant, dtype: torch.dtype
+    operation: Callable[..., Any], case: Case, target: Target, dtype: torch.dtype
 ) -> None:
-    _, both = prepared(operation, case, tenant, dtype)
+    _, both = prepared(operation, case, target, dtype)
     both()  # compiling may wait
     with no_waiting():
         both()
@@ -77,9 +78,9 @@ def test_no_operation_waits_for_the_device(
 @each_dtype
 @everything
 def test_a_cuda_graph_gives_what_a_call_gives(
-    operation: Callable[..., Any], case: Case, tenant: Tenant, dtype: torch.dtype
+    operation: Callable[..., Any], case: Case, target: Target, dtype: torch.dtype
 ) -> None:
-    inputs, both = prepared(operation, case, tenant, dtype)
+    inputs, both = prepared(operation, case, target, dtype)
     graph, replayed = captured(both)
     graph.replay()
     before = [result.clone() for result in replayed]

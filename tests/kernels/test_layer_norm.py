@@ -16,8 +16,9 @@ from unmask_kernels import layer_norm as public
 from unmask_kernels.layer_norm import FAMILY, LayerNormCall, reference
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare, same_bits
-from unmask_kernels.testing.contracts import Tenant, backends_here
-from unmask_kernels.testing.inputs import LAYER_NORM, Case, Inputs, layer_norm_case, run
+from unmask_kernels.testing.contracts import Target, backends_here
+from unmask_kernels.testing.inputs import Case, Inputs, run
+from unmask_kernels.testing.layer_norm import CASES, layer_norm_case, plain_layer_norm
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SMALL = layer_norm_case(9, 40, p=0.25)
@@ -25,22 +26,22 @@ PLAIN = layer_norm_case(6, 24, residual=False)
 JOINED = layer_norm_case(9, 40, p=0.25, x_bias=True)
 UNBIASED = layer_norm_case(9, 40, p=0.25, x_bias=True, bias=False)
 
-everywhere = pytest.mark.parametrize("tenant", backends_here("layer_norm"))
+everywhere = pytest.mark.parametrize("target", backends_here("layer_norm"))
 
 
-def on(tenant: Tenant) -> Callable[..., Tensor]:
-    return partial(public, backend=tenant.backend)
+def on(target: Target) -> Callable[..., Tensor]:
+    return partial(public, backend=target.backend)
 
 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", LAYER_NORM, ids=str)
-def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> None:
-    inputs = case.make(dtype, tenant.device)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_matches_fp64_truth(case: Case, dtype: torch.dtype, target: Target) -> None:
+    inputs = case.make(dtype, target.device)
     truth = run(reference.layer_norm, inputs.double())
-    plain = run(_other_order, inputs)
+    plain = run(plain_layer_norm, inputs)
     with contracts.poisoned_memory():
-        ours = run(on(tenant), inputs)
+        ours = run(on(target), inputs)
     compare(ours, plain, truth)
 
 
@@ -54,29 +55,6 @@ def test_blocks_of_rows_join_up(case: Case, dtype: torch.dtype, monkeypatch: pyt
     rows = [name for name in whole if name.startswith("y") or name in ("dx", "dresidual")]
     same_bits({k: blocks[k] for k in rows}, {k: whole[k] for k in rows}, "eight blocks and one")
     compare(blocks, whole, run(reference.layer_norm, inputs.double()))
-
-
-def _other_order(
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    x_bias: Tensor | None,
-    p: float,
-    key: Tensor,
-    row_keys: Tensor,
-    eps: float = 1e-12,
-) -> Tensor:
-    """The formula through PyTorch's own layer norm, rounded to the activation dtype where a tensor is returned only."""
-    h = x.to(weight.dtype)
-    if x_bias is not None:
-        h = h + x_bias
-    if p > 0.0:
-        h = torch.where(philox.keep_rows(key, row_keys, x.shape[1], p), h * (1 / (1 - p)), 0)
-    if residual is not None:
-        h = residual + h
-    return F.layer_norm(h, (x.shape[1],), weight, bias, eps).to(x.dtype)
 
 
 @pytest.mark.parametrize("case", [layer_norm_case(7, 24), PLAIN], ids=str)
@@ -110,67 +88,67 @@ def test_gradients_are_the_numerical_ones(case: Case, backend: str) -> None:
 
 
 @everywhere
-def test_drops_the_elements_the_reference_drops(tenant: Tenant) -> None:
-    inputs = layer_norm_case(33, 312, p=0.4, residual=False).make(torch.float32, tenant.device)
+def test_drops_the_elements_the_reference_drops(target: Target) -> None:
+    inputs = layer_norm_case(33, 312, p=0.4, residual=False).make(torch.float32, target.device)
     # A huge x of one sign: a dropped element ends below the mean of its row, a kept one above.
     inputs = inputs.change(
         x=torch.full_like(inputs.arguments["x"], 1000.0),
-        weight=torch.ones(312, device=tenant.device),
-        bias=torch.zeros(312, device=tenant.device),
+        weight=torch.ones(312, device=target.device),
+        bias=torch.zeros(312, device=target.device),
     )
-    kept = on(tenant)(**inputs.arguments) > 0
+    kept = on(target)(**inputs.arguments) > 0
     expected = philox.keep_rows(inputs.arguments["key"], inputs.arguments["row_keys"], 312, 0.4)
     assert torch.equal(kept, expected)
 
 
 @everywhere
-def test_dropout_gradient_is_zero_exactly_where_an_element_was_dropped(tenant: Tenant) -> None:
-    inputs = layer_norm_case(21, 72, p=0.4).make(torch.float32, tenant.device)
-    dx = run(on(tenant), inputs)["dx"]
+def test_dropout_gradient_is_zero_exactly_where_an_element_was_dropped(target: Target) -> None:
+    inputs = layer_norm_case(21, 72, p=0.4).make(torch.float32, target.device)
+    dx = run(on(target), inputs)["dx"]
     expected = philox.keep_rows(inputs.arguments["key"], inputs.arguments["row_keys"], 72, 0.4)
     assert torch.equal(dx != 0, expected)
 
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PLAIN, JOINED, UNBIASED], ids=str)
-def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> None:
-    contracts.gradient_set(on(tenant), case.make(torch.float32, tenant.device))
+def test_returns_exactly_the_gradients_asked_for(case: Case, target: Target) -> None:
+    contracts.gradient_set(on(target), case.make(torch.float32, target.device))
 
 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_two_runs_agree_bit_for_bit(dtype: torch.dtype, tenant: Tenant) -> None:
+def test_two_runs_agree_bit_for_bit(dtype: torch.dtype, target: Target) -> None:
     for case in (layer_norm_case(101, 96, p=0.1), layer_norm_case(37, 40, x_bias=True)):
-        contracts.deterministic(on(tenant), case.make(dtype, tenant.device))
+        contracts.deterministic(on(target), case.make(dtype, target.device))
 
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PLAIN, UNBIASED], ids=str)
-def test_accepts_any_strides(case: Case, tenant: Tenant) -> None:
-    contracts.strides(on(tenant), case.make(torch.float32, tenant.device))
+def test_accepts_any_strides(case: Case, target: Target) -> None:
+    contracts.strides(on(target), case.make(torch.float32, target.device))
 
 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, tenant: Tenant) -> None:
-    packed = layer_norm_case(40, 136, p=0.2).make(dtype, tenant.device)
+def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, target: Target) -> None:
+    packed = layer_norm_case(40, 136, p=0.2).make(dtype, target.device)
 
     def alone(tokens: slice, _index: int) -> Inputs:
         return packed.change(**{name: packed.arguments[name][tokens] for name in ("x", "residual", "row_keys")})
 
-    contracts.packed_as_alone(on(tenant), packed, alone, [17, 0, 1, 22], ("y", "dx", "dresidual"))
+    contracts.packed_as_alone(on(target), packed, alone, [17, 0, 1, 22], ("y", "dx", "dresidual"))
 
 
 @everywhere
 @pytest.mark.parametrize(
     "case", [SMALL, PLAIN, JOINED, UNBIASED, layer_norm_case(40, 24, p=0.3, residual=False)], ids=str
 )
-def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
-    if tenant.backend == "reference":
+def test_registration_is_sound(case: Case, target: Target) -> None:
+    if target.backend == "reference":
         pytest.skip("the reference is not registered: the compiler sees through it")
-    a = case.make(torch.float32, tenant.device).arguments
+    a = case.make(torch.float32, target.device).arguments
     random = (a["key"], a["row_keys"]) if a["p"] else (None, None)
-    rest = (*random, 1e-12, a["p"], tenant.backend)
+    rest = (*random, 1e-12, a["p"], target.backend)
     forward = (a["x"], a["residual"], a["x_bias"], a["weight"], a["bias"], *rest)
     contracts.opcheck(torch.ops.unmask.layer_norm_fwd.default, forward)
     y, *saved = torch.ops.unmask.layer_norm_fwd(*forward)
@@ -185,9 +163,9 @@ def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
 
 @everywhere
 @pytest.mark.parametrize("x_bias", [False, True])
-def test_compiles_as_one_graph_with_dynamic_lengths(x_bias: bool, tenant: Tenant) -> None:
-    one, other = (layer_norm_case(n, 40, p=0.25, x_bias=x_bias).make(torch.float32, tenant.device) for n in (9, 14))
-    contracts.full_graph(on(tenant), one, other)
+def test_compiles_as_one_graph_with_dynamic_lengths(x_bias: bool, target: Target) -> None:
+    one, other = (layer_norm_case(n, 40, p=0.25, x_bias=x_bias).make(torch.float32, target.device) for n in (9, 14))
+    contracts.full_graph(on(target), one, other)
 
 
 def test_inductor_compiles_the_automatic_choice() -> None:
@@ -198,13 +176,13 @@ def test_inductor_compiles_the_automatic_choice() -> None:
 
 @everywhere
 @pytest.mark.parametrize("narrow", [(), ("x",), ("residual",)], ids=["both wide", "x narrow", "residual narrow"])
-def test_foreign_autocast_casts_activations_once(tenant: Tenant, narrow: tuple[str, ...]) -> None:
-    inputs = SMALL.make(torch.float32, tenant.device)
+def test_foreign_autocast_casts_activations_once(target: Target, narrow: tuple[str, ...]) -> None:
+    inputs = SMALL.make(torch.float32, target.device)
     rounded = {name: inputs.arguments[name].bfloat16() for name in ("x", "residual")}
-    expected = on(tenant)(**inputs.change(**rounded).arguments)
-    with torch.autocast(tenant.device, dtype=torch.bfloat16):
+    expected = on(target)(**inputs.change(**rounded).arguments)
+    with torch.autocast(target.device, dtype=torch.bfloat16):
         # a product is narrow already, and what it is added to may come from outside autocast's reach
-        got = on(tenant)(**inputs.change(**{name: rounded[name] for name in narrow}).arguments)
+        got = on(target)(**inputs.change(**{name: rounded[name] for name in narrow}).arguments)
     same_bits({"y": got}, {"y": expected}, "under autocast and on bf16 activations")
 
 

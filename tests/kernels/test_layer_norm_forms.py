@@ -11,32 +11,33 @@ import pytest
 import torch
 
 from unmask_kernels import layer_norm as public
-from unmask_kernels.testing.contracts import Tenant, backends_here
-from unmask_kernels.testing.inputs import layer_norm_case, run
+from unmask_kernels.testing.contracts import Target, backends_here
+from unmask_kernels.testing.inputs import run
+from unmask_kernels.testing.layer_norm import layer_norm_case
 
-everywhere = pytest.mark.parametrize("tenant", backends_here("layer_norm"))
+everywhere = pytest.mark.parametrize("target", backends_here("layer_norm"))
 
 
 @everywhere
 @pytest.mark.parametrize("p", [0.0, 0.25])
-def test_a_bias_of_x_is_a_bias_added_before(p: float, tenant: Tenant) -> None:
-    inputs = layer_norm_case(9, 40, p=p, x_bias=True).make(torch.float32, tenant.device)
-    joined = run(partial(public, backend=tenant.backend), inputs)
+def test_a_bias_of_x_is_a_bias_added_before(p: float, target: Target) -> None:
+    inputs = layer_norm_case(9, 40, p=p, x_bias=True).make(torch.float32, target.device)
+    joined = run(partial(public, backend=target.backend), inputs)
     added = inputs.arguments["x"] + inputs.arguments["x_bias"]
-    apart = run(partial(public, backend=tenant.backend), inputs.change(x=added, x_bias=None))
+    apart = run(partial(public, backend=target.backend), inputs.change(x=added, x_bias=None))
     torch.testing.assert_close(joined["y"], apart["y"])
     torch.testing.assert_close(joined["dx"], apart["dx"])
     torch.testing.assert_close(joined["dx_bias"], apart["dx"].sum(0))
 
 
 @everywhere
-def test_eps_is_added_to_the_variance(tenant: Tenant) -> None:
+def test_eps_is_added_to_the_variance(target: Target) -> None:
     # with the default nobody would miss it: here it is as large as the variance
-    inputs = layer_norm_case(9, 40).make(torch.float32, tenant.device)
-    arguments = {**inputs.arguments, "weight": torch.ones(40, device=tenant.device), "bias": None, "eps": 5.0}
+    inputs = layer_norm_case(9, 40).make(torch.float32, target.device)
+    arguments = {**inputs.arguments, "weight": torch.ones(40, device=target.device), "bias": None, "eps": 5.0}
     h = arguments["x"] + arguments["residual"]
     expected = (h - h.mean(1, keepdim=True)) / (h.var(1, correction=0, keepdim=True) + 5.0).sqrt()
-    torch.testing.assert_close(public(**arguments, backend=tenant.backend), expected)
+    torch.testing.assert_close(public(**arguments, backend=target.backend), expected)
 
 
 def test_gradients_of_many_rows_lose_no_digits() -> None:

@@ -13,35 +13,35 @@ from torch import Tensor
 
 from unmask_kernels import gelu, using
 from unmask_kernels import linear_gelu as public
-from unmask_kernels.gelu import ACTIVATIONS, GATED
+from unmask_kernels.gelu import ACTIVATIONS
 from unmask_kernels.linear_gelu import FAMILY, LinearGeluCall, reference
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare, same_bits
-from unmask_kernels.testing.contracts import Tenant, backends_here
+from unmask_kernels.testing.contracts import Target, backends_here
 from unmask_kernels.testing.inputs import Case, Inputs, run
-from unmask_kernels.testing.linear_gelu import LINEAR_GELU, MODELS, linear_gelu_case
+from unmask_kernels.testing.linear_gelu import CASES, MODELS, linear_gelu_case, plain_linear_gelu
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SMALL = linear_gelu_case(9, 24, 40, activation="geglu")
 PURE = linear_gelu_case(6, 13, 24, activation="gelu_tanh", bias=False)
 
-everywhere = pytest.mark.parametrize("tenant", backends_here("linear_gelu"))
+everywhere = pytest.mark.parametrize("target", backends_here("linear_gelu"))
 every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 
 
-def on(tenant: Tenant) -> Callable[..., Tensor]:
-    return partial(public, backend=tenant.backend)
+def on(target: Target) -> Callable[..., Tensor]:
+    return partial(public, backend=target.backend)
 
 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", LINEAR_GELU, ids=str)
-def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> None:
-    inputs = case.make(dtype, tenant.device)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_matches_fp64_truth(case: Case, dtype: torch.dtype, target: Target) -> None:
+    inputs = case.make(dtype, target.device)
     truth = run(reference.linear_gelu, inputs.double())
-    plain = run(_torch_functions, inputs)
+    plain = run(plain_linear_gelu, inputs)
     with contracts.poisoned_memory():
-        ours = run(on(tenant), inputs)
+        ours = run(on(target), inputs)
     compare(ours, plain, truth)
 
 
@@ -49,23 +49,14 @@ def test_matches_fp64_truth(case: Case, dtype: torch.dtype, tenant: Tenant) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", MODELS, ids=str)
-def test_matches_fp64_truth_in_the_models_shapes(case: Case, dtype: torch.dtype, tenant: Tenant) -> None:
-    test_matches_fp64_truth(case, dtype, tenant)
-
-
-def _torch_functions(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str) -> Tensor:
-    """What a PyTorch user would write: every step rounded to the activation dtype."""
-    z = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-    if activation in GATED:
-        gate, value = z.tensor_split(2, dim=1)
-        return F.silu(gate) * value if activation == "swiglu" else F.gelu(gate) * value
-    return F.gelu(z, approximate="tanh" if activation == "gelu_tanh" else "none")
+def test_matches_fp64_truth_in_the_models_shapes(case: Case, dtype: torch.dtype, target: Target) -> None:
+    test_matches_fp64_truth(case, dtype, target)
 
 
 @every_activation
 def test_reference_is_the_formula_of_torch(activation: str) -> None:
     inputs = linear_gelu_case(7, 12, 24, activation=activation).make(torch.float64)
-    expected = _torch_functions(**inputs.arguments)
+    expected = plain_linear_gelu(**inputs.arguments)
     torch.testing.assert_close(reference.linear_gelu(**inputs.arguments), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -106,99 +97,99 @@ def test_a_backend_of_gelu_asked_for_by_name_runs_inside_the_automatic_choice() 
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PURE, linear_gelu_case(9, 24, 40)], ids=str)
-def test_returns_exactly_the_gradients_asked_for(case: Case, tenant: Tenant) -> None:
-    contracts.gradient_set(on(tenant), case.make(torch.float32, tenant.device))
+def test_returns_exactly_the_gradients_asked_for(case: Case, target: Target) -> None:
+    contracts.gradient_set(on(target), case.make(torch.float32, target.device))
 
 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @every_activation
-def test_two_runs_agree_bit_for_bit(activation: str, dtype: torch.dtype, tenant: Tenant) -> None:
+def test_two_runs_agree_bit_for_bit(activation: str, dtype: torch.dtype, target: Target) -> None:
     case = linear_gelu_case(101, 40, 96, activation=activation)
-    contracts.deterministic(on(tenant), case.make(dtype, tenant.device))
+    contracts.deterministic(on(target), case.make(dtype, target.device))
 
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PURE, linear_gelu_case(9, 24, 40)], ids=str)
-def test_accepts_any_strides(case: Case, tenant: Tenant) -> None:
-    contracts.strides(on(tenant), case.make(torch.float32, tenant.device))
+def test_accepts_any_strides(case: Case, target: Target) -> None:
+    contracts.strides(on(target), case.make(torch.float32, target.device))
 
 
 @everywhere
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, tenant: Tenant) -> None:
-    packed = linear_gelu_case(140, 48, 40).make(dtype, tenant.device)
+def test_a_packed_document_gives_what_it_gives_alone(dtype: torch.dtype, target: Target) -> None:
+    packed = linear_gelu_case(140, 48, 40).make(dtype, target.device)
 
     def alone(tokens: slice, _index: int) -> Inputs:
         return packed.change(x=packed.arguments["x"][tokens])
 
     # a product of the library may sum in another order for another number of rows; Triton's forward does not
     tolerance = 16 * torch.finfo(dtype).eps
-    contracts.packed_as_alone(on(tenant), packed, alone, [17, 0, 1, 122], ("y", "dx"), tolerance=tolerance)
-    if tenant.backend == "triton":
-        contracts.packed_as_alone(on(tenant), packed, alone, [17, 0, 1, 122], ("y",))
+    contracts.packed_as_alone(on(target), packed, alone, [17, 0, 1, 122], ("y", "dx"), tolerance=tolerance)
+    if target.backend == "triton":
+        contracts.packed_as_alone(on(target), packed, alone, [17, 0, 1, 122], ("y",))
 
 
 @everywhere
 @pytest.mark.parametrize(
     "case", [SMALL, PURE, linear_gelu_case(0, 13, 24), linear_gelu_case(5, 13, 24, activation="swiglu")], ids=str
 )
-def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
-    if tenant.backend != "triton":
+def test_registration_is_sound(case: Case, target: Target) -> None:
+    if target.backend != "triton":
         pytest.skip("the others are not registered: the compiler sees through them")
-    a = case.make(torch.bfloat16, tenant.device).arguments
+    a = case.make(torch.bfloat16, target.device).arguments
     shared = (a["x"], a["weight"].bfloat16(), a["bias"])
     for with_z in (False, True):
-        contracts.opcheck(torch.ops.unmask.linear_gelu_fwd.default, (*shared, a["activation"], with_z, tenant.backend))
-    y, z = torch.ops.unmask.linear_gelu_fwd(*shared, a["activation"], True, tenant.backend)
+        contracts.opcheck(torch.ops.unmask.linear_gelu_fwd.default, (*shared, a["activation"], with_z, target.backend))
+    y, z = torch.ops.unmask.linear_gelu_fwd(*shared, a["activation"], True, target.backend)
     for wanted in ((True, True), (True, False), (False, True)):
         contracts.opcheck(
-            torch.ops.unmask.linear_gelu_bwd.default, (y, *shared, z, a["activation"], *wanted, tenant.backend)
+            torch.ops.unmask.linear_gelu_bwd.default, (y, *shared, z, a["activation"], *wanted, target.backend)
         )
 
 
 @everywhere
 @pytest.mark.parametrize("activation", ["gelu", "geglu"])
-def test_compiles_as_one_graph_with_dynamic_lengths(activation: str, tenant: Tenant) -> None:
+def test_compiles_as_one_graph_with_dynamic_lengths(activation: str, target: Target) -> None:
     one, other = (
-        linear_gelu_case(n, 24, 40, activation=activation).make(torch.float32, tenant.device) for n in (9, 14)
+        linear_gelu_case(n, 24, 40, activation=activation).make(torch.float32, target.device) for n in (9, 14)
     )
-    contracts.full_graph(on(tenant), one, other)
+    contracts.full_graph(on(target), one, other)
 
 
 @everywhere
-def test_foreign_autocast_casts_activations_once(tenant: Tenant) -> None:
-    inputs = SMALL.make(torch.float32, tenant.device)
-    expected = on(tenant)(**inputs.change(x=inputs.arguments["x"].bfloat16()).arguments)
-    with torch.autocast(tenant.device, dtype=torch.bfloat16):
-        got = on(tenant)(**inputs.arguments)
+def test_foreign_autocast_casts_activations_once(target: Target) -> None:
+    inputs = SMALL.make(torch.float32, target.device)
+    expected = on(target)(**inputs.change(x=inputs.arguments["x"].bfloat16()).arguments)
+    with torch.autocast(target.device, dtype=torch.bfloat16):
+        got = on(target)(**inputs.arguments)
     same_bits({"y": got}, {"y": expected}, "under autocast and on bf16 activations")
 
 
 @everywhere
-def test_parameters_in_16_bits_get_their_gradients_in_16_bits(tenant: Tenant) -> None:
-    inputs = SMALL.make(torch.bfloat16, tenant.device)
+def test_parameters_in_16_bits_get_their_gradients_in_16_bits(target: Target) -> None:
+    inputs = SMALL.make(torch.bfloat16, target.device)
     narrow = {name: inputs.arguments[name].bfloat16() for name in ("weight", "bias")}
-    results = run(on(tenant), inputs.change(**narrow))
+    results = run(on(target), inputs.change(**narrow))
     assert {value.dtype for value in results.values()} == {torch.bfloat16}
 
 
 @everywhere
 @pytest.mark.parametrize("case", [SMALL, PURE, linear_gelu_case(9, 24, 40)], ids=str)
-def test_keeps_the_product_for_the_backward_and_nothing_without_gradients(case: Case, tenant: Tenant) -> None:
-    if tenant.backend == "reference":
+def test_keeps_the_product_for_the_backward_and_nothing_without_gradients(case: Case, target: Target) -> None:
+    if target.backend == "reference":
         pytest.skip("the definition keeps what autograd of it needs")
-    inputs = case.make(torch.bfloat16, tenant.device)
+    inputs = case.make(torch.bfloat16, target.device)
     a = {**inputs.arguments, **{n: inputs.arguments[n].requires_grad_() for n in inputs.differentiable}}
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        y = on(tenant)(**a)
+        y = on(target)(**a)
         assert y.requires_grad
         activations = {t.data_ptr(): tuple(t.shape) for t in saved if t.dim() == 2 and len(t) == len(a["x"])}
         assert sorted(activations.values()) == sorted([tuple(a["x"].shape), (len(a["x"]), len(a["weight"]))])
         saved.clear()
         with torch.no_grad():
-            same_bits({"y": on(tenant)(**a)}, {"y": y.detach()}, "without and with gradients")
+            same_bits({"y": on(target)(**a)}, {"y": y.detach()}, "without and with gradients")
     assert saved == []
 
 

@@ -14,21 +14,21 @@ from unmask_kernels.masking import MaskingCall
 from unmask_kernels.masking.op import FAMILY
 from unmask_kernels.masking.rule import counts, numbers
 from unmask_kernels.testing import contracts
-from unmask_kernels.testing.contracts import Tenant, backends_here
+from unmask_kernels.testing.contracts import Target, backends_here
 from unmask_kernels.testing.inputs import Case
-from unmask_kernels.testing.masking import MASK, MASKING, ORDINARY, SPECIAL, masking_case
+from unmask_kernels.testing.masking import CASES, MASK, ORDINARY, SPECIAL, masking_case
 
-everywhere = pytest.mark.parametrize("tenant", backends_here("masking"))
+everywhere = pytest.mark.parametrize("target", backends_here("masking"))
 TOKENS = masking_case("tokens", [40, 23], padding=9, spare=4)
 WORDS = masking_case("words", [40, 23], words=0.6)
 
 
-def on(tenant: Tenant, case: Case, **changes: Any) -> MaskedTokens:
-    return masking(**{**arguments(case, tenant), **changes}, backend=tenant.backend)
+def on(target: Target, case: Case, **changes: Any) -> MaskedTokens:
+    return masking(**{**arguments(case, target), **changes}, backend=target.backend)
 
 
-def arguments(case: Case, tenant: Tenant) -> dict[str, Any]:
-    return dict(case.make(torch.float32, tenant.device).arguments)
+def arguments(case: Case, target: Target) -> dict[str, Any]:
+    return dict(case.make(torch.float32, target.device).arguments)
 
 
 def same(ours: MaskedTokens, theirs: MaskedTokens) -> None:
@@ -37,18 +37,18 @@ def same(ours: MaskedTokens, theirs: MaskedTokens) -> None:
 
 
 @everywhere
-@pytest.mark.parametrize("case", MASKING, ids=str)
-def test_does_what_the_reference_does_bit_for_bit(case: Case, tenant: Tenant) -> None:
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_does_what_the_reference_does_bit_for_bit(case: Case, target: Target) -> None:
     with contracts.poisoned_memory():
-        ours = on(tenant, case)
+        ours = on(target, case)
     same(ours, masking(**case.make(torch.float32).arguments, backend="reference"))
 
 
 @everywhere
-@pytest.mark.parametrize("case", MASKING, ids=str)
-def test_says_what_it_did(case: Case, tenant: Tenant) -> None:
-    call = arguments(case, tenant)
-    masked = on(tenant, case)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_says_what_it_did(case: Case, target: Target) -> None:
+    call = arguments(case, target)
+    masked = on(target, case)
     used = masked.labels >= 0
     rows = masked.rows[used]
     assert torch.equal(masked.labels[used], call["ids"][rows].long())
@@ -61,11 +61,11 @@ def test_says_what_it_did(case: Case, tenant: Tenant) -> None:
 
 @everywhere
 @pytest.mark.parametrize("rate", [0.05, 0.15, 0.3, 1.0])
-def test_every_document_predicts_its_exact_count_and_nothing_special(rate: float, tenant: Tenant) -> None:
+def test_every_document_predicts_its_exact_count_and_nothing_special(rate: float, target: Target) -> None:
     lengths = [3, 4, 10, 30, 33, 50, 64]
     case = masking_case("", lengths, rate=rate, spelled=0.0)
-    masked = on(tenant, case)
-    documents: Documents = arguments(case, tenant)["documents"]
+    masked = on(target, case)
+    documents: Documents = arguments(case, target)["documents"]
     rows = masked.rows[masked.labels >= 0]
     found = torch.bincount(documents.document_ids[rows], minlength=len(documents.keys)).tolist()
     assert found == [*(min(max(1, round(rate * n)), n - 2) for n in lengths), 0]
@@ -73,10 +73,10 @@ def test_every_document_predicts_its_exact_count_and_nothing_special(rate: float
 
 
 @everywhere
-def test_whole_words_are_chosen_whole_and_greedily(tenant: Tenant) -> None:
+def test_whole_words_are_chosen_whole_and_greedily(target: Target) -> None:
     case = masking_case("", [61, 50, 33, 64], words=0.5, rate=0.3)
-    call = arguments(case, tenant)
-    masked = on(tenant, case)
+    call = arguments(case, target)
+    masked = on(target, case)
     chosen = torch.zeros_like(call["word_starts"]).index_fill_(0, masked.rows[masked.labels >= 0], True)
     word = call["word_starts"].cumsum(0) - 1
     sizes = torch.bincount(word)
@@ -94,21 +94,21 @@ def test_whole_words_are_chosen_whole_and_greedily(tenant: Tenant) -> None:
 
 
 @everywhere
-def test_a_word_that_is_longer_than_the_count_leaves_nothing_masked(tenant: Tenant) -> None:
-    call = arguments(masking_case("", [12]), tenant)
+def test_a_word_that_is_longer_than_the_count_leaves_nothing_masked(target: Target) -> None:
+    call = arguments(masking_case("", [12]), target)
     starts = torch.zeros_like(call["ids"], dtype=torch.bool)
     starts[[0, 1, 11]] = True
-    masked = masking(**{**call, "word_starts": starts}, backend=tenant.backend)
+    masked = masking(**{**call, "word_starts": starts}, backend=target.backend)
     assert torch.equal(masked.ids, call["ids"]) and bool((masked.labels == -100).all())
 
 
 @everywhere
-def test_shares_are_within_binomial_bounds(tenant: Tenant) -> None:
+def test_shares_are_within_binomial_bounds(target: Target) -> None:
     case = masking_case("", [128] * 12, rate=0.5)
-    call = arguments(case, tenant)
+    call = arguments(case, target)
     # the text uses ids below 100, so that a random replacement never looks like the original
     ids = torch.where(call["ids"] > 4, 5 + call["ids"] % 95, call["ids"])
-    masked = on(tenant, case, ids=ids)
+    masked = on(target, case, ids=ids)
     new = masked.ids[masked.rows]
     n = len(new)
     assert n == 12 * 64
@@ -129,28 +129,28 @@ def test_every_place_is_chosen_equally_often() -> None:
 
 
 @everywhere
-def test_a_document_is_masked_the_same_wherever_it_lies(tenant: Tenant) -> None:
-    call = arguments(WORDS, tenant)
-    whole = masking(**call, backend=tenant.backend)
+def test_a_document_is_masked_the_same_wherever_it_lies(target: Target) -> None:
+    call = arguments(WORDS, target)
+    whole = masking(**call, backend=target.backend)
     documents: Documents = call["documents"]
     for index, (start, length) in enumerate([(0, 40), (40, 23)]):
-        offsets = torch.tensor([0, length], dtype=torch.int32, device=tenant.device)
+        offsets = torch.tensor([0, length], dtype=torch.int32, device=target.device)
         alone = Documents.build(offsets, documents.keys[index : index + 1], tokens=length, max_seqlen=64)
         rows = slice(start, start + length)
         part = {**call, "ids": call["ids"][rows], "word_starts": call["word_starts"][rows], "documents": alone}
-        assert torch.equal(masking(**part, backend=tenant.backend).ids, whole.ids[rows])
+        assert torch.equal(masking(**part, backend=target.backend).ids, whole.ids[rows])
 
 
 @everywhere
 @pytest.mark.parametrize("every", [500, 7], ids=["none", "some"])
-def test_words_at_both_ends_may_be_chosen_and_those_that_hold_a_special_token_not(every: int, tenant: Tenant) -> None:
+def test_words_at_both_ends_may_be_chosen_and_those_that_hold_a_special_token_not(every: int, target: Target) -> None:
     # ids in text without [CLS] and [SEP], of which none or every seventh is special, wherever in a word it stands
     case = masking_case("", [21, 9, 14, 5, 40], words=0.4, rate=0.8)
     changes = {"special": torch.arange(500) % every == every - 1, "ids": case.make(torch.float32).arguments["ids"] + 5}
     documents: Documents = case.make(torch.float32).arguments["documents"]
     starts = case.make(torch.float32).arguments["word_starts"] & (documents.positions > 0)  # the first is one anyway
     changes |= {"word_starts": starts, "special": torch.cat([changes["special"], torch.zeros(5, dtype=torch.bool)])}
-    masked = on(tenant, case, **{name: value.to(tenant.device) for name, value in changes.items()})
+    masked = on(target, case, **{name: value.to(target.device) for name, value in changes.items()})
     same(masked, masking(**case.make(torch.float32).arguments | changes, backend="reference"))
     word = (starts | (documents.positions == 0)).cumsum(0) - 1
     holds = torch.zeros(int(word[-1]) + 1).index_add_(0, word, changes["special"][changes["ids"]].float()) > 0
@@ -168,10 +168,10 @@ def test_a_rate_is_a_fraction_and_shares_are_bounds_of_32_bits() -> None:
 
 
 @everywhere
-def test_other_keys_choose_other_tokens(tenant: Tenant) -> None:
-    call = arguments(masking_case("", [200]), tenant)
+def test_other_keys_choose_other_tokens(target: Target) -> None:
+    call = arguments(masking_case("", [200]), target)
     base, other = (
-        masking(**{**call, "keys": keys}, backend=tenant.backend) for keys in (call["keys"], call["keys"] + 1)
+        masking(**{**call, "keys": keys}, backend=target.backend) for keys in (call["keys"], call["keys"] + 1)
     )
     # two independent choices of 30 among 198 share 5 on average
     assert len(set(base.rows.tolist()) & set(other.rows.tolist())) < 15
@@ -179,8 +179,8 @@ def test_other_keys_choose_other_tokens(tenant: Tenant) -> None:
 
 @everywhere
 @pytest.mark.parametrize("words", [None, 0.7])
-def test_equal_priorities_go_by_place(words: float | None, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    if tenant.backend == "triton":
+def test_equal_priorities_go_by_place(words: float | None, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    if target.backend == "triton":
         pytest.skip("the kernel's random numbers cannot be replaced: see test_masking_choice.py")
     from unmask_kernels import philox
 
@@ -189,7 +189,7 @@ def test_equal_priorities_go_by_place(words: float | None, tenant: Tenant, monke
         return zeros, zeros + 1, zeros, zeros + 1
 
     monkeypatch.setattr(philox, "philox_4x32", few)
-    masked = on(tenant, masking_case("", [42], words=words))
+    masked = on(target, masking_case("", [42], words=words))
     if words is None:
         # words 0 and 2 of a call draw 0, words 1 and 3 draw 1: even places first, in order; 0 is [CLS]
         assert masked.rows.tolist() == [2, 4, 6, 8, 10, 12]
@@ -198,37 +198,37 @@ def test_equal_priorities_go_by_place(words: float | None, tenant: Tenant, monke
 
 
 @everywhere
-def test_tokens_without_a_slot_are_left_as_they_are(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_without_a_slot_are_left_as_they_are(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     from unmask_kernels import checks
 
-    call = arguments(masking_case("", [40, 33, 50], rate=0.3), tenant)
+    call = arguments(masking_case("", [40, 33, 50], rate=0.3), target)
     monkeypatch.setattr(checks, "reads_contents", lambda x: False)
-    whole = masking(**call, backend=tenant.backend)
-    fewer = masking(**{**call, "capacity": 15}, backend=tenant.backend)
+    whole = masking(**call, backend=target.backend)
+    fewer = masking(**{**call, "capacity": 15}, backend=target.backend)
     assert torch.equal(fewer.rows, whole.rows[:15]) and torch.equal(fewer.labels, whole.labels[:15])
     assert torch.equal(fewer.ids[:40], whole.ids[:40]) and torch.equal(fewer.ids[73:], call["ids"][73:])
 
 
 @everywhere
 @pytest.mark.parametrize("case", [TOKENS, WORDS], ids=str)
-def test_registration_is_sound(case: Case, tenant: Tenant) -> None:
-    call = arguments(case, tenant)
+def test_registration_is_sound(case: Case, target: Target) -> None:
+    call = arguments(case, target)
     documents: Documents = call["documents"]
     tensors = [call[name] for name in ("word_starts", "special", "ordinary", "keys")]
     numbers_ = (call["rate"], list(call["split"]), MASK, call["capacity"], documents.max_seqlen)
-    flat = (call["ids"], *tensors, documents.cu_seqlens, documents.keys, *numbers_, tenant.backend)
-    if tenant.backend != "reference":
+    flat = (call["ids"], *tensors, documents.cu_seqlens, documents.keys, *numbers_, target.backend)
+    if target.backend != "reference":
         contracts.opcheck(torch.ops.unmask.masking_fwd.default, flat)
     again = torch.ops.unmask.masking_fwd(*flat)
-    same(MaskedTokens(*again), on(tenant, case))
+    same(MaskedTokens(*again), on(target, case))
 
 
 @everywhere
-def test_compiles_as_one_graph(tenant: Tenant) -> None:
+def test_compiles_as_one_graph(target: Target) -> None:
     torch._dynamo.reset()
-    compiled = torch.compile(partial(masking, backend=tenant.backend), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(partial(masking, backend=target.backend), fullgraph=True, backend="aot_eager")
     for case in (TOKENS, masking_case("", [41, 25], padding=9, spare=4)):
-        same(compiled(**arguments(case, tenant)), on(tenant, case))
+        same(compiled(**arguments(case, target)), on(target, case))
 
 
 REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [

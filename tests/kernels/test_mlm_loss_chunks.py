@@ -11,30 +11,30 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unmask_kernels import mlm_loss as public
 from unmask_kernels.mlm_loss import FAMILY, _torch, chunks
-from unmask_kernels.testing.contracts import Tenant, backends_here
+from unmask_kernels.testing.contracts import Target, backends_here
 from unmask_kernels.testing.inputs import run
 from unmask_kernels.testing.mlm_loss import mlm_loss_case
 
 SMALL = mlm_loss_case("small", tokens=30, width=24, vocabulary=101, masked=9, unused=2)
 
-everywhere = pytest.mark.parametrize("tenant", backends_here("mlm_loss"))
+everywhere = pytest.mark.parametrize("target", backends_here("mlm_loss"))
 
 
-def loss_on(tenant: Tenant) -> Any:
-    return lambda **arguments: public(backend=tenant.backend, **arguments).loss_sum
+def loss_on(target: Target) -> Any:
+    return lambda **arguments: public(backend=target.backend, **arguments).loss_sum
 
 
 @everywhere
 @pytest.mark.parametrize("bias", [True, False])
-def test_chunks_add_up_to_the_whole(bias: bool, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    if tenant.backend == "reference":
+def test_chunks_add_up_to_the_whole(bias: bool, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    if target.backend == "reference":
         pytest.skip("the reference has no chunks")
     case = mlm_loss_case("chunks", tokens=30, width=24, vocabulary=101, masked=9, unused=2, bias=bias)
-    inputs = case.make(torch.float32, tenant.device)
-    whole = run(loss_on(tenant), inputs)
-    monkeypatch.setitem(chunks._CHUNK_BYTES, tenant.backend, 3 * 128 * 4)
-    assert chunks.chunk_sizes(tenant.backend, tenant.device, 11, 101, 4).number == 4
-    pieces = run(loss_on(tenant), inputs)
+    inputs = case.make(torch.float32, target.device)
+    whole = run(loss_on(target), inputs)
+    monkeypatch.setitem(chunks._CHUNK_BYTES, target.backend, 3 * 128 * 4)
+    assert chunks.chunk_sizes(target.backend, target.device, 11, 101, 4).number == 4
+    pieces = run(loss_on(target), inputs)
     for name, value in whole.items():
         torch.testing.assert_close(pieces[name], value)
 
@@ -61,8 +61,8 @@ def test_rows_are_widened_in_blocks_on_every_device(name: str) -> None:
 
 
 @everywhere
-def test_never_holds_more_than_its_chunk_of_logits(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    if tenant.backend == "reference":
+def test_never_holds_more_than_its_chunk_of_logits(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    if target.backend == "reference":
         pytest.skip("the reference holds all logits")
     sizes: list[int] = []
 
@@ -73,31 +73,31 @@ def test_never_holds_more_than_its_chunk_of_logits(tenant: Tenant, monkeypatch: 
             return out
 
     case = mlm_loss_case("long", tokens=60, width=8, vocabulary=501, masked=53)
-    monkeypatch.setitem(chunks._CHUNK_BYTES, tenant.backend, limit := 7 * 512 * 4)
-    inputs = case.make(torch.float32, tenant.device)
+    monkeypatch.setitem(chunks._CHUNK_BYTES, target.backend, limit := 7 * 512 * 4)
+    inputs = case.make(torch.float32, target.device)
     with Watch():  # type: ignore[no-untyped-call]
-        run(loss_on(tenant), inputs)
+        run(loss_on(target), inputs)
     # the table, padded, is larger than a chunk here
     assert max(sizes) <= max(limit, 512 * 8 * 4)
     assert max(sizes) < 53 * 501 * 4
 
 
 @everywhere
-def test_makes_no_weight_gradient_for_a_frozen_table(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    if tenant.backend == "reference":
+def test_makes_no_weight_gradient_for_a_frozen_table(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    if target.backend == "reference":
         pytest.skip("autograd decides")
-    monkeypatch.setattr(FAMILY.module(tenant.backend), "backward", None)
-    arguments = dict(SMALL.make(torch.float32, tenant.device).arguments)
+    monkeypatch.setattr(FAMILY.module(target.backend), "backward", None)
+    arguments = dict(SMALL.make(torch.float32, target.device).arguments)
     hidden = arguments["hidden"].requires_grad_()
-    loss = public(backend=tenant.backend, **arguments).loss_sum
+    loss = public(backend=target.backend, **arguments).loss_sum
     assert torch.autograd.grad(loss, hidden)[0].any()
 
 
 @everywhere
-def test_a_graph_that_is_kept_gives_its_gradients_again(tenant: Tenant) -> None:
-    arguments = dict(SMALL.make(torch.float32, tenant.device).arguments)
+def test_a_graph_that_is_kept_gives_its_gradients_again(target: Target) -> None:
+    arguments = dict(SMALL.make(torch.float32, target.device).arguments)
     leaves = [arguments[name].requires_grad_() for name in ("hidden", "weight", "bias")]
-    loss = public(backend=tenant.backend, **arguments).loss_sum
+    loss = public(backend=target.backend, **arguments).loss_sum
     first = torch.autograd.grad(loss, leaves, retain_graph=True)
     again = torch.autograd.grad(-2 * loss, leaves)
     for one, other in zip(first, again, strict=True):
@@ -105,12 +105,12 @@ def test_a_graph_that_is_kept_gives_its_gradients_again(tenant: Tenant) -> None:
 
 
 @everywhere
-def test_16_bit_gradients_are_scaled_by_what_16_bits_cannot_hold(tenant: Tenant) -> None:
-    if tenant.backend == "reference":
+def test_16_bit_gradients_are_scaled_by_what_16_bits_cannot_hold(target: Target) -> None:
+    if target.backend == "reference":
         pytest.skip("autograd scales")
-    arguments = dict(SMALL.make(torch.bfloat16, tenant.device).arguments)
+    arguments = dict(SMALL.make(torch.bfloat16, target.device).arguments)
     hidden = arguments["hidden"].requires_grad_()
-    loss = public(backend=tenant.backend, **arguments).loss_sum
+    loss = public(backend=target.backend, **arguments).loss_sum
     plain = torch.autograd.grad(loss, hidden, retain_graph=True)[0].float()
     mixed: list[set[torch.dtype]] = []
 
@@ -120,7 +120,7 @@ def test_16_bit_gradients_are_scaled_by_what_16_bits_cannot_hold(tenant: Tenant)
                 mixed.append({arg.dtype for arg in args if isinstance(arg, Tensor)})
             return func(*args, **(kwargs or {}))
 
-    scale = torch.tensor(1 / 3, device=tenant.device)  # to which bf16 adds its 512th part
+    scale = torch.tensor(1 / 3, device=target.device)  # to which bf16 adds its 512th part
     with Watch():  # type: ignore[no-untyped-call]
         scaled = torch.autograd.grad(loss, hidden, scale)[0].float()
     # on a CPU the scalar keeps its digits; a GPU rounds it first
@@ -131,8 +131,8 @@ def test_16_bit_gradients_are_scaled_by_what_16_bits_cannot_hold(tenant: Tenant)
 
 @everywhere
 @pytest.mark.parametrize("frozen", [False, True], ids=["no_grad", "frozen"])
-def test_makes_no_gradients_in_evaluation(frozen: bool, tenant: Tenant) -> None:
-    if tenant.backend == "reference":
+def test_makes_no_gradients_in_evaluation(frozen: bool, target: Target) -> None:
+    if target.backend == "reference":
         pytest.skip("autograd decides")
     made: list[bool] = []
 
@@ -142,12 +142,12 @@ def test_makes_no_gradients_in_evaluation(frozen: bool, tenant: Tenant) -> None:
                 made.append(args[5])
             return func(*args, **(kwargs or {}))
 
-    arguments = dict(SMALL.make(torch.float32, tenant.device).arguments)
+    arguments = dict(SMALL.make(torch.float32, target.device).arguments)
     arguments["weight"].requires_grad_(not frozen)
     with Watch(), torch.set_grad_enabled(frozen):  # type: ignore[no-untyped-call]
-        result = public(backend=tenant.backend, **arguments)
+        result = public(backend=target.backend, **arguments)
     arguments["weight"].requires_grad_()
     with Watch():  # type: ignore[no-untyped-call]
-        expected = public(backend=tenant.backend, **arguments).loss_sum
+        expected = public(backend=target.backend, **arguments).loss_sum
     assert made == [False, True]
     torch.testing.assert_close(result.loss_sum, expected.detach())

@@ -18,7 +18,8 @@ from unmask_kernels.testing.attention import attention_case
 from unmask_kernels.testing.compare import same_bits
 from unmask_kernels.testing.embedding import embedding_case
 from unmask_kernels.testing.gelu import gelu_case
-from unmask_kernels.testing.inputs import Case, layer_norm_case
+from unmask_kernels.testing.inputs import Case
+from unmask_kernels.testing.layer_norm import layer_norm_case
 from unmask_kernels.testing.linear_gelu import linear_gelu_case
 from unmask_kernels.testing.masking import masking_case
 from unmask_kernels.testing.mlm_loss import mlm_loss_case

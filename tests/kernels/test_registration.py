@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unmask_kernels import FAMILIES, layer_norm, masking
-from unmask_kernels.testing.inputs import layer_norm_case
+from unmask_kernels.testing.layer_norm import layer_norm_case
 from unmask_kernels.testing.masking import masking_case
 
 DIRECTIONS = ("forward", "backward")

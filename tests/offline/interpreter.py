@@ -2,7 +2,7 @@
 
 TRITON_INTERPRET is read when a kernel is *defined*, and an interpreted kernel can neither be compiled ahead
 of time nor launched on a GPU, so the interpreter gets a process to itself: `run_interpreted(path)` starts
-`python -m pytest path -m triton` with TRITON_INTERPRET=1. There `backends_here` yields the Triton tenants,
+`python -m pytest path -m triton` with TRITON_INTERPRET=1. There `backends_here` yields the Triton targets,
 which run on CPU tensors, and nothing else. A test that calls it for every test module makes plain `pytest`
 cover both worlds.
 

@@ -15,7 +15,8 @@ from unmask_kernels import FAMILIES, gelu, layer_norm
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.parts import Parts
 from unmask_kernels.testing.gelu import gelu_case
-from unmask_kernels.testing.inputs import Case, layer_norm_case
+from unmask_kernels.testing.inputs import Case
+from unmask_kernels.testing.layer_norm import layer_norm_case
 
 pytestmark = [
     pytest.mark.skipif(not HAS_TRITON, reason="package triton is not installed"),

@@ -16,7 +16,7 @@ from unmask_kernels.documents import Documents
 
 from .inputs import Case, Inputs, lengths_to_documents
 
-__all__ = ["ATTENTION", "GRID", "LARGE", "attention_case", "described", "eager"]
+__all__ = ["CASES", "LARGE", "attention_case", "described", "plain_attention"]
 
 
 def attention_case(
@@ -52,7 +52,7 @@ def described(qkv: Tensor, documents: Documents, **settings: Any) -> AttentionCa
     return describe(qkv, Arguments.of(documents, scale=1.0, **settings))
 
 
-def eager(
+def plain_attention(
     qkv: Tensor, documents: Documents, *, causal: bool, window: int | None, p: float, key: Tensor, scale: float
 ) -> Tensor:
     """Attention as PyTorch users write it: products rounded to the dtype of qkv, softmax in fp32. The plain result."""
@@ -96,16 +96,17 @@ LONG_LENGTHS = {
     "long-and-short": [3001, *[64] * 20, 777, *[5] * 100, 513, 512],
 }
 
-GRID = [
-    attention_case("grid", [17, 0, 1, 22], head_dim=head_dim, p=p, **mask)
-    for head_dim, mask, p in product(HEAD_DIMS, MASKS, DROPOUT)
-]
-"""Every head dim with every mask, with and without dropout, on a few tokens."""
-
-ATTENTION = [
+CASES = [
     # each of the lengths meets every mask; head dims and dropout take turns, so that each pair of settings occurs
-    attention_case(name, lengths, head_dim=HEAD_DIMS[(i + j) % 4], p=DROPOUT[(i + i // 2 + j) % 2], **mask)
-    for (i, (name, lengths)), (j, mask) in product(enumerate(LENGTHS.items()), enumerate(MASKS))
+    *(
+        attention_case(name, lengths, head_dim=HEAD_DIMS[(i + j) % 4], p=DROPOUT[(i + i // 2 + j) % 2], **mask)
+        for (i, (name, lengths)), (j, mask) in product(enumerate(LENGTHS.items()), enumerate(MASKS))
+    ),
+    # every head dim with every mask, with and without dropout, on a few tokens
+    *(
+        attention_case("grid", [17, 0, 1, 22], head_dim=head_dim, p=p, **mask)
+        for head_dim, mask, p in product(HEAD_DIMS, MASKS, DROPOUT)
+    ),
 ]
 """Documents of every kind a batch may hold, up to about 440 tokens."""
 

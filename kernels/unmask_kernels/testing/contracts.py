@@ -1,7 +1,7 @@
 """Contracts every family keeps besides its numbers, each a function that raises AssertionError with what
 broke.
 
-tenants           backends and devices to test on this machine; use `backends_here(family)` to parametrise
+targets           backends and devices to test on this machine; use `backends_here(family)` to parametrise
 opcheck           the registered operation agrees with its schema and its fake
 full_graph        traces without a graph break, with static and with dynamic lengths, and gives the same bits
 gradient_set      exactly the gradients that were asked for, and the same values as when all were
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from _pytest.mark.structures import ParameterSet
 
 __all__ = [
-    "Tenant",
+    "Target",
     "backends_here",
     "deterministic",
     "full_graph",
@@ -43,11 +43,11 @@ __all__ = [
     "poisoned_memory",
     "refuses",
     "strides",
-    "tenants",
+    "targets",
 ]
 
 
-class Tenant(NamedTuple):
+class Target(NamedTuple):
     """A backend to test and the device to test it on."""
 
     backend: str
@@ -57,7 +57,7 @@ class Tenant(NamedTuple):
         return f"{self.backend}-{self.device}"
 
 
-def tenants(family: str) -> list[Tenant]:
+def targets(family: str) -> list[Target]:
     """What can be tested in this process: all plain backends on every device, hand-written ones where they
     run.
 
@@ -66,25 +66,25 @@ def tenants(family: str) -> list[Tenant]:
     """
     backends = FAMILIES[family].backends
     if INTERPRETING:
-        return [Tenant("triton", "cpu")] if "triton" in backends else []
-    found = [Tenant(name, "cpu") for name in backends if name not in ("triton", "cuda", "flash")]
+        return [Target("triton", "cpu")] if "triton" in backends else []
+    found = [Target(name, "cpu") for name in backends if name not in ("triton", "cuda", "flash")]
     if torch.cuda.is_available():
         installed = {"triton": HAS_TRITON, "flash": bool(flash_versions.INSTALLED)}
-        found += [Tenant(name, "cuda") for name in backends if installed.get(name, True)]
+        found += [Target(name, "cuda") for name in backends if installed.get(name, True)]
     return found
 
 
 def backends_here(family: str) -> list[ParameterSet]:
-    """`tenants(family)` for `pytest.mark.parametrize("tenant", ...)`, with the marks `gpu` and `triton`."""
+    """`targets(family)` for `pytest.mark.parametrize("target", ...)`, with the marks `gpu` and `triton`."""
     import pytest
 
     return [
         pytest.param(
-            tenant,
-            id=str(tenant),
-            marks=[pytest.mark.gpu] * (tenant.device == "cuda") + [pytest.mark.triton] * (tenant.backend == "triton"),
+            target,
+            id=str(target),
+            marks=[pytest.mark.gpu] * (target.device == "cuda") + [pytest.mark.triton] * (target.backend == "triton"),
         )
-        for tenant in tenants(family)
+        for target in targets(family)
     ]
 
 

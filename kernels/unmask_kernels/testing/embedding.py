@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from unmask_kernels import philox
+from unmask_kernels.documents import Documents
 
 from .inputs import Case, Inputs, lengths_to_documents
 
-__all__ = ["EMBEDDING", "embedding_case"]
+__all__ = ["CASES", "embedding_case", "plain_embedding"]
 
 
 def embedding_case(
@@ -69,7 +73,31 @@ def embedding_case(
     return Case(name="-".join(parts), build=build)
 
 
-EMBEDDING = [
+def plain_embedding(
+    ids: Tensor,
+    documents: Documents,
+    segments: Tensor | None,
+    word: Tensor,
+    position: Tensor,
+    segment: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    p: float,
+    key: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The formula through PyTorch's own functions, rounded to the dtype asked for at the end only."""
+    segments = torch.zeros_like(documents.positions) if segments is None else segments
+    places = F.embedding(documents.positions, position) + F.embedding(segments, segment)
+    h = F.embedding(ids, word) + places
+    y = F.layer_norm(h, (word.shape[1],), weight, bias, 1e-12)
+    if p > 0.0:
+        y = torch.where(philox.keep_rows(key, documents.row_keys, word.shape[1], p), y * (1 / (1 - p)), 0)
+    return y.to(dtype)
+
+
+CASES = [
     embedding_case([6, 4, 0, 5, 0], 768, vocabulary=7, places=8),  # BERT-base, unused slots
     embedding_case([5, 3, 1], 1024, vocabulary=7, p=0.1, segments=None),  # BERT-large
     embedding_case(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from unmask_kernels.gelu import GATED
 
 from .inputs import Case, Inputs
 
-__all__ = ["GELU", "gelu_case"]
+__all__ = ["CASES", "gelu_case", "plain_gelu"]
 
 
 def gelu_case(tokens: int, width: int, *, activation: str = "gelu", bias: bool = True, scale: float = 2.0) -> Case:
@@ -33,7 +35,20 @@ def gelu_case(tokens: int, width: int, *, activation: str = "gelu", bias: bool =
     return Case(name="-".join(parts), build=build)
 
 
-GELU = [
+def plain_gelu(x: Tensor, bias: Tensor | None = None, *, activation: str) -> Tensor:
+    """The formulas through PyTorch's own functions, rounded to the activation dtype at the end only."""
+    z = x.to(torch.promote_types(x.dtype, torch.float32))
+    if bias is not None:
+        z = z + bias
+    if activation in GATED:
+        gate, value = z.tensor_split(2, dim=1)
+        y = F.silu(gate) * value if activation == "swiglu" else F.gelu(gate) * value
+    else:
+        y = F.gelu(z, approximate="tanh" if activation == "gelu_tanh" else "none")
+    return y.to(x.dtype)
+
+
+CASES = [
     gelu_case(12, 3072),  # BERT-base
     gelu_case(9, 4096, activation="gelu_tanh"),  # BERT-large, as it was trained first
     gelu_case(7, 1152, activation="geglu"),  # ModernBERT-base

@@ -7,7 +7,6 @@ so that all three runs of a comparison (ours, plain, truth) see the same numbers
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor
 from unmask_kernels import philox
 from unmask_kernels.documents import Documents
 
-__all__ = ["LAYER_NORM", "Case", "Inputs", "layer_norm_case", "lengths_to_documents", "run"]
+__all__ = ["Case", "Inputs", "lengths_to_documents", "run"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,69 +115,3 @@ def lengths_to_documents(lengths: list[int], *, seed: int = 7) -> Documents:
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
     keys = philox.mix64(torch.arange(len(lengths)) + seed)
     return Documents.build(cu_seqlens, keys)
-
-
-def layer_norm_case(
-    tokens: int,
-    width: int,
-    *,
-    p: float = 0.0,
-    residual: bool = True,
-    bias: bool = True,
-    x_bias: bool = False,
-    offset: float = 0.0,
-) -> Case:
-    """Rows around `offset`, norm parameters away from their initial 1 and 0."""
-
-    def build(generator: torch.Generator) -> Inputs:
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator)
-
-        arguments = {
-            "x": normal(tokens, width) * 2 + offset,
-            "residual": normal(tokens, width) + offset if residual else None,
-            "weight": 1 + normal(width) / 4,
-            "bias": normal(width) / 4 if bias else None,
-            "x_bias": normal(width) / 2 if x_bias else None,
-            "p": p,
-            "key": torch.tensor(0x0123456789ABCDEF),
-            "row_keys": philox.mix64(torch.arange(tokens)),
-        }
-        names = ("x", "residual", "weight", "bias", "x_bias")
-        return Inputs(
-            arguments=arguments,
-            differentiable=tuple(name for name in names if arguments[name] is not None),
-            parameters=("weight", "bias", "x_bias"),
-        )
-
-    parts = [f"{tokens}x{width}"]
-    parts += [f"p{math.floor(100 * p)}"] if p else []
-    parts += [] if residual else ["plain"]
-    parts += [] if bias else ["unbiased"]
-    parts += ["x_bias"] if x_bias else []
-    parts += [f"offset{offset:g}"] if offset else []
-    return Case(name="-".join(parts), build=build)
-
-
-LAYER_NORM = [
-    layer_norm_case(64, 768),  # BERT-base
-    layer_norm_case(48, 1024, p=0.1),  # BERT-large
-    layer_norm_case(37, 312, p=0.1),  # TinyBERT, a prime number of rows, a width that is no power of two
-    layer_norm_case(33, 256, residual=False),
-    layer_norm_case(31, 384, p=0.5, residual=False),
-    layer_norm_case(1, 768, p=0.1),
-    layer_norm_case(0, 768),
-    layer_norm_case(0, 768, p=0.1),
-    layer_norm_case(5, 3),
-    layer_norm_case(7, 13, p=0.3),
-    layer_norm_case(3, 4096, p=0.1),
-    layer_norm_case(19, 768, offset=8.0),  # a mean well above the deviation
-    layer_norm_case(40, 768, p=0.1, x_bias=True),  # BERT on a GPU: the bias of the product in front joins in
-    layer_norm_case(29, 312, x_bias=True),
-    layer_norm_case(23, 40, p=0.3, residual=False, x_bias=True),
-    layer_norm_case(17, 24, residual=False, x_bias=True, bias=False),
-    layer_norm_case(26, 768, bias=False),  # ModernBERT
-    layer_norm_case(33, 136, p=0.2, x_bias=True),
-    layer_norm_case(0, 40, x_bias=True),
-]
-"""The model's shapes, prime-sized, one-row, empty, narrowest, widest; with a bias of x."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from unmask_kernels.gelu import GATED
 
 from .inputs import Case, Inputs
 
-__all__ = ["LINEAR_GELU", "MODELS", "linear_gelu_case"]
+__all__ = ["CASES", "MODELS", "linear_gelu_case", "plain_linear_gelu"]
 
 
 def linear_gelu_case(tokens: int, depth: int, width: int, *, activation: str = "gelu", bias: bool = True) -> Case:
@@ -34,7 +36,16 @@ def linear_gelu_case(tokens: int, depth: int, width: int, *, activation: str = "
     return Case(name="-".join(parts), build=build)
 
 
-LINEAR_GELU = [
+def plain_linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str) -> Tensor:
+    """What a PyTorch user would write: every step rounded to the activation dtype."""
+    z = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    if activation in GATED:
+        gate, value = z.tensor_split(2, dim=1)
+        return F.silu(gate) * value if activation == "swiglu" else F.gelu(gate) * value
+    return F.gelu(z, approximate="tanh" if activation == "gelu_tanh" else "none")
+
+
+CASES = [
     linear_gelu_case(12, 768, 136),
     linear_gelu_case(9, 1024, 40, activation="gelu_tanh"),
     linear_gelu_case(7, 768, 72, activation="geglu", bias=False),

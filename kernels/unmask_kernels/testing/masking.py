@@ -10,7 +10,7 @@ from unmask_kernels.masking.rule import counts, numbers
 
 from .inputs import Case, Inputs
 
-__all__ = ["CLS", "MASK", "MASKING", "ORDINARY", "SEP", "SPECIAL", "masking_case"]
+__all__ = ["CASES", "CLS", "MASK", "ORDINARY", "SEP", "SPECIAL", "masking_case"]
 
 VOCABULARY = 500
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -68,7 +68,7 @@ def masking_case(
     return Case(name=name, build=build)
 
 
-MASKING = [
+CASES = [
     masking_case("tokens", [40, 3, 0, 23, 0], padding=9, spare=5),
     masking_case("words", [40, 3, 0, 23, 0, 61], words=0.6, padding=9, spare=5),
     masking_case("long-words", [50, 33, 64], words=0.2, rate=0.3),

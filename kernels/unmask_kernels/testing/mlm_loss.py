@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from .inputs import Case, Inputs
 
-__all__ = ["MLM_LOSS", "mlm_loss_case"]
+__all__ = ["CASES", "mlm_loss_case", "plain_mlm_loss"]
 
 
 def mlm_loss_case(
@@ -41,7 +43,17 @@ def mlm_loss_case(
     return Case(name=name, build=build)
 
 
-MLM_LOSS = [
+def plain_mlm_loss(
+    hidden: Tensor, positions: Tensor | None, labels: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Logits rounded to the tested dtype, cross-entropy in fp32: as a PyTorch user writes it."""
+    rows = hidden if positions is None else hidden[positions]
+    logits = F.linear(rows, weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype))
+    wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    return F.cross_entropy(logits.to(wide), labels, reduction="sum", ignore_index=-100)
+
+
+CASES = [
     mlm_loss_case("bert", tokens=80, width=64, vocabulary=30522, masked=7, unused=2),
     mlm_loss_case("chinese", tokens=50, width=32, vocabulary=21128, masked=6),
     mlm_loss_case("modern", tokens=20, width=16, vocabulary=50368, masked=4),

@@ -1,0 +1,104 @@
+"""Named calls of `layer_norm`: the models' widths, with and without dropout, residual and biases; primes; none."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unmask_kernels import philox
+
+from .inputs import Case, Inputs
+
+__all__ = ["CASES", "layer_norm_case", "plain_layer_norm"]
+
+
+def layer_norm_case(
+    tokens: int,
+    width: int,
+    *,
+    p: float = 0.0,
+    residual: bool = True,
+    bias: bool = True,
+    x_bias: bool = False,
+    offset: float = 0.0,
+) -> Case:
+    """Rows around `offset`, norm parameters away from their initial 1 and 0."""
+
+    def build(generator: torch.Generator) -> Inputs:
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator)
+
+        arguments = {
+            "x": normal(tokens, width) * 2 + offset,
+            "residual": normal(tokens, width) + offset if residual else None,
+            "weight": 1 + normal(width) / 4,
+            "bias": normal(width) / 4 if bias else None,
+            "x_bias": normal(width) / 2 if x_bias else None,
+            "p": p,
+            "key": torch.tensor(0x0123456789ABCDEF),
+            "row_keys": philox.mix64(torch.arange(tokens)),
+        }
+        names = ("x", "residual", "weight", "bias", "x_bias")
+        return Inputs(
+            arguments=arguments,
+            differentiable=tuple(name for name in names if arguments[name] is not None),
+            parameters=("weight", "bias", "x_bias"),
+        )
+
+    parts = [f"{tokens}x{width}"]
+    parts += [f"p{math.floor(100 * p)}"] if p else []
+    parts += [] if residual else ["plain"]
+    parts += [] if bias else ["unbiased"]
+    parts += ["x_bias"] if x_bias else []
+    parts += [f"offset{offset:g}"] if offset else []
+    return Case(name="-".join(parts), build=build)
+
+
+def plain_layer_norm(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    x_bias: Tensor | None,
+    p: float,
+    key: Tensor,
+    row_keys: Tensor,
+    eps: float = 1e-12,
+) -> Tensor:
+    """The formula through PyTorch's own layer norm, rounded to the activation dtype where a tensor is returned only."""
+    h = x.to(weight.dtype)
+    if x_bias is not None:
+        h = h + x_bias
+    if p > 0.0:
+        h = torch.where(philox.keep_rows(key, row_keys, x.shape[1], p), h * (1 / (1 - p)), 0)
+    if residual is not None:
+        h = residual + h
+    return F.layer_norm(h, (x.shape[1],), weight, bias, eps).to(x.dtype)
+
+
+CASES = [
+    layer_norm_case(64, 768),  # BERT-base
+    layer_norm_case(48, 1024, p=0.1),  # BERT-large
+    layer_norm_case(37, 312, p=0.1),  # TinyBERT, a prime number of rows, a width that is no power of two
+    layer_norm_case(33, 256, residual=False),
+    layer_norm_case(31, 384, p=0.5, residual=False),
+    layer_norm_case(1, 768, p=0.1),
+    layer_norm_case(0, 768),
+    layer_norm_case(0, 768, p=0.1),
+    layer_norm_case(5, 3),
+    layer_norm_case(7, 13, p=0.3),
+    layer_norm_case(3, 4096, p=0.1),
+    layer_norm_case(19, 768, offset=8.0),  # a mean well above the deviation
+    layer_norm_case(40, 768, p=0.1, x_bias=True),  # BERT on a GPU: the bias of the product in front joins in
+    layer_norm_case(29, 312, x_bias=True),
+    layer_norm_case(23, 40, p=0.3, residual=False, x_bias=True),
+    layer_norm_case(17, 24, residual=False, x_bias=True, bias=False),
+    layer_norm_case(26, 768, bias=False),  # ModernBERT
+    layer_norm_case(33, 136, p=0.2, x_bias=True),
+    layer_norm_case(0, 40, x_bias=True),
+]
+"""The model's shapes, prime-sized, one-row, empty, narrowest, widest; with a bias of x."""
