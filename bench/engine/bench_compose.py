@@ -1,4 +1,4 @@
-"""Composing sequences of a window, on one core: 100,000 documents of 128 tokens in one source, cut to 512.
+"""Composing sequences of a block, on one core: 100,000 documents of 128 tokens in one source, cut to 512.
 
 The documents have words of a Zipf law, three in ten of them from one of 500 subjects. The gate checks each table first:
 every token once (pairs apart), no sequence over the limit; with bm25, neighbours in a sequence share their subject far
@@ -25,7 +25,7 @@ from bench.clock import PLAYBACK
 from numpy.typing import NDArray
 
 from unmask.batch import Cursor
-from unmask.data.compose import Composition, SequenceTable, Window, composer
+from unmask.data.compose import Block, Composition, SequenceTable, composer
 from unmask.data.compose.bm25_index import K1, STOP_SHARE, B, TermIndex
 from unmask.data.store.memory import MemoryStore
 from unmask.data.stream import Stream, StreamConfig
@@ -69,13 +69,13 @@ def store(subjects: Numbers) -> MemoryStore:
     return MemoryStore(ids.ravel(), lengths, vocab_size=VOCAB_SIZE, sentence_starts=sentences)
 
 
-def window(store: MemoryStore) -> Window:
+def block(store: MemoryStore) -> Block:
     nothing = np.zeros(DOCUMENTS, dtype=np.int64)
-    return Window(
+    return Block(
         documents=np.arange(DOCUMENTS),
         lengths=store.lengths.astype(np.int64),
         sources=nothing,
-        turns=nothing,
+        source_epochs=nothing,
         ranks=np.arange(DOCUMENTS),
         max_length=LONGEST,
         seed=1,
@@ -87,7 +87,7 @@ def check(variant: str, table: SequenceTable, subjects: Numbers) -> None:
     tokens, _, _ = table.costs(np.zeros(LONGEST + 1, dtype=np.int64))
     assert tokens.max() <= LONGEST, "no sequence may hold more than the limit"
     if not variant.startswith("pairs"):
-        assert table.lengths.sum() == DOCUMENTS * TOKENS, "a window must hold every token"
+        assert table.lengths.sum() == DOCUMENTS * TOKENS, "a block must hold every token"
         pieces = np.stack([table.owners, table.starts], axis=1)
         assert len(np.unique(pieces, axis=0)) == len(pieces), "no stretch of a document may come twice"
     if variant.startswith("bm25"):
@@ -99,7 +99,7 @@ def check(variant: str, table: SequenceTable, subjects: Numbers) -> None:
 @pytest.mark.parametrize("variant", STRATEGIES)
 def bench_compose(benchmark: Any, store: MemoryStore, subjects: Numbers, variant: str) -> None:
     compose = composer(Composition(strategy=variant.split(",")[0], **STRATEGIES[variant]))  # type: ignore[arg-type]
-    documents = window(store)
+    documents = block(store)
     benchmark.group = "compose"
     table = benchmark.pedantic(compose, args=(documents,), rounds=1 if variant.startswith("bm25") else 3)
     check(variant, table, subjects)
@@ -119,7 +119,7 @@ def bench_compose(benchmark: Any, store: MemoryStore, subjects: Numbers, variant
 
 @pytest.mark.parametrize("index", [0, 10**6])
 def bench_seek(benchmark: Any, store: MemoryStore, index: int) -> None:
-    """A stream that a checkpoint told where `index` lies plans one window to go on there, whatever the index."""
+    """A stream that a checkpoint told where `index` lies plans one block to go on there, whatever the index."""
     config = StreamConfig(
         max_length=LONGEST, tokens=16_384, held_out_fraction=0.0, composition=Composition(strategy="mix")
     )
@@ -140,17 +140,17 @@ def searches(store: MemoryStore) -> dict[str, Callable[[int], list[int]]]:
     """What finds the document of the buffer that is most like each query of a round, by name; answers are compared."""
     import bm25s
 
-    documents = window(store)
+    documents = block(store)
     buffer = np.arange(DOCUMENTS // 2, DOCUMENTS // 2 + BUFFER)
     rounds = np.random.default_rng(2).permutation(buffer)[: SEARCH_ROUNDS * QUERIES].reshape(SEARCH_ROUNDS, QUERIES)
 
-    index = TermIndex(documents, documents.documents, query_terms=300, block=BUFFER // 2)
-    blocks = np.unique(buffer // index.block)
-    base = int(blocks[0]) * index.block
+    index = TermIndex(documents, documents.documents, query_terms=300, group=BUFFER // 2)
+    groups = np.unique(buffer // index.group)
+    base = int(groups[0]) * index.group
 
     def ours(at: int) -> list[int]:
         return [
-            best(index.scores(query, blocks)[buffer[0] - base :][:BUFFER], query)
+            best(index.scores(query, groups)[buffer[0] - base :][:BUFFER], query)
             for query in rounds[at % SEARCH_ROUNDS].tolist()
         ]
 

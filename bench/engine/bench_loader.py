@@ -1,6 +1,6 @@
 """The loader alone: planning, gathering, masking and packing into tensors, in the consumer's own time on one core.
 
-A round is a whole pass over a generated corpus that is one window, so planning is paid for. The gate checks a pass
+A round is a whole epoch over a generated corpus that is one block, so planning is paid for. The gate checks an epoch
 first: every token once, exact mask counts. Goal: 2 million tokens/s on one core, more than a GPU takes, and half a
 million where whole words or similar words are masked; two tokens in three of that corpus begin a word.
 
@@ -72,16 +72,16 @@ def _one_core() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def one_pass(
+def one_epoch(
     store: MemoryStore, tokens: int, masking: Masking = "token", table: SimilarWords | None = None
 ) -> Iterator[PackedBatch]:
     config = StreamConfig(max_length=LONGEST, tokens=tokens, held_out_fraction=0.0, masking=masking)
     loader = Loader(Stream(store, config, store.ordinary_ids, similar_words=table), workers=0)
-    return takewhile(lambda batch: batch.cursor is not None and batch.cursor.pass_ == 0, loader)
+    return takewhile(lambda batch: batch.cursor is not None and batch.cursor.epoch == 0, loader)
 
 
 def check(store: MemoryStore, tokens: int) -> float:
-    """Fail unless a pass is right; return its fill."""
+    """Fail unless an epoch is right; return its fill."""
     counts = Masker(
         seed=0,
         rate=0.15,
@@ -93,7 +93,7 @@ def check(store: MemoryStore, tokens: int) -> float:
     ).counts(store.lengths + 2)
     seen = np.zeros(VOCAB_SIZE, dtype=np.int64)
     batches = masked = 0
-    for batch in one_pass(store, tokens):
+    for batch in one_epoch(store, tokens):
         assert batch.masked is not None
         assert batch.labels is not None
         used = batch.labels >= 0
@@ -104,7 +104,7 @@ def check(store: MemoryStore, tokens: int) -> float:
         batches += 1
     expected = np.bincount(store.ids, minlength=VOCAB_SIZE)
     expected[[store.special_ids["cls"], store.special_ids["sep"]]] = DOCUMENTS
-    assert np.array_equal(seen, expected), "a pass must hold every token exactly once"
+    assert np.array_equal(seen, expected), "an epoch must hold every token exactly once"
     assert masked == counts.sum(), "the number of masked tokens must follow the rule"
     return float(seen.sum() / batches / tokens)
 
@@ -113,7 +113,7 @@ def check(store: MemoryStore, tokens: int) -> float:
 @pytest.mark.usefixtures("_one_core")
 def bench_loader(benchmark: Any, store: MemoryStore, tokens: int) -> None:
     fill = check(store, tokens)
-    time_passes(benchmark, store, lambda: one_pass(store, tokens))
+    time_epochs(benchmark, store, lambda: one_epoch(store, tokens))
     benchmark.extra_info |= {"case": f"lognormal-512, T={tokens}", "goal_tokens_per_second": GOAL, "fill": fill}
 
 
@@ -123,14 +123,14 @@ def bench_loader_of_words(benchmark: Any, words_store: MemoryStore, masking: Mas
     tokens = 16_384
     table = similar_words(words_store) if masking == "mac" else None
     check_words(words_store, tokens, masking, table)
-    time_passes(benchmark, words_store, lambda: one_pass(words_store, tokens, masking, table))
+    time_epochs(benchmark, words_store, lambda: one_epoch(words_store, tokens, masking, table))
     benchmark.extra_info |= {"case": f"lognormal-512, T={tokens}, {masking}", "goal_tokens_per_second": GOAL_WORDS}
 
 
 def check_words(store: MemoryStore, tokens: int, masking: Masking, table: SimilarWords | None) -> None:
-    """Fail unless a pass masks whole words, about as many tokens as it should."""
+    """Fail unless an epoch masks whole words, about as many tokens as it should."""
     masked = real = 0
-    for batch in one_pass(store, tokens, masking, table):
+    for batch in one_epoch(store, tokens, masking, table):
         assert batch.masked is not None
         assert batch.labels is not None
         assert batch.word_starts is not None
@@ -144,8 +144,8 @@ def check_words(store: MemoryStore, tokens: int, masking: Masking, table: Simila
     assert 0.13 < masked / real < 0.16, "about 15 % of the tokens must be masked"
 
 
-def time_passes(benchmark: Any, store: MemoryStore, begin: Callable[[], Iterator[PackedBatch]]) -> None:
-    """Measure whole passes."""
+def time_epochs(benchmark: Any, store: MemoryStore, begin: Callable[[], Iterator[PackedBatch]]) -> None:
+    """Measure whole epochs."""
     real = int(store.lengths.sum()) + 2 * DOCUMENTS
 
     processor_seconds: list[float] = []

@@ -30,10 +30,10 @@ IGNORED = -100
 
 
 class Cursor(NamedTuple):
-    """Where a micro-batch comes from: the k-th one of a window of a pass over the data."""
+    """Where a micro-batch comes from: the k-th one of a block of an epoch over the data."""
 
-    pass_: int
-    window: int
+    epoch: int
+    block: int
     k: int
 
 

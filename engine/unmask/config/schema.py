@@ -69,7 +69,7 @@ class DataConfig:
     short_pairs: float = 0.1
     """Share of the documents whose pairs have a random, shorter length; in [0, 1]."""
     weights: dict[str, float] = field(default_factory=dict)
-    """How often a pass reads each source, by its name: 2 twice, 0.5 half of it, 0 leaves it out; others once.
+    """How often an epoch reads each source, by its name: 2 twice, 0.5 half of it, 0 leaves it out; others once.
     On the command line: `--data.weights books 2 peps 0.5`."""
     mask_rate: float = 0.15
     """Share of the tokens to predict; in (0, 1)."""
@@ -86,7 +86,7 @@ class DataConfig:
     """Where masks of `token` and `whole_word` are made: by the workers, or in one launch where the model is. The same
     masks either way."""
     static_masks: int | None = None
-    """Masks of a text that are drawn before they come again (BERT's original: 10); none: anew in each pass."""
+    """Masks of a text that are drawn before they come again (BERT's original: 10); none: anew in each epoch."""
     workers: int = 1
     """Background workers that pack and mask; 0 does it between the steps. The stream is the same for any number."""
 

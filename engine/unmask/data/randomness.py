@@ -5,7 +5,7 @@
 Nothing here has a state: a number is a pure function of its address, so order and masks do not depend on who
 computes them, when, or after how many restarts. Philox: Salmon et al. 2011, "Parallel random numbers: as easy
 as 1, 2, 3", with the constants of Random123; bit-equal to `unmask_kernels.philox` and to Triton's
-`tl.philox`. A piece is named by 64 bits made from (pass, source, document in its source, piece of the
+`tl.philox`. A piece is named by 64 bits made from (epoch, source, document in its source, piece of the
 document) with the finaliser of SplitMix64 (Steele 2014), which is a bijection of 64 bits, so two pieces of
 one document never share a name.
 
@@ -119,18 +119,18 @@ def site_key(seed: int, site: int, *parts: int) -> tuple[int, int]:
     return state & 0xFFFFFFFF, state >> 32
 
 
-def piece_keys(pass_: Any, source: Any, document: Any, piece: Any) -> Words:
+def piece_keys(epoch: Any, source: Any, document: Any, piece: Any) -> Words:
     """Name pieces of documents by 64 bits each.
 
     Args:
-        pass_: number of the pass over each piece's source, (n,) or scalar, in [0, 2**32).
+        epoch: number of the epoch over each piece's source, (n,) or scalar, in [0, 2**32).
         source: number of each piece's source, (n,) or scalar, in [0, 2**32).
         document: index of its document within that source, (n,).
         piece: number of the piece within the document, (n,).
     Returns:
         (n,) uint64. The seed is not part of it: it enters where a number is drawn.
     """
-    turn = (np.array(pass_, dtype=np.uint64, ndmin=1) << _32) + np.uint64(_GOLDEN)
+    turn = (np.array(epoch, dtype=np.uint64, ndmin=1) << _32) + np.uint64(_GOLDEN)
     where = mix64(np.asarray(source, dtype=np.uint64) + turn)
     which = mix64(where ^ np.asarray(document, dtype=np.uint64))
     return mix64(which + np.asarray(piece, dtype=np.uint64))

@@ -35,9 +35,9 @@ def assemble(config: RunConfig, run: Path, say: Callable[[str], None]) -> Parts:
     store, tokenizer = open_store(config, run, say)
     sources = Sources(store, tokenizer, config, composed=run / "composed")
     stream = sources.stream(sources.segments[0])
-    pass_tokens = stream.tokens_per_pass
-    passes = config.train.steps * config.train.tokens_per_step / pass_tokens
-    say(f"data: {pass_tokens:,} tokens to train on, about {passes:,.1f} passes in {config.train.steps:,} steps")
+    epoch_tokens = stream.tokens_per_epoch
+    epochs = config.train.steps * config.train.tokens_per_step / epoch_tokens
+    say(f"data: {epoch_tokens:,} tokens to train on, about {epochs:,.1f} epochs in {config.train.steps:,} steps")
     say(f"data: {stream.composition.describe(store.sources)}")
     if sources.similar_words is not None:
         say(f"similar words: {sources.similar_words.coverage}")

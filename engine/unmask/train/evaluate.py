@@ -3,7 +3,7 @@
     loss = sum of the losses of all masked tokens / their number        perplexity = exp(loss)
     masked accuracy = share of the masked tokens whose likeliest prediction is the original
 
-The held-out stream is one fixed pass with its own seed, so two evaluations of the same weights agree and curves of
+The held-out stream is one fixed epoch with its own seed, so two evaluations of the same weights agree and curves of
 two runs compare. Dropout is off; the mode of the model is restored afterwards.
 """
 

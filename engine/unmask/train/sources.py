@@ -79,7 +79,7 @@ class Sources:
         return self._streams[segment.number]
 
     def held_out(self, segment: Segment) -> Stream | None:
-        """The evaluation stream of a segment: one fixed pass over the held-out documents, at the length that the
+        """The evaluation stream of a segment: one fixed epoch over the held-out documents, at the length that the
         segment trains at (positions beyond it are untrained); None when no document is held out.
         """
         if segment.number not in self._held_out:

@@ -219,7 +219,7 @@ class Trainer:
                 step=self.done,
                 segment=here.segment,
                 index=here.index,
-                cursor=None if self.cursor is None else (self.cursor.pass_, self.cursor.window, self.cursor.k),
+                cursor=None if self.cursor is None else (self.cursor.epoch, self.cursor.block, self.cursor.k),
                 fingerprint=here.fingerprint,
                 tokens=self.tokens,
                 skipped=int(self.skipped.item()),

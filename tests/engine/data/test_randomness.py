@@ -62,7 +62,7 @@ def test_mix64_is_one_to_one_and_changes_half_of_the_bits():
 
 def test_pieces_of_a_corpus_have_different_names():
     document, piece = (grid.ravel() for grid in np.meshgrid(np.arange(3000), np.arange(8)))
-    names = [piece_keys(pass_, source, document, piece) for pass_ in (0, 1) for source in (0, 1)]
+    names = [piece_keys(epoch, source, document, piece) for epoch in (0, 1) for source in (0, 1)]
     assert np.unique(np.concatenate(names)).size == 4 * document.size
 
 

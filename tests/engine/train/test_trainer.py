@@ -87,7 +87,7 @@ def test_a_run_says_how_many_passes_over_its_data_it_will_make(tiny: ModuleType,
     tiny.assembly.assemble(config, tmp_path, said.append)
     # every document with its [CLS] and [SEP], cut where it is longer than 30 tokens
     tokens = sum(int(n) + 2 * -(-int(n) // 30) for n in tiny.text()[0].lengths)
-    line = f"data: {tokens:,} tokens to train on, about {1000 * 256 / tokens:,.1f} passes in 1,000 steps"
+    line = f"data: {tokens:,} tokens to train on, about {1000 * 256 / tokens:,.1f} epochs in 1,000 steps"
     assert line in said
 
 

@@ -1,4 +1,4 @@
-"""How a window's documents become sequences: one strategy a file, chosen by name in the configuration."""
+"""How a block's documents become sequences: one strategy a file, chosen by name in the configuration."""
 
 from dataclasses import replace
 
@@ -9,9 +9,9 @@ from unmask.data.compose.concatenated import compose_mix, compose_uni
 from unmask.data.compose.documents import compose_documents
 from unmask.data.compose.pairs import PairBuilder
 from unmask.data.compose.sentences import compose_doc_sentences, compose_full_sentences
-from unmask.data.compose.table import Composer, SequenceTable, Text, Window
+from unmask.data.compose.table import Block, Composer, SequenceTable, Text
 
-__all__ = ["Composer", "Composition", "SequenceTable", "Text", "Window", "composer", "sampler"]
+__all__ = ["Block", "Composer", "Composition", "SequenceTable", "Text", "composer", "sampler"]
 
 
 def composer(composition: Composition) -> Composer:

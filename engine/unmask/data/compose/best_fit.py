@@ -2,7 +2,7 @@
 
 Only a document longer than L - 2 tokens is cut, into pieces of L - 2 and a remainder. The longest piece first, each
 goes into the sequence with the least room that holds it, or opens a new one. So nothing is cut that fits, and there
-are hardly more sequences than if all were cut every L tokens. Every token comes once a pass; sources mix.
+are hardly more sequences than if all were cut every L tokens. Every token comes once an epoch; sources mix.
 
 Pieces are sorted by counting; the room left is looked up in a bitmap of the sizes that some sequence has free, whose
 lowest set bit at or above the need is the best fit. Cost: about 1 us a piece.
@@ -10,24 +10,24 @@ lowest set bit at or above the need is the best fit. Cost: about 1 us a piece.
 
 import numpy as np
 
-from unmask.data.compose.table import SequenceTable, Window, spread
+from unmask.data.compose.table import Block, SequenceTable, spread
 
 __all__ = ["compose_best_fit"]
 
 
-def compose_best_fit(window: Window) -> SequenceTable:
+def compose_best_fit(block: Block) -> SequenceTable:
     """Pack pieces of at most L - 2 tokens, each with its [CLS] and [SEP]."""
-    room = window.max_length - 2
-    parts = -(-window.lengths // room)
-    owners = np.repeat(np.arange(len(window)), parts)
-    starts = spread(np.zeros(len(window), dtype=np.int64), parts) * room
-    lengths = np.minimum(window.lengths[owners] - starts, room)
+    room = block.max_length - 2
+    parts = -(-block.lengths // room)
+    owners = np.repeat(np.arange(len(block)), parts)
+    starts = spread(np.zeros(len(block), dtype=np.int64), parts) * room
+    lengths = np.minimum(block.lengths[owners] - starts, room)
     decreasing = np.argsort(-lengths, kind="stable")
-    bins = np.array(_best_fit((lengths[decreasing] + 2).tolist(), window.max_length), dtype=np.int64)
+    bins = np.array(_best_fit((lengths[decreasing] + 2).tolist(), block.max_length), dtype=np.int64)
     together = np.argsort(bins, kind="stable")
     order = decreasing[together]
     firsts = np.searchsorted(bins[together], np.arange(bins.max(initial=-1) + 2))
-    return SequenceTable.of(window, owners[order], starts[order], lengths[order], firsts)
+    return SequenceTable.of(block, owners[order], starts[order], lengths[order], firsts)
 
 
 def _best_fit(sizes: list[int], capacity: int) -> list[int]:

@@ -1,6 +1,6 @@
 """`bm25`: each document is followed by the one most like it (BM25Chunk; Zhao et al. 2024, arXiv:2402.13991).
 
-For each source of a window, its documents arriving in the order of the pass:
+For each source of a block, its documents arriving in the order of the epoch:
 
     long       a document longer than L - 2 tokens first gives whole sequences, and goes on with what is left
     buffer     arrivals fill it up to `buffer` (2,048) documents before each sequence
@@ -10,9 +10,9 @@ For each source of a window, its documents arriving in the order of the pass:
                `star`: always the sequence's first document, as the released code does
     overflow   what does not fit of the last document goes back to the end of the buffer
 
-Every token comes once a pass, in sequences of one source. Where the released code does otherwise: a document longer
-than L is not added again as a whole; every fragment has its separator; the last, short sequence is kept; scores rest
-on the source's documents in the window (`bm25_index`), not on a file; a tie goes to the earliest arrival.
+Every token comes once an epoch, in sequences of one source. Where the released code does otherwise: a document longer
+than L is not added again as a whole; every piece has its separator; the last, short sequence is kept; scores rest
+on the source's documents in the block (`bm25_index`), not on a file; a tie goes to the earliest arrival.
 
 Cost: about 0.2 ms a document with a buffer of 2,048.
 """
@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from unmask.data.compose.bm25_index import TermIndex
 from unmask.data.compose.composition import Composition
-from unmask.data.compose.table import Indices, SequenceTable, Window
+from unmask.data.compose.table import Block, Indices, SequenceTable
 from unmask.limits import SHORTEST
 
 __all__ = ["Bm25"]
@@ -38,40 +38,40 @@ class Bm25:
         self._buffer = composition.buffer
         self._query_terms = composition.query_terms
 
-    def __call__(self, window: Window) -> SequenceTable:
+    def __call__(self, block: Block) -> SequenceTable:
         """The sequences of all sources."""
-        fragments: list[tuple[int, int, int]] = []
+        pieces: list[tuple[int, int, int]] = []
         firsts = [0]
-        for documents in window.by_source():
+        for documents in block.by_source():
             index = TermIndex(
-                window, documents, query_terms=self._query_terms, block=max(64, min(self._buffer, len(documents)) // 2)
+                block, documents, query_terms=self._query_terms, group=max(64, min(self._buffer, len(documents)) // 2)
             )
-            for sequence in _Walk(window, documents, index, self._buffer, follow=self._path).sequences():
-                fragments += sequence
-                firsts.append(len(fragments))
-        owners, starts, lengths = np.array(fragments, dtype=np.int64).reshape(-1, 3).T
-        return SequenceTable.of(window, owners, starts, lengths, firsts)
+            for sequence in _Walk(block, documents, index, self._buffer, follow=self._path).sequences():
+                pieces += sequence
+                firsts.append(len(pieces))
+        owners, starts, lengths = np.array(pieces, dtype=np.int64).reshape(-1, 3).T
+        return SequenceTable.of(block, owners, starts, lengths, firsts)
 
 
 class _Walk:
     """The buffer of one source; documents are numbered by arrival."""
 
-    def __init__(self, window: Window, documents: Indices, index: TermIndex, size: int, *, follow: bool) -> None:
+    def __init__(self, block: Block, documents: Indices, index: TermIndex, size: int, *, follow: bool) -> None:
         self._owners = documents.tolist()
-        self._rest = window.lengths[documents].tolist()
+        self._rest = block.lengths[documents].tolist()
         self._sizes = list(self._rest)
-        self._longest = window.max_length
+        self._longest = block.max_length
         self._index = index
         self._size = size
         self._follow = follow
         self._arrived = 0
         self._waiting: OrderedDict[int, None] = OrderedDict()
-        blocks = -(-len(self._owners) // index.block)
-        self._here = np.zeros(blocks * index.block, dtype=bool)
-        self._in_block = np.zeros(blocks, dtype=np.int64)
+        groups = -(-len(self._owners) // index.group)
+        self._here = np.zeros(groups * index.group, dtype=bool)
+        self._in_group = np.zeros(groups, dtype=np.int64)
 
     def sequences(self) -> list[list[tuple[int, int, int]]]:
-        """All sequences, as lists of (document of the window, start, length)."""
+        """All sequences, as lists of (document of the block, start, length)."""
         made: list[list[tuple[int, int, int]]] = []
         while True:
             made += self._refill()
@@ -105,9 +105,9 @@ class _Walk:
             if free < SHORTEST or not self._waiting:
                 return sequence
             if self._follow or scores is None:
-                blocks = np.flatnonzero(self._in_block)
+                groups = np.flatnonzero(self._in_group)
                 query = document if self._follow else query
-                scores = int(blocks[0]) * self._index.block, self._index.scores(query, blocks)
+                scores = int(groups[0]) * self._index.group, self._index.scores(query, groups)
             base, found = scores
             here = self._here[base : base + len(found)]
             best = int(np.argmax(np.where(here, found, -1.0)))
@@ -122,9 +122,9 @@ class _Walk:
     def _put(self, document: int) -> None:
         self._waiting[document] = None
         self._here[document] = True
-        self._in_block[document // self._index.block] += 1
+        self._in_group[document // self._index.group] += 1
 
     def _remove(self, document: int) -> None:
         del self._waiting[document]
         self._here[document] = False
-        self._in_block[document // self._index.block] -= 1
+        self._in_group[document // self._index.group] -= 1

@@ -1,4 +1,4 @@
-"""BM25 between the documents of a window's source, in whole numbers (Robertson and Zaragoza 2009).
+"""BM25 between the documents of a block's source, in whole numbers (Robertson and Zaragoza 2009).
 
     score(q, d) = sum over the terms t of q: round(2**16 idf(t) tf (k1 + 1) / (tf + k1 (1 - b + b len(d) / mean)))
     idf(t)      = ln(1 + (N - df + 0.5) / (df + 0.5)),  k1 = 1.2, b = 0.75
@@ -9,14 +9,14 @@ tenth of the documents, and in more than 16, are left out as stop words are in E
 the words of a document, or 300 of them drawn at random where it has more, before stop words leave.
 
 Scores are sums of whole numbers, so neither the order of summation nor the machine changes which document is the best.
-Postings are kept by blocks of documents in their order of arrival: a query reads those of the blocks asked for, as one
+Postings are kept by groups of documents in their order of arrival: a query reads those of the groups asked for, as one
 array. Cost: about 0.15 us a token to index.
 """
 
 import numpy as np
 import numpy.typing as npt
 
-from unmask.data.compose.table import Indices, Window, spread
+from unmask.data.compose.table import Block, Indices, spread
 from unmask.data.randomness import QUERIES, mix64, philox_4x32, site_key
 
 __all__ = ["K1", "SCALE", "STOP_DOCUMENTS", "STOP_SHARE", "B", "TermIndex"]
@@ -32,20 +32,20 @@ class TermIndex:
     """The terms of some documents, and who has them.
 
     Attributes:
-        block: documents in a block of the postings.
+        group: documents in a group of the postings.
     """
 
-    def __init__(self, window: Window, documents: Indices, *, query_terms: int, block: int) -> None:
-        """Index documents of a window.
+    def __init__(self, block: Block, documents: Indices, *, query_terms: int, group: int) -> None:
+        """Index documents of a block.
 
         Args:
-            documents: indices in the window, (N,), in the order of arrival; they are numbered 0 to N - 1 here.
+            documents: indices in the block, (N,), in the order of arrival; they are numbered 0 to N - 1 here.
             query_terms: most words of a document in its query.
-            block: documents in a block.
+            group: documents in a group.
         """
-        self.block = block
+        self.group = group
         n = len(documents)
-        owner, hashes = _words(window, documents)
+        owner, hashes = _words(block, documents)
         _, term = np.unique(hashes, return_inverse=True)
         places, counts = _count(owner, term)
         df = np.bincount(places[:, 1], minlength=int(term.max(initial=-1)) + 1)
@@ -61,45 +61,45 @@ class TermIndex:
         idf = np.log(1 + (n - frequency + 0.5) / (frequency + 0.5))
         mean = sizes.sum() / max(1, n)
         weight = idf * (tf * (K1 + 1)) / (tf + K1 * (1 - B + B * sizes[doc] / max(mean, 1e-9)))
-        order = np.argsort((doc // block) * self._terms + which, kind="stable")
+        order = np.argsort((doc // group) * self._terms + which, kind="stable")
         self._documents = doc[order].astype(np.int32)
         self._weights = np.rint(weight * SCALE).astype(np.int32)[order]
-        blocks = -(-n // block)
-        row = (doc // block) * self._terms + which
-        self._begins = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=blocks * self._terms))])
-        asked = _sampled(window, documents, owner, query_terms)
+        groups = -(-n // group)
+        row = (doc // group) * self._terms + which
+        self._begins = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=groups * self._terms))])
+        asked = _sampled(block, documents, owner, query_terms)
         asked &= useful[term]
         query, self._query_counts = _count(owner[asked], number[term[asked]])
         self._query_terms = query[:, 1]
         self._query_begins = np.searchsorted(query[:, 0], np.arange(n + 1))
 
-    def scores(self, query: int, blocks: Indices) -> npt.NDArray[np.float64]:
-        """Scores of document `query` as a query against the documents from the first to the last of some blocks.
+    def scores(self, query: int, groups: Indices) -> npt.NDArray[np.float64]:
+        """Scores of document `query` as a query against the documents from the first to the last of some groups.
 
         Args:
-            blocks: numbers of blocks, ascending, at least one; documents of blocks between them score 0.
+            groups: numbers of groups, ascending, at least one; documents of groups between them score 0.
         Returns:
-            Whole numbers, in units of 1 / SCALE; entry i is of document blocks[0] * block + i.
+            Whole numbers, in units of 1 / SCALE; entry i is of document groups[0] * group + i.
         """
         own = slice(self._query_begins[query], self._query_begins[query + 1])
-        rows = (blocks[:, None] * self._terms + self._query_terms[own]).ravel()
+        rows = (groups[:, None] * self._terms + self._query_terms[own]).ravel()
         first, size = self._begins[rows], self._begins[rows + 1] - self._begins[rows]
         some = np.flatnonzero(size)
         taken = spread(first[some], size[some])
-        often = np.tile(self._query_counts[own], len(blocks))[some]
-        base = int(blocks[0]) * self.block
+        often = np.tile(self._query_counts[own], len(groups))[some]
+        base = int(groups[0]) * self.group
         found = np.bincount(
             self._documents[taken] - base,
             weights=self._weights[taken] * np.repeat(often, size[some]),
-            minlength=(int(blocks[-1]) + 1) * self.block - base,
+            minlength=(int(groups[-1]) + 1) * self.group - base,
         )
         return found.astype(np.float64, copy=False)
 
 
-def _words(window: Window, documents: Indices) -> tuple[Indices, npt.NDArray[np.uint64]]:
+def _words(block: Block, documents: Indices) -> tuple[Indices, npt.NDArray[np.uint64]]:
     """Document and hash of each word, (W,) each, in order."""
-    lengths = window.lengths[documents]
-    ids, begins = window.require_text().gather(window.documents[documents], np.zeros(len(documents), int), lengths)
+    lengths = block.lengths[documents]
+    ids, begins = block.require_text().gather(block.documents[documents], np.zeros(len(documents), int), lengths)
     begins = np.array(begins)
     offsets = np.cumsum(lengths) - lengths
     begins[offsets] = True
@@ -119,16 +119,16 @@ def _count(owner: Indices, term: Indices) -> tuple[Indices, Indices]:
     return np.stack(np.divmod(pairs, width), axis=1), counts
 
 
-def _sampled(window: Window, documents: Indices, owner: Indices, most: int) -> npt.NDArray[np.bool_]:
+def _sampled(block: Block, documents: Indices, owner: Indices, most: int) -> npt.NDArray[np.bool_]:
     """Which words are in the query of their document, (W,): `most` of them by addressed draws, or all."""
     sizes = np.bincount(owner, minlength=len(documents))
     chosen = np.ones(len(owner), dtype=bool)
     longer = np.flatnonzero(sizes[owner] > most)
     if not longer.size:
         return chosen
-    names = window.keys(documents, np.zeros(len(documents), dtype=np.int64))[owner[longer]]
+    names = block.keys(documents, np.zeros(len(documents), dtype=np.int64))[owner[longer]]
     place = longer - (np.cumsum(sizes) - sizes)[owner[longer]]
-    draws = philox_4x32(place, 0, names & _LOW, names >> _32, *site_key(window.seed, QUERIES))[0]
+    draws = philox_4x32(place, 0, names & _LOW, names >> _32, *site_key(block.seed, QUERIES))[0]
     ranked = longer[np.lexsort((draws, owner[longer]))]
     counts = sizes[np.unique(owner[longer])]
     chosen[ranked[spread(np.zeros(counts.size, dtype=np.int64), counts) >= most]] = False

@@ -31,9 +31,9 @@ class Composition:
     """Settings of composition; all of it is part of the stream's identity.
 
     Attributes:
-        strategy: how a window's documents become sequences.
+        strategy: how a block's documents become sequences.
         scope: what a token may attend to: its own document, or the whole sequence.
-        weights: how often the documents of a source come in a pass, by the source's name; 1 where none is given.
+        weights: how often the documents of a source come in an epoch, by the source's name; 1 where none is given.
         pair_task: what pairs are for: next sentence prediction, or sentence order.
         short_share: share of the documents whose pairs have a random, shorter length.
         walk: bm25's next query: the document just added, or always the first one of the sequence.
@@ -52,7 +52,7 @@ class Composition:
 
     @property
     def joins(self) -> bool:
-        """Whether a sequence may hold fragments of several documents."""
+        """Whether a sequence may hold pieces of several documents."""
         return self.strategy in JOINING
 
     @property
@@ -85,7 +85,7 @@ class Composition:
         return [Fraction(self.weights.get(name, 1)).limit_denominator(_DENOMINATOR) for name in sources]
 
     def describe(self, sources: Sequence[str]) -> str:
-        """One line: what sequences are made of, and which sources come more or less often than once a pass."""
+        """One line: what sequences are made of, and which sources come more or less often than once an epoch."""
         across = self.joins and self.scope == "sequence"
         words = [
             f"sequences composed as {self.strategy}, attention {'across them' if across else 'within each document'}"
@@ -95,7 +95,7 @@ class Composition:
         dropped = [name for name in sources if self.weights.get(name) == 0]
         weighted = [f"{name} {w:g} times" for name in sources if (w := self.weights.get(name, 1)) not in (0, 1)]
         if weighted:
-            words.append("a pass reads " + ", ".join(weighted))
+            words.append("an epoch reads " + ", ".join(weighted))
         if dropped:
             words.append(f"{', '.join(dropped)} left out by weight 0")
         return "; ".join(words)

@@ -1,27 +1,27 @@
 """`documents`: a sequence is a document, or one of the even pieces of a document longer than L - 2 tokens.
 
 Cutting evenly: a piece of one token, all that is left of a document, would be a question without a context.
-Every token comes once a pass. Cost: about 0.1 us a document.
+Every token comes once an epoch. Cost: about 0.1 us a document.
 """
 
 import numpy as np
 
-from unmask.data.compose.table import SequenceTable, Window
+from unmask.data.compose.table import Block, SequenceTable
 
 __all__ = ["compose_documents"]
 
 
-def compose_documents(window: Window) -> SequenceTable:
+def compose_documents(block: Block) -> SequenceTable:
     """Cut each document into as few pieces as fit, of equal length within one token."""
-    parts = -(-window.lengths // (window.max_length - 2))
-    owners = np.repeat(np.arange(len(window)), parts)
+    parts = -(-block.lengths // (block.max_length - 2))
+    owners = np.repeat(np.arange(len(block)), parts)
     part = np.arange(owners.size) - (np.cumsum(parts) - parts)[owners]
-    starts = part * window.lengths[owners] // parts[owners]
-    lengths = (part + 1) * window.lengths[owners] // parts[owners] - starts
+    starts = part * block.lengths[owners] // parts[owners]
+    lengths = (part + 1) * block.lengths[owners] // parts[owners] - starts
     return SequenceTable(
         owners=owners,
         starts=starts,
         lengths=lengths,
-        keys=window.keys(owners, part),
+        keys=block.keys(owners, part),
         firsts=np.arange(owners.size + 1),
     )

@@ -1,7 +1,7 @@
 """A short sequence of random numbers that belongs to one document: SplitMix64 (Steele 2014) from 64 addressed bits.
 
 Building pairs takes an unknown number of draws, one after the other. They come from a state that the document's
-address alone gives (`Window.draws`), so that they do not depend on any other document. Cost: about 0.5 us a draw.
+address alone gives (`Block.draws`), so that they do not depend on any other document. Cost: about 0.5 us a draw.
 """
 
 __all__ = ["Draws"]

@@ -3,7 +3,7 @@
     nsp   BERT (Devlin et al. 2019, arXiv:1810.04805; create_pretraining_data.py): label 1, B from another document
     sop   ALBERT and MacBERT (Lan et al. 2020, arXiv:1909.11942; Cui et al. 2021): label 1, the two in swapped order
 
-For each document of a pass, anew in each pass, with L - 3 tokens to fill:
+For each document of an epoch, anew in each epoch, with L - 3 tokens to fill:
 
     target  = L - 3, or with probability `short_share` (0.1) uniform in [2, L - 3]; once a document
     chunk   = sentences until they have `target` tokens, or the document ends
@@ -16,9 +16,9 @@ For each document of a pass, anew in each pass, with L - 3 tokens to fill:
     truncate: while A and B exceed L - 3, the longer loses a token (B when they are equal), by a coin in front or behind
 
 So more than half of the nsp pairs are random, as in the published code, and half of the sop pairs are swapped. Tokens
-lost by truncation and those of a random B are why a pass does not hold every token exactly once. A sentence longer
+lost by truncation and those of a random B are why an epoch does not hold every token exactly once. A sentence longer
 than L - 3 is cut evenly first; the published code would drop all but L - 3 of its tokens. The other documents are
-those of the window. Cost: about 15 us a pair.
+those of the block. Cost: about 15 us a pair.
 """
 
 from bisect import bisect_left
@@ -29,7 +29,7 @@ import numpy.typing as npt
 from unmask.data.compose.composition import Composition
 from unmask.data.compose.draws import Draws
 from unmask.data.compose.sentences import Sentences
-from unmask.data.compose.table import SequenceTable, Window
+from unmask.data.compose.table import Block, SequenceTable
 from unmask.data.randomness import PAIRS
 
 __all__ = ["PairBuilder"]
@@ -39,21 +39,21 @@ Span = tuple[int, int, int]
 
 
 class PairBuilder:
-    """Builds the pairs of a window."""
+    """Builds the pairs of a block."""
 
     def __init__(self, composition: Composition) -> None:
         self._sop = composition.pair_task == "sop"
         self._short_share = composition.short_share
 
-    def __call__(self, window: Window) -> SequenceTable:
-        """The pairs of all documents, each a sequence of two fragments."""
-        room = window.max_length - 3
-        edges = Sentences.of(window, room).edges
-        words = _WordStarts(window) if self._sop else None
+    def __call__(self, block: Block) -> SequenceTable:
+        """The pairs of all documents, each a sequence of two pieces."""
+        room = block.max_length - 3
+        edges = Sentences.of(block, room).edges
+        words = _WordStarts(block) if self._sop else None
         chunks: list[tuple[int, int]] = []
         spans: list[Span] = []
         labels: list[int] = []
-        for owner, state in enumerate(window.draws(PAIRS).tolist()):
+        for owner, state in enumerate(block.draws(PAIRS).tolist()):
             draws = Draws(state)
             target = 2 + draws.below(room - 1) if draws.chance(self._short_share) else room
             own, first = edges[owner], 0
@@ -75,19 +75,19 @@ class PairBuilder:
             owners=owners,
             starts=starts,
             lengths=ends - starts,
-            keys=np.repeat(window.keys(named[:, 0], named[:, 1]), 2),
+            keys=np.repeat(block.keys(named[:, 0], named[:, 1]), 2),
             firsts=2 * np.arange(len(labels) + 1),
             pair_labels=np.array(labels, dtype=np.int64),
         )
 
 
 class _WordStarts:
-    """Where words begin in the documents of a window."""
+    """Where words begin in the documents of a block."""
 
-    def __init__(self, window: Window) -> None:
-        zeros = np.zeros(len(window), dtype=np.int64)
-        self._flags: npt.NDArray[np.bool_] = window.require_text().gather(window.documents, zeros, window.lengths)[1]
-        self._offsets = np.concatenate([[0], np.cumsum(window.lengths)]).tolist()
+    def __init__(self, block: Block) -> None:
+        zeros = np.zeros(len(block), dtype=np.int64)
+        self._flags: npt.NDArray[np.bool_] = block.require_text().gather(block.documents, zeros, block.lengths)[1]
+        self._offsets = np.concatenate([[0], np.cumsum(block.lengths)]).tolist()
 
     def inside(self, owner: int, start: int, end: int) -> list[int]:
         """Word starts of a document after `start` and before `end`."""

@@ -1,10 +1,10 @@
-"""Sequence tables kept in files, so that each window is composed once for all workers, ranks and restarts.
+"""Sequence tables kept in files, so that each block is composed once for all workers, ranks and restarts.
 
-    <folder>/<identity>-<pass>-<window>.npz       written under another name, then renamed
-    <folder>/<identity>-<pass>-<window>.lock      held by the process that composes it; others wait, then read
+    <folder>/<identity>-<epoch>-<block>.npz       written under another name, then renamed
+    <folder>/<identity>-<epoch>-<block>.lock      held by the process that composes it; others wait, then read
 
 The lock is the kernel's and goes with its process, so a killed one leaves nothing behind that could block. Files are
-about 32 bytes a fragment.
+about 32 bytes a piece.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ class StoredTables:
 
     Args:
         folder: made when the first table is written.
-        identity: names what the tables depend on besides pass and window.
+        identity: names what the tables depend on besides epoch and block.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
         self._folder = folder
         self._identity = identity
 
-    def get(self, pass_: int, window: int, make: Callable[[], SequenceTable]) -> SequenceTable:
-        """Read the table of a window, made and written first if nobody did; without a writable folder, made."""
-        path = self._path(pass_, window)
+    def get(self, epoch: int, block: int, make: Callable[[], SequenceTable]) -> SequenceTable:
+        """Read the table of a block, made and written first if nobody did; without a writable folder, made."""
+        path = self._path(epoch, block)
         if path.exists():
             return _read(path)
         import fcntl
@@ -57,14 +57,14 @@ class StoredTables:
                 warnings.warn(f"compose: sequences cannot be kept in {self._folder}: {error}", stacklevel=2)
             return table
 
-    def forget(self, pass_: int, window: int) -> None:
-        """Remove the table of a window that lies behind."""
+    def forget(self, epoch: int, block: int) -> None:
+        """Remove the table of a block that lies behind."""
         for suffix in (".npz", ".lock"):
             with contextlib.suppress(FileNotFoundError):
-                self._path(pass_, window).with_suffix(suffix).unlink()
+                self._path(epoch, block).with_suffix(suffix).unlink()
 
-    def _path(self, pass_: int, window: int) -> Path:
-        return self._folder / f"{self._identity}-{pass_}-{window}.npz"
+    def _path(self, epoch: int, block: int) -> Path:
+        return self._folder / f"{self._identity}-{epoch}-{block}.npz"
 
 
 def _write(path: Path, table: SequenceTable) -> None:

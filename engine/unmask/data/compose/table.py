@@ -1,12 +1,12 @@
-"""What composition reads and what it makes: a window of documents, and a table of sequences.
+"""What composition reads and what it makes: a block of documents, and a table of sequences.
 
-    window     documents in the order of their pass, by source           (n,)
-    fragments  a stretch of one document each                            (F,)
-    sequences  runs of fragments, P of them: fragments firsts[p] : firsts[p + 1]
+    block     documents in the order of their epoch, by source           (n,)
+    pieces  a stretch of one document each                            (F,)
+    sequences  runs of pieces, P of them: pieces firsts[p] : firsts[p + 1]
 
-A sequence is laid out as [CLS] f [SEP] [CLS] f [SEP] ..., its fragments being documents to the attention (scope
+A sequence is laid out as [CLS] f [SEP] [CLS] f [SEP] ..., its pieces being documents to the attention (scope
 `document`) or parts of one document that has the first [CLS] only (scope `sequence`); a pair is
-[CLS] A [SEP] B [SEP], one document in either scope. Both scopes count a fragment as its tokens and 2, so that
+[CLS] A [SEP] B [SEP], one document in either scope. Both scopes count a piece as its tokens and 2, so that
 they hold the same text; no sequence counts more than L tokens.
 """
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from unmask.data.randomness import philox_4x32, piece_keys, site_key
 
-__all__ = ["Composer", "Indices", "SequenceTable", "Text", "Window", "spread"]
+__all__ = ["Block", "Composer", "Indices", "SequenceTable", "Text", "spread"]
 
 Indices = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -38,14 +38,14 @@ class Text(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Window:
+class Block:
     """The documents that are composed together; none is empty.
 
     Attributes:
         documents: store index, (n,).
         lengths: tokens, without specials, (n,).
         sources: number of the source, (n,), ascending.
-        turns: how often the source was read to its end before, (n,); the pass, unless the source has a weight.
+        source_epochs: how often the source was read to its end before, (n,); the epoch, unless the source has a weight.
         ranks: index of the document in its source, (n,).
         max_length: L, tokens that a sequence may count.
         seed: 64-bit seed of the order.
@@ -55,7 +55,7 @@ class Window:
     documents: Indices
     lengths: Indices
     sources: Indices
-    turns: Indices
+    source_epochs: Indices
     ranks: Indices
     max_length: int
     seed: int
@@ -67,7 +67,7 @@ class Window:
 
     def keys(self, owners: Indices, parts: Indices) -> Keys:
         """Names of pieces of documents, (F,); `parts` (F,) tells those of one document apart."""
-        return piece_keys(self.turns[owners], self.sources[owners], self.ranks[owners], parts)
+        return piece_keys(self.source_epochs[owners], self.sources[owners], self.ranks[owners], parts)
 
     def draws(self, site: int, parts: int = 0) -> Keys:
         """64 random bits for each document at a site, (n,)."""
@@ -89,13 +89,13 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SequenceTable:
-    """Sequences made of fragments of a window's documents.
+    """Sequences made of pieces of a block's documents.
 
     Attributes:
-        owners: document of each fragment, its index in the window, (F,).
+        owners: document of each piece, its index in the block, (F,).
         starts, lengths: the stretch of it, (F,); no length is 0.
-        keys: name of each fragment, (F,), uint64; masks and dropout are addressed by it.
-        firsts: sequence p holds fragments firsts[p] : firsts[p + 1], (P + 1,).
+        keys: name of each piece, (F,), uint64; masks and dropout are addressed by it.
+        firsts: sequence p holds pieces firsts[p] : firsts[p + 1], (P + 1,).
         pair_labels: 0 where the second segment follows the first, 1 where it does not, (P,); None: no pairs.
     """
 
@@ -107,10 +107,10 @@ class SequenceTable:
     pair_labels: Indices | None = None
 
     @classmethod
-    def of(cls, window: Window, owners: Any, starts: Any, lengths: Any, firsts: Any) -> "SequenceTable":
-        """Sequences without pairs, their fragments named by where they start."""
+    def of(cls, block: Block, owners: Any, starts: Any, lengths: Any, firsts: Any) -> "SequenceTable":
+        """Sequences without pairs, their pieces named by where they start."""
         columns = [np.asarray(column, dtype=np.int64) for column in (owners, starts, lengths, firsts)]
-        names = window.keys(columns[0], columns[1])
+        names = block.keys(columns[0], columns[1])
         return cls(owners=columns[0], starts=columns[1], lengths=columns[2], keys=names, firsts=columns[3])
 
     @property
@@ -142,8 +142,8 @@ class SequenceTable:
         return np.add.reduceat(tokens, begins), np.add.reduceat(masked, begins), np.add.reduceat(slots, begins)
 
 
-Composer = Callable[[Window], SequenceTable]
-"""A strategy: makes the sequences of a window. Their order does not matter; they are shuffled."""
+Composer = Callable[[Block], SequenceTable]
+"""A strategy: makes the sequences of a block. Their order does not matter; they are shuffled."""
 
 
 def spread(firsts: Indices, counts: Indices) -> Indices:

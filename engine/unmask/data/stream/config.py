@@ -39,8 +39,8 @@ class StreamConfig:
             text always has `mask_rate`, so that scores compare.
         mask_split: shares of those that become [MASK] (a similar word), become a random token, stay.
         masking: how tokens are chosen and replaced; `next_token` masks nothing and labels each token with the next.
-        static_masks: number of passes before a pass comes again: the same order, pieces and masks under other dropout.
-            Default: each pass is new.
+        static_masks: number of epochs after which they repeat: the same order, pieces and masks, other dropout.
+            Default: each epoch is new.
         held_out_fraction: share of the documents kept for evaluation, chosen by the hash of their content.
         composition: how documents become sequences, and how often those of each source come.
     """
@@ -85,7 +85,7 @@ class StreamConfig:
         Args:
             lengths: content tokens of every document of the store, (N,).
             mask_counts: masked tokens of a piece of n tokens, specials included, at index n, (L + 1,).
-            weights: how often each document comes in a pass, (N,). Default: once.
+            weights: how often each document comes in an epoch, (N,). Default: once.
             sample: sequences as the composition makes them. Default: the even pieces of all documents.
         Raises:
             ConfigError: T, S, M or L cannot hold a piece.

@@ -9,7 +9,7 @@ Workers do not react to SIGINT, SIGTERM and SIGHUP: the trainer decides what suc
 batch to finish its step. They end when the loader is closed, collected, or at interpreter exit, and when
 their parent is gone.
 
-Where sequences are expensive to compose and kept in files, one more process composes the next two windows while the
+Where sequences are expensive to compose and kept in files, one more process composes the next two blocks while the
 workers make batches of the present one, and removes those that lie behind.
 """
 
@@ -36,7 +36,7 @@ from unmask.errors import RunError
 __all__ = ["Loader"]
 
 _POLL_SECONDS = 0.5
-_WINDOWS_AHEAD = 2
+_BLOCKS_AHEAD = 2
 
 
 class Loader:
@@ -89,7 +89,7 @@ class Loader:
         self._processes: list[Any] = []
         self._helpers: list[Any] = []
         self._pipes: list[Any] = []
-        self._window: Any = None
+        self._block: Any = None
         started = (self._processes, self._helpers, self._pipes)
         self._stop = multiprocessing.util.Finalize(self, _stop, started, exitpriority=10)
         if workers:
@@ -98,7 +98,7 @@ class Loader:
             self._here = stream.flat_batches(self._index, world_size)
 
     def _start(self, workers: int, depth: int) -> None:
-        # Seeking is done once, here, and inherited by every worker. Past the end of a held-out pass there is
+        # Seeking is done once, here, and inherited by every worker. Past the end of a held-out epoch there is
         # nothing to find; the workers will say so.
         with contextlib.suppress(IndexError):
             self._stream.locate(self._index)
@@ -125,10 +125,10 @@ class Loader:
                 # Held by the worker alone, the end of the pipe tells of its death, even in mid-message.
                 sender.close()
             if self._stream.composes_ahead:
-                self._window = context.RawValue("q", self._stream.window_of(self._stream.locate(self._index)))
+                self._block = context.RawValue("q", self._stream.block_of(self._stream.locate(self._index)))
                 helper = context.Process(
                     target=_compose_ahead,
-                    args=(self._stream, self._window, os.getpid()),
+                    args=(self._stream, self._block, os.getpid()),
                     name="unmask-composer",
                     daemon=True,
                 )
@@ -152,8 +152,8 @@ class Loader:
             raise StopIteration
         batch = self._stream.assemble(flat)
         self._stream.remember(self._index, flat.cursor)
-        if self._window is not None:
-            self._window.value = self._stream.window_of(flat.cursor)
+        if self._block is not None:
+            self._block.value = self._stream.block_of(flat.cursor)
         self._index += self._step
         self.waited_seconds += time.perf_counter() - began
         return batch
@@ -218,18 +218,18 @@ def _work(stream: Stream, first: int, step: int, depth: int, pipe: Any, parent: 
     os._exit(0)
 
 
-def _compose_ahead(stream: Stream, window: Any, parent: int) -> None:
-    """Body of the helper: compose the windows after the present one, until killed or orphaned."""
+def _compose_ahead(stream: Stream, block: Any, parent: int) -> None:
+    """Body of the helper: compose the blocks after the present one, until killed or orphaned."""
     gc.freeze()
-    composed = behind = window.value
+    composed = behind = block.value
     # What cannot be composed here cannot be composed by a worker either, and that one tells.
     with contextlib.suppress(Exception):
         while os.getppid() == parent:
-            while behind < window.value - _WINDOWS_AHEAD:
+            while behind < block.value - _BLOCKS_AHEAD:
                 stream.forget(behind)
                 behind += 1
-            if composed < window.value + _WINDOWS_AHEAD:
-                composed = max(composed, window.value) + 1
+            if composed < block.value + _BLOCKS_AHEAD:
+                composed = max(composed, block.value) + 1
                 stream.compose(composed)
             else:
                 time.sleep(_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""The order of documents in a pass: a pseudo-random permutation of [0, n) that is computed, never stored.
+"""The order of documents in an epoch: a pseudo-random permutation of [0, n) that is computed, never stored.
 
     permute(i) = walk(feistel(i)),  feistel: (left, right) -> (right, left xor F(right, round key)), 6 rounds
 
@@ -23,7 +23,7 @@ _ROUNDS = 6
 
 
 class Permutation:
-    """A permutation of [0, n) named by a 64-bit seed, a site and further integers (pass, source)."""
+    """A permutation of [0, n) named by a 64-bit seed, a site and further integers (epoch, source)."""
 
     def __init__(self, n: int, seed: int, site: int, *parts: int) -> None:
         """Make the permutation of `n` >= 1 elements; raises ValueError for an empty one."""

@@ -1,15 +1,15 @@
-"""The plan of a window: which sequences lie in which micro-batch.
+"""The plan of a block: which sequences lie in which micro-batch.
 
-    window    = documents of a pass (windows.py)
-    sequences = what a strategy composes of them (compose/), at most L tokens each, shuffled within the window
+    block    = documents of an epoch (blocks.py)
+    sequences = what a strategy composes of them (compose/), at most L tokens each, shuffled within the block
     batches   = next fit, and when the next sequence does not fit, best fit from the 64 after it, until none fits
 
 A micro-batch closes before T tokens, M masked tokens or S documents overflow, where S counts the inert
 documents of at most L tokens that its padding needs: documents + ceil((T - tokens) / L) <= S. All of it is a
-function of (seed, pass, window): the windows of a pass have no influence on one another, so any of them can be
+function of (seed, epoch, block): the blocks of an epoch have no influence on one another, so any of them can be
 planned without the ones before it.
 
-Cost: about 1 us a document for `documents`, and 40 bytes of memory for each fragment of the window.
+Cost: about 1 us a document for `documents`, and 40 bytes of memory for each piece of the block.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from unmask.data.compose.documents import compose_documents
 from unmask.data.compose.stored import StoredTables
-from unmask.data.compose.table import Composer, Indices, SequenceTable, Text, Window, spread
+from unmask.data.compose.table import Block, Composer, Indices, SequenceTable, Text, spread
 from unmask.data.randomness import PIECES, philox_4x32, site_key
-from unmask.data.stream.blocks import Source, Windows
+from unmask.data.stream.blocks import ShuffleBlocks, Source
 
-__all__ = ["Capacities", "Planner", "WindowPlan", "pack_sequences"]
+__all__ = ["BlockPlan", "Capacities", "Planner", "pack_sequences"]
 
 _LOOK_AHEAD = 64
 
@@ -40,18 +40,18 @@ class Capacities:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WindowPlan:
-    """The fragments of a window in the order of its micro-batches.
+class BlockPlan:
+    """The pieces of a block in the order of its micro-batches.
 
     Attributes:
-        documents: store index of each fragment's document, int64 (F,).
-        starts: first content token of the fragment in its document, int64 (F,).
+        documents: store index of each piece's document, int64 (F,).
+        starts: first content token of the piece in its document, int64 (F,).
         lengths: content tokens, without [CLS] and [SEP], int64 (F,).
-        keys: names of the fragments, uint64 (F,).
-        begins: fragments that begin a sequence, bool (F,).
-        opens: fragments with a [CLS] before them, bool (F,); the second segment of a pair has none.
+        keys: names of the pieces, uint64 (F,).
+        begins: pieces that begin a sequence, bool (F,).
+        opens: pieces with a [CLS] before them, bool (F,); the second segment of a pair has none.
         pair_labels: label of the pair that begins here, int64 (F,), -100 elsewhere; None: no pairs.
-        bounds: micro-batch k holds fragments bounds[k] : bounds[k + 1], int64 (K + 1,).
+        bounds: micro-batch k holds pieces bounds[k] : bounds[k + 1], int64 (K + 1,).
     """
 
     documents: Indices
@@ -69,11 +69,11 @@ class WindowPlan:
 
 
 class Planner:
-    """Plans windows over the documents of a split.
+    """Plans blocks over the documents of a split.
 
     Attributes:
-        windows: number of windows in a pass.
-        stored: whether the sequences of a window are kept.
+        blocks: number of blocks in an epoch.
+        stored: whether the sequences of a block are kept.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Planner:
         text: Text | None = None,
         stored: StoredTables | None = None,
     ) -> None:
-        """Lay out the windows of a pass.
+        """Lay out the blocks of an epoch.
 
         Args:
             sources: at least one, with its documents.
@@ -100,7 +100,7 @@ class Planner:
             text: the tokens, where `compose` looks at them.
             stored: where sequences are kept that are expensive to compose.
         """
-        self._layout = Windows(sources, lengths, tokens=capacities.tokens, seed=seed)
+        self._layout = ShuffleBlocks(sources, lengths, tokens=capacities.tokens, seed=seed)
         self._capacities = capacities
         self._mask_counts = mask_counts
         self._seed = seed
@@ -108,51 +108,51 @@ class Planner:
         self._text = text
         self._tables = stored
         self.stored = stored is not None
-        self.windows = self._layout.count
+        self.blocks = self._layout.count
 
-    def plan(self, pass_: int, window: int) -> WindowPlan:
-        """Plan window `window` in [0, windows) of pass `pass_`."""
-        documents, table = self._sequences(pass_, window)
-        shuffled = self._shuffle(pass_, window, table.keys[table.firsts[:-1]])
+    def plan(self, epoch: int, block: int) -> BlockPlan:
+        """Plan block `block` in [0, blocks) of epoch `epoch`."""
+        documents, table = self._sequences(epoch, block)
+        shuffled = self._shuffle(epoch, block, table.keys[table.firsts[:-1]])
         tokens, masked, slots = (cost[shuffled] for cost in table.costs(self._mask_counts))
         packed, edges = pack_sequences(tokens, masked, self._capacities, slots)
         order = shuffled[packed]
         sizes = np.diff(table.firsts)[order]
-        fragments = spread(table.firsts[order], sizes)
+        pieces = spread(table.firsts[order], sizes)
         labels = None
         if table.pair_labels is not None:
             labels = np.full(len(table.owners), -100, dtype=np.int64)
             labels[table.firsts[:-1]] = table.pair_labels
-            labels = labels[fragments]
-        return WindowPlan(
-            documents=documents.documents[table.owners[fragments]],
-            starts=table.starts[fragments],
-            lengths=table.lengths[fragments],
-            keys=table.keys[fragments],
-            begins=table.begins[fragments],
-            opens=table.opens[fragments],
+            labels = labels[pieces]
+        return BlockPlan(
+            documents=documents.documents[table.owners[pieces]],
+            starts=table.starts[pieces],
+            lengths=table.lengths[pieces],
+            keys=table.keys[pieces],
+            begins=table.begins[pieces],
+            opens=table.opens[pieces],
             pair_labels=labels,
             bounds=np.concatenate([[0], np.cumsum(sizes)])[edges],
         )
 
-    def compose(self, pass_: int, window: int) -> None:
-        """Compose a window, if nobody did, and keep its sequences."""
-        self._sequences(pass_, window)
+    def compose(self, epoch: int, block: int) -> None:
+        """Compose a block, if nobody did, and keep its sequences."""
+        self._sequences(epoch, block)
 
-    def forget(self, pass_: int, window: int) -> None:
-        """Remove the sequences kept of a window."""
+    def forget(self, epoch: int, block: int) -> None:
+        """Remove the sequences kept of a block."""
         if self._tables is not None:
-            self._tables.forget(pass_, window)
+            self._tables.forget(epoch, block)
 
-    def _sequences(self, pass_: int, window: int) -> tuple[Window, SequenceTable]:
-        documents = self._layout.window(pass_, window, max_length=self._capacities.max_length, text=self._text)
+    def _sequences(self, epoch: int, block: int) -> tuple[Block, SequenceTable]:
+        documents = self._layout.block(epoch, block, max_length=self._capacities.max_length, text=self._text)
         if self._tables is None:
             return documents, self._compose(documents)
-        return documents, self._tables.get(pass_, window, lambda: self._compose(documents))
+        return documents, self._tables.get(epoch, block, lambda: self._compose(documents))
 
-    def _shuffle(self, pass_: int, window: int, keys: npt.NDArray[np.uint64]) -> Indices:
+    def _shuffle(self, epoch: int, block: int, keys: npt.NDArray[np.uint64]) -> Indices:
         low, high = keys & np.uint64(0xFFFFFFFF), keys >> np.uint64(32)
-        words = philox_4x32(low, high, 0, 0, *site_key(self._seed, PIECES, pass_, window))
+        words = philox_4x32(low, high, 0, 0, *site_key(self._seed, PIECES, epoch, block))
         return np.argsort(words[0] << np.uint64(32) | words[1], kind="stable")
 
 

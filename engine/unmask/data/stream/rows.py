@@ -1,11 +1,11 @@
-"""A micro-batch as flat NumPy arrays: fragments of documents with their [CLS] and [SEP], in either scope.
+"""A micro-batch as flat NumPy arrays: pieces of documents with their [CLS] and [SEP], in either scope.
 
-    document scope   [CLS] f [SEP] [CLS] f [SEP] ...     every fragment is a document of its own
-    sequence scope   [CLS] f [SEP] f [SEP] ...           the fragments of a sequence are one document
+    document scope   [CLS] f [SEP] [CLS] f [SEP] ...     every piece is a document of its own
+    sequence scope   [CLS] f [SEP] f [SEP] ...           the pieces of a sequence are one document
     pairs            [CLS] A [SEP] B [SEP]               one document, in either scope
 
 Masking comes between `lay_out`, which gives document scope, and `join`: so both scopes have the same masks.
-N tokens, F fragments, D documents. Cost: about 15 ns a token.
+N tokens, F pieces, D documents. Cost: about 15 ns a token.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -48,11 +48,11 @@ def lay_out(
     cls: int,
     sep: int,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Ids and word starts, (N,) each, of fragments with their [SEP] and, where one opens a document, its [CLS].
+    """Ids and word starts, (N,) each, of pieces with their [SEP] and, where one opens a document, its [CLS].
 
     Args:
         store: the tokens.
-        documents, starts, lengths: the fragments, (F,) each.
+        documents, starts, lengths: the pieces, (F,) each.
         opens: those with a [CLS], (F,).
         cls, sep: the two ids.
     """

@@ -1,4 +1,4 @@
-"""The documents of a split, and what is known of its sequences before any window is composed.
+"""The documents of a split, and what is known of its sequences before any block is composed.
 
 A split is the training documents or the held-out ones, by source, each source with its weight. How many document and
 mask slots sequences take is learnt from a sample, composed as training composes.
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from unmask.data.compose import Composition, SequenceTable, Window, sampler
+from unmask.data.compose import Block, Composition, SequenceTable, sampler
 from unmask.data.stream.blocks import Source
 from unmask.errors import CorpusError
 
@@ -64,7 +64,7 @@ def sample_sequences(
     """Sequences of some thousand documents, drawn evenly; None where they follow from the lengths of all.
 
     Args:
-        weights: how often each document comes in a pass, (N,).
+        weights: how often each document comes in an epoch, (N,).
     """
     compose = sampler(composition)
     often = np.cumsum(weights * (store.lengths > 0))
@@ -74,11 +74,11 @@ def sample_sequences(
     chosen = np.searchsorted(often, places, side="right")
     chosen = chosen[np.argsort(store.source_of[chosen], kind="stable")]
     return compose(
-        Window(
+        Block(
             documents=chosen,
             lengths=store.lengths[chosen].astype(np.int64),
             sources=store.source_of[chosen].astype(np.int64),
-            turns=np.zeros(chosen.size, dtype=np.int64),
+            source_epochs=np.zeros(chosen.size, dtype=np.int64),
             ranks=np.arange(chosen.size),
             max_length=max_length,
             seed=0,
@@ -96,7 +96,7 @@ def count_tokens(
     held_out_fraction: float,
     needed: int,
 ) -> int:
-    """Tokens of a pass with their [CLS] and [SEP], extrapolated from the sample where sequences are composed.
+    """Tokens of an epoch with their [CLS] and [SEP], extrapolated from the sample where sequences are composed.
 
     Args:
         needed: tokens of a micro-batch if the split must fill one, else 0.

@@ -3,13 +3,13 @@
     batches(start, rank, world_size) yields micro-batches start + rank, start + rank + world_size, ...
 
 so any number of ranks and workers, and any number of restarts, sees the same batches. Where number g lies is
-a cursor (pass, window, k). Windows hold different numbers of micro-batches, so the stream keeps a table of
+a cursor (epoch, block, k). Blocks hold different numbers of micro-batches, so the stream keeps a table of
 where those it met begin; `remember` extends it from a checkpoint or from batches made elsewhere. Without it,
-seeking plans every window before once, about 1.5 us a document.
+seeking plans every block before once, about 1.5 us a document.
 
 What the numbers depend on is in `fingerprint`; a run that is continued must find the same one.
 
-Sequences are composed, masked and only then given their scope: in scope `sequence` the [CLS] of all fragments but the
+Sequences are composed, masked and only then given their scope: in scope `sequence` the [CLS] of all pieces but the
 first of a sequence are taken out again. So both scopes hold the same text under the same masks.
 """
 
@@ -29,9 +29,9 @@ from unmask.data.compose.stored import StoredTables
 from unmask.data.masking import Masker, MaskRule, NextToken
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.randomness import mix64
-from unmask.data.stream.block_table import WindowTable
+from unmask.data.stream.block_table import BlockTable
 from unmask.data.stream.config import StreamConfig
-from unmask.data.stream.plan import Planner, WindowPlan
+from unmask.data.stream.plan import BlockPlan, Planner
 from unmask.data.stream.rows import Flat, join, lay_out
 from unmask.data.stream.split import Store, count_tokens, sample_sequences, sources_of
 
@@ -40,12 +40,12 @@ __all__ = ["Store", "Stream", "StreamConfig"]
 _FORMAT = 2
 # hashes keep the names that format 2 began with
 _OLD_NAMES = {"max_length": "longest"}
-# Evaluation is one fixed pass, the same for every run over a store, whatever the seed of training.
+# Evaluation is one fixed epoch, the same for every run over a store, whatever the seed of training.
 _HELD_OUT_SEED = 0x6865_6C64_6F75_74
 
 
 class Stream:
-    """Packed, masked micro-batches over a store: endless for training, one fixed pass if held out."""
+    """Packed, masked micro-batches over a store: endless for training, one fixed epoch if held out."""
 
     def __init__(
         self,
@@ -58,13 +58,13 @@ class Stream:
         composed: Path | None = None,
         masks: bool = True,
     ) -> None:
-        """Lay out the passes.
+        """Lay out the epochs.
 
         Args:
             store: the tokens.
             config: capacities, seed, composition and masking.
             ordinary_ids: ids that a random replacement is drawn from.
-            split: which documents; held-out ones come in one pass whose order and masks do not depend on
+            split: which documents; held-out ones come in one epoch whose order and masks do not depend on
                 `config.seed`, each by itself whatever is composed for training, unless that is pairs.
             similar_words: the table that masking `mac` replaces words from.
             composed: folder that keeps sequences which are expensive to compose, for all workers and ranks to read.
@@ -109,7 +109,7 @@ class Stream:
             train=self._endless,
         )
         needed = self.capacities.tokens if self._endless else 0
-        self.tokens_per_pass = count_tokens(
+        self.tokens_per_epoch = count_tokens(
             store,
             sources,
             sample,
@@ -128,8 +128,8 @@ class Stream:
             stored=self._stored_tables(composed, seed),
         )
         self.fingerprint = self._fingerprint(seed, ordinary_ids, similar_words)
-        self._table = WindowTable()
-        self._planned: tuple[int, WindowPlan] | None = None
+        self._table = BlockTable()
+        self._planned: tuple[int, BlockPlan] | None = None
 
     def _stored_tables(self, folder: Path | None, seed: int) -> StoredTables | None:
         """Where sequences are kept: under a name of what they depend on, which the scope is not part of."""
@@ -208,62 +208,62 @@ class Stream:
 
         Raises:
             ValueError: a negative index.
-            IndexError: past the end of the held-out pass.
+            IndexError: past the end of the held-out epoch.
         """
         if index < 0:
             raise ValueError(f"stream: index must be at least 0, got {index}")
-        # The nearest known window at or before the index; from there on, every window has to be planned once.
-        window, first = self._table.at_or_before(index)
-        while self._endless or window < self._planner.windows:
-            count = len(self._plan(window))
-            self._table.learn(window + 1, first + count)
+        # The nearest known block at or before the index; from there on, every block has to be planned once.
+        block, first = self._table.at_or_before(index)
+        while self._endless or block < self._planner.blocks:
+            count = len(self._plan(block))
+            self._table.learn(block + 1, first + count)
             if index < first + count:
-                pass_, number = divmod(window, self._planner.windows)
-                return Cursor(pass_, number, index - first)
-            window, first = window + 1, first + count
-        raise IndexError(f"stream: index must be below {first}, the micro-batches of the held-out pass, got {index}")
+                epoch, number = divmod(block, self._planner.blocks)
+                return Cursor(epoch, number, index - first)
+            block, first = block + 1, first + count
+        raise IndexError(f"stream: index must be below {first}, the micro-batches of the held-out epoch, got {index}")
 
     def remember(self, index: int, cursor: Cursor) -> None:
-        """Learn that `index` lies at `cursor`, so that no window before it has to be planned.
+        """Learn that `index` lies at `cursor`, so that no block before it has to be planned.
 
         The pair comes from a batch or a checkpoint of a stream with this `fingerprint`.
         """
-        self._table.learn(cursor.pass_ * self._planner.windows + cursor.window, index - cursor.k)
+        self._table.learn(cursor.epoch * self._planner.blocks + cursor.block, index - cursor.k)
 
     @property
     def composes_ahead(self) -> bool:
         """Whether sequences are expensive to compose and kept, so that a process of its own can run ahead."""
         return self._planner.stored
 
-    def window_of(self, cursor: Cursor) -> int:
-        """The number of a cursor's window, counted through all passes."""
-        return cursor.pass_ * self._planner.windows + cursor.window
+    def block_of(self, cursor: Cursor) -> int:
+        """The number of a cursor's block, counted through all epochs."""
+        return cursor.epoch * self._planner.blocks + cursor.block
 
-    def compose(self, window: int) -> None:
-        """Compose the sequences of a window and keep them, unless it is done or there is nothing to keep them in."""
+    def compose(self, block: int) -> None:
+        """Compose the sequences of a block and keep them, unless it is done or there is nothing to keep them in."""
         if self.composes_ahead:
-            self._planner.compose(*self._address(window))
+            self._planner.compose(*self._address(block))
 
-    def forget(self, window: int) -> None:
-        """Remove what is kept of a window."""
-        self._planner.forget(*self._address(window))
+    def forget(self, block: int) -> None:
+        """Remove what is kept of a block."""
+        self._planner.forget(*self._address(block))
 
-    def _plan(self, window: int) -> WindowPlan:
-        if self._planned is None or self._planned[0] != window:
-            self._planned = window, self._planner.plan(*self._address(window))
+    def _plan(self, block: int) -> BlockPlan:
+        if self._planned is None or self._planned[0] != block:
+            self._planned = block, self._planner.plan(*self._address(block))
         return self._planned[1]
 
-    def _address(self, window: int) -> tuple[int, int]:
-        """Pass and window of the plan: with static masks, passes come again."""
-        pass_, number = divmod(window, self._planner.windows)
-        return pass_ % self.config.static_masks if self.config.static_masks else pass_, number
+    def _address(self, block: int) -> tuple[int, int]:
+        """Pass and block of the plan: with static masks, epochs come again."""
+        epoch, number = divmod(block, self._planner.blocks)
+        return epoch % self.config.static_masks if self.config.static_masks else epoch, number
 
     def _materialise(self, index: int) -> Flat | None:
         try:
             cursor = self.locate(index)
         except IndexError:
             return None
-        plan = self._plan(cursor.pass_ * self._planner.windows + cursor.window)
+        plan = self._plan(cursor.epoch * self._planner.blocks + cursor.block)
         pieces = slice(plan.bounds[cursor.k], plan.bounds[cursor.k + 1])
         opens, lengths = plan.opens[pieces], plan.lengths[pieces]
         sizes = lengths + 1 + opens
@@ -280,7 +280,7 @@ class Stream:
         flat = Flat(
             ids=ids if masked is None else masked.ids,
             lengths=document_sizes,
-            keys=self._dropout_keys(keys, cursor.pass_).view(np.int64),
+            keys=self._dropout_keys(keys, cursor.epoch).view(np.int64),
             word_starts=word_starts,
             segments=None if plan.pair_labels is None else np.repeat((~opens).astype(np.int8), sizes),
             pair_labels=None if plan.pair_labels is None else plan.pair_labels[pieces][documents],
@@ -290,7 +290,7 @@ class Stream:
         )
         return join(flat, plan.begins[pieces]) if self.composition.scope == "sequence" else flat
 
-    def _dropout_keys(self, keys: npt.NDArray[np.uint64], pass_: int) -> npt.NDArray[np.uint64]:
-        """Names for dropout: a pass that comes again has the names and masks it had, but drops other elements."""
-        turn = pass_ // self.config.static_masks if self.config.static_masks else 0
+    def _dropout_keys(self, keys: npt.NDArray[np.uint64], epoch: int) -> npt.NDArray[np.uint64]:
+        """Names for dropout: an epoch that comes again has the names and masks it had, but drops other elements."""
+        turn = epoch // self.config.static_masks if self.config.static_masks else 0
         return mix64(keys + np.uint64(turn)) if turn else keys

@@ -35,7 +35,7 @@ class Facts:
     Fields:
         step: updates done.
         segment, index: stream segment (phase) and the next global micro-batch in it.
-        cursor: (pass, window, k) of the last micro-batch used, for people; None when the stream gives none.
+        cursor: (epoch, block, k) of the last micro-batch used, for people; None when the stream gives none.
         fingerprint: of the stream of that segment.
         tokens: real tokens seen. skipped: updates left out for a gradient that was not finite.
         threads: intra-op threads; results repeat bit for bit only for the same number.

@@ -1,4 +1,4 @@
-"""Small corpora with sentences, words and several sources, and windows over them."""
+"""Small corpora with sentences, words and several sources, and blocks over them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from unmask.data.compose import Window
+from unmask.data.compose import Block
 from unmask.data.store.memory import MemoryStore
 from unmask.data.stream import blocks
 
@@ -28,15 +28,15 @@ def make_store(lengths, *, source_of=None, seed=0, vocabulary=300):
     )
 
 
-def whole_window(store, max_length=32, seed=1, turn=0):
-    """All documents of a store as one window."""
+def whole_block(store, max_length=32, seed=1, epoch=0):
+    """All documents of a store as one block."""
     order = np.argsort(store.source_of, kind="stable")
     order = order[store.lengths[order] > 0]
-    return Window(
+    return Block(
         documents=order,
         lengths=store.lengths[order].astype(np.int64),
         sources=store.source_of[order].astype(np.int64),
-        turns=np.full(order.size, turn),
+        source_epochs=np.full(order.size, epoch),
         ranks=np.arange(order.size),
         max_length=max_length,
         seed=seed,
@@ -49,16 +49,16 @@ def _make_store():
     return make_store
 
 
-@pytest.fixture(name="whole_window")
-def _whole_window():
-    return whole_window
+@pytest.fixture(name="whole_block")
+def _whole_block():
+    return whole_block
 
 
 @pytest.fixture
-def small_windows(monkeypatch):
-    """Windows of 32 documents, so that a small corpus has several."""
-    monkeypatch.setattr(blocks, "CHUNK", 8)
-    monkeypatch.setattr(blocks, "_CHUNKS", 4)
+def small_blocks(monkeypatch):
+    """Blocks of 32 documents, so that a small corpus has several."""
+    monkeypatch.setattr(blocks, "RUN", 8)
+    monkeypatch.setattr(blocks, "_RUNS", 4)
     monkeypatch.setattr(blocks, "_BATCHES", 1)
 
 

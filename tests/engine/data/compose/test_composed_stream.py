@@ -17,7 +17,7 @@ from unmask.data.stream import Stream, StreamConfig, blocks
 from unmask.data.stream.loader import Loader
 from unmask.errors import ConfigError, CorpusError
 
-pytestmark = pytest.mark.usefixtures("small_windows")
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 WHOLE = ["documents", "doc_sentences", "full_sentences", "mix", "uni", "bm25", "best_fit"]
 JOINING = ["full_sentences", "mix", "uni", "bm25", "best_fit"]
@@ -80,15 +80,15 @@ def test_any_number_of_workers_gives_the_same_batches(strategy, workers, stream)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_known_place_however_far_costs_one_window(strategy, stream, monkeypatch):
+def test_a_known_place_however_far_costs_one_block(strategy, stream, monkeypatch):
     ours = stream(strategy)
-    window = 77 * ours._planner.windows + 1
-    ours.remember(10**6, ours.locate(0)._replace(pass_=77, window=1))
+    block = 77 * ours._planner.blocks + 1
+    ours.remember(10**6, ours.locate(0)._replace(epoch=77, block=1))
     planned = []
     real = ours._planner.plan
     monkeypatch.setattr(ours._planner, "plan", lambda *where: planned.append(where) or real(*where))
     batch = next(ours.batches(10**6))
-    assert planned == [divmod(window, ours._planner.windows)]
+    assert planned == [divmod(block, ours._planner.blocks)]
     assert batch.cursor == (77, 1, 0)
 
 
@@ -132,23 +132,23 @@ def test_a_document_of_the_mask_has_one_cls_and_ends_in_sep(strategy, scope, str
 
 
 @pytest.mark.parametrize("strategy", WHOLE)
-def test_every_token_comes_once_in_each_pass(strategy, stream, make_store):
+def test_every_token_comes_once_in_each_epoch(strategy, stream, make_store):
     store = make_store(LENGTHS)
     kept = np.flatnonzero(~store.held_out_mask(0.1))
     expected = Counter(np.concatenate([store.ids[store.offsets[d] : store.offsets[d + 1]] for d in kept]).tolist())
-    passes = [Counter(), Counter()]
+    epochs = [Counter(), Counter()]
     for batch in stream(strategy, store=store).batches():
-        if batch.cursor.pass_ == 2:
+        if batch.cursor.epoch == 2:
             break
-        passes[batch.cursor.pass_].update(original(batch).tolist())
-    for counter in passes:
+        epochs[batch.cursor.epoch].update(original(batch).tolist())
+    for counter in epochs:
         del counter[2], counter[3]
-    assert passes == [expected, expected]
+    assert epochs == [expected, expected]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_micro_batches_are_full(strategy, stream, make_store, monkeypatch):
-    monkeypatch.setattr(blocks, "CHUNK", 1024)
+    monkeypatch.setattr(blocks, "RUN", 1024)
     lengths = np.random.default_rng(0).lognormal(np.log(100) - 0.5, 1.0, 4000).astype(int) + 1
     ours = stream(strategy, store=make_store(lengths), max_length=128, tokens=4096)
     batches = list(islice(ours.batches(), 20))
@@ -160,9 +160,9 @@ def test_weights_say_how_often_a_source_comes(stream, make_store):
     ours = stream(store=store, held_out=0.0, weights={"source-0": 2.0, "source-1": 0.5})
     seen = [Counter(), Counter()]
     for batch in ours.batches():
-        if batch.cursor.pass_ == 2:
+        if batch.cursor.epoch == 2:
             break
-        seen[batch.cursor.pass_].update(
+        seen[batch.cursor.epoch].update(
             tuple(original(batch)[a + 1 : a + 8].tolist())
             for a, b in pairwise(batch.documents.cu_seqlens.tolist())
             if b <= batch.real_tokens and b > a
@@ -172,15 +172,15 @@ def test_weights_say_how_often_a_source_comes(stream, make_store):
         assert all(counter[text] == 2 for text in texts[0::3])
         assert sorted(counter[text] for text in texts[1::3]) == [0] * 15 + [1] * 15
         assert all(counter[text] == 1 for text in texts[2::3])
-    # what one pass leaves out of a half-weighted source the next one reads
+    # what one epoch leaves out of a half-weighted source the next one reads
     assert all(seen[0][text] + seen[1][text] == 1 for text in texts[1::3])
 
 
-def test_copies_of_a_document_in_a_pass_have_masks_of_their_own(stream, make_store):
+def test_copies_of_a_document_in_an_epoch_have_masks_of_their_own(stream, make_store):
     ours = stream(store=make_store([20] * 60), held_out=0.0, weights={"source-0": 3.0})
     keys = []
     for batch in ours.batches():
-        if batch.cursor.pass_ == 1:
+        if batch.cursor.epoch == 1:
             break
         keys += [key for key in batch.documents.keys.tolist() if key]
     assert len(set(keys)) == len(keys) == 60 + 2 * 20
@@ -190,10 +190,10 @@ def test_a_source_of_weight_0_is_left_out_by_name(stream, make_store):
     store = make_store(LENGTHS)
     ours = stream("uni", store=store, weights={"source-1": 0})
     assert "source-1 left out by weight 0" in ours.composition.describe(store.sources)
-    planned = [ours._planner.plan(0, window).documents for window in range(ours._planner.windows)]
+    planned = [ours._planner.plan(0, block).documents for block in range(ours._planner.blocks)]
     assert set(store.source_of[np.concatenate(planned)]) == {0, 2}
     held_out = stream(store=store, split="held_out", weights={"source-1": 0, "source-0": 2})
-    documents = np.concatenate([held_out._planner.plan(0, w).documents for w in range(held_out._planner.windows)])
+    documents = np.concatenate([held_out._planner.plan(0, w).documents for w in range(held_out._planner.blocks)])
     assert set(store.source_of[documents]) == {0, 2}
     once = store.held_out_mask(0.1) & (store.source_of != 1) & (store.lengths > 0)
     pieces = -(-store.lengths[once] // 30)
@@ -247,6 +247,6 @@ def test_sequences_of_the_shortest_documents_fit(strategy, stream, make_store):
         strategy, store=make_store([1] * 30 + [400] * 5, source_of=[0] * 35), max_length=30, tokens=30, held_out=0
     )
     for batch in ours.batches():
-        if batch.cursor.pass_:
+        if batch.cursor.epoch:
             break
         assert batch.real_tokens

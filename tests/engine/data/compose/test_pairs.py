@@ -19,16 +19,16 @@ from unmask.errors import ConfigError, CorpusError
 relaxed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def pairs(window, task="nsp", short_share=0.1):
-    return composer(Composition(strategy="pairs", pair_task=task, short_share=short_share))(window)
+def pairs(block, task="nsp", short_share=0.1):
+    return composer(Composition(strategy="pairs", pair_task=task, short_share=short_share))(block)
 
 
-def sentences(window, max_length):
+def sentences(block, max_length):
     """Every document as a list of sentences, a sentence as a list of (document, token); long ones in even parts."""
     documents = []
-    for number, document in enumerate(window.documents):
-        first, last = window.text.offsets[document : document + 2]
-        begins = [t for t in range(last - first) if t == 0 or window.text.sentence_starts[first + t]]
+    for number, document in enumerate(block.documents):
+        first, last = block.text.offsets[document : document + 2]
+        begins = [t for t in range(last - first) if t == 0 or block.text.sentence_starts[first + t]]
         parts = []
         for a, b in pairwise([*begins, last - first]):
             n = -(-(b - a) // max_length)
@@ -38,13 +38,13 @@ def sentences(window, max_length):
     return documents
 
 
-def published(window, short_share):
+def published(block, short_share):
     """The pairs of all documents, token by token, in the order of steps of BERT's create_pretraining_data.py."""
-    room = window.max_length - 3
-    documents = sentences(window, room)
+    room = block.max_length - 3
+    documents = sentences(block, room)
     made = []
     for number, document in enumerate(documents):
-        draws = Draws(int(window.draws(PAIRS)[number]))
+        draws = Draws(int(block.draws(PAIRS)[number]))
         target = room
         if draws.chance(short_share):
             target = 2 + draws.below(room - 1)
@@ -86,17 +86,17 @@ def as_tokens(table):
 
 @relaxed
 @given(data=st.data(), max_length=st.integers(5, 64), short=st.sampled_from([0.0, 0.1, 1.0]), seed=st.integers(0, 99))
-def test_nsp_pairs_are_those_of_the_published_code(data, max_length, short, seed, corpora, whole_window):
-    window = whole_window(data.draw(corpora), max_length, seed=seed)
-    if len(window):
-        assert as_tokens(pairs(window, short_share=short)) == published(window, short)
+def test_nsp_pairs_are_those_of_the_published_code(data, max_length, short, seed, corpora, whole_block):
+    block = whole_block(data.draw(corpora), max_length, seed=seed)
+    if len(block):
+        assert as_tokens(pairs(block, short_share=short)) == published(block, short)
 
 
 @pytest.mark.parametrize("task", ["nsp", "sop"])
 @relaxed
 @given(data=st.data(), max_length=st.integers(5, 64))
-def test_pairs_fit_and_neither_segment_is_empty(task, data, max_length, corpora, whole_window):
-    table = pairs(whole_window(data.draw(corpora), max_length), task)
+def test_pairs_fit_and_neither_segment_is_empty(task, data, max_length, corpora, whole_block):
+    table = pairs(whole_block(data.draw(corpora), max_length), task)
     assert (table.costs(np.zeros(max_length + 1, dtype=np.int64))[0] <= max_length).all()
     assert (table.lengths > 0).all()
     assert (np.diff(table.firsts) == 2).all()
@@ -106,8 +106,8 @@ def test_pairs_fit_and_neither_segment_is_empty(task, data, max_length, corpora,
 
 @relaxed
 @given(data=st.data(), max_length=st.integers(5, 64))
-def test_sop_takes_two_neighbours_of_one_document_and_swaps_those_of_label_1(data, max_length, corpora, whole_window):
-    table = pairs(whole_window(data.draw(corpora), max_length), "sop")
+def test_sop_takes_two_neighbours_of_one_document_and_swaps_those_of_label_1(data, max_length, corpora, whole_block):
+    table = pairs(whole_block(data.draw(corpora), max_length), "sop")
     ends = table.starts + table.lengths
     for p, label in enumerate(table.pair_labels):
         first, second = (2 * p + 1, 2 * p) if label else (2 * p, 2 * p + 1)
@@ -120,53 +120,53 @@ def test_sop_takes_two_neighbours_of_one_document_and_swaps_those_of_label_1(dat
 
 @relaxed
 @given(data=st.data())
-def test_sop_with_room_enough_holds_every_token_once_but_lone_words(data, corpora, whole_window):
-    window = whole_window(data.draw(corpora), 1000)
-    table = pairs(window, "sop", short_share=0.0)
-    covered = [np.zeros(n, dtype=int) for n in window.lengths]
+def test_sop_with_room_enough_holds_every_token_once_but_lone_words(data, corpora, whole_block):
+    block = whole_block(data.draw(corpora), 1000)
+    table = pairs(block, "sop", short_share=0.0)
+    covered = [np.zeros(n, dtype=int) for n in block.lengths]
     for owner, start, length in zip(table.owners, table.starts, table.lengths, strict=True):
         covered[owner][start : start + length] += 1
-    for tokens, document in zip(covered, window.documents, strict=True):
-        first, last = window.text.offsets[document : document + 2]
-        words = 1 + window.text.word_starts[first + 1 : last].sum()
+    for tokens, document in zip(covered, block.documents, strict=True):
+        first, last = block.text.offsets[document : document + 2]
+        words = 1 + block.text.word_starts[first + 1 : last].sum()
         assert (tokens == (words > 1)).all()
 
 
 @pytest.mark.parametrize("sentences", [4, 1])
-def test_sop_divides_at_any_border_of_sentences_or_of_the_words_of_one_alike(sentences, whole_window):
+def test_sop_divides_at_any_border_of_sentences_or_of_the_words_of_one_alike(sentences, whole_block):
     count = 3000
     even = np.tile([True, False] * 4, count)
     flags = even if sentences == 4 else None
     ids = np.full(8 * count, 9, dtype=np.uint16)
     store = MemoryStore(ids, [8] * count, vocab_size=10, word_starts=even, sentence_starts=flags)
-    table = pairs(whole_window(store), "sop", short_share=0.0)
+    table = pairs(whole_block(store), "sop", short_share=0.0)
     borders = np.bincount(table.lengths[table.starts == 0], minlength=9)
     assert np.flatnonzero(borders).tolist() == [2, 4, 6]
     assert np.abs(borders[[2, 4, 6]] - count / 3).max() < 5 * np.sqrt(count * 2 / 9)
 
 
-def test_labels_come_at_the_rates_of_the_published_code(make_store, whole_window):
+def test_labels_come_at_the_rates_of_the_published_code(make_store, whole_block):
     store = make_store(np.random.default_rng(3).integers(20, 300, 600), source_of=[0] * 600)
-    window = whole_window(store, 64)
-    swapped = pairs(window, "sop").pair_labels
+    block = whole_block(store, 64)
+    swapped = pairs(block, "sop").pair_labels
     assert abs(swapped.mean() - 0.5) < 4 * 0.5 / np.sqrt(swapped.size)
-    table = pairs(window, "nsp")
+    table = pairs(block, "nsp")
     other = table.owners[0::2] != table.owners[1::2]
     assert np.array_equal(other, table.pair_labels == 1)
     # a coin for chunks of several sentences, and every chunk of a single one
-    rate = np.mean([label for _, _, label in published(window, 0.1)])
+    rate = np.mean([label for _, _, label in published(block, 0.1)])
     assert table.pair_labels.mean() == pytest.approx(rate)
     assert table.pair_labels.mean() > 0.5 + 2 * 0.5 / np.sqrt(table.pair_labels.size)
 
 
-def test_a_lone_document_pairs_with_itself(make_store, whole_window):
-    table = pairs(whole_window(make_store([40], source_of=[0]), 32), "nsp")
+def test_a_lone_document_pairs_with_itself(make_store, whole_block):
+    table = pairs(whole_block(make_store([40], source_of=[0]), 32), "nsp")
     assert set(table.owners) == {0}
 
 
-def test_a_document_of_one_word_gives_no_sop_pair(make_store, whole_window):
+def test_a_document_of_one_word_gives_no_sop_pair(make_store, whole_block):
     store = make_store([1, 1, 50], source_of=[0, 0, 0])
-    table = pairs(whole_window(store, 32), "sop")
+    table = pairs(whole_block(store, 32), "sop")
     assert set(table.owners) == {2}
 
 
@@ -203,14 +203,14 @@ def test_a_packed_pair_has_one_cls_two_sep_its_segments_and_its_label(task, spli
     assert min(labels[0], labels[1]) > 10
 
 
-def test_pairs_are_built_anew_in_each_pass(make_store):
+def test_pairs_are_built_anew_in_each_epoch(make_store):
     store = make_store([60] * 40)
     seen = [set(), set()]
     for batch in stream(store).batches():
-        if batch.cursor.pass_ == 2:
+        if batch.cursor.epoch == 2:
             break
         edges = batch.documents.cu_seqlens.tolist()
-        seen[batch.cursor.pass_].update(b - a for a, b in pairwise(edges) if b <= batch.real_tokens)
+        seen[batch.cursor.epoch].update(b - a for a, b in pairwise(edges) if b <= batch.real_tokens)
         assert batch.pair_labels.dtype == torch.int64
     plans = [stream(store)._planner.plan(p, 0) for p in (0, 1)]
     spans = [set(zip(plan.documents.tolist(), plan.starts.tolist(), strict=True)) for plan in plans]

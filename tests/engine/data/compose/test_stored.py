@@ -12,21 +12,21 @@ from unmask.data.compose.stored import StoredTables
 from unmask.data.stream import Stream, StreamConfig
 from unmask.data.stream.loader import Loader
 
-pytestmark = pytest.mark.usefixtures("small_windows")
+pytestmark = pytest.mark.usefixtures("small_blocks")
 LENGTHS = np.random.default_rng(5).integers(0, 70, 150)
 
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """A file with a line for each window composed by BM25, in whatever process."""
+    """A file with a line for each block composed by BM25, in whatever process."""
     path = tmp_path / "calls"
     path.touch()
     real = bm25.Bm25.__call__
 
-    def counted(self, window):
+    def counted(self, block):
         with path.open("a") as file:
-            file.write(f"pass {window.turns[0]}, documents {window.documents.tolist()}\n")
-        return real(self, window)
+            file.write(f"epoch {block.source_epochs[0]}, documents {block.documents.tolist()}\n")
+        return real(self, block)
 
     monkeypatch.setattr(bm25.Bm25, "__call__", counted)
     return path
@@ -47,15 +47,15 @@ def test_kept_sequences_give_the_same_batches(make_store, tmp_path):
             assert one.documents.keys.equal(two.documents.keys)
 
 
-def test_workers_compose_each_window_once_between_them(make_store, tmp_path, calls):
+def test_workers_compose_each_block_once_between_them(make_store, tmp_path, calls):
     with Loader(stream(make_store, tmp_path), workers=4) as loader:
-        windows = {loader._stream.window_of(batch.cursor) for batch in islice(loader, 60)}
-        assert len(windows) > 4
+        blocks = {loader._stream.block_of(batch.cursor) for batch in islice(loader, 60)}
+        assert len(blocks) > 4
         composed = calls.read_text().splitlines()
-        assert len(set(composed)) == len(composed) >= len(windows)
+        assert len(set(composed)) == len(composed) >= len(blocks)
 
 
-def test_a_window_is_ready_before_its_turn_and_removed_after_it(make_store, tmp_path, calls):
+def test_a_block_is_ready_before_its_turn_and_removed_after_it(make_store, tmp_path, calls):
     with Loader(stream(make_store, tmp_path), workers=1, prefetch=1) as loader:
         next(loader)
         end = time.monotonic() + 600
@@ -63,7 +63,7 @@ def test_a_window_is_ready_before_its_turn_and_removed_after_it(make_store, tmp_
             time.sleep(0.02)
         assert len(list(tmp_path.glob("*.npz"))) >= 3
         for batch in loader:
-            if loader._stream.window_of(batch.cursor) == 8:
+            if loader._stream.block_of(batch.cursor) == 8:
                 break
         end = time.monotonic() + 600
         while list(tmp_path.glob("*-0-0.npz")) and time.monotonic() < end:
@@ -87,14 +87,14 @@ def test_both_scopes_share_what_is_kept_and_other_settings_do_not(make_store, tm
         assert len(calls.read_text().splitlines()) == number
 
 
-def test_a_process_killed_while_it_composes_blocks_nobody(make_store, whole_window, tmp_path):
-    window = whole_window(make_store(LENGTHS))
+def test_a_process_killed_while_it_composes_blocks_nobody(make_store, whole_block, tmp_path):
+    block = whole_block(make_store(LENGTHS))
     child = os.fork()
     if child == 0:
         StoredTables(tmp_path, "x").get(0, 0, lambda: os._exit(1))
     os.waitpid(child, 0)
     (tmp_path / "x-0-0.99.tmp").write_bytes(b"half")
-    expected = composer(Composition(strategy="bm25"))(window)
+    expected = composer(Composition(strategy="bm25"))(block)
     made = StoredTables(tmp_path, "x").get(0, 0, lambda: expected)
     again = StoredTables(tmp_path, "x").get(0, 0, pytest.fail)
     for name in ("owners", "starts", "lengths", "keys", "firsts"):

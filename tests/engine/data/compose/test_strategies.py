@@ -16,8 +16,8 @@ OF_ONE_SOURCE = ["documents", "doc_sentences", "uni", "bm25"]
 relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def tables(strategy, window):
-    return composer(Composition(strategy=strategy))(window)
+def tables(strategy, block):
+    return composer(Composition(strategy=strategy))(block)
 
 
 def sizes(table):
@@ -28,11 +28,11 @@ def sizes(table):
 @pytest.mark.parametrize("strategy", WHOLE)
 @relaxed
 @given(data=st.data(), max_length=st.integers(3, 64))
-def test_every_token_comes_exactly_once(strategy, data, max_length, corpora, whole_window):
+def test_every_token_comes_exactly_once(strategy, data, max_length, corpora, whole_block):
     store = data.draw(corpora)
-    window = whole_window(store, max_length)
-    table = tables(strategy, window)
-    covered = [np.zeros(n, dtype=int) for n in window.lengths]
+    block = whole_block(store, max_length)
+    table = tables(strategy, block)
+    covered = [np.zeros(n, dtype=int) for n in block.lengths]
     for owner, start, length in zip(table.owners, table.starts, table.lengths, strict=True):
         assert length > 0
         covered[owner][start : start + length] += 1
@@ -46,49 +46,49 @@ def test_every_token_comes_exactly_once(strategy, data, max_length, corpora, who
 @pytest.mark.parametrize("strategy", OF_ONE_SOURCE)
 @relaxed
 @given(data=st.data(), max_length=st.integers(3, 64))
-def test_sequences_never_mix_sources(strategy, data, max_length, corpora, whole_window):
-    window = whole_window(data.draw(corpora), max_length)
-    table = tables(strategy, window)
+def test_sequences_never_mix_sources(strategy, data, max_length, corpora, whole_block):
+    block = whole_block(data.draw(corpora), max_length)
+    table = tables(strategy, block)
     for first, last in pairwise(table.firsts):
-        assert np.unique(window.sources[table.owners[first:last]]).size == 1
+        assert np.unique(block.sources[table.owners[first:last]]).size == 1
 
 
 @pytest.mark.parametrize("strategy", ["mix", "uni"])
 @relaxed
 @given(data=st.data(), max_length=st.integers(8, 64))
-def test_streams_are_cut_where_the_sequence_is_full_and_nowhere_else(strategy, data, max_length, corpora, whole_window):
-    window = whole_window(data.draw(corpora), max_length)
-    table = tables(strategy, window)
-    streams = 1 if strategy == "mix" else np.unique(window.sources).size
+def test_streams_are_cut_where_the_sequence_is_full_and_nowhere_else(strategy, data, max_length, corpora, whole_block):
+    block = whole_block(data.draw(corpora), max_length)
+    table = tables(strategy, block)
+    streams = 1 if strategy == "mix" else np.unique(block.sources).size
     assert np.count_nonzero(sizes(table) < max_length - 2) <= streams
     # a stretch that does not reach the end of its document is the last of a full sequence
-    unfinished = np.flatnonzero(table.starts + table.lengths < window.lengths[table.owners])
+    unfinished = np.flatnonzero(table.starts + table.lengths < block.lengths[table.owners])
     assert set(unfinished + 1) <= set(table.firsts)
     assert (sizes(table)[np.searchsorted(table.firsts, unfinished + 1) - 1] == max_length).all()
 
 
 @pytest.mark.parametrize("strategy", ["mix", "full_sentences"])
-def test_sources_are_mixed_in_one_random_order(strategy, make_store, whole_window):
-    window = whole_window(make_store([10] * 90), max_length=48)
-    table = tables(strategy, window)
-    kinds = [np.unique(window.sources[table.owners[a:b]]).size for a, b in pairwise(table.firsts)]
+def test_sources_are_mixed_in_one_random_order(strategy, make_store, whole_block):
+    block = whole_block(make_store([10] * 90), max_length=48)
+    table = tables(strategy, block)
+    kinds = [np.unique(block.sources[table.owners[a:b]]).size for a, b in pairwise(table.firsts)]
     assert np.mean(kinds) > 1.5
-    other = tables(strategy, whole_window(make_store([10] * 90), max_length=48, seed=2))
+    other = tables(strategy, whole_block(make_store([10] * 90), max_length=48, seed=2))
     assert np.count_nonzero(other.owners == table.owners) < 20
 
 
 @pytest.mark.parametrize("strategy", WHOLE)
-def test_sequences_are_a_function_of_seed_and_pass(strategy, make_store, whole_window):
+def test_sequences_are_a_function_of_seed_and_epoch(strategy, make_store, whole_block):
     store = make_store(list(range(1, 90)))
-    first, again, later = (tables(strategy, whole_window(store, turn=turn)) for turn in (0, 0, 1))
+    first, again, later = (tables(strategy, whole_block(store, epoch=epoch)) for epoch in (0, 0, 1))
     for name in ("owners", "starts", "lengths", "keys", "firsts"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
     assert not np.isin(later.keys, first.keys).any()
 
 
 @pytest.mark.parametrize("strategy", WHOLE)
-def test_no_documents_give_no_sequences(strategy, make_store, whole_window):
-    table = tables(strategy, whole_window(make_store([0, 0])))
+def test_no_documents_give_no_sequences(strategy, make_store, whole_block):
+    table = tables(strategy, whole_block(make_store([0, 0])))
     assert len(table.owners) == 0
     assert table.firsts.tolist() == [0]
     assert sizes(table).size == 0
@@ -97,67 +97,67 @@ def test_no_documents_give_no_sequences(strategy, make_store, whole_window):
 @pytest.mark.parametrize("strategy", ["doc_sentences", "full_sentences"])
 @relaxed
 @given(data=st.data(), max_length=st.integers(8, 64))
-def test_only_sentences_too_long_for_a_sequence_are_cut(strategy, data, max_length, corpora, whole_window):
-    window = whole_window(data.draw(corpora), max_length)
-    table = tables(strategy, window)
+def test_only_sentences_too_long_for_a_sequence_are_cut(strategy, data, max_length, corpora, whole_block):
+    block = whole_block(data.draw(corpora), max_length)
+    table = tables(strategy, block)
     for owner, start, length in zip(table.owners, table.starts, table.lengths, strict=True):
-        first = window.text.offsets[window.documents[owner]]
-        flags = window.text.sentence_starts[first : first + window.lengths[owner]]
+        first = block.text.offsets[block.documents[owner]]
+        flags = block.text.sentence_starts[first : first + block.lengths[owner]]
         for cut in (start, start + length):
-            if cut in (0, window.lengths[owner]) or flags[cut]:
+            if cut in (0, block.lengths[owner]) or flags[cut]:
                 continue
             begin = cut - np.argmax(flags[cut::-1])
             after = np.flatnonzero(flags[cut:])
-            end = cut + after[0] if after.size else window.lengths[owner]
+            end = cut + after[0] if after.size else block.lengths[owner]
             assert end - begin > max_length - 2
 
 
 @relaxed
 @given(data=st.data(), max_length=st.integers(8, 64))
-def test_a_sequence_of_sentences_closes_only_before_one_that_does_not_fit(data, max_length, corpora, whole_window):
-    window = whole_window(data.draw(corpora), max_length)
-    table = tables("doc_sentences", window)
+def test_a_sequence_of_sentences_closes_only_before_one_that_does_not_fit(data, max_length, corpora, whole_block):
+    block = whole_block(data.draw(corpora), max_length)
+    table = tables("doc_sentences", block)
     taken = sizes(table)
     for p, (one, two) in enumerate(pairwise(table.owners)):
         if one != two:
             continue
-        first = window.text.offsets[window.documents[one]]
-        flags = window.text.sentence_starts[first : first + window.lengths[one]]
+        first = block.text.offsets[block.documents[one]]
+        flags = block.text.sentence_starts[first : first + block.lengths[one]]
         start = table.starts[p + 1]
         after = np.flatnonzero(flags[start + 1 :])
-        end = start + 1 + after[0] if after.size else window.lengths[one]
+        end = start + 1 + after[0] if after.size else block.lengths[one]
         if end - start <= max_length - 2 and flags[start]:
             assert taken[p] + end - start > max_length
 
 
-def test_sentences_of_several_documents_fill_a_sequence_to_the_last_token(whole_window):
+def test_sentences_of_several_documents_fill_a_sequence_to_the_last_token(whole_block):
     store = MemoryStore.generated([6] * 40, vocab_size=50)
-    table = tables("full_sentences", whole_window(store, 4 * (6 + 2)))
+    table = tables("full_sentences", whole_block(store, 4 * (6 + 2)))
     assert np.diff(table.firsts).tolist() == [4] * 10
 
 
-def test_best_fit_takes_the_sequence_that_has_the_least_room(whole_window):
+def test_best_fit_takes_the_sequence_that_has_the_least_room(whole_block):
     # with their specials 17, 14 and 3 of 20 tokens: the last fills the first to the end
-    window = whole_window(MemoryStore.generated([15, 12, 1], vocab_size=50), 20)
-    table = tables("best_fit", window)
-    sequences = np.split(window.lengths[table.owners], table.firsts[1:-1])
+    block = whole_block(MemoryStore.generated([15, 12, 1], vocab_size=50), 20)
+    table = tables("best_fit", block)
+    sequences = np.split(block.lengths[table.owners], table.firsts[1:-1])
     assert sorted(sorted(one.tolist()) for one in sequences) == [[1, 15], [12]]
 
 
 @relaxed
 @given(data=st.data(), max_length=st.integers(3, 64))
-def test_best_fit_cuts_only_what_is_too_long_and_opens_few_sequences(data, max_length, corpora, whole_window):
-    window = whole_window(data.draw(corpora), max_length)
-    table = tables("best_fit", window)
+def test_best_fit_cuts_only_what_is_too_long_and_opens_few_sequences(data, max_length, corpora, whole_block):
+    block = whole_block(data.draw(corpora), max_length)
+    table = tables("best_fit", block)
     room = max_length - 2
     assert (table.starts % room == 0).all()
-    assert (table.lengths == np.minimum(room, window.lengths[table.owners] - table.starts)).all()
+    assert (table.lengths == np.minimum(room, block.lengths[table.owners] - table.starts)).all()
     # any two sequences together hold more than one can, or the later one would not have been opened
     taken = np.sort(sizes(table))
     assert taken.size < 2 or taken[0] + taken[1] > max_length
 
 
-def test_best_fit_needs_hardly_more_sequences_than_cutting_every_l_tokens(make_store, whole_window):
+def test_best_fit_needs_hardly_more_sequences_than_cutting_every_l_tokens(make_store, whole_block):
     lengths = np.random.default_rng(0).lognormal(np.log(200), 1.0, 2000).astype(int) + 1
-    table = tables("best_fit", whole_window(make_store(lengths), 512))
+    table = tables("best_fit", whole_block(make_store(lengths), 512))
     assert len(table.firsts) - 1 <= 1.01 * (table.lengths + 2).sum() / 512

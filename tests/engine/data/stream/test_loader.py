@@ -233,16 +233,16 @@ def test_batches_made_ahead_are_not_waited_for(monkeypatch):
         assert len(list(islice(loader, 4))) == 4
 
 
-def test_the_consumers_stream_learns_where_windows_begin():
+def test_the_consumers_stream_learns_where_blocks_begin():
     stream = make()
     with Loader(stream, workers=2) as loader:
         last = list(islice(loader, 150))[-1].cursor
-    assert last.pass_ > 0
+    assert last.epoch > 0
     planned = []
     real = stream._planner.plan
     stream._planner.plan = lambda *where: planned.append(where) or real(*where)
     assert stream.locate(149) == last
-    assert planned == [(last.pass_, last.window)]
+    assert planned == [(last.epoch, last.block)]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a stream masks: by every strategy, on a schedule, again after k passes, or nothing but the next token."""
+"""What a stream masks: by every strategy, on a schedule, again after k epochs, or nothing but the next token."""
 
 from contextlib import closing
 from itertools import islice, pairwise
@@ -19,9 +19,9 @@ MASK = 4
 
 
 @pytest.fixture(autouse=True)
-def _small_windows(monkeypatch):
-    monkeypatch.setattr(blocks, "CHUNK", 8)
-    monkeypatch.setattr(blocks, "_CHUNKS", 4)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(blocks, "RUN", 8)
+    monkeypatch.setattr(blocks, "_RUNS", 4)
     monkeypatch.setattr(blocks, "_BATCHES", 1)
 
 
@@ -98,15 +98,15 @@ def test_held_out_text_has_one_rate():
 
 
 def test_static_masks_come_again_after_k_passes_under_other_dropout():
-    def passes(again):
+    def epochs(again):
         found = {}
         for batch in stream(static_masks=again).batches():
-            if batch.cursor.pass_ == 5:
+            if batch.cursor.epoch == 5:
                 return found
-            found.setdefault(batch.cursor.pass_, []).append(batch)
+            found.setdefault(batch.cursor.epoch, []).append(batch)
         return found
 
-    static, dynamic = passes(2), passes(None)
+    static, dynamic = epochs(2), epochs(None)
     for one, other in ((0, 2), (1, 3), (0, 4)):
         for a, b in zip(static[one], static[other], strict=True):
             assert torch.equal(a.ids, b.ids)
@@ -116,7 +116,7 @@ def test_static_masks_come_again_after_k_passes_under_other_dropout():
             assert (a.documents.keys[named] != b.documents.keys[named]).all()
     assert not torch.equal(static[0][0].ids, static[1][0].ids)
     assert not torch.equal(dynamic[0][0].ids, dynamic[2][0].ids)
-    # The first k passes are those of a stream that masks anew in each.
+    # The first k epochs are those of a stream that masks anew in each.
     assert torch.equal(static[1][0].ids, dynamic[1][0].ids)
     assert torch.equal(static[1][0].documents.keys, dynamic[1][0].documents.keys)
 

@@ -9,9 +9,9 @@ from unmask.data.stream.order import Permutation
 
 
 @settings(max_examples=40, deadline=None)
-@given(n=st.integers(1, 5000), seed=st.integers(0, 2**64 - 1), pass_=st.integers(0, 50))
-def test_every_index_comes_exactly_once(n, seed, pass_):
-    assert np.array_equal(np.sort(Permutation(n, seed, 1, pass_, 0)(np.arange(n))), np.arange(n))
+@given(n=st.integers(1, 5000), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 50))
+def test_every_index_comes_exactly_once(n, seed, epoch):
+    assert np.array_equal(np.sort(Permutation(n, seed, 1, epoch, 0)(np.arange(n))), np.arange(n))
 
 
 def test_a_part_of_the_order_equals_that_part_of_the_whole():

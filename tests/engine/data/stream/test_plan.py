@@ -1,4 +1,4 @@
-"""Windows: every token once a pass, nothing over a capacity, little room wasted, sources mixed."""
+"""Blocks: every token once an epoch, nothing over a capacity, little room wasted, sources mixed."""
 
 import itertools
 
@@ -31,16 +31,16 @@ def roomy(tokens, max_length):
 
 
 @pytest.fixture
-def small_windows(monkeypatch):
-    """Windows of two chunks of eight documents, so that a small corpus has several."""
-    monkeypatch.setattr(blocks, "CHUNK", 8)
-    monkeypatch.setattr(blocks, "_CHUNKS", 2)
+def small_blocks(monkeypatch):
+    """Blocks of two runs of eight documents, so that a small corpus has several."""
+    monkeypatch.setattr(blocks, "RUN", 8)
+    monkeypatch.setattr(blocks, "_RUNS", 2)
     monkeypatch.setattr(blocks, "_BATCHES", 1)
 
 
-def spans(planner_, pass_):
-    """Every (document, start, length) of a pass."""
-    plans = [planner_.plan(pass_, window) for window in range(planner_.windows)]
+def spans(planner_, epoch):
+    """Every (document, start, length) of an epoch."""
+    plans = [planner_.plan(epoch, block) for block in range(planner_.blocks)]
     return [
         span for p in plans for span in zip(p.documents.tolist(), p.starts.tolist(), p.lengths.tolist(), strict=True)
     ]
@@ -50,17 +50,17 @@ def spans(planner_, pass_):
 @given(
     lengths=st.lists(st.integers(0, 90), min_size=60, max_size=120),
     max_length=st.integers(3, 40),
-    pass_=st.integers(0, 3),
+    epoch=st.integers(0, 3),
     data=st.data(),
 )
-def test_every_token_comes_exactly_once_a_pass(lengths, max_length, pass_, data):
+def test_every_token_comes_exactly_once_an_epoch(lengths, max_length, epoch, data):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "CHUNK", 8)
-        patch.setattr(blocks, "_CHUNKS", 2)
+        patch.setattr(blocks, "RUN", 8)
+        patch.setattr(blocks, "_RUNS", 2)
         source = st.lists(st.integers(0, 2), min_size=len(lengths), max_size=len(lengths))
         planner_ = planner(lengths, roomy(64, max_length), source_of=np.array(data.draw(source)))
         covered = [np.zeros(n, dtype=int) for n in lengths]
-        for document, start, length in spans(planner_, pass_):
+        for document, start, length in spans(planner_, epoch):
             assert 0 < length <= max_length - 2
             covered[document][start : start + length] += 1
         assert all((tokens == 1).all() for tokens in covered)
@@ -103,7 +103,7 @@ def test_less_than_one_percent_of_the_room_is_wasted(tokens, max_length):
         tokens=tokens, sequences=tokens // 16, masked=int(1.02 * 0.15 * tokens) + 16, max_length=max_length
     )
     planned = planner(lengths, capacities).plan(0, 0)
-    # the last micro-batch of a window is what remains
+    # the last micro-batch of a block is what remains
     filled = (planned.lengths + 2)[: planned.bounds[-2]].sum() / (len(planned) - 1) / tokens
     assert filled >= 0.99
 
@@ -120,9 +120,9 @@ def test_documents_are_cut_evenly_into_as_few_pieces_as_fit():
     assert max(parts[4]) - min(parts[4]) <= 1
 
 
-def test_pieces_have_their_own_names_in_every_pass():
+def test_pieces_have_their_own_names_in_every_epoch():
     planner_ = planner(np.full(500, 40), roomy(256, 22))
-    names = [planner_.plan(pass_, 0).keys for pass_ in range(3)]
+    names = [planner_.plan(epoch, 0).keys for epoch in range(3)]
     assert np.unique(np.concatenate(names)).size == 3 * 1000
 
 
@@ -148,13 +148,13 @@ def test_passes_and_seeds_differ_in_order_and_repeat_themselves():
     lengths = np.full(300, 20)
     first = planner(lengths, roomy(256, 32)).plan(0, 0).documents
     np.testing.assert_array_equal(first, planner(lengths, roomy(256, 32)).plan(0, 0).documents)
-    for seed, pass_ in ((3, 1), (4, 0)):
-        other = planner(lengths, roomy(256, 32), seed=seed).plan(pass_, 0)
+    for seed, epoch in ((3, 1), (4, 0)):
+        other = planner(lengths, roomy(256, 32), seed=seed).plan(epoch, 0)
         assert np.count_nonzero(first == other.documents) < 15
 
 
-@pytest.mark.usefixtures("small_windows")
-def test_passes_seeds_and_sources_differ_in_which_documents_share_a_window():
+@pytest.mark.usefixtures("small_blocks")
+def test_epochs_seeds_and_sources_differ_in_which_documents_share_a_block():
     lengths, source_of = np.full(320, 20), np.repeat([0, 1], 160)
     base = planner(lengths, roomy(64, 32), source_of=source_of)
     first = set(base.plan(0, 0).documents.tolist())
@@ -165,26 +165,26 @@ def test_passes_seeds_and_sources_differ_in_which_documents_share_a_window():
     assert {document - 160 for document in first if document >= 160} != {d for d in first if d < 160}
 
 
-@pytest.mark.usefixtures("small_windows")
-def test_windows_hold_their_share_of_every_source():
+@pytest.mark.usefixtures("small_blocks")
+def test_blocks_hold_their_share_of_every_source():
     source_of = np.repeat([0, 1], [256, 64])
     planner_ = planner(np.full(320, 10), roomy(64, 16), source_of=source_of)
-    assert planner_.windows == 20
+    assert planner_.blocks == 20
     shares = [np.bincount(source_of[planner_.plan(0, w).documents], minlength=2) for w in range(20)]
     assert all(sum(share) == 16 for share in shares)
-    # a fifth of the documents is of the second source; chunks of eight come whole
+    # a fifth of the documents is of the second source; runs of eight come whole
     assert {int(share[1]) for share in shares} <= {0, 8}
     for quarter in range(4):
         assert sum(int(share[1]) for share in shares[5 * quarter : 5 * quarter + 5]) == 16
 
 
-@pytest.mark.usefixtures("small_windows")
-def test_a_window_holds_at_least_its_chunks_and_its_batches():
+@pytest.mark.usefixtures("small_blocks")
+def test_a_block_holds_at_least_its_runs_and_its_batches():
     lengths = np.full(1000, 10)
     few = planner(lengths, roomy(64, 16))
-    assert few.windows == 125 // 2
+    assert few.blocks == 125 // 2
     many = planner(lengths, roomy(800, 16))
-    sizes = [many.plan(0, w).lengths.sum() for w in range(many.windows)]
+    sizes = [many.plan(0, w).lengths.sum() for w in range(many.blocks)]
     assert len(sizes) == 12
     assert min(sizes) >= 800
 

@@ -21,10 +21,10 @@ LENGTHS = np.random.default_rng(5).integers(0, 70, 300)
 
 
 @pytest.fixture(autouse=True)
-def _small_windows(monkeypatch):
-    """Windows of 32 documents, so that a small corpus has several."""
-    monkeypatch.setattr(blocks, "CHUNK", 8)
-    monkeypatch.setattr(blocks, "_CHUNKS", 4)
+def _small_blocks(monkeypatch):
+    """Blocks of 32 documents, so that a small corpus has several."""
+    monkeypatch.setattr(blocks, "RUN", 8)
+    monkeypatch.setattr(blocks, "_RUNS", 4)
     monkeypatch.setattr(blocks, "_BATCHES", 1)
 
 
@@ -66,7 +66,7 @@ def same(one, two):
     assert (one.cursor, one.real_tokens) == (two.cursor, two.real_tokens)
 
 
-def test_every_token_of_the_split_comes_once_in_each_pass():
+def test_every_token_of_the_split_comes_once_in_each_epoch():
     store = corpus()
     ours = stream(store)
     kept = np.flatnonzero(~store.held_out_mask(0.1))
@@ -74,12 +74,12 @@ def test_every_token_of_the_split_comes_once_in_each_pass():
     for document in kept:
         first, last = store.offsets[document], store.offsets[document + 1]
         expected.update(store.ids[first:last].tolist())
-    passes = [Counter(), Counter()]
+    epochs = [Counter(), Counter()]
     for batch in ours.batches():
-        if batch.cursor.pass_ == 2:
+        if batch.cursor.epoch == 2:
             break
-        passes[batch.cursor.pass_].update(token for piece in content(batch) for token in piece)
-    assert passes == [expected, expected]
+        epochs[batch.cursor.epoch].update(token for piece in content(batch) for token in piece)
+    assert epochs == [expected, expected]
 
 
 def test_batches_have_the_capacities_and_inert_padding():
@@ -115,8 +115,8 @@ def test_a_stream_begun_anywhere_equals_the_uninterrupted_one(start, uninterrupt
 @pytest.fixture(scope="module")
 def uninterrupted():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "CHUNK", 8)
-        patch.setattr(blocks, "_CHUNKS", 4)
+        patch.setattr(blocks, "RUN", 8)
+        patch.setattr(blocks, "_RUNS", 4)
         patch.setattr(blocks, "_BATCHES", 1)
         return list(islice(stream().batches(), 270))
 
@@ -129,16 +129,16 @@ def test_ranks_together_see_what_one_rank_sees(world_size, uninterrupted):
             same(one, two)
 
 
-def test_remembered_cursors_make_seeking_plan_one_window_only(monkeypatch, uninterrupted):
+def test_remembered_cursors_make_seeking_plan_one_block_only(monkeypatch, uninterrupted):
     index, cursor = 250, uninterrupted[250].cursor
-    assert cursor.pass_ > 0
+    assert cursor.epoch > 0
     ours = stream()
     ours.remember(index, cursor)
     planned = []
     real = ours._planner.plan
     monkeypatch.setattr(ours._planner, "plan", lambda *where: planned.append(where) or real(*where))
     same(next(ours.batches(index)), uninterrupted[index])
-    assert planned == [(cursor.pass_, cursor.window)]
+    assert planned == [(cursor.epoch, cursor.block)]
 
 
 def test_locate_tells_the_cursor_of_every_batch(uninterrupted):
@@ -152,7 +152,7 @@ def test_locate_tells_the_cursor_of_every_batch(uninterrupted):
 def test_a_cursor_of_another_stream_is_refused():
     ours = stream()
     ours.locate(10)
-    with pytest.raises(ValueError, match="window 0 must begin at micro-batch 0, was said to begin at 3"):
+    with pytest.raises(ValueError, match="block 0 must begin at micro-batch 0, was said to begin at 3"):
         ours.remember(3, Cursor(0, 0, 0))
 
 
@@ -163,9 +163,9 @@ def test_held_out_documents_come_in_one_pass_and_never_in_training():
     assert sum(len(piece) for batch in held_out for piece in content(batch)) == expected
     long_pieces = {piece for batch in held_out for piece in content(batch) if len(piece) > 4}
     training = stream(store)
-    one_pass = [content(b) for b in islice(training.batches(), 200) if b.cursor.pass_ == 0]
+    one_epoch = [content(b) for b in islice(training.batches(), 200) if b.cursor.epoch == 0]
     assert long_pieces
-    assert not long_pieces & {piece for pieces in one_pass for piece in pieces}
+    assert not long_pieces & {piece for pieces in one_epoch for piece in pieces}
 
 
 def test_evaluation_does_not_depend_on_the_seed_of_training():
@@ -176,7 +176,7 @@ def test_evaluation_does_not_depend_on_the_seed_of_training():
     assert stream(split="held_out", seed=1).fingerprint == stream(split="held_out", seed=2).fingerprint
 
 
-def test_ranks_share_the_held_out_pass():
+def test_ranks_share_the_held_out_epoch():
     whole = list(stream(split="held_out").batches())
     shared = [b for rank in range(3) for b in stream(split="held_out").batches(rank=rank, world_size=3)]
     assert sorted(b.cursor for b in shared) == [b.cursor for b in whole]
@@ -209,7 +209,7 @@ def test_fingerprints_tell_streams_apart():
     assert len({base, *found}) == len(changes) + 2
 
 
-def test_masks_differ_from_pass_to_pass():
+def test_masks_differ_from_epoch_to_epoch():
     store = corpus(lengths=[30] * 4)
     ours = stream(store, held_out_fraction=0.0)
     chosen = Counter()
@@ -283,4 +283,4 @@ def test_a_store_on_disk_gives_the_batches_of_the_same_text_in_memory(tmp_path):
         Stream(disk, StreamConfig(max_length=32, held_out_fraction=0.2, tokens=128), memory.ordinary_ids, split=split)
         for split in ("train", "held_out")
     )
-    assert training.tokens_per_pass + held_out.tokens_per_pass == ours.tokens_per_pass
+    assert training.tokens_per_epoch + held_out.tokens_per_epoch == ours.tokens_per_epoch
