@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "errors.md"
 FILES_OF_SETTINGS = (
     "config/mappings.py",
     "config/yaml_text.py",
-    "config/recipes.py",
+    "config/load.py",
     "unmask/paths.py",
     "cli/pretrain.py",
 )

@@ -1,15 +1,17 @@
-"""The shape of the project: who imports whom, what an import needs, and how long a file may be."""
+"""The shape of the project: which module imports which, and what an import needs."""
 
+import ast
+import graphlib
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOT_FOLDERS = ("engine", "kernels", "bench", "csrc", "tests")
-MAX_LINES = 400
 
 # imports the baseline, then the modules named, and prints the packages that only the latter brought
 FOREIGN = """
@@ -48,6 +50,49 @@ def test_import_contracts_hold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.chdir(ROOT)
     status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
     assert status == 0, capsys.readouterr().out
+
+
+def imported_modules(package: Path) -> dict[str, set[str]]:
+    """Each module below `package`, and those that it imports anywhere but under TYPE_CHECKING."""
+    paths = {}
+    for path in sorted(package.rglob("*.py")):
+        name = ".".join(path.relative_to(package.parent).with_suffix("").parts)
+        paths[name.removesuffix(".__init__")] = path
+    return {module: set(_imports(module, path, set(paths))) for module, path in paths.items()}
+
+
+def _imports(module: str, path: Path, known: set[str]) -> Iterator[str]:
+    tree = ast.parse(path.read_text("utf-8"))
+    guarded = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    for_types = {inner for node in guarded for statement in node.body for inner in ast.walk(statement)}
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names = [f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base for alias in node.names]
+        if node not in for_types:
+            yield from (name for name in names if name in known and name != module)
+
+
+def test_no_module_of_the_engine_imports_itself_through_others() -> None:
+    """Imports inside functions count; `graphlib` names the circle that it finds."""
+    graph = imported_modules(ROOT / "engine/unmask")
+    assert "unmask.train.step" in graph["unmask.train.trainer"]
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
+    package = tmp_path / "circle"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "one.py").write_text("from circle.two import thing\n")
+    (package / "two.py").write_text("def thing():\n    from . import one\n")
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(imported_modules(package)).prepare()
 
 
 def test_every_family_and_kernel_module_is_under_contract() -> None:
@@ -149,13 +194,6 @@ def test_importing_the_package_or_the_configuration_loads_no_third_party_package
 @pytest.mark.parametrize("folder", ROOT_FOLDERS)
 def test_root_folders_are_plain_folders(folder: str) -> None:
     assert not (ROOT / folder / "__init__.py").exists()
-
-
-def test_no_file_is_longer_than_a_reader_keeps_in_mind() -> None:
-    lengths = {path.relative_to(ROOT): len(path.read_text("utf-8").splitlines()) for path in python_files()}
-    assert lengths, "no Python file was found"
-    too_long = {str(path): lines for path, lines in lengths.items() if lines > MAX_LINES}
-    assert too_long == {}
 
 
 def test_every_public_module_opens_with_what_it_is() -> None:

@@ -10,7 +10,7 @@ import pytest
 from unmask.cli import main
 from unmask.cli.pretrain import parse
 from unmask.config import load_config
-from unmask.config.recipes import read_recipe
+from unmask.config.load import read_recipe
 from unmask.errors import ConfigError
 from unmask.paths import as_typed, expanded, expanded_input, printable
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from unmask.cli._arguments import join_repeated, read
 from unmask.config import RunConfig, load_config
+from unmask.config.load import read_recipe, recipe_names
 from unmask.config.mappings import build, current_name
-from unmask.config.recipes import names, read_recipe
 from unmask.errors import ConfigError
 from unmask.paths import expanded
 
@@ -73,7 +73,7 @@ def _read(arguments: list[str], base: RunConfig, *, first: str | None) -> RunCon
 
     def stray(words: list[str]) -> None:
         for before, word in itertools.pairwise(["", *words]):
-            if before.startswith("--") or not (word in names() or word.endswith((".yaml", ".yml"))):
+            if before.startswith("--") or not (word in recipe_names() or word.endswith((".yaml", ".yml"))):
                 continue
             if first is not None:
                 raise ConfigError(f"config: {word!r} stands beside {first}; leave one of them out")
@@ -82,8 +82,9 @@ def _read(arguments: list[str], base: RunConfig, *, first: str | None) -> RunCon
                 f"unmask pretrain {word} [OPTIONS]"
             )
 
+    recipes = ", ".join(recipe_names())
     described = (
-        f"Pre-train an encoder. A recipe or a YAML file may come first; recipes: {', '.join(names())} (default: tiny). "
+        f"Pre-train an encoder. A recipe or a YAML file may come first; recipes: {recipes} (default: tiny). "
         "unmask pretrain --resume RUN goes on with a run that stopped."
     )
     joined = join_repeated(join_repeated(arguments, "--data.input"), "--data.weights")

@@ -5,21 +5,22 @@ mappings and checks the result once: names, types, ranges, and settings that con
 `RunConfig` from it checks nothing again.
 """
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from unmask.config.mappings import build, merge, nest, with_current_names
-from unmask.config.recipes import read_recipe
 from unmask.config.rules import check, check_changes
 from unmask.config.schema import RunConfig
 from unmask.config.unused import without_unused
-from unmask.config.yaml_text import dump_yaml
+from unmask.config.yaml_text import dump_yaml, parse_yaml
 from unmask.errors import ConfigError
 from unmask.paths import expanded, expanded_input
 
-__all__ = ["load_config", "to_mapping", "to_yaml"]
+__all__ = ["load_config", "read_recipe", "recipe_names", "to_mapping", "to_yaml"]
 
 
 def load_config(
@@ -45,6 +46,36 @@ def load_config(
     check(config)
     check_changes(config, changes, max_length=below.data.max_length)
     return config
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes, by name."""
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in files("unmask.recipes").iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def read_recipe(recipe_or_path: str | Path) -> dict[str, Any]:
+    """Settings of a shipped recipe, or of the YAML file at a path.
+
+    Raises:
+        ConfigError: neither exists, or the file cannot be read as UTF-8 YAML.
+    """
+    wanted = str(recipe_or_path)
+    if wanted in recipe_names():
+        text = files("unmask.recipes").joinpath(f"{wanted}.yaml").read_text("utf-8")
+        return parse_yaml(text, source=f"recipe {wanted}")
+    path = Path(expanded(wanted))
+    if not path.exists():
+        close = difflib.get_close_matches(wanted, recipe_names(), n=1)
+        hint = f"did you mean {close[0]}?" if close else f"recipes are {', '.join(recipe_names())}"
+        raise ConfigError(f"config: no recipe or file is called {wanted!r}; {hint}")
+    try:
+        return with_current_names(parse_yaml(path.read_text("utf-8"), source=wanted))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config: {wanted} is not UTF-8 at byte {error.start}; save it as UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"config: {wanted} cannot be read ({error.strerror}); give a YAML file that can") from None
 
 
 def _at_home(config: RunConfig) -> RunConfig:

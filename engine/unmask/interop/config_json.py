@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import CheckpointError
-from unmask.model import EncoderConfig
-
-from .model_folder import CONFIG, describe_value, read_object, require_folder, require_model
+from unmask.interop.model_folder import CONFIG, describe_value, read_object, require_folder, require_model
+from unmask.model.config import EncoderConfig
 
 __all__ = ["read_config", "write_config"]
 

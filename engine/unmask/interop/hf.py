@@ -1,19 +1,18 @@
-"""Hugging Face BERT folders: read and write weights under the names of `names.py`, with their `config.json`.
+"""Reads and writes Hugging Face BERT folders: weights under the names of `names.py`, sizes in `config.json`.
 
     BertModel              encoder with pooler            <-> Encoder
     BertForMaskedLM        encoder, MLM head              <-> PretrainingModel(heads=("mlm",))
     BertForPreTraining     encoder, pooler, MLM and NSP   <-> PretrainingModel(heads=("mlm", "nsp"))
 
-Weights are compared with config.json before a model is made, so that files that disagree are refused whatever sizes
-they claim. What the names of an encoder begin with, be it `bert.`, nothing, or what a trainer put in front, is what the
-token table's name begins with.
+The weights are compared with config.json before a model is made. So files that disagree are refused, whatever sizes
+they claim. The names of an encoder's weights share a prefix: `bert.`, nothing, or a prefix that a trainer added. It is
+read off the name of the token table.
 """
-
-from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -21,49 +20,73 @@ import torch
 from torch import Tensor, nn
 
 from unmask.errors import CheckpointError
-from unmask.model import Encoder, EncoderConfig, PretrainingModel
+from unmask.interop import names
+from unmask.interop.config_json import read_config, write_config
+from unmask.interop.model_folder import CONFIG, read_object
+from unmask.interop.names import Parameter
+from unmask.interop.weights import read_weights
+from unmask.model.config import EncoderConfig
 
-from . import names
-from .config_json import read_config, write_config
-from .model_folder import CONFIG, read_object
-from .names import Parameter
-from .weights import read_weights
-
-__all__ = ["load_encoder", "load_pretraining_model", "save_encoder", "save_pretraining_model"]
+__all__ = ["FolderWeights", "read_encoder", "read_pretraining_model", "save"]
 
 _TABLE = "embeddings.word_embeddings.weight"
-# the field of config.json that says how long a table is
+# the field of config.json that gives the length of a table
 _LENGTHS = {
     _TABLE: "vocab_size",
     "embeddings.position_embeddings.weight": "max_position_embeddings",
     "embeddings.token_type_embeddings.weight": "type_vocab_size",
 }
-# what people call an encoder that they build something around; another architecture has its own name
+# names that people give to an encoder inside a larger module; other architectures have names of their own
 _AROUND = frozenset({"model", "base_model", "bert", "encoder", "backbone", "net", "auto_model"})
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def load_encoder(folder: Path, *, compute_dtype: torch.dtype = torch.float32) -> Encoder:
-    """See `Encoder.from_pretrained`."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderWeights:
+    """The checked weights of a folder.
+
+    Attributes:
+        config: sizes of the model.
+        heads: the heads that the folder has weights for.
+        pooler: whether it has the weights of a pooler.
+        parameters: our name, their names and the shape of each parameter.
+        tensors: the folder's tensors, by their names.
+    """
+
+    config: EncoderConfig
+    heads: tuple[str, ...]
+    pooler: bool
+    parameters: tuple[Parameter, ...]
+    tensors: dict[str, Tensor]
+
+    def copy_into(self, module: nn.Module) -> None:
+        """Copy the weights, as fp32, into the parameters of a module made for this configuration."""
+        ours = dict(module.named_parameters())
+        with torch.no_grad():
+            for parameter in self.parameters:
+                ours[parameter.ours].copy_(torch.cat([self.tensors[name].float() for name in parameter.theirs]))
+
+
+def read_encoder(folder: Path) -> FolderWeights:
+    """Read the encoder of a folder; see `Encoder.from_pretrained`."""
     config = read_config(folder)
     weights = read_weights(folder)
     theirs = _encoder_prefix(weights, folder)
     pooler = f"{theirs}pooler.dense.weight" in weights
-    _check(_encoder_parameters(config, pooler, "", theirs), weights, theirs, folder)
-    encoder = Encoder(config, compute_dtype=compute_dtype, pooler=pooler)
-    _fill(encoder, _encoder_parameters(config, pooler, "", theirs), weights)
-    return encoder.eval()
+    parameters = tuple(_encoder_parameters(config, pooler, "", theirs))
+    _check(parameters, weights, theirs, folder)
+    return FolderWeights(config=config, heads=(), pooler=pooler, parameters=parameters, tensors=weights)
 
 
-def load_pretraining_model(folder: Path, *, compute_dtype: torch.dtype = torch.float32) -> PretrainingModel:
-    """See `PretrainingModel.from_pretrained`."""
+def read_pretraining_model(folder: Path) -> FolderWeights:
+    """Read the encoder and its heads; see `PretrainingModel.from_pretrained`."""
     config = read_config(folder)
     weights = read_weights(folder)
     theirs = _encoder_prefix(weights, folder)
     outer = theirs.removesuffix("bert.")
     bias, copy_of_bias = (f"{outer}cls.predictions.{name}" for name in ("bias", "decoder.bias"))
     if bias not in weights and copy_of_bias in weights:
-        # tied as well, and a file that holds no tensor twice may have kept either
+        # The two are tied, and a file that holds no tensor twice may have kept either.
         weights[bias] = weights[copy_of_bias]
     if bias not in weights:
         raise CheckpointError(
@@ -71,7 +94,8 @@ def load_pretraining_model(folder: Path, *, compute_dtype: torch.dtype = torch.f
             "read its encoder with unmask.Encoder.from_pretrained"
         )
     heads = ("mlm", "nsp") if f"{outer}cls.seq_relationship.weight" in weights else ("mlm",)
-    _check(_model_parameters(config, heads, theirs), weights, theirs, folder)
+    parameters = tuple(_model_parameters(config, heads, theirs))
+    _check(parameters, weights, theirs, folder)
     projection = f"{outer}cls.predictions.decoder.weight"
     if projection not in weights and read_object(folder / CONFIG).get("tie_word_embeddings", True) is not True:
         raise CheckpointError(
@@ -89,25 +113,52 @@ def load_pretraining_model(folder: Path, *, compute_dtype: torch.dtype = torch.f
                 f"{folder}: the output {what} ({name}), and both are one tensor here; read the encoder alone "
                 "with unmask.Encoder.from_pretrained"
             )
-    model = PretrainingModel(config, heads=heads, compute_dtype=compute_dtype)
-    _fill(model, _model_parameters(config, heads, theirs), weights)
-    return model.eval()
+    return FolderWeights(config=config, heads=heads, pooler="nsp" in heads, parameters=parameters, tensors=weights)
 
 
-def save_encoder(encoder: Encoder, folder: Path) -> None:
-    """See `Encoder.save_pretrained`."""
-    parameters = _encoder_parameters(encoder.config, encoder.pooler is not None, "", "")
-    _save(encoder, parameters, folder, architecture="BertModel")
-
-
-def save_pretraining_model(
-    model: PretrainingModel, folder: Path, *, pad_id: int = 0, for_transformers: bool = True
+def save(
+    module: nn.Module,
+    config: EncoderConfig,
+    folder: Path,
+    *,
+    architecture: str,
+    pad_id: int = 0,
+    for_transformers: bool = True,
 ) -> None:
-    """See `PretrainingModel.save_pretrained`."""
-    heads = ("mlm",) if model.nsp is None else ("mlm", "nsp")
-    architecture = "BertForMaskedLM" if model.nsp is None else "BertForPreTraining"
-    parameters = _model_parameters(model.config, heads, "bert.")
-    _save(model, parameters, folder, architecture=architecture, pad_id=pad_id, for_transformers=for_transformers)
+    """Write the folder of a `transformers` class; see the `save_pretrained` of our models.
+
+    Args:
+        module: an `Encoder` for BertModel, else a `PretrainingModel`.
+        config: its sizes.
+        folder: where to; made when it is not there.
+        architecture: BertModel, BertForMaskedLM or BertForPreTraining.
+        pad_id: id of [PAD].
+        for_transformers: refuse a model that `transformers` does not compute.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(config, folder, architecture=architecture, pad_id=pad_id, for_transformers=for_transformers)
+    ours = dict(module.named_parameters())
+    if architecture == "BertModel":
+        layout = _encoder_parameters(config, "pooler.weight" in ours, "", "")
+    else:
+        heads = ("mlm", "nsp") if architecture == "BertForPreTraining" else ("mlm",)
+        layout = _model_parameters(config, heads, "bert.")
+    weights: dict[str, Tensor] = {}
+    for parameter in layout:
+        parts = ours[parameter.ours].detach().cpu().chunk(len(parameter.theirs))
+        weights.update({name: part.contiguous().clone() for name, part in zip(parameter.theirs, parts, strict=True)})
+    file = folder / "model.safetensors"
+    try:
+        save_file(weights, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # the library keeps the number only as text
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from None
 
 
 def _encoder_parameters(config: EncoderConfig, pooler: bool, ours: str, theirs: str) -> Iterator[Parameter]:
@@ -125,7 +176,7 @@ def _model_parameters(config: EncoderConfig, heads: tuple[str, ...], theirs: str
 
 
 def _encoder_prefix(weights: dict[str, Tensor], folder: Path) -> str:
-    """What stands in front of `embeddings.` and `encoder.` in the names of the one encoder in a folder."""
+    """Return the prefix of `embeddings.` and `encoder.` in the names of a folder's weights."""
     found = [name.removesuffix(_TABLE) for name in weights if f".{name}".endswith(f".{_TABLE}")]
     if len(found) > 1:
         begin = " and ".join(map(repr, sorted(found)))
@@ -144,7 +195,7 @@ def _encoder_prefix(weights: dict[str, Tensor], folder: Path) -> str:
 
 
 def _check(parameters: Iterable[Parameter], weights: dict[str, Tensor], prefix: str, folder: Path) -> None:
-    """Refuse weights that are not all of the model of config.json, and nothing but it."""
+    """Refuse weights that lack a parameter of the model in config.json, or have one that it does not."""
     used = set()
     for parameter in parameters:
         for name in parameter.theirs:
@@ -154,7 +205,7 @@ def _check(parameters: Iterable[Parameter], weights: dict[str, Tensor], prefix: 
             used.add(name)
     for name in weights:
         inner = name.removeprefix(prefix)
-        # an encoder without some of its weights would be another model; heads and buffers may stay unread
+        # Without these weights the encoder would be another model. Heads and buffers may stay unread.
         of_encoder = name.startswith(prefix) and inner.startswith(("encoder.", "embeddings."))
         if of_encoder and name not in used and not inner.endswith(("position_ids", "token_type_ids")):
             raise CheckpointError(
@@ -190,42 +241,3 @@ def _check_weight(name: str, value: Tensor, shape: tuple[int, ...], folder: Path
 def _equal(one: Tensor, other: Tensor) -> bool:
     comparable = one.shape == other.shape and one.dtype in _DTYPES and one.layout == torch.strided and not one.is_meta
     return comparable and torch.equal(one.float(), other.float())
-
-
-def _fill(module: nn.Module, parameters: Iterable[Parameter], weights: dict[str, Tensor]) -> None:
-    ours = dict(module.named_parameters())
-    with torch.no_grad():
-        for parameter in parameters:
-            ours[parameter.ours].copy_(torch.cat([weights[name].float() for name in parameter.theirs]))
-
-
-def _save(
-    module: nn.Module,
-    layout: Iterable[Parameter],
-    folder: Path,
-    *,
-    architecture: str,
-    pad_id: int = 0,
-    for_transformers: bool = True,
-) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    config = module.config
-    assert isinstance(config, EncoderConfig)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(config, folder, architecture=architecture, pad_id=pad_id, for_transformers=for_transformers)
-    parameters = dict(module.named_parameters())
-    weights: dict[str, Tensor] = {}
-    for ours, theirs, _ in layout:
-        parts = parameters[ours].detach().cpu().chunk(len(theirs))
-        weights.update({name: part.contiguous().clone() for name, part in zip(theirs, parts, strict=True)})
-    file = folder / "model.safetensors"
-    try:
-        save_file(weights, file, metadata={"format": "pt"})
-    except SafetensorError as error:
-        # the library keeps the number only as text
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from unmask.model import EncoderConfig
+from unmask.model.config import EncoderConfig
 
 __all__ = ["ENCODER", "MLM", "NSP", "POOLER", "Parameter", "parameter_names"]
 

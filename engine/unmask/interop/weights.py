@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from unmask.errors import CheckpointError
-
-from .model_folder import describe_value, is_pointer, link_to_nothing, pointer, read_object, what_else
+from unmask.interop.model_folder import describe_value, is_pointer, link_to_nothing, pointer, read_object, what_else
 
 __all__ = ["read_weights"]
 

@@ -3,8 +3,8 @@
 Needs PyTorch and NumPy only.
 """
 
-from .config import EncoderConfig
-from .encoder import Encoder
-from .heads import MLMHead, NSPHead, PretrainingModel
+from unmask.model.config import EncoderConfig
+from unmask.model.encoder import Encoder
+from unmask.model.heads import MLMHead, NSPHead, PretrainingModel
 
 __all__ = ["Encoder", "EncoderConfig", "MLMHead", "NSPHead", "PretrainingModel"]

@@ -4,11 +4,12 @@
     L times:   x = norm(x + dropout(output(attention(qkv(x)))))                   (post-norm, all with bias)
                x = norm(x + dropout(down(gelu(up(x)))))
 
-Shapes: T packed tokens, D hidden, H heads of K elements, F feed-forward. A batch is one row of T tokens; its documents
-never see one another, and positions restart in each, so a document gets the hidden states it gets alone.
+Shapes: T packed tokens, S documents, R chosen rows, L layers, D hidden, H heads of K elements, F feed-forward.
 
-Parameters stay fp32. Activations have `compute_dtype`; matrices are cast to it where they are used, so that gradients
-come back in fp32. Dropout is addressed by (seed, layer, site, document, position): see `unmask_kernels.philox`.
+A batch is one row of T tokens. Documents do not attend to one another, and positions restart in each document, so a
+packed document gets the hidden states that it gets alone. Parameters and their gradients are fp32; activations have
+`compute_dtype`, to which each matrix is cast where it is used. The random numbers of dropout are a function of seed,
+layer, site, document and position (`unmask_kernels.philox`).
 """
 
 from __future__ import annotations
@@ -19,30 +20,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unmask.model.config import EncoderConfig
 from unmask_kernels import Documents, attention, embedding, layer_norm, linear_gelu, philox
 from unmask_kernels.precision import under_autocast
 
-from .config import EncoderConfig
-from .init import initialise
+__all__ = ["Encoder", "Linear", "Norm", "initialise"]
 
-__all__ = ["Encoder", "Linear", "Norm"]
-
-# Places in a layer that drop elements; the embedding block uses the first of an extra layer.
+# Places in a layer that apply dropout. The embeddings use the first site of one extra layer.
 _SITES = 3
+# Spreads the seeds of a model's parts, so that a head does not start with the numbers of the next seed's encoder.
+_SEED_STRIDE = 0x9E3779B97F4A7C15
+
+
+def initialise(module: nn.Module, std: float, seed: int, *, part: int = 0) -> None:
+    """Initialise all parameters as BERT does: truncated normal matrices and tables, zero biases, unit norm gains.
+
+    The same seed, module and PyTorch build give the same values.
+
+    Args:
+        module: parameters with two dimensions are matrices or tables; vectors are biases (by name) or norm gains.
+        std: standard deviation of the normal distribution, which is cut at two standard deviations.
+        seed: seed of a generator that only this call uses; PyTorch's global generator is left alone.
+        part: number of this module in the model. Parts draw from different generators at one seed.
+    """
+    generator = torch.Generator().manual_seed((seed + part * _SEED_STRIDE) % 2**63)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.dim() > 1:
+                nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std, generator=generator)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.fill_(1.0)
 
 
 class Linear(nn.Linear):
     """A linear layer with fp32 parameters that computes in the dtype of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in) -> (..., out)."""
+        """Return x W^T + b, (..., in) -> (..., out)."""
         return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
-    def apart(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The product, and the bias that what follows has to add, None where it is in.
+    def product_and_bias(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the product, and the bias if the next operation still has to add it, else None.
 
-        What follows a layer on a GPU reads every element anyway and adds a bias, and sums its gradient, on the way. A
-        CPU's product adds it for nothing.
+        On a GPU the next operation reads every element anyway, so it also adds the bias and sums its gradient. On a
+        CPU the matrix product adds the bias at no cost.
         """
         if x.device.type == "cpu":
             return self(x), None
@@ -59,7 +82,7 @@ class Norm(nn.Module):
         self.eps, self.p = eps, p
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Return the settings that `print(module)` shows."""
         return f"{len(self.weight)}, eps={self.eps}, p={self.p}"
 
     def forward(
@@ -70,7 +93,15 @@ class Norm(nn.Module):
         row_keys: Tensor | None = None,
         x_bias: Tensor | None = None,
     ) -> Tensor:
-        """norm(residual + dropout(x + x_bias)), (T, D); dropout when a key is given."""
+        """Return norm(residual + dropout(x + x_bias)), (T, D) -> (T, D), with dropout if a key is given.
+
+        Args:
+            x: (T, D).
+            residual: (T, D), or None for 0.
+            key: () int64, the dropout key of this site.
+            row_keys: int64 (T,), the random key of each row.
+            x_bias: (D,), or None for 0.
+        """
         p = self.p if key is not None else 0.0
         return layer_norm(
             x, residual, self.weight, self.bias, x_bias=x_bias, eps=self.eps, p=p, key=key, row_keys=row_keys
@@ -78,7 +109,7 @@ class Norm(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Token, position and segment tables: their sum, normalised, with dropout, in one operation."""
+    """Sum of the token, position and segment embeddings, with layer norm and dropout, in one operation."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -90,7 +121,17 @@ class Embeddings(nn.Module):
     def forward(
         self, ids: Tensor, documents: Documents, segments: Tensor | None, key: Tensor | None, dtype: torch.dtype
     ) -> Tensor:
-        """(T, D) in `dtype`; dropout when a key is given."""
+        """Embed the tokens.
+
+        Args:
+            ids: token ids, int64 or int32 (T,).
+            documents: boundaries of the documents.
+            segments: token types, int64 (T,), or None for all 0.
+            key: () int64, the dropout key of the embeddings, or None for no dropout.
+            dtype: dtype of the result.
+        Returns:
+            (T, D) in `dtype`.
+        """
         tables = (self.word.weight, self.position.weight, self.segment.weight)
         norm, p = self.norm, self.norm.p if key is not None else 0.0
         return embedding(
@@ -99,15 +140,15 @@ class Embeddings(nn.Module):
 
 
 class Pooler(Linear):
-    """What BERT makes of a document's [CLS]: tanh(W h + b)."""
+    """BERT's pooler: tanh(W h + b) of the hidden state h of [CLS]."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Hidden states at first tokens, (S, D) -> (S, D)."""
+        """Pool the hidden states of the first tokens, (S, D) -> (S, D)."""
         return torch.tanh(super().forward(rows))
 
 
 class Layer(nn.Module):
-    """Self-attention and feed-forward, each with its residual and norm."""
+    """Self-attention and feed-forward, each followed by its residual and layer norm."""
 
     def __init__(self, config: EncoderConfig, window: int | None = None) -> None:
         super().__init__()
@@ -124,30 +165,39 @@ class Layer(nn.Module):
         self.norm = Norm(size, eps, p)
 
     def forward(self, x: Tensor, documents: Documents, keys: Tensor | None, rows: Tensor | None = None) -> Tensor:
-        """x (T, D) -> (T, D), or (R, D) for R rows; keys int64 (3,), one per dropout site, or None without dropout."""
+        """Apply the layer.
+
+        Args:
+            x: hidden states, (T, D).
+            documents: boundaries of the documents.
+            keys: int64 (3,), one key for each dropout site, or None for no dropout.
+            rows: rows to return, int64 (R,), or None for all.
+        Returns:
+            (T, D), or (R, D) with rows.
+        """
         on_scores, on_attention, on_output = (None,) * _SITES if keys is None else keys.unbind()
         p = self.attention_dropout if keys is not None else 0.0
         qkv = self.qkv(x).view(-1, 3, self.heads, self.head_dim)
         context = attention(qkv, documents, causal=self.causal, window=self.window, p=p, key=on_scores).flatten(1)
         row_keys = documents.row_keys
         if rows is not None:
-            # every token was attended to; from here on rows do not see one another
+            # All tokens were keys and values above; nothing below mixes rows.
             context, x, row_keys = (tensor.index_select(0, rows) for tensor in (context, x, row_keys))
-        product, bias = self.attention_output.apart(context)
+        product, bias = self.attention_output.product_and_bias(context)
         x = self.attention_norm(product, x, on_attention, row_keys, bias)
         hidden = linear_gelu(x, self.up.weight, self.up.bias, activation=self.activation)
-        product, bias = self.down.apart(hidden)
+        product, bias = self.down.product_and_bias(hidden)
         return self.norm(product, x, on_output, row_keys, bias)
 
 
 class Encoder(nn.Module):
-    """BERT's encoder; `config` may make it causal, or make layers local.
+    """BERT's encoder. `config` can make it causal or give it local layers.
 
     Args:
-        config: sizes.
-        compute_dtype: dtype of the activations; bf16 is the fast one on recent hardware.
-        seed: of the initial weights and of dropout.
-        pooler: whether to have the layer that turns a document's [CLS] into a vector (`pool`).
+        config: sizes and constants.
+        compute_dtype: dtype of the activations. bf16 is fast on recent hardware.
+        seed: seed of the initial weights and of dropout.
+        pooler: whether the encoder has BERT's pooler, the layer behind `pool`.
     """
 
     def __init__(
@@ -171,20 +221,20 @@ class Encoder(nn.Module):
     def forward(
         self, ids: Tensor, documents: Documents, segments: Tensor | None = None, *, rows: Tensor | None = None
     ) -> Tensor:
-        """Hidden states of packed documents.
+        """Return the hidden states of packed documents.
 
         Args:
             ids: token ids, int64 or int32 (T,), in [0, vocab_size).
             documents: boundaries of the documents, T tokens in all, none longer than max_positions.
-            segments: 0 or 1 for each token, int64 (T,). Default: all 0.
+            segments: token type of each token, 0 or 1, int64 (T,). Default: all 0.
             rows: tokens whose hidden states are wanted, int64 (R,), in [0, T), repetitions allowed. The last layer
-                projects, feeds forward and normalises these alone, which saves most of it. Default: all.
+                computes only these after its attention, which saves most of its work. Default: all.
         Returns:
-            (T, D), or (R, D) with rows, in compute_dtype, under `torch.autocast` in its dtype; dropout is applied in
-            training mode only.
+            (T, D), or (R, D) with rows, in compute_dtype, or in autocast's dtype under `torch.autocast`. Dropout is
+            applied in training mode only.
         Raises:
             ValueError: ids and documents disagree, a document may be longer than the position table, or an id on the
-                CPU is not of the vocabulary.
+                CPU is outside the vocabulary.
         """
         if documents.max_seqlen > self.config.max_positions:
             raise ValueError(
@@ -201,9 +251,9 @@ class Encoder(nn.Module):
         return x
 
     def pool(self, hidden: Tensor, documents: Documents) -> Tensor:
-        """tanh(W h + b) at the first token of each document, (T, D) -> (S, D).
+        """Return tanh(W h + b) of the first token of each document, (T, D) -> (S, D).
 
-        Rows of empty document slots mean nothing.
+        The rows of empty document slots have no meaning.
         """
         if self.pooler is None:
             raise ValueError(
@@ -214,7 +264,7 @@ class Encoder(nn.Module):
         return pooled
 
     def _dropout_keys(self) -> Tensor | None:
-        """int64 (num_layers + 1, 3) while training with dropout; the last row is the embeddings'."""
+        """Return the keys of all sites, int64 (L + 1, 3), the embeddings' in the last row; None without dropout."""
         config = self.config
         if not self.training or config.hidden_dropout == config.attention_dropout == 0.0:
             return None
@@ -224,21 +274,25 @@ class Encoder(nn.Module):
     def from_pretrained(cls, folder: str | Path, *, compute_dtype: torch.dtype = torch.float32) -> Encoder:
         """Read the encoder of a Hugging Face BERT folder (BertModel, BertForMaskedLM, BertForPreTraining).
 
-        Weights come from safetensors files or, read with `weights_only=True`, from .bin files. In evaluation mode.
+        Weights come from safetensors files, or from .bin files, which are read with `weights_only=True`. The encoder
+        is in evaluation mode.
 
         Raises:
-            CheckpointError: a missing file, weights that do not fit, or a feature this encoder does not have.
+            CheckpointError: a file is missing, the weights do not fit, or the model needs what this encoder lacks.
         """
         from unmask.interop import hf
 
-        return hf.load_encoder(Path(folder), compute_dtype=compute_dtype)
+        found = hf.read_encoder(Path(folder))
+        encoder = cls(found.config, compute_dtype=compute_dtype, pooler=found.pooler)
+        found.copy_into(encoder)
+        return encoder.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that `transformers.BertModel.from_pretrained` reads.
 
         Raises:
-            CheckpointError: a model that transformers' BERT does not compute, causal or with local layers.
+            CheckpointError: the model is causal or has local layers, which transformers' BERT does not compute.
         """
         from unmask.interop import hf
 
-        hf.save_encoder(self, Path(folder))
+        hf.save(self, self.config, Path(folder), architecture="BertModel")

@@ -1,9 +1,9 @@
-"""What reads the encoder in pre-training: BERT's masked-LM head and next-sentence head.
+"""BERT's pre-training heads, and `PretrainingModel`, the encoder with its heads.
 
     MLM   logits = norm(gelu(dense(h))) E^T + b     at masked rows only; E is the encoder's token table (tied)
     NSP   logits = classifier(tanh(pooler(h_[CLS])))     two classes per document; 0 means that B follows A
 
-Shapes: T packed tokens, M masked slots, D hidden, V vocabulary, S documents.
+Shapes: T packed tokens, M slots for masked tokens, R chosen rows, D hidden, V vocabulary, S documents.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.batch import PackedBatch
+from unmask.model.config import EncoderConfig
+from unmask.model.encoder import Encoder, Linear, Norm, initialise
 from unmask_kernels import MLMLoss, gelu, mlm_loss
-
-from .config import EncoderConfig
-from .encoder import Encoder, Linear, Norm
-from .init import initialise
 
 __all__ = ["MLMHead", "NSPHead", "PretrainingModel"]
 
@@ -28,7 +26,7 @@ _HEADS = ("mlm", "nsp")
 
 
 class MLMHead(nn.Module):
-    """BERT's masked-LM head; the output projection is the encoder's token table, passed in."""
+    """BERT's masked-LM head. Its output projection is the encoder's token table, which callers pass in."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -38,18 +36,21 @@ class MLMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def transform(self, rows: Tensor) -> Tensor:
-        """What is projected on the vocabulary, (M, D) -> (M, D)."""
-        return self.norm(gelu(*self.dense.apart(rows), activation=self.activation))
+        """Apply the dense layer, GELU and layer norm in front of the projection, (M, D) -> (M, D)."""
+        return self.norm(gelu(*self.dense.product_and_bias(rows), activation=self.activation))
 
     def logits(self, rows: Tensor, table: Tensor) -> Tensor:
-        """Scores of all tokens for a few rows, (M, D) -> (M, V); for predictions, not for training."""
+        """Return the logits of all tokens, (M, D) -> (M, V). Training uses `forward`, which never stores them."""
         x = self.transform(rows)
         return F.linear(x, table.to(x.dtype), self.bias.to(x.dtype))
 
     def forward(self, rows: Tensor, labels: Tensor, table: Tensor) -> MLMLoss:
-        """Summed loss, count and hits.
+        """Return the summed loss, the count and the number of correct predictions.
 
-        Shapes: rows (M, D), hidden states of the masked tokens; labels (M,); table (V, D).
+        Args:
+            rows: hidden states of the masked tokens, (M, D).
+            labels: their original ids, int64 (M,), -100 in unused slots.
+            table: the encoder's token table, (V, D).
         """
         return mlm_loss(self.transform(rows), None, labels, table, self.bias)
 
@@ -62,7 +63,7 @@ class NSPHead(nn.Module):
         self.classifier = Linear(config.hidden_size, 2)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(S, D) -> (S, 2) logits; class 0: the second segment follows the first."""
+        """Return two logits a document, (S, D) -> (S, 2). Class 0: segment B follows segment A."""
         return self.classifier(pooled)
 
 
@@ -70,9 +71,10 @@ class PretrainingModel(nn.Module):
     """An encoder with its pre-training heads.
 
     Args:
-        config: sizes.
+        config: sizes and constants.
         heads: "mlm", or "mlm" and "nsp".
-        compute_dtype, seed: see `Encoder`.
+        compute_dtype: see `Encoder`.
+        seed: see `Encoder`.
     """
 
     def __init__(
@@ -95,19 +97,22 @@ class PretrainingModel(nn.Module):
             initialise(head, config.initializer_range, seed, part=part)
 
     def forward(self, batch: PackedBatch, *, rows: Tensor | None = None) -> Tensor:
-        """Hidden states of the batch, (T, D), or of some rows of it, (R, D); see `Encoder.forward`."""
+        """Return the hidden states of the batch, (T, D), or of the given rows, (R, D); see `Encoder.forward`."""
         return self.encoder(batch.ids, batch.documents, batch.segments, rows=rows)
 
     def mlm_loss(self, rows: Tensor, labels: Tensor) -> MLMLoss:
-        """Summed masked-LM loss, count and hits of hidden states (M, D) with labels (M,)."""
+        """Return the summed masked-LM loss, count and correct predictions of hidden states (M, D), labels (M,)."""
         return self.mlm(rows, labels, self.encoder.embeddings.word.weight)
 
     def mlm_logits(self, rows: Tensor) -> Tensor:
-        """Scores of all tokens for a few rows of hidden states, (M, D) -> (M, V)."""
+        """Return the masked-LM logits of hidden states, (M, D) -> (M, V)."""
         return self.mlm.logits(rows, self.encoder.embeddings.word.weight)
 
     def nsp_logits(self, rows: Tensor) -> Tensor:
-        """Next-sentence scores of hidden states at [CLS], (S, D) -> (S, 2); rows of empty slots mean nothing."""
+        """Return the next-sentence logits of the hidden states at [CLS], (S, D) -> (S, 2).
+
+        The rows of empty document slots have no meaning.
+        """
         if self.nsp is None:
             raise ValueError("PretrainingModel: made without a next-sentence head; make it with heads=('mlm', 'nsp')")
         assert self.encoder.pooler is not None
@@ -115,14 +120,17 @@ class PretrainingModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, compute_dtype: torch.dtype = torch.float32) -> PretrainingModel:
-        """Read a Hugging Face BertForMaskedLM or BertForPreTraining folder; in evaluation mode.
+        """Read a Hugging Face BertForMaskedLM or BertForPreTraining folder. The model is in evaluation mode.
 
         Raises:
-            CheckpointError: a missing file, weights that do not fit, or a feature this model does not have.
+            CheckpointError: a file is missing, the weights do not fit, or the model needs what this one lacks.
         """
         from unmask.interop import hf
 
-        return hf.load_pretraining_model(Path(folder), compute_dtype=compute_dtype)
+        found = hf.read_pretraining_model(Path(folder))
+        model = cls(found.config, heads=found.heads, compute_dtype=compute_dtype)
+        found.copy_into(model)
+        return model.eval()
 
     def save_pretrained(self, folder: str | Path, *, pad_id: int = 0, for_transformers: bool = True) -> None:
         """Write a folder for `transformers`: BertForMaskedLM, or BertForPreTraining with both heads.
@@ -130,11 +138,19 @@ class PretrainingModel(nn.Module):
         Args:
             folder: where to; made when it is not there.
             pad_id: the tokenizer's id of [PAD], written to config.json.
-            for_transformers: False also writes a causal model or one with local layers, as a folder that only
-                `from_pretrained` of this class reads.
+            for_transformers: with False, a causal model or one with local layers is written too, as a folder that
+                only `PretrainingModel.from_pretrained` reads.
         Raises:
             CheckpointError: a model that transformers does not compute, unless `for_transformers` is False.
         """
         from unmask.interop import hf
 
-        hf.save_pretraining_model(self, Path(folder), pad_id=pad_id, for_transformers=for_transformers)
+        architecture = "BertForMaskedLM" if self.nsp is None else "BertForPreTraining"
+        hf.save(
+            self,
+            self.config,
+            Path(folder),
+            architecture=architecture,
+            pad_id=pad_id,
+            for_transformers=for_transformers,
+        )

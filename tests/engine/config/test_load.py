@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from unmask.config import RunConfig, load_config, recipes, to_mapping, to_yaml
+from unmask.config import RunConfig, load_config, to_mapping, to_yaml
+from unmask.config.load import recipe_names
 from unmask.config.yaml_text import parse_yaml
 from unmask.errors import ConfigError
 
@@ -21,7 +22,7 @@ def complaint(overrides: Mapping[str, Any], source: str | Path | None = None) ->
 NEEDED = {"macbert": {"data.similar_words": "similar.tsv"}}
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_valid_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
     config = load_config(name, NEEDED.get(name, {}))
     assert load_config(None, to_mapping(config)) == config
@@ -32,7 +33,7 @@ def test_every_recipe_is_valid_and_survives_a_round_trip(name: str, tmp_path: Pa
 
 def test_the_recipes_of_the_literature_are_shipped() -> None:
     shipped = {"tiny", "bert-mini", "bert-base", "bert-large", "bert-original", "roberta", "macbert", "composition"}
-    assert shipped <= set(recipes.names())
+    assert shipped <= set(recipe_names())
 
 
 def test_the_chinese_recipe_asks_for_its_table_of_similar_words() -> None:

@@ -101,7 +101,7 @@ def test_a_bias_added_by_what_follows_a_product_gives_what_one_inside_it_gives(m
         hidden = hidden_of(encoder, batch)
         (hidden * incoming).sum().backward()
         results.append((hidden, {name: one.grad.clone() for name, one in encoder.named_parameters() if _used(one)}))
-        monkeypatch.setattr(Linear, "apart", outside)  # as on a GPU
+        monkeypatch.setattr(Linear, "product_and_bias", outside)  # as on a GPU
     (inside, expected), (hidden, gradients) = results
     torch.testing.assert_close(hidden, inside, rtol=0, atol=1e-5)
     for name, gradient in expected.items():
