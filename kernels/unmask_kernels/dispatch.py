@@ -16,10 +16,13 @@ backend's module is imported only when it runs.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import Lock
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
+
+import torch
 
 __all__ = ["Backend", "BackendUnavailable", "Call", "Family", "using"]
 
@@ -55,14 +58,19 @@ class Backend(NamedTuple):
     verified: tuple[str, ...] | None = None
 
 
-# What `using` asks for, by family; the empty name stands for every family without an entry of its own.
-_asked: dict[str, str] = {}
 _known: dict[str, Family] = {}
+
+# The open blocks of `using`, the innermost last: a backend by family, where the empty name stands for every family
+# without an entry of its own. It is one value for all threads of the process. PyTorch 2.13 cannot trace
+# `ContextVar.get`, and it sets no guard on `threading.local`, so a compiled function would keep a backend that is asked
+# for no more. A tuple is replaced as a whole, and guarded.
+_blocks: tuple[Mapping[str, str], ...] = ()
+_lock = Lock()
 
 
 @contextmanager
 def using(backend: str | None = None, **families: str) -> Iterator[None]:
-    """Ask for backends by name inside the block; an explicit `backend=` argument still wins.
+    """Ask for backends by name inside the block, in every thread; an explicit `backend=` argument still wins.
 
     Args:
         backend: for every family that nothing else is asked for.
@@ -74,24 +82,33 @@ def using(backend: str | None = None, **families: str) -> Iterator[None]:
         if name not in _known:
             raise ValueError(f"using: {name!r} is not an operation; there are {', '.join(_known)}")
         _known[name].require_known(wanted)
-    before = dict(_asked)
-    if backend is not None:
-        _asked.clear()
-        _asked[""] = backend
-    _asked.update(families)
+    global _blocks
+    block = families if backend is None else {"": backend, **families}
+    with _lock:
+        _blocks = (*_blocks, block)
     try:
         yield
     finally:
-        _asked.clear()
-        _asked.update(before)
+        with _lock:
+            # by identity: a block that another thread opened later may still be open
+            _blocks = tuple(other for other in _blocks if other is not block)
 
 
 class Family:
-    """The backends of one operation, best first."""
+    """The backends of one operation, best first.
 
-    def __init__(self, name: str, backends: dict[str, Backend]) -> None:
+    Attributes:
+        name: of the operation.
+        backends: by name.
+        example: the call at BERT-base size, of a device type, an architecture and a dtype of activations.
+    """
+
+    def __init__(
+        self, name: str, backends: dict[str, Backend], *, example: Callable[[str, str, torch.dtype], Call]
+    ) -> None:
         self.name = name
         self.backends = backends
+        self.example = example
         self._modules: dict[str, ModuleType] = {}
         _known[name] = self
 
@@ -102,8 +119,9 @@ class Family:
             ValueError: `asked` is not a backend of this family.
             BackendUnavailable: `asked` refuses the call, or nothing was asked for and every backend refuses it.
         """
-        if asked is None:
-            asked = _asked.get(self.name, _asked.get(""))
+        for block in reversed(_blocks):
+            if asked is None:
+                asked = block.get(self.name, block.get(""))
         if asked is None:
             for name, backend in self.backends.items():
                 if not backend.refuses(call) and _is_verified(backend, call):

@@ -1,14 +1,20 @@
 """Registering a family's operations with PyTorch: `unmask::<family>_fwd` and, with gradients, `unmask::<family>_bwd`.
 
-An operation takes tensors, then the settings of the call, then the name of a backend, and runs `forward` or `backward`
-of that backend. Settings, and the tensors that go with them, may be one record, a NamedTuple: PyTorch passes its fields
-one by one, backends and fakes get it whole. The schema is read from the signature of the fake, so it is written once.
+The records of the family's `arguments.py` are the only declaration of a call. They are NamedTuples:
+
+    Arguments             what the forward takes
+    Results               what it returns, tensors
+    BackwardArguments     what the backward takes: the gradient of the first result, then tensors, then settings
+    Gradients             what it returns: a field `dx` for an argument `x`
+
+PyTorch knows no records: the schema lists their fields one by one, and then the name of a backend. The schema, the call
+of a backend, and the `autograd.Function` between the two operations are derived from the records here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -16,7 +22,12 @@ from torch import Tensor
 from .dispatch import Family
 from .precision import without_autocast
 
-__all__ = ["register", "save", "saved"]
+__all__ = ["operation", "register", "save", "saved"]
+
+_Arguments = TypeVar("_Arguments", bound=tuple[Any, ...])
+_Results = TypeVar("_Results", bound=tuple[Any, ...])
+_BackwardArguments = TypeVar("_BackwardArguments", bound=tuple[Any, ...])
+_Gradients = TypeVar("_Gradients", bound=tuple[Any, ...])
 
 _LIBRARY = torch.library.Library("unmask", "FRAGMENT")
 _SCHEMA_TYPES: dict[Any, str] = {
@@ -29,6 +40,100 @@ _SCHEMA_TYPES: dict[Any, str] = {
     int: "SymInt",
     str: "str",
 }
+
+
+def operation(
+    family: Family,
+    *,
+    forward: Callable[[_Arguments, str], _Results],
+    backward: Callable[[_BackwardArguments, str], _Gradients] | None = None,
+    finish: Callable[[_BackwardArguments, _Gradients], _Gradients] | None = None,
+    returned: int = 1,
+) -> Callable[[_Arguments, str], Any]:
+    """Register the operations of `family` and tie them together.
+
+    A field of `BackwardArguments` is an argument or a result of the forward of that name, or `needs_x`: whether the
+    gradient of the argument `x` is wanted. What it names is saved, and nothing else.
+
+    Args:
+        forward, backward: the fakes: they return empty tensors in the shapes and dtypes of the results. They take a
+            record and the name of a backend, and their annotations say which records. A backend's module has functions
+            of the same names, which take the record alone.
+        finish: changes the gradients of the backward in Python that the compiler sees, such as to give one tensor to
+            two arguments.
+        returned: how many results the operation returns; the others are for the backward only.
+    Returns:
+        A function of (arguments, backend). It returns one tensor, or a tuple of several. It is once differentiable with
+        respect to the arguments that `Gradients` names, through the first result.
+    """
+    takes, makes = _records(forward)
+    run_forward = _define(family, "forward", f"{family.name}_fwd", forward)
+    if backward is None:
+        return lambda arguments, backend: run_forward(*arguments, backend)
+    backward_takes, gradients = _records(backward)
+    run_backward = _define(family, "backward", f"{family.name}_bwd", backward)
+    single, backward_single = len(makes._fields) == 1, len(gradients._fields) == 1
+
+    # where in (*arguments, backend, *results, *needs) each thing to save is found
+    known = [*takes._fields, "backend", *makes._fields, *(f"needs_{name}" for name in takes._fields)]
+    kinds = get_type_hints(backward_takes)
+    saved = [known.index(name) for name in (*backward_takes._fields[1:], "backend")]
+    tensors = sum(kinds[name] in (Tensor, Tensor | None) for name in backward_takes._fields[1:])
+    # where in the gradients that of each argument is found
+    places = [gradients._fields.index(f"d{name}") if f"d{name}" in gradients._fields else -1 for name in takes._fields]
+
+    def run(ctx: Any, *call: Any) -> Any:
+        results = run_forward(*call)
+        results = (results,) if single else results
+        values = (*call, *results, *ctx.needs_input_grad)
+        keep = [values[place] for place in saved]
+        ctx.save_for_backward(*keep[:tensors])
+        ctx.settings = keep[tensors:]
+        return results[0] if returned == 1 else tuple(results[:returned])
+
+    @torch.autograd.function.once_differentiable
+    def differentiate(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:
+        call = (incoming[0], *ctx.saved_tensors, *ctx.settings)
+        found = run_backward(*call)
+        found = (found,) if backward_single else found
+        if finish is not None:
+            found = finish(backward_takes(*call[:-1]), gradients(*found))
+        needed = zip(places, ctx.needs_input_grad, strict=False)
+        return (*(found[place] if place >= 0 and need else None for place, need in needed), None)
+
+    name = family.name.title().replace("_", "")
+    tied: Any = type(
+        name, (torch.autograd.Function,), {"forward": staticmethod(run), "backward": staticmethod(differentiate)}
+    )
+    return lambda arguments, backend: tied.apply(*arguments, backend)
+
+
+def _records(fake: Callable[..., Any]) -> tuple[Any, Any]:
+    """The record that a fake takes and the one it returns."""
+    hints = get_type_hints(fake)
+    returned = hints.pop("return")
+    return next(iter(hints.values())), returned
+
+
+def _define(family: Family, direction: str, name: str, fake: Callable[..., Any]) -> Any:
+    takes, makes = _records(fake)
+    single = len(makes._fields) == 1
+
+    def run(*call: Any) -> Any:
+        with without_autocast(call[0].device.type):
+            results = getattr(family.module(call[-1]), direction)(takes(*call[:-1]))
+        return results[0] if single else tuple(results)
+
+    def run_fake(*call: Any) -> Any:
+        results = fake(takes(*call[:-1]), call[-1])
+        return results[0] if single else tuple(results)
+
+    arguments = [f"{_SCHEMA_TYPES[kind]} {field}" for field, kind in get_type_hints(takes).items()]
+    results = ", ".join(_SCHEMA_TYPES[kind] for kind in get_type_hints(makes).values())
+    _LIBRARY.define(f"{name}({', '.join(arguments)}, str backend) -> ({results})")
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"unmask::{name}", run_fake, lib=_LIBRARY)
+    return getattr(torch.ops.unmask, name).default
 
 
 def register(family: Family, *, forward: Callable[..., Any], backward: Callable[..., Any] | None = None) -> None:

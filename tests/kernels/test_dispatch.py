@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import pytest
+import torch
+from torch import Tensor
 
 from unmask_kernels import FAMILIES, BackendUnavailable, Family, dispatch, using
 from unmask_kernels.dispatch import Backend
@@ -40,6 +44,7 @@ def family(monkeypatch: pytest.MonkeyPatch) -> Family:
             "triton": Backend("json", lambda call: too_wide(call) + needs_cuda(call), verified=("sm_90",)),
             "torch": Backend("math", needs_cuda),
         },
+        example=lambda device, architecture, dtype: Call(device, architecture),
     )
 
 
@@ -91,7 +96,7 @@ def test_using_holds_inside_its_block_and_yields_to_an_argument(family: Family) 
 
 
 def test_using_asks_for_the_backend_of_one_family_and_leaves_the_others(family: Family) -> None:
-    other = Family("product", dict(family.backends))
+    other = Family("product", dict(family.backends), example=family.example)
     with using("triton", sum="torch"):
         assert family.choose(None, Call()) == "torch"
         assert other.choose(None, Call()) == "triton"
@@ -100,6 +105,30 @@ def test_using_asks_for_the_backend_of_one_family_and_leaves_the_others(family: 
         with using("triton"):
             assert family.choose(None, Call()) == "triton"
     assert family.choose(None, Call()) == "triton"
+
+
+def test_using_holds_in_every_thread_until_its_own_block_ends(family: Family) -> None:
+    first, second = using("torch"), using("cuda")
+    with first:
+        second.__enter__()
+        with ThreadPoolExecutor(1) as other, pytest.raises(BackendUnavailable):
+            other.submit(family.choose, None, Call()).result()
+    # the first block has ended before the second, which another thread may have opened
+    with pytest.raises(BackendUnavailable):
+        family.choose(None, Call())
+    second.__exit__(None, None, None)
+    assert family.choose(None, Call()) == "triton"
+
+
+def test_a_compiled_function_follows_the_blocks_it_is_called_in(family: Family) -> None:
+    def number(x: Tensor) -> Tensor:
+        return x + list(family.backends).index(family.choose(None, Call()))
+
+    compiled = torch.compile(number, fullgraph=True, backend="eager")
+    zero = torch.zeros(())
+    for block, expected in ((nullcontext(), 1), (using("torch"), 2), (nullcontext(), 1), (using(sum="torch"), 2)):
+        with block:
+            assert compiled(zero) == expected
 
 
 def test_using_refuses_a_name_that_no_family_has(family: Family) -> None:
@@ -122,6 +151,13 @@ def test_explain_names_the_choice_and_why_not_the_others(family: Family) -> None
         "  triton: rows up to 100 wide, got 128",
         "  torch: can run",
     ]
+
+
+def test_every_family_has_an_example_that_a_backend_can_run() -> None:
+    for family in FAMILIES.values():
+        call = family.example("cpu", "cpu", torch.float32)
+        assert (call.device, call.architecture) == ("cpu", "cpu")
+        assert family.choose(None, call) in family.backends
 
 
 def test_every_family_ends_with_its_reference() -> None:

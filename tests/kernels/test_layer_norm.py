@@ -148,13 +148,12 @@ def test_registration_is_sound(case: Case, target: Target) -> None:
         pytest.skip("the reference is not registered: the compiler sees through it")
     a = case.make(torch.float32, target.device).arguments
     random = (a["key"], a["row_keys"]) if a["p"] else (None, None)
-    rest = (*random, 1e-12, a["p"], target.backend)
-    forward = (a["x"], a["residual"], a["x_bias"], a["weight"], a["bias"], *rest)
+    forward = (a["x"], a["residual"], a["x_bias"], a["weight"], a["bias"], *random, 1e-12, a["p"], target.backend)
     contracts.opcheck(torch.ops.unmask.layer_norm_fwd.default, forward)
     y, *saved = torch.ops.unmask.layer_norm_fwd(*forward)
-    backward = (y, a["x"], a["residual"], a["x_bias"], a["weight"], *saved, *rest)
+    backward = (y, a["x"], a["residual"], a["x_bias"], a["weight"], *saved, *random, a["p"], target.backend)
     contracts.opcheck(torch.ops.unmask.layer_norm_bwd.default, backward)
-    dresidual, dx, dx_bias, *_ = torch.ops.unmask.layer_norm_bwd(*backward)
+    dx, dresidual, dx_bias, *_ = torch.ops.unmask.layer_norm_bwd(*backward)
     # written are the gradients that somebody reads
     assert (len(dresidual) > 0) == (a["residual"] is not None or a["p"] == 0.0)
     assert (len(dx) > 0) == (a["p"] > 0.0)

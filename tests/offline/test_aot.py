@@ -13,7 +13,6 @@ import unmask_kernels
 from offline import aot
 from unmask_kernels import FAMILIES, gelu, layer_norm
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
-from unmask_kernels.parts import Parts
 from unmask_kernels.testing.gelu import gelu_case
 from unmask_kernels.testing.inputs import Case
 from unmask_kernels.testing.layer_norm import layer_norm_case
@@ -76,9 +75,8 @@ def test_programs_of_a_persistent_grid_are_on_their_multiprocessor_at_once() -> 
     gelus = FAMILIES["gelu"].module("triton")._PROGRAMS_PER_MULTIPROCESSOR
 
     def of_norm(launch: aot.Launch) -> int:
-        constants = launch.constants
-        tile = Parts(constants["PARTS"], constants["BLOCK"], constants["ROWS"], launch.options["num_warps"])
-        return int(norm.warps_at_once(tile, torch.bfloat16, constants["HAS_X_BIAS"]) // tile.warps)
+        tile = launch.constants["TILE"]
+        return int(norm.warps_at_once(tile, torch.bfloat16, "x_bias_ptr" not in launch.constants) // tile.warps)
 
     calls: list[tuple[Callable[..., Any], Case, Callable[[aot.Launch], int]]] = [
         (layer_norm, layer_norm_case(64, 768, p=0.1), of_norm),

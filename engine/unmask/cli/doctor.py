@@ -9,7 +9,6 @@ import importlib.util
 import platform
 import shutil
 import subprocess
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["Options", "report", "run"]
-
-# sizes of BERT-base, by the names that the families give them
-_SIZES = {"width": 768, "head_dim": 64, "vocabulary": 30522, "causal": False, "window": -1, "p": 0.1, "max_seqlen": 512}
 
 # instruction sets that decide how fast matrices are multiplied
 _INSTRUCTIONS = ("amx", "avx2", "avx512_f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "sve", "i8mm", "bf16")
@@ -97,25 +93,12 @@ def _families(device: "torch.device", dtype: "torch.dtype") -> Iterator[str]:
     import unmask_kernels
     from unmask_kernels.capability import architecture
 
-    facts = {
-        **_SIZES,
-        "device": device.type,
-        "architecture": architecture(torch.empty(0, device=device)),
-        "dtype": dtype,
-    }
+    here = architecture(torch.empty(0, device=device))
     yield ""
     yield f"operations on {device} in {_name(dtype)} at BERT-base size, the chosen backend first"
     for family in unmask_kernels.FAMILIES.values():
-        yield from (f"  {line}" for line in family.explain(_example(family, facts)).splitlines())
-
-
-def _example(family: Any, facts: dict[str, Any]) -> Any:
-    """A call of `family` in its own NamedTuple, found through its refusals and filled by field name."""
-    refuses = next(iter(family.backends.values())).refuses
-    call: Any = typing.get_type_hints(refuses)["call"]
-    stand_ins = {int: 0, bool: False, float: 0.0, str: ""}
-    hints = typing.get_type_hints(call)
-    return call(**{name: facts.get(name, stand_ins.get(hint)) for name, hint in hints.items()})
+        example = family.example(device.type, here, dtype)
+        yield from (f"  {line}" for line in family.explain(example).splitlines())
 
 
 def _why_no_gpu(torch: Any) -> str:

@@ -115,6 +115,9 @@ FAMILY = Family(
         "torch": Backend("unmask_kernels.attention._torch", _torch_refuses),
         "reference": Backend("unmask_kernels.attention.reference", _reads_lengths),
     },
+    example=lambda device, architecture, dtype: AttentionCall(
+        device, architecture, dtype, head_dim=64, causal=False, window=-1, p=0.1, max_seqlen=512, captured=False
+    ),
 )
 
 

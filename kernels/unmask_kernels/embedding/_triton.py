@@ -65,7 +65,7 @@ def backward(
     programs = triton.cdiv(rows, chunk)
     segments = None if arguments.segments is None else arguments.segments.contiguous()
     added = 1 if segments is None else len(segment)
-    split = triton.cdiv(row.number, _PARTS_AND_SEGMENTS // added)
+    split = triton.cdiv(row.parts, _PARTS_AND_SEGMENTS // added)
     ids = ids.contiguous()
     slope, offset = torch.empty_like(mean), torch.empty_like(mean)
     word_shared, word_sums, place_shared = (word.new_empty((programs, 2, cols)) for _ in range(3))
@@ -104,7 +104,7 @@ def backward(
             shared_ptr=word_shared,
             sums_ptr=word_sums,
             LEAST=lists.least,
-            PARTS=row.number,
+            PARTS=row.parts,
             **shared,
         )
         places_kernel[(programs, split)](
@@ -116,7 +116,7 @@ def backward(
             sums_ptr=place_sums,
             places=len(position),
             SEGMENTS=added,
-            PARTS=triton.cdiv(row.number, split),
+            PARTS=triton.cdiv(row.parts, split),
             SPLIT=split,
             **shared,
         )

@@ -121,7 +121,7 @@ def forward(
                 COLS=cols,
                 HAS_SEGMENTS=segments is not None,
                 HAS_DROPOUT=p > 0.0,
-                PARTS=tile.number,
+                PARTS=tile.parts,
                 ROWS=tile.rows,
                 BLOCK=tile.block,
                 WORDS=words,

@@ -118,6 +118,7 @@ FAMILY = Family(
         "torch": Backend("unmask_kernels.embedding._torch"),
         "reference": Backend("unmask_kernels.embedding.reference"),
     },
+    example=lambda device, architecture, dtype: EmbeddingCall(device, architecture, dtype, width=768, segments=2),
 )
 
 

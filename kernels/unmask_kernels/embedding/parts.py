@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import torch
 
-from unmask_kernels.parts import Parts
+from unmask_kernels.row_tile import RowTile
 
 __all__ = ["keep_shape", "of_backward", "of_forward"]
 
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def of_forward(width: int) -> Parts:
+def of_forward(width: int) -> RowTile:
     """Eight columns a lane in each part, which one call of Philox serves; up to 1,024 columns have one warp.
 
     Narrow rows have parts of 128 columns where they waste less, and share a warp.
@@ -29,21 +29,21 @@ def of_forward(width: int) -> Parts:
     if width <= 512 and -(-width // 128) % 2:
         block = min(128, power)
     count = -(-width // block)
-    return Parts(count, block, _power_below(1024 // (count * block)), warps)
+    return RowTile(count, block, _power_below(1024 // (count * block)), warps)
 
 
-def of_backward(width: int, itemsize: int) -> Parts:
+def of_backward(width: int, itemsize: int) -> RowTile:
     """Four columns a lane in each part; one warp holds 768 columns beside their sums, with dy in 16 bits."""
     power = _power(width)
     warps = 1 if width <= 768 and itemsize < 4 else max(1, power // 512)
     block = min(128 * warps, power)
-    return Parts(-(-width // block), block, 1, warps)
+    return RowTile(-(-width // block), block, 1, warps)
 
 
 def keep_shape(width: int, itemsize: int) -> tuple[int, torch.dtype]:
     """Words of a row's dropout bits, and their dtype."""
     parts = of_backward(width, itemsize)
-    return parts.block // 8, _WORDS[1 << (parts.number - 1).bit_length()]
+    return parts.block // 8, _WORDS[1 << (parts.parts - 1).bit_length()]
 
 
 def _power(width: int) -> int:

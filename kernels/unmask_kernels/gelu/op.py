@@ -90,6 +90,7 @@ FAMILY = Family(
         "torch": Backend("unmask_kernels.gelu._torch"),
         "reference": Backend("unmask_kernels.gelu.reference"),
     },
+    example=lambda device, architecture, dtype: GeluCall(device, architecture, dtype),
 )
 
 

@@ -1,4 +1,7 @@
-"""What a call of layer_norm says beside rows and parameters: one record, which backends take in both directions."""
+"""The records of layer_norm: what its two directions take and return.
+
+T tokens, D columns. *Wide* is the accumulation dtype: fp32, or fp64 for fp64 rows.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,81 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Arguments"]
+__all__ = ["Arguments", "BackwardArguments", "Gradients", "Results"]
 
 
 class Arguments(NamedTuple):
-    """What is dropped and how the norm is taken.
+    """What the forward takes.
 
     Attributes:
+        x: (T, D), fp16, bf16, fp32 or fp64.
+        residual: (T, D) in the dtype of x, or None.
+        x_bias: (D,), wide, or None: added to x.
+        weight: (D,), wide: scales the normalised rows.
+        bias: (D,), wide, or None: added to them.
         key: of the random stream, scalar int64; None without dropout.
         row_keys: of the rows, int64 (T,); None without dropout.
         eps: added to the variance.
         p: probability of dropping an element of x + x_bias, in [0, 1).
     """
 
+    x: Tensor
+    residual: Tensor | None
+    x_bias: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
     key: Tensor | None
     row_keys: Tensor | None
     eps: float
     p: float
+
+
+class Results(NamedTuple):
+    """What the forward returns.
+
+    Attributes:
+        y: (T, D) in the dtype of x.
+        mean, rstd: of each row, wide (T,).
+        keep: what dropout keeps, bool (T, D), from a backend that saves it; else empty, (0,).
+    """
+
+    y: Tensor
+    mean: Tensor
+    rstd: Tensor
+    keep: Tensor
+
+
+class BackwardArguments(NamedTuple):
+    """What the backward takes: the gradient of y, (T, D) in the dtype of x, and what the forward took and returned.
+
+    h is not saved. To read x and residual again moves as many bytes, and keeps h in the accumulation dtype.
+    """
+
+    dy: Tensor
+    x: Tensor
+    residual: Tensor | None
+    x_bias: Tensor | None
+    weight: Tensor
+    mean: Tensor
+    rstd: Tensor
+    keep: Tensor
+    key: Tensor | None
+    row_keys: Tensor | None
+    p: float
+
+
+class Gradients(NamedTuple):
+    """What the backward returns. A gradient that nobody reads is empty, (0,).
+
+    Attributes:
+        dx: (T, D) in the dtype of x; empty without dropout, where it is dresidual.
+        dresidual: (T, D) in the dtype of x; empty with dropout and without a residual.
+        dx_bias: (D,), wide; empty without x_bias.
+        dweight, dbias: (D,), wide.
+    """
+
+    dx: Tensor
+    dresidual: Tensor
+    dx_bias: Tensor
+    dweight: Tensor
+    dbias: Tensor

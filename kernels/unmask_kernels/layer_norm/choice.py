@@ -1,4 +1,4 @@
-"""Which backend runs a call of layer_norm: what a choice may look at, what each backend refuses, and their order."""
+"""Which backend runs a call of layer_norm: what the choice looks at, what each backend refuses, and their order."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from unmask_kernels.capability import triton_reasons
-from unmask_kernels.dispatch import Backend, Family
+from ..capability import architecture, triton_reasons
+from ..dispatch import Backend, Family
+from .arguments import Arguments
 
-__all__ = ["FAMILY", "LayerNormCall"]
+__all__ = ["FAMILY", "LayerNormCall", "describe"]
 
 MAX_TRITON_WIDTH = 4096  # wider rows spill registers
 
@@ -21,6 +22,12 @@ class LayerNormCall(NamedTuple):
     architecture: str
     dtype: torch.dtype
     width: int
+
+
+def describe(arguments: Arguments) -> LayerNormCall:
+    """The call as the choice sees it."""
+    x = arguments.x
+    return LayerNormCall(x.device.type, architecture(x), x.dtype, x.shape[1])
 
 
 def _triton_refuses(call: LayerNormCall) -> list[str]:
@@ -40,4 +47,5 @@ FAMILY = Family(
         "torch": Backend("unmask_kernels.layer_norm._torch"),
         "reference": Backend("unmask_kernels.layer_norm.reference"),
     },
+    example=lambda device, architecture, dtype: LayerNormCall(device, architecture, dtype, width=768),
 )

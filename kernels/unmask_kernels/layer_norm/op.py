@@ -5,19 +5,15 @@ Shapes: x, residual, y (T, D); x_bias, weight, bias (D,); mean, rstd (T,); row_k
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from unmask_kernels import checks
-from unmask_kernels.capability import architecture
-from unmask_kernels.precision import accumulation_dtype, autocast_dtype, without_autocast
-from unmask_kernels.registration import register, save, saved
-
+from .. import checks
+from ..precision import accumulation_dtype, autocast_dtype, without_autocast
+from ..registration import operation
 from . import reference
-from .arguments import Arguments
-from .choice import FAMILY, LayerNormCall
+from .arguments import Arguments, BackwardArguments, Gradients, Results
+from .choice import FAMILY, describe
 
 __all__ = ["layer_norm"]
 
@@ -61,37 +57,20 @@ def layer_norm(
         TypeError, ValueError: a dtype, shape or device does not match.
         BackendUnavailable: the backend asked for cannot run this call.
     """
-    _check(x, residual, weight, bias, x_bias, eps, p, key, row_keys)
-    dtype = autocast_dtype(x)
-    x = x.to(dtype)
-    residual = None if residual is None else residual.to(dtype)
-    if p == 0.0:
-        key = row_keys = None
-    chosen = FAMILY.choose(backend, LayerNormCall(x.device.type, architecture(x), dtype, x.shape[1]))
+    arguments = Arguments(x, residual, x_bias, weight, bias, key, row_keys, eps, p)
+    _check(arguments)
+    arguments = _cast(arguments)
+    chosen = FAMILY.choose(backend, describe(arguments))
     if chosen == "reference":
-        random: dict[str, Any] = {"p": p, "key": key, "row_keys": row_keys}
         with without_autocast(x.device.type):
-            return reference.layer_norm(x, residual, weight, bias, x_bias=x_bias, eps=eps, **random)
-    wide = accumulation_dtype(dtype)
-    x_bias, bias = (None if parameter is None else parameter.to(wide) for parameter in (x_bias, bias))
-    y: Tensor = _LayerNorm.apply(  # type: ignore[no-untyped-call]
-        x, residual, x_bias, weight.to(wide), bias, Arguments(key, row_keys, eps, p), chosen
-    )
+            return reference.layer_norm(**arguments._asdict())
+    y: Tensor = _layer_norm(arguments, chosen)
     return y
 
 
-def _check(
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    x_bias: Tensor | None,
-    eps: float,
-    p: float,
-    key: Tensor | None,
-    row_keys: Tensor | None,
-) -> None:
+def _check(arguments: Arguments) -> None:
     name = "layer_norm"
+    x, residual, x_bias, weight, bias, key, row_keys, eps, p = arguments
     checks.rank(name, "x", x, "(T, D)")
     checks.dtype(name, "x", x, checks.FLOATS)
     tokens, width = x.shape
@@ -116,87 +95,52 @@ def _check(
         checks.same_device(name, "x", x, key=key, row_keys=row_keys)
 
 
-# Every backend reads x and residual again in the backward instead of saving their sum: as many
-# bytes, and the sum stays in fp32. The torch backend saves the dropout mask, Triton draws it again. What a call
-# does not need is returned empty.
-_SAVES_MASK = ("torch",)
+def _cast(arguments: Arguments) -> Arguments:
+    """The call in the dtypes that backends take, without a random address where nothing is dropped."""
+    x, residual, x_bias, weight, bias, key, row_keys, eps, p = arguments
+    dtype = autocast_dtype(x)
+    wide = accumulation_dtype(dtype)
+    return Arguments(
+        x=x.to(dtype),
+        residual=None if residual is None else residual.to(dtype),
+        x_bias=None if x_bias is None else x_bias.to(wide),
+        weight=weight.to(wide),
+        bias=None if bias is None else bias.to(wide),
+        key=key if p > 0.0 else None,
+        row_keys=row_keys if p > 0.0 else None,
+        eps=eps,
+        p=p,
+    )
 
 
-def _forward_fake(
-    x: Tensor,
-    residual: Tensor | None,
-    x_bias: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    arguments: Arguments,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward_fake(arguments: Arguments, backend: str) -> Results:
+    x, weight = arguments.x, arguments.weight
     tokens, width = x.shape
-    keep = (tokens, width) if arguments.p > 0.0 and backend in _SAVES_MASK else (0,)
-    return (
-        x.new_empty((tokens, width)),
-        weight.new_empty((tokens,)),
-        weight.new_empty((tokens,)),
-        x.new_empty(keep, dtype=torch.bool),
+    # the torch backend saves the mask, Triton draws it again
+    keep = (tokens, width) if arguments.p > 0.0 and backend == "torch" else (0,)
+    return Results(
+        y=x.new_empty((tokens, width)),
+        mean=weight.new_empty((tokens,)),
+        rstd=weight.new_empty((tokens,)),
+        keep=x.new_empty(keep, dtype=torch.bool),
     )
 
 
-def _backward_fake(
-    dy: Tensor,
-    x: Tensor,
-    residual: Tensor | None,
-    x_bias: Tensor | None,
-    weight: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    keep: Tensor,
-    arguments: Arguments,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return (
-        x.new_empty(tuple(x.shape) if arguments.p == 0.0 or residual is not None else (0,)),
-        x.new_empty(tuple(x.shape) if arguments.p > 0.0 else (0,)),
-        weight.new_empty((0,) if x_bias is None else tuple(weight.shape)),
-        weight.new_empty(tuple(weight.shape)),
-        weight.new_empty(tuple(weight.shape)),
+def _backward_fake(arguments: BackwardArguments, backend: str) -> Gradients:
+    x, weight = arguments.x, arguments.weight
+    rows, columns = tuple(x.shape), tuple(weight.shape)
+    return Gradients(
+        dx=x.new_empty(rows if arguments.p > 0.0 else (0,)),
+        dresidual=x.new_empty(rows if arguments.p == 0.0 or arguments.residual is not None else (0,)),
+        dx_bias=weight.new_empty((0,) if arguments.x_bias is None else columns),
+        dweight=weight.new_empty(columns),
+        dbias=weight.new_empty(columns),
     )
 
 
-register(FAMILY, forward=_forward_fake, backward=_backward_fake)
+def _share(arguments: BackwardArguments, gradients: Gradients) -> Gradients:
+    """Without dropout x and residual have the same gradient, which the backward writes once."""
+    return gradients if arguments.p > 0.0 else gradients._replace(dx=gradients.dresidual)
 
 
-class _LayerNorm(torch.autograd.Function):
-    """Forward and backward operations tied together; once differentiable."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        residual: Tensor | None,
-        x_bias: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        arguments: Arguments,
-        backend: str,
-    ) -> Tensor:
-        y: Tensor
-        y, mean, rstd, keep = torch.ops.unmask.layer_norm_fwd(x, residual, x_bias, weight, bias, *arguments, backend)
-        save(ctx, x, residual, x_bias, weight, mean, rstd, keep, *arguments, backend)
-        ctx.dropped = arguments.p > 0.0
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        dh, dx, dx_bias, dweight, dbias = torch.ops.unmask.layer_norm_bwd(dy, *saved(ctx))
-        _, for_residual, for_x_bias, _, for_bias, *_ = ctx.needs_input_grad
-        return (
-            # without dropout x and residual have the same gradient, which is written once
-            dx if ctx.dropped else dh,
-            dh if for_residual else None,
-            dx_bias if for_x_bias else None,
-            dweight,
-            dbias if for_bias else None,
-            None,
-            None,
-        )
+_layer_norm = operation(FAMILY, forward=_forward_fake, backward=_backward_fake, finish=_share)

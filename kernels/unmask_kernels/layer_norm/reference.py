@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from unmask_kernels import philox
-from unmask_kernels.precision import accumulation_dtype
+from .. import philox
+from ..precision import accumulation_dtype
 
 __all__ = ["layer_norm"]
 

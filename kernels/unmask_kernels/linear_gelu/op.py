@@ -91,6 +91,7 @@ FAMILY = Family(
         "torch": Backend("unmask_kernels.linear_gelu.composed"),
         "reference": Backend("unmask_kernels.linear_gelu.reference"),
     },
+    example=lambda device, architecture, dtype: LinearGeluCall(device, architecture, dtype),
 )
 
 

@@ -116,6 +116,7 @@ FAMILY = Family(
         "torch": Backend("unmask_kernels.masking._torch"),
         "reference": Backend("unmask_kernels.masking.reference"),
     },
+    example=lambda device, architecture, dtype: MaskingCall(device, architecture, max_seqlen=512),
 )
 
 

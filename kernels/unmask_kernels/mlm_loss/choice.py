@@ -37,4 +37,5 @@ FAMILY = Family(
         "torch": Backend("unmask_kernels.mlm_loss._torch"),
         "reference": Backend("unmask_kernels.mlm_loss.reference"),
     },
+    example=lambda device, architecture, dtype: MLMLossCall(device, architecture, dtype, vocabulary=30522, width=768),
 )
