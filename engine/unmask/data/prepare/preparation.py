@@ -1,7 +1,7 @@
 """From raw text to a token store: read, train a tokenizer if none is given, encode, write.
 
 The text is read once with a given tokenizer and twice when one is trained. Documents are encoded in worker processes
-(`encoding.py`, `workers.py`), written in order, and those that give no token are counted and left out. A run that was
+(`encoding.py`, `processes.py`), written in order, and those that give no token are counted and left out. A run that was
 killed goes on after its last finished shard (`unfinished.py`) and gives the same bytes, whatever the workers. An input
 may be a store: its documents are copied when the same tokenizer and segmenter made them. Cost: 1 MB or more of English
 or Chinese a second and core, memory of a few batches of 1 MB of text and one shard.
@@ -20,7 +20,6 @@ import numpy as np
 
 from unmask.data.prepare.encoding import EncodedBatch, TextEncoder
 from unmask.data.prepare.inputs import Inputs, stores_among
-from unmask.data.prepare.workers import WorkerPool, cores
 from unmask.data.store import Store
 from unmask.data.store.manifest import StoreHead, make_manifest
 from unmask.data.store.summary import Tally, describe
@@ -32,12 +31,14 @@ from unmask.data.text.readers import ReadOptions
 from unmask.data.text.words import load_segmenter
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError, StoreError
+from unmask.processes import ProcessPool, cores
 
 __all__ = ["Progress", "describe", "prepare"]
 
 _BATCH_CHARACTERS = 1_000_000
 _BATCH_STORED = 4096
 _NOTHING_REMOVED = (0,) * len(KINDS)
+_Encoders = ProcessPool[Sequence[str], EncodedBatch]
 _TRAINED: dict[str, Any] = {"vocab_size": 30_522, "lowercase": True, "sample_characters": 100_000_000}
 
 
@@ -93,10 +94,11 @@ def prepare(
 
     Raises:
         StoreError: `out` exists, is being written, was begun with other settings or cannot be written; an input store
-            was made by another tokenizer or segmenter; a worker process died.
+            was made by another tokenizer or segmenter.
         CorpusError: the text cannot be read, no document gives a token, the segmenter cannot be loaded, or a setting
             is about text that no input holds.
         TokenizerError: the tokenizer cannot be loaded or trained.
+        UnmaskError: a worker process died.
         ValueError: `workers` or `shard_tokens` is below 1, or a vocabulary is asked for beside one that is given.
     """
     if Path(out).exists():
@@ -148,7 +150,7 @@ def prepare(
             added_special_ids=given.added_special_ids,
         )
         source.require(head)
-        with WorkerPool(encode, saved, cores() if workers is None else workers) as pool:
+        with ProcessPool(encode, cores() if workers is None else workers) as pool:
             _Filling(place, head, shard_tokens, given.unk_id, sum(long_words)).run(source, pool, report, total)
     return Store.open(out)
 
@@ -189,7 +191,7 @@ class _Filling:
             finished=self._finished,
         )
 
-    def run(self, source: Inputs, pool: WorkerPool, report: Callable[[Progress], None], total: int | None) -> None:
+    def run(self, source: Inputs, pool: _Encoders, report: Callable[[Progress], None], total: int | None) -> None:
         """Encodes and writes all that is not written yet, and puts the store in place."""
         items = iter(source)
         try:

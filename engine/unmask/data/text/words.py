@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -72,6 +72,10 @@ class Segmenter:
     name: str
     version: str
     cut: Callable[[str], Iterable[str]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a worker process loads it by its name: a function of a package need not pickle
+        return load_segmenter, (self.name,)
 
     @property
     def label(self) -> str:

@@ -101,6 +101,9 @@ class Tokenizer:
         self._plain = Backend.from_str(json.dumps(description))
         self._plain.encode_special_tokens = True
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_json, (self._backend.to_str(), self.special_tokens, self.max_length)
+
     @classmethod
     def train(
         cls,
@@ -343,3 +346,9 @@ class Tokenizer:
         index = self._backend.token_to_id(self.special_tokens[role])
         assert index is not None
         return int(index)
+
+
+def _from_json(text: str, special_tokens: Mapping[str, str], max_length: int) -> Tokenizer:
+    from tokenizers import Tokenizer as Backend
+
+    return Tokenizer(Backend.from_str(text), special_tokens=special_tokens, max_length=max_length)

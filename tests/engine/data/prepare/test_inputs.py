@@ -11,7 +11,7 @@ import pytest
 from unmask.data.prepare import describe, prepare
 from unmask.data.store import Store
 from unmask.data.tokenizer import Tokenizer
-from unmask.errors import CorpusError, StoreError, TokenizerError
+from unmask.errors import CorpusError, StoreError, TokenizerError, UnmaskError
 
 TEXTS = ["The cat sat. It left!", "深度学习。模型很好……走了", "one sentence", "a b\x00\x07 \ufffd c", ""]
 
@@ -55,7 +55,7 @@ def test_what_fails_in_a_worker_fails_here(
     corpus = _write(tmp_path / "docs.jsonl", ["深度 学习"] * 50)
     for module, error, message in (
         ("bad_words", CorpusError, "words of bad_words:cut must join up to the text"),
-        ("deadly_words", StoreError, r"a worker process died \(status .*fewer --workers"),
+        ("deadly_words", UnmaskError, r"a worker process died \(status .*fewer --workers"),
     ):
         with pytest.raises(error, match=message):
             prepare([corpus], tmp_path / "store", tokenizer=tokenizer, segmenter=f"{module}:cut", workers=2)

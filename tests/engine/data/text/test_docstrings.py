@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from unmask.data.text import docstrings
-from unmask.data.text.docstring_extract import docstrings_of
-from unmask.data.text.docstrings import cache_folder, docstring_corpus
+from unmask.data.text.docstrings import cache_folder, docstring_corpus, docstrings_of
 from unmask.errors import CorpusError
 
 MODULE = '''"""The module."""
@@ -34,7 +33,8 @@ match 1:
 def test_finds_every_docstring_of_a_file_cleaned_and_named(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text(MODULE)
-    assert docstrings_of(path) == [
+    [found] = docstrings_of([path])
+    assert found == [
         ("", "The module."),
         ("Outer", "The class."),
         ("Outer.method", "The method,\nwith a hanging line."),
@@ -48,7 +48,7 @@ def test_finds_every_docstring_of_a_file_cleaned_and_named(tmp_path: Path) -> No
 def test_a_file_that_is_no_python_of_this_version_is_empty(tmp_path: Path, source: bytes) -> None:
     path = tmp_path / "template.py"
     path.write_bytes(source)
-    assert docstrings_of(path) == []
+    assert docstrings_of([path]) == [[]]
 
 
 @pytest.fixture
