@@ -25,7 +25,7 @@ from bench.clock import PLAYBACK
 from numpy.typing import NDArray
 
 from unmask.batch import Cursor
-from unmask.data.compose import Block, Composition, SequenceTable, composer
+from unmask.data.compose import Block, Composition, Sequences, composer
 from unmask.data.compose.bm25_index import K1, STOP_SHARE, B, TermIndex
 from unmask.data.store.memory import MemoryStore
 from unmask.data.stream import Stream, StreamConfig
@@ -83,7 +83,7 @@ def block(store: MemoryStore) -> Block:
     )
 
 
-def check(variant: str, table: SequenceTable, subjects: Numbers) -> None:
+def check(variant: str, table: Sequences, subjects: Numbers) -> None:
     tokens, _, _ = table.costs(np.zeros(LONGEST + 1, dtype=np.int64))
     assert tokens.max() <= LONGEST, "no sequence may hold more than the limit"
     if not variant.startswith("pairs"):

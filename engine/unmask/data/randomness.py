@@ -27,13 +27,14 @@ __all__ = [
     "SELECTION",
     "STREAMS",
     "WALK",
+    "Uint64Array",
     "mix64",
     "philox_4x32",
     "piece_keys",
     "site_key",
 ]
 
-Words = npt.NDArray[np.uint64]
+Uint64Array = npt.NDArray[np.uint64]
 
 # Sites: what a number is drawn for. They are part of the stream's identity, so a number is never reused for a new site.
 ORDER = 1
@@ -56,7 +57,7 @@ _ROUNDS = 10
 _BLOCK = 8192
 
 
-def philox_4x32(c0: Any, c1: Any, c2: Any, c3: Any, k0: int, k1: int) -> Words:
+def philox_4x32(c0: Any, c1: Any, c2: Any, c3: Any, k0: int, k1: int) -> Uint64Array:
     """Return the four output words of Philox-4x32-10 for many counters under one key.
 
     Args:
@@ -76,7 +77,7 @@ def philox_4x32(c0: Any, c1: Any, c2: Any, c3: Any, k0: int, k1: int) -> Words:
 
 
 @lru_cache(maxsize=64)
-def _schedule(k0: int, k1: int) -> list[Words]:
+def _schedule(k0: int, k1: int) -> list[Uint64Array]:
     """The key of each round, (2, 1)."""
     return [
         np.array([[(k0 + r * _WEYL[0]) & 0xFFFFFFFF], [(k1 + r * _WEYL[1]) & 0xFFFFFFFF]], dtype=np.uint64)
@@ -84,7 +85,7 @@ def _schedule(k0: int, k1: int) -> list[Words]:
     ]
 
 
-def _rounds(words: Words, keys: list[Words]) -> None:
+def _rounds(words: Uint64Array, keys: list[Uint64Array]) -> None:
     """Replace the counters `words` (4, b) by their random words, in place."""
     # The even words are multiplied, the odd ones only travel: as two (2, b) arrays a round is 5 NumPy calls.
     even, odd = words[0::2].copy(), words[1::2].copy()
@@ -100,7 +101,7 @@ def _rounds(words: Words, keys: list[Words]) -> None:
     words[1::2] = odd
 
 
-def mix64(values: Any) -> Words:
+def mix64(values: Any) -> Uint64Array:
     """Scramble 64-bit words one to one (the finaliser of SplitMix64); any shape, returns uint64."""
     x = np.array(values, dtype=np.uint64, ndmin=1)
     x ^= x >> np.uint64(30)
@@ -119,7 +120,7 @@ def site_key(seed: int, site: int, *parts: int) -> tuple[int, int]:
     return state & 0xFFFFFFFF, state >> 32
 
 
-def piece_keys(epoch: Any, source: Any, document: Any, piece: Any) -> Words:
+def piece_keys(epoch: Any, source: Any, document: Any, piece: Any) -> Uint64Array:
     """Name pieces of documents by 64 bits each.
 
     Args:

@@ -1,45 +1,51 @@
-"""`bm25`: each document is followed by the one most like it (BM25Chunk; Zhao et al. 2024, arXiv:2402.13991).
+"""`bm25`: each document is followed by the most similar one (BM25Chunk; Zhao et al. 2024, arXiv:2402.13991).
 
-For each source of a block, its documents arriving in the order of the epoch:
+For each source of a block, its documents arrive in the order of the epoch:
 
-    long       a document longer than L - 2 tokens first gives whole sequences, and goes on with what is left
-    buffer     arrivals fill it up to `buffer` (2,048) documents before each sequence
+    long       a document longer than L - 2 tokens first gives whole sequences; what is left of it goes on
+    buffer     arrivals fill the buffer up to `buffer` (2,048) documents before each sequence
     sequence   the first document of the buffer; then, while there is room, the document of the buffer with the highest
-               BM25 score; without any above 0, the earliest arrival
-    query      `path`: the document just added, a chain of neighbours as in the paper;
-               `star`: always the sequence's first document, as the released code does
+               BM25 score; if no score is above 0, the earliest arrival
+    query      `path`: the document just added, so that neighbours form a chain, as in the paper;
+               `star`: always the sequence's first document, as in the released code
     overflow   what does not fit of the last document goes back to the end of the buffer
 
-Every token comes once an epoch, in sequences of one source. Where the released code does otherwise: a document longer
-than L is not added again as a whole; every piece has its separator; the last, short sequence is kept; scores rest
-on the source's documents in the block (`bm25_index`), not on a file; a tie goes to the earliest arrival.
+Every token comes exactly once an epoch, in sequences of one source. The released code differs: it adds a document
+longer than L again as a whole, gives only some pieces a separator, drops the last, short sequence, and scores by the
+statistics of a file instead of the source's documents in the block (`bm25_index`). A tie goes to the earliest arrival.
 
 Cost: about 0.2 ms a document with a buffer of 2,048.
 """
 
 from collections import OrderedDict
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from unmask.data.compose.bm25_index import TermIndex
-from unmask.data.compose.composition import Composition
-from unmask.data.compose.table import Block, Indices, SequenceTable
+from unmask.data.compose.sequences import Block, Indices, Sequences
 from unmask.limits import SHORTEST
 
 __all__ = ["Bm25"]
 
 
 class Bm25:
-    """Composes sequences of documents that are alike."""
+    """Composes sequences of similar documents.
 
-    def __init__(self, composition: Composition) -> None:
-        self._path = composition.walk == "path"
-        self._buffer = composition.buffer
-        self._query_terms = composition.query_terms
+    Args:
+        walk: ask with the document just added, or always with the first one of the sequence.
+        buffer: documents to choose from.
+        query_terms: words of a document in a query, at most.
+    """
 
-    def __call__(self, block: Block) -> SequenceTable:
-        """The sequences of all sources."""
+    def __init__(self, *, walk: Literal["path", "star"], buffer: int, query_terms: int) -> None:
+        self._path = walk == "path"
+        self._buffer = buffer
+        self._query_terms = query_terms
+
+    def __call__(self, block: Block) -> Sequences:
+        """Compose the sequences of all sources."""
         pieces: list[tuple[int, int, int]] = []
         firsts = [0]
         for documents in block.by_source():
@@ -50,17 +56,17 @@ class Bm25:
                 pieces += sequence
                 firsts.append(len(pieces))
         owners, starts, lengths = np.array(pieces, dtype=np.int64).reshape(-1, 3).T
-        return SequenceTable.of(block, owners, starts, lengths, firsts)
+        return Sequences.of(block, owners, starts, lengths, firsts)
 
 
 class _Walk:
-    """The buffer of one source; documents are numbered by arrival."""
+    """Walks through the documents of one source with a buffer; documents are numbered by arrival."""
 
     def __init__(self, block: Block, documents: Indices, index: TermIndex, size: int, *, follow: bool) -> None:
         self._owners = documents.tolist()
         self._rest = block.lengths[documents].tolist()
         self._sizes = list(self._rest)
-        self._longest = block.max_length
+        self._max_length = block.max_length
         self._index = index
         self._size = size
         self._follow = follow
@@ -71,7 +77,7 @@ class _Walk:
         self._in_group = np.zeros(groups, dtype=np.int64)
 
     def sequences(self) -> list[list[tuple[int, int, int]]]:
-        """All sequences, as lists of (document of the block, start, length)."""
+        """Compose all sequences, as lists of pieces (document of the block, first token, tokens)."""
         made: list[list[tuple[int, int, int]]] = []
         while True:
             made += self._refill()
@@ -80,19 +86,19 @@ class _Walk:
             made.append(self._sequence())
 
     def _refill(self) -> list[list[tuple[int, int, int]]]:
-        """Let documents arrive until the buffer is full; returns the whole sequences of long ones."""
+        """Let documents arrive until the buffer is full; returns the whole sequences that long documents give."""
         whole = []
         while len(self._waiting) < self._size and self._arrived < len(self._owners):
             document = self._arrived
             self._arrived += 1
-            while self._rest[document] > self._longest - 2:
-                whole.append([self._take(document, self._longest - 2)])
+            while self._rest[document] > self._max_length - 2:
+                whole.append([self._take(document, self._max_length - 2)])
             self._put(document)
         return whole
 
     def _sequence(self) -> list[tuple[int, int, int]]:
         query = document = next(iter(self._waiting))
-        free = self._longest
+        free = self._max_length
         sequence = []
         scores: tuple[int, npt.NDArray[np.float64]] | None = None
         while True:
@@ -111,7 +117,7 @@ class _Walk:
             base, found = scores
             here = self._here[base : base + len(found)]
             best = int(np.argmax(np.where(here, found, -1.0)))
-            # the highest score is the first of its equals; where none is above 0, that is the earliest arrival
+            # argmax takes the first of equal scores: the earliest arrival, also where all scores are 0
             document = base + best
 
     def _take(self, document: int, tokens: int) -> tuple[int, int, int]:

@@ -1,22 +1,22 @@
-"""BM25 between the documents of a block's source, in whole numbers (Robertson and Zaragoza 2009).
+"""BM25 between the documents of one source in a block, in whole numbers (Robertson and Zaragoza 2009).
 
     score(q, d) = sum over the terms t of q: round(2**16 idf(t) tf (k1 + 1) / (tf + k1 (1 - b + b len(d) / mean)))
     idf(t)      = ln(1 + (N - df + 0.5) / (df + 0.5)),  k1 = 1.2, b = 0.75
 
-over N documents; tf counts t in d, df the documents with t, len(d) the terms of d. A term is a word: the pieces from
-one word start to the next, whatever they spell, so no text is needed and Chinese words are words. Words in more than a
-tenth of the documents, and in more than 16, are left out as stop words are in English; there is no stemmer. A query is
-the words of a document, or 300 of them drawn at random where it has more, before stop words leave.
+There are N documents; tf counts the term t in d, df the documents with t, len(d) the terms of d. A term is a word: the
+tokens from one word start to the next. So no text is needed, and Chinese words are words. Words in more than a tenth of
+the documents, and in more than 16, are left out, like stop words in English; there is no stemmer. A query holds the
+words of a document, or 300 of them drawn at random where it has more; stop words leave after the draw.
 
 Scores are sums of whole numbers, so neither the order of summation nor the machine changes which document is the best.
-Postings are kept by groups of documents in their order of arrival: a query reads those of the groups asked for, as one
+Postings are kept by groups of documents in their order of arrival: a query reads the postings of some groups as one
 array. Cost: about 0.15 us a token to index.
 """
 
 import numpy as np
 import numpy.typing as npt
 
-from unmask.data.compose.table import Block, Indices, spread
+from unmask.data.compose.sequences import Block, Indices, ranges
 from unmask.data.randomness import QUERIES, mix64, philox_4x32, site_key
 
 __all__ = ["K1", "SCALE", "STOP_DOCUMENTS", "STOP_SHARE", "B", "TermIndex"]
@@ -29,10 +29,10 @@ _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 class TermIndex:
-    """The terms of some documents, and who has them.
+    """Terms of some documents, and which documents have them.
 
     Attributes:
-        group: documents in a group of the postings.
+        group: documents in a group of postings.
     """
 
     def __init__(self, block: Block, documents: Indices, *, query_terms: int, group: int) -> None:
@@ -40,7 +40,7 @@ class TermIndex:
 
         Args:
             documents: indices in the block, (N,), in the order of arrival; they are numbered 0 to N - 1 here.
-            query_terms: most words of a document in its query.
+            query_terms: words of a document in its query, at most.
             group: documents in a group.
         """
         self.group = group
@@ -74,18 +74,20 @@ class TermIndex:
         self._query_begins = np.searchsorted(query[:, 0], np.arange(n + 1))
 
     def scores(self, query: int, groups: Indices) -> npt.NDArray[np.float64]:
-        """Scores of document `query` as a query against the documents from the first to the last of some groups.
+        """Score the documents of some groups against document `query`.
 
         Args:
-            groups: numbers of groups, ascending, at least one; documents of groups between them score 0.
+            query: number of the document that asks.
+            groups: numbers of groups, ascending, at least one, (g,).
         Returns:
-            Whole numbers, in units of 1 / SCALE; entry i is of document groups[0] * group + i.
+            Whole numbers in units of 1 / SCALE; entry i is the score of document groups[0] * group + i. The entries
+            reach to the end of the last group; documents of a group that is not in `groups` score 0.
         """
         own = slice(self._query_begins[query], self._query_begins[query + 1])
         rows = (groups[:, None] * self._terms + self._query_terms[own]).ravel()
         first, size = self._begins[rows], self._begins[rows + 1] - self._begins[rows]
         some = np.flatnonzero(size)
-        taken = spread(first[some], size[some])
+        taken = ranges(first[some], size[some])
         often = np.tile(self._query_counts[own], len(groups))[some]
         base = int(groups[0]) * self.group
         found = np.bincount(
@@ -126,10 +128,10 @@ def _sampled(block: Block, documents: Indices, owner: Indices, most: int) -> npt
     longer = np.flatnonzero(sizes[owner] > most)
     if not longer.size:
         return chosen
-    names = block.keys(documents, np.zeros(len(documents), dtype=np.int64))[owner[longer]]
+    keys = block.keys(documents, np.zeros(len(documents), dtype=np.int64))[owner[longer]]
     place = longer - (np.cumsum(sizes) - sizes)[owner[longer]]
-    draws = philox_4x32(place, 0, names & _LOW, names >> _32, *site_key(block.seed, QUERIES))[0]
+    draws = philox_4x32(place, 0, keys & _LOW, keys >> _32, *site_key(block.seed, QUERIES))[0]
     ranked = longer[np.lexsort((draws, owner[longer]))]
     counts = sizes[np.unique(owner[longer])]
-    chosen[ranked[spread(np.zeros(counts.size, dtype=np.int64), counts) >= most]] = False
+    chosen[ranked[ranges(np.zeros(counts.size, dtype=np.int64), counts) >= most]] = False
     return chosen

@@ -1,10 +1,10 @@
-"""How sequences are composed: the settings, and the strategy that they name.
+"""How sequences are composed: the settings, and the strategies that they name.
 
 documents       whole documents and even pieces of longer ones (the default)
 doc_sentences   consecutive sentences of one document (RoBERTa's DOC-SENTENCES)
 full_sentences  consecutive sentences across documents (RoBERTa's FULL-SENTENCES)
-mix, uni        streams of documents cut every L tokens, over all sources or each (Zhao 2024)
-bm25            as uni, each document followed by the one most like it (Zhao 2024)
+mix, uni        streams of documents cut every L tokens, over all sources or by source (Zhao 2024)
+bm25            as uni, each document followed by the most similar one (Zhao 2024)
 best_fit        pieces of documents, packed by best-fit decreasing (Ding 2024)
 pairs           [CLS] A [SEP] B [SEP] for next sentence prediction or sentence order
 """
@@ -15,10 +15,15 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
+from unmask.data.compose.bm25 import Bm25
+from unmask.data.compose.by_length import compose_best_fit, compose_documents, compose_mix, compose_uni
+from unmask.data.compose.pairs import PairBuilder
+from unmask.data.compose.sentences import compose_doc_sentences, compose_full_sentences
+from unmask.data.compose.sequences import Composer
 from unmask.errors import ConfigError
 from unmask.limits import JOINING
 
-__all__ = ["Composition", "Strategy"]
+__all__ = ["Composition", "Strategy", "composer", "sampler"]
 
 # a weight is the nearest fraction with at most this denominator, so that 0.1 is 1/10 exactly
 _DENOMINATOR = 1 << 16
@@ -28,17 +33,17 @@ Strategy = Literal["documents", "doc_sentences", "full_sentences", "mix", "uni",
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Composition:
-    """Settings of composition; all of it is part of the stream's identity.
+    """Settings of composition. Their names and values are part of the stream's identity.
 
     Attributes:
-        strategy: how a block's documents become sequences.
-        scope: what a token may attend to: its own document, or the whole sequence.
-        weights: how often the documents of a source come in an epoch, by the source's name; 1 where none is given.
+        strategy: how the documents of a block become sequences.
+        scope: whether a token attends to its own piece (`document`) or to the whole sequence.
+        weights: how often an epoch reads each source, by the source's name; 1 where none is given.
         pair_task: what pairs are for: next sentence prediction, or sentence order.
         short_share: share of the documents whose pairs have a random, shorter length.
-        walk: bm25's next query: the document just added, or always the first one of the sequence.
+        walk: the query of bm25: the document just added (`path`), or always the first one of the sequence (`star`).
         buffer: documents that bm25 chooses from.
-        query_terms: words of a document that bm25 asks for, at most.
+        query_terms: words of a document in a query of bm25, at most.
     """
 
     strategy: Strategy = "documents"
@@ -57,11 +62,11 @@ class Composition:
 
     @property
     def expensive(self) -> bool:
-        """Whether composing takes long enough to be done ahead, once for all workers."""
+        """Whether composing takes so long that one process does it ahead for all workers."""
         return self.strategy == "bm25"
 
     def held_out(self) -> "Composition":
-        """What evaluation reads: every document by itself, or pairs, whatever training composes."""
+        """The composition of evaluation: every document by itself, or pairs, whatever training composes."""
         return replace(
             self,
             strategy="pairs" if self.strategy == "pairs" else "documents",
@@ -85,7 +90,7 @@ class Composition:
         return [Fraction(self.weights.get(name, 1)).limit_denominator(_DENOMINATOR) for name in sources]
 
     def describe(self, sources: Sequence[str]) -> str:
-        """One line: what sequences are made of, and which sources come more or less often than once an epoch."""
+        """Say in one line what sequences are made of, and which sources are read more or less often than once."""
         across = self.joins and self.scope == "sequence"
         words = [
             f"sequences composed as {self.strategy}, attention {'across them' if across else 'within each document'}"
@@ -99,3 +104,30 @@ class Composition:
         if dropped:
             words.append(f"{', '.join(dropped)} left out by weight 0")
         return "; ".join(words)
+
+
+def composer(composition: Composition) -> Composer:
+    """The strategy that a composition names, with its settings."""
+    match composition.strategy:
+        case "bm25":
+            return Bm25(walk=composition.walk, buffer=composition.buffer, query_terms=composition.query_terms)
+        case "pairs":
+            return PairBuilder(task=composition.pair_task, short_share=composition.short_share)
+    return {
+        "documents": compose_documents,
+        "doc_sentences": compose_doc_sentences,
+        "full_sentences": compose_full_sentences,
+        "mix": compose_mix,
+        "uni": compose_uni,
+        "best_fit": compose_best_fit,
+    }[composition.strategy]
+
+
+def sampler(composition: Composition) -> Composer | None:
+    """A cheap strategy whose sequences have the sizes of this composition's; None for `documents`.
+
+    The sizes of even pieces of documents follow from the documents' lengths.
+    """
+    if composition.strategy == "documents":
+        return None
+    return composer(replace(composition, strategy="uni") if composition.strategy == "bm25" else composition)

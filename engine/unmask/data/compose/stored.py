@@ -1,10 +1,10 @@
-"""Sequence tables kept in files, so that each block is composed once for all workers, ranks and restarts.
+"""Sequences kept in files, so that each block is composed once for all workers, ranks and restarts.
 
     <folder>/<identity>-<epoch>-<block>.npz       written under another name, then renamed
-    <folder>/<identity>-<epoch>-<block>.lock      held by the process that composes it; others wait, then read
+    <folder>/<identity>-<epoch>-<block>.lock      held by the process that composes the block; others wait, then read
 
-The lock is the kernel's and goes with its process, so a killed one leaves nothing behind that could block. Files are
-about 32 bytes a piece.
+The kernel releases the lock when the process ends, so a killed process blocks nobody. A piece takes about 32 bytes of
+a file.
 """
 
 import contextlib
@@ -16,25 +16,28 @@ from pathlib import Path
 
 import numpy as np
 
-from unmask.data.compose.table import SequenceTable
+from unmask.data.compose.sequences import Sequences
 
-__all__ = ["StoredTables"]
+__all__ = ["StoredSequences"]
 
 
-class StoredTables:
-    """The tables of one stream, in a folder that other streams may share.
+class StoredSequences:
+    """The sequences of one stream, in a folder that other streams may share.
 
     Args:
-        folder: made when the first table is written.
-        identity: names what the tables depend on besides epoch and block.
+        folder: made when the first file is written.
+        identity: hash of everything that the sequences depend on besides epoch and block.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
         self._folder = folder
         self._identity = identity
 
-    def get(self, epoch: int, block: int, make: Callable[[], SequenceTable]) -> SequenceTable:
-        """Read the table of a block, made and written first if nobody did; without a writable folder, made."""
+    def get(self, epoch: int, block: int, make: Callable[[], Sequences]) -> Sequences:
+        """Read the sequences of a block; make and write them first if no process did.
+
+        If the folder cannot be written, the sequences are made, and a warning says so.
+        """
         path = self._path(epoch, block)
         if path.exists():
             return _read(path)
@@ -50,15 +53,15 @@ class StoredTables:
         with lock:
             if path.exists():
                 return _read(path)
-            table = make()
+            sequences = make()
             try:
-                _write(path, table)
+                _write(path, sequences)
             except OSError as error:
                 warnings.warn(f"compose: sequences cannot be kept in {self._folder}: {error}", stacklevel=2)
-            return table
+            return sequences
 
     def forget(self, epoch: int, block: int) -> None:
-        """Remove the table of a block that lies behind."""
+        """Remove the files of a block that is no longer needed."""
         for suffix in (".npz", ".lock"):
             with contextlib.suppress(FileNotFoundError):
                 self._path(epoch, block).with_suffix(suffix).unlink()
@@ -67,8 +70,8 @@ class StoredTables:
         return self._folder / f"{self._identity}-{epoch}-{block}.npz"
 
 
-def _write(path: Path, table: SequenceTable) -> None:
-    columns = {field.name: getattr(table, field.name) for field in fields(table)}
+def _write(path: Path, sequences: Sequences) -> None:
+    columns = {field.name: getattr(sequences, field.name) for field in fields(sequences)}
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -78,6 +81,6 @@ def _write(path: Path, table: SequenceTable) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> SequenceTable:
+def _read(path: Path) -> Sequences:
     with np.load(path) as columns:
-        return SequenceTable(**dict(columns))
+        return Sequences(**dict(columns))

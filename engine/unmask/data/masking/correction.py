@@ -1,18 +1,18 @@
 """`mac`, masked language modelling as correction (MacBERT: Cui et al. 2021, arXiv:1906.08101).
 
-Words are chosen in n-grams (`walk`). A chosen word becomes, by one draw at its first token,
+Words are chosen in n-grams (see `choice`). A draw at a chosen word's first token decides what the word becomes:
 
-    split[0]   its similar word, which has the same number of tokens; without one in the table: random tokens
+    split[0]   its similar word, which has the same number of tokens; random tokens if the table lacks the word
     split[1]   random ordinary tokens, each drawn by itself
     split[2]   itself
 
-and is predicted in every case. [MASK] is never written. Replacement by chance for want of a similar word is bounded to
-a tenth of what is masked, as the paper has it: the words chosen that the table lacks hold at most a tenth of the
-piece's budget, rounded down; a word beyond that is given up and the next one visited. The bound counts them whatever
-they draw, or else the table's gaps would show in what is kept and what is random. Pieces with few words in the table
-predict less than their budget.
+The word is predicted in every case, and [MASK] is never written. As in the paper, words without a similar word are
+limited to a tenth of what is masked: the chosen words that the table lacks hold at most a tenth of the piece's budget,
+rounded down. A word beyond this limit is skipped and the next one visited. The limit counts such words whatever they
+draw; otherwise the words that the table lacks would be rarer among the random ones than among the kept ones. Pieces
+with few words in the table predict less than their budget.
 
-Cost: about 150 ns a word beyond `ngram`, most of it the look-up of the table.
+Cost: about 150 ns a word beyond `ngram`, most of it the look-up in the table.
 """
 
 from dataclasses import dataclass
@@ -20,21 +20,26 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unmask.data.masking.row import Flags, Indices, Row
-from unmask.data.masking.row import Words as Draws
+from unmask.data.masking.choice import Flags, Indices, Row, Words, take_words
 from unmask.data.masking.similar_words import SimilarWords
-from unmask.data.masking.words import Words, take_words
+from unmask.data.randomness import Uint64Array
 
 __all__ = ["FALLBACK_SHARE", "Fate", "SimilarWords", "choose_correction", "replace_by_similar"]
 
-# one token in so many of the budget
 FALLBACK_SHARE = 10
+"""One token in so many of the budget may be in words that the table lacks."""
 _SIMILAR, _RANDOM, _KEPT = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fate:
-    """What becomes of each word, (W,): whether it is chosen; 0 similar, 1 random, 2 kept; its entry in the table."""
+    """What becomes of each of the W words of a row.
+
+    Attributes:
+        chosen: whether the word is predicted, (W,).
+        kinds: 0 for a similar word, 1 for random tokens, 2 for unchanged, (W,).
+        entries: the word's entry in the table, or -1, (W,).
+    """
 
     chosen: Flags
     kinds: npt.NDArray[np.int8]
@@ -42,9 +47,18 @@ class Fate:
 
 
 def choose_correction(
-    row: Row, words: Words, priorities: Draws, budgets: Indices, kinds: npt.NDArray[np.int8], table: SimilarWords
+    row: Row, words: Words, priorities: Uint64Array, budgets: Indices, kinds: npt.NDArray[np.int8], table: SimilarWords
 ) -> Fate:
-    """Choose words within both budgets; `kinds` (W,) is what each would become if the table knew all."""
+    """Choose words, and limit those that the table lacks.
+
+    Args:
+        row: the pieces.
+        words: of the row.
+        priorities: of each word, (W,), below 2**32.
+        budgets: tokens to choose in each piece at most, (P,).
+        kinds: what each word becomes if the table has it, as in `Fate`, (W,).
+        table: the similar words.
+    """
     entries = np.full(words.first.size, -1, dtype=np.int64)
     asked = np.flatnonzero(words.candidate)
     entries[asked] = table.find(row.ids, words.first[asked], words.size[asked])
@@ -59,7 +73,18 @@ def choose_correction(
 def replace_by_similar(
     row: Row, words: Words, rows: Indices, fate: Fate, table: SimilarWords, random: Indices
 ) -> Indices:
-    """Ids that the chosen `rows` (m,) become; `random` (m,) are what they become by chance."""
+    """Replace the chosen tokens.
+
+    Args:
+        row: the pieces.
+        words: of the row.
+        rows: of the chosen tokens, (m,).
+        fate: what becomes of the words.
+        table: the similar words.
+        random: the random id that each chosen token becomes if its word draws random tokens, (m,).
+    Returns:
+        The new ids, (m,).
+    """
     word = words.of_token[rows]
     kinds = fate.kinds[word]
     out = np.where(kinds == _RANDOM, random, row.ids[rows].astype(np.int64))

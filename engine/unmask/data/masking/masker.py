@@ -1,25 +1,28 @@
-"""Masking of packed pieces, a function of (seed, piece, token): what is predicted, and what stands in its place.
+"""Masking of packed pieces, a function of (seed, piece, token): what is predicted, and what replaces it.
 
-For a piece of n tokens named by the 64-bit key (low, high), with t = 0 at its [CLS]:
+For a piece of n tokens with the 64-bit key (low, high), t = 0 at its [CLS]:
 
     budget      = max(1, round(rate n)), ties to even, rate an exact fraction; n counts [CLS] and [SEP]
     priority(t) = word t mod 4 of philox(counter (t div 4, 0, low, high), key site_key(seed, SELECTION))
     token       : the `budget` tokens that come first by (priority(t), t)                 (Devlin et al. 2019)
-    whole_word  : words by (priority of their first token, place), greedily while they fit, see `words`
-    ngram, span : the same, words having the priority of their group, see `walk`           (Cui 2021; Joshi 2020)
+    whole_word  : words by (priority of their first token, place), each taken if it still fits, see `choice`
+    ngram, span : the same; the words of a group share its priority, see `choice`    (Cui 2021; Joshi 2020)
     mac         : as ngram; similar words instead of [MASK], see `correction`              (Cui 2021)
 
-and for each chosen token, or in `span` once for all tokens of the span, at its first:
+Each chosen token is replaced by its own draw; in `span` all tokens of a span follow the draw at its first token:
 
     (r0, r1, ., .) = philox(counter (t, 0, low, high), key site_key(seed, REPLACEMENT))
     r0 <  A          -> [MASK]                                    A = round(2**32 split[0])
     A <= r0 < B      -> ordinary_ids[(r1 * len(ordinary_ids)) >> 32]    B = round(2**32 (split[0] + split[1]))
-    B <= r0          -> stays as it is; it is predicted all the same
+    B <= r0          -> unchanged, and predicted all the same
 
-with r1 always the token's own. A token whose id is special ([PAD], [UNK], [CLS], [SEP], [MASK]) is never chosen, nor
-is a word that holds one; a piece without a candidate, or whose every word is longer than its budget, predicts nothing.
-Nothing depends on the packed row, so a piece is masked the same wherever it lies, and another backend that follows
-these lines is equal bit for bit. `rate` may differ between calls: that is how a schedule is made.
+r1 is always the token's own. A token whose id is special ([PAD], [UNK], [CLS], [SEP], [MASK]) is never chosen, nor is
+a word that holds one. A piece predicts nothing if it has no candidate, or if all its words exceed its budget. Nothing
+depends on where a piece lies in the packed row, so another backend that follows these lines gives the same bits.
+`rate` may differ from call to call; a schedule of the mask rate uses this.
+
+`NextToken` takes the place of a `Masker` for a causal language model: nothing is masked, and each token predicts the
+next one.
 
 Cost, one core, 16,384 tokens a call: about 80 ns a token for `token`, three to six times that for the others.
 """
@@ -32,21 +35,17 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from unmask.data.masking.choice import NGRAM, SPAN, Indices, Row, Words, choose_tokens, group_heads, take_words
 from unmask.data.masking.correction import SimilarWords, choose_correction, replace_by_similar
-from unmask.data.masking.row import Indices, Row
-from unmask.data.masking.row import Words as Draws
-from unmask.data.masking.tokens import choose_tokens
-from unmask.data.masking.walk import NGRAM, SPAN, heads_of
-from unmask.data.masking.words import Words, take_words
-from unmask.data.randomness import REPLACEMENT, SELECTION, WALK, site_key
+from unmask.data.randomness import REPLACEMENT, SELECTION, WALK, Uint64Array, site_key
 from unmask.errors import ConfigError
 
-__all__ = ["MASK_RATE_DENOMINATOR", "MaskRule", "Masked", "Masker", "Masking"]
+__all__ = ["MASK_RATE_DENOMINATOR", "MaskRule", "Masked", "Masker", "Masking", "NextToken"]
 
 Masking = Literal["token", "whole_word", "ngram", "span", "mac"]
 
 MASK_RATE_DENOMINATOR = 1 << 16
-"""A rate is the nearest fraction with no larger denominator, so that counts are exact."""
+"""A rate is read as the nearest fraction with at most this denominator, so that counts are exact."""
 
 _32 = np.uint64(32)
 _LAWS: Mapping[Masking, tuple[float, ...]] = {"ngram": NGRAM, "span": SPAN, "mac": NGRAM}
@@ -54,11 +53,11 @@ _LAWS: Mapping[Masking, tuple[float, ...]] = {"ngram": NGRAM, "span": SPAN, "mac
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Masked:
-    """What masking made of a packed row of N tokens.
+    """A packed row of N tokens after masking.
 
     Attributes:
         ids: corrupted ids, (N,), dtype of the input.
-        rows: tokens to predict, ascending, int64 (m,).
+        rows: of the tokens to predict, ascending, int64 (m,).
         labels: their original ids, int64 (m,).
     """
 
@@ -72,11 +71,11 @@ class MaskRule:
     """The rule of `token` and `whole_word` in plain arrays, for another backend that chooses the same tokens.
 
     Attributes:
-        keys: of selection and of replacement, int64 (2,).
+        keys: Philox keys of selection and of replacement, int64 (2,).
         special: ids that are never chosen, bool (V,).
         ordinary: ids that a random replacement is drawn from, int64 (O,).
-        rate, split, mask_id: as `Masker` takes them.
-        whole_words: whether words are chosen, else tokens.
+        rate, split, mask_id: as in `Masker`.
+        whole_words: choose whole words instead of tokens.
     """
 
     keys: npt.NDArray[np.int64]
@@ -89,7 +88,7 @@ class MaskRule:
 
 
 class Masker:
-    """Chooses and corrupts tokens of packed pieces."""
+    """Chooses tokens of packed pieces and replaces them."""
 
     def __init__(
         self,
@@ -104,20 +103,20 @@ class Masker:
         masking: Masking = "token",
         similar_words: SimilarWords | None = None,
     ) -> None:
-        """Fix the rule.
+        """Set the rule.
 
         Args:
             seed: 64-bit seed of the run.
             rate: share of a piece's tokens to predict, in (0, 1]; read as the nearest fraction with a
                 denominator of at most 65,536, so that 0.15 is 3/20 exactly.
-            split: shares of what is chosen that become [MASK] (with `mac`: a similar word), become random ordinary
-                tokens, stay; they sum to 1.
-            special_ids: ids that are never chosen.
-            ordinary_ids: ids that a random replacement is drawn from.
+            split: shares of the chosen tokens that become [MASK] (with `mac`: a similar word), become random
+                ordinary tokens, and stay; they sum to 1.
+            special_ids: ids that are never chosen, (s,).
+            ordinary_ids: ids that a random replacement is drawn from, (O,).
             mask_id: id of [MASK].
-            vocab_size: number of ids.
+            vocab_size: number of ids, V.
             masking: how tokens are chosen and replaced.
-            similar_words: the table of `mac`, which needs one.
+            similar_words: the table that `mac` needs.
         Raises:
             ConfigError: a rate or split out of range, no ordinary ids, or `mac` without a table.
         """
@@ -150,19 +149,19 @@ class Masker:
 
     @property
     def rule(self) -> MaskRule:
-        """The rule, for `unmask_kernels.masking`.
+        """The rule as `unmask_kernels.masking` takes it.
 
         Raises:
-            ConfigError: tokens are chosen in a way that only this class knows.
+            ConfigError: masking is neither `token` nor `whole_word`.
         """
         if self.masking not in ("token", "whole_word"):
             raise ConfigError(
                 f"masking: data.masking must be 'token' or 'whole_word' to be made on the device, got "
                 f"{self.masking!r}; set data.mask_on to 'host'"
             )
-        words = [low | high << 32 for low, high in (self._selection, self._replacement)]
+        keys = [low | high << 32 for low, high in (self._selection, self._replacement)]
         return MaskRule(
-            keys=np.array(words, dtype=np.uint64).view(np.int64),
+            keys=np.array(keys, dtype=np.uint64).view(np.int64),
             special=self._special,
             ordinary=self._ordinary,
             rate=float(self._rate),
@@ -172,10 +171,16 @@ class Masker:
         )
 
     def counts(self, lengths: npt.ArrayLike, *, rate: float | Fraction | None = None) -> npt.NDArray[np.int64]:
-        """Tokens chosen in pieces of `lengths` tokens with [CLS] and [SEP], if no content token is special.
+        """Count the tokens to choose in each piece: the budget, and what a micro-batch reserves.
 
-        This is what a micro-batch reserves; text that spells a special token lowers the true count where too
-        few candidates are left, and whole words may leave a remainder that none of them fits.
+        The true count is lower in a piece with too few candidates, and where no whole word fits in what is left of
+        the budget.
+
+        Args:
+            lengths: tokens of each piece with [CLS] and [SEP], (P,).
+            rate: share of the tokens to predict. Default: the one of the constructor.
+        Returns:
+            int64 (P,).
         """
         share = self._rate if rate is None else _fraction(rate)
         n = np.asarray(lengths, dtype=np.int64)
@@ -197,11 +202,11 @@ class Masker:
         """Mask a packed row of pieces.
 
         Args:
-            ids: token ids with [CLS] and [SEP], (N,), any unsigned or signed integer type.
+            ids: token ids with [CLS] and [SEP], (N,), any integer type.
             lengths: tokens of each piece, (P,), all positive, sum N.
-            keys: names of the pieces, (P,), uint64, or int64 with the same bits.
-            word_starts: True where a token begins a word, (N,); `token` does without.
-            rate: share of the tokens to predict here; default: the one of the constructor.
+            keys: of the pieces, (P,), uint64, or int64 with the same bits.
+            word_starts: True where a token begins a word, (N,); `token` does not need them.
+            rate: share of the tokens to predict. Default: the one of the constructor.
         Raises:
             ValueError: no word starts, where words are chosen.
         """
@@ -218,7 +223,7 @@ class Masker:
         words = Words.of(row, word_starts)
         heads = np.arange(words.first.size)
         if self.masking in _LAWS:
-            heads = heads_of(words, row.draws(words.first, self._walk)[0], _LAWS[self.masking])
+            heads = group_heads(words, row.draws(words.first, self._walk)[0], _LAWS[self.masking])
         order = priorities[words.first[heads]]
         if self._similar is not None:
             kinds = self._kinds(row.draws(words.first, self._replacement)[0])
@@ -232,22 +237,49 @@ class Masker:
         return Masked(ids=out, rows=rows, labels=ids[rows].astype(np.int64))
 
     def _corrupt(self, row: Row, rows: Indices, leads: Indices | None = None) -> Indices:
-        """What the chosen tokens become; `leads` are the tokens whose draws say which kind."""
+        """Ids that the chosen tokens `rows` (m,) become; the draws at `leads` (m,) decide how. Default: at `rows`."""
         own = row.draws(rows, self._replacement)
         kinds = self._kinds(own[0] if leads is None or leads is rows else row.draws(leads, self._replacement)[0])
         out = np.where(kinds == 0, self._mask_id, row.ids[rows].astype(np.int64))
         return np.where(kinds == 1, self._ordinary_of(own[1]), out) if self._ordinary.size else out
 
-    def _kinds(self, draws: Draws) -> npt.NDArray[np.int8]:
-        """0: replaced, 1: random, 2: kept."""
+    def _kinds(self, draws: Uint64Array) -> npt.NDArray[np.int8]:
+        """Read draws (m,): 0 for [MASK] or a similar word, 1 for a random token, 2 for unchanged."""
         to_mask, to_random = self._thresholds
         return (draws >= to_mask).astype(np.int8) + (draws >= to_random)
 
     def _random(self, row: Row, rows: Indices) -> Indices:
         return self._ordinary_of(row.draws(rows, self._replacement)[1])
 
-    def _ordinary_of(self, draws: Draws) -> Indices:
+    def _ordinary_of(self, draws: Uint64Array) -> Indices:
         return self._ordinary[((draws * np.uint64(self._ordinary.size)) >> _32).astype(np.int64)]
+
+
+class NextToken:
+    """Labels each token with the next one of its document; used like a `Masker`, but masks nothing.
+
+    A document of n tokens, [CLS] and [SEP] included, has n - 1 predictions: all its content and its [SEP].
+    """
+
+    def counts(self, lengths: npt.ArrayLike, *, rate: float | Fraction | None = None) -> npt.NDArray[np.int64]:
+        """Count the predictions in documents of `lengths` (P,) tokens; `rate` has no effect."""
+        return np.maximum(np.asarray(lengths, dtype=np.int64) - 1, 0)
+
+    def __call__(
+        self,
+        ids: npt.NDArray[Any],
+        lengths: npt.ArrayLike,
+        keys: npt.ArrayLike,
+        word_starts: npt.NDArray[np.bool_] | None = None,
+        *,
+        rate: float | Fraction | None = None,
+    ) -> Masked:
+        """Label a packed row; the arguments are those of `Masker`, but only `ids` and `lengths` have an effect."""
+        last = np.cumsum(np.asarray(lengths, dtype=np.int64)) - 1
+        followed = np.ones(ids.size, dtype=bool)
+        followed[last] = False
+        rows = np.flatnonzero(followed)
+        return Masked(ids=ids, rows=rows, labels=ids[rows + 1].astype(np.int64))
 
 
 def _fraction(rate: float | Fraction) -> Fraction:

@@ -19,7 +19,7 @@ from math import ceil, floor
 import numpy as np
 import numpy.typing as npt
 
-from unmask.data.compose.table import Block, Indices, Text
+from unmask.data.compose.sequences import Block, Indices, Text
 from unmask.data.randomness import ORDER
 from unmask.data.stream.order import Permutation
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unmask.data.compose.composition import Composition
-from unmask.data.compose.table import SequenceTable
+from unmask.data.compose.sequences import Sequences
 from unmask.data.masking import MASK_RATE_DENOMINATOR, Masking
 from unmask.data.stream.plan import Capacities
 from unmask.errors import ConfigError
@@ -78,7 +78,7 @@ class StreamConfig:
         mask_counts: npt.NDArray[np.int64],
         *,
         weights: npt.NDArray[np.float64] | None = None,
-        sample: SequenceTable | None = None,
+        sample: Sequences | None = None,
     ) -> Capacities:
         """Fill in the defaults.
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unmask.data.compose.documents import compose_documents
-from unmask.data.compose.stored import StoredTables
-from unmask.data.compose.table import Block, Composer, Indices, SequenceTable, Text, spread
+from unmask.data.compose.by_length import compose_documents
+from unmask.data.compose.sequences import Block, Composer, Indices, Sequences, Text, ranges
+from unmask.data.compose.stored import StoredSequences
 from unmask.data.randomness import PIECES, philox_4x32, site_key
 from unmask.data.stream.blocks import ShuffleBlocks, Source
 
@@ -86,7 +86,7 @@ class Planner:
         seed: int,
         compose: Composer = compose_documents,
         text: Text | None = None,
-        stored: StoredTables | None = None,
+        stored: StoredSequences | None = None,
     ) -> None:
         """Lay out the blocks of an epoch.
 
@@ -118,7 +118,7 @@ class Planner:
         packed, edges = pack_sequences(tokens, masked, self._capacities, slots)
         order = shuffled[packed]
         sizes = np.diff(table.firsts)[order]
-        pieces = spread(table.firsts[order], sizes)
+        pieces = ranges(table.firsts[order], sizes)
         labels = None
         if table.pair_labels is not None:
             labels = np.full(len(table.owners), -100, dtype=np.int64)
@@ -144,7 +144,7 @@ class Planner:
         if self._tables is not None:
             self._tables.forget(epoch, block)
 
-    def _sequences(self, epoch: int, block: int) -> tuple[Block, SequenceTable]:
+    def _sequences(self, epoch: int, block: int) -> tuple[Block, Sequences]:
         documents = self._layout.block(epoch, block, max_length=self._capacities.max_length, text=self._text)
         if self._tables is None:
             return documents, self._compose(documents)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from unmask.data.compose import Block, Composition, SequenceTable, sampler
+from unmask.data.compose import Block, Composition, Sequences, sampler
 from unmask.data.stream.blocks import Source
 from unmask.errors import CorpusError
 
@@ -60,7 +60,7 @@ def sources_of(store: Store, weights: Sequence[Fraction], *, held_out_fraction: 
 
 def sample_sequences(
     store: Store, composition: Composition, weights: npt.NDArray[np.float64], *, max_length: int
-) -> SequenceTable | None:
+) -> Sequences | None:
     """Sequences of some thousand documents, drawn evenly; None where they follow from the lengths of all.
 
     Args:
@@ -90,7 +90,7 @@ def sample_sequences(
 def count_tokens(
     store: Store,
     sources: Sequence[Source],
-    sample: SequenceTable | None,
+    sample: Sequences | None,
     *,
     max_length: int,
     held_out_fraction: float,

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from unmask.batch import Cursor, PackedBatch, assemble
 from unmask.data.compose import composer
-from unmask.data.compose.stored import StoredTables
+from unmask.data.compose.stored import StoredSequences
 from unmask.data.masking import Masker, MaskRule, NextToken
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.randomness import mix64
@@ -131,7 +131,7 @@ class Stream:
         self._table = BlockTable()
         self._planned: tuple[int, BlockPlan] | None = None
 
-    def _stored_tables(self, folder: Path | None, seed: int) -> StoredTables | None:
+    def _stored_tables(self, folder: Path | None, seed: int) -> StoredSequences | None:
         """Where sequences are kept: under a name of what they depend on, which the scope is not part of."""
         if folder is None or not self.composition.expensive:
             return None
@@ -144,7 +144,7 @@ class Stream:
             "tokens": self.capacities.tokens,
             "composition": asdict(replace(self.composition, scope="document")),
         }
-        return StoredTables(folder, hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16])
+        return StoredSequences(folder, hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16])
 
     def _fingerprint(self, seed: int, ordinary_ids: npt.ArrayLike, similar_words: SimilarWords | None) -> str:
         ordinary = np.ascontiguousarray(ordinary_ids, dtype=np.int64)

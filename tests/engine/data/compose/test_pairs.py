@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unmask.data.compose import Composition, composer
-from unmask.data.compose.draws import Draws
+from unmask.data.compose.pairs import Draws
 from unmask.data.randomness import PAIRS
 from unmask.data.store.memory import MemoryStore
 from unmask.data.stream import Stream, StreamConfig
@@ -48,13 +48,13 @@ def published(block, short_share):
         target = room
         if draws.chance(short_share):
             target = 2 + draws.below(room - 1)
-        chunk, i = [], 0
+        stretch, i = [], 0
         while i < len(document):
-            chunk.append(document[i])
-            if i == len(document) - 1 or sum(map(len, chunk)) >= target:
-                a_end = 1 if len(chunk) == 1 else 1 + draws.below(len(chunk) - 1)
-                a = [token for sentence in chunk[:a_end] for token in sentence]
-                b, random = [], len(chunk) == 1 or draws.chance(0.5)
+            stretch.append(document[i])
+            if i == len(document) - 1 or sum(map(len, stretch)) >= target:
+                a_end = 1 if len(stretch) == 1 else 1 + draws.below(len(stretch) - 1)
+                a = [token for sentence in stretch[:a_end] for token in sentence]
+                b, random = [], len(stretch) == 1 or draws.chance(0.5)
                 if random:
                     for _ in range(10):
                         other = draws.below(len(documents))
@@ -64,14 +64,14 @@ def published(block, short_share):
                         b += sentence
                         if len(b) >= target - len(a):
                             break
-                    i -= len(chunk) - a_end
+                    i -= len(stretch) - a_end
                 else:
-                    b = [token for sentence in chunk[a_end:] for token in sentence]
+                    b = [token for sentence in stretch[a_end:] for token in sentence]
                 while len(a) + len(b) > room:
                     longer = a if len(a) > len(b) else b
                     longer.pop(0 if draws.coin() else -1)
                 made.append((a, b, int(random)))
-                chunk = []
+                stretch = []
             i += 1
     return made
 
@@ -153,7 +153,7 @@ def test_labels_come_at_the_rates_of_the_published_code(make_store, whole_block)
     table = pairs(block, "nsp")
     other = table.owners[0::2] != table.owners[1::2]
     assert np.array_equal(other, table.pair_labels == 1)
-    # a coin for chunks of several sentences, and every chunk of a single one
+    # a coin for stretches of several sentences, and every stretch of a single one
     rate = np.mean([label for _, _, label in published(block, 0.1)])
     assert table.pair_labels.mean() == pytest.approx(rate)
     assert table.pair_labels.mean() > 0.5 + 2 * 0.5 / np.sqrt(table.pair_labels.size)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unmask.data.compose import Composition, bm25, composer
-from unmask.data.compose.stored import StoredTables
+from unmask.data.compose.stored import StoredSequences
 from unmask.data.stream import Stream, StreamConfig
 from unmask.data.stream.loader import Loader
 
@@ -91,12 +91,12 @@ def test_a_process_killed_while_it_composes_blocks_nobody(make_store, whole_bloc
     block = whole_block(make_store(LENGTHS))
     child = os.fork()
     if child == 0:
-        StoredTables(tmp_path, "x").get(0, 0, lambda: os._exit(1))
+        StoredSequences(tmp_path, "x").get(0, 0, lambda: os._exit(1))
     os.waitpid(child, 0)
     (tmp_path / "x-0-0.99.tmp").write_bytes(b"half")
     expected = composer(Composition(strategy="bm25"))(block)
-    made = StoredTables(tmp_path, "x").get(0, 0, lambda: expected)
-    again = StoredTables(tmp_path, "x").get(0, 0, pytest.fail)
+    made = StoredSequences(tmp_path, "x").get(0, 0, lambda: expected)
+    again = StoredSequences(tmp_path, "x").get(0, 0, pytest.fail)
     for name in ("owners", "starts", "lengths", "keys", "firsts"):
         assert np.array_equal(getattr(made, name), getattr(again, name))
     assert again.pair_labels is None

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.data.masking import Masker
-from unmask.data.masking import row as row_of_masking
+from unmask.data.masking import Masker, choice
 from unmask.data.randomness import REPLACEMENT, SELECTION, philox_4x32, site_key
 from unmask.errors import ConfigError
 
@@ -29,7 +28,7 @@ def make(**changes):
 
 
 def row(lengths, seed=0):
-    """A packed row of pieces with [CLS] and [SEP] and ordinary tokens 5..VOCAB, and their names."""
+    """A packed row of pieces with [CLS] and [SEP] and ordinary tokens 5..VOCAB, and their keys."""
     rng = np.random.default_rng(seed)
     pieces = [[CLS, *rng.integers(5, VOCAB, n - 2), SEP] for n in lengths]
     return np.concatenate(pieces).astype(np.uint16), np.array(lengths), rng.integers(0, 2**63, len(lengths))
@@ -151,7 +150,7 @@ def test_a_split_of_one_kind_makes_only_that_kind(split, expected):
 
 
 def test_equal_priorities_are_broken_by_the_earlier_token(monkeypatch):
-    monkeypatch.setattr(row_of_masking, "philox_4x32", lambda c0, *rest: np.full((4, np.size(c0)), 5, dtype=np.uint64))
+    monkeypatch.setattr(choice, "philox_4x32", lambda c0, *rest: np.full((4, np.size(c0)), 5, dtype=np.uint64))
     ids, sizes, keys = row([20, 40])
     assert make()(ids, sizes, keys).rows.tolist() == [1, 2, 3, 21, 22, 23, 24, 25, 26]
 

@@ -9,10 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.data.masking import Masker
-from unmask.data.masking.row import Row
+from unmask.data.masking.choice import NGRAM, SPAN, Row, Words, group_heads
 from unmask.data.masking.similar_words import SimilarWords
-from unmask.data.masking.walk import NGRAM, SPAN, heads_of
-from unmask.data.masking.words import Words
 from unmask.data.randomness import REPLACEMENT, SELECTION, WALK, philox_4x32, site_key
 from unmask.errors import ConfigError
 
@@ -180,7 +178,7 @@ def test_groups_have_the_lengths_of_the_law(law, masking):
     ids, sizes, keys, starts = row([4000] * 20, special=0.0)
     words = Words.of(Row.of(ids, sizes, keys, np.arange(VOCAB) < 5), starts)
     draws = np.random.default_rng(1).integers(0, 2**32, words.first.size).astype(np.uint64)
-    heads = heads_of(words, draws, law)[words.candidate]
+    heads = group_heads(words, draws, law)[words.candidate]
     lengths = Counter(np.unique(heads, return_counts=True)[1].tolist())
     total = sum(lengths.values())
     for size, share in enumerate(law, start=1):
@@ -200,7 +198,7 @@ def test_the_laws_are_those_of_the_papers():
 def test_no_group_crosses_a_special_token_or_the_end_of_a_piece():
     ids, sizes, keys, starts = row([50] * 100, special=0.1)
     words = Words.of(Row.of(ids, sizes, keys, np.arange(VOCAB) < 5), starts)
-    heads = heads_of(words, np.full(words.first.size, 2**32 - 1, dtype=np.uint64), SPAN)
+    heads = group_heads(words, np.full(words.first.size, 2**32 - 1, dtype=np.uint64), SPAN)
     for word, head in enumerate(heads):
         assert words.piece[word] == words.piece[head]
         assert words.candidate[head : word + 1].all() or word == head
