@@ -1,10 +1,10 @@
-"""Kernel tests under the interpreter get its bf16 repairs, and kernels that touch what a GPU would let them only."""
+"""In a process that interprets kernels: repair the interpreter, and refuse accesses that a GPU must not make."""
 
 from unmask_kernels.capability import INTERPRETING
 
 if INTERPRETING:
-    from offline.interpreter import install
+    from offline.interpreter import repair_interpreter
     from offline.memory_guard import guard_memory
 
-    install()
+    repair_interpreter()
     guard_memory()

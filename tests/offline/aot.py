@@ -1,11 +1,11 @@
-"""Compile Triton kernels for a GPU that is not here, and read what the compiler made of them.
+"""Compile Triton kernels ahead of time, for a GPU that this machine lacks, and read the compiled code.
 
-The configurations are not written down twice: `launches` records what a public function would launch, and `build`
-compiles a recorded launch for sm_80 or sm_90 exactly as it would be on such a GPU. From the SASS come registers, stack,
-spills, shared memory and instruction counts, so that a test can ask for no spills and for tensor cores.
+`launches` records the launches of a public function, so their configurations stand in one place. `build` compiles a
+recorded launch for sm_80 or sm_90, exactly as on such a GPU, and reads registers, stack, spills, shared memory and
+instruction counts. With these a test can demand, for example, that nothing spills and that tensor cores are used.
 
     PYTHONPATH=tests python -m offline.aot layer_norm                  the table of the family's documentation page
-    PYTHONPATH=tests python -m offline.aot attention --loops k64-p10   what the innermost loops of these cases execute
+    PYTHONPATH=tests python -m offline.aot attention --loops k64-p10   the innermost loops of these cases
 """
 
 from __future__ import annotations
@@ -51,14 +51,15 @@ class Built:
     """A kernel compiled for one architecture.
 
     Attributes:
+        name: the name of the kernel's function.
+        architecture: compute capability, such as 90.
         registers: registers of a thread.
         stack_bytes: local memory of a thread.
-        spills: instructions of the SASS that touch local memory (LDL, STL); 0 means that all values stay in
-            registers.
+        spills: instructions that touch local memory (LDL, STL); 0 means that all values stay in registers.
         shared_bytes: shared memory of a program.
-        instructions: SASS instructions by opcode, modifiers dropped: "LDG", "HMMA", "HGMMA", ...
-        wide_accesses: global loads and stores of 16 bytes a thread.
-        loops: the same counts of each innermost loop.
+        instructions: counts of instructions by opcode, without modifiers: "LDG", "HMMA", "HGMMA", ...
+        wide_accesses: loads and stores of global memory with 16 bytes a thread.
+        loops: counts of instructions by opcode, of each innermost loop.
     """
 
     name: str
@@ -73,12 +74,12 @@ class Built:
 
     @property
     def tensor_core_instructions(self) -> int:
-        """HMMA (up to sm_89) and HGMMA (sm_90)."""
+        """The number of HMMA (up to sm_89) and HGMMA (sm_90)."""
         return self.instructions["HMMA"] + self.instructions["HGMMA"]
 
 
 def compile_launch(launch: Launch, architecture: int) -> Any:
-    """What Triton makes of a recorded launch: `asm` has "ttgir", "ptx" and "cubin", `metadata` the shared memory."""
+    """Compile a recorded launch; of the result, `asm` has "ttgir", "ptx" and "cubin", `metadata` the shared memory."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     from triton.compiler import compile as triton_compile
@@ -94,7 +95,11 @@ def compile_launch(launch: Launch, architecture: int) -> Any:
 
 
 def build(launch: Launch, architecture: int) -> Built:
-    """Compile a recorded launch for compute capability `architecture`, such as 80 or 90, and read its SASS."""
+    """Compile a recorded launch for compute capability `architecture`, such as 80 or 90, and read its SASS.
+
+    Raises:
+        RuntimeError: the output of cuobjdump or nvdisasm cannot be parsed.
+    """
     binary = compile_launch(launch, architecture)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
@@ -105,7 +110,7 @@ def build(launch: Launch, architecture: int) -> Built:
     opcodes = read_sass.opcodes(sass)
     instructions = _counted(opcodes)
     if not usage or not instructions:
-        raise RuntimeError(f"aot: cannot read what cuobjdump and nvdisasm say about {launch.name}:\n{resources}")
+        raise RuntimeError(f"aot: cannot parse the output of cuobjdump and nvdisasm for {launch.name}:\n{resources}")
     return Built(
         name=launch.name,
         architecture=architecture,
@@ -124,7 +129,7 @@ def _counted(opcodes: Sequence[str]) -> collections.Counter[str]:
 
 
 def table(family: str, dtypes: Sequence[torch.dtype] = (torch.bfloat16, torch.float32)) -> Iterator[str]:
-    """The lines of a Markdown table: every case of `CASES[family]`, dtype and architecture, a kernel a line."""
+    """Yield the lines of a Markdown table: a line for each kernel of each case, dtype and architecture."""
     import triton
 
     import unmask_kernels
@@ -155,10 +160,11 @@ def table(family: str, dtypes: Sequence[torch.dtype] = (torch.bfloat16, torch.fl
 
 
 def loops(family: str, only: str = "") -> Iterator[str]:
-    """The lines of a Markdown table: the innermost loops of the kernels in bf16, of cases whose name holds `only`.
+    """Yield the lines of a Markdown table: the innermost loops in bf16, of cases whose name contains `only`.
 
-    What a warp executes in one round of the loop, and of that the accesses to shared memory; both are also given for an
-    element of the tile (32 elements a warp and instruction) where the kernel has ROWS and COLUMNS.
+    A line counts the instructions that a warp executes in one round of the loop, and how many of them access shared
+    memory. For a kernel with ROWS and COLUMNS it also gives both for an element of the tile: an instruction of a warp
+    serves 32 elements.
     """
     import triton
 
@@ -188,7 +194,7 @@ def loops(family: str, only: str = "") -> Iterator[str]:
 
 
 def _of_every_form(family: str, function: Callable[..., Any], inputs: Inputs) -> Iterator[tuple[str, int, Launch]]:
-    """(form, architecture, launch), each launch of an architecture once: with the first form that has it."""
+    """Yield (form, architecture, launch); a launch that several forms have comes with the first of them only."""
     known: list[tuple[int, Launch]] = []
     for form, block in FORMS[family].items():
         with block():
@@ -201,7 +207,7 @@ def _of_every_form(family: str, function: Callable[..., Any], inputs: Inputs) ->
 
 
 def _differentiable(function: Callable[..., Any], **arguments: Any) -> Any:
-    """The part of a result that has a gradient: of a loss with its counts, the loss."""
+    """Call the function; of a loss with its counts, return the loss, which has a gradient."""
     result = function(**arguments)
     return getattr(result, "loss_sum", result)
 
@@ -213,7 +219,7 @@ def _tool(name: str, *arguments: str) -> str:
 
 @lru_cache
 def _tools_folder() -> Path:
-    """cuobjdump and nvdisasm come with Triton."""
+    """Return the folder in the package triton that holds cuobjdump and nvdisasm."""
     import triton
 
     return Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

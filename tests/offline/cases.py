@@ -1,6 +1,4 @@
-"""What is compiled ahead of time for each family, by `aot`: the widths of the models, without and with dropout; their
-vocabularies.
-"""
+"""The cases of each family that `aot` compiles: the models' widths and vocabularies, with and without dropout."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from unmask_kernels.testing.mlm_loss import mlm_loss_case
 __all__ = ["CASES", "FORMS"]
 
 CASES: dict[str, list[Case]] = {
-    # a document longer than the owner takes, so that every kernel is launched
+    # one document is too long for the fused backward, so every kernel is launched
     "attention": [
         attention_case("packed", [600, 300], heads=12, head_dim=head_dim, window=window, p=p)
         for head_dim in (32, 64, 96, 128)
@@ -63,4 +61,4 @@ def _dropout_bits() -> AbstractContextManager[None]:
 FORMS: dict[str, dict[str, Callable[[], AbstractContextManager[None]]]] = defaultdict(
     lambda: {"": nullcontext}, {"attention": {"": nullcontext, "-bits": _dropout_bits}}
 )
-"""The forms of a family's kernels that are asked for by a block, by what they add to the name of a case."""
+"""Context managers that select a form of a family's kernels, by what the form adds to the name of a case."""

@@ -1,14 +1,14 @@
-"""Triton kernels as they are compiled for a GPU, run on the CPU from their PTX: layouts, pipelines, barriers.
+"""Run compiled Triton kernels on the CPU, from their PTX: layouts, pipelines, barriers.
 
     with emulated(90) as found:
         attention(qkv, documents, backend="triton")      # CPU tensors
     assert not found
 
-The interpreter runs a kernel's source, with one thread; here runs what Triton made of it for compute capability 80 or
-90, by warps, with checks of bounds and races. Not seen are the assembler's work, other programs of the launch, and
-whatever depends on time. A tile of an attention kernel takes a second or so.
+The interpreter runs a kernel's source in one thread. The emulator runs the PTX that Triton makes of it for compute
+capability 80 or 90, warp by warp, and checks bounds and races. It cannot find errors of NVIDIA's assembler, races
+between the programs of a launch, or anything that depends on time. A tile of an attention kernel takes about a second.
 
-Not in a process with TRITON_INTERPRET=1: an interpreted kernel has no compiler.
+This does not work in a process with TRITON_INTERPRET=1, where a kernel has no compiler.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from offline.ptx.program import Program
 
 __all__ = ["emulated"]
 
-_APART = 256  # bytes between tensors, at least: what runs over an end is found
+_APART = 256  # bytes between tensors, at least, so that an access beyond an end is found
 
 
 @contextmanager
 def emulated(architecture: int) -> Iterator[Counter[str]]:
-    """Inside the block Triton launches run on CPU tensors, as on compute capability 80 or 90.
+    """Run Triton launches inside the block on CPU tensors, as on compute capability 80 or 90.
 
     Yields:
-        What programs did that a GPU may punish, by description: races between warps, products that are not waited for.
+        Counts of the faults that programs showed, by description: races between warps, results of asynchronous
+        products that are used too early.
     """
     found: Counter[str] = Counter()
 
@@ -63,13 +64,13 @@ def _run(
     for pointer, start in starts.items():
         content = _bytes(storages[pointer])
         data[start : start + len(content)], valid[start : start + len(content)] = content, True
-    # the last two are Triton's own, for scratch memory that these kernels do not use
+    # Triton adds two pointers to scratch memory, which these kernels do not use
     arguments = [_argument(values[name], starts) for name in launch.signature if name not in launch.constants] + [0, 0]
     x, y, z = (*grid, 1, 1)[:3]
-    for place in product(range(x), range(y), range(z)):
-        # each program has a history of its own: what programs do to each other is not looked at
+    for program_id in product(range(x), range(y), range(z)):
+        # a new history for each program: races between programs are not looked for
         memory = Memory("global", data, valid, found)
-        Machine(program, arguments, memory, place, (x, y, z), max(16, binary.metadata.shared)).run()
+        Machine(program, arguments, memory, program_id, (x, y, z), max(16, binary.metadata.shared)).run()
     for pointer, start in starts.items():
         content = _bytes(storages[pointer])
         content[:] = data[start : start + len(content)]
@@ -84,7 +85,7 @@ def _bytes(storage: torch.UntypedStorage) -> Any:
 
 
 def _argument(value: Any, starts: dict[int, int]) -> Any:
-    """A tensor's address, or the number."""
+    """Return the address of a tensor, or the number itself."""
     if not isinstance(value, Tensor):
         return value
     pointer = value.untyped_storage().data_ptr()

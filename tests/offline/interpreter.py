@@ -1,16 +1,15 @@
-"""Triton kernels without a GPU: its interpreter, in a process of its own.
+"""Run Triton tests under Triton's interpreter, in a process of its own, and repair the interpreter's arithmetic.
 
-TRITON_INTERPRET is read when a kernel is *defined*, and an interpreted kernel can neither be compiled ahead
-of time nor launched on a GPU, so the interpreter gets a process to itself: `run_interpreted(path)` starts
-`python -m pytest path -m triton` with TRITON_INTERPRET=1. There `backends_here` yields the Triton targets,
-which run on CPU tensors, and nothing else. A test that calls it for every test module makes plain `pytest`
-cover both worlds.
+Triton reads TRITON_INTERPRET when a kernel is *defined*, and an interpreted kernel can neither be compiled nor launched
+on a GPU. So `run_interpreted(path)` starts `python -m pytest path -m triton` with TRITON_INTERPRET=1. In that process
+`backends_here` yields only Triton, on CPU tensors. `test_interpreter.py` does this for every test module with Triton
+tests, so a plain run of pytest covers them.
 
-`install` repairs what the interpreter gets wrong (Triton 3.6 to 3.9). It stores bf16 as 16-bit integers: `tl.dot`
-multiplies the integers, so its operands are widened to fp32 first, as the hardware does; and fp32 is cut off to bf16
-where the hardware rounds to nearest even, so that every other value would be one bit too small. And `tl.dot` asks a
-BLAS library, which may sum in another order for another row of a tile; tensor cores sum every row in one order, and
-so does NumPy's own loop.
+`repair_interpreter` changes three things in Triton 3.6 to 3.9. The interpreter stores bf16 as 16-bit integers, and
+`tl.dot` multiplies these integers: operands are widened to fp32 first, as the hardware does. It truncates fp32 to bf16,
+which makes every other value one bit too small: values are rounded to nearest even, as the hardware does. And `tl.dot`
+calls a BLAS library, where the order of a sum may depend on the row of a tile: NumPy's own loop sums every row in one
+order, as tensor cores do.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["InterpretedFailure", "install", "product_by_row", "run_interpreted"]
+__all__ = ["InterpretedFailure", "product_by_row", "repair_interpreter", "run_interpreted"]
 
 
 class InterpretedFailure(AssertionError):
-    """Tests failed under the interpreter; the message is what pytest printed."""
+    """Tests failed under the interpreter; the message is the output of pytest."""
 
 
-def install() -> None:
+def repair_interpreter() -> None:
     """Repair the interpreter's products and its bf16; idempotent, and harmless where nothing is interpreted."""
     import torch
     import triton.language as tl
@@ -60,18 +59,18 @@ def install() -> None:
 
 
 def product_by_row(a: NDArray[Any], b: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """Multiplies matrices so that the bits of a row do not depend on where in `a` it stands.
+    """Multiply matrices; the bits of a row of the result do not depend on the row's place in `a`.
 
     Args:
         a: (..., M, K).
         b: (..., K, N).
-        dtype: what is multiplied and summed in.
+        dtype: of products and sums.
     Returns:
         (..., M, N) in `dtype`.
     """
     import numpy as np
 
-    # einsum without `optimize` never calls BLAS: one loop with the same strides for every row
+    # einsum without `optimize` never calls BLAS: it runs one loop with the same strides for every row
     return np.einsum("...mk,...kn->...mn", np.ascontiguousarray(a, dtype), np.ascontiguousarray(b, dtype))
 
 
@@ -81,14 +80,14 @@ def run_interpreted(path: Path, *arguments: str, slow: bool = False, timeout_sec
     Args:
         path: the test module.
         arguments: further arguments for pytest, such as "-k", "name".
-        slow: run what is marked slow too.
-        timeout_seconds: stop the process after this long.
+        slow: run tests that are marked slow too.
+        timeout_seconds: after this time the process is killed.
     Returns:
-        What pytest printed; it says how many tests ran.
+        The output of pytest, which says how many tests ran.
     Raises:
-        InterpretedFailure: a test failed, none passed, or the process did not finish; carries pytest's output verbatim.
+        InterpretedFailure: a test failed, no test passed, or the process did not end; contains the output of pytest.
     """
-    # A worker of pytest-xdist must not pass its identity on, nor options meant for the outer run.
+    # not a worker of pytest-xdist, and without the options of the outer run
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
     environment = inherited | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(entry for entry in sys.path if entry))
@@ -101,7 +100,7 @@ def run_interpreted(path: Path, *arguments: str, slow: bool = False, timeout_sec
         )
     except subprocess.TimeoutExpired as expired:
         raise InterpretedFailure(f"{path.name} took more than {timeout_seconds:g} s under the interpreter") from expired
-    # nothing collected is exit code 5, everything skipped is 0: neither has shown anything
+    # exit code 5 says that nothing was collected; if everything was skipped it is 0, which shows nothing either
     if done.returncode != 0 or not re.search(r"\b[1-9]\d* passed", done.stdout):
         raise InterpretedFailure(f"under TRITON_INTERPRET=1, {path.name}:\n{done.stdout}{done.stderr}")
     return done.stdout

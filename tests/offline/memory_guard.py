@@ -1,10 +1,10 @@
-"""What Triton's interpreter does without a word and a GPU must not do: leave the tensors of a launch, and races.
+"""Make Triton's interpreter refuse accesses outside the tensors of a launch, and races between programs.
 
-The interpreter reads and writes any address, and runs programs one after the other. A mask that is missing or one too
-wide then mostly gives right results, since what it reads is not used; and programs that share an element, which on a
-GPU they reach in any order, give the results of one order. `guard_memory` refuses both at the load or store itself:
+The interpreter reads and writes any address. If a mask is missing or one element too wide, the results are mostly right
+all the same, since nothing uses what was read. It also runs programs one after the other, so a race gives the results
+of that order. `guard_memory` refuses, at the load or store itself:
 
-    an address that no tensor of the launch holds
+    an address that no tensor of the launch contains
     an element that two programs of a launch write, or that one reads after another wrote it
 """
 
@@ -16,10 +16,10 @@ __all__ = ["guard_memory"]
 
 
 def guard_memory() -> None:
-    """Let interpreted kernels touch the tensors of their launch only, and each element from one program; idempotent.
+    """Restrict interpreted kernels to the tensors of their launch, and each element to one program; idempotent.
 
-    A kernel that does more raises triton's InterpreterError, which says how many addresses are wrong. Views count as
-    what they span, not as the memory they were cut from.
+    Other accesses raise Triton's InterpreterError, which says how many addresses are wrong. Of a view, the
+    elements that it spans are allowed, not the whole tensor that it was made from.
     """
     from triton.runtime import interpreter
 
@@ -50,7 +50,7 @@ def guard_memory() -> None:
 
 
 class _Launch:
-    """The memory of one launch: where its tensors lie, and which program wrote what."""
+    """The memory of one launch: the addresses of its tensors, and which program wrote which byte."""
 
     def __init__(self, arguments: tuple[Any, ...]) -> None:
         import numpy as np
@@ -58,18 +58,23 @@ class _Launch:
         tensors = [x for x in arguments if hasattr(x, "data_ptr") and x.numel() > 0]
         spans = np.array(sorted(map(_span, tensors)), np.int64).reshape(-1, 2)
         self.starts, self.ends = spans[:, 0], np.maximum.accumulate(spans[:, 1])
-        # where each span begins in `writers`, which has a place for every byte: 0, or 1 and more for a program
+        # `writers` has for every byte of every span 0, or 1 + the index of the program that wrote it; `places` has the
+        # index in `writers` of each span's first byte
         self.places = np.cumsum(self.ends - self.starts) - (self.ends - self.starts)
         self.writers = np.zeros(int((self.ends - self.starts).sum()), np.int32)
 
     def check(self, builder: Any, addresses: Any, *, writes: bool) -> None:
-        """Raise IndexError unless the current program may read or write these addresses."""
+        """Check that the current program may access these addresses.
+
+        Raises:
+            IndexError: some lie outside the tensors of the launch, or another program wrote there.
+        """
         import numpy as np
 
         if addresses.size == 0:
             return
         at = addresses.astype(np.int64)
-        # the first of overlapping spans that reach an address, so that an element has one place
+        # of overlapping spans the first that contains an address, so an element has one place
         span = np.searchsorted(self.ends, at, side="right")
         stray = (span == len(self.ends)) | (at < np.append(self.starts, 0)[span])
         what = "writes" if writes else "reads"
@@ -87,6 +92,6 @@ class _Launch:
 
 
 def _span(x: Any) -> tuple[int, int]:
-    """The addresses of a tensor's elements, from the first to behind the last."""
+    """Return the address of a tensor's first element, and the address after its last."""
     elements = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
     return x.data_ptr(), x.data_ptr() + elements * x.element_size()

@@ -1,9 +1,9 @@
-"""Triton launches that are recorded instead of started: what a public function would run on a GPU that is not here.
+"""Record Triton launches instead of starting them: what a public function would run on a GPU.
 
-The function runs on CPU tensors, forward and backward, as if on a GPU of the architecture asked for. Types and
+The function runs forward and backward on CPU tensors, as if on a GPU of the given architecture. The types and
 specialisations of its launches are derived as Triton derives them.
 
-Not in a process with TRITON_INTERPRET=1: an interpreted kernel has no compiler.
+This does not work in a process with TRITON_INTERPRET=1, where a kernel has no compiler.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Launch:
 
     Attributes:
         kernel: the `triton.JITFunction`.
-        signature: argument name to Triton type, "constexpr" for a compile-time value.
+        signature: the Triton type of each argument by name, such as "*bf16"; "constexpr" for a compile-time value.
         constants: the compile-time values by name.
-        aligned: names of the arguments known to be divisible by 16.
-        options: num_warps, num_stages and other compile options.
+        aligned: names of the arguments that are divisible by 16.
+        options: num_warps, num_stages and other options of the compiler.
     """
 
     kernel: Any
@@ -59,9 +59,13 @@ class Launch:
 
 
 def launches(function: Callable[..., Any], inputs: Inputs, architecture: int = 90) -> list[Launch]:
-    """Every Triton launch of `function` on CPU inputs, in order, as on `architecture`; nothing is computed."""
+    """Return the Triton launches of `function` on CPU inputs, in order, as on `architecture`; nothing is computed.
+
+    Raises:
+        RuntimeError: the process interprets kernels.
+    """
     if capability.INTERPRETING:
-        raise RuntimeError("aot: kernels of a process with TRITON_INTERPRET=1 cannot be compiled; unset it")
+        raise RuntimeError("recorder: kernels of a process with TRITON_INTERPRET=1 cannot be compiled; unset it")
     recorded: list[Launch] = []
     with redirected(lambda launch, values, grid: recorded.append(launch), architecture):
         run(function, inputs)
@@ -70,7 +74,12 @@ def launches(function: Callable[..., Any], inputs: Inputs, architecture: int = 9
 
 @contextmanager
 def redirected(to: Callable[[Launch, dict[str, Any], Any], None], architecture: int) -> Iterator[None]:
-    """Triton launches go to a function, with arguments and grid; CPU tensors are accepted where a GPU's are needed."""
+    """Hand Triton launches inside the block to a function, and accept CPU tensors where a GPU's are needed.
+
+    Args:
+        to: takes the launch, its arguments by name, and its grid.
+        architecture: compute capability that the backends see, such as 90.
+    """
     from triton.runtime.jit import JITFunction
 
     def launch(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **named: Any) -> None:
@@ -90,7 +99,7 @@ def redirected(to: Callable[[Launch, dict[str, Any], Any], None], architecture: 
 
 
 def _describe(kernel: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Launch:
-    """Types and specialisations as Triton derives them from the arguments of a launch."""
+    """Derive types and specialisations from the arguments of a launch, as Triton does."""
     values = dict(zip(kernel.arg_names, arguments, strict=False)) | named
     options = {name: values.pop(name) for name in tuple(values) if name not in kernel.arg_names}
     signature, constants, aligned = {}, {}, []
@@ -101,7 +110,7 @@ def _describe(kernel: Any, arguments: tuple[Any, ...], named: dict[str, Any]) ->
             signature[name], constants[name] = "constexpr", value
             continue
         signature[name] = _type(value)
-        # A tensor of its own starts at a multiple of 16 bytes in PyTorch's allocators.
+        # PyTorch's allocators start a tensor at a multiple of 16 bytes
         if parameter.do_not_specialize_on_alignment:
             continue
         if specialised and (isinstance(value, Tensor) or (type(value) is int and value % 16 == 0)):

@@ -1,4 +1,4 @@
-"""Reads the listing of a compiled kernel: which instructions there are, and how many an innermost loop has."""
+"""Read the listing of a compiled kernel (SASS): its instructions, and those of each innermost loop."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ _LABEL = re.compile(r"\s*(\.L_x_\d+):")
 
 
 def opcodes(sass: str) -> list[str]:
-    """All opcodes with their modifiers, in order."""
+    """Return all opcodes in order, with modifiers, such as "LDG.E.128"."""
     return [opcode for opcode, _ in _INSTRUCTION.findall(sass)]
 
 
 def inner_loops(sass: str) -> Iterator[list[str]]:
-    """The opcodes of each loop that holds no other: from the target of a branch backwards to that branch."""
+    """Yield the opcodes of each loop that contains no other loop.
+
+    A loop goes from the target of a backward branch to that branch.
+    """
     labels: dict[str, int] = {}
     code: list[tuple[str, str]] = []
     for line in sass.splitlines():
@@ -29,7 +32,7 @@ def inner_loops(sass: str) -> Iterator[list[str]]:
     loops = []
     for end, (opcode, operands) in enumerate(code):
         target = re.search(r"\.L_x_\d+", operands) if opcode.startswith("BRA") else None
-        # a kernel ends in a branch to itself, which is no loop
+        # the branch to itself at the end of a kernel is no loop
         if target and labels.get(target[0], end) < end:
             loops.append((labels[target[0]], end))
     for first, last in loops:

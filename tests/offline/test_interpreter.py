@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from offline.interpreter import InterpretedFailure, install, product_by_row, run_interpreted
+from offline.interpreter import InterpretedFailure, product_by_row, repair_interpreter, run_interpreted
 from unmask_kernels import FAMILIES
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 
@@ -59,7 +59,7 @@ def test_the_interpreter_rounds_to_bf16_as_the_hardware_does() -> None:
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-    install()
+    repair_interpreter()
     values = torch.cat([torch.randn(1000), torch.tensor([0.0, -0.0, float("inf"), -float("inf"), 1e-40, 3.4e38])])
     handle = TensorHandle(values.numpy(), tl.float32)
     rounded = torch.from_numpy(InterpreterBuilder().cast_impl(handle, tl.bfloat16).data.view("int16"))

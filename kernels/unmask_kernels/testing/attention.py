@@ -1,4 +1,4 @@
-"""Named calls of `attention`: lengths that break kernels (one token, primes, empty, a tile and one more, equal)."""
+"""Cases of `attention`: lengths that break kernels (one token, none, primes, a whole tile, a tile and one more)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def attention_case(
     window: int | None = None,
     p: float = 0.0,
 ) -> Case:
-    """Packed documents of these lengths; scores of a deviation of about 2, as trained models have."""
+    """Return a case of packed documents of these lengths; scores have a deviation of about 2, as trained."""
 
     def build(generator: torch.Generator) -> Inputs:
         arguments = {
@@ -48,14 +48,14 @@ def attention_case(
 
 
 def described(qkv: Tensor, documents: Documents, **settings: Any) -> AttentionCall:
-    """What the choice of a backend sees of a case's arguments."""
+    """Return the description of a call by which its backend is chosen."""
     return describe(qkv, Arguments.of(documents, scale=1.0, **settings))
 
 
 def plain_attention(
     qkv: Tensor, documents: Documents, *, causal: bool, window: int | None, p: float, key: Tensor, scale: float
 ) -> Tensor:
-    """Attention as PyTorch users write it: products rounded to the dtype of qkv, softmax in fp32. The plain result."""
+    """Compute attention as PyTorch users write it: products in the dtype of qkv, softmax in fp32."""
     outputs = []
     for index, (start, end) in enumerate(pairwise(documents.cu_seqlens.tolist())):
         q, k, v = qkv[start:end].permute(1, 2, 0, 3)
@@ -97,7 +97,7 @@ LONG_LENGTHS = {
 }
 
 CASES = [
-    # each of the lengths meets every mask; head dims and dropout take turns, so that each pair of settings occurs
+    # every list of lengths with every mask; head dims and dropout alternate, so every pair of two settings occurs
     *(
         attention_case(name, lengths, head_dim=HEAD_DIMS[(i + j) % 4], p=DROPOUT[(i + i // 2 + j) % 2], **mask)
         for (i, (name, lengths)), (j, mask) in product(enumerate(LENGTHS.items()), enumerate(MASKS))
@@ -108,7 +108,7 @@ CASES = [
         for head_dim, mask, p in product(HEAD_DIMS, MASKS, DROPOUT)
     ),
 ]
-"""Documents of every kind a batch may hold, up to about 440 tokens."""
+"""Documents of every kind that a batch may hold, up to 432 tokens."""
 
 LARGE = [
     attention_case(name, lengths, heads=4, p=p, **mask)

@@ -2,11 +2,11 @@
 
     error(ours, truth) <= 2 * (error(plain, truth) + band)
 
-`truth` is the reference in fp64, `plain` the same formula in the dtype under test, and the band, eps of the
-dtype times max|truth| (for the maximum) or times rms(truth) (for the RMS), covers a plain result that happens
-to be exact. The maximum catches a wrong element, the RMS a small wrong scale. Positions of NaN and of each
-infinity must agree first. Sources: "at most twice the error of PyTorch" is flash-attention's rule, the band
-attention-gym's, RMS as well as maximum flash-linear-attention's.
+`truth` is the reference in fp64 and `plain` the same formula in the dtype under test. The band covers a plain result
+that happens to be exact: it is eps of the dtype times max|truth| for the maximum, and times rms(truth) for the RMS. The
+maximum finds one wrong element, the RMS a scale that is slightly wrong. NaN and each infinity must first be at the same
+positions. Sources: flash-attention has the rule "at most twice the error of PyTorch", attention-gym the band, and
+flash-linear-attention compares RMS as well as maximum.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def compare(
     *,
     factor: float = FACTOR,
 ) -> None:
-    """Every tensor of `ours` against the criterion.
+    """Compare every tensor of `ours` by the criterion.
 
     Args:
         ours: results under test, by name, as `inputs.run` returns them.
@@ -36,7 +36,7 @@ def compare(
         truth: the reference in fp64; the same names.
         factor: how many times plain's error is allowed.
     Raises:
-        AssertionError: names, shapes or dtypes differ, or a tensor is over its budget; lists every failure.
+        AssertionError: names, shapes or dtypes differ, or an error is over its budget; lists every failure.
     """
     if not ours.keys() == plain.keys() == truth.keys():
         raise AssertionError(f"results differ in name: ours {[*ours]}, plain {[*plain]}, truth {[*truth]}")
@@ -46,10 +46,14 @@ def compare(
 
 
 def same_bits(first: Mapping[str, Tensor], second: Mapping[str, Tensor], what: str) -> None:
-    """Both results must agree bit for bit (NaN included); `what` says which two are compared.
+    """Check that two results are equal bit for bit; two NaN are equal.
 
+    Args:
+        first: tensors by name, as `inputs.run` returns them.
+        second: the same names, shapes and dtypes.
+        what: which two results these are, for the message, such as "two runs on the same inputs".
     Raises:
-        AssertionError: they differ; tells how many elements, and the first of them.
+        AssertionError: they differ; tells in how many elements, and shows the first of them.
     """
     if first.keys() != second.keys():
         raise AssertionError(f"{what}: results differ in name: {[*first]} and {[*second]}")
@@ -77,7 +81,7 @@ def _failures(name: str, ours: Tensor, plain: Tensor, truth: Tensor, factor: flo
         return []
     eps = torch.finfo(ours.dtype).eps
     a, b, t = (x.detach().to("cpu", torch.float64) for x in (ours, plain, truth))
-    # Overflow is judged in the tested dtype: where plain overflows, the truth in fp64 may still be finite.
+    # compared with plain: where the tested dtype overflows, the truth in fp64 may still be finite
     for kind, of in (("NaN", torch.isnan), ("+inf", torch.isposinf), ("-inf", torch.isneginf)):
         wrong = of(a) != of(b)
         if wrong.any():

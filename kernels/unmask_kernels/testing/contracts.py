@@ -1,14 +1,13 @@
-"""Contracts every family keeps besides its numbers, each a function that raises AssertionError with what
-broke.
+"""What every family must do besides giving the right numbers. A check raises AssertionError that says what failed.
 
-targets           backends and devices to test on this machine; use `backends_here(family)` to parametrise
+targets           the backends and devices that this machine can test; `backends_here` parametrizes a test with them
 opcheck           the registered operation agrees with its schema and its fake
-full_graph        traces without a graph break, with static and with dynamic lengths, and gives the same bits
-gradient_set      exactly the gradients that were asked for, and the same values as when all were
+full_graph        torch.compile makes one graph, for fixed and for dynamic lengths, and the same bits
+gradient_set      exactly the gradients that are asked for are computed, each with the bits of a call that asks for all
 deterministic     two runs give the same bits
 strides           views with other strides give the values of contiguous tensors
-refuses           a wrong argument raises the house error
-packed_as_alone   a document in a packed row gives what it gives alone
+refuses           a wrong argument raises the right error
+packed_as_alone   a document gives the same result in a packed batch and alone
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ __all__ = [
 
 
 class Target(NamedTuple):
-    """A backend to test and the device to test it on."""
+    """A backend to test, such as "triton", and the device to test it on, "cpu" or "cuda"."""
 
     backend: str
     device: str
@@ -58,11 +57,9 @@ class Target(NamedTuple):
 
 
 def targets(family: str) -> list[Target]:
-    """What can be tested in this process: all plain backends on every device, hand-written ones where they
-    run.
+    """Return what this process can test: plain backends on every device, hand-written ones on a GPU.
 
-    With TRITON_INTERPRET=1 it is Triton on the CPU and nothing else: `tests/offline/interpreter.py` starts
-    such a process beside the ordinary one.
+    With TRITON_INTERPRET=1 that is Triton on the CPU alone: `tests/offline/interpreter.py` starts such a process.
     """
     backends = FAMILIES[family].backends
     if INTERPRETING:
@@ -75,7 +72,7 @@ def targets(family: str) -> list[Target]:
 
 
 def backends_here(family: str) -> list[ParameterSet]:
-    """`targets(family)` for `pytest.mark.parametrize("target", ...)`, with the marks `gpu` and `triton`."""
+    """Return `targets(family)` for `pytest.mark.parametrize("target", ...)`, with the marks `gpu` and `triton`."""
     import pytest
 
     return [
@@ -90,9 +87,9 @@ def backends_here(family: str) -> list[ParameterSet]:
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Uninitialised memory is NaN inside the block, so that an element nobody wrote shows."""
+    """Fill new memory with NaN inside the block, which shows in every element that a kernel fails to write."""
     before = torch.are_deterministic_algorithms_enabled()
-    # cuBLAS reads it once, at the first product of the process: setting it here would be too late.
+    # cuBLAS reads the variable once, at the first product of the process: here it is too late to set it
     if torch.cuda.is_available() and os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
         raise AssertionError(
             "poisoned_memory: CUBLAS_WORKSPACE_CONFIG must be :4096:8 before the process starts; "
@@ -106,21 +103,20 @@ def poisoned_memory() -> Iterator[None]:
 
 
 def opcheck(operation: Any, arguments: Sequence[Any]) -> None:
-    """`torch.library.opcheck` of a registered operation on arguments that do not require gradients."""
+    """Run `torch.library.opcheck` on a registered operation; the arguments must not require gradients."""
     torch.library.opcheck(operation, tuple(arguments))
 
 
 def full_graph(
     function: Callable[..., Any], inputs: Inputs, other_length: Inputs, *, compiler: str = "aot_eager"
 ) -> None:
-    """Compiles without a graph break and equals eager bit for bit; the second length is compiled as a dynamic
-    one.
+    """Check that a function compiles as one graph and then gives the bits of eager mode.
 
     Args:
         function: the public function with its backend bound.
         inputs: a call.
-        other_length: the same call with another number of tokens.
-        compiler: backend of `torch.compile`; the fast default traces forward and backward but generates no
+        other_length: the same call with another number of tokens, for which PyTorch compiles dynamic lengths.
+        compiler: backend of `torch.compile`; the default, which is fast, traces forward and backward and generates no
             code.
     """
     torch._dynamo.reset()
@@ -130,7 +126,7 @@ def full_graph(
 
 
 def gradient_set(function: Callable[..., Any], inputs: Inputs) -> None:
-    """Each differentiable argument alone gets its gradient, with the bits it has when all are asked for."""
+    """Check that each differentiable argument alone gets its gradient, with the bits of a call that asks for all."""
     everything = run(function, inputs)
     for name in inputs.differentiable:
         alone = run(function, replace(inputs, differentiable=(name,)))
@@ -142,14 +138,14 @@ def gradient_set(function: Callable[..., Any], inputs: Inputs) -> None:
 
 
 def deterministic(function: Callable[..., Any], inputs: Inputs, *, runs: int = 2) -> None:
-    """Runs on the same inputs give the same bits."""
+    """Check that runs on the same inputs give the same bits."""
     first = run(function, inputs)
     for _ in range(runs - 1):
         same_bits(first, run(function, inputs), "two runs on the same inputs")
 
 
 def strides(function: Callable[..., Any], inputs: Inputs) -> None:
-    """Tensors of two or more dimensions as views with swapped strides; the incoming gradient expanded."""
+    """Check views whose last two strides are swapped, and an incoming gradient that is expanded from one element."""
     swapped = {
         name: value.mT.contiguous().mT if isinstance(value, Tensor) and value.dim() >= 2 else value
         for name, value in inputs.arguments.items()
@@ -171,7 +167,7 @@ def refuses(
     error: type[Exception],
     message: str,
 ) -> None:
-    """The call with `change` applied raises exactly `error`, with `message` in its text."""
+    """Check that the call with `change` applied raises exactly `error`, with `message` in its text."""
     try:
         function(**inputs.change(**change).arguments)
     except error as raised:
@@ -190,15 +186,15 @@ def packed_as_alone(
     *,
     tolerance: float = 0.0,
 ) -> None:
-    """Outputs and gradients of each document, packed and alone.
+    """Check that outputs and gradients of each document are the same packed and alone.
 
     Args:
         function: the public function with its backend bound.
         packed: one call on all documents.
-        alone: makes the call on one document from its slice of the tokens and its index.
+        alone: makes the call on one document, given its slice of the tokens and its index.
         lengths: lengths of the documents, in order; empty ones are skipped.
-        per_token: names of the results to compare, those whose first dimension counts tokens.
-        tolerance: largest absolute difference allowed; 0 asks for equal bits.
+        per_token: names of the results to compare; their first dimension is tokens.
+        tolerance: largest absolute difference that is allowed; 0 asks for equal bits.
     """
     together = _run_with_ramp(function, packed)
     start = 0
@@ -219,7 +215,7 @@ def packed_as_alone(
 
 
 def _close(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], what: str) -> None:
-    """Equal up to the order of a sum, which PyTorch's reductions choose by strides: 16 eps of the largest value."""
+    """Allow 16 eps of the largest value: PyTorch's reductions choose the order of a sum by the strides."""
     for name, value in theirs.items():
         difference = (ours[name].double() - value.double()).abs().flatten()
         allowed = 16 * torch.finfo(value.dtype).eps * float(value.double().abs().flatten().amax())
@@ -228,7 +224,7 @@ def _close(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], what: str) 
 
 
 def _run_with_ramp(function: Callable[..., Any], inputs: Inputs) -> dict[str, Tensor]:
-    """Like `run`, but the incoming gradient is the same for every token: a ramp over the columns."""
+    """Do as `run` does, with the same incoming gradient for every token: a ramp over the columns."""
     arguments = dict(inputs.arguments)
     leaves = {name: arguments[name].detach().requires_grad_() for name in inputs.differentiable}
     output = function(**{**arguments, **leaves})

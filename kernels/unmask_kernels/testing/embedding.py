@@ -1,4 +1,4 @@
-"""Named calls of `embedding`: the model's widths, ragged documents, one word everywhere, tables with unused rows."""
+"""Cases of `embedding`: the models' widths, documents of many lengths, frequent words, tables with unused rows."""
 
 from __future__ import annotations
 
@@ -28,12 +28,21 @@ def embedding_case(
     text: bool = False,
     ids_dtype: torch.dtype = torch.int64,
 ) -> Case:
-    """Packed documents of random words, of which a share of `frequent` is one word, as [MASK] is in training.
+    """Return a case of packed documents of random words.
 
-    With `text` the others are as unequal as in text: word r has odds of (r + 8) ** -1.25, so that 30,522 give 3,330
-    different ones in 16,384 tokens and 8,090 in 65,536, as English books and documentation do. `segments` is the number
-    of rows of that table, the second half of a document being of the last one; None passes no segments with a table of
-    two rows.
+    Args:
+        lengths: tokens of each document.
+        width: columns of the tables and of the result.
+        vocabulary: rows of the table of words.
+        places: rows of the table of positions; by default the longest document's length.
+        segments: rows of the table of segments; the second half of each document has the last segment. None passes no
+            segments, with a table of two rows.
+        p: dropout.
+        frequent: share of tokens that are one word, as [MASK] is in training.
+        text: whether the other words are as unequal as in text: the odds of word r are (r + 8) ** -1.25. A vocabulary
+            of 30,522 then has 3,330 different words in 16,384 tokens and 8,090 in 65,536, as English books and
+            documentation have.
+        ids_dtype: of ids and segments.
     """
 
     def build(generator: torch.Generator) -> Inputs:
@@ -87,7 +96,7 @@ def plain_embedding(
     key: Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The formula through PyTorch's own functions, rounded to the dtype asked for at the end only."""
+    """Compute embedding with PyTorch's own functions in the tables' dtype; only the result is rounded to `dtype`."""
     segments = torch.zeros_like(documents.positions) if segments is None else segments
     places = F.embedding(documents.positions, position) + F.embedding(segments, segment)
     h = F.embedding(ids, word) + places
@@ -103,7 +112,7 @@ CASES = [
     embedding_case(
         [9, 4, 7, 1, 1, 1], 312, vocabulary=11, p=0.1, ids_dtype=torch.int32
     ),  # TinyBERT, a prime number of rows
-    embedding_case([170], 40, frequent=0.95, vocabulary=7),  # a run of a word with a head, whole chunks and a tail
+    embedding_case([170], 40, frequent=0.95, vocabulary=7),  # one word: part of a chunk, whole chunks, a part
     embedding_case(
         [2] * 70 + [3], 21, p=0.5, segments=3
     ),  # more documents than a block, segments than BERT; odd columns
@@ -111,4 +120,4 @@ CASES = [
     embedding_case([0], 768, p=0.1),
     embedding_case([4, 1], 3, vocabulary=1, segments=1),
 ]
-"""Widths of the models, and the edges of every loop: documents, runs of a word, segments."""
+"""The models' widths, and the first and last round of every loop: over documents, equal words, segments."""

@@ -1,4 +1,4 @@
-"""Named calls of `gelu`: each activation, with and without a bias, ragged widths, tails of the functions."""
+"""Cases of `gelu`: each activation, with and without a bias, odd widths, values far out in the tails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["CASES", "gelu_case", "plain_gelu"]
 
 
 def gelu_case(tokens: int, width: int, *, activation: str = "gelu", bias: bool = True, scale: float = 2.0) -> Case:
-    """`width` columns of y, so twice as many of x where gated; elements of x have deviation `scale`."""
+    """Return a case: y (tokens, width), x of twice the width if gated, with standard deviation `scale`."""
     columns = 2 * width if activation in GATED else width
 
     def build(generator: torch.Generator) -> Inputs:
@@ -36,7 +36,7 @@ def gelu_case(tokens: int, width: int, *, activation: str = "gelu", bias: bool =
 
 
 def plain_gelu(x: Tensor, bias: Tensor | None = None, *, activation: str) -> Tensor:
-    """The formulas through PyTorch's own functions, rounded to the activation dtype at the end only."""
+    """Compute gelu with PyTorch's own functions in fp32 or wider; only the result is rounded."""
     z = x.to(torch.promote_types(x.dtype, torch.float32))
     if bias is not None:
         z = z + bias
@@ -52,7 +52,7 @@ CASES = [
     gelu_case(12, 3072),  # BERT-base
     gelu_case(9, 4096, activation="gelu_tanh"),  # BERT-large, as it was trained first
     gelu_case(7, 1152, activation="geglu"),  # ModernBERT-base
-    gelu_case(7, 1152, activation="geglu", bias=False),  # and as it is: without biases
+    gelu_case(7, 1152, activation="geglu", bias=False),  # as it is trained: without biases
     gelu_case(5, 2624, activation="swiglu"),
     gelu_case(37, 312),
     gelu_case(37, 312, activation="gelu_tanh", bias=False),
@@ -68,4 +68,4 @@ CASES = [
     gelu_case(23, 40, activation="geglu", scale=1e2),
     gelu_case(23, 40, activation="swiglu", scale=1e2),
 ]
-"""The model's shapes, prime-sized, one column, one row, empty, and elements far outside the functions' bend."""
+"""The models' shapes, prime sizes, one column, one row, no rows, and values far out in the tails."""

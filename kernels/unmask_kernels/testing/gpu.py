@@ -1,4 +1,4 @@
-"""What only a GPU can show of any call: that it never waits for the device, and that a CUDA graph holds it."""
+"""Checks that need a GPU: a call never waits for the device, and a CUDA graph can replay it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Results = TypeVar("_Results")
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Any call inside that waits for the device raises; compile and allocate before."""
+    """Make every call inside the block raise if it waits for the device; compile and allocate before."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -25,9 +25,12 @@ def no_waiting() -> Iterator[None]:
 
 
 def captured(call: Callable[[], _Results]) -> tuple[torch.cuda.CUDAGraph, _Results]:
-    """A graph of the call, and its results, which every replay writes anew from what its inputs then hold.
+    """Capture a call in a CUDA graph.
 
-    The call runs twice on a side stream first, where kernels are compiled and libraries make their workspaces.
+    The call runs twice on a side stream first, where kernels are compiled and libraries allocate their workspaces.
+
+    Returns:
+        The graph, and the results of the call. Every replay computes the results anew from the inputs' current values.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -1,8 +1,8 @@
-"""Named inputs: a `Case` makes the arguments of one call in any dtype on any device, the same values every
-time.
+"""Named inputs: a `Case` makes the arguments of one call, in any dtype on any device.
 
-Values are drawn once in fp32 on the CPU, rounded to the dtype under test and only then widened for the truth,
-so that all three runs of a comparison (ours, plain, truth) see the same numbers.
+Every call of `make` gives the same values: they are drawn in fp32 on the CPU from a fixed seed, and rounded to the
+dtype under test. For the truth the rounded values are widened to fp64, so the three runs of a comparison (ours, plain,
+truth) see the same numbers.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Inputs:
     """The arguments of one call.
 
     Attributes:
-        arguments: by name; tensors, `Documents`, numbers, the dtype of the result or None.
+        arguments: values by name: tensors, `Documents`, numbers, None, or a dtype, which asks for the result's dtype.
         differentiable: names of the tensors whose gradients are compared.
-        parameters: names of the tensors that stay fp32 whatever the activation dtype is.
+        parameters: names of the tensors that stay fp32 in every activation dtype.
     """
 
     arguments: Mapping[str, Any]
@@ -35,14 +35,14 @@ class Inputs:
     parameters: tuple[str, ...] = ()
 
     def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Inputs:
-        """Activations rounded to `dtype`, parameters in fp32 (fp64 for fp64); everything on `device`."""
+        """Return a copy on `device`: activations rounded to `dtype`, parameters in fp32 (in fp64 for fp64)."""
         wide = torch.float64 if dtype == torch.float64 else torch.float32
 
         def move(name: str, value: Any) -> Any:
             if isinstance(value, Documents):
                 return value.to(device)
             if isinstance(value, torch.dtype):
-                return dtype  # asked of the result
+                return dtype  # the result's
             if not isinstance(value, Tensor):
                 return value
             if not value.is_floating_point():
@@ -52,24 +52,29 @@ class Inputs:
         return replace(self, arguments={name: move(name, value) for name, value in self.arguments.items()})
 
     def double(self) -> Inputs:
-        """The same values in fp64 where they are, for the truth."""
+        """Return the same values in fp64, on the same device, for the truth."""
         device = next(v.device for v in self.arguments.values() if isinstance(v, Tensor))
         return self.to(torch.float64, device)
 
     def change(self, **arguments: Any) -> Inputs:
-        """The same call with some arguments replaced."""
+        """Return the same call with some arguments replaced."""
         return replace(self, arguments={**self.arguments, **arguments})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """A named call of one family; `str(case)` is its name, for test ids."""
+    """A named call of one family.
+
+    Attributes:
+        name: the id of tests, and what `str(case)` returns.
+        build: draws the values in fp32 on the CPU.
+    """
 
     name: str
     build: Callable[[torch.Generator], Inputs]
 
     def make(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Inputs:
-        """The inputs in `dtype` on `device`; the same values on every call."""
+        """Return the inputs in `dtype` on `device`; every call gives the same values."""
         generator = torch.Generator().manual_seed(0x5EED)
         return self.build(generator).to(dtype, device)
 
@@ -78,11 +83,19 @@ class Case:
 
 
 def run(function: Callable[..., Any], inputs: Inputs, *, seed: int = 1) -> dict[str, Tensor]:
-    """Call `function` and differentiate it: outputs under "y" (or "y0", "y1", ...), gradients under "d" +
-    name.
+    """Call a function and differentiate it.
 
-    The incoming gradient is drawn from `seed` in fp32 and rounded to bf16 first, so it is the same number in
-    every activation dtype.
+    The incoming gradient is drawn in fp32 from `seed` and rounded to bf16, so it is the same in every activation dtype.
+
+    Args:
+        function: takes the arguments by name; returns a tensor or a tuple of tensors.
+        inputs: the call.
+        seed: of the incoming gradient.
+    Returns:
+        The output under "y", or several under "y0", "y1", ...; the gradient of each differentiable tensor under "d" and
+        its name, such as "dx".
+    Raises:
+        AssertionError: the function wrote a gradient into `.grad` itself.
     """
     arguments = dict(inputs.arguments)
     leaves = {}
@@ -98,7 +111,7 @@ def run(function: Callable[..., Any], inputs: Inputs, *, seed: int = 1) -> dict[
     incoming = [
         torch.randn(output.shape, generator=generator).bfloat16().to(output.device, output.dtype) for output in outputs
     ]
-    # an output may depend on some of the arguments only
+    # an output may depend on no differentiable argument: it requires no gradient
     joined = [(output, given) for output, given in zip(outputs, incoming, strict=True) if output.requires_grad]
     gradients = torch.autograd.grad(
         [output for output, _ in joined], list(leaves.values()), [given for _, given in joined]
@@ -111,7 +124,7 @@ def run(function: Callable[..., Any], inputs: Inputs, *, seed: int = 1) -> dict[
 
 
 def lengths_to_documents(lengths: list[int], *, seed: int = 7) -> Documents:
-    """Packed documents of these lengths with scattered 64-bit keys."""
+    """Return packed documents of these lengths, with document keys spread over 64 bits."""
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
     keys = philox.mix64(torch.arange(len(lengths)) + seed)
     return Documents.build(cu_seqlens, keys)

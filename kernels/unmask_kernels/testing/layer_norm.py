@@ -1,4 +1,4 @@
-"""Named calls of `layer_norm`: the models' widths, with and without dropout, residual and biases; primes; none."""
+"""Cases of `layer_norm`: the models' widths, with and without dropout, residual and biases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def layer_norm_case(
     x_bias: bool = False,
     offset: float = 0.0,
 ) -> Case:
-    """Rows around `offset`, norm parameters away from their initial 1 and 0."""
+    """Return a case: x and residual (tokens, width) with mean `offset`, weight and bias away from 1 and 0."""
 
     def build(generator: torch.Generator) -> Inputs:
         def normal(*shape: int) -> Tensor:
@@ -69,7 +69,7 @@ def plain_layer_norm(
     row_keys: Tensor,
     eps: float = 1e-12,
 ) -> Tensor:
-    """The formula through PyTorch's own layer norm, rounded to the activation dtype where a tensor is returned only."""
+    """Compute layer_norm with PyTorch's own functions in the parameters' dtype; only the result is rounded."""
     h = x.to(weight.dtype)
     if x_bias is not None:
         h = h + x_bias
@@ -92,8 +92,8 @@ CASES = [
     layer_norm_case(5, 3),
     layer_norm_case(7, 13, p=0.3),
     layer_norm_case(3, 4096, p=0.1),
-    layer_norm_case(19, 768, offset=8.0),  # a mean well above the deviation
-    layer_norm_case(40, 768, p=0.1, x_bias=True),  # BERT on a GPU: the bias of the product in front joins in
+    layer_norm_case(19, 768, offset=8.0),  # a mean far above the standard deviation
+    layer_norm_case(40, 768, p=0.1, x_bias=True),  # BERT on a GPU, with the linear layer's bias
     layer_norm_case(29, 312, x_bias=True),
     layer_norm_case(23, 40, p=0.3, residual=False, x_bias=True),
     layer_norm_case(17, 24, residual=False, x_bias=True, bias=False),
@@ -101,4 +101,4 @@ CASES = [
     layer_norm_case(33, 136, p=0.2, x_bias=True),
     layer_norm_case(0, 40, x_bias=True),
 ]
-"""The model's shapes, prime-sized, one-row, empty, narrowest, widest; with a bias of x."""
+"""The models' shapes, prime sizes, one row, no rows, the narrowest and the widest, with and without a bias of x."""

@@ -1,4 +1,4 @@
-"""Named calls of `linear_gelu`: each activation, with and without a bias, whole tiles, one more, primes, none."""
+"""Cases of `linear_gelu`: each activation, with and without a bias, whole tiles and one more, prime sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ __all__ = ["CASES", "MODELS", "linear_gelu_case", "plain_linear_gelu"]
 
 
 def linear_gelu_case(tokens: int, depth: int, width: int, *, activation: str = "gelu", bias: bool = True) -> Case:
-    """`width` columns of y, so twice as many rows of the weight where gated; z has a deviation of about 1.5."""
+    """Return a case: x (tokens, depth), y (tokens, width), weight of twice `width` rows if gated.
+
+    The product z has a standard deviation of about 1.5.
+    """
     rows = 2 * width if activation in GATED else width
 
     def build(generator: torch.Generator) -> Inputs:
@@ -37,7 +40,7 @@ def linear_gelu_case(tokens: int, depth: int, width: int, *, activation: str = "
 
 
 def plain_linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str) -> Tensor:
-    """What a PyTorch user would write: every step rounded to the activation dtype."""
+    """Compute linear_gelu as a PyTorch user writes it: every step is rounded to the activation dtype."""
     z = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
     if activation in GATED:
         gate, value = z.tensor_split(2, dim=1)
@@ -49,7 +52,7 @@ CASES = [
     linear_gelu_case(12, 768, 136),
     linear_gelu_case(9, 1024, 40, activation="gelu_tanh"),
     linear_gelu_case(7, 768, 72, activation="geglu", bias=False),
-    linear_gelu_case(37, 312, 150),  # a depth that no step divides
+    linear_gelu_case(37, 312, 150),  # no tile divides this depth
     linear_gelu_case(37, 312, 75, activation="swiglu"),
     linear_gelu_case(128, 64, 256),  # whole tiles
     linear_gelu_case(128, 64, 128, activation="swiglu", bias=False),
@@ -60,11 +63,11 @@ CASES = [
     linear_gelu_case(67, 1, 3, bias=False),
     linear_gelu_case(3, 40, 1, activation="geglu"),
     linear_gelu_case(1, 768, 96),
-    linear_gelu_case(1, 48, 24, activation="swiglu", bias=False),  # a step and a half
+    linear_gelu_case(1, 48, 24, activation="swiglu", bias=False),  # one and a half steps of the loop over the depth
     linear_gelu_case(0, 96, 40),
     linear_gelu_case(0, 96, 40, activation="geglu", bias=False),
 ]
-"""The models' depths, whole tiles, a row and a column more, prime-sized, one row, one column, empty."""
+"""The models' depths, whole tiles, one row and one column more, prime sizes, one row, one column, no rows."""
 
 MODELS = [
     linear_gelu_case(12, 768, 3072),  # BERT-base
@@ -73,4 +76,4 @@ MODELS = [
     linear_gelu_case(5, 1024, 2624, activation="swiglu"),
     linear_gelu_case(37, 312, 1200),  # TinyBERT
 ]
-"""The models' shapes."""
+"""The models' full shapes."""

@@ -1,4 +1,4 @@
-"""Named calls of `masking`: ragged documents, special ids in the text, long words, every edge of the count."""
+"""Cases of `masking`: documents of many lengths, special ids in the text, long words, few and many masked tokens."""
 
 from __future__ import annotations
 
@@ -31,10 +31,19 @@ def masking_case(
     spare: int = 0,
     seed: int = 3,
 ) -> Case:
-    """Packed documents with [CLS] and [SEP].
+    """Return a case of packed documents with [CLS] and [SEP].
 
-    `words` is the share of tokens that begin a word, None for single tokens; `spelled` the share of content tokens with
-    a special id; `padding` the tokens of a last document of [PAD]; `spare` the slots beyond those that are owned.
+    Args:
+        name: of the case.
+        lengths: tokens of each document, [CLS] and [SEP] included.
+        words: share of tokens that begin a word; None masks single tokens instead of whole words.
+        rate: share of tokens to mask.
+        split: shares of masked tokens that become [MASK], become another token, and stay.
+        spelled: share of the text's tokens that have a special id.
+        padding: tokens of [PAD] in a last document.
+        dtype: of the ids.
+        spare: slots beyond those that the documents fill.
+        seed: of the random keys.
     """
 
     def build(generator: torch.Generator) -> Inputs:
@@ -79,4 +88,4 @@ CASES = [
     masking_case("all-kept", [17, 16], split=(0.0, 0.0, 1.0), words=0.9),
     masking_case("empty", [0]),
 ]
-"""Both ways to choose, every split, documents with nothing to mask, slots that nobody owns."""
+"""Single tokens and whole words, every split, documents with nothing to mask, slots that no document fills."""

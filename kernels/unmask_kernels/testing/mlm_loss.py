@@ -1,4 +1,4 @@
-"""Named calls of `mlm_loss`: ragged vocabularies, nothing masked, one slot, unused slots, rows taken already."""
+"""Cases of `mlm_loss`: BERT's vocabularies and odd ones, no or one masked position, unused slots, gathered rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ def mlm_loss_case(
     bias: bool = True,
     gathered: bool = False,
 ) -> Case:
-    """`masked` predicted rows and `unused` slots with label -100; logits of a deviation of about 3."""
+    """Return a case with `masked` predicted rows and `unused` slots, whose label is -100.
+
+    Logits have a standard deviation of about 3. If `gathered`, hidden holds the predicted rows only, and positions is
+    None.
+    """
 
     def build(generator: torch.Generator) -> Inputs:
         rows = torch.randperm(tokens, generator=generator)[:masked].sort().values
@@ -46,7 +50,7 @@ def mlm_loss_case(
 def plain_mlm_loss(
     hidden: Tensor, positions: Tensor | None, labels: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """Logits rounded to the tested dtype, cross-entropy in fp32: as a PyTorch user writes it."""
+    """Compute mlm_loss as a PyTorch user writes it: logits in the tested dtype, cross-entropy in fp32 or wider."""
     rows = hidden if positions is None else hidden[positions]
     logits = F.linear(rows, weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype))
     wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
@@ -67,4 +71,4 @@ CASES = [
     mlm_loss_case("no-bias", tokens=40, width=24, vocabulary=300, masked=10, bias=False),
     mlm_loss_case("gathered", tokens=40, width=24, vocabulary=300, masked=10, unused=1, gathered=True),
 ]
-"""The vocabularies of BERT, both languages, and the edges of M."""
+"""BERT's vocabularies in English and Chinese, ModernBERT's, odd sizes, and no, one or all positions masked."""

@@ -1,9 +1,10 @@
-"""Runs the PTX of one program of a kernel on the CPU, all threads at once: registers, branches, memory, copies.
+"""Execute the PTX of one program of a kernel on the CPU, all threads at once: registers, branches, memory, copies.
 
-Triton's programs take their branches as one, and predicate what only some threads do, so there is one place in the
-code. Asynchronous copies arrive when they are waited for; between their start and their end what they write is garbage,
-and what they read and write counts as touched at both. A register that was never written holds garbage: the compiler
-leaves parts of a value undefined that nobody looks at. `matrices` has the matrix instructions.
+All threads of a Triton program take the same branches, and predicates select what only some threads do, so one program
+counter is enough. An asynchronous copy arrives when the program waits for it. Between its start and its end the
+destination holds garbage, and both its source and its destination count as accessed at the start and at the end. A
+register that was never written holds garbage too: the compiler leaves parts of a value undefined where nothing uses
+them. `matrices` has the matrix instructions.
 """
 
 from __future__ import annotations
@@ -39,13 +40,15 @@ class Machine:
     """The state of one program.
 
     Attributes:
+        program: its code.
         threads: 32 times its warps.
-        warp: of each thread.
-        shared: its shared memory; the global one is `memory`.
+        warp: the warp of each thread, (threads,).
+        memory: global memory.
+        shared: the program's shared memory.
         registers: values by name, (threads,).
-        stretch: how many barriers it has passed.
-        found: what it did that a GPU may punish, counted.
-        now: the instruction under way, for messages.
+        barriers: how many barriers the program has passed.
+        found: counts of faults, by description.
+        now: the text of the current instruction, for messages.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class Machine:
         program: Program,
         arguments: Sequence[Any],
         memory: Memory,
-        place: tuple[int, int, int],
+        program_id: tuple[int, int, int],
         grid: tuple[int, int, int],
         shared_bytes: int,
     ) -> None:
@@ -62,10 +65,10 @@ class Machine:
         everywhere = np.ones(shared_bytes, np.bool_)
         self.shared = Memory("shared", np.full(shared_bytes, _GARBAGE, np.uint8), everywhere, self.found)
         self.registers: dict[str, NDArray[Any]] = {}
-        self.stretch, self.now = 0, ""
+        self.barriers, self.now = 0, ""
         self._arguments = dict(zip(program.parameters, arguments, strict=True))
         self._special = {"%tid.x": np.arange(self.threads)}
-        for axis, at, count in zip("xyz", place, grid, strict=True):
+        for axis, at, count in zip("xyz", program_id, grid, strict=True):
             self._special |= {
                 f"%ctaid.{axis}": np.full(self.threads, at),
                 f"%nctaid.{axis}": np.full(self.threads, count),
@@ -75,29 +78,29 @@ class Machine:
         self._matrices = Matrices(self)
 
     def run(self) -> None:
-        """From the first instruction to the end."""
-        place, all_threads = 0, np.ones(self.threads, np.bool_)
+        """Execute the program from its first instruction to its end."""
+        counter, all_threads = 0, np.ones(self.threads, np.bool_)
         while True:
-            instruction = self.program.code[place]
+            instruction = self.program.code[counter]
             self.now = instruction.text
             where = all_threads
             if instruction.guard:
                 where = self.registers[instruction.guard] ^ instruction.negated
-            place += 1
+            counter += 1
             if instruction.opcode[0] in ("bra", "ret", "exit"):
                 if where.any() and not where.all():
-                    raise NotImplementedError(f"ptx: threads part at {self.now}")
+                    raise NotImplementedError(f"ptx: threads diverge at {self.now}")
                 if where.all() and instruction.opcode[0] != "bra":
                     return
                 if where.all():
-                    place = self.program.labels[instruction.operands[0]]
+                    counter = self.program.labels[instruction.operands[0]]
             else:
-                # a GPU does not complain of an overflow
+                # a GPU reports no overflow
                 with np.errstate(all="ignore"):
                     self._execute(instruction, where)
 
     def read(self, name: str, kind: str) -> NDArray[Any]:
-        """The values of a register or a constant, as this type."""
+        """Return the values of a register or a constant as the type `kind`, (threads,)."""
         wanted = np.dtype(TYPES[kind])
         if name in self._special:
             return self._special[name].astype(wanted)
@@ -112,7 +115,7 @@ class Machine:
         return value.view(wanted) if value.dtype.itemsize == wanted.itemsize else value.astype(wanted)
 
     def write(self, name: str, value: NDArray[Any], where: NDArray[np.bool_] | None = None) -> None:
-        """Set a register, for the threads of `where` alone if given; signed numbers keep their sign in a wider one."""
+        """Set a register, for the threads of `where` if given; a signed number keeps its sign in a wider register."""
         if name == "_":
             return
         self._matrices.uses(name)
@@ -129,7 +132,7 @@ class Machine:
         self.registers[name] = value
 
     def address(self, operand: str) -> NDArray[np.int64]:
-        """Of an operand in brackets, for each thread."""
+        """Return the address that an operand in brackets names, for each thread."""
         base, offset = _ADDRESS.match(operand).groups()  # type: ignore[union-attr]
         start = np.zeros(self.threads, np.int64) if base == "global_smem" else self.registers[base].astype(np.int64)
         return start + (int(offset, 0) if offset else 0)
@@ -155,7 +158,7 @@ class Machine:
         elif name == "cp":
             self._copy(opcode, operands, where)
         elif name in ("bar", "barrier"):
-            self.stretch += opcode[1] == "sync"
+            self.barriers += opcode[1] == "sync"
         elif name == "fence":
             self.shared.unfenced[:] = False
         elif name in ("mma", "wgmma", "ldmatrix", "stmatrix"):
@@ -177,24 +180,24 @@ class Machine:
         first = self.address(operands[1] if opcode[0] == "ld" else operands[0])[where]
         if opcode[0] == "ld":
             data = np.zeros((self.threads, length * len(registers)), np.uint8)
-            data[where] = memory.load(first, data.shape[1], self.warp[where], self.stretch, self.now)
+            data[where] = memory.load(first, data.shape[1], self.warp[where], self.barriers, self.now)
             for i, register in enumerate(registers):
                 bits = np.ascontiguousarray(data[:, i * length : (i + 1) * length])
                 self.write(register, bits.view(TYPES[kind])[:, 0], where)
             return None
         parts = [np.ascontiguousarray(self.read(each, kind)).view(np.uint8).reshape(-1, length) for each in registers]
-        words = memory.store(first, np.concatenate(parts, 1)[where], self.warp[where], self.stretch, self.now)
+        words = memory.store(first, np.concatenate(parts, 1)[where], self.warp[where], self.barriers, self.now)
         if memory is self.shared:
             self.note_store(words)
         return None
 
     def note_store(self, words: NDArray[np.int64], fenced: bool = False) -> None:
-        """An ordinary store to shared memory, or a copy's, which the tensor cores see without a fence."""
+        """Record an ordinary store to shared memory; or a copy's (`fenced`), which tensor cores see without a fence."""
         self.shared.unfenced[words] = not fenced
         self._matrices.overwrites(words)
 
     def _move(self, kind: str, operands: tuple[str, ...]) -> None:
-        """Between a register and its parts, the lowest first."""
+        """Move between a register and the registers of its parts, the lowest bits first."""
         to, source = (items(operand) for operand in operands)
         if len(to) > 1:
             value, bits = self.read(source[0], kind).astype(np.uint64), 8 * size(kind) // len(to)
@@ -233,11 +236,11 @@ class Machine:
 
     def _transfer(self, copy: _Copy, arrived: bool) -> None:
         data = np.zeros((self.threads, copy.length), np.uint8)
-        found = self.memory.load(copy.source[copy.read], copy.length, self.warp[copy.read], self.stretch, self.now)
+        found = self.memory.load(copy.source[copy.read], copy.length, self.warp[copy.read], self.barriers, self.now)
         data[copy.read] = found
         if not arrived:
             data[:] = _GARBAGE
         words = self.shared.store(
-            copy.to[copy.threads], data[copy.threads], self.warp[copy.threads], self.stretch, self.now
+            copy.to[copy.threads], data[copy.threads], self.warp[copy.threads], self.barriers, self.now
         )
         self.note_store(words, fenced=True)

@@ -1,9 +1,10 @@
 """The matrix instructions of PTX: fragments through shared memory, mma.sync of sm_80, and wgmma of sm_90.
 
-A product of wgmma runs while its warps go on. Until it is waited for, the registers of its result must not be touched
-and the operands it reads from shared memory must not be written; what it reads there must be behind a barrier and, from
-an ordinary store, behind a fence. The machine notes what is not so. Shapes m16n8k16 and m64nNk16 of 16-bit operands
-with fp32 sums. Layouts: PTX ISA, matrix fragments of mma.m16n8k16, and the canonical layouts of wgmma.
+A product of wgmma runs while its warps go on. Until the program waits for it, the program must neither touch the
+registers of its result nor write the operands that it reads from shared memory. These operands must have been written
+before a barrier and, by an ordinary store, before a fence. The machine records violations in `found`. Shapes: m16n8k16
+and m64nNk16, 16-bit operands, fp32 sums. Layouts: PTX ISA, "Matrix Fragments for mma.m16n8k16" and the canonical
+layouts of wgmma.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = ["Matrices"]
 
 _LANE = np.arange(32)
 _DEPTH = 16
-_SWIZZLES = {0: 16, 3: 32, 2: 64, 1: 128}  # bytes of a row of the pattern, by the field of a descriptor
+_SWIZZLES = {0: 16, 3: 32, 2: 64, 1: 128}  # bytes of a row of the swizzle pattern, by the descriptor's field
 
 
 class _Pending(NamedTuple):
@@ -32,7 +33,7 @@ class _Pending(NamedTuple):
 
 
 class Matrices:
-    """The matrix unit of a machine, and the products of wgmma that are under way, by group."""
+    """The tensor cores of a machine, and the groups of wgmma products that still run."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -42,7 +43,7 @@ class Matrices:
         self._busy: frozenset[str] = frozenset()
 
     def execute(self, opcode: tuple[str, ...], operands: tuple[str, ...]) -> None:
-        """One matrix instruction."""
+        """Execute a matrix instruction."""
         if opcode[0] in ("ldmatrix", "stmatrix"):
             self._fragments(opcode, operands)
         elif opcode[0] == "mma":
@@ -58,39 +59,39 @@ class Matrices:
             self._busy = frozenset().union(*(each.results for group in self._groups for each in group))
 
     def uses(self, register: str) -> None:
-        """Note a register that is read or written while a product owns it."""
+        """Record a fault if a running product still writes this register."""
         if register in self._busy:
             self._machine.found[f"register {register} of a pending wgmma is touched: {self._machine.now}"] += 1
 
     def overwrites(self, words: NDArray[np.int64]) -> None:
-        """Note words of shared memory that are written while a product reads them."""
+        """Record a fault if a running product still reads these words of shared memory."""
         for each in (pending for group in (*self._groups, self._open) for pending in group):
             if np.isin(words, each.words).any():
                 self._machine.found[f"operand of a pending wgmma is written: {self._machine.now}"] += 1
 
     def _fragments(self, opcode: tuple[str, ...], operands: tuple[str, ...]) -> None:
         """8 x 8 matrices of 16 bits between shared memory, a row an address, and registers, two elements a lane."""
-        machine, load, turned = self._machine, opcode[0] == "ldmatrix", "trans" in opcode
+        machine, load, transposed = self._machine, opcode[0] == "ldmatrix", "trans" in opcode
         registers = items(operands[0] if load else operands[1])
-        places = machine.address(operands[1] if load else operands[0]).reshape(self._warps, 32)
+        addresses = machine.address(operands[1] if load else operands[0]).reshape(self._warps, 32)
         warps = np.repeat(np.arange(self._warps), 8)
         row, column = _LANE // 4, 2 * (_LANE % 4)
         for i, register in enumerate(registers):
-            rows = places[:, 8 * i : 8 * i + 8].ravel()
+            rows = addresses[:, 8 * i : 8 * i + 8].ravel()
             if load:
-                data = machine.shared.load(rows, 16, warps, machine.stretch, machine.now)
+                data = machine.shared.load(rows, 16, warps, machine.barriers, machine.now)
                 tile = data.view(np.uint16).reshape(self._warps, 8, 8)
-                tile = (tile.mT if turned else tile).astype(np.uint32)
+                tile = (tile.mT if transposed else tile).astype(np.uint32)
                 machine.write(register, (tile[:, row, column] | (tile[:, row, column + 1] << 16)).ravel())
             else:
                 value = machine.read(register, "b32").reshape(self._warps, 32)
                 tile = np.zeros((self._warps, 8, 8), np.uint16)
                 tile[:, row, column], tile[:, row, column + 1] = value & 0xFFFF, value >> 16
-                data = np.ascontiguousarray(tile.mT if turned else tile).view(np.uint8).reshape(-1, 16)
-                machine.note_store(machine.shared.store(rows, data, warps, machine.stretch, machine.now))
+                data = np.ascontiguousarray(tile.mT if transposed else tile).view(np.uint8).reshape(-1, 16)
+                machine.note_store(machine.shared.store(rows, data, warps, machine.barriers, machine.now))
 
     def _left(self, registers: tuple[str, ...], half: bool) -> NDArray[np.float32]:
-        """A fragment of the left operand, (warps, 16, 16), from four registers."""
+        """Return a fragment of the left operand, (warps, 16, 16), from four registers."""
         result = np.zeros((self._warps, 16, _DEPTH), np.float32)
         for i, register in enumerate(registers):
             value = self._machine.read(register, "b32").reshape(self._warps, 32)
@@ -125,7 +126,7 @@ class Matrices:
             raise NotImplementedError(f"ptx: {'.'.join(opcode)}")
         machine, width, half = self._machine, int(shape[1]), opcode[-1] == "f16"
         results, busy = items(operands[0]), self._busy
-        # products into the same registers follow each other
+        # products that add to the same registers run one after the other
         self._busy = busy - set(results)
         words: list[NDArray[np.int64]] = []
         if operands[1].startswith("{"):
@@ -144,39 +145,39 @@ class Matrices:
         self._open.append(_Pending(np.unique(np.concatenate(words)), frozenset(results)))
 
     def _from_memory(
-        self, descriptor: str, rows: int, turned: bool, half: bool, words: list[NDArray[Any]]
+        self, descriptor: str, rows: int, transposed: bool, half: bool, words: list[NDArray[Any]]
     ) -> NDArray[np.float32]:
-        """An operand (warpgroups, rows, 16) in shared memory, whose 16 products are contiguous unless `turned`."""
+        """Read an operand (warpgroups, rows, 16) from shared memory; its rows are contiguous unless `transposed`."""
         machine = self._machine
         of_warpgroups = machine.read(descriptor, "u64").reshape(-1, 128)
         if (of_warpgroups != of_warpgroups[:, :1]).any():
             raise ValueError(f"ptx: a descriptor differs within a warpgroup: {machine.now}")
         result = np.zeros((len(of_warpgroups), rows, _DEPTH), np.float32)
         for group, value in enumerate(int(each) for each in of_warpgroups[:, 0]):
-            places = _places(value, rows, turned)
-            machine.shared.check(places + 1, machine.now)
-            used = np.unique(places // 2)
+            addresses = _addresses(value, rows, transposed)
+            machine.shared.check(addresses + 1, machine.now)
+            used = np.unique(addresses // 2)
             if machine.shared.unfenced[used].any():
                 machine.found[f"wgmma reads what was stored without a fence: {machine.now}"] += 1
-            if (machine.shared.written[used] == machine.stretch).any():
+            if (machine.shared.written[used] == machine.barriers).any():
                 machine.found[f"wgmma reads what was written without a barrier: {machine.now}"] += 1
-            machine.shared.read_by_all(used, machine.stretch)
-            low, high = (machine.shared.data[places + i].astype(np.uint16) for i in range(2))
+            machine.shared.read_by_all(used, machine.barriers)
+            low, high = (machine.shared.data[addresses + i].astype(np.uint16) for i in range(2))
             result[group] = widened(low | (high << 8), half)
             words.append(used)
         return result
 
 
-def _places(descriptor: int, rows: int, turned: bool) -> NDArray[np.int64]:
-    """Where the elements of an operand of 16-bit numbers lie, (rows, 16), by its descriptor."""
+def _addresses(descriptor: int, rows: int, transposed: bool) -> NDArray[np.int64]:
+    """Return the addresses (rows, 16) of an operand of 16-bit numbers, from its descriptor."""
     start, leading, stride = ((descriptor >> at & 0x3FFF) << 4 for at in (0, 16, 32))
     pattern = _SWIZZLES[descriptor >> 62]
     row, depth = np.arange(rows, dtype=np.int64)[:, None], np.arange(_DEPTH, dtype=np.int64)[None, :]
-    if turned:
+    if transposed:
         across = pattern // 2
-        places = start + row // across * leading + row % across * 2 + depth // 8 * stride + depth % 8 * pattern
+        addresses = start + row // across * leading + row % across * 2 + depth // 8 * stride + depth % 8 * pattern
     elif pattern == 16:
-        places = start + row // 8 * stride + row % 8 * 16 + depth // 8 * leading + depth % 8 * 2
+        addresses = start + row // 8 * stride + row % 8 * 16 + depth // 8 * leading + depth % 8 * 2
     else:
-        places = start + row // 8 * stride + row % 8 * pattern + depth * 2
-    return places ^ (places >> 7 & (pattern // 16 - 1)) << 4
+        addresses = start + row // 8 * stride + row % 8 * pattern + depth * 2
+    return addresses ^ (addresses >> 7 & (pattern // 16 - 1)) << 4

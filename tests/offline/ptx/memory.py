@@ -1,8 +1,8 @@
-"""Memory that a program's threads share, and the rule that it may break: what one warp writes, another reads or writes
-only behind a barrier.
+"""Memory that the threads of a program share, with a check for races.
 
-A word remembers in which stretch between two barriers, and by which warp, it was last written and read. Threads of a
-warp are taken to run together. The interpreter of Triton cannot see such races: it has one thread.
+The rule: what one warp writes, another warp may read or write only after a barrier. Memory records for each word which
+warp last wrote it and last read it, and how many barriers the program had passed then. The threads of a warp count as
+one. Triton's interpreter cannot find such races: it runs one thread.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ class Memory:
     """Bytes with bounds and a history of accesses.
 
     Attributes:
+        name: "global" or "shared", for messages.
         data: uint8 (bytes,).
-        unfenced: for each word, whether an ordinary store wrote it since the last fence before the tensor cores.
-        written, writer: for each word, the stretch and the warp of its last write; readers likewise.
+        found: counts of faults, by description.
+        unfenced: for each word, whether an ordinary store wrote it after the last fence; tensor cores may not read it.
+        written: for each word, how many barriers the program had passed at its last write; likewise for the last read.
+        writer: for each word, the warp that wrote it last; likewise for the last reader.
     """
 
     def __init__(self, name: str, data: NDArray[np.uint8], valid: NDArray[np.bool_], found: Counter[str]) -> None:
@@ -35,52 +38,52 @@ class Memory:
         self.written, self.writer, self._read, self._reader = (np.full(words, _NOBODY, np.int64) for _ in range(4))
         self.unfenced = np.zeros(words, np.bool_)
 
-    def check(self, places: NDArray[np.int64], what: str) -> None:
-        """All of these bytes must exist."""
-        inside = (places >= 0) & (places < len(self.data))
-        if not inside.all() or not self._valid[places].all():
+    def check(self, addresses: NDArray[np.int64], what: str) -> None:
+        """Raise IndexError unless all of these bytes exist."""
+        inside = (addresses >= 0) & (addresses < len(self.data))
+        if not inside.all() or not self._valid[addresses].all():
             raise IndexError(f"ptx: {self.name} memory is accessed out of bounds by {what}")
 
     def words(self, first: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-        """The words of `length` bytes from each place on, (places, words)."""
+        """Return the words that `length` bytes from each address cover, (addresses, words)."""
         return (first[:, None] + np.arange(0, length, _WORD)) // _WORD
 
-    def load(self, first: NDArray[np.int64], length: int, warps: NDArray[Any], stretch: int, what: str) -> Any:
-        """uint8 (places, length), read by one warp for each place."""
-        places = first[:, None] + np.arange(length)
-        self.check(places, what)
+    def load(self, first: NDArray[np.int64], length: int, warps: NDArray[Any], barriers: int, what: str) -> Any:
+        """Read uint8 (addresses, length); `warps` is the warp that reads at each address."""
+        addresses = first[:, None] + np.arange(length)
+        self.check(addresses, what)
         words = self.words(first, length)
-        self.reads(words, np.broadcast_to(warps[:, None], words.shape), stretch, what)
-        return self.data[places]
+        self.reads(words, np.broadcast_to(warps[:, None], words.shape), barriers, what)
+        return self.data[addresses]
 
     def store(
-        self, first: NDArray[np.int64], values: NDArray[np.uint8], warps: NDArray[Any], stretch: int, what: str
+        self, first: NDArray[np.int64], values: NDArray[np.uint8], warps: NDArray[Any], barriers: int, what: str
     ) -> NDArray[np.int64]:
-        """Write uint8 (places, length); returns the words."""
-        places = first[:, None] + np.arange(values.shape[1])
-        self.check(places, what)
+        """Write uint8 (addresses, length), and return the words written."""
+        addresses = first[:, None] + np.arange(values.shape[1])
+        self.check(addresses, what)
         words = self.words(first, values.shape[1])
-        self.writes(words, np.broadcast_to(warps[:, None], words.shape), stretch, what)
-        self.data[places] = values
+        self.writes(words, np.broadcast_to(warps[:, None], words.shape), barriers, what)
+        self.data[addresses] = values
         return words
 
-    def reads(self, words: NDArray[np.int64], warps: NDArray[Any], stretch: int, what: str) -> None:
-        """Note a read, and that nobody else has written since the last barrier."""
-        if ((self.written[words] == stretch) & (self.writer[words] != warps)).any():
+    def reads(self, words: NDArray[np.int64], warps: NDArray[Any], barriers: int, what: str) -> None:
+        """Record a read, and a fault if another warp wrote there after the last barrier."""
+        if ((self.written[words] == barriers) & (self.writer[words] != warps)).any():
             self.found[f"{self.name} memory that another warp wrote is read without a barrier: {what}"] += 1
-        shared = (self._read[words] == stretch) & (self._reader[words] != warps)
+        shared = (self._read[words] == barriers) & (self._reader[words] != warps)
         self._reader[words] = np.where(shared, _SEVERAL, warps)
-        self._read[words] = stretch
+        self._read[words] = barriers
 
-    def writes(self, words: NDArray[np.int64], warps: NDArray[Any], stretch: int, what: str) -> None:
-        """Note a write, and that nobody else has written or read since the last barrier."""
-        if ((self.written[words] == stretch) & (self.writer[words] != warps)).any():
+    def writes(self, words: NDArray[np.int64], warps: NDArray[Any], barriers: int, what: str) -> None:
+        """Record a write, and a fault if another warp wrote or read there after the last barrier."""
+        if ((self.written[words] == barriers) & (self.writer[words] != warps)).any():
             self.found[f"{self.name} memory that another warp wrote is written without a barrier: {what}"] += 1
-        if ((self._read[words] == stretch) & (self._reader[words] != warps)).any():
+        if ((self._read[words] == barriers) & (self._reader[words] != warps)).any():
             self.found[f"{self.name} memory that another warp read is written without a barrier: {what}"] += 1
         self.writer[words] = warps
-        self.written[words] = stretch
+        self.written[words] = barriers
 
-    def read_by_all(self, words: NDArray[np.int64], stretch: int) -> None:
-        """Note a read by several warps together."""
-        self._read[words], self._reader[words] = stretch, _SEVERAL
+    def read_by_all(self, words: NDArray[np.int64], barriers: int) -> None:
+        """Record a read by several warps at once."""
+        self._read[words], self._reader[words] = barriers, _SEVERAL

@@ -1,7 +1,7 @@
-"""What the instructions of PTX that touch no memory compute, for all threads at once.
+"""Compute the instructions of PTX that access no memory, for all threads at once.
 
-Approximate functions (ex2, lg2, rsqrt, rcp, div.full) are NumPy's, a little better than the hardware's; subnormal
-numbers are kept where the hardware makes them 0.
+Approximate functions (ex2, lg2, rsqrt, rcp, div.full) are NumPy's, which are slightly more exact than the hardware's.
+Subnormal numbers stay as they are where the hardware replaces them by 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from offline.ptx.program import TYPES, narrowed, size, widened
 __all__ = ["Read", "compute"]
 
 Read = Callable[[int, str], NDArray[Any]]
-"""(place of an operand, type) -> its values, (threads,)."""
+"""(index of an operand, type) -> its values, (threads,)."""
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "eq": np.equal,
@@ -26,7 +26,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     **dict.fromkeys(("gt", "hi"), np.greater),
     **dict.fromkeys(("ge", "hs"), np.greater_equal),
     "ne": lambda x, y: (x < y) | (x > y),
-    # the second kind holds where a number is none
+    # these five are also true where an operand is NaN
     "equ": lambda x, y: ~((x < y) | (x > y)),
     "neu": np.not_equal,
     "ltu": lambda x, y: ~(x >= y),
@@ -42,7 +42,7 @@ _TWO: dict[str, Callable[[Any, Any], Any]] = {
     "and": np.bitwise_and,
     "or": np.bitwise_or,
     "xor": np.bitwise_xor,
-    # of a number and no number, the number
+    # of a number and NaN, the number
     "min": np.fmin,
     "max": np.fmax,
 }
@@ -68,7 +68,11 @@ _ACROSS: dict[str, Callable[..., Any]] = {
 
 
 def compute(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
-    """The values of operand 0."""
+    """Return the values of operand 0, the result, (threads,).
+
+    Raises:
+        NotImplementedError: no kernel has used this instruction so far.
+    """
     name, kind = opcode[0], opcode[-1]
     if name in _ONE:
         return _ONE[name](read(1, kind))
@@ -120,7 +124,7 @@ def _product(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
     if kind == "f32":
         if name == "mul":
             return x * y
-        # rounded once, or hardly ever twice
+        # fma rounds once; fp64 rounds the sum a second time in rare cases
         return (x.astype(np.float64) * y + read(3, kind)).astype(np.float32)
     wide = f"{kind[0]}{2 * 8 * size(kind)}"
     if opcode[1] == "wide":

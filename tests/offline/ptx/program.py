@@ -1,7 +1,6 @@
-"""Reads PTX, the text that Triton hands to NVIDIA's assembler: instructions, labels, parameters, types.
+"""Read PTX, the text that Triton hands to NVIDIA's assembler: instructions, labels, parameters, types.
 
-What `machine` runs: registers hold 16, 32 or 64 bits or a truth value, whatever number they mean, and an opcode
-says how to read them, as in "mul.lo.s32".
+A register holds 16, 32 or 64 bits, or a truth value. The opcode says which numbers the bits mean, as in "mul.lo.s32".
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ TYPES: dict[str, Any] = {
     **{f"f{bits}": np.dtype(f"f{bits // 8}").type for bits in (16, 32, 64)},
     "pred": np.bool_,
 }
-"""NumPy's type of each of PTX's; bf16 is a pattern of bits."""
+"""The NumPy type of each PTX type; bf16 has its bits, as uint16."""
 
 _STATEMENT = re.compile(r"(?:@(!?)(%\w+)\s+)?([\w.:]+)\s*(.*)$", re.DOTALL)
 _LABEL = re.compile(r"(\$?[\w$]+):$")
@@ -35,11 +34,11 @@ class Instruction:
     """One instruction.
 
     Attributes:
-        guard: the register that says which threads execute it, None for all.
-        negated: whether the guard is turned round.
-        opcode: its parts, as ("ld", "global", "v4", "b32").
-        operands: as they are written.
-        text: all of it, for messages.
+        guard: the register that selects the threads that execute the instruction; None for all threads.
+        negated: whether the threads are those where the guard is false.
+        opcode: its parts, such as ("ld", "global", "v4", "b32").
+        operands: as they are written, such as "[%rd1+16]".
+        text: the whole instruction, for messages.
     """
 
     guard: str | None
@@ -51,7 +50,14 @@ class Instruction:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Program:
-    """A kernel: its parameters' names in order, threads of a program, instructions, and where labels stand."""
+    """A kernel.
+
+    Attributes:
+        parameters: names in order.
+        threads: of a program.
+        code: the instructions.
+        labels: index in `code` of each label.
+    """
 
     parameters: tuple[str, ...]
     threads: int
@@ -60,7 +66,7 @@ class Program:
 
     @classmethod
     def read(cls, text: str) -> Program:
-        """The only kernel of a module."""
+        """Read a module with one kernel."""
         head, body = text.split(".reqntid", 1)
         threads = int(re.match(r"\s*(\d+)", body)[1])  # type: ignore[index]
         code: list[Instruction] = []
@@ -88,7 +94,7 @@ def _instruction(text: str) -> Instruction:
 
 
 def items(text: str) -> tuple[str, ...]:
-    """The parts of a list, with or without braces around it; braces and brackets inside keep theirs."""
+    """Split a list at its commas, with or without braces around it, but not inside inner braces and brackets."""
     text = text.strip()
     if text.startswith("{") and text.endswith("}") and text.count("{") == 1:
         text = text[1:-1]
@@ -96,23 +102,23 @@ def items(text: str) -> tuple[str, ...]:
 
 
 def register_type(name: str) -> Any:
-    """What a register holds, by its name: %p a truth value, %rs 16 bits, %r 32, %rd 64."""
+    """Return the type of a register from its name: %p is a truth value, %rs 16 bits, %r 32, %rd 64."""
     kind = re.match(r"%([a-z]+)", name)[1]  # type: ignore[index]
     return {"p": np.bool_, "rs": np.uint16, "r": np.uint32, "f": np.uint32, "rd": np.uint64}[kind]
 
 
 def size(kind: str) -> int:
-    """Bytes of a value of a type of PTX."""
+    """Return the bytes of a value of a PTX type."""
     return np.dtype(TYPES[kind]).itemsize
 
 
 def widened(bits: NDArray[Any], half: bool = False) -> NDArray[np.float32]:
-    """fp32 of bf16, or of fp16 if `half`, given as 16 bits."""
+    """Widen 16 bits to fp32: they are fp16 if `half`, else bf16."""
     return bits.view(np.float16).astype(np.float32) if half else (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def narrowed(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The bits of bf16, to nearest even."""
+    """Round to bf16, to nearest even, and return its bits."""
     bits = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     return np.where(np.isnan(values), np.uint16(0x7FFF), rounded)
