@@ -1,14 +1,14 @@
-"""Attention on packed documents as others have it; each takes the arguments of `attention` and returns its output.
+"""Attention of other libraries on packed documents; each function takes the arguments of `attention`.
 
-    padded          `scaled_dot_product_attention` on documents padded to the longest, with a boolean mask, or none
-                    where all have one length; padding and unpadding are the caller's, and not timed
-    varlen_attn     PyTorch's own for packed documents, without dropout; on a GPU
-    flex            FlexAttention under torch.compile with a document mask, without dropout; making the mask is timed
-                    in a case of its own; on a GPU, since it has no backward on a CPU
-    flash-attn 2    when the package flash-attn is installed, on a GPU
-    flash-attn 3    when the package flash_attn_3 is installed, on a GPU, without dropout
+    padded          `scaled_dot_product_attention` on documents padded to the longest, with a boolean mask unless all
+                    lengths are equal; the caller pads and unpads, which is not timed
+    varlen_attn     PyTorch's function for packed documents; on a GPU, without dropout
+    flex            FlexAttention under torch.compile with a document mask; on a GPU, since it has no backward on a CPU,
+                    without dropout; a case of its own times the making of the mask
+    flash-attn 2    on a GPU with the package flash-attn
+    flash-attn 3    on a GPU with the package flash_attn_3, without dropout
 
-All as their users call them: backwards may differ in their last bits from run to run.
+They run as their users call them: the last bits of a backward may differ from run to run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bench.peers import compiled
+from bench.variants import compiled
 from torch import Tensor
 
 from unmask_kernels import Documents
@@ -29,11 +29,11 @@ from unmask_kernels.attention import flash_versions
 __all__ = ["NAMES", "block_mask", "flex", "padded", "peers", "varlen"]
 
 NAMES = ("padded", "varlen_attn", "flex", "flash-attn 2", "flash-attn 3")
-"""All peers, here or not."""
+"""All peers, whether they can run here or not."""
 
 
 def peers(documents: Documents, p: float) -> dict[str, Callable[..., Tensor]]:
-    """Those that run on packed rows of these documents, on their device, with this dropout; `padded` is apart."""
+    """Return the peers that can run on these packed documents with this dropout; `padded` takes other inputs."""
     found: dict[str, Callable[..., Tensor]] = {}
     if documents.cu_seqlens.device.type != "cuda":
         return found
@@ -47,7 +47,7 @@ def peers(documents: Documents, p: float) -> dict[str, Callable[..., Tensor]]:
 
 
 def padded(qkv: Tensor, documents: Documents, *, p: float, **rest: Any) -> Tensor:
-    """SDPA on rows padded by the caller: qkv (B, N, 3, H, K) in place of packed tokens -> (B, H, N, K)."""
+    """Run SDPA on rows that the caller has padded: qkv (B, N, 3, H, K) -> (B, H, N, K)."""
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     if documents.tokens == qkv.shape[0] * qkv.shape[1]:  # equal lengths: a mask would only keep the fast kernels away
         return F.scaled_dot_product_attention(q, k, v, dropout_p=p)
@@ -57,7 +57,7 @@ def padded(qkv: Tensor, documents: Documents, *, p: float, **rest: Any) -> Tenso
 
 
 def varlen(qkv: Tensor, documents: Documents, **rest: Any) -> Tensor:
-    """`varlen_attn`, (T, 3, H, K) -> (T, H, K)."""
+    """Run `varlen_attn`: qkv (T, 3, H, K) -> (T, H, K)."""
     from torch.nn.attention.varlen import varlen_attn
 
     boundaries, max_seqlen = documents.cu_seqlens, documents.max_seqlen
@@ -66,7 +66,7 @@ def varlen(qkv: Tensor, documents: Documents, **rest: Any) -> Tensor:
 
 
 def block_mask(documents: Documents) -> Any:
-    """FlexAttention's list of blocks in which a token sees another of its document."""
+    """Make FlexAttention's mask: a token attends to the tokens of its document."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     ids, tokens = documents.document_ids, documents.tokens
@@ -78,7 +78,7 @@ def block_mask(documents: Documents) -> Any:
 
 
 def flex(documents: Documents, *, compiled: bool = True) -> Callable[..., Tensor]:
-    """FlexAttention for these documents, (T, 3, H, K) -> (T, H, K)."""
+    """Return FlexAttention for these documents: qkv (T, 3, H, K) -> (T, H, K)."""
     from torch.nn.attention.flex_attention import flex_attention
 
     mask = block_mask(documents)

@@ -1,14 +1,14 @@
-"""How time is taken: a clock of the device, cold inputs, interleaved rounds.
+"""Measure time: the clock of the device, cold inputs, interleaved rounds.
 
-On a GPU a moment is a CUDA event in the stream, so that a difference of two is the device's time and no
-host clock. Before each timed call a buffer four times the size of the L2 cache is written, which makes the
-inputs cold, and then the GPU spins for about a millisecond while the host enqueues the call: what Python takes
-for a launch, several times what a small kernel runs, does not count either, unless the call waits for the device.
-On a CPU a moment is `time.perf_counter()` and inputs are as warm as the previous call left them.
+On a GPU a moment is a CUDA event in the stream, so the difference of two is the device's time. Before each timed call
+the clock writes a buffer four times the size of the L2 cache, which makes the inputs cold. Then the GPU spins for about
+a millisecond while the host enqueues the call. So the time that Python takes for a launch, several times that of a
+small kernel, does not count, unless the call waits for the device. On a CPU a moment is `time.perf_counter()`, and
+inputs are as warm as the previous call left them.
 
-Variants are interleaved: a round times each of them once, in an order that turns by one each round, so that
-a change of clock rate or a noisy neighbour meets all of them alike. pytest-benchmark times one test after
-the other; `PLAYBACK` hands it the durations that the interleaved rounds took, as its timer.
+Variants are interleaved: a round times each of them once, and each round begins with the next one, so a change of the
+clock rate or another process affects all of them alike. pytest-benchmark times one test after the other; `PLAYBACK`,
+as its timer, gives it the durations of the interleaved rounds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FEWEST = 5
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A point in the stream of a GPU; `later - earlier` waits for both and gives seconds."""
+    """A point in the stream of a GPU; `later - earlier` waits for both and returns seconds."""
 
     event: torch.cuda.Event
 
@@ -60,13 +60,13 @@ class DeviceClock:
         return Moment(event)
 
     def cold(self) -> None:
-        """Evict the inputs of the next call from the GPU's cache and give the host a head start; nothing on a CPU."""
+        """On a GPU, evict the next call's inputs from the cache, and let the host enqueue the call before it starts."""
         if self._flush is not None:
             self._flush.zero_()
             torch.cuda._sleep(_HEAD_START)
 
     def seconds(self, call: Callable[[], object]) -> float:
-        """Device seconds of one call with cold inputs."""
+        """Return the device seconds of one call with cold inputs."""
         self.cold()
         start = self()
         call()
@@ -81,15 +81,15 @@ def interleave(
     warmup: int = 2,
     enough: float = math.inf,
 ) -> dict[str, list[float]]:
-    """Seconds of each variant in each round, timed side by side.
+    """Time variants side by side, and return the seconds of each in each round.
 
     Args:
-        variants: called with the number of the round, from -warmup to rounds - 1, so that they may rotate
-            their inputs.
-        clock: the clock of the device they run on.
+        variants: each is called with the number of the round, from -warmup to rounds - 1, by which it may choose its
+            inputs.
+        clock: of the device on which they run.
         rounds: timed rounds, at least 1.
-        warmup: rounds before them that are not counted: compilation, allocation, first touch.
-        enough: seconds after which a variant sits out the rounds that are left, once it ran in five.
+        warmup: rounds before them that are not counted, for compilation, allocation, first touch.
+        enough: a variant that has taken more than this many seconds, in at least five rounds, skips the rest.
     """
     if rounds < 1:
         raise ValueError(f"interleave: rounds must be at least 1, got {rounds}")
@@ -107,10 +107,10 @@ def interleave(
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device | str) -> int:
-    """Most memory that PyTorch held on the device during a call beyond what it held before.
+    """Measure the peak memory of a call: the most that PyTorch held on the device, less what it held before.
 
-    On a CPU every allocation and release that its profiler reports is added up; what a library takes without PyTorch's
-    allocator is not seen.
+    On a CPU this adds up the allocations and releases that PyTorch's profiler reports. Memory that a library allocates
+    by itself is not counted.
     """
     device = torch.device(device)
     if device.type != "cuda":
@@ -124,7 +124,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device | str) -> int:
 
 
 def _peak_bytes_on_host(call: Callable[[], object]) -> int:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes two lines a call to the standard output
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it writes two lines a call to the standard output
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
         call()
     assert profiled.profiler is not None and profiled.profiler.kineto_results is not None
@@ -134,14 +134,14 @@ def _peak_bytes_on_host(call: Callable[[], object]) -> int:
 
 
 class Playback:
-    """A timer that repeats known durations: of two calls the first gives 0, the second the next duration."""
+    """A timer that replays known durations: the first of two calls returns 0, the second the next duration."""
 
     def __init__(self) -> None:
         self._durations: list[float] = []
         self._running = False
 
     def load(self, durations: list[float]) -> None:
-        """Play these durations from now on, once each."""
+        """Replay these durations from now on, once each."""
         self._durations, self._running = list(durations), False
 
     def __call__(self) -> float:
@@ -150,4 +150,4 @@ class Playback:
 
 
 PLAYBACK = Playback()
-"""The one that bench files give to pytest-benchmark: `pytestmark = pytest.mark.benchmark(timer=PLAYBACK)`."""
+"""The timer of all bench files: `pytestmark = pytest.mark.benchmark(timer=PLAYBACK)`."""

@@ -1,4 +1,4 @@
-"""What every bench shares: the import paths, the saved facts, the clock of the device, the race.
+"""Options, saved facts and fixtures of all benches.
 
 pytest bench                       prints tables
 pytest bench --record              also writes bench/results/<machine>/<date>-<commit>-<bench>.json
@@ -21,13 +21,13 @@ for _folder in (".", "engine", "kernels"):
 
 from bench import machine, record  # noqa: E402
 from bench.clock import DeviceClock  # noqa: E402
-from bench.race import Race  # noqa: E402
+from bench.side_by_side import SideBySide  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", action="store_true", help="write the results into bench/results")
     parser.addoption("--chinese", default=None, help="Chinese text, a file or folder, for bench_prepare")
-    parser.addoption("--rounds", type=int, default=None, help="timed rounds of each race")
+    parser.addoption("--rounds", type=int, default=None, help="timed rounds of each case")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -35,14 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("python_files", "bench_*.py")
     config.addinivalue_line("python_functions", "bench_*")
     if config.getoption("--record"):
-        # of the files asked for, so that one bench does not write over another of the same day and commit
+        # named after the files asked for: a bench must not overwrite another of the same day and commit
         asked = "-".join(Path(argument.split("::")[0]).stem.removeprefix("bench_") for argument in config.args)
-        path = record.automatic(asked)
+        path = record.result_path(asked)
         path.parent.mkdir(parents=True, exist_ok=True)
         config.option.benchmark_json = path
 
 
-# without pytest-benchmark nobody asks
+# optional: the hook exists only with pytest-benchmark
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
     return machine.facts()
@@ -65,6 +65,6 @@ def clock(device: torch.device) -> DeviceClock:
 
 
 @pytest.fixture(scope="session")
-def race(clock: DeviceClock, pytestconfig: pytest.Config) -> Race:
-    """One set of races for the whole run of pytest."""
-    return Race(clock, pytestconfig.getoption("--rounds"))
+def side_by_side(clock: DeviceClock, pytestconfig: pytest.Config) -> SideBySide:
+    """Times each case once in the whole run of pytest."""
+    return SideBySide(clock, pytestconfig.getoption("--rounds"))

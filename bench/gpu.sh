@@ -80,7 +80,7 @@ tests() {
   left=$((ends - SECONDS))
   [ $left -ge 45 ] || { echo "tests of the CPU: no time is left for them"; return $code; }
   # shellcheck disable=SC2086
-  pytest_until $ends -m "not gpu and not slow" tests/kernels tests/test_bench_race.py \
+  pytest_until $ends -m "not gpu and not slow" tests/kernels tests/test_bench_side_by_side.py \
     --ignore-glob 'tests/kernels/*aot.py' \
     --junitxml "$SCRATCH/logs/tests-cpu.xml" $dry $side_by_side || code=1
   return $code

@@ -1,7 +1,6 @@
-"""Facts about the machine and the tree, saved beside every number: without them a number means nothing.
+"""Facts about the machine and the commit, which every result file contains.
 
-Nothing here changes a setting. The GPU's clocks, power limit and driver are read through `nvidia-smi`
-queries.
+Nothing here changes a setting. `nvidia-smi` gives the GPU's clocks, power limit and driver.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 """The root of the repository."""
 
 SHORT = {torch.bfloat16: "bf16", torch.float32: "fp32"}
-"""What a dtype is called in the name of a case."""
+"""Short names of dtypes, for the names of cases."""
 
 _PACKAGES = ("torch", "triton", "transformers", "numpy", "pytest-benchmark")
 _QUERIES = (
@@ -39,7 +38,7 @@ _QUERIES = (
 
 
 def facts() -> dict[str, Any]:
-    """Machine, versions and threads as one flat mapping of JSON values."""
+    """Return machine, versions and threads as one flat mapping of JSON values."""
     found: dict[str, Any] = {
         "machine": name(),
         "cpu": _cpu_name(),
@@ -62,7 +61,7 @@ def facts() -> dict[str, Any]:
 
 
 def name() -> str:
-    """A folder name for this kind of machine: the GPU's, or the processor's with its number of cores."""
+    """Return a folder name for this kind of machine: the GPU, or the processor with its number of cores."""
     if torch.cuda.is_available():
         title = torch.cuda.get_device_name(0)
     else:
@@ -71,10 +70,9 @@ def name() -> str:
 
 
 def fast_dtype() -> torch.dtype:
-    """The dtype of activations in which this machine multiplies fast, as a run with `train.dtype: auto` has it.
+    """Return the dtype that `train.dtype: auto` chooses here: bf16 where the machine multiplies it fast, else fp32.
 
-    Where bf16 is emulated, a product takes a hundred times as long as in fp32: nobody trains in it, and a bench of it
-    does not end.
+    Where bf16 is emulated, a product takes a hundred times as long as in fp32.
     """
     from unmask.train.precision import choose_precision
 
@@ -82,7 +80,7 @@ def fast_dtype() -> torch.dtype:
 
 
 def commit() -> dict[str, Any]:
-    """The measured commit, as `{"id", "dirty"}`; the variable COMMIT names it where there is no git."""
+    """Return the measured commit as `{"id", "dirty"}`; where there is no git, the variable COMMIT names it."""
     given = os.environ.get("COMMIT")
     if given:
         return {"id": given, "dirty": False}
@@ -93,7 +91,7 @@ def commit() -> dict[str, Any]:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Where a result comes from, in a line: day, commit, machine, versions."""
+    """Return one line about a result: day, commit, machine, versions."""
     found, measured = result["machine_info"], result["commit_info"]
     device = found.get("gpu") or f"{found['cpu']}, {found['threads']} of {found['cores']} cores"
     versions = ", ".join(f"{name} {found[name]}" for name in ("torch", "triton", "transformers") if found.get(name))

@@ -1,15 +1,16 @@
-"""Writes bench/results/<machine>/*.json: benchmarks of our own timing, and training runs.
+"""Write result files into bench/results/<machine>: benchmarks and training runs.
 
-Two kinds of file: what pytest-benchmark writes too, `<date>-<commit>[-name].json`, and training runs,
-`run-<name>.json`. Both say on which machine, with which versions and from which commit. Of a benchmark's `extra_info`
-the page reads
+Benchmarks are in files `<date>-<commit>[-name].json`, in the format of pytest-benchmark; training runs in files
+`run-<name>.json`. Both say which machine, versions and commit were measured. `report.py` reads these names of a
+benchmark's `extra_info`:
 
     case, variant     what was timed
-    baseline          the variant that ratios are taken against, in the same race of the same run
-    tokens            real tokens of one call, gives tokens/s (or tokens_per_second itself)
-    flops             useful operations of one call, without padding, gives TFLOP/s
-    floor_seconds     time that the roofline allows, gives the share of the ceiling; `ceiling` says which one
-    peak_bytes        memory of one call
+    baseline          the variant that ratios are relative to, timed in the same rounds
+    tokens            tokens of one call without padding, for tokens/s; or tokens_per_second itself
+    flops             operations of one call without padding, for TFLOP/s
+    floor_seconds     the time that the roofline allows, for the share of the ceiling
+    ceiling           which ceiling that is
+    peak_bytes        peak memory of one call
     note              a sentence below the table
 """
 
@@ -25,11 +26,13 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
-__all__ = ["RESULTS", "automatic", "document", "entry", "save", "training_run"]
+__all__ = ["RESULTS", "benchmark_entry", "benchmark_file", "result_path", "run_file", "save"]
 
 
-def entry(group: str, variant: str, seconds: Sequence[float], *, case: str, **extra: object) -> dict[str, Any]:
-    """One benchmark as pytest-benchmark writes it, from durations of our own."""
+def benchmark_entry(
+    group: str, variant: str, seconds: Sequence[float], *, case: str, **extra: object
+) -> dict[str, Any]:
+    """Make the entry that pytest-benchmark writes for one benchmark, from durations of our own."""
     ordered = sorted(seconds)
     first, _, third = statistics.quantiles(ordered, method="inclusive") if len(ordered) > 1 else ordered * 3
     stats = {
@@ -48,8 +51,8 @@ def entry(group: str, variant: str, seconds: Sequence[float], *, case: str, **ex
     return {"group": group, "name": f"{group}[{case}-{variant}]", "extra_info": info, "stats": stats}
 
 
-def document(benchmarks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A result file for these benchmarks, with the facts of this machine."""
+def benchmark_file(benchmarks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Make the content of a result file of these benchmarks, with the facts of this machine."""
     return {**_stamp(), "benchmarks": list(benchmarks)}
 
 
@@ -59,17 +62,17 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def automatic(name: str) -> Path:
-    """Where a result file of this machine, day and commit lies."""
+def result_path(name: str) -> Path:
+    """Return the path of a result file of this machine, day and commit."""
     from bench import machine
 
     return RESULTS / machine.name() / f"{date.today().isoformat()}-{machine.commit()['id'][:10]}-{name}.json"
 
 
-def training_run(run: Path, name: str) -> dict[str, Any]:
-    """A training run as a result: settings and curve from its `config.yaml`, `log.jsonl` and `evaluation.jsonl`.
+def run_file(run: Path, name: str) -> dict[str, Any]:
+    """Make the content of a result file of a training run, from its `config.yaml`, `log.jsonl` and `evaluation.jsonl`.
 
-    Commit, machine and threads are those of the recording: record where and with what the run trained.
+    Commit, machine and threads are those of this process: call it on the machine and commit that trained the run.
     """
     import yaml
 
@@ -85,9 +88,7 @@ def training_run(run: Path, name: str) -> dict[str, Any]:
 
 
 def _without_folders(value: Any) -> Any:
-    """Settings with only the last part of absolute paths, also of `name=path` and `hf://path:split`: where a folder lay
-    explains no number.
-    """
+    """Shorten absolute paths in settings to their last part, also in `name=path` and `hf://path:split`."""
     if isinstance(value, dict):
         return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list):

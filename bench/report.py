@@ -1,10 +1,9 @@
-"""Reads bench/results/**.json and writes docs/measured.md, docs/runs.md and README's table: none is typed by hand.
+"""Write docs/measured.md, docs/runs.md and the table in README.md from bench/results/**.json.
 
     python bench/report.py                                     write the pages
     python bench/report.py --record-run runs/mini --name mini  first save a training run as a result
 
-What lies in those files: `bench/record.py`. Of each case of a group on a machine the newest file that holds it is
-shown.
+`bench/record.py` describes the files. A page shows each case of a group on a machine from the newest file with it.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ measured: [measuring.md](measuring.md). Times are medians over interleaved round
 Training runs have a page of their own: [runs.md](runs.md).
 """
 
-# What a user of the whole asks first; other groups follow by name.
+# these groups come first, since users of the whole ask for them; the others follow by name
 _FIRST = ("training step", "ablation", "loader", "masking: ", "prepare", "compose")
 _MARKS = ("<!-- from bench/report.py -->", "<!-- until here -->")
 _BACKENDS = ("torch", "triton", "flash", "cuda")
@@ -47,7 +46,7 @@ Part = tuple[dict[str, Any], list[Row]]
 
 
 def render(results: Path = record.RESULTS) -> str:
-    """The page of timings."""
+    """Return the text of docs/measured.md."""
     page = [_HEAD]
     headings: Counter[str] = Counter()
     for folder in sorted(path for path in results.glob("*") if path.is_dir()):
@@ -62,7 +61,7 @@ def render(results: Path = record.RESULTS) -> str:
 
 
 def in_readme(readme: str, results: Path = record.RESULTS) -> str:
-    """README.md with the table of training steps between its two marks, largest ratio first."""
+    """Return README.md with the table of training steps between its two marks, the largest ratio first."""
     lines = [
         "| machine | model | documents | real tokens/s | times as fast | share of ceiling | share of the memory |",
         "|---|---|---|---:|---:|---:|---:|",
@@ -89,7 +88,7 @@ def in_readme(readme: str, results: Path = record.RESULTS) -> str:
 
 
 def _step_rows(group: str, parts: Sequence[Part]) -> Iterator[tuple[Row, Row]]:
-    """Our training steps and their baselines."""
+    """Yield our training steps, each with its baseline."""
     for _, rows in parts if group.startswith("training step") else ():
         known = {(_of(row, "case"), _of(row, "variant")): row for row in rows}
         for row in rows:
@@ -99,7 +98,7 @@ def _step_rows(group: str, parts: Sequence[Part]) -> Iterator[tuple[Row, Row]]:
 
 
 def _groups(contents: Iterable[dict[str, Any]]) -> dict[str, list[Part]]:
-    """Every group with the files that are the newest for some of its cases, the most asked for first."""
+    """Return for every group the files that are the newest for one of its cases; `_FIRST` come first."""
     newest: dict[tuple[str, str], dict[str, Any]] = {}
     for content in sorted((c for c in contents if "benchmarks" in c), key=lambda c: str(c["datetime"])):
         for row in content["benchmarks"]:
@@ -113,7 +112,7 @@ def _groups(contents: Iterable[dict[str, Any]]) -> dict[str, list[Part]]:
 
 
 def _summary(groups: Mapping[str, Sequence[Part]], links: Mapping[str, str]) -> str:
-    """What is ours beside each group's baseline: over all cases, without choosing among them."""
+    """Make the table that compares ours with the baseline of each group, over all of its cases."""
     lines = [
         "| in short | ours | beside | cases | ratio, lowest to highest | share of ceiling |",
         "|---|---|---|---:|---:|---:|",
@@ -134,7 +133,7 @@ def _summary(groups: Mapping[str, Sequence[Part]], links: Mapping[str, str]) -> 
 
 
 def _section(group: str, parts: Sequence[Part]) -> str:
-    """A table for each file of the group."""
+    """Make a section with a table for each file of the group."""
     lines = [f"### {group}\n"]
     for content, rows in parts:
         lines += [machine.describe(content), ""]
@@ -168,20 +167,20 @@ def _line(row: Row, base: float | None) -> str:
 
 
 def _with_baselines(rows: Sequence[Row]) -> Iterator[tuple[Row, float | None]]:
-    """Each row and the median of its baseline on the same case."""
+    """Yield each row with the median of its baseline on the same case, None without one."""
     medians = {(_of(row, "case"), _of(row, "variant")): row["stats"]["median"] for row in rows}
     for row in rows:
         yield row, medians.get((_of(row, "case"), str(row["extra_info"].get("baseline"))))
 
 
 def _share(row: Row) -> float | None:
-    """Share of what the roofline allows."""
+    """Return the share of the ceiling: the time that the roofline allows over the median."""
     floor = row["extra_info"].get("floor_seconds")
     return floor / row["stats"]["median"] if floor else None
 
 
 def _rate(info: Mapping[str, Any], seconds: float) -> str:
-    """Real tokens, else useful operations, per second."""
+    """Return tokens without padding per second, else operations per second."""
     tokens = info["tokens"] / seconds if info.get("tokens") else info.get("tokens_per_second")
     if tokens:
         return f"{tokens:,.0f} tokens/s"
@@ -211,7 +210,7 @@ def _seconds(value: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the pages, after saving a run when asked to."""
+    """Write the pages; with --record-run save that run first."""
     parser = argparse.ArgumentParser(
         description="Write docs/measured.md, docs/runs.md and README's table from bench/results."
     )
@@ -221,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.record_run:
         name = options.name or options.record_run.name
         path = record.RESULTS / machine.name() / f"run-{name}.json"
-        record.save(path, record.training_run(options.record_run, name))
+        record.save(path, record.run_file(options.record_run, name))
     PAGE.write_text(render())
     RUNS_PAGE.write_text(runs_page.render(record.RESULTS, RUNS_PAGE.parent / "figures"))
     README.write_text(in_readme(README.read_text()))

@@ -1,11 +1,11 @@
 """The two ceilings of a machine, measured in the run that uses them: memory copy and matrix product.
 
-    bandwidth   bytes read plus bytes written of a large device-to-device copy, per second
-    matmul      2 n^3 operations of an n x n x n product through PyTorch's library, on random data, per second
+    bandwidth   bytes read plus bytes written per second, by a large copy on the device
+    matmul      operations per second of an n x n x n product (2 n^3 operations) by PyTorch's library, on random data
 
-The larger of bytes / bandwidth and operations / matmul rate is the floor that no version gets far below; a
-bench reports the floor over its time as its share of the ceiling. Zeros are never multiplied: they draw
-less power and run faster than data does.
+The larger of bytes / bandwidth and operations / matmul rate is the floor: no version can be much faster. A bench
+reports floor / time as its share of the ceiling. The product is never measured on zeros: they use less power and run
+faster.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REPEATS = 20
 
 @lru_cache
 def copy_bandwidth(device: str, size: int | None = None) -> float:
-    """Bytes read plus written per second by a copy of `size` bytes (1 GiB on a GPU, 256 MiB on a CPU)."""
+    """Measure the bytes read plus written per second by a copy of `size` bytes (1 GiB on a GPU, 256 MiB on a CPU)."""
     size = size or (1 << 30 if device.startswith("cuda") else 256 << 20)
     source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -32,7 +32,7 @@ def copy_bandwidth(device: str, size: int | None = None) -> float:
 
 @lru_cache
 def matmul_rate(device: str, dtype: torch.dtype, n: int | None = None) -> float:
-    """Operations per second of an n x n x n product (8,192 on a GPU, 2,048 on a CPU), threads as set now."""
+    """Measure the operations per second of an n x n x n product (n is 8,192 on a GPU, 2,048 on a CPU)."""
     n = n or (8192 if device.startswith("cuda") else 2048)
     a = torch.randn(n, n, device=device).to(dtype)
     b = torch.randn(n, n, device=device).to(dtype)
@@ -42,12 +42,17 @@ def matmul_rate(device: str, dtype: torch.dtype, n: int | None = None) -> float:
 def bert_step_flops(
     lengths: Sequence[int], *, masked: int, layers: int, hidden: int, intermediate: int, vocab: int
 ) -> float:
-    """Operations that a training step needs on real tokens: matrix products forward, twice that backward.
+    """Count the operations of the matrix products of a training step, on tokens without padding.
 
-    Per token and layer 2 (3 D^2) for queries, keys and values, per document and layer 4 n^2 D for its attention; per
-    token and layer 2 (D^2 + 2 D F) for what follows, in the last layer per masked token, since nothing reads the
-    others; per masked token 2 (D^2 + D V) for the head. Embeddings, norms, softmax and the optimizer are not counted,
-    nor is recomputation.
+    The forward needs, and the backward needs twice as many:
+
+        2 (3 D^2)           per token and layer, for queries, keys and values
+        4 n^2 D             per document of n tokens and layer, for attention
+        2 (D^2 + 2 D F)     per token and layer for the rest of the layer; in the last layer per masked token, since
+                            nothing reads the other rows
+        2 (D^2 + D V)       per masked token, for the head
+
+    Embeddings, norms, softmax, the optimizer and recomputation are not counted.
     """
     tokens = sum(lengths)
     read = (layers - 1) * tokens + masked
@@ -62,5 +67,5 @@ def _best_seconds(device: str, call: object) -> float:
     clock = DeviceClock(device)
     for _ in range(2):
         call()
-    # a ceiling is what the machine can do, not what it does beside others
+    # the best of several: a ceiling is what the machine can do when nothing else runs
     return min(clock.seconds(call) for _ in range(_REPEATS))

@@ -1,6 +1,6 @@
-"""Training runs of bench/results as a page: a table of all, then curve, evaluations and settings of each.
+"""Write docs/runs.md from the training runs in bench/results: a table of all, then a section for each.
 
-Settings are those that differ from the defaults of today's `RunConfig`; the result file has all of them.
+The page shows the settings that differ from the defaults of today's `RunConfig`; the result file has all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from bench import machine
 
 from unmask.config import RunConfig, to_mapping
+from unmask.config.mappings import with_current_names
 
 __all__ = ["anchor", "render"]
 
@@ -29,7 +30,7 @@ _PAIRS = ("sop_accuracy", "nsp_accuracy")
 
 
 def render(results: Path, figures: Path, *, draw: bool = True) -> str:
-    """The page; the plots are drawn into the folder `figures` unless told not to."""
+    """Return the text of docs/runs.md, and draw the plots into the folder `figures` unless `draw` is false."""
     page = [_HEAD]
     headings: Counter[str] = Counter()
     for folder in sorted(path for path in results.glob("*") if path.is_dir()):
@@ -49,14 +50,14 @@ def render(results: Path, figures: Path, *, draw: bool = True) -> str:
 
 
 def anchor(heading: str, headings: Counter[str]) -> str:
-    """Where GitHub's links to a heading lead: one that came before has the plain name, the next ones have numbers."""
+    """Return GitHub's anchor of a heading; equal headings after the first one get numbers."""
     plain = "".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c in "-_")
     headings[plain] += 1
     return plain if headings[plain] == 1 else f"{plain}-{headings[plain] - 1}"
 
 
 def _table(runs: Sequence[dict[str, Any]], headings: Counter[str]) -> str:
-    """All training runs of a machine at their last held-out evaluation, a line each."""
+    """Make the table of a machine's training runs, each at its last held-out evaluation."""
     head = "| run | sequences | scope | masks | step | tokens | held-out loss | masked accuracy | pair accuracy |"
     lines = [head, "|---|---|---|---|" + "---:|" * 5]
     for run in runs:
@@ -96,9 +97,9 @@ def _section(run: dict[str, Any], figure: str, source: str) -> str:
         speeds = [row["tokens_per_second"] for row in run["curve"] if row.get("tokens_per_second")]
         speed = f", median {statistics.median(speeds):,.0f} real tokens/s" if speeds else ""
         lines += [f"Last logged step {last['step']}: training loss {_short(last['loss'])}{speed}.", ""]
-    changed = {name: value for name, value in _changed(run["settings"]).items() if name != "run"}
+    changed = {name: value for name, value in _changed(with_current_names(run["settings"])).items() if name != "run"}
     if changed.get("data.store"):
-        # which keeps the vocabulary it was made with
+        # a store keeps the vocabulary that it was made with
         changed.pop("data.vocab_size", None)
     settings = ", ".join(f"`{name}: {value}`" for name, value in changed.items()) or "none"
     return "\n".join(
@@ -107,7 +108,7 @@ def _section(run: dict[str, Any], figure: str, source: str) -> str:
 
 
 def _changed(settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, above: str = "") -> dict[str, Any]:
-    """Settings by their dotted name, less those that a run has anyway."""
+    """Return the settings that differ from the defaults, by dotted name."""
     if defaults is None:
         defaults = to_mapping(RunConfig())
     changed: dict[str, Any] = {}

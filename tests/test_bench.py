@@ -15,24 +15,24 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
 from bench import attention_peers, machine, record, roofline  # noqa: E402
-from bench.cases import CASES, LengthCase, documents  # noqa: E402
 from bench.clock import DeviceClock, peak_bytes  # noqa: E402
-from bench.sides import SIZES, check_agreement, collate_with_numpy, make_inputs, to_packed  # noqa: E402
+from bench.lengths import DISTRIBUTIONS, LengthDistribution, random_documents  # noqa: E402
+from bench.training_step import SIZES, check_agreement, collate_with_numpy, make_inputs, to_packed  # noqa: E402
 
 from unmask_kernels import attention  # noqa: E402
 from unmask_kernels.testing.attention import attention_case  # noqa: E402
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=str)
+@pytest.mark.parametrize("case", DISTRIBUTIONS.values(), ids=str)
 @pytest.mark.parametrize("tokens", [8, 511, 4096, 10_007])
-def test_lengths_fill_exactly_and_stay_in_bounds(case: LengthCase, tokens: int) -> None:
-    if tokens < case.shortest:
+def test_lengths_fill_exactly_and_stay_in_bounds(case: LengthDistribution, tokens: int) -> None:
+    if tokens < case.min_length:
         with pytest.raises(ValueError, match="tokens must be at least"):
             case.fill(tokens)
         return
     lengths = case.fill(tokens, seed=3)
     assert sum(lengths) == tokens
-    assert max(lengths) <= case.longest
+    assert max(lengths) <= case.max_length
     assert min(lengths) >= 3
     assert lengths == case.fill(tokens, seed=3)
 
@@ -50,12 +50,12 @@ def test_lengths_fill_exactly_and_stay_in_bounds(case: LengthCase, tokens: int) 
     ],
 )
 def test_cases_have_the_means_they_promise(name: str, mean: float) -> None:
-    assert fmean(CASES[name].draw(20_000)) == pytest.approx(mean, rel=0.03)
+    assert fmean(DISTRIBUTIONS[name].draw(20_000)) == pytest.approx(mean, rel=0.03)
 
 
 def test_another_seed_draws_other_documents() -> None:
-    assert CASES["lognormal-512"].fill(4096, 0) != CASES["lognormal-512"].fill(4096, 1)
-    first, second = (documents([9, 3], 50, cls_id=1, sep_id=2, first_id=5, seed=seed) for seed in (0, 1))
+    assert DISTRIBUTIONS["lognormal-512"].fill(4096, 0) != DISTRIBUTIONS["lognormal-512"].fill(4096, 1)
+    first, second = (random_documents([9, 3], 50, cls_id=1, sep_id=2, first_id=5, seed=seed) for seed in (0, 1))
     assert first != second
     assert [len(ids) for ids in first] == [9, 3]
     assert all(ids[0] == 1 and ids[-1] == 2 and all(5 <= id_ < 50 for id_ in ids[1:-1]) for ids in first)
@@ -147,7 +147,7 @@ def test_ceilings_are_positive_and_flops_count_real_tokens() -> None:
 
 
 def test_every_result_says_where_it_was_measured() -> None:
-    found = record.document([])
+    found = record.benchmark_file([])
     assert {"cpu", "cores", "threads", "torch", "transformers", "python", "machine"} <= found["machine_info"].keys()
     assert found["machine_info"]["machine"] == machine.name()
     assert found["commit_info"].keys() == {"id", "dirty"}

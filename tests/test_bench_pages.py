@@ -20,10 +20,10 @@ from unmask.config import RunConfig  # noqa: E402
 def _result(when: str, ours: list[float], theirs: list[float]) -> dict[str, Any]:
     shared = {"case": "small", "baseline": "theirs", "tokens": 1000, "ceiling": "a ceiling"}
     rows = [
-        record.entry("step", "ours", ours, floor_seconds=0.05, **shared),
-        record.entry("step", "theirs", theirs, **shared),
+        record.benchmark_entry("step", "ours", ours, floor_seconds=0.05, **shared),
+        record.benchmark_entry("step", "theirs", theirs, **shared),
     ]
-    return {**record.document(rows), "datetime": when}
+    return {**record.benchmark_file(rows), "datetime": when}
 
 
 def test_the_page_shows_the_newest_ratio_of_each_group(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_training_run_becomes_a_curve_without_folders(tmp_path: Path) -> None:
     ]
     (run / "evaluation.jsonl").write_text('{"event": "evaluate", "step": 2, "loss": 5.5, "perplexity": 244.7}\n')
     (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    record.save(tmp_path / "results" / "box" / "run-mini.json", record.training_run(run, "mini"))
+    record.save(tmp_path / "results" / "box" / "run-mini.json", record.run_file(run, "mini"))
     page = runs_page.render(tmp_path / "results", tmp_path / "figures")
     assert "Last logged step 2: training loss 5, median 200 real tokens/s." in page
     assert "| 2 | 5.5 | 244.7 |" in page
@@ -75,7 +75,7 @@ def test_a_training_run_becomes_a_curve_without_folders(tmp_path: Path) -> None:
 
 def test_the_summary_spans_all_cases_of_what_is_ours(tmp_path: Path) -> None:
     rows = [
-        record.entry("step", variant, [seconds], case=case, baseline="theirs", floor_seconds=0.1)
+        record.benchmark_entry("step", variant, [seconds], case=case, baseline="theirs", floor_seconds=0.1)
         for case, variant, seconds in (
             ("small", "unmask", 0.5),
             ("small", "theirs", 1.0),
@@ -83,8 +83,11 @@ def test_the_summary_spans_all_cases_of_what_is_ours(tmp_path: Path) -> None:
             ("large", "theirs", 1.0),
         )
     ]
-    record.save(tmp_path / "box" / "all.json", record.document([*rows, record.entry("alone", "it", [1.0], case="c")]))
-    record.save(tmp_path / "other" / "all.json", record.document(rows))
+    record.save(
+        tmp_path / "box" / "all.json",
+        record.benchmark_file([*rows, record.benchmark_entry("alone", "it", [1.0], case="c")]),
+    )
+    record.save(tmp_path / "other" / "all.json", record.benchmark_file(rows))
     page = report.render(tmp_path)
     assert "| [step](#step) | unmask | theirs | 2 | 2.00 to 5.00 | 20% to 50% |" in page
     assert "Also: [alone](#alone)." in page
@@ -94,7 +97,7 @@ def test_the_summary_spans_all_cases_of_what_is_ours(tmp_path: Path) -> None:
 
 def test_readme_has_the_steps_between_its_marks_and_keeps_the_rest(tmp_path: Path) -> None:
     rows = [
-        record.entry(
+        record.benchmark_entry(
             "training step, mini", variant, [seconds], case=case, baseline="theirs", tokens=10, peak_bytes=peak
         )
         for case, variant, seconds, peak in (
@@ -105,7 +108,7 @@ def test_readme_has_the_steps_between_its_marks_and_keeps_the_rest(tmp_path: Pat
             ("short", "theirs", 1.0, 400),
         )
     ]
-    record.save(tmp_path / "box" / "all.json", record.document(rows))
+    record.save(tmp_path / "box" / "all.json", record.benchmark_file(rows))
     readme = "above\n<!-- from bench/report.py -->\nold\n<!-- until here -->\nbelow\n"
     written = report.in_readme(readme, tmp_path)
     assert written.startswith("above\n") and written.endswith("below\n") and "old" not in written
@@ -117,7 +120,7 @@ def test_readme_has_the_steps_between_its_marks_and_keeps_the_rest(tmp_path: Pat
 
 def test_settings_of_a_run_are_those_that_differ_from_the_defaults(tmp_path: Path) -> None:
     settings = {"seed": 7, "train": {"steps": RunConfig().train.steps, "warmup_steps": 3}, "data": {"gone": 1}}
-    run = {**record.document([]), "run": "r", "settings": settings, "curve": [], "evaluations": []}
+    run = {**record.benchmark_file([]), "run": "r", "settings": settings, "curve": [], "evaluations": []}
     record.save(tmp_path / "box" / "run-r.json", run)
     page = runs_page.render(tmp_path, tmp_path / "figures", draw=False)
     assert "Settings other than the defaults: `seed: 7`, `train.warmup_steps: 3`, `data.gone: 1`." in page

@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kernels")) if path not in sys.path]
 
 from bench import machine, record  # noqa: E402
-from bench.cases import CASES  # noqa: E402
 from bench.clock import DeviceClock, interleave, peak_bytes  # noqa: E402
-from bench.sides import IN_A_STEP, LONGEST, SIZES, StepInputs, make_inputs, ours  # noqa: E402
+from bench.lengths import DISTRIBUTIONS  # noqa: E402
+from bench.training_step import MAX_LENGTH, SIZES, STEP_OPERATIONS, StepInputs, make_inputs, ours  # noqa: E402
 
 from unmask_kernels import FAMILIES, using  # noqa: E402
 
@@ -46,8 +46,8 @@ def plain_form(family: str, chosen: str) -> str:
 def variants(device: torch.device, backend: str | None) -> dict[str, tuple[bool, dict[str, str]]]:
     """By name: whether the last layer works on all rows, and the backends asked for."""
     fused = backend or ("torch" if device.type == "cpu" else "triton")
-    base = dict.fromkeys(IN_A_STEP, backend) if backend else {}
-    plain = {f"without {name}": (False, base | {name: plain_form(name, fused)}) for name in IN_A_STEP}
+    base = dict.fromkeys(STEP_OPERATIONS, backend) if backend else {}
+    plain = {f"without {name}": (False, base | {name: plain_form(name, fused)}) for name in STEP_OPERATIONS}
     # chosen by nobody until this row and its own bench say that it pays
     epilogue = {WITH_EPILOGUE: (False, base | {"linear_gelu": "triton"})} if fused == "triton" else {}
     return {EVERYTHING: (False, base), ALL_ROWS: (True, base), **plain, **epilogue}
@@ -89,7 +89,7 @@ def measure(
     }
     times = interleave(calls, DeviceClock(device), rounds=rounds, warmup=1)
     return [
-        record.entry(
+        record.benchmark_entry(
             f"ablation of a training step, {name}",
             variant,
             times[variant],
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, help="real tokens of a step (default: by size)")
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.0])
     parser.add_argument(
-        "--lengths", choices=[n for n, c in CASES.items() if c.longest <= LONGEST], default="docstrings"
+        "--lengths", choices=[n for n, c in DISTRIBUTIONS.items() if c.max_length <= MAX_LENGTH], default="docstrings"
     )
     parser.add_argument("--backend", help="ask for this one in every family, such as triton before it is verified")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -135,8 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         peak, ratio = info["peak_bytes"] / 2**20, medians[EVERYTHING] / median
         print(f"{info['case']:<28}{info['variant']:<26}{median:>9.3f} s{ratio:>7.2f}{peak:>9,.0f} MiB")
     if options.out:
-        path = record.automatic(f"ablation-{options.size}") if str(options.out) == "auto" else options.out
-        record.save(path, record.document(rows))
+        path = record.result_path(f"ablation-{options.size}") if str(options.out) == "auto" else options.out
+        record.save(path, record.benchmark_file(rows))
 
 
 if __name__ == "__main__":

@@ -193,9 +193,9 @@ def searches(store: MemoryStore) -> dict[str, Callable[[int], list[int]]]:
 
 @pytest.mark.benchmark(timer=PLAYBACK)
 @pytest.mark.parametrize("variant", SEARCHERS)
-def bench_search(benchmark: Any, race: Any, store: MemoryStore, variant: str) -> None:
+def bench_search(benchmark: Any, side_by_side: Any, store: MemoryStore, variant: str) -> None:
     pytest.importorskip("bm25s")
-    race.run(
+    side_by_side.run(
         benchmark,
         group="compose: search",
         case=f"{QUERIES} queries, {BUFFER} of {DOCUMENTS} documents",

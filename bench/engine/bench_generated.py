@@ -23,13 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kernels")) if path not in sys.path]
 
 from bench import record  # noqa: E402
-from bench.cases import CASES  # noqa: E402
-from bench.sides import IN_A_STEP  # noqa: E402
+from bench.lengths import DISTRIBUTIONS  # noqa: E402
+from bench.training_step import STEP_OPERATIONS  # noqa: E402
 
 from unmask.batch import PackedBatch, assemble  # noqa: E402
 from unmask_kernels import using  # noqa: E402
 
-LONGEST = 512
+MAX_LENGTH = 512
 FIRST_ID, MASK_ID = 5, 4
 CLS_ID, SEP_ID = 2, 3
 SUCCESSORS = 4
@@ -39,7 +39,7 @@ MASK_RATE = 0.15
 def generated_batch(tokens: int, vocab: int, seed: int) -> PackedBatch:
     """`tokens` real tokens in documents of lognormal lengths, 15 % of them replaced by [MASK]."""
     random = np.random.Generator(np.random.PCG64(seed))
-    lengths = np.array(CASES["lognormal-512"].fill(tokens, seed))
+    lengths = np.array(DISTRIBUTIONS["lognormal-512"].fill(tokens, seed))
     starts = np.cumsum(lengths) - lengths
     choice = random.integers(SUCCESSORS, size=tokens).tolist()
     ids = np.empty(tokens, dtype=np.int64)
@@ -59,8 +59,8 @@ def generated_batch(tokens: int, vocab: int, seed: int) -> PackedBatch:
         lengths,
         keys=random.integers(1 << 62, size=len(lengths)),
         tokens=tokens,
-        sequences=tokens // CASES["lognormal-512"].shortest,
-        max_seqlen=LONGEST,
+        sequences=tokens // DISTRIBUTIONS["lognormal-512"].min_length,
+        max_seqlen=MAX_LENGTH,
         masked=masked,
         labels=labels,
         masked_capacity=-(-round(MASK_RATE * tokens) // 64) * 64,
@@ -81,7 +81,7 @@ def train(settings: dict[str, Any], device: torch.device) -> list[dict[str, Any]
         num_layers=settings["layers"],
         num_heads=settings["hidden"] // 64,
         intermediate_size=4 * settings["hidden"],
-        max_positions=LONGEST,
+        max_positions=MAX_LENGTH,
         hidden_dropout=settings["dropout"],
         attention_dropout=settings["dropout"],
     )
@@ -125,13 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="result file to write")
     options = parser.parse_args(arguments)
     settings = {name: value for name, value in vars(options).items() if name not in ("out", "device")}
-    with using(**dict.fromkeys(IN_A_STEP, options.backend) if options.backend else {}):
+    with using(**dict.fromkeys(STEP_OPERATIONS, options.backend) if options.backend else {}):
         rows = train(settings, torch.device(options.device))
     first, last = rows[0], rows[-1]
     print(f"step {first['step']}: loss {first['loss']:.3f}; step {last['step']}: loss {last['loss']:.3f}")
     if options.out:
         content = {
-            **record.document([]),
+            **record.benchmark_file([]),
             "run": "generated",
             "settings": settings,
             "curve": rows,

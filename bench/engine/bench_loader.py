@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bench.cases import CASES
+from bench.lengths import DISTRIBUTIONS
 
 from unmask.batch import PackedBatch
 from unmask.data.masking import Masker, Masking
@@ -37,14 +37,14 @@ GOAL_WORDS = 0.5e6
 
 @pytest.fixture(scope="module")
 def store() -> MemoryStore:
-    lengths = np.array(CASES["lognormal-512"].draw(DOCUMENTS)) - 2
+    lengths = np.array(DISTRIBUTIONS["lognormal-512"].draw(DOCUMENTS)) - 2
     return MemoryStore.generated(lengths, vocab_size=VOCAB_SIZE)
 
 
 @pytest.fixture(scope="module")
 def words_store() -> MemoryStore:
     """The same lengths in words of 1.5 tokens; few words are frequent, as in text."""
-    lengths = np.array(CASES["lognormal-512"].draw(DOCUMENTS)) - 2
+    lengths = np.array(DISTRIBUTIONS["lognormal-512"].draw(DOCUMENTS)) - 2
     rng = np.random.default_rng(0)
     starts = rng.random(lengths.sum()) < 1 / 1.5
     ranks = np.exp(rng.random(lengths.sum()) * np.log(20_000)).astype(np.int64)

@@ -32,16 +32,26 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kernels")) if path not in sys.path]
 
 from bench import machine, record  # noqa: E402
-from bench.cases import CASES  # noqa: E402
 from bench.clock import DeviceClock, interleave, peak_bytes  # noqa: E402
+from bench.lengths import DISTRIBUTIONS  # noqa: E402
 from bench.roofline import bert_step_flops, matmul_rate  # noqa: E402
-from bench.sides import HAS_PEER, IN_A_STEP, LONGEST, SIZES, StepInputs, check_agreement, make_inputs, ours, theirs  # noqa: E402
+from bench.training_step import (  # noqa: E402
+    HAS_TRANSFORMERS,
+    MAX_LENGTH,
+    SIZES,
+    STEP_OPERATIONS,
+    StepInputs,
+    check_agreement,
+    make_inputs,
+    ours,
+    theirs,
+)
 
 from unmask_kernels import using  # noqa: E402
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
-SHORT_CASES = [name for name, case in CASES.items() if case.longest <= LONGEST]
+SHORT_CASES = [name for name, case in DISTRIBUTIONS.items() if case.max_length <= MAX_LENGTH]
 
 
 def measure(
@@ -68,8 +78,8 @@ def measure(
     dtype = dtype or machine.fast_dtype()
     peers = peers_in(dtype) if peers is None else peers
     tokens = tokens or size.tokens
-    note = "" if HAS_PEER else " transformers is not installed here: no peer, masks drawn with NumPy."
-    peers = peers if HAS_PEER else ()
+    note = "" if HAS_TRANSFORMERS else " transformers is not installed here: no peer, masks drawn with NumPy."
+    peers = peers if HAS_TRANSFORMERS else ()
     start = time.perf_counter()
     inputs = make_inputs(size, tokens, min(rounds, 8), device, multiple, lengths)
     collate_seconds = (time.perf_counter() - start) / len(inputs)
@@ -78,7 +88,7 @@ def measure(
     if include_ours:
         agreement = check_agreement(size, inputs[0], device) if peers else None
         own = ours(size, dropout, dtype, device)
-        asked = dict.fromkeys(IN_A_STEP, backend) if backend else {}
+        asked = dict.fromkeys(STEP_OPERATIONS, backend) if backend else {}
 
         def unmask(made: StepInputs) -> Tensor:
             with using(**asked):
@@ -108,7 +118,7 @@ def measure(
     real = fmean(made.packed.real_tokens / made.padded["input_ids"].numel() for made in inputs)
     shape = f"layers {size.layers}, hidden {size.hidden}, vocabulary {size.vocab:,}"
     return [
-        record.entry(
+        record.benchmark_entry(
             f"training step, {name}: {shape}",
             variant,
             times[variant],
@@ -185,8 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.out:
         path = options.out
         if str(path) == "auto":
-            path = record.automatic(f"step-{options.size}-{options.lengths}")
-        record.save(path, record.document(rows))
+            path = record.result_path(f"step-{options.size}-{options.lengths}")
+        record.save(path, record.benchmark_file(rows))
 
 
 def print_kernels(step: Callable[[], Tensor]) -> None:

@@ -21,11 +21,10 @@ from typing import Any
 import pytest
 import torch
 from bench import attention_peers, machine
-from bench.cases import CASES
 from bench.clock import PLAYBACK
-from bench.directions import directed
-from bench.race import compared
+from bench.lengths import DISTRIBUTIONS
 from bench.roofline import matmul_rate
+from bench.variants import checked, timed_calls
 from torch import Tensor
 
 from unmask_kernels import Documents, attention
@@ -56,7 +55,7 @@ VARIANTS = (*attention_peers.NAMES, *FAMILY.backends, BITS)
 
 
 def _lengths(name: str) -> list[int]:
-    return MIXED if name == MIXED_NAME else CASES[name].fill(TOKENS)
+    return MIXED if name == MIXED_NAME else DISTRIBUTIONS[name].fill(TOKENS)
 
 
 def _backends(inputs: Inputs) -> dict[str, Callable[..., Tensor]]:
@@ -94,7 +93,7 @@ def _failures(heads: int, p: float, device: torch.device) -> dict[str, Callable[
             compare({"y": run(function, small)["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
 
     functions = _functions(small)
-    judged = compared(functions, check)
+    judged = checked(functions, check)
     return {name: function for name, function in judged.items() if function is not functions[name]}
 
 
@@ -102,12 +101,12 @@ def _enter(name: str, heads: int, p: float, device: torch.device, direction: str
     """Compare; then calls of full size."""
     lengths = _lengths(name)
     inputs = attention_case("full", lengths, heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
-    calls = directed(_functions(inputs) | _failures(heads, p, device), inputs, direction)
+    calls = timed_calls(_functions(inputs) | _failures(heads, p, device), inputs, direction)
     if BITS in calls:
         calls[BITS] = _with_bits(calls[BITS])
     if name != MIXED_NAME:  # where padding would take a hundred times the memory
         rows = torch.nn.utils.rnn.pad_sequence(inputs.arguments["qkv"].split(lengths), batch_first=True)
-        calls.update(directed({"padded": attention_peers.padded}, inputs.change(qkv=rows), direction))
+        calls.update(timed_calls({"padded": attention_peers.padded}, inputs.change(qkv=rows), direction))
     return calls
 
 
@@ -151,7 +150,7 @@ def _here(device: torch.device, p: float) -> list[str]:
 
 @pytest.mark.parametrize("variant", ["Documents.build", "create_block_mask"])
 @pytest.mark.parametrize("lengths", ["lognormal-512", "queries", MIXED_NAME])
-def bench_work_lists(benchmark: Any, race: Any, device: torch.device, lengths: str, variant: str) -> None:
+def bench_work_lists(benchmark: Any, side_by_side: Any, device: torch.device, lengths: str, variant: str) -> None:
     """Once per micro-batch, shared by every layer and both directions."""
     drawn = _lengths(lengths)
     documents = attention_case("lists", drawn, heads=1, head_dim=1).make(DTYPE, device).arguments["documents"]
@@ -160,7 +159,7 @@ def bench_work_lists(benchmark: Any, race: Any, device: torch.device, lengths: s
         bounds = {"tokens": documents.tokens, "max_seqlen": documents.max_seqlen}
         return Documents.build(documents.cu_seqlens, documents.keys, **bounds)
 
-    race.run(
+    side_by_side.run(
         benchmark,
         group="attention work lists",
         case=f"{lengths}, {sum(drawn)} tokens, {len(drawn)} documents",
@@ -178,7 +177,7 @@ def bench_work_lists(benchmark: Any, race: Any, device: torch.device, lengths: s
 @pytest.mark.parametrize("variant", ["as they are", "max_seqlen 8192", "4096 slots", "max_seqlen 8192, 4096 slots"])
 @pytest.mark.parametrize("backend", [name for name in FAMILY.backends if name != "reference"])
 def bench_static_bounds(
-    benchmark: Any, race: Any, device: torch.device, backend: str, variant: str, direction: str
+    benchmark: Any, side_by_side: Any, device: torch.device, backend: str, variant: str, direction: str
 ) -> None:
     """The same documents under other static bounds: within 2% is the goal."""
     _skip_absent(backend, "lognormal-512", BASE, 0.0, device)
@@ -193,9 +192,9 @@ def bench_static_bounds(
             name: partial(_with_documents, _bounded(documents, max_seqlen, slots), backend)
             for name, (max_seqlen, slots) in bounds.items()
         }
-        return directed(functions, inputs, direction)
+        return timed_calls(functions, inputs, direction)
 
-    race.run(
+    side_by_side.run(
         benchmark,
         group=f"attention static bounds, {direction}",
         case=f"{backend}, lognormal-512, {TOKENS} tokens, {BASE} heads x {HEAD_DIM} {machine.SHORT[DTYPE]}",
@@ -223,14 +222,21 @@ def _bounded(documents: Documents, max_seqlen: int, slots: int) -> Documents:
     ("lengths", "heads", "p", "variant"), [(*shape, variant) for shape in SHAPES for variant in VARIANTS]
 )
 def bench_attention(
-    benchmark: Any, race: Any, device: torch.device, lengths: str, heads: int, p: float, direction: str, variant: str
+    benchmark: Any,
+    side_by_side: Any,
+    device: torch.device,
+    lengths: str,
+    heads: int,
+    p: float,
+    direction: str,
+    variant: str,
 ) -> None:
     _skip_absent(variant, lengths, heads, p, device)
     drawn = _lengths(lengths)
     forward, backward = (count(drawn, heads, HEAD_DIM) for count in (cost.flops_forward, cost.flops_backward))
     flops = {"forward": forward, "backward": backward, "both": forward + backward}[direction]
     rate = matmul_rate(str(device), DTYPE)
-    race.run(
+    side_by_side.run(
         benchmark,
         group=f"attention {direction}",
         case=f"{lengths}, {sum(drawn)} tokens, {heads} heads x {HEAD_DIM} {machine.SHORT[DTYPE]}, p {p:g}",

@@ -17,12 +17,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from bench import machine
-from bench.cases import CASES
 from bench.clock import PLAYBACK
-from bench.directions import directed
-from bench.peers import compiled
-from bench.race import compared
+from bench.lengths import DISTRIBUTIONS
 from bench.roofline import copy_bandwidth
+from bench.variants import checked, compiled, timed_calls
 from torch import Tensor
 
 from unmask_kernels import Documents, embedding
@@ -90,9 +88,9 @@ def _enter(
             # their dropout draws other numbers; to compile eager for another shape too takes longer than to time it
             compare({"y": run(function, small)["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
 
-    lengths = CASES["lognormal-512"].fill(tokens)
+    lengths = DISTRIBUTIONS["lognormal-512"].fill(tokens)
     case = embedding_case(lengths, width, vocabulary=VOCABULARY, places=PLACES, p=p, frequent=0.125, text=True)
-    return directed(compared(functions, check), case.make(DTYPE, device), direction)
+    return timed_calls(checked(functions, check), case.make(DTYPE, device), direction)
 
 
 @pytest.mark.parametrize("variant", [*PEERS, *FAMILY.backends])
@@ -100,7 +98,7 @@ def _enter(
 @pytest.mark.parametrize(("tokens", "width", "p"), SHAPES)
 def bench_embedding(
     benchmark: Any,
-    race: Any,
+    side_by_side: Any,
     device: torch.device,
     tokens: int,
     width: int,
@@ -118,7 +116,7 @@ def bench_embedding(
     else:
         moved = cost.bytes_backward(tokens, width, DTYPE.itemsize, vocabulary=VOCABULARY, places=PLACES)
     bandwidth = copy_bandwidth(str(device))
-    race.run(
+    side_by_side.run(
         benchmark,
         group=f"embedding {direction}",
         case=f"{tokens} x {width} {machine.SHORT[DTYPE]}, V {VOCABULARY}, p {p:g}",

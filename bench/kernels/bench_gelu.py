@@ -21,10 +21,8 @@ import torch
 import torch.nn.functional as F
 from bench import machine
 from bench.clock import PLAYBACK
-from bench.directions import directed
-from bench.peers import compiled
-from bench.race import compared
 from bench.roofline import copy_bandwidth
+from bench.variants import checked, compiled, timed_calls
 from torch import Tensor
 
 from unmask_kernels import gelu
@@ -115,13 +113,15 @@ def _enter(
             # another shape too takes longer than to time it
             compare({"y": run(function, small)["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
 
-    return directed(compared(functions, check), made(shape.tokens, shape.width).make(DTYPE, device), direction)
+    return timed_calls(checked(functions, check), made(shape.tokens, shape.width).make(DTYPE, device), direction)
 
 
 @pytest.mark.parametrize("variant", [*PEERS, *FAMILY.backends])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def bench_gelu(benchmark: Any, race: Any, device: torch.device, shape: Shape, direction: str, variant: str) -> None:
+def bench_gelu(
+    benchmark: Any, side_by_side: Any, device: torch.device, shape: Shape, direction: str, variant: str
+) -> None:
     functions = _functions(device, shape)
     if variant == "liger" and variant not in functions:
         pytest.skip("liger: needs a GPU, the package liger-kernel, and a gated activation without a bias")
@@ -134,7 +134,7 @@ def bench_gelu(benchmark: Any, race: Any, device: torch.device, shape: Shape, di
     gated = shape.activation in GATED
     moved = count(shape.tokens, shape.width, DTYPE.itemsize, gated=gated, bias=shape.bias)
     bandwidth = copy_bandwidth(str(device))
-    race.run(
+    side_by_side.run(
         benchmark,
         group=f"gelu {direction}",
         case=str(shape),

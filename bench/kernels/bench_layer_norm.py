@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from bench import machine
 from bench.clock import PLAYBACK
-from bench.directions import directed
-from bench.peers import compiled, eager_layer_norm
-from bench.race import compared
 from bench.roofline import copy_bandwidth
+from bench.variants import checked, compiled, timed_calls
 from torch import Tensor
 
 from unmask_kernels import layer_norm
@@ -51,7 +50,7 @@ def _eager(
 ) -> Tensor:
     if x_bias is not None:
         x = x + x_bias.to(x.dtype)
-    return eager_layer_norm(x, residual, weight, bias, p, 1e-12)
+    return F.layer_norm(residual + F.dropout(x, p), (x.shape[-1],), weight.to(x.dtype), bias.to(x.dtype), 1e-12)
 
 
 def _functions(device: torch.device, width: int) -> dict[str, Callable[..., Tensor]]:
@@ -87,7 +86,7 @@ def _enter(
             compare({"y": run(function, small)["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
 
     case = layer_norm_case(tokens, width, p=p, x_bias=x_bias).make(DTYPE, device)
-    return directed(compared(functions, check), case, direction)
+    return timed_calls(checked(functions, check), case, direction)
 
 
 @pytest.mark.parametrize("variant", [*PEERS, *FAMILY.backends])
@@ -95,7 +94,7 @@ def _enter(
 @pytest.mark.parametrize(("tokens", "width", "p", "x_bias"), SHAPES)
 def bench_layer_norm(
     benchmark: Any,
-    race: Any,
+    side_by_side: Any,
     device: torch.device,
     tokens: int,
     width: int,
@@ -115,7 +114,7 @@ def bench_layer_norm(
     else:
         moved = cost.bytes_backward(tokens, width, DTYPE.itemsize, dropout=p > 0.0, x_bias=x_bias)
     bandwidth = copy_bandwidth(str(device))
-    race.run(
+    side_by_side.run(
         benchmark,
         group=f"layer_norm {direction}",
         case=f"{tokens} x {width} {machine.SHORT[DTYPE]}, p {p:g}" + (", bias of x" if x_bias else ""),

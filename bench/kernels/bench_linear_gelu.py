@@ -20,10 +20,8 @@ import torch
 import torch.nn.functional as F
 from bench import machine
 from bench.clock import PLAYBACK
-from bench.directions import directed
-from bench.peers import compiled
-from bench.race import compared
 from bench.roofline import copy_bandwidth, matmul_rate
+from bench.variants import checked, compiled, timed_calls
 from torch import Tensor
 
 from unmask_kernels import linear_gelu
@@ -106,21 +104,23 @@ def _compared(shape: Shape, device: torch.device, gradients: bool) -> dict[str, 
     small = _made(shape, shape.tokens if device.type == "cuda" else min(shape.tokens, 257), device, gradients)
     truth, plain = run(reference.linear_gelu, small.double()), run(_eager, small)
     functions = _functions(device, shape, gradients)
-    return compared(functions, lambda name, function: compare(run(function, small), plain, truth))
+    return checked(functions, lambda name, function: compare(run(function, small), plain, truth))
 
 
 def _enter(shape: Shape, device: torch.device, direction: str) -> dict[str, Callable[[int], object]]:
     """Compare; then calls on cold inputs of full size."""
     gradients = direction != DIRECTIONS[0]
     inputs = _made(shape, shape.tokens, device, gradients)
-    return directed(_compared(shape, device, gradients), inputs, "backward" if direction == "backward" else "forward")
+    return timed_calls(
+        _compared(shape, device, gradients), inputs, "backward" if direction == "backward" else "forward"
+    )
 
 
 @pytest.mark.parametrize("variant", [*PEERS, *FAMILY.backends])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def bench_linear_gelu(
-    benchmark: Any, race: Any, device: torch.device, shape: Shape, direction: str, variant: str
+    benchmark: Any, side_by_side: Any, device: torch.device, shape: Shape, direction: str, variant: str
 ) -> None:
     functions = _functions(device, shape, direction != DIRECTIONS[0])
     if variant == "library epilogue" and variant not in functions:
@@ -139,7 +139,7 @@ def bench_linear_gelu(
         keep = direction == "forward"
         moved = cost.bytes_forward(shape.tokens, shape.depth, shape.width, DTYPE.itemsize, gated=gated, keep=keep)
     rate, bandwidth = matmul_rate(str(device), DTYPE), copy_bandwidth(str(device))
-    race.run(
+    side_by_side.run(
         benchmark,
         group=f"linear_gelu {direction}",
         case=str(shape),

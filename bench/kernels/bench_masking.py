@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-from bench.cases import CASES
 from bench.clock import PLAYBACK
-from bench.race import compared
+from bench.lengths import DISTRIBUTIONS
 from bench.roofline import copy_bandwidth
+from bench.variants import checked
 
 from unmask.data.masking import Masker
 from unmask.data.randomness import REPLACEMENT, SELECTION, site_key
@@ -127,7 +127,7 @@ def _enter(
         assert found.ids.tolist() == expected.ids.tolist(), name
         assert found.rows[used].tolist() == expected.rows.tolist(), name
 
-    for name, call in compared({name: partial(masking, backend=name) for name in variants}, check).items():
+    for name, call in checked({name: partial(masking, backend=name) for name in variants}, check).items():
         functions[name] = lambda at, call=call: call(**sets[at % ROTATED])  # type: ignore[misc]
     return functions
 
@@ -139,9 +139,9 @@ def _numpy(flags: torch.Tensor | None) -> Any:
 @pytest.mark.parametrize("variant", [*PEERS, *BACKENDS])
 @pytest.mark.parametrize(("length_case", "tokens", "words"), SHAPES)
 def bench_masking(
-    benchmark: Any, race: Any, device: torch.device, length_case: str, tokens: int, words: bool, variant: str
+    benchmark: Any, side_by_side: Any, device: torch.device, length_case: str, tokens: int, words: bool, variant: str
 ) -> None:
-    lengths = CASES[length_case].fill(tokens)
+    lengths = DISTRIBUTIONS[length_case].fill(tokens)
     call = MaskingCall(device.type, architecture(torch.empty(0, device=device)), max(lengths))
     able = [name for name in BACKENDS if not FAMILY.backends[name].refuses(call)]
     if variant in BACKENDS and variant not in able:
@@ -152,7 +152,7 @@ def bench_masking(
         pytest.skip("the collator chooses single tokens only")
     slots = int(_masker(words).counts(lengths).sum())
     bandwidth = copy_bandwidth(str(device))
-    race.run(
+    side_by_side.run(
         benchmark,
         group="masking",
         case=f"{tokens} tokens, {length_case}, {'whole words' if words else 'tokens'}",

@@ -1,4 +1,4 @@
-"""mlm_loss: every backend against the heads of others (`bench/loss_peers.py`), forward and backward together.
+"""mlm_loss: every backend against the heads of others (`bench/mlm_loss_peers.py`), forward and backward together.
 
 Shapes are the model's: T tokens of which 15% or 30% are masked, D hidden, V vocabulary; activations in the machine's
 fast dtype (`machine.fast_dtype`), parameters fp32. The operation is bound by its three products of 2 M V D operations
@@ -17,10 +17,9 @@ import pytest
 import torch
 from bench import machine
 from bench.clock import PLAYBACK
-from bench.directions import ROTATED, copies
-from bench.loss_peers import masked_head, names, peers
-from bench.race import compared
+from bench.mlm_loss_peers import masked_head, names, peers
 from bench.roofline import matmul_rate
+from bench.variants import INPUT_SETS, checked, input_sets
 from torch import Tensor
 
 from unmask_kernels import mlm_loss
@@ -65,14 +64,14 @@ def _enter(
     backends = {name: _ours(name) for name in BACKENDS if not FAMILY.backends[name].refuses(call)}
     small = mlm_loss_case("gate", tokens=64, width=width, vocabulary=vocabulary, masked=24).make(DTYPE, device)
     truth, plain = run(_ours("reference"), small.double()), run(masked_head, small)
-    backends = compared(backends, lambda name, function: compare(run(function, small), plain, truth))
+    backends = checked(backends, lambda name, function: compare(run(function, small), plain, truth))
     case = mlm_loss_case("full", tokens=tokens, width=width, vocabulary=vocabulary, masked=round(share * tokens))
-    sets = copies(case.make(DTYPE, device))
+    sets = input_sets(case.make(DTYPE, device))
     return {name: partial(_both_directions, function, sets) for name, function in {**peers(), **backends}.items()}
 
 
 def _both_directions(function: Callable[..., Tensor], sets: list[Inputs], at: int) -> object:
-    inputs = sets[at % ROTATED]
+    inputs = sets[at % INPUT_SETS]
     leaves = [inputs.arguments[name] for name in inputs.differentiable]
     return torch.autograd.grad(function(**inputs.arguments), leaves)
 
@@ -81,7 +80,7 @@ def _both_directions(function: Callable[..., Tensor], sets: list[Inputs], at: in
 @pytest.mark.parametrize(("tokens", "width", "vocabulary", "share"), SHAPES)
 def bench_mlm_loss(
     benchmark: Any,
-    race: Any,
+    side_by_side: Any,
     device: torch.device,
     tokens: int,
     width: int,
@@ -96,7 +95,7 @@ def bench_mlm_loss(
     masked = round(share * tokens)
     flops = cost.flops_forward(masked, width, vocabulary) + cost.flops_backward(masked, width, vocabulary)
     rate = matmul_rate(str(device), DTYPE)
-    race.run(
+    side_by_side.run(
         benchmark,
         group="mlm_loss forward + backward",
         case=f"{masked} of {tokens} tokens, D {width}, V {vocabulary}, {machine.SHORT[DTYPE]}",

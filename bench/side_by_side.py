@@ -1,8 +1,8 @@
-"""A race: the comparison of the tests first, then every variant of a case side by side in interleaved rounds.
+"""Time all variants of a case side by side, in interleaved rounds, after the comparison with the truth.
 
-pytest-benchmark has one test per variant. The first of them to run races all; each then plays its own durations
-back to pytest-benchmark, whose statistics, comparisons and files work as usual. A variant that fails its comparison,
-or cannot run at full size, is not timed, and its test alone fails, with what was raised.
+pytest-benchmark has one test per variant. The first test of a case times all of its variants. Each test then replays
+the durations of its own variant to pytest-benchmark, whose statistics, comparisons and files work as usual. A variant
+that fails its comparison, or cannot run at full size, is not timed: its test fails with the error, the others do not.
 """
 
 from __future__ import annotations
@@ -15,35 +15,18 @@ import pytest
 import torch
 from bench.clock import PLAYBACK, DeviceClock, interleave, peak_bytes
 
-__all__ = ["Race", "compared"]
+__all__ = ["SideBySide"]
 
-_ENOUGH_ON_GPU = 0.5  # seconds: of a slow peer fewer rounds serve
-
-
-def compared(
-    functions: Mapping[str, Callable[..., Any]], check: Callable[[str, Callable[..., Any]], object]
-) -> dict[str, Callable[..., Any]]:
-    """The functions by name; in place of one that `check(name, function)` fails, one that raises what it raised."""
-    judged: dict[str, Callable[..., Any]] = {}
-    for name, function in functions.items():
-        try:
-            check(name, function)
-        except Exception as error:
-            judged[name] = _raises(f"{type(error).__name__}: {error}")
-        else:
-            judged[name] = function
-    return judged
+_ENOUGH_ON_GPU = 0.5  # seconds after which a slow peer is timed no more
 
 
-def _raises(message: str) -> Callable[..., Any]:
-    def call(*arguments: Any, **named: Any) -> Any:
-        raise AssertionError(message)
+class SideBySide:
+    """Times the variants of a case side by side, once, and gives each test the durations of its variant.
 
-    return call
-
-
-class Race:
-    """Times the variants of a case side by side, once, and hands each test its own variant's durations."""
+    Args:
+        clock: of the device.
+        rounds: the option --rounds; None leaves the choice to each bench.
+    """
 
     def __init__(self, clock: DeviceClock, rounds: int | None) -> None:
         self._clock = clock
@@ -66,20 +49,21 @@ class Race:
 
         Args:
             benchmark: pytest-benchmark's fixture, with `PLAYBACK` as its timer.
-            group, case: what is compared; every variant of the same two is timed in one race.
-            variant: the one this test stands for.
-            enter: compares the variants with the truth and returns those to be timed. Called once for a race; what it
-                raises fails every test of the race, what a variant raises when it is called fails that one's.
-            rounds: timed rounds unless --rounds says otherwise.
-            extra: facts to save with the result; see `bench.record` for the names it reads.
+            group: the heading of the table, such as "gelu forward".
+            case: the line's case; all variants of a group and case are timed together.
+            variant: the variant of this test.
+            enter: compares the variants with the truth and returns the calls to time. It is called once for a case. If
+                it raises, every test of the case fails; if a call raises, the test of that variant fails.
+            rounds: timed rounds, unless --rounds gives another number.
+            extra: facts to save with the result; `bench/record.py` lists their names.
         """
         key = (group, case)
         if key not in self._results:
             self._results[key], self._failures[key] = {}, {}
             able = self._able(enter(), self._failures[key])
-            self._results[key] = self._race(able, self._rounds or rounds)
+            self._results[key] = self._time(able, self._rounds or rounds)
         if variant not in self._results[key]:
-            reason = self._failures[key].get(variant, "the race was not run because what comes before it failed")
+            reason = self._failures[key].get(variant, "nothing was timed because the preparation failed")
             pytest.fail(f"{group}, {case}, {variant}: {reason}")
         durations, peak = self._results[key][variant]
         benchmark.group = group
@@ -90,7 +74,7 @@ class Race:
     def _able(
         self, variants: Mapping[str, Callable[[int], object]], failures: dict[str, str]
     ) -> dict[str, Callable[[int], object]]:
-        """The variants whose first call, which compiles, raises nothing; what others raised goes into `failures`."""
+        """Return the variants whose first call, which compiles, succeeds; put the others' errors into `failures`."""
         able = {}
         for name, call in variants.items():
             try:
@@ -103,7 +87,7 @@ class Race:
                 able[name] = call
         return able
 
-    def _race(
+    def _time(
         self, variants: Mapping[str, Callable[[int], object]], rounds: int
     ) -> dict[str, tuple[list[float], int | None]]:
         enough = _ENOUGH_ON_GPU if self._clock.device.type == "cuda" else math.inf

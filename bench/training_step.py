@@ -1,8 +1,8 @@
-"""The two sides of a training step: the same documents with the same masks, the same weights, one update.
+"""Both training steps that are compared, ours and that of `transformers`, and the inputs that they share.
 
-`transformers` gets the documents as its collator pads and masks them; ours gets the same ids and masked tokens
-packed without the padding. Lengths come from a case of `cases.py`, ids are random. Without `transformers` the masks
-come from NumPy and our side is alone.
+`transformers` gets the documents as its collator pads and masks them. Ours gets the same ids and the same masked
+tokens, packed without the padding. Lengths come from a distribution of `lengths.py`; ids are random. Without the
+package `transformers`, NumPy draws the masks, and our step runs alone.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench.cases import CASES, documents
-from bench.peers import SPECIAL_IDS, Collator, TransformersStep
+from bench.lengths import DISTRIBUTIONS, random_documents
+from bench.transformers_step import SPECIAL_IDS, Collator, TransformersStep
 from torch import Tensor
 
 from unmask.batch import PackedBatch, assemble
 
 __all__ = [
-    "HAS_PEER",
-    "IN_A_STEP",
-    "LONGEST",
+    "HAS_TRANSFORMERS",
+    "MAX_LENGTH",
     "SIZES",
+    "STEP_OPERATIONS",
     "Size",
     "StepInputs",
     "check_agreement",
@@ -36,17 +36,17 @@ __all__ = [
     "theirs",
 ]
 
-LONGEST = 512
-IN_A_STEP = ("attention", "embedding", "gelu", "layer_norm", "mlm_loss")
-"""Operations of `unmask_kernels` in a training step."""
+MAX_LENGTH = 512
+STEP_OPERATIONS = ("attention", "embedding", "gelu", "layer_norm", "mlm_loss")
+"""The operations of `unmask_kernels` in a training step."""
 AGREEMENT = 1e-5
-HAS_PEER = all(importlib.util.find_spec(package) is not None for package in ("transformers", "tokenizers"))
-"""Whether the other side can be built here."""
+HAS_TRANSFORMERS = all(importlib.util.find_spec(package) is not None for package in ("transformers", "tokenizers"))
+"""Whether the step of `transformers` can run here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
-    """Sizes of a model, and the real tokens of a step that suit it on a CPU."""
+    """Sizes of a model, and `tokens`, the tokens without padding of a step that suits it on a CPU."""
 
     vocab: int
     layers: int
@@ -65,7 +65,13 @@ SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """The documents of one step, as each side reads them."""
+    """The documents of one step.
+
+    Attributes:
+        lengths: tokens of each document.
+        padded: input_ids, attention_mask and labels for `transformers`, each (documents, longest document).
+        packed: the batch for ours.
+    """
 
     lengths: list[int]
     padded: dict[str, Tensor]
@@ -75,13 +81,16 @@ class StepInputs:
 def make_inputs(
     size: Size, tokens: int, count: int, device: torch.device, multiple: int | None, lengths: str = "lognormal-512"
 ) -> list[StepInputs]:
-    """`count` steps of different documents, each of exactly `tokens` real tokens; `lengths` names a case."""
-    collate = Collator(size.vocab, multiple) if HAS_PEER else partial(collate_with_numpy, vocab=size.vocab)
-    drawn = [CASES[lengths].fill(tokens, seed) for seed in range(count)]
+    """Make the inputs of `count` steps, each of other documents with exactly `tokens` tokens without padding.
+
+    `lengths` names a distribution of `bench/lengths.py`; `multiple` is the collator's pad_to_multiple_of.
+    """
+    collate = Collator(size.vocab, multiple) if HAS_TRANSFORMERS else partial(collate_with_numpy, vocab=size.vocab)
+    drawn = [DISTRIBUTIONS[lengths].fill(tokens, seed) for seed in range(count)]
     slots = max(map(len, drawn))
     made = []
     for seed, sizes in enumerate(drawn):
-        ids = documents(
+        ids = random_documents(
             sizes,
             size.vocab,
             cls_id=SPECIAL_IDS["[CLS]"],
@@ -96,7 +105,7 @@ def make_inputs(
 
 
 def collate_with_numpy(ids: Sequence[list[int]], seed: int, *, vocab: int) -> dict[str, Tensor]:
-    """What `Collator` makes of documents, drawn from NumPy: 15 % of the ordinary tokens, 80/10/10."""
+    """Pad and mask as `Collator` does, with NumPy: 15 % of the tokens between [CLS] and [SEP], 80/10/10."""
     random = np.random.Generator(np.random.PCG64(seed))
     lengths = np.array([len(document) for document in ids])
     column = np.arange(lengths.max())
@@ -115,7 +124,7 @@ def collate_with_numpy(ids: Sequence[list[int]], seed: int, *, vocab: int) -> di
 
 
 def to_packed(padded: dict[str, Tensor], lengths: Sequence[int], slots: int, seed: int) -> PackedBatch:
-    """The collator's batch without its padding: the same ids, the same masked tokens."""
+    """Pack the collator's batch: the same ids and the same masked tokens, without padding."""
     real = padded["attention_mask"].bool()
     labels = padded["labels"][real].numpy()
     masked = np.flatnonzero(labels != -100)
@@ -126,10 +135,10 @@ def to_packed(padded: dict[str, Tensor], lengths: Sequence[int], slots: int, see
         keys=np.arange(len(lengths), dtype=np.int64) + (seed << 32),
         tokens=tokens,
         sequences=slots,
-        max_seqlen=LONGEST,
+        max_seqlen=MAX_LENGTH,
         masked=masked,
         labels=labels[masked],
-        # a run's capacity is fixed and a little above any count
+        # as in a run, where the capacity is fixed and slightly above every count
         masked_capacity=-(-len(masked) // 64) * 64,
     )
 
@@ -137,7 +146,10 @@ def to_packed(padded: dict[str, Tensor], lengths: Sequence[int], slots: int, see
 def ours(
     size: Size, dropout: float, dtype: torch.dtype, device: torch.device, *, all_rows: bool = False
 ) -> Callable[[PackedBatch], Tensor]:
-    """Our training step of a freshly initialised model; returns the loss. With all_rows the last layer works on all."""
+    """Make our training step of a newly initialised model; it returns the loss.
+
+    With `all_rows` the last layer computes all rows instead of the masked ones only.
+    """
     from unmask.objectives import build_objectives
     from unmask.train.optim import adamw
     from unmask.train.step import TrainingStep
@@ -155,7 +167,7 @@ def ours(
 
 @lru_cache(maxsize=1)
 def _initialised(size: Size, dropout: float, dtype: torch.dtype) -> Any:
-    """Drawing the weights of a model takes seconds, copying them none."""
+    """Initialise a model, once for each size: drawing its weights takes seconds, copying them almost no time."""
     from unmask.model import EncoderConfig, PretrainingModel
 
     config = EncoderConfig(
@@ -164,7 +176,7 @@ def _initialised(size: Size, dropout: float, dtype: torch.dtype) -> Any:
         num_layers=size.layers,
         num_heads=size.heads,
         intermediate_size=size.intermediate,
-        max_positions=LONGEST,
+        max_positions=MAX_LENGTH,
         hidden_dropout=dropout,
         attention_dropout=dropout,
     )
@@ -172,16 +184,18 @@ def _initialised(size: Size, dropout: float, dtype: torch.dtype) -> Any:
 
 
 def theirs(size: Size, dropout: float, autocast: bool, device: torch.device) -> TransformersStep:
-    """The training step of `transformers`."""
+    """Make the training step of `transformers`."""
     sizes = {name: value for name, value in asdict(size).items() if name != "tokens"}
-    return TransformersStep.build(**sizes, max_length=LONGEST, dropout=dropout, autocast=autocast, device=device)
+    return TransformersStep.build(**sizes, max_length=MAX_LENGTH, dropout=dropout, autocast=autocast, device=device)
 
 
 def check_agreement(size: Size, inputs: StepInputs, device: torch.device) -> float:
-    """Relative difference of the two losses with the same weights and batch, fp32, no dropout.
+    """Compare the two losses with the same weights and batch, in fp32 without dropout.
 
+    Returns:
+        Their relative difference.
     Raises:
-        AssertionError: it is above `AGREEMENT`; nothing should be timed then.
+        AssertionError: it is above `AGREEMENT`; then nothing may be timed.
     """
     from unmask.model import PretrainingModel
     from unmask.objectives import build_objectives, score_batch

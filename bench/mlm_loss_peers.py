@@ -1,14 +1,16 @@
-"""Heads with a masked-language-model loss as others have them; each takes the arguments of `mlm_loss`, returns a sum.
+"""Masked-language-model losses of other libraries; each takes the arguments of `mlm_loss` and returns the sum.
 
-    all-token   logits and loss of all tokens with labels -100, widened to fp32, as `transformers`' BertForMaskedLM
-    masked      the same on the masked rows only
-    compiled    `masked` under torch.compile
-    torch whole, torch chunked    `F.linear_cross_entropy` (PyTorch 2.13) on the masked rows, without and with options
-    liger       its fused linear cross-entropy, on a GPU when the package liger-kernel is installed
-    cce         cut cross-entropy with its own threshold below which gradients are skipped, on a GPU when the package
-                cut-cross-entropy is installed; without the bias where the release takes none (25.1.1): less work
+    all-token       logits and loss of all tokens in fp32, label -100 for those not masked, as BertForMaskedLM of
+                    `transformers` computes them
+    masked          the same on the masked rows only
+    compiled        `masked` under torch.compile
+    torch whole     `F.linear_cross_entropy` (PyTorch 2.13) on the masked rows
+    torch chunked   the same with `LinearCrossEntropyOptions()`
+    liger           the fused linear cross-entropy of liger-kernel, on a GPU with that package
+    cce             cut-cross-entropy, which skips small gradients by its default threshold, on a GPU with that package;
+                    release 25.1.1 takes no bias, so it does less work
 
-The fp32 table is narrowed inside each call, as in ours. None of them counts correct predictions.
+As in ours, each call converts the fp32 table to the activation dtype. None of them counts correct predictions.
 """
 
 from __future__ import annotations
@@ -22,14 +24,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bench.peers import compiled
+from bench.variants import compiled
 from torch import Tensor
 
 __all__ = ["HEADS", "masked_head", "names", "peers"]
 
 
 def names() -> list[str]:
-    """The peers that exist with these versions, on this machine."""
+    """Return the names of the peers that can run with the installed versions on this machine."""
     found = ["all-token", "masked", "compiled"]
     if hasattr(F, "linear_cross_entropy"):
         found += ["torch whole", "torch chunked"]
@@ -40,7 +42,7 @@ def names() -> list[str]:
 
 
 def peers() -> dict[str, Callable[..., Tensor]]:
-    """The functions of `names`."""
+    """Return the peers of `names()`, by name."""
     functions: dict[str, Callable[..., Tensor]] = {
         "all-token": all_token_head,
         "masked": masked_head,
@@ -54,13 +56,13 @@ def peers() -> dict[str, Callable[..., Tensor]]:
 
 
 def masked_head(hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Logits of the masked rows in the dtype of hidden, cross-entropy in fp32."""
+    """Compute logits of the masked rows in the dtype of hidden (T, D), and cross-entropy in fp32; returns the sum."""
     logits = F.linear(hidden[positions], weight.to(hidden.dtype), bias.to(hidden.dtype))
     return F.cross_entropy(logits.float(), labels, reduction="sum")
 
 
 def all_token_head(hidden: Tensor, positions: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Logits of every token, labels -100 where nothing is masked."""
+    """Compute logits of every token, and cross-entropy with label -100 where nothing is masked; returns the sum."""
     everywhere = torch.full((len(hidden),), -100, device=hidden.device).index_copy_(0, positions, labels)
     logits = F.linear(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype))
     return F.cross_entropy(logits.float(), everywhere, reduction="sum")
@@ -91,9 +93,9 @@ def _cut_cross_entropy(hidden: Tensor, positions: Tensor, labels: Tensor, weight
     takes_bias = "bias" in inspect.signature(head).parameters
     named = {"bias": bias.to(rows.dtype)} if takes_bias else {}
     loss: Tensor = head(rows, weight.to(rows.dtype), labels, reduction="sum", **named)
-    # every peer has the same gradients
+    # all peers compute the same gradients
     return loss if takes_bias else loss + 0.0 * bias.sum()
 
 
 HEADS = {"liger": _liger, "cce": _cut_cross_entropy}
-"""Those of other packages."""
+"""The peers of other packages."""

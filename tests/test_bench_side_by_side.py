@@ -1,4 +1,4 @@
-"""How variants are timed side by side, and the peers among them."""
+"""Variants are timed side by side, and peers compute what ours computes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import loss_peers  # noqa: E402
+from bench import mlm_loss_peers  # noqa: E402
 from bench.clock import PLAYBACK, DeviceClock, Playback, interleave  # noqa: E402
-from bench.peers import compiled  # noqa: E402
-from bench.race import Race, compared  # noqa: E402
+from bench.side_by_side import SideBySide  # noqa: E402
+from bench.variants import checked, compiled  # noqa: E402
 
 from unmask_kernels.testing.mlm_loss import mlm_loss_case  # noqa: E402
 
@@ -30,7 +30,7 @@ def test_rounds_are_interleaved_and_warm_up_is_not_counted() -> None:
     variants = {name: lambda at, name=name: order.append((name, at)) for name in "ab"}
     times = interleave(variants, DeviceClock("cpu"), rounds=3, warmup=1)
     assert {name: len(taken) for name, taken in times.items()} == {"a": 3, "b": 3}
-    # each round runs both, and the one that begins changes
+    # each round runs both variants; they take turns in running first
     assert [at for _, at in order] == [-1, -1, 0, 0, 1, 1, 2, 2]
     assert [name for name, _ in order[2:]] == ["a", "b", "b", "a", "a", "b"]
 
@@ -62,7 +62,7 @@ def test_playback_hands_out_the_recorded_durations() -> None:
 
 
 class _Benchmark:
-    """Stands in for the fixture of pytest-benchmark: takes rounds with its timer."""
+    """Replaces the fixture of pytest-benchmark: times rounds with the same timer."""
 
     def __init__(self) -> None:
         self.group = ""
@@ -76,36 +76,36 @@ class _Benchmark:
             self.taken.append(PLAYBACK() - start)
 
 
-def _run_race(race: Race, variant: str, enter: Callable[[], dict[str, Callable[[int], object]]]) -> _Benchmark:
+def _run(side_by_side: SideBySide, variant: str, enter: Callable[[], dict[str, Callable[[int], object]]]) -> _Benchmark:
     benchmark = _Benchmark()
-    race.run(benchmark, group="g", case="c", variant=variant, enter=enter, rounds=3, extra={"baseline": "a"})
+    side_by_side.run(benchmark, group="g", case="c", variant=variant, enter=enter, rounds=3, extra={"baseline": "a"})
     return benchmark
 
 
-def test_a_race_is_run_once_and_gives_each_variant_its_own_times() -> None:
+def test_a_case_is_timed_once_and_each_variant_gets_its_own_times() -> None:
     entered = []
 
     def enter() -> dict[str, Callable[[int], object]]:
         entered.append(True)
         return {"a": lambda at: None, "b": lambda at: time.sleep(0.01)}
 
-    race = Race(DeviceClock("cpu"), None)
-    fast, slow = (_run_race(race, variant, enter) for variant in "ab")
+    side_by_side = SideBySide(DeviceClock("cpu"), None)
+    fast, slow = (_run(side_by_side, variant, enter) for variant in "ab")
     assert len(entered) == 1
     assert len(fast.taken) == len(slow.taken) == 3
     assert min(slow.taken) >= 0.01 > min(fast.taken)
     assert slow.extra_info == {"case": "c", "variant": "b", "peak_bytes": 0, "baseline": "a"}
 
 
-def test_what_fails_before_a_race_fails_every_bench_of_it() -> None:
+def test_a_preparation_that_fails_fails_every_bench_of_the_case() -> None:
     def enter() -> dict[str, Callable[[int], object]]:
         raise ValueError("no such documents")
 
-    race = Race(DeviceClock("cpu"), None)
+    side_by_side = SideBySide(DeviceClock("cpu"), None)
     with pytest.raises(ValueError, match="no such documents"):
-        _run_race(race, "a", enter)
-    with pytest.raises(pytest.fail.Exception, match="the race was not run because what comes before it failed"):
-        _run_race(race, "b", enter)
+        _run(side_by_side, "a", enter)
+    with pytest.raises(pytest.fail.Exception, match="nothing was timed because the preparation failed"):
+        _run(side_by_side, "b", enter)
 
 
 def test_a_variant_that_is_wrong_or_does_not_run_fails_alone() -> None:
@@ -116,13 +116,13 @@ def test_a_variant_that_is_wrong_or_does_not_run_fails_alone() -> None:
         raise MemoryError("65,536 rows")
 
     functions = {"wrong": lambda at: None, "large": too_large, "right": lambda at: None}
-    race = Race(DeviceClock("cpu"), None)
-    enter = partial(compared, functions, check)
+    side_by_side = SideBySide(DeviceClock("cpu"), None)
+    enter = partial(checked, functions, check)
     with pytest.raises(pytest.fail.Exception, match=r"g, c, wrong: AssertionError: .*y: over its budget"):
-        _run_race(race, "wrong", enter)
+        _run(side_by_side, "wrong", enter)
     with pytest.raises(pytest.fail.Exception, match="g, c, large: MemoryError: 65,536 rows"):
-        _run_race(race, "large", enter)
-    assert len(_run_race(race, "right", enter).taken) == 3
+        _run(side_by_side, "large", enter)
+    assert len(_run(side_by_side, "right", enter).taken) == 3
 
 
 def test_a_compiled_peer_is_compiled_for_every_shape(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +158,6 @@ def test_a_head_of_others_is_called_as_the_installed_package_has_it(
 
     monkeypatch.setattr(library, head, called)
     made = mlm_loss_case("small", tokens=9, width=8, vocabulary=11, masked=4).make(torch.float32).arguments
-    loss_peers.HEADS[peer](**made)
+    mlm_loss_peers.HEADS[peer](**made)
     ((rows, weight, labels, *_), reduction) = calls[0].values(), calls[0]["reduction"]
     assert (rows.shape, weight.shape, labels.shape, reduction) == ((4, 8), (11, 8), (4,), "sum")
