@@ -44,6 +44,12 @@ def python_files() -> list[Path]:
     return sorted(path for folder in ROOT_FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
+@pytest.fixture(autouse=True)
+def _loggers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep import-linter from setting up logging, which would disable the loggers of unmask for the tests after it."""
+    monkeypatch.setattr("importlinter.cli.logging_config.dictConfig", lambda config: None)
+
+
 def test_import_contracts_hold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from importlinter.cli import lint_imports
 

@@ -13,17 +13,17 @@ found and named by whoever opens the folder. Only the standard library is import
 """
 
 import json
-import os
 import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-from unmask.limits import MANIFEST
-
-__all__ = ["Kind", "is_store", "is_vocabulary", "kind_of", "name_and_location"]
+__all__ = ["MANIFEST", "Kind", "is_store", "is_vocabulary", "kind_of"]
 
 Kind = Literal["token store", "unfinished store", "saved data set", "run", "model", "tokenizer"]
+
+MANIFEST = "manifest.json"
+"""The file that makes a folder a token store."""
 
 _STORE = frozenset({"schema_version", "tokenizer_hash", "special_ids", "sources", "shards"})
 _TOKENIZER = frozenset({"tokenizer_class", "do_lower_case", "model_max_length", "cls_token", "mask_token", "unk_token"})
@@ -33,22 +33,10 @@ _SHARD = re.compile(r"shard-\d+\.arrow")
 _SHARD_MARK = b"unmask.schema_version"
 _SHARDS_TRIED = 3
 _HEAD_BYTES = 4096
-_NAME = re.compile(r"[\w.-]+")
 _GROUP = re.compile(r"^([a-z]+):", re.MULTILINE)
 # nothing that we or the libraries write is larger; what a crawler lists may be
 _LARGEST_BYTES = 1 << 28
 _SPECIALS_WITHIN_BYTES = 1 << 16
-
-
-def name_and_location(given: str) -> tuple[str, str]:
-    """Splits an input, `path` or `name=path`, into its name, empty where there is none, and its path.
-
-    A path that exists as it stands is one, whatever it holds; a name is made of letters, digits, `.`, `-` and `_`.
-    """
-    name, equals, location = given.partition("=")
-    if equals and _NAME.fullmatch(name) and not os.path.lexists(given):
-        return name, location
-    return "", given
 
 
 def is_store(folder: Path) -> bool:

@@ -1,6 +1,6 @@
 """What the configuration checks and data and objectives rely on, so that it stands once; plain values, no imports."""
 
-__all__ = ["INCOMPATIBLE_OBJECTIVES", "JOINING", "MANIFEST", "SHORTEST", "SHORTEST_PAIR"]
+__all__ = ["INCOMPATIBLE_OBJECTIVES", "JOINING", "SHORTEST", "SHORTEST_PAIR"]
 
 SHORTEST = 3
 """Tokens of the shortest piece: [CLS], one of content, [SEP]."""
@@ -10,9 +10,6 @@ SHORTEST_PAIR = 5
 
 JOINING = ("full_sentences", "mix", "uni", "bm25", "best_fit")
 """Ways to compose whose sequences hold several documents."""
-
-MANIFEST = "manifest.json"
-"""File of a folder that makes it a token store."""
 
 INCOMPATIBLE_OBJECTIVES = (
     ("nsp", "sop", "a pair has one label"),

@@ -13,10 +13,20 @@ from pathlib import Path
 
 from unmask.errors import ConfigError
 
-__all__ = ["as_typed", "expanded", "expanded_input", "printable", "require_utf8"]
+__all__ = [
+    "as_typed",
+    "expanded",
+    "expanded_input",
+    "name_and_location",
+    "printable",
+    "replace_text",
+    "require_utf8",
+    "sync",
+]
 
 # control characters and line breaks of Unicode, which would move the cursor, and half surrogates
 _HALVES = re.compile("[\ud800-\udfff]")
+_NAME = re.compile(r"[\w.-]+")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -71,6 +81,39 @@ def as_typed(path: str | os.PathLike[str]) -> str:
     """`path` as one types it in a shell, for a command that is to be copied."""
     name = os.fspath(path)
     return shlex.quote(f"./{name}" if name.startswith(("-", "~")) else name)
+
+
+def name_and_location(given: str) -> tuple[str, str]:
+    """Splits an input, `path` or `name=path`, into its name, empty where there is none, and its path.
+
+    A path that exists as it stands is one, whatever it holds; a name is made of letters, digits, `.`, `-` and `_`.
+    """
+    name, equals, location = given.partition("=")
+    if equals and _NAME.fullmatch(name) and not os.path.lexists(given):
+        return name, location
+    return "", given
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Make `text` the content of `path`, whole or not at all; on an OSError the old content stays."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        sync(partial)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _at_home(path: str) -> str:

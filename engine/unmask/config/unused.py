@@ -14,8 +14,9 @@ from typing import Any
 
 from unmask.config.schema import RunConfig
 from unmask.errors import ConfigError
-from unmask.folders import is_store, name_and_location
+from unmask.folders import is_store
 from unmask.limits import JOINING
+from unmask.paths import name_and_location
 
 __all__ = ["without_unused"]
 

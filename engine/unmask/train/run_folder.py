@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config import KernelsConfig, RunConfig, load_config, to_mapping, to_yaml
-from unmask.durable import replace_text
 from unmask.errors import RunError
-from unmask.paths import as_typed
+from unmask.paths import as_typed, replace_text
 from unmask.train.start_folder import absolute_changes, note_start
 
 __all__ = ["MAY_CHANGE", "RunFolder", "not_written", "saved_config"]

@@ -23,7 +23,6 @@ from typing import Any
 from unmask.data.prepare.encoding import TextEncoder
 from unmask.data.store import Store
 from unmask.data.store.manifest import ShardEntry, SourceEntry, StoreHead, make_manifest
-from unmask.data.store.shards import sync
 from unmask.data.store.summary import Tally
 from unmask.data.store.unfinished import UnfinishedStore
 from unmask.data.store.writer import SHARD_TOKENS, ShardWriter, StoredDocument
@@ -31,6 +30,7 @@ from unmask.data.text.cleaning import Normalisation
 from unmask.data.text.words import load_segmenter
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError, StoreError
+from unmask.paths import replace_text
 
 try:
     from datatrove.pipeline.base import PipelineStep
@@ -122,9 +122,7 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
             "shards": writer.shards,
             "tally": tally.state(),
         }
-        with (part / _PART).open("w", encoding="utf-8") as stream:
-            json.dump(contents, stream)
-            sync(stream)
+        replace_text(part / _PART, json.dumps(contents))
         part.rename(final)
 
     def _write(self, batch: Sequence[Any], encode: TextEncoder, writer: ShardWriter, tally: Tally) -> None:

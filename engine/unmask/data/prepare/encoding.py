@@ -9,6 +9,7 @@ batches and the process that encodes them do not show in it. Cost: 1 MB or more 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.data.store.writer import content_hash
 from unmask.data.text.cleaning import KINDS, Cleaned, Normalisation, clean
 from unmask.data.text.sentences import sentence_starts
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from unmask.data.text.words import Segmenter
     from unmask.data.tokenizer import Placed, Tokenizer
 
-__all__ = ["EncodedBatch", "TextEncoder"]
+__all__ = ["EncodedBatch", "TextEncoder", "content_hash"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +125,11 @@ class TextEncoder:
             for (text, _), begins in zip(cleaned, starts, strict=True)
         ]
         return np.concatenate([*joined, np.zeros(1, np.bool_)])
+
+
+def content_hash(text: str) -> int:
+    """Returns 64 bits that depend on the text alone: the same split whatever the tokenizer, order or machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
 
 
 def _cuts(text: str, starts: Sequence[int], tokenizer: Tokenizer) -> Sequence[int]:

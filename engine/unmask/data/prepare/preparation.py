@@ -18,13 +18,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from unmask.data.prepare.encoding import EncodedBatch, TextEncoder
+from unmask.data.prepare.encoding import EncodedBatch, TextEncoder, content_hash
 from unmask.data.prepare.inputs import Inputs, stores_among
 from unmask.data.store import Store
 from unmask.data.store.manifest import StoreHead, make_manifest
 from unmask.data.store.summary import Tally, describe
 from unmask.data.store.unfinished import UnfinishedStore
-from unmask.data.store.writer import SHARD_TOKENS, ShardWriter, StoredDocument, content_hash
+from unmask.data.store.writer import SHARD_TOKENS, ShardWriter, StoredDocument
 from unmask.data.text.cleaning import KINDS, Normalisation
 from unmask.data.text.corpus import Document
 from unmask.data.text.readers import ReadOptions

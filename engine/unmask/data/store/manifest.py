@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from unmask.errors import StoreError
-from unmask.folders import is_store
-from unmask.limits import MANIFEST
+from unmask.folders import MANIFEST, is_store
 from unmask.paths import as_typed
 
 __all__ = [

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from unmask.data.store.manifest import Manifest, check_shards, fingerprint, read_manifest
-from unmask.data.store.shards import TokenBatch, addresses, bits, map_shard
+from unmask.data.store.manifest import Manifest, ShardEntry, check_shards, fingerprint, read_manifest
 from unmask.errors import StoreError
 from unmask.paths import require_utf8
 
@@ -53,9 +52,9 @@ class Store:
         self.folder = folder
         self.manifest = manifest
         begins, lengths, sources, hashes, bounds = [], [], [], [], [0]
-        self._batches: list[TokenBatch] = []
+        self._batches: list[_TokenBatch] = []
         for shard in manifest["shards"]:
-            for batch, offsets, source, hashed in map_shard(folder, shard):
+            for batch, offsets, source, hashed in _map_shard(folder, shard):
                 self._batches.append(batch)
                 begins.append(offsets[:-1])
                 lengths.append(np.diff(offsets).astype(np.int32))
@@ -211,7 +210,7 @@ class Store:
         words = np.empty(total, np.bool_)
         for batch, taken, placed in self._parts(begins, sizes, where):
             ids[placed] = batch.ids[taken]
-            words[placed] = bits(batch.words, taken)
+            words[placed] = _bits(batch.words, taken)
         return ids, words
 
     def gather_sentence_starts(self, documents: ArrayLike, starts: ArrayLike, lengths: ArrayLike) -> NDArray[np.bool_]:
@@ -219,7 +218,7 @@ class Store:
         begins, sizes, where, total = self._locate(documents, starts, lengths)
         sentences = np.empty(total, np.bool_)
         for batch, taken, placed in self._parts(begins, sizes, where):
-            sentences[placed] = bits(batch.sentences, taken)
+            sentences[placed] = _bits(batch.sentences, taken)
         return sentences
 
     def _locate(
@@ -248,19 +247,71 @@ class Store:
 
     def _parts(
         self, begins: NDArray[np.int64], sizes: NDArray[np.int64], where: NDArray[np.int64]
-    ) -> Iterator[tuple[TokenBatch, NDArray[np.int64], NDArray[np.int64] | slice]]:
+    ) -> Iterator[tuple[_TokenBatch, NDArray[np.int64], NDArray[np.int64] | slice]]:
         """Per record batch touched: token addresses in it, and their places in the flat result."""
         touched = np.unique(where)
         if len(touched) == 1:
-            yield self._batches[touched[0]], addresses(begins, sizes), slice(None)
+            yield self._batches[touched[0]], _addresses(begins, sizes), slice(None)
             return
         places = np.cumsum(sizes) - sizes
         for number in touched:
             spans = np.flatnonzero(where == number)
-            taken = addresses(begins[spans], sizes[spans])
-            yield self._batches[number], taken, addresses(places[spans], sizes[spans])
+            taken = _addresses(begins[spans], sizes[spans])
+            yield self._batches[number], taken, _addresses(places[spans], sizes[spans])
 
 
 def _reopen(folder: Path) -> Store:
     # verified when it was first opened
     return Store.open(folder, verify=False)
+
+
+class _TokenBatch(NamedTuple):
+    """The buffers of one record batch: n documents of t tokens."""
+
+    ids: NDArray[Any]  # (t,) uint16 or uint32
+    words: NDArray[np.uint8]  # (t / 8,), bit i % 8 of byte i // 8 belongs to token i
+    sentences: NDArray[np.uint8]  # (t / 8,)
+
+
+def _map_shard(
+    folder: Path, shard: ShardEntry
+) -> Iterator[tuple[_TokenBatch, NDArray[np.int64], NDArray[np.int16], NDArray[np.uint64]]]:
+    """Yields per record batch, memory-mapped: tokens, offsets (n + 1,), source numbers (n,), content hashes (n,).
+
+    Raises:
+        StoreError: the file is no shard of a store.
+    """
+    import pyarrow as pa
+
+    path = folder / shard["file"]
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        for index in range(reader.num_record_batches):
+            batch = reader.get_batch(index)
+            columns = {name: batch.column(name) for name in batch.schema.names}
+            ids = columns["ids"].values
+            words = np.frombuffer(columns["word_starts"].values.buffers()[1], np.uint8)
+            sentences = np.frombuffer(columns["sentence_starts"].values.buffers()[1], np.uint8)
+            yield (
+                _TokenBatch(ids.to_numpy(zero_copy_only=True), words, sentences),
+                columns["ids"].offsets.to_numpy(zero_copy_only=True),
+                columns["source"].to_numpy(zero_copy_only=True),
+                columns["content_hash"].to_numpy(zero_copy_only=True),
+            )
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise StoreError(f"store: {path} is no shard of a token store ({error}); prepare it again") from None
+
+
+def _addresses(begins: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns begins[0], begins[0] + 1, ... for sizes[0] entries, then those of the next span."""
+    shifts = begins - (np.cumsum(sizes) - sizes)
+    result = np.repeat(shifts, sizes)
+    result += np.arange(result.size)
+    return result
+
+
+def _bits(packed: NDArray[np.uint8], index: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Reads the bits at `index`, (T,) bool, of a bitmap with bit i % 8 of byte i // 8 for entry i."""
+    shift = (index & 7).astype(np.uint8)
+    lowest: NDArray[np.uint8] = (packed[index >> 3] >> shift) & np.uint8(1)
+    return lowest.view(np.bool_)

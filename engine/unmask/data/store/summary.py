@@ -13,7 +13,7 @@ from typing import Any
 
 from unmask.data.store.reader import Store
 from unmask.data.text.cleaning import KINDS
-from unmask.data.tokenizer.wordpiece import LONGEST_WORD
+from unmask.data.tokenizer.bert import LONGEST_WORD
 
 __all__ = ["Tally", "describe"]
 

@@ -24,10 +24,9 @@ from types import TracebackType
 from typing import IO, Any, TypedDict
 
 from unmask.data.store.manifest import Manifest, ShardEntry, SourceEntry
-from unmask.durable import replace_text, sync
 from unmask.errors import StoreError
-from unmask.limits import MANIFEST
-from unmask.paths import printable
+from unmask.folders import MANIFEST
+from unmask.paths import printable, replace_text, sync
 
 __all__ = ["Journal", "UnfinishedStore", "partial_folder", "unfinished_hint"]
 

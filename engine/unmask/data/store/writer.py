@@ -15,21 +15,23 @@ would exceed the shard; shards end at 64 M tokens, a few minutes of one core's w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from unmask.data.store.manifest import SCHEMA_VERSION, ShardEntry, SourceEntry, StoreHead
-from unmask.data.store.shards import ShardFile
+from unmask.data.store.manifest import SCHEMA_VERSION, ShardEntry, SourceEntry, StoreHead, make_manifest
+from unmask.data.store.reader import Store
+from unmask.data.store.unfinished import UnfinishedStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["SHARD_TOKENS", "ShardWriter", "StoredDocument", "content_hash"]
+__all__ = ["SHARD_TOKENS", "ShardWriter", "StoredDocument", "write_store"]
 
 SHARD_TOKENS = 1 << 26
 
@@ -53,9 +55,48 @@ class StoredDocument:
     sentence_starts: NDArray[np.bool_] | None = None
 
 
-def content_hash(text: str) -> int:
-    """Returns 64 bits that depend on the text alone: the same split whatever the tokenizer, order or machine."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
+def write_store(
+    folder: str | Path,
+    documents: Iterable[StoredDocument],
+    *,
+    tokenizer_hash: str,
+    vocab_size: int,
+    special_ids: Mapping[str, int],
+    segmenter: str = "",
+    added_special_ids: Sequence[int] = (),
+    sources: Iterable[str] = (),
+    batch_documents: int = 65_536,
+    shard_tokens: int = SHARD_TOKENS,
+) -> Store:
+    """Writes documents to a new store, whole or not at all, and opens it.
+
+    The names `sources` get the first numbers, others follow as they come; the rest is as in `StoreHead` and
+    `ShardWriter`.
+
+    Raises:
+        StoreError: the folder exists, cannot be written (a full disk), or there is no document; nothing is left behind.
+        ValueError: a document has no token, an id outside the vocabulary, or flags of another length.
+    """
+    head = StoreHead(
+        tokenizer_hash=tokenizer_hash,
+        vocab_size=vocab_size,
+        special_ids=special_ids,
+        segmenter=segmenter,
+        added_special_ids=added_special_ids,
+    )
+    names = [SourceEntry(name=name, documents=0, tokens=0) for name in sources]
+    with UnfinishedStore(folder) as place:
+        writer = ShardWriter(
+            place.path, head, sources=names, batch_documents=batch_documents, shard_tokens=shard_tokens
+        )
+        try:
+            for document in documents:
+                writer.add(document)
+            writer.close()
+        finally:
+            writer.abandon()
+        place.publish(make_manifest(head, writer.sources, writer.shards, {}))
+    return Store.open(folder)
 
 
 class ShardWriter:
@@ -90,7 +131,7 @@ class ShardWriter:
         self._numbers = {source["name"]: number for number, source in enumerate(self.sources)}
         self._batch_documents, self._shard_tokens = batch_documents, shard_tokens
         self._finished = finished
-        self._open_shard: ShardFile | None = None
+        self._open_shard: _ShardFile | None = None
         self._pending: list[StoredDocument] = []
         self._pending_tokens = 0
 
@@ -129,7 +170,7 @@ class ShardWriter:
             return
         batch = self._record_batch(self._pending)
         if self._open_shard is None:
-            self._open_shard = ShardFile(self._folder / f"shard-{len(self.shards):05d}.arrow", batch.schema)
+            self._open_shard = _ShardFile(self._folder / f"shard-{len(self.shards):05d}.arrow", batch.schema)
         self._open_shard.write(batch, self._pending_tokens)
         self._pending, self._pending_tokens = [], 0
         if self._open_shard.tokens >= self._shard_tokens:
@@ -176,3 +217,65 @@ def _flags(document: StoredDocument) -> tuple[NDArray[np.bool_], NDArray[np.bool
         sentences = np.zeros(len(document.ids), np.bool_)
         sentences[0] = True
     return words, sentences
+
+
+class _ShardFile:
+    """One Arrow file being written, hashed on its way to the disk."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        import pyarrow as pa
+
+        self.tokens = 0
+        self._documents = 0
+        self._path = path
+        self._stream = _HashingFile(path.open("wb"))
+        self._writer = pa.ipc.new_file(pa.PythonFile(self._stream, mode="w"), schema)
+
+    def write(self, batch: pa.RecordBatch, tokens: int) -> None:
+        self._writer.write_batch(batch)
+        self._documents += batch.num_rows
+        self.tokens += tokens
+
+    def close(self) -> ShardEntry:
+        self._writer.close()
+        self._stream.finish()
+        return ShardEntry(
+            file=self._path.name,
+            documents=self._documents,
+            tokens=self.tokens,
+            bytes=self._path.stat().st_size,
+            sha256=self._stream.digest.hexdigest(),
+        )
+
+    def abandon(self) -> None:
+        self._stream.raw.close()
+
+
+class _HashingFile:
+    """What Arrow needs of a file that it writes from front to back, with the SHA-256 of all that passed."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self.raw = raw
+        self.digest = hashlib.sha256()
+
+    @property
+    def closed(self) -> bool:
+        return self.raw.closed
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self.raw.write(data)
+
+    def tell(self) -> int:
+        return self.raw.tell()
+
+    def flush(self) -> None:
+        self.raw.flush()
+
+    def finish(self) -> None:
+        self.raw.flush()
+        os.fsync(self.raw.fileno())
+        self.raw.close()
+
+    def close(self) -> None:
+        """Left to `finish`: Arrow closes what it is given, before it has been synced."""

@@ -22,8 +22,8 @@ from unmask.data.text.hugging_face import HUB, read_dataset
 from unmask.data.text.listing import CorpusFile, unchanged
 from unmask.data.text.readers import Cuts, ReadOptions, read_file, suffix_of
 from unmask.errors import CorpusError
-from unmask.folders import kind_of, name_and_location
-from unmask.paths import expanded_input, printable
+from unmask.folders import kind_of
+from unmask.paths import expanded_input, name_and_location, printable
 
 __all__ = ["Document", "Input", "named_inputs", "read_input"]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from unmask.data.text.json_lines import missing_field
+from unmask.data.text.readers import missing_field
 from unmask.errors import CorpusError
 
 __all__ = ["HUB", "read_dataset"]

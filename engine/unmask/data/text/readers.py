@@ -12,33 +12,37 @@ streamed, of a `.txt` or `.md` one document at a time is in memory.
 
 from __future__ import annotations
 
+import difflib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unmask.data.text.decoding import (
     COMPRESSED,
     decoded_blocks,
+    decoded_lines,
     open_bytes,
     open_seekable,
     other_format,
     text_lines,
     without_break,
 )
-from unmask.data.text.json_lines import missing_field, read_json_lines
 from unmask.errors import CorpusError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SUFFIXES", "Cuts", "ReadOptions", "read_file", "suffix_of"]
+__all__ = ["SUFFIXES", "Cuts", "ReadOptions", "missing_field", "read_file", "suffix_of"]
 
 _FORMS = (".txt", ".md", ".jsonl", ".parquet")
 SUFFIXES = tuple(form + compressed for compressed in ("", *COMPRESSED) for form in _FORMS)
 
 _PARQUET_ROWS = 1024
+# Python refuses whole numbers of more than 4,300 digits, which as a float are infinite and as quickly read
+_DECODER = json.JSONDecoder(object_pairs_hook=tuple, parse_int=float)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +110,7 @@ def read_file(path: Path, options: ReadOptions, cuts: Cuts) -> Iterator[tuple[st
     if suffix.startswith(".parquet"):
         return _read_parquet(path, options.text_field)
     if suffix.startswith(".jsonl"):
-        return read_json_lines(path, options.text_field)
+        return _read_json_lines(path, options.text_field)
     return _read_cut(path, cuts) if options.cuts_text else _read_whole(path)
 
 
@@ -114,6 +118,17 @@ def suffix_of(path: Path) -> str | None:
     """Returns which of `SUFFIXES` a file has."""
     name = path.name.lower()
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+
+
+def missing_field(origin: str, text_field: str, fields: Iterable[str]) -> str:
+    """Returns the message that a record without `text_field` deserves, with the nearest name it has."""
+    names = [str(name) for name in fields]
+    nearest = difflib.get_close_matches(text_field, names, n=1, cutoff=0.5)
+    hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
+    return (
+        f"corpus: {origin} has no field {text_field!r}, its fields are {', '.join(names) or '(none)'}{hint}; name the "
+        "one that holds the text with `unmask prepare --text-field`, or data.text_field of a run"
+    )
 
 
 def _read_whole(path: Path) -> Iterator[tuple[str, str]]:
@@ -166,6 +181,72 @@ def _sections(
         if first == 1 and not has_text and sum(not line.isspace() for line in section) >= _LIST:
             cuts.all_headings = path
         yield "".join(section), first
+
+
+def _read_json_lines(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
+    """Yields the text of each line, and where it is, as `Document.origin`; a null is an empty text."""
+    with open_bytes(path) as stream:
+        for number, line in decoded_lines(path, stream):
+            # files that were joined by `cat` have a byte order mark each
+            line = line.removeprefix("\ufeff")
+            if not line.strip():
+                continue
+            origin = f"{path}:{number}"
+            row = _parsed(line, origin)
+            # objects come as tuples of pairs, so that a field given twice shows
+            if not isinstance(row, tuple):
+                way = ", for example with jq -c '.[]'" if isinstance(row, list) else ""
+                raise CorpusError(
+                    f"corpus: {origin} must be a JSON object, got {_json_type(row)}; write one object a line{way}"
+                )
+            texts = [value for name, value in row if name == text_field]
+            if not texts:
+                raise CorpusError(missing_field(origin, text_field, [name for name, _ in row]))
+            if len(texts) > 1:
+                raise CorpusError(
+                    f"corpus: {origin} has the field {text_field!r} {len(texts)} times; keep the one that is the text"
+                )
+            text = "" if texts[0] is None else texts[0]
+            if not isinstance(text, str):
+                raise CorpusError(f"corpus: {origin}: field {text_field!r} must be a string, got {_json_type(text)}")
+            if "\\ud" in line or "\\uD" in line:
+                _refuse_surrogates(text, origin)
+            yield text, origin
+
+
+def _parsed(line: str, origin: str) -> Any:
+    try:
+        return _DECODER.decode(line)
+    except json.JSONDecodeError as error:
+        known = other_format(line[:8].encode())
+        whole = " (jq -c '.[]' makes such lines of an array, jq -c . of objects over several lines)"
+        way = known or ("; write one object a line" + (whole if line.strip() in ("[", "{") else ""))
+        raise CorpusError(f"corpus: {origin} is not valid JSON ({error.msg}, column {error.colno}){way}") from None
+    except RecursionError:
+        raise CorpusError(
+            f"corpus: {origin} is nested too deeply to be read, about a thousand levels; leave the field that is out"
+        ) from None
+
+
+def _refuse_surrogates(text: str, origin: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"corpus: {origin} holds half a surrogate pair ({text[error.start]!r}) at character "
+            f"{error.start}, which is no Unicode text; write the whole pair"
+        ) from None
+
+
+def _json_type(value: Any) -> str:
+    kinds = {
+        tuple: "an object",
+        list: "an array",
+        str: "a string",
+        bool: "a boolean",
+        float: "a number",
+    }
+    return kinds.get(type(value), "null")
 
 
 def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str, str]]:

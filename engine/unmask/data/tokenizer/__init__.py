@@ -1,6 +1,6 @@
 """The WordPiece tokenizer: trained on a corpus, or read from a folder of any BERT-style model."""
 
-from unmask.data.tokenizer.files import SPECIAL_TOKENS
+from unmask.data.tokenizer.bert import SPECIAL_TOKENS
 from unmask.data.tokenizer.tokenizer import Placed, Tokenizer
 
 __all__ = ["SPECIAL_TOKENS", "Placed", "Tokenizer"]

@@ -19,8 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.data.tokenizer.files import SPECIAL_TOKENS, read_json
-from unmask.data.tokenizer.settings import content_of
+from unmask.data.tokenizer.bert import SPECIAL_TOKENS, content_of
 from unmask.errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -50,19 +49,22 @@ class AddedToken:
     where: str
 
 
-def declared_tokens(folder: Path, config: Mapping[str, Any], named: Mapping[str, Any]) -> list[AddedToken]:
+def declared_tokens(
+    folder: Path, config: Mapping[str, Any], named: Mapping[str, Any], ids: Mapping[str, Any]
+) -> list[AddedToken]:
     """What the files beside `tokenizer.json` add, each token once, those with ids first and by id.
 
     Args:
         folder: of the tokenizer.
         config: its `tokenizer_config.json`.
         named: its `special_tokens_map.json`.
+        ids: its `added_tokens.json`.
 
     Raises:
         TokenizerError: an entry has no token or no id, or two files contradict each other.
     """
     merged: dict[str, AddedToken] = {}
-    for token in (*_with_ids(folder, config), *_named_special(folder, (config, named))):
+    for token in (*_with_ids(folder, config, ids), *_named_special(folder, (config, named))):
         before = merged.get(token.content)
         merged[token.content] = token if before is None else _joined(before, token)
     last = float("inf")
@@ -156,7 +158,7 @@ def _joined(one: AddedToken, other: AddedToken) -> AddedToken:
     return replace(one, index=index, special=one.special or other.special, flags=flags)
 
 
-def _with_ids(folder: Path, config: Mapping[str, Any]) -> Iterator[AddedToken]:
+def _with_ids(folder: Path, config: Mapping[str, Any], ids: Mapping[str, Any]) -> Iterator[AddedToken]:
     """The tokens of `added_tokens_decoder` and of `added_tokens.json`."""
     path = folder / "tokenizer_config.json"
     decoder = config.get("added_tokens_decoder") or {}
@@ -171,7 +173,7 @@ def _with_ids(folder: Path, config: Mapping[str, Any]) -> Iterator[AddedToken]:
             content=content, index=int(key), special=special, flags=_flags(entry, special), where=str(path)
         )
     path = folder / "added_tokens.json"
-    for content, index in read_json(path).items():
+    for content, index in ids.items():
         if type(index) is not int or index < 0 or not content:
             raise TokenizerError(f"tokenizer: {path} must map tokens to ids, got {content!r}: {index!r}")
         yield AddedToken(content=content, index=index, special=False, flags=None, where=str(path))

@@ -8,6 +8,7 @@ so a folder written here names that class only where both are the same, else `Pr
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,21 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.data.tokenizer.added_tokens import add_tokens, declared_tokens
-from unmask.data.tokenizer.files import (
-    read_backend,
-    read_json,
-    read_vocabulary,
-    require_wordpiece,
-    write_json,
-)
-from unmask.data.tokenizer.settings import (
+from unmask.data.tokenizer.bert import (
+    bert_pipeline,
     pipeline_settings,
     require_agreement,
     require_class,
     require_plain,
+    require_wordpiece,
     roles_of,
 )
-from unmask.data.tokenizer.wordpiece import bert_pipeline
 from unmask.errors import TokenizerError
 from unmask.interop.model_folder import on_the_hub
 
@@ -66,8 +61,8 @@ def read_folder(given: Path) -> TokenizerFolder:
     named_vocabulary = given.is_file() and given.suffix != ".json"
     whole = folder / "tokenizer.json" if given == folder else given
     vocabulary = given if named_vocabulary else folder / "vocab.txt"
-    config = read_json(folder / "tokenizer_config.json")
-    named = read_json(folder / "special_tokens_map.json")
+    config = _read_json(folder / "tokenizer_config.json")
+    named = _read_json(folder / "special_tokens_map.json")
     is_whole = whole.is_file() and not named_vocabulary
     if not is_whole and not vocabulary.is_file():
         neither, no_folder = "has neither tokenizer.json nor vocab.txt", "is no folder with tokenizer.json or vocab.txt"
@@ -75,12 +70,12 @@ def read_folder(given: Path) -> TokenizerFolder:
         raise TokenizerError(f"tokenizer: {folder} {state}{_other(folder)}")
     if is_whole:
         # first of all: no setting makes another model fit
-        backend = read_backend(whole)
+        backend = _read_backend(whole)
         require_wordpiece(backend, str(whole))
     name = str(config.get("tokenizer_class") or _class_beside_the_model(folder) or "")
     require_class(name, config, folder, whole=is_whole)
     special_tokens = roles_of(name, config, named, folder)
-    declared = declared_tokens(folder, config, named)
+    declared = declared_tokens(folder, config, named, _read_json(folder / "added_tokens.json"))
     if is_whole:
         description = json.loads(backend.to_str())
         require_agreement(config, folder, backend, description)
@@ -130,8 +125,8 @@ def write_folder(
     if not roles.issuperset(special):
         # version 5 reads this name too; version 4 has another meaning for extra_special_tokens
         config["additional_special_tokens"] = [token for token in special if token not in roles]
-    write_json(folder / "tokenizer_config.json", config | names)
-    write_json(folder / "special_tokens_map.json", names)
+    _write_json(folder / "tokenizer_config.json", config | names)
+    _write_json(folder / "special_tokens_map.json", names)
     tokens = {index: token for token, index in backend.get_vocab().items()}
     (folder / "vocab.txt").unlink(missing_ok=True)
     lines = [tokens.get(index) or f"[unused{index}]" for index in range(max(tokens) + 1)]
@@ -145,7 +140,7 @@ def write_folder(
 def _require_same(vocabulary: Path, whole: Path, backend: tokenizers.Tokenizer, description: Mapping[str, Any]) -> None:
     """Refuse a `vocab.txt` that gives words other ids than the `tokenizer.json` beside it: one of them is of old."""
     try:
-        lines = read_vocabulary(vocabulary)
+        lines = _read_vocabulary(vocabulary)
     except TokenizerError:
         # not there, or not one that anybody reads
         return
@@ -163,7 +158,7 @@ def _require_same(vocabulary: Path, whole: Path, backend: tokenizers.Tokenizer, 
 def _class_beside_the_model(folder: Path) -> object:
     """The class that `config.json` names, as those of Japanese models do."""
     try:
-        return read_json(folder / "config.json").get("tokenizer_class")
+        return _read_json(folder / "config.json").get("tokenizer_class")
     except TokenizerError:
         # what reads the model says what is wrong with it
         return None
@@ -173,7 +168,7 @@ def _around(
     path: Path, special_tokens: Mapping[str, str], added: Collection[str], settings: Mapping[str, Any]
 ) -> tokenizers.Tokenizer:
     """BERT's tokenizer around a vocabulary; tokens that another file adds may be missing in it."""
-    vocabulary = read_vocabulary(path)
+    vocabulary = _read_vocabulary(path)
     for role, token in special_tokens.items():
         if token not in vocabulary and (role == "unk" or token not in added):
             raise TokenizerError(
@@ -228,3 +223,96 @@ def _other(folder: Path) -> str:
         f", but {found[0]}, of a tokenizer other than WordPiece; leave the tokenizer out to train one, or write a "
         "store of ready tokens with unmask.data.store.write_store"
     )
+
+
+def _read_backend(path: Path) -> tokenizers.Tokenizer:
+    """Reads a `tokenizer.json`.
+
+    Raises:
+        TokenizerError: it cannot be read, two of its tokens have one id, or an added token cannot have the id it names.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    text = _read_text(path)
+    try:
+        backend = Backend.from_str(text)
+        added = json.loads(text).get("added_tokens") or []
+    # the library raises plain Exception for whatever it cannot parse
+    except Exception as error:
+        raise TokenizerError(f"tokenizer: {path} cannot be read ({error}); copy or download it again") from None
+    vocabulary = backend.get_vocab()
+    tokens = {index: token for token, index in vocabulary.items()}
+    if len(tokens) != len(vocabulary):
+        twice = next(token for token, index in vocabulary.items() if tokens[index] != token)
+        raise TokenizerError(
+            f"tokenizer: {path} gives the tokens {twice!r} and {tokens[vocabulary[twice]]!r} one id, "
+            f"{vocabulary[twice]}; give each an id of its own"
+        )
+    for token in added:
+        # the library numbers added tokens anew where their ids do not follow those of the vocabulary
+        if vocabulary.get(token["content"]) != token["id"]:
+            raise TokenizerError(
+                f"tokenizer: {path} has the added token {token['content']!r} with the id {token['id']}, but its place "
+                f"in the vocabulary is {vocabulary.get(token['content'])}; number added tokens on from the last id of "
+                "the vocabulary, without a gap, and list them in this order"
+            )
+    return backend
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    """Reads a `vocab.txt`: token to id.
+
+    Raises:
+        TokenizerError: it cannot be read, or a line has a carriage return inside.
+    """
+    text = _read_text(path)
+    lines = text.split("\n") if "\n" in text else text.split("\r")
+    vocabulary: dict[str, int] = {}
+    for index, line in enumerate(lines):
+        token = line.removesuffix("\r")
+        if "\r" in token:
+            raise TokenizerError(
+                f"tokenizer: {path}, line {index + 1}, has a carriage return inside, which ends a line for some "
+                "programs and not for others, so ids would differ; end every line the same way"
+            )
+        token = token.rstrip() or token
+        if token:
+            vocabulary[token] = index
+    return vocabulary
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; a file that is not there is empty."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(_read_text(path))
+        # half a surrogate pair, as an escape, is no text that a tokenizer or a file can hold
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"tokenizer: {path} cannot be read ({error}); copy or download it again") from None
+    if not isinstance(value, dict):
+        raise TokenizerError(f"tokenizer: {path} must hold a JSON object")
+    return value
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object for people and `transformers` to read."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"tokenizer: {path} cannot be read ({error}); copy or download it again") from None
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise TokenizerError(f"tokenizer: {path} cannot be read: it is UTF-16; save it as UTF-8")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise TokenizerError(
+            f"tokenizer: {path} cannot be read: line {line} is not UTF-8 (byte 0x{raw[error.start]:02x}); save it as "
+            "UTF-8"
+        ) from None

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from unmask.data.text.accents import letters_lost, warning_of
-from unmask.data.tokenizer.files import SPECIAL_TOKENS, require_wordpiece
+from unmask.data.tokenizer.bert import SPECIAL_TOKENS, bert_pipeline, frame_as_bert, require_wordpiece
 from unmask.data.tokenizer.folder import read_folder, write_folder
 from unmask.data.tokenizer.seen_text import may_be_cut, seen_characters
-from unmask.data.tokenizer.wordpiece import bert_pipeline, frame_as_bert, sample_by_hash, train_vocabulary
+from unmask.data.tokenizer.vocabulary import sample_by_hash, train_vocabulary
 from unmask.errors import TokenizerError
 
 if TYPE_CHECKING:

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.durable import sync
 from unmask.errors import CheckpointError
-from unmask.paths import as_typed
+from unmask.paths import as_typed, sync
 
 __all__ = ["FORMAT", "Checkpoints", "damage_of", "is_checkpoint", "verify"]
 

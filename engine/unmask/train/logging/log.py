@@ -13,8 +13,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from unmask.durable import replace_text
 from unmask.errors import ConfigError
+from unmask.paths import replace_text
 from unmask.train.run_folder import not_written
 
 __all__ = ["RunLog", "event_writer_class", "read_evaluations", "read_log"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from unmask.data.prepare import Progress, describe, prepare
+from unmask.data.prepare.encoding import content_hash
 from unmask.data.store import Store
-from unmask.data.store.writer import content_hash
 from unmask.data.text.sentences import sentence_starts
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError, StoreError, TokenizerError

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unmask.data.store import Store, shards
+from unmask.data.prepare.encoding import content_hash
+from unmask.data.store import Store, writer
 from unmask.data.store.manifest import fingerprint
-from unmask.data.store.write_store import write_store
-from unmask.data.store.writer import StoredDocument, content_hash
+from unmask.data.store.writer import StoredDocument, write_store
 from unmask.errors import StoreError
 
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
@@ -269,7 +269,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     def full(stream: object, data: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(shards._HashingFile, "write", full)
+    monkeypatch.setattr(writer._HashingFile, "write", full)
     with pytest.raises(
         StoreError,
         match=r"store cannot be written \(.*No space left on device.*\); make room .*, nothing of it was kept",

@@ -15,8 +15,7 @@ import pytest
 from unmask.data.prepare import Progress, describe, prepare
 from unmask.data.store import Store
 from unmask.data.store.unfinished import unfinished_hint
-from unmask.data.store.write_store import write_store
-from unmask.data.store.writer import StoredDocument
+from unmask.data.store.writer import StoredDocument, write_store
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError, StoreError
 
@@ -146,7 +145,7 @@ def test_other_settings_or_another_text_do_not_go_on(
 
 def test_an_interruption_right_after_the_journal_keeps_the_shards(tmp_path: Path, corpus: Path) -> None:
     """It may come between the rename of the journal and the next line of the program."""
-    from unmask.durable import replace_text
+    from unmask.paths import replace_text
 
     def interrupted(path: Path, text: str) -> None:
         replace_text(path, text)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from unmask.batch import Cursor
 from unmask.data.store.memory import MemoryStore
-from unmask.data.store.write_store import write_store
-from unmask.data.store.writer import StoredDocument
+from unmask.data.store.writer import StoredDocument, write_store
 from unmask.data.stream import Stream, StreamConfig, blocks
 from unmask.errors import ConfigError, CorpusError
 

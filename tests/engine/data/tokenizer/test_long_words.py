@@ -14,7 +14,8 @@ from unmask.data.prepare import describe, prepare
 from unmask.data.prepare.encoding import TextEncoder
 from unmask.data.text.cleaning import clean
 from unmask.data.tokenizer import Tokenizer
-from unmask.data.tokenizer.wordpiece import LONGEST_WORD, sample_by_hash, train_vocabulary
+from unmask.data.tokenizer.bert import LONGEST_WORD
+from unmask.data.tokenizer.vocabulary import sample_by_hash, train_vocabulary
 from unmask.errors import TokenizerError
 
 PLAIN = "The mill turns by the river, and nobody carries the lantern home. Ein naïver Satz 😀 ไทย 深度学习."
@@ -83,7 +84,7 @@ def test_pieces_of_a_long_text_are_the_text(monkeypatch: pytest.MonkeyPatch) -> 
 
     texts = [f"{PLAIN} well-known,it's...a.b (c)" * 40 + "x" * 99 + "," + "z" * 101]
     whole = _train(texts, vocab_size=300)
-    monkeypatch.setattr("unmask.data.tokenizer.wordpiece._PIECE", re.compile(r"(?s).{1,7}[^\s!-/:-@\[-`{-~]*+"))
+    monkeypatch.setattr("unmask.data.tokenizer.vocabulary._PIECE", re.compile(r"(?s).{1,7}[^\s!-/:-@\[-`{-~]*+"))
     assert _train(texts, vocab_size=300) == whole
 
 

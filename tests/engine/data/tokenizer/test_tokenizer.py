@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from unmask.data.text.sentences import sentence_starts
 from unmask.data.tokenizer import SPECIAL_TOKENS, Tokenizer
-from unmask.data.tokenizer.wordpiece import sample_by_hash
+from unmask.data.tokenizer.vocabulary import sample_by_hash
 from unmask.errors import TokenizerError
 
 TEXTS = [

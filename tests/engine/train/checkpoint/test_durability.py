@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unmask.data.store.write_store import write_store
-from unmask.data.store.writer import StoredDocument
+from unmask.data.store.writer import StoredDocument, write_store
 from unmask.train.checkpoint.checkpoints import Checkpoints
 
 Watch = Callable[[], AbstractContextManager[list[tuple[str, str]]]]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from unmask.durable import replace_text
 from unmask.errors import ConfigError, RunError
+from unmask.paths import replace_text
 from unmask.train.logging.log import RunLog, read_evaluations, read_log
 
 
@@ -66,7 +66,7 @@ def test_a_full_disk_is_a_sentence_with_the_way_on(tmp_path: Path, begun: bool, 
 
 def test_what_is_replaced_is_flushed_first_and_its_name_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[str] = []
-    monkeypatch.setattr("unmask.durable.sync", lambda path: flushed.append(path.name))
+    monkeypatch.setattr("unmask.paths.sync", lambda path: flushed.append(path.name))
     replace_text(tmp_path / "config.yaml", "seed: 1\n")
     assert flushed == [".config.yaml.partial", tmp_path.name]
     assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
@@ -80,7 +80,7 @@ def test_a_text_that_cannot_be_replaced_stays_and_nothing_is_left_beside_it(
 
     file = tmp_path / "config.yaml"
     file.write_text("seed: 1\n")
-    monkeypatch.setattr("unmask.durable.sync", full)
+    monkeypatch.setattr("unmask.paths.sync", full)
     with pytest.raises(OSError, match="No space left"):
         replace_text(file, "seed: 2\n")
     assert file.read_text() == "seed: 1\n"

@@ -16,87 +16,21 @@ import heapq
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
+from unmask.data.tokenizer.bert import LONGEST_WORD
 from unmask.errors import TokenizerError
 
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["LONGEST_WORD", "bert_pipeline", "frame_as_bert", "sample_by_hash", "train_vocabulary"]
-
-LONGEST_WORD = 100
-"""Characters of the longest word that is cut into pieces, in BERT's code too (tokenization.py, WordpieceTokenizer)."""
+__all__ = ["sample_by_hash", "train_vocabulary"]
 
 # ends where a word certainly ends: the library takes 300 bytes of memory a word of a text
 _PIECE = re.compile(rf"(?s).{{1,16384}}[^\s{re.escape(string.punctuation)}]*+")
 _LONG = re.compile(rf"(?<!\S)\S{{{LONGEST_WORD + 1},}}")
-
-
-def bert_pipeline(
-    vocabulary: Mapping[str, int],
-    special_tokens: Mapping[str, str],
-    *,
-    lowercase: bool,
-    strip_accents: bool | None = None,
-    chinese_characters: bool = True,
-    prefix: str = "##",
-    longest_word: int = LONGEST_WORD,
-) -> tokenizers.Tokenizer:
-    """Builds BERT's tokenizer: cleaning, CJK spacing, case, punctuation, WordPiece, `[CLS] a [SEP] b [SEP]`.
-
-    Args:
-        vocabulary: token to id.
-        special_tokens: the token of each of the roles pad, unk, cls, sep, mask; text is framed where all are in the
-            vocabulary.
-        lowercase: drop case.
-        strip_accents: drop accents; None follows `lowercase`.
-        chinese_characters: make every CJK character a word.
-        prefix: what marks a piece that continues a word.
-        longest_word: characters; a longer word is unknown.
-    """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
-
-    backend = Tokenizer(
-        models.WordPiece(
-            dict(vocabulary),
-            unk_token=special_tokens["unk"],
-            continuing_subword_prefix=prefix,
-            max_input_chars_per_word=longest_word,
-        )
-    )
-    backend.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=chinese_characters,
-        strip_accents=strip_accents,
-        lowercase=lowercase,
-    )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix=prefix)
-    in_order = sorted(vocabulary.keys() & special_tokens.values(), key=vocabulary.__getitem__)
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in in_order])
-    if len(in_order) == len(special_tokens):
-        frame_as_bert(backend, special_tokens)
-    return backend
-
-
-def frame_as_bert(backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str]) -> None:
-    """Makes the backend put `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]` around texts, where it does not yet."""
-    from tokenizers import processors
-
-    cls, sep = (backend.token_to_id(special_tokens[role]) for role in ("cls", "sep"))
-    one, two = backend.encode("a"), backend.encode("a", "a")
-    plain = backend.encode("a", add_special_tokens=False).ids
-    rest = [*plain, sep]
-    if (one.ids, two.ids) == ([cls, *rest], [cls, *rest, *rest]) and sum(two.type_ids) == len(rest):
-        return
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{special_tokens['cls']} $A {special_tokens['sep']}",
-        pair=f"{special_tokens['cls']} $A {special_tokens['sep']} $B:1 {special_tokens['sep']}:1",
-        special_tokens=[(special_tokens["cls"], cls), (special_tokens["sep"], sep)],
-    )
 
 
 def train_vocabulary(

@@ -18,13 +18,30 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.data.tokenizer.files import SPECIAL_TOKENS
 from unmask.errors import TokenizerError
 
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["content_of", "pipeline_settings", "require_agreement", "require_class", "require_plain", "roles_of"]
+__all__ = [
+    "LONGEST_WORD",
+    "SPECIAL_TOKENS",
+    "bert_pipeline",
+    "content_of",
+    "frame_as_bert",
+    "pipeline_settings",
+    "require_agreement",
+    "require_class",
+    "require_plain",
+    "require_wordpiece",
+    "roles_of",
+]
+
+SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+
+LONGEST_WORD = 100
+"""Characters of the longest word that is cut into pieces, in BERT's code too (tokenization.py, WordpieceTokenizer)."""
+
 
 _MPNET = {"pad": "<pad>", "unk": "[UNK]", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
 # BERT's pipeline around a vocab.txt, under the names of other models, and what these call the roles
@@ -41,6 +58,82 @@ _ONCE_SAVED = {
     *(f"{role}_token" for role in SPECIAL_TOKENS),
 }
 _THE_FILE_ITSELF = ("TokenizersBackend", "PreTrainedTokenizer")
+
+
+def bert_pipeline(
+    vocabulary: Mapping[str, int],
+    special_tokens: Mapping[str, str],
+    *,
+    lowercase: bool,
+    strip_accents: bool | None = None,
+    chinese_characters: bool = True,
+    prefix: str = "##",
+    longest_word: int = LONGEST_WORD,
+) -> tokenizers.Tokenizer:
+    """Builds BERT's tokenizer: cleaning, CJK spacing, case, punctuation, WordPiece, `[CLS] a [SEP] b [SEP]`.
+
+    Args:
+        vocabulary: token to id.
+        special_tokens: the token of each of the roles pad, unk, cls, sep, mask; text is framed where all are in the
+            vocabulary.
+        lowercase: drop case.
+        strip_accents: drop accents; None follows `lowercase`.
+        chinese_characters: make every CJK character a word.
+        prefix: what marks a piece that continues a word.
+        longest_word: characters; a longer word is unknown.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    backend = Tokenizer(
+        models.WordPiece(
+            dict(vocabulary),
+            unk_token=special_tokens["unk"],
+            continuing_subword_prefix=prefix,
+            max_input_chars_per_word=longest_word,
+        )
+    )
+    backend.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=chinese_characters,
+        strip_accents=strip_accents,
+        lowercase=lowercase,
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix=prefix)
+    in_order = sorted(vocabulary.keys() & special_tokens.values(), key=vocabulary.__getitem__)
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in in_order])
+    if len(in_order) == len(special_tokens):
+        frame_as_bert(backend, special_tokens)
+    return backend
+
+
+def frame_as_bert(backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str]) -> None:
+    """Makes the backend put `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]` around texts, where it does not yet."""
+    from tokenizers import processors
+
+    cls, sep = (backend.token_to_id(special_tokens[role]) for role in ("cls", "sep"))
+    one, two = backend.encode("a"), backend.encode("a", "a")
+    plain = backend.encode("a", add_special_tokens=False).ids
+    rest = [*plain, sep]
+    if (one.ids, two.ids) == ([cls, *rest], [cls, *rest, *rest]) and sum(two.type_ids) == len(rest):
+        return
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{special_tokens['cls']} $A {special_tokens['sep']}",
+        pair=f"{special_tokens['cls']} $A {special_tokens['sep']} $B:1 {special_tokens['sep']}:1",
+        special_tokens=[(special_tokens["cls"], cls), (special_tokens["sep"], sep)],
+    )
+
+
+def require_wordpiece(backend: tokenizers.Tokenizer, where: str = "") -> None:
+    """Refuse a tokenizer of another model; `where` is the file that holds it."""
+    from tokenizers import models
+
+    if not isinstance(backend.model, models.WordPiece):
+        place = f"{where}: " if where else ""
+        raise TokenizerError(
+            f"tokenizer: {place}WordPiece is needed, got {type(backend.model).__name__}; leave "
+            "the tokenizer out to train one, or write a store of ready tokens with unmask.data.store.write_store"
+        )
 
 
 def roles_of(name: str, config: Mapping[str, Any], named: Mapping[str, Any], where: Path) -> dict[str, str]:
