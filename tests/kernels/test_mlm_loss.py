@@ -14,6 +14,7 @@ from unmask_kernels import BackendUnavailable
 from unmask_kernels import mlm_loss as public
 from unmask_kernels.capability import INTERPRETING
 from unmask_kernels.mlm_loss import FAMILY, MLMLossCall
+from unmask_kernels.mlm_loss.arguments import BackwardArguments, Results
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.contracts import Target, backends_here
@@ -183,13 +184,12 @@ def test_registration_is_sound(case: Case, with_gradients: bool, target: Target)
     contracts.opcheck(torch.ops.unmask.mlm_loss_fwd.default, arguments)
     if not with_gradients:
         return
-    *_, dweight, _, dlogits = torch.ops.unmask.mlm_loss_fwd(*arguments)
-    hidden, positions = made.arguments["hidden"], made.arguments["positions"]
-    scale, vocabulary = torch.tensor(0.5, device=target.device), len(made.arguments["weight"])
-    contracts.opcheck(
-        torch.ops.unmask.mlm_loss_bwd.default,
-        (scale, hidden, positions, dweight, dlogits, vocabulary, target.backend),
-    )
+    results = Results(*torch.ops.unmask.mlm_loss_fwd(*arguments))
+    dloss = torch.tensor(0.5, device=target.device)
+    for needs_weight in (True, False):
+        known = {**made.arguments, **results._asdict(), "dloss": dloss, "needs_weight": needs_weight}
+        backward = BackwardArguments(**{name: known[name] for name in BackwardArguments._fields})
+        contracts.opcheck(torch.ops.unmask.mlm_loss_bwd.default, (*backward, target.backend))
 
 
 @everywhere

@@ -10,17 +10,27 @@ so its logarithm is safe. A softmax rounded to 16 bits is too inexact for the lo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from . import chunks
+from .arguments import Arguments, BackwardArguments, Gradients, Results
 
 __all__ = ["backward", "forward"]
 
 _CACHED = 1 << 19  # elements of a block of rows on a CPU
 _WIDENED = 1 << 24  # and on a GPU, where it only bounds the copies in fp32
+
+
+def forward(arguments: Arguments) -> Results:
+    """Take the chunks one after the other."""
+    return chunks.forward(_cross_entropy, "torch", arguments)
+
+
+def backward(arguments: BackwardArguments) -> Gradients:
+    """Scale what the forward computed, and finish the gradient of weight."""
+    return chunks.backward("torch", arguments)
 
 
 def _cross_entropy(
@@ -57,7 +67,3 @@ def _row_blocks(logits: Tensor) -> Iterator[slice]:
     rows = max(1, (_CACHED if logits.device.type == "cpu" else _WIDENED) // vocabulary)
     for start in range(0, count, rows):
         yield slice(start, start + rows)
-
-
-forward = partial(chunks.forward, _cross_entropy, "torch")
-backward = partial(chunks.backward, "torch")

@@ -14,14 +14,13 @@ they add nothing. Sums over rows are partial sums in a fixed order: no atomics.
 
 from __future__ import annotations
 
-from functools import partial
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .._triton.launch import OPTIONS, device_guard
 from . import chunks
+from .arguments import Arguments, BackwardArguments, Gradients, Results
 
 __all__ = ["backward", "forward"]
 
@@ -104,6 +103,16 @@ def _gradient_kernel(
         tl.store(partial_ptr + group * V + column, tl.sum(dbias, axis=0), mask=in_vocabulary)
 
 
+def forward(arguments: Arguments) -> Results:
+    """Take the chunks one after the other."""
+    return chunks.forward(_cross_entropy, "triton", arguments)
+
+
+def backward(arguments: BackwardArguments) -> Gradients:
+    """Scale what the forward computed, and finish the gradient of weight."""
+    return chunks.backward("triton", arguments)
+
+
 def _cross_entropy(
     logits: Tensor,
     labels: Tensor,
@@ -152,7 +161,3 @@ def _cross_entropy(
         )
     if dbias is not None and partial_dbias is not None:
         dbias += partial_dbias.sum(0)
-
-
-forward = partial(chunks.forward, _cross_entropy, "triton")
-backward = partial(chunks.backward, "triton")

@@ -1,4 +1,4 @@
-"""Which backend runs a call of mlm_loss: what a choice may look at, what each backend refuses, and their order."""
+"""Which backend runs a call of mlm_loss: what the choice looks at, what each backend refuses, and their order."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from ..capability import triton_reasons
+from ..capability import architecture, triton_reasons
 from ..dispatch import Backend, Family
+from .arguments import Arguments
 
-__all__ = ["FAMILY", "MLMLossCall"]
+__all__ = ["FAMILY", "MLMLossCall", "describe"]
 
 
 class MLMLossCall(NamedTuple):
@@ -20,6 +21,12 @@ class MLMLossCall(NamedTuple):
     dtype: torch.dtype
     vocabulary: int
     width: int
+
+
+def describe(arguments: Arguments) -> MLMLossCall:
+    """The call as the choice sees it."""
+    hidden, (vocabulary, width) = arguments.hidden, arguments.weight.shape
+    return MLMLossCall(hidden.device.type, architecture(hidden), hidden.dtype, vocabulary, width)
 
 
 def _triton_refuses(call: MLMLossCall) -> list[str]:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..precision import accumulation_dtype
+from .arguments import Arguments, BackwardArguments, Gradients, Results
 
 __all__ = ["ChunkSizes", "CrossEntropy", "backward", "chunk_sizes", "forward"]
 
@@ -82,17 +83,9 @@ def chunk_sizes(backend: str, device: str, slots: int, vocabulary: int, itemsize
     return ChunkSizes(number, rows, columns)
 
 
-def forward(
-    cross_entropy: CrossEntropy,
-    backend: str,
-    hidden: Tensor,
-    positions: Tensor | None,
-    labels: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    with_gradients: bool,
-) -> tuple[Tensor, ...]:
-    """loss, count, correct; with gradients dx (M, D), dweight of all chunks but the last, dbias, the last dlogits."""
+def forward(cross_entropy: CrossEntropy, backend: str, arguments: Arguments) -> Results:
+    """Compute the loss and the gradients of a call, one chunk after the other."""
+    hidden, positions, labels, weight, bias, with_gradients = arguments
     wide = accumulation_dtype(hidden.dtype)
     x = hidden if positions is None else hidden.index_select(0, positions)
     slots, vocabulary = len(x), len(weight)
@@ -139,27 +132,36 @@ def forward(
             dweight = product if start == 0 else dweight.add_(product)
     scalars = (losses.sum(), (labels >= 0).sum(), correct.sum())
     if not with_gradients:
-        return (*scalars, *(x.new_empty(0) for _ in range(4)))
-    dbias = x.new_empty(0, dtype=wide) if dbias is None else dbias
-    return *scalars, dx, dweight, dbias, buffer[: slots - (number - 1) * rows]
+        return Results(*scalars, *(x.new_empty(0) for _ in range(4)))
+    return Results(
+        *scalars,
+        dx=dx,
+        dweight=dweight,
+        dbias=x.new_empty(0, dtype=wide) if dbias is None else dbias,
+        dlogits=buffer[: slots - (number - 1) * rows],
+    )
 
 
-def backward(
-    backend: str,
-    dloss: Tensor,
-    hidden: Tensor,
-    positions: Tensor | None,
-    dweight: Tensor,
-    dlogits: Tensor,
-    vocabulary: int,
-) -> Tensor:
-    """dweight (V, D) in the accumulation dtype, from what `forward` returned and the gradient of the loss."""
-    blocked = _is_blocked(backend, hidden.device.type)
-    slots = len(hidden) if positions is None else len(positions)
-    last = slice(slots - len(dlogits), slots)
-    x = hidden[last] if positions is None else hidden.index_select(0, positions[last])
-    total = _weight_gradient(dlogits, x, vocabulary, blocked, dloss)
-    return total.addcmul_(dweight, dloss) if dweight.numel() else total
+def backward(backend: str, arguments: BackwardArguments) -> Gradients:
+    """Scale the gradients of the forward by that of the loss, and add the last chunk to the gradient of weight."""
+    dloss, hidden, positions, weight, bias, dx, dweight, dbias, dlogits, needs_weight = arguments
+    # a GPU rounds a scalar tensor to the dtype of what it multiplies, and 1 / count has more than 8 bits
+    dhidden = (dx.to(dloss.dtype) * dloss).to(dx.dtype)
+    if positions is not None:
+        # unused slots may repeat a row; they add zeros
+        dhidden = hidden.new_zeros(hidden.shape).index_add_(0, positions, dhidden)
+    total = weight.new_empty(0)
+    if needs_weight:
+        last = slice(len(dx) - len(dlogits), len(dx))
+        x = hidden[last] if positions is None else hidden.index_select(0, positions[last])
+        total = _weight_gradient(dlogits, x, len(weight), _is_blocked(backend, hidden.device.type), dloss)
+        if dweight.numel():
+            total.addcmul_(dweight, dloss)
+    return Gradients(
+        dhidden=dhidden,
+        dweight=total.to(weight.dtype),
+        dbias=hidden.new_empty(0) if bias is None else (dbias * dloss).to(bias.dtype),
+    )
 
 
 def _weight_gradient(dlogits: Tensor, x: Tensor, vocabulary: int, blocked: bool, scale: Tensor | None = None) -> Tensor:

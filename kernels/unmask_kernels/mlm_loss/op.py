@@ -6,17 +6,16 @@ Shapes: hidden (T, D); positions, labels (M,); weight (V, D); bias (V,); dlogits
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import checks
-from ..capability import architecture
 from ..precision import accumulation_dtype, autocast_dtype, without_autocast
-from ..registration import register, save, saved
+from ..registration import operation
 from . import reference
-from .choice import FAMILY, MLMLossCall
+from .arguments import Arguments, BackwardArguments, Gradients, Results
+from .choice import FAMILY, describe
 from .chunks import chunk_sizes
 
 __all__ = ["MLMLoss", "mlm_loss"]
@@ -67,28 +66,20 @@ def mlm_loss(
             on a GPU, also a position or label that is out of range.
         BackendUnavailable: the backend asked for cannot run this call.
     """
-    _check(hidden, positions, labels, weight, bias)
-    hidden = hidden.to(autocast_dtype(hidden))
-    vocabulary, width = weight.shape
-    call = MLMLossCall(hidden.device.type, architecture(hidden), hidden.dtype, vocabulary, width)
-    chosen = FAMILY.choose(backend, call)
+    needed = any(x is not None and x.requires_grad for x in (hidden, weight, bias))
+    arguments = Arguments(hidden, positions, labels, weight, bias, with_gradients=torch.is_grad_enabled() and needed)
+    _check(arguments)
+    arguments = arguments._replace(hidden=hidden.to(autocast_dtype(hidden)))
+    chosen = FAMILY.choose(backend, describe(arguments))
     if chosen == "reference":
         with without_autocast(hidden.device.type):
-            return MLMLoss(*reference.mlm_loss(hidden, positions, labels, weight, bias))
-    loss, count, correct = _MLMLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, positions, labels, weight, bias, torch.is_grad_enabled(), chosen
-    )
-    return MLMLoss(loss, count, correct)
+            return MLMLoss(*reference.mlm_loss(arguments.hidden, positions, labels, weight, bias))
+    return MLMLoss(*_mlm_loss(arguments, chosen))
 
 
-def _check(
-    hidden: Tensor,
-    positions: Tensor | None,
-    labels: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-) -> None:
+def _check(arguments: Arguments) -> None:
     name = "mlm_loss"
+    hidden, positions, labels, weight, bias, _ = arguments
     checks.rank(name, "hidden", hidden, "(T, D)")
     checks.rank(name, "labels", labels, "(M,)")
     checks.rank(name, "weight", weight, "(V, D)")
@@ -122,92 +113,32 @@ def _check(
         checks.contents(name, "labels", labels.clamp(min=0), len(weight), "an id, or negative for an unused slot")
 
 
-def _forward_fake(
-    hidden: Tensor,
-    positions: Tensor | None,
-    labels: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    with_gradients: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _forward_fake(arguments: Arguments, backend: str) -> Results:
+    hidden, _, labels, weight, bias, with_gradients = arguments
     wide = accumulation_dtype(hidden.dtype)
-    scalars = (
-        hidden.new_empty((), dtype=wide),
-        hidden.new_empty((), dtype=torch.int64),
-        hidden.new_empty((), dtype=torch.int64),
-    )
+    loss, count, correct = (hidden.new_empty((), dtype=dtype) for dtype in (wide, torch.int64, torch.int64))
     if not with_gradients:
-        dx, dweight, dbias, dlogits = (hidden.new_empty((0,)) for _ in range(4))
-        return (*scalars, dx, dweight, dbias, dlogits)
+        return Results(loss, count, correct, *(hidden.new_empty((0,)) for _ in range(4)))
     slots, (vocabulary, width) = labels.shape[0], weight.shape
     chunks = chunk_sizes(backend, hidden.device.type, slots, vocabulary, hidden.element_size())
-    return (
-        *scalars,
-        hidden.new_empty((slots, width)),
-        hidden.new_empty((vocabulary if chunks.number > 1 else 0, width), dtype=wide),
-        hidden.new_empty((0,) if bias is None else (vocabulary,), dtype=wide),
-        hidden.new_empty((slots - (chunks.number - 1) * chunks.rows, chunks.columns)),
+    return Results(
+        loss,
+        count,
+        correct,
+        dx=hidden.new_empty((slots, width)),
+        dweight=hidden.new_empty((vocabulary if chunks.number > 1 else 0, width), dtype=wide),
+        dbias=hidden.new_empty((0,) if bias is None else (vocabulary,), dtype=wide),
+        dlogits=hidden.new_empty((slots - (chunks.number - 1) * chunks.rows, chunks.columns)),
     )
 
 
-def _backward_fake(
-    dloss: Tensor,
-    hidden: Tensor,
-    positions: Tensor | None,
-    dweight: Tensor,
-    dlogits: Tensor,
-    vocabulary: int,
-    backend: str,
-) -> Tensor:
-    return hidden.new_empty((vocabulary, hidden.shape[1]), dtype=accumulation_dtype(hidden.dtype))
+def _backward_fake(arguments: BackwardArguments, backend: str) -> Gradients:
+    hidden, weight, bias = arguments.hidden, arguments.weight, arguments.bias
+    return Gradients(
+        dhidden=hidden.new_empty(tuple(hidden.shape)),
+        dweight=weight.new_empty(tuple(weight.shape) if arguments.needs_weight else (0,)),
+        dbias=hidden.new_empty((0,)) if bias is None else bias.new_empty(tuple(bias.shape)),
+    )
 
 
-register(FAMILY, forward=_forward_fake, backward=_backward_fake)
-
-
-class _MLMLoss(torch.autograd.Function):
-    """The forward computes the gradients; the backward scales them, and multiplies the last chunk of dweight."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        positions: Tensor | None,
-        labels: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        grad_enabled: bool,
-        backend: str,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        needed = grad_enabled and any(ctx.needs_input_grad)
-        loss, count, correct, *gradients = torch.ops.unmask.mlm_loss_fwd(
-            hidden, positions, labels, weight, bias, needed, backend
-        )
-        save(ctx, hidden, positions, *gradients, weight.shape[0], backend)
-        ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
-        ctx.mark_non_differentiable(count, correct)
-        return loss, count, correct
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dloss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, positions, dx, partial, dbias, dlogits, *settings = saved(ctx)
-        weight_dtype, bias_dtype = ctx.dtypes
-        # a GPU rounds a scalar tensor to the dtype of what it multiplies, and 1 / count has more than 8 bits
-        dhidden = (dx.to(dloss.dtype) * dloss).to(dx.dtype)
-        if positions is not None:
-            # unused slots may repeat a row; they add zeros
-            dhidden = hidden.new_zeros(hidden.shape).index_add_(0, positions, dhidden)
-        dweight = None
-        if ctx.needs_input_grad[3]:
-            dweight = torch.ops.unmask.mlm_loss_bwd(dloss, hidden, positions, partial, dlogits, *settings)
-            dweight = dweight.to(weight_dtype)
-        return (
-            dhidden,
-            None,
-            None,
-            dweight,
-            None if bias_dtype is None else (dbias * dloss).to(bias_dtype),
-            *[None] * 2,
-        )
+_mlm_loss = operation(FAMILY, forward=_forward_fake, backward=_backward_fake, returned=3)

@@ -1,0 +1,85 @@
+"""The records of mlm_loss: what its two directions take and return.
+
+T tokens, M slots, D columns, a vocabulary of V. *Wide* is the accumulation dtype: fp32, or fp64 for fp64 hidden.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Arguments", "BackwardArguments", "Gradients", "Results"]
+
+
+class Arguments(NamedTuple):
+    """What the forward takes.
+
+    Attributes:
+        hidden: (T, D), or (M, D) without positions.
+        positions: rows of hidden to predict, int64 (M,), or None for all of them.
+        labels: int64 (M,), negative in an unused slot.
+        weight: (V, D), any float dtype.
+        bias: (V,), any float dtype, or None.
+        with_gradients: whether the forward computes gradients.
+    """
+
+    hidden: Tensor
+    positions: Tensor | None
+    labels: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    with_gradients: bool
+
+
+class Results(NamedTuple):
+    """What the forward returns. Gradients are those of loss; they are empty, (0,), if none are asked for.
+
+    Attributes:
+        loss: scalar, wide.
+        predicted, correct: number of predicted tokens, and of those predicted right, scalars, int64.
+        dx: (M, D) in the dtype of hidden: of the rows at `positions`.
+        dweight: (V, D), wide: of all chunks but the last; (0, D) if there is one chunk.
+        dbias: (V,), wide; empty without bias.
+        dlogits: of the last chunk, (rows, V and padding) in the dtype of hidden.
+    """
+
+    loss: Tensor
+    predicted: Tensor
+    correct: Tensor
+    dx: Tensor
+    dweight: Tensor
+    dbias: Tensor
+    dlogits: Tensor
+
+
+class BackwardArguments(NamedTuple):
+    """What the backward takes: the gradient of loss, a wide scalar, and what the forward took and returned.
+
+    Of weight and bias it reads shape and dtype only.
+    """
+
+    dloss: Tensor
+    hidden: Tensor
+    positions: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
+    dx: Tensor
+    dweight: Tensor
+    dbias: Tensor
+    dlogits: Tensor
+    needs_weight: bool
+
+
+class Gradients(NamedTuple):
+    """What the backward returns, each in the shape and dtype of its argument.
+
+    Attributes:
+        dhidden: always.
+        dweight: empty, (0,), if the projection is frozen.
+        dbias: empty, (0,), without bias.
+    """
+
+    dhidden: Tensor
+    dweight: Tensor
+    dbias: Tensor
