@@ -3,7 +3,7 @@
 Documents of up to 512 tokens, an eighth of all tokens one word, as [MASK] is in training, the others as unequal as in
 text; BERT's vocabulary; results in the machine's fast dtype (`machine.fast_dtype`) of fp32 tables. Peers are the
 embeddings of `transformers`, eager and under `torch.compile`: three look-ups and their sum, norm, dropout, each
-written to memory, and places and segments as index tensors. The operation is memory bound: the floor is the bytes
+written to memory, and positions and segments as index tensors. The operation is memory bound: the floor is the bytes
 that `cost` counts over the measured copy bandwidth. Half of the backward's are the dense gradient of the word table.
 """
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 
 DTYPE = machine.fast_dtype()
 ON_GPU = torch.cuda.is_available()
-VOCABULARY, PLACES = 30522, 512
+VOCABULARY, POSITIONS = 30522, 512
 SHAPES = [(65536, 768, 0.1), (16384, 768, 0.1), (16384, 1024, 0.1), (16384, 768, 0.0)] if ON_GPU else [(4096, 768, 0.1)]
 PEERS = ("eager", "compiled")
 
@@ -89,7 +89,7 @@ def _enter(
             compare({"y": run(function, small)["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
 
     lengths = DISTRIBUTIONS["lognormal-512"].fill(tokens)
-    case = embedding_case(lengths, width, vocabulary=VOCABULARY, places=PLACES, p=p, frequent=0.125, text=True)
+    case = embedding_case(lengths, width, vocabulary=VOCABULARY, positions=POSITIONS, p=p, frequent=0.125, text=True)
     return timed_calls(checked(functions, check), case.make(DTYPE, device), direction)
 
 
@@ -112,9 +112,9 @@ def bench_embedding(
             FAMILY.choose(variant, _call(device, width))
         pytest.skip(str(refusal.value))
     if direction == "forward":
-        moved = cost.bytes_forward(tokens, width, DTYPE.itemsize, places=PLACES)
+        moved = cost.bytes_forward(tokens, width, DTYPE.itemsize, positions=POSITIONS)
     else:
-        moved = cost.bytes_backward(tokens, width, DTYPE.itemsize, vocabulary=VOCABULARY, places=PLACES)
+        moved = cost.bytes_backward(tokens, width, DTYPE.itemsize, vocabulary=VOCABULARY, positions=POSITIONS)
     bandwidth = copy_bandwidth(str(device))
     side_by_side.run(
         benchmark,

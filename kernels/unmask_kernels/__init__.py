@@ -7,7 +7,7 @@ from .attention.op import FAMILY as _ATTENTION
 from .attention.op import attention
 from .dispatch import BackendUnavailable, Family, using
 from .documents import Documents
-from .embedding.op import FAMILY as _EMBEDDING
+from .embedding.choice import FAMILY as _EMBEDDING
 from .embedding.op import embedding
 from .gelu.op import FAMILY as _GELU
 from .gelu.op import gelu

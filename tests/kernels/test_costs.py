@@ -65,12 +65,15 @@ def test_linear_gelu(gated: bool) -> None:
 
 
 def test_embedding() -> None:
-    places, vocabulary = 512, 3000
-    # a row of the word table, its id, place and segment in 8 bytes each, and the other tables once
-    read = T * (4 * D + 3 * 8) + VECTOR * (places + 2)
-    assert embedding.bytes_forward(T, D, S, places=places) == read + ROWS + STATISTICS
-    tables = VECTOR * (vocabulary + places + 2)
-    assert embedding.bytes_backward(T, D, S, vocabulary=vocabulary, places=places) == read + ROWS + STATISTICS + tables
+    positions, vocabulary = 512, 3000
+    # a row of the word table, its id, position and segment in 8 bytes each, and the other tables once
+    read = T * (4 * D + 3 * 8) + VECTOR * (positions + 2)
+    assert embedding.bytes_forward(T, D, S, positions=positions) == read + ROWS + STATISTICS
+    tables = VECTOR * (vocabulary + positions + 2)
+    assert (
+        embedding.bytes_backward(T, D, S, vocabulary=vocabulary, positions=positions)
+        == read + ROWS + STATISTICS + tables
+    )
     assert (embedding.flops_forward(T, D), embedding.flops_backward(T, D)) == (9 * T * D, 18 * T * D)
 
 

@@ -1,4 +1,4 @@
-"""embedding: against fp64 truth on every backend here, its places and ids, and the contracts every family keeps."""
+"""embedding: against fp64 truth on every backend here, its positions and ids, and the contracts every family keeps."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from torch import Tensor
 
 from unmask_kernels import BackendUnavailable, Documents, checks, philox
 from unmask_kernels import embedding as public
-from unmask_kernels.embedding import EmbeddingCall, reference
-from unmask_kernels.embedding.arguments import Arguments
-from unmask_kernels.embedding.op import FAMILY
+from unmask_kernels.embedding import FAMILY, EmbeddingCall, reference
+from unmask_kernels.embedding.arguments import Arguments, BackwardArguments
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare, same_bits
 from unmask_kernels.testing.contracts import Target, backends_here
@@ -91,7 +90,7 @@ def test_eps_is_added_to_the_variance(target: Target) -> None:
 
 @everywhere
 def test_rows_that_nothing_reads_get_a_gradient_of_zero(target: Target) -> None:
-    inputs = embedding_case([9, 4], 40, vocabulary=31, places=20, segments=None).make(torch.float32, target.device)
+    inputs = embedding_case([9, 4], 40, vocabulary=31, positions=20, segments=None).make(torch.float32, target.device)
     ids = inputs.arguments["ids"]
     gradients = run(on(target), inputs)
     seen = torch.zeros(31, dtype=torch.bool, device=ids.device).index_fill_(0, ids, True)
@@ -142,19 +141,20 @@ def test_registration_is_sound(case: Case, target: Target) -> None:
         pytest.skip("the reference is not registered: the compiler sees through it")
     a = case.make(torch.bfloat16, target.device).arguments
     documents, key = a["documents"], a["key"] if a["p"] else None
-    lists = (documents.positions, a["segments"], documents.row_keys, documents.cu_seqlens, documents.order)
-    arguments = Arguments(*lists, key, 1e-12, a["p"], a["dtype"])
-    rows = (a["ids"], *(a[name] for name in ("word", "position", "segment", "weight")))
-    forward = (*rows, a["bias"], *arguments, target.backend)
-    contracts.opcheck(torch.ops.unmask.embedding_fwd.default, forward)
-    y, *saved = torch.ops.unmask.embedding_fwd(*forward)
-    contracts.opcheck(torch.ops.unmask.embedding_bwd.default, (y, *rows, *saved, *arguments, target.backend))
+    lists = (documents.positions, documents.row_keys, documents.cu_seqlens, documents.order)
+    parameters = (a[name] for name in ("word", "position", "segment", "weight", "bias"))
+    arguments = Arguments(a["ids"], a["segments"], *lists, *parameters, key, 1e-12, a["p"], a["dtype"])
+    contracts.opcheck(torch.ops.unmask.embedding_fwd.default, (*arguments, target.backend))
+    y, mean, rstd, keep = torch.ops.unmask.embedding_fwd(*arguments, target.backend)
+    known = arguments._asdict() | {"dy": y, "mean": mean, "rstd": rstd, "keep": keep}
+    backward = BackwardArguments(**{name: known[name] for name in BackwardArguments._fields})
+    contracts.opcheck(torch.ops.unmask.embedding_bwd.default, (*backward, target.backend))
 
 
 @everywhere
 def test_compiles_as_one_graph_with_dynamic_lengths(target: Target) -> None:
     other = embedding_case([9, 5, 0], 40, p=0.25).make(torch.float32, target.device)
-    small = embedding_case([4, 5, 0], 40, p=0.25, places=9).make(torch.float32, target.device)
+    small = embedding_case([4, 5, 0], 40, p=0.25, positions=9).make(torch.float32, target.device)
     contracts.full_graph(on(target), small, other)
 
 

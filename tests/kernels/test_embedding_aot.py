@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(INTERPRETING, reason="an interpreted kernel cannot be compiled"),
 ]
 
-KERNELS = ["_forward_kernel", "_lists_kernel", "words_kernel", "places_kernel", "rest_kernel"]
+KERNELS = ["_forward_kernel", "_prepare_kernel", "grad_word_kernel", "grad_position_kernel", "_finish_kernel"]
 EDGES = [
     embedding_case([9], 768, segments=None),
     embedding_case([9], 768, segments=4),
@@ -35,7 +35,7 @@ def check(case: Case, dtype: torch.dtype, architecture: int) -> None:
         kernel = aot.build(launch, architecture)
         assert kernel.spills == 0, kernel
         assert kernel.stack_bytes == 0, kernel
-        assert kernel.wide_accesses > 0 or launch.name == "_lists_kernel", kernel
+        assert kernel.wide_accesses > 0 or launch.name == "_prepare_kernel", kernel
         # Deterministic sums: no atomics in any form.
         assert not {"RED", "ATOM", "ATOMG"} & kernel.instructions.keys(), kernel
 
@@ -55,5 +55,5 @@ def test_rows_and_sums_stay_in_registers_everywhere(case: Case, dtype: torch.dty
 
 def test_numbers_that_change_from_batch_to_batch_are_not_compiled_in() -> None:
     launches = aot.launches(partial(embedding, backend="triton"), embedding_case([40, 24], 768).make(torch.bfloat16))
-    of_batch = {"rows", "chunk", "chunks", "tokens", "documents", "words", "places"}
+    of_batch = {"rows", "span", "programs", "documents", "vocabulary", "positions"}
     assert all(not of_batch & {*launch.constants, *launch.aligned} for launch in launches)

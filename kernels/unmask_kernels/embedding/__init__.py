@@ -1,5 +1,6 @@
-"""The embedding family: token, position and segment tables, layer norm and dropout in one operation."""
+"""The embedding family: word, position and segment tables, layer norm and dropout in one operation."""
 
-from .op import FAMILY, EmbeddingCall, embedding
+from .choice import FAMILY, EmbeddingCall
+from .op import embedding
 
 __all__ = ["FAMILY", "EmbeddingCall", "embedding"]

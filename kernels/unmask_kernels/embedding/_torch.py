@@ -1,9 +1,9 @@
-"""embedding on PyTorch's own kernels: the fast path on CPU, and a plain one on GPUs.
+"""embedding on PyTorch's own kernels: the fast backend on CPU, and a plain one on GPUs.
 
-Rows are gathered, added and normalised a block at a time on a CPU, so that the sums live in cache and never in memory;
-the backward gathers them again. The native kernels run in fp32 whatever the output dtype. The gradients of the tables
-come from PyTorch's dense embedding backward, which adds in a fixed order on CPU (by index) and on CUDA (by sorting).
-The dropout mask is saved, one byte an element: drawing it takes longer than the rest.
+On a CPU, rows are gathered, added and normalised a block at a time, so that the sums live in cache and never in memory;
+the backward gathers them again. The native kernels run in fp32 whatever the dtype of the result. The gradients of the
+tables come from PyTorch's dense embedding backward, which adds in a fixed order on CPU (by index) and on CUDA (by
+sorting). The dropout mask is saved, one byte an element: drawing it takes longer than the rest.
 
 On a CPU a fresh gradient of 30,522 x 768 costs more than everything else: 94 MB of new pages to clear.
 """
@@ -15,20 +15,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from unmask_kernels import philox
-
-from .arguments import Arguments
+from .. import philox
+from .arguments import Arguments, BackwardArguments, Gradients, Results
 
 __all__ = ["backward", "forward"]
 
 _BLOCK = 3 << 17  # elements worked on at a time on a CPU, 1.5 MiB of fp32, as in layer_norm
 
 
-def forward(
-    ids: Tensor, word: Tensor, position: Tensor, segment: Tensor, weight: Tensor, bias: Tensor, arguments: Arguments
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y (T, D), mean (T,), rstd (T,), and keep (T, D), which is empty without dropout."""
-    tokens, width, p = len(ids), word.shape[1], arguments.p
+def forward(arguments: Arguments) -> Results:
+    """Normalise a block of rows at a time; `keep` is bool (T, D)."""
+    word, p = arguments.word, arguments.p
+    tokens, width = len(arguments.ids), word.shape[1]
     keep = word.new_empty(0, dtype=torch.bool)
     if p > 0.0:
         assert arguments.key is not None
@@ -36,46 +34,43 @@ def forward(
     y = word.new_empty((tokens, width), dtype=arguments.dtype)
     mean, rstd = word.new_empty(tokens), word.new_empty(tokens)
     for rows in _blocks(word, tokens):
-        h = _sum(ids, word, position, segment, arguments, rows)
-        normed, mean[rows, None], rstd[rows, None] = torch.native_layer_norm(h, (width,), weight, bias, arguments.eps)
-        y[rows] = normed if p == 0.0 else _dropped(normed, keep[rows], p)
-    return y, mean, rstd, keep
+        normalised, mean[rows, None], rstd[rows, None] = torch.native_layer_norm(
+            _sum(arguments, rows), (width,), arguments.weight, arguments.bias, arguments.eps
+        )
+        y[rows] = normalised if p == 0.0 else _dropped(normalised, keep[rows], p)
+    return Results(y, mean, rstd, keep)
 
 
-def backward(
-    dy: Tensor,
-    ids: Tensor,
-    word: Tensor,
-    position: Tensor,
-    segment: Tensor,
-    weight: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    keep: Tensor,
-    arguments: Arguments,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dword (V, D), dposition (P, D), dsegment (N, D), dweight (D,), dbias (D,)."""
-    tokens, width, p = len(ids), word.shape[1], arguments.p
+def backward(arguments: BackwardArguments) -> Gradients:
+    """Compute dh a block of rows at a time, then add it up by row of each table."""
+    word, position, segment, weight = arguments.word, arguments.position, arguments.segment, arguments.weight
+    tokens, width = arguments.dy.shape
     dh = word.new_empty((tokens, width))
     dweight, dbias = torch.zeros_like(weight), torch.zeros_like(weight)
     for rows in _blocks(word, tokens):
-        h = _sum(ids, word, position, segment, arguments, rows)
-        dnormed = dy[rows].to(h.dtype)
-        if p > 0.0:
-            dnormed = _dropped(dnormed, keep[rows], p)
+        h = _sum(arguments, rows)
+        dnormalised = arguments.dy[rows].to(h.dtype)
+        if arguments.p > 0.0:
+            dnormalised = _dropped(dnormalised, arguments.keep[rows], arguments.p)
+        mean, rstd = arguments.mean[rows, None], arguments.rstd[rows, None]
         # The native backward only looks at whether there is a bias, so weight stands in for it.
-        dh[rows], some_dweight, some_dbias = torch.ops.aten.native_layer_norm_backward(
-            dnormed, h, [width], mean[rows, None], rstd[rows, None], weight, weight, [True] * 3
+        dh[rows], dweight_rows, dbias_rows = torch.ops.aten.native_layer_norm_backward(
+            dnormalised, h, [width], mean, rstd, weight, weight, [True] * 3
         )
-        dweight += some_dweight
-        dbias += some_dbias
+        dweight += dweight_rows
+        dbias += dbias_rows
     if arguments.segments is None:
         dsegment = torch.zeros_like(segment)
         dsegment[0] = dh.sum(0)
     else:
         dsegment = _table_gradient(dh, arguments.segments, segment)
-    dword, dposition = _table_gradient(dh, ids, word), _table_gradient(dh, arguments.places, position)
-    return dword, dposition, dsegment, dweight, dbias
+    return Gradients(
+        dword=_table_gradient(dh, arguments.ids, word),
+        dposition=_table_gradient(dh, arguments.positions, position),
+        dsegment=dsegment,
+        dweight=dweight,
+        dbias=dbias,
+    )
 
 
 def _table_gradient(dh: Tensor, index: Tensor, table: Tensor) -> Tensor:
@@ -84,11 +79,12 @@ def _table_gradient(dh: Tensor, index: Tensor, table: Tensor) -> Tensor:
     return gradient
 
 
-def _sum(ids: Tensor, word: Tensor, position: Tensor, segment: Tensor, arguments: Arguments, rows: slice) -> Tensor:
+def _sum(arguments: Arguments | BackwardArguments, rows: slice) -> Tensor:
     """h of these rows."""
-    h = word.index_select(0, ids[rows])
-    h += position.index_select(0, arguments.places[rows])
-    h += segment[0] if arguments.segments is None else segment.index_select(0, arguments.segments[rows])
+    segment, segments = arguments.segment, arguments.segments
+    h = arguments.word.index_select(0, arguments.ids[rows])
+    h += arguments.position.index_select(0, arguments.positions[rows])
+    h += segment[0] if segments is None else segment.index_select(0, segments[rows])
     return h
 
 

@@ -1,4 +1,8 @@
-"""What a call of embedding says beside ids and parameters: one record, which backends take in both directions."""
+"""The records of embedding: what its two directions take and return.
+
+T tokens in S documents, D columns, tables of V words, P positions and N segments. *Wide* is the accumulation dtype of
+the result: fp32, or fp64 for fp64.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +11,85 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Arguments"]
+__all__ = ["Arguments", "BackwardArguments", "Gradients", "Results"]
 
 
 class Arguments(NamedTuple):
-    """Where the tokens stand, how the norm is taken, what is dropped, and what comes out.
+    """What the forward takes.
 
     Attributes:
-        places, row_keys, cu_seqlens, order: lists of `Documents`, int64 (T,), int64 (T,), int32 (S + 1,), int32 (S,).
+        ids: int64 or int32 (T,).
         segments: int64 or int32 (T,), or None for segment 0 everywhere.
+        positions, row_keys: of the tokens, int64 (T,); from `Documents`, as the next two.
+        cu_seqlens: int32 (S + 1,).
+        order: documents from the longest to the shortest, int32 (S,).
+        word, position, segment: the tables (V, D), (P, D), (N, D), wide.
+        weight, bias: of the norm, (D,), wide.
         key: of the random stream, scalar int64; None without dropout.
         eps: added to the variance.
         p: probability of dropping an element of the normalised rows, in [0, 1).
         dtype: of the result.
     """
 
-    places: Tensor
+    ids: Tensor
     segments: Tensor | None
+    positions: Tensor
     row_keys: Tensor
     cu_seqlens: Tensor
     order: Tensor
+    word: Tensor
+    position: Tensor
+    segment: Tensor
+    weight: Tensor
+    bias: Tensor
     key: Tensor | None
     eps: float
     p: float
     dtype: torch.dtype
+
+
+class Results(NamedTuple):
+    """What the forward returns.
+
+    Attributes:
+        y: (T, D) in the dtype asked for.
+        mean, rstd: of each row, wide (T,).
+        keep: what dropout keeps: bool (T, D) from torch, a bitmask from Triton (`row_layout`); empty without dropout.
+    """
+
+    y: Tensor
+    mean: Tensor
+    rstd: Tensor
+    keep: Tensor
+
+
+class BackwardArguments(NamedTuple):
+    """What the backward takes: the gradient of y, (T, D) in the dtype of y, and what the forward took and returned.
+
+    h is not saved: the backward gathers and adds again.
+    """
+
+    dy: Tensor
+    ids: Tensor
+    segments: Tensor | None
+    positions: Tensor
+    cu_seqlens: Tensor
+    order: Tensor
+    word: Tensor
+    position: Tensor
+    segment: Tensor
+    weight: Tensor
+    mean: Tensor
+    rstd: Tensor
+    keep: Tensor
+    p: float
+
+
+class Gradients(NamedTuple):
+    """What the backward returns, dense and wide, in the shapes of the parameters."""
+
+    dword: Tensor
+    dposition: Tensor
+    dsegment: Tensor
+    dweight: Tensor
+    dbias: Tensor

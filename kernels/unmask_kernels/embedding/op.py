@@ -1,29 +1,24 @@
-"""embedding: the public operation, its checks, its backends and its registration.
+"""embedding: the public operation, its checks and its registration.
 
 Shapes: ids, segments (T,); word (V, D); position (P, D); segment (N, D); weight, bias (D,); y (T, D); mean, rstd (T,).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor
 
-from unmask_kernels import checks
-from unmask_kernels.capability import architecture, triton_reasons
-from unmask_kernels.dispatch import Backend, Family
-from unmask_kernels.documents import Documents
-from unmask_kernels.precision import accumulation_dtype, without_autocast
-from unmask_kernels.registration import register, save, saved
+from .. import checks
+from ..documents import Documents
+from ..precision import accumulation_dtype, without_autocast
+from ..registration import operation
+from . import reference
+from .arguments import Arguments, BackwardArguments, Gradients, Results
+from .choice import FAMILY, describe
+from .row_layout import bitmask_layout
 
-from . import parts, reference
-from .arguments import Arguments
+__all__ = ["embedding"]
 
-__all__ = ["FAMILY", "EmbeddingCall", "embedding"]
-
-MAX_TRITON_WIDTH = 4096  # wider rows spill registers
-MAX_TRITON_SEGMENTS = 4
 _INTEGERS = (torch.int64, torch.int32)
 
 
@@ -43,7 +38,7 @@ def embedding(
     dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Look up tokens, places and segments, add, normalise and drop: the first layer of BERT.
+    """Look up words, positions and segments, add, normalise and drop: the first layer of BERT.
 
     Equivalent to  F.dropout(F.layer_norm(word[ids] + position[documents.positions] + segment[segments], (D,), weight,
     bias, eps), p).to(dtype)  with dropout read from the addressed random stream (see `philox`).  Devlin et al. 2019,
@@ -51,7 +46,7 @@ def embedding(
 
     Args:
         ids: token ids, int64 or int32 (T,), in [0, V); T may be 0.
-        documents: boundaries of the documents; places restart at 0 in each, and none is longer than P.
+        documents: boundaries of the documents; positions restart at 0 in each, and none is longer than P.
         segments: int64 or int32 (T,), in [0, N), or None for segment 0 everywhere.
         word, position, segment: tables (V, D), (P, D), (N, D), fp32 (any float dtype is accepted and widened).
         weight, bias: of the norm, (D,), fp32 (any float dtype is accepted and widened).
@@ -70,73 +65,25 @@ def embedding(
         BackendUnavailable: the backend asked for cannot run this call.
     """
     dtype = word.dtype if dtype is None else dtype
-    _check(ids, documents, segments, word, position, segment, weight, bias, eps, p, key, dtype)
-    if p == 0.0:
-        key = None
-    call = EmbeddingCall(ids.device.type, architecture(ids), dtype, word.shape[1], segment.shape[0])
-    chosen = FAMILY.choose(backend, call)
+    lists = (documents.positions, documents.row_keys, documents.cu_seqlens, documents.order)
+    arguments = Arguments(ids, segments, *lists, word, position, segment, weight, bias, key, eps, p, dtype)
+    _check(documents, arguments)
+    arguments = _cast(arguments)
+    chosen = FAMILY.choose(backend, describe(arguments))
     if chosen == "reference":
         with without_autocast(ids.device.type):
             return reference.embedding(
                 ids, documents, segments, word, position, segment, weight, bias, eps=eps, p=p, key=key, dtype=dtype
             )
-    wide = accumulation_dtype(dtype)
-    tables = (word.to(wide), position.to(wide), segment.to(wide), weight.to(wide), bias.to(wide))
-    arguments = Arguments(
-        documents.positions, segments, documents.row_keys, documents.cu_seqlens, documents.order, key, eps, p, dtype
-    )
-    y: Tensor = _Embedding.apply(ids, *tables, arguments, chosen)  # type: ignore[no-untyped-call]
+    y: Tensor = _embedding(arguments, chosen)
     return y
 
 
-class EmbeddingCall(NamedTuple):
-    """What the choice of a backend may depend on."""
-
-    device: str
-    architecture: str
-    dtype: torch.dtype
-    width: int
-    segments: int
-
-
-def _triton_refuses(call: EmbeddingCall) -> list[str]:
-    reasons = triton_reasons(call.device)
-    if call.dtype == torch.float64:
-        reasons.append("dtype must be fp16, bf16 or fp32, got float64")
-    if call.width > MAX_TRITON_WIDTH:
-        reasons.append(f"rows up to {MAX_TRITON_WIDTH} wide stay in registers, got {call.width}; use backend 'torch'")
-    if call.segments > MAX_TRITON_SEGMENTS:
-        reasons.append(f"up to {MAX_TRITON_SEGMENTS} segments, got {call.segments}")
-    return reasons
-
-
-FAMILY = Family(
-    "embedding",
-    {
-        # `verified` gets an architecture once the GPU tests have passed there.
-        "triton": Backend("unmask_kernels.embedding._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.embedding._torch"),
-        "reference": Backend("unmask_kernels.embedding.reference"),
-    },
-    example=lambda device, architecture, dtype: EmbeddingCall(device, architecture, dtype, width=768, segments=2),
-)
-
-
-def _check(
-    ids: Tensor,
-    documents: Documents,
-    segments: Tensor | None,
-    word: Tensor,
-    position: Tensor,
-    segment: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    p: float,
-    key: Tensor | None,
-    dtype: torch.dtype,
-) -> None:
+def _check(documents: Documents, arguments: Arguments) -> None:
     name = "embedding"
+    ids, segments, word, position, segment = (
+        arguments.ids, arguments.segments, arguments.word, arguments.position, arguments.segment,
+    )  # fmt: skip
     checks.shape(name, "ids", ids, (documents.tokens,), "the tokens of documents")
     checks.dtype(name, "ids", ids, _INTEGERS)
     checks.rank(name, "word", word, "(V, D)")
@@ -147,27 +94,27 @@ def _check(
     for table_name, table in (("position", position), ("segment", segment)):
         checks.rank(name, table_name, table, "(rows, D)")
         checks.shape(name, table_name, table, (table.shape[0], width), "as wide as word")
-    for vector_name, vector in (("weight", weight), ("bias", bias)):
+    for vector_name, vector in (("weight", arguments.weight), ("bias", arguments.bias)):
         checks.shape(name, vector_name, vector, (width,), "one entry per column of word")
-    tables = {"word": word, "position": position, "segment": segment, "weight": weight, "bias": bias}
-    for table_name, table in tables.items():
+    parameters = {role: getattr(arguments, role) for role in ("word", "position", "segment", "weight", "bias")}
+    for table_name, table in parameters.items():
         checks.dtype(name, table_name, table, checks.FLOATS)
         if table.shape[0] == 0:
             raise ValueError(f"embedding: {table_name} must have at least one row, got shape {tuple(table.shape)}")
-    if dtype not in checks.FLOATS:
-        raise TypeError(f"embedding: dtype must be float16, bfloat16, float32 or float64, got {dtype}")
-    checks.same_device(name, "ids", ids, segments=segments, cu_seqlens=documents.cu_seqlens, **tables)
+    if arguments.dtype not in checks.FLOATS:
+        raise TypeError(f"embedding: dtype must be float16, bfloat16, float32 or float64, got {arguments.dtype}")
+    checks.same_device(name, "ids", ids, segments=segments, cu_seqlens=documents.cu_seqlens, **parameters)
     if documents.max_seqlen > position.shape[0]:
         raise ValueError(
             f"embedding: documents.max_seqlen is {documents.max_seqlen} but position has {position.shape[0]} rows; cut "
             "documents into pieces, or make a larger table of positions"
         )
-    if eps <= 0.0:
-        raise ValueError(f"embedding: eps must be above 0, got {eps}; BERT uses 1e-12")
-    checks.probability(name, "p", p)
-    if p > 0.0:
-        checks.random_address(name, p, key)
-        checks.same_device(name, "ids", ids, key=key)
+    if arguments.eps <= 0.0:
+        raise ValueError(f"embedding: eps must be above 0, got {arguments.eps}; BERT uses 1e-12")
+    checks.probability(name, "p", arguments.p)
+    if arguments.p > 0.0:
+        checks.random_address(name, arguments.p, arguments.key)
+        checks.same_device(name, "ids", ids, key=arguments.key)
     checks.contents(
         name, "ids", ids, word.shape[0], "the rows of word; use the tokenizer that the model was trained with"
     )
@@ -175,74 +122,37 @@ def _check(
         checks.contents(name, "segments", segments, segment.shape[0], "the rows of segment")
 
 
-# The backward gathers and adds again instead of saving the sum. What dropout keeps is saved, by the torch backend in a
-# byte an element, by Triton in a bit; without dropout it is empty.
-def _forward_fake(
-    ids: Tensor,
-    word: Tensor,
-    position: Tensor,
-    segment: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    arguments: Arguments,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tokens, width = ids.shape[0], word.shape[1]
-    kept, dtype = width, torch.bool
+def _cast(arguments: Arguments) -> Arguments:
+    """The call with wide tables, and without a key where nothing is dropped."""
+    wide = accumulation_dtype(arguments.dtype)
+    return arguments._replace(
+        word=arguments.word.to(wide),
+        position=arguments.position.to(wide),
+        segment=arguments.segment.to(wide),
+        weight=arguments.weight.to(wide),
+        bias=arguments.bias.to(wide),
+        key=arguments.key if arguments.p > 0.0 else None,
+    )
+
+
+def _forward_fake(arguments: Arguments, backend: str) -> Results:
+    word, dtype = arguments.word, arguments.dtype
+    tokens, width = arguments.ids.shape[0], word.shape[1]
+    columns, keep_dtype = width, torch.bool
     if backend == "triton":
-        kept, dtype = parts.keep_shape(width, arguments.dtype.itemsize)
-    return (
-        word.new_empty((tokens, width), dtype=arguments.dtype),
-        word.new_empty((tokens,)),
-        word.new_empty((tokens,)),
-        word.new_empty((tokens, kept) if arguments.p > 0.0 else (0,), dtype=dtype),
+        bitmask = bitmask_layout(width, dtype.itemsize)
+        columns, keep_dtype = bitmask.integers, bitmask.dtype
+    return Results(
+        y=word.new_empty((tokens, width), dtype=dtype),
+        mean=word.new_empty((tokens,)),
+        rstd=word.new_empty((tokens,)),
+        keep=word.new_empty((tokens, columns) if arguments.p > 0.0 else (0,), dtype=keep_dtype),
     )
 
 
-def _backward_fake(
-    dy: Tensor,
-    ids: Tensor,
-    word: Tensor,
-    position: Tensor,
-    segment: Tensor,
-    weight: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    keep: Tensor,
-    arguments: Arguments,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dword, dposition, dsegment, dweight, dbias = (
-        table.new_empty(tuple(table.shape)) for table in (word, position, segment, weight, weight)
-    )
-    return dword, dposition, dsegment, dweight, dbias
+def _backward_fake(arguments: BackwardArguments, backend: str) -> Gradients:
+    parameters = (arguments.word, arguments.position, arguments.segment, arguments.weight, arguments.weight)
+    return Gradients(*(parameter.new_empty(tuple(parameter.shape)) for parameter in parameters))
 
 
-register(FAMILY, forward=_forward_fake, backward=_backward_fake)
-
-
-class _Embedding(torch.autograd.Function):
-    """Forward and backward operations tied together; once differentiable."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        ids: Tensor,
-        word: Tensor,
-        position: Tensor,
-        segment: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        arguments: Arguments,
-        backend: str,
-    ) -> Tensor:
-        rows = (ids, word, position, segment, weight)
-        y: Tensor
-        y, *statistics = torch.ops.unmask.embedding_fwd(*rows, bias, *arguments, backend)
-        save(ctx, *rows, *statistics, *arguments, backend)
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *torch.ops.unmask.embedding_bwd(dy, *saved(ctx)), None, None)
+_embedding = operation(FAMILY, forward=_forward_fake, backward=_backward_fake)

@@ -1,12 +1,12 @@
 """The embedding block of BERT (Devlin et al. 2019, arXiv:1810.04805) over packed documents, as one operation.
 
-    h_t = word[ids_t] + position[place of t in its document] + segment[segments_t]
+    h_t = word[ids_t] + position[position of t in its document] + segment[segments_t]
     n_t = (h_t - mean(h_t)) * rstd(h_t) * weight + bias       rstd = (var(h) + eps) ** -1/2, biased variance
     y_t = keep_t * n_t / (1 - p)                              keep = philox.keep_rows(key, row_keys, D, p)
 
-Shapes: ids, segments (T,); word (V, D); position (P, D); segment (N, D); weight, bias (D,); y (T, D). Places restart
-at 0 in every document. Dropout comes after the norm, as in BERT. Everything before y is in fp32, or in fp64 for an
-fp64 output. Differentiable by autograd; runs anywhere.
+Shapes: ids, segments (T,); word (V, D); position (P, D); segment (N, D); weight, bias (D,); y (T, D). Positions restart
+at 0 in every document. Dropout comes after the norm, as in BERT. Everything before y is in fp32, or in fp64 for an fp64
+output. Differentiable by autograd; runs anywhere.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unmask_kernels import philox
-from unmask_kernels.documents import Documents
-from unmask_kernels.precision import accumulation_dtype
+from .. import philox
+from ..documents import Documents
+from ..precision import accumulation_dtype
 
 __all__ = ["embedding"]
 

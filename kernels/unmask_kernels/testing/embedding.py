@@ -21,7 +21,7 @@ def embedding_case(
     width: int,
     *,
     vocabulary: int = 23,
-    places: int | None = None,
+    positions: int | None = None,
     segments: int | None = 2,
     p: float = 0.0,
     frequent: float = 0.3,
@@ -34,7 +34,7 @@ def embedding_case(
         lengths: tokens of each document.
         width: columns of the tables and of the result.
         vocabulary: rows of the table of words.
-        places: rows of the table of positions; by default the longest document's length.
+        positions: rows of the table of positions; by default the longest document's length.
         segments: rows of the table of segments; the second half of each document has the last segment. None passes no
             segments, with a table of two rows.
         p: dropout.
@@ -63,7 +63,7 @@ def embedding_case(
             "documents": documents,
             "segments": None if segments is None else (torch.cat(halves) * (segments - 1)).to(ids_dtype),
             "word": normal(vocabulary, width),
-            "position": normal(places or max(1, *lengths), width),
+            "position": normal(positions or max(1, *lengths), width),
             "segment": normal(segments or 2, width),
             "weight": 1 + normal(width) / 4,
             "bias": normal(width) / 4,
@@ -98,8 +98,8 @@ def plain_embedding(
 ) -> Tensor:
     """Compute embedding with PyTorch's own functions in the tables' dtype; only the result is rounded to `dtype`."""
     segments = torch.zeros_like(documents.positions) if segments is None else segments
-    places = F.embedding(documents.positions, position) + F.embedding(segments, segment)
-    h = F.embedding(ids, word) + places
+    others = F.embedding(documents.positions, position) + F.embedding(segments, segment)
+    h = F.embedding(ids, word) + others
     y = F.layer_norm(h, (word.shape[1],), weight, bias, 1e-12)
     if p > 0.0:
         y = torch.where(philox.keep_rows(key, documents.row_keys, word.shape[1], p), y * (1 / (1 - p)), 0)
@@ -107,12 +107,12 @@ def plain_embedding(
 
 
 CASES = [
-    embedding_case([6, 4, 0, 5, 0], 768, vocabulary=7, places=8),  # BERT-base, unused slots
+    embedding_case([6, 4, 0, 5, 0], 768, vocabulary=7, positions=8),  # BERT-base, unused slots
     embedding_case([5, 3, 1], 1024, vocabulary=7, p=0.1, segments=None),  # BERT-large
     embedding_case(
         [9, 4, 7, 1, 1, 1], 312, vocabulary=11, p=0.1, ids_dtype=torch.int32
     ),  # TinyBERT, a prime number of rows
-    embedding_case([170], 40, frequent=0.95, vocabulary=7),  # one word: part of a chunk, whole chunks, a part
+    embedding_case([170], 40, frequent=0.95, vocabulary=7),  # one word in many spans
     embedding_case(
         [2] * 70 + [3], 21, p=0.5, segments=3
     ),  # more documents than a block, segments than BERT; odd columns
