@@ -24,7 +24,7 @@ from bench.variants import compiled
 from torch import Tensor
 
 from unmask_kernels import Documents
-from unmask_kernels.attention import flash_versions
+from unmask_kernels.attention.choice import FLASH_ATTN_INSTALLED
 
 __all__ = ["NAMES", "block_mask", "flex", "padded", "peers", "varlen"]
 
@@ -39,9 +39,9 @@ def peers(documents: Documents, p: float) -> dict[str, Callable[..., Tensor]]:
         return found
     if p == 0.0:
         found |= {"varlen_attn": varlen, "flex": flex(documents)}
-    if 2 in flash_versions.INSTALLED:
+    if 2 in FLASH_ATTN_INSTALLED:
         found["flash-attn 2"] = _flash_2
-    if 3 in flash_versions.INSTALLED and p == 0.0:
+    if 3 in FLASH_ATTN_INSTALLED and p == 0.0:
         found["flash-attn 3"] = _flash_3
     return found
 

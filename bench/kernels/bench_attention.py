@@ -1,10 +1,10 @@
 """attention: every backend beside what others have, on real document lengths, with the heads of BERT-base and -large.
 
-Peers are those of `bench.attention_peers` that run here, and the reference; "triton, bits" is the triton backend with
-its dropout drawn beforehand, drawing included. Work is useful work, the sum of s_i^2 over documents, so padding lowers
-a rate. Two more questions have races of their own: what the lists of a micro-batch cost to make, beside the mask of
-FlexAttention; and whether the static bounds of a call, the longest document and the number of document slots, change
-its time when its documents stay the same.
+Peers are those of `bench.attention_peers` that run here, and the reference; "triton, bitmask" is the triton backend
+with its dropout drawn before attention, drawing included. Work is useful work, the sum of s_i^2 over documents, so
+padding lowers a rate. Two more questions have races of their own: what the lists of a micro-batch cost to make, beside
+the mask of FlexAttention; and whether the static bounds of a call, the longest document and the number of document
+slots, change its time when its documents stay the same.
 
 A machine without a GPU runs a selection of a few minutes, with DRY=1 on a few tokens. `-k lognormal-512` takes one
 case, `--rounds 3` fewer rounds.
@@ -28,7 +28,7 @@ from bench.variants import checked, timed_calls
 from torch import Tensor
 
 from unmask_kernels import Documents, attention
-from unmask_kernels.attention import FAMILY, cost, reference
+from unmask_kernels.attention import FAMILY, cost, reference, schedule
 from unmask_kernels.testing.attention import attention_case, described, plain_attention
 from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.inputs import Inputs, run
@@ -50,8 +50,8 @@ LENGTHS = ("lognormal-512", "all-512", "all-128", "uniform-16-512", "queries", "
 SHAPES = [(name, heads, p) for name in LENGTHS for heads in (BASE, LARGE) for p in (0.0, 0.1)]
 if not ON_GPU:
     SHAPES = [(name, BASE, 0.0) for name in LENGTHS] + [("lognormal-512", LARGE, 0.0), ("lognormal-512", 4, 0.1)]
-BITS = "triton, bits"
-VARIANTS = (*attention_peers.NAMES, *FAMILY.backends, BITS)
+BITMASK = "triton, bitmask"
+VARIANTS = (*attention_peers.NAMES, *FAMILY.backends, BITMASK)
 
 
 def _lengths(name: str) -> list[int]:
@@ -71,7 +71,7 @@ def _functions(inputs: Inputs) -> dict[str, Callable[..., Tensor]]:
     p = inputs.arguments["p"]
     functions = _backends(inputs)
     if p > 0.0 and "triton" in functions:
-        functions[BITS] = functions["triton"]
+        functions[BITMASK] = functions["triton"]
     return functions | attention_peers.peers(inputs.arguments["documents"], p)
 
 
@@ -102,8 +102,8 @@ def _enter(name: str, heads: int, p: float, device: torch.device, direction: str
     lengths = _lengths(name)
     inputs = attention_case("full", lengths, heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
     calls = timed_calls(_functions(inputs) | _failures(heads, p, device), inputs, direction)
-    if BITS in calls:
-        calls[BITS] = _with_bits(calls[BITS])
+    if BITMASK in calls:
+        calls[BITMASK] = _with_bitmask(calls[BITMASK])
     if name != MIXED_NAME:  # where padding would take a hundred times the memory
         rows = torch.nn.utils.rnn.pad_sequence(inputs.arguments["qkv"].split(lengths), batch_first=True)
         calls.update(timed_calls({"padded": attention_peers.padded}, inputs.change(qkv=rows), direction))
@@ -111,16 +111,12 @@ def _enter(name: str, heads: int, p: float, device: torch.device, direction: str
 
 
 def _form(variant: str) -> AbstractContextManager[None]:
-    if variant != BITS:
-        return nullcontext()
-    from unmask_kernels.attention._triton import dropout_bits
-
-    return dropout_bits()
+    return schedule(bitmask_up_to=512) if variant == BITMASK else nullcontext()
 
 
-def _with_bits(call: Callable[[int], object]) -> Callable[[int], object]:
+def _with_bitmask(call: Callable[[int], object]) -> Callable[[int], object]:
     def inside(at: int) -> object:
-        with _form(BITS):
+        with _form(BITMASK):
             return call(at)
 
     return inside
@@ -131,7 +127,7 @@ def _skip_absent(variant: str, lengths: str, heads: int, p: float, device: torch
         if lengths == MIXED_NAME:
             pytest.skip("padded: a hundred times the memory")
         return
-    if variant == BITS:
+    if variant == BITMASK:
         if p == 0.0:
             pytest.skip(f"{variant}: without dropout nothing is drawn")
         variant = "triton"

@@ -3,7 +3,7 @@
 Needs PyTorch only. See `unmask_kernels.dispatch` for how a backend is chosen.
 """
 
-from .attention.op import FAMILY as _ATTENTION
+from .attention.choice import FAMILY as _ATTENTION
 from .attention.op import attention
 from .dispatch import BackendUnavailable, Family, using
 from .documents import Documents

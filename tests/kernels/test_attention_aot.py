@@ -18,10 +18,10 @@ pytestmark = [
     pytest.mark.skipif(INTERPRETING, reason="an interpreted kernel cannot be compiled"),
 ]
 
-FORWARD, SHORT, OWNER = "forward_kernel", "short_backward_kernel", "owner_kernel"
-PASSES = ["grad_query_kernel", "grad_key_value_kernel"]
-DRAW = "_draw_kernel"
-PRODUCTS = {FORWARD: 2, OWNER: 5, PASSES[0]: 3, PASSES[1]: 4}
+FORWARD, SHORT, FUSED = "forward_kernel", "short_backward_kernel", "fused_backward_kernel"
+TWO = ["grad_query_kernel", "grad_key_value_kernel"]
+DRAW = "draw_bitmask_kernel"
+PRODUCTS = {FORWARD: 2, FUSED: 5, TWO[0]: 3, TWO[1]: 4}
 
 
 def launched(case: Case, dtype: torch.dtype, architecture: int = 90, *, form: str = "") -> list[aot.Launch]:
@@ -44,7 +44,7 @@ def check(launch: aot.Launch, architecture: int) -> None:
         # has a row for each element of a head, four warps take 64 of them, and for 32 two warps do what the others do
         elements = launch.constants["ROWS"] * launch.constants["COLUMNS"] * launch.constants["BLOCK_K"]
         warps = launch.options["num_warps"]
-        products = PRODUCTS[launch.name] + (launch.name == OWNER and 16 * warps > launch.constants["BLOCK_K"])
+        products = PRODUCTS[launch.name] + (launch.name == FUSED and 16 * warps > launch.constants["BLOCK_K"])
         assert products * elements // (16 * 8 * 16 * warps) in [loop["HMMA"] for loop in kernel.loops], kernel
     # Deterministic sums: no atomics in any form.
     assert not {"RED", "ATOM", "ATOMG"} & kernel.instructions.keys(), kernel
@@ -56,23 +56,23 @@ def test_the_kernels_of_bert_stay_in_registers_and_use_tensor_cores(architecture
         check(launch, architecture)
 
 
-def test_the_owner_keeps_its_sums_as_threads_hold_them() -> None:
+def test_the_fused_backward_keeps_its_sums_in_the_order_of_registers() -> None:
     for launch in launched(attention_case("bert", [300], heads=12), torch.bfloat16):
-        if launch.name == OWNER:
+        if launch.name == FUSED:
             loop = max(aot.build(launch, 90).loops, key=lambda loop: loop["HGMMA"])
             assert loop["HGMMA"] > 0 and loop["LDG"] > 0 and loop["STG"] > 0 and loop["STS"] == 0, loop
             return
-    raise AssertionError("the owner was not launched")
+    raise AssertionError("the fused backward was not launched")
 
 
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
-def test_dropout_drawn_beforehand_stays_in_registers_and_crosses_no_shared_memory(architecture: int) -> None:
+def test_a_bitmask_of_dropout_stays_in_registers_and_crosses_no_shared_memory(architecture: int) -> None:
     stores = {}
-    for form in ("", "-bits"):
+    for form in ("", "-bitmask"):
         for launch in launched(attention_case("bert", [300], heads=12, p=0.1), torch.bfloat16, architecture, form=form):
             check(launch, architecture)
             stores[launch.name + form] = aot.build(launch, architecture).instructions["STS"]
-    assert all(stores[f"{kernel}-bits"] < stores[kernel] for kernel in (FORWARD, SHORT, OWNER)), stores
+    assert all(stores[f"{kernel}-bitmask"] < stores[kernel] for kernel in (FORWARD, SHORT, FUSED)), stores
 
 
 @pytest.mark.slow
@@ -98,9 +98,9 @@ def test_fp32_compiles(head_dim: int) -> None:
     ("lengths", "head_dim", "kernels"),
     [
         ([64, 3], 64, [FORWARD, SHORT]),
-        ([512, 3], 64, [FORWARD, SHORT, OWNER]),
-        ([513, 3], 64, [FORWARD, SHORT, OWNER, *PASSES]),
-        ([65, 3], 128, [FORWARD, SHORT, *PASSES]),
+        ([512, 3], 64, [FORWARD, SHORT, FUSED]),
+        ([513, 3], 64, [FORWARD, SHORT, FUSED, *TWO]),
+        ([65, 3], 128, [FORWARD, SHORT, *TWO]),
     ],
 )
 def test_the_bound_on_lengths_decides_what_is_launched(lengths: list[int], head_dim: int, kernels: list[str]) -> None:
@@ -112,22 +112,24 @@ def test_the_bound_on_lengths_decides_what_is_launched(lengths: list[int], head_
     ("lengths", "head_dim", "kernels"),
     [
         ([64, 3], 64, [DRAW, FORWARD, DRAW, SHORT]),
-        ([512, 3], 64, [DRAW, FORWARD, DRAW, DRAW, SHORT, OWNER]),
-        ([513, 3], 64, [DRAW, FORWARD, FORWARD, DRAW, DRAW, SHORT, OWNER, *PASSES]),
-        ([513, 3], 128, [DRAW, FORWARD, FORWARD, DRAW, DRAW, SHORT, *[kernel for kernel in PASSES for _ in "ab"]]),
+        ([512, 3], 64, [DRAW, FORWARD, DRAW, DRAW, SHORT, FUSED]),
+        ([513, 3], 64, [DRAW, FORWARD, FORWARD, DRAW, DRAW, SHORT, FUSED, *TWO]),
+        ([513, 3], 128, [DRAW, FORWARD, FORWARD, DRAW, DRAW, SHORT, *[kernel for kernel in TWO for _ in "ab"]]),
     ],
 )
-def test_longer_documents_than_have_words_get_launches_of_their_own(
+def test_documents_too_long_for_the_bitmask_get_launches_of_their_own(
     lengths: list[int], head_dim: int, kernels: list[str]
 ) -> None:
-    found = launched(attention_case("bits", lengths, head_dim=head_dim, p=0.1), torch.bfloat16, form="-bits")
+    found = launched(attention_case("bitmask", lengths, head_dim=head_dim, p=0.1), torch.bfloat16, form="-bitmask")
     assert [launch.name for launch in found] == kernels
-    assert launched(attention_case("none", lengths, head_dim=head_dim), torch.bfloat16, form="-bits")[0].name == FORWARD
+    assert (
+        launched(attention_case("none", lengths, head_dim=head_dim), torch.bfloat16, form="-bitmask")[0].name == FORWARD
+    )
 
 
 def test_numbers_that_change_from_batch_to_batch_or_layer_to_layer_are_not_compiled_in() -> None:
-    numbers = {"tokens", "slots", "back", "ahead", "threshold", "scratch_rows", "upper", "lower"}
+    numbers = {"tokens", "slots", "left", "right", "threshold", "scratch_rows", "upper", "lower", "lower_short"}
     case = attention_case("numbers", [592, 16], p=0.1, window=1)
-    for launch in launched(case, torch.bfloat16) + launched(case, torch.bfloat16, form="-bits"):
+    for launch in launched(case, torch.bfloat16) + launched(case, torch.bfloat16, form="-bitmask"):
         assert not numbers & {*launch.constants, *launch.aligned}, launch
         assert launch.signature["key_ptr"] == "*i64" and "key_ptr" not in launch.aligned

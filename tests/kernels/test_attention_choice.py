@@ -12,7 +12,7 @@ import torch
 
 from unmask_kernels import BackendUnavailable, Documents
 from unmask_kernels import attention as public
-from unmask_kernels.attention import FAMILY, AttentionCall, choice, flash_versions
+from unmask_kernels.attention import FAMILY, AttentionCall, choice
 
 CALL = AttentionCall(
     device="cpu",
@@ -31,7 +31,7 @@ ON_H100 = CALL._replace(device="cuda", architecture="sm_90")
 @pytest.fixture(autouse=True)
 def _a_cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_HAS_VARLEN", True)
-    monkeypatch.setattr(flash_versions, "INSTALLED", ())
+    monkeypatch.setattr(choice, "FLASH_ATTN_INSTALLED", ())
 
 
 def lines_of(call: AttentionCall) -> dict[str, str]:
@@ -119,11 +119,11 @@ def test_a_pytorch_without_varlen_attn_says_so(monkeypatch: pytest.MonkeyPatch) 
     assert lines_of(ON_H100._replace(captured=True))["torch"].endswith("built without varlen_attn")
 
 
-def test_statistics_come_from_the_backends_that_save_them() -> None:
-    saved = {name: choice.saves_statistics(name, ON_H100) for name in FAMILY.backends if name != "reference"}
+def test_the_log_sum_exp_comes_from_the_backends_that_save_it() -> None:
+    saved = {name: choice.saves_lse(name, ON_H100) for name in FAMILY.backends if name != "reference"}
     assert saved == {"triton": True, "flash": True, "torch": True}
-    assert not choice.saves_statistics("torch", ON_H100._replace(p=0.1))
-    assert not choice.saves_statistics("torch", CALL)
+    assert not choice.saves_lse("torch", ON_H100._replace(p=0.1))
+    assert not choice.saves_lse("torch", CALL)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +142,10 @@ def test_statistics_come_from_the_backends_that_save_them() -> None:
 def test_each_gpu_gets_the_flash_attn_made_for_it(
     architecture: str, installed: tuple[int, ...], expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flash_versions, "INSTALLED", installed)
+    monkeypatch.setattr(choice, "FLASH_ATTN_INSTALLED", installed)
     call = ON_H100._replace(architecture=architecture)
-    assert flash_versions.generation(call) == expected
-    assert (flash_versions.refusals(call) == []) == (expected is not None)
+    assert choice.flash_attn_version(call) == expected
+    assert (choice._flash_refuses(call) == []) == (expected is not None)
 
 
 @pytest.mark.parametrize(
@@ -168,18 +168,18 @@ def test_each_gpu_gets_the_flash_attn_made_for_it(
 def test_flash_attn_refuses_with_its_own_reasons(
     installed: tuple[int, ...], change: dict[str, Any], reasons: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flash_versions, "INSTALLED", installed)
-    assert flash_versions.refusals(ON_H100._replace(**change)) == reasons
+    monkeypatch.setattr(choice, "FLASH_ATTN_INSTALLED", installed)
+    assert choice._flash_refuses(ON_H100._replace(**change)) == reasons
 
 
-@pytest.mark.parametrize(("number", "widest"), [(2, 192), (3, 192), (4, 128)])
-def test_flash_attn_runs_its_widest_heads(number: int, widest: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flash_versions, "INSTALLED", (number,))
-    assert flash_versions.refusals(ON_H100._replace(head_dim=widest)) == []
+@pytest.mark.parametrize(("version", "widest"), [(2, 192), (3, 192), (4, 128)])
+def test_flash_attn_runs_its_widest_heads(version: int, widest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "FLASH_ATTN_INSTALLED", (version,))
+    assert choice._flash_refuses(ON_H100._replace(head_dim=widest)) == []
 
 
 def test_flash_attn_that_never_ran_on_a_gpu_is_not_chosen_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flash_versions, "INSTALLED", (3,))
+    monkeypatch.setattr(choice, "FLASH_ATTN_INSTALLED", (3,))
     assert lines_of(ON_H100)["flash"] == "not verified on sm_90 yet; runs when asked for by name"
     assert FAMILY.choose(None, ON_H100) == "torch"
     assert FAMILY.choose("flash", ON_H100) == "flash"
@@ -194,14 +194,14 @@ def test_installed_flash_attn_is_found_without_being_imported(tmp_path: Path, mo
     (tmp_path / "cute").mkdir()
     here: dict[str, Any] = {}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: here.get(name))
-    assert flash_versions._found() == ()
+    assert choice._find_flash_attn() == ()
     here["flash_attn"] = Spec([str(tmp_path)])
     here["flash_attn_2_cuda"] = Spec([])
-    assert flash_versions._found() == (2,)
+    assert choice._find_flash_attn() == (2,)
     (tmp_path / "cute" / "interface.py").touch()
-    assert flash_versions._found() == (2,), "4 needs CuTe DSL"
+    assert choice._find_flash_attn() == (2,), "4 needs CuTe DSL"
     here["cutlass"] = here["flash_attn_interface"] = Spec([])
-    assert flash_versions._found() == (3, 4, 2)
+    assert choice._find_flash_attn() == (3, 4, 2)
 
 
 def test_a_backend_asked_for_by_name_does_not_fall_back() -> None:
@@ -215,4 +215,4 @@ def test_a_backend_asked_for_by_name_does_not_fall_back() -> None:
 
 def test_nothing_runs_where_every_backend_refuses() -> None:
     with pytest.raises(BackendUnavailable, match="nothing: no backend can run this call"):
-        type(FAMILY)("nothing", {}).choose(None, CALL)
+        type(FAMILY)("nothing", {}, example=lambda *given: CALL).choose(None, CALL)

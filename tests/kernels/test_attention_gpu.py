@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from offline.cases import FORMS
 from unmask_kernels import BackendUnavailable
 from unmask_kernels import attention as public
-from unmask_kernels.attention import FAMILY, flash_versions, reference
+from unmask_kernels.attention import FAMILY, choice, reference, schedule
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.attention import attention_case, described, plain_attention
 from unmask_kernels.testing.compare import compare, same_bits
@@ -47,10 +46,10 @@ def forward_and_backward(target: Target, case: Case) -> tuple[Tensor, partial[tu
 
 
 @on_gpus
-def test_dropout_drawn_beforehand_is_in_a_cuda_graph_too(target: Target) -> None:
+def test_a_bitmask_of_dropout_is_in_a_cuda_graph_too(target: Target) -> None:
     if target.backend != "triton":
-        pytest.skip("a form of the triton backend")
-    with FORMS["attention"]["-bits"]():
+        pytest.skip("the triton backend has a bitmask")
+    with schedule(bitmask_up_to=512):
         test_nothing_waits_for_the_device(CASES[2], target)
         test_a_cuda_graph_gives_the_bits_of_a_call(CASES[2], target)
 
@@ -83,16 +82,16 @@ def test_groups_are_refused_while_a_graph_is_captured() -> None:
         public(backend="torch", **a)
 
 
-@pytest.mark.parametrize("number", flash_versions.INSTALLED)
+@pytest.mark.parametrize("version", choice.FLASH_ATTN_INSTALLED)
 @pytest.mark.parametrize("head_dim", [32, 64, 96, 128])
 @pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (False, 30), (True, 30)])
 def test_every_flash_attn_here_matches_fp64_truth(
-    number: int, head_dim: int, causal: bool, window: int | None, monkeypatch: pytest.MonkeyPatch
+    version: int, head_dim: int, causal: bool, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flash_versions, "INSTALLED", (number,))
+    monkeypatch.setattr(choice, "FLASH_ATTN_INSTALLED", (version,))
     case = attention_case("flash", [300, 17, 0, 64, 129], head_dim=head_dim, causal=causal, window=window)
     inputs = case.make(torch.bfloat16, "cuda")
-    if reasons := flash_versions.refusals(described(**inputs.arguments)):
+    if reasons := FAMILY.backends["flash"].refuses(described(**inputs.arguments)):
         pytest.skip("; ".join(reasons))
     scale = head_dim**-0.5
     truth = run(partial(reference.attention, scale=scale), inputs.double())

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 
+from unmask_kernels import Documents
 from unmask_kernels import attention as public
-from unmask_kernels.attention import _grouped
+from unmask_kernels.attention import _torch_grouped
+from unmask_kernels.attention._torch_grouped import Limits
+from unmask_kernels.attention.arguments import Arguments
 from unmask_kernels.testing.attention import attention_case
 from unmask_kernels.testing.inputs import lengths_to_documents, run
 
@@ -40,26 +45,36 @@ DISTRIBUTIONS = {
 def test_padding_is_five_percent_at_most(name: str, heads: int) -> None:
     lengths = DISTRIBUTIONS[name]
     documents = lengths_to_documents(lengths)
-    groups = list(_grouped._groups(documents.cu_seqlens, documents.order, heads))
+    groups = list(_torch_grouped._groups(documents.cu_seqlens, documents.order, heads, Limits()))
     done = sum(len(group.documents) * group.length**2 for group in groups)
     useful = sum(length * length for length in lengths)
     assert useful <= done <= 1.05 * useful
     # and the scores of documents that share a call stay near the cache
-    assert all(len(g.documents) == 1 or heads * g.length**2 * len(g.documents) <= _grouped._SCORES for g in groups)
+    assert all(len(g.documents) == 1 or heads * g.length**2 * len(g.documents) <= Limits().scores for g in groups)
     present = [index for index, length in enumerate(lengths) if length > 0]
     assert sorted(index for group in groups for index in group.documents.tolist()) == present
 
 
 def test_short_documents_share_calls() -> None:
     documents = lengths_to_documents(DISTRIBUTIONS["queries of mean 51"])
-    assert len(list(_grouped._groups(documents.cu_seqlens, documents.order, 12))) <= 50
+    assert len(list(_torch_grouped._groups(documents.cu_seqlens, documents.order, 12, Limits()))) <= 50
+
+
+def blocks_of(length: int, causal: bool, window: int) -> Iterator[_torch_grouped._Block]:
+    """The blocks of 12 heads of a document; a window of -1 is none."""
+    arguments = arguments_of(lengths_to_documents([length]), causal=causal, window=None if window < 0 else window)
+    return _torch_grouped._blocks(length, 12, arguments._replace(window=window), Limits())
+
+
+def arguments_of(documents: Documents, **settings: Any) -> Arguments:
+    return Arguments.of(documents, **{"key": None, "p": 0.0, "causal": False, "window": None, "scale": 1.0} | settings)
 
 
 @pytest.mark.parametrize("window", [-1, 0, 5, 300])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("length", [1, 64, 131, 700])
 def test_blocks_hold_every_column_that_a_row_sees(length: int, causal: bool, window: int) -> None:
-    blocks = list(_grouped._blocks(length, 12, causal, window))
+    blocks = list(blocks_of(length, causal, window))
     assert [blocks[0].rows.start, *[block.rows.stop for block in blocks]][:: len(blocks)] == [0, length]
     assert all(one.rows.stop == other.rows.start for one, other in pairwise(blocks))
     reach = length if window < 0 else window
@@ -70,7 +85,7 @@ def test_blocks_hold_every_column_that_a_row_sees(length: int, causal: bool, win
 
 def test_long_local_and_causal_documents_skip_what_no_row_sees() -> None:
     def work(causal: bool, window: int) -> int:
-        blocks = _grouped._blocks(4096, 12, causal, window)
+        blocks = blocks_of(4096, causal, window)
         return sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in blocks)
 
     assert work(False, -1) == 4096**2
@@ -79,26 +94,27 @@ def test_long_local_and_causal_documents_skip_what_no_row_sees() -> None:
 
 
 @pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (False, 9), (True, 70)])
-def test_blocks_of_rows_give_what_the_whole_gives(
-    causal: bool, window: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_of_rows_give_what_the_whole_gives(causal: bool, window: int | None) -> None:
     case = attention_case("long", [150, 40, 149], causal=causal, window=window, p=0.1).make(torch.float64)
-    whole = run(partial(public, backend="reference"), case)
-    for scores, rows in ((1 << 10, 1), (1 << 14, 32), (1 << 21, 64)):
-        monkeypatch.setattr(_grouped, "_SCORES", scores)
-        monkeypatch.setattr(_grouped, "_FEWEST_ROWS", rows)
-        blocks = run(partial(public, backend="torch"), case)
-        for name, value in whole.items():
-            torch.testing.assert_close(blocks[name], value, rtol=1e-12, atol=1e-12)
+    settings = dict(case.arguments)
+    qkv = settings.pop("qkv").requires_grad_()
+    whole = public(qkv, backend="reference", **settings)
+    dout = torch.randn(whole.shape, generator=RANDOM, dtype=torch.float64)
+    (dqkv,) = torch.autograd.grad(whole, qkv, dout)
+    arguments = arguments_of(**settings | {"scale": 64**-0.5})
+    for limits in (Limits(1 << 10, 1), Limits(1 << 14, 32), Limits(1 << 21, 64)):
+        found = _torch_grouped.forward(qkv.detach(), arguments, limits)
+        torch.testing.assert_close(found, whole.detach(), rtol=1e-12, atol=1e-12)
+        found = _torch_grouped.backward(dout, qkv.detach(), arguments, limits)
+        torch.testing.assert_close(found, dqkv, rtol=1e-12, atol=1e-12)
 
 
-def test_gradients_of_many_blocks_are_added_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_many_blocks_are_added_in_fp32() -> None:
     # each of 600 rows, a block of its own, adds a 600th to a sum that bf16 would leave at a half
-    monkeypatch.setattr(_grouped, "_SCORES", 1)
-    qkv = torch.zeros(600, 3, 1, 8, dtype=torch.bfloat16, requires_grad=True)
-    public(qkv, lengths_to_documents([600]), backend="torch").sum().backward()
-    assert qkv.grad is not None
-    torch.testing.assert_close(qkv.grad[:, 2], torch.ones_like(qkv.grad[:, 2]))
+    qkv = torch.zeros(600, 3, 1, 8, dtype=torch.bfloat16)
+    arguments = arguments_of(lengths_to_documents([600]))
+    dqkv = _torch_grouped.backward(torch.ones_like(qkv[:, 0]), qkv, arguments, Limits(scores=1))
+    torch.testing.assert_close(dqkv[:, 2], torch.ones_like(dqkv[:, 2]))
 
 
 def test_padding_that_sees_padding_only_leaves_no_trace() -> None:

@@ -146,7 +146,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     functions = {name: stand_in(name) for name in OF_MODULE[request.param]}
     stand_ins: Any = SimpleNamespace(**functions)
     monkeypatch.setitem(sys.modules, MODULES[request.param], stand_ins)
-    monkeypatch.setattr(_flash, "generation", lambda call: request.param)
+    monkeypatch.setattr(_flash, "flash_attn_version", lambda call: request.param)
     monkeypatch.setitem(FAMILY.backends, "flash", Backend(FAMILY.backends["flash"].module, lambda call: []))
     yield "flash"
 
@@ -187,14 +187,14 @@ def test_flash_attn_4_is_given_none_where_nothing_bounds_a_row() -> None:
     assert [_flash._unbounded(side) for side in (-1, 0, 64)] == [None, 0, 64]
 
 
-def test_registration_is_sound_and_statistics_are_declared(backend: str) -> None:
+def test_registration_is_sound_and_its_lse_is_declared(backend: str) -> None:
     a = CASES[2].make(torch.bfloat16).arguments
     d = a["documents"]
-    rest = (d.cu_seqlens, d.keys, d.order, d.tiles, None, 0.0, False, 3, 0.2, d.max_seqlen, backend)
+    rest = (d.cu_seqlens, d.keys, d.order, d.tiles, None, 0.0, False, 3, 0.2, d.max_seqlen, 512, 0, backend)
     contracts.opcheck(torch.ops.unmask.attention_fwd.default, (a["qkv"], *rest))
-    out, statistics = torch.ops.unmask.attention_fwd(a["qkv"], *rest)
-    assert (statistics.dtype, tuple(statistics.shape)) == (torch.float32, (2, 40))
-    contracts.opcheck(torch.ops.unmask.attention_bwd.default, (out, a["qkv"], out, statistics, *rest))
+    out, lse = torch.ops.unmask.attention_fwd(a["qkv"], *rest)
+    assert (lse.dtype, tuple(lse.shape)) == (torch.float32, (2, 40))
+    contracts.opcheck(torch.ops.unmask.attention_bwd.default, (out, a["qkv"], out, lse, *rest))
 
 
 def test_other_strides_and_no_tokens_at_all(backend: str) -> None:
@@ -212,7 +212,7 @@ def test_other_strides_and_no_tokens_at_all(backend: str) -> None:
 
 
 def test_deterministic_algorithms_stay_as_the_caller_set_them() -> None:
-    from unmask_kernels.attention._varlen import _deterministic
+    from unmask_kernels.attention._torch import _deterministic
 
     memory: Any = torch.utils.deterministic
     for enabled, warned_only in ((False, False), (True, True), (True, False)):

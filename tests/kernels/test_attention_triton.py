@@ -1,8 +1,7 @@
-"""The Triton backend of attention: its forms of the backward, its dropout bits, its work list, and what it refuses."""
+"""The Triton backend of attention: its kernels of the backward, dropout, the work list, and what it refuses."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +15,8 @@ import triton.language as tl  # noqa: E402
 
 from unmask_kernels import BackendUnavailable, Documents, attention, philox  # noqa: E402
 from unmask_kernels._triton.random import keep_scores  # noqa: E402
-from unmask_kernels.attention import _triton_sizes, reference  # noqa: E402
-from unmask_kernels.attention._triton import OWNER_UP_TO, SHORT_UP_TO, dropout_bits, owner_up_to  # noqa: E402
+from unmask_kernels.attention import _triton, reference, schedule  # noqa: E402
+from unmask_kernels.attention.arguments import SHORT_UP_TO  # noqa: E402
 from unmask_kernels.capability import INTERPRETING  # noqa: E402
 from unmask_kernels.documents import BOUNDS  # noqa: E402
 from unmask_kernels.testing import contracts  # noqa: E402
@@ -40,34 +39,39 @@ def scaled(function: Any) -> Any:
     return lambda qkv, **rest: function(qkv, scale=qkv.shape[-1] ** -0.5, **rest)
 
 
-def matches_truth(inputs: Inputs, owned: int) -> None:
+def matches_truth(inputs: Inputs, fused_up_to: int) -> None:
     truth = run(scaled(reference.attention), inputs.double())
     plain = run(scaled(plain_attention), inputs)
-    with owner_up_to(owned), contracts.poisoned_memory():
+    with schedule(fused_up_to=fused_up_to), contracts.poisoned_memory():
         compare(run(ours, inputs), plain, truth)
 
 
 @pytest.mark.skipif(not INTERPRETING, reason="a GPU has the tiles of its architecture")
 @pytest.mark.triton
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("bits", [False, True], ids=["drawn", "bits"])
+@pytest.mark.parametrize("bitmask_up_to", [0, 512], ids=["drawn", "bitmask"])
 @pytest.mark.parametrize("mask", [{}, {"window": 20}], ids=["whole", "window"])
 @pytest.mark.parametrize(
-    ("head_dim", "owned"),
+    ("head_dim", "fused_up_to"),
     [(64, ALL), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((32, ALL), (64, SHORT_UP_TO), (128, ALL)))],
-    ids=["64-owner", "32-owner", "64-two-passes", "128"],
+    ids=["64-fused", "32-fused", "64-two-kernels", "128"],
 )
 def test_the_tiles_of_every_architecture_give_the_numbers(
-    head_dim: int, owned: int, mask: dict[str, Any], bits: bool, architecture: str, monkeypatch: pytest.MonkeyPatch
+    head_dim: int,
+    fused_up_to: int,
+    mask: dict[str, Any],
+    bitmask_up_to: int,
+    architecture: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_triton_sizes, "capability", SimpleNamespace(architecture=lambda qkv: architecture))
-    with dropout_bits() if bits else nullcontext():
+    monkeypatch.setattr(_triton, "capability", SimpleNamespace(architecture=lambda qkv: architecture))
+    with schedule(bitmask_up_to=bitmask_up_to):
         inputs = attention_case("tiles", [130, 0, 65, 3], heads=1, head_dim=head_dim, p=0.1, **mask)
-        matches_truth(inputs.make(torch.bfloat16, "cpu"), owned)
+        matches_truth(inputs.make(torch.bfloat16, "cpu"), fused_up_to)
 
 
 @on_device
-@pytest.mark.parametrize("owned", [SHORT_UP_TO, ALL], ids=["two-passes", "owner"])
+@pytest.mark.parametrize("fused_up_to", [SHORT_UP_TO, ALL], ids=["two-kernels", "fused"])
 @pytest.mark.parametrize(
     ("dtype", "head_dim", "mask", "p"),
     [
@@ -81,23 +85,23 @@ def test_the_tiles_of_every_architecture_give_the_numbers(
     ],
     ids=str,
 )
-def test_both_forms_of_the_backward_match_fp64_truth(
-    dtype: torch.dtype, head_dim: int, mask: dict[str, Any], p: float, owned: int, device: str
+def test_the_fused_backward_and_two_kernels_match_fp64_truth(
+    dtype: torch.dtype, head_dim: int, mask: dict[str, Any], p: float, fused_up_to: int, device: str
 ) -> None:
-    case = attention_case("forms", [145, 70, 5], heads=1, head_dim=head_dim, p=p, **mask)
-    matches_truth(case.make(dtype, device), owned)
+    case = attention_case("backwards", [145, 70, 5], heads=1, head_dim=head_dim, p=p, **mask)
+    matches_truth(case.make(dtype, device), fused_up_to)
 
 
 @on_device
 @pytest.mark.parametrize("p", [0.0, 0.1])
-def test_the_forms_differ_in_the_order_of_one_sum(p: float, device: str) -> None:
-    inputs = attention_case("forms", [145], heads=1, head_dim=32, p=p).make(torch.float32, device)
+def test_the_fused_backward_differs_from_two_kernels_in_the_order_of_one_sum(p: float, device: str) -> None:
+    inputs = attention_case("backwards", [145], heads=1, head_dim=32, p=p).make(torch.float32, device)
     results = []
-    for owned in (SHORT_UP_TO, ALL):
-        with owner_up_to(owned):
+    for fused_up_to in (SHORT_UP_TO, ALL):
+        with schedule(fused_up_to=fused_up_to):
             results.append(run(ours, inputs)["dqkv"])
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
-    same_bits({"dk, dv": results[0][:, 1:]}, {"dk, dv": results[1][:, 1:]}, "both forms")
+    same_bits({"dk, dv": results[0][:, 1:]}, {"dk, dv": results[1][:, 1:]}, "fused and in two kernels")
 
 
 @on_device
@@ -113,8 +117,8 @@ def test_documents_of_every_kind_give_the_bits_they_give_alone(p: float, device:
         one = Documents.build(boundary, documents.keys[index, None], tokens=length, max_seqlen=length)
         return packed.change(qkv=packed.arguments["qkv"][tokens], documents=one)
 
-    # one document for each way: two passes, the owner, and a single tile
-    with owner_up_to(128):
+    # a document for each backward: two kernels, fused, and a single tile
+    with schedule(fused_up_to=128):
         contracts.packed_as_alone(ours, packed, alone, lengths, ("y", "dqkv"))
         contracts.deterministic(ours, packed)
 
@@ -131,12 +135,12 @@ def test_unused_slots_and_a_loose_bound_change_no_bit(device: str) -> None:
 
 
 @on_device
-@pytest.mark.parametrize("owned", [SHORT_UP_TO, ALL], ids=["two-passes", "owner"])
-def test_scores_far_below_zero_stay_finite(owned: int, device: str) -> None:
+@pytest.mark.parametrize("fused_up_to", [SHORT_UP_TO, ALL], ids=["two-kernels", "fused"])
+def test_scores_far_below_zero_stay_finite(fused_up_to: int, device: str) -> None:
     # exp2 of minus such a log-sum-exp overflows: the elements past the end of the document must not see it
     inputs = attention_case("far", [70, 3], heads=1, head_dim=32).make(torch.float32, device)
     inputs.arguments["qkv"][:, :2] = torch.tensor([5.0, -6.0], device=device)[:, None, None]
-    with owner_up_to(owned), contracts.poisoned_memory():
+    with schedule(fused_up_to=fused_up_to), contracts.poisoned_memory():
         found = run(ours, inputs)
     # a log-sum-exp of -245 has 5 digits after the point in fp32
     for name, expected in run(scaled(reference.attention), inputs).items():
@@ -186,9 +190,29 @@ def test_refuses_head_dims_and_dtypes_with_a_reason(
         run(ours, inputs)
 
 
-def test_the_form_can_be_asked_for_by_a_bound_of_the_work_list_only() -> None:
-    with owner_up_to(256), owner_up_to(ALL):
+@on_device
+def test_the_backward_keeps_the_schedule_of_its_forward(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = attention_case("kept", [70], heads=1, head_dim=32).make(torch.float32, device)
+    launched: list[str] = []
+    for name in ("_launch_fused", "_launch_tiles"):
+        launch = getattr(_triton, name)
+        monkeypatch.setattr(_triton, name, lambda *given, n=name, f=launch: (launched.append(n), f(*given)))
+    arguments = dict(inputs.arguments)
+    qkv = arguments.pop("qkv").requires_grad_()
+    with schedule(fused_up_to=SHORT_UP_TO):
+        out = ours(qkv, **arguments)
+    out.sum().backward()
+    assert launched == ["_launch_tiles", "_launch_tiles"]
+
+
+def test_a_schedule_names_bounds_of_the_work_list_only() -> None:
+    with schedule(fused_up_to=256), schedule(bitmask_up_to=128), schedule(fused_up_to=ALL, bitmask_up_to=0):
         pass
-    with pytest.raises(ValueError, match=r"attention: owner_up_to must be one of \(64, .*, got 100"), owner_up_to(100):
+    message = r"attention: fused_up_to must be one of \(64, .*, got 100"
+    with pytest.raises(ValueError, match=message), schedule(fused_up_to=100):
         pass
-    assert OWNER_UP_TO in BOUNDS and SHORT_UP_TO in BOUNDS
+    # a bitmask grows with the square of the length; and up to 64 tokens the forward draws in the kernel anyway
+    for wrong in (64, 100, ALL):
+        message = rf"attention: bitmask_up_to must be 0 or one of \(128, .*512\), got {wrong}"
+        with pytest.raises(ValueError, match=message), schedule(bitmask_up_to=wrong):
+            pass

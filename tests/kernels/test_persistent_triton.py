@@ -18,10 +18,8 @@ pytest.importorskip("triton")
 
 from unmask_kernels import attention, embedding, gelu, layer_norm, linear_gelu
 from unmask_kernels._triton.launch import few_programs
-from unmask_kernels.attention._triton import owner_up_to
-from unmask_kernels.attention._triton_dropout import dropout_bits
+from unmask_kernels.attention import schedule
 from unmask_kernels.capability import INTERPRETING
-from unmask_kernels.documents import BOUNDS
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.attention import attention_case
 from unmask_kernels.testing.compare import compare, same_bits
@@ -38,11 +36,18 @@ else:
 
 LARGE = 1 if INTERPRETING else 4
 LENGTHS = [70, 3, 64, 1, 66] if INTERPRETING else [130, 600, 70, 7, 64, 1, 33] * 4
-two_passes = partial(owner_up_to, BOUNDS[1])
 ROWS: dict[str, tuple[Callable[..., Any], Case, Callable[[], AbstractContextManager[None]]]] = {
     "attention": (attention, attention_case("many", LENGTHS, heads=1, p=0.1), nullcontext),
-    "attention in two passes": (attention, attention_case("many", LENGTHS, heads=1, p=0.1), two_passes),
-    "attention with bits": (attention, attention_case("many", LENGTHS, heads=1, p=0.1), dropout_bits),
+    "attention in two kernels": (
+        attention,
+        attention_case("many", LENGTHS, heads=1, p=0.1),
+        partial(schedule, fused_up_to=64),
+    ),
+    "attention with a bitmask": (
+        attention,
+        attention_case("many", LENGTHS, heads=1, p=0.1),
+        partial(schedule, bitmask_up_to=128),
+    ),
     "embedding": (embedding, embedding_case(LENGTHS, 40, p=0.1), nullcontext),
     "gelu": (gelu, gelu_case(50 * LARGE, 300), nullcontext),
     "layer_norm": (layer_norm, layer_norm_case(60 * LARGE, 128, p=0.1), nullcontext),

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import unmask_kernels
-from unmask_kernels.attention import _triton
-from unmask_kernels.documents import BOUNDS
+from unmask_kernels.attention import schedule
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.attention import attention_case
 from unmask_kernels.testing.compare import same_bits
@@ -34,15 +33,14 @@ RUNS = 50
 MIXED = [512, 33, 300, 129, 1, 64, 480, 200, 0, 97, 256, 400, 70, 511, 128, 17] * 5
 SHORT = [64, 1, 33, 50, 17, 60, 8, 64] * 50
 LONG = [4096, 513, 2000, 1024, 700]
-two_passes = partial(_triton.owner_up_to, BOUNDS[1])
 
 CASES: dict[str, tuple[Case, Callable[[], AbstractContextManager[None]]]] = {
-    "attention-owner": (attention_case("mixed", MIXED, heads=12), nullcontext),
-    "attention-owner-dropout": (attention_case("mixed", MIXED, heads=12, p=0.1), nullcontext),
-    "attention-owner-window": (attention_case("mixed", MIXED, heads=12, window=64), nullcontext),
-    "attention-owner-narrow": (attention_case("mixed", MIXED, heads=12, head_dim=32, causal=True), nullcontext),
-    "attention-owner-bits": (attention_case("mixed", MIXED, heads=12, p=0.1), _triton.dropout_bits),
-    "attention-two-passes": (attention_case("mixed", MIXED, heads=12, p=0.1), two_passes),
+    "attention-fused": (attention_case("mixed", MIXED, heads=12), nullcontext),
+    "attention-fused-dropout": (attention_case("mixed", MIXED, heads=12, p=0.1), nullcontext),
+    "attention-fused-window": (attention_case("mixed", MIXED, heads=12, window=64), nullcontext),
+    "attention-fused-narrow": (attention_case("mixed", MIXED, heads=12, head_dim=32, causal=True), nullcontext),
+    "attention-fused-bitmask": (attention_case("mixed", MIXED, heads=12, p=0.1), partial(schedule, bitmask_up_to=512)),
+    "attention-two-kernels": (attention_case("mixed", MIXED, heads=12, p=0.1), partial(schedule, fused_up_to=64)),
     "attention-wide": (attention_case("mixed", MIXED, heads=8, head_dim=128), nullcontext),
     "attention-short": (attention_case("short", SHORT, heads=12, p=0.1), nullcontext),
     "attention-long": (attention_case("long", LONG, heads=12), nullcontext),

@@ -48,7 +48,7 @@ def test_a_schema_names_the_fields_of_a_record_one_by_one() -> None:
     )
     schema = str(torch.ops.unmask.masking_fwd.default._schema)
     assert "float rate, float[] split, SymInt mask_id" in schema
-    assert str(torch.ops.unmask.attention_bwd.default._schema).endswith("SymInt max_seqlen, str backend) -> Tensor")
+    assert str(torch.ops.unmask.attention_bwd.default._schema).endswith("SymInt bitmask_up_to, str backend) -> Tensor")
 
 
 def test_a_tensor_of_the_arguments_that_changes_before_the_backward_is_refused() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
+from unmask_kernels.attention import schedule
 from unmask_kernels.testing.attention import attention_case
 from unmask_kernels.testing.embedding import embedding_case
 from unmask_kernels.testing.gelu import gelu_case
@@ -52,13 +54,7 @@ CASES: dict[str, list[Case]] = {
 }
 
 
-def _dropout_bits() -> AbstractContextManager[None]:
-    from unmask_kernels.attention._triton import dropout_bits
-
-    return dropout_bits()
-
-
 FORMS: dict[str, dict[str, Callable[[], AbstractContextManager[None]]]] = defaultdict(
-    lambda: {"": nullcontext}, {"attention": {"": nullcontext, "-bits": _dropout_bits}}
+    lambda: {"": nullcontext}, {"attention": {"": nullcontext, "-bitmask": partial(schedule, bitmask_up_to=512)}}
 )
 """Context managers that select a form of a family's kernels, by what the form adds to the name of a case."""

@@ -18,8 +18,8 @@ import triton.language as tl  # noqa: E402
 import unmask_kernels  # noqa: E402
 from offline.emulator import emulated  # noqa: E402
 from unmask_kernels._triton.launch import OPTIONS, few_programs  # noqa: E402
+from unmask_kernels.attention import schedule  # noqa: E402
 from unmask_kernels.capability import INTERPRETING  # noqa: E402
-from unmask_kernels.documents import BOUNDS  # noqa: E402
 from unmask_kernels.testing import contracts  # noqa: E402
 from unmask_kernels.testing.attention import attention_case  # noqa: E402
 from unmask_kernels.testing.compare import same_bits  # noqa: E402
@@ -32,18 +32,6 @@ from unmask_kernels.testing.masking import masking_case  # noqa: E402
 from unmask_kernels.testing.mlm_loss import mlm_loss_case  # noqa: E402
 
 pytestmark = pytest.mark.skipif(INTERPRETING, reason="an interpreted kernel cannot be compiled")
-
-
-def two_passes() -> AbstractContextManager[None]:
-    from unmask_kernels.attention._triton import owner_up_to
-
-    return owner_up_to(BOUNDS[1])
-
-
-def bits() -> AbstractContextManager[None]:
-    from unmask_kernels.attention._triton import dropout_bits
-
-    return dropout_bits()
 
 
 def attend(name: str, lengths: list[int], **settings: Any) -> Case:
@@ -61,12 +49,12 @@ MANY: dict[str, tuple[Case, Form]] = {
         f"attention-short-{head_dim}": (attend("short", [40, 64], head_dim=head_dim, p=p), nullcontext)
         for head_dim, p in ((32, 0.0), (64, 0.1), (96, 0.1), (128, 0.0))
     },
-    "attention-owner": (attend("owner", [300, 70]), nullcontext),
-    "attention-owner-dropout": (attend("owner", [200], p=0.1), nullcontext),
-    "attention-owner-window": (attend("owner", [300], window=40), nullcontext),
-    "attention-owner-narrow": (attend("owner", [300], head_dim=32, causal=True), nullcontext),
-    "attention-bits": (attend("bits", [200, 40], p=0.1), bits),
-    "attention-two_passes": (attend("passes", [200, 70], p=0.1), two_passes),
+    "attention-fused": (attend("fused", [300, 70]), nullcontext),
+    "attention-fused-dropout": (attend("fused", [200], p=0.1), nullcontext),
+    "attention-fused-window": (attend("fused", [300], window=40), nullcontext),
+    "attention-fused-narrow": (attend("fused", [300], head_dim=32, causal=True), nullcontext),
+    "attention-bitmask": (attend("bitmask", [200, 40], p=0.1), partial(schedule, bitmask_up_to=512)),
+    "attention-two_kernels": (attend("two", [200, 70], p=0.1), partial(schedule, fused_up_to=64)),
     "attention-wide": (attend("wide", [200], head_dim=96), nullcontext),
     "attention-widest": (attend("wide", [200], head_dim=128, causal=True), nullcontext),
     "embedding": (embedding_case([20, 7, 30], 256, p=0.1), nullcontext),

@@ -1,5 +1,7 @@
 """The attention family: attention bounded by the documents of a packed row."""
 
-from .op import FAMILY, AttentionCall, attention
+from .arguments import schedule
+from .choice import FAMILY, AttentionCall
+from .op import attention
 
-__all__ = ["FAMILY", "AttentionCall", "attention"]
+__all__ = ["FAMILY", "AttentionCall", "attention", "schedule"]

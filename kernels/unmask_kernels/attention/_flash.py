@@ -1,9 +1,9 @@
-"""flash-attn 2, 3 or 4 on packed documents, where one is installed; `flash_versions` says which one a call gets.
+"""flash-attn 2, 3 or 4 on packed documents, where one is installed; `choice` says which version a call gets.
 
-The forward keeps its log-sum-exp, fp32 (H, T); the backward is asked for a form that gives the same bits every time.
-q, k and v are views of qkv, and 2 and 3 write dq, dk and dv into views of dqkv: nothing is copied. Their grids are
-sized by `max_seqlen`. Names and arguments are those of Dao-AILab/flash-attention in August 2026 (2.8.4); the private
-functions are called because the public ones tie forward and backward together in an autograd graph of their own.
+The backward is the one that gives the same bits every time. q, k and v are views of qkv, and versions 2 and 3 write dq,
+dk and dv into views of dqkv, so nothing is copied. Grids are sized by `max_seqlen`. Names and arguments are those of
+Dao-AILab/flash-attention in August 2026 (2.8.4). The private functions are called, because the public ones tie forward
+and backward together in an autograd graph of their own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from .arguments import Arguments
-from .choice import describe
-from .flash_versions import generation
+from .choice import describe, flash_attn_version
 
 __all__ = ["backward", "forward"]
 
@@ -28,8 +27,8 @@ def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
         return qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32)
     q, k, v = qkv.contiguous().unbind(1)
     left, right = arguments.sides
-    number = generation(describe(qkv, arguments))
-    if number == 2:
+    version = flash_attn_version(describe(qkv, arguments))
+    if version == 2:
         out, lse, *_ = _module("flash_attn.flash_attn_interface")._wrapped_flash_attn_varlen_forward(
             q,
             k,
@@ -41,7 +40,7 @@ def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
             window_size_left=left,
             window_size_right=right,
         )
-    elif number == 3:
+    elif version == 3:
         out, lse, *_ = _module("flash_attn_interface")._flash_attn_forward(
             q,
             k,
@@ -53,7 +52,7 @@ def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
             window_size_right=right,
         )
     else:
-        assert number == 4
+        assert version == 4
         out, lse, *_ = _module("flash_attn.cute.interface")._flash_attn_fwd(
             q,
             k,
@@ -68,7 +67,7 @@ def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-def backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, arguments: Arguments) -> Tensor:
+def backward(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, arguments: Arguments) -> Tensor:
     """Returns dqkv (T, 3, H, K)."""
     dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     if qkv.shape[0] == 0:
@@ -77,15 +76,15 @@ def backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, argumen
     q, k, v = qkv.contiguous().unbind(1)
     dq, dk, dv = dqkv.unbind(1)
     left, right = arguments.sides
-    number = generation(describe(qkv, arguments))
-    if number == 2:
+    version = flash_attn_version(describe(qkv, arguments))
+    if version == 2:
         _module("flash_attn.flash_attn_interface")._wrapped_flash_attn_varlen_backward(
             dout,
             q,
             k,
             v,
             out,
-            statistics,
+            lse,
             dq,
             dk,
             dv,
@@ -99,14 +98,14 @@ def backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, argumen
             None,
             True,
         )
-    elif number == 3:
+    elif version == 3:
         _module("flash_attn_interface")._flash_attn_backward(
             dout,
             q,
             k,
             v,
             out,
-            statistics,
+            lse,
             **_boundaries(arguments),
             dq=dq,
             dk=dk,
@@ -118,14 +117,14 @@ def backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, argumen
             deterministic=True,
         )
     else:
-        assert number == 4
+        assert version == 4
         gradients = _module("flash_attn.cute.interface")._flash_attn_bwd(
             q,
             k,
             v,
             out,
             dout,
-            statistics,
+            lse,
             **_boundaries(arguments),
             softmax_scale=arguments.scale,
             causal=arguments.causal,
@@ -142,7 +141,7 @@ def _module(name: str) -> Any:
 
 
 def _boundaries(arguments: Arguments) -> dict[str, Any]:
-    """By name, in the order in which 2 takes them by position."""
+    """The arguments by name, in the order in which version 2 takes them by position."""
     return {
         "cu_seqlens_q": arguments.cu_seqlens,
         "cu_seqlens_k": arguments.cu_seqlens,

@@ -1,15 +1,25 @@
-"""Attention by PyTorch: its kernel for packed documents where that runs the call, else products of documents in groups.
+"""Attention by PyTorch: `varlen_attn` where that runs the call, else batched products of documents in groups.
 
-`_varlen` needs a GPU from sm_80 on, 16 bits and no dropout, and waits for nothing. `_grouped` runs everything, with
-next to no padding, but reads the lengths on the host: free on a CPU, on a GPU a wait for the device, several a group.
+`torch.nn.attention.varlen.varlen_attn` is PyTorch's own attention on packed documents. It needs a GPU from sm_80 on and
+16 bits, has no dropout, and waits for nothing. It ties its forward and its backward together in an autograd graph, so
+the two operations of ATen beneath it are called here. They are flash-attn 2, unless
+`torch.nn.attention.activate_flash_attention_impl` puts another one there, and their grids are sized by `max_seqlen`. q,
+k and v are views of qkv; dq, dk and dv come back as three tensors and are copied into one.
+
+`_torch_grouped` runs every other call, with next to no padding. It reads the lengths on the host: free on a CPU, and on
+a GPU several waits for the device in each group.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from . import _grouped, _varlen
+from . import _torch_grouped
 from .arguments import Arguments
 from .choice import describe, varlen_refuses
 
@@ -17,14 +27,58 @@ __all__ = ["backward", "forward"]
 
 
 def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
-    """Returns out (T, H, K) and the log-sum-exp, fp32 (H, T), or an empty tensor from groups, which save none."""
-    if not varlen_refuses(describe(qkv, arguments)):
-        return _varlen.forward(qkv, arguments)
-    return _grouped.forward(qkv, arguments), qkv.new_empty(0, dtype=torch.float32)
+    """Returns out (T, H, K) and the log-sum-exp of the scaled scores, fp32 (H, T), or (0,) where groups run."""
+    if varlen_refuses(describe(qkv, arguments)):
+        return _torch_grouped.forward(qkv, arguments), qkv.new_empty(0, dtype=torch.float32)
+    tokens, _, heads, width = qkv.shape
+    if tokens == 0:
+        return qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32)
+    q, k, v = qkv.contiguous().unbind(1)
+    positional, named = _of_varlen(arguments)
+    out, lse, *_ = torch.ops.aten._flash_attention_forward(q, k, v, *positional, False, **named)
+    return out, lse
 
 
-def backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, arguments: Arguments) -> Tensor:
+def backward(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, arguments: Arguments) -> Tensor:
     """Returns dqkv (T, 3, H, K)."""
-    if not varlen_refuses(describe(qkv, arguments)):
-        return _varlen.backward(dout, qkv, out, statistics, arguments)
-    return _grouped.backward(dout, qkv, arguments)
+    if varlen_refuses(describe(qkv, arguments)):
+        return _torch_grouped.backward(dout, qkv, arguments)
+    if qkv.shape[0] == 0:
+        return torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    q, k, v = qkv.contiguous().unbind(1)
+    # the states of dropout's random numbers, which are not used
+    unused = torch.zeros(2, dtype=torch.uint64, device=qkv.device)
+    positional, named = _of_varlen(arguments)
+    with _deterministic():
+        gradients = torch.ops.aten._flash_attention_backward(
+            dout.contiguous(), q, k, v, out, lse, *positional, unused, unused, **named
+        )
+    return torch.stack(gradients, dim=1)
+
+
+def _of_varlen(arguments: Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What both operations are given, without dropout: by position after the tensors, and by name."""
+    cu_seqlens, max_seqlen = arguments.cu_seqlens, arguments.max_seqlen
+    left, right = arguments.sides
+    named = {"scale": arguments.scale, "window_size_left": left, "window_size_right": right}
+    return (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, 0.0, arguments.causal), named
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """PyTorch's deterministic algorithms: without them the backward of flash-attn 2 adds to dq in any order."""
+    if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
+        yield
+        return
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    # filling fresh memory with NaN is for tests
+    memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warned_only)
+        memory.fill_uninitialized_memory = filled

@@ -1,67 +1,52 @@
 """Triton attention: which kernel takes which documents, with which tiles, and the launches.
 
-    length               forward                          backward
-    up to SHORT_UP_TO    the document in one tile         `_triton_short`: 5 products, one pass
-    up to OWNER_UP_TO    tiles of rows, online softmax    `owner_kernel`: 5 products, one program a document and head
-    longer               the same                         `grad_query_kernel`, `grad_key_value_kernel`: 7 products
+    length of a document       forward                           backward up to SHORT_UP_TO          one tile
+    `short_backward_kernel`, 5 products up to fused_up_to          tiles of rows, online softmax
+    `fused_backward_kernel`, 5 products longer                     the same
+    `grad_query_kernel`, `grad_key_value_kernel`, 7 products
 
-The rule looks at a document's own length only, so a document gives the same bits wherever it is packed. q, k and v are
-read where the projection left them, dq, dk and dv written into one (T, 3, H, K). No result depends on timing: each
-element is written by one program, in one order. Kernels draw their own dropout; in a block of `dropout_bits` they read
-what `_triton_dropout` drew, as far as documents have such words.
+The rule looks at a document's own length and at the call, so a document gives the same bits wherever it is packed. q, k
+and v are read where the projection left them; dq, dk and dv are written into one (T, 3, H, K). No result depends on
+timing: each element is written by one program, in one order.
+
+Tiles are the largest that spill no register in 16 bits with Triton 3.6.0 and 3.9.0. Registers decide: drawing dropout
+in the kernel takes many, for eight columns of a row at once; a bitmask takes few; a band takes some for its bounds. No
+warp may repeat what another one does: a warp of sm_80 forms 16 rows of a product, and four warps of sm_90 form 64. A
+tile that reads a bitmask has whole words of it, 32 elements. docs/kernels/attention.md lists the registers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from unmask_kernels import philox
+from unmask_kernels import capability, philox
 from unmask_kernels._triton.launch import OPTIONS, device_guard, persistent_programs
 from unmask_kernels.documents import BOUNDS, TILE_ROWS, TILES_HEAD
 
-from ._triton_backward import grad_key_value_kernel, grad_query_kernel, owner_kernel
-from ._triton_dropout import bits_up_to, draw_by_row, draw_for_backward, dropout_bits
+from ._triton_backward import fused_backward_kernel, grad_key_value_kernel, grad_query_kernel, short_backward_kernel
+from ._triton_dropout import draw_for_backward, draw_for_forward
 from ._triton_forward import forward_kernel
-from ._triton_short import short_backward_kernel
-from ._triton_sizes import tile
-from .arguments import Arguments
+from .arguments import SHORT_UP_TO, Arguments
 
-__all__ = ["OWNER_UP_TO", "SHORT_UP_TO", "backward", "dropout_bits", "forward", "owner_up_to"]
+__all__ = ["backward", "forward"]
 
-SHORT_UP_TO = 64
-OWNER_UP_TO = 512
-"""Elements of `BOUNDS`. The owner saves two products in seven and half of the exponentials and random numbers; longer
-documents need the parallelism of tiles more."""
-WIDEST_OWNER = 64
-"""The owner's five products fill the registers: with wider heads its tiles get so small that the two passes do less."""
+WIDEST_FUSED = 64
+"""The five products of the fused backward fill the registers. With wider heads its tiles are so small that the two
+kernels for long documents do less work together."""
 
 _LOG2_E = 1.4426950408889634
 _NOTHING_HIDDEN = 1 << 30
 _ALL = BOUNDS[-1]
-_owner_bound = [OWNER_UP_TO]
-
-
-@contextmanager
-def owner_up_to(length: int) -> Iterator[None]:
-    """Inside the block the owner's form of the backward takes documents up to `length`, an element of `BOUNDS`."""
-    if length not in BOUNDS or length < SHORT_UP_TO:
-        raise ValueError(f"attention: owner_up_to must be one of {BOUNDS[BOUNDS.index(SHORT_UP_TO) :]}, got {length}")
-    previous = _owner_bound[0]
-    _owner_bound[0] = length
-    try:
-        yield
-    finally:
-        _owner_bound[0] = previous
+# tensor cores of these read operands from registers, those of sm_90 and sm_100 from shared memory
+_FROM_REGISTERS = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")
 
 
 def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
-    """out (T, H, K) and the base-2 log-sum-exp of the scores, fp32 (H, T)."""
+    """Returns out (T, H, K) and the base-2 log-sum-exp of the scores, fp32 (H, T)."""
     tokens, _, heads, width = qkv.shape
     qkv = qkv.contiguous()
     out = qkv.new_empty((tokens, heads, width))
@@ -70,121 +55,119 @@ def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
         return out, lse
     shared = _shared(qkv, arguments) | {"out_ptr": out, "lse_ptr": lse, "slots": len(arguments.keys)}
     with device_guard(qkv):
-        drawn = draw_by_row(qkv, arguments)
-        for lower, upper, words in _cut(SHORT_UP_TO, _ALL, arguments.max_seqlen, drawn, short=True):
-            size = tile("forward", qkv, arguments, words)
-            parts = TILE_ROWS // size.rows
-            forward_kernel[(persistent_programs(qkv, len(arguments.tiles) * heads * parts, size.programs),)](
-                words_ptr=words,
+        drawn = draw_for_forward(qkv, arguments)
+        for lower, upper, bitmask in _launches(SHORT_UP_TO, _ALL, arguments, drawn, takes_short=True):
+            tile = _tile("forward", qkv, arguments, bitmask)
+            parts = TILE_ROWS // tile.rows
+            forward_kernel[(persistent_programs(qkv, len(arguments.tiles) * heads * parts, tile.programs),)](
+                bitmask_ptr=bitmask,
                 upper=BOUNDS.index(upper),
-                bound_long=BOUNDS.index(lower),
-                # short documents are in the launch of the shortest long ones
-                bound_short=0 if lower == SHORT_UP_TO else BOUNDS.index(lower),
+                lower=BOUNDS.index(lower),
+                # the launch of the shortest long documents takes the short ones too
+                lower_short=0 if lower == SHORT_UP_TO else BOUNDS.index(lower),
                 PARTS=parts,
-                SIZE=SHORT_UP_TO,
-                restore=1.0 / (1.0 - arguments.p),
-                **size.options(),
+                SHORT=SHORT_UP_TO,
+                inv_keep=1.0 / (1.0 - arguments.p),
+                **tile.options(),
                 **shared,
             )
     return out, lse
 
 
-def backward(dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, arguments: Arguments) -> Tensor:
-    """dqkv (T, 3, H, K)."""
+def backward(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, arguments: Arguments) -> Tensor:
+    """Returns dqkv (T, 3, H, K)."""
     qkv = qkv.contiguous()
     dqkv = torch.empty_like(qkv)
     if len(qkv) == 0:
         return dqkv
-    kept, max_seqlen = 1.0 - arguments.p, arguments.max_seqlen
+    keep_probability = 1.0 - arguments.p
     shared = _shared(qkv, arguments) | {
         "dout_ptr": dout.contiguous(),
-        "lse_ptr": statistics,
+        "lse_ptr": lse,
         "dqkv_ptr": dqkv,
-        "factor_grad": arguments.scale / kept,
+        "scale_grad": arguments.scale / keep_probability,
     }
-    owned = _owner_bound[0] if qkv.shape[3] <= WIDEST_OWNER else SHORT_UP_TO
+    of_query: dict[str, Any] = {"out_ptr": out, "keep_probability": keep_probability}
+    of_key_value: dict[str, Any] = {"inv_keep": 1.0 / keep_probability}
+    fused_up_to = arguments.fused_up_to if qkv.shape[3] <= WIDEST_FUSED else SHORT_UP_TO
     with device_guard(qkv):
-        by_row, by_column = draw_for_backward(qkv, arguments, SHORT_UP_TO, owned)
-        _launch_short(qkv, kept, shared | {"words_ptr": by_row})
-        if max_seqlen > SHORT_UP_TO:
-            shared["delta_ptr"] = torch.empty_like(statistics)
-            for lower, upper, words in _cut(SHORT_UP_TO, owned, max_seqlen, by_column):
-                _launch_owner(qkv, arguments, out, lower, upper, shared | {"words_ptr": words})
-            # the first pass writes delta for the second
-            for kernel, of_kernel, extra in (
-                (grad_query_kernel, by_row, {"out_ptr": out, "kept": kept}),
-                (grad_key_value_kernel, by_column, {"restore": 1.0 / kept}),
+        by_row, by_column = draw_for_backward(qkv, arguments, SHORT_UP_TO, fused_up_to)
+        _launch_short(qkv, shared | of_key_value | {"bitmask_ptr": by_row})
+        if arguments.max_seqlen > SHORT_UP_TO:
+            shared["delta_ptr"] = torch.empty_like(lse)
+            for lower, upper, bitmask in _launches(SHORT_UP_TO, fused_up_to, arguments, by_column):
+                extra = of_query | of_key_value | {"bitmask_ptr": bitmask}
+                _launch_fused(qkv, arguments, lower, upper, shared | extra)
+            # grad_query_kernel writes delta for grad_key_value_kernel
+            for kernel, drawn, extra in (
+                (grad_query_kernel, by_row, of_query),
+                (grad_key_value_kernel, by_column, of_key_value),
             ):
-                for lower, upper, words in _cut(owned, _ALL, max_seqlen, of_kernel):
-                    _launch_pass(kernel, qkv, arguments, lower, upper, shared | extra | {"words_ptr": words})
+                for lower, upper, bitmask in _launches(fused_up_to, _ALL, arguments, drawn):
+                    _launch_tiles(kernel, qkv, arguments, lower, upper, shared | extra | {"bitmask_ptr": bitmask})
     return dqkv
 
 
-def _launch_short(qkv: Tensor, kept: float, shared: dict[str, Any]) -> None:
+def _launch_short(qkv: Tensor, shared: dict[str, Any]) -> None:
     items = (shared["tiles_ptr"].shape[0] - TILES_HEAD) * qkv.shape[2]
     short_backward_kernel[(persistent_programs(qkv, items, 2),)](
         upper=BOUNDS.index(SHORT_UP_TO),
         lower=0,
-        SIZE=SHORT_UP_TO,
+        SHORT=SHORT_UP_TO,
         num_warps=8 if qkv.shape[3] > 64 else 4,
         num_stages=1,
-        restore=1.0 / kept,
         **shared,
     )
 
 
-def _launch_owner(
-    qkv: Tensor, arguments: Arguments, out: Tensor, lower: int, upper: int, shared: dict[str, Any]
-) -> None:
-    size = tile("owner", qkv, arguments, shared["words_ptr"])
+def _launch_fused(qkv: Tensor, arguments: Arguments, lower: int, upper: int, shared: dict[str, Any]) -> None:
+    tile = _tile("fused", qkv, arguments, shared["bitmask_ptr"])
     items = (len(arguments.tiles) - TILES_HEAD) * qkv.shape[2]
-    programs = persistent_programs(qkv, items, size.programs)
-    rows = triton.cdiv(min(upper, arguments.max_seqlen), size.rows) * size.rows
+    programs = persistent_programs(qkv, items, tile.programs)
+    rows = triton.cdiv(min(upper, arguments.max_seqlen), tile.rows) * tile.rows
     scratch = qkv.new_empty((programs, rows, shared["BLOCK_K"]), dtype=torch.float32)
-    owner_kernel[(programs,)](
-        out_ptr=out,
-        kept=1.0 - arguments.p,
-        restore=1.0 / (1.0 - arguments.p),
+    fused_backward_kernel[(programs,)](
         scratch_ptr=scratch,
         scratch_rows=rows,
         upper=BOUNDS.index(upper),
         lower=BOUNDS.index(lower),
-        **size.options(),
+        **tile.options(),
         **shared,
     )
 
 
-def _launch_pass(
+def _launch_tiles(
     kernel: Any, qkv: Tensor, arguments: Arguments, lower: int, upper: int, shared: dict[str, Any]
 ) -> None:
-    by_rows = kernel is grad_query_kernel
-    size = tile("grad_query" if by_rows else "grad_key_value", qkv, arguments, shared["words_ptr"])
+    of_rows = kernel is grad_query_kernel
+    tile = _tile("grad_query" if of_rows else "grad_key_value", qkv, arguments, shared["bitmask_ptr"])
     slots = len(arguments.keys)
-    parts = TILE_ROWS // (size.rows if by_rows else size.columns)
+    parts = TILE_ROWS // (tile.rows if of_rows else tile.columns)
     items = (len(arguments.tiles) - TILES_HEAD - slots) * qkv.shape[2] * parts
-    kernel[(persistent_programs(qkv, items, size.programs),)](
+    kernel[(persistent_programs(qkv, items, tile.programs),)](
         slots=slots,
         upper=BOUNDS.index(upper),
         lower=BOUNDS.index(lower),
         PARTS=parts,
-        **size.options(),
+        **tile.options(),
         **shared,
     )
 
 
-def _cut(
-    lower: int, upper: int, max_seqlen: int, words: Tensor | None, short: bool = False
+def _launches(
+    lower: int, upper: int, arguments: Arguments, bitmask: Tensor | None, takes_short: bool = False
 ) -> list[tuple[int, int, Tensor | None]]:
-    """The launches for lengths in (lower, upper], none that no document needs unless it also takes `short` ones.
+    """The launches for lengths in (lower, upper], as (lower, upper, bitmask).
 
-    Documents without words, longer than those whose dropout is drawn beforehand, have a launch of their own.
+    A launch that no document can need is left out, unless it also takes short documents. Documents that are too long
+    for the bitmask have a launch of their own.
     """
-    max_seqlen, bound = min(upper, max_seqlen), bits_up_to()
-    if words is None or max_seqlen <= bound:
-        return [(lower, upper, words)] if short or max_seqlen > lower else []
+    longest, bound = min(upper, arguments.max_seqlen), arguments.bitmask_up_to
+    if bitmask is None or longest <= bound:
+        return [(lower, upper, bitmask)] if takes_short or longest > lower else []
     if bound <= lower:
         return [(lower, upper, None)]
-    return [(bound, upper, None), (lower, bound, words)]
+    return [(bound, upper, None), (lower, bound, bitmask)]
 
 
 def _shared(qkv: Tensor, arguments: Arguments) -> dict[str, Any]:
@@ -194,7 +177,7 @@ def _shared(qkv: Tensor, arguments: Arguments) -> dict[str, Any]:
         raise ValueError(
             f"attention: backend 'triton' needs a scale above 0, got {arguments.scale}; ask for backend 'torch'"
         )
-    back, ahead = (_NOTHING_HIDDEN if side < 0 else side for side in arguments.sides)
+    left, right = (_NOTHING_HIDDEN if side < 0 else side for side in arguments.sides)
     tokens, _, heads, width = qkv.shape
     return {
         "tiles_ptr": arguments.tiles,
@@ -202,15 +185,84 @@ def _shared(qkv: Tensor, arguments: Arguments) -> dict[str, Any]:
         "keys_ptr": None if arguments.key is None else arguments.keys,
         "qkv_ptr": qkv,
         "tokens": tokens,
-        "back": back,
-        "ahead": ahead,
-        "factor": arguments.scale * _LOG2_E,
+        "left": left,
+        "right": right,
+        "scale_log2": arguments.scale * _LOG2_E,
         "threshold": philox.threshold(arguments.p),
         "HEADS": heads,
         "K": width,
         "BANDED": arguments.banded,
-        "HAS_DROPOUT": arguments.p > 0.0,
-        "LISTS": TILES_HEAD,
+        "HEAD_LINES": TILES_HEAD,
         "BLOCK_K": triton.next_power_of_2(width),
         **OPTIONS,
     }
+
+
+class TileShape(NamedTuple):
+    """A kernel's tile of scores, and what goes with it.
+
+    Attributes:
+        rows, columns: of the tile.
+        warps, stages: of a program, and of its pipeline.
+        programs: at a time on a multiprocessor.
+        registers: that a thread may have; None: no limit is asked for.
+    """
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+    programs: int = 1
+    registers: int | None = None
+
+    def options(self) -> dict[str, int]:
+        """As arguments of a launch."""
+        options = {"ROWS": self.rows, "COLUMNS": self.columns, "num_warps": self.warps, "num_stages": self.stages}
+        return options if self.registers is None else options | {"maxnreg": self.registers}
+
+
+def _tile(kernel: str, qkv: Tensor, arguments: Arguments, bitmask: Tensor | None) -> TileShape:
+    """The tile of "forward", "fused", "grad_query" or "grad_key_value" for this call."""
+    if qkv.dtype == torch.float32:
+        return TileShape(64, 32, 4, 1) if kernel in ("forward", "grad_query") else TileShape(32, 64, 4, 1)
+    dropped = arguments.p > 0.0
+    drawn = dropped and bitmask is None
+    # a band and dropout together leave the fewest registers
+    tight = dropped and arguments.banded
+    if capability.architecture(qkv) in _FROM_REGISTERS:
+        return _tile_from_registers(kernel, qkv.shape[3] > 64, drawn, tight)
+    if qkv.shape[3] > 64:
+        return _tile_of_wide_heads(kernel, dropped, drawn)
+    if kernel == "grad_query":
+        return TileShape(128, 64, 8, 2) if dropped or arguments.banded else TileShape(128, 64, 8, 2, 2, registers=128)
+    if kernel == "grad_key_value":
+        return TileShape(32 if tight else 64, 128, 8, 2)
+    if kernel == "fused":
+        return TileShape(32 if drawn or tight else 64, 128, 8, 2)
+    # half the registers: two programs on a multiprocessor, so that one multiplies while the other exponentiates
+    return TileShape(128, 64, 8, 2, registers=255) if drawn else TileShape(128, 32 if dropped else 64, 8, 2, 2, 128)
+
+
+def _tile_from_registers(kernel: str, wide: bool, drawn: bool, tight: bool) -> TileShape:
+    if kernel == "fused":
+        if tight and not drawn:
+            return TileShape(32, 32, 2, 2, 4, registers=255)
+        return TileShape(16 if drawn else 32, 64, 4, 2, 2, registers=255)
+    if wide:
+        few = kernel == "grad_key_value" and not (drawn or tight)
+        return TileShape(32, 64, 4, 2, 2) if few else TileShape(64, 64, 8, 2)
+    if kernel == "forward":
+        return TileShape(64, 64, 4, 2, 2, registers=255)
+    # without a limit the assembler spills to reach two programs on a multiprocessor
+    return (
+        TileShape(128, 32, 8, 2, registers=255) if kernel == "grad_query" else TileShape(32, 128, 8, 2, registers=255)
+    )
+
+
+def _tile_of_wide_heads(kernel: str, dropped: bool, drawn: bool) -> TileShape:
+    """For heads of more than 64 elements, which the fused backward does not take."""
+    if kernel == "grad_key_value":
+        return TileShape(32, 64, 8, 2) if drawn else TileShape(32, 64, 4, 2, 2)
+    # reading a bitmask takes the last registers of the forward, drawing those of grad_query
+    small = drawn if kernel == "grad_query" else dropped and not drawn
+    return TileShape(128, 32 if small else 64, 8, 2)

@@ -1,21 +1,23 @@
-"""Dropout drawn beforehand: a bit for every attention probability, the same ones that `keep_tile` draws in a kernel.
+"""Dropout of attention's Triton kernels: drawn where it is needed, or drawn before into a bitmask and read.
 
-Words of 32 bits, int32 (W, H, T), hold documents of at most 32 W tokens, each in one of two ways:
+Both ways keep the same elements, those of `philox.keep_scores`. `keep_tile` gives a kernel the elements of its tile.
 
-    by row       word [w, h, t]: the row of token t, columns 32 w : 32 w + 32
-    by column    word [w, h, t]: the column of token t, rows 32 w : 32 w + 32
+The bitmask, int32 (W, H, T), has one bit for each attention probability of the documents up to
+`arguments.bitmask_up_to` tokens, which is 32 W at most. A document lies in it in one of two orders:
 
-so that the words of neighbouring members of a tile are one line of memory, and one of them serves 32 elements. A
-program is a warp with 32 rows of a document and a head: a thread draws a word of its row with four calls, and no bit
-crosses shared memory; for words by column the warp exchanges bits, five times a word. The grid is persistent over the
-tiles of the work list, as those of attention are. Memory: T H 4 W bytes, 64 a token and head for documents of 512
-tokens, of which s / 8 are written for a document of s; drawn for each direction, nothing is kept between them.
+    by row       [w, h, t]: the row of token t, columns 32 w : 32 w + 32
+    by column    [w, h, t]: the column of token t, rows 32 w : 32 w + 32
+
+So the words that neighbouring rows (or columns) of a tile need are neighbours in memory, and one word serves 32
+elements. A program of the kernel that draws is one warp; it takes 32 rows of a document and a head. A thread draws each
+word of its row with four calls of Philox, and no bit crosses shared memory. For the order by column the warp transposes
+32 words in five exchanges. Memory: 4 W H T bytes, that is 64 bytes for each token and head where documents have up to
+512 tokens. Each direction draws for itself, and nothing is kept between the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -24,33 +26,89 @@ from torch import Tensor
 
 from unmask_kernels import philox
 from unmask_kernels._triton.launch import OPTIONS, persistent_programs
+from unmask_kernels._triton.random import keep_scores
 from unmask_kernels.documents import BOUNDS, TILE_ROWS, TILES_HEAD
 
-from ._triton_tile import entry
+from ._triton_documents import load_item
 from .arguments import Arguments
 
-__all__ = ["BITS_UP_TO", "bits_up_to", "draw_by_row", "draw_for_backward", "dropout_bits"]
+__all__ = ["Dropout", "draw_for_backward", "draw_for_forward", "keep_tile"]
 
-BITS_UP_TO = 512
-"""Longer documents draw in the kernel: words of a document grow with the square of its length."""
+_PROGRAMS = 32  # on a multiprocessor, each of one warp
 
-_PROGRAMS = 32
-_bound = [0]
+
+class Dropout(NamedTuple):
+    """What `keep_tile` reads.
+
+    Attributes:
+        key_ptr, keys_ptr: key of the call, int64 scalar, and of the documents, int64 (S,); None without dropout.
+        bitmask_ptr: int32 (W, H, T); None where the elements are drawn in the kernel.
+        threshold: `philox.threshold(p)`.
+        tokens, HEADS: T and H.
+    """
+
+    key_ptr: Any
+    keys_ptr: Any
+    bitmask_ptr: Any
+    threshold: Any
+    tokens: Any
+    HEADS: Any
 
 
 @triton.jit
-def _draw(key, low, high, head, row, column, bound):
-    """uint32, for each row: which of the elements column : column + 32 are kept, as `keep_scores` decides."""
+def keep_tile(
+    dropout, item, first_row, first_column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TRANSPOSED: tl.constexpr = False
+):  # fmt: skip
+    """Which elements of a tile survive, bool (ROWS, COLUMNS), or (COLUMNS, ROWS) if TRANSPOSED.
+
+    A bitmask must hold the document by row, or by column if TRANSPOSED.
+    """
+    if dropout.bitmask_ptr is None:
+        key, document_key = tl.load(dropout.key_ptr), tl.load(dropout.keys_ptr + item.document)
+        keep = keep_scores(key, document_key, item.head, first_row, first_column, dropout.threshold, ROWS, COLUMNS)
+        if TRANSPOSED:
+            keep = tl.trans(keep)
+    elif TRANSPOSED:
+        keep = _read_bits(dropout, item, first_column, first_row, COLUMNS, ROWS)
+    else:
+        keep = _read_bits(dropout, item, first_row, first_column, ROWS, COLUMNS)
+    return keep
+
+
+@triton.jit
+def _read_bits(dropout, item, first, other, MEMBERS: tl.constexpr, OTHERS: tl.constexpr):
+    """The bits of members first : first + MEMBERS for others other : other + OTHERS, bool (MEMBERS, OTHERS).
+
+    Members are rows and others columns of a document that lies by row; the other way round by column.
+    """
+    tl.static_assert(OTHERS % 32 == 0, "a tile that reads a bitmask has whole words")
+    bitmask_ptr = dropout.bitmask_ptr + (tl.cast(item.head, tl.int64) * dropout.tokens + item.start)
+    member = first + tl.arange(0, MEMBERS)
+    bit = tl.arange(0, OTHERS)[None, :]
+    words = tl.zeros((MEMBERS, OTHERS), dtype=tl.int32)
+    # One load for each word: if a tile of words is loaded and reshaped, sm_90 waits for each product alone.
+    for word in tl.static_range(OTHERS // 32):
+        plane = tl.cast(other // 32 + word, tl.int64) * (dropout.HEADS * dropout.tokens)
+        some = tl.load(bitmask_ptr + plane + member, mask=member < item.length, other=0)
+        words = tl.where(bit // 32 == word, some[:, None], words)
+    # Of a column's number, a thread of a tensor core's result has bits 1 and 2 to itself. So the shift is one value
+    # for each thread and word, and everything else is a constant.
+    return ((words >> (bit & 6)) & (1 << (bit & 25))) != 0
+
+
+@triton.jit
+def _draw_word(key, low, high, head, row, column, bound):
+    """For each row, which of the elements column : column + 32 survive, uint32; as `keep_scores` decides."""
     zero = row ^ row
-    words = zero
+    word = zero
     for part in tl.static_range(4):
         counter = (row << 16) | tl.cast(column // 8 + part, tl.uint32)
-        call = tl.philox(key, counter, tl.cast(head, tl.uint32) + zero, low + zero, high + zero)
+        lanes = tl.philox(key, counter, tl.cast(head, tl.uint32) + zero, low + zero, high + zero)
         for j in tl.static_range(4):
-            # the bound stands in the upper half, where the low half of a word is with one shift, the high one without
-            words |= tl.where((call[j] << 16) >= bound, 1 << (8 * part + 2 * j), zero)
-            words |= tl.where(call[j] >= bound, 2 << (8 * part + 2 * j), zero)
-    return words
+            # bound is in the upper 16 bits: a low lane gets there with a shift, a high one is there
+            word |= tl.where((lanes[j] << 16) >= bound, 1 << (8 * part + 2 * j), zero)
+            word |= tl.where(lanes[j] >= bound, 2 << (8 * part + 2 * j), zero)
+    return word
 
 
 @triton.jit
@@ -65,7 +123,7 @@ def _exchange(words, SIZE: tl.constexpr):
 
 
 @triton.jit
-def _transposed(words):
+def _transpose(words):
     """Bit i of word j becomes bit j of word i, uint32 (32,)."""
     for step in tl.static_range(5):
         words = _exchange(words, 16 >> step)
@@ -75,91 +133,77 @@ def _transposed(words):
 @triton.jit(
     do_not_specialize=["tokens", "slots", "upper", "lower", "threshold"], do_not_specialize_on_alignment=["key_ptr"]
 )
-def _draw_kernel(
-    words_ptr, tiles_ptr, key_ptr, keys_ptr, tokens, slots, upper, lower, threshold,
-    HEADS: tl.constexpr, LISTS: tl.constexpr, BY_COLUMN: tl.constexpr, PARTS: tl.constexpr,
+def draw_bitmask_kernel(
+    bitmask_ptr, tiles_ptr, key_ptr, keys_ptr, tokens, slots, upper, lower, threshold,
+    HEADS: tl.constexpr, HEAD_LINES: tl.constexpr, BY_COLUMN: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """The words of the documents with a length in (BOUNDS[lower], BOUNDS[upper]]."""
+    """The bitmask of the documents with a length in (BOUNDS[lower], BOUNDS[upper]].
+
+    Args: as in `forward_kernel`; PARTS times 32 rows are a tile of the work list.
+    """
     key = tl.load(key_ptr)
     bound = threshold.to(tl.uint32) << 16
     begin = tl.load(tiles_ptr + 4 * upper + 1) * HEADS * PARTS
     end = tl.load(tiles_ptr + 4 * lower + 1) * HEADS * PARTS
-    for item in range(begin + tl.program_id(0), end, tl.num_programs(0)):
-        head, tile = item % HEADS, item // HEADS
-        document, first, start, length = entry(tiles_ptr, LISTS + slots + tile // PARTS)
-        first += tile % PARTS * 32
-        document_key = tl.load(keys_ptr + document)
+    for index in range(begin + tl.program_id(0), end, tl.num_programs(0)):
+        part = index // HEADS
+        item = load_item(tiles_ptr, HEAD_LINES + slots + part // PARTS, index % HEADS)
+        first = item.first_row + part % PARTS * 32
+        document_key = tl.load(keys_ptr + item.document)
         low = (document_key & 0xFFFFFFFF).to(tl.uint32)
         high = ((document_key >> 32) & 0xFFFFFFFF).to(tl.uint32)
         row = first + tl.arange(0, 32)
         # nothing for a part past the end of its document
-        for column in range(0, tl.where(first < length, length, 0), 32):
-            words = _draw(key, low, high, head, row.to(tl.uint32), column, bound)
-            member, word = row, column // 32
+        for column in range(0, tl.where(first < item.length, item.length, 0), 32):
+            words = _draw_word(key, low, high, item.head, row.to(tl.uint32), column, bound)
+            member, plane = row, column // 32
             if BY_COLUMN:
-                words = _transposed(words)
-                member, word = column + tl.arange(0, 32), first // 32
-            line = tl.cast(word * HEADS + head, tl.int64) * tokens + start
-            tl.store(words_ptr + line + member, words.to(tl.int32, bitcast=True), mask=member < length)
+                words = _transpose(words)
+                member, plane = column + tl.arange(0, 32), first // 32
+            line = tl.cast(plane * HEADS + item.head, tl.int64) * tokens + item.start
+            tl.store(bitmask_ptr + line + member, words.to(tl.int32, bitcast=True), mask=member < item.length)
 
 
-@contextmanager
-def dropout_bits(up_to: int = BITS_UP_TO) -> Iterator[None]:
-    """Inside the block dropout of documents up to `up_to` is drawn beforehand: the same bits of every result.
-
-    Args:
-        up_to: 128, 256 or 512; a token and head take up_to / 8 bytes while a direction runs.
-    """
-    if up_to not in BOUNDS[2:-1]:
-        raise ValueError(f"attention: dropout_bits must be up to one of {BOUNDS[2:-1]}, got {up_to}")
-    previous = _bound[0]
-    _bound[0] = up_to
-    try:
-        yield
-    finally:
-        _bound[0] = previous
+def draw_for_forward(qkv: Tensor, arguments: Arguments) -> Tensor | None:
+    """The bitmask by row, int32 (W, H, T); None where dropout is drawn in the kernel, or there is none."""
+    return _draw(qkv, arguments, 0, arguments.bitmask_up_to) if _wanted(arguments) else None
 
 
-def bits_up_to() -> int:
-    """The longest document whose dropout is drawn beforehand, 0 for none."""
-    return _bound[0]
+def draw_for_backward(
+    qkv: Tensor, arguments: Arguments, short_up_to: int, fused_up_to: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Bitmasks by row and by column, int32 (W, H, T) each.
 
-
-def draw_by_row(qkv: Tensor, arguments: Arguments) -> Tensor | None:
-    """The words of a forward, int32 (W, H, T); None where dropout is drawn in the kernel, or there is none."""
-    return _launch(qkv, arguments, 0, _bound[0]) if _wanted(arguments) else None
-
-
-def draw_for_backward(qkv: Tensor, arguments: Arguments, short: int, owned: int) -> tuple[Tensor | None, Tensor | None]:
-    """Words by row and by column: up to `short` tokens by row, longer documents by column, over `owned` in both ways.
-
-    The two are one tensor where no document needs both.
+    Documents up to `short_up_to` tokens lie by row, longer ones by column, and those over `fused_up_to` in both orders.
+    The two results are one tensor where no document needs both.
     """
     if not _wanted(arguments):
         return None, None
-    both = owned < min(arguments.max_seqlen, _bound[0])
-    by_row = _launch(qkv, arguments, 0, _bound[0] if both else short)
-    return by_row, _launch(qkv, arguments, short, _bound[0], by_column=True, into=None if both else by_row)
+    up_to = arguments.bitmask_up_to
+    both = fused_up_to < min(arguments.max_seqlen, up_to)
+    by_row = _draw(qkv, arguments, 0, up_to if both else short_up_to)
+    return by_row, _draw(qkv, arguments, short_up_to, up_to, by_column=True, into=None if both else by_row)
 
 
 def _wanted(arguments: Arguments) -> bool:
-    return _bound[0] > 0 and arguments.p > 0.0
+    return arguments.bitmask_up_to > 0 and arguments.p > 0.0
 
 
-def _launch(
+def _draw(
     qkv: Tensor, arguments: Arguments, lower: int, upper: int, by_column: bool = False, into: Tensor | None = None
 ) -> Tensor:
-    """Words of the documents with a length in (lower, upper]; W serves whole tiles of the longest document."""
+    """The bitmask of the documents with a length in (lower, upper]; W is enough for whole tiles of the longest one."""
     tokens, _, heads, _ = qkv.shape
     tiles, parts = arguments.tiles, TILE_ROWS // 32
+    longest = min(arguments.max_seqlen, arguments.bitmask_up_to)
     if into is None:
-        words = triton.cdiv(min(arguments.max_seqlen, _bound[0]), TILE_ROWS) * parts
+        words = triton.cdiv(longest, TILE_ROWS) * parts
         into = torch.empty((words, heads, tokens), dtype=torch.int32, device=qkv.device)
     if lower < min(arguments.max_seqlen, upper):
         slots = len(arguments.keys)
         items = (len(tiles) - TILES_HEAD - slots) * heads * parts
-        _draw_kernel[(persistent_programs(qkv, items, _PROGRAMS),)](
-            words_ptr=into,
+        draw_bitmask_kernel[(persistent_programs(qkv, items, _PROGRAMS),)](
+            bitmask_ptr=into,
             tiles_ptr=tiles,
             key_ptr=arguments.key,
             keys_ptr=arguments.keys,
@@ -169,7 +213,7 @@ def _launch(
             lower=BOUNDS.index(lower),
             threshold=philox.threshold(arguments.p),
             HEADS=heads,
-            LISTS=TILES_HEAD,
+            HEAD_LINES=TILES_HEAD,
             BY_COLUMN=by_column,
             PARTS=parts,
             num_warps=1,

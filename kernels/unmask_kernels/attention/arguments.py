@@ -1,27 +1,77 @@
-"""What a call of attention says beside qkv: one record, which every backend takes in both directions."""
+"""What a call of attention says beside qkv, and the schedule that the Triton backend works by."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from torch import Tensor
 
-from ..documents import Documents
+from ..documents import BOUNDS, Documents
 
-__all__ = ["Arguments"]
+__all__ = ["SHORT_UP_TO", "Arguments", "schedule"]
+
+SHORT_UP_TO = 64
+"""Documents up to this length are one tile of the Triton backend; an element of `BOUNDS`."""
+
+
+class _Schedule(NamedTuple):
+    fused_up_to: int = 512
+    bitmask_up_to: int = 0
+
+
+# A variable of the module, not a ContextVar, which torch.compile cannot trace. Only `Arguments.of` reads it.
+_schedule = _Schedule()
+
+
+@contextmanager
+def schedule(*, fused_up_to: int | None = None, bitmask_up_to: int | None = None) -> Iterator[None]:
+    """Change how the Triton backend works for the calls inside the block, forward and backward.
+
+    For tests and measurements: results keep their meaning, and may add up in another order.
+
+    Args:
+        fused_up_to: documents up to this length take the fused backward, which makes dq, dk and dv in one kernel; an
+            element of `BOUNDS` from 64 on. It saves two products in seven and half of the exponentials and random
+            numbers; longer documents need the parallelism of tiles more. Default: as it is, 512 at first.
+        bitmask_up_to: dropout of documents up to this length is drawn before attention, into a bitmask that takes
+            bitmask_up_to / 8 bytes for each token and head while a direction runs; 128, 256 or 512, or 0 to draw in
+            the kernels. The same elements are dropped. Default: as it is, 0 at first.
+    Raises:
+        ValueError: a length that is not one of these.
+    """
+    global _schedule
+    before = _schedule
+    fused = before.fused_up_to if fused_up_to is None else fused_up_to
+    bitmask = before.bitmask_up_to if bitmask_up_to is None else bitmask_up_to
+    lengths = BOUNDS[BOUNDS.index(SHORT_UP_TO) :]
+    if fused not in lengths:
+        raise ValueError(f"attention: fused_up_to must be one of {lengths}, got {fused}")
+    # up to 64 tokens the forward draws in the kernel anyway
+    if bitmask != 0 and bitmask not in lengths[1:-1]:
+        raise ValueError(f"attention: bitmask_up_to must be 0 or one of {lengths[1:-1]}, got {bitmask}")
+    _schedule = _Schedule(fused, bitmask)
+    try:
+        yield
+    finally:
+        _schedule = before
 
 
 class Arguments(NamedTuple):
-    """The documents, who sees whom in them, and what is dropped.
+    """The documents, who sees whom in them, what is dropped, and the schedule.
+
+    The schedule is part of a call, so that a backward works by the schedule of its forward, even after the block.
 
     Attributes:
-        cu_seqlens, keys, order, tiles: lists of `Documents`, int32 (S + 1,), int64 (S,), int32 (S,), int32 (slots, 4).
+        cu_seqlens, keys, order, tiles: lists of `Documents`, int32 (S + 1,), int64 (S,), int32 (S,), int32 (lines, 4).
         key: of the random stream, scalar int64; None without dropout.
         p: probability of dropping an attention probability, in [0, 1).
         causal: whether a row sees only columns up to its own.
         window: columns seen on either side of a row's own, -1 for all.
         scale: factor of the scores.
         max_seqlen: static bound on the length of a document.
+        fused_up_to, bitmask_up_to: see `schedule`; read by the Triton backend only.
     """
 
     cu_seqlens: Tensor
@@ -34,6 +84,8 @@ class Arguments(NamedTuple):
     window: int
     scale: float
     max_seqlen: int
+    fused_up_to: int
+    bitmask_up_to: int
 
     @classmethod
     def of(
@@ -42,22 +94,24 @@ class Arguments(NamedTuple):
         """The record of a call of `attention`, whose window may be None."""
         max_seqlen = documents.max_seqlen
         return cls(
-            documents.cu_seqlens,
-            documents.keys,
-            documents.order,
-            documents.tiles,
-            None if p == 0.0 else key,
-            p,
-            causal,
+            cu_seqlens=documents.cu_seqlens,
+            keys=documents.keys,
+            order=documents.order,
+            tiles=documents.tiles,
+            key=None if p == 0.0 else key,
+            p=p,
+            causal=causal,
             # no two tokens of a document are farther apart, so backends without windows may run it
-            -1 if window is None or window >= max_seqlen else window,
-            scale,
-            max_seqlen,
+            window=-1 if window is None or window >= max_seqlen else window,
+            scale=scale,
+            max_seqlen=max_seqlen,
+            fused_up_to=_schedule.fused_up_to,
+            bitmask_up_to=_schedule.bitmask_up_to,
         )
 
     @property
     def banded(self) -> bool:
-        """Whether a row may be kept from seeing a token of its document."""
+        """Whether a token of a row's document may be hidden from the row."""
         return self.causal or self.window >= 0
 
     @property

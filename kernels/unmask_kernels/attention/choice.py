@@ -1,7 +1,21 @@
-"""Which backend runs a call of attention: what a choice may look at, what each backend refuses, and their order."""
+"""Which backend runs a call of attention: what a choice may look at, what each backend refuses, and their order.
+
+Three versions of flash-attn are known to the backend "flash", and a call gets the best one that is installed and runs
+it:
+
+    2   package flash-attn         Ampere and newer; Dao 2023, arXiv:2307.08691
+    3   package flash_attn_3       Hopper only; Shah et al. 2024, arXiv:2407.08608
+    4   package flash-attn-4       Hopper and Blackwell, in CuTe DSL; no backward for sm_80, and for sm_120 none that
+                                   repeats its bits
+
+None of them runs dropout here: version 2 has dropout, but not from our addressed random numbers.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -9,15 +23,15 @@ from torch import Tensor
 
 from ..capability import architecture, triton_reasons
 from ..dispatch import Backend, Family
-from . import flash_versions
 from .arguments import Arguments
 
-__all__ = ["FAMILY", "AttentionCall", "describe", "saves_statistics", "varlen_refuses"]
+__all__ = ["FAMILY", "FLASH_ATTN_INSTALLED", "AttentionCall", "describe", "saves_lse", "varlen_refuses"]
+
+TRITON_HEAD_DIMS = (32, 64, 96, 128)
 
 _HAS_VARLEN = torch.backends.cuda.is_flash_attention_available()
 _WIDEST_VARLEN = 192
-
-TRITON_HEAD_DIMS = (32, 64, 96, 128)
+_LITTLE_SHARED_MEMORY = ("sm_86", "sm_89", "sm_120", "sm_121")
 
 
 class AttentionCall(NamedTuple):
@@ -61,9 +75,6 @@ def describe(qkv: Tensor, arguments: Arguments) -> AttentionCall:
     )
 
 
-_LITTLE_SHARED_MEMORY = ("sm_86", "sm_89", "sm_120", "sm_121")
-
-
 def _triton_refuses(call: AttentionCall) -> list[str]:
     reasons = triton_reasons(call.device)
     if call.dtype == torch.float64:
@@ -77,8 +88,85 @@ def _triton_refuses(call: AttentionCall) -> list[str]:
     return reasons
 
 
+class _FlashAttn(NamedTuple):
+    """A version of flash-attn.
+
+    Attributes:
+        package: what to install.
+        runs_on: whether it has a deterministic backward for a compute capability such as 90.
+        where: the same in words.
+        widest: largest head dim.
+    """
+
+    package: str
+    runs_on: Callable[[int], bool]
+    where: str
+    widest: int
+
+
+# best first
+_FLASH_ATTN = {
+    3: _FlashAttn("flash_attn_3", lambda capability: capability == 90, "sm_90", 192),
+    4: _FlashAttn("flash-attn-4", lambda capability: 90 <= capability < 120, "sm_90 to sm_110", 128),
+    2: _FlashAttn("flash-attn", lambda capability: capability >= 80, "sm_80 and newer", 192),
+}
+
+
+def _find_flash_attn() -> tuple[int, ...]:
+    """The versions on this machine, best first, found without importing them, because that loads CUDA libraries."""
+    found = []
+    if importlib.util.find_spec("flash_attn_interface") is not None:
+        found.append(3)
+    # version 4 lives in a folder of the package of version 2, which looking for "flash_attn.cute" would import
+    spec = importlib.util.find_spec("flash_attn")
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    has_files = any((Path(folder) / "cute" / "interface.py").is_file() for folder in folders)
+    if has_files and importlib.util.find_spec("cutlass") is not None:
+        found.append(4)
+    if importlib.util.find_spec("flash_attn_2_cuda") is not None:
+        found.append(2)
+    return tuple(found)
+
+
+# found once: a choice is traced by the compiler, which must not look for files
+FLASH_ATTN_INSTALLED: tuple[int, ...] = _find_flash_attn()
+"""Versions of flash-attn on this machine, best first."""
+
+
+def flash_attn_version(call: AttentionCall) -> int | None:
+    """The version of flash-attn that runs the call; None where each refuses."""
+    return next((version for version in FLASH_ATTN_INSTALLED if not _version_refuses(version, call)), None)
+
+
+def _version_refuses(version: int, call: AttentionCall) -> list[str]:
+    flash_attn = _FLASH_ATTN[version]
+    reasons = []
+    capability = call.architecture.removeprefix("sm_")
+    if not (capability.isdecimal() and flash_attn.runs_on(int(capability))):
+        reasons.append(f"its backward is for {flash_attn.where}, this device is {call.architecture}")
+    if call.head_dim % 8 or call.head_dim > flash_attn.widest:
+        reasons.append(f"head dim must be a multiple of 8 up to {flash_attn.widest}, got {call.head_dim}")
+    return reasons
+
+
+def _flash_refuses(call: AttentionCall) -> list[str]:
+    reasons = []
+    if call.device != "cuda":
+        reasons.append(f"needs a CUDA tensor, got {call.device}")
+    if not FLASH_ATTN_INSTALLED:
+        packages = ", ".join(each.package for each in _FLASH_ATTN.values())
+        reasons.append(f"flash-attn is not installed (one of the packages {packages})")
+    if call.dtype not in (torch.float16, torch.bfloat16):
+        reasons.append(f"activations must be fp16 or bf16, got {str(call.dtype).removeprefix('torch.')}")
+    if call.p > 0.0:
+        reasons.append(f"no dropout from addressed random numbers, got p {call.p:g}")
+    if not reasons and flash_attn_version(call) is None:
+        reasons += [f"flash-attn {each}: {'; '.join(_version_refuses(each, call))}" for each in FLASH_ATTN_INSTALLED]
+    return reasons
+
+
 def varlen_refuses(call: AttentionCall) -> list[str]:
-    """Why PyTorch's attention on packed documents cannot run the call."""
+    """Why PyTorch's own attention on packed documents, `varlen_attn`, cannot run the call."""
     reasons = []
     if call.device != "cuda":
         reasons.append(f"varlen_attn needs a CUDA tensor, got {call.device}")
@@ -111,7 +199,7 @@ FAMILY = Family(
     {
         # `verified` gets an architecture once the GPU tests have passed there.
         "triton": Backend("unmask_kernels.attention._triton", _triton_refuses, verified=()),
-        "flash": Backend("unmask_kernels.attention._flash", flash_versions.refusals, verified=()),
+        "flash": Backend("unmask_kernels.attention._flash", _flash_refuses, verified=()),
         "torch": Backend("unmask_kernels.attention._torch", _torch_refuses),
         "reference": Backend("unmask_kernels.attention.reference", _reads_lengths),
     },
@@ -121,6 +209,6 @@ FAMILY = Family(
 )
 
 
-def saves_statistics(backend: str, call: AttentionCall) -> bool:
-    """Whether the forward of `backend` returns a log-sum-exp, fp32 (H, T), for its backward; empty otherwise."""
+def saves_lse(backend: str, call: AttentionCall) -> bool:
+    """Whether the forward of `backend` saves the log-sum-exp, fp32 (H, T), for its backward; else it saves (0,)."""
     return backend in ("triton", "flash") or (backend == "torch" and not varlen_refuses(call))

@@ -16,9 +16,9 @@ from ..precision import autocast_dtype, without_autocast
 from ..registration import register, save, saved
 from . import reference
 from .arguments import Arguments
-from .choice import FAMILY, AttentionCall, describe, saves_statistics
+from .choice import FAMILY, describe, saves_lse
 
-__all__ = ["FAMILY", "AttentionCall", "attention"]
+__all__ = ["attention"]
 
 MAX_DROPOUT_LENGTH = 1 << 16
 
@@ -107,13 +107,11 @@ def _check(qkv: Tensor, documents: Documents, window: int | None, p: float, key:
 
 def _forward_fake(qkv: Tensor, arguments: Arguments, backend: str) -> tuple[Tensor, Tensor]:
     tokens, _, heads, width = qkv.shape
-    statistics = (heads, tokens) if saves_statistics(backend, describe(qkv, arguments)) else (0,)
-    return qkv.new_empty((tokens, heads, width)), qkv.new_empty(statistics, dtype=torch.float32)
+    shape = (heads, tokens) if saves_lse(backend, describe(qkv, arguments)) else (0,)
+    return qkv.new_empty((tokens, heads, width)), qkv.new_empty(shape, dtype=torch.float32)
 
 
-def _backward_fake(
-    dout: Tensor, qkv: Tensor, out: Tensor, statistics: Tensor, arguments: Arguments, backend: str
-) -> Tensor:
+def _backward_fake(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, arguments: Arguments, backend: str) -> Tensor:
     return qkv.new_empty(tuple(qkv.shape))
 
 
@@ -126,8 +124,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, arguments: Arguments, backend: str) -> Tensor:
         out: Tensor
-        out, statistics = torch.ops.unmask.attention_fwd(qkv, *arguments, backend)
-        save(ctx, qkv, out, statistics, *arguments, backend)
+        out, lse = torch.ops.unmask.attention_fwd(qkv, *arguments, backend)
+        save(ctx, qkv, out, lse, *arguments, backend)
         return out
 
     @staticmethod

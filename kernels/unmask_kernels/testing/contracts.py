@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from unmask_kernels import FAMILIES
-from unmask_kernels.attention import flash_versions
+from unmask_kernels.attention.choice import FLASH_ATTN_INSTALLED
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 
 from .compare import same_bits
@@ -66,7 +66,7 @@ def targets(family: str) -> list[Target]:
         return [Target("triton", "cpu")] if "triton" in backends else []
     found = [Target(name, "cpu") for name in backends if name not in ("triton", "cuda", "flash")]
     if torch.cuda.is_available():
-        installed = {"triton": HAS_TRITON, "flash": bool(flash_versions.INSTALLED)}
+        installed = {"triton": HAS_TRITON, "flash": bool(FLASH_ATTN_INSTALLED)}
         found += [Target(name, "cuda") for name in backends if installed.get(name, True)]
     return found
 
