@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Everything a GPU machine should run for this repository, in one command:
+# Run everything that a GPU machine should run for this repository:
 #
 #     bench/gpu.sh OUT [STAGE ...]        stages: facts build tests sanitizer kernels step train; default: all, in this order
 #
 # The machine needs Python with PyTorch, Triton, NumPy and pytest; for the stage kernels pytest-benchmark, for csrc nvcc.
-# With hypothesis more tests run, with pytest-xdist they run side by side (each compiles its kernels, which takes most of the
-# time), with transformers and tokenizers the step has peers. No network is used.
-#   WHEELS=folder   wheels that are missing there; they are unpacked into a temporary folder that goes on PYTHONPATH
-#   COMMIT=id       the commit, where the copy of the tree has no .git
-#   DRY=1           tiny sizes on the CPU, to see that the script works; so it does by itself on a machine without a GPU
-#   LIMIT=seconds   a stage is stopped after it and killed 10 s later (default 465, for machines that allow 480)
-#   KERNELS="..."   the operations that the stage kernels measures, in this order (default: all, those that take longest last)
+# With hypothesis more tests run; with pytest-xdist they run in parallel (each compiles its kernels, which takes most of the
+# time); with transformers and tokenizers the step has a peer. The script uses no network.
+#   WHEELS=folder   wheels of packages that the machine lacks; they are unpacked into a temporary folder on PYTHONPATH
+#   COMMIT=id       the commit, if this copy of the repository has no .git
+#   DRY=1           tiny sizes on the CPU, to check the script; the default on a machine without a GPU
+#   LIMIT=seconds   stop a stage after this time, and kill it 10 s later (default 465, for machines that allow 480)
+#   KERNELS="..."   the operations that the stage kernels measures, in this order (default: all, the slowest last)
 #
 # OUT gets at most 8 files: summary.json (exit code and seconds of each stage), logs.tar.gz, and the result files of the stages:
-# facts.json, kernels.json, step-base.json, step-mini.json, ablation.json, run-generated.json; all after each stage, so that whoever
-# stops the script keeps what it had. A stage that fails does not stop the others.
-# The GPU is taken as it is found: no setting of it is changed.
+# facts.json, kernels.json, step-base.json, step-mini.json, ablation.json, run-generated.json. They are written after each stage,
+# so a script that is stopped leaves what it has measured. A stage that fails does not stop the others.
+# The script changes no setting of the GPU.
 set -uo pipefail
 
 [ $# -ge 1 ] || { echo "usage: bench/gpu.sh OUT [STAGE ...]" >&2; exit 2; }
@@ -48,8 +48,8 @@ DRY=${DRY:-}
 # a dry run must look the same on every machine
 [ -z "$DRY" ] || export CUDA_VISIBLE_DEVICES=
 
-# until a time of SECONDS, when it is interrupted, and killed 10 s later; in the foreground it stays in the stage's process
-# group, which dies as one
+# run pytest until $SECONDS reaches the first argument, then interrupt it, and kill it 10 s later; --foreground keeps it in the
+# process group of the stage, which is killed as a whole
 pytest_until() {
   local left=$(($1 - SECONDS))
   shift
@@ -67,8 +67,8 @@ build() {
   "$PYTHON" setup.py build_ext --inplace
 }
 
-# what only a GPU can show comes first; tests/offline and the compiler's tests need none and are not repeated here.
-# Interrupted, pytest says what failed until then
+# tests that need a GPU come first; tests/offline and the compiler's tests need none and are left out.
+# When it is interrupted, pytest reports what failed until then
 tests() {
   local code=0 dry="" side_by_side="" ends=$((SECONDS + ${LIMIT%.*} - 15)) left
   [ -z "$DRY" ] || dry="--collect-only"
@@ -92,8 +92,8 @@ sanitizer() {
   compute-sanitizer --tool memcheck --error-exitcode 1 "$PYTHON" -m pytest -q -p no:cacheprovider tests/kernels -k "cuda"
 }
 
-# every file on its own, so that one which is killed or fails takes no other's results with it; each gets an equal part of
-# the time that is left, less the 10 s in which it may die. Interrupted, pytest writes what it has
+# one pytest for each file, so a file that fails or is killed loses no results of others; each gets an equal part of the time
+# that is left, less 10 s to end. When it is interrupted, pytest writes what it has
 kernels() {
   local rounds="" code=0 left operation ends=$((SECONDS + ${LIMIT%.*} - 15))
   [ -z "$DRY" ] || rounds="--rounds 1"
@@ -111,7 +111,7 @@ kernels() {
 merge_kernels() {
   "$PYTHON" - "$OUT/kernels.json" "$SCRATCH"/kernels-*.json <<'END'
 import json, pathlib, sys
-# a file that failed altogether leaves an empty one behind, or none
+# a bench that failed completely leaves an empty file, or none
 paths = [path for path in map(pathlib.Path, sys.argv[2:]) if path.exists()]
 parts = [json.loads(text) for text in (path.read_text() for path in paths) if text.strip()]
 if parts:
@@ -127,7 +127,7 @@ step() {
     "$PYTHON" bench/engine/bench_ablation.py --size nano --rounds 1 --out "$OUT/ablation.json"
     return
   fi
-  # enough tokens that the device is never waiting for the host; in fp32 the peer would not fit into 80 GB
+  # enough tokens that the device never waits for the host; in fp32 the peer would not fit into 80 GB
   size="--size base --tokens 32768 --rounds 20 --backend triton --profile"
   # shellcheck disable=SC2086
   "$PYTHON" bench/engine/bench_step.py $size --no-float32 --out "$OUT/step-base.json" || {

@@ -1,7 +1,4 @@
-"""What every test shares: one thread a process, so that numbers repeat; an end of what a test started; a GPU's faults.
-
-A fault on the GPU ends one process alone.
-"""
+"""What all tests share: one thread a process, an end of processes left behind, recovery from GPU faults."""
 
 import os
 import subprocess
@@ -11,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-# before the first import of torch, which reads it once; xdist gives every core its own process
+# torch reads it at its first import; with one thread numbers repeat, and xdist gives every core a process
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# before the first product on a GPU, when cuBLAS reads it once; deterministic algorithms need it
+# cuBLAS reads it at the first product on a GPU; deterministic algorithms need it
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def pytest_configure() -> None:
-    """Start the process that ends what the tests leave behind, however this process ends."""
+    """Start the process that kills what the tests leave behind, however this process ends."""
     if Path("/proc/self/environ").exists():
         environment = {name: value for name, value in os.environ.items() if name != "UNMASK_TEST_RUN"}
         mark = uuid.uuid4().hex
@@ -29,9 +26,9 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logfinish() -> None:
-    """End a worker of pytest-xdist whose last test left a fault on the GPU, once its report is sent.
+    """After its report is sent, end a worker of pytest-xdist whose last test caused a fault on the GPU.
 
-    Nothing runs on the device in that process any more: every later test would fail too. Another worker takes over.
+    That process can use the device no more, so every later test would fail. Another worker takes over.
     """
     torch = sys.modules.get("torch")
     if "PYTEST_XDIST_WORKER" not in os.environ or torch is None or not torch.cuda.is_initialized():

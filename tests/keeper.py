@@ -1,9 +1,9 @@
-"""Ends what a test run left behind: `conftest.py` starts `python keeper.py MARK`, which outlives its pytest process.
+"""Kill the processes that a test run leaves behind.
 
-A run may end without a chance to clean up: pytest-timeout ends a process at once, a scheduler kills it. Its children
-then go on, and a product of bf16 on a CPU without fast bf16 goes on for hours. Every process that a test starts, and
-every one that those start, has the variable UNMASK_TEST_RUN of its pytest process in its environment. When that
-process is gone the keeper kills whatever has MARK there. It finds processes under /proc, so on Linux only.
+`conftest.py` starts `python keeper.py MARK`, which outlives the pytest process. A run may end before it can clean up:
+pytest-timeout or a scheduler kills it. Its children then go on, for hours if they multiply bf16 on a CPU without fast
+bf16. Every process that a test starts, directly or not, inherits UNMASK_TEST_RUN=MARK from the pytest process. When
+pytest has ended, the keeper kills all processes with that value. It finds them under /proc, so on Linux only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VARIABLE = "UNMASK_TEST_RUN"
 
 
 def marked(mark: str) -> list[int]:
-    """The processes whose environment had `mark` when they began."""
+    """Return the processes that started with `mark` in their environment."""
     wanted = f"{VARIABLE}={mark}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -30,9 +30,9 @@ def marked(mark: str) -> list[int]:
 
 
 def main() -> None:
-    """Wait until the parent is gone, give its children two seconds to follow, kill the rest and name them."""
+    """Wait until the parent has ended, give its children two seconds to end, then kill the others and name them."""
     mark, parent = sys.argv[1], os.getppid()
-    # Ctrl-C and a closed terminal are for the tests; this process ends with them
+    # Ctrl-C and a closed terminal end the tests, after which this process ends by itself
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     while os.getppid() == parent:

@@ -1,4 +1,4 @@
-"""The shape of the project: which module imports which, and what an import needs."""
+"""The structure of the project: which module imports which, and what an import needs."""
 
 import ast
 import graphlib
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOT_FOLDERS = ("engine", "kernels", "bench", "csrc", "tests")
 
-# imports the baseline, then the modules named, and prints the packages that only the latter brought
+# imports the baseline, then the modules, and prints the packages that only the modules imported
 FOREIGN = """
 import importlib, sys
 baseline, modules = sys.argv[1].split(), sys.argv[2].split()
@@ -102,7 +102,7 @@ def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
 
 
 def test_every_family_and_kernel_module_is_under_contract() -> None:
-    """The contracts name modules; a family or a module that is added must be named too."""
+    """The contracts list modules by name; a new family or module must be in them."""
     import unmask_kernels
 
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -117,7 +117,7 @@ def test_every_family_and_kernel_module_is_under_contract() -> None:
 def test_an_import_that_points_up_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The contracts above can fail: the same kind of contract refuses a package that breaks it."""
+    """The contracts can fail: a contract of the same kind refuses a package that breaks it."""
     package = tmp_path / "upside"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -143,7 +143,7 @@ def test_model_objectives_and_step_import_torch_and_numpy_only() -> None:
     assert foreign_imports(modules, baseline="torch numpy") == []
 
 
-# packs documents, encodes and trains one step with the named packages out of reach
+# packs documents, encodes them and trains one step where the named packages cannot be imported
 STEP_WITHOUT = """
 import sys
 class Refuse:
@@ -181,7 +181,7 @@ def test_torch_and_numpy_are_enough_to_pack_encode_and_train() -> None:
     done = subprocess.run([sys.executable, "-c", program, blocked], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["(7, 16)", "True"]
-    # and the block is one: what needs such a package fails
+    # and the program really cannot import such a package
     needy = program + "\nimport safetensors\n"
     done = subprocess.run([sys.executable, "-c", needy, blocked], capture_output=True, text=True, check=False)
     assert "safetensors is out of reach" in done.stderr

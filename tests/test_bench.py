@@ -1,4 +1,4 @@
-"""The tools behind the numbers: the clock, the cases and the results."""
+"""The tools of the benches: clock, lengths of documents, training steps, ceilings, result files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_clock_counts_seconds_and_the_memory_of_a_call() -> None:
         del first
         second * 2.0
 
-    assert 8000 <= peak_bytes(two_at_once, "cpu") < 8100  # and the scalars
+    assert 8000 <= peak_bytes(two_at_once, "cpu") < 8100  # two tensors, and scalars
 
 
 def test_packed_side_holds_the_tokens_and_masks_of_the_padded_side() -> None:
@@ -140,9 +140,10 @@ def test_ceilings_are_positive_and_flops_count_real_tokens() -> None:
     assert roofline.copy_bandwidth("cpu", 1 << 16) > 0
     assert roofline.matmul_rate("cpu", torch.float32, 64) > 0
     shape = {"layers": 1, "hidden": 2, "intermediate": 8, "vocab": 10}
-    # 3 tokens: 3 * 2 * 12 for q, k, v, 4 * 2 * 9 attention; one masked: 2 * (4 + 32) after it, 2 * (4 + 20) head
+    # three tokens: 3 * 2 * 12 for q, k, v, 4 * 2 * 9 for attention; one masked: 2 * (4 + 32) in the layer, 2 * (4 + 20)
+    # in the head
     assert roofline.bert_step_flops([3], masked=1, **shape) == 3 * (72 + 72 + 72 + 48)
-    # of two layers the first works on all three: 3 * 2 * (4 + 32) more there
+    # of two layers the first computes all three rows: 3 * 2 * (4 + 32) for them
     assert roofline.bert_step_flops([3], masked=1, **shape | {"layers": 2}) == 3 * (2 * (72 + 72) + 216 + 72 + 48)
 
 

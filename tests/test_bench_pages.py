@@ -1,4 +1,4 @@
-"""The pages that are made from recorded results."""
+"""The pages that are generated from result files."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_summary_spans_all_cases_of_what_is_ours(tmp_path: Path) -> None:
     page = report.render(tmp_path)
     assert "| [step](#step) | unmask | theirs | 2 | 2.00 to 5.00 | 20% to 50% |" in page
     assert "Also: [alone](#alone)." in page
-    # the second heading of that name has another address
+    # the second heading of that name has another anchor
     assert "| [step](#step-1) | unmask | theirs | 2 |" in page
 
 

@@ -1,4 +1,4 @@
-"""The script for GPU machines, dry on a CPU: what it writes, and when."""
+"""bench/gpu.sh, dry on a CPU: what it writes, and when."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_gpu_script_keeps_what_it_had_when_it_is_killed(tmp_path: Path) -> None:
     assert script.stdout is not None
     assert script.stdout.readline().startswith("build: exit code 0")
     logs_file = tmp_path / "out" / "logs.tar.gz"
-    # the second stage is under way when the archive of the first is whole
+    # the second stage runs already when the archive of the first is complete
     end = time.monotonic() + 600
     while not logs_file.exists() and time.monotonic() < end:
         time.sleep(0.05)

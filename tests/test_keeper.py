@@ -1,4 +1,4 @@
-"""Nothing that a test starts outlives it, however the test run ends."""
+"""No process that a test starts outlives the test run, however the run ends."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ def test_what_a_test_started_ends_with_the_run(tmp_path: Path) -> None:
     while _alive(pid) and time.monotonic() < end:
         time.sleep(0.05)
     assert not _alive(pid)
-    # the keeper writes to the run's own stderr, so the pipe is open until it has ended
+    # the keeper writes to the stderr of the run, so the pipe stays open until the keeper has ended
     assert "killed what outlived its test" in done.stderr

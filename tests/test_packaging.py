@@ -1,4 +1,4 @@
-"""What an installation consists of: how many packages it pulls, what it ships, which versions were tested."""
+"""An installation: how many packages it needs, what it contains, and which versions are tested."""
 
 import importlib.metadata
 import re
@@ -27,7 +27,7 @@ def canonical(name: str) -> str:
 
 
 def closure(requirements: list[str]) -> set[str]:
-    """Names of all packages that pip installs for these requirements here."""
+    """Return the names of all packages that pip installs for these requirements on this machine."""
     found: set[str] = set()
     seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [Requirement(text) for text in requirements]
@@ -66,14 +66,14 @@ def test_extras_are_not_part_of_the_default_install() -> None:
 def test_every_package_of_every_extra_has_a_tested_version() -> None:
     declared = project()
     requirements = [*declared["dependencies"], *chain(*declared["optional-dependencies"].values())]
-    # setuptools comes with the environment, not from us; triton is torch's to choose
+    # setuptools comes with the environment; torch chooses triton
     missing = closure(requirements) - set(constraints()) - {"setuptools", "triton"}
-    # a CUDA build of torch brings its own libraries, which torch pins by itself
+    # a CUDA build of torch pins its own libraries
     assert {name for name in missing if not name.startswith(("nvidia-", "cuda-"))} == set()
 
 
 def test_triton_is_left_to_the_build_of_torch() -> None:
-    """CUDA builds of torch require one version of triton; a pin of another one makes the install impossible."""
+    """A CUDA build of torch requires one version of triton; a pin of another makes the installation impossible."""
     assert "triton" not in constraints()
 
 
@@ -84,7 +84,7 @@ def test_tested_version_satisfies_the_requirement(text: str) -> None:
 
 
 def test_a_virtual_environment_that_fails_half_way_is_removed_and_explained(tmp_path: Path) -> None:
-    """Debian's python3 without python3-venv leaves .venv/bin/python behind, which make would take for done."""
+    """Debian's python3 without python3-venv leaves .venv/bin/python behind, so make would think the job is done."""
     python = tmp_path / "python-without-venv"
     python.write_text('#!/bin/sh\n[ "$1" = -c ] && exit 0\nmkdir -p .venv/bin && touch .venv/bin/python\nexit 1\n')
     python.chmod(0o755)
@@ -101,7 +101,7 @@ def test_version_is_stated_once() -> None:
     assert "version" not in settings["project"]
     assert settings["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "unmask.__version__"}
     source = (ROOT / "engine/unmask/__init__.py").read_text("utf-8")
-    # a literal, so that setuptools reads it without importing anything
+    # a literal, which setuptools reads without an import
     assert re.search(r'^__version__ = "\d+\.\d+\.\d+"$', source, flags=re.MULTILINE)
 
 
@@ -115,7 +115,7 @@ def test_both_packages_are_found_in_their_roots() -> None:
 
 
 def test_every_folder_with_modules_is_a_package() -> None:
-    """A folder without __init__.py works from the source tree and is missing from an installed package."""
+    """A folder without __init__.py works in the source tree but is missing from an installation."""
     packages = {ROOT / "engine/unmask", ROOT / "kernels/unmask_kernels"}
     folders = {path.parent for package in packages for path in package.rglob("*.py")}
     assert {str(folder) for folder in folders if not (folder / "__init__.py").is_file()} == set()

@@ -1,14 +1,16 @@
-"""What each fusion is worth: a training step with one of them switched off at a time, its time and its memory.
+"""Time and memory of a training step with one fusion switched off at a time: how much does each fusion save?
 
     python bench/engine/bench_ablation.py --size mini                 prints a table
     python bench/engine/bench_ablation.py --size base --out auto      also writes a result file
 
-"everything" runs what the families choose here. "without <family>" runs the same step with that family's plain form:
-PyTorch's own kernels where a fused one was chosen, the definition where PyTorch's were. "last layer on all rows" lets
-it work on the rows that nothing reads; "with linear_gelu", on a GPU, puts the activation into the epilogue of its
-product. Same documents, masks and weights for all; rounds are interleaved. Before the clock starts, the loss of the
-first step of every variant must agree with that of "everything" within 2 %: bf16, where the machine multiplies it
-fast, rounds differently in each.
+    everything               the backends that the families choose here
+    without <family>         that family with the next simpler backend: PyTorch's kernels instead of a fused one, or the
+                             reference instead of PyTorch's kernels
+    last layer on all rows   the last layer also computes the rows that nothing reads
+    with linear_gelu         on a GPU: the activation in the epilogue of its product
+
+All variants have the same documents, masks and weights; rounds are interleaved. Before the timing, the loss of the
+first step of every variant must agree with that of "everything" within 2 %, since bf16 rounds differently in each.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def measure(
     tokens: int | None = None,
     backend: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Compare the first losses, race, and return result entries, "everything" first."""
+    """Compare the first losses, time all variants, and return result entries, "everything" first."""
     size = SIZES[name]
     tokens = tokens or size.tokens
     inputs = make_inputs(size, tokens, min(rounds, 4), device, None, lengths)

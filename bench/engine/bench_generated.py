@@ -1,10 +1,10 @@
-"""A short training run on generated batches: does the step learn here, with PyTorch and NumPy alone?
+"""A short training run on generated batches: does the training step learn here, with PyTorch and NumPy alone?
 
     python bench/engine/bench_generated.py --steps 200 --out run-generated.json
 
-Text is a random walk, in which each id has one of a few fixed successors, through a skewed vocabulary: the
-loss first falls to the entropy of single ids, later, as attention learns the walk, well below. Nothing is read
-from disk. The result is a run as `bench/report.py` draws it.
+The text is a random walk through a vocabulary with unequal frequencies: each id has one of a few fixed successors. The
+loss first falls to the entropy of single ids; later, as attention learns the successors, far below it. Nothing is read
+from disk. The result is a run that `bench/report.py` can plot.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def generated_batch(tokens: int, vocab: int, seed: int) -> PackedBatch:
 
 
 def train(settings: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
-    """Train from scratch; returns a row for each logged step."""
+    """Train from scratch and return a row for each logged step."""
     from unmask.model import EncoderConfig, PretrainingModel
     from unmask.objectives import build_objectives
     from unmask.train.optim import adamw

@@ -4,15 +4,14 @@
     python bench/engine/bench_step.py --size base --out FILE.json   also writes a result file
     pytest bench/engine/bench_training_step.py                      mini on a CPU, base on a GPU, five rounds
 
-Ours runs in the dtype in which the machine multiplies fast, as a run with `train.dtype: auto` does; `transformers`
-runs in it too, and in fp32. Both sides train on the same documents with the same masks. Unless `--lengths` says
-otherwise the lengths are lognormal (median 300, sigma 1.1, capped at 512); ids are random, the masks are those of the
-library's collator. A step is forward, loss, backward, clipping and AdamW; both make one update from the same
-documents. `transformers` reads them padded to the longest of the batch, ours packed without padding. Only tokens of
-documents count. Rounds take up to eight sets of documents in turn; collating is not in the time and reported apart.
+Ours runs in the dtype that `train.dtype: auto` chooses; `transformers` runs in that dtype and in fp32. Both sides make
+one update from the same documents with the same masks: forward, loss, backward, clipping and AdamW. Unless `--lengths`
+names another distribution, lengths are lognormal (median 300, sigma 1.1, at most 512). Ids are random; the collator of
+`transformers` draws the masks. `transformers` reads documents padded to the longest of the batch, ours packed without
+padding. Only tokens of documents count. Rounds rotate up to eight sets of documents. Collating is timed separately.
 
-Before the clock starts, the losses of the two models with the same weights, in fp32 without dropout, must
-agree within 1e-5. Without `transformers` ours runs alone, and the result says so; so it does with `--no-peer`.
+Before the timing, the losses of the two models with the same weights, in fp32 without dropout, must agree within 1e-5.
+Without `transformers`, or with `--no-peer`, ours runs alone, and the result says so.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ def measure(
     backend: str | None = None,
     profile: bool = False,
 ) -> list[dict[str, Any]]:
-    """Compare, race, and return result entries, ours first; `backend` is asked for in every operation of ours.
+    """Compare, time, and return result entries, ours first; `backend` is asked for in all of our operations.
 
     `dtype` is that of activations, by default the machine's fast one; `peers` are by default those of `peers_in`. With
     `profile` first print where one step of ours spends its time.

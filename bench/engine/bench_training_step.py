@@ -1,4 +1,4 @@
-"""The race of `bench_step.py` as benches of pytest, to be recorded with the others.
+"""Give the times of `bench_step.py` to pytest-benchmark, which records them with those of the other benches.
 
 pytest bench/engine/bench_training_step.py        mini on a CPU, base on a GPU, five rounds
 """

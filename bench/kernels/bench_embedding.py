@@ -1,10 +1,11 @@
 """embedding: every backend against what a PyTorch user would write, forward and backward.
 
-Documents of up to 512 tokens, an eighth of all tokens one word, as [MASK] is in training, the others as unequal as in
-text; BERT's vocabulary; results in the machine's fast dtype (`machine.fast_dtype`) of fp32 tables. Peers are the
-embeddings of `transformers`, eager and under `torch.compile`: three look-ups and their sum, norm, dropout, each
-written to memory, and positions and segments as index tensors. The operation is memory bound: the floor is the bytes
-that `cost` counts over the measured copy bandwidth. Half of the backward's are the dense gradient of the word table.
+Documents have up to 512 tokens. An eighth of all tokens is one word, as [MASK] is in training; the others are as
+unequal as in text. Tables have BERT's vocabulary in fp32, results the dtype of `machine.fast_dtype`. Peers are the
+embeddings of `transformers`, eager and under `torch.compile`: three look-ups and their sum, norm, dropout, each written
+to memory, with positions and segments as index tensors. The operation is bound by memory: the floor is the number of
+bytes that `cost` counts, divided by the measured copy bandwidth. Half of the backward's bytes are the dense gradient of
+the word table.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def _functions(device: torch.device, width: int) -> dict[str, Callable[..., Tens
 def _enter(
     functions: dict[str, Callable[..., Tensor]], tokens: int, width: int, p: float, device: torch.device, direction: str
 ) -> dict[str, Callable[[int], object]]:
-    """Compare every function with fp64 truth on a smaller case; then calls on cold inputs of full size."""
+    """Compare every function with the truth on a small case, then return calls on cold inputs of full size."""
     small = embedding_case([200, 57], width, p=p).make(DTYPE, device)
     exact = partial(reference.embedding, eps=1e-12)
     truth, plain = run(exact, small.double()), run(exact, small)

@@ -1,11 +1,15 @@
 """gelu: every backend against what a PyTorch user would write, forward and backward.
 
-Shapes are the model's: T packed tokens, F columns of the result, twice as many of x where gated. Activations have the
-machine's fast dtype (`machine.fast_dtype`), the bias is fp32; without one, as on a CPU, whose products add it
-themselves, and in ModernBERT. Peers are the eager composition, which writes the sum and, where gated, the activation;
-the reference under `torch.compile`; and Liger's gated functions where the package is installed and there is a GPU,
-which take the halves as two tensors without a bias, whose geglu is the tanh form, and whose backward writes over what
-the forward kept. The operation is memory bound, so the floor is the bytes that `cost` counts over the measured copy
+Shapes are those of models: T packed tokens, F columns of the result, twice as many columns of x for gated activations.
+Activations have the dtype of `machine.fast_dtype`, the bias is fp32. Cases without a bias are those of a CPU, whose
+products add the bias, and of ModernBERT. Peers:
+
+    eager       writes the sum to memory and, if gated, the activation
+    compiled    the reference under `torch.compile`
+    liger       gated functions of liger-kernel, on a GPU with that package: they take the halves as two tensors without
+                a bias, geglu is the tanh form, and the backward overwrites what the forward saved
+
+The operation is bound by memory, so the floor is the number of bytes that `cost` counts, divided by the measured copy
 bandwidth.
 """
 
@@ -42,7 +46,7 @@ PEERS = ("eager", "compiled", "liger")
 
 
 class Shape(NamedTuple):
-    """One case: T, F, the activation and whether there is a bias."""
+    """A case: T, F, the activation, and whether there is a bias."""
 
     tokens: int
     width: int
@@ -84,7 +88,7 @@ def _liger(x: Tensor, bias: Tensor | None, *, activation: Activation) -> Tensor:
 
 
 def _functions(device: torch.device, shape: Shape) -> dict[str, Callable[..., Tensor]]:
-    """Peers, and the backends that can run here."""
+    """Return the peers and the backends that can run here, by name."""
     functions: dict[str, Callable[..., Tensor]] = {"eager": _eager}
     call = GeluCall(device.type, architecture(torch.empty(0, device=device)), DTYPE)
     for name, backend in FAMILY.backends.items():
@@ -100,7 +104,7 @@ def _functions(device: torch.device, shape: Shape) -> dict[str, Callable[..., Te
 def _enter(
     functions: dict[str, Callable[..., Tensor]], shape: Shape, device: torch.device, direction: str
 ) -> dict[str, Callable[[int], object]]:
-    """Compare every function with fp64 truth on a smaller case; then calls on cold inputs of full size."""
+    """Compare every function with the truth on a small case, then return calls on cold inputs of full size."""
     made = partial(gelu_case, activation=shape.activation, bias=shape.bias)
     small = made(min(shape.tokens, 257), shape.width).make(DTYPE, device)
     truth, plain = run(reference.gelu, small.double()), run(reference.gelu, small)
@@ -109,8 +113,8 @@ def _enter(
         if name not in PEERS:
             compare(run(function, small), plain, truth)
         elif name != "compiled" and (name, shape.activation) != ("liger", "geglu"):
-            # eager rounds the sum, and its sum for dbias is too rough for the criterion; to compile the reference for
-            # another shape too takes longer than to time it
+            # only outputs: eager rounds the sum, so its dbias is too rough for the criterion. Compiled is not checked,
+            # since it would compile for this shape too, which takes longer than timing it
             compare({"y": run(function, small)["y"]}, {"y": plain["y"]}, {"y": truth["y"]})
 
     return timed_calls(checked(functions, check), made(shape.tokens, shape.width).make(DTYPE, device), direction)

@@ -1,9 +1,9 @@
 """layer_norm: every backend against what a PyTorch user would write, forward and backward.
 
-Shapes are the model's: T packed tokens, D hidden. Activations have the machine's fast dtype (`machine.fast_dtype`),
-norm parameters are fp32. Peers are the eager composition `F.layer_norm(residual + F.dropout(x))`, which writes the
-sum and the mask, and the same under `torch.compile`, which fuses them; with a bias of x, they add it first. The
-operation is memory bound, so the floor is the bytes that `cost` counts over the measured copy bandwidth.
+Shapes are those of models: T packed tokens, D hidden. Activations have the dtype of `machine.fast_dtype`, parameters
+are fp32. Peers are the eager composition `F.layer_norm(residual + F.dropout(x))`, which writes the sum and the mask to
+memory, and the same under `torch.compile`, which fuses them; if x has a bias, they add it first. The operation is bound
+by memory, so the floor is the number of bytes that `cost` counts, divided by the measured copy bandwidth.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 DTYPE = machine.fast_dtype()
 ON_GPU = torch.cuda.is_available()
 TOKENS = 16384 if ON_GPU else 2048
-# tokens, width, p, whether the bias of the product in front joins in, as the encoder has it on a GPU
+# tokens, width, p, and whether x has a bias: on a GPU the encoder leaves the linear layer's bias to layer_norm
 SHAPES = [
     (TOKENS, 768, 0.0, False),
     (TOKENS, 768, 0.1, False),
@@ -73,7 +73,7 @@ def _enter(
     device: torch.device,
     direction: str,
 ) -> dict[str, Callable[[int], object]]:
-    """Compare every function with fp64 truth on a smaller case; then calls on cold inputs of full size."""
+    """Compare every function with the truth on a small case, then return calls on cold inputs of full size."""
     small = layer_norm_case(min(tokens, 257), width, p=p, x_bias=x_bias).make(DTYPE, device)
     truth, plain = run(reference.layer_norm, small.double()), run(reference.layer_norm, small)
 

@@ -1,11 +1,16 @@
 """linear_gelu: every backend against what a PyTorch user would write, without gradients, forward and backward.
 
-Shapes are the models': T packed tokens, D columns of x, F of the result; activations in the machine's fast dtype
-(`machine.fast_dtype`), parameters fp32. Peers are the composition, PyTorch's product and activation, eager and under
-`torch.compile` (the reference multiplies in fp32, which nobody would run), and PyTorch's own product with an
-epilogue, `torch._addmm_activation`, which writes no product and so serves without gradients only: exact on a CPU,
-with the tanh form on a GPU. "torch" is the product and the family gelu, what runs by default. The floor is the larger
-of operations over the measured rate of a large product and bytes over the measured copy bandwidth.
+Shapes are those of models: T packed tokens, D columns of x, F of the result. Activations have the dtype of
+`machine.fast_dtype`, parameters are fp32. Variants:
+
+    eager               PyTorch's product and activation
+    compiled            the same under `torch.compile` (not the reference, which multiplies in fp32)
+    library epilogue    `torch._addmm_activation`, which keeps no product, so it serves only without gradients; it has
+                        the exact activation on a CPU, the tanh form on a GPU
+    torch               PyTorch's product and the family gelu, which runs by default
+
+The floor is the larger of operations divided by the measured rate of a large product, and bytes divided by the measured
+copy bandwidth.
 """
 
 from __future__ import annotations
@@ -44,7 +49,7 @@ DIRECTIONS = ("no gradients", "forward", "backward")
 
 
 class Shape(NamedTuple):
-    """One case: T, D, F, the activation and whether there is a bias."""
+    """A case: T, D, F, the activation, and whether there is a bias."""
 
     tokens: int
     depth: int
@@ -79,7 +84,7 @@ def _library_epilogue(x: Tensor, weight: Tensor, bias: Tensor, *, activation: Ac
 
 
 def _functions(device: torch.device, shape: Shape, gradients: bool) -> dict[str, Callable[..., Tensor]]:
-    """Peers, and the backends that can run here."""
+    """Return the peers and the backends that can run here, by name."""
     functions: dict[str, Callable[..., Tensor]] = {"eager": _eager}
     call = LinearGeluCall(device.type, architecture(torch.empty(0, device=device)), DTYPE)
     for name, backend in FAMILY.backends.items():
@@ -99,8 +104,8 @@ def _made(shape: Shape, tokens: int, device: torch.device, gradients: bool) -> I
 
 @lru_cache
 def _compared(shape: Shape, device: torch.device, gradients: bool) -> dict[str, Callable[..., Tensor]]:
-    """Every function, compared with fp64 truth; on a CPU on fewer rows."""
-    # a GPU's programs take several tiles at full size only
+    """Compare every function with the truth, on a CPU with fewer rows."""
+    # on a GPU a program computes several tiles only at full size
     small = _made(shape, shape.tokens if device.type == "cuda" else min(shape.tokens, 257), device, gradients)
     truth, plain = run(reference.linear_gelu, small.double()), run(_eager, small)
     functions = _functions(device, shape, gradients)
@@ -108,7 +113,7 @@ def _compared(shape: Shape, device: torch.device, gradients: bool) -> dict[str, 
 
 
 def _enter(shape: Shape, device: torch.device, direction: str) -> dict[str, Callable[[int], object]]:
-    """Compare; then calls on cold inputs of full size."""
+    """Compare, then return calls on cold inputs of full size."""
     gradients = direction != DIRECTIONS[0]
     inputs = _made(shape, shape.tokens, device, gradients)
     return timed_calls(

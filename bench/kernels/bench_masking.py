@@ -1,10 +1,12 @@
 """masking: every backend against the data loader's own masking and the collator of `transformers`, in tokens/s.
 
-Documents of up to 512 tokens, 15% predicted, by single tokens and by whole words. Peers: `loader`, the NumPy `Masker`
-that runs in the data loader on one core whatever the device; `collator`, the masking of
-`DataCollatorForLanguageModeling` on tensors (each token by itself with probability 0.15, single tokens only, another
-rule and other numbers), with the list of masked rows that a head on masked rows needs. Results of our own and of
-the loader are compared bit for bit first.
+Documents have up to 512 tokens; 15% are predicted, as single tokens or as whole words. Peers:
+
+    loader      the NumPy `Masker` of the data loader, on one core, whatever the device
+    collator    the masking of `DataCollatorForLanguageModeling` on tensors, and the list of masked rows that a head on
+                masked rows needs; it masks each single token with probability 0.15, so its results differ
+
+First our results are compared bit for bit with those of the loader.
 """
 
 from __future__ import annotations

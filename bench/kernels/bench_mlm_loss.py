@@ -1,10 +1,10 @@
-"""mlm_loss: every backend against the heads of others (`bench/mlm_loss_peers.py`), forward and backward together.
+"""mlm_loss: every backend against other libraries (`bench/mlm_loss_peers.py`), forward and backward together.
 
-Shapes are the model's: T tokens of which 15% or 30% are masked, D hidden, V vocabulary; activations in the machine's
-fast dtype (`machine.fast_dtype`), parameters fp32. The operation is bound by its three products of 2 M V D operations
-on the M masked rows, so the floor is those over the measured rate of a large product; peers that multiply more rows
-get the same floor. Forward and backward are timed together, since our backends make most gradients in the forward.
-Peak memory is what PyTorch's allocators hold beyond the inputs, gradients included.
+Shapes are those of models: T tokens, of which 15% or 30% are masked, D hidden, V vocabulary. Activations have the dtype
+of `machine.fast_dtype`, parameters are fp32. The operation is bound by three products of 2 M V D operations each, on
+the M masked rows, so the floor is their operations divided by the measured rate of a large product. Peers that multiply
+more rows have the same floor. Forward and backward are timed together, since our backends compute most gradients in the
+forward. Peak memory is what PyTorch's allocators hold beyond the inputs, including gradients.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Facts about a machine that decide which backend can run."""
+"""The facts about a machine that decide which backends can run."""
 
 from __future__ import annotations
 

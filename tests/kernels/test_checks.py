@@ -1,4 +1,4 @@
-"""The argument checks that all operations share: what passes, and what is said of what does not."""
+"""The argument checks that all operations share: what they accept, and what they say otherwise."""
 
 from __future__ import annotations
 

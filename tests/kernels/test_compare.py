@@ -1,4 +1,4 @@
-"""The error criterion lets correct results pass and says exactly what is wrong with the others."""
+"""The criterion accepts correct results, and says exactly what is wrong with others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_accepts_rounding_where_plain_happens_to_be_exact(truth: Tensor) -> None
 
 
 def test_rejects_two_percent_of_scale_in_bf16_by_the_rms_alone(truth: Tensor) -> None:
-    # One large element sets the scale of the maximum: no single one of the others is far off, together they are.
+    # one large element sets the band of the maximum, so no other element is over it alone; their RMS is
     truth[0, 0] = 8.0
     ours = truth * 1.02
     ours[0, 0] = 8.0
@@ -74,7 +74,7 @@ def test_a_band_alone_is_twice_eps_of_the_largest() -> None:
 
 def test_the_rms_is_the_root_of_the_mean_of_squares() -> None:
     truth = torch.ones(64, dtype=torch.float64)
-    off = torch.where(torch.arange(64) < 16, 2.0**-8, 0.0)  # of a quarter of the elements, so half of it on the RMS
+    off = torch.where(torch.arange(64) < 16, 2.0**-8, 0.0)  # a quarter of the elements, so the RMS is half of that
     with pytest.raises(AssertionError, match=f"dx: RMS error {2.0**-9:.3g} is over its budget {2.0**-22:.3g} = 2 x"):
         check((truth + off).float(), truth.float(), truth)
 

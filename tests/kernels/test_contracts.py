@@ -1,4 +1,4 @@
-"""The contracts fail: each on a function that breaks it and nothing else."""
+"""Every contract fails on a function that breaks it and no other contract."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """The product, with gradients that `spoil` may change."""
+    """A product; `spoil` may change its gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, spoil: Callable[..., Any]) -> Tensor:
@@ -43,7 +43,7 @@ def spoiled(spoil: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def as_if_contiguous(x: Tensor) -> Tensor:
-    """What a kernel sees that takes the strides for granted."""
+    """Read x as a kernel does that assumes contiguous strides."""
     return x.as_strided(x.shape, torch.empty(x.shape).stride()) if x.stride(0) else x.new_zeros(x.shape)
 
 
@@ -108,7 +108,7 @@ def test_a_graph_may_neither_break_nor_change_a_bit() -> None:
 
 
 class _Narrower(ValueError):
-    """Not the error that was asked for, though a kind of it."""
+    """A subclass of the error that is asked for."""
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_refusal_is_of_the_type_and_in_the_words_asked_for(raised: Exception |
 
 
 def halves(function: Callable[..., Any], tolerance: float = 0.0) -> None:
-    """Documents of 3, 0 and 1 tokens, packed and alone."""
+    """Check documents of 3, 0 and 1 tokens packed and alone."""
 
     def alone(tokens: slice, index: int) -> Inputs:
         return INPUTS.change(x=INPUTS.arguments["x"][tokens])

@@ -1,4 +1,4 @@
-"""What each operation has to move and compute, at best, added up tensor by tensor (see also test_attention_cost.py)."""
+"""The least bytes and operations of each operation, added up tensor by tensor; see also test_attention_cost.py."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from unmask_kernels.linear_gelu import cost as linear_gelu
 from unmask_kernels.masking import cost as masking
 from unmask_kernels.mlm_loss import cost as mlm_loss
 
-T, D, S = 1000, 64, 2  # tokens, columns, bytes of an activation
-ROWS = T * D * S  # of activations, in bytes
-VECTOR, STATISTICS = 4 * D, 2 * 4 * T  # fp32
+T, D, S = 1000, 64, 2  # tokens, columns, bytes of an element of activations
+ROWS = T * D * S  # bytes of an activation tensor
+VECTOR, STATISTICS = 4 * D, 2 * 4 * T  # bytes of fp32 values: one a column, two a row
 
 
 def test_attention_reads_and_writes_each_head_once_and_a_statistic_a_row() -> None:
@@ -30,10 +30,10 @@ def test_layer_norm(residual: bool, x_bias: bool) -> None:
     form = {"residual": residual, "x_bias": x_bias}
     parameters = VECTOR * (2 + x_bias)
     assert layer_norm.bytes_forward(T, D, S, **form) == (2 + residual) * ROWS + STATISTICS + parameters
-    # weight, and the gradients of weight and bias; x_bias is read and its gradient written
+    # reads weight, writes the gradients of weight and bias; reads x_bias, writes its gradient
     gradients = VECTOR * (3 + 2 * x_bias)
     assert layer_norm.bytes_backward(T, D, S, **form) == (3 + residual) * ROWS + STATISTICS + gradients
-    # where dropout makes the gradient of x another than that of the residual, both are written
+    # with dropout the gradients of x and of the residual differ, so both are written
     dropped = layer_norm.bytes_backward(T, D, S, dropout=True, **form)
     assert dropped == (3 + 2 * residual) * ROWS + STATISTICS + gradients
     assert (layer_norm.flops_forward(T, D), layer_norm.flops_backward(T, D)) == (8 * T * D, 14 * T * D)
@@ -43,7 +43,7 @@ def test_layer_norm(residual: bool, x_bias: bool) -> None:
 def test_gelu(bias: bool) -> None:
     assert gelu.bytes_forward(T, D, S, bias=bias) == 2 * ROWS + bias * VECTOR
     assert gelu.bytes_backward(T, D, S, bias=bias) == 3 * ROWS + bias * 2 * VECTOR
-    # a gate and a value are read for each element written
+    # reads a gate and a value for each element that it writes
     assert gelu.bytes_forward(T, D, S, gated=True, bias=bias) == 3 * ROWS + bias * 2 * VECTOR
     assert gelu.bytes_backward(T, D, S, gated=True, bias=bias) == 5 * ROWS + bias * 4 * VECTOR
     assert [gelu.flops_forward(T, D, gated=gated) for gated in (False, True)] == [23 * T * D, 25 * T * D]
@@ -59,14 +59,14 @@ def test_linear_gelu(gated: bool) -> None:
     assert linear_gelu.flops_backward(T, D, width, gated=gated) == 2 * 2 * T * D * rows
     assert linear_gelu.bytes_forward(T, D, width, S, gated=gated) == (x + y + z) * S + 4 * weight
     assert linear_gelu.bytes_forward(T, D, width, S, gated=gated, keep=False) == (x + y) * S + 4 * weight
-    # dy and z make dz; dz and the narrow weight make dx, dz and x the gradient of the weight in fp32
+    # reads dy and z, writes dz; reads dz and the 16-bit weight, writes dx; reads dz and x, writes dweight in fp32
     moved = (y + z + z) * S + (z + weight + x) * S + (z + x) * S + 4 * weight
     assert linear_gelu.bytes_backward(T, D, width, S, gated=gated) == moved
 
 
 def test_embedding() -> None:
     positions, vocabulary = 512, 3000
-    # a row of the word table, its id, position and segment in 8 bytes each, and the other tables once
+    # per token a row of the word table, and id, position and segment of 8 bytes each; the other tables once
     read = T * (4 * D + 3 * 8) + VECTOR * (positions + 2)
     assert embedding.bytes_forward(T, D, S, positions=positions) == read + ROWS + STATISTICS
     tables = VECTOR * (vocabulary + positions + 2)
@@ -79,7 +79,7 @@ def test_embedding() -> None:
 
 @pytest.mark.parametrize("words", [False, True])
 def test_masking(words: bool) -> None:
-    # ids in and out and a flag or two a token; an offset and a name of a document; a row and a label a slot
+    # per token ids in and out and one or two flags; per document an offset and a key; per slot a row and a label
     moved = T * (8 + 8 + 1 + words) + 20 * (4 + 8) + 150 * (8 + 8)
     assert masking.bytes_forward(T, 20, 150, 8, words=words) == moved
 
@@ -92,7 +92,7 @@ def test_mlm_loss() -> None:
     assert mlm_loss.flops_backward(masked, D, vocabulary) == 2 * product
     assert mlm_loss.bytes_forward(masked, D, vocabulary, S) == rows + table * S
     assert mlm_loss.bytes_backward(masked, D, vocabulary, S) == rows + table * S + rows + 4 * table
-    # logits read, read and written; the gradient of the table read and written, and for a further chunk two of them
-    # read and one written
+    # logits: read, read, written; the table's gradient: read, written, and for every further chunk read twice and
+    # written once
     assert mlm_loss.bytes_between(masked, D, vocabulary, S, 1) == 3 * logits + 2 * 4 * table
     assert mlm_loss.bytes_between(masked, D, vocabulary, S, 3) == 3 * logits + (2 + 2 * 3) * 4 * table

@@ -1,4 +1,4 @@
-"""Every operation looks for its tensors on one device, and says which of them lies elsewhere."""
+"""Every operation wants its tensors on one device, and names a tensor that is on another."""
 
 from __future__ import annotations
 

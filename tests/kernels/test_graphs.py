@@ -1,4 +1,4 @@
-"""Every operation but attention on a GPU, forward and backward: none waits for the device, CUDA graphs hold them."""
+"""On a GPU, no operation waits for the device, and CUDA graphs replay it; test_attention_gpu.py has attention."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], i
 def prepared(
     operation: Callable[..., Any], case: Case, target: Target, dtype: torch.dtype
 ) -> tuple[Inputs, Callable[[], list[Tensor]]]:
-    """Inputs on the device, and the call on them that gives all outputs and all gradients."""
+    """Return inputs on the device, and a call on them that returns all outputs and all gradients."""
     inputs = case.make(dtype, target.device)
     leaves = [inputs.arguments[name].requires_grad_() for name in inputs.differentiable]
 
@@ -70,7 +70,7 @@ def test_no_operation_waits_for_the_device(
     operation: Callable[..., Any], case: Case, target: Target, dtype: torch.dtype
 ) -> None:
     _, both = prepared(operation, case, target, dtype)
-    both()  # compiling may wait
+    both()  # compiles, which may wait
     with no_waiting():
         both()
 
@@ -92,6 +92,6 @@ def test_a_cuda_graph_gives_what_a_call_gives(
     called = both()
     assert any(not torch.equal(old, new) for old, new in zip(before, called, strict=True))
     for ours, expected in zip(replayed, called, strict=True):
-        # libraries may choose another algorithm for a product inside a graph
+        # inside a graph libraries may choose another algorithm for a product
         difference = (ours.double() - expected.double()).norm()
         assert bool(difference <= 1e-2 * expected.double().norm())

@@ -1,7 +1,7 @@
-"""Persistent Triton kernels with a few programs, each of which then takes tile after tile, on a GPU too.
+"""Persistent Triton kernels with one or two programs, each of which then computes many tiles.
 
-A GPU's grid has hundreds of programs and a small test fewer tiles than that: what is carried from one tile to the next
-(sums in registers, scratch, prefetched operands) would never be met there.
+On a GPU a kernel starts hundreds of programs, and a small test has fewer tiles than that. Without these tests no
+program would compute a second tile, which reuses sums in registers, scratch and prefetched operands of the first one.
 """
 
 from __future__ import annotations
@@ -67,5 +67,5 @@ def test_a_program_that_takes_many_tiles_gives_what_many_programs_give(name: str
             results.append(run(partial(function, backend="triton"), inputs))
         compare(results[-1], plain, truth)
     if name.startswith("attention"):
-        # each element is written by one program, whichever it is
+        # one program writes each element, and its value does not depend on which program that is
         same_bits(results[0], results[1], "one program and two")

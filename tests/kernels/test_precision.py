@@ -1,4 +1,4 @@
-"""Which dtype a call computes in, and what somebody else's autocast changes."""
+"""The dtype in which a call computes, and what an autocast of the user changes."""
 
 from __future__ import annotations
 

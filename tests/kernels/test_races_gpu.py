@@ -1,4 +1,4 @@
-"""Kernels at full size on a GPU, again and again beside other work: races and unwritten memory show as other bits."""
+"""Kernels at full size on a GPU, many runs beside other work: races and unwritten memory would change the bits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 RUNS = 50
-# about 16,000 tokens, and more items than a GPU runs at once: programs take several, of unequal length
+# about 16,000 tokens, and more work items than programs, so a program takes several items of unequal length
 MIXED = [512, 33, 300, 129, 1, 64, 480, 200, 0, 97, 256, 400, 70, 511, 128, 17] * 5
 SHORT = [64, 1, 33, 50, 17, 60, 8, 64] * 50
 LONG = [4096, 513, 2000, 1024, 700]
@@ -77,7 +77,7 @@ def test_every_run_gives_the_same_bits(name: str, dtype: torch.dtype) -> None:
         return {f"result {i}": each for i, each in enumerate((*results, *gradients))}
 
     beside, busy = torch.cuda.Stream(), torch.randn(2048, 2048, device="cuda")
-    # the memory of a run before holds the right result already: NaN is written over it
+    # memory of the previous run already contains the right result: NaN replaces it
     with form(), contracts.poisoned_memory():
         first = everything()
         for _ in range(RUNS - 1):

@@ -1,4 +1,4 @@
-"""Triton kernels compiled for GPUs that are not here: they compile, nothing spills, loads are wide."""
+"""Triton kernels compile for sm_80 and sm_90 without a GPU; nothing spills, and loads are wide."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check(operation: Callable[..., Any], case: Case, dtype: torch.dtype, archite
         assert kernel.spills == 0, kernel
         assert kernel.stack_bytes == 0, kernel
         assert kernel.wide_accesses > 0, kernel
-        # Deterministic sums: no atomics in any form.
+        # no atomics: sums are deterministic
         assert not {"RED", "ATOM", "ATOMG"} & kernel.instructions.keys(), kernel
 
 
@@ -88,10 +88,10 @@ def test_programs_of_a_persistent_grid_are_on_their_multiprocessor_at_once() -> 
     for operation, case, programs_of in calls:
         _, backward = aot.launches(partial(operation, backend="triton"), case.make(torch.bfloat16))
         built, programs = aot.build(backward, 90), programs_of(backward)
-        # a warp gets its registers in steps of 8 for each of 32 threads, from 65,536
+        # a warp gets registers in steps of 8 for each of its 32 threads; a multiprocessor has 65,536
         registers = 32 * -(-built.registers // 8) * 8 * backward.options["num_warps"]
         assert programs * registers <= 65536, (case, programs, registers)
-        # an A100 has 164 KiB of shared memory for them, of which each takes one more
+        # a multiprocessor of an A100 has 164 KiB of shared memory, and each program takes 1 KiB more than it asks for
         assert programs * (built.shared_bytes + 1024) <= 164 * 1024, (case, programs, built.shared_bytes)
 
 
@@ -102,7 +102,7 @@ def test_a_launch_is_recorded_as_triton_would_specialise_it() -> None:
     assert forward.constants["key_ptr"] is None
     assert forward.constants["COLS"] == 768
     assert "x_ptr" in forward.aligned
-    # The number of rows varies from batch to batch: it must not be compiled in.
+    # the number of rows changes from batch to batch, so the code must not depend on its divisibility
     assert "rows" not in forward.aligned
     assert forward.options == {"num_warps": 4, "enable_fp_fusion": True}
 
@@ -117,14 +117,14 @@ def launches_of(family: str, case: Case) -> list[aot.Launch]:
 
 @pytest.mark.parametrize("family", aot.CASES)
 def test_every_launch_says_that_a_product_and_its_sum_are_one_instruction(family: str) -> None:
-    # Triton 3.9 warns that 3.10 will have another default
+    # Triton 3.9 warns that 3.10 changes the default
     launches = launches_of(family, aot.CASES[family][0])
     assert launches and all(launch.options["enable_fp_fusion"] is True for launch in launches)
 
 
 @pytest.mark.parametrize("family", aot.CASES)
 def test_no_number_of_a_call_is_compiled_in(family: str) -> None:
-    # Triton would compile again for a count that is 1, or divisible by 16, or is not: in the middle of a training
+    # otherwise Triton compiles again, in the middle of a training, when a count is 1 or its divisibility by 16 changes
     for case in aot.CASES[family][:2]:
         for launch in launches_of(family, case):
             for parameter in launch.kernel.params:

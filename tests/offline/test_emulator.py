@@ -1,4 +1,4 @@
-"""Triton kernels run as compiled for a GPU that is not here: right numbers, no races, nothing out of bounds."""
+"""Compiled Triton kernels, emulated on the CPU, give the right numbers, without races or accesses out of bounds."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def check(family: str, case: Case, form: Form, dtype: torch.dtype, architecture:
         result = getattr(unmask_kernels, family)(backend=backend, **arguments)
         return getattr(result, "loss_sum", result)
 
-    # one program, which takes one item after the other
+    # a single program, which computes one item after the other
     with form(), few_programs(1), contracts.poisoned_memory(), emulated(architecture) as found:
         ours = run(partial(call, "triton"), inputs)
     assert not found
@@ -83,7 +83,7 @@ def check(family: str, case: Case, form: Form, dtype: torch.dtype, architecture:
         return same_bits(ours, run(partial(call, "reference"), inputs), "compiled and reference")
     truth = run(partial(call, "reference"), inputs.double())
     for name, value in ours.items():
-        # wrong layouts and lost tiles, not roundings, are what there is to see
+        # the bound is wide: the test looks for wrong layouts and lost tiles, not for rounding
         error = (value.double() - truth[name]).norm() / truth[name].norm()
         assert error < 4 * torch.finfo(dtype).eps, f"{name} is off by {error:.3g}"
     return None

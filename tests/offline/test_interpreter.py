@@ -1,7 +1,7 @@
-"""Triton kernels on the CPU: every test module of a Triton kernel, again, under Triton's interpreter.
+"""Every test module of a Triton kernel passes under Triton's interpreter, on the CPU.
 
-Nobody has to remember an environment variable: this is part of a plain `pytest` run, one test a module, so that
-pytest-xdist spreads them.
+A plain run of `pytest` includes this, without an environment variable. Each module is one test, so pytest-xdist runs
+them in parallel.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Under the interpreter a kernel that leaves its tensors, or races, is refused, however right its results are."""
+"""The interpreter refuses a kernel that races or leaves its tensors, even if its results are right."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_what_a_mask_leaves_out_is_neither_read_nor_written() -> None:
     ],
 )
 def test_an_address_beside_a_tensor_is_refused(bounds: dict[str, int], said: str) -> None:
-    # as views, so that what lies beside them is memory of the process too
+    # views, so the memory beside them belongs to the process too
     room = torch.zeros(3, 100)
     with pytest.raises(triton.runtime.errors.InterpreterError, match=said):
         copy(room[0, 20:33], room[2, 20:33], **bounds)
@@ -70,7 +70,7 @@ def _places_kernel(out_ptr, read_ptr, STEP: tl.constexpr, AHEAD: tl.constexpr) -
 
 def test_an_element_belongs_to_one_program_of_a_launch() -> None:
     out, read = torch.zeros(16, dtype=torch.int32), torch.zeros(4, dtype=torch.int32)
-    for _ in range(2):  # another launch may write what one has written
+    for _ in range(2):  # a later launch may write the same elements
         _places_kernel[(2, 2)](out, read, STEP=4, AHEAD=3)
     assert out.tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
     with pytest.raises(triton.runtime.errors.InterpreterError, match=r"writes \d of 4 addresses that another program"):

@@ -1,10 +1,10 @@
-"""Listings of compiled kernels are read as they are written: predicates, modifiers, labels, branches."""
+"""Listings of compiled kernels are read correctly: predicates, modifiers, labels, branches."""
 
 from __future__ import annotations
 
 from offline import sass
 
-# a loop from .L_x_1 that holds another, .L_x_2; a branch forwards; the branch to itself that ends a kernel
+# a loop from .L_x_1, an inner loop from .L_x_2, a forward branch, and the branch to itself that ends a kernel
 LISTING = """
         .section  .text._kernel
 _kernel:
