@@ -9,7 +9,7 @@ from .dispatch import BackendUnavailable, Family, using
 from .documents import Documents
 from .embedding.choice import FAMILY as _EMBEDDING
 from .embedding.op import embedding
-from .gelu.op import FAMILY as _GELU
+from .gelu.choice import FAMILY as _GELU
 from .gelu.op import gelu
 from .layer_norm.choice import FAMILY as _LAYER_NORM
 from .layer_norm.op import layer_norm

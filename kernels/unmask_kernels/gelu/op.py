@@ -1,25 +1,20 @@
-"""gelu: the public operation, its checks, its backends and its registration.
+"""gelu: the public operation, its checks and its registration.
 
 Shapes: x (T, N), bias (N,), y (T, F), with F = N, or N / 2 where gated.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import torch
 from torch import Tensor
 
-from unmask_kernels import checks
-from unmask_kernels.capability import architecture, triton_reasons
-from unmask_kernels.dispatch import Backend, Family
-from unmask_kernels.precision import accumulation_dtype, autocast_dtype, without_autocast
-from unmask_kernels.registration import register, save, saved
-
+from .. import checks
+from ..precision import accumulation_dtype, autocast_dtype, without_autocast
+from ..registration import operation
 from . import reference
-from .activations import ACTIVATIONS, GATED, Activation
+from .arguments import ACTIVATIONS, GATED, Activation, Arguments, BackwardArguments, Gradients, Results
+from .choice import FAMILY, describe
 
-__all__ = ["FAMILY", "GeluCall", "gelu"]
+__all__ = ["gelu"]
 
 
 def gelu(
@@ -55,47 +50,20 @@ def gelu(
         TypeError, ValueError: a dtype, shape or device does not match, or activation is not one of the four.
         BackendUnavailable: the backend asked for cannot run this call.
     """
-    _check(x, bias, activation)
-    dtype = autocast_dtype(x)
-    x = x.to(dtype)
-    chosen = FAMILY.choose(backend, GeluCall(x.device.type, architecture(x), dtype))
+    arguments = Arguments(x, bias, activation)
+    _check(arguments)
+    arguments = _cast(arguments)
+    chosen = FAMILY.choose(backend, describe(arguments))
     if chosen == "reference":
         with without_autocast(x.device.type):
-            return reference.gelu(x, bias, activation=activation)
-    bias = None if bias is None else bias.to(accumulation_dtype(dtype))
-    y: Tensor = _Gelu.apply(x, bias, activation, chosen)  # type: ignore[no-untyped-call]
+            return reference.gelu(**arguments._asdict())
+    y: Tensor = _gelu(arguments, chosen)
     return y
 
 
-class GeluCall(NamedTuple):
-    """What the choice of a backend may depend on."""
-
-    device: str
-    architecture: str
-    dtype: torch.dtype
-
-
-def _triton_refuses(call: GeluCall) -> list[str]:
-    reasons = triton_reasons(call.device)
-    if call.dtype == torch.float64:
-        reasons.append("activations must be fp16, bf16 or fp32, got float64")
-    return reasons
-
-
-FAMILY = Family(
-    "gelu",
-    {
-        # `verified` gets an architecture once the GPU tests have passed there.
-        "triton": Backend("unmask_kernels.gelu._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.gelu._torch"),
-        "reference": Backend("unmask_kernels.gelu.reference"),
-    },
-    example=lambda device, architecture, dtype: GeluCall(device, architecture, dtype),
-)
-
-
-def _check(x: Tensor, bias: Tensor | None, activation: str) -> None:
+def _check(arguments: Arguments) -> None:
     name = "gelu"
+    x, bias, activation = arguments
     checks.rank(name, "x", x, "(T, N)")
     checks.dtype(name, "x", x, checks.FLOATS)
     if activation not in ACTIVATIONS:
@@ -112,30 +80,25 @@ def _check(x: Tensor, bias: Tensor | None, activation: str) -> None:
         checks.same_device(name, "x", x, bias=bias)
 
 
-def _forward_fake(x: Tensor, bias: Tensor | None, activation: str, backend: str) -> Tensor:
+def _cast(arguments: Arguments) -> Arguments:
+    """The call in the dtypes that backends take."""
+    x, bias, activation = arguments
+    dtype = autocast_dtype(x)
+    return Arguments(x.to(dtype), None if bias is None else bias.to(accumulation_dtype(dtype)), activation)
+
+
+def _forward_fake(arguments: Arguments, backend: str) -> Results:
+    x = arguments.x
     tokens, width = x.shape
-    return x.new_empty((tokens, width // 2 if activation in GATED else width))
+    return Results(y=x.new_empty((tokens, width // 2 if arguments.activation in GATED else width)))
 
 
-def _backward_fake(dy: Tensor, x: Tensor, bias: Tensor | None, activation: str, backend: str) -> tuple[Tensor, Tensor]:
-    dbias = x.new_empty(0, dtype=accumulation_dtype(x.dtype)) if bias is None else bias.new_empty(tuple(bias.shape))
-    return x.new_empty(tuple(x.shape)), dbias
+def _backward_fake(arguments: BackwardArguments, backend: str) -> Gradients:
+    x, bias = arguments.x, arguments.bias
+    return Gradients(
+        dx=x.new_empty(tuple(x.shape)),
+        dbias=x.new_empty((0,) if bias is None else tuple(bias.shape), dtype=accumulation_dtype(x.dtype)),
+    )
 
 
-register(FAMILY, forward=_forward_fake, backward=_backward_fake)
-
-
-class _Gelu(torch.autograd.Function):
-    """Forward and backward operations tied together; once differentiable."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, activation: str, backend: str) -> Tensor:
-        save(ctx, x, bias, activation, backend)
-        y: Tensor = torch.ops.unmask.gelu_fwd(x, bias, activation, backend)
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        dx, dbias = torch.ops.unmask.gelu_bwd(dy, *saved(ctx))
-        return dx, dbias if ctx.needs_input_grad[1] else None, None, None
+_gelu = operation(FAMILY, forward=_forward_fake, backward=_backward_fake)

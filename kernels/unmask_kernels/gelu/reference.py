@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from unmask_kernels.precision import accumulation_dtype
+from ..precision import accumulation_dtype
 
 __all__ = ["gelu"]
 

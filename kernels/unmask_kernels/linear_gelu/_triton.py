@@ -26,7 +26,7 @@ from torch import Tensor
 from unmask_kernels import capability
 from unmask_kernels._triton.activation import activate
 from unmask_kernels._triton.launch import OPTIONS, device_guard, persistent_programs
-from unmask_kernels.gelu.activations import GATED
+from unmask_kernels.gelu.arguments import GATED
 
 __all__ = ["backward", "forward"]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from unmask_kernels.gelu.activations import Activation
+from unmask_kernels.gelu.arguments import Activation
 from unmask_kernels.gelu.op import gelu
 
 __all__ = ["linear_gelu"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from unmask_kernels import checks
 from unmask_kernels.capability import architecture, triton_reasons
 from unmask_kernels.dispatch import Backend, Family
-from unmask_kernels.gelu.activations import ACTIVATIONS, GATED, Activation
+from unmask_kernels.gelu.arguments import ACTIVATIONS, GATED, Activation
 from unmask_kernels.precision import accumulation_dtype, autocast_dtype, without_autocast
 from unmask_kernels.registration import register, save, saved
 

@@ -1,0 +1,46 @@
+"""Which backend runs a call of gelu: what the choice looks at, what each backend refuses, and their order."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from ..capability import architecture, triton_reasons
+from ..dispatch import Backend, Family
+from .arguments import Arguments
+
+__all__ = ["FAMILY", "GeluCall", "describe"]
+
+
+class GeluCall(NamedTuple):
+    """What the choice of a backend may depend on."""
+
+    device: str
+    architecture: str
+    dtype: torch.dtype
+
+
+def describe(arguments: Arguments) -> GeluCall:
+    """The call as the choice sees it."""
+    x = arguments.x
+    return GeluCall(x.device.type, architecture(x), x.dtype)
+
+
+def _triton_refuses(call: GeluCall) -> list[str]:
+    reasons = triton_reasons(call.device)
+    if call.dtype == torch.float64:
+        reasons.append("activations must be fp16, bf16 or fp32, got float64")
+    return reasons
+
+
+FAMILY = Family(
+    "gelu",
+    {
+        # `verified` gets an architecture once the GPU tests have passed there.
+        "triton": Backend("unmask_kernels.gelu._triton", _triton_refuses, verified=()),
+        "torch": Backend("unmask_kernels.gelu._torch"),
+        "reference": Backend("unmask_kernels.gelu.reference"),
+    },
+    example=lambda device, architecture, dtype: GeluCall(device, architecture, dtype),
+)
