@@ -13,7 +13,7 @@ from .gelu.choice import FAMILY as _GELU
 from .gelu.op import gelu
 from .layer_norm.choice import FAMILY as _LAYER_NORM
 from .layer_norm.op import layer_norm
-from .linear_gelu.op import FAMILY as _LINEAR_GELU
+from .linear_gelu.choice import FAMILY as _LINEAR_GELU
 from .linear_gelu.op import linear_gelu
 from .masking.op import FAMILY as _MASKING
 from .masking.op import MaskedTokens, masking

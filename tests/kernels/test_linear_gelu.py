@@ -138,14 +138,15 @@ def test_registration_is_sound(case: Case, target: Target) -> None:
     if target.backend != "triton":
         pytest.skip("the others are not registered: the compiler sees through them")
     a = case.make(torch.bfloat16, target.device).arguments
-    shared = (a["x"], a["weight"].bfloat16(), a["bias"])
+    x, weight, narrow, bias = a["x"], a["weight"], a["weight"].bfloat16(), a["bias"]
+    settings = (a["activation"], weight.dtype)
     for with_z in (False, True):
-        contracts.opcheck(torch.ops.unmask.linear_gelu_fwd.default, (*shared, a["activation"], with_z, target.backend))
-    y, z = torch.ops.unmask.linear_gelu_fwd(*shared, a["activation"], True, target.backend)
+        forward = (x, weight, narrow, bias, *settings, with_z, target.backend)
+        contracts.opcheck(torch.ops.unmask.linear_gelu_fwd.default, forward)
+    y, z = torch.ops.unmask.linear_gelu_fwd(*forward)
     for wanted in ((True, True), (True, False), (False, True)):
-        contracts.opcheck(
-            torch.ops.unmask.linear_gelu_bwd.default, (y, *shared, z, a["activation"], *wanted, target.backend)
-        )
+        backward = (y, x, narrow, bias, z, *settings, *wanted, target.backend)
+        contracts.opcheck(torch.ops.unmask.linear_gelu_bwd.default, backward)
 
 
 @everywhere

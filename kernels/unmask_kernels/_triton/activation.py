@@ -2,7 +2,8 @@
 
 CUDA's erf and tanh take most of the instructions of a memory-bound kernel. So Phi(-|z|) is computed as the density
 exp(-z**2 / 2), which the slope needs anyway, times a polynomial in 1 / (1 + 0.28 |z|). That is the form of Abramowitz
-and Stegun's 7.1.26, of one degree more, fitted to 1e-8. The tanh form is z sigmoid(2 u), the same function without a tanh.
+and Stegun's 7.1.26, of one degree more, fitted to 1e-8. The tanh form is z sigmoid(2 u), the same function without a
+tanh.
 """
 
 from __future__ import annotations

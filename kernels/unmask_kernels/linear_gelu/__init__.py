@@ -1,5 +1,6 @@
 """The linear_gelu family: a linear layer and the activation behind it, plain or gated."""
 
-from .op import FAMILY, LinearGeluCall, linear_gelu
+from .choice import FAMILY, LinearGeluCall
+from .op import linear_gelu
 
 __all__ = ["FAMILY", "LinearGeluCall", "linear_gelu"]

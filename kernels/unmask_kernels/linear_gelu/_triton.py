@@ -1,17 +1,21 @@
 """Triton linear_gelu: a tiled product whose epilogue adds the bias, applies the activation and writes z and y.
 
-z = x W^T, the product without its bias, is written for the backward alone: gelu's kernel there adds the bias again in
-fp32 and sums its gradient on the way. Beside the operands, traffic per element of y of s bytes: 2 s (gated 3 s), where
-a product and an activation behind it move 3 s (gated 5 s).
+z = x W^T, the product without its bias, is written for the backward alone. gelu's kernel there adds the bias again in
+fp32 and sums its gradient on the way. Beside the operands, an element of y of s bytes moves 2 s (gated 3 s). A product
+and then an activation move 3 s (gated 5 s).
 
-Programs loop over the tiles, and both loops are one: while a tile is in its epilogue, 23 instructions an element, the
-operands of the next one arrive. On sm_90 a tile is as large as the registers hold, since smaller ones need more than
-the L2 cache is likely to give; on sm_80 two programs share a multiprocessor, and one multiplies while the other is in
-its epilogue. Tiles go by eight tiles of rows and all columns, so that what programs read together stays in the cache.
-A gated tile takes the gates and their values as one product and splits it in registers.
+Programs are persistent, and the loop over tiles and the loop over D are one: while a tile is in its epilogue, which
+takes 23 instructions an element, the operands of the next tile arrive. On sm_90 a tile is as large as the registers
+hold, since smaller tiles need more than the L2 cache is likely to give. On sm_80 two programs share a multiprocessor:
+one multiplies while the other is in its epilogue. Programs take tiles in groups of eight tiles of rows and all columns,
+so that what they read at the same time stays in the cache. A gated tile computes the gates and their values as one
+product and splits it in registers.
 
-An element is one sum in one order of D: no atomics and no split of D, so results do not depend on timing, and a row
-gives what it gives alone. docs/kernels/linear_gelu.md has the arithmetic.
+An element is one sum in one order of D, without atomics and without a split of D. So results do not depend on timing,
+and a row gives what it gives alone. docs/kernels/linear_gelu.md has the arithmetic.
+
+Pointers: x (rows, DEPTH), weight (N, DEPTH), z (rows, N), y (rows, COLS) in the dtype of x, with N = COLS, or 2 COLS
+where gated; bias (N,) fp32. z and bias may be None.
 """
 
 from __future__ import annotations
@@ -23,18 +27,27 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unmask_kernels import capability
-from unmask_kernels._triton.activation import activate
-from unmask_kernels._triton.launch import OPTIONS, device_guard, persistent_programs
-from unmask_kernels.gelu.arguments import GATED
+from .. import capability
+from .._triton.activation import activate, is_gated
+from .._triton.launch import OPTIONS, device_guard, persistent_programs
+from ..gelu.arguments import GATED
+from .arguments import Arguments, BackwardArguments, Gradients, Results
 
 __all__ = ["backward", "forward"]
 
-_GROUP = 8
-
 
 class Tile(NamedTuple):
-    """Rows and columns of a tile of the product, the step in D, warps, steps under way, programs a multiprocessor."""
+    """A tile of the product and how a program computes it.
+
+    Attributes:
+        rows: of the tile.
+        columns: of the tile.
+        step: columns of x that are multiplied at a time.
+        warps: of a program.
+        stages: steps whose operands are under way at once.
+        programs: on a multiprocessor.
+        group: tiles of rows that programs take together, with all columns.
+    """
 
     rows: int
     columns: int
@@ -42,11 +55,12 @@ class Tile(NamedTuple):
     warps: int
     stages: int
     programs: int
+    group: int = 8
 
 
 @triton.jit
-def _add_bias(z, bias_ptr, col, in_cols, HAS_BIAS: tl.constexpr):
-    return z + tl.load(bias_ptr + col, mask=in_cols, other=0.0)[None, :] if HAS_BIAS else z
+def _add_bias(z, bias_ptr, col, in_cols):
+    return z + tl.load(bias_ptr + col, mask=in_cols, other=0.0)[None, :] if bias_ptr is not None else z
 
 
 @triton.jit
@@ -61,21 +75,19 @@ def _write(ptr, value, row, col, mask, stride: tl.constexpr):
 
 
 @triton.jit
-def _finish(
-    z, value, z_ptr, y_ptr, bias_ptr, row, col, in_rows,
-    COLS: tl.constexpr, ACTIVATION: tl.constexpr, IS_GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_Z: tl.constexpr,
-):  # fmt: skip
-    """Write z (ROWS, PART), gated also the value that it multiplies, and y into the rows that start at z_ptr, y_ptr."""
+def _finish(z, value, z_ptr, y_ptr, bias_ptr, row, col, in_rows, COLS: tl.constexpr, ACTIVATION: tl.constexpr):
+    # Writes z (ROWS, PART), the value that it gates or None, and y into the rows that start at z_ptr and y_ptr.
+    IS_GATED: tl.constexpr = is_gated(ACTIVATION)
     WIDTH: tl.constexpr = 2 * COLS if IS_GATED else COLS
     in_cols = col < COLS
     mask = in_rows[:, None] & in_cols[None, :]
-    if HAS_Z:
+    if z_ptr is not None:
         _write(z_ptr, z, row, col, mask, WIDTH)
         if IS_GATED:
             _write(z_ptr + COLS, value, row, col, mask, WIDTH)
-    y, _ = activate(_add_bias(z, bias_ptr, col, in_cols, HAS_BIAS), ACTIVATION)
+    y, _ = activate(_add_bias(z, bias_ptr, col, in_cols), ACTIVATION)
     if IS_GATED:
-        y *= _add_bias(value, bias_ptr + COLS if HAS_BIAS else None, col, in_cols, HAS_BIAS)
+        y *= _add_bias(value, bias_ptr + COLS if bias_ptr is not None else None, col, in_cols)
     _write(y_ptr, y, row, col, mask, COLS)
 
 
@@ -83,9 +95,13 @@ def _finish(
 def _forward_kernel(
     x_ptr, weight_ptr, bias_ptr, z_ptr, y_ptr,
     rows, depth,
-    DEPTH: tl.constexpr, COLS: tl.constexpr, ACTIVATION: tl.constexpr, IS_GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_Z: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, GROUP: tl.constexpr,
+    DEPTH: tl.constexpr, COLS: tl.constexpr, ACTIVATION: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
+    ROWS: tl.constexpr = TILE.rows
+    COLUMNS: tl.constexpr = TILE.columns
+    STEP: tl.constexpr = TILE.step
+    GROUP: tl.constexpr = TILE.group
+    IS_GATED: tl.constexpr = is_gated(ACTIVATION)
     BLOCK: tl.constexpr = COLUMNS // 2 if IS_GATED else COLUMNS  # columns of y
     PART: tl.constexpr = COLUMNS // 4
     WIDTH: tl.constexpr = 2 * COLS if IS_GATED else COLS
@@ -123,19 +139,19 @@ def _forward_kernel(
         for part in tl.static_range(2 if IS_GATED else 4):
             _finish(
                 quarters[part], quarters[part + 2] if IS_GATED else None,
-                z_ptr + first * WIDTH if HAS_Z else None, y_ptr + first * COLS, bias_ptr,
+                z_ptr + first * WIDTH if z_ptr is not None else None, y_ptr + first * COLS, bias_ptr,
                 place, first_col + part * PART + tl.arange(0, PART), first + place < rows,
-                COLS, ACTIVATION, IS_GATED, HAS_BIAS, HAS_Z,
+                COLS, ACTIVATION,
             )  # fmt: skip
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, with_z: bool) -> tuple[Tensor, Tensor]:
-    """y (T, F) and z (T, N), which is empty unless asked for."""
+def forward(arguments: Arguments) -> Results:
+    """Launch as many programs as run at once."""
+    x, weight, bias, activation = arguments.x, arguments.narrow, arguments.bias, arguments.activation
     (rows, depth), width = x.shape, len(weight)
-    gated = activation in GATED
-    cols = width // 2 if gated else width
+    cols = width // 2 if activation in GATED else width
     y = x.new_empty((rows, cols))
-    z = x.new_empty((rows, width) if with_z else (0,))
+    z = x.new_empty((rows, width)) if arguments.with_z else None
     if y.numel() > 0:
         tile = _tile(x)
         tiles = triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns)
@@ -144,51 +160,40 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, wit
                 x_ptr=x.contiguous(),
                 weight_ptr=weight.contiguous(),
                 bias_ptr=None if bias is None else bias.contiguous(),
-                z_ptr=z if with_z else None,
+                z_ptr=z,
                 y_ptr=y,
                 rows=rows,
                 depth=depth,
                 DEPTH=depth,
                 COLS=cols,
                 ACTIVATION=activation,
-                IS_GATED=gated,
-                HAS_BIAS=bias is not None,
-                HAS_Z=with_z,
-                ROWS=tile.rows,
-                COLUMNS=tile.columns,
-                STEP=tile.step,
-                GROUP=_GROUP,
+                TILE=tile,
                 num_warps=tile.warps,
                 num_stages=tile.stages,
                 **OPTIONS,
             )
-    return y, z
+    return Results(y, x.new_empty(0) if z is None else z)
 
 
-def backward(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    z: Tensor,
-    activation: str,
-    for_x: bool,
-    for_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dx (T, D), dweight (N, D) and dbias (N,), the latter two in the accumulation dtype; empty where not wanted."""
-    dz, dbias = torch.ops.unmask.gelu_bwd(dy, z, bias, activation, "triton")
-    dx = dz @ weight if for_x else x.new_empty(0)
-    if not for_weight:
+def backward(arguments: BackwardArguments) -> Gradients:
+    """Differentiate by gelu's Triton backward and PyTorch's products."""
+    x = arguments.x
+    dz, dbias = torch.ops.unmask.gelu_bwd(arguments.dy, arguments.z, arguments.bias, arguments.activation, "triton")
+    dx = dz @ arguments.narrow if arguments.needs_x else x.new_empty(0)
+    if not arguments.needs_weight:
         dweight = x.new_empty(0, dtype=torch.float32)
     elif x.device.type == "cuda" and x.element_size() == 2 and x.numel() > 0:
         dweight = torch.mm(dz.t(), x, out_dtype=torch.float32)
     else:
         dweight = dz.t().float() @ x.float()
-    return dx, dweight, dbias
+    return Gradients(dx, dweight.to(arguments.weight_dtype), dbias)
 
 
 def _tile(x: Tensor) -> Tile:
-    """What spills nothing with Triton 3.6.0 and 3.9.0; sm_90's tensor cores read shared memory in rows of 128 bytes."""
+    """A tile that spills nothing with Triton 3.6.0 and 3.9.0.
+
+    The tensor cores of sm_90 read shared memory in rows of 128 bytes.
+    """
     if x.dtype == torch.float32:
         return Tile(64, 64, 32, 4, 2, programs=4)
     if capability.architecture(x) == "sm_90":

@@ -1,10 +1,10 @@
-"""linear_gelu by PyTorch's product and the family gelu: what runs unless another backend is asked for.
+"""linear_gelu by PyTorch's product and the family gelu: the backend `torch`, which runs unless another is asked for.
 
-Plain calls, outside `torch.library`, so that autograd and the compiler see each; the activation is the backend of gelu
-that is chosen or asked for there. A GPU's product is pure, and what follows reads every element anyway, adds the bias
-in fp32 and sums its gradient on the way. A CPU's product adds it for nothing.
+These are plain calls outside `torch.library`, so that autograd and the compiler see each of them. The activation is the
+backend of gelu that is chosen or asked for there. On a GPU the product is pure: gelu reads every element anyway, adds
+the bias in fp32 and sums its gradient on the way. On a CPU the product adds the bias at no cost.
 
-Kept for the backward: x, the narrow weight and the product.
+The backward keeps x, the narrow weight and the product.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from unmask_kernels.gelu.arguments import Activation
-from unmask_kernels.gelu.op import gelu
+from ..gelu.arguments import Activation
+from ..gelu.op import gelu
 
 __all__ = ["linear_gelu"]
 

@@ -1,25 +1,22 @@
-"""linear_gelu: the public operation, its checks, its backends and its registration.
+"""linear_gelu: the public operation, its checks and its registration.
 
 Shapes: x (T, D), weight (N, D), bias (N,), z (T, N), y (T, F), with F = N, or N / 2 where gated.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor
 
-from unmask_kernels import checks
-from unmask_kernels.capability import architecture, triton_reasons
-from unmask_kernels.dispatch import Backend, Family
-from unmask_kernels.gelu.arguments import ACTIVATIONS, GATED, Activation
-from unmask_kernels.precision import accumulation_dtype, autocast_dtype, without_autocast
-from unmask_kernels.registration import register, save, saved
-
+from .. import checks
+from ..gelu.arguments import ACTIVATIONS, GATED, Activation
+from ..precision import accumulation_dtype, autocast_dtype, without_autocast
+from ..registration import operation
 from . import composed, reference
+from .arguments import Arguments, BackwardArguments, Gradients, Results
+from .choice import FAMILY, describe
 
-__all__ = ["FAMILY", "LinearGeluCall", "linear_gelu"]
+__all__ = ["linear_gelu"]
 
 
 def linear_gelu(
@@ -54,45 +51,26 @@ def linear_gelu(
         BackendUnavailable: the backend asked for cannot run this call.
     """
     _check(x, weight, bias, activation)
-    dtype = autocast_dtype(x)
-    x = x.to(dtype)
-    chosen = FAMILY.choose(backend, LinearGeluCall(x.device.type, architecture(x), dtype))
-    if chosen == "reference":
+    x = x.to(autocast_dtype(x))
+    chosen = FAMILY.choose(backend, describe(x))
+    if chosen in ("reference", "torch"):
+        product = reference.linear_gelu if chosen == "reference" else composed.linear_gelu
         with without_autocast(x.device.type):
-            return reference.linear_gelu(x, weight, bias, activation=activation)
-    if chosen == "torch":
-        with without_autocast(x.device.type):
-            return composed.linear_gelu(x, weight, bias, activation)
-    bias = None if bias is None else bias.to(accumulation_dtype(dtype))
-    y: Tensor = _LinearGelu.apply(x, weight, bias, activation, torch.is_grad_enabled(), chosen)  # type: ignore[no-untyped-call]
+            return product(x, weight, bias, activation=activation)
+    with_z = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)
+    )
+    arguments = Arguments(
+        x=x,
+        weight=weight,
+        narrow=weight.detach().to(x.dtype),
+        bias=None if bias is None else bias.to(accumulation_dtype(x.dtype)),
+        activation=activation,
+        weight_dtype=weight.dtype,
+        with_z=with_z,
+    )
+    y: Tensor = _linear_gelu(arguments, chosen)
     return y
-
-
-class LinearGeluCall(NamedTuple):
-    """What the choice of a backend may depend on."""
-
-    device: str
-    architecture: str
-    dtype: torch.dtype
-
-
-def _triton_refuses(call: LinearGeluCall) -> list[str]:
-    reasons = triton_reasons(call.device)
-    if call.dtype == torch.float64:
-        reasons.append("activations must be fp16, bf16 or fp32, got float64")
-    return reasons
-
-
-FAMILY = Family(
-    "linear_gelu",
-    {
-        # `verified` gets an architecture once the GPU tests have passed there and it has beaten product and gelu.
-        "triton": Backend("unmask_kernels.linear_gelu._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.linear_gelu.composed"),
-        "reference": Backend("unmask_kernels.linear_gelu.reference"),
-    },
-    example=lambda device, architecture, dtype: LinearGeluCall(device, architecture, dtype),
-)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> None:
@@ -122,62 +100,22 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> N
     checks.same_device(name, "x", x, weight=weight, bias=bias)
 
 
-def _forward_fake(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, with_z: bool, backend: str
-) -> tuple[Tensor, Tensor]:
-    tokens, width = x.shape[0], weight.shape[0]
-    y = x.new_empty((tokens, width // 2 if activation in GATED else width))
-    return y, x.new_empty((tokens, width) if with_z else (0,))
-
-
-def _backward_fake(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    z: Tensor,
-    activation: str,
-    for_x: bool,
-    for_weight: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    wide = accumulation_dtype(x.dtype)
-    return (
-        x.new_empty(tuple(x.shape) if for_x else (0,)),
-        x.new_empty(tuple(weight.shape) if for_weight else (0,), dtype=wide),
-        x.new_empty((0,) if bias is None else tuple(bias.shape), dtype=wide),
+def _forward_fake(arguments: Arguments, backend: str) -> Results:
+    x = arguments.x
+    tokens, width = x.shape[0], arguments.weight.shape[0]
+    return Results(
+        y=x.new_empty((tokens, width // 2 if arguments.activation in GATED else width)),
+        z=x.new_empty((tokens, width) if arguments.with_z else (0,)),
     )
 
 
-register(FAMILY, forward=_forward_fake, backward=_backward_fake)
+def _backward_fake(arguments: BackwardArguments, backend: str) -> Gradients:
+    x, narrow, bias = arguments.x, arguments.narrow, arguments.bias
+    return Gradients(
+        dx=x.new_empty(tuple(x.shape) if arguments.needs_x else (0,)),
+        dweight=x.new_empty(tuple(narrow.shape) if arguments.needs_weight else (0,), dtype=arguments.weight_dtype),
+        dbias=x.new_empty((0,) if bias is None else tuple(bias.shape), dtype=accumulation_dtype(x.dtype)),
+    )
 
 
-class _LinearGelu(torch.autograd.Function):
-    """Forward and backward operations tied together; once differentiable."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, grad_enabled: bool, backend: str
-    ) -> Tensor:
-        needed = grad_enabled and any(ctx.needs_input_grad)
-        narrow = weight.to(x.dtype)
-        y: Tensor
-        y, z = torch.ops.unmask.linear_gelu_fwd(x, narrow, bias, activation, needed, backend)
-        save(ctx, x, narrow, bias, z, activation, backend)
-        ctx.weight_dtype = weight.dtype
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        *call, backend = saved(ctx)
-        for_x, for_weight, for_bias, *_ = ctx.needs_input_grad
-        dx, dweight, dbias = torch.ops.unmask.linear_gelu_bwd(dy, *call, for_x, for_weight, backend)
-        return (
-            dx if for_x else None,
-            dweight.to(ctx.weight_dtype) if for_weight else None,
-            dbias if for_bias else None,
-            None,
-            None,
-            None,
-        )
+_linear_gelu = operation(FAMILY, forward=_forward_fake, backward=_backward_fake)

@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from unmask_kernels.gelu.reference import gelu
-from unmask_kernels.precision import accumulation_dtype
+from ..gelu.reference import gelu
+from ..precision import accumulation_dtype
 
 __all__ = ["linear_gelu"]
 
