@@ -75,7 +75,7 @@ def block(store: MemoryStore) -> Block:
         documents=np.arange(DOCUMENTS),
         lengths=store.lengths.astype(np.int64),
         sources=nothing,
-        source_epochs=nothing,
+        readings=nothing,
         ranks=np.arange(DOCUMENTS),
         max_length=LONGEST,
         seed=1,

@@ -1,13 +1,13 @@
-"""PackedBatch: the one thing that data and model share, a flat row of whole documents.
+"""PackedBatch: a micro-batch of whole documents in one flat row, which the data make and the model reads.
 
     ids        [CLS] t t t [SEP] [CLS] t t [SEP] ... [PAD] [PAD]      (T,)
     documents  |---- doc 0 ----| |--- doc 1 ---| ... |-- inert -|     S slots
-    masked     rows of `ids` that were selected for prediction        (M,), labels -100 where unused
+    masked     rows of `ids` that are predicted                       (M,), labels -100 in unused slots
 
-T, S and M are capacities that stay fixed for a run while the contents change: unused tokens form inert [PAD] documents
-that no loss reads, so no kernel needs a rule for a tail and no shape ever changes.
+The capacities T, S and M are fixed for a run, while the contents change from batch to batch. Unused tokens are [PAD] in
+inert documents, which no loss reads. So shapes never change, and no kernel needs a rule for a tail.
 
-`pack` is the friendly door for lists of token ids; `assemble` is the vectorised one for the data loader.
+`pack` makes a batch from lists of token ids; `assemble` makes one from arrays, for the data loader.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from unmask_kernels import Documents
 __all__ = ["IGNORED", "Cursor", "PackedBatch", "assemble", "pack"]
 
 IGNORED = -100
-"""Label of a slot that no loss reads, as in PyTorch's cross-entropy."""
+"""Label of a slot that no loss reads, the default `ignore_index` of PyTorch's cross-entropy."""
 
 
 class Cursor(NamedTuple):
-    """Where a micro-batch comes from: the k-th one of a block of an epoch over the data."""
+    """Where a micro-batch lies in the stream: the k-th one of a shuffle block of an epoch."""
 
     epoch: int
     block: int
@@ -44,14 +44,14 @@ class PackedBatch:
 
     Attributes:
         ids: token ids as the model reads them, already corrupted where masked, int64 (T,).
-        documents: boundaries, positions and keys of the documents.
+        documents: boundaries, positions and keys of the documents, S slots.
         segments: 0 or 1 for each token (BERT's token types), int64 (T,).
         word_starts: True where a token begins a word, bool (T,), or None.
-        masked: rows of `ids` to predict, int64 (M,); unused slots are 0. None when masking happens later.
+        masked: rows of `ids` to predict, int64 (M,); unused slots are 0. None if the batch is not masked yet.
         labels: original ids at `masked`, int64 (M,); unused slots are -100.
-        pair_labels: one label per document for pair objectives, int64 (S,); unused slots are -100. Or None.
-        real_tokens: tokens that are not padding, a plain int.
-        cursor: where the batch comes from, or None.
+        pair_labels: label of each document for pair objectives, int64 (S,); unused slots are -100. Or None.
+        real_tokens: number of tokens that are not padding.
+        cursor: where the batch lies in the stream, or None.
     """
 
     ids: Tensor
@@ -69,17 +69,17 @@ class PackedBatch:
         return f"PackedBatch({self.real_tokens} real tokens in {self.documents}{masked})"
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedBatch:
-        """The same batch on another device.
+        """Copy the batch to another device.
 
-        With `non_blocking` it goes to a GPU through page-locked memory: from any other the copy would begin, and the
-        host go on, only after all that the GPU was asked for before.
+        With `non_blocking`, a copy to a GPU goes through page-locked memory. From other memory, the copy and the host
+        would wait until the GPU has done all its work so far.
         """
         stays = self.ids.device.type != "cpu" or torch.device(device).type != "cuda"
         source = self if stays or not non_blocking else self.pin_memory()
         return source._with_each(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PackedBatch:
-        """The same batch in page-locked memory, which a GPU copies from while the host goes on."""
+        """Copy the batch to page-locked memory, from which a GPU copies while the host goes on."""
         return self._with_each(lambda x: x.pin_memory())
 
     def _with_each(self, change: Callable[[Any], Any]) -> PackedBatch:
@@ -103,10 +103,10 @@ def pack(
     Args:
         documents: token ids of each document, with their [CLS] and [SEP].
         segments: 0 or 1 for each token, same lengths as `documents`. Default: all 0.
-        keys: names of the documents for dropout, 64-bit. Default: drawn from PyTorch's generator, so that dropout
-            differs from batch to batch and repeats under `torch.manual_seed`.
+        keys: 64-bit key of each document, by which dropout draws. Default: drawn from PyTorch's generator, so that
+            dropout differs from batch to batch and repeats under `torch.manual_seed`.
         tokens: capacity T; the rest is padded with inert documents. Default: just enough.
-        max_seqlen: a bound on the length of a document. Default: the longest one here.
+        max_seqlen: a bound on the length of a document. Default: that of the longest document.
         pad_id: id of the padding token.
     Raises:
         ValueError: no documents, lengths that disagree, or more tokens than the capacity.
@@ -119,7 +119,7 @@ def pack(
     if keys is None:
         drawn = torch.randint(-(1 << 62), 1 << 62, (len(documents),)).numpy()
     elif len(keys) != len(documents):
-        raise ValueError(f"pack: keys must name every document ({len(documents)}), got {len(keys)}")
+        raise ValueError(f"pack: keys must hold one key per document ({len(documents)}), got {len(keys)}")
     else:
         drawn = np.array(keys, dtype=np.int64)
     total = int(lengths.sum())
@@ -140,7 +140,7 @@ def pack(
 
 
 def padding_documents(tokens: int, real_tokens: int, max_seqlen: int) -> int:
-    """Document slots that the padding of a micro-batch takes."""
+    """Count the document slots that the padding of a micro-batch takes."""
     return -(-max(0, tokens - real_tokens) // max_seqlen)
 
 
@@ -161,21 +161,21 @@ def assemble(
     masked_capacity: int | None = None,
     cursor: Cursor | None = None,
 ) -> PackedBatch:
-    """Put a flat run of documents into a batch of static capacities.
+    """Put documents, one after the other in flat arrays, into a batch of fixed capacities.
 
     Args:
-        ids: token ids of all documents one after the other, (N,) with N <= tokens.
-        lengths: tokens of each document, (documents,), sum N.
-        keys: names of the documents, int64 (documents,).
+        ids: token ids of all D documents, (N,) with N <= T.
+        lengths: tokens of each document, (D,), sum N.
+        keys: of the documents, int64 (D,).
         tokens, sequences, masked_capacity: capacities T, S and M. M defaults to the number of masked rows.
         max_seqlen: a bound on the length of a document.
         pad_id: id of the padding token.
-        segments, word_starts: per token, (N,).
-        pair_labels: one label per document, (documents,).
+        segments, word_starts: of each token, (N,).
+        pair_labels: label of each document, (D,).
         masked, labels: rows of `ids` to predict and their original ids, (m,) with m <= M.
-        cursor: where the batch comes from.
+        cursor: where the batch lies in the stream.
     Raises:
-        ValueError: contents that exceed a capacity.
+        ValueError: the contents exceed a capacity.
     """
     total = int(lengths.sum())
     if len(ids) != total:

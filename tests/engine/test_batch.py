@@ -132,7 +132,7 @@ def test_every_capacity_is_filled_exactly(lengths: list[int], spare: int, slots:
             lambda: pack(DOCUMENTS, segments=[[0] * 4, [0], [0] * 2]),
             "pack: segments[1] must have 3 entries, the tokens of its document, got 1",
         ),
-        (lambda: pack(DOCUMENTS, keys=[1]), "pack: keys must name every document (3), got 1"),
+        (lambda: pack(DOCUMENTS, keys=[1]), "pack: keys must hold one key per document (3), got 1"),
         (lambda: pack(DOCUMENTS, tokens=8), "assemble: tokens has capacity 8 but 9 are needed; raise tokens"),
         (
             lambda: assemble(np.arange(9), np.array([4, 5]), keys=np.arange(2), tokens=20, sequences=3, max_seqlen=5),

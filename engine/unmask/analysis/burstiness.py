@@ -1,11 +1,11 @@
-"""Burstiness: how often the tokens of a sequence come again in it (Zhao et al. 2024, arXiv:2402.13991).
+"""Burstiness: how often the tokens of a sequence occur again in it (Zhao et al. 2024, arXiv:2402.13991).
 
     c_1 ... c_n   how often each of the n different tokens of a sequence occurs
     P(c) = c^-s / zeta(s)          s in [1.01, 10] of greatest likelihood:  mean of ln c = - zeta'(s) / zeta(s)
 
-The exponent s is that of the published script; a sequence whose tokens all differ has the largest, 10, and one that
-repeats itself a small one. The exponent of Zipf's law of ranks is 1 / (s - 1), which grows with repetition. zeta is
-summed up to 10 and continued by Euler and Maclaurin's formula; s is read off a table of 4,096 places.
+The exponent s is that of the published script. It is small for a sequence that repeats itself; a sequence whose tokens
+all differ has the largest, 10. The exponent of Zipf's law of ranks is 1 / (s - 1), which grows with repetition. zeta is
+summed up to 10 and continued by the formula of Euler and Maclaurin; s is read off a table of 4,096 places.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Floats = npt.NDArray[np.float64]
 
 
 def exponents(sequences: Iterable[npt.NDArray[np.integer]]) -> Floats:
-    """Exponent s of each sequence of token ids; empty ones are left out."""
+    """Compute the exponent s of each sequence of token ids, (Q,); empty sequences are left out."""
     return np.array([exponent(np.unique(ids, return_counts=True)[1].tolist()) for ids in sequences if ids.size])
 
 
 def exponent(counts: Sequence[int]) -> float:
-    """Exponent of greatest likelihood of counts, each at least 1.
+    """Compute the exponent of greatest likelihood of counts, each at least 1.
 
     Raises:
         ValueError: no counts, or one below 1.
@@ -44,7 +44,7 @@ def exponent(counts: Sequence[int]) -> float:
 
 
 def log_zeta(s: Floats) -> Floats:
-    """Logarithm of Riemann's zeta function, s > 1."""
+    """Logarithm of Riemann's zeta function at s > 1, (n,)."""
     n = np.arange(1, _TERMS)[:, None]
     head = (n ** -s[None, :]).sum(0)
     last = float(_TERMS)
@@ -55,7 +55,7 @@ def log_zeta(s: Floats) -> Floats:
 
 @cache
 def _table() -> tuple[Floats, Floats]:
-    """Exponents, denser where s is small, and the mean of ln c under each."""
+    """Exponents, denser where s is small, and the mean of ln c under each, (4096,) each."""
     places = 1 + np.geomspace(LOWEST - 1, HIGHEST - 1, _PLACES)
     step = 1e-5 * (places - 1)
     return places, -(log_zeta(places + step) - log_zeta(places - step)) / (2 * step)

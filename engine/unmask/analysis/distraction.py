@@ -1,17 +1,17 @@
-"""Distraction: the attention that goes from a document's tokens to other documents of its chunk (Zhao et al. 2024,
+"""Distraction: the attention from a document's tokens to other documents of their sequence (Zhao et al. 2024,
 arXiv:2402.13991, section 4; here for an encoder too).
 
     mass(t)      = sum of the attention probabilities of token t on tokens of other documents, mean over heads
     distraction  = mean of mass over tokens, for each layer
-    reference(t) = the same share of the tokens that t may see: 1 - len(document) / len(chunk), or for a causal model
-                   (tokens of the chunk before the document) / (tokens of the chunk up to t)
+    reference(t) = the share of other documents in the tokens that t may see: 1 - len(document) / len(sequence), or for
+                   a causal model (tokens of the sequence before the document) / (tokens of the sequence up to t)
 
-What a chunk is, the scope says: in scope `document` a document is alone, and its distraction is 0. A model that
-spreads its attention evenly has the reference. Inside a chunk a document ends with its [SEP].
+A model that spreads its attention evenly has the reference. In scope `document` a sequence holds one document, so its
+distraction is 0. Inside a sequence a document ends with its [SEP].
 
-Attention is not taken on trust: the values of a layer are replaced by ones that tell which document a token is of, so
-that the attention operation that the model runs sums the probabilities itself, under its own mask, without a T x T
-matrix. Cost: the model's forward pass, and ceil(documents / head_dim) attentions more for each layer.
+The attention operation that the model runs does the sum itself, under its own mask: the values of a layer are replaced
+by ones that tell which document a token belongs to. So no T x T matrix is needed, and no second implementation of the
+mask can be wrong. Cost: the model's forward pass, and ceil(documents / head_dim) attentions more for each layer.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Distraction:
     """Attention on other documents, as shares in [0, 1].
 
     Attributes:
-        layers: mean over tokens and heads, for each layer.
-        reference: what even attention would have.
-        tokens: how many tokens the means are over.
+        layers: mean over tokens and heads of each layer.
+        reference: the share that even attention has.
+        tokens: number of tokens in the means.
     """
 
     layers: list[float]
@@ -47,8 +47,12 @@ class Distraction:
 
 @torch.no_grad()
 def measure_distraction(encoder: Encoder, batches: Iterable[PackedBatch], *, sep_id: int) -> Distraction:
-    """Measure an encoder on batches, both on the CPU or the encoder's device.
+    """Measure an encoder on batches.
 
+    Args:
+        encoder: on the device of the batches.
+        batches: at least one.
+        sep_id: id of [SEP], which ends a document inside a sequence.
     Raises:
         ValueError: no batch.
     """
@@ -73,7 +77,7 @@ def measure_distraction(encoder: Encoder, batches: Iterable[PackedBatch], *, sep
 
 
 def documents_of(batch: PackedBatch, sep_id: int) -> Tensor:
-    """Number of each token's document, counted over the row, int64 (T,); padding counts as documents too."""
+    """Number the documents of a batch and return each token's number, int64 (T,); padding is documents too."""
     ends = batch.ids == sep_id
     behind = torch.zeros_like(ends)
     behind[1:] = ends[:-1]
@@ -82,20 +86,20 @@ def documents_of(batch: PackedBatch, sep_id: int) -> Tensor:
 
 
 def reference_masses(batch: PackedBatch, sep_id: int, *, causal: bool = False) -> Tensor:
-    """What `mass` is when a token attends evenly to all that it may see, fp64 (T,)."""
-    own, chunk = documents_of(batch, sep_id), batch.documents.document_ids
+    """Compute `mass` for a token that attends evenly to all tokens that it may see, fp64 (T,)."""
+    own, sequence = documents_of(batch, sep_id), batch.documents.document_ids
     if causal:
         place = batch.documents.positions.double()
         # place of the first token of the document: the smallest one
         first = torch.full((int(own.max()) + 1,), float("inf"), dtype=torch.float64, device=own.device)
         first = first.scatter_reduce(0, own, place, "amin")
         return first[own] / (place + 1)
-    length, room = torch.bincount(own).double(), torch.bincount(chunk).double()
-    return 1 - length[own] / room[chunk]
+    length, room = torch.bincount(own).double(), torch.bincount(sequence).double()
+    return 1 - length[own] / room[sequence]
 
 
 def _layer_inputs(encoder: Encoder, batch: PackedBatch) -> list[Tensor]:
-    """Hidden states that each layer reads, (T, D)."""
+    """Run the encoder and return the hidden states that each layer reads, (T, D) each."""
     inputs: list[Tensor] = []
 
     def keep(_: object, arguments: tuple[Tensor, ...]) -> None:
@@ -111,7 +115,10 @@ def _layer_inputs(encoder: Encoder, batch: PackedBatch) -> list[Tensor]:
 
 
 def _mass_on_others(encoder: Encoder, index: int, x: Tensor, documents: Documents, own: Tensor) -> Tensor:
-    """Attention of each token on documents other than its `own` (T,), mean over heads, fp32 (T,)."""
+    """Sum each token's attention on documents other than its own, mean over heads, fp32 (T,).
+
+    `x` are the hidden states that layer `index` reads, (T, D); `own` is the number of each token's document, (T,).
+    """
     layer = encoder.layers[index]
     assert isinstance(layer, Layer)
     qkv = layer.qkv(x).view(-1, 3, layer.heads, layer.head_dim).clone()

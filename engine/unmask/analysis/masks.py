@@ -1,12 +1,12 @@
-"""What masking does, counted on micro-batches: rates, what the chosen tokens become, words and n-grams.
+"""Statistics of masking, counted on micro-batches: rates, replacements, whole words and n-grams.
 
     rate      = predictions / real tokens, [CLS] and [SEP] included, as `data.mask_rate` counts
-    become    = [MASK], a similar word, other tokens, or what they were; similar words are told by the table, and
-                tokens that a word and its similar one share count as replaced
-    intact    = words chosen as a whole, of the words of which a token is chosen
+    become    = [MASK], a similar word by the table, other tokens, or the same tokens; a token that a word shares with
+                its similar word counts as replaced
+    intact    = words that are chosen as a whole, of all words with a chosen token
     n-grams   = runs of neighbouring chosen words; runs that touch by chance count as one
 
-`fallback` is the share of the predictions in words that the table does not know.
+`fallback` is the share of the predictions in words that the table of similar words lacks.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ class MaskStatistics:
     """Counts over some micro-batches; shares are of the predictions unless said otherwise.
 
     Attributes:
-        tokens, predictions: real tokens, and those to predict.
-        rate: their quotient.
-        masked, similar, other, kept: what became of them; they sum to 1.
-        fallback: those in words without a similar one; 0 without a table.
-        specials: predictions whose label is a special token, a number.
-        mask_tokens: [MASK] in the input, a number.
-        words: words with a prediction.
+        tokens, predictions: numbers of real tokens and of tokens to predict.
+        rate: predictions / tokens.
+        masked, similar, other, kept: predictions that became [MASK], a similar word, other tokens, or stayed; they
+            sum to 1.
+        fallback: predictions in words that the table lacks; 0 without a table.
+        specials: number of predictions whose label is a special token.
+        mask_tokens: number of [MASK] in the input.
+        words: number of words with a prediction.
         intact: share of these words that is chosen as a whole.
         ngrams: share of the runs of chosen words that are 1, 2, 3, ... words long, by length.
     """
@@ -57,7 +58,15 @@ class MaskStatistics:
 def measure_masks(
     batches: Iterable[PackedBatch], special_ids: dict[str, int], *, similar_words: SimilarWords | None = None
 ) -> MaskStatistics | None:
-    """Count over batches that carry word starts and labels; None where nothing is predicted."""
+    """Count over batches that carry word starts and labels.
+
+    Args:
+        batches: on the CPU.
+        special_ids: ids of the special tokens by role.
+        similar_words: the table of masking `mac`.
+    Returns:
+        The statistics, or None if nothing is predicted.
+    """
     seen: Counter[str] = Counter()
     ngrams: Counter[int] = Counter()
     specials = list(special_ids.values())
@@ -80,7 +89,7 @@ def measure_masks(
             entry = similar_words.find(original, first, size)[word[rows]]
             known = entry >= 0
             similar[known] = new[known] == similar_words.token(entry[known], (rows - first[word[rows]])[known])
-            # a word is similar as a whole, also where the two share a token
+            # a word counts as replaced as a whole, even if it shares a token with its similar word
             alike = np.bincount(word[rows], weights=similar, minlength=first.size) == size
             similar = alike[word[rows]]
             kept &= ~similar
@@ -114,7 +123,7 @@ def measure_masks(
 
 
 def _runs(chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> list[int]:
-    """Lengths of the runs of True."""
+    """Lengths of the runs of True in `chosen` (W,)."""
     edges = np.flatnonzero(np.diff(chosen.astype(np.int8), prepend=0, append=0))
     runs: list[int] = (edges[1::2] - edges[::2]).tolist()
     return runs

@@ -1,4 +1,4 @@
-"""How full micro-batches are, and how long documents and what becomes of them.
+"""How full micro-batches are, and how long documents and sequences are.
 
 fill      = real tokens / token capacity T
 masks     = predictions / mask slots M
@@ -21,13 +21,13 @@ __all__ = ["Lengths", "Packing", "describe_lengths", "measure_packing", "sequenc
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lengths:
-    """Lengths in tokens.
+    """Statistics of lengths in tokens.
 
     Attributes:
-        count, mean, shortest, longest: of them.
-        quartiles: 25, 50 and 75 %.
+        count, mean, shortest, longest: number, mean, minimum and maximum.
+        quartiles: at 25, 50 and 75 %.
         edges: of the histogram, ascending; bin i counts edges[i] <= length < edges[i + 1].
-        counts: in each bin, one fewer than edges.
+        counts: of each bin; there is one fewer than edges.
     """
 
     count: int
@@ -44,12 +44,12 @@ class Packing:
     """Shares in [0, 1] over some micro-batches.
 
     Attributes:
-        batches: micro-batches looked at.
-        fill: real tokens of the token slots.
-        masks: predictions of the mask slots, or None where nothing is masked.
-        slots: real documents of the document slots.
-        tokens: real tokens.
-        pairs: sentence pairs with a label.
+        batches: number of micro-batches.
+        fill: share of the token slots that hold real tokens.
+        masks: share of the mask slots that hold predictions, or None if nothing is masked.
+        slots: share of the document slots that hold real documents.
+        tokens: number of real tokens.
+        pairs: number of pairs with a label.
         second_label: share of the pairs whose label is 1 (random, or swapped); None without pairs.
     """
 
@@ -63,10 +63,10 @@ class Packing:
 
 
 def describe_lengths(lengths: npt.NDArray[np.integer]) -> Lengths:
-    """Statistics of lengths (N,), empty documents left out.
+    """Compute statistics of lengths (N,); empty documents are left out.
 
     Raises:
-        ValueError: none is above 0.
+        ValueError: no length is above 0.
     """
     sizes = lengths[lengths > 0].astype(np.int64)
     if not sizes.size:
@@ -85,7 +85,7 @@ def describe_lengths(lengths: npt.NDArray[np.integer]) -> Lengths:
 
 
 def measure_packing(batches: Sequence[PackedBatch]) -> Packing:
-    """How full some micro-batches are.
+    """Measure how full some micro-batches are.
 
     Raises:
         ValueError: no batch.
@@ -114,19 +114,19 @@ def measure_packing(batches: Sequence[PackedBatch]) -> Packing:
 
 
 def sequences_of(batch: PackedBatch) -> npt.NDArray[np.int64]:
-    """Tokens of each real document slot of a batch, what attention sees as one, (P,)."""
+    """Lengths of the real documents of a batch, as attention sees them, (D,)."""
     edges = batch.documents.cu_seqlens.cpu().numpy().astype(np.int64)
     lengths = np.diff(edges)
     return lengths[(edges[1:] <= batch.real_tokens) & (lengths > 0)]
 
 
 def texts_of(batch: PackedBatch, special_ids: Mapping[str, int], *, masked: bool = True) -> list[npt.NDArray[np.int64]]:
-    """Original tokens of each real document slot of a batch, without special ones.
+    """Return the original tokens of each real document of a batch, without special ones.
 
     Args:
         batch: on the CPU.
-        special_ids: ids by role.
-        masked: whether the labels are what stood at their rows; with next-token labels they are not.
+        special_ids: ids of the special tokens by role.
+        masked: whether the labels are the original tokens at their rows; labels of the next token are not.
     """
     ids = batch.ids.numpy().copy()
     if masked and batch.masked is not None and batch.labels is not None:

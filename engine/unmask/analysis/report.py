@@ -1,9 +1,9 @@
-"""An analysis as a whole: its numbers as one mapping, its tables as text, its plots as PNG files.
+"""An analysis as a whole: its numbers as JSON, its tables as Markdown, its plots as PNG files.
 
-analysis.json     everything, by section
-tables.md         the same as tables
-lengths.png       documents and sequences by length
-ngrams.png        runs of chosen words, where words are masked
+analysis.json     all numbers, by section
+tables.md         the numbers as tables
+lengths.png       lengths of documents and sequences
+ngrams.png        runs of chosen words, if words are masked
 burstiness.png    exponents of the sequences
 distraction.png   attention on other documents by layer, beside the reference
 """
@@ -33,15 +33,15 @@ _BLUE, _RED = "#1f4e79", "#c0392b"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What was found; a part that does not apply is None.
+    """The parts of an analysis; one that does not apply is None.
 
     Attributes:
-        title: of the corpus or run.
+        title: name of the corpus or run.
         documents: lengths of the documents of each source, by its name.
-        sequences: lengths of what attention sees as one.
+        sequences: lengths of the documents that attention sees.
         packing: how full micro-batches are.
-        masks: what masking does.
-        burstiness: exponent of each sequence, (P,).
+        masks: statistics of masking.
+        burstiness: exponent of each of the sequences, (Q,).
         distraction: of the model.
     """
 
@@ -54,7 +54,7 @@ class Report:
     distraction: Distraction | None
 
     def numbers(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
+        """All numbers as plain values, for JSON."""
         found = asdict(self)
         low, middle, high = np.quantile(self.burstiness, [0.25, 0.5, 0.75]).tolist()
         found["burstiness"] = {
@@ -65,7 +65,7 @@ class Report:
         return found
 
     def tables(self) -> str:
-        """The numbers as tables in Markdown."""
+        """All numbers as tables in Markdown."""
         lengths = [["of", "count", "mean", "shortest", "25 %", "50 %", "75 %", "longest"]]
         for name, one in (*self.documents.items(), ("sequences", self.sequences)):
             quartiles = [f"{quartile:,.0f}" for quartile in one.quartiles]
@@ -101,10 +101,10 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def write(self, folder: Path) -> list[Path]:
-        """Write numbers, tables and plots in `folder`, made when it is not there; returns the files.
+        """Write numbers, tables and plots into `folder`, which is made if it is missing; returns the files.
 
         Raises:
-            UnmaskError: matplotlib is not installed; the numbers are written before.
+            UnmaskError: matplotlib is not installed; numbers and tables are written all the same.
         """
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / "analysis.json", folder / "tables.md"]
@@ -123,7 +123,7 @@ class Report:
         if self.distraction is not None:
             plots["distraction"] = self._draw_distraction
         for name, draw in plots.items():
-            # a name may hold a $
+            # a name may hold a $, which would begin a formula
             with rc_context({"text.parse_math": False}):
                 figure = Figure(figsize=(7, 4), layout="constrained")
                 axes = figure.add_subplot()
@@ -158,7 +158,7 @@ class Report:
         axes.axhline(self.distraction.reference, color=_RED, linestyle="--", label="even attention")
         axes.set(title=f"{self.title}: distraction", xlabel="layer", ylabel="share of the attention")
         top = 1.2 * max(*self.distraction.layers, self.distraction.reference) or 1.0
-        axes.set_ylim(-0.02 * top, top)  # a line at 0 is seen too
+        axes.set_ylim(-0.02 * top, top)  # so that a line at 0 is visible
         axes.set_xticks(range(len(self.distraction.layers)))
         axes.legend(frameon=False)
 
@@ -195,5 +195,5 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def _label(name: str) -> str:
-    """`name` in a legend, which leaves out what begins with an underscore."""
+    """Return `name` for a legend; matplotlib leaves out names that begin with an underscore."""
     return f" {name}" if name.startswith("_") else name

@@ -1,13 +1,13 @@
-"""Addressed random numbers for the data stream: Philox-4x32-10 in NumPy, and keys that name pieces of text.
+"""Random numbers by address, for the data stream: Philox-4x32-10 in NumPy, and 64-bit keys of pieces of text.
 
     (r0, r1, r2, r3) = philox(counter = (c0, c1, c2, c3), key = (k0, k1))        all words are uint32
 
-Nothing here has a state: a number is a pure function of its address, so order and masks do not depend on who
-computes them, when, or after how many restarts. Philox: Salmon et al. 2011, "Parallel random numbers: as easy
-as 1, 2, 3", with the constants of Random123; bit-equal to `unmask_kernels.philox` and to Triton's
-`tl.philox`. A piece is named by 64 bits made from (epoch, source, document in its source, piece of the
-document) with the finaliser of SplitMix64 (Steele 2014), which is a bijection of 64 bits, so two pieces of
-one document never share a name.
+Nothing here has a state. A number is a function of its address alone, so order and masks do not depend on who computes
+them, when, or after how many restarts. Philox is that of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2,
+3", with the constants of Random123; it gives the same bits as `unmask_kernels.philox` and Triton's `tl.philox`.
+
+The key of a piece is made from (epoch, source, document in its source, piece of the document) with the finaliser of
+SplitMix64 (Steele 2014). The finaliser maps 64-bit numbers one to one, so two pieces of one document never share a key.
 
 Cost: about 25 ns for four words, one core; blocks of 8,192 counters stay in the L2 cache.
 """
@@ -36,7 +36,7 @@ __all__ = [
 
 Uint64Array = npt.NDArray[np.uint64]
 
-# Sites: what a number is drawn for. They are part of the stream's identity, so a number is never reused for a new site.
+# A site is what a number is drawn for. Sites are part of the stream's identity, so none is reused for a new purpose.
 ORDER = 1
 PIECES = 2
 SELECTION = 3
@@ -102,7 +102,7 @@ def _rounds(words: Uint64Array, keys: list[Uint64Array]) -> None:
 
 
 def mix64(values: Any) -> Uint64Array:
-    """Scramble 64-bit words one to one (the finaliser of SplitMix64); any shape, returns uint64."""
+    """Scramble 64-bit numbers one to one (the finaliser of SplitMix64); uint64 of the same shape, at least (1,)."""
     x = np.array(values, dtype=np.uint64, ndmin=1)
     x ^= x >> np.uint64(30)
     x *= np.uint64(0xBF58476D1CE4E5B9)
@@ -113,7 +113,7 @@ def mix64(values: Any) -> Uint64Array:
 
 
 def site_key(seed: int, site: int, *parts: int) -> tuple[int, int]:
-    """Derive a Philox key (low word, high word) from a 64-bit seed, a site and further numbers."""
+    """Derive a Philox key (low word, high word) from a 64-bit seed, a site and any further numbers."""
     state = int(mix64((seed + _GOLDEN) & _MASK64)[0])
     for part in (site, *parts):
         state = int(mix64((state ^ int(mix64((part + _GOLDEN) & _MASK64)[0])) & _MASK64)[0])
@@ -121,17 +121,17 @@ def site_key(seed: int, site: int, *parts: int) -> tuple[int, int]:
 
 
 def piece_keys(epoch: Any, source: Any, document: Any, piece: Any) -> Uint64Array:
-    """Name pieces of documents by 64 bits each.
+    """Make the 64-bit keys of pieces of documents.
 
     Args:
-        epoch: number of the epoch over each piece's source, (n,) or scalar, in [0, 2**32).
+        epoch: how often each piece's source was read before, (n,) or scalar, in [0, 2**32).
         source: number of each piece's source, (n,) or scalar, in [0, 2**32).
         document: index of its document within that source, (n,).
         piece: number of the piece within the document, (n,).
     Returns:
-        (n,) uint64. The seed is not part of it: it enters where a number is drawn.
+        uint64 (n,). The seed of the run is not in a key; it enters where a number is drawn.
     """
-    turn = (np.array(epoch, dtype=np.uint64, ndmin=1) << _32) + np.uint64(_GOLDEN)
-    where = mix64(np.asarray(source, dtype=np.uint64) + turn)
+    when = (np.array(epoch, dtype=np.uint64, ndmin=1) << _32) + np.uint64(_GOLDEN)
+    where = mix64(np.asarray(source, dtype=np.uint64) + when)
     which = mix64(where ^ np.asarray(document, dtype=np.uint64))
     return mix64(which + np.asarray(piece, dtype=np.uint64))

@@ -15,8 +15,8 @@ from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
 from unmask.data.compose import Composition
 from unmask.data.masking.similar_words import SimilarWords
+from unmask.data.stream import Stream, StreamConfig, TokenStore
 from unmask.data.stream.loader import Loader
-from unmask.data.stream.stream import Store, Stream, StreamConfig
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError
 from unmask.train.device_masking import DeviceMasking
@@ -48,7 +48,9 @@ class Sources:
         waited_seconds: time that `steps` kept the trainer waiting, so far.
     """
 
-    def __init__(self, store: Store, tokenizer: Tokenizer, config: RunConfig, *, composed: Path | None = None) -> None:
+    def __init__(
+        self, store: TokenStore, tokenizer: Tokenizer, config: RunConfig, *, composed: Path | None = None
+    ) -> None:
         self.store = store
         self.tokenizer = tokenizer
         self.config = config

@@ -60,10 +60,10 @@ def test_mix64_is_one_to_one_and_changes_half_of_the_bits():
         assert abs(flipped.mean() - 32) < 0.2
 
 
-def test_pieces_of_a_corpus_have_different_names():
+def test_pieces_of_a_corpus_have_different_keys():
     document, piece = (grid.ravel() for grid in np.meshgrid(np.arange(3000), np.arange(8)))
-    names = [piece_keys(epoch, source, document, piece) for epoch in (0, 1) for source in (0, 1)]
-    assert np.unique(np.concatenate(names)).size == 4 * document.size
+    keys = [piece_keys(epoch, source, document, piece) for epoch in (0, 1) for source in (0, 1)]
+    assert np.unique(np.concatenate(keys)).size == 4 * document.size
 
 
 def test_sites_seeds_and_parts_give_different_keys():

@@ -48,8 +48,8 @@ class Block:
         documents: store index of each document, (n,).
         lengths: tokens of each document without special ones, (n,).
         sources: number of each document's source, (n,), ascending.
-        source_epochs: how often the source was read to its end before, (n,); the epoch, unless the source has a
-            weight.
+        readings: how often the document's source was read to its end before, (n,); the epoch, unless the source has
+            a weight.
         ranks: index of the document in its source, (n,).
         max_length: L, tokens that a sequence may count.
         seed: 64-bit seed of the order.
@@ -59,7 +59,7 @@ class Block:
     documents: Indices
     lengths: Indices
     sources: Indices
-    source_epochs: Indices
+    readings: Indices
     ranks: Indices
     max_length: int
     seed: int
@@ -76,7 +76,7 @@ class Block:
             owners: index in the block of each piece's document, (P,).
             parts: a number that differs between the pieces of one document, (P,).
         """
-        return piece_keys(self.source_epochs[owners], self.sources[owners], self.ranks[owners], parts)
+        return piece_keys(self.readings[owners], self.sources[owners], self.ranks[owners], parts)
 
     def draws(self, site: int) -> Uint64Array:
         """Draw 64 random bits for each document at a site, (n,)."""

@@ -1,10 +1,10 @@
-"""Similar words of equal length in tokens: the table behind masking as correction.
+"""Similar words of equal length in tokens: the table of masking as correction.
 
     word<TAB>neighbour:0.83 neighbour:0.80 ...          UTF-8, one word a line, neighbours by falling similarity
 
-Of each word the table keeps the first neighbour that has as many tokens, none of them unknown, and differs from it.
-Words with an unknown token and words without such a neighbour are left out; `Coverage` counts them. Looking words up
-is by a 64-bit hash of their tokens, checked token by token, so that equal hashes do no harm.
+For each word the table keeps the first neighbour that differs from it and has as many tokens, none of them unknown.
+Words with an unknown token and words without such a neighbour are left out; `Coverage` counts them. A look-up goes by a
+64-bit hash of the word's tokens and then compares the tokens, so equal hashes do no harm.
 
 Memory: 16 bytes a word and 8 a token. Cost of a look-up: about 150 ns.
 """
@@ -38,11 +38,11 @@ class _Tokenizer(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Coverage:
-    """What a table kept.
+    """What a table kept of its file.
 
     Attributes:
-        words: lines of the file.
-        unknown: words left out because a token of theirs is unknown to the tokenizer.
+        words: words of the file, one a line.
+        unknown: words left out because the tokenizer does not know one of their tokens.
         without: words left out because no neighbour has as many known tokens.
         kept: words with a similar one.
     """
@@ -60,15 +60,16 @@ class Coverage:
 
 
 class SimilarWords:
-    """A table from words to similar words, both as ids; frozen once made.
+    """A table from words to similar words, both as ids; it does not change.
 
     Attributes:
         coverage: what was kept of the file.
         hash: SHA-256 of the pairs, for the identity of a stream.
+        longest: tokens of the longest word.
     """
 
     def __init__(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], coverage: Coverage | None = None) -> None:
-        """Make a table of (word, similar word) pairs of ids; of a word that comes twice the first pair counts.
+        """Make a table of (word, similar word) pairs of ids; if a word comes twice, its first pair counts.
 
         Raises:
             ValueError: no pairs, an empty word, or two words of different length.
@@ -88,7 +89,7 @@ class SimilarWords:
         starts = np.cumsum(sizes) - sizes
         self._sizes, self._starts, self._keys, self._values = sizes, starts, keys, values
         hashes = _hashes(keys, starts, sizes)
-        # stable: the first of equal words comes first, and is the one that is found
+        # stable, so that the first of equal words is found
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
         self.longest = int(sizes.max())
@@ -102,10 +103,10 @@ class SimilarWords:
 
     @classmethod
     def load(cls, path: str | Path, tokenizer: _Tokenizer) -> SimilarWords:
-        """Read a table and express it in the ids of `tokenizer`.
+        """Read a table and encode it with `tokenizer`.
 
         Raises:
-            CorpusError: no such file, a line that is not of the format, or no word that can be used.
+            CorpusError: no such file, a line not in the format, or no usable word.
         """
         table = list(read_neighbours(path))
         texts = sorted({text for word, neighbours in table for text in (word, *neighbours)})
@@ -134,12 +135,14 @@ class SimilarWords:
         return cls(pairs, coverage)
 
     def find(self, ids: npt.NDArray[Any], first: Indices, sizes: Indices) -> Indices:
-        """Entry of each word, or -1.
+        """Look up words.
 
         Args:
             ids: a row of tokens, (N,).
             first: row of the first token of each word, (W,).
-            sizes: tokens of each word, (W,), at least 1.
+            sizes: tokens of each word, at least 1, (W,).
+        Returns:
+            Entry of each word in the table, or -1, (W,).
         """
         out = np.full(first.size, -1, dtype=np.int64)
         short = np.flatnonzero(sizes <= self.longest)
@@ -161,12 +164,12 @@ class SimilarWords:
             yield tuple(self._keys[stretch].tolist()), tuple(self._values[stretch].tolist())
 
     def token(self, entries: Indices, places: Indices) -> Indices:
-        """Token number `places` (m,) of the similar word of each of `entries` (m,)."""
+        """Return token number `places` (m,) of the similar words of `entries` (m,), (m,)."""
         return self._values[self._starts[entries] + places]
 
 
 def _hashes(ids: npt.NDArray[Any], first: Indices, sizes: Indices) -> npt.NDArray[np.uint64]:
-    """Hash of each word's tokens, (W,); the number of tokens is part of it."""
+    """Hash the number and the ids of each word's tokens, (W,)."""
     hashes = mix64(sizes)
     for offset in range(int(sizes.max(initial=0))):
         at = np.flatnonzero(sizes > offset)
@@ -178,7 +181,7 @@ def read_neighbours(path: str | Path) -> Iterator[tuple[str, list[str]]]:
     """Yield each word of a table with its neighbours, the most similar first.
 
     Raises:
-        CorpusError: no such file, not UTF-8, or a line that is not of the format.
+        CorpusError: no such file, not UTF-8, or a line not in the format.
     """
     try:
         with Path(path).open(encoding="utf-8") as lines:

@@ -2,8 +2,8 @@
 
     similarity(a, b) = cosine of their vectors, over all pairs, in blocks of BLOCK words
 
-The table is what `SimilarWords.load` reads; MacBERT's came from word2vec vectors in the same way. What the nearest word
-is, is for the vectors to say: antonyms and siblings are frequent.
+`SimilarWords.load` reads the table. MacBERT's table came from word2vec vectors in the same way. The vectors decide what
+the nearest word is; antonyms and siblings ("north", "south") are frequent.
 
 Memory: 4 bytes a dimension and word, and 4 BLOCK bytes a word. Cost: words^2 dimensions multiplications.
 """
@@ -27,14 +27,14 @@ _SPACE = b" "
 
 
 class _NotVectors(ValueError):
-    """What in a file is not as its format has it; the sentence around it names the file."""
+    """A file breaks its format; the text says how, and the error made of it names the file."""
 
 
 def read_vectors(path: str | Path) -> tuple[list[str], Vectors]:
     """Read words and their vectors (N, D); words that are not UTF-8 are left out.
 
     Raises:
-        CorpusError: no such file, or not of a known format.
+        CorpusError: no such file, or not in a known format.
     """
     try:
         data = Path(path).read_bytes()
@@ -67,10 +67,10 @@ def similar_words(
     """Yield each word with its nearest others, the most similar first.
 
     Args:
-        words: N of them, normally from the most frequent on.
-        vectors: (N, D); a vector of zeros is similar to nothing and left out.
-        neighbours: of each word, at least 1.
-        most: words to find neighbours for, the first ones. Default: all.
+        words: N words, the most frequent first.
+        vectors: (N, D), fp32; words with a vector of zeros are left out.
+        neighbours: number to find for each word, at least 1.
+        most: find neighbours for this many words only, the first ones. Default: all.
     """
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(norms > 0, norms, 1)
@@ -93,11 +93,11 @@ def similar_words(
 def write_similar_words(
     vectors: str | Path, table: str | Path, *, neighbours: int = 10, most: int | None = None
 ) -> int:
-    """Write the table of the vectors in a file; returns its number of words.
+    """Read a file of vectors and write the table of similar words; returns the number of its words.
 
     Args:
         vectors: file to read.
-        table: file to write, 'word<TAB>neighbour:0.83 ...' a line.
+        table: file to write, one line 'word<TAB>neighbour:0.83 ...' a word.
         neighbours, most: as in `similar_words`.
     Raises:
         CorpusError: the vectors cannot be read, or `table` exists.

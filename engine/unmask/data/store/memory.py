@@ -13,7 +13,7 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """Documents given as one array of tokens and their lengths; satisfies `unmask.data.stream.Store`."""
+    """Documents given as one array of tokens and their lengths; satisfies `unmask.data.stream.TokenStore`."""
 
     special_ids: ClassVar[dict[str, int]] = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
     added_special_ids: ClassVar[list[int]] = []

@@ -1,49 +1,108 @@
-"""The blocks of an epoch: which documents lie in which block, in which order.
+"""Shuffle blocks: which documents are shuffled together, and in which order they come, epoch by epoch.
 
-    turn    = a source's documents in the order of a Feistel permutation, one for each time that it is read
-    pass    = from every source as many documents as its weight says, the source_epochs one after the other:
-              documents floor(epoch w n) to floor((epoch + 1) w n) of them, for weight w and n documents
-    runs  = 1,024 documents of a source each; run i of c stands at (i + 1/2) / c of the epoch, so that sources mix
-              in proportion
-    block  = consecutive runs: at least 64, and enough for 256 micro-batches on average; or the whole epoch
+    reading   the n documents of a source in a pseudo-random order, another order for each reading
+    epoch     from every source as many documents as its weight w says: documents floor(epoch w n) to
+              floor((epoch + 1) w n) of its readings, taken one after the other
+    run       1,024 consecutive documents of one source; run i of r stands at (i + 1/2) / r of the epoch, so that
+              sources mix in proportion
+    block     consecutive runs of all sources: at least 64, and enough for 256 micro-batches on average; or the whole
+              epoch
 
-With weight 1 an epoch reads a source once; with 2 twice, in two orders; with 1/2 the first half of a turn, and the next
-pass the other half. All of it is a function of (seed, epoch, block): any block is known without those before it.
+With weight 1 an epoch reads a source once; with 2 twice, in two orders; with 1/2 it takes the first half of a reading,
+and the next epoch the other half. All of it is a function of (seed, epoch, block): any block is known without the
+blocks before it.
 """
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from unmask.data.compose.sequences import Block, Indices, Text
-from unmask.data.randomness import ORDER
-from unmask.data.stream.order import Permutation
+from unmask.data.randomness import ORDER, mix64, site_key
 
-__all__ = ["RUN", "ShuffleBlocks", "Source"]
+__all__ = ["BlockStarts", "Permutation", "ShuffleBlocks", "Source", "TokenStore", "sources_of"]
 
-RUN = 1024
-_RUNS = 64
-_BATCHES = 256
+RUN_DOCUMENTS = 1024
+_MIN_RUNS = 64
+_MEAN_BATCHES = 256
+
+_ROUNDS = 6
+
+
+class TokenStore(Text, Protocol):
+    """What the stream reads of a token store; `unmask.data.store.Store` is one. N documents.
+
+    `held_out_mask` tells which documents are in the given share that is held out, (N,).
+    """
+
+    @property
+    def sources(self) -> list[str]: ...
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def source_of(self) -> npt.NDArray[np.int16]: ...
+    @property
+    def special_ids(self) -> dict[str, int]: ...
+    @property
+    def added_special_ids(self) -> list[int]: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def held_out_mask(self, fraction: float) -> npt.NDArray[np.bool_]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """The documents of a source that take part: store indices (n,), indices in the source (n,), and its weight."""
+    """The n documents of a source that are in a split.
+
+    Attributes:
+        documents: store index of each document, (n,).
+        ranks: index of each document in its source, (n,).
+        weight: how often an epoch reads the source.
+    """
 
     documents: Indices
     ranks: Indices
     weight: Fraction = Fraction(1)
 
 
+def sources_of(
+    store: TokenStore, weights: Sequence[Fraction], *, held_out_fraction: float, train: bool
+) -> list[Source]:
+    """Find the documents of a split, by source; documents without tokens are left out.
+
+    Args:
+        store: the documents.
+        weights: of each source.
+        held_out_fraction: share of the documents kept for evaluation.
+        train: the documents to train on, else the held-out ones.
+    """
+    kept = np.zeros(store.lengths.size, dtype=bool)
+    if held_out_fraction:
+        kept = store.held_out_mask(held_out_fraction)
+    if train:
+        kept = ~kept
+    sources = []
+    for number, weight in enumerate(weights):
+        members = np.flatnonzero(store.source_of == number)
+        ranks = np.flatnonzero(kept[members] & (store.lengths[members] > 0))
+        sources.append(Source(documents=members[ranks], ranks=ranks, weight=weight))
+    return sources
+
+
 class ShuffleBlocks:
-    """Lays out the documents of a split.
+    """Lays out the documents of a split in blocks.
 
     Attributes:
-        count: blocks of an epoch, the same in each, so a block has a number without looking at those before.
+        count: blocks of an epoch. It is the same for every epoch, so block b of epoch e has the number
+            e * count + b, whatever comes before it.
     """
 
     def __init__(self, sources: Sequence[Source], lengths: npt.NDArray[np.integer], *, tokens: int, seed: int) -> None:
@@ -51,7 +110,7 @@ class ShuffleBlocks:
 
         Args:
             sources: at least one with documents and a weight above 0.
-            lengths: content tokens of every document of the store, (N,).
+            lengths: tokens of every document of the store, without special ones, (N,).
             tokens: T, tokens of a micro-batch.
             seed: 64-bit seed of the order.
         """
@@ -59,45 +118,46 @@ class ShuffleBlocks:
         self._lengths = lengths
         self._seed = seed
         most = [ceil(source.weight * source.documents.size) for _, source in self._sources]
-        counts = [-(-documents // RUN) for documents in most]
+        counts = [-(-documents // RUN_DOCUMENTS) for documents in most]
         owner = np.repeat(np.arange(len(counts)), counts)
         number = np.concatenate([np.arange(count) for count in counts])
         place = (number + 0.5) / np.repeat(counts, counts)
         order = np.lexsort((owner, place))
+        # index in self._sources and number in its source of each run, (runs, 2)
         self._runs = np.stack([owner[order], number[order]], axis=1)
         expected = sum(
             source.weight * int(lengths[source.documents].sum(dtype=np.int64)) for _, source in self._sources
         )
-        needed = ceil(Fraction(_BATCHES * tokens * len(self._runs)) / max(1, expected))
-        self.count = max(1, len(self._runs) // max(_RUNS, needed))
+        needed = ceil(Fraction(_MEAN_BATCHES * tokens * len(self._runs)) / max(1, expected))
+        self.count = max(1, len(self._runs) // max(_MIN_RUNS, needed))
 
     def block(self, epoch: int, number: int, *, max_length: int, text: Text | None = None) -> Block:
-        """The documents of block `number` in [0, count) of epoch `epoch`, by source; empty ones are left out."""
+        """Find the documents of block `number` in [0, count) of an epoch, by source."""
         first, last = (edge * len(self._runs) // self.count for edge in (number, number + 1))
         runs = self._runs[first:last]
         columns: list[tuple[Indices, Indices, Indices, Indices]] = [(_NONE, _NONE, _NONE, _NONE)]
-        for slot, (name, source) in enumerate(self._sources):
+        for slot, (source_number, source) in enumerate(self._sources):
             # The runs of one source stay in order, so those of a block are consecutive.
             own = runs[runs[:, 0] == slot, 1]
             if not own.size:
                 continue
             n = source.documents.size
             begin, end = (floor(edge * source.weight * n) for edge in (epoch, epoch + 1))
-            places = np.arange(begin + own[0] * RUN, min(end, begin + (own[-1] + 1) * RUN))
-            for turn in range(begin // n, -(-end // n)):
-                of_turn = places[places // n == turn] - turn * n
-                if of_turn.size:
-                    index = Permutation(n, self._seed, ORDER, turn, name)(of_turn)
-                    which = np.full(index.size, name), np.full(index.size, turn)
+            places = np.arange(begin + own[0] * RUN_DOCUMENTS, min(end, begin + (own[-1] + 1) * RUN_DOCUMENTS))
+            for reading in range(begin // n, -(-end // n)):
+                inside = places[places // n == reading] - reading * n
+                if inside.size:
+                    index = Permutation(n, self._seed, ORDER, reading, source_number)(inside)
+                    which = np.full(index.size, source_number), np.full(index.size, reading)
                     columns.append((*which, source.documents[index], source.ranks[index]))
-        sources, source_epochs, documents, ranks = (np.concatenate(column) for column in zip(*columns, strict=True))
+        sources, readings, documents, ranks = (np.concatenate(column) for column in zip(*columns, strict=True))
         lengths = self._lengths[documents].astype(np.int64)
         kept = lengths > 0
         return Block(
             documents=documents[kept],
             lengths=lengths[kept],
             sources=sources[kept],
-            source_epochs=source_epochs[kept],
+            readings=readings[kept],
             ranks=ranks[kept],
             max_length=max_length,
             seed=self._seed,
@@ -106,3 +166,87 @@ class ShuffleBlocks:
 
 
 _NONE = np.zeros(0, dtype=np.int64)
+
+
+class Permutation:
+    """A pseudo-random permutation of [0, n) that is computed, not stored.
+
+        permutation(i) = walk(feistel(i)),   feistel: (left, right) -> (right, left xor F(right, round key)), 6 rounds
+
+    A Feistel network over b = ceil(log2 n) bits is a permutation of [0, 2**b) whatever F is. Walking restricts it to
+    [0, n): the network is applied again while the result is not below n (Black and Rogaway 2002, "Ciphers with
+    arbitrary finite domains"). Since 2**b < 2 n, this takes fewer than two applications on average. If b is odd, the
+    two halves differ by a bit and exchange their widths each round; an even number of rounds brings them back.
+
+    Memory O(1) in n; about 60 ns an index, one core.
+    """
+
+    def __init__(self, n: int, seed: int, site: int, *parts: int) -> None:
+        """Choose the permutation.
+
+        Args:
+            n: elements, at least 1.
+            seed: 64-bit seed.
+            site: what the permutation is drawn for, a constant of `randomness`.
+            parts: further numbers that tell permutations apart, here reading and source.
+        Raises:
+            ValueError: n is below 1.
+        """
+        if n < 1:
+            raise ValueError(f"Permutation: n must be at least 1, got {n}")
+        self.n = n
+        bits = max(2, (n - 1).bit_length())
+        self._left_bits, self._right_bits = bits // 2, bits - bits // 2
+        keys = [site_key(seed, site, *parts, r) for r in range(_ROUNDS)]
+        self._keys = [np.uint64(low | high << 32) for low, high in keys]
+
+    def __call__(self, indices: Any) -> npt.NDArray[np.int64]:
+        """Return where `indices` (m,) in [0, n) go, int64 (m,)."""
+        out = self._network(np.asarray(indices, dtype=np.uint64))
+        limit = np.uint64(self.n)
+        astray = np.flatnonzero(out >= limit)
+        while astray.size:
+            moved = self._network(out[astray])
+            out[astray] = moved
+            astray = astray[moved >= limit]
+        return out.astype(np.int64)
+
+    def _network(self, values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        left_bits, right_bits = self._left_bits, self._right_bits
+        left = values >> np.uint64(right_bits)
+        right = values & np.uint64((1 << right_bits) - 1)
+        for key in self._keys:
+            # Keep the top bits of the mixed number, which are its best.
+            left, right = right, left ^ (mix64(right ^ key) >> np.uint64(64 - left_bits))
+            left_bits, right_bits = right_bits, left_bits
+        return (left << np.uint64(right_bits)) | right
+
+
+class BlockStarts:
+    """The micro-batches at which blocks begin: known for block 0, which begins at 0, and for blocks that were met."""
+
+    def __init__(self) -> None:
+        self._blocks, self._starts = [0], [0]
+
+    def at_or_before(self, index: int) -> tuple[int, int]:
+        """Return the last known block that begins at or before micro-batch `index`, and where it begins."""
+        place = bisect.bisect_right(self._starts, index) - 1
+        return self._blocks[place], self._starts[place]
+
+    def learn(self, block: int, start: int) -> None:
+        """Note that `block` begins at micro-batch `start`.
+
+        Raises:
+            ValueError: it is known to begin elsewhere.
+        """
+        place = bisect.bisect_left(self._blocks, block)
+        if place < len(self._blocks) and self._blocks[place] == block:
+            known = self._starts[place]
+            if known != start:
+                raise ValueError(
+                    f"stream: block {block} must begin at micro-batch {known}, was said to begin at {start}; "
+                    "does the cursor come from another stream?"
+                )
+            return
+        self._blocks.insert(place, block)
+        self._starts.insert(place, start)

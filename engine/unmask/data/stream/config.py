@@ -1,5 +1,11 @@
-"""What a stream depends on besides the text: capacities, seed, composition, masking, held-out share."""
+"""The settings that a stream depends on besides the text, and the sizes that follow from both.
 
+A micro-batch has fixed capacities: T tokens, S document slots and M slots for masked tokens. Where S and M are not
+given they follow from the corpus: the mean number in T tokens, three standard deviations, and 4 % (S) or 1 % (M) more.
+Mean and deviation come from the lengths of all documents, or from a sample that is composed as training composes.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, sqrt
@@ -8,41 +14,42 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from unmask.data.compose.composition import Composition
-from unmask.data.compose.sequences import Sequences
+from unmask.data.compose import Block, Composition, Sequences, sampler
 from unmask.data.masking import MASK_RATE_DENOMINATOR, Masking
+from unmask.data.stream.blocks import Source, TokenStore
 from unmask.data.stream.plan import Capacities
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, CorpusError
 from unmask.limits import SHORTEST, SHORTEST_PAIR
 
-__all__ = ["StreamConfig"]
+__all__ = ["StreamConfig", "count_tokens", "sample_sequences"]
 
-# Room above the expected number, in standard deviations of it; 4 % of the mean more for the documents, whose slots
-# cost little, and 1 % for the masked tokens, whose slots are rows of the output projection.
 _DEVIATIONS = 3.0
+# A document slot costs little; a slot for a masked token is a row of the output projection.
 _MORE_DOCUMENTS, _MORE_MASKED = 1.04, 1.01
+# documents of the sample
+_SAMPLE = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamConfig:
-    """Capacities, randomness and masking of a stream; all of it is part of the stream's identity.
+    """Capacities, randomness and masking of a stream. All of it is part of the stream's identity.
 
     Attributes:
-        max_length: tokens of a piece, [CLS] and [SEP] included (L), at least 3.
+        max_length: tokens of a sequence, [CLS] and [SEP] included (L), at least 3.
         tokens: tokens of a micro-batch (T). Default: 32 L.
-        sequences: documents of a micro-batch (S). Default: what T tokens of this store's pieces take, and some.
-        masked: masked tokens of a micro-batch (M). Default: what masking chooses in T tokens of this store's
-            pieces, and some; short pieces have more than `mask_rate`, since each has at least one.
+        sequences: document slots of a micro-batch (S). Default: from the corpus.
+        masked: slots for masked tokens of a micro-batch (M). Default: from the corpus. Short pieces have more masked
+            tokens than `mask_rate` says, since each has at least one.
         seed: 64-bit seed of order and masks.
         mask_rate: share of a piece's tokens to predict.
-        mask_rate_end: that share from micro-batch `mask_rate_over` on, reached linearly. Default: it stays. Held-out
+        mask_rate_end: the rate from micro-batch `mask_rate_over` on, reached linearly. Default: `mask_rate`. Held-out
             text always has `mask_rate`, so that scores compare.
-        mask_split: shares of those that become [MASK] (a similar word), become a random token, stay.
+        mask_rate_over: micro-batches in which the rate goes from `mask_rate` to `mask_rate_end`.
         masking: how tokens are chosen and replaced; `next_token` masks nothing and labels each token with the next.
-        static_masks: number of epochs after which they repeat: the same order, pieces and masks, other dropout.
-            Default: each epoch is new.
+        static_masks: epochs after which order, pieces and masks repeat; dropout does not. Default: they never do.
+        mask_split: shares of the chosen tokens that become [MASK] (a similar word), become a random token, and stay.
         held_out_fraction: share of the documents kept for evaluation, chosen by the hash of their content.
-        composition: how documents become sequences, and how often those of each source come.
+        composition: how documents become sequences, and how often each source is read.
     """
 
     max_length: int
@@ -61,11 +68,11 @@ class StreamConfig:
 
     @property
     def highest_rate(self) -> float:
-        """The largest mask rate of any micro-batch, which capacities are made for."""
+        """The largest mask rate of any micro-batch; the capacities are made for it."""
         return self.mask_rate if self.mask_rate_end is None else max(self.mask_rate, self.mask_rate_end)
 
     def rate_at(self, index: int) -> Fraction:
-        """The mask rate of global micro-batch `index`, exact: no rank or worker computes another."""
+        """The mask rate of micro-batch `index`, as an exact fraction, so that all ranks and workers agree."""
         begin = Fraction(self.mask_rate).limit_denominator(MASK_RATE_DENOMINATOR)
         if self.mask_rate_end is None:
             return begin
@@ -80,15 +87,15 @@ class StreamConfig:
         weights: npt.NDArray[np.float64] | None = None,
         sample: Sequences | None = None,
     ) -> Capacities:
-        """Fill in the defaults.
+        """Compute the capacities, with defaults where none are given.
 
         Args:
-            lengths: content tokens of every document of the store, (N,).
-            mask_counts: masked tokens of a piece of n tokens, specials included, at index n, (L + 1,).
-            weights: how often each document comes in an epoch, (N,). Default: once.
-            sample: sequences as the composition makes them. Default: the even pieces of all documents.
+            lengths: tokens of every document of the store, without special ones, (N,).
+            mask_counts: masked tokens of a piece of n tokens, special ones included, at index n, (L + 1,).
+            weights: how often an epoch reads each document, (N,). Default: once.
+            sample: some sequences as the composition makes them. Default: the even pieces of all documents.
         Raises:
-            ConfigError: T, S, M or L cannot hold a piece.
+            ConfigError: T, S, M or L is too small for one sequence.
         """
         max_length = self.max_length
         if max_length < SHORTEST:
@@ -133,7 +140,7 @@ class StreamConfig:
         return Capacities(tokens=tokens, sequences=sequences, masked=masked, max_length=max_length)
 
     def _fewest(self, tokens: int, mask_counts: npt.NDArray[np.int64]) -> tuple[int, int]:
-        """Slots for documents and for masked tokens that any sequence finds room in, alone in a micro-batch."""
+        """The fewest document slots and slots for masked tokens that hold any sequence, alone in a micro-batch."""
         max_length = self.max_length
         # A document of 3 tokens alone leaves the most room for inert documents.
         alone = 1 + -(-(tokens - SHORTEST) // max_length)
@@ -148,7 +155,7 @@ class StreamConfig:
 def _pieces_by_size(
     lengths: npt.NDArray[np.integer], max_length: int, weights: npt.NDArray[np.float64] | None
 ) -> npt.NDArray[np.float64]:
-    """How many pieces of n tokens, specials included, documents are cut into, at index n, (L + 1,)."""
+    """Count the even pieces of n tokens, special ones included, of all documents, at index n, (L + 1,)."""
     content = lengths[lengths > 0].astype(np.int64)
     often = np.ones(content.size) if weights is None else weights[lengths > 0]
     parts = -(-content // (max_length - 2))
@@ -165,11 +172,17 @@ def _room(
     each: npt.NDArray[np.int64],
     more: float,
 ) -> int:
-    """Slots for what T tokens of shuffled pieces need at `each[i]` a piece of `sizes[i]` tokens, a multiple of 16.
+    """Compute the slots that a micro-batch needs, a multiple of 16.
 
-    There are `pieces[i]` of kind i. The expected number is T a, with a = sum(each) / sum(size) over the pieces. The
-    number drawn differs from it by the sum of each - a size over the P = T / mean(size) pieces of a micro-batch:
-    sqrt(P) deviations of that.
+    With a = sum(each) / sum(sizes) over all pieces, a micro-batch needs T a slots on average. It holds about
+    n = T / mean(sizes) pieces, so the standard deviation of the need is sqrt(n) that of each - a size over the pieces.
+
+    Args:
+        tokens: T.
+        sizes: tokens of a piece of kind i, (kinds,).
+        pieces: number of pieces of kind i, (kinds,).
+        each: slots that a piece of kind i takes, (kinds,).
+        more: factor on the mean.
     """
     count = pieces.sum()
     if not count:
@@ -178,3 +191,87 @@ def _room(
     variance = (pieces * (each - share * sizes) ** 2).sum() / count
     drawn = tokens * count / (pieces * sizes).sum()
     return ceil((more * share * tokens + _DEVIATIONS * sqrt(drawn * variance) + 2) / 16) * 16
+
+
+def sample_sequences(
+    store: TokenStore, composition: Composition, weights: npt.NDArray[np.float64], *, max_length: int
+) -> Sequences | None:
+    """Compose some thousand documents, spread evenly over the store; None if their composition needs no sample.
+
+    Args:
+        store: the documents.
+        composition: of training.
+        weights: how often an epoch reads each document, (N,).
+        max_length: L.
+    """
+    compose = sampler(composition)
+    often = np.cumsum(weights * (store.lengths > 0))
+    if compose is None or not often.size or not often[-1]:
+        return None
+    places = np.linspace(0, often[-1], min(_SAMPLE, often.size), endpoint=False)
+    chosen = np.searchsorted(often, places, side="right")
+    chosen = chosen[np.argsort(store.source_of[chosen], kind="stable")]
+    return compose(
+        Block(
+            documents=chosen,
+            lengths=store.lengths[chosen].astype(np.int64),
+            sources=store.source_of[chosen].astype(np.int64),
+            readings=np.zeros(chosen.size, dtype=np.int64),
+            ranks=np.arange(chosen.size),
+            max_length=max_length,
+            seed=0,
+            text=store,
+        )
+    )
+
+
+def count_tokens(
+    store: TokenStore,
+    sources: Sequence[Source],
+    sample: Sequences | None,
+    *,
+    max_length: int,
+    held_out_fraction: float,
+    needed: int,
+) -> int:
+    """Count the tokens of an epoch with their [CLS] and [SEP]; where there is a sample, extrapolate from it.
+
+    Args:
+        store: the documents.
+        sources: those of the split.
+        sample: some sequences as training composes them, or None.
+        max_length: L.
+        held_out_fraction: share of the documents kept for evaluation.
+        needed: tokens of a micro-batch if the split must fill one, else 0.
+    Raises:
+        CorpusError: no documents, or fewer tokens than needed.
+    """
+    room = max_length - 2
+    documents, counted = 0, Fraction(0)
+    for source in sources:
+        lengths = store.lengths[source.documents].astype(np.int64)
+        documents += lengths.size if source.weight else 0
+        specials = 2 * -(-lengths // room) if sample is None else 0
+        counted += source.weight * int((lengths + specials).sum())
+    if sample is not None:
+        counted *= Fraction(int((sample.lengths + 1 + sample.opens).sum()), max(1, int(sample.lengths.sum())))
+    tokens = int(counted)
+    if not documents:
+        raise CorpusError(
+            f"stream: the {'train' if needed else 'held_out'} split must hold documents, none of "
+            f"{store.lengths.size} is in it; add text, cut it into more documents when it is prepared (--split-at, "
+            f"--blank-line-documents), or change data.held_out ({held_out_fraction}) or data.weights"
+        )
+    if needed and not tokens:
+        raise CorpusError(
+            f"stream: data.compose makes no sequence of the {documents} documents; they are too short for it, so join "
+            "them to longer ones or choose another data.compose"
+        )
+    if tokens < needed:
+        # a micro-batch holds one piece at least
+        way_out = f", or lower train.micro_batch_tokens to at most {tokens}" if tokens >= max_length else ""
+        raise CorpusError(
+            f"stream: the corpus has {tokens} tokens in {documents} documents, fewer than one micro-batch of "
+            f"{needed}; add text{way_out}"
+        )
+    return tokens

@@ -1,16 +1,18 @@
-"""Background workers around a stream: the same batches in the same order for any number of workers.
+"""Makes micro-batches ahead in background processes: the same ones in the same order for any number of workers.
 
-Worker w of W makes the micro-batches w, w + W, ... of this rank and the consumer takes from the workers in
-turn, so the order needs no coordination. A worker is a forked process that only runs NumPy: a thread would
-share the interpreter's lock with the training loop, which has a kernel to launch every few microseconds.
-Batches travel as small arrays (about 6 bytes a token) and become tensors in the consumer.
+Worker w of W makes the micro-batches w, w + W, w + 2 W, ... of this rank, and the consumer takes from the workers in
+turn, so the order needs no coordination. A worker is a forked process that runs NumPy only. A thread would share the
+interpreter's lock with the training loop, which launches a kernel every few microseconds. Micro-batches travel as small
+arrays, about 6 bytes a token, and become tensors in the consumer.
 
-Workers do not react to SIGINT, SIGTERM and SIGHUP: the trainer decides what such a signal means, and may need another
-batch to finish its step. They end when the loader is closed, collected, or at interpreter exit, and when
-their parent is gone.
+Workers ignore SIGINT, SIGTERM and SIGHUP: the trainer decides what such a signal means, and may need more batches to
+finish its step. Workers end when the loader is closed or collected, when the interpreter exits, and when their parent
+is gone.
 
-Where sequences are expensive to compose and kept in files, one more process composes the next two blocks while the
-workers make batches of the present one, and removes those that lie behind.
+If sequences are expensive to compose and kept in files, one more process composes the next two blocks while the workers
+make micro-batches of the present one. It also removes the files of blocks that are done.
+
+Why these processes are neither `unmask.processes` nor a DataLoader: docs/decisions/0012-the-loader-forks.md.
 """
 
 import contextlib
@@ -37,13 +39,14 @@ __all__ = ["Loader"]
 
 _POLL_SECONDS = 0.5
 _BLOCKS_AHEAD = 2
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 class Loader:
-    """Iterates over the micro-batches of one rank, made ahead of time.
+    """Iterates over the micro-batches of one rank, which workers make ahead.
 
     Attributes:
-        waited_seconds: time the consumer spent in `next`, waiting for a batch and turning it into tensors.
+        waited_seconds: time that the consumer spent in `next`: it waits for a batch and turns it into tensors.
     """
 
     def __init__(
@@ -60,17 +63,16 @@ class Loader:
 
         Args:
             stream: where batches come from.
-            start: global number of the first micro-batch of all ranks.
-            rank, world_size: this process takes numbers start + rank, start + rank + world_size, ...
-            workers: background processes; 0 makes batches in the consumer's own time.
-            prefetch: batches made ahead, over all workers, at least one each.
+            start: number of the first micro-batch of all ranks.
+            rank, world_size: this process takes the numbers start + rank, start + rank + world_size, ...
+            workers: background processes; with 0, `next` makes the batch itself.
+            prefetch: batches made ahead, over all workers; each makes at least one.
         Raises:
             ValueError: an argument out of range.
         """
         if start < 0 or not 0 <= rank < world_size:
             raise ValueError(
-                f"loader: start must be at least 0 and rank in [0, world_size), got start={start}, "
-                f"rank={rank}, "
+                f"loader: start must be at least 0 and rank in [0, world_size), got start={start}, rank={rank}, "
                 f"world_size={world_size}"
             )
         if workers < 0 or prefetch < 1:
@@ -84,7 +86,7 @@ class Loader:
         self._stream = stream
         self._index = start + rank
         self._step = world_size
-        self._turn = 0
+        self._next_worker = 0
         self._closed = False
         self._processes: list[Any] = []
         self._helpers: list[Any] = []
@@ -95,16 +97,16 @@ class Loader:
         if workers:
             self._start(workers, -(-prefetch // workers))
         else:
-            self._here = stream.flat_batches(self._index, world_size)
+            self._here = stream.arrays(self._index, world_size)
 
     def _start(self, workers: int, depth: int) -> None:
-        # Seeking is done once, here, and inherited by every worker. Past the end of a held-out epoch there is
-        # nothing to find; the workers will say so.
+        # Seek once, here, for all workers, which inherit it. Past the end of a held-out epoch there is nothing to
+        # find, as the workers will say.
         with contextlib.suppress(IndexError):
             self._stream.locate(self._index)
         context = multiprocessing.get_context("fork")
-        # A fork inherits the signal mask: with these signals blocked there is no moment in which a worker could act.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        # A fork inherits the signal mask, so there is no moment in which a worker could react to these signals.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             for worker in range(workers):
                 receiver, sender = context.Pipe(duplex=False)
@@ -117,12 +119,8 @@ class Loader:
                 )
                 self._pipes.append(receiver)
                 self._processes.append(process)
-                with warnings.catch_warnings():
-                    # Python 3.12 warns of forks beside threads, whose locks the child may find taken; these
-                    # children run NumPy and nothing of PyTorch, and print nothing.
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                    process.start()
-                # Held by the worker alone, the end of the pipe tells of its death, even in mid-message.
+                _fork(process)
+                # Now only the worker holds this end of the pipe: it closes when the worker dies, even in mid-message.
                 sender.close()
             if self._stream.composes_ahead:
                 self._block = context.RawValue("q", self._stream.block_of(self._stream.locate(self._index)))
@@ -133,9 +131,7 @@ class Loader:
                     daemon=True,
                 )
                 self._helpers.append(helper)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                    helper.start()
+                _fork(helper)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -146,23 +142,23 @@ class Loader:
         if self._closed:
             raise StopIteration
         began = time.perf_counter()
-        flat = self._receive() if self._processes else next(self._here, None)
-        if flat is None:
+        arrays = self._receive() if self._processes else next(self._here, None)
+        if arrays is None:
             self.close()
             raise StopIteration
-        batch = self._stream.assemble(flat)
-        self._stream.remember(self._index, flat.cursor)
+        batch = self._stream.to_batch(arrays)
+        self._stream.remember(self._index, arrays.cursor)
         if self._block is not None:
-            self._block.value = self._stream.block_of(flat.cursor)
+            self._block.value = self._stream.block_of(arrays.cursor)
         self._index += self._step
         self.waited_seconds += time.perf_counter() - began
         return batch
 
     def _receive(self) -> Any:
-        worker = self._turn
-        self._turn = (worker + 1) % len(self._processes)
+        worker = self._next_worker
+        self._next_worker = (worker + 1) % len(self._processes)
         try:
-            flat, error, trace = self._pipes[worker].recv()
+            arrays, error, trace = self._pipes[worker].recv()
         except (EOFError, OSError):
             process = self._processes[worker]
             process.join()
@@ -175,10 +171,10 @@ class Loader:
             self.close()
             error.add_note(f"in loader worker {worker}:\n{trace}")
             raise error
-        return flat
+        return arrays
 
     def close(self) -> None:
-        """End the workers; a closed loader has no further batches. May be called again."""
+        """End the workers; a closed loader has no further batches. Repeated calls do nothing."""
         self._closed = True
         self._stop()
 
@@ -191,9 +187,17 @@ class Loader:
         self.close()
 
 
+def _fork(process: Any) -> None:
+    with warnings.catch_warnings():
+        # Python 3.12 warns that a fork beside threads may copy a lock that is taken. The child runs NumPy, nothing of
+        # PyTorch, and prints nothing, so it takes no such lock.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+
+
 def _stop(processes: Sequence[Any], helpers: Sequence[Any], pipes: Sequence[Any]) -> None:
     for process in (*processes, *helpers):
-        process.kill()  # neither owns anything that could be left half done
+        process.kill()  # none owns anything that could be left half done
     for process in (*processes, *helpers):
         process.join()
     for pipe in pipes:
@@ -201,15 +205,15 @@ def _stop(processes: Sequence[Any], helpers: Sequence[Any], pipes: Sequence[Any]
 
 
 def _work(stream: Stream, first: int, step: int, depth: int, pipe: Any, parent: int) -> None:
-    """Body of a worker: make (flat batch or None at the end, error, its trace) until killed or orphaned."""
-    # What was inherited is the parent's: collecting it here would run destructors of its GPU tensors.
+    """Run a worker until it is killed or orphaned: send (arrays, or None at the end; error; its traceback)."""
+    # The inherited objects are the parent's: collecting them here would run destructors of its GPU tensors.
     gc.freeze()
     made: queue.Queue[Any] = queue.Queue(maxsize=depth)
-    # A pipe holds a batch at most; the thread that fills it lets the worker run ahead.
+    # A pipe holds one batch at most, so a thread fills it and the worker runs ahead.
     threading.Thread(target=_send, args=(made, pipe), daemon=True).start()
     try:
-        for flat in stream.flat_batches(first, step):
-            _put(made, (flat, None, ""), parent)
+        for arrays in stream.arrays(first, step):
+            _put(made, (arrays, None, ""), parent)
         _put(made, (None, None, ""), parent)
     except Exception as error:
         _put(made, (None, _portable(error), traceback.format_exc()), parent)
@@ -219,10 +223,10 @@ def _work(stream: Stream, first: int, step: int, depth: int, pipe: Any, parent: 
 
 
 def _compose_ahead(stream: Stream, block: Any, parent: int) -> None:
-    """Body of the helper: compose the blocks after the present one, until killed or orphaned."""
+    """Compose the blocks after the present one, until killed or orphaned."""
     gc.freeze()
     composed = behind = block.value
-    # What cannot be composed here cannot be composed by a worker either, and that one tells.
+    # An error here would come to a worker too, which reports it.
     with contextlib.suppress(Exception):
         while os.getppid() == parent:
             while behind < block.value - _BLOCKS_AHEAD:
@@ -254,7 +258,7 @@ def _send(made: "queue.Queue[Any]", pipe: Any) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself if it survives pickling, else one that tells its type and text."""
+    """Return the error itself if it can be pickled, else an error that tells its type and text."""
     try:
         pickle.loads(pickle.dumps(error))
         return error

@@ -1,15 +1,16 @@
-"""The plan of a block: which sequences lie in which micro-batch.
+"""The plan of a shuffle block: which pieces of which documents lie in which of its micro-batches.
 
-    block    = documents of an epoch (blocks.py)
-    sequences = what a strategy composes of them (compose/), at most L tokens each, shuffled within the block
-    batches   = next fit, and when the next sequence does not fit, best fit from the 64 after it, until none fits
+    block           documents that are shuffled together (blocks.py)
+    sequences       composed from the block's documents (compose/), at most L tokens each, shuffled within the block
+    micro-batches   filled in that order; when the next sequence does not fit, the largest of the 64 after it that fit
 
-A micro-batch closes before T tokens, M masked tokens or S documents overflow, where S counts the inert
-documents of at most L tokens that its padding needs: documents + ceil((T - tokens) / L) <= S. All of it is a
-function of (seed, epoch, block): the blocks of an epoch have no influence on one another, so any of them can be
-planned without the ones before it.
+A micro-batch closes before it exceeds T tokens, M masked tokens or S document slots. Padding takes slots too, in inert
+documents of at most L tokens, so the condition on slots is documents + ceil((T - tokens) / L) <= S.
 
-Cost: about 1 us a document for `documents`, and 40 bytes of memory for each piece of the block.
+A plan is a function of (seed, epoch, block). Blocks do not influence one another, so any block can be planned without
+the blocks before it.
+
+Cost: about 1 us a document for strategy `documents`, and 40 bytes of memory for each piece of the block.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from unmask.data.compose.by_length import compose_documents
 from unmask.data.compose.sequences import Block, Composer, Indices, Sequences, Text, ranges
 from unmask.data.compose.stored import StoredSequences
-from unmask.data.randomness import PIECES, philox_4x32, site_key
+from unmask.data.randomness import PIECES, Uint64Array, philox_4x32, site_key
 from unmask.data.stream.blocks import ShuffleBlocks, Source
 
 __all__ = ["BlockPlan", "Capacities", "Planner", "pack_sequences"]
@@ -31,7 +32,14 @@ _LOOK_AHEAD = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capacities:
-    """What a micro-batch holds: `tokens` T, `sequences` S, `masked` M, and sequences of at most `max_length` L."""
+    """What a micro-batch holds.
+
+    Attributes:
+        tokens: T.
+        sequences: S, slots for documents.
+        masked: M, slots for masked tokens.
+        max_length: L, tokens of a sequence at most.
+    """
 
     tokens: int
     sequences: int
@@ -41,23 +49,23 @@ class Capacities:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockPlan:
-    """The pieces of a block in the order of its micro-batches.
+    """The P pieces of a block in the order of its K micro-batches.
 
     Attributes:
-        documents: store index of each piece's document, int64 (F,).
-        starts: first content token of the piece in its document, int64 (F,).
-        lengths: content tokens, without [CLS] and [SEP], int64 (F,).
-        keys: names of the pieces, uint64 (F,).
-        begins: pieces that begin a sequence, bool (F,).
-        opens: pieces with a [CLS] before them, bool (F,); the second segment of a pair has none.
-        pair_labels: label of the pair that begins here, int64 (F,), -100 elsewhere; None: no pairs.
+        documents: store index of each piece's document, int64 (P,).
+        starts: first token of the piece in its document, int64 (P,).
+        lengths: tokens of the piece, without [CLS] and [SEP], int64 (P,).
+        keys: of the pieces, uint64 (P,).
+        begins: True for pieces that begin a sequence, bool (P,).
+        opens: True for pieces with a [CLS] before them, bool (P,); the second segment of a pair has none.
+        pair_labels: label of the pair that begins here, -100 elsewhere, int64 (P,); None where there are no pairs.
         bounds: micro-batch k holds pieces bounds[k] : bounds[k + 1], int64 (K + 1,).
     """
 
     documents: Indices
     starts: Indices
     lengths: Indices
-    keys: npt.NDArray[np.uint64]
+    keys: Uint64Array
     begins: npt.NDArray[np.bool_]
     opens: npt.NDArray[np.bool_]
     pair_labels: Indices | None
@@ -69,11 +77,11 @@ class BlockPlan:
 
 
 class Planner:
-    """Plans blocks over the documents of a split.
+    """Plans the blocks of a split.
 
     Attributes:
         blocks: number of blocks in an epoch.
-        stored: whether the sequences of a block are kept.
+        stored: whether the sequences of a block are kept in files.
     """
 
     def __init__(
@@ -92,12 +100,12 @@ class Planner:
 
         Args:
             sources: at least one, with its documents.
-            lengths: content tokens of every document of the store, (N,).
+            lengths: tokens of every document of the store, without special ones, (N,).
             capacities: T, S, M and L.
-            mask_counts: masked tokens of a document of n tokens, specials included, at index n, (L + 1,).
+            mask_counts: masked tokens of a document of n tokens, special ones included, at index n, (L + 1,).
             seed: 64-bit seed of order and shuffle.
-            compose: what makes sequences of documents.
-            text: the tokens, where `compose` looks at them.
+            compose: makes sequences of the documents of a block.
+            text: the tokens, if `compose` looks at them.
             stored: where sequences are kept that are expensive to compose.
         """
         self._layout = ShuffleBlocks(sources, lengths, tokens=capacities.tokens, seed=seed)
@@ -106,53 +114,54 @@ class Planner:
         self._seed = seed
         self._compose = compose
         self._text = text
-        self._tables = stored
+        self._stored = stored
         self.stored = stored is not None
         self.blocks = self._layout.count
 
-    def plan(self, epoch: int, block: int) -> BlockPlan:
-        """Plan block `block` in [0, blocks) of epoch `epoch`."""
-        documents, table = self._sequences(epoch, block)
-        shuffled = self._shuffle(epoch, block, table.keys[table.firsts[:-1]])
-        tokens, masked, slots = (cost[shuffled] for cost in table.costs(self._mask_counts))
+    def plan(self, epoch: int, number: int) -> BlockPlan:
+        """Plan block `number` in [0, blocks) of an epoch."""
+        block, sequences = self._sequences(epoch, number)
+        shuffled = self._shuffle(epoch, number, sequences.keys[sequences.firsts[:-1]])
+        tokens, masked, slots = (cost[shuffled] for cost in sequences.costs(self._mask_counts))
         packed, edges = pack_sequences(tokens, masked, self._capacities, slots)
         order = shuffled[packed]
-        sizes = np.diff(table.firsts)[order]
-        pieces = ranges(table.firsts[order], sizes)
+        sizes = np.diff(sequences.firsts)[order]
+        pieces = ranges(sequences.firsts[order], sizes)
         labels = None
-        if table.pair_labels is not None:
-            labels = np.full(len(table.owners), -100, dtype=np.int64)
-            labels[table.firsts[:-1]] = table.pair_labels
+        if sequences.pair_labels is not None:
+            labels = np.full(len(sequences.owners), -100, dtype=np.int64)
+            labels[sequences.firsts[:-1]] = sequences.pair_labels
             labels = labels[pieces]
         return BlockPlan(
-            documents=documents.documents[table.owners[pieces]],
-            starts=table.starts[pieces],
-            lengths=table.lengths[pieces],
-            keys=table.keys[pieces],
-            begins=table.begins[pieces],
-            opens=table.opens[pieces],
+            documents=block.documents[sequences.owners[pieces]],
+            starts=sequences.starts[pieces],
+            lengths=sequences.lengths[pieces],
+            keys=sequences.keys[pieces],
+            begins=sequences.begins[pieces],
+            opens=sequences.opens[pieces],
             pair_labels=labels,
             bounds=np.concatenate([[0], np.cumsum(sizes)])[edges],
         )
 
-    def compose(self, epoch: int, block: int) -> None:
-        """Compose a block, if nobody did, and keep its sequences."""
-        self._sequences(epoch, block)
+    def compose(self, epoch: int, number: int) -> None:
+        """Compose a block and keep its sequences, unless a process did before."""
+        self._sequences(epoch, number)
 
-    def forget(self, epoch: int, block: int) -> None:
+    def forget(self, epoch: int, number: int) -> None:
         """Remove the sequences kept of a block."""
-        if self._tables is not None:
-            self._tables.forget(epoch, block)
+        if self._stored is not None:
+            self._stored.forget(epoch, number)
 
-    def _sequences(self, epoch: int, block: int) -> tuple[Block, Sequences]:
-        documents = self._layout.block(epoch, block, max_length=self._capacities.max_length, text=self._text)
-        if self._tables is None:
-            return documents, self._compose(documents)
-        return documents, self._tables.get(epoch, block, lambda: self._compose(documents))
+    def _sequences(self, epoch: int, number: int) -> tuple[Block, Sequences]:
+        block = self._layout.block(epoch, number, max_length=self._capacities.max_length, text=self._text)
+        if self._stored is None:
+            return block, self._compose(block)
+        return block, self._stored.get(epoch, number, lambda: self._compose(block))
 
-    def _shuffle(self, epoch: int, block: int, keys: npt.NDArray[np.uint64]) -> Indices:
+    def _shuffle(self, epoch: int, number: int, keys: Uint64Array) -> Indices:
+        """A random order of sequences, (Q,), drawn by the key (Q,) of each one's first piece."""
         low, high = keys & np.uint64(0xFFFFFFFF), keys >> np.uint64(32)
-        words = philox_4x32(low, high, 0, 0, *site_key(self._seed, PIECES, epoch, block))
+        words = philox_4x32(low, high, 0, 0, *site_key(self._seed, PIECES, epoch, number))
         return np.argsort(words[0] << np.uint64(32) | words[1], kind="stable")
 
 
@@ -162,11 +171,14 @@ def pack_sequences(
     """Fill micro-batches with sequences, roughly in the order given.
 
     Args:
-        sizes: tokens of each sequence with its specials, (P,), each at most `capacities.max_length`.
-        masked: masked tokens of each sequence, (P,).
-        documents: document slots that each sequence takes, (P,). Default: one.
+        sizes: tokens of each sequence, special ones included, each at most `capacities.max_length`, (Q,).
+        masked: masked tokens of each sequence, (Q,).
+        capacities: of a micro-batch.
+        documents: document slots that each sequence takes, (Q,). Default: one.
     Returns:
-        The sequences in packed order (P,), and the bounds of the micro-batches in it (K + 1,).
+        The sequences in packed order, (Q,), and the bounds of the micro-batches in it, (K + 1,).
+    Raises:
+        ValueError: a sequence does not fit in an empty micro-batch.
     """
     size, mask, total = sizes.tolist(), masked.tolist(), len(sizes)
     slot = [1] * total if documents is None else documents.tolist()
@@ -185,7 +197,7 @@ def pack_sequences(
                 free, mask_free, slots = free - n, mask_free - mask[head], slots - slot[head]
                 order.append(head)
             head += 1
-        # Room only shrinks, so one walk down the sizes takes again and again the largest sequence that fits.
+        # Room only shrinks, so one walk from the largest sequence down takes each one that fits.
         ahead = [i for i in range(head + 1, min(total, head + 1 + _LOOK_AHEAD)) if size[i] <= free and not taken[i]]
         for i in sorted(ahead, key=size.__getitem__, reverse=True):
             n = size[i]

@@ -1,31 +1,37 @@
 """A micro-batch as flat NumPy arrays: pieces of documents with their [CLS] and [SEP], in either scope.
 
-    document scope   [CLS] f [SEP] [CLS] f [SEP] ...     every piece is a document of its own
-    sequence scope   [CLS] f [SEP] f [SEP] ...           the pieces of a sequence are one document
-    pairs            [CLS] A [SEP] B [SEP]               one document, in either scope
+    scope `document`   [CLS] p [SEP] [CLS] p [SEP] ...     every piece is a document of its own
+    scope `sequence`   [CLS] p [SEP] p [SEP] ...           the pieces of a sequence are one document
+    pairs              [CLS] A [SEP] B [SEP]               one document in either scope
 
-Masking comes between `lay_out`, which gives document scope, and `join`: so both scopes have the same masks.
-N tokens, F pieces, D documents. Cost: about 15 ns a token.
+`lay_out` gives scope `document`, then tokens are masked, then `join` gives scope `sequence`. So both scopes have the
+same masks. N tokens, P pieces, D documents of the micro-batch. Cost: about 15 ns a token.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from unmask.batch import Cursor
+from unmask.data.compose.sequences import Text
 
-__all__ = ["Flat", "Gathers", "join", "lay_out"]
-
-
-class Gathers(Protocol):
-    """A token store."""
-
-    def gather(self, documents: Any, starts: Any, lengths: Any) -> tuple[Any, Any]: ...
+__all__ = ["BatchArrays", "join", "lay_out"]
 
 
-class Flat(NamedTuple):
-    """A micro-batch as NumPy arrays, to travel between processes; `Stream.assemble` completes it."""
+class BatchArrays(NamedTuple):
+    """A micro-batch as small arrays that travel between processes; `Stream.to_batch` makes a PackedBatch of it.
+
+    Attributes:
+        ids: token ids, corrupted where masked, (N,).
+        lengths: tokens of each document, (D,).
+        keys: of the documents, for dropout, (D,).
+        word_starts: True where a token begins a word, (N,).
+        segments: 0 or 1 for each token, (N,); None where there are no pairs.
+        pair_labels: label of each document, (D,); None where there are no pairs.
+        rows, labels: of the tokens to predict, and their original ids, (m,) each; None where nothing is masked.
+        cursor: where the micro-batch comes from.
+    """
 
     ids: npt.NDArray[Any]
     lengths: npt.NDArray[np.int64]
@@ -39,7 +45,7 @@ class Flat(NamedTuple):
 
 
 def lay_out(
-    store: Gathers,
+    store: Text,
     documents: npt.NDArray[np.int64],
     starts: npt.NDArray[np.int64],
     lengths: npt.NDArray[np.int64],
@@ -48,13 +54,15 @@ def lay_out(
     cls: int,
     sep: int,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Ids and word starts, (N,) each, of pieces with their [SEP] and, where one opens a document, its [CLS].
+    """Put [CLS] and [SEP] around pieces.
 
     Args:
         store: the tokens.
-        documents, starts, lengths: the pieces, (F,) each.
-        opens: those with a [CLS], (F,).
+        documents, starts, lengths: of each piece the document, the first token in it and the tokens, (P,) each.
+        opens: True for pieces with a [CLS], (P,).
         cls, sep: the two ids.
+    Returns:
+        Ids and word starts, (N,) each.
     """
     content, begins = store.gather(documents, starts, lengths)
     sizes = lengths + 1 + opens
@@ -67,24 +75,28 @@ def lay_out(
     ids[inside] = content
     ids[first] = cls
     ids[ends - 1] = sep
-    # [CLS] and [SEP] are words of their own, and so is what a cut leaves at the front of a piece.
+    # [CLS] and [SEP] are words of their own; so is the rest of a word that a cut leaves at the front of a piece.
     word_starts = ~inside
     word_starts[inside] = begins
     word_starts[ends - 1 - lengths] = True
     return ids, word_starts
 
 
-def join(flat: Flat, begins: npt.NDArray[np.bool_]) -> Flat:
-    """The documents of each sequence as one, which has the first [CLS] only; `begins` are the documents (D,)
-    that begin a sequence.
+def join(arrays: BatchArrays, begins: npt.NDArray[np.bool_]) -> BatchArrays:
+    """Join the documents of each sequence to one document, which keeps the first [CLS] only.
+
+    Args:
+        arrays: a micro-batch in scope `document`.
+        begins: True for documents that begin a sequence, (D,).
     """
-    kept = np.ones(flat.ids.size, dtype=bool)
-    kept[(np.cumsum(flat.lengths) - flat.lengths)[~begins]] = False
-    return flat._replace(
-        ids=flat.ids[kept],
-        lengths=np.add.reduceat(flat.lengths - ~begins, np.flatnonzero(begins)),
-        keys=flat.keys[begins],
-        word_starts=flat.word_starts[kept],
-        # What a [CLS] that goes was to predict, a causal model's first token of a document, the [SEP] before it does.
-        rows=None if flat.rows is None else (np.cumsum(kept) - 1)[flat.rows],
+    kept = np.ones(arrays.ids.size, dtype=bool)
+    kept[(np.cumsum(arrays.lengths) - arrays.lengths)[~begins]] = False
+    return arrays._replace(
+        ids=arrays.ids[kept],
+        lengths=np.add.reduceat(arrays.lengths - ~begins, np.flatnonzero(begins)),
+        keys=arrays.keys[begins],
+        word_starts=arrays.word_starts[kept],
+        # A causal model predicts the first token of a document from the [CLS] before it. If that [CLS] is taken out,
+        # the [SEP] before it predicts the token.
+        rows=None if arrays.rows is None else (np.cumsum(kept) - 1)[arrays.rows],
     )

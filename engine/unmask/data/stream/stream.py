@@ -1,16 +1,20 @@
-"""The stream: global micro-batch number -> PackedBatch, as a pure function of (store, configuration).
+"""The stream: from the number of a micro-batch to the micro-batch, as a pure function of store and configuration.
 
-    batches(start, rank, world_size) yields micro-batches start + rank, start + rank + world_size, ...
+Micro-batches are numbered through all epochs. Rank r of R reads the numbers start + r, start + r + R, start + r + 2 R,
+and so on, so any number of ranks and workers, and any number of restarts, sees the same micro-batches. Five steps make
+micro-batch g:
 
-so any number of ranks and workers, and any number of restarts, sees the same batches. Where number g lies is
-a cursor (epoch, block, k). Blocks hold different numbers of micro-batches, so the stream keeps a table of
-where those it met begin; `remember` extends it from a checkpoint or from batches made elsewhere. Without it,
-seeking plans every block before once, about 1.5 us a document.
+    locate    g lies at a cursor (epoch, block, k): it is the k-th micro-batch of a shuffle block     blocks.py
+    plan      which pieces of which documents are in it                                              plan.py
+    lay out   their tokens with [CLS] and [SEP]                                                      rows.py
+    mask      which tokens are predicted, and what replaces them                                     masking/
+    join      in scope `sequence`, the pieces of a sequence become one document                      rows.py
 
-What the numbers depend on is in `fingerprint`; a run that is continued must find the same one.
+Blocks hold different numbers of micro-batches, so the stream notes where the blocks that it met begin. `remember`
+tells it where a micro-batch lies, from a checkpoint or from a batch that another process made. Otherwise, seeking plans
+every block before once, about 1.5 us a document.
 
-Sequences are composed, masked and only then given their scope: in scope `sequence` the [CLS] of all pieces but the
-first of a sequence are taken out again. So both scopes hold the same text under the same masks.
+`fingerprint` is a hash of everything that the micro-batches depend on; a resumed run must find the same one.
 """
 
 import hashlib
@@ -28,28 +32,35 @@ from unmask.data.compose import composer
 from unmask.data.compose.stored import StoredSequences
 from unmask.data.masking import Masker, MaskRule, NextToken
 from unmask.data.masking.similar_words import SimilarWords
-from unmask.data.randomness import mix64
-from unmask.data.stream.block_table import BlockTable
-from unmask.data.stream.config import StreamConfig
+from unmask.data.randomness import Uint64Array, mix64
+from unmask.data.stream.blocks import BlockStarts, TokenStore, sources_of
+from unmask.data.stream.config import StreamConfig, count_tokens, sample_sequences
 from unmask.data.stream.plan import BlockPlan, Planner
-from unmask.data.stream.rows import Flat, join, lay_out
-from unmask.data.stream.split import Store, count_tokens, sample_sequences, sources_of
+from unmask.data.stream.rows import BatchArrays, join, lay_out
 
-__all__ = ["Store", "Stream", "StreamConfig"]
+__all__ = ["Stream"]
 
 _FORMAT = 2
-# hashes keep the names that format 2 began with
+# the hashes of format 2 spell the names that it began with
 _OLD_NAMES = {"max_length": "longest"}
 # Evaluation is one fixed epoch, the same for every run over a store, whatever the seed of training.
 _HELD_OUT_SEED = 0x6865_6C64_6F75_74
 
 
 class Stream:
-    """Packed, masked micro-batches over a store: endless for training, one fixed epoch if held out."""
+    """Packed, masked micro-batches of a store: without end for training, one fixed epoch of held-out documents.
+
+    Attributes:
+        store, config, split: as given.
+        capacities: of a micro-batch; the same for both splits.
+        composition: how this split is composed.
+        tokens_per_epoch: tokens with their [CLS] and [SEP]; an estimate where sequences are composed.
+        fingerprint: SHA-256 of everything that the micro-batches depend on.
+    """
 
     def __init__(
         self,
-        store: Store,
+        store: TokenStore,
         config: StreamConfig,
         ordinary_ids: npt.ArrayLike,
         *,
@@ -63,12 +74,12 @@ class Stream:
         Args:
             store: the tokens.
             config: capacities, seed, composition and masking.
-            ordinary_ids: ids that a random replacement is drawn from.
-            split: which documents; held-out ones come in one epoch whose order and masks do not depend on
-                `config.seed`, each by itself whatever is composed for training, unless that is pairs.
+            ordinary_ids: ids that a random replacement is drawn from, (O,).
+            split: the documents to train on, or the held-out ones. The order and masks of held-out documents do not
+                depend on `config.seed`. Each is a sequence by itself whatever training composes, except for pairs.
             similar_words: the table that masking `mac` replaces words from.
             composed: folder that keeps sequences which are expensive to compose, for all workers and ranks to read.
-            masks: whether batches come masked; else what trains masks them by `mask_rule`, with the same result.
+            masks: whether batches come masked. If not, `mask_rule` lets the trainer make the same masks.
         Raises:
             ConfigError: capacities that cannot hold a piece, a masking rule out of range, or a weight for a source
                 that is not there.
@@ -98,7 +109,7 @@ class Stream:
         counts = self._masker.counts(np.arange(config.max_length + 1), rate=config.highest_rate)
         weights = config.composition.source_weights(store.sources)
         often = np.array(weights, dtype=np.float64)[store.source_of]
-        # From all documents as training composes them, so that both splits have the same shapes.
+        # The sample is of all documents, composed as for training, so that both splits have the same shapes.
         sample = sample_sequences(store, config.composition, often, max_length=config.max_length)
         self.capacities = config.capacities(store.lengths, counts, weights=often, sample=sample)
         self.composition = config.composition if self._endless else config.composition.held_out()
@@ -125,14 +136,14 @@ class Stream:
             seed=seed,
             compose=composer(self.composition),
             text=store,
-            stored=self._stored_tables(composed, seed),
+            stored=self._stored_sequences(composed, seed),
         )
         self.fingerprint = self._fingerprint(seed, ordinary_ids, similar_words)
-        self._table = BlockTable()
+        self._starts = BlockStarts()
         self._planned: tuple[int, BlockPlan] | None = None
 
-    def _stored_tables(self, folder: Path | None, seed: int) -> StoredSequences | None:
-        """Where sequences are kept: under a name of what they depend on, which the scope is not part of."""
+    def _stored_sequences(self, folder: Path | None, seed: int) -> StoredSequences | None:
+        """Where sequences are kept: in files named by a hash of what they depend on; the scope is not part of it."""
         if folder is None or not self.composition.expensive:
             return None
         identity = {
@@ -168,43 +179,43 @@ class Stream:
 
     def batches(self, start: int = 0, *, rank: int = 0, world_size: int = 1) -> Iterator[PackedBatch]:
         """Yield micro-batches start + rank, start + rank + world_size, ...; without end when training."""
-        for flat in self.flat_batches(start + rank, world_size):
-            yield self.assemble(flat)
+        for arrays in self.arrays(start + rank, world_size):
+            yield self.to_batch(arrays)
 
-    def flat_batches(self, first: int, step: int) -> Iterator[Flat]:
-        """The same as NumPy arrays: numbers first, first + step, ..."""
+    def arrays(self, first: int, step: int) -> Iterator[BatchArrays]:
+        """Yield micro-batches first, first + step, ... as NumPy arrays."""
         index = first
-        while (flat := self._materialise(index)) is not None:
-            yield flat
+        while (arrays := self._make(index)) is not None:
+            yield arrays
             index += step
 
-    def assemble(self, flat: Flat) -> PackedBatch:
-        """Give a flat batch its static capacities, as tensors."""
+    def to_batch(self, arrays: BatchArrays) -> PackedBatch:
+        """Put a micro-batch into tensors of the stream's capacities."""
         return assemble(
-            flat.ids,
-            flat.lengths,
-            keys=flat.keys,
+            arrays.ids,
+            arrays.lengths,
+            keys=arrays.keys,
             tokens=self.capacities.tokens,
             sequences=self.capacities.sequences,
             max_seqlen=self.capacities.max_length,
             pad_id=self._pad,
-            segments=flat.segments,
-            word_starts=flat.word_starts,
-            pair_labels=flat.pair_labels,
-            masked=flat.rows,
-            labels=flat.labels,
+            segments=arrays.segments,
+            word_starts=arrays.word_starts,
+            pair_labels=arrays.pair_labels,
+            masked=arrays.rows,
+            labels=arrays.labels,
             masked_capacity=self.capacities.masked,
-            cursor=flat.cursor,
+            cursor=arrays.cursor,
         )
 
     @property
     def mask_rule(self) -> MaskRule:
-        """What masks a batch that comes without masks as this stream would have; not for a causal model's labels."""
+        """The rule by which the trainer masks a batch that comes without masks; a causal model has none."""
         assert isinstance(self._masker, Masker)
         return self._masker.rule
 
     def locate(self, index: int) -> Cursor:
-        """Return where global micro-batch `index` lies.
+        """Return where micro-batch `index` lies.
 
         Raises:
             ValueError: a negative index.
@@ -212,11 +223,11 @@ class Stream:
         """
         if index < 0:
             raise ValueError(f"stream: index must be at least 0, got {index}")
-        # The nearest known block at or before the index; from there on, every block has to be planned once.
-        block, first = self._table.at_or_before(index)
+        # From the nearest known block on, plan every block once until the index lies in it.
+        block, first = self._starts.at_or_before(index)
         while self._endless or block < self._planner.blocks:
             count = len(self._plan(block))
-            self._table.learn(block + 1, first + count)
+            self._starts.learn(block + 1, first + count)
             if index < first + count:
                 epoch, number = divmod(block, self._planner.blocks)
                 return Cursor(epoch, number, index - first)
@@ -224,15 +235,18 @@ class Stream:
         raise IndexError(f"stream: index must be below {first}, the micro-batches of the held-out epoch, got {index}")
 
     def remember(self, index: int, cursor: Cursor) -> None:
-        """Learn that `index` lies at `cursor`, so that no block before it has to be planned.
+        """Note that micro-batch `index` lies at `cursor`, so that no block before it has to be planned.
 
-        The pair comes from a batch or a checkpoint of a stream with this `fingerprint`.
+        Both come from a batch or a checkpoint of a stream with this `fingerprint`.
+
+        Raises:
+            ValueError: the block is known to begin at another micro-batch.
         """
-        self._table.learn(cursor.epoch * self._planner.blocks + cursor.block, index - cursor.k)
+        self._starts.learn(self.block_of(cursor), index - cursor.k)
 
     @property
     def composes_ahead(self) -> bool:
-        """Whether sequences are expensive to compose and kept, so that a process of its own can run ahead."""
+        """Whether a process of its own composes blocks ahead: sequences are expensive to compose, and kept in files."""
         return self._planner.stored
 
     def block_of(self, cursor: Cursor) -> int:
@@ -240,12 +254,12 @@ class Stream:
         return cursor.epoch * self._planner.blocks + cursor.block
 
     def compose(self, block: int) -> None:
-        """Compose the sequences of a block and keep them, unless it is done or there is nothing to keep them in."""
+        """Compose the sequences of a block and keep them, unless that is done or they are not kept."""
         if self.composes_ahead:
             self._planner.compose(*self._address(block))
 
     def forget(self, block: int) -> None:
-        """Remove what is kept of a block."""
+        """Remove the sequences kept of a block."""
         self._planner.forget(*self._address(block))
 
     def _plan(self, block: int) -> BlockPlan:
@@ -254,16 +268,17 @@ class Stream:
         return self._planned[1]
 
     def _address(self, block: int) -> tuple[int, int]:
-        """Pass and block of the plan: with static masks, epochs come again."""
+        """Epoch and number in it of the block to plan; with static masks, the epochs repeat."""
         epoch, number = divmod(block, self._planner.blocks)
         return epoch % self.config.static_masks if self.config.static_masks else epoch, number
 
-    def _materialise(self, index: int) -> Flat | None:
+    def _make(self, index: int) -> BatchArrays | None:
+        """Make micro-batch `index`; None past the end of the held-out epoch."""
         try:
             cursor = self.locate(index)
         except IndexError:
             return None
-        plan = self._plan(cursor.epoch * self._planner.blocks + cursor.block)
+        plan = self._plan(self.block_of(cursor))
         pieces = slice(plan.bounds[cursor.k], plan.bounds[cursor.k + 1])
         opens, lengths = plan.opens[pieces], plan.lengths[pieces]
         sizes = lengths + 1 + opens
@@ -277,7 +292,7 @@ class Stream:
         if self._masks:
             rate = self.config.rate_at(index if self._endless else 0)
             masked = self._masker(ids, document_sizes, keys, word_starts, rate=rate)
-        flat = Flat(
+        arrays = BatchArrays(
             ids=ids if masked is None else masked.ids,
             lengths=document_sizes,
             keys=self._dropout_keys(keys, cursor.epoch).view(np.int64),
@@ -288,9 +303,9 @@ class Stream:
             labels=None if masked is None else masked.labels,
             cursor=cursor,
         )
-        return join(flat, plan.begins[pieces]) if self.composition.scope == "sequence" else flat
+        return join(arrays, plan.begins[pieces][documents]) if self.composition.scope == "sequence" else arrays
 
-    def _dropout_keys(self, keys: npt.NDArray[np.uint64], epoch: int) -> npt.NDArray[np.uint64]:
-        """Names for dropout: an epoch that comes again has the names and masks it had, but drops other elements."""
-        turn = epoch // self.config.static_masks if self.config.static_masks else 0
-        return mix64(keys + np.uint64(turn)) if turn else keys
+    def _dropout_keys(self, keys: Uint64Array, epoch: int) -> Uint64Array:
+        """Keys for dropout, (D,): an epoch that repeats has the masks it had, but drops other elements."""
+        repeats = epoch // self.config.static_masks if self.config.static_masks else 0
+        return mix64(keys + np.uint64(repeats)) if repeats else keys

@@ -28,7 +28,7 @@ def make_store(lengths, *, source_of=None, seed=0, vocabulary=300):
     )
 
 
-def whole_block(store, max_length=32, seed=1, epoch=0):
+def whole_block(store, max_length=32, seed=1, reading=0):
     """All documents of a store as one block."""
     order = np.argsort(store.source_of, kind="stable")
     order = order[store.lengths[order] > 0]
@@ -36,7 +36,7 @@ def whole_block(store, max_length=32, seed=1, epoch=0):
         documents=order,
         lengths=store.lengths[order].astype(np.int64),
         sources=store.source_of[order].astype(np.int64),
-        source_epochs=np.full(order.size, epoch),
+        readings=np.full(order.size, reading),
         ranks=np.arange(order.size),
         max_length=max_length,
         seed=seed,
@@ -57,9 +57,9 @@ def _whole_block():
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 32 documents, so that a small corpus has several."""
-    monkeypatch.setattr(blocks, "RUN", 8)
-    monkeypatch.setattr(blocks, "_RUNS", 4)
-    monkeypatch.setattr(blocks, "_BATCHES", 1)
+    monkeypatch.setattr(blocks, "RUN_DOCUMENTS", 8)
+    monkeypatch.setattr(blocks, "_MIN_RUNS", 4)
+    monkeypatch.setattr(blocks, "_MEAN_BATCHES", 1)
 
 
 @pytest.fixture(scope="session")

@@ -108,6 +108,12 @@ def test_both_scopes_hold_the_same_text_under_the_same_masks(strategy, stream):
         )
 
 
+def test_a_pair_is_one_document_in_either_scope(stream):
+    alone, joined = (stream("pairs", scope=scope) for scope in ("document", "sequence"))
+    for one, two in islice(zip(alone.batches(), joined.batches(), strict=False), 20):
+        same(one, two)
+
+
 def test_the_configuration_offers_every_strategy_and_joins_the_same_ones():
     offered = get_args(get_type_hints(DataConfig)["compose"])
     assert list(offered) == list(get_args(Strategy)) == list(STRATEGIES)
@@ -148,7 +154,7 @@ def test_every_token_comes_once_in_each_epoch(strategy, stream, make_store):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_micro_batches_are_full(strategy, stream, make_store, monkeypatch):
-    monkeypatch.setattr(blocks, "RUN", 1024)
+    monkeypatch.setattr(blocks, "RUN_DOCUMENTS", 1024)
     lengths = np.random.default_rng(0).lognormal(np.log(100) - 0.5, 1.0, 4000).astype(int) + 1
     ours = stream(strategy, store=make_store(lengths), max_length=128, tokens=4096)
     batches = list(islice(ours.batches(), 20))

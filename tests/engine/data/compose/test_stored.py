@@ -25,7 +25,7 @@ def calls(tmp_path, monkeypatch):
 
     def counted(self, block):
         with path.open("a") as file:
-            file.write(f"epoch {block.source_epochs[0]}, documents {block.documents.tolist()}\n")
+            file.write(f"epoch {block.readings[0]}, documents {block.documents.tolist()}\n")
         return real(self, block)
 
     monkeypatch.setattr(bm25.Bm25, "__call__", counted)

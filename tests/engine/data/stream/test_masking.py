@@ -20,9 +20,9 @@ MASK = 4
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(blocks, "RUN", 8)
-    monkeypatch.setattr(blocks, "_RUNS", 4)
-    monkeypatch.setattr(blocks, "_BATCHES", 1)
+    monkeypatch.setattr(blocks, "RUN_DOCUMENTS", 8)
+    monkeypatch.setattr(blocks, "_MIN_RUNS", 4)
+    monkeypatch.setattr(blocks, "_MEAN_BATCHES", 1)
 
 
 def corpus(documents=120, seed=0):

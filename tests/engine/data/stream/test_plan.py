@@ -33,9 +33,9 @@ def roomy(tokens, max_length):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of two runs of eight documents, so that a small corpus has several."""
-    monkeypatch.setattr(blocks, "RUN", 8)
-    monkeypatch.setattr(blocks, "_RUNS", 2)
-    monkeypatch.setattr(blocks, "_BATCHES", 1)
+    monkeypatch.setattr(blocks, "RUN_DOCUMENTS", 8)
+    monkeypatch.setattr(blocks, "_MIN_RUNS", 2)
+    monkeypatch.setattr(blocks, "_MEAN_BATCHES", 1)
 
 
 def spans(planner_, epoch):
@@ -55,8 +55,8 @@ def spans(planner_, epoch):
 )
 def test_every_token_comes_exactly_once_an_epoch(lengths, max_length, epoch, data):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "RUN", 8)
-        patch.setattr(blocks, "_RUNS", 2)
+        patch.setattr(blocks, "RUN_DOCUMENTS", 8)
+        patch.setattr(blocks, "_MIN_RUNS", 2)
         source = st.lists(st.integers(0, 2), min_size=len(lengths), max_size=len(lengths))
         planner_ = planner(lengths, roomy(64, max_length), source_of=np.array(data.draw(source)))
         covered = [np.zeros(n, dtype=int) for n in lengths]
@@ -120,13 +120,13 @@ def test_documents_are_cut_evenly_into_as_few_pieces_as_fit():
     assert max(parts[4]) - min(parts[4]) <= 1
 
 
-def test_pieces_have_their_own_names_in_every_epoch():
+def test_pieces_have_their_own_keys_in_every_epoch():
     planner_ = planner(np.full(500, 40), roomy(256, 22))
-    names = [planner_.plan(epoch, 0).keys for epoch in range(3)]
-    assert np.unique(np.concatenate(names)).size == 3 * 1000
+    keys = [planner_.plan(epoch, 0).keys for epoch in range(3)]
+    assert np.unique(np.concatenate(keys)).size == 3 * 1000
 
 
-def test_names_do_not_depend_on_capacities_or_seed():
+def test_keys_do_not_depend_on_capacities_or_seed():
     lengths = np.arange(1, 400)
     one = planner(lengths, roomy(1000, 500), seed=1).plan(2, 0)
     two = planner(lengths, roomy(5000, 500), seed=9).plan(2, 0)
@@ -134,14 +134,14 @@ def test_names_do_not_depend_on_capacities_or_seed():
     assert by_document[0] == by_document[1]
 
 
-def test_names_do_not_depend_on_what_other_sources_hold():
-    def names(before):
+def test_keys_do_not_depend_on_what_other_sources_hold():
+    def keys(before):
         source_of = np.repeat([0, 1], [before, 20])
         plan = planner(np.full(before + 20, 7), roomy(1000, 16), source_of=source_of).plan(0, 0)
         own = plan.documents >= before
         return dict(zip((plan.documents[own] - before).tolist(), plan.keys[own].tolist(), strict=True))
 
-    assert names(5) == names(9)
+    assert keys(5) == keys(9)
 
 
 def test_passes_and_seeds_differ_in_order_and_repeat_themselves():

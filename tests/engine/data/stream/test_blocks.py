@@ -1,11 +1,11 @@
-"""The order of documents is a permutation that depends on its address and looks random."""
+"""The order of documents is a permutation that looks random, and the stream notes where blocks begin."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.data.stream.order import Permutation
+from unmask.data.stream.blocks import BlockStarts, Permutation
 
 
 @settings(max_examples=40, deadline=None)
@@ -45,3 +45,29 @@ def test_each_place_of_a_short_order_is_equally_likely():
 def test_an_empty_corpus_is_refused():
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         Permutation(0, 1, 1)
+
+
+def learned():
+    starts = BlockStarts()
+    for block, start in ((1, 10), (2, 25), (7, 90)):
+        starts.learn(block, start)
+    return starts
+
+
+@pytest.mark.parametrize(("index", "expected"), [(0, (0, 0)), (9, (0, 0)), (10, (1, 10)), (60, (2, 25)), (90, (7, 90))])
+def test_finds_the_last_known_block_before_an_index(index, expected):
+    assert learned().at_or_before(index) == expected
+
+
+def test_a_block_without_batches_is_passed_over():
+    starts = BlockStarts()
+    starts.learn(1, 5)
+    starts.learn(2, 5)
+    assert starts.at_or_before(5) == (2, 5)
+
+
+def test_learning_the_same_again_changes_nothing_and_a_contradiction_is_refused():
+    starts = learned()
+    starts.learn(2, 25)
+    with pytest.raises(ValueError, match="block 2 must begin at micro-batch 25, was said to begin at 26"):
+        starts.learn(2, 26)
