@@ -54,7 +54,7 @@ def is_vocabulary(file: Path) -> bool:
 
 
 def kind_of(folder: Path, names: Collection[str] | None = None) -> Kind | None:
-    """Returns what the folder is; None for one of none of these kinds, which text may lie in.
+    """Return what the folder is; None for one of none of these kinds, which text may lie in.
 
     Args:
         folder: the folder; one that does not exist is of no kind.

@@ -84,7 +84,7 @@ def as_typed(path: str | os.PathLike[str]) -> str:
 
 
 def name_and_location(given: str) -> tuple[str, str]:
-    """Splits an input, `path` or `name=path`, into its name, empty where there is none, and its path.
+    """Split an input, `path` or `name=path`, into its name, empty where there is none, and its path.
 
     A path that exists as it stands is one, whatever it holds; a name is made of letters, digits, `.`, `-` and `_`.
     """

@@ -105,7 +105,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _refuse_bare(words: list[str]) -> None:
-    """Refuses a path before the first option, which other programs would take for the input."""
+    """Refuse a path before the first option, which other programs would take for the input."""
     if not words[0].startswith("-"):
         raise UnmaskError(f"prepare: {words[0]!r} belongs to no option; give text as --input {as_typed(words[0])}")
 

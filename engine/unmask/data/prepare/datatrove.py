@@ -81,7 +81,7 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
         self.shard_tokens = shard_tokens
 
     def run(self, data: Iterable[Any], rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-        """Writes part `rank` of `world_size`.
+        """Write part `rank` of `world_size`.
 
         Raises:
             StoreError: the store exists already.
@@ -159,7 +159,7 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
 
 
 def finish_store(out: str | Path) -> Store:
-    """Puts the parts of all tasks together to a store, opens it, and removes the parts.
+    """Put the parts of all tasks together to a store, opens it, and removes the parts.
 
     Raises:
         StoreError: the store exists, a task's part is missing, the parts were made by different tokenizers,

@@ -33,7 +33,7 @@ __all__ = ["EncodedBatch", "TextEncoder", "content_hash"]
 class EncodedBatch:
     """The tokens of N documents one after the other.
 
-    Args:
+    Attributes:
         ids: token ids without [CLS] and [SEP], (T,) uint32.
         word_starts: (T,) bool.
         sentence_starts: (T,) bool.
@@ -54,7 +54,7 @@ class EncodedBatch:
 class TextEncoder:
     """All that decides which tokens a text becomes.
 
-    Args:
+    Attributes:
         tokenizer: the tokenizer.
         segmenter: what joins ideographs to words; None makes each a word.
         normalisation: Unicode normalisation before all else.
@@ -65,7 +65,7 @@ class TextEncoder:
     normalisation: Normalisation = "none"
 
     def __call__(self, texts: Sequence[str]) -> EncodedBatch:
-        """Encodes the texts.
+        """Encode the texts.
 
         Raises:
             CorpusError: the words of the segmenter do not join up to the text.
@@ -128,7 +128,7 @@ class TextEncoder:
 
 
 def content_hash(text: str) -> int:
-    """Returns 64 bits that depend on the text alone: the same split whatever the tokenizer, order or machine."""
+    """Return 64 bits that depend on the text alone: the same split whatever the tokenizer, order or machine."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
 
 

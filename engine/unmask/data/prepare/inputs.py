@@ -146,7 +146,7 @@ class Inputs:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def require(self, head: StoreHead) -> None:
-        """Checks that every store was made as `head` says.
+        """Check that every store was made as `head` says.
 
         Raises:
             StoreError: another tokenizer or segmenter made one of them.
@@ -165,7 +165,7 @@ class Inputs:
                 )
 
     def documents(self) -> Iterator[Document]:
-        """Yields the documents that are text."""
+        """Yield the documents that are text."""
         if self._embedded is not None:
             yield from self._embedded
         for given, files in zip(self._inputs, self._files, strict=True):
@@ -204,7 +204,7 @@ class Inputs:
             _log.warning(f"corpus: what the inputs name more than once is read that often: {printable(names)}")
 
     def _warn_of_uncut(self) -> None:
-        """Says after a whole pass, once, that no text file was cut, or one nowhere since its lines are all headings."""
+        """Say after a whole pass, once, that no text file was cut, or one nowhere since its lines are all headings."""
         if not self._options.cuts_text or self._cuts.told:
             return
         self._cuts.told = True

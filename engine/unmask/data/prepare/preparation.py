@@ -70,7 +70,7 @@ def prepare(
     cache: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Store:
-    """Makes a token store and opens it; its `manifest["summary"]` counts what was found (`describe` prints it).
+    """Make a token store and opens it; its `manifest["summary"]` counts what was found (`describe` prints it).
 
     Args:
         inputs: files, folders, data sets (see `corpus.py`) and token stores; None or empty takes the embedded corpus.
@@ -192,7 +192,7 @@ class _Filling:
         )
 
     def run(self, source: Inputs, pool: _Encoders, report: Callable[[Progress], None], total: int | None) -> None:
-        """Encodes and writes all that is not written yet, and puts the store in place."""
+        """Encode and writes all that is not written yet, and puts the store in place."""
         items = iter(source)
         try:
             self._skip(items, report)
@@ -211,7 +211,7 @@ class _Filling:
         self._place.publish(make_manifest(self._head, self._writer.sources, self._writer.shards, summary))
 
     def _skip(self, items: Iterator[Document | StoredDocument], report: Callable[[Progress], None]) -> None:
-        """Passes over what the finished shards hold, and checks that it is still the same."""
+        """Pass over what the finished shards hold, and checks that it is still the same."""
         if not self._resumed:
             return
         digest = ""
@@ -308,4 +308,4 @@ class _Reader:
 
 
 def _silent(progress: Progress) -> None:
-    """Tells nobody."""
+    """Tell nobody."""

@@ -44,7 +44,7 @@ ROLES = ("pad", "unk", "cls", "sep", "mask")
 class StoreHead:
     """What made the ids and word starts of a store; stores that differ in it cannot be one.
 
-    Args:
+    Attributes:
         tokenizer_hash: `Tokenizer.hash`.
         vocab_size: ids are below it.
         special_ids: ids of pad, unk, cls, sep, mask.
@@ -103,7 +103,7 @@ class Manifest(_Optional):
 def make_manifest(
     head: StoreHead, sources: Sequence[SourceEntry], shards: Sequence[ShardEntry], summary: Mapping[str, Any]
 ) -> Manifest:
-    """Puts the manifest of a whole store together."""
+    """Put the manifest of a whole store together."""
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         documents=sum(shard["documents"] for shard in shards),
@@ -122,7 +122,7 @@ def make_manifest(
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Reads and checks `manifest.json`.
+    """Read and checks `manifest.json`.
 
     Raises:
         StoreError: no store there, a damaged manifest, or one of a newer format.
@@ -176,7 +176,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_shards(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
-    """Checks that every shard is there and of its size, and with `hashes` that not a bit has changed.
+    """Check that every shard is there and of its size, and with `hashes` that not a bit has changed.
 
     Hashing reads the whole store, about 1 GB a second.
 
@@ -204,7 +204,7 @@ def check_shards(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
 
 
 def fingerprint(manifest: Manifest) -> str:
-    """Returns the SHA-256 of what the store means: its tokens in order, their sources and their tokenizer."""
+    """Return the SHA-256 of what the store means: its tokens in order, their sources and their tokenizer."""
     meaning = {
         "schema_version": manifest["schema_version"],
         "tokenizer_hash": manifest["tokenizer_hash"],

@@ -75,7 +75,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool | None = None) -> Store:
-        """Opens a store after checking it against its manifest.
+        """Open a store after checking it against its manifest.
 
         Args:
             folder: the store.
@@ -141,7 +141,7 @@ class Store:
         return fingerprint(self.manifest)
 
     def require_tokenizer(self, tokenizer: _Hashed) -> None:
-        """Checks that `tokenizer` is the one that made this store.
+        """Check that `tokenizer` is the one that made this store.
 
         Raises:
             StoreError: it is another one, so the ids would mean other words.
@@ -153,7 +153,7 @@ class Store:
             )
 
     def load_tokenizer(self) -> Tokenizer:
-        """Loads the tokenizer that `prepare` saved in the store.
+        """Load the tokenizer that `prepare` saved in the store.
 
         Raises:
             StoreError: it is not the one that made the ids.
@@ -172,7 +172,7 @@ class Store:
         return tokenizer
 
     def held_out_mask(self, fraction: float) -> NDArray[np.bool_]:
-        """Returns which documents are held out, (N,): about `fraction`, by the hash of their text.
+        """Return which documents are held out, (N,): about `fraction`, by the hash of their text.
 
         A document keeps its side when the corpus grows, is reordered or tokenised anew, and copies of a text are on one
         side. At least one document is held out, and where there are two different texts at least one is not.
@@ -192,7 +192,7 @@ class Store:
     def gather(
         self, documents: ArrayLike, starts: ArrayLike, lengths: ArrayLike
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Copies spans of documents to flat arrays, in the order given.
+        """Copy spans of documents to flat arrays, in the order given.
 
         Args:
             documents: which document each span is of, (P,), in [0, N); any order, repetitions allowed.
@@ -214,7 +214,7 @@ class Store:
         return ids, words
 
     def gather_sentence_starts(self, documents: ArrayLike, starts: ArrayLike, lengths: ArrayLike) -> NDArray[np.bool_]:
-        """Copies the sentence starts of spans, (T,) bool; arguments and errors as in `gather`."""
+        """Copy the sentence starts of spans, (T,) bool; arguments and errors as in `gather`."""
         begins, sizes, where, total = self._locate(documents, starts, lengths)
         sentences = np.empty(total, np.bool_)
         for batch, taken, placed in self._parts(begins, sizes, where):
@@ -276,7 +276,7 @@ class _TokenBatch(NamedTuple):
 def _map_shard(
     folder: Path, shard: ShardEntry
 ) -> Iterator[tuple[_TokenBatch, NDArray[np.int64], NDArray[np.int16], NDArray[np.uint64]]]:
-    """Yields per record batch, memory-mapped: tokens, offsets (n + 1,), source numbers (n,), content hashes (n,).
+    """Yield per record batch, memory-mapped: tokens, offsets (n + 1,), source numbers (n,), content hashes (n,).
 
     Raises:
         StoreError: the file is no shard of a store.
@@ -303,7 +303,7 @@ def _map_shard(
 
 
 def _addresses(begins: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns begins[0], begins[0] + 1, ... for sizes[0] entries, then those of the next span."""
+    """Return begins[0], begins[0] + 1, ... for sizes[0] entries, then those of the next span."""
     shifts = begins - (np.cumsum(sizes) - sizes)
     result = np.repeat(shifts, sizes)
     result += np.arange(result.size)
@@ -311,7 +311,7 @@ def _addresses(begins: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[n
 
 
 def _bits(packed: NDArray[np.uint8], index: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Reads the bits at `index`, (T,) bool, of a bitmap with bit i % 8 of byte i // 8 for entry i."""
+    """Read the bits at `index`, (T,) bool, of a bitmap with bit i % 8 of byte i // 8 for entry i."""
     shift = (index & 7).astype(np.uint8)
     lowest: NDArray[np.uint8] = (packed[index >> 3] >> shift) & np.uint8(1)
     return lowest.view(np.bool_)

@@ -39,7 +39,7 @@ class Tally:
         self._lengths = Counter({int(power): count for power, count in kept.get("lengths", {}).items()})
 
     def note(self, source: str, characters: int, tokens: int, unknown: int, removed: Sequence[int]) -> None:
-        """Counts one document: its characters, tokens, unknown tokens, and removed characters by `KINDS`."""
+        """Count one document: its characters, tokens, unknown tokens, and removed characters by `KINDS`."""
         self.read += 1
         self.characters += characters
         if tokens:
@@ -52,7 +52,7 @@ class Tally:
                 self._removed[kind][source] += int(count)
 
     def state(self) -> dict[str, Any]:
-        """Returns all counts, for JSON."""
+        """Return all counts, for JSON."""
         return {
             "read": self.read,
             "characters": self.characters,
@@ -65,7 +65,7 @@ class Tally:
 
     @classmethod
     def merged(cls, states: Iterable[Mapping[str, Any]]) -> Tally:
-        """Returns the tally of all that several counted, from their `state()`."""
+        """Return the tally of all that several counted, from their `state()`."""
         whole = cls()
         for part in map(cls, states):
             whole.read += part.read
@@ -80,7 +80,7 @@ class Tally:
         return whole
 
     def summary(self, sources: Sequence[str]) -> dict[str, Any]:
-        """Returns what the manifest keeps; `sources` are those that the text was given under."""
+        """Return what the manifest keeps; `sources` are those that the text was given under."""
         powers = range(4, max(self._lengths, default=3) + 1)
         labels = {power: f"{(1 << power - 1) + 1 if power > 4 else 1}-{1 << power}" for power in powers}
         return {
@@ -94,7 +94,7 @@ class Tally:
 
 
 def describe(store: Store) -> str:
-    """Returns a few lines for people: documents, tokens, lengths, unknown tokens and removed characters by source."""
+    """Return a few lines for people: documents, tokens, lengths, unknown tokens and removed characters by source."""
     summary = store.manifest["summary"]
     counts = f"{store.num_documents:,} documents, {store.num_tokens:,} tokens, vocabulary {store.vocab_size:,}"
     words = f", words of Chinese by {store.segmenter}" if store.segmenter else ""

@@ -47,12 +47,12 @@ class Journal(TypedDict):
 
 
 def partial_folder(folder: Path) -> Path:
-    """Returns where the store `folder` grows."""
+    """Return where the store `folder` grows."""
     return folder.with_name(f"{folder.name}.partial")
 
 
 def unfinished_hint(folder: Path) -> str | None:
-    """Returns a sentence about what a stopped writer of `folder` left and what to do with it; None for nothing."""
+    """Return a sentence about what a stopped writer of `folder` left and what to do with it; None for nothing."""
     partial = partial_folder(folder)
     if not (partial / _JOURNAL).is_file():
         return None
@@ -122,7 +122,7 @@ class UnfinishedStore:
             self._lock.close()
 
     def record(self, shards: list[ShardEntry], sources: list[SourceEntry], state: Mapping[str, Any]) -> None:
-        """Notes that these shards are finished and where to go on."""
+        """Note that these shards are finished and where to go on."""
         if self._settings is None:
             return
         journal = Journal(settings=self._settings, shards=shards, sources=sources, state=dict(state))
@@ -130,7 +130,7 @@ class UnfinishedStore:
         self._kept = True
 
     def publish(self, manifest: Manifest) -> None:
-        """Writes the manifest and puts the store in place.
+        """Write the manifest and puts the store in place.
 
         Raises:
             StoreError: the store would be empty, or appeared meanwhile.

@@ -40,7 +40,7 @@ SHARD_TOKENS = 1 << 26
 class StoredDocument:
     """One tokenised document.
 
-    Args:
+    Attributes:
         ids: token ids without [CLS] and [SEP], (n,), n >= 1.
         source: the name of its source.
         content_hash: `content_hash` of its text, in [0, 2**64).
@@ -68,7 +68,7 @@ def write_store(
     batch_documents: int = 65_536,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Store:
-    """Writes documents to a new store, whole or not at all, and opens it.
+    """Write documents to a new store, whole or not at all, and opens it.
 
     The names `sources` get the first numbers, others follow as they come; the rest is as in `StoreHead` and
     `ShardWriter`.
@@ -136,7 +136,7 @@ class ShardWriter:
         self._pending_tokens = 0
 
     def add(self, document: StoredDocument) -> None:
-        """Appends one document; order of calls is order in the store.
+        """Append one document; order of calls is order in the store.
 
         Raises:
             ValueError: the document has no token, an id outside the vocabulary, or flags of another length.
@@ -155,12 +155,12 @@ class ShardWriter:
             self._flush()
 
     def close(self) -> None:
-        """Writes what is left; `shards` and `sources` are complete after it."""
+        """Write what is left; `shards` and `sources` are complete after it."""
         self._flush()
         self._close_shard()
 
     def abandon(self) -> None:
-        """Closes the file that is being written, unfinished."""
+        """Close the file that is being written, unfinished."""
         if self._open_shard is not None:
             self._open_shard.abandon()
             self._open_shard = None

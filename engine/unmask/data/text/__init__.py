@@ -1,1 +1,1 @@
-"""Raw text: which files an input has, how they are read and decoded, cleaning, sentences, words."""
+"""Raw text: finding the files of an input, reading and decoding them, cleaning, sentences, words."""

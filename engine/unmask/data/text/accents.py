@@ -1,13 +1,14 @@
 """Which scripts lose letters when a vocabulary drops accents, as BERT's "uncased" does.
 
-BERT drops what Unicode calls a non-spacing mark, after taking letters apart (NFD). In Latin and Greek these are
-accents. Elsewhere they are letters: vowels of Devanagari, Bengali, Tamil and Thai, the voicing of kana (が becomes か),
-and a syllable of Hangul falls apart. So different words become one, and a model cannot tell them apart any more.
+BERT takes letters apart (NFD) and drops what Unicode calls a non-spacing mark. In Latin and Greek these marks are
+accents. In other scripts they are letters or parts of letters: vowels of Devanagari, Bengali, Tamil and Thai, the
+voicing of kana (が becomes か), and Hangul falls apart. Different words become one, and no model can tell them apart.
 
     lost(script) = letters and marks of the script that dropping accents changes
-    named where at least one in a hundred letters of the script is lost, and the script is more than a trace
 
-Cost: 20 MB a second, of at most 10 million characters.
+A script is reported if at least 1 in 100 of its letters is lost, and 1 in 1000 letters of the text is of this script.
+
+Cost: 20 MB a second, for at most 10 million characters.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ _LOOKED_AT = 10_000_000
 _ACCENTED = {"LATIN", "GREEK", "COMBINING", "MODIFIER", "FULLWIDTH"}
 _LEAST_SHARE = 0.01
 _TRACE_SHARE = 0.001
-# two scripts whose letters have the same marks
+# scripts whose letters have the same marks
 _TOGETHER = {"HIRAGANA": "KANA", "KATAKANA": "KANA", "HALFWIDTH": "KANA"}
 
 
 def letters_lost(texts: Iterable[str]) -> dict[str, int]:
-    """Returns for each script that loses many letters how many these are, the most first.
+    """Count the lost letters of each script that loses many, the most first.
 
     Args:
-        texts: what a vocabulary is trained on; the first 10 million characters are looked at.
+        texts: what a vocabulary is trained on; only the first 10 million characters are read.
     """
     characters: Counter[str] = Counter()
     left = _LOOKED_AT
@@ -58,7 +59,7 @@ def letters_lost(texts: Iterable[str]) -> dict[str, int]:
 
 
 def warning_of(lost: Mapping[str, int]) -> str:
-    """Returns a line for people: what dropping accents took from the text, and how to keep it."""
+    """Return the message that says what dropping accents changes, and how to avoid it."""
     scripts = ", ".join(f"{script.capitalize()} {times:,}" for script, times in lost.items())
     return (
         f"dropping accents changes letters of the text that the vocabulary is trained on: {scripts}; keep them with "
@@ -67,7 +68,7 @@ def warning_of(lost: Mapping[str, int]) -> str:
 
 
 def _script(character: str) -> str | None:
-    """The script of a letter or mark by the first word of its name; None for other characters."""
+    """Return the script of a letter or mark, the first word of its name; None for other characters."""
     if unicodedata.category(character)[0] not in "LM":
         return None
     name = unicodedata.name(character, "").replace("COMBINING KATAKANA-HIRAGANA", "KATAKANA")
@@ -76,6 +77,6 @@ def _script(character: str) -> str | None:
 
 
 def _stripped(character: str) -> str:
-    """The character as BERT's tokenizer leaves it, case aside."""
+    """Return the character as BERT's tokenizer leaves it, except for its case."""
     apart = unicodedata.normalize("NFD", character)
     return "".join(part for part in apart if unicodedata.category(part) != "Mn")

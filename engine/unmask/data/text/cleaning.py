@@ -1,16 +1,17 @@
-"""Cleans text before it is cut into sentences and words; everything that it takes away is counted.
+r"""Cleaning of text, before it is cut into sentences and words; what is removed is counted.
 
     removed      control characters (Cc), format characters (Cf: soft hyphen, zero-width and direction marks, byte
-                 order mark), U+FFFD, which stands for what somebody else could not decode, and halves of surrogate
-                 pairs
-    replaced     \\r\\n, a lone \\r, form feed, vertical tab, U+0085, U+2028 and U+2029 by one line break
-    kept         all else, white space included; tab and line break are no control characters here; and of the above
-                 what a given tokenizer makes something of (`seen_text.py`)
-    normalised   to NFC or NFKC when asked, after the above; the tokenizer decides about case and accents anyway
+                 order mark), U+FFFD, which another program wrote for bytes that it could not decode, and halves of
+                 surrogate pairs
+    replaced     \r\n, a lone \r, form feed, vertical tab, U+0085, U+2028 and U+2029 become a line break
+    kept         everything else, white space too; tab and line break do not count as control characters. A character
+                 of the above stays if the given tokenizer reads it (`tokenizer/seen_text.py`)
+    normalised   to NFC or NFKC if asked for, after the above; the tokenizer decides about case and accents
 
-BERT's tokenizer drops the same characters (tokenization.py, _clean_text), but only after sentences and words
-have been looked for, and a soft hyphen hides a word from a segmenter. Cost: 100 MB a second, more for NFC and
-NFKC of text that is not normalised yet.
+BERT's tokenizer drops the same characters (tokenization.py, _clean_text), but only after sentences and words have been
+found, and a soft hyphen hides a word from a segmenter.
+
+Cost: 100 MB a second; less if text has to be normalised to NFC or NFKC.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["BREAKS", "KINDS", "OTHER_BREAKS", "REMOVABLE", "Cleaned", "Normalisa
 Normalisation = Literal["none", "NFC", "NFKC"]
 
 OTHER_BREAKS = "\x0b\x0c\x85\u2028\u2029"
-"""What ends a line beside \\n, \\r\\n and a lone \\r."""
+"""The characters that end a line, beside \\n, \\r\\n and a lone \\r."""
 
 KINDS = ("control", "format", "replacement")
 
@@ -42,11 +43,11 @@ _REMOVED = f"{_CONTROL}{_FORMAT}\ufffd"
 REMOVABLE = "".join(
     "".join(map(chr, range(ord(part[0]), ord(part[-1]) + 1))) for part in re.findall("(?s:.-.|.)", _REMOVED)
 )
-"""The characters that are removed, halves of surrogate pairs aside, which no tokenizer can read."""
+"""The characters that are removed, without halves of surrogate pairs, which no tokenizer can read."""
 
 BREAKS = f"\r{OTHER_BREAKS}"
 """The characters that become line breaks."""
-# Python orders the marks on one letter by insertion, in time quadratic in their number
+# Python sorts the marks on one letter by insertion, in time quadratic in their number
 _LONG_MARKS = re.compile(r"[^\w\s\x00-\x7f]{32,}")
 
 
@@ -58,12 +59,12 @@ class Cleaned(NamedTuple):
 
 
 def clean(text: str, normalisation: Normalisation = "none", seen: str = "") -> Cleaned:
-    """Removes what no tokenizer should see, and says how much that was; the head of this file has the rules.
+    """Clean a text by the rules at the head of this file.
 
     Args:
         text: the text.
-        normalisation: of Unicode.
-        seen: characters to keep all the same, `Tokenizer.seen_characters`.
+        normalisation: Unicode normalisation.
+        seen: characters to keep although a rule removes them, `Tokenizer.seen_characters`.
     """
     unwanted, breaks = _expressions(seen)
     removed = (0, 0, 0)
@@ -83,13 +84,13 @@ def clean(text: str, normalisation: Normalisation = "none", seen: str = "") -> C
 
 @lru_cache(maxsize=16)
 def _expressions(seen: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """What is removed and what becomes a line break, without the characters that are kept."""
+    """Return expressions for what is removed and for what becomes a line break, without the characters to keep."""
     kept = f"(?![{re.escape(seen)}])" if seen else ""
     return re.compile(f"{kept}[{_REMOVED}{_SURROGATES}]"), re.compile(f"{kept}(?:\r\n?|[{BREAKS}])")
 
 
 def _in_order(run: re.Match[str]) -> str:
-    """The same text with its marks in canonical order, so that normalising has nothing to move."""
+    """Return the text with its marks in canonical order, so that normalisation has none to move."""
     decomposed = "".join(unicodedata.normalize("NFD", character) for character in run[0])
     parts = groupby(decomposed, key=lambda mark: unicodedata.combining(mark) > 0)
     return "".join("".join(sorted(part, key=unicodedata.combining) if marks else part) for marks, part in parts)

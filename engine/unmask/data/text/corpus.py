@@ -1,13 +1,16 @@
-"""Reads raw text: a stream of `Document`s from files, directories and data sets, one at a time.
+"""Raw text as a stream of `Document`s, from files, folders and data sets.
 
-An input is a path or `name=path`. Files are those of `readers.py` (.txt, .md, .jsonl, .parquet, each also as .gz and
-.zst), folders are searched for them (`listing.py`); a folder that `datasets` saved and `hf://owner/name:split` are
-Hugging Face data sets (`hugging_face.py`). Each input belongs to one *source*, the unit that weights and composition
-by source work on: the given name, which several inputs may share, or that of the directory or file.
+An input is a path or `name=path`:
 
-Every file is UTF-8 (a byte order mark is dropped). Text is read as it is: nothing is cleaned or filtered here, a
-null or empty text is an empty document. The order is the order of the inputs, inside a directory the sorted order
-of the paths.
+    a file                                one of `readers.py`: .txt, .md, .jsonl, .parquet, each also .gz or .zst
+    a folder                              searched for such files (`listing.py`)
+    a saved data set, hf://owner/name     a Hugging Face data set (`hugging_face.py`)
+
+Each input has a source: the given name, else the name of the folder or file. Several inputs may share one. Sources are
+what weights refer to.
+
+Text is UTF-8, and a byte order mark is dropped. Nothing is cleaned or filtered here; a null or empty text is an empty
+document. Documents come in the order of the inputs, and within a folder in the sorted order of the paths.
 """
 
 from __future__ import annotations
@@ -32,10 +35,10 @@ __all__ = ["Document", "Input", "named_inputs", "read_input"]
 class Document:
     """One document of raw text.
 
-    Args:
+    Attributes:
         text: the text as it stands in the file.
-        source: the source that it belongs to.
-        origin: where exactly, for messages: `path`, `path:line` or `path:row 7`.
+        source: the name of its source.
+        origin: where it was read, for messages: `path`, `path:line` or `path:row 7`.
     """
 
     text: str
@@ -45,7 +48,14 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Input:
-    """One input: where it is, its source, whether the user named the source, and whether it is a data set."""
+    """One input.
+
+    Attributes:
+        location: its path, or `hf://...`.
+        source: the name of its source.
+        named: whether the user gave that name.
+        is_dataset: whether it is a Hugging Face data set.
+    """
 
     location: str
     source: str
@@ -54,18 +64,18 @@ class Input:
 
 
 def named_inputs(inputs: Sequence[str | Path]) -> list[Input]:
-    """Tells the source of each input.
+    """Find the source of each input.
 
-    `name=path` names it. Otherwise it is the name of the directory or of the file without suffix; inputs whose names
-    collide keep the path as it was given.
+    `name=path` gives it. Otherwise it is the name of the folder, or of the file without its suffix. Inputs that would
+    share such a name have their paths as names instead.
 
     Raises:
-        CorpusError: nothing given, or an input does not exist.
+        CorpusError: there is no input, or one does not exist.
     """
     if not inputs:
         raise CorpusError("corpus: inputs must name at least one file or folder, got none")
     pairs = [_name_and_location(expanded_input(str(given))) for given in inputs]
-    # a file name may be no text, a source is
+    # a file name may hold bytes that are no text, a source may not
     own = [name or printable(_own_name(location)) for name, location in pairs]
     taken = Counter(own)
     return [
@@ -80,11 +90,17 @@ def named_inputs(inputs: Sequence[str | Path]) -> list[Input]:
 
 
 def read_input(given: Input, files: Sequence[CorpusFile], options: ReadOptions, cuts: Cuts) -> Iterator[Document]:
-    """Yields the documents of one input, a data set or text in `files`.
+    """Yield the documents of one input.
+
+    Args:
+        given: the input.
+        files: its files; none for a data set.
+        options: how a file is cut into documents.
+        cuts: notes where that happened.
 
     Raises:
-        CorpusError: a file is unreadable, has changed since it was listed, is damaged, binary or not UTF-8, a JSON line
-            is malformed, or the text field is absent or not text. The message names the file and the byte, line or row.
+        CorpusError: a file is unreadable, has changed since it was listed, is damaged, binary or not UTF-8; a JSON line
+            is malformed; or the text field is missing or no text. The message names the file and the byte, line or row.
     """
     if given.is_dataset:
         for text, origin in read_dataset(given.location, options.text_field):
@@ -96,12 +112,12 @@ def read_input(given: Input, files: Sequence[CorpusFile], options: ReadOptions, 
 
 
 def _name_and_location(given: str) -> tuple[str, str]:
-    """Name, empty where none was given, and location."""
+    """Split an input into name, empty if none was given, and location, which must exist."""
     name, location = name_and_location(given)
     if not _exists(location):
         path = Path(location)
         what = f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
-        # what follows the first = would do, so the name is what was not understood
+        # the part after the first = exists, so the name was not understood
         named = _exists(location.partition("=")[2])
         way = (
             "name a source with letters, digits, '.', '-' and '_' only" if named else "give a file or folder that does"

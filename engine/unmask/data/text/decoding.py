@@ -1,8 +1,10 @@
-"""Opens text files, plain, .gz or .zst in any case, and decodes them strictly: what is not UTF-8 is refused by offset.
+"""Opening and decoding text files: plain, .gz or .zst, strictly UTF-8.
 
-Offsets count from 0 in the file, in a compressed one in the decompressed bytes. Text is decoded a line or a megabyte
-at a time, so a file may be larger than memory. Zstandard is read by pyarrow, which the store needs anyway. A file
-that cannot be read is looked at again: where its first bytes are those of a known format, the message says which.
+A byte that is not UTF-8 is refused with its offset from 0, in a compressed file that of the decompressed bytes. Text is
+decoded about a megabyte at a time, so a file may be larger than memory. If a file cannot be read and its first bytes
+are those of a known format, the message names the format.
+
+Zstandard is read by pyarrow, which the store needs anyway.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ __all__ = [
 COMPRESSED = (".gz", ".zst")
 
 _BLOCK_BYTES = 1 << 20
-# the breaks of `cleaning.py`, so that what a document ends at is a line to every later step
+# a line ends where `cleaning.py` puts a line break, so that later steps see the same lines
 _LINE = re.compile(f"[^\n\r{OTHER_BREAKS}]*+(?:\r\n?|[\n{OTHER_BREAKS}])|[^\n\r{OTHER_BREAKS}]++")
-# how a file of a format begins, and what to do with one
+# first bytes of a format, its name, and what to do with such a file
 _FORMATS = (
     (b"\x1f\x8b", "gzip", "give its name the suffix .gz"),
     (b"\x28\xb5\x2f\xfd", "zstd", "give its name the suffix .zst"),
@@ -54,13 +56,13 @@ _FORMATS = (
 
 
 def compression_of(path: Path) -> str:
-    """Returns which of `COMPRESSED` a file's name ends in, in any case; empty for neither."""
+    """Return the suffix in `COMPRESSED` that a file name ends with, in upper or lower case, or an empty string."""
     suffix = path.suffix.lower()
     return suffix if suffix in COMPRESSED else ""
 
 
 def other_format(head: bytes) -> str:
-    """Returns what a file that begins like this is and what to do with it, as a clause of a message, or nothing."""
+    """Return the clause of a message that names the format of a file by its first bytes; empty if it is unknown."""
     for begin, name, way in _FORMATS:
         if head.startswith(begin):
             return f"; by its first bytes it is {name}: {way}"
@@ -69,7 +71,7 @@ def other_format(head: bytes) -> str:
 
 @contextmanager
 def errors_named(path: Path) -> Iterator[None]:
-    """Turns what the system, gzip and zstd say while `path` is read into a `CorpusError` that names it."""
+    """Turn errors of the system, gzip and zstd that come while `path` is read into a `CorpusError` that names it."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -102,7 +104,7 @@ def _head(path: Path) -> bytes:
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """Opens a file for reading bytes, decompressed when its name ends in .gz or .zst."""
+    """Open a file for reading bytes, decompressed if its name ends in .gz or .zst."""
     compression = compression_of(path)
     if compression == ".gz":
         return cast("IO[bytes]", gzip.open(path, "rb"))
@@ -122,7 +124,7 @@ def _open_zst(path: Path) -> IO[bytes]:
 
 @contextmanager
 def open_seekable(path: Path) -> Iterator[IO[bytes]]:
-    """Gives the file itself, or its decompressed bytes in a temporary file: parquet is read from its end."""
+    """Open the file, or its decompressed bytes in a temporary file: parquet is read from its end."""
     with open_bytes(path) as stream:
         if not compression_of(path):
             yield stream
@@ -134,24 +136,24 @@ def open_seekable(path: Path) -> Iterator[IO[bytes]]:
 
 
 def decoded_lines(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, str]]:
-    r"""Yields the lines that end with \n, \r\n or \r, decoded, with their number from 1; `path` is for messages."""
+    r"""Yield (number from 1, line) for lines that end with \n, \r\n or \r; `path` is for messages."""
     lines = (line for block in decoded_blocks(path, stream) for line in io.StringIO(block, newline=None))
     return enumerate(lines, start=1)
 
 
 def decoded_blocks(path: Path, stream: IO[bytes]) -> Iterator[str]:
-    """Yields the text of `stream` in blocks of about a megabyte, each of whole lines."""
+    """Yield the text of `stream` in blocks of about a megabyte, each of whole lines."""
     return _decoded(path, _blocks(stream))
 
 
 def text_lines(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, str]]:
-    """Yields the lines of a text with their number from 1, whatever ends them in the eyes of `cleaning.py`."""
+    """Yield (number from 1, line) for lines that end with any line break that `cleaning.py` knows."""
     lines = (line for block in decoded_blocks(path, stream) for line in _LINE.findall(block))
     return enumerate(lines, start=1)
 
 
 def without_break(line: str) -> str:
-    """Returns the line without what ends it, and without the byte order mark of a file that was joined to another."""
+    """Return the line without its line break, and without the byte order mark that joined files have inside."""
     return line.rstrip(f"\n\r{OTHER_BREAKS}").removeprefix("\ufeff")
 
 

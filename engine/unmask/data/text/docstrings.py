@@ -37,7 +37,7 @@ __all__ = ["SOURCES", "cache_folder", "docstring_corpus", "docstrings_of"]
 
 SOURCES = ("topics", "python", "torch", "numpy", "sympy", "networkx")
 
-# shorter ones are labels ("Return the name."), which teach little and cost a [CLS] and a [SEP] each
+# a shorter one is a label ("Return the name."): it teaches little and costs a [CLS] and a [SEP]
 _MIN_CHARACTERS = 48
 _FORMAT = 1
 _FILES = 64
@@ -48,15 +48,16 @@ _NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "id
 def docstring_corpus(
     sources: Sequence[str] | None = None, *, cache: Path | None = None, processes: int | None = None
 ) -> list[Document]:
-    """Returns the embedded corpus in a fixed order: by source, then file path, then position in the file.
+    """Return the embedded corpus in a fixed order: by source, file path and place in the file.
 
     Args:
-        sources: some of `SOURCES`; None takes all that are installed.
-        cache: folder for the cache file; None takes `cache_folder()`, if there is one.
-        processes: how many processes parse; None takes one per core available.
+        sources: some of `SOURCES`. Default: all that are installed.
+        cache: folder for the cache file. Default: `cache_folder()`.
+        processes: how many processes parse. Default: one per core.
 
     Raises:
-        CorpusError: a source is unknown or, named explicitly, not installed; or nothing was found.
+        CorpusError: a source is unknown or not installed, or nothing was found.
+        UnmaskError: a worker process died.
     """
     chosen = _chosen(sources)
     versions = {name: _version(name) for name in chosen}
@@ -74,8 +75,9 @@ def docstring_corpus(
 
 
 def cache_folder() -> Path | None:
-    """Returns the folder for files that can be made again: `$XDG_CACHE_HOME/unmask`, else `~/.cache/unmask`; None for a
-    user who has no home, as in a container.
+    """Return the folder for files that can be made again, or None for a user without a home, as in a container.
+
+    It is `$XDG_CACHE_HOME/unmask`, else `~/.cache/unmask`.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     # the XDG specification says that a relative path is to be ignored
@@ -99,7 +101,7 @@ def _chosen(sources: Sequence[str] | None) -> list[str]:
 
 
 def _root(name: str) -> Path | None:
-    """The folder or file of a source; a top-level package is found without importing it."""
+    """Return the folder or file of a source; a top-level package is found without importing it."""
     if name == "python":
         return Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec("pydoc_data" if name == "topics" else name)
@@ -206,7 +208,7 @@ def _collected(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _read_cache(file: Path, key: str) -> list[Document] | None:
-    """The documents of a whole cache file, or None when it is absent, damaged or of other versions."""
+    """Return the documents of a cache file, or None if it is absent, damaged or of other versions."""
     try:
         header, _, body = file.read_bytes().partition(b"\n")
         expected = json.loads(header)

@@ -1,12 +1,12 @@
-"""Reads documents from Hugging Face datasets: a folder that `save_to_disk` wrote, or `hf://` and a name.
+"""Documents from Hugging Face data sets.
 
     path/of/folder                  what Dataset.save_to_disk or DatasetDict.save_to_disk wrote, all splits
-    hf://owner/name:split           streamed from the hub; the split is `train` unless named
-    hf://owner/name@config:split    the same with a configuration of the data set
-    hf:///a/folder:split            files in a folder that `datasets` knows how to read
+    hf://owner/name:split           streamed from the hub; the split is `train` unless it is given
+    hf://owner/name@config:split    the same, with a configuration of the data set
+    hf:///a/folder:split            files in a folder, of any form that `datasets` reads
 
-Needs the package `datasets` (extra `datasets`). Rows keep their order. A hub data set is streamed once for each
-reading of the text, so with a tokenizer to train it is fetched twice: save it to disk where that matters.
+Needs the package `datasets` (extra `datasets`). Rows keep their order. A data set of the hub is streamed each time the
+text is read, so twice if a tokenizer is trained; save it to disk to fetch it once.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ HUB = "hf://"
 
 
 def read_dataset(location: str, text_field: str) -> Iterator[tuple[str, str]]:
-    """Yields the text of each row, and where it is, as `Document.origin`.
+    """Yield (text, `Document.origin`) for each row.
 
     Raises:
-        CorpusError: `datasets` is not installed, the data set cannot be loaded, or `text_field` is not in it or
-            does not hold strings.
+        CorpusError: `datasets` is not installed; the data set cannot be loaded; or it has no column `text_field`, or
+            one that does not hold strings.
     """
     for name, rows in _splits(location):
         columns = rows.column_names
@@ -47,7 +47,7 @@ def read_dataset(location: str, text_field: str) -> Iterator[tuple[str, str]]:
 
 
 def _splits(location: str) -> list[tuple[str, Any]]:
-    """Name and rows of each split."""
+    """Return name and rows of each split."""
     try:
         import datasets
     except ImportError:
@@ -60,7 +60,7 @@ def _splits(location: str) -> list[tuple[str, Any]]:
             path, _, config = path.partition("@")
             return [(location, datasets.load_dataset(path, config or None, split=split or "train", streaming=True))]
         saved = datasets.load_from_disk(location)
-    # datasets raises what its many readers raise
+    # datasets lets the errors of its many readers through
     except Exception as error:
         raise CorpusError(
             f"corpus: {location} cannot be loaded as a data set ({error}); give hf://owner/name:split or a saved one"

@@ -1,12 +1,14 @@
-"""Which files an input is: found once, before anything is written, and the same for every pass over the text.
+"""The files of an input: listed once, before anything is written, and the same each time the text is read.
 
-A folder is searched in depth. What lies in it that is no text of the user's is left out and named: the store that is
-being made, folders of a kind (`folders.py`: stores, runs, checkpoints, models, tokenizers, data sets), what is no
-regular file, and suffixes that are not read. Hidden files and folders are passed over in silence. A link is followed
-once: not where what it points to is found under its own name or by another link, nor into a folder around it. A link
-with a text's suffix that points nowhere is refused, since a text is missing.
+A folder is searched with all folders in it. Left out and named in a warning are the store that is being made; folders
+of a known kind (`folders.py`: stores, runs, checkpoints, models, tokenizers, data sets); what is no regular file; and
+files with other suffixes. Hidden files and folders are left out silently.
 
-The order is the sorted order of the paths as found, links under their own names.
+A link is followed, and its target is read once: not if the target is also found under its own name or by another link,
+and not if it is a folder around the link. A link with the suffix of a text that points nowhere is refused, since a text
+is missing.
+
+Files come in the sorted order of their paths, links under their own names.
 """
 
 from __future__ import annotations
@@ -50,13 +52,13 @@ _ALL_ELSE = "give its name the suffix .txt if it is plain text"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusFile:
-    """One file to read.
+    """A file to read.
 
-    Args:
+    Attributes:
         path: where it was found.
         bytes: its size on disk.
-        modified: when it was written last, in nanoseconds.
-        place: device and inode, the same for every name of a file.
+        modified: time of its last change, in nanoseconds.
+        place: device and inode, the same for every name of the file.
     """
 
     path: Path
@@ -74,15 +76,15 @@ class Listing:
 
 
 def list_files(path: Path, avoid: Collection[Path] = ()) -> Listing:
-    """Lists the files of an input: a file as it is, a folder searched in depth.
+    """List the files of an input: a file as it is, a folder searched in depth.
 
     Args:
         path: the file or folder.
-        avoid: real paths of folders that are never entered.
+        avoid: real paths of folders that are not entered.
 
     Raises:
-        CorpusError: it is unreadable, no regular file, of a suffix that is not read, of a kind that holds no text of
-            the user's, or a folder without a file to read.
+        CorpusError: it is unreadable, no regular file, has a suffix that is not read, is a folder of another kind, such
+            as a model, or a folder without a file to read.
     """
     if path.is_dir():
         return _Search(path, avoid).listing()
@@ -90,16 +92,16 @@ def list_files(path: Path, avoid: Collection[Path] = ()) -> Listing:
 
 
 def real_path(path: Path) -> Path:
-    """Returns where a path leads without links; unlike `Path.resolve` also where links point at one another."""
+    """Return the path with all links resolved; unlike `Path.resolve` also if links point at one another."""
     return Path(os.path.realpath(path))
 
 
 @contextmanager
 def unchanged(file: CorpusFile) -> Iterator[None]:
-    """Checks before and after it is read that a file is still what was listed.
+    """Check before and after a file is read that it is still the file that was listed.
 
     Raises:
-        CorpusError: its size or time is another one, so that two passes would not see the same text.
+        CorpusError: its size or time has changed, so a second reading would find another text.
     """
     _require_same(file)
     yield
@@ -117,7 +119,7 @@ def _require_same(file: CorpusFile) -> None:
 
 
 def _named(path: Path) -> CorpusFile:
-    """A file that was given by its name."""
+    """List a file that was given by its name."""
     with errors_named(path):
         found = path.stat()
     special = _special(found.st_mode)
@@ -148,7 +150,7 @@ def _special(mode: int) -> str:
 
 @dataclass(slots=True)
 class _Search:
-    """The search of one folder: real folders first, so that a link to one that is found anyway is known for one."""
+    """The search of one folder: real folders first, then links, since a link may point at a folder that is found."""
 
     root: Path
     avoid: Collection[Path]
@@ -172,7 +174,7 @@ class _Search:
             )
         with errors_named(self.root):
             self._search(self.root, real)
-            # the list grows while links lead to folders with links
+            # the list grows if a link leads to a folder with links
             for link in self.folder_links:
                 self._follow_folder(link)
             self._follow_files()
@@ -269,7 +271,7 @@ class _Search:
 
 
 def _refused(folder: Path, kind: Kind) -> CorpusError:
-    """The error for a folder that was given as text and is something else."""
+    """Return the error for an input folder that is not text but of this kind."""
     way = "give the files or folders with the text by name"
     if kind == "run" and (folder / "store").is_dir():
         way = f"give {folder / 'store'}, the store of the text that it was trained on"

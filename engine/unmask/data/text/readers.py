@@ -1,13 +1,16 @@
-"""Reads one file of documents: what a document is in each form, and what is refused, by line or row.
+"""Reading one file: what a document is in each form, and what is refused, with its line or row.
 
-    .txt .md       a document per file, per block between blank lines, or per heading
-    .jsonl         a document per line, its text in one field (`json_lines.py`)
-    .parquet       a document per row, its text in one column
-    dataset        a document per row of a Hugging Face dataset (`hugging_face.py`)
+    .txt .md       the file is a document; or each block between blank lines, or each part from a heading to the next
+    .jsonl         a line is a document, its text in one field
+    .parquet       a row is a document, its text in one column
 
-A document per heading begins at every line that a regular expression finds; headings that follow one another with
-nothing between them open one document together, so a title does not stand alone. `.jsonl` and `.parquet` are
-streamed, of a `.txt` or `.md` one document at a time is in memory.
+A heading is a line in which a regular expression is found. Headings with nothing between them open one document
+together, so that no title stands alone. `.jsonl` and `.parquet` are streamed; of a `.txt` or `.md` one document at a
+time is in memory.
+
+JSON lines: Python's reader and the standard differ, and only the text field matters. Other fields may hold a number of
+any length, NaN or Infinity. The text field must come once in a line and hold a string or null. JSON does not say which
+of two values is valid, so a second one is refused. A line ends with LF, CR LF or CR, which no string may contain.
 """
 
 from __future__ import annotations
@@ -41,22 +44,22 @@ _FORMS = (".txt", ".md", ".jsonl", ".parquet")
 SUFFIXES = tuple(form + compressed for compressed in ("", *COMPRESSED) for form in _FORMS)
 
 _PARQUET_ROWS = 1024
-# Python refuses whole numbers of more than 4,300 digits, which as a float are infinite and as quickly read
+# Python refuses whole numbers of more than 4,300 digits; a float is quick to read and becomes infinite
 _DECODER = json.JSONDecoder(object_pairs_hook=tuple, parse_int=float)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadOptions:
-    """Where the documents of a file begin, and where their text is.
+    """Where the documents of a file begin, and which field holds the text.
 
-    Args:
-        text_field: field of a JSON line or column of a table that holds the text.
-        blank_line_documents: a `.txt` or `.md` is a document per block between blank lines.
-        split_at: regular expression; a `.txt` or `.md` is a document per line in which it is found. It sees the line
-            without its line break, which is any that `cleaning.py` knows.
+    Attributes:
+        text_field: field of a JSON line, or column of a table, that holds the text.
+        blank_line_documents: whether each block between blank lines of a `.txt` or `.md` is a document.
+        split_at: regular expression; a document of a `.txt` or `.md` begins at each line in which it is found. It is
+            tried on the line without its line break.
 
     Raises:
-        CorpusError: `split_at` is no regular expression, or both ways of cutting were asked for.
+        CorpusError: `split_at` is no regular expression, or `blank_line_documents` is set too.
     """
 
     text_field: str = "text"
@@ -82,18 +85,18 @@ class ReadOptions:
             ) from None
 
 
-# lines that all open a document: fewer may be a title and a subtitle
+# a file of this many lines, all of them headings, is a list; fewer may be a title and a subtitle
 _LIST = 10
 
 
 class Cuts:
-    """Where text files are cut, and whether any was.
+    """Notes whether text files were cut into documents.
 
     Attributes:
-        heading: what a line that opens a document holds; None cuts at blank lines.
-        found: whether there has been such a line.
-        all_headings: a file of many lines all of which open a document, and so one together; None before any.
-        told: whether something was said about the cuts.
+        heading: what is found in a line that opens a document; None cuts at blank lines.
+        found: whether a file was cut.
+        all_headings: a file of many lines that are all headings, and so one document; None before any.
+        told: whether the user was warned about the cuts.
     """
 
     def __init__(self, options: ReadOptions) -> None:
@@ -104,7 +107,7 @@ class Cuts:
 
 
 def read_file(path: Path, options: ReadOptions, cuts: Cuts) -> Iterator[tuple[str, str]]:
-    """Yields the text of each document of a file with one of `SUFFIXES`, and where it is, as `Document.origin`."""
+    """Yield (text, `Document.origin`) for each document of a file with one of `SUFFIXES`."""
     suffix = suffix_of(path)
     assert suffix is not None
     if suffix.startswith(".parquet"):
@@ -115,13 +118,13 @@ def read_file(path: Path, options: ReadOptions, cuts: Cuts) -> Iterator[tuple[st
 
 
 def suffix_of(path: Path) -> str | None:
-    """Returns which of `SUFFIXES` a file has."""
+    """Return the suffix in `SUFFIXES` that a file has, or None."""
     name = path.name.lower()
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
 def missing_field(origin: str, text_field: str, fields: Iterable[str]) -> str:
-    """Returns the message that a record without `text_field` deserves, with the nearest name it has."""
+    """Return the message for a record without `text_field`; it names the field with the nearest name."""
     names = [str(name) for name in fields]
     nearest = difflib.get_close_matches(text_field, names, n=1, cutoff=0.5)
     hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
@@ -177,23 +180,23 @@ def _sections(
                 section, first, has_text = [], number, False
         section.append(line)
     if section:
-        # a list, not a title: all of its lines open one document
+        # a list, whose lines all open one document, and no title
         if first == 1 and not has_text and sum(not line.isspace() for line in section) >= _LIST:
             cuts.all_headings = path
         yield "".join(section), first
 
 
 def _read_json_lines(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
-    """Yields the text of each line, and where it is, as `Document.origin`; a null is an empty text."""
+    """Yield (text, `Document.origin`) for each line; a null is an empty text."""
     with open_bytes(path) as stream:
         for number, line in decoded_lines(path, stream):
-            # files that were joined by `cat` have a byte order mark each
+            # a file that `cat` joined has a byte order mark for each part
             line = line.removeprefix("\ufeff")
             if not line.strip():
                 continue
             origin = f"{path}:{number}"
             row = _parsed(line, origin)
-            # objects come as tuples of pairs, so that a field given twice shows
+            # an object is a tuple of pairs here, which shows a field that comes twice
             if not isinstance(row, tuple):
                 way = ", for example with jq -c '.[]'" if isinstance(row, list) else ""
                 raise CorpusError(
@@ -271,7 +274,7 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
                             f"({error.reason}); convert the column first"
                         ) from None
                     yield text or "", origin
-        # a damaged footer may hold names that are no text
+        # names in a damaged footer may be no text
         except (pa.ArrowException, UnicodeDecodeError) as error:
             stream.seek(0)
             way = other_format(stream.read(8)) or "; copy it again"

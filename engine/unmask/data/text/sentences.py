@@ -1,20 +1,20 @@
-"""Finds where sentences begin, for Latin and CJK punctuation, without a model and without data.
+"""Where sentences begin, for Latin and CJK punctuation, without a model and without data.
 
 A sentence ends
 
-    at . ! ? … and what closes it (quotes, brackets), when white space and no lower-case letter follow;
-    at 。 ！ ？ ； ｡ and what closes it, with or without white space;
-    at ! ? or an ellipsis of six dots (……, ⋯⋯) and what closes it, when an ideograph follows at once;
+    at . ! ? … and closing marks (quotes, brackets), if white space follows and no lower-case letter comes next;
+    at 。 ！ ？ ； ｡ and closing marks, with or without white space;
+    at ! ? or an ellipsis of six dots (……, ⋯⋯) and closing marks, if an ideograph follows at once;
     at a blank line.
 
-What closes it includes 」』”’》）】; a straight quote after a CJK mark closes where an odd number of them stands
-before it in the line, else it opens the next sentence. ， 、 ： and the dash —— end nothing. A full stop ends
-nothing after a title or a Latin abbreviation (`Dr.`, `e.g.`), after a single capital (`J. Smith`), or inside a
-number or name, where no white space follows. A single line break ends nothing: books and docstrings are
-hard-wrapped. These are rules of thumb, about what next-sentence pairs and sentence-aligned cuts need.
+Closing marks include 」』”’》）】. After a CJK mark a straight quote closes if an odd number of them stands before it
+in the line, else it opens the next sentence. ， 、 ： and the dash —— end nothing. A full stop ends nothing after a
+title or a Latin abbreviation (`Dr.`, `e.g.`), after a single capital (`J. Smith`), or inside a number or name, where no
+white space follows. A single line break ends nothing: books and docstrings are hard-wrapped. These are rules of thumb;
+pairs of sentences, and cuts at sentences, need no more.
 
-No length limits a sentence, and the time is linear in the text whatever it holds: one regular expression whose
-quantifiers never give back what they took. Cost: 20 MB a second.
+A sentence may have any length, and the time is linear in the text: no quantifier of the regular expression gives back
+what it took. Cost: 20 MB a second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import re
 __all__ = ["BEFORE_A_START", "sentence_starts"]
 
 BEFORE_A_START = re.compile("[\\s.!?;…⋯。！？；｡\"'”’»)\\]}」』）】》〉]")
-"""The character before each sentence but the first of a text, in every form of normalisation."""
+"""Matches any character that may stand before a sentence, except the first of a text; in every normal form."""
 
 _CLOSING = r"[\"'”’»)\]}」』）】》〉]*+"
 _CJK_CLOSING = r"[”’»)\]}」』）】》〉]*+"
@@ -37,8 +37,7 @@ _BOUNDARY = re.compile(
 )
 _SPACE = re.compile(r"\s*+")
 
-# Abbreviations that never end a sentence. `etc.`, `Inc.`, `Jr.` and their like may end one: the capital that
-# follows decides.
+# Abbreviations that never end a sentence. `etc.`, `Inc.` and `Jr.` may end one: the capital that follows decides.
 _ABBREVIATIONS = frozenset(
     """mr mrs ms mx dr prof rev fr hon gen col maj capt cmdr lt sgt sen rep gov pres st ste mt ft messrs mme
     mlle e.g i.e cf viz vs v al ca approx resp eq eqs fig figs nos vol vols ch chap sec sect ed eds p pp
@@ -49,9 +48,9 @@ _WORD_REACH = 16
 
 
 def sentence_starts(text: str) -> list[int]:
-    """Returns the character offset of the first character of every sentence of `text`, ascending.
+    """Return the character offset of the start of every sentence of `text`, ascending.
 
-    The first offset is that of the first character that is not white space; text without one has no sentence.
+    The first sentence starts at the first character that is not white space. Text of white space has no sentence.
     """
     first = len(text) - len(text.lstrip())
     if first == len(text):
@@ -68,14 +67,14 @@ def sentence_starts(text: str) -> list[int]:
             break
         if match.lastgroup == "latin" and not _ends(text, match.start(), match.group(), start):
             continue
-        # a blank line behind a CJK mark was passed with its white space already
+        # a blank line after a CJK mark was skipped with the white space
         if start > starts[-1]:
             starts.append(start)
     return starts
 
 
 class _StraightQuotes:
-    """Whether a straight quote is open, counted from the last line break, in time linear in the text."""
+    """Tells whether a straight quote is open, counted from the last line break, in time linear in the text."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -99,7 +98,7 @@ def _past_space(text: str, start: int) -> int:
 
 def _ends(text: str, mark: int, matched: str, following: int) -> bool:
     """Whether the Latin mark at `mark`, matched with its white space, ends a sentence before `following`."""
-    # a blank line ends a sentence whatever comes before it
+    # a blank line always ends a sentence
     if matched.count("\n") > 1:
         return True
     if text[following].islower():

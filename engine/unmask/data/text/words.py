@@ -1,19 +1,19 @@
-"""Finds where words begin: by `##` in alphabetic scripts, by a segmenter in Chinese, so masking needs no text later.
+"""Where words begin: by `##` in alphabetic scripts, by a segmenter in Chinese. Masking then needs no text.
 
 A token starts a word unless
 
     its spelling continues one (`##ing`), or
     it begins at an ideograph, so does the character before it, and the segmenter put both into one word.
 
-A word is therefore a run of tokens of one script: what a segmenter says about letters and digits, or about a word of
-both (`卡拉OK`), is left to WordPiece. Without a segmenter every ideograph is a word, as in BERT's vocabulary.
+So the tokens of a word are of one script. Letters and digits, and words that mix scripts (`卡拉OK`), are left to
+WordPiece whatever the segmenter says. Without a segmenter every ideograph is a word, as in BERT's vocabulary.
 
     name                what cuts the text
     rjieba, jieba       jieba's dictionary and hidden Markov model (the extra `chinese`); rjieba is 20 times faster
-    chinese             rjieba, or jieba where only that is installed
-    spaces              white space: text that was segmented before, as treebanks are
-    module:function     any function of your own, text -> its words in order, which join up to the text
-    (an entry point)    the same under a name that a package registers in the group `unmask.segmenters`
+    chinese             rjieba, or jieba if only that is installed
+    spaces              white space: for text that is segmented already, such as treebanks
+    module:function     your own function: text -> its words in order, which join up to the text
+    (an entry point)    the same, under a name that a package registers in the group `unmask.segmenters`
 
 Cost with rjieba: 10 MB of Chinese a second and core.
 """
@@ -42,7 +42,7 @@ __all__ = ["ENTRY_POINTS", "Segmenter", "ideographs", "load_segmenter"]
 
 ENTRY_POINTS = "unmask.segmenters"
 
-# what BERT's tokenizer sets apart, a token each (tokenization.py, _is_chinese_char)
+# BERT's tokenizer makes each of these a token (tokenization.py, _is_chinese_char)
 _IDEOGRAPHS = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
@@ -61,12 +61,12 @@ _SPACES = re.compile(r"\s+|\S+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segmenter:
-    """What cuts text into words.
+    """A way to cut text into words.
 
-    Args:
-        name: how to load it again, with `load_segmenter`.
-        version: of the package behind it, empty where there is none; the manifest of a store records both.
-        cut: text to its words in order; they join up to the text.
+    Attributes:
+        name: its name for `load_segmenter`.
+        version: the version of its package, empty if there is none. The manifest of a store records both.
+        cut: returns the words of a text in order; they join up to the text.
     """
 
     name: str
@@ -83,11 +83,11 @@ class Segmenter:
         return f"{self.name} {self.version}".rstrip()
 
     def continues(self, text: str, sentences: Sequence[int]) -> NDArray[np.bool_]:
-        """Returns which characters are ideographs that continue the word of the ideograph before them, (len(text),).
+        """Return (len(text),) bool: True for an ideograph that continues the word of the ideograph before it.
 
         Args:
             text: the text.
-            sentences: offsets between which to segment, ascending; sentences without an ideograph are passed over.
+            sentences: offsets between which to segment, ascending; sentences without an ideograph are skipped.
 
         Raises:
             CorpusError: the words do not join up to the text.
@@ -115,12 +115,12 @@ class Segmenter:
         result[1:] = chinese[1:] & chinese[:-1]
         begins = np.array(ends, np.int64)
         result[begins[begins < len(text)]] = False
-        # a sentence that was passed over has no ideograph to continue
+        # a sentence that was skipped has no ideograph to continue
         return result
 
 
 def ideographs(text: str) -> NDArray[np.bool_]:
-    """Returns which characters are Chinese as BERT's tokenizer sees it, (len(text),)."""
+    """Return (len(text),) bool: True for the characters that BERT's tokenizer treats as Chinese."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     result = np.zeros(len(codes), np.bool_)
     for first, last in _IDEOGRAPHS:
@@ -129,7 +129,7 @@ def ideographs(text: str) -> NDArray[np.bool_]:
 
 
 def load_segmenter(name: str) -> Segmenter:
-    """Loads the segmenter of this name; the table at the head of this file says which there are.
+    """Load a segmenter by one of the names in the table at the head of this file.
 
     Raises:
         CorpusError: there is no such segmenter, or its package is not installed; the message names the extra.
@@ -157,7 +157,7 @@ def _packaged(name: str) -> Segmenter:
             f"segmenter: {name} is not installed; pip install 'unmask[chinese]' brings it, or leave the segmenter out"
         ) from None
     if name == "jieba":
-        # it tells about its dictionary on stderr
+        # it prints about its dictionary on stderr
         module.setLogLevel("WARNING")
     return Segmenter(name=name, version=importlib.metadata.version(name), cut=module.cut)
 
@@ -167,7 +167,7 @@ def _imported(name: str, path: str) -> Segmenter:
     try:
         found = import_user_module(module)
     except Exception as error:
-        # whatever the user's own module raises
+        # the module of the user may raise anything
         reason = f"{type(error).__name__}: {error}"
         raise CorpusError(
             f"segmenter: {name} cannot be imported ({reason}); name it as module:function, of a module that is "

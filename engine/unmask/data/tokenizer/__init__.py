@@ -1,4 +1,4 @@
-"""The WordPiece tokenizer: trained on a corpus, or read from a folder of any BERT-style model."""
+"""The WordPiece tokenizer: trained on a corpus, or read from the folder of any BERT-style model."""
 
 from unmask.data.tokenizer.bert import SPECIAL_TOKENS
 from unmask.data.tokenizer.tokenizer import Placed, Tokenizer

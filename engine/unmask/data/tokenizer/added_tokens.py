@@ -1,14 +1,14 @@
-"""Tokens that a folder adds to its vocabulary: kept whole in a text, before any rule cuts it.
+"""Tokens that a folder adds to its vocabulary. They are kept whole in a text, before any rule cuts it.
 
-Four places name them, and all are read; where two speak of one token, they must agree:
+Four files may name them. All are read, and must agree on a token that several of them name:
 
     tokenizer.json           added_tokens, with ids and flags
     tokenizer_config.json    added_tokens_decoder, the same; additional_special_tokens, extra_special_tokens, and any
     special_tokens_map.json  other `..._token` than those of the five roles
-    added_tokens.json        token: id, of which those are special that another file names as special
+    added_tokens.json        token: id; a token is special if another file says so
 
-A token without an id that is not in the vocabulary gets the next one, as in `transformers`. Special ones are never
-chosen by masking and never drawn as a replacement; others are words like any other.
+A token without an id that is not in the vocabulary gets the next id, as in `transformers`. Masking never chooses or
+draws special tokens; others are words like any other.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 class AddedToken:
     """A token that a file adds.
 
-    Args:
+    Attributes:
         content: the token.
-        index: its id, None for the next one.
+        index: its id; None for the next one.
         special: whether it is special.
-        flags: single_word, lstrip, rstrip and normalized as `tokenizers` has them; None where the file does not say.
-        where: the file, for messages.
+        flags: single_word, lstrip, rstrip and normalized, as in `tokenizers`; None if the file does not say.
+        where: the file that names it, for messages.
     """
 
     content: str
@@ -52,10 +52,10 @@ class AddedToken:
 def declared_tokens(
     folder: Path, config: Mapping[str, Any], named: Mapping[str, Any], ids: Mapping[str, Any]
 ) -> list[AddedToken]:
-    """What the files beside `tokenizer.json` add, each token once, those with ids first and by id.
+    """Return the tokens that the files beside `tokenizer.json` add, each once; those with ids come first, by id.
 
     Args:
-        folder: of the tokenizer.
+        folder: the folder of the tokenizer.
         config: its `tokenizer_config.json`.
         named: its `special_tokens_map.json`.
         ids: its `added_tokens.json`.
@@ -74,10 +74,16 @@ def declared_tokens(
 def add_tokens(
     backend: tokenizers.Tokenizer, declared: Iterable[AddedToken], roles: Iterable[str], folder: Path
 ) -> tokenizers.Tokenizer:
-    """Returns the backend of `folder` with these tokens added, and the tokens of the roles marked as special.
+    """Return the backend with these tokens added, and the tokens of the roles marked as special.
+
+    Args:
+        backend: the tokenizer.
+        declared: the tokens to add.
+        roles: the tokens of the five roles.
+        folder: the folder of the tokenizer, for messages.
 
     Raises:
-        TokenizerError: a token's id is taken, leaves a gap, or differs from the one that it has.
+        TokenizerError: the id of a token is taken, leaves a gap, or is not the one in the vocabulary.
     """
     from tokenizers import Tokenizer as Backend
 
@@ -113,7 +119,7 @@ def add_tokens(
         return backend
     made = Backend.from_str(json.dumps(description | {"added_tokens": added}))
     for entry in added:
-        # the library counts tokens to find the next id, which gaps in the vocabulary lead astray
+        # the library takes the number of tokens as the next id, which is wrong if the vocabulary has gaps
         if made.token_to_id(entry["content"]) != entry["id"]:
             raise TokenizerError(
                 f"tokenizer: the added token {entry['content']!r} cannot have the id {entry['id']}: the ids of the "
@@ -124,7 +130,7 @@ def add_tokens(
 
 
 def _place(token: AddedToken, present: int | None, tokens: Mapping[int, str], following: int) -> int:
-    """The id that a token gets."""
+    """Return the id that a token gets."""
     wanted = token.index
     if wanted is None:
         return following if present is None else present
@@ -147,7 +153,7 @@ def _place(token: AddedToken, present: int | None, tokens: Mapping[int, str], fo
 
 
 def _joined(one: AddedToken, other: AddedToken) -> AddedToken:
-    """What two files say of one token."""
+    """Join what two files say of one token."""
     if None not in (one.index, other.index) and one.index != other.index:
         raise TokenizerError(
             f"tokenizer: {one.where} gives the token {one.content!r} the id {one.index}, {other.where} the id "
@@ -159,7 +165,7 @@ def _joined(one: AddedToken, other: AddedToken) -> AddedToken:
 
 
 def _with_ids(folder: Path, config: Mapping[str, Any], ids: Mapping[str, Any]) -> Iterator[AddedToken]:
-    """The tokens of `added_tokens_decoder` and of `added_tokens.json`."""
+    """Yield the tokens of `added_tokens_decoder` and of `added_tokens.json`."""
     path = folder / "tokenizer_config.json"
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, Mapping):
@@ -180,11 +186,11 @@ def _with_ids(folder: Path, config: Mapping[str, Any], ids: Mapping[str, Any]) -
 
 
 def _named_special(folder: Path, files: Sequence[Mapping[str, Any]]) -> Iterator[AddedToken]:
-    """Special tokens that settings name by a role or in a list, in the order in which `transformers` numbers them."""
+    """Yield special tokens that settings name by a role or in a list, in the order of their ids in `transformers`."""
     merged = {key: token for settings in reversed(files) for key, token in settings.items()}
     first = {key: merged[key] for key in ("bos_token", "eos_token") if key in merged}
     for key, token in (first | merged).items():
-        # add_bos_token and its like are no tokens, and the five roles are asked for by themselves
+        # add_bos_token is a flag and no token; the five roles are read elsewhere
         other = key.endswith("_token") and key.removesuffix("_token") not in SPECIAL_TOKENS
         if other and isinstance(token, (str, Mapping)):
             yield _special(token, key, folder)

@@ -1,13 +1,14 @@
-"""What the settings of a tokenizer folder ask for, and what of it this project refuses.
+"""BERT's way to cut text, and the settings of a tokenizer folder that ask for it or for another one.
 
-`tokenizer_config.json`, `special_tokens_map.json` and the `tokenizer_class` of `config.json` speak of the same things
-as `tokenizer.json`. Each setting is followed, agrees with what is followed, or is refused by its name:
+`bert_pipeline` builds the tokenizer around a vocabulary. The settings are those of `tokenizer_config.json` and
+`special_tokens_map.json`, and `tokenizer_class` of `config.json`; they describe what `tokenizer.json` describes too.
+Each is followed, or must agree with what is followed, or is refused by its name:
 
-    tokenizer_class             one that cuts text as BERT's does, or, beside a tokenizer.json, one that means that file
+    tokenizer_class             must cut text as BERT's class does, or, beside a tokenizer.json, stand for that file
     do_lower_case, strip_accents, tokenize_chinese_chars, wordpieces_prefix, max_input_chars_per_word
                                 followed with a vocab.txt; beside a tokenizer.json they must agree with it
     do_basic_tokenize, clean_text, never_split, split_special_tokens
-                                only as BERT's own defaults: there is no other way here
+                                must have the values of BERT's defaults
     pad_token, ... mask_token   the tokens of the five roles
 """
 
@@ -40,11 +41,10 @@ __all__ = [
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 LONGEST_WORD = 100
-"""Characters of the longest word that is cut into pieces, in BERT's code too (tokenization.py, WordpieceTokenizer)."""
-
+"""Characters of the longest word that is cut into pieces, as in BERT's code (tokenization.py, WordpieceTokenizer)."""
 
 _MPNET = {"pad": "<pad>", "unk": "[UNK]", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
-# BERT's pipeline around a vocab.txt, under the names of other models, and what these call the roles
+# models whose tokenizer is BERT's pipeline around a vocab.txt, with their tokens for the five roles
 _LIKE_BERT = dict.fromkeys(
     (
         *("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "SqueezeBert", "LayoutLM", "Lxmert", "RetriBert"),
@@ -52,11 +52,13 @@ _LIKE_BERT = dict.fromkeys(
     ),
     SPECIAL_TOKENS,
 ) | {"MPNet": _MPNET}
-# what folders were saved with here, once, whatever their normalizer was: do_lower_case meant BERT's normalizer
+# the settings of folders that early versions of this project saved; do_lower_case in them says nothing of normalizers
+# other than BERT's
 _ONCE_SAVED = {
     *("tokenizer_class", "do_lower_case", "strip_accents", "tokenize_chinese_chars", "model_max_length"),
     *(f"{role}_token" for role in SPECIAL_TOKENS),
 }
+# classes that take tokenizer.json as it is
 _THE_FILE_ITSELF = ("TokenizersBackend", "PreTrainedTokenizer")
 
 
@@ -70,17 +72,17 @@ def bert_pipeline(
     prefix: str = "##",
     longest_word: int = LONGEST_WORD,
 ) -> tokenizers.Tokenizer:
-    """Builds BERT's tokenizer: cleaning, CJK spacing, case, punctuation, WordPiece, `[CLS] a [SEP] b [SEP]`.
+    """Build BERT's tokenizer: cleaning, CJK spacing, case, punctuation, WordPiece, `[CLS] a [SEP] b [SEP]`.
 
     Args:
         vocabulary: token to id.
-        special_tokens: the token of each of the roles pad, unk, cls, sep, mask; text is framed where all are in the
-            vocabulary.
-        lowercase: drop case.
-        strip_accents: drop accents; None follows `lowercase`.
-        chinese_characters: make every CJK character a word.
-        prefix: what marks a piece that continues a word.
-        longest_word: characters; a longer word is unknown.
+        special_tokens: the token of each of the roles pad, unk, cls, sep, mask. [CLS] and [SEP] are put around text if
+            all five are in the vocabulary.
+        lowercase: whether to drop case.
+        strip_accents: whether to drop accents. Default: as `lowercase`.
+        chinese_characters: whether every CJK character is a word.
+        prefix: marks a piece that continues a word.
+        longest_word: characters of the longest word that is cut into pieces; a longer one is unknown.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -108,7 +110,7 @@ def bert_pipeline(
 
 
 def frame_as_bert(backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str]) -> None:
-    """Makes the backend put `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]` around texts, where it does not yet."""
+    """Set the template to `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]`, unless it gives that already."""
     from tokenizers import processors
 
     cls, sep = (backend.token_to_id(special_tokens[role]) for role in ("cls", "sep"))
@@ -137,16 +139,16 @@ def require_wordpiece(backend: tokenizers.Tokenizer, where: str = "") -> None:
 
 
 def roles_of(name: str, config: Mapping[str, Any], named: Mapping[str, Any], where: Path) -> dict[str, str]:
-    """Returns the token of each role that the settings name, else that of the class.
+    """Return the token of each role: from the settings, else that of the class.
 
     Args:
-        name: of the class.
+        name: the class.
         config: `tokenizer_config.json`.
         named: `special_tokens_map.json`.
         where: the folder.
 
     Raises:
-        TokenizerError: the two name different tokens, or something that is no token.
+        TokenizerError: the two files name different tokens, or a value is no token.
     """
     found = dict(_LIKE_BERT.get(_model(name), SPECIAL_TOKENS))
     for role in found:
@@ -162,7 +164,7 @@ def roles_of(name: str, config: Mapping[str, Any], named: Mapping[str, Any], whe
 
 
 def content_of(token: object, key: str, where: Path) -> str:
-    """The text of a token that settings hold as a string or as an object with its `content`."""
+    """Return the text of a token that settings hold as a string or as an object with its `content`."""
     content = token.get("content") if isinstance(token, Mapping) else token
     if not isinstance(content, str) or not content:
         raise TokenizerError(
@@ -172,10 +174,10 @@ def content_of(token: object, key: str, where: Path) -> str:
 
 
 def require_class(name: str, config: Mapping[str, Any], where: Path, *, whole: bool) -> None:
-    """Refuse a folder whose class cuts text in a way of its own.
+    """Refuse a folder whose class cuts text in another way.
 
     Args:
-        name: the class, empty where nothing names one.
+        name: the class, empty if no setting names one.
         config: the settings.
         where: the folder.
         whole: whether a `tokenizer.json` says how text is cut.
@@ -202,14 +204,14 @@ def require_class(name: str, config: Mapping[str, Any], where: Path, *, whole: b
 def require_plain(
     config: Mapping[str, Any], where: Path, kept: Collection[str], special: Collection[str], *, basic: bool
 ) -> None:
-    """Refuse settings that BERT's pipeline has no way to follow.
+    """Refuse settings that BERT's pipeline cannot follow.
 
     Args:
         config: the settings.
         where: the folder.
-        kept: tokens that are never cut anyway.
-        special: those of them that are special and of no role.
-        basic: whether text is cut at punctuation, as `do_basic_tokenize` says.
+        kept: the added tokens, which are never cut.
+        special: those of them that are special, without the five roles.
+        basic: whether text is cut at punctuation.
     """
     if config.get("do_basic_tokenize") is False and basic:
         raise TokenizerError(
@@ -237,7 +239,7 @@ def require_plain(
 
 
 def pipeline_settings(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """What settings say about BERT's pipeline around a vocabulary, as arguments of `bert_pipeline`."""
+    """Return the arguments of `bert_pipeline` that the settings give."""
     prefix = config.get("wordpieces_prefix", "##")
     longest = config.get("max_input_chars_per_word", 100)
     if not isinstance(prefix, str) or not prefix:
@@ -258,13 +260,13 @@ def pipeline_settings(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
 def require_agreement(
     config: Mapping[str, Any], where: Path, backend: tokenizers.Tokenizer, description: Mapping[str, Any]
 ) -> None:
-    """Refuse settings that contradict the `tokenizer.json` beside them: one program would follow these, another that.
+    """Refuse settings that contradict the `tokenizer.json` beside them: programs would differ in which they follow.
 
     Args:
         config: the settings.
         where: the folder.
-        backend: what `tokenizer.json` holds, and `description` the same as JSON.
-        description: see there.
+        backend: the tokenizer in `tokenizer.json`.
+        description: its JSON.
     """
     model, normalizer = description["model"], description["normalizer"] or {}
     found: dict[str, object] = {

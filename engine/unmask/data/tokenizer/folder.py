@@ -1,9 +1,16 @@
-"""A Hugging Face tokenizer folder, read as it says and written so that `transformers` reads the same.
+r"""A Hugging Face tokenizer folder: read, and written so that `transformers` gives the same ids.
 
-What a folder says is followed or refused by its name (`tokenizer_settings.py`, `added_tokens.py`). `transformers` of
-version 5 builds a `BertTokenizer` anew from the vocabulary and the settings, and ignores the rest of `tokenizer.json`;
-so a folder written here names that class only where both are the same, else `PreTrainedTokenizerFast`, which takes
-`tokenizer.json` as it stands.
+Each setting in a folder is followed, or refused by its name (`bert.py`, `added_tokens.py`). All files are UTF-8, with
+or without a byte order mark. `vocab.txt` has a token a line; the number of the line is its id:
+
+    line ends           all \n or \r\n, or all \r
+    a blank line        an id without a token; none at the end of the file
+    spaces at the end   no part of the token
+    a token twice       its last line counts, as in `transformers`
+
+`transformers` 5 builds a `BertTokenizer` anew from the vocabulary and the settings, and ignores the rest of
+`tokenizer.json`. So a folder written here names that class only if both give the same tokenizer, and else
+`PreTrainedTokenizerFast`, which takes `tokenizer.json` as it is.
 """
 
 from __future__ import annotations
@@ -36,13 +43,13 @@ __all__ = ["TokenizerFolder", "read_folder", "write_folder"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerFolder:
-    """What a folder holds.
+    """The contents of a folder.
 
-    Args:
-        path: of the folder.
+    Attributes:
+        path: the folder.
         backend: the tokenizer.
         special_tokens: the token of each of the roles pad, unk, cls, sep, mask.
-        max_length: how many tokens its model takes, 512 where nothing says.
+        max_length: maximum length of a sequence of its model; 512 if the folder does not say.
     """
 
     path: Path
@@ -52,10 +59,13 @@ class TokenizerFolder:
 
 
 def read_folder(given: Path) -> TokenizerFolder:
-    """Reads a folder, or the `tokenizer.json` or vocabulary in it that is named.
+    """Read a folder.
+
+    Args:
+        given: the folder, or a `tokenizer.json` or vocabulary in it.
 
     Raises:
-        TokenizerError: there is nothing to read, a file is damaged, or something that it says is not followed here.
+        TokenizerError: there is nothing to read, a file is damaged, or a setting is not supported here.
     """
     folder = given.parent if given.is_file() else given
     named_vocabulary = given.is_file() and given.suffix != ".json"
@@ -69,7 +79,7 @@ def read_folder(given: Path) -> TokenizerFolder:
         state = neither if folder.is_dir() else no_folder
         raise TokenizerError(f"tokenizer: {folder} {state}{_other(folder)}")
     if is_whole:
-        # first of all: no setting makes another model fit
+        # checked first: no setting makes another model fit
         backend = _read_backend(whole)
         require_wordpiece(backend, str(whole))
     name = str(config.get("tokenizer_class") or _class_beside_the_model(folder) or "")
@@ -91,7 +101,7 @@ def read_folder(given: Path) -> TokenizerFolder:
     others = [token for token, special in kept.items() if special and token not in special_tokens.values()]
     require_plain(config, folder, kept, others, basic=basic)
     max_length = config.get("model_max_length", 512)
-    # transformers writes 1e30 where there is no limit
+    # transformers writes 1e30 for no limit
     bounded = isinstance(max_length, int) and 0 < max_length < 1 << 31
     return TokenizerFolder(
         path=folder, backend=backend, special_tokens=special_tokens, max_length=max_length if bounded else 512
@@ -101,9 +111,9 @@ def read_folder(given: Path) -> TokenizerFolder:
 def write_folder(
     folder: Path, backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str], *, max_length: int
 ) -> None:
-    """Writes `tokenizer.json`, `vocab.txt`, `tokenizer_config.json` and `special_tokens_map.json`.
+    """Write `tokenizer.json`, `vocab.txt`, `tokenizer_config.json` and `special_tokens_map.json`.
 
-    A vocabulary with a token that does not fit in a line has no `vocab.txt`.
+    There is no `vocab.txt` if a token holds a line break.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = json.loads(backend.to_str())
@@ -120,10 +130,10 @@ def write_folder(
     roles = set(special_tokens.values())
     special = [token["content"] for token in description["added_tokens"] if token["special"]]
     if config["tokenizer_class"] != "BertTokenizer":
-        # what BERT's class gives by itself
+        # the default of BERT's class only
         config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     if not roles.issuperset(special):
-        # version 5 reads this name too; version 4 has another meaning for extra_special_tokens
+        # transformers 5 reads this name too; extra_special_tokens means something else in version 4
         config["additional_special_tokens"] = [token for token in special if token not in roles]
     _write_json(folder / "tokenizer_config.json", config | names)
     _write_json(folder / "special_tokens_map.json", names)
@@ -138,11 +148,11 @@ def write_folder(
 
 
 def _require_same(vocabulary: Path, whole: Path, backend: tokenizers.Tokenizer, description: Mapping[str, Any]) -> None:
-    """Refuse a `vocab.txt` that gives words other ids than the `tokenizer.json` beside it: one of them is of old."""
+    """Refuse a `vocab.txt` that gives a word another id than the `tokenizer.json` beside it: one of them is stale."""
     try:
         lines = _read_vocabulary(vocabulary)
     except TokenizerError:
-        # not there, or not one that anybody reads
+        # there is none, or none that a program reads
         return
     ids = backend.get_vocab()
     added = {token["id"] for token in description["added_tokens"]}
@@ -156,18 +166,18 @@ def _require_same(vocabulary: Path, whole: Path, backend: tokenizers.Tokenizer, 
 
 
 def _class_beside_the_model(folder: Path) -> object:
-    """The class that `config.json` names, as those of Japanese models do."""
+    """Return the class that `config.json` names, as in the folders of Japanese models."""
     try:
         return _read_json(folder / "config.json").get("tokenizer_class")
     except TokenizerError:
-        # what reads the model says what is wrong with it
+        # its error is raised when the model is read
         return None
 
 
 def _around(
     path: Path, special_tokens: Mapping[str, str], added: Collection[str], settings: Mapping[str, Any]
 ) -> tokenizers.Tokenizer:
-    """BERT's tokenizer around a vocabulary; tokens that another file adds may be missing in it."""
+    """Return BERT's tokenizer around a vocabulary, which may lack the tokens that another file adds."""
     vocabulary = _read_vocabulary(path)
     for role, token in special_tokens.items():
         if token not in vocabulary and (role == "unk" or token not in added):
@@ -179,7 +189,7 @@ def _around(
 
 
 def _is_rebuilt(description: Mapping[str, Any], special_tokens: Mapping[str, str]) -> bool:
-    """Whether BERT's pipeline around the vocabulary, with the settings of its normalizer, is the same tokenizer."""
+    """Return whether BERT's pipeline, with the vocabulary and the settings of the normalizer, is the same tokenizer."""
     normalizer = description["normalizer"] or {}
     if normalizer.get("type") != "BertNormalizer":
         return False
@@ -208,13 +218,13 @@ def _is_rebuilt(description: Mapping[str, Any], special_tokens: Mapping[str, str
 
 
 def _other(folder: Path) -> str:
-    """What else a folder without a WordPiece has, as the end of a sentence."""
+    """Return the end of a message: what a folder without WordPiece holds instead."""
     found = [
         name for name in ("spiece.model", "vocab.json", "merges.txt", "tokenizer.model") if (folder / name).exists()
     ]
     if not found:
         files = [path for file in ("tokenizer.json", "vocab.txt") for path in folder.glob(f"*/{file}")]
-        # as the cache of the Hub has them
+        # the layout of the cache of the Hub
         files += folder.glob("snapshots/*/tokenizer.json")
         inside = f" ({min(files).parent})" if files else ""
         hub = "" if folder.exists() else on_the_hub(folder)
@@ -226,7 +236,7 @@ def _other(folder: Path) -> str:
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
-    """Reads a `tokenizer.json`.
+    """Read a `tokenizer.json`.
 
     Raises:
         TokenizerError: it cannot be read, two of its tokens have one id, or an added token cannot have the id it names.
@@ -249,7 +259,7 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
             f"{vocabulary[twice]}; give each an id of its own"
         )
     for token in added:
-        # the library numbers added tokens anew where their ids do not follow those of the vocabulary
+        # the library gives added tokens new ids if theirs do not follow those of the vocabulary
         if vocabulary.get(token["content"]) != token["id"]:
             raise TokenizerError(
                 f"tokenizer: {path} has the added token {token['content']!r} with the id {token['id']}, but its place "
@@ -260,7 +270,7 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
 
 
 def _read_vocabulary(path: Path) -> dict[str, int]:
-    """Reads a `vocab.txt`: token to id.
+    """Read a `vocab.txt`: token to id.
 
     Raises:
         TokenizerError: it cannot be read, or a line has a carriage return inside.
@@ -282,12 +292,12 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; a file that is not there is empty."""
+    """Read a JSON object; a file that does not exist is empty."""
     if not path.is_file():
         return {}
     try:
         value = json.loads(_read_text(path))
-        # half a surrogate pair, as an escape, is no text that a tokenizer or a file can hold
+        # no tokenizer or file can hold half a surrogate pair, which JSON may escape
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"tokenizer: {path} cannot be read ({error}); copy or download it again") from None
@@ -297,7 +307,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON object for people and `transformers` to read."""
+    """Write a JSON object for people and `transformers` to read."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

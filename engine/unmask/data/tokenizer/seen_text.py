@@ -1,12 +1,11 @@
-"""What of a text a tokenizer makes something of, so that nothing before it takes that away or cuts it apart.
+"""What a tokenizer reads of a text, so that no step before it removes or cuts that.
 
-characters   cleaning removes control and format characters, which BERT's tokenizer drops too. Another normalizer
-             may put a token in the place of one (a zero-width non-joiner becomes [ZWNJ]), or let it through to a
-             vocabulary that has it; a rule that cuts words may name one, an added token hold one. Such characters
-             are kept.
-cuts         text is encoded sentence by sentence where the tokens are those of the whole: with rules that look at
-             a word at most, and added tokens inside which no sentence starts ("[USER]"). Another one ("St. Xavier")
-             or a rule that replaces may reach across.
+characters   Cleaning removes control and format characters, as BERT's tokenizer does. Another normalizer may replace
+             one by a token (a zero-width non-joiner becomes [ZWNJ]), or leave it for a vocabulary that has it; a rule
+             that cuts words may name one; an added token may contain one. Cleaning keeps such characters.
+cuts         Text is encoded sentence by sentence if the tokens are those of the whole text. That holds for rules that
+             look at one word at most, and for added tokens in which no sentence starts ("[USER]"). Another token
+             ("St. Xavier"), or a rule that replaces text, may reach across the end of a sentence.
 """
 
 from __future__ import annotations
@@ -22,24 +21,26 @@ if TYPE_CHECKING:
 
 __all__ = ["may_be_cut", "seen_characters"]
 
-# rules of `tokenizers` that look at a word at most
+# rules of `tokenizers` that look at one word at most
 _LOCAL_NORMALIZERS = {"BertNormalizer", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents"}
 _CUT_AT_SPACE = {"BertPreTokenizer", "WhitespaceSplit", "Whitespace"}
 _CUT_WITHIN = {"Punctuation", "Digits"}
 
 
 def may_be_cut(backend: tokenizers.Tokenizer, description: Mapping[str, Any], roles: Collection[str]) -> bool:
-    """Whether text may be cut where white space ends a word (or a mark, for BERT's own rules) and encoded in parts.
+    """Return whether the parts of a text may be encoded alone, if it is cut at words.
+
+    White space ends a word; with BERT's own rules a punctuation mark does too.
 
     Args:
         backend: the tokenizer.
-        description: the same as JSON.
-        roles: tokens that are text.
+        description: its JSON.
+        roles: the tokens of the five roles, which are plain text in a corpus.
     """
     prefix = description["model"]["continuing_subword_prefix"]
     steps = [step["type"] for step in _steps(description["pre_tokenizer"], "pretokenizers")]
     added = [token for token in description["added_tokens"] if token["content"] not in roles]
-    # an added token may also start a sentence where rules that cut at white space alone would not
+    # an added token may start a sentence at a place where rules that cut at white space alone would not
     if added and (steps != ["BertPreTokenizer"] or any(_reaches_across(backend, token, prefix) for token in added)):
         return False
     return (
@@ -50,12 +51,12 @@ def may_be_cut(backend: tokenizers.Tokenizer, description: Mapping[str, Any], ro
 
 
 def seen_characters(backend: tokenizers.Tokenizer, description: Mapping[str, Any], roles: Collection[str]) -> str:
-    """The characters that cleaning would take away and this tokenizer makes something of, in order.
+    """Return the characters that cleaning removes but this tokenizer reads, sorted.
 
     Args:
         backend: the tokenizer.
-        description: the same as JSON.
-        roles: tokens that are text.
+        description: its JSON.
+        roles: the tokens of the five roles, which are plain text in a corpus.
     """
     candidates = {*REMOVABLE, *BREAKS}
     steps = [*_steps(description["normalizer"], "normalizers"), *_steps(description["pre_tokenizer"], "pretokenizers")]
@@ -73,7 +74,7 @@ def seen_characters(backend: tokenizers.Tokenizer, description: Mapping[str, Any
         if between == character:
             passed.add(character)
         elif between.strip() or (between and character in REMOVABLE):
-            # white space in the place of a line break is what cleaning puts there as well
+            # cleaning, too, puts white space in the place of a line break
             seen.add(character)
     if passed:
         seen |= passed & set("".join(description["model"]["vocab"]))
@@ -81,10 +82,10 @@ def seen_characters(backend: tokenizers.Tokenizer, description: Mapping[str, Any
 
 
 def _reaches_across(backend: tokenizers.Tokenizer, token: Mapping[str, Any], prefix: str) -> bool:
-    """Whether a sentence may start inside an added token, or at one that starts no word."""
+    """Return whether a sentence may start inside an added token, or at one that starts no word."""
     content = token["content"]
     written = [content, _normalized(backend, content)] if token["normalized"] else [content]
-    # whether a token is a single word is seen at the character behind it
+    # the rule `single_word` looks at the character after the token
     inside = written if token["single_word"] else [one[:-1] for one in written]
     return any(map(BEFORE_A_START.search, inside)) or bool(prefix and content.startswith(prefix))
 
@@ -94,13 +95,13 @@ def _normalized(backend: tokenizers.Tokenizer, text: str) -> str:
 
 
 def _shared(one: str, other: str) -> int:
-    """How many characters two strings have in common at their beginning."""
+    """Return how many characters two strings share at their beginning."""
     same = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(same, min(len(one), len(other)))
 
 
 def _steps(rule: Mapping[str, Any] | None, name: str) -> Iterator[Mapping[str, Any]]:
-    """The steps of a rule, a sequence taken apart."""
+    """Yield the steps of a rule; a `Sequence` has several."""
     if rule is None:
         return
     if rule["type"] == "Sequence":

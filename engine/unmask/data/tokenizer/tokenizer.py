@@ -1,11 +1,10 @@
-"""WordPiece as BERT has it: train one, load any Hugging Face folder, save what `transformers` loads.
+"""The tokenizer: WordPiece as BERT has it, trained on text or loaded from any Hugging Face folder.
 
-Text is cleaned, CJK characters are set apart, case and accents are dropped (uncased), punctuation is split
-off, and each word is cut greedily into the longest pieces of the vocabulary, `##` marking a continuation
-(Devlin et al. 2019, arXiv:1810.04805). The work is done by the `tokenizers` library; this class adds what
-pre-training needs: a deterministic vocabulary, a hash of the meaning, word starts, the ids that random
-replacement may draw, and that the string "[MASK]" in a corpus is text, not a mask. Tokens that a folder adds to these
-five, special or not, are kept whole in a text.
+Text is cleaned, CJK characters become words, case and accents are dropped (uncased), punctuation is split off, and each
+word is cut greedily into the longest pieces of the vocabulary; `##` marks a piece that continues a word (Devlin et al.
+2019, arXiv:1810.04805). The library `tokenizers` does this. The class adds what pre-training needs: a vocabulary that
+repeats, a hash of all that decides ids, word starts, and the ids that random replacement may draw. The string "[MASK]"
+in a corpus is text and no mask. Tokens that a folder adds, special or not, are kept whole in a text.
 
 Cost: 2 to 3 MB of English a second and core.
 """
@@ -42,7 +41,13 @@ _UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")
 
 
 class Placed(NamedTuple):
-    """The T tokens of a text: ids, the characters of each (T, 2) int64, and the number of its word (T,) or -1."""
+    """The T tokens of a text.
+
+    Attributes:
+        ids: token ids, T of them.
+        places: first character of each token and the one after its last, (T, 2) int64.
+        words: number of the word that a token belongs to, (T,) int64; -1 for none.
+    """
 
     ids: list[int]
     places: NDArray[np.int64]
@@ -53,9 +58,9 @@ class Tokenizer:
     """A WordPiece tokenizer: text to ids and back.
 
     Args:
-        backend: a `tokenizers.Tokenizer` whose model is WordPiece.
+        backend: a `tokenizers.Tokenizer` with a WordPiece model.
         special_tokens: the token of each of the roles pad, unk, cls, sep, mask.
-        max_length: how many tokens a model takes, written to `tokenizer_config.json` for `transformers`.
+        max_length: maximum length of a sequence of its model, written to `tokenizer_config.json` for `transformers`.
 
     Raises:
         TokenizerError: the model is not WordPiece or a special token is not in the vocabulary.
@@ -89,12 +94,12 @@ class Tokenizer:
             )
         backend.no_truncation()
         backend.no_padding()
-        # training puts [CLS] and [SEP] around every text, whatever the folder's own template
+        # the template of the folder does not count: training puts [CLS] and [SEP] around every text
         frame_as_bert(backend, special_tokens)
         self.special_tokens = dict(special_tokens)
         self.max_length = max_length
         self._backend = backend
-        # the same tokenizer, to which the tokens of the roles are text and those that were added are not
+        # the same tokenizer, but "[MASK]" and the other roles are text; added tokens are still tokens
         description = json.loads(backend.to_str())
         for token in description["added_tokens"]:
             token["special"] = token["content"] in self.special_tokens.values()
@@ -116,19 +121,21 @@ class Tokenizer:
         max_length: int = 512,
         long_words: Callable[[int], None] | None = None,
     ) -> Tokenizer:
-        """Trains a WordPiece vocabulary; the same texts in any order give the same one.
+        """Train a WordPiece vocabulary; the same texts give the same one in any order.
+
+        Warns of scripts that lose letters because accents are dropped (`text/accents.py`).
 
         Args:
-            texts: documents. More than `sample_characters` are sampled, by hash of their content.
-            vocab_size: tokens wanted, special tokens and single characters included; small text may give fewer.
-            lowercase: drop case and accents, BERT's "uncased".
-            strip_accents: drop accents; None follows `lowercase`, False keeps what are letters in many scripts.
-            sample_characters: how many characters of text training may hold in memory.
+            texts: documents. If they have more than `sample_characters`, a sample is taken by hash of the content.
+            vocab_size: number of tokens, with special tokens and single characters; small text may give fewer.
+            lowercase: whether to drop case and accents, as BERT's "uncased".
+            strip_accents: whether to drop accents. Default: as `lowercase`.
+            sample_characters: most characters of text to train on and to hold in memory.
             max_length: see `Tokenizer`.
-            long_words: is told how many words were left out for their length, see `train_vocabulary`.
+            long_words: called with the number of words that were left out for their length (`train_vocabulary`).
 
         Raises:
-            TokenizerError: no text, or `vocab_size` does not exceed what the alphabet alone takes.
+            TokenizerError: there is no text, or `vocab_size` has no room beside the single characters.
         """
         sample = sample_by_hash(texts, sample_characters)
         strips = lowercase if strip_accents is None else strip_accents
@@ -148,16 +155,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """Loads a Hugging Face folder with a `tokenizer.json` or a `vocab.txt` (BERT's rules then hold).
+        """Load a Hugging Face folder with a `tokenizer.json` or a `vocab.txt`, to which BERT's rules apply.
 
-        Either file may also be named itself; the vocabulary then needs no certain name.
-
-        Special tokens, added tokens and case follow `tokenizer_config.json`, `special_tokens_map.json` and
-        `added_tokens.json` where they exist.
+        `folder` may also name one of these files; a vocabulary may then have any name. Special tokens, added tokens and
+        case follow `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` if they exist.
 
         Raises:
-            TokenizerError: nothing to load, a file is damaged, not WordPiece, without a special token, or it says
-                something that is not followed here.
+            TokenizerError: there is nothing to load; a file is damaged or not WordPiece; a special token is missing; or
+                a setting is not supported here.
         """
         found = read_folder(Path(folder))
         try:
@@ -166,27 +171,30 @@ class Tokenizer:
             raise TokenizerError(f"{error} ({found.path})") from None
 
     def save(self, folder: str | Path, *, max_length: int | None = None) -> None:
-        """Writes `tokenizer.json`, `vocab.txt`, `tokenizer_config.json`, `special_tokens_map.json` for `AutoTokenizer`.
+        """Write the files of a folder that `AutoTokenizer` loads (see `write_folder`).
 
         Args:
-            folder: where to; made when it is not there.
-            max_length: how many tokens the model beside it takes. Default: `max_length` of this tokenizer.
+            folder: the folder; it is made if it does not exist.
+            max_length: maximum length of a sequence of the model beside it. Default: that of this tokenizer.
         """
         length = self.max_length if max_length is None else max_length
         write_folder(Path(folder), self._backend, self.special_tokens, max_length=length)
 
     def encode_batch(self, texts: Sequence[str], *, special_tokens: bool = False) -> list[list[int]]:
-        """Encodes texts in parallel, without adding [CLS] or [SEP].
+        """Encode texts in parallel, without adding [CLS] or [SEP].
 
         Args:
             texts: the texts.
-            special_tokens: read "[MASK]" and the other roles in a text as the special token; by default they are text.
+            special_tokens: whether "[MASK]" and the other roles in a text are the special tokens; else they are text.
+
+        Returns:
+            The token ids of each text.
         """
         backend = self._backend if special_tokens else self._plain
         return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_with_places(self, texts: Sequence[str]) -> list[Placed]:
-        """Encodes texts as `encode_batch` does, and says where in its text each token lies."""
+        """Encode texts as `encode_batch` does, with the place of each token in its text."""
         encoded = self._plain.encode_batch(list(texts), add_special_tokens=False)
         return [
             Placed(
@@ -198,44 +206,44 @@ class Tokenizer:
         ]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Joins tokens back into text, `##` pieces to the token before them."""
+        """Join tokens into text; a piece with `##` continues the token before it."""
         return str(self._backend.decode([int(index) for index in ids], skip_special_tokens=skip_special_tokens))
 
     def token(self, index: int) -> str:
-        """Returns the token with this id, as the vocabulary spells it."""
-        # the library spells an added token as the normalizer leaves it
+        """Return the token with this id, as the vocabulary spells it."""
+        # the library normalises the spelling of an added token
         token = self._added_names.get(int(index)) or self._backend.id_to_token(int(index))
         if token is None:
             raise ValueError(f"tokenizer: id must be in [0, {self.vocab_size}) and in use, got {index}")
         return str(token)
 
     def word_starts(self, ids: Sequence[int] | NDArray[Any]) -> NDArray[np.bool_]:
-        """Returns for each id whether it starts a word, that is, whether its token has no `##`; added tokens do."""
+        """Return a bool for each id: True if its token starts a word, that is, has no `##` or is an added token."""
         return self._starts_word[np.asarray(ids, dtype=np.int64)]
 
     @property
     def vocab_size(self) -> int:
-        """The number of rows that an embedding table needs: the highest id and 1."""
+        """Rows that an embedding table needs: the highest id plus 1."""
         return len(self._starts_word)
 
     @property
     def spells_words(self) -> bool:
-        """Whether the spelling of a token says if it starts a word; not where pieces have no prefix."""
+        """Whether the spelling of a token shows if it starts a word; False if pieces have no prefix such as `##`."""
         return bool(self._description["model"]["continuing_subword_prefix"])
 
     @property
     def isolates_punctuation(self) -> bool:
-        """Whether every punctuation mark is a word of its own, so that text may be cut after one."""
+        """Whether every punctuation mark is a word of its own; text may then be cut after one."""
         return (self._description["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
 
     @cached_property
     def may_be_cut(self) -> bool:
-        """Whether the tokens of a text are those of its sentences; not where a rule or a token may reach across."""
+        """Whether the tokens of a text are those of its sentences; False if a rule or a token may reach across."""
         return may_be_cut(self._backend, self._description, self.special_tokens.values())
 
     @cached_property
     def seen_characters(self) -> str:
-        """The control and format characters that mean something to this tokenizer, so that cleaning keeps them."""
+        """The control and format characters that this tokenizer reads; cleaning keeps them."""
         return seen_characters(self._backend, self._description, self.special_tokens.values())
 
     @property
@@ -270,17 +278,17 @@ class Tokenizer:
 
     @cached_property
     def used_ids(self) -> NDArray[np.int64]:
-        """The ids that are a token, ascending; there may be gaps between them."""
+        """The ids that have a token, ascending; there may be gaps between them."""
         return np.array(sorted(set(self._backend.get_vocab().values())), dtype=np.int64)
 
     @cached_property
     def added_special_ids(self) -> list[int]:
-        """Ids of the special tokens that a folder adds to the five roles, ascending."""
+        """Ids of special tokens other than the five roles, ascending."""
         return [token["id"] for token in self._added if token["special"]]
 
     @cached_property
     def ordinary_ids(self) -> NDArray[np.int64]:
-        """The ids that random replacement may draw, ascending: no special token and no `[unused7]`."""
+        """The ids that random replacement may draw, ascending: all but special tokens and `[unused7]`."""
         special = {*self.special_ids.values(), *self.added_special_ids}
         return np.array(
             sorted(
@@ -293,14 +301,14 @@ class Tokenizer:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of everything that decides which ids a text gets; file format, padding and truncation do not."""
-        # a tokenizer without any keeps the hash that it had when they were text
+        """SHA-256 of all that decides which ids a text gets; file format, padding and truncation do not."""
+        # a tokenizer without added special tokens keeps the hash of versions that cut these into pieces
         added = {"added_special": [token for token in self._added if token["special"]]}
         return self._hash_with(added if self.added_special_ids else {})
 
     @cached_property
     def hash_without_added_special(self) -> str:
-        """What `hash` was when added special tokens in a text were cut into pieces."""
+        """The `hash` of versions that cut added special tokens into pieces."""
         return self._hash_with({})
 
     def _hash_with(self, more: Mapping[str, object]) -> str:
@@ -322,7 +330,7 @@ class Tokenizer:
 
     @property
     def _added(self) -> list[dict[str, Any]]:
-        """The tokens beside those of the roles that are kept whole, by id."""
+        """The added tokens other than the five roles, by id."""
         roles = set(self.special_tokens.values())
         added = [token for token in self._description["added_tokens"] if token["content"] not in roles]
         return sorted(added, key=lambda token: int(token["id"]))

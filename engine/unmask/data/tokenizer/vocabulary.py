@@ -1,12 +1,11 @@
-"""The two constructions behind `Tokenizer`: BERT's pipeline around a vocabulary, and a vocabulary from text.
+"""A WordPiece vocabulary from text: the same text always gives the same one.
 
-Training merges the most frequent pair of pieces until the vocabulary is full, as the `tokenizers` library
-does it. The library numbers continuation characters by the iteration order of a hash map, which differs from
-run to run, and equal counts are then merged in another order; here the alphabet is counted first and numbered
-by frequency, so the same text always gives the same vocabulary.
+Training merges the most frequent pair of pieces until the vocabulary is full, as the library `tokenizers` does it. But
+the library numbers the characters that continue words in the order of a hash map, which differs from run to run, and
+then merges pairs of equal counts in another order. So the alphabet is counted first here, and numbered by frequency.
 
-A word of more than `LONGEST_WORD` characters becomes [UNK] whatever the vocabulary holds. Merging its pieces takes time
-quadratic in its length (a line of base64, a genome, a text without spaces), so it is left out of training and counted.
+A word of more than `LONGEST_WORD` characters becomes [UNK] with any vocabulary. Merging its pieces takes time quadratic
+in its length (a line of base64, a genome, a text without spaces), so training leaves it out and counts it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sample_by_hash", "train_vocabulary"]
 
-# ends where a word certainly ends: the library takes 300 bytes of memory a word of a text
+# text is trained on in pieces that end where a word ends: the library takes 300 bytes of memory for each word of one
 _PIECE = re.compile(rf"(?s).{{1,16384}}[^\s{re.escape(string.punctuation)}]*+")
 _LONG = re.compile(rf"(?<!\S)\S{{{LONGEST_WORD + 1},}}")
 
@@ -43,17 +42,26 @@ def train_vocabulary(
     sample_characters: int,
     long_words: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
-    """Learns a WordPiece vocabulary; ids are special tokens, then `##` characters, characters, merges.
+    """Learn a WordPiece vocabulary; ids are special tokens, then `##` characters, characters, merges.
 
-    Single characters take at most half of it, the most frequent first, and up to seven eighths where they occur at
-    least 10 times: each of thousands of Chinese characters is a word. Time is linear in the text.
+    Single characters take at most half of it, the most frequent first. Those that occur at least 10 times may take up
+    to seven eighths, since each of thousands of Chinese characters is a word. Time is linear in the text.
 
     Args:
-        long_words: is told how many words were left out for their length.
+        texts: documents.
+        vocab_size: number of tokens.
+        special_tokens: the first tokens, in this order.
+        lowercase: whether to drop case.
+        strip_accents: whether to drop accents. Default: as `lowercase`.
+        sample_characters: most characters of text to train on.
+        long_words: called with the number of words that were left out for their length.
+
+    Returns:
+        Token to id.
 
     Raises:
-        TokenizerError: no text, no word that is short enough, or `vocab_size` leaves no room beside special tokens and
-            characters.
+        TokenizerError: there is no text; no word is short enough; or `vocab_size` has no room beside special tokens
+            and characters.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -107,10 +115,10 @@ def train_vocabulary(
 
 
 def sample_by_hash(texts: Iterable[str], characters: int) -> list[str]:
-    """Returns the texts with the smallest content hashes whose lengths sum to at most `characters`, sorted by it.
+    """Return the texts with the smallest hashes, as many as have at most `characters` together, sorted by hash.
 
-    The choice depends on the set of texts alone, not on their order, and holds no more than that in memory.
-    At least one text is returned where there is one with characters.
+    The choice depends on the set of texts, not on their order, and no more than the sample is in memory. If any text
+    has characters, at least one is returned.
     """
     heap: list[tuple[int, str]] = []
     total = 0
@@ -126,7 +134,7 @@ def sample_by_hash(texts: Iterable[str], characters: int) -> list[str]:
 
 
 def _without_long_words(text: str, pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer) -> tuple[str, int]:
-    """The text without the words that are too long to be cut into pieces, and how many these are."""
+    """Return the text without the words that are longer than `LONGEST_WORD`, and how many these are."""
     left_out = 0
 
     def shortened(chunk: re.Match[str]) -> str:
@@ -153,7 +161,7 @@ def _frequent_characters(alphabet: Sequence[tuple[str, int]], continuing: set[st
 def _count_characters(
     normalized: Sequence[str], pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer
 ) -> tuple[list[tuple[str, int]], set[str]]:
-    """Characters with their counts, most frequent first, and those that occur inside a word after its first."""
+    """Return (character, count), most frequent first, and the characters that continue a word somewhere."""
     words: Counter[str] = Counter()
     for text in normalized:
         words.update(text.split())
