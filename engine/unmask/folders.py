@@ -1,15 +1,15 @@
-"""What a folder is, told by what its files say: a `manifest.json` or a `config.yaml` alone may be anybody's.
+"""The kind of a folder, told by what its files hold: anybody may have a `manifest.json` or a `config.yaml`.
 
     token store        manifest.json with the keys of a store
     unfinished store   unfinished.json, or our shards without a manifest: a store that is being made, was stopped, or
                        is a part of one
-    saved data set     dataset_dict.json or state.json as `save_to_disk` of `datasets` writes them
+    saved data set     dataset_dict.json or state.json, as `save_to_disk` of `datasets` writes them
     run                config.yaml with the groups of a run's configuration
-    model              config.json with an architecture; checkpoints are among them
-    tokenizer          tokenizer.json, tokenizer_config.json or special_tokens_map.json with what they hold
+    model              config.json with an architecture; a checkpoint is one
+    tokenizer          tokenizer.json, tokenizer_config.json or special_tokens_map.json with the keys of one
 
-A file that is cut or altered counts where what it belongs to lies beside it (shards, arrow files), so damage is still
-found and named by whoever opens the folder. Only the standard library is imported: the configuration asks here too.
+A damaged file still counts if files that belong to it lie beside it (shards, arrow files), so that whoever opens the
+folder finds and names the damage. The configuration asks here too, so only the standard library is imported.
 """
 
 import json
@@ -29,23 +29,23 @@ _STORE = frozenset({"schema_version", "tokenizer_hash", "special_ids", "sources"
 _TOKENIZER = frozenset({"tokenizer_class", "do_lower_case", "model_max_length", "cls_token", "mask_token", "unk_token"})
 _GROUPS = frozenset({"data", "model", "objective", "train", "kernels"})
 _SHARD = re.compile(r"shard-\d+\.arrow")
-# in the metadata with which a shard begins
+# in the metadata at the start of a shard
 _SHARD_MARK = b"unmask.schema_version"
 _SHARDS_TRIED = 3
 _HEAD_BYTES = 4096
 _GROUP = re.compile(r"^([a-z]+):", re.MULTILINE)
-# nothing that we or the libraries write is larger; what a crawler lists may be
+# neither we nor the libraries write a larger file, but a folder of text may hold one
 _LARGEST_BYTES = 1 << 28
 _SPECIALS_WITHIN_BYTES = 1 << 16
 
 
 def is_store(folder: Path) -> bool:
-    """Whether this is a token store, whole or damaged."""
+    """Return whether this is a token store, whole or damaged."""
     return kind_of(folder) == "token store"
 
 
 def is_vocabulary(file: Path) -> bool:
-    """Whether this is the `vocab.txt` of a BERT tokenizer and no text that is called so."""
+    """Return whether this is the `vocab.txt` of a BERT tokenizer, and not a text of that name."""
     if file.name.lower() != "vocab.txt":
         return False
     with file.open("rb") as stream:
@@ -54,11 +54,11 @@ def is_vocabulary(file: Path) -> bool:
 
 
 def kind_of(folder: Path, names: Collection[str] | None = None) -> Kind | None:
-    """Return what the folder is; None for one of none of these kinds, which text may lie in.
+    """Return the kind of a folder; None for another folder, which may hold text.
 
     Args:
-        folder: the folder; one that does not exist is of no kind.
-        names: the names in it, where they are known already.
+        folder: the folder; one that does not exist has no kind.
+        names: the names in it, if they are known already.
     """
     if names is None:
         try:
@@ -123,7 +123,7 @@ def _keys(file: Path) -> set[str]:
 
 
 def _json(file: Path) -> Any:
-    """What a JSON file holds; None where it cannot be read as JSON."""
+    """Return the contents of a JSON file, or None if it is no JSON."""
     try:
         return json.loads(_text(file))
     except (ValueError, RecursionError):
@@ -131,7 +131,7 @@ def _json(file: Path) -> Any:
 
 
 def _text(file: Path) -> str:
-    """The text of a file; empty where it is none, cannot be read or is larger than any of ours."""
+    """Return the text of a file; empty if it is no file, cannot be read or is larger than any of ours."""
     try:
         if not file.is_file() or file.stat().st_size > _LARGEST_BYTES:
             return ""

@@ -1,8 +1,8 @@
-"""Names of files and folders as people write them, and as they are shown again.
+"""Paths as people type them and read them, and writes to them that survive a power cut.
 
-A path begins with `~` or `~name` for a home folder, as in a shell, wherever one is given: an option, `--option=path`, a
-setting in YAML, `name=path`. A file name is bytes, and Python keeps those that are no UTF-8 as half surrogates, which
-no text file takes; `printable` shows them as escapes.
+A path may begin with `~` or `~name` for a home folder, as in a shell, wherever one is given: an option,
+`--option=path`, a setting in YAML, `name=path`. A file name is bytes. Python keeps bytes that are not UTF-8 as half
+surrogates, which no text file takes; `printable` shows them as escapes.
 """
 
 import os
@@ -24,25 +24,24 @@ __all__ = [
     "sync",
 ]
 
-# control characters and line breaks of Unicode, which would move the cursor, and half surrogates
 _HALVES = re.compile("[\ud800-\udfff]")
 _NAME = re.compile(r"[\w.-]+")
+# control characters and line breaks of Unicode, which would move the cursor, and half surrogates
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def expanded(path: str) -> str:
-    """`path` of a run, store, model or setting, with the home folder for a leading `~` or `~name`.
+    """Return the path of a run, store, model or setting with the home folder for a leading `~` or `~name`.
 
     Raises:
-        ConfigError: it stands for a home folder that nothing knows of, holds a NUL, which no file name does, or is not
-            UTF-8.
+        ConfigError: the home folder is unknown, or the path holds a NUL or is not UTF-8.
     """
     require_utf8(path)
     return _at_home(path)
 
 
 def require_utf8(path: str) -> None:
-    """Refuse a name that the libraries behind stores, tokenizers and models cannot open; text is read from any.
+    """Refuse a name that the libraries behind stores, tokenizers and models cannot open. Text is read from any file.
 
     Raises:
         ConfigError: it is not UTF-8.
@@ -61,7 +60,7 @@ def require_utf8(path: str) -> None:
 
 
 def expanded_input(given: str) -> str:
-    """`[NAME=]PATH` of a text, with the path expanded; it may be any bytes."""
+    """Return the `[NAME=]PATH` of a text with the home folder in PATH, which may be any bytes."""
     name, equals, path = given.partition("=")
     if equals and path.startswith("~") and not Path(given).exists():
         return f"{name}={_at_home(path)}"
@@ -69,24 +68,24 @@ def expanded_input(given: str) -> str:
 
 
 def printable(name: str) -> str:
-    """`name` on one line, with escapes for what is no text: `caf\\xe9` for a file name in Latin-1."""
+    """Return `name` on one line with escapes for bytes that are no text: `caf\\xe9` for a file name in Latin-1."""
     if _HALVES.search(name):
-        # UTF-8 after all, where the locale knows none
+        # it is UTF-8 if the locale is another encoding
         with suppress(UnicodeError):
             name = os.fsencode(name).decode("utf-8", "surrogateescape")
     return _UNPRINTABLE.sub(_escape, name)
 
 
 def as_typed(path: str | os.PathLike[str]) -> str:
-    """`path` as one types it in a shell, for a command that is to be copied."""
+    """Return `path` as one types it in a shell, for a command to copy."""
     name = os.fspath(path)
     return shlex.quote(f"./{name}" if name.startswith(("-", "~")) else name)
 
 
 def name_and_location(given: str) -> tuple[str, str]:
-    """Split an input, `path` or `name=path`, into its name, empty where there is none, and its path.
+    """Split an input, `path` or `name=path`, into its name, empty if there is none, and its path.
 
-    A path that exists as it stands is one, whatever it holds; a name is made of letters, digits, `.`, `-` and `_`.
+    A name is made of letters, digits, `.`, `-` and `_`. If the whole input exists as a path, it is one.
     """
     name, equals, location = given.partition("=")
     if equals and _NAME.fullmatch(name) and not os.path.lexists(given):
@@ -95,7 +94,7 @@ def name_and_location(given: str) -> tuple[str, str]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Make `text` the content of `path`, whole or not at all; on an OSError the old content stays."""
+    """Replace the content of `path` by `text`, whole or not at all: after an OSError the old content is there."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -108,7 +107,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the names in a folder."""
+    """Write a file, or the names in a folder, from the cache to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -135,6 +134,6 @@ def _at_home(path: str) -> str:
 
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
-    # the byte that `os.fsdecode` stood for
+    # the byte for which `os.fsdecode` gave this half surrogate
     code = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -105,13 +105,13 @@ def run(arguments: list[str]) -> None:
 
 
 def _refuse_bare(words: list[str]) -> None:
-    """Refuse a path before the first option, which other programs would take for the input."""
+    """Refuse a path before the first option, where other programs take their input."""
     if not words[0].startswith("-"):
         raise UnmaskError(f"prepare: {words[0]!r} belongs to no option; give text as --input {as_typed(words[0])}")
 
 
 class _Report(AbstractContextManager["_Report"]):
-    """A bar for each stage on a terminal; elsewhere a line for each stage and every half minute; both on stderr."""
+    """Shows progress on stderr: a bar for each stage on a terminal, else a line for each stage and half minute."""
 
     def __init__(self) -> None:
         from rich.console import Console

@@ -1,13 +1,13 @@
-"""Lets a datatrove pipeline write a token store, for corpora larger than one machine.
+"""A token store from a datatrove pipeline, for corpora larger than one machine.
 
     pipeline = [ParquetReader("corpus/"), TokenStoreWriter("store", tokenizer="tokenizer", sources=["web"])]
     LocalPipelineExecutor(pipeline, tasks=100, workers=8).run()       # or SlurmPipelineExecutor, RayPipelineExecutor
     finish_store("store")
 
-Each task writes its documents to a part of its own, `store.parts/part-00003`, under a temporary name until it is whole:
-a task that failed and runs again replaces what it left. `finish_store` puts the parts together in the order of the
-tasks, by linking their shards, and checks that none is missing. The documents and tokens are those of `unmask prepare`
-of the same text, in shards of another size. All machines need to see the folder. Needs the extra `datatrove`.
+Each task writes its documents to its own part, `store.parts/part-00003`, under a temporary name until it is whole. A
+task that failed and runs again replaces what it left. `finish_store` checks that no part is missing and joins the parts
+in the order of the tasks, by linking their shards. The documents and tokens are those of `unmask prepare` for the same
+text; the shards have other sizes. All machines must see the folder. Needs the extra `datatrove`.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
 
     Args:
         out: the store that `finish_store` will make.
-        tokenizer: folder or `vocab.txt` of the tokenizer, which every machine has to see.
+        tokenizer: folder or `vocab.txt` of the tokenizer, which every machine must see.
         sources: names of the sources, in the order of their numbers.
-        source_key: field of a document's metadata that names its source; not looked at where there is one source.
-        segmenter: as in `prepare`, and so are `normalisation` and `shard_tokens`.
+        source_key: field of a document's metadata that names its source; not read if there is only one source.
+        segmenter: see `prepare`, and so for the next two.
         normalisation: see there.
         shard_tokens: see there.
     """
@@ -159,11 +159,11 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
 
 
 def finish_store(out: str | Path) -> Store:
-    """Put the parts of all tasks together to a store, opens it, and removes the parts.
+    """Join the parts of all tasks to a store, open it, and remove the parts.
 
     Raises:
-        StoreError: the store exists, a task's part is missing, the parts were made by different tokenizers,
-            segmenters or sources, or no part has a document.
+        StoreError: the store exists; the part of a task is missing; the parts have different tokenizers, segmenters or
+            sources; or no part has a document.
     """
     parts = sorted(path for path in _parts(out).glob("part-*") if path.suffix != ".partial")
     if not parts:

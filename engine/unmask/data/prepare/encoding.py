@@ -1,10 +1,12 @@
-"""From texts to tokens with sentence and word starts: the part of `prepare` that takes time, one batch at a time.
+"""Texts to tokens with sentence and word starts: the part of `prepare` that takes time.
 
-A text is cleaned, cut into sentences, and encoded sentence by sentence, which is exact (a sentence ends where a word
-ends) and marks the sentence starts for free. Where a token or a rule of the tokenizer may reach across sentences
-(`Tokenizer.may_be_cut`), the text is encoded whole, and a sentence starts at the first token at or behind its first
-character; none starts inside a token or a word. N documents, T tokens. The result is a function of each text alone:
-batches and the process that encodes them do not show in it. Cost: 1 MB or more of English or Chinese a second.
+A text is cleaned, cut into sentences and encoded sentence by sentence. The tokens are those of the whole text, since a
+sentence ends where a word ends, and the first token of each sentence is known for free. If a token or a rule of the
+tokenizer may reach across sentences (`Tokenizer.may_be_cut`), the text is encoded whole; a sentence then starts at the
+first token at or after its first character, and never inside a token or a word.
+
+N documents, T tokens. The result depends on each text alone, not on the batch or the process.
+Cost: 1 MB or more of English or Chinese a second.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ class EncodedBatch:
         ids: token ids without [CLS] and [SEP], (T,) uint32.
         word_starts: (T,) bool.
         sentence_starts: (T,) bool.
-        lengths: tokens of each document, (N,) int64, sum T; 0 where a text gives none.
+        lengths: tokens of each document, (N,) int64, sum T; 0 for a text without tokens.
         content_hashes: `content_hash` of each text as it was read, (N,) uint64.
-        removed: characters that cleaning removed, (N, 3) int64, by `cleaning.KINDS`.
+        removed: characters that cleaning removed, (N, 3) int64, in the order of `cleaning.KINDS`.
     """
 
     ids: NDArray[np.uint32]
@@ -52,12 +54,12 @@ class EncodedBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextEncoder:
-    """All that decides which tokens a text becomes.
+    """Encodes texts. It holds all that decides which tokens a text becomes.
 
     Attributes:
         tokenizer: the tokenizer.
-        segmenter: what joins ideographs to words; None makes each a word.
-        normalisation: Unicode normalisation before all else.
+        segmenter: joins ideographs to words; None makes each a word.
+        normalisation: Unicode normalisation before everything else.
     """
 
     tokenizer: Tokenizer
@@ -65,15 +67,15 @@ class TextEncoder:
     normalisation: Normalisation = "none"
 
     def __call__(self, texts: Sequence[str]) -> EncodedBatch:
-        """Encode the texts.
+        """Encode N texts.
 
         Raises:
-            CorpusError: the words of the segmenter do not join up to the text.
+            CorpusError: the words of the segmenter do not join up to a text.
         """
         tokenizer = self.tokenizer
         cleaned = [clean(text, self.normalisation, tokenizer.seen_characters) for text in texts]
         starts = [sentence_starts(text) for text, _ in cleaned]
-        # where to cut: what white space comes first is no sentence, and encoded all the same
+        # where to cut; white space before the first sentence is encoded too
         inner = [_cuts(text, begins, tokenizer) for (text, _), begins in zip(cleaned, starts, strict=True)]
         bounds = [
             pair for (text, _), cuts in zip(cleaned, inner, strict=True) for pair in pairwise([0, *cuts, len(text)])
@@ -90,10 +92,10 @@ class TextEncoder:
         ids = np.fromiter(chain.from_iterable(encoded), np.uint32, int(sizes.sum()))
         words = tokenizer.word_starts(ids)
         sentences = np.zeros(len(ids), np.bool_)
-        # a sentence of nothing but characters that the tokenizer drops has no token to mark
+        # a sentence whose characters the tokenizer drops has no token to mark
         sentences[(np.cumsum(sizes) - sizes)[sizes > 0]] = True
         if placed:
-            # characters are counted from the first text's first one
+            # characters are counted from the start of the first text
             before = np.cumsum([0, *(len(text) for text, _ in cleaned)])
             origin = np.repeat(before[owner] + np.array([start for start, _ in bounds], np.int64), sizes)
             places = np.concatenate([part.places for part in placed]) + origin[:, None]
@@ -117,7 +119,7 @@ class TextEncoder:
         )
 
     def _continues(self, cleaned: Sequence[Cleaned], starts: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
-        """Which characters of all texts, and one more, continue a word of the segmenter."""
+        """Return (C + 1,) bool for the C characters of all texts: True if one continues a word of the segmenter."""
         assert self.segmenter is not None
         isolates = self.tokenizer.isolates_punctuation
         joined = [
@@ -128,45 +130,45 @@ class TextEncoder:
 
 
 def content_hash(text: str) -> int:
-    """Return 64 bits that depend on the text alone: the same split whatever the tokenizer, order or machine."""
+    """Return 64 bits that depend on the text alone: the held-out split is the same for any tokenizer and order."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
 
 
 def _cuts(text: str, starts: Sequence[int], tokenizer: Tokenizer) -> Sequence[int]:
-    """Offsets at which to cut before encoding: sentence starts but for the first, where a word certainly ends."""
+    """Return offsets at which to cut before encoding: sentence starts, without the first, where a word ends."""
     if not tokenizer.may_be_cut:
         return ()
     return _at_words(text, starts, tokenizer.isolates_punctuation)[1:]
 
 
 def _at_words(text: str, starts: Sequence[int], isolates_punctuation: bool) -> Sequence[int]:
-    """The sentence starts that begin a word: all, where every mark is a word, else those behind white space."""
+    """Return the sentence starts that begin a word: all, if every mark is a word, else those after white space."""
     if isolates_punctuation:
         return starts
     return [start for start in starts if start == starts[0] or text[start - 1].isspace()]
 
 
 def _tokens_at(text: str, places: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The tokens at which sentences start; a sentence that starts inside a token has none.
+    """Return the tokens at which sentences start; a sentence that starts inside a token has none.
 
     Args:
-        text: all texts.
-        places: first and last character of each token in it, (T, 2), the latter exclusive.
-        starts: first characters of sentences.
+        text: all texts, joined.
+        places: first character of each token and the one after its last, (T, 2).
+        starts: first character of each sentence, (S,).
     """
     begins = places[:, 0].copy()
-    # a token that takes the white space before it begins behind that
+    # a token that includes white space begins after it
     for token in np.flatnonzero([text[begin : begin + 1].isspace() for begin in begins]):
         content = text[places[token, 0] : places[token, 1]]
         begins[token] += (len(content) - len(content.lstrip())) % max(1, len(content))
     found = np.searchsorted(begins, starts)
-    # the end of the token before; 0 before the first
+    # the end of the previous token; 0 before the first
     ends = np.append(0, places[:, 1])[found]
     return found[(found < len(begins)) & (ends <= starts)]
 
 
 def _opens_word(placed: Sequence[Placed], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which tokens are the first of a word, by the numbers of the words."""
+    """Return (T,) bool: True for the first token of a word, by the numbers of the words."""
     numbers = np.concatenate([part.words for part in placed])
     opens = np.ones(len(numbers), np.bool_)
     opens[1:] = (numbers[1:] != numbers[:-1]) | (numbers[1:] < 0)
@@ -176,7 +178,7 @@ def _opens_word(placed: Sequence[Placed], sizes: NDArray[np.int64]) -> NDArray[n
 
 
 def _beside(ids: NDArray[np.uint32], special: Sequence[int]) -> NDArray[np.bool_]:
-    """Which tokens are special, or follow one that is: no word holds a special token and another."""
+    """Return (T,) bool: True for special tokens and for those after one, which start a word too."""
     found = np.isin(ids, special)
     found[1:] |= found[:-1].copy()
     return found

@@ -1,8 +1,8 @@
-"""What `prepare` reads: text, token stores, or the embedded corpus, as one sequence of documents.
+"""The inputs of `prepare`: text, token stores, or the embedded corpus, as one sequence of documents.
 
-Stores are those folders among the inputs that hold a store's manifest (`folders.py`). Their documents are copied, not
-encoded, so they have to come from the tokenizer and the segmenter of the new store; a named store becomes one source,
-else it keeps its own.
+An input is a store if its folder holds a store's manifest (`folders.py`). The documents of a store are copied, not
+encoded, so the same tokenizer and segmenter must make the new store. A store that the user names is one source; else it
+keeps its own sources.
 """
 
 from __future__ import annotations
@@ -41,15 +41,17 @@ _NAMED = 5
 class Inputs:
     """The documents of all inputs, in their order; iterating again reads again.
 
+    Warns of files that were left out, of inputs that are read twice, and of a rule that cuts no file into documents.
+
     Args:
-        inputs: paths, `name=path`, stores; none takes the embedded corpus.
+        inputs: paths or `name=path`, of text or stores; none takes the embedded corpus.
         options: how text is cut into documents.
         normalisation: of the text, before it is encoded.
         cache: folder for the embedded corpus.
-        out: the store to make; nothing in it, or in the folder in which it grows, is read.
+        out: the store to make; nothing in it, or in its `.partial`, is read.
 
     Raises:
-        CorpusError: an input does not exist or holds nothing to read, or there is none that an option is about.
+        CorpusError: an input does not exist or holds nothing to read, or an option applies to none of them.
         StoreError: a store is damaged.
     """
 
@@ -74,7 +76,7 @@ class Inputs:
         self._cuts = Cuts(options)
         grows = () if out is None else (Path(out), partial_folder(Path(out)))
         avoid = [real_path(folder) for folder in grows]
-        # made once: what this process writes cannot become text, and every pass sees the same files
+        # listed once: files that this process writes are no input, and every reading sees the same files
         listings = [
             Listing(files=[], left_out="")
             if given.location in self._stores or given.is_dataset
@@ -119,7 +121,7 @@ class Inputs:
 
     @property
     def names(self) -> list[str]:
-        """The sources that the inputs were given under."""
+        """The names of the inputs' sources."""
         if self._embedded is not None:
             return []
         return [
@@ -134,7 +136,7 @@ class Inputs:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of what the inputs are: sources, files and their sizes, fingerprints of stores."""
+        """SHA-256 of the inputs: sources, files and their sizes, fingerprints of stores."""
         parts: list[object] = []
         for given, files in zip(self._inputs, self._files, strict=True):
             if given.location in self._stores:
@@ -146,7 +148,7 @@ class Inputs:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def require(self, head: StoreHead) -> None:
-        """Check that every store was made as `head` says.
+        """Check that every input store was made as `head` says.
 
         Raises:
             StoreError: another tokenizer or segmenter made one of them.
@@ -165,7 +167,7 @@ class Inputs:
                 )
 
     def documents(self) -> Iterator[Document]:
-        """Yield the documents that are text."""
+        """Yield the documents of the inputs that are text, for training a tokenizer."""
         if self._embedded is not None:
             yield from self._embedded
         for given, files in zip(self._inputs, self._files, strict=True):
@@ -204,7 +206,7 @@ class Inputs:
             _log.warning(f"corpus: what the inputs name more than once is read that often: {printable(names)}")
 
     def _warn_of_uncut(self) -> None:
-        """Say after a whole pass, once, that no text file was cut, or one nowhere since its lines are all headings."""
+        """Warn, once and after all text was read, if no text file was cut, or if all lines of one are headings."""
         if not self._options.cuts_text or self._cuts.told:
             return
         self._cuts.told = True
@@ -224,7 +226,7 @@ class Inputs:
 
 
 def stores_among(inputs: Sequence[str | Path]) -> list[str]:
-    """The folders of those inputs that are stores, in their order.
+    """Return the folders of the inputs that are stores, in their order.
 
     Raises:
         CorpusError: an input does not exist.

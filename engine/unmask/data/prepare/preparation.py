@@ -1,10 +1,11 @@
-"""From raw text to a token store: read, train a tokenizer if none is given, encode, write.
+"""From raw text to a token store: read, train a tokenizer unless one is given, encode, write.
 
-The text is read once with a given tokenizer and twice when one is trained. Documents are encoded in worker processes
-(`encoding.py`, `processes.py`), written in order, and those that give no token are counted and left out. A run that was
-killed goes on after its last finished shard (`unfinished.py`) and gives the same bytes, whatever the workers. An input
-may be a store: its documents are copied when the same tokenizer and segmenter made them. Cost: 1 MB or more of English
-or Chinese a second and core, memory of a few batches of 1 MB of text and one shard.
+The text is read once, or twice if a tokenizer is trained. Worker processes encode it (`encoding.py`, `processes.py`);
+documents are written in their order, and those without a token are counted and left out. If `prepare` is killed, the
+same call goes on after the last finished shard (`store/unfinished.py`) and gives the same bytes, for any number of
+workers. The documents of an input store are copied.
+
+Cost: 1 MB or more of English or Chinese a second and core; memory for a few batches of 1 MB of text and one shard.
 """
 
 from __future__ import annotations
@@ -43,12 +44,19 @@ _TRAINED: dict[str, Any] = {"vocab_size": 30_522, "lowercase": True, "sample_cha
 
 
 class Progress(NamedTuple):
-    """How far `prepare` is, told after every batch."""
+    """How far `prepare` is, reported after every batch.
+
+    Attributes:
+        stage: what is being done.
+        documents: documents read so far.
+        characters: their characters.
+        total_characters: characters of the corpus; None until it was read for training.
+    """
 
     stage: Literal["read", "train tokenizer", "continue", "encode"]
     documents: int
     characters: int
-    total_characters: int | None  # known once the corpus has been read for training
+    total_characters: int | None
 
 
 def prepare(
@@ -70,36 +78,40 @@ def prepare(
     cache: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Store:
-    """Make a token store and opens it; its `manifest["summary"]` counts what was found (`describe` prints it).
+    """Make a token store and open it; `describe` prints the counts in its `manifest["summary"]`.
+
+    Warnings about the text are logged by `unmask.data` (see `Inputs` and `Tokenizer.train`).
 
     Args:
-        inputs: files, folders, data sets (see `corpus.py`) and token stores; None or empty takes the embedded corpus.
-        out: the store to make; it must not exist. `<out>.partial` is what a killed run left to go on with.
-        tokenizer: a tokenizer, its folder or `vocab.txt`; None takes that of the first store among the inputs, else
-            trains one on this text. The store keeps a copy in `tokenizer/`.
-        vocab_size: tokens of a tokenizer trained here, default 30,522; nothing else takes this and the next three.
-        lowercase: whether it drops case and accents, default True.
-        strip_accents: whether it drops accents; None follows `lowercase`. See `accents.py`.
-        sample_characters: how much text its training looks at, default 100,000,000.
-        text_field: as in `ReadOptions`, and so are `blank_line_documents` and `split_at`.
+        inputs: files, folders, data sets (`text/corpus.py`) and token stores. Default: the embedded corpus.
+        out: the store to make; it must not exist. A killed run leaves `<out>.partial`, with which the same call goes
+            on.
+        tokenizer: a tokenizer, its folder or `vocab.txt`; the store keeps a copy. Default: that of the first store
+            among the inputs, else one is trained on this text.
+        vocab_size: number of tokens of the trained tokenizer, which alone takes this and the next three. Default:
+            30,522.
+        lowercase: whether it drops case and accents. Default: True.
+        strip_accents: whether it drops accents (`text/accents.py`). Default: as `lowercase`.
+        sample_characters: most characters of text that it is trained on. Default: 100,000,000.
+        text_field: see `ReadOptions`, and so for the next two.
         blank_line_documents: see there.
         split_at: see there.
-        segmenter: name of what joins Chinese characters to words, see `words.py`; None takes that of the first store
-            among the inputs, else makes each a word.
-        normalisation: of Unicode, see `cleaning.py`.
-        workers: processes that encode; None is one per core. The store is the same for any number.
-        shard_tokens: tokens that end a shard, after each of which a killed run can go on.
+        segmenter: name of the segmenter that joins Chinese characters to words (`text/words.py`). Default: that of the
+            first store among the inputs, else each character is a word.
+        normalisation: Unicode normalisation (`text/cleaning.py`).
+        workers: processes that encode; the store is the same for any number. Default: one per core.
+        shard_tokens: tokens after which a shard ends. A killed run goes on after the last finished shard.
         cache: folder for the embedded corpus, as in `docstring_corpus`.
         progress: called with a `Progress` after every batch.
 
     Raises:
-        StoreError: `out` exists, is being written, was begun with other settings or cannot be written; an input store
-            was made by another tokenizer or segmenter.
-        CorpusError: the text cannot be read, no document gives a token, the segmenter cannot be loaded, or a setting
-            is about text that no input holds.
+        StoreError: `out` exists, is being written, was begun with other settings or cannot be written; or another
+            tokenizer or segmenter made an input store.
+        CorpusError: the text cannot be read; no document gives a token; the segmenter cannot be loaded; or an option
+            applies to no input.
         TokenizerError: the tokenizer cannot be loaded or trained.
         UnmaskError: a worker process died.
-        ValueError: `workers` or `shard_tokens` is below 1, or a vocabulary is asked for beside one that is given.
+        ValueError: `workers` or `shard_tokens` is below 1, or an option is for training a tokenizer and one is given.
     """
     if Path(out).exists():
         raise StoreError(f"store: {out} exists already; choose another folder or remove it first")
@@ -158,7 +170,7 @@ def prepare(
 def _require_trained(
     inputs: Sequence[str | Path], tokenizer: Tokenizer | str | Path | None, asked: dict[str, Any]
 ) -> None:
-    """Refuse what is asked of a trained vocabulary where none is trained."""
+    """Refuse options of a trained vocabulary if none is trained."""
     stores = stores_among(inputs)
     keeper = "a tokenizer is given" if tokenizer is not None else f"the input {stores[0]} is a store" if stores else ""
     for name, value in asked.items():
@@ -169,7 +181,7 @@ def _require_trained(
 
 
 class _Filling:
-    """Writes documents to the store that grows in `place`, from where a run before stopped."""
+    """Writes documents to the unfinished store `place`, after those that a killed run has written."""
 
     def __init__(
         self, place: UnfinishedStore, head: StoreHead, shard_tokens: int, unknown: int, long_words: int
@@ -178,7 +190,7 @@ class _Filling:
         state = journal["state"] if journal else {}
         self._place, self._head, self._unknown = place, head, unknown
         self._tally = Tally(state.get("tally"))
-        # training, of which these were left out, is not repeated when a run goes on
+        # words that training left out; a run that is continued does not train again
         self._tally.long_words += long_words
         self._resumed = bool(journal)
         self._digest = str(state.get("digest", ""))
@@ -192,7 +204,7 @@ class _Filling:
         )
 
     def run(self, source: Inputs, pool: _Encoders, report: Callable[[Progress], None], total: int | None) -> None:
-        """Encode and writes all that is not written yet, and puts the store in place."""
+        """Encode and write all documents that are not written yet, and publish the store."""
         items = iter(source)
         try:
             self._skip(items, report)
@@ -211,7 +223,7 @@ class _Filling:
         self._place.publish(make_manifest(self._head, self._writer.sources, self._writer.shards, summary))
 
     def _skip(self, items: Iterator[Document | StoredDocument], report: Callable[[Progress], None]) -> None:
-        """Pass over what the finished shards hold, and checks that it is still the same."""
+        """Skip the documents of the finished shards, and check that they have not changed."""
         if not self._resumed:
             return
         digest = ""
@@ -228,7 +240,7 @@ class _Filling:
         report(Progress("continue", read, self._tally.characters, None))
 
     def _add(self, document: StoredDocument, characters: int, removed: Sequence[int]) -> None:
-        # counted first: the shard that this document completes has to know of it
+        # counted first: if this document completes a shard, the journal has to include it
         unknown = int(np.count_nonzero(document.ids == self._unknown))
         self._tally.note(document.source, characters, len(document.ids), unknown, removed)
         self._digest = _chain(self._digest, document.source, document.content_hash)
@@ -247,7 +259,7 @@ def _chain(digest: str, source: str, hashed: int) -> str:
 def _documents(
     batch: list[Document | StoredDocument], encoded: EncodedBatch | None
 ) -> Iterator[tuple[StoredDocument, int, Sequence[int]]]:
-    """Each document of a batch with its characters and what cleaning removed."""
+    """Yield each document of a batch with its characters and what cleaning removed."""
     end = 0
     for index, item in enumerate(batch):
         if isinstance(item, StoredDocument):
@@ -268,7 +280,7 @@ def _documents(
 def _jobs(
     items: Iterable[Document | StoredDocument],
 ) -> Iterator[tuple[list[Document | StoredDocument], list[str] | None]]:
-    """Batches of documents of one kind, with their texts where they have to be encoded."""
+    """Yield batches of documents, either all text or all stored, with the texts to encode or None."""
     batch: list[Document | StoredDocument] = []
     size = 0
     for item in items:
@@ -290,7 +302,7 @@ def _texts(batch: Sequence[Document | StoredDocument]) -> list[str] | None:
 
 
 class _Reader:
-    """Passes texts on to training and counts them."""
+    """Yields texts to training and reports how many were read."""
 
     def __init__(self, documents: Iterable[Document], report: Callable[[Progress], None]) -> None:
         self.characters = 0

@@ -2,13 +2,12 @@
 
 A store is a folder:
 
-    manifest.json          format version, counts, sources, special ids, tokenizer hash, and per shard its size and
-                           SHA-256
-    shard-00000.arrow ...  Arrow IPC files, a row per document (`store_writer.py` has the columns)
-    tokenizer/             the tokenizer, when `prepare` made the store
+    manifest.json          format version, counts, sources, special ids, tokenizer hash; size and SHA-256 of each shard
+    shard-00000.arrow ...  Arrow IPC files, a row per document (`writer.py` has the columns)
+    tokenizer/             the tokenizer, if `prepare` made the store
 
-The manifest is written last and the folder renamed into place, so a store that exists is whole. It holds no time and
-no path: the same text and tokenizer give the same manifest, and `fingerprint` names the contents.
+The manifest is written last, and then the folder is renamed, so a store that exists is whole. The manifest holds no
+time and no path: the same text and tokenizer give the same manifest, and the `fingerprint` names the contents.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ ROLES = ("pad", "unk", "cls", "sep", "mask")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreHead:
-    """What made the ids and word starts of a store; stores that differ in it cannot be one.
+    """What made the ids and word starts of a store; only stores with the same head can be joined.
 
     Attributes:
         tokenizer_hash: `Tokenizer.hash`.
-        vocab_size: ids are below it.
+        vocab_size: all ids are below it.
         special_ids: ids of pad, unk, cls, sep, mask.
-        segmenter: `Segmenter.label` of what joined ideographs to words, "" for nothing.
-        added_special_ids: ids of special tokens beside these five, which masking never chooses either.
+        segmenter: `Segmenter.label` of the segmenter that joined ideographs to words; "" for none.
+        added_special_ids: ids of other special tokens, which masking never chooses either.
     """
 
     tokenizer_hash: str
@@ -64,7 +63,7 @@ class StoreHead:
 
 
 class SourceEntry(TypedDict):
-    """One source: its name and its share; a document's `source` column is the position in this list."""
+    """A source with its numbers of documents and tokens; the column `source` holds its position in the list."""
 
     name: str
     documents: int
@@ -72,7 +71,7 @@ class SourceEntry(TypedDict):
 
 
 class ShardEntry(TypedDict):
-    """One shard: file name, rows, tokens, bytes on disk and their SHA-256."""
+    """A shard: file name, rows, tokens, bytes on disk and their SHA-256."""
 
     file: str
     documents: int
@@ -82,12 +81,12 @@ class ShardEntry(TypedDict):
 
 
 class _Optional(TypedDict, total=False):
-    segmenter: str  # what joined ideographs to words, "" for nothing; older stores do not say
-    added_special_ids: list[int]  # special tokens beside those of the roles; only where there are any
+    segmenter: str  # as in StoreHead; missing in stores of early versions
+    added_special_ids: list[int]  # as in StoreHead; only if there are any
 
 
 class Manifest(_Optional):
-    """The contents of `manifest.json`; `summary` is free for the maker of the store."""
+    """The contents of `manifest.json`; `summary` holds what the writer of the store likes (`summary.py`)."""
 
     schema_version: int
     documents: int
@@ -103,7 +102,7 @@ class Manifest(_Optional):
 def make_manifest(
     head: StoreHead, sources: Sequence[SourceEntry], shards: Sequence[ShardEntry], summary: Mapping[str, Any]
 ) -> Manifest:
-    """Put the manifest of a whole store together."""
+    """Return the manifest of a whole store."""
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         documents=sum(shard["documents"] for shard in shards),
@@ -125,7 +124,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and checks `manifest.json`.
 
     Raises:
-        StoreError: no store there, a damaged manifest, or one of a newer format.
+        StoreError: there is no store, or its manifest is damaged or of a newer format.
     """
     path = folder / MANIFEST
     try:
@@ -176,9 +175,12 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_shards(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
-    """Check that every shard is there and of its size, and with `hashes` that not a bit has changed.
+    """Check that every shard exists and has its size.
 
-    Hashing reads the whole store, about 1 GB a second.
+    Args:
+        folder: the store.
+        manifest: its manifest.
+        hashes: whether to compare the SHA-256 too, which reads the whole store, 1 GB a second.
 
     Raises:
         StoreError: a shard is missing, truncated or altered; the message names it.
@@ -204,7 +206,7 @@ def check_shards(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
 
 
 def fingerprint(manifest: Manifest) -> str:
-    """Return the SHA-256 of what the store means: its tokens in order, their sources and their tokenizer."""
+    """Return the SHA-256 of the contents: tokens in order, their sources and their tokenizer."""
     meaning = {
         "schema_version": manifest["schema_version"],
         "tokenizer_hash": manifest["tokenizer_hash"],

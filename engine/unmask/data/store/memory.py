@@ -1,6 +1,6 @@
-"""A token store that lies in memory: what the stream reads, without files, Arrow or a tokenizer.
+"""A token store in memory: what the stream reads, without files, Arrow or a tokenizer.
 
-For generated data: tests, benches, and a training step on a machine that has PyTorch and NumPy only.
+For generated data: tests, benches, and a training step on a machine with only PyTorch and NumPy.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """Documents given as one array of tokens and their lengths; satisfies `unmask.data.stream.TokenStore`."""
+    """Documents given as one array of tokens and their lengths; an `unmask.data.stream.TokenStore`."""
 
     special_ids: ClassVar[dict[str, int]] = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
     added_special_ids: ClassVar[list[int]] = []
@@ -31,12 +31,12 @@ class MemoryStore:
         """Hold the documents.
 
         Args:
-            ids: tokens of all documents one after the other, without specials, (N,), uint16 or uint32.
-            lengths: tokens of each document, (D,), sum N.
-            vocab_size: ids lie below it; 0 to 4 are the special ones.
-            source_of: source number of each document, (D,). Default: all of one source.
-            word_starts: True where a token begins a word, (N,). Default: each token is a word.
-            sentence_starts: True where a token begins a sentence, (N,). Default: each document is a sentence.
+            ids: tokens of all documents one after the other, without [CLS] and [SEP], (T,) uint16 or uint32.
+            lengths: tokens of each document, (N,), sum T.
+            vocab_size: all ids are below it; 0 to 4 are the special ones.
+            source_of: number of the source of each document, (N,). Default: all of one source.
+            word_starts: True for a token that starts a word, (T,). Default: each token is a word.
+            sentence_starts: True for a token that starts a sentence, (T,). Default: each document is a sentence.
         """
         self.ids = ids
         self.lengths: npt.NDArray[np.int32] = np.asarray(lengths, dtype=np.int32)
@@ -56,7 +56,7 @@ class MemoryStore:
 
     @classmethod
     def generated(cls, lengths: npt.ArrayLike, *, vocab_size: int, seed: int = 0) -> "MemoryStore":
-        """Documents of the given lengths with uniformly random ordinary tokens."""
+        """Return a store with documents of the given lengths, (N,), of uniformly random ordinary tokens."""
         sizes = np.asarray(lengths, dtype=np.int64)
         dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
         ids = np.random.default_rng(seed).integers(5, vocab_size, size=int(sizes.sum()), dtype=dtype)
@@ -64,7 +64,7 @@ class MemoryStore:
 
     @property
     def ordinary_ids(self) -> npt.NDArray[np.int64]:
-        """Every id that is not special."""
+        """Every id that is not special, (vocab_size - 5,)."""
         return np.arange(5, self.vocab_size)
 
     @property
@@ -76,7 +76,7 @@ class MemoryStore:
         return digest.hexdigest()
 
     def held_out_mask(self, fraction: float) -> npt.NDArray[np.bool_]:
-        """Documents whose content hash falls in the lowest `fraction`, (D,)."""
+        """Return (N,) bool: True for documents whose content hash lies in the lowest `fraction`."""
         bounds = zip(self.offsets[:-1], self.offsets[1:], strict=True)
         hashes = [hashlib.sha256(self.ids[first:last].tobytes()).digest()[:8] for first, last in bounds]
         return np.frombuffer(b"".join(hashes), dtype=np.uint64) < fraction * 2.0**64
@@ -84,14 +84,14 @@ class MemoryStore:
     def gather(
         self, documents: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Tokens and word starts of a stretch of each document, one after the other."""
+        """Return ids and word starts of spans of documents, as `Store.gather` does."""
         places = self._places(documents, starts, lengths)
         return self.ids[places], self.word_starts[places]
 
     def gather_sentence_starts(
         self, documents: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
-        """Sentence starts of a stretch of each document, one after the other."""
+        """Return sentence starts of spans of documents, as `Store.gather_sentence_starts` does."""
         return self.sentence_starts[self._places(documents, starts, lengths)]
 
     def _places(

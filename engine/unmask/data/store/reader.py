@@ -1,12 +1,10 @@
-"""Reads a token store: documents as memory-mapped NumPy views, gathered by the thousand without a Python loop.
+"""Reading a token store: documents as memory-mapped NumPy views, gathered by the thousand without a Python loop.
 
-N documents, T gathered tokens. Opening maps the shards and keeps 22 bytes a document in memory (length,
-place, source, hash); tokens stay on disk and in the page cache, shared by every process that opens the store.
-A store pickles as its path.
+N documents, T gathered tokens. Opening maps the shards and keeps 22 bytes a document in memory (length, place, source,
+hash). Tokens stay on disk and in the page cache, which all processes share. A store pickles as its path.
 
-Gathering copies spans of documents to one flat array by computed addresses over the Arrow buffers;
-`pyarrow.compute.take` on lists is two orders of magnitude slower. Cost: about 10 ns a token for ids and word
-starts together, when the pages are cached.
+`gather` copies spans of documents into one flat array, by addresses in the Arrow buffers; `pyarrow.compute.take` on
+lists is two orders of magnitude slower. Cost: 10 ns a token for ids and word starts, if the pages are cached.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Store"]
 
-# hashing this much takes a tenth of a second: small stores are verified at every opening
+# hashing this much takes 0.1 s, so a store up to this size is verified at every opening
 _HASHED_ALWAYS_BYTES = 1 << 27
 
 
@@ -41,11 +39,11 @@ class Store:
     """A token store, opened with `Store.open`.
 
     Attributes:
-        folder: where it is.
+        folder: its path.
         manifest: the contents of `manifest.json`.
         lengths: tokens of each document without [CLS] and [SEP], (N,) int32.
         source_of: number of its source in `sources`, (N,) int16.
-        content_hashes: of its text, (N,) uint64.
+        content_hashes: hash of its text, (N,) uint64.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -79,11 +77,10 @@ class Store:
 
         Args:
             folder: the store.
-            verify: compare the SHA-256 of every shard (True), its size only (False), or by default hashes up to
-                128 MiB.
+            verify: whether to compare the SHA-256 of every shard, beside its size. Default: up to 128 MiB.
 
         Raises:
-            StoreError: there is no store, a shard is missing, truncated or altered, or the format is newer.
+            StoreError: there is no store; a shard is missing, truncated or altered; or the format is newer.
         """
         folder = Path(folder)
         require_utf8(str(folder))
@@ -107,7 +104,7 @@ class Store:
 
     @property
     def sources(self) -> list[str]:
-        """The names of the sources, by number."""
+        """Names of the sources, by number."""
         return [source["name"] for source in self.manifest["sources"]]
 
     @property
@@ -117,7 +114,7 @@ class Store:
 
     @property
     def added_special_ids(self) -> list[int]:
-        """Ids of the special tokens beside these five, ascending."""
+        """Ids of the other special tokens, ascending."""
         return list(self.manifest.get("added_special_ids", ()))
 
     @property
@@ -132,19 +129,19 @@ class Store:
 
     @property
     def segmenter(self) -> str:
-        """What joined ideographs to words, for example "rjieba 0.2.2"; empty when each is a word."""
+        """The segmenter that joined ideographs to words, such as "rjieba 0.2.2"; empty if each is a word."""
         return self.manifest.get("segmenter", "")
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 that names the contents: tokens in order, sources, tokenizer."""
+        """SHA-256 of the contents: tokens in order, sources, tokenizer."""
         return fingerprint(self.manifest)
 
     def require_tokenizer(self, tokenizer: _Hashed) -> None:
-        """Check that `tokenizer` is the one that made this store.
+        """Check that `tokenizer` made this store.
 
         Raises:
-            StoreError: it is another one, so the ids would mean other words.
+            StoreError: another one did, so the ids mean other words.
         """
         if tokenizer.hash != self.tokenizer_hash:
             raise StoreError(
@@ -157,7 +154,7 @@ class Store:
 
         Raises:
             StoreError: it is not the one that made the ids.
-            TokenizerError: it is not there or damaged.
+            TokenizerError: it is missing or damaged.
         """
         from unmask.data.tokenizer import Tokenizer
 
@@ -172,10 +169,10 @@ class Store:
         return tokenizer
 
     def held_out_mask(self, fraction: float) -> NDArray[np.bool_]:
-        """Return which documents are held out, (N,): about `fraction`, by the hash of their text.
+        """Return (N,) bool: True for held-out documents, about `fraction` of them, by the hash of their text.
 
-        A document keeps its side when the corpus grows, is reordered or tokenised anew, and copies of a text are on one
-        side. At least one document is held out, and where there are two different texts at least one is not.
+        A document keeps its side if the corpus grows, is reordered or tokenised again, and copies of a text are on one
+        side. At least one document is held out; if there are two different texts, at least one is not.
 
         Args:
             fraction: in (0, 1).
@@ -192,15 +189,15 @@ class Store:
     def gather(
         self, documents: ArrayLike, starts: ArrayLike, lengths: ArrayLike
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Copy spans of documents to flat arrays, in the order given.
+        """Copy spans of documents into flat arrays, in the order given.
 
         Args:
-            documents: which document each span is of, (P,), in [0, N); any order, repetitions allowed.
+            documents: document of each span, (P,), in [0, N); in any order, repeated or not.
             starts: first token of each span in its document, (P,).
             lengths: tokens of each span, (P,); 0 is allowed.
 
         Returns:
-            ids (T,) uint16 or uint32, and word starts (T,) bool, with T = sum(lengths).
+            Ids, (T,) uint16 or uint32, and word starts, (T,) bool, with T = sum(lengths).
 
         Raises:
             ValueError: a span reaches beyond its document or a document is not in the store.
@@ -224,7 +221,7 @@ class Store:
     def _locate(
         self, documents: ArrayLike, starts: ArrayLike, lengths: ArrayLike
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
-        """Per span: first token in its record batch, tokens, number of its record batch; and all tokens."""
+        """Return for each span its first token in the record batch, its tokens and its record batch; and T."""
         rows, first, sizes = (np.asarray(part, dtype=np.int64) for part in (documents, starts, lengths))
         if rows.ndim != 1 or not rows.shape == first.shape == sizes.shape:
             raise ValueError(
@@ -248,7 +245,7 @@ class Store:
     def _parts(
         self, begins: NDArray[np.int64], sizes: NDArray[np.int64], where: NDArray[np.int64]
     ) -> Iterator[tuple[_TokenBatch, NDArray[np.int64], NDArray[np.int64] | slice]]:
-        """Per record batch touched: token addresses in it, and their places in the flat result."""
+        """Yield each record batch with the tokens to take from it and their places in the flat result."""
         touched = np.unique(where)
         if len(touched) == 1:
             yield self._batches[touched[0]], _addresses(begins, sizes), slice(None)
@@ -276,7 +273,7 @@ class _TokenBatch(NamedTuple):
 def _map_shard(
     folder: Path, shard: ShardEntry
 ) -> Iterator[tuple[_TokenBatch, NDArray[np.int64], NDArray[np.int16], NDArray[np.uint64]]]:
-    """Yield per record batch, memory-mapped: tokens, offsets (n + 1,), source numbers (n,), content hashes (n,).
+    """Yield each record batch, memory-mapped: tokens, offsets (n + 1,), source numbers (n,), content hashes (n,).
 
     Raises:
         StoreError: the file is no shard of a store.
@@ -303,7 +300,7 @@ def _map_shard(
 
 
 def _addresses(begins: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return begins[0], begins[0] + 1, ... for sizes[0] entries, then those of the next span."""
+    """Return begins[0], begins[0] + 1, ... (sizes[0] of them), then the same for the next span; (T,) int64."""
     shifts = begins - (np.cumsum(sizes) - sizes)
     result = np.repeat(shifts, sizes)
     result += np.arange(result.size)
@@ -311,7 +308,7 @@ def _addresses(begins: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[n
 
 
 def _bits(packed: NDArray[np.uint8], index: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Read the bits at `index`, (T,) bool, of a bitmap with bit i % 8 of byte i // 8 for entry i."""
+    """Return the bits at `index`, (T,) bool; bit i % 8 of byte i // 8 of the bitmap belongs to entry i."""
     shift = (index & 7).astype(np.uint8)
     lowest: NDArray[np.uint8] = (packed[index >> 3] >> shift) & np.uint8(1)
     return lowest.view(np.bool_)

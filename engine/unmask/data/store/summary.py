@@ -1,7 +1,7 @@
-"""What `prepare` counts as it goes, kept in the manifest and printed for people.
+"""The summary of a store: what `prepare` counts, keeps in the manifest and prints.
 
-Counting can stop after any document and go on from what was kept, so a continued store has the summary of one that
-was never interrupted.
+Counting may stop after any document and go on from what was saved, so a store that was continued has the summary of one
+that was made without a break.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from unmask.data.tokenizer.bert import LONGEST_WORD
 
 __all__ = ["Tally", "describe"]
 
-# share of unknown tokens in a source from which it is said: that of Chinese text in BERT's vocabulary is about 3%
+# a larger share of unknown tokens in a source is reported; Chinese text in BERT's vocabulary has about 3%
 _MUCH_UNKNOWN = 0.1
 
 
 class Tally:
-    """Documents without a token, unknown tokens and removed characters by source, and a histogram of lengths.
+    """Counts documents without a token, unknown tokens and removed characters by source, and lengths.
 
     Args:
-        kept: `state()` of the tally to go on from.
+        kept: the `state()` to go on from.
     """
 
     def __init__(self, kept: Mapping[str, Any] | None = None) -> None:
@@ -65,14 +65,14 @@ class Tally:
 
     @classmethod
     def merged(cls, states: Iterable[Mapping[str, Any]]) -> Tally:
-        """Return the tally of all that several counted, from their `state()`."""
+        """Return the sum of several tallies, given by their `state()`."""
         whole = cls()
         for part in map(cls, states):
             whole.read += part.read
             whole.characters += part.characters
             whole.long_words += part.long_words
             whole._empty += part._empty
-            # addition would drop sources without an unknown token
+            # adding counters would drop a source without unknown tokens
             whole._unknown.update(part._unknown)
             whole._lengths += part._lengths
             for kind in KINDS:
@@ -80,7 +80,7 @@ class Tally:
         return whole
 
     def summary(self, sources: Sequence[str]) -> dict[str, Any]:
-        """Return what the manifest keeps; `sources` are those that the text was given under."""
+        """Return the summary for the manifest; `sources` are the names of the inputs' sources."""
         powers = range(4, max(self._lengths, default=3) + 1)
         labels = {power: f"{(1 << power - 1) + 1 if power > 4 else 1}-{1 << power}" for power in powers}
         return {
@@ -94,7 +94,7 @@ class Tally:
 
 
 def describe(store: Store) -> str:
-    """Return a few lines for people: documents, tokens, lengths, unknown tokens and removed characters by source."""
+    """Describe a store in a few lines: documents, tokens, lengths, unknown tokens and removed characters by source."""
     summary = store.manifest["summary"]
     counts = f"{store.num_documents:,} documents, {store.num_tokens:,} tokens, vocabulary {store.vocab_size:,}"
     words = f", words of Chinese by {store.segmenter}" if store.segmenter else ""

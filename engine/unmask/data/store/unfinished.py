@@ -1,13 +1,13 @@
-"""A token store that is being made: a folder under another name, a lock, and a journal of what is finished.
+"""A token store while it is made: a folder under another name, a lock, and a journal of what is finished.
 
-    store.partial/             the folder; `store` appears when it is whole, by renaming
+    store.partial/             becomes `store`, by renaming, when it is whole
         lock                   held by the process that writes
-        unfinished.json        after each shard: the settings, the shards, their sources, where to go on
-        shard-00000.arrow ...  finished shards, and perhaps half of one more
+        unfinished.json        written after each shard: the settings, the shards, their sources, where to go on
+        shard-00000.arrow ...  finished shards, and perhaps a part of one more
         tokenizer/
 
-A killed `prepare` leaves the folder; the same settings go on after the last finished shard and give the same bytes,
-other settings are refused by name. An exception removes the folder while no shard is finished. Journal and shards
+If `prepare` is killed, the folder stays. The same settings go on after the last finished shard and give the same bytes;
+other settings are refused by name. An error before the first shard is finished removes the folder. Journal and shards
 are on the disk before anything relies on them.
 """
 
@@ -38,7 +38,7 @@ _OURS = re.compile(
 
 
 class Journal(TypedDict):
-    """The contents of `unfinished.json`: `state` is what the writer needs to go on after these shards."""
+    """The contents of `unfinished.json`; `state` holds what the writer needs to go on after these shards."""
 
     settings: dict[str, Any]
     shards: list[ShardEntry]
@@ -47,12 +47,12 @@ class Journal(TypedDict):
 
 
 def partial_folder(folder: Path) -> Path:
-    """Return where the store `folder` grows."""
+    """Return the folder in which the store `folder` is made."""
     return folder.with_name(f"{folder.name}.partial")
 
 
 def unfinished_hint(folder: Path) -> str | None:
-    """Return a sentence about what a stopped writer of `folder` left and what to do with it; None for nothing."""
+    """Return the message about an unfinished store that a writer of `folder` left, or None if there is none."""
     partial = partial_folder(folder)
     if not (partial / _JOURNAL).is_file():
         return None
@@ -63,18 +63,18 @@ def unfinished_hint(folder: Path) -> str | None:
 
 
 class UnfinishedStore:
-    """A context that holds the folder of a growing store; `publish` puts it in place.
+    """A context with the folder of a store while it is made; `publish` gives it its name.
 
     Args:
         folder: the store to make; it must not exist.
-        settings: all that decides what the store will hold, for JSON. None makes a store that is never continued.
+        settings: all that decides the contents of the store, for JSON. None makes a store that cannot be continued.
 
     Attributes:
         path: the folder to write to.
-        journal: of the run that is continued; None when there is nothing to continue.
+        journal: the journal of the run that is continued; None if there is nothing to continue.
 
     Raises:
-        StoreError: the store exists, another process writes it, what was begun has other settings or is damaged, or the
+        StoreError: the store exists; another process writes it; what was begun has other settings or is damaged; or the
             folder cannot be written.
     """
 
@@ -115,14 +115,14 @@ class UnfinishedStore:
             raise self._failed(error) from error
 
     def _leave(self) -> None:
-        # an interruption may come when the journal is written and before that is noted
+        # an interruption may come after the journal is written and before `_kept` is set
         if not self._kept and not (self.path / _JOURNAL).is_file():
             shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
 
     def record(self, shards: list[ShardEntry], sources: list[SourceEntry], state: Mapping[str, Any]) -> None:
-        """Note that these shards are finished and where to go on."""
+        """Write to the journal that these shards are finished, and where to go on."""
         if self._settings is None:
             return
         journal = Journal(settings=self._settings, shards=shards, sources=sources, state=dict(state))
@@ -130,10 +130,10 @@ class UnfinishedStore:
         self._kept = True
 
     def publish(self, manifest: Manifest) -> None:
-        """Write the manifest and puts the store in place.
+        """Write the manifest and rename the folder to the store.
 
         Raises:
-            StoreError: the store would be empty, or appeared meanwhile.
+            StoreError: the store would be empty, or another one of this name has appeared.
             OSError: the disk refuses.
         """
         if not manifest["shards"]:
@@ -151,7 +151,7 @@ class UnfinishedStore:
 
     def _write(self, name: str, value: Mapping[str, Any]) -> None:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-        # half a surrogate pair, of an option, becomes the escape that JSON has for it
+        # half a surrogate pair in an option becomes its JSON escape
         replace_text(self.path / name, text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
     def _refuse_existing(self) -> None:
@@ -159,7 +159,7 @@ class UnfinishedStore:
             raise StoreError(f"store: {self.folder} exists already; choose another folder or remove it first")
 
     def _refuse_foreign(self) -> None:
-        """Nothing is removed that was not made here."""
+        """Refuse a folder with files that no store has: they are not removed."""
         foreign = sorted(entry.name for entry in self.path.iterdir() if not _OURS.fullmatch(entry.name))
         if foreign:
             self._kept = True
@@ -174,7 +174,7 @@ class UnfinishedStore:
         except BlockingIOError:
             lock.seek(0)
             writer = lock.read().strip() or "unknown"
-            # it belongs to the other process: nothing of it is removed
+            # the folder belongs to the other process and is not removed
             self._kept = True
             raise StoreError(
                 f"store: {self.folder} is being written by process {writer}; wait for it or choose another folder"

@@ -1,15 +1,15 @@
-"""Writes tokenised documents to the shards of a token store, Arrow IPC files.
+"""Writing a token store: documents that are tokens already, as shards in the Arrow IPC format.
 
     column           type                      per document
     ids              large_list<uint16|32>     token ids without [CLS] and [SEP]; 16 bits up to 65,536 ids
-    word_starts      large_list<bool>          one bit per token: the token starts a word
-    sentence_starts  large_list<bool>          one bit per token: the token starts a sentence
+    word_starts      large_list<bool>          one bit per token: it starts a word
+    sentence_starts  large_list<bool>          one bit per token: it starts a sentence
     source           int16                     position in the manifest's sources
-    content_hash     uint64                    of the text, what the held-out split goes by
+    content_hash     uint64                    hash of the text, which decides the held-out split
 
 Arrow packs booleans, so a token takes 2 or 4 bytes and 2 bits. Any Arrow reader opens a shard
-(`datasets.load_dataset("arrow", ...)`, polars). A record batch has 65,536 documents, or fewer when these
-would exceed the shard; shards end at 64 M tokens, a few minutes of one core's work.
+(`datasets.load_dataset("arrow", ...)`, polars). A record batch has 65,536 documents, or fewer if these have more tokens
+than a shard. A shard ends at 64 M tokens, a few minutes of work for one core; its SHA-256 is taken as it is written.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ SHARD_TOKENS = 1 << 26
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredDocument:
-    """One tokenised document.
+    """A document as tokens.
 
     Attributes:
         ids: token ids without [CLS] and [SEP], (n,), n >= 1.
         source: the name of its source.
-        content_hash: `content_hash` of its text, in [0, 2**64).
-        word_starts: (n,) bool; None means that every token starts a word.
-        sentence_starts: (n,) bool; None means that the document is one sentence.
+        content_hash: `prepare.encoding.content_hash` of its text, in [0, 2**64).
+        word_starts: (n,) bool; None if every token starts a word.
+        sentence_starts: (n,) bool; None if the document is one sentence.
     """
 
     ids: NDArray[Any]
@@ -68,13 +68,22 @@ def write_store(
     batch_documents: int = 65_536,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Store:
-    """Write documents to a new store, whole or not at all, and opens it.
+    """Write documents to a new store, whole or not at all, and open it.
 
-    The names `sources` get the first numbers, others follow as they come; the rest is as in `StoreHead` and
-    `ShardWriter`.
+    Args:
+        folder: the store to make; it must not exist.
+        documents: the documents.
+        tokenizer_hash: see `StoreHead`, and so for the next four.
+        vocab_size: see there.
+        special_ids: see there.
+        segmenter: see there.
+        added_special_ids: see there.
+        sources: names of the first sources; others follow in the order of the documents.
+        batch_documents: see `ShardWriter`, and so for the next.
+        shard_tokens: see there.
 
     Raises:
-        StoreError: the folder exists, cannot be written (a full disk), or there is no document; nothing is left behind.
+        StoreError: the folder exists or cannot be written, or there is no document; nothing is left behind.
         ValueError: a document has no token, an id outside the vocabulary, or flags of another length.
     """
     head = StoreHead(
@@ -100,17 +109,16 @@ def write_store(
 
 
 class ShardWriter:
-    """Collects documents and writes them to `shard-00000.arrow` and so on in a folder.
+    """Writes documents to `shard-00000.arrow`, `shard-00001.arrow`, ... in a folder.
 
     Args:
-        folder: where to; it exists.
+        folder: the folder, which exists.
         head: what made the ids.
-        sources: names in the order of their numbers, with what the shards written before hold of them; others are
-            appended as they come.
-        shards: those that are finished already; the next one is numbered after them.
-        batch_documents: documents per record batch.
-        shard_tokens: tokens that end a record batch and a shard.
-        finished: called when a shard is finished, after it is in `shards`.
+        sources: the sources in the order of their numbers, with their counts in `shards`; others are appended.
+        shards: the shards that are finished already.
+        batch_documents: documents in a record batch.
+        shard_tokens: tokens after which a record batch and a shard end.
+        finished: called when a shard is finished and in `shards`.
     """
 
     def __init__(
@@ -136,7 +144,7 @@ class ShardWriter:
         self._pending_tokens = 0
 
     def add(self, document: StoredDocument) -> None:
-        """Append one document; order of calls is order in the store.
+        """Append a document; the order of the calls is the order in the store.
 
         Raises:
             ValueError: the document has no token, an id outside the vocabulary, or flags of another length.
@@ -155,12 +163,12 @@ class ShardWriter:
             self._flush()
 
     def close(self) -> None:
-        """Write what is left; `shards` and `sources` are complete after it."""
+        """Write the last shard; then `shards` and `sources` are complete."""
         self._flush()
         self._close_shard()
 
     def abandon(self) -> None:
-        """Close the file that is being written, unfinished."""
+        """Close the unfinished shard."""
         if self._open_shard is not None:
             self._open_shard.abandon()
             self._open_shard = None
@@ -220,7 +228,7 @@ def _flags(document: StoredDocument) -> tuple[NDArray[np.bool_], NDArray[np.bool
 
 
 class _ShardFile:
-    """One Arrow file being written, hashed on its way to the disk."""
+    """An Arrow file while it is written, and hashed on its way to the disk."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         import pyarrow as pa
@@ -252,7 +260,7 @@ class _ShardFile:
 
 
 class _HashingFile:
-    """What Arrow needs of a file that it writes from front to back, with the SHA-256 of all that passed."""
+    """A file that Arrow writes from front to back, with the SHA-256 of its bytes."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         self.raw = raw
@@ -278,4 +286,4 @@ class _HashingFile:
         self.raw.close()
 
     def close(self) -> None:
-        """Left to `finish`: Arrow closes what it is given, before it has been synced."""
+        """Do nothing: Arrow closes its file before `finish` has synced it."""

@@ -1,9 +1,9 @@
-r"""Cleaning of text, before it is cut into sentences and words; what is removed is counted.
+"""Cleaning of text, before it is cut into sentences and words; what is removed is counted.
 
     removed      control characters (Cc), format characters (Cf: soft hyphen, zero-width and direction marks, byte
                  order mark), U+FFFD, which another program wrote for bytes that it could not decode, and halves of
                  surrogate pairs
-    replaced     \r\n, a lone \r, form feed, vertical tab, U+0085, U+2028 and U+2029 become a line break
+    replaced     \\r\\n, a lone \\r, form feed, vertical tab, U+0085, U+2028 and U+2029 become a line break
     kept         everything else, white space too; tab and line break do not count as control characters. A character
                  of the above stays if the given tokenizer reads it (`tokenizer/seen_text.py`)
     normalised   to NFC or NFKC if asked for, after the above; the tokenizer decides about case and accents

@@ -1,9 +1,9 @@
-r"""A Hugging Face tokenizer folder: read, and written so that `transformers` gives the same ids.
+"""A Hugging Face tokenizer folder: read, and written so that `transformers` gives the same ids.
 
 Each setting in a folder is followed, or refused by its name (`bert.py`, `added_tokens.py`). All files are UTF-8, with
 or without a byte order mark. `vocab.txt` has a token a line; the number of the line is its id:
 
-    line ends           all \n or \r\n, or all \r
+    line ends           all \\n or \\r\\n, or all \\r
     a blank line        an id without a token; none at the end of the file
     spaces at the end   no part of the token
     a token twice       its last line counts, as in `transformers`
