@@ -1,14 +1,15 @@
-"""Composing sequences of a block, on one core: 100,000 documents of 128 tokens in one source, cut to 512.
+"""Composition of a block on one core: 100,000 documents of 128 tokens in one source, sequences of 512 tokens.
 
-The documents have words of a Zipf law, three in ten of them from one of 500 subjects. The gate checks each table first:
-every token once (pairs apart), no sequence over the limit; with bm25, neighbours in a sequence share their subject far
-more often than by chance. Goal for bm25: 2 minutes for all documents, on two cores; a helper process composes, so
-that the training loop keeps the other core. A second group finds the first micro-batch at 0 and at 10**6.
+The documents have words of a Zipf law, three in ten of them from one of 500 subjects. The gate checks the sequences
+first: every token comes once (except with pairs), no sequence exceeds the limit, and with bm25 neighbours in a sequence
+share their subject far more often than by chance. Goal for bm25: 2 minutes for all documents, on two cores. A process
+of its own composes, so the training loop keeps the other core. A second group of benches finds the first micro-batch
+at 0 and at 10**6.
 
 A third group is the search inside bm25 alone, beside the library `bm25s` (pip install bm25s; left out without it):
-for each of 50 documents, the most similar of a buffer of 2,048 of the 100,000. Both have the same words, without stop
-words, and the same formula; the gate wants the same answers. `get_scores` is the quickest that the library offers,
-`retrieve` what its manual shows.
+for each of 50 documents, the most similar one in a buffer of 2,048 of the 100,000. Both have the same words, without
+stop words, and the same formula; the gate wants the same answers. `get_scores` is the fastest call of the library,
+`retrieve` is the call that its manual shows.
 
     PYTHONPATH=engine:kernels python -m pytest bench/engine/bench_compose.py --import-mode=importlib
     PYTHONPATH=engine:kernels python -m pytest bench/engine/bench_compose.py --import-mode=importlib -k search
@@ -83,16 +84,16 @@ def block(store: MemoryStore) -> Block:
     )
 
 
-def check(variant: str, table: Sequences, subjects: Numbers) -> None:
-    tokens, _, _ = table.costs(np.zeros(LONGEST + 1, dtype=np.int64))
+def check(variant: str, sequences: Sequences, subjects: Numbers) -> None:
+    tokens, _, _ = sequences.costs(np.zeros(LONGEST + 1, dtype=np.int64))
     assert tokens.max() <= LONGEST, "no sequence may hold more than the limit"
     if not variant.startswith("pairs"):
-        assert table.lengths.sum() == DOCUMENTS * TOKENS, "a block must hold every token"
-        pieces = np.stack([table.owners, table.starts], axis=1)
+        assert sequences.lengths.sum() == DOCUMENTS * TOKENS, "a block must hold every token"
+        pieces = np.stack([sequences.owners, sequences.starts], axis=1)
         assert len(np.unique(pieces, axis=0)) == len(pieces), "no stretch of a document may come twice"
     if variant.startswith("bm25"):
-        joined = ~table.begins[1:]
-        same = subjects[table.owners[1:]] == subjects[table.owners[:-1]]
+        joined = ~sequences.begins[1:]
+        same = subjects[sequences.owners[1:]] == subjects[sequences.owners[:-1]]
         assert same[joined].mean() > 100 / SUBJECTS, "neighbours must be alike"
 
 
@@ -101,8 +102,8 @@ def bench_compose(benchmark: Any, store: MemoryStore, subjects: Numbers, variant
     compose = composer(Composition(strategy=variant.split(",")[0], **STRATEGIES[variant]))  # type: ignore[arg-type]
     documents = block(store)
     benchmark.group = "compose"
-    table = benchmark.pedantic(compose, args=(documents,), rounds=1 if variant.startswith("bm25") else 3)
-    check(variant, table, subjects)
+    sequences = benchmark.pedantic(compose, args=(documents,), rounds=1 if variant.startswith("bm25") else 3)
+    check(variant, sequences, subjects)
     seconds = benchmark.stats.stats.median
     benchmark.extra_info.update(
         {

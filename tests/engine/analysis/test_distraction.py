@@ -74,8 +74,8 @@ def test_masses_are_those_of_the_attention_matrix(causal: bool) -> None:
         for layer, x in zip(model.layers, inputs, strict=True):
             query, key, _ = layer.qkv(x).view(-1, 3, 2, 8).unbind(1)
             scores = torch.einsum("qhk,shk->hqs", query, key) / math.sqrt(8)
-            chunk = batch.documents.document_ids
-            seen = chunk[:, None] == chunk[None]
+            sequence = batch.documents.document_ids
+            seen = sequence[:, None] == sequence[None]
             if causal:
                 seen &= torch.ones_like(seen).tril()
             share = scores.masked_fill(~seen, -math.inf).softmax(-1).mean(0)

@@ -20,9 +20,9 @@ def compose(block, **settings):
     return composer(Composition(strategy="bm25", **settings))(block)
 
 
-def sequences(table):
-    spans = list(zip(table.owners.tolist(), table.starts.tolist(), table.lengths.tolist(), strict=True))
-    return [spans[a:b] for a, b in pairwise(table.firsts)]
+def pieces_of(sequences):
+    spans = list(zip(sequences.owners.tolist(), sequences.starts.tolist(), sequences.lengths.tolist(), strict=True))
+    return [spans[a:b] for a, b in pairwise(sequences.firsts)]
 
 
 class Brute:
@@ -115,7 +115,7 @@ def test_sequences_equal_a_brute_force_search(
     options = {"walk": walk, "buffer": buffer, "query_terms": query_terms}
     expected = brute_force(block, **options)
     # those that long documents give whole come as they arrive, in both
-    assert sequences(compose(block, **options)) == expected
+    assert pieces_of(compose(block, **options)) == expected
 
 
 def test_stop_words_are_the_same_in_a_brute_force_search(make_store, whole_block):
@@ -123,7 +123,7 @@ def test_stop_words_are_the_same_in_a_brute_force_search(make_store, whole_block
     block = whole_block(store, 40)
     df = np.bincount(np.concatenate([np.unique(row) for row in store.ids.reshape(120, 12)]))
     assert (df > bm25_index.STOP_DOCUMENTS).any()
-    assert sequences(compose(block, buffer=50)) == brute_force(block, buffer=50)
+    assert pieces_of(compose(block, buffer=50)) == brute_force(block, buffer=50)
 
 
 def test_constants_are_those_of_the_literature():
@@ -137,8 +137,8 @@ def test_documents_of_one_subject_find_one_another(whole_block):
     ids = np.stack([5 + 30 * s + rng.integers(0, 30, 20) for s in subject]).astype(np.uint16)
     store = MemoryStore(ids.ravel(), [20] * 200, vocab_size=700)
     for walk in ("path", "star"):
-        table = compose(whole_block(store, 10 * 22), walk=walk)
-        together = [len(set(subject[[span[0] for span in sequence]])) for sequence in sequences(table)]
+        sequences = compose(whole_block(store, 10 * 22), walk=walk)
+        together = [len(set(subject[[span[0] for span in sequence]])) for sequence in pieces_of(sequences)]
         assert np.mean(together) < 1.2
 
 
@@ -147,7 +147,7 @@ def test_a_path_asks_with_the_last_document_and_a_star_with_the_first(whole_bloc
     texts = [[5, 6, 7, 8], [7, 8, 9, 10], [9, 10, 11, 12], [5, 13, 14, 15]]
     store = MemoryStore(np.array(texts, dtype=np.uint16).ravel(), [4] * 4, vocab_size=20)
     block = whole_block(store, 18)
-    orders = {walk: [span[0] for span in sequences(compose(block, walk=walk))[0]] for walk in ("path", "star")}
+    orders = {walk: [span[0] for span in pieces_of(compose(block, walk=walk))[0]] for walk in ("path", "star")}
     assert orders == {"path": [0, 1, 2], "star": [0, 1, 3]}
 
 
@@ -155,7 +155,7 @@ def test_a_path_asks_with_the_last_document_and_a_star_with_the_first(whole_bloc
 @given(data=st.data(), max_length=st.integers(3, 64), buffer=st.integers(1, 9))
 def test_what_does_not_fit_waits_at_the_end_of_the_buffer(data, max_length, buffer, corpora, whole_block):
     block = whole_block(data.draw(corpora), max_length)
-    for sequence in sequences(compose(block, buffer=buffer)):
+    for sequence in pieces_of(compose(block, buffer=buffer)):
         for owner, start, length in sequence[:-1]:
             # only the last document of a sequence is cut
             assert start + length == block.lengths[owner]

@@ -76,12 +76,12 @@ def published(block, short_share):
     return made
 
 
-def as_tokens(table):
+def as_tokens(sequences):
     spans = [
         [(int(owner), t) for t in range(start, start + length)]
-        for owner, start, length in zip(table.owners, table.starts, table.lengths, strict=True)
+        for owner, start, length in zip(sequences.owners, sequences.starts, sequences.lengths, strict=True)
     ]
-    return [(spans[2 * p], spans[2 * p + 1], int(label)) for p, label in enumerate(table.pair_labels)]
+    return [(spans[2 * p], spans[2 * p + 1], int(label)) for p, label in enumerate(sequences.pair_labels)]
 
 
 @relaxed
@@ -96,35 +96,35 @@ def test_nsp_pairs_are_those_of_the_published_code(data, max_length, short, seed
 @relaxed
 @given(data=st.data(), max_length=st.integers(5, 64))
 def test_pairs_fit_and_neither_segment_is_empty(task, data, max_length, corpora, whole_block):
-    table = pairs(whole_block(data.draw(corpora), max_length), task)
-    assert (table.costs(np.zeros(max_length + 1, dtype=np.int64))[0] <= max_length).all()
-    assert (table.lengths > 0).all()
-    assert (np.diff(table.firsts) == 2).all()
-    assert len(table.firsts) == len(table.pair_labels) + 1
-    assert np.unique(table.keys).size == table.pair_labels.size
+    sequences = pairs(whole_block(data.draw(corpora), max_length), task)
+    assert (sequences.costs(np.zeros(max_length + 1, dtype=np.int64))[0] <= max_length).all()
+    assert (sequences.lengths > 0).all()
+    assert (np.diff(sequences.firsts) == 2).all()
+    assert len(sequences.firsts) == len(sequences.pair_labels) + 1
+    assert np.unique(sequences.keys).size == sequences.pair_labels.size
 
 
 @relaxed
 @given(data=st.data(), max_length=st.integers(5, 64))
 def test_sop_takes_two_neighbours_of_one_document_and_swaps_those_of_label_1(data, max_length, corpora, whole_block):
-    table = pairs(whole_block(data.draw(corpora), max_length), "sop")
-    ends = table.starts + table.lengths
-    for p, label in enumerate(table.pair_labels):
+    sequences = pairs(whole_block(data.draw(corpora), max_length), "sop")
+    ends = sequences.starts + sequences.lengths
+    for p, label in enumerate(sequences.pair_labels):
         first, second = (2 * p + 1, 2 * p) if label else (2 * p, 2 * p + 1)
-        assert table.owners[first] == table.owners[second]
-        assert ends[first] <= table.starts[second]
+        assert sequences.owners[first] == sequences.owners[second]
+        assert ends[first] <= sequences.starts[second]
         # they touch unless a token was taken away for want of room
-        if table.lengths[first] + table.lengths[second] < max_length - 3:
-            assert ends[first] == table.starts[second]
+        if sequences.lengths[first] + sequences.lengths[second] < max_length - 3:
+            assert ends[first] == sequences.starts[second]
 
 
 @relaxed
 @given(data=st.data())
 def test_sop_with_room_enough_holds_every_token_once_but_lone_words(data, corpora, whole_block):
     block = whole_block(data.draw(corpora), 1000)
-    table = pairs(block, "sop", short_share=0.0)
+    sequences = pairs(block, "sop", short_share=0.0)
     covered = [np.zeros(n, dtype=int) for n in block.lengths]
-    for owner, start, length in zip(table.owners, table.starts, table.lengths, strict=True):
+    for owner, start, length in zip(sequences.owners, sequences.starts, sequences.lengths, strict=True):
         covered[owner][start : start + length] += 1
     for tokens, document in zip(covered, block.documents, strict=True):
         first, last = block.text.offsets[document : document + 2]
@@ -139,8 +139,8 @@ def test_sop_divides_at_any_border_of_sentences_or_of_the_words_of_one_alike(sen
     flags = even if sentences == 4 else None
     ids = np.full(8 * count, 9, dtype=np.uint16)
     store = MemoryStore(ids, [8] * count, vocab_size=10, word_starts=even, sentence_starts=flags)
-    table = pairs(whole_block(store), "sop", short_share=0.0)
-    borders = np.bincount(table.lengths[table.starts == 0], minlength=9)
+    sequences = pairs(whole_block(store), "sop", short_share=0.0)
+    borders = np.bincount(sequences.lengths[sequences.starts == 0], minlength=9)
     assert np.flatnonzero(borders).tolist() == [2, 4, 6]
     assert np.abs(borders[[2, 4, 6]] - count / 3).max() < 5 * np.sqrt(count * 2 / 9)
 
@@ -150,24 +150,24 @@ def test_labels_come_at_the_rates_of_the_published_code(make_store, whole_block)
     block = whole_block(store, 64)
     swapped = pairs(block, "sop").pair_labels
     assert abs(swapped.mean() - 0.5) < 4 * 0.5 / np.sqrt(swapped.size)
-    table = pairs(block, "nsp")
-    other = table.owners[0::2] != table.owners[1::2]
-    assert np.array_equal(other, table.pair_labels == 1)
+    sequences = pairs(block, "nsp")
+    other = sequences.owners[0::2] != sequences.owners[1::2]
+    assert np.array_equal(other, sequences.pair_labels == 1)
     # a coin for stretches of several sentences, and every stretch of a single one
     rate = np.mean([label for _, _, label in published(block, 0.1)])
-    assert table.pair_labels.mean() == pytest.approx(rate)
-    assert table.pair_labels.mean() > 0.5 + 2 * 0.5 / np.sqrt(table.pair_labels.size)
+    assert sequences.pair_labels.mean() == pytest.approx(rate)
+    assert sequences.pair_labels.mean() > 0.5 + 2 * 0.5 / np.sqrt(sequences.pair_labels.size)
 
 
 def test_a_lone_document_pairs_with_itself(make_store, whole_block):
-    table = pairs(whole_block(make_store([40], source_of=[0]), 32), "nsp")
-    assert set(table.owners) == {0}
+    sequences = pairs(whole_block(make_store([40], source_of=[0]), 32), "nsp")
+    assert set(sequences.owners) == {0}
 
 
 def test_a_document_of_one_word_gives_no_sop_pair(make_store, whole_block):
     store = make_store([1, 1, 50], source_of=[0, 0, 0])
-    table = pairs(whole_block(store, 32), "sop")
-    assert set(table.owners) == {2}
+    sequences = pairs(whole_block(store, 32), "sop")
+    assert set(sequences.owners) == {2}
 
 
 def stream(store, task="nsp", split="train", **changes):

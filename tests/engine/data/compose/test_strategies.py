@@ -16,13 +16,13 @@ OF_ONE_SOURCE = ["documents", "doc_sentences", "uni", "bm25"]
 relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def tables(strategy, block):
+def compose(strategy, block):
     return composer(Composition(strategy=strategy))(block)
 
 
-def sizes(table):
-    """Tokens of each sequence with its specials."""
-    return table.costs(np.zeros(10_000, dtype=np.int64))[0]
+def sizes(sequences):
+    """Tokens of each sequence with its special ones."""
+    return sequences.costs(np.zeros(10_000, dtype=np.int64))[0]
 
 
 @pytest.mark.parametrize("strategy", WHOLE)
@@ -31,16 +31,16 @@ def sizes(table):
 def test_every_token_comes_exactly_once(strategy, data, max_length, corpora, whole_block):
     store = data.draw(corpora)
     block = whole_block(store, max_length)
-    table = tables(strategy, block)
+    sequences = compose(strategy, block)
     covered = [np.zeros(n, dtype=int) for n in block.lengths]
-    for owner, start, length in zip(table.owners, table.starts, table.lengths, strict=True):
+    for owner, start, length in zip(sequences.owners, sequences.starts, sequences.lengths, strict=True):
         assert length > 0
         covered[owner][start : start + length] += 1
     assert all((tokens == 1).all() for tokens in covered)
-    assert (sizes(table) <= max_length).all()
-    assert (np.diff(table.firsts) > 0).all()
-    assert (table.firsts[0], table.firsts[-1]) == (0, len(table.owners))
-    assert np.unique(table.keys).size == table.keys.size
+    assert (sizes(sequences) <= max_length).all()
+    assert (np.diff(sequences.firsts) > 0).all()
+    assert (sequences.firsts[0], sequences.firsts[-1]) == (0, len(sequences.owners))
+    assert np.unique(sequences.keys).size == sequences.keys.size
 
 
 @pytest.mark.parametrize("strategy", OF_ONE_SOURCE)
@@ -48,9 +48,9 @@ def test_every_token_comes_exactly_once(strategy, data, max_length, corpora, who
 @given(data=st.data(), max_length=st.integers(3, 64))
 def test_sequences_never_mix_sources(strategy, data, max_length, corpora, whole_block):
     block = whole_block(data.draw(corpora), max_length)
-    table = tables(strategy, block)
-    for first, last in pairwise(table.firsts):
-        assert np.unique(block.sources[table.owners[first:last]]).size == 1
+    sequences = compose(strategy, block)
+    for first, last in pairwise(sequences.firsts):
+        assert np.unique(block.sources[sequences.owners[first:last]]).size == 1
 
 
 @pytest.mark.parametrize("strategy", ["mix", "uni"])
@@ -58,29 +58,29 @@ def test_sequences_never_mix_sources(strategy, data, max_length, corpora, whole_
 @given(data=st.data(), max_length=st.integers(8, 64))
 def test_streams_are_cut_where_the_sequence_is_full_and_nowhere_else(strategy, data, max_length, corpora, whole_block):
     block = whole_block(data.draw(corpora), max_length)
-    table = tables(strategy, block)
+    sequences = compose(strategy, block)
     streams = 1 if strategy == "mix" else np.unique(block.sources).size
-    assert np.count_nonzero(sizes(table) < max_length - 2) <= streams
+    assert np.count_nonzero(sizes(sequences) < max_length - 2) <= streams
     # a stretch that does not reach the end of its document is the last of a full sequence
-    unfinished = np.flatnonzero(table.starts + table.lengths < block.lengths[table.owners])
-    assert set(unfinished + 1) <= set(table.firsts)
-    assert (sizes(table)[np.searchsorted(table.firsts, unfinished + 1) - 1] == max_length).all()
+    unfinished = np.flatnonzero(sequences.starts + sequences.lengths < block.lengths[sequences.owners])
+    assert set(unfinished + 1) <= set(sequences.firsts)
+    assert (sizes(sequences)[np.searchsorted(sequences.firsts, unfinished + 1) - 1] == max_length).all()
 
 
 @pytest.mark.parametrize("strategy", ["mix", "full_sentences"])
 def test_sources_are_mixed_in_one_random_order(strategy, make_store, whole_block):
     block = whole_block(make_store([10] * 90), max_length=48)
-    table = tables(strategy, block)
-    kinds = [np.unique(block.sources[table.owners[a:b]]).size for a, b in pairwise(table.firsts)]
+    sequences = compose(strategy, block)
+    kinds = [np.unique(block.sources[sequences.owners[a:b]]).size for a, b in pairwise(sequences.firsts)]
     assert np.mean(kinds) > 1.5
-    other = tables(strategy, whole_block(make_store([10] * 90), max_length=48, seed=2))
-    assert np.count_nonzero(other.owners == table.owners) < 20
+    other = compose(strategy, whole_block(make_store([10] * 90), max_length=48, seed=2))
+    assert np.count_nonzero(other.owners == sequences.owners) < 20
 
 
 @pytest.mark.parametrize("strategy", WHOLE)
-def test_sequences_are_a_function_of_seed_and_epoch(strategy, make_store, whole_block):
+def test_sequences_are_a_function_of_seed_and_reading(strategy, make_store, whole_block):
     store = make_store(list(range(1, 90)))
-    first, again, later = (tables(strategy, whole_block(store, epoch=epoch)) for epoch in (0, 0, 1))
+    first, again, later = (compose(strategy, whole_block(store, reading=reading)) for reading in (0, 0, 1))
     for name in ("owners", "starts", "lengths", "keys", "firsts"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
     assert not np.isin(later.keys, first.keys).any()
@@ -88,10 +88,10 @@ def test_sequences_are_a_function_of_seed_and_epoch(strategy, make_store, whole_
 
 @pytest.mark.parametrize("strategy", WHOLE)
 def test_no_documents_give_no_sequences(strategy, make_store, whole_block):
-    table = tables(strategy, whole_block(make_store([0, 0])))
-    assert len(table.owners) == 0
-    assert table.firsts.tolist() == [0]
-    assert sizes(table).size == 0
+    sequences = compose(strategy, whole_block(make_store([0, 0])))
+    assert len(sequences.owners) == 0
+    assert sequences.firsts.tolist() == [0]
+    assert sizes(sequences).size == 0
 
 
 @pytest.mark.parametrize("strategy", ["doc_sentences", "full_sentences"])
@@ -99,8 +99,8 @@ def test_no_documents_give_no_sequences(strategy, make_store, whole_block):
 @given(data=st.data(), max_length=st.integers(8, 64))
 def test_only_sentences_too_long_for_a_sequence_are_cut(strategy, data, max_length, corpora, whole_block):
     block = whole_block(data.draw(corpora), max_length)
-    table = tables(strategy, block)
-    for owner, start, length in zip(table.owners, table.starts, table.lengths, strict=True):
+    sequences = compose(strategy, block)
+    for owner, start, length in zip(sequences.owners, sequences.starts, sequences.lengths, strict=True):
         first = block.text.offsets[block.documents[owner]]
         flags = block.text.sentence_starts[first : first + block.lengths[owner]]
         for cut in (start, start + length):
@@ -116,14 +116,14 @@ def test_only_sentences_too_long_for_a_sequence_are_cut(strategy, data, max_leng
 @given(data=st.data(), max_length=st.integers(8, 64))
 def test_a_sequence_of_sentences_closes_only_before_one_that_does_not_fit(data, max_length, corpora, whole_block):
     block = whole_block(data.draw(corpora), max_length)
-    table = tables("doc_sentences", block)
-    taken = sizes(table)
-    for p, (one, two) in enumerate(pairwise(table.owners)):
+    sequences = compose("doc_sentences", block)
+    taken = sizes(sequences)
+    for p, (one, two) in enumerate(pairwise(sequences.owners)):
         if one != two:
             continue
         first = block.text.offsets[block.documents[one]]
         flags = block.text.sentence_starts[first : first + block.lengths[one]]
-        start = table.starts[p + 1]
+        start = sequences.starts[p + 1]
         after = np.flatnonzero(flags[start + 1 :])
         end = start + 1 + after[0] if after.size else block.lengths[one]
         if end - start <= max_length - 2 and flags[start]:
@@ -132,32 +132,32 @@ def test_a_sequence_of_sentences_closes_only_before_one_that_does_not_fit(data, 
 
 def test_sentences_of_several_documents_fill_a_sequence_to_the_last_token(whole_block):
     store = MemoryStore.generated([6] * 40, vocab_size=50)
-    table = tables("full_sentences", whole_block(store, 4 * (6 + 2)))
-    assert np.diff(table.firsts).tolist() == [4] * 10
+    sequences = compose("full_sentences", whole_block(store, 4 * (6 + 2)))
+    assert np.diff(sequences.firsts).tolist() == [4] * 10
 
 
 def test_best_fit_takes_the_sequence_that_has_the_least_room(whole_block):
-    # with their specials 17, 14 and 3 of 20 tokens: the last fills the first to the end
+    # with their special tokens 17, 14 and 3 of 20 tokens: the last fills the first to the end
     block = whole_block(MemoryStore.generated([15, 12, 1], vocab_size=50), 20)
-    table = tables("best_fit", block)
-    sequences = np.split(block.lengths[table.owners], table.firsts[1:-1])
-    assert sorted(sorted(one.tolist()) for one in sequences) == [[1, 15], [12]]
+    sequences = compose("best_fit", block)
+    lengths = np.split(block.lengths[sequences.owners], sequences.firsts[1:-1])
+    assert sorted(sorted(one.tolist()) for one in lengths) == [[1, 15], [12]]
 
 
 @relaxed
 @given(data=st.data(), max_length=st.integers(3, 64))
 def test_best_fit_cuts_only_what_is_too_long_and_opens_few_sequences(data, max_length, corpora, whole_block):
     block = whole_block(data.draw(corpora), max_length)
-    table = tables("best_fit", block)
+    sequences = compose("best_fit", block)
     room = max_length - 2
-    assert (table.starts % room == 0).all()
-    assert (table.lengths == np.minimum(room, block.lengths[table.owners] - table.starts)).all()
+    assert (sequences.starts % room == 0).all()
+    assert (sequences.lengths == np.minimum(room, block.lengths[sequences.owners] - sequences.starts)).all()
     # any two sequences together hold more than one can, or the later one would not have been opened
-    taken = np.sort(sizes(table))
+    taken = np.sort(sizes(sequences))
     assert taken.size < 2 or taken[0] + taken[1] > max_length
 
 
 def test_best_fit_needs_hardly_more_sequences_than_cutting_every_l_tokens(make_store, whole_block):
     lengths = np.random.default_rng(0).lognormal(np.log(200), 1.0, 2000).astype(int) + 1
-    table = tables("best_fit", whole_block(make_store(lengths), 512))
-    assert len(table.firsts) - 1 <= 1.01 * (table.lengths + 2).sum() / 512
+    sequences = compose("best_fit", whole_block(make_store(lengths), 512))
+    assert len(sequences.firsts) - 1 <= 1.01 * (sequences.lengths + 2).sum() / 512
