@@ -33,17 +33,9 @@ def backward(arguments: BackwardArguments) -> Gradients:
     return chunks.backward("torch", arguments)
 
 
-def _cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    losses: Tensor,
-    correct: Tensor,
-    dbias: Tensor | None,
-    *,
-    vocabulary: int,
-    with_gradients: bool,
-) -> None:
-    """See `chunks.CrossEntropy`."""
+def _cross_entropy(chunk: chunks.Chunk) -> None:
+    """See `chunks.Chunk`."""
+    logits, labels, losses, correct, dbias, vocabulary, with_gradients = chunk
     logits = logits[:, :vocabulary]
     valid, targets = (labels >= 0)[:, None], labels.clamp(min=0)[:, None]
     for rows in _row_blocks(logits):

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .._triton.launch import OPTIONS, device_guard
 from . import chunks
@@ -113,17 +112,9 @@ def backward(arguments: BackwardArguments) -> Gradients:
     return chunks.backward("triton", arguments)
 
 
-def _cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    losses: Tensor,
-    correct: Tensor,
-    dbias: Tensor | None,
-    *,
-    vocabulary: int,
-    with_gradients: bool,
-) -> None:
-    """See `chunks.CrossEntropy`."""
+def _cross_entropy(chunk: chunks.Chunk) -> None:
+    """See `chunks.Chunk`."""
+    logits, labels, losses, correct, dbias, vocabulary, with_gradients = chunk
     rows, columns = logits.shape
     lse = losses.new_empty(rows)
     with device_guard(logits):

@@ -1,7 +1,7 @@
 """The loop over chunks of logits that the backends of mlm_loss share: a library multiplies, a backend does the rest.
 
     forward     for each chunk of rows x:   logits = x W^T + b
-                                            losses, and dlogits in place of logits (the backend's `CrossEntropy`)
+                                            losses, and dlogits in place of logits (the backend's `cross_entropy`)
                                             dx = dlogits W,  dW += dlogits^T x  (of the last chunk: in the backward)
     backward    dW = dloss * (dlogits^T x of the last chunk + dW of the others)
 
@@ -18,8 +18,8 @@ The parameter itself is never padded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from torch import Tensor
 from ..precision import accumulation_dtype
 from .arguments import Arguments, BackwardArguments, Gradients, Results
 
-__all__ = ["ChunkSizes", "CrossEntropy", "backward", "chunk_sizes", "forward"]
+__all__ = ["Chunk", "ChunkSizes", "backward", "chunk_sizes", "forward"]
 
 # The softmax of the PyTorch backend needs copies in fp32 beside the chunk.
 _CHUNK_BYTES = {"torch": 1 << 27, "triton": 1 << 28}
@@ -36,29 +36,28 @@ _BLOCK = 1024
 _TILE = 128
 
 
-class CrossEntropy(Protocol):
-    """What a backend computes between the products, on one chunk of n rows."""
+class Chunk(NamedTuple):
+    """What a backend's `cross_entropy` gets between the products: one chunk of n rows.
 
-    def __call__(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        losses: Tensor,
-        correct: Tensor,
-        dbias: Tensor | None,
-        *,
-        vocabulary: int,
-        with_gradients: bool,
-    ) -> None:
-        """Write losses and correct, replace logits by their gradients, add these to dbias.
+    It writes losses and correct. With gradients it also replaces logits by their gradients and adds these to dbias.
 
-        Args:
-            logits: (n, columns); columns from V on are 0 and stay 0. Without gradients the contents may stay.
-            labels: int64 (n,); a row with a negative label has no loss and no gradient.
-            losses: (n,), in the accumulation dtype.
-            correct: bool (n,).
-            dbias: (V,), in the accumulation dtype, or None.
-        """
+    Attributes:
+        logits: (n, columns); columns from V on are 0 and stay 0.
+        labels: int64 (n,); a row with a negative label has no loss and no gradient.
+        losses: (n,), in the accumulation dtype.
+        correct: bool (n,).
+        dbias: (V,), in the accumulation dtype, or None.
+        vocabulary: V.
+        with_gradients: whether gradients are computed; else what logits hold afterwards does not matter.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    losses: Tensor
+    correct: Tensor
+    dbias: Tensor | None
+    vocabulary: int
+    with_gradients: bool
 
 
 class ChunkSizes(NamedTuple):
@@ -83,26 +82,26 @@ def chunk_sizes(backend: str, device: str, slots: int, vocabulary: int, itemsize
     return ChunkSizes(number, rows, columns)
 
 
-def forward(cross_entropy: CrossEntropy, backend: str, arguments: Arguments) -> Results:
+def forward(cross_entropy: Callable[[Chunk], None], backend: str, arguments: Arguments) -> Results:
     """Compute the loss and the gradients of a call, one chunk after the other."""
     hidden, positions, labels, weight, bias, with_gradients = arguments
     wide = accumulation_dtype(hidden.dtype)
     x = hidden if positions is None else hidden.index_select(0, positions)
     slots, vocabulary = len(x), len(weight)
-    number, rows, columns = chunk_sizes(backend, x.device.type, slots, vocabulary, x.element_size())
+    number, size, columns = chunk_sizes(backend, x.device.type, slots, vocabulary, x.element_size())
     blocked = _is_blocked(backend, x.device.type)
     table = weight if blocked else _padded(weight, columns, x.dtype)
     offset = None if bias is None else _padded(bias, columns, x.dtype)
     labels = labels.contiguous()
     losses = torch.zeros(slots, dtype=wide, device=x.device)
     correct = torch.zeros(slots, dtype=torch.bool, device=x.device)
-    buffer = x.new_empty((rows, columns))
+    buffer = x.new_empty((size, columns))
     dx = x.new_empty(x.shape) if with_gradients else x
     dweight = x.new_empty((0, x.shape[1]), dtype=wide)
     dbias = x.new_zeros(vocabulary, dtype=wide) if with_gradients and bias is not None else None
-    for start in range(0, slots, max(1, rows)):
-        chunk = slice(start, start + rows)
-        x_chunk = x[chunk]
+    for start in range(0, slots, max(1, size)):
+        rows = slice(start, start + size)
+        x_chunk = x[rows]
         logits = buffer[: len(x_chunk)]
         for c in _column_blocks(columns, blocked):
             narrow = table[c].to(x.dtype).t()
@@ -110,24 +109,16 @@ def forward(cross_entropy: CrossEntropy, backend: str, arguments: Arguments) -> 
                 torch.mm(x_chunk, narrow, out=logits[:, c])
             else:
                 torch.addmm(offset[c], x_chunk, narrow, out=logits[:, c])
-        cross_entropy(
-            logits,
-            labels[chunk],
-            losses[chunk],
-            correct[chunk],
-            dbias,
-            vocabulary=vocabulary,
-            with_gradients=with_gradients,
-        )
+        cross_entropy(Chunk(logits, labels[rows], losses[rows], correct[rows], dbias, vocabulary, with_gradients))
         if not with_gradients:
             continue
         dlogits = logits
         # products of blocks add up in the accumulation dtype
-        dx[chunk] = sum(
+        dx[rows] = sum(
             ((dlogits[:, c] @ table[c].to(x.dtype)).to(wide) for c in _column_blocks(columns, blocked)),
             start=torch.zeros((), dtype=wide, device=x.device),
         )
-        if start + rows < slots:
+        if start + size < slots:
             product = _weight_gradient(dlogits, x_chunk, vocabulary, blocked)
             dweight = product if start == 0 else dweight.add_(product)
     scalars = (losses.sum(), (labels >= 0).sum(), correct.sum())
@@ -138,7 +129,7 @@ def forward(cross_entropy: CrossEntropy, backend: str, arguments: Arguments) -> 
         dx=dx,
         dweight=dweight,
         dbias=x.new_empty(0, dtype=wide) if dbias is None else dbias,
-        dlogits=buffer[: slots - (number - 1) * rows],
+        dlogits=buffer[: slots - (number - 1) * size],
     )
 
 

@@ -1,11 +1,11 @@
-"""What the masked-language-model loss must compute and move, for rooflines.
+"""What the masked-language-model loss must compute and move, for rooflines. Its products bound it, not its bytes.
 
 Shapes: M masked tokens, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
 
-__all__ = ["bytes_backward", "bytes_between", "bytes_forward", "flops_backward", "flops_forward"]
+__all__ = ["bytes_between", "flops_backward", "flops_forward"]
 
 
 def flops_forward(masked: int, hidden_size: int, vocabulary: int) -> int:
@@ -16,16 +16,6 @@ def flops_forward(masked: int, hidden_size: int, vocabulary: int) -> int:
 def flops_backward(masked: int, hidden_size: int, vocabulary: int) -> int:
     """The gradients of hidden and of the projection."""
     return 4 * masked * hidden_size * vocabulary
-
-
-def bytes_forward(masked: int, hidden_size: int, vocabulary: int, itemsize: int) -> int:
-    """Read the rows and the projection once; logits stay on chip."""
-    return (masked + vocabulary) * hidden_size * itemsize
-
-
-def bytes_backward(masked: int, hidden_size: int, vocabulary: int, itemsize: int) -> int:
-    """Read the rows and the projection again, write their gradients (the projection's in fp32)."""
-    return (2 * masked + vocabulary) * hidden_size * itemsize + 4 * vocabulary * hidden_size
 
 
 def bytes_between(masked: int, hidden_size: int, vocabulary: int, itemsize: int, chunks: int) -> int:
