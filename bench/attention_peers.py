@@ -82,7 +82,7 @@ def flex(documents: Documents, *, compiled: bool = True) -> Callable[..., Tensor
     from torch.nn.attention.flex_attention import flex_attention
 
     mask = block_mask(documents)
-    attend = _compiled() if compiled else flex_attention
+    attend = _compiled_flex_attention() if compiled else flex_attention
 
     def call(qkv: Tensor, documents: Documents, **rest: Any) -> Tensor:
         q, k, v = qkv.permute(1, 2, 0, 3).unsqueeze(1)
@@ -93,7 +93,7 @@ def flex(documents: Documents, *, compiled: bool = True) -> Callable[..., Tensor
 
 
 @lru_cache
-def _compiled() -> Any:
+def _compiled_flex_attention() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     return compiled(flex_attention)

@@ -1,15 +1,16 @@
-"""Composition of a block on one core: 100,000 documents of 128 tokens in one source, sequences of 512 tokens.
+"""Compose the sequences of a shuffle block on one core: 100,000 documents of 128 tokens, maximum length 512.
 
-The documents have words of a Zipf law, three in ten of them from one of 500 subjects. The gate checks the sequences
-first: every token comes once (except with pairs), no sequence exceeds the limit, and with bm25 neighbours in a sequence
-share their subject far more often than by chance. Goal for bm25: 2 minutes for all documents, on two cores. A process
-of its own composes, so the training loop keeps the other core. A second group of benches finds the first micro-batch
-at 0 and at 10**6.
+The documents of the one source have words with Zipf frequencies; three in ten words belong to the document's subject,
+one of 500. The bench checks each composition: every token is there once (except for pairs), and no sequence is too
+long. With bm25, neighbours in a sequence must have the same subject far more often than by chance. Goal for bm25: 2
+minutes for all documents on two cores; a helper process composes, and the training loop keeps the other core.
 
-A third group is the search inside bm25 alone, beside the library `bm25s` (pip install bm25s; left out without it):
-for each of 50 documents, the most similar one in a buffer of 2,048 of the 100,000. Both have the same words, without
-stop words, and the same formula; the gate wants the same answers. `get_scores` is the fastest call of the library,
-`retrieve` is the call that its manual shows.
+A second group times how long a stream takes to its first micro-batch, at micro-batch 0 and 10**6.
+
+A third group times the search inside bm25 beside the library `bm25s` (pip install bm25s; left out without it): for each
+of 50 documents it finds the most similar one in a buffer of 2,048 of the 100,000. Both have the same words, without
+stop words, and the same formula, and must give the same answers. `get_scores` is the library's fastest function,
+`retrieve` the one that its manual shows.
 
     PYTHONPATH=engine:kernels python -m pytest bench/engine/bench_compose.py --import-mode=importlib
     PYTHONPATH=engine:kernels python -m pytest bench/engine/bench_compose.py --import-mode=importlib -k search
@@ -31,7 +32,7 @@ from unmask.data.compose.bm25_index import K1, STOP_SHARE, B, TermIndex
 from unmask.data.store.memory import MemoryStore
 from unmask.data.stream import Stream, StreamConfig
 
-DOCUMENTS, TOKENS, LONGEST = 100_000, 128, 512
+DOCUMENTS, TOKENS, MAX_LENGTH = 100_000, 128, 512
 VOCAB_SIZE = 30_522
 SUBJECTS = 500
 GOAL_SECONDS = 120.0
@@ -78,19 +79,19 @@ def block(store: MemoryStore) -> Block:
         sources=nothing,
         readings=nothing,
         ranks=np.arange(DOCUMENTS),
-        max_length=LONGEST,
+        max_length=MAX_LENGTH,
         seed=1,
         text=store,
     )
 
 
 def check(variant: str, sequences: Sequences, subjects: Numbers) -> None:
-    tokens, _, _ = sequences.costs(np.zeros(LONGEST + 1, dtype=np.int64))
-    assert tokens.max() <= LONGEST, "no sequence may hold more than the limit"
+    tokens, _, _ = sequences.costs(np.zeros(MAX_LENGTH + 1, dtype=np.int64))
+    assert tokens.max() <= MAX_LENGTH, "no sequence may hold more than the limit"
     if not variant.startswith("pairs"):
         assert sequences.lengths.sum() == DOCUMENTS * TOKENS, "a block must hold every token"
         pieces = np.stack([sequences.owners, sequences.starts], axis=1)
-        assert len(np.unique(pieces, axis=0)) == len(pieces), "no stretch of a document may come twice"
+        assert len(np.unique(pieces, axis=0)) == len(pieces), "no part of a document may come twice"
     if variant.startswith("bm25"):
         joined = ~sequences.begins[1:]
         same = subjects[sequences.owners[1:]] == subjects[sequences.owners[:-1]]
@@ -107,7 +108,7 @@ def bench_compose(benchmark: Any, store: MemoryStore, subjects: Numbers, variant
     seconds = benchmark.stats.stats.median
     benchmark.extra_info.update(
         {
-            "case": f"{DOCUMENTS} documents of {TOKENS}, L={LONGEST}",
+            "case": f"{DOCUMENTS} documents of {TOKENS}, L={MAX_LENGTH}",
             "variant": variant,
             "tokens_per_second": DOCUMENTS * TOKENS / seconds,
             "documents_per_second": DOCUMENTS / seconds,
@@ -120,9 +121,9 @@ def bench_compose(benchmark: Any, store: MemoryStore, subjects: Numbers, variant
 
 @pytest.mark.parametrize("index", [0, 10**6])
 def bench_seek(benchmark: Any, store: MemoryStore, index: int) -> None:
-    """A stream that a checkpoint told where `index` lies plans one block to go on there, whatever the index."""
+    """A stream that a checkpoint tells the place of `index` plans a single block, whatever the index."""
     config = StreamConfig(
-        max_length=LONGEST, tokens=16_384, held_out_fraction=0.0, composition=Composition(strategy="mix")
+        max_length=MAX_LENGTH, tokens=16_384, held_out_fraction=0.0, composition=Composition(strategy="mix")
     )
 
     def fresh() -> tuple[tuple[Stream], dict[str, object]]:
@@ -138,7 +139,7 @@ def bench_seek(benchmark: Any, store: MemoryStore, index: int) -> None:
 
 
 def searches(store: MemoryStore) -> dict[str, Callable[[int], list[int]]]:
-    """What finds the document of the buffer that is most like each query of a round, by name; answers are compared."""
+    """Return functions that find the most similar document for each query of a round, after comparing their answers."""
     import bm25s
 
     documents = block(store)
@@ -186,7 +187,7 @@ def searches(store: MemoryStore) -> dict[str, Callable[[int], list[int]]]:
     calls = dict(zip(SEARCHERS, (ours, get_scores, retrieve), strict=True))
     answers = {name: np.array([call(at) for at in range(SEARCH_ROUNDS)]) for name, call in calls.items()}
     for name, found in answers.items():
-        # a score of 32 bits has other ties than one of whole numbers
+        # scores of 32 bits have other ties than integer scores
         same = (found == answers["unmask"]).mean()
         assert same >= 0.98, f"bench_compose: unmask and {name} agree about {same:.0%} of the queries only"
     return calls

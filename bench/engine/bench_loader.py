@@ -1,8 +1,9 @@
-"""The loader alone: planning, gathering, masking and packing into tensors, in the consumer's own time on one core.
+"""The loader alone, in one process on one core: planning, gathering, masking, packing into tensors.
 
-A round is a whole epoch over a generated corpus that is one block, so planning is paid for. The gate checks an epoch
-first: every token once, exact mask counts. Goal: 2 million tokens/s on one core, more than a GPU takes, and half a
-million where whole words or similar words are masked; two tokens in three of that corpus begin a word.
+A round is an epoch over a generated corpus of one shuffle block, so its time includes planning. The bench first checks
+an epoch: every token is there once, and mask counts are exact. Goal: 2 million tokens/s on one core, which is more than
+a GPU consumes; half a million where whole words or similar words are masked. Two tokens in three of that corpus begin a
+word.
 
     PYTHONPATH=engine:kernels python -m pytest bench/engine/bench_loader.py --import-mode=importlib
 """
@@ -29,7 +30,7 @@ from unmask.data.stream.loader import Loader
 
 VOCAB_SIZE = 30_522
 DOCUMENTS = 8192
-LONGEST = 512
+MAX_LENGTH = 512
 ROUNDS = 5
 GOAL = 2e6
 GOAL_WORDS = 0.5e6
@@ -53,7 +54,7 @@ def words_store() -> MemoryStore:
 
 
 def similar_words(store: MemoryStore) -> SimilarWords:
-    """A table that knows the words of one and two tokens, most of the text."""
+    """Return a table of the words of one or two tokens, which are most of the text."""
     bounds = np.append(np.flatnonzero(store.word_starts), store.ids.size)
     short = [tuple(store.ids[a:b].tolist()) for a, b in pairwise(bounds.tolist()) if b - a <= 2]
     return SimilarWords([(word, tuple(token + 1 for token in word)) for word in sorted(set(short))])
@@ -75,13 +76,13 @@ def _one_core() -> Iterator[None]:
 def one_epoch(
     store: MemoryStore, tokens: int, masking: Masking = "token", table: SimilarWords | None = None
 ) -> Iterator[PackedBatch]:
-    config = StreamConfig(max_length=LONGEST, tokens=tokens, held_out_fraction=0.0, masking=masking)
+    config = StreamConfig(max_length=MAX_LENGTH, tokens=tokens, held_out_fraction=0.0, masking=masking)
     loader = Loader(Stream(store, config, store.ordinary_ids, similar_words=table), workers=0)
     return takewhile(lambda batch: batch.cursor is not None and batch.cursor.epoch == 0, loader)
 
 
 def check(store: MemoryStore, tokens: int) -> float:
-    """Fail unless an epoch is right; return its fill."""
+    """Check an epoch, and return its fill."""
     counts = Masker(
         seed=0,
         rate=0.15,

@@ -1,12 +1,11 @@
-"""Masking alone, a strategy at a time, in the consumer's own time on one core, beside transformers' collators.
+"""Masking alone, one strategy at a time, in one process on one core, beside the collators of transformers.
 
-A round masks a row of 65,536 tokens in pieces of 512. The words of the text have 1.5 tokens in the mean; the table of
-`mac` knows three words in four. The peer gets the same pieces as the lists that it wants: the collator
-`DataCollatorForLanguageModeling` chooses tokens by a coin, and with `whole_word_mask` whole words, of which every token
-becomes [MASK].
+A round masks a packed row of 65,536 tokens, in pieces of 512. Words have 1.5 tokens on average; the table of `mac` has
+three words in four. The peer, `DataCollatorForLanguageModeling`, gets the same pieces as lists. It masks each token
+with a fixed probability, and with `whole_word_mask` whole words, every token of which becomes [MASK].
 
-The gate first checks what was masked: whole words, the budget, 80/10/10. Goals: 2 million tokens/s for `token`, 0.5 for
-`whole_word` and `mac`.
+The bench first checks what was masked: whole words, the number of tokens, 80/10/10. Goals: 2 million tokens/s for
+`token`, 0.5 million for `whole_word` and `mac`.
 
     PYTHONPATH=engine:kernels python -m pytest bench/engine/bench_masking.py --import-mode=importlib
 """
@@ -27,7 +26,7 @@ from unmask.data.masking.similar_words import SimilarWords
 VOCAB_SIZE = 30_522
 PIECE, PIECES = 512, 128
 CLS, SEP, MASK = 2, 3, 4
-# Words of one piece come from these ids, continuations from those behind them, as ## pieces do.
+# words begin with these ids, and continue with higher ones, as WordPiece does with ##
 FIRST = range(5, 20_000)
 ROUNDS = 9
 GOALS = {"token": 2e6, "whole_word": 0.5e6, "mac": 0.5e6}
@@ -44,7 +43,7 @@ class Row:
         self.starts = rng.random(total) < 1 / 1.5
         place = np.arange(total) % PIECE
         self.starts[(place <= 1) | (place == PIECE - 1)] = True
-        # as in text, few words are frequent: ids fall off like 1 / rank
+        # as in text, few words are frequent: frequencies fall as 1 / rank
         ranks = np.exp(rng.random(total) * np.log(len(FIRST))).astype(np.int64)
         self.ids = np.where(self.starts, 4 + ranks, len(FIRST) + 5 + ranks % 10_000).astype(np.uint16)
         self.ids[place == 0], self.ids[place == PIECE - 1] = CLS, SEP
@@ -77,7 +76,7 @@ def masker(row: Row, masking: str) -> Masker:
 
 
 def check(row: Row, masking: str, masked: Masked, budget: npt.NDArray[np.int64]) -> None:
-    """Fail unless the row is masked as it should be."""
+    """Check that the row is masked as the strategy says."""
     chosen = np.zeros(row.ids.size, dtype=bool)
     chosen[masked.rows] = True
     assert not (chosen & np.isin(row.ids, [CLS, SEP])).any(), "specials must not be chosen"
@@ -111,7 +110,7 @@ def bench_transformers(benchmark: Any, row: Row, whole_words: bool, tmp_path: An
     features: list[dict[str, Any]] = [{"input_ids": piece} for piece in pieces]
     options: dict[str, Any] = {"mlm_probability": 0.15, "return_tensors": "np"}
     if whole_words:
-        # The collator finds words by their offsets: tokens that touch are one word.
+        # the collator finds words by offsets: tokens without a gap are one word
         options |= {"whole_word_mask": True, "mask_replace_prob": 1, "random_replace_prob": 0}
         starts = row.starts.reshape(PIECES, PIECE)
         for feature, begins in zip(features, starts, strict=True):
@@ -123,7 +122,7 @@ def bench_transformers(benchmark: Any, row: Row, whole_words: bool, tmp_path: An
 
 
 def offsets(begins: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Characters of each token as a tokenizer gives them: a blank before a word, none inside; specials have none."""
+    """Return the characters of each token as a tokenizer does: a blank before a word; special tokens have none."""
     first = 2 * np.arange(begins.size) + np.cumsum(begins)
     pairs = list(zip(first.tolist(), (first + 2).tolist(), strict=True))
     pairs[0] = pairs[-1] = (0, 0)

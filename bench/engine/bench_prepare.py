@@ -1,9 +1,9 @@
 """Raw text to a token store on one core: reading, cleaning, sentences, words, WordPiece, writing, hashing.
 
-English is the embedded corpus of docstrings, with a vocabulary of 30,522 trained on it beforehand; Chinese is text that
-`--chinese` names, tokenised by character with a vocabulary trained on it and segmented by rjieba. Both as a .jsonl of
-about 4 MB. The gate checks first that the store holds what the tokenizer gives for each text. Goal: 1 MB of text a
-second and core, MB being 10^6 bytes of UTF-8.
+English is the embedded corpus of docstrings, with a vocabulary of 30,522 trained on it. Chinese is the text that
+`--chinese` names, tokenized by character with a vocabulary trained on it, and segmented by rjieba. Both are .jsonl
+files of about 4 MB. The bench first checks that the store contains the tokenizer's ids of each text. Goal: 1 MB of text
+per second and core, where MB means 10^6 bytes of UTF-8.
 
     PYTHONPATH=engine:kernels python -m pytest bench/engine/bench_prepare.py --import-mode=importlib --chinese FOLDER
 """
@@ -31,14 +31,14 @@ from unmask.data.tokenizer import Tokenizer
 
 VOCAB_SIZE = 30_522
 BYTES = 4_000_000
-PIECE = 20_000  # characters: books are cut, so that a few of them are a few hundred documents
+PIECE = 20_000  # characters: books are cut, so a few of them give a few hundred documents
 ROUNDS = 3
 GOAL = 1e6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """Texts of about `BYTES` in a file, their tokenizer, and the segmenter that goes with them."""
+    """Texts of about `BYTES` in a file, their tokenizer, and their segmenter."""
 
     path: Path
     texts: list[str]

@@ -1,12 +1,12 @@
-"""attention: every backend beside what others have, on real document lengths, with the heads of BERT-base and -large.
+"""attention: every backend beside other libraries, on lengths of real documents, with BERT-base's and -large's heads.
 
-Peers are those of `bench.attention_peers` that run here, and the reference; "triton, bitmask" is the triton backend
-with its dropout drawn before attention, drawing included. Work is useful work, the sum of s_i^2 over documents, so
-padding lowers a rate. Two more questions have races of their own: what the lists of a micro-batch cost to make, beside
-the mask of FlexAttention; and whether the static bounds of a call, the longest document and the number of document
-slots, change its time when its documents stay the same.
+Peers are the reference and those of `bench.attention_peers` that run here. "triton, bitmask" is the triton backend that
+draws its dropout before attention; its time includes the drawing. Operations are counted without padding, as the sum of
+s_i^2 over documents, so padding lowers a rate. Two more benches time the making of the lists of a micro-batch, beside
+FlexAttention's mask; and whether the static bounds of a call, the maximum length and the number of document slots,
+change its time when its documents stay the same.
 
-A machine without a GPU runs a selection of a few minutes, with DRY=1 on a few tokens. `-k lognormal-512` takes one
+A machine without a GPU runs a selection of a few minutes, with DRY=1 on a few tokens. `-k lognormal-512` selects one
 case, `--rounds 3` fewer rounds.
 """
 
@@ -46,7 +46,7 @@ DIRECTIONS = ("forward", "backward", "both")
 MIXED = [8192, *[64] * 500] if ON_GPU else [256, *[64] * 4] if DRY else [2048, *[64] * 32]
 MIXED_NAME = f"1x{MIXED[0]}+{len(MIXED) - 1}x64"
 LENGTHS = ("lognormal-512", "all-512", "all-128", "uniform-16-512", "queries", "lognormal-8192", MIXED_NAME)
-# what targets are set for comes first, and the two small questions before: a run that is cut short then has them
+# cases with targets come first, after the two small benches: a run that is cut short has them
 SHAPES = [(name, heads, p) for name in LENGTHS for heads in (BASE, LARGE) for p in (0.0, 0.1)]
 if not ON_GPU:
     SHAPES = [(name, BASE, 0.0) for name in LENGTHS] + [("lognormal-512", LARGE, 0.0), ("lognormal-512", 4, 0.1)]
@@ -59,7 +59,7 @@ def _lengths(name: str) -> list[int]:
 
 
 def _backends(inputs: Inputs) -> dict[str, Callable[..., Tensor]]:
-    """Backends that run the call, asked for by name."""
+    """Return the backends that can run the call, by name."""
     call = described(**inputs.arguments)
     return {
         name: partial(attention, backend=name) for name, backend in FAMILY.backends.items() if not backend.refuses(call)
@@ -67,7 +67,7 @@ def _backends(inputs: Inputs) -> dict[str, Callable[..., Tensor]]:
 
 
 def _functions(inputs: Inputs) -> dict[str, Callable[..., Tensor]]:
-    """Backends and peers that run the call."""
+    """Return the backends and peers that can run the call, by name."""
     p = inputs.arguments["p"]
     functions = _backends(inputs)
     if p > 0.0 and "triton" in functions:
@@ -77,8 +77,10 @@ def _functions(inputs: Inputs) -> dict[str, Callable[..., Tensor]]:
 
 @lru_cache
 def _failures(heads: int, p: float, device: torch.device) -> dict[str, Callable[..., Tensor]]:
-    """Against fp64 truth on a few documents: every backend, and the output of every peer without dropout; those that
-    fail, as functions that raise.
+    """Compare with the truth on a few documents: every backend, and without dropout the output of every peer.
+
+    Returns:
+        Those that fail, each as a function that raises the error.
     """
     small = attention_case("gate", [300, 17, 129], heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
     scale = HEAD_DIM**-0.5
@@ -98,7 +100,7 @@ def _failures(heads: int, p: float, device: torch.device) -> dict[str, Callable[
 
 
 def _enter(name: str, heads: int, p: float, device: torch.device, direction: str) -> dict[str, Callable[[int], object]]:
-    """Compare; then calls of full size."""
+    """Compare, then return calls of full size."""
     lengths = _lengths(name)
     inputs = attention_case("full", lengths, heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
     calls = timed_calls(_functions(inputs) | _failures(heads, p, device), inputs, direction)

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from offline import aot
+from offline import aot, cases, recorder
 from unmask_kernels import attention
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.testing.attention import attention_case
@@ -24,12 +24,12 @@ DRAW = "draw_bitmask_kernel"
 PRODUCTS = {FORWARD: 2, FUSED: 5, TWO[0]: 3, TWO[1]: 4}
 
 
-def launched(case: Case, dtype: torch.dtype, architecture: int = 90, *, form: str = "") -> list[aot.Launch]:
-    with aot.FORMS["attention"][form]():
-        return aot.launches(partial(attention, backend="triton"), case.make(dtype), architecture)
+def launched(case: Case, dtype: torch.dtype, architecture: int = 90, *, form: str = "") -> list[recorder.Launch]:
+    with cases.FORMS["attention"][form]():
+        return recorder.launches(partial(attention, backend="triton"), case.make(dtype), architecture)
 
 
-def check(launch: aot.Launch, architecture: int) -> None:
+def check(launch: recorder.Launch, architecture: int) -> None:
     kernel = aot.build(launch, architecture)
     assert kernel.spills == kernel.stack_bytes == 0, kernel
     # an H100's program has 227 KiB of shared memory, an A100's 163
@@ -78,8 +78,8 @@ def test_a_bitmask_of_dropout_stays_in_registers_and_crosses_no_shared_memory(ar
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("form", aot.FORMS["attention"])
-@pytest.mark.parametrize("case", aot.CASES["attention"], ids=str)
+@pytest.mark.parametrize("form", cases.FORMS["attention"])
+@pytest.mark.parametrize("case", cases.CASES["attention"], ids=str)
 def test_every_kernel_stays_in_registers_and_uses_tensor_cores(
     case: Case, form: str, dtype: torch.dtype, architecture: int
 ) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from offline import aot
+from offline import aot, cases, recorder
 from unmask_kernels import embedding
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.testing.embedding import embedding_case
@@ -29,7 +29,7 @@ EDGES = [
 
 
 def check(case: Case, dtype: torch.dtype, architecture: int) -> None:
-    launches = aot.launches(partial(embedding, backend="triton"), case.make(dtype))
+    launches = recorder.launches(partial(embedding, backend="triton"), case.make(dtype))
     assert [launch.name for launch in launches] == KERNELS
     for launch in launches:
         kernel = aot.build(launch, architecture)
@@ -48,12 +48,14 @@ def test_rows_and_sums_stay_in_registers(architecture: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("case", [*aot.CASES["embedding"], *EDGES], ids=str)
+@pytest.mark.parametrize("case", [*cases.CASES["embedding"], *EDGES], ids=str)
 def test_rows_and_sums_stay_in_registers_everywhere(case: Case, dtype: torch.dtype, architecture: int) -> None:
     check(case, dtype, architecture)
 
 
 def test_numbers_that_change_from_batch_to_batch_are_not_compiled_in() -> None:
-    launches = aot.launches(partial(embedding, backend="triton"), embedding_case([40, 24], 768).make(torch.bfloat16))
+    launches = recorder.launches(
+        partial(embedding, backend="triton"), embedding_case([40, 24], 768).make(torch.bfloat16)
+    )
     of_batch = {"rows", "span", "programs", "documents", "vocabulary", "positions"}
     assert all(not of_batch & {*launch.constants, *launch.aligned} for launch in launches)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from offline import aot
+from offline import aot, cases, recorder
 from unmask_kernels import capability, linear_gelu
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.linear_gelu import FAMILY, reference
@@ -55,7 +55,7 @@ def test_the_gradient_of_an_fp32_weight_has_more_digits_than_16_bits_hold() -> N
 
 
 def check(case: Case, dtype: torch.dtype, architecture: int) -> None:
-    launches = aot.launches(ours, case.make(dtype), architecture)
+    launches = recorder.launches(ours, case.make(dtype), architecture)
     assert [launch.name for launch in launches] == ["_forward_kernel", "_backward_kernel"]
     kernel = aot.build(launches[0], architecture)
     assert kernel.spills == kernel.stack_bytes == 0, kernel
@@ -85,7 +85,7 @@ def test_tiles_stay_in_registers_and_use_tensor_cores(case: Case, architecture: 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("case", aot.CASES["linear_gelu"], ids=str)
+@pytest.mark.parametrize("case", cases.CASES["linear_gelu"], ids=str)
 def test_tiles_of_every_shape_do(case: Case, dtype: torch.dtype, architecture: int) -> None:
     check(case, dtype, architecture)
 
@@ -94,13 +94,13 @@ def test_tiles_of_every_shape_do(case: Case, dtype: torch.dtype, architecture: i
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
 def test_widths_without_alignment_compile(architecture: int) -> None:
-    launches = aot.launches(ours, linear_gelu_case(9, 13, 7).make(torch.bfloat16), architecture)
+    launches = recorder.launches(ours, linear_gelu_case(9, 13, 7).make(torch.bfloat16), architecture)
     assert aot.build(launches[0], architecture).tensor_core_instructions > 0
 
 
 @compiled
 def test_a_kernel_serves_every_number_of_rows() -> None:
-    one, two = (aot.launches(ours, linear_gelu_case(rows, 768, 3072).make(torch.bfloat16))[0] for rows in (64, 1))
+    one, two = (recorder.launches(ours, linear_gelu_case(rows, 768, 3072).make(torch.bfloat16))[0] for rows in (64, 1))
     assert (one.signature, one.constants, one.aligned) == (two.signature, two.constants, two.aligned)
 
 
@@ -110,7 +110,7 @@ def test_without_gradients_the_product_is_not_written() -> None:
         with torch.no_grad():
             return ours(**arguments)
 
-    launches = aot.launches(_joined(evaluated), BERT.make(torch.bfloat16))
+    launches = recorder.launches(_joined(evaluated), BERT.make(torch.bfloat16))
     assert [launch.name for launch in launches] == ["_forward_kernel"]
     assert launches[0].constants["z_ptr"] is None
 

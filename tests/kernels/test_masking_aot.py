@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from offline import aot
+from offline import aot, cases, recorder
 from unmask_kernels import masking
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.testing.inputs import Case
@@ -20,7 +20,7 @@ pytestmark = [
 
 
 def check(case: Case, architecture: int) -> None:
-    (launch,) = aot.launches(partial(masking, backend="triton"), case.make(torch.float32))
+    (launch,) = recorder.launches(partial(masking, backend="triton"), case.make(torch.float32))
     kernel = aot.build(launch, architecture)
     assert kernel.spills == kernel.stack_bytes == 0, kernel
     assert not {"RED", "ATOM", "ATOMG"} & kernel.instructions.keys(), kernel
@@ -33,13 +33,13 @@ def test_a_document_stays_in_registers(architecture: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
-@pytest.mark.parametrize("case", aot.CASES["masking"], ids=str)
+@pytest.mark.parametrize("case", cases.CASES["masking"], ids=str)
 def test_a_document_stays_in_registers_whatever_its_length(case: Case, architecture: int) -> None:
     check(case, architecture)
 
 
 def test_numbers_that_change_from_batch_to_batch_are_not_compiled_in() -> None:
-    (launch,) = aot.launches(
+    (launch,) = recorder.launches(
         partial(masking, backend="triton"), masking_case("words", [30, 18], words=0.6).make(torch.float32)
     )
     numbers = {"documents", "capacity", "numerator", "denominator", "num_ordinary", "mask_id"}

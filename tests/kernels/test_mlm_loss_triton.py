@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from offline import aot
+from offline import aot, cases, recorder
 from unmask_kernels import mlm_loss
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.testing.inputs import Case
@@ -28,7 +28,7 @@ def loss(**arguments: Any) -> Tensor:
 
 
 def check(case: Case, dtype: torch.dtype, architecture: int) -> None:
-    launches = aot.launches(loss, case.make(dtype))
+    launches = recorder.launches(loss, case.make(dtype))
     assert [launch.name for launch in launches] == ["_statistics_kernel", "_gradient_kernel"]
     for launch in launches:
         kernel = aot.build(launch, architecture)
@@ -48,14 +48,14 @@ def test_a_ragged_vocabulary_streams_without_spills(architecture: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("case", aot.CASES["mlm_loss"], ids=str)
+@pytest.mark.parametrize("case", cases.CASES["mlm_loss"], ids=str)
 def test_every_vocabulary_streams_without_spills(case: Case, dtype: torch.dtype, architecture: int) -> None:
     check(case, dtype, architecture)
 
 
 def test_a_kernel_serves_every_number_of_rows() -> None:
     other = mlm_loss_case("other", tokens=80, width=8, vocabulary=30522, masked=48)
-    one, two = (aot.launches(loss, case.make(torch.bfloat16)) for case in (BERT, other))
+    one, two = (recorder.launches(loss, case.make(torch.bfloat16)) for case in (BERT, other))
     for first, second in zip(one, two, strict=True):
         assert (first.signature, first.constants, first.aligned) == (second.signature, second.constants, second.aligned)
 
@@ -63,7 +63,7 @@ def test_a_kernel_serves_every_number_of_rows() -> None:
 def test_evaluation_launches_statistics_alone() -> None:
     inputs = BERT.make(torch.bfloat16)
     frozen = partial(_with_one_gradient, inputs.arguments)
-    names = [launch.name for launch in aot.launches(frozen, inputs.change())]
+    names = [launch.name for launch in recorder.launches(frozen, inputs.change())]
     assert names == ["_statistics_kernel"]
 
 

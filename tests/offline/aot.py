@@ -30,18 +30,7 @@ from offline.recorder import Launch, launches
 from unmask_kernels import FAMILIES
 from unmask_kernels.testing.inputs import Inputs
 
-__all__ = [
-    "ARCHITECTURES",
-    "CASES",
-    "FORMS",
-    "Built",
-    "Launch",
-    "build",
-    "compile_launch",
-    "launches",
-    "loops",
-    "table",
-]
+__all__ = ["ARCHITECTURES", "Built", "build", "compile_launch", "loops", "table"]
 
 ARCHITECTURES = (80, 90)
 

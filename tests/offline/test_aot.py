@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import unmask_kernels
-from offline import aot
+from offline import aot, cases, recorder
 from unmask_kernels import FAMILIES, gelu, layer_norm
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.testing.gelu import gelu_case
@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def check(operation: Callable[..., Any], case: Case, dtype: torch.dtype, architecture: int) -> None:
-    launches = aot.launches(partial(operation, backend="triton"), case.make(dtype))
+    launches = recorder.launches(partial(operation, backend="triton"), case.make(dtype))
     kernels = {launch.name: aot.build(launch, architecture) for launch in launches}
     assert [*kernels] == ["_forward_kernel", "_backward_kernel"]
     for kernel in kernels.values():
@@ -47,7 +47,7 @@ def test_layer_norm_keeps_its_rows_in_registers(width: int, architecture: int) -
 @pytest.mark.parametrize(
     "case",
     [
-        *aot.CASES["layer_norm"],
+        *cases.CASES["layer_norm"],
         layer_norm_case(64, 4096, p=0.1, x_bias=True),
     ],
     ids=str,
@@ -65,7 +65,7 @@ def test_gelu_keeps_its_tile_in_registers(activation: str, architecture: int) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("case", aot.CASES["gelu"], ids=str)
+@pytest.mark.parametrize("case", cases.CASES["gelu"], ids=str)
 def test_gelu_keeps_its_tile_in_registers_everywhere(case: Case, dtype: torch.dtype, architecture: int) -> None:
     check(gelu, case, dtype, architecture)
 
@@ -74,11 +74,11 @@ def test_programs_of_a_persistent_grid_are_on_their_multiprocessor_at_once() -> 
     norm = FAMILIES["layer_norm"].module("triton")
     gelus = FAMILIES["gelu"].module("triton")._PROGRAMS_PER_MULTIPROCESSOR
 
-    def of_norm(launch: aot.Launch) -> int:
+    def of_norm(launch: recorder.Launch) -> int:
         tile = launch.constants["TILE"]
         return int(norm.warps_at_once(tile, torch.bfloat16, "x_bias_ptr" not in launch.constants) // tile.warps)
 
-    calls: list[tuple[Callable[..., Any], Case, Callable[[aot.Launch], int]]] = [
+    calls: list[tuple[Callable[..., Any], Case, Callable[[recorder.Launch], int]]] = [
         (layer_norm, layer_norm_case(64, 768, p=0.1), of_norm),
         (layer_norm, layer_norm_case(64, 768, p=0.1, x_bias=True), of_norm),
         (layer_norm, layer_norm_case(64, 1024, p=0.1, x_bias=True), of_norm),
@@ -86,7 +86,7 @@ def test_programs_of_a_persistent_grid_are_on_their_multiprocessor_at_once() -> 
         (gelu, gelu_case(64, 1152, activation="geglu"), lambda _: gelus["geglu"]),
     ]
     for operation, case, programs_of in calls:
-        _, backward = aot.launches(partial(operation, backend="triton"), case.make(torch.bfloat16))
+        _, backward = recorder.launches(partial(operation, backend="triton"), case.make(torch.bfloat16))
         built, programs = aot.build(backward, 90), programs_of(backward)
         # a warp gets registers in steps of 8 for each of its 32 threads; a multiprocessor has 65,536
         registers = 32 * -(-built.registers // 8) * 8 * backward.options["num_warps"]
@@ -96,7 +96,7 @@ def test_programs_of_a_persistent_grid_are_on_their_multiprocessor_at_once() -> 
 
 
 def test_a_launch_is_recorded_as_triton_would_specialise_it() -> None:
-    forward, _ = aot.launches(partial(layer_norm, backend="triton"), layer_norm_case(64, 768).make(torch.bfloat16))
+    forward, _ = recorder.launches(partial(layer_norm, backend="triton"), layer_norm_case(64, 768).make(torch.bfloat16))
     assert forward.signature["x_ptr"] == "*bf16"
     assert forward.signature["rows"] == "i32"
     assert forward.constants["key_ptr"] is None
@@ -107,25 +107,25 @@ def test_a_launch_is_recorded_as_triton_would_specialise_it() -> None:
     assert forward.options == {"num_warps": 4, "enable_fp_fusion": True}
 
 
-def launches_of(family: str, case: Case) -> list[aot.Launch]:
+def launches_of(family: str, case: Case) -> list[recorder.Launch]:
     def function(**arguments: Any) -> Any:
         result = getattr(unmask_kernels, family)(**arguments, backend="triton")
         return getattr(result, "loss_sum", result)
 
-    return aot.launches(function, case.make(torch.bfloat16))
+    return recorder.launches(function, case.make(torch.bfloat16))
 
 
-@pytest.mark.parametrize("family", aot.CASES)
+@pytest.mark.parametrize("family", cases.CASES)
 def test_every_launch_says_that_a_product_and_its_sum_are_one_instruction(family: str) -> None:
     # Triton 3.9 warns that 3.10 changes the default
-    launches = launches_of(family, aot.CASES[family][0])
+    launches = launches_of(family, cases.CASES[family][0])
     assert launches and all(launch.options["enable_fp_fusion"] is True for launch in launches)
 
 
-@pytest.mark.parametrize("family", aot.CASES)
+@pytest.mark.parametrize("family", cases.CASES)
 def test_no_number_of_a_call_is_compiled_in(family: str) -> None:
     # otherwise Triton compiles again, in the middle of a training, when a count is 1 or its divisibility by 16 changes
-    for case in aot.CASES[family][:2]:
+    for case in cases.CASES[family][:2]:
         for launch in launches_of(family, case):
             for parameter in launch.kernel.params:
                 value = launch.constants.get(parameter.name)
@@ -135,6 +135,6 @@ def test_no_number_of_a_call_is_compiled_in(family: str) -> None:
 
 def test_a_key_is_not_compiled_in_by_its_place_in_the_table_of_keys() -> None:
     inputs = layer_norm_case(64, 768, p=0.1).make(torch.bfloat16)
-    for launch in aot.launches(partial(layer_norm, backend="triton"), inputs):
+    for launch in recorder.launches(partial(layer_norm, backend="triton"), inputs):
         assert launch.signature["key_ptr"] == "*i64"
         assert "key_ptr" not in launch.aligned and "row_keys_ptr" in launch.aligned
