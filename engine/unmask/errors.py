@@ -1,9 +1,9 @@
-"""What can go wrong with files, state and settings, as one small tree of exceptions.
+"""The exceptions for files, state and settings.
 
-`ValueError` and `TypeError` stay what they are everywhere in Python: an argument of a call was wrong. The
-classes here name what a command line user meets (a file, a store, a checkpoint, a run directory, a setting),
-so that `unmask` can print one sentence and end with status 2 instead of a traceback. A message names the
-thing, what was needed, what came, and the way out.
+`ValueError` and `TypeError` mean what they mean everywhere in Python: an argument of a call is wrong. The classes here
+are for what a user of the command line meets: files, stores, checkpoints, run directories and settings. For them
+`unmask` prints the message and exits with status 2, without a traceback. A message names the thing, what was needed,
+what came instead, and the way out.
 """
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
 
 
 class UnmaskError(Exception):
-    """Any failure that a user can mend; the message is one sentence to be shown as it stands."""
+    """A failure that the user can mend. The message is complete and is shown unchanged."""
 
 
 class ConfigError(UnmaskError, ValueError):

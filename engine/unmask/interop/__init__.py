@@ -1,1 +1,1 @@
-"""Bridges to other libraries' formats; the model files know nothing of them."""
+"""Formats of other libraries: Hugging Face model folders, read and written as names and tensors."""

@@ -1,9 +1,9 @@
-"""A model's `config.json`: from theirs to `EncoderConfig` and back.
+"""The `config.json` of a Hugging Face model: from its fields to `EncoderConfig` and back.
 
-Only what this engine computes is read: absolute positions, erf or tanh GELU, tied output projection. Anything else
-is refused by name rather than loaded as something it is not; so is, when written, a model that BERT's classes do not
-compute. A checkpoint of such a model holds the same file with a `model_type` of our own, which only we read. Code that
-a folder brings along (`auto_map`) is never run: the model is what `model_type` says, and all its weights must fit.
+Only models that this engine computes are read: absolute positions, erf or tanh GELU, tied output projection. Any other
+model is refused with the name of the setting. A model that `transformers` does not compute, for example a causal one,
+is written only into our checkpoints, with a `model_type` that only we read. Code in a folder (`auto_map`) is never run:
+`model_type` says what the model is, and all its weights must fit.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ _FIELDS = {
     "initializer_range": "initializer_range",
 }
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
-# what a config must say, if it says it, for the model to be BERT's
+# settings that must have these values, if they are given, for the model to be BERT's
 _REQUIRED = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
 }
-# what BERT's classes in transformers do not have, and the model_type of a folder that says one of them
+# settings that transformers' BERT does not have, and the model_type of a folder with one of them
 _OURS = ("causal", "attention_window", "global_every")
 _OUR_TYPE = "unmask"
 _READ = "BertModel, BertForMaskedLM and BertForPreTraining are read"
 
 
 def read_config(folder: Path) -> EncoderConfig:
-    """The sizes in a folder's config.json.
+    """Read the sizes in a folder's config.json.
 
     Raises:
-        CheckpointError: no such folder or file, or a model that this engine does not compute.
+        CheckpointError: there is no such folder or file, or this engine does not compute the model.
     """
     require_folder(folder)
     require_model(folder)
@@ -60,7 +60,7 @@ def read_config(folder: Path) -> EncoderConfig:
     if theirs.get("model_type", "bert") not in ("bert", _OUR_TYPE):
         found = describe_value(theirs["model_type"]).removesuffix(" (str)")
         raise CheckpointError(f"{path}: model_type must be 'bert' for a BERT encoder, is {found}; {_READ}")
-    # folders of before there was a model_type: a RoBERTa has the very names of BERT's weights
+    # Old folders have no model_type, and RoBERTa's weights have the same names as BERT's.
     classes = theirs.get("architectures")
     if "model_type" not in theirs and classes and "'Bert" not in str(classes):
         raise CheckpointError(
@@ -83,7 +83,7 @@ def read_config(folder: Path) -> EncoderConfig:
         known = ", ".join(map(repr, _ACTIVATIONS))
         found = describe_value(activation).removesuffix(" (str)")
         raise CheckpointError(f"{path}: hidden_act must be one of {known}, is {found}")
-    # a config may leave out what equals BERT-base, as `transformers` itself writes it
+    # `transformers` itself leaves out what equals BERT-base.
     fields = {ours: theirs[other] for ours, other in _FIELDS.items() if other in theirs}
     fields.setdefault("vocab_size", 30522)
     if ours_alone:
@@ -100,7 +100,7 @@ def write_config(
     """Write config.json for the `transformers` class named by `architecture`.
 
     Raises:
-        CheckpointError: with `for_transformers`, a model that the class does not compute.
+        CheckpointError: the class does not compute the model, and `for_transformers` is True.
     """
     foreign = _foreign(config)
     if foreign and for_transformers:
@@ -123,12 +123,12 @@ def write_config(
 
 
 def _foreign(config: EncoderConfig) -> list[str]:
-    """What transformers' BERT does not have, by name and value."""
+    """Return the settings of the model that transformers' BERT does not have, as `name=value`."""
     local = any(config.window(layer) is not None for layer in range(config.num_layers))
     found = [f"attention_window={config.attention_window}"] if local else []
     return found + (["causal=True"] if config.causal else [])
 
 
 def _in_their_names(message: str) -> str:
-    """What `EncoderConfig` says, with the names that stand in the file."""
+    """Return a message of `EncoderConfig` with the names that the file uses."""
     return re.sub(r"\w+", lambda word: _FIELDS.get(word[0], word[0]), message.removeprefix("EncoderConfig: "))

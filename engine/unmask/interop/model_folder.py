@@ -1,6 +1,6 @@
-"""Model folders as they are found: whether a path is one, what lies in it instead, and its JSON files as objects.
+"""Checks of model folders: whether a path is one, what it holds instead, and its JSON files.
 
-Whatever is odd about a folder or a file is told in one sentence with its name, here once for every reader.
+All readers of model folders share these checks, so one problem always gives the same error.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ __all__ = [
 CONFIG = "config.json"
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-# as `Path` leaves them, with one slash of two
+# `Path` leaves one of the two slashes
 _HUB_ADDRESS = re.compile(r"^(https?:/huggingface\.co/|hf:/)")
 _LFS = b"version https://git-lfs"
-# what other programs leave where weights are looked for, by the pattern of its name
+# files of other programs in the place of weights: pattern of the name, and what the file is
 _FOREIGN = {
     "adapter_model.*": "an adapter, not a model",
     "tf_model*.h5": "of TensorFlow",
@@ -50,16 +50,16 @@ _OTHER_NAMES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def require_folder(folder: Path) -> None:
-    """Check that `folder` is one.
+    """Check that `folder` is a folder.
 
     Raises:
-        CheckpointError: it is not there or is a file, with the way to a folder that is read.
+        CheckpointError: it does not exist or is a file.
     """
     try:
         if folder.is_dir():
             return
         is_file = folder.exists()
-    # a name that is too long, or holds a NUL
+    # The name is too long or contains a NUL.
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{str(folder)!r} cannot be the name of a folder ({error}); give another") from None
     if is_file:
@@ -76,7 +76,7 @@ def require_model(folder: Path) -> None:
     """Check that a folder holds the config.json of a whole model.
 
     Raises:
-        CheckpointError: it holds something else, with the way to a folder that is read.
+        CheckpointError: it holds something else.
     """
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
@@ -94,7 +94,7 @@ def require_model(folder: Path) -> None:
 
 
 def on_the_hub(path: Path) -> str:
-    """What to say of a path that is not there and may be the name of a model elsewhere, as the end of a sentence."""
+    """Return the end of an error for a path that does not exist but may be the name of a model of the Hub."""
     name = _HUB_ADDRESS.sub("", str(path))
     if not _HUB_NAME.fullmatch(name):
         return ""
@@ -102,14 +102,14 @@ def on_the_hub(path: Path) -> str:
 
 
 def what_else(folder: Path) -> str:
-    """What a folder without weights holds in their place, as the end of a sentence; empty where nothing is known."""
+    """Return the end of an error that names other weights in a folder without ours; empty if there are none."""
     others = [name for pattern in _OTHER_NAMES for name in _files(folder, pattern)]
     other = f"; {others[0]} is there, rename it if it holds the weights" if others else ""
     return _foreign(folder) or other
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; a byte order mark is passed over.
+    """Read the object in a JSON file, with or without a byte order mark.
 
     Raises:
         CheckpointError: no such file, or one that is not a JSON object in UTF-8.
@@ -136,23 +136,23 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def link_to_nothing(path: Path) -> str:
-    """What to say of a link whose file is gone, as where a cache was cleaned or a folder copied without it."""
+    """Return the error for a link to a file that does not exist, for example after a cache was cleaned."""
     return f"{path} is a link to {path.readlink()}, which is not there; copy or download it again"
 
 
 def pointer(path: Path) -> str:
-    """What to say of a file that git left in place of the real one."""
+    """Return the error for a Git LFS pointer in the place of a file."""
     return f"{path} is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"
 
 
 def is_pointer(path: Path) -> bool:
-    """Whether git left a few lines of text in place of the file."""
+    """Return whether a file is a Git LFS pointer."""
     with path.open("rb") as stream:
         return stream.read(len(_LFS)) == _LFS
 
 
 def describe_value(value: object) -> str:
-    """A value from a file, short enough for a sentence, and its kind."""
+    """Return a value from a file and its type, shortened for an error."""
     if value is None:
         return "null"
     text = repr(value)
@@ -161,11 +161,11 @@ def describe_value(value: object) -> str:
 
 
 def _nearby(folder: Path) -> str:
-    """Where the model may be instead."""
+    """Return the end of an error that says where the model may be instead."""
     snapshots = sorted(path.parent for path in folder.glob(f"snapshots/*/{CONFIG}"))
     if snapshots:
         return f"; {snapshots[0]} has one"
-    # as sentence-transformers and Trainer lay them out; the config.json of a pooling has no weights beside it
+    # Folders of sentence-transformers and of Trainer. The config.json of a pooling layer has no weights beside it.
     inside = sorted(
         path.parent for path in folder.glob(f"*/{CONFIG}") if any(_files(path.parent, one) for one in _WEIGHTS)
     )

@@ -1,7 +1,8 @@
-"""The names of BERT's parameters, ours and Hugging Face's, in one table used both ways, and the shapes that they have.
+"""The names of BERT's parameters here and in Hugging Face folders, and their shapes.
 
-A row maps one module of ours to one of theirs, or to several that are stacked along the first dimension: queries, keys
-and values are one projection here and three there. `{i}` stands for the layer. Weight and bias follow the module.
+A row maps one of our modules to one of theirs, or to several that are stacked along the first dimension. For example,
+queries, keys and values are one projection here and three there. `{i}` is the number of the layer. The tables are used
+to read and to write.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ NSP: dict[str, tuple[str, ...]] = {"nsp.classifier": ("cls.seq_relationship",)}
 
 _ONLY_WEIGHT = ("embeddings.word", "embeddings.position", "embeddings.segment")
 _ONLY_BIAS = ("mlm",)
-# of one of their modules, by field of EncoderConfig; every other one is square, or a norm as wide as the model
+# Shapes of the weights of their modules, by fields of EncoderConfig. A norm is (hidden_size,), every other one square.
 _WEIGHT_SHAPES: dict[str, tuple[str | int, ...]] = {
     "embeddings.word": ("vocab_size", "hidden_size"),
     "embeddings.position": ("max_positions", "hidden_size"),
@@ -52,7 +53,13 @@ _WEIGHT_SHAPES: dict[str, tuple[str | int, ...]] = {
 
 
 class Parameter(NamedTuple):
-    """A parameter of ours, those of theirs that it is made of, and the shape of each of these."""
+    """A parameter.
+
+    Attributes:
+        ours: our name.
+        theirs: names of the Hugging Face parameters that are stacked in it.
+        shape: shape of each of these.
+    """
 
     ours: str
     theirs: tuple[str, ...]
@@ -62,7 +69,7 @@ class Parameter(NamedTuple):
 def parameter_names(
     table: dict[str, tuple[str, ...]], config: EncoderConfig, *, ours: str = "", theirs: str = ""
 ) -> Iterator[Parameter]:
-    """The parameters of a table for a model of these sizes, with prefixes for both sides."""
+    """Yield the parameters of a table for a model of these sizes; `ours` and `theirs` are prefixes of the names."""
     for module, others in table.items():
         layers = range(config.num_layers) if "{i}" in module else range(1)
         kinds = ("weight",) if module in _ONLY_WEIGHT else ("bias",) if module in _ONLY_BIAS else ("weight", "bias")

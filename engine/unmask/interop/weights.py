@@ -1,7 +1,6 @@
 """Reading the weights of a Hugging Face folder: safetensors or .bin, whole or in shards, as data only.
 
-Old names of layer norms are replaced by those of today, and what trainers wrap around a module (`module.`,
-`_orig_mod.`) is taken off the names.
+Old names of layer norms become today's names, and prefixes that trainers add (`module.`, `_orig_mod.`) are removed.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from unmask.interop.model_folder import describe_value, is_pointer, link_to_noth
 __all__ = ["read_weights"]
 
 _SAFETENSORS, _BIN = "model.safetensors", "pytorch_model.bin"
-# where a trainer keeps the state dict among the rest of its state
+# keys under which trainers keep the state dict in a checkpoint
 _NESTED = ("state_dict", "model_state_dict", "model", "module")
-# steps of a name that DDP, FSDP, torch.compile and activation checkpointing add
+# parts of a name that DDP, FSDP, torch.compile and activation checkpointing add
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _AGAIN = "copy or download it again"
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder by name, on the CPU; names as said above.
+    """Return all tensors of a folder by name, on the CPU.
 
     Raises:
-        CheckpointError: no weights, a file that cannot be read, or one that holds something else.
+        CheckpointError: there are no weights, or a file cannot be read or holds something else.
     """
     for name in (_SAFETENSORS, _BIN):
-        # an index may be left over from before the weights were joined
+        # The whole file comes first: an index may be left over from before the shards were joined.
         files = [folder / name] if _is_there(folder / name) else _shards(folder / f"{name}.index.json")
         if files:
             return _joined(files)

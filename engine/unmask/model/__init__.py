@@ -1,7 +1,4 @@
-"""The model: BERT's encoder over packed documents, and the heads that read it.
-
-Needs PyTorch and NumPy only.
-"""
+"""The model: BERT's encoder over packed documents, and its pre-training heads. Needs only PyTorch and NumPy."""
 
 from unmask.model.config import EncoderConfig
 from unmask.model.encoder import Encoder

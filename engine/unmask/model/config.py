@@ -18,7 +18,7 @@ _SIZES = (
     "max_positions",
     "num_segments",
 )
-# what an index of 32 bits reaches
+# the largest index of 32 bits
 _LARGEST = 2**31 - 1
 
 
@@ -29,19 +29,21 @@ class EncoderConfig:
     Attributes:
         vocab_size: rows of the token table, at least 1.
         hidden_size: width D of a token's state, a multiple of num_heads.
-        num_layers, num_heads: depth L and heads H; a head has hidden_size / num_heads elements.
+        num_layers: depth L.
+        num_heads: heads H of a layer; a head has hidden_size / num_heads elements.
         intermediate_size: width F of the feed-forward layer.
         max_positions: rows of the position table; no document may be longer.
         num_segments: rows of the segment (token type) table, at least 1.
-        hidden_dropout, attention_dropout: probabilities in [0, 1).
+        hidden_dropout: dropout of embeddings and layer outputs, in [0, 1).
+        attention_dropout: dropout of attention probabilities, in [0, 1).
         layer_norm_eps: added to the variance, above 0.
-        initializer_range: standard deviation, above 0, of the truncated normal that weights are drawn from.
+        initializer_range: standard deviation of the truncated normal distribution of initial weights, above 0.
         causal: whether a token sees only itself and what comes before it (Zhao et al. 2024, arXiv:2402.13991).
-        attention_window: tokens that a local layer sees on either side of each, at least 1; 64 is ModernBERT's
-            `local_attention` of 128 (Warner et al. 2024, arXiv:2412.13663). None makes every layer global, as BERT.
-        global_every: with a window, the layers 0, n, 2 n, ... stay global; at least 2, or 0 for none.
-        activation: "gelu" is the exact form (erf), "gelu_tanh" the approximation of the original TensorFlow
-            code; their outputs differ by about 1e-3.
+        attention_window: tokens that a token sees on either side in a local layer, at least 1; 64 is ModernBERT's
+            `local_attention` of 128 (Warner et al. 2024, arXiv:2412.13663). None: every layer is global, as in BERT.
+        global_every: n; with a window, the layers 0, n, 2 n, ... are global. At least 2, or 0: every layer is local.
+        activation: "gelu" is the exact form (erf), "gelu_tanh" the approximation of the original TensorFlow code.
+            Their outputs differ by about 1e-3.
     """
 
     vocab_size: int
@@ -111,6 +113,6 @@ class EncoderConfig:
         return self.hidden_size // self.num_heads
 
     def window(self, layer: int) -> int | None:
-        """Tokens that the layer sees on either side of each, None for all: the local/global pattern."""
+        """Return the tokens that a token sees on either side in a layer; None for a global layer."""
         is_global = self.global_every > 0 and layer % self.global_every == 0
         return None if is_global else self.attention_window
