@@ -1,20 +1,20 @@
-"""What the configuration checks and data and objectives rely on, so that it stands once; plain values, no imports."""
+"""Values that the configuration checks and that data and objectives rely on. Plain values, no imports."""
 
 __all__ = ["INCOMPATIBLE_OBJECTIVES", "JOINING", "SHORTEST", "SHORTEST_PAIR"]
 
 SHORTEST = 3
-"""Tokens of the shortest piece: [CLS], one of content, [SEP]."""
+"""Tokens of the shortest piece: [CLS], one token of text, [SEP]."""
 
 SHORTEST_PAIR = 5
 """Tokens of the shortest pair: [CLS] and two segments of one token, each with its [SEP]."""
 
 JOINING = ("full_sentences", "mix", "uni", "bm25", "best_fit")
-"""Ways to compose whose sequences hold several documents."""
+"""Strategies of composition whose sequences hold several documents."""
 
 INCOMPATIBLE_OBJECTIVES = (
     ("nsp", "sop", "a pair has one label"),
     ("clm", "mlm", "a token has one label, itself or the next one"),
-    ("clm", "nsp", "[CLS], which tells the pair, sees nothing of it in a causal model"),
-    ("clm", "sop", "[CLS], which tells the pair, sees nothing of it in a causal model"),
+    ("clm", "nsp", "[CLS], which predicts the pair's label, sees nothing of the pair in a causal model"),
+    ("clm", "sop", "[CLS], which predicts the pair's label, sees nothing of the pair in a causal model"),
 )
-"""Objectives that cannot be summed, two and the reason a row."""
+"""Pairs of objectives that cannot be summed, each with the reason."""

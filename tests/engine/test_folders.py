@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask.cli._folders import find_model
+from unmask.cli._models import find_model
 from unmask.data.store import Store
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CheckpointError, StoreError

@@ -98,7 +98,7 @@ def test_a_progress_bar_outlives_its_terminal(monkeypatch: pytest.MonkeyPatch) -
             for _ in range(2):
                 display.advance()
                 display.show(ROW)
-                display.say("m\u00fchle")
+                display.show_message("m\u00fchle")
                 shown.append(True)
         monkeypatch.undo()
     assert shown == [True, True]
@@ -113,7 +113,7 @@ def test_progress_goes_on_where_the_reader_went_or_knows_no_umlaut(monkeypatch: 
             display.begin(0)
             display.advance()
             display.show(ROW)
-            display.say("m\u00fchle")
+            display.show_message("m\u00fchle")
     monkeypatch.undo()
     assert b"m\\xfchle\n" in raw.getvalue()
 
@@ -128,7 +128,7 @@ def test_a_terminal_without_width_shows_something(columns: str, monkeypatch: pyt
         display.begin(0)
         display.advance()
         display.show(ROW)
-        display.say("a sentence")
+        display.show_message("a sentence")
     assert "a sentence" in out.getvalue()
 
 

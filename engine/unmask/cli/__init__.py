@@ -1,7 +1,7 @@
-"""The command `unmask`: a table of subcommands, and one place where an error becomes a sentence.
+"""The command `unmask`: its subcommands, and the message and exit status for an error.
 
-Each subcommand is a module with `run(arguments)`; only the one asked for is imported, so that `unmask --help`
-answers at once. Status 0 is success, 1 an unexpected failure, 2 something the user can mend, 130 an interruption,
+Each subcommand is a module with `run(arguments)`. Only the one asked for is imported, so `unmask --help` answers at
+once. Exit status: 0 success, 1 an unexpected failure, 2 a failure that the user can mend, 130 an interruption,
 128 + n the end by signal n.
 """
 
@@ -38,16 +38,16 @@ _WAYS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit status."""
-    # before all other imports
+    """Run one subcommand and return the exit status."""
+    # This comes before all other imports.
     sys.path[:] = import_path()
     import signal
 
-    from unmask.cli._surroundings import Stopped, settled
+    from unmask.cli._process import Stopped, prepared_process
     from unmask.terminal import install_messages
 
     try:
-        with settled(), install_messages():
+        with prepared_process(), install_messages():
             return _run(list(sys.argv[1:] if argv is None else argv))
     except Stopped as stopped:
         return _fail(f"stopped by {signal.Signals(stopped.number).name}", status=128 + stopped.number)
@@ -81,7 +81,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _sentence(error: Exception) -> str | None:
-    """What to print for an error that a user can mend; None for one that only we can have caused."""
+    """Return the message for an error that the user can mend; None for a mistake of ours."""
     from unmask.errors import UnmaskError
 
     if isinstance(error, UnmaskError | ValueError) or type(error).__name__ == "BackendUnavailable":

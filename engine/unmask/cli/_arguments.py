@@ -1,8 +1,8 @@
-"""Command lines as people write them, and help as wide as their terminal.
+"""Parsing of command lines, and help texts as wide as the terminal.
 
-The text of an option is the docstring of its field, that of a command the docstring of its class or a description. The
-source wraps both at some column, which must not show: `read` makes each paragraph one line and leaves the breaks to the
-terminal.
+The help of an option is the docstring of its field. The help of a command is the docstring of its class, or a
+description. The source wraps both at a column that must not show on a terminal, so `read` joins the lines of each
+paragraph.
 """
 
 import ast
@@ -36,15 +36,15 @@ def read(
     description: str = "",
     stray: Callable[[list[str]], None] | None = None,
 ) -> T:
-    """What the arguments say, as an instance of the dataclass `options`; prints and exits where they ask for help.
+    """Parse the arguments into an instance of the dataclass `options`. Print the help and exit if they ask for it.
 
     Args:
-        options: the class, its fields described by the docstrings under them.
+        options: the class; a docstring under each field describes it.
         prog: the command as it is typed.
-        arguments: of the command line.
-        default: what stands where the arguments say nothing. Default: the defaults of the class.
-        description: of the command. Default: the docstring of the class.
-        stray: called with the words that no option takes, where there are any; if it returns, they are refused here.
+        arguments: words of the command line.
+        default: values of the options that are not given. Default: the defaults of the class.
+        description: description of the command. Default: the docstring of the class.
+        stray: called with the words that belong to no option, if there are any. If it returns, they are refused.
     """
     import tyro
     from tyro.constructors import ConstructorRegistry
@@ -70,7 +70,7 @@ def read(
 
 
 def join_repeated(arguments: list[str], option: str) -> list[str]:
-    """`--input a --input b` as `--input a b`; without this the last occurrence would silently win."""
+    """Return `--input a --input b` as `--input a b`; otherwise the last occurrence would silently win."""
     values: list[str] = []
     rest: list[str] = []
     taking = False
@@ -96,7 +96,7 @@ def _switches(cls: Any, prefix: str = "--") -> Iterator[str]:
 
 
 def _switched(arguments: list[str], switches: set[str]) -> list[str]:
-    """`--a.lowercase false` and `--a.lowercase=false` as `--a.no-lowercase`, since YAML writes it so."""
+    """Return `--a.lowercase false` and `--a.lowercase=false`, which look like YAML, as `--a.no-lowercase`."""
     words: list[str] = []
     left = list(arguments)
     while left:
@@ -114,7 +114,7 @@ def _switched(arguments: list[str], switches: set[str]) -> list[str]:
 
 
 def _expanded(found: T) -> T:
-    """The options with the home folder in every path."""
+    """Return the options with ~ expanded in every path."""
     options: Any = found
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     paths = {name: Path(expanded(str(value))) for name, value in values.items() if isinstance(value, Path)}
@@ -122,7 +122,7 @@ def _expanded(found: T) -> T:
 
 
 def _described(info: "StructTypeInfo") -> "StructConstructorSpec | None":
-    """The fields of a dataclass with their docstrings as help; None for other types."""
+    """Return the fields of a dataclass with their docstrings as help; None for other types."""
     from tyro.constructors import StructConstructorSpec, StructFieldSpec
 
     if not dataclasses.is_dataclass(info.type):
@@ -150,14 +150,14 @@ def _default(field: "dataclasses.Field[Any]", instance: Any) -> Any:
 
 
 def _quiet(hint: Any, default: Any) -> Any:
-    """`hint`, without a word about a default that is nothing: the text says what happens then."""
+    """Return `hint` without a remark about an empty default, since the help text says what happens then."""
     from tyro.conf import arg
 
     return Annotated[hint, arg(help_behavior_hint="")] if default is None or default in ([], {}, ()) else hint
 
 
 def _docstrings(cls: type) -> dict[str, str | None]:
-    """The string under each field in the source of a class, None where there is none."""
+    """Return the docstring under each field of a class; None for a field without one."""
     [definition] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     texts: dict[str, str | None] = dict.fromkeys(field.name for field in dataclasses.fields(cls))
     for field, below in itertools.pairwise(typing.cast(ast.ClassDef, definition).body):
@@ -168,5 +168,5 @@ def _docstrings(cls: type) -> dict[str, str | None]:
 
 
 def _flow(text: str) -> str:
-    """Each paragraph as one line."""
+    """Return the text with each paragraph on one line."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text.strip()))

@@ -1,10 +1,9 @@
 """`unmask analyse RUN_OR_STORE [-o FOLDER]`: lengths, packing, masking, burstiness and, for a model, distraction.
 
-A run is looked at as it trains: its own composition, scope and masking, and the attention of its newest checkpoint. A
-store has none of these, so a recipe or YAML file says them.
+A run is analysed as it trains: with its composition, scope and masking, and the attention of its newest checkpoint. For
+a store, a recipe or YAML file gives composition, scope and masking.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,13 +16,14 @@ from unmask.cli._arguments import read
 from unmask.errors import RunError
 from unmask.folders import is_store
 from unmask.paths import printable
+from unmask.terminal import messages_through
 
 if TYPE_CHECKING:
     from unmask.analysis.distraction import Distraction
     from unmask.analysis.report import Report
     from unmask.batch import PackedBatch
     from unmask.config import RunConfig
-    from unmask.train.sources import Sources
+    from unmask.train.data import RunData
 
 __all__ = ["analyse", "run"]
 
@@ -35,19 +35,20 @@ class Options:
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_STORE")]
     """Run directory, one of its checkpoints, or a store."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
-    """Folder for tables and plots; none: analysis in the run directory, or <store>-analysis beside a store."""
+    """Folder for tables and plots. None: analysis in the run directory, or <store>-analysis beside a store."""
     recipe: str | None = None
-    """For a store: recipe or YAML file whose lengths, composition and masking are looked at; none: tiny."""
+    """For a store: recipe or YAML file with the lengths, composition and masking to use. None: tiny."""
     micro_batches: int = 64
-    """Micro-batches to look at."""
+    """Number of micro-batches to analyse."""
 
 
 def run(arguments: list[str]) -> None:
-    """Print the tables and write them with the plots."""
+    """Print the tables, and write tables and plots to files."""
     options = read(Options, prog="unmask analyse", arguments=arguments)
     if options.micro_batches < 1:
         raise ValueError(f"analyse: --micro-batches must be at least 1, got {options.micro_batches}")
-    report = analyse(options.path, recipe=options.recipe, micro_batches=options.micro_batches)
+    with messages_through(print):
+        report = analyse(options.path, recipe=options.recipe, micro_batches=options.micro_batches)
     print(report.tables())
     store = is_store(options.path)
     beside = options.path.with_name(f"{options.path.name}-analysis") if store else _run_of(options.path) / "analysis"
@@ -55,9 +56,7 @@ def run(arguments: list[str]) -> None:
         print(file)
 
 
-def analyse(
-    path: Path, *, recipe: str | None = None, micro_batches: int = 64, say: Callable[[str], None] = print
-) -> "Report":
+def analyse(path: Path, *, recipe: str | None = None, micro_batches: int = 64) -> "Report":
     """Analyse the run, checkpoint or store at `path`.
 
     Raises:
@@ -69,17 +68,17 @@ def analyse(
     from unmask.analysis.report import Report
 
     config = _config(path, recipe)
-    sources = _open(path, config, say)
-    stream = sources.stream(sources.segments[-1])
+    data = _open(path, config)
+    stream = data.stream(data.phases[-1])
     batches = list(islice(stream.batches(), micro_batches))
-    special = sources.store.special_ids | {f"added {token}": token for token in sources.store.added_special_ids}
+    special = data.store.special_ids | {f"added {token}": token for token in data.store.added_special_ids}
     masked = stream.config.masking != "next_token"
     masks = None
     if masked:
-        masks = measure_masks(batches, special, similar_words=sources.similar_words)
+        masks = measure_masks(batches, special, similar_words=data.similar_words)
     documents = {}
-    for number, name in enumerate(sources.store.sources):
-        lengths = sources.store.lengths[sources.store.source_of == number]
+    for number, name in enumerate(data.store.sources):
+        lengths = data.store.lengths[data.store.source_of == number]
         if lengths.any():
             documents[name] = describe_lengths(lengths)
     return Report(
@@ -89,12 +88,12 @@ def analyse(
         packing=measure_packing(batches),
         masks=masks,
         burstiness=exponents(text for batch in batches for text in texts_of(batch, special, masked=masked)),
-        distraction=None if is_store(path) else _distraction(path, sources, batches),
+        distraction=None if is_store(path) else _distraction(path, data, batches),
     )
 
 
 def _run_of(path: Path) -> Path:
-    """The run directory that a path names, or whose checkpoint it is."""
+    """Return the run directory of `path`, which is the directory or one of its checkpoints."""
     run = path.parent.parent if path.parent.name == "checkpoints" else path
     if not (run / "config.yaml").is_file():
         if not path.exists():
@@ -108,8 +107,7 @@ def _run_of(path: Path) -> Path:
 
 def _config(path: Path, recipe: str | None) -> "RunConfig":
     from unmask.config import load_config
-    from unmask.train.run_folder import saved_config
-    from unmask.train.start_folder import located
+    from unmask.train.run_folder import located, saved_config
 
     if is_store(path):
         return load_config(recipe, {"data": {"store": str(path), "input": [], "tokenizer": None}})
@@ -119,37 +117,37 @@ def _config(path: Path, recipe: str | None) -> "RunConfig":
     return located(saved_config(run), run)
 
 
-def _open(path: Path, config: "RunConfig", say: Callable[[str], None]) -> "Sources":
-    from unmask.train.sources import Sources
-    from unmask.train.stores import open_store
+def _open(path: Path, config: "RunConfig") -> "RunData":
+    from unmask.train.data import RunData
+    from unmask.train.store import open_store
 
     folder = path if is_store(path) else _run_of(path)
-    store, tokenizer = open_store(config, folder, say)
-    # nothing is counted on a device, and the host makes the same masks
-    return Sources(store, tokenizer, replace(config, data=replace(config.data, mask_on="host")))
+    store, tokenizer = open_store(config, folder)
+    # The host makes the masks that the device would make, and this analysis runs on the host.
+    return RunData(store, tokenizer, replace(config, data=replace(config.data, mask_on="host")))
 
 
-def _distraction(path: Path, sources: "Sources", batches: "list[PackedBatch]") -> "Distraction | None":
-    """Attention of the newest checkpoint on other documents; None while the run has no checkpoint."""
+def _distraction(path: Path, data: "RunData", batches: "list[PackedBatch]") -> "Distraction | None":
+    """Return the attention of the newest checkpoint on other documents; None if the run has no checkpoint."""
     from unmask.analysis.distraction import measure_distraction, reference_masses
-    from unmask.cli._folders import find_model, load_model
+    from unmask.cli._models import find_model, load_model
     from unmask.data.stream import Stream
 
     try:
         model, _ = load_model(find_model(path))
     except RunError:
         return None
-    sep = sources.store.special_ids["sep"]
+    sep = data.store.special_ids["sep"]
     found = measure_distraction(model.encoder, batches, sep_id=sep)
-    stream = sources.stream(sources.segments[-1])
+    stream = data.stream(data.phases[-1])
     if stream.composition.scope == "sequence" or not stream.composition.joins:
         return found
-    # In scope `document` a chunk is no more than an order of documents; the other scope tells how much there is of it.
+    # In scope `document` no token attends to another document, so the reference comes from scope `sequence`.
     joined = Stream(
-        sources.store,
+        data.store,
         replace(stream.config, composition=replace(stream.composition, scope="sequence")),
-        sources.tokenizer.ordinary_ids,
-        similar_words=sources.similar_words,
+        data.tokenizer.ordinary_ids,
+        similar_words=data.similar_words,
     )
     causal = model.encoder.config.causal
     masses = [

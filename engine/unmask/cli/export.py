@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from unmask.cli._arguments import read
-from unmask.cli._folders import find_model, load_model
+from unmask.cli._models import find_model, load_model
 from unmask.errors import RunError, TokenizerError
 
 __all__ = ["export", "run"]
@@ -37,11 +37,12 @@ def run(arguments: list[str]) -> None:
 
 
 def export(model: Path, out: Path) -> str:
-    """Copy the model at `model` into the new folder `out`; returns a line that says how to load it.
+    """Write the model at `model` to the new folder `out`, and return a line that says how to load it.
 
     Raises:
-        RunError: `out` holds something already, or `model` holds no model.
-        CheckpointError: the checkpoint is damaged. TokenizerError: its tokenizer is missing or another model's.
+        RunError: `out` is not empty, or `model` is a run without a checkpoint.
+        CheckpointError: `model` holds no model, or the checkpoint is damaged.
+        TokenizerError: the tokenizer is missing, or belongs to another model.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists and is not an empty folder; choose another name")
@@ -53,17 +54,17 @@ def export(model: Path, out: Path) -> str:
 
     from unmask.train.checkpoint.binding import bind
 
-    # read and written again, not copied: what is exported has passed our own checks of names and shapes
+    # The model is read and written again, not copied, so that it passes our checks of names and shapes.
     loaded, tokenizer = load_model(found)
     there = out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
         loaded.save_pretrained(out, pad_id=tokenizer.pad_id)
-        # nor are these copied: another program may have written a class there that transformers would build anew
+        # The tokenizer is written again too: the files of another program may name a class that transformers rebuilds.
         tokenizer.save(out)
         bind(out, tokenizer)
     except BaseException:
-        # half a model is none, and the same command must work again
+        # Half a model is useless, and the same command must work again.
         for name in _FILES:
             (out / name).unlink(missing_ok=True)
         if not there:

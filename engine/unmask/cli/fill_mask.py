@@ -1,6 +1,6 @@
-"""`unmask fill-mask RUN_OR_FOLDER "text with [MASK]"`: what the model would put there, and how sure it is.
+"""`unmask fill-mask RUN_OR_FOLDER "text with [MASK]"`: the model's predictions and their probabilities.
 
-The head line says what the model is, so that nobody mistakes a small model trained for minutes for a large one.
+The first line gives the size of the model and its training, so that nobody takes a small model for a large one.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from unmask.cli._arguments import read
-from unmask.cli._folders import ModelFolder, config_of, find_model, load_model
+from unmask.cli._models import ModelFolder, config_of, find_model, load_model
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> None:
 
 
 def describe(model: "PretrainingModel", tokenizer: "Tokenizer", found: ModelFolder) -> str:
-    """One line: where the model is from, its shape, and how long it was trained where that is known."""
+    """Return a line with the model's folder, its sizes, and its training steps if they are known."""
     config = model.encoder.config
     trained = "training unknown" if found.steps is None else f"trained for {found.steps:,} steps"
     return (
@@ -83,12 +83,12 @@ def describe(model: "PretrainingModel", tokenizer: "Tokenizer", found: ModelFold
 
 
 def predict(model: "PretrainingModel", tokenizer: "Tokenizer", text: str, *, top: int = 5) -> list[list[Prediction]]:
-    """The `top` most probable tokens for every [MASK] of a text, best first.
+    """Return the `top` most probable tokens for every [MASK] of a text, best first.
 
-    Rows of the token table that no token has, those that pad it, take no part: neither named nor in the sum.
+    Rows that only pad the token table are left out: they are never predicted and not part of the softmax.
 
     Raises:
-        UnmaskError: the text is longer than the model's position table, or the model's scores are no numbers.
+        UnmaskError: the text is longer than the model's position table, or a score is not finite.
     """
     import torch
 

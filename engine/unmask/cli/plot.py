@@ -1,8 +1,6 @@
-"""`unmask plot RUN [-o out.png]`: training and held-out loss over the steps, drawn from the run's log.jsonl and
-evaluation.jsonl.
+"""`unmask plot RUN [-o out.png]`: training and held-out loss of a run, from its log.jsonl and evaluation.jsonl.
 
-The training loss is also drawn smoothed, as the mean over a window of a fiftieth of the rows: a logged row
-covers few tokens.
+A logged row covers few tokens, so the training loss is also drawn as a running mean over a fiftieth of the rows.
 """
 
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
-    """Image to write (.png, .svg, .pdf); none: loss.png in the run directory."""
+    """Image to write (.png, .svg, .pdf). None: loss.png in the run directory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +46,7 @@ def run(arguments: list[str]) -> None:
 
 
 def read_curves(folder: Path) -> tuple[Curve, Curve]:
-    """Training and held-out losses of the run in `folder`; steps whose loss was not finite are left out.
+    """Return training and held-out losses of the run in `folder`, without steps whose loss was not finite.
 
     Raises:
         RunError: there is no log, or nothing was logged yet.
@@ -82,14 +80,14 @@ def draw(training: Curve, held_out: Curve, *, title: str, out: Path) -> None:
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.add_subplot()
         axes.plot(training.steps, training.losses, color="#9db7d5", linewidth=0.8, label="training, as logged")
-        window = len(training.steps) // 50
-        if window > 1:
+        rows = len(training.steps) // 50
+        if rows > 1:
             axes.plot(
-                training.steps[window - 1 :],
-                _running_mean(training.losses, window),
+                training.steps[rows - 1 :],
+                _running_mean(training.losses, rows),
                 color="#1f4e79",
                 linewidth=1.4,
-                label=f"training, mean of {window} rows",
+                label=f"training, mean of {rows} rows",
             )
         if held_out.steps:
             axes.plot(held_out.steps, held_out.losses, color="#c0392b", marker="o", markersize=3, label="held-out")
@@ -119,10 +117,10 @@ def _curve(losses: dict[int, float]) -> Curve:
     return Curve(steps=steps, losses=[losses[step] for step in steps])
 
 
-def _running_mean(values: list[float], window: int) -> list[float]:
-    total = sum(values[:window])
-    means = [total / window]
-    for leaving, entering in zip(values, values[window:], strict=False):
+def _running_mean(values: list[float], rows: int) -> list[float]:
+    total = sum(values[:rows])
+    means = [total / rows]
+    for leaving, entering in zip(values, values[rows:], strict=False):
         total += entering - leaving
-        means.append(total / window)
+        means.append(total / rows)
     return means

@@ -1,7 +1,7 @@
 """`unmask pretrain [RECIPE|CONFIG.yaml] [--any.field value] [--resume RUN]`.
 
-Precedence: defaults < recipe or YAML < command line. With `--resume` the saved configuration stands, and the
-trainer refuses a change that would make it another run.
+Precedence: defaults < recipe or YAML < command line. With `--resume`, the saved configuration takes the place of the
+recipe, and only a few settings may change.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ __all__ = ["parse", "run"]
 
 
 def run(arguments: list[str]) -> None:
-    """Train, or go on with a run; the trainer says what happens and what to do next."""
+    """Start a run or resume one."""
     config, resume = parse(arguments)
     from unmask.train.pretrain import pretrain
 
@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> None:
 
 
 def parse(arguments: list[str]) -> tuple[RunConfig, Path | None]:
-    """The configuration that the arguments ask for, checked, and the run to resume."""
+    """Return the checked configuration that the arguments ask for, and the run to resume, or None."""
     rest, resume = _take_resume(arguments)
     source = rest.pop(0) if rest and not rest[0].startswith("-") else None
     if resume is None:
@@ -62,12 +62,12 @@ def _take_resume(arguments: list[str]) -> tuple[list[str], Path | None]:
 
 
 def _unchecked(source: str | Path | None) -> RunConfig:
-    # ranges and agreements are checked after the command line is in: it may mend what the file says
+    # Ranges and agreements are checked later, because the command line may mend them.
     return build(RunConfig, read_recipe("tiny" if source is None else source), name="config")
 
 
 def _read(arguments: list[str], base: RunConfig, *, first: str | None) -> RunConfig:
-    """`base` with the options laid over it; `first` is what came before them."""
+    """Return `base` with the options laid over it. `first` is the word before the options, for errors."""
     if not arguments:
         return base
 
@@ -94,7 +94,7 @@ def _read(arguments: list[str], base: RunConfig, *, first: str | None) -> RunCon
 
 
 def _current_option(word: str) -> str:
-    """`--data.max_length` for `--data.longest`, with or without `=value`; any other word as it is."""
+    """Return the current name of a renamed option: `--data.max_length` for `--data.longest`, `=value` kept."""
     if not word.startswith("--"):
         return word
     option, equals, value = word.partition("=")
@@ -102,7 +102,7 @@ def _current_option(word: str) -> str:
 
 
 def _whole_numbers(arguments: list[str]) -> list[str]:
-    """`1e6` as `1000000` where the setting is a whole number, as a YAML file may write it."""
+    """Return the words with `1e6`, which YAML allows, as `1000000` for settings that are whole numbers."""
     whole = set(_options_of_whole_numbers(RunConfig))
     words: list[str] = []
     for word in arguments:
@@ -126,7 +126,7 @@ def _options_of_whole_numbers(cls: Any, prefix: str = "__") -> Iterator[str]:
 
 
 def _changes(base: Any, given: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted names and values of the settings in which two configurations differ."""
+    """Return the dotted names and the values of the settings in which two configurations differ."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(base):
         old, new = getattr(base, field.name), getattr(given, field.name)

@@ -1,6 +1,6 @@
 """The configuration of a run: `schema` has the settings, `load` reads and checks them.
 
-Importing this package needs the standard library alone; PyYAML and pydantic are imported when a file is read.
+Importing this package needs only the standard library. PyYAML and pydantic are imported when a file is read.
 """
 
 from unmask.config.load import load_config, to_mapping, to_yaml
@@ -9,7 +9,7 @@ from unmask.config.schema import (
     KernelsConfig,
     ModelConfig,
     ObjectiveConfig,
-    Phase,
+    PhaseConfig,
     RunConfig,
     TrainConfig,
 )
@@ -19,7 +19,7 @@ __all__ = [
     "KernelsConfig",
     "ModelConfig",
     "ObjectiveConfig",
-    "Phase",
+    "PhaseConfig",
     "RunConfig",
     "TrainConfig",
     "load_config",

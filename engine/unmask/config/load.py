@@ -1,8 +1,8 @@
 """Reading and writing a run's configuration.
 
 Precedence: the defaults of `schema` < a recipe or YAML file < the command line. `load_config` merges the three as
-mappings and checks the result once: names, types, ranges, and settings that contradict each other. Code that gets a
-`RunConfig` from it checks nothing again.
+mappings and checks the result: names, types, ranges, and settings that contradict each other. Code that receives a
+`RunConfig` from it need not check anything again.
 """
 
 import difflib
@@ -26,14 +26,12 @@ __all__ = ["load_config", "read_recipe", "recipe_names", "to_mapping", "to_yaml"
 def load_config(
     recipe_or_yaml: str | Path | None = None, overrides: Mapping[str, Any] | None = None, *, saved: bool = False
 ) -> RunConfig:
-    """Read a recipe or YAML file, lay overrides over it, and check the whole.
+    """Read a recipe or YAML file, lay overrides over it, and check the result.
 
     Args:
-        recipe_or_yaml: name of a shipped recipe (`tiny`, `bert-mini`, ...) or path of a YAML file; None:
-            `tiny`.
+        recipe_or_yaml: name of a shipped recipe (`tiny`, `bert-mini`, ...) or path of a YAML file. Default: `tiny`.
         overrides: nested mapping ({"train": {"steps": 200}}), or dotted names ({"train.steps": 200}), or both.
-        saved: the file is that of a run to go on with: what it holds that nothing reads stays, and is no error; ranges
-            and agreements are checked as ever.
+        saved: whether the file was saved by a run. Settings in it that nothing reads are then kept and are no error.
     Raises:
         ConfigError: no such recipe or file, not YAML, an unknown name, a wrong type, a value out of range, a
             contradiction, or a setting that nothing reads.
@@ -49,17 +47,17 @@ def load_config(
 
 
 def recipe_names() -> list[str]:
-    """The shipped recipes, by name."""
+    """Return the names of the shipped recipes."""
     return sorted(
         entry.name.removesuffix(".yaml") for entry in files("unmask.recipes").iterdir() if entry.name.endswith(".yaml")
     )
 
 
 def read_recipe(recipe_or_path: str | Path) -> dict[str, Any]:
-    """Settings of a shipped recipe, or of the YAML file at a path.
+    """Read the settings of a shipped recipe, or of the YAML file at a path.
 
     Raises:
-        ConfigError: neither exists, or the file cannot be read as UTF-8 YAML.
+        ConfigError: there is no such recipe or file, or the file cannot be read as UTF-8 YAML.
     """
     wanted = str(recipe_or_path)
     if wanted in recipe_names():
@@ -79,7 +77,7 @@ def read_recipe(recipe_or_path: str | Path) -> dict[str, Any]:
 
 
 def _at_home(config: RunConfig) -> RunConfig:
-    """`config` with the home folder in every path."""
+    """Return `config` with ~ expanded in every path."""
 
     def path(setting: str, given: str, expand: Callable[[str], str] = expanded) -> str:
         try:
@@ -99,12 +97,12 @@ def _at_home(config: RunConfig) -> RunConfig:
 
 
 def to_mapping(config: RunConfig) -> dict[str, Any]:
-    """The configuration as plain nested dicts and lists, which `load_config` reads back to an equal one."""
+    """Return the configuration as nested dicts and lists. `load_config` reads them back to an equal configuration."""
     mapping = asdict(config)
     mapping["data"]["mask_split"] = list(config.data.mask_split)
     return mapping
 
 
 def to_yaml(config: RunConfig) -> str:
-    """The configuration as YAML text, in the order of the fields."""
+    """Return the configuration as YAML text, in the order of the fields."""
     return dump_yaml(to_mapping(config))

@@ -1,6 +1,6 @@
-"""From nested mappings to a checked dataclass: merge, refuse unknown names, convert types.
+"""From nested mappings to a checked dataclass: renamed settings, merging, unknown names, types.
 
-A name that no field has is refused with its dotted path and the nearest right one; a value of the wrong type with
+The error for an unknown name gives its dotted path and the most similar known name. The error for a wrong type says
 what was expected and what came.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["build", "current_name", "merge", "nest", "with_current_names"]
 
 T = TypeVar("T")
 
-# what a field accepts in words, by the beginning of pydantic's error type
+# what a field accepts, in words, by the first word of pydantic's error type
 _EXPECTED = {
     "int": "a whole number",
     "float": "a number",
@@ -69,7 +69,7 @@ def with_current_names(mapping: Mapping[str, Any], path: tuple[str, ...] = ()) -
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`, mapping by mapping; lists are replaced, not joined."""
+    """Return `above` merged into `below`, group by group. A list replaces the other list."""
     merged = dict(below)
     for name, value in above.items():
         old = merged.get(name)
@@ -78,7 +78,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
-    """{"train.steps": 2} as {"train": {"steps": 2}}; names without a dot stay."""
+    """Return {"train": {"steps": 2}} for {"train.steps": 2}; names without a dot stay."""
     nested: dict[str, Any] = {}
     for path, value in dotted.items():
         *groups, last = str(path).split(".")
@@ -90,7 +90,11 @@ def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(cls: type[T], mapping: Mapping[str, Any], *, name: str) -> T:
-    """Make the dataclass `cls` (and those inside it) from a mapping; fields left out keep their defaults."""
+    """Make the dataclass `cls`, and the dataclasses in it, from a mapping. Missing fields keep their defaults.
+
+    Raises:
+        ConfigError: an unknown name or a wrong type. The message begins with `name`.
+    """
     import pydantic
 
     plain = _checked(cls, mapping, name, ())
@@ -104,7 +108,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], *, name: str) -> T:
 
 @functools.cache
 def _adapter(cls: Any) -> "pydantic.TypeAdapter[Any]":
-    """Pydantic's reading of a dataclass, made once: it takes far longer than a reading."""
+    """Return pydantic's adapter of a dataclass. Making it takes far longer than using it, so it is cached."""
     import pydantic
 
     return pydantic.TypeAdapter(cls)
@@ -125,7 +129,7 @@ def _explain(error: Any) -> str:
 
 
 def _is_union_tag(part: object) -> bool:
-    # pydantic names the tried member of `int | None` as one more step of the path
+    # For `int | None`, pydantic adds the member that it tried to the path.
     return part in ("int", "float", "str", "bool")
 
 
@@ -138,7 +142,7 @@ def _describe(value: object) -> str:
 
 
 def _checked(cls: type, mapping: object, name: str, path: tuple[str, ...]) -> dict[str, Any]:
-    """`mapping` with every name known, empty groups filled in, and no truth value where a number belongs."""
+    """Return `mapping` with {} for empty groups; refuse unknown names, true and false as numbers, inf and nan."""
     if mapping is None:
         return {}
     if not isinstance(mapping, Mapping):
@@ -187,7 +191,7 @@ def _words(hint: object) -> str:
 
 
 def _nearest(cls: type, path: tuple[str, ...]) -> str:
-    """The most similar name: in the same group first, then the same last name in any other group."""
+    """Suggest the most similar name in the same group, else a similar last name in another group."""
     *groups, last = path
     prefix = "".join(f"{group}." for group in groups)
     names = [f.name for f in dataclasses.fields(cls)]

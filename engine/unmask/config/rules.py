@@ -1,4 +1,4 @@
-"""What a configuration must satisfy beyond its types: ranges, and settings that must agree with one another."""
+"""The rules of a configuration beyond its types: ranges, and settings that must agree with one another."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -13,8 +13,8 @@ __all__ = ["check", "check_changes"]
 
 
 def check(config: RunConfig) -> None:
-    """Raise ConfigError with the first thing that is out of range or contradicts another setting."""
-    # one after the other: agreements divide by numbers that the ranges have found to be above 0
+    """Raise ConfigError for the first setting that is out of range or contradicts another setting."""
+    # The order matters: `_agreements` divides by numbers that `_ranges` has found to be above 0.
     for problem in chain(_ranges(config), _agreements(config), _objectives(config), _masking(config)):
         raise ConfigError(f"config: {problem}")
 
@@ -176,8 +176,8 @@ def _objectives(config: RunConfig) -> Iterator[str]:
         yield f"objective.{pairs} is {weights[pairs]} but model.num_segments is 1; set it to 2, for the two of a pair"
     if pairs and config.model.causal:
         yield (
-            f"objective.{pairs} is {weights[pairs]} but model.causal is true, so [CLS], which tells the pair, sees "
-            "nothing of it; set model.causal to false"
+            f"objective.{pairs} is {weights[pairs]} but model.causal is true, so [CLS], which predicts the pair's "
+            "label, sees nothing of the pair; set model.causal to false"
         )
     if objective.clm > 0 and not config.model.causal:
         yield (
@@ -204,7 +204,7 @@ def _masking(config: RunConfig) -> Iterator[str]:
 
 
 def _device_masks(config: RunConfig) -> Iterator[str]:
-    """What masks made on the device cannot follow: it knows tokens, words and the names of documents alone."""
+    """Yield the problems of masking on the device, where only tokens, words and document keys are known."""
     data = config.data
     why = "data.mask_on is 'device', which"
     if data.masking not in ("token", "whole_word"):

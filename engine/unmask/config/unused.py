@@ -1,9 +1,12 @@
-"""Settings that nothing reads: which choice reads them, and what becomes of those that another choice leaves over.
+"""Settings that nothing reads under the given configuration.
 
-A setting that differs from its default and is not read is a mistake of whoever gave it, and refused. It is none where
-a recipe or file gave it together with a choice that reads it and the command line chose otherwise: then it goes back to
-its default, so that `--data.compose mix` works with every file. Defaults are accepted anywhere, since a saved
-configuration holds all of them.
+Many settings are read only under a certain value of another setting. For example, `data.short_pairs` is read only if
+`data.compose` is `pairs`. A setting that differs from its default and that nothing reads is refused: whoever gave it
+expects it to have an effect.
+
+There is one exception. If a recipe or file gives the setting together with the value that reads it, and the command
+line then changes that value, the setting returns to its default. So `--data.compose mix` works with every recipe.
+Defaults are always accepted, because a saved configuration holds all settings.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +26,15 @@ __all__ = ["without_unused"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Read:
-    """`settings` are read where `reads` is true; else what `choice` is, `why` they then are not, and the `way` out."""
+    """Settings that are read only under some values of another setting.
+
+    Attributes:
+        settings: their names.
+        choice: name of the setting that decides whether they are read.
+        reads: whether a configuration reads them.
+        why: the reason why they are not read, for the error.
+        way: what to do to have them read, for the error.
+    """
 
     settings: tuple[str, ...]
     choice: str
@@ -37,7 +48,7 @@ def _absent(setting: str) -> Callable[[RunConfig], bool]:
 
 
 def _is_store(given: str) -> bool:
-    """Whether an input, `path` or `name=path`, is a token store."""
+    """Return whether an input, `path` or `name=path`, is a token store."""
     return is_store(Path(name_and_location(given)[1]))
 
 
@@ -150,18 +161,18 @@ _READ = (
 def without_unused(
     config: RunConfig, *, below: RunConfig, changes: Mapping[str, Any], saved: bool = False
 ) -> RunConfig:
-    """`config` with those settings of the recipe or file back at their defaults that `changes` took the reader from.
+    """Return `config`, with settings of the recipe or file at their defaults if `changes` made them unread.
 
     Args:
-        config: the whole, types checked.
+        config: the recipe or file with the changes; its types are checked.
         below: the configuration of the recipe or file alone.
-        changes: what was laid over it, nested.
-        saved: the file is that of a run; what it began with stays as it is, read or not.
+        changes: the changes, as a nested mapping.
+        saved: whether the file was saved by a run. Its settings then stay as they are, read or not.
     Raises:
-        ConfigError: `changes` or the file give a setting that nothing reads.
+        ConfigError: `changes` or the file gives a setting that nothing reads.
     """
     for row in _READ:
-        # of the configuration as it is by now: what an earlier row put back may be the choice of this one
+        # An earlier row may have reset the choice of this row, so `config` and not the original is asked.
         for setting in _unread(config, row):
             group, name = setting.split(".")
             asked = name in (changes.get(group) or {})
@@ -177,7 +188,7 @@ def without_unused(
 
 
 def _unread(config: RunConfig, row: _Read) -> list[str]:
-    """Settings of the row that differ from their defaults and that nothing in `config` reads."""
+    """Return the settings of the row that differ from their defaults and that nothing in `config` reads."""
     if row.reads(config):
         return []
     return [name for name in row.settings if attrgetter(name)(config) != attrgetter(name)(RunConfig())]

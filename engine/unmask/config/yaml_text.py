@@ -1,8 +1,9 @@
-"""YAML as configurations are written and read: one table of scalars for both directions.
+"""Reading and writing YAML, with one table of scalars for both directions.
 
-Numbers follow YAML 1.2's core schema: `1e6` is a number, `010` is ten, `no` and `on` are strings. What `dump_yaml`
-writes, `parse_yaml` reads back equal, whatever a string holds: `1e5`, `null`, a half surrogate of a file name. A string
-is quoted where this table or that of YAML 1.1, which other programs read by, would take it for something else.
+Numbers follow the core schema of YAML 1.2: `1e6` is a number, `010` is ten, `no` and `on` are strings. `parse_yaml`
+reads back exactly what `dump_yaml` writes, also strings such as `1e5`, `null` or the half surrogate of a file name.
+`dump_yaml` quotes a string if this table or that of YAML 1.1, which other programs use, would read it as something
+else.
 """
 
 import functools
@@ -15,7 +16,7 @@ from unmask.errors import ConfigError
 
 __all__ = ["dump_yaml", "parse_yaml"]
 
-# tag, the texts that have it, their first characters
+# tag, pattern of its texts, their first characters
 _SCALARS: tuple[tuple[str, str, str], ...] = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
@@ -23,15 +24,18 @@ _SCALARS: tuple[tuple[str, str, str], ...] = (
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
     ("null", r"~|null|Null|NULL|", "~nN"),
 )
-# All that a configuration is made of; a file with another tag (!!python/name, !!binary, !!timestamp) is refused.
+# The tags that a configuration may use. A file with another tag (!!python/name, !!binary, !!timestamp) is refused.
 _TAGS = ("null", "bool", "int", "float", "seq", "map", "str")
 
 
 def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
-    """Nested mapping in YAML text; an empty text is an empty mapping. `source` names it in errors.
+    """Return the nested mapping in a YAML text; an empty text is an empty mapping.
 
+    Args:
+        text: YAML.
+        source: name of the text in errors.
     Raises:
-        ConfigError: it is not YAML, or no mapping.
+        ConfigError: the text is not YAML, or not a mapping.
     """
     import yaml
 
@@ -56,7 +60,7 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
 
 
 def dump_yaml(mapping: Mapping[str, Any]) -> str:
-    """YAML text of a nested mapping of plain values, in its order, in ASCII where a character could not be printed."""
+    """Return a nested mapping of plain values as YAML text, in its order, with escapes for unprintable characters."""
     import yaml
 
     # the width keeps long strings on one line
@@ -75,7 +79,7 @@ def _loader() -> type[Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """SafeLoader with the scalars above alone, no name given twice, and no list that holds itself."""
+        """SafeLoader with only the scalars above. It refuses a name given twice and a list that contains itself."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen: set[object] = set()
@@ -100,7 +104,7 @@ def _loader() -> type[Any]:
 
         return construct
 
-    # PyYAML copies an inherited table on the first addition; an empty one leaves YAML 1.1's rules out
+    # PyYAML copies an inherited table on the first addition. An empty table keeps the rules of YAML 1.1 out.
     Loader.yaml_implicit_resolvers = {}
     for tag, pattern, first in _patterns():
         Loader.add_implicit_resolver(tag, pattern, first)
@@ -116,7 +120,7 @@ def _dumper() -> type[Any]:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """SafeDumper that writes by the scalars above, beside those of YAML 1.1."""
+        """SafeDumper that knows the scalars above and those of YAML 1.1."""
 
         def ignore_aliases(self, data: Any) -> bool:
             return True
@@ -126,9 +130,9 @@ def _dumper() -> type[Any]:
     for tag, pattern, first in _patterns():
         Dumper.add_implicit_resolver(tag, pattern, first)
     for character, resolvers in inherited.items():
-        # after ours, so that a number of ours keeps its tag
+        # They come after ours, so that our numbers keep their tag.
         Dumper.yaml_implicit_resolvers.setdefault(character, []).extend(resolvers)
-    # PyYAML folds some breaks (U+0085) where it does not escape them
+    # PyYAML folds some line breaks (U+0085) unless it escapes them.
     Dumper.add_representer(
         str,
         lambda dumper, value: dumper.represent_scalar(
@@ -166,7 +170,7 @@ def _real(text: str) -> float:
 
 
 def _text(value: float) -> str:
-    """The shortest text that is this number, never read as a whole one."""
+    """Return the shortest text of this number that is not read as a whole number."""
     if math.isfinite(value):
         return repr(value)
     return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"

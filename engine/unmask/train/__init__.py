@@ -1,7 +1,7 @@
-"""Pre-training: the step, the optimizer and its schedule, checkpoints, logs, and the loop that joins them.
+"""Pre-training: the step, the optimizer and its schedule, checkpoints, logs, and the loop over them.
 
-`pretrain.pretrain(config)` is the whole of it. `step`, `optim` and `schedule` need PyTorch and NumPy alone, so nothing
-is imported here.
+`pretrain.pretrain(config)` runs all of it. Nothing is imported here, because `step`, `optim` and `schedule` need only
+PyTorch and NumPy.
 """
 
 __all__: list[str] = []

@@ -1,10 +1,10 @@
-"""Held-out evaluation: the same text and the same masks every time, averaged over all masked tokens.
+"""Evaluation on held-out text: the same text and the same masks every time.
 
     loss = sum of the losses of all masked tokens / their number        perplexity = exp(loss)
-    masked accuracy = share of the masked tokens whose likeliest prediction is the original
+    masked accuracy = share of the masked tokens whose most probable prediction is the original token
 
-The held-out stream is one fixed epoch with its own seed, so two evaluations of the same weights agree and curves of
-two runs compare. Dropout is off; the mode of the model is restored afterwards.
+The held-out stream is one fixed epoch with its own seed. So two evaluations of the same weights agree, and the curves
+of two runs can be compared. Dropout is off during an evaluation.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from unmask.batch import PackedBatch
 from unmask.model import PretrainingModel
-from unmask.objectives import Objective, score_batch
-from unmask.train.logging.metrics import TOKEN_OBJECTIVES, perplexity
+from unmask.objectives import TOKEN_OBJECTIVES, Objective, score_batch
+from unmask.train.logging.metrics import perplexity
 
 __all__ = ["Score", "as_row", "evaluate"]
 
@@ -25,8 +25,11 @@ __all__ = ["Score", "as_row", "evaluate"]
 class Score:
     """Result of one objective on held-out text.
 
-    Fields: name of the objective; loss in nats; accuracy in [0, 1]; count of masked tokens or pairs behind them, and
-        where it is 0, the other two are not a number.
+    Attributes:
+        name: name of the objective.
+        loss: mean loss in nats; not a number if `count` is 0.
+        accuracy: share of correct predictions, in [0, 1]; not a number if `count` is 0.
+        count: number of predictions: masked tokens or pairs.
     """
 
     name: str
@@ -36,7 +39,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): how many equally likely tokens the model hesitates between; inf when it overflows."""
+        """exp(loss): the number of equally likely tokens with the same loss; inf on overflow."""
         return perplexity(self.loss)
 
     def __str__(self) -> str:
@@ -47,8 +50,9 @@ class Score:
 
 
 def as_row(scores: Sequence[Score], weights: Sequence[float]) -> dict[str, float]:
-    """Scores as fields of a log row, named as in the rows of training, so that the two compare: `loss` is the weighted
-    sum, and with several objectives each has its own beside it.
+    """Return scores as fields of a log row, under the names that training rows have.
+
+    `loss` is the weighted sum. With several objectives, each also has a loss of its own.
     """
     row = {"loss": sum(weight * score.loss for score, weight in zip(scores, weights, strict=True))}
     for score in scores:
@@ -71,9 +75,18 @@ def evaluate(
     tokens: int,
     device: torch.device | str = "cpu",
 ) -> list[Score]:
-    """Score `model` on at most `tokens` tokens of `batches` (at least one micro-batch), one Score for each objective.
+    """Score a model on held-out text.
 
-    An empty stream gives no scores. The host waits for the device once, at the end.
+    The host waits for the device once, at the end. The mode of the model, training or evaluation, is restored.
+
+    Args:
+        model: the encoder and the heads that the objectives need.
+        objectives: (objective, weight) pairs; the weights are not used here.
+        batches: micro-batches of one capacity, on the CPU.
+        tokens: most tokens to read, padding included; at least one micro-batch is read.
+        device: device of the model.
+    Returns:
+        One Score for each objective; an empty list if there is no batch.
     """
     training = model.training
     model.eval()
@@ -96,7 +109,7 @@ def evaluate(
 
 
 def _at_most(batches: Iterable[PackedBatch], tokens: int) -> Iterator[PackedBatch]:
-    """The first batches whose capacities, all alike, sum to at most `tokens`; one at least."""
+    """Yield the first batches whose capacities sum to at most `tokens`, and at least one batch."""
     seen = 0
     for batch in batches:
         yield batch

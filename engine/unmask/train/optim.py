@@ -1,8 +1,8 @@
 """AdamW with BERT's parameter groups (Loshchilov & Hutter, arXiv:1711.05101; Devlin et al. 2019, arXiv:1810.04805).
 
-Weight decay pulls matrices and embeddings towards zero and leaves biases and layer norms alone. The update is
-`torch.optim.AdamW` in its fused form, one kernel over all parameters on CPU and GPU; it corrects the bias of the
-moments, which the code published with BERT leaves out. Moments are fp32 as the parameters: 8 bytes a parameter.
+Weight decay applies to matrices and embeddings, not to biases and layer norms. The update is `torch.optim.AdamW` in its
+fused form, one kernel over all parameters on CPU and GPU. It corrects the bias of the moments, which the code published
+with BERT does not. Moments are fp32, like the parameters: 8 bytes a parameter.
 """
 
 import torch
@@ -12,10 +12,10 @@ __all__ = ["adamw", "parameter_groups", "set_learning_rate"]
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
-    """Names of the trained parameters, as `{"decay": [...], "no_decay": [...]}`.
+    """Return the names of the trained parameters, as `{"decay": [...], "no_decay": [...]}`.
 
-    A parameter is exempt from decay when it is a vector: every bias and the gain of every layer norm, and nothing else
-    in a BERT. Tied weights appear once, under the first of their names.
+    Vectors have no decay. In a BERT these are all biases and all gains of layer norms, and nothing else. Tied weights
+    appear once, under the first of their names.
     """
     groups: dict[str, list[str]] = {"decay": [], "no_decay": []}
     for name, parameter in model.named_parameters():
@@ -33,13 +33,14 @@ def adamw(
     beta2: float = 0.999,
     eps: float = 1e-6,
 ) -> torch.optim.AdamW:
-    """Fused AdamW over `model`, its learning rate a fp32 scalar tensor on the device of the model.
+    """Return fused AdamW for `model`. Its learning rate is a () fp32 tensor on the device of the model.
 
     Args:
         model: parameters in fp32, all on one device.
-        learning_rate: starting value, > 0; changed later by `set_learning_rate`.
-        weight_decay: multiplied by the learning rate, >= 0.
-        beta1, beta2: decay of the moments, in [0, 1).
+        learning_rate: first learning rate, > 0; `set_learning_rate` changes it.
+        weight_decay: decay of the weights, multiplied by the learning rate, >= 0.
+        beta1: decay of the first moment, in [0, 1).
+        beta2: decay of the second moment, in [0, 1).
         eps: added to the root of the second moment; 1e-6 as in BERT.
     """
     by_name = dict(model.named_parameters())
@@ -58,7 +59,7 @@ def adamw(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Write `rate` into the learning rate tensors in place: a kernel argument on the device, no synchronisation."""
+    """Write `rate` into the learning-rate tensors in place, without synchronising with the device."""
     for group in optimizer.param_groups:
         held: Tensor = group["lr"]
         held.fill_(rate)

@@ -1,8 +1,8 @@
-"""Which dtype activations take: bf16 where the machine multiplies it fast, fp32 elsewhere. Parameters are fp32 always.
+"""The dtype of activations: bf16 where the machine multiplies it fast, else fp32. Parameters are always fp32.
 
 "Fast" means instructions that multiply bf16 pairs and accumulate in fp32: tensor cores from sm_80 on, AVX512-BF16 or
-AMX-BF16 on x86 CPUs, unless oneDNN, which multiplies there, is told not to use them. Elsewhere bf16 is emulated by
-widening: a product on a CPU that has AVX2 only takes a hundred times as long as in fp32.
+AMX-BF16 on x86 CPUs. On CPUs oneDNN does the multiplication, and ONEDNN_MAX_CPU_ISA may forbid it these instructions.
+Elsewhere bf16 is emulated: on a CPU with AVX2 only, a product takes a hundred times as long as in fp32.
 """
 
 import os
@@ -15,13 +15,13 @@ __all__ = ["Precision", "choose_precision"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-# the values of ONEDNN_MAX_CPU_ISA below the first one with bf16
+# the values of ONEDNN_MAX_CPU_ISA that exclude bf16
 _WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Precision:
-    """A dtype for activations and the sentence that says why."""
+    """The dtype of activations, and the reason for it."""
 
     dtype: torch.dtype
     reason: str
@@ -30,7 +30,7 @@ class Precision:
 def choose_precision(
     requested: Literal["auto", "float32", "bfloat16"] = "auto", device: torch.device | str = "cpu"
 ) -> Precision:
-    """Dtype of activations on `device`; an explicit request is honoured even where it is slow, as the reason says."""
+    """Return the dtype of activations on `device`. An explicit request is honoured even if it is slow."""
     fast, why = _fast_bfloat16(torch.device(device))
     if requested == "auto":
         return Precision(dtype=torch.bfloat16 if fast else torch.float32, reason=why)
@@ -42,7 +42,7 @@ def choose_precision(
 
 
 def _fast_bfloat16(device: torch.device) -> tuple[bool, str]:
-    """Whether bf16 products are fast on `device`, and what that rests on."""
+    """Return whether bf16 products are fast on `device`, and why."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         name = f"{torch.cuda.get_device_name(device)} (sm_{major}{minor})"

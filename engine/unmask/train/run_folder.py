@@ -1,18 +1,23 @@
-"""The directory of a run: made once, locked while in use, its configuration saved with it.
+"""The directory of a run: made once, locked while in use, and what is saved in it besides logs and checkpoints.
 
-config.yaml     what the run is; on resume a few settings may differ (see MAY_CHANGE) and are saved again
-log.jsonl       one row a logged step; evaluation.jsonl: one row an evaluation
-checkpoints/    see `checkpoint`
-store/          the prepared text, when the run prepared it itself
+config.yaml     the settings; a resumed run may change a few of them (MAY_CHANGE) and saves the file again
+log.jsonl       a row for each log interval; evaluation.jsonl has a row for each evaluation
+checkpoints/    see `checkpoint.checkpoints`
+store/          the prepared text, if the run prepared it itself
 composed/       sequences that are expensive to compose, made ahead; see `data.compose.stored`
-.started_in     the folder that relative paths of the configuration begin at; see `start_folder`
+.started_in     the way from here to the folder that the run was started in, where its relative paths begin
 
-Of two processes that begin a run under one name, one gets it. Without a name, each gets a directory of its own. What is
-removed again is what was made here: a directory that was there before, a link or a mount stays.
+If two processes start a run under one name, one of them gets it. Without a name, each gets a directory of its own.
+`abandon` removes only what the run made: a directory that existed before, a link or a mount stays.
+
+The configuration keeps `data.store: store` as it was given. With `.started_in`, a run resumes from any folder, and a
+project that was moved or copied as a whole still finds its store. A path that does not exist there is tried in the
+current folder; so are all paths of runs of earlier versions, which wrote no `.started_in`.
 """
 
 import errno
 import fcntl
+import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,10 +30,9 @@ from typing import Any
 
 from unmask.config import KernelsConfig, RunConfig, load_config, to_mapping, to_yaml
 from unmask.errors import RunError
-from unmask.paths import as_typed, replace_text
-from unmask.train.start_folder import absolute_changes, note_start
+from unmask.paths import as_typed, expanded, printable, replace_text
 
-__all__ = ["MAY_CHANGE", "RunFolder", "not_written", "saved_config"]
+__all__ = ["MAY_CHANGE", "RunFolder", "located", "not_written", "note_start", "saved_config"]
 
 MAY_CHANGE = frozenset(
     {
@@ -46,11 +50,15 @@ MAY_CHANGE = frozenset(
         *(f"kernels.{field.name}" for field in fields(KernelsConfig)),
     }
 )
-"""Settings that a resumed run may change; every other one would make it another run. `data.store` and
-`data.similar_words` are where these lie now: a checkpoint knows the fingerprint of its data and refuses any other."""
+"""Settings that a resumed run may change; any other change would make it another run. `data.store` and
+`data.similar_words` may have moved: a checkpoint knows the fingerprint of its data and refuses any other data."""
 
+_STARTED_IN = ".started_in"
+_HUB = "hf://"
+# settings of `data` that are one path
+_PATHS = ("store", "tokenizer", "similar_words")
 
-# What a process killed before it saved the configuration leaves, and what an empty volume holds.
+# What a process leaves that was killed before it saved the configuration, and what an empty volume holds.
 _EMPTY = frozenset({".config.yaml.partial", ".lock", ".started_in", "lost+found"})
 _MADE = (
     *("config.yaml", ".config.yaml.partial", ".started_in", "log.jsonl", "evaluation.jsonl", "tensorboard"),
@@ -60,7 +68,13 @@ _MADE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFolder:
-    """An existing run directory, the configuration it goes by, and whether the directory was made for it."""
+    """An existing run directory.
+
+    Attributes:
+        path: the directory.
+        config: configuration of the run.
+        made: whether the directory was made for this run.
+    """
 
     path: Path
     config: RunConfig
@@ -93,7 +107,7 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, config: RunConfig) -> "RunFolder":
-        """Open the run in `path` to continue it with `config`, which may differ from the saved one in MAY_CHANGE only.
+        """Open the run in `path`, to continue it with `config`.
 
         Raises:
             RunError: there is no run in `path`, or `config` changes what may not change.
@@ -112,13 +126,12 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process from writing to the same run; the lock ends with the process, however it ends.
+        """Keep a second process from writing to the run. The lock ends with the process, however the process ends.
 
         Raises:
             RunError: another process holds it.
         """
-        # A record lock: unlike flock it is not inherited by the loader's processes, which may outlive a killed run
-        # briefly.
+        # The loader's processes do not inherit a record lock, as they would flock's; they may outlive a killed run.
         try:
             handle = (self.path / ".lock").open("a")
         except OSError as error:
@@ -128,7 +141,7 @@ class RunFolder:
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    # some network file systems
+                    # Some network file systems have no locks.
                     warnings.warn(f"run {self.path} cannot be locked ({error.strerror}); start it once", stacklevel=3)
                 else:
                     raise RunError(
@@ -138,8 +151,9 @@ class RunFolder:
             yield
 
     def abandon(self) -> None:
-        """Remove what a run in which nothing was trained has made, prepared text and all, so that its name is free
-        again; never fails, since it follows an error of its own.
+        """Remove everything that the run made, prepared text included, so that its name is free again.
+
+        Does nothing if the run has trained. Never fails, because the caller handles another error.
         """
         with suppress(OSError):
             if _begun(self.path):
@@ -169,7 +183,7 @@ class RunFolder:
 
 
 def _new_directory(name: str | None) -> tuple[Path, bool]:
-    """The directory of a new run, and whether it was made here; one that was there may have been empty."""
+    """Return the directory of a new run, and whether this call made it: it may have existed and be empty."""
     try:
         if name is not None:
             path = Path(name)
@@ -184,7 +198,7 @@ def _new_directory(name: str | None) -> tuple[Path, bool]:
         runs = Path("runs")
         runs.mkdir(exist_ok=True)
         begun = f"{datetime.now():%Y%m%d-%H%M%S}"
-        # jobs of an array start in the same second
+        # Jobs of an array start in the same second.
         for number in count(1):
             path = runs / (begun if number == 1 else f"{begun}-{number}")
             with suppress(FileExistsError):
@@ -208,7 +222,7 @@ def _exists(path: Path) -> RunError:
 
 
 def not_written(file: Path, error: OSError) -> RunError:
-    """The error for a file of a run directory that the system refuses to write, with the way on from there."""
+    """Return the error for a file of a run directory that cannot be written."""
     run = file.parent
     way = f"continue with `unmask pretrain --resume {as_typed(run)}`" if _begun(run) else "start again"
     denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -217,16 +231,20 @@ def not_written(file: Path, error: OSError) -> RunError:
 
 
 def _begun(run: Path) -> bool:
-    """Whether `run` holds anything that training made."""
+    """Return whether training wrote anything to `run`."""
     log = run / "log.jsonl"
     return (run / "checkpoints").exists() or (log.exists() and log.stat().st_size > 0)
 
 
 def saved_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """The configuration saved in the run directory `path`, with `overrides` laid over it.
+    """Read the configuration saved in the run directory `path`, with `overrides` laid over it.
+
+    Relative paths in `overrides` are meant from the current folder. If the run was started elsewhere, they become
+    absolute.
 
     Raises:
-        RunError: `path` holds no run. ConfigError: the result is not valid.
+        RunError: `path` holds no run.
+        ConfigError: the result is not valid.
     """
     file = path / "config.yaml"
     if not file.is_file():
@@ -234,17 +252,17 @@ def saved_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunC
         held = path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _EMPTY)
         way = "give the directory of a run" if held else f"start it with `unmask pretrain --run {as_typed(path)}`"
         raise RunError(f"run {path} cannot be resumed: {known}; {way}")
-    # what was saved is never empty, and defaults would make it another run
+    # A saved file is never empty, and the defaults that an empty one stands for would be another run.
     if not file.stat().st_size:
         raise RunError(
             f"run {path} cannot be resumed: its config.yaml is empty; put the saved one back from a copy, or start a "
             "new run"
         )
-    return load_config(file, absolute_changes(path, overrides or {}), saved=True)
+    return load_config(file, _absolute_changes(path, overrides or {}), saved=True)
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mapping to dotted names: {"train": {"steps": 5}} -> {"train.steps": 5}; lists stay whole."""
+    """Return a nested mapping under dotted names: {"train": {"steps": 5}} -> {"train.steps": 5}; lists stay whole."""
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):
@@ -252,3 +270,69 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def note_start(run: Path) -> None:
+    """Write to the run directory `run` that the run starts in the current folder."""
+    try:
+        here = Path.cwd()
+    except OSError:
+        # The current folder was removed, so no relative path leads anywhere.
+        return
+    (run / _STARTED_IN).write_bytes(os.fsencode(os.path.relpath(here, run.resolve())))
+
+
+def located(config: RunConfig, run: Path) -> RunConfig:
+    """Return `config`, saved in `run`, with relative paths that work from the current folder.
+
+    Raises:
+        RunError: a path exists neither in the folder where the run was started nor here.
+    """
+    start = _elsewhere(run)
+    if start is None:
+        return config
+    found: dict[str, Any] = {"input": [_located_input(given, start) for given in config.data.input]}
+    for name in _PATHS:
+        given = getattr(config.data, name)
+        if given is None or Path(given).is_absolute():
+            continue
+        if (start / given).exists():
+            found[name] = str(start / given)
+        elif not Path(given).exists():
+            raise RunError(
+                f"run {run}: data.{name} is {printable(given)}, which is neither in {start}, where the run was "
+                f"started, nor here; put it back, or give its place now as --data.{name}"
+            )
+    return replace(config, data=replace(config.data, **found))
+
+
+def _absolute_changes(run: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `changes` with absolute paths if the run was started in another folder than the current one."""
+    from unmask.config.mappings import nest
+
+    nested = nest(changes)
+    data = nested.get("data")
+    if isinstance(data, Mapping) and _elsewhere(run) is not None:
+        written = {
+            name: str(Path(expanded(data[name])).resolve()) for name in _PATHS if isinstance(data.get(name), str)
+        }
+        nested["data"] = {**data, **written}
+    return nested
+
+
+def _elsewhere(run: Path) -> Path | None:
+    """Return the folder that the run was started in; None if it is the current one or is not known."""
+    try:
+        start = (run.resolve() / os.fsdecode((run / _STARTED_IN).read_bytes())).resolve()
+        return None if start.samefile(Path.cwd()) else start
+    except OSError:
+        return None
+
+
+def _located_input(given: str, start: Path) -> str:
+    name, equals, path = given.partition("=")
+    if (start / given).exists() or not equals:
+        name, equals, path = "", "", given
+    if path.startswith(_HUB) or Path(path).is_absolute() or not (start / path).exists():
+        return given
+    return f"{name}{equals}{start / path}"

@@ -3,8 +3,8 @@
     rate(s) = peak * (s + 1) / warmup_steps      for s < warmup_steps
     rate(s) = peak * (1 - s / steps)             afterwards, s = 0 .. steps - 1
 
-As in the code published with BERT the decay line is drawn over the whole run, not from the end of the warm-up. That
-code starts at s / warmup_steps and so spends its first step on an update of zero; here the first step counts.
+As in the code published with BERT, the decay starts at the first step of the run and not at the end of the warm-up.
+That code warms up with s / warmup_steps, so its first update is zero; here the first update counts.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ __all__ = ["LinearSchedule"]
 class LinearSchedule:
     """`schedule(step)` is the learning rate of the update number `step`, counted from 0.
 
-    Fields:
+    Attributes:
         peak: the highest rate, > 0.
-        warmup_steps: in [0, steps].
+        warmup_steps: updates of the warm-up, in [0, steps].
         steps: updates in the run, >= 1.
     Raises:
         ConfigError: the warm-up is longer than the run, or a value is out of range.
@@ -44,7 +44,7 @@ class LinearSchedule:
             )
 
     def __call__(self, step: int) -> float:
-        """Rate of update `step`, in [0, peak]."""
+        """Return the rate of update `step`, in [0, peak]."""
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps
         return self.peak * max(0.0, 1.0 - step / self.steps)

@@ -1,8 +1,7 @@
-"""A polite stop: SIGTERM, SIGHUP or Ctrl-C asks the loop to finish its step and save; a second Ctrl-C aborts at once.
+"""Signals that stop a run: after SIGTERM, SIGHUP or Ctrl-C the loop finishes its step and saves.
 
-Schedulers send SIGTERM some seconds before they kill, a terminal that closes sends SIGHUP; under nohup, which ignores
-it, the run goes on. The handler only sets a flag, so a signal inside a save is
-honoured right after it.
+Schedulers send SIGTERM some seconds before they kill a process. A terminal that closes sends SIGHUP; nohup ignores it,
+so the run goes on. The handler only sets a flag, so a save is never interrupted. A second Ctrl-C aborts at once.
 """
 
 import signal
@@ -14,7 +13,7 @@ __all__ = ["StopRequest"]
 
 
 class StopRequest:
-    """Context in which signals set `name` (None until one arrives); outside the main thread it changes nothing."""
+    """A context in which a signal sets `name`, which is None before. Outside the main thread it does nothing."""
 
     def __init__(self) -> None:
         self.name: str | None = None

@@ -1,16 +1,19 @@
-"""One training step: micro-batches in, updated parameters and a few device scalars out.
+"""One training step: it updates the parameters from micro-batches and returns a few device scalars.
 
     count_o   = masked tokens (or pairs) of objective o in all micro-batches of the step
     loss      = sum over o of weight_o * (sum of the losses of o) / count_o
     scale     = max(norm(gradient) / clip_norm, 1)
     parameters <- AdamW(parameters, gradient / scale), unless norm(gradient) is not finite
 
-The counts are taken over the whole step before the first forward pass, so the gradient does not depend on how the
-step is cut into micro-batches; a mean per micro-batch would weigh a masked token by the emptiness of its neighbours.
-Shapes are those of the batches, which are static. Nothing here reads a device value on the host: counts, norms and
-the decision to skip an update are tensors, and the caller looks at them when it logs. Gradients accumulate in
-`.grad`, in the dtype of the parameters (fp32). Cost beyond forward and backward: one read of the gradients for their
-norm; clipping and skipping happen inside the fused optimizer kernel.
+The step takes the counts over all its micro-batches before the first forward pass, so the gradient does not depend on
+how the step is cut into micro-batches. With a mean for each micro-batch, a masked token would count more if its
+micro-batch has few masked tokens.
+
+Nothing here reads a device value on the host: counts, norms and the decision to skip an update are tensors, and the
+caller reads them when it logs. Gradients accumulate in `.grad`, in the dtype of the parameters (fp32). Beyond forward
+and backward, the step reads the gradients once for their norm; the fused optimizer kernel clips and skips.
+
+Shapes: O objectives. The shapes of the batches are static.
 """
 
 from collections.abc import Sequence
@@ -28,15 +31,15 @@ __all__ = ["StepReport", "TrainingStep"]
 
 
 class StepReport(NamedTuple):
-    """What happened in a step; every field is a detached tensor on the device of the model.
+    """The results of a step: detached tensors on the device of the model.
 
-    Fields:
-        loss: (), fp32, the means weighted over objectives.
-        means: (O,), fp32, the mean loss of each objective; not a number where it predicted nothing.
-        accuracy: (O,), fp32, in [0, 1]; not a number there either.
-        counts: (O,), fp32, terms that each mean is over.
-        gradient_norm: (), fp32, before clipping.
-        skipped: (), fp32, 1 when the update was left out.
+    Attributes:
+        loss: weighted sum of the means, () fp32.
+        means: mean loss of each objective, (O,) fp32; not a number where it predicted nothing.
+        accuracy: share of correct predictions, in [0, 1], (O,) fp32; not a number where it predicted nothing.
+        counts: number of predictions of each objective, (O,) fp32.
+        gradient_norm: norm before clipping, () fp32.
+        skipped: 1 if the update was left out, else 0, () fp32.
     """
 
     loss: Tensor
@@ -49,14 +52,14 @@ class StepReport(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingStep:
-    """The step as a callable of its micro-batches.
+    """The step, as a callable that takes micro-batches.
 
-    Fields:
+    Attributes:
         model: the encoder and its heads.
         objectives: (objective, weight) pairs.
-        optimizer: fused `torch.optim.AdamW`, see `optim.adamw`; it reads `grad_scale` and `found_inf` on the device.
+        optimizer: fused `torch.optim.AdamW`, see `optim.adamw`. It reads `grad_scale` and `found_inf` on the device.
         clip_norm: upper bound of the global L2 norm of the gradient, > 0; `inf` never clips.
-        all_rows: run the last layer on all rows, not only on those that an objective reads; for comparison.
+        all_rows: compute all rows of the last layer, not only those that an objective reads; for comparison.
     """
 
     model: PretrainingModel
@@ -76,8 +79,10 @@ class TrainingStep:
         return StepReport(loss, means, correct / counts, counts, norm, skipped)
 
     def accumulate(self, batches: Sequence[PackedBatch]) -> tuple[Tensor, Tensor, Tensor]:
-        """Add the gradient of the step's loss to `.grad`; returns counts, loss sums and correct answers, each (O,)
-        fp32.
+        """Add the gradient of the step's loss to `.grad`.
+
+        Returns:
+            Number of predictions, summed loss and number of correct predictions of each objective, (O,) fp32 each.
         """
         counts = torch.stack([_total(objective, batches) for objective, _ in self.objectives])
         sums, correct = torch.zeros_like(counts), torch.zeros_like(counts)
@@ -93,14 +98,15 @@ class TrainingStep:
         return counts, sums, correct
 
     def update(self) -> tuple[Tensor, Tensor]:
-        """Clip and apply the gradient; returns its norm and 1.0 if it was not finite and therefore left out, both ()
-        fp32.
+        """Clip the gradient and apply it, unless its norm is not finite.
+
+        Returns:
+            The norm, () fp32, and 1 if the update was left out, else 0, () fp32.
         """
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         skipped = 1.0 - torch.isfinite(norm).float()
-        # The protocol of torch.amp.GradScaler: the fused kernel divides by grad_scale and does nothing when found_inf
-        # is 1.
+        # As with torch.amp.GradScaler, the fused kernel divides by grad_scale, and does nothing if found_inf is 1.
         self.optimizer.grad_scale = (norm / self.clip_norm).clamp(min=1.0)  # type: ignore[attr-defined]
         self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
         self.optimizer.step()
@@ -108,5 +114,5 @@ class TrainingStep:
 
 
 def _total(objective: Objective, batches: Sequence[PackedBatch]) -> Tensor:
-    """Terms of an objective in all micro-batches of a step, () fp32."""
+    """Return the number of predictions of an objective in all micro-batches of a step, () fp32."""
     return torch.stack([objective.count(batch).float() for batch in batches]).sum()

@@ -1,13 +1,15 @@
-"""The training loop, from where a run stands to its end.
+"""The training loop, from the position of a run to its end.
 
-    for batches in the data:
-        report = training_step(batches)
-        log, evaluate and save when due; stop politely when asked
+    for batches in data.steps():
+        report = step(batches)
+        log, evaluate and save when due; stop when asked
 
-Everything random is addressed by seed and position, and a checkpoint holds the rest, so a resumed run computes the
-same bits as one that was never interrupted (same thread count, build and machine).
+Everything random is a function of the seed and of the position, and a checkpoint holds the rest. So a resumed run
+computes the same bits as a run that was never interrupted, with the same thread count, build and machine.
 """
 
+import logging
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -20,65 +22,79 @@ from torch import Tensor
 from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
 from unmask.errors import RunError
+from unmask.model import PretrainingModel
+from unmask.objectives import Objective
 from unmask.paths import as_typed
-from unmask.train.assembly import Parts
 from unmask.train.checkpoint.binding import bind
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.resume import require_same_data
 from unmask.train.checkpoint.state import Facts, load_tensors, save_state, state_bytes
+from unmask.train.data import RunData, phase_at
 from unmask.train.evaluate import as_row, evaluate
 from unmask.train.logging.log import RunLog
-from unmask.train.logging.meter import Meter
-from unmask.train.logging.metrics import FlopCount, peak_flops
+from unmask.train.logging.metrics import FlopCount, Meter, peak_flops
 from unmask.train.logging.progress import Display, next_command
 from unmask.train.logging.provenance import differences, machine
 from unmask.train.optim import adamw, set_learning_rate
-from unmask.train.phases import segment_of
-from unmask.train.run_folder import RunFolder
+from unmask.train.run_folder import RunFolder, note_start
 from unmask.train.schedule import LinearSchedule
 from unmask.train.signals import StopRequest
-from unmask.train.start_folder import note_start
 from unmask.train.step import StepReport, TrainingStep
 
 __all__ = ["Trainer"]
 
-# Updates left out in a row after which the run stops: a single spike recovers, this many mean that it diverged.
+_log = logging.getLogger(__name__)
+
+# The run stops after this many skipped updates in a row. It recovers from a single spike; so many mean divergence.
 GIVE_UP_AFTER = 50
 
 
 @dataclass(kw_only=True, slots=True)
 class Trainer:
-    """The loop and what it needs; `restore` puts it where a checkpoint was, `run` goes on to the end.
+    """The loop and its parts. `restore` continues from a checkpoint, `run` trains to the end.
 
-    Fields:
-        config: of the run. folder: its directory. parts: device, model, objectives, data.
-        checkpoints: where states go. display: what a person sees.
-        done: updates so far, skipped ones included. tokens: real tokens so far.
+    Attributes:
+        config: configuration of the run.
+        folder: directory of the run.
+        model: the encoder with its heads, on the device to train on.
+        objectives: (objective, weight) pairs.
+        data: the phases of the run and their micro-batches.
+        checkpoints: the checkpoints of the run.
+        display: the progress that a person sees.
+        done: updates so far, skipped ones included.
+        tokens: real tokens so far.
+        cursor: cursor of the last micro-batch used.
+        saved: step of the last checkpoint, -1 before the first.
+        evaluated: step of the last evaluation of this process, -1 before the first.
     """
 
     config: RunConfig
     folder: Path
-    parts: Parts
+    model: PretrainingModel
+    objectives: Sequence[tuple[Objective, float]]
+    data: RunData
     checkpoints: Checkpoints
     display: Display
     done: int = 0
     tokens: int = 0
+    cursor: Cursor | None = None
+    saved: int = -1
+    evaluated: int = -1
+    device: torch.device = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     schedule: LinearSchedule = field(init=False)
     step: TrainingStep = field(init=False)
     meter: Meter = field(init=False)
     flops: FlopCount = field(init=False)
     skipped: Tensor = field(init=False)
-    streak: Tensor = field(init=False)
-    cursor: Cursor | None = None
-    saved: int = -1
-    evaluated: int = -1
+    skipped_in_a_row: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        train, device = self.config.train, self.parts.device
+        train = self.config.train
+        self.device = next(self.model.parameters()).device
         self.schedule = LinearSchedule(peak=train.learning_rate, warmup_steps=train.warmup_steps, steps=train.steps)
         self.optimizer = adamw(
-            self.parts.model,
+            self.model,
             learning_rate=train.learning_rate,
             weight_decay=train.weight_decay,
             beta1=train.beta1,
@@ -86,44 +102,42 @@ class Trainer:
             eps=train.eps,
         )
         self.step = TrainingStep(
-            model=self.parts.model,
-            objectives=self.parts.objectives,
+            model=self.model,
+            objectives=self.objectives,
             optimizer=self.optimizer,
             clip_norm=train.clip_norm,
             all_rows=not self.config.kernels.last_layer_rows,
         )
-        names, encoder = [objective.name for objective, _ in self.parts.objectives], self.parts.model.encoder.config
-        self.meter = Meter(names, peak=peak_flops(device))
-        self.flops = FlopCount.of(encoder, mask_rate=self.config.data.mask_rate, objectives=names)
-        self.skipped = torch.zeros((), device=device)
-        self.streak = torch.zeros((), device=device)
+        names = [objective.name for objective, _ in self.objectives]
+        self.meter = Meter(names, peak=peak_flops(self.device))
+        self.flops = FlopCount.of(self.model.config, mask_rate=self.config.data.mask_rate, objectives=names)
+        self.skipped = torch.zeros((), device=self.device)
+        self.skipped_in_a_row = torch.zeros((), device=self.device)
 
     def run(self) -> None:
-        """Train to the last step or a polite stop; the last state is saved either way."""
+        """Train to the last step or until a signal asks to stop, and save the last state."""
         train = self.config.train
-        self.parts.model.train()
+        self.model.train()
         self.display.begin(self.done)
-        # Lays out the stream: a corpus that is too small is refused before there is a log, and off the clock.
-        self.parts.sources.position(self.done)
+        # This lays out the stream, before there is a log and before the clock starts; a corpus may be too small.
+        self.data.position(self.done)
         log = RunLog(self.folder, done=self.done, tensorboard=train.tensorboard)
         with (
             closing(log),
             self.display,
             StopRequest() as stop,
-            closing(self.parts.sources.steps(self.done, self.cursor)) as steps,
+            closing(self.data.steps(self.done, self.cursor)) as steps,
         ):
             if self.done > log.evaluated and self._due(train.evaluate_every):
-                # The evaluation that a stop or a kill came before.
+                # The run stopped or was killed between this step and its evaluation.
                 self._evaluate(log, stop)
             self.meter.start()
             for batches in steps:
+                phase = phase_at(self.data.phases, self.done)
+                # Like order and masks, dropout depends on the phase: a piece may occur in two phases.
+                self.model.encoder.dropout_seed.fill_(phase.seed)
                 set_learning_rate(self.optimizer, self.schedule(self.done))
-                # As order and masks: the same piece in two segments must not meet the same dropout.
-                segment = segment_of(self.parts.sources.segments, self.done)
-                self.parts.model.encoder.dropout_seed.fill_(segment.seed)
-                report = self.step(
-                    [self.parts.sources.to_device(batch, segment, self.parts.device) for batch in batches]
-                )
+                report = self.step([self.data.to_device(batch, phase, self.device) for batch in batches])
                 self._account(batches, report)
                 if self._due(train.log_every):
                     self._log(log)
@@ -135,25 +149,25 @@ class Trainer:
                     break
             if self.saved != self.done:
                 self._save()
-            self._say_goodbye(stop)
+            self._log_end(stop)
 
     def restore(self, checkpoint: Path, facts: Facts, saved: RunConfig) -> None:
-        """Put parameters, moments and counters where `checkpoint`, of a run configured as `saved`, has them.
+        """Load parameters, optimizer state and counters of `checkpoint`, which a run configured as `saved` wrote.
 
         Raises:
-            RunError: the run is configured to end before that step.
-            CheckpointError: the model or the data are not those of the checkpoint.
+            RunError: the run is configured to end before the checkpoint's step.
+            CheckpointError: the model or the data is not that of the checkpoint.
         """
-        here = self.parts.sources.position(facts.step)
+        here = self.data.position(facts.step)
         require_same_data(facts, here, checkpoint=checkpoint, run=self.folder, before=saved, now=self.config)
-        load_tensors(checkpoint / "training", self.parts.model, self.optimizer)
+        load_tensors(checkpoint / "training", self.model, self.optimizer)
         self.done, self.tokens, self.saved = facts.step, facts.tokens, facts.step
         self.cursor = None if facts.cursor is None else Cursor(*facts.cursor)
         self.skipped.fill_(facts.skipped)
-        self.meter.reopen_window(facts.window, self.parts.device)
-        self.display.say(f"resumed from {checkpoint}")
-        for sentence in differences(facts.machine, self._machine()):
-            self.display.say(sentence)
+        self.meter.resume_interval(facts.interval, self.device)
+        _log.info(f"resumed from {checkpoint}")
+        for difference in differences(facts.machine, self._machine()):
+            _log.warning(difference)
 
     def _account(self, batches: list[PackedBatch], report: StepReport) -> None:
         """Count a finished step; device values stay on the device."""
@@ -161,105 +175,105 @@ class Trainer:
         flops = 0.0 if self.meter.peak is None else sum(self.flops.training(batch) for batch in batches)
         self.meter.add(report, tokens=tokens, flops=flops)
         self.skipped += report.skipped
-        self.streak = (self.streak + 1.0) * report.skipped
+        self.skipped_in_a_row = (self.skipped_in_a_row + 1.0) * report.skipped
         self.tokens += tokens
         self.cursor = batches[-1].cursor
         self.done += 1
         self.display.advance()
 
+    def _due(self, every: int) -> bool:
+        return self.done == self.config.train.steps or (self.done > 0 and self.done % every == 0)
+
     def _log(self, log: RunLog) -> None:
-        """Write and show the row of the steps since the last one; stops a run that has diverged."""
-        row: dict[str, Any] = {"step": self.done, **self.meter.read(waited_seconds=self.parts.sources.waited_seconds)}
+        """Write and show the row of the last interval.
+
+        Raises:
+            RunError: the run has diverged.
+        """
+        row: dict[str, Any] = {"step": self.done, **self.meter.read(waited_seconds=self.data.waited_seconds)}
         row["learning_rate"] = self.schedule(self.done - 1)
         row["tokens"] = self.tokens
         log.write(row)
         self.display.show(row)
-        streak = int(self.streak.item())
-        if streak >= GIVE_UP_AFTER:
+        skipped = int(self.skipped_in_a_row.item())
+        if skipped >= GIVE_UP_AFTER:
             self._save()
             raise RunError(
-                f"run {self.folder}: the gradient was not finite in each of the last {streak} steps and no update was "
+                f"run {self.folder}: the gradient was not finite in each of the last {skipped} steps and no update was "
                 "made in them; start a new run with a lower train.learning_rate or a longer warm-up"
             )
 
-    def _due(self, every: int) -> bool:
-        return self.done == self.config.train.steps or (self.done > 0 and self.done % every == 0)
-
     def _evaluate(self, log: RunLog, stop: StopRequest) -> None:
-        """Score the model on held-out text; a stop leaves it to the resumed run."""
+        """Score the model on held-out text. If a stop is asked for meanwhile, the resumed run evaluates."""
         with self.meter.paused():
-            parts = self.parts
-            segment = segment_of(parts.sources.segments, self.done - 1)
-            stream = parts.sources.held_out(segment)
+            phase = phase_at(self.data.phases, self.done - 1)
+            stream = self.data.held_out(phase)
             scores = evaluate(
-                parts.model,
-                parts.objectives,
+                self.model,
+                self.objectives,
                 () if stream is None else takewhile(lambda _: not stop, stream.batches()),
                 tokens=self.config.train.evaluate_tokens,
-                device=parts.device,
+                device=self.device,
             )
             if stop:
                 return
             for score in scores:
-                self.display.say(f"held-out at step {self.done}: {score}")
+                _log.info(f"held-out at step {self.done}: {score}")
             if scores:
-                weights = [weight for _, weight in parts.objectives]
-                log.write_evaluation({"step": self.done, "max_length": segment.max_length} | as_row(scores, weights))
+                weights = [weight for _, weight in self.objectives]
+                log.write_evaluation({"step": self.done, "max_length": phase.max_length} | as_row(scores, weights))
             elif self.evaluated < 0:
-                self.display.say("no held-out document in this store: training goes on without evaluation")
+                _log.warning("no held-out document in this store: training goes on without evaluation")
             self.evaluated = self.done
 
     def _save(self) -> None:
-        """Save a checkpoint that resumes and that `transformers` loads."""
+        """Save a checkpoint that a run resumes from and that `transformers` loads."""
         with self.meter.paused():
             self._require_directory()
-            parts = self.parts
-            here = parts.sources.position(self.done)
+            here = self.data.position(self.done)
             facts = Facts(
                 step=self.done,
-                segment=here.segment,
+                phase=here.phase,
                 index=here.index,
-                cursor=None if self.cursor is None else (self.cursor.epoch, self.cursor.block, self.cursor.k),
+                cursor=None if self.cursor is None else (*self.cursor,),
                 fingerprint=here.fingerprint,
                 tokens=self.tokens,
                 skipped=int(self.skipped.item()),
                 threads=torch.get_num_threads(),
                 machine=self._machine(),
-                window=self.meter.open_window(),
+                interval=self.meter.open_interval(),
             )
 
             def write(folder: Path) -> None:
-                parts.model.save_pretrained(folder, pad_id=parts.sources.tokenizer.pad_id, for_transformers=False)
-                parts.sources.tokenizer.save(folder, max_length=self.config.model.max_positions)
-                bind(folder, parts.sources.tokenizer)
-                save_state(folder / "training", parts.model, self.optimizer, facts)
+                self.model.save_pretrained(folder, pad_id=self.data.tokenizer.pad_id, for_transformers=False)
+                self.data.tokenizer.save(folder, max_length=self.config.model.max_positions)
+                bind(folder, self.data.tokenizer)
+                save_state(folder / "training", self.model, self.optimizer, facts)
 
-            self.checkpoints.save(self.done, write, bytes_needed=state_bytes(parts.model))
+            self.checkpoints.save(self.done, write, bytes_needed=state_bytes(self.model))
             self.saved = self.done
 
     def _require_directory(self) -> None:
-        """Make the run directory anew where it was moved away or removed, so that what is saved there resumes."""
+        """Make the run directory again if it was moved or removed, so that its next checkpoint can be resumed."""
         if (self.folder / "config.yaml").exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         RunFolder(path=self.folder, config=self.config).save_config()
         note_start(self.folder)
-        self.display.say(
+        _log.warning(
             f"the run directory {self.folder} was moved or removed while it trained, so it is made anew for the "
             "checkpoints from here on; to keep one run, move them into checkpoints/ of the other"
         )
 
     def _machine(self) -> dict[str, str]:
-        return machine(self.parts.device, self.parts.model.encoder.compute_dtype)
+        return machine(self.device, self.model.encoder.compute_dtype)
 
-    def _say_goodbye(self, stop: StopRequest) -> None:
+    def _log_end(self, stop: StopRequest) -> None:
         if self.done == self.config.train.steps:
-            self.display.say(
-                f"done: {self.done} steps, {self.tokens:,} tokens, model in {self.checkpoints.path(self.done)}"
-            )
-            self.display.say(f"try: unmask {next_command(self.config, self.folder)}")
+            _log.info(f"done: {self.done} steps, {self.tokens:,} tokens, model in {self.checkpoints.path(self.done)}")
+            _log.info(f"try: unmask {next_command(self.config, self.folder)}")
         else:
-            self.display.say(
+            _log.info(
                 f"{stop.name}: stopped after step {self.done}, saved; continue with `unmask pretrain --resume "
                 f"{as_typed(self.folder)}`"
             )

@@ -174,7 +174,8 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
         ),
         (
             {"objective.nsp": 1, "data.compose": "pairs", "model.causal": True},
-            "objective.nsp is 1.0 but model.causal is true, so [CLS], which tells the pair, sees nothing of it",
+            "objective.nsp is 1.0 but model.causal is true, so [CLS], which predicts the pair's label, "
+            "sees nothing of the pair",
         ),
         ({"data.masking": "mac"}, "data.masking is 'mac', which needs data.similar_words"),
         ({"data.similar_words": "a.tsv"}, "data.similar_words is 'a.tsv' but data.masking is 'token'"),

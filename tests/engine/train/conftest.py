@@ -1,6 +1,7 @@
 """`tiny`: the module of that name beside this file, with its text in the place of a store."""
 
 import importlib.util
+import logging
 from pathlib import Path
 from types import ModuleType
 
@@ -17,9 +18,14 @@ def _tiny() -> ModuleType:
     return module
 
 
+@pytest.fixture(autouse=True)
+def _all_messages(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="unmask")
+
+
 @pytest.fixture
 def tiny(_tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr("unmask.train.assembly.open_store", _tiny.open_text)
+    monkeypatch.setattr("unmask.train.pretrain.open_store", _tiny.open_text)
     return _tiny
 
 
@@ -28,6 +34,6 @@ def unbroken(_tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A run that nothing interrupted."""
     run = tmp_path_factory.mktemp("runs") / "unbroken"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("unmask.train.assembly.open_store", _tiny.open_text)
+        patched.setattr("unmask.train.pretrain.open_store", _tiny.open_text)
         _tiny.pretrain(_tiny.config(run))
     return run

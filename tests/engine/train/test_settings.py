@@ -19,24 +19,19 @@ from unmask.config import DataConfig, KernelsConfig, ObjectiveConfig, RunConfig
 from unmask.data.compose import Composition
 from unmask.data.stream import StreamConfig
 from unmask.errors import CheckpointError
-from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.resume import inherit
 from unmask.train.checkpoint.state import Facts, load_facts, save_state
+from unmask.train.data import RunData
 from unmask.train.evaluate import evaluate
 from unmask.train.logging.log import read_log
-from unmask.train.logging.progress import Display
 from unmask.train.run_folder import saved_config
 from unmask.train.schedule import LinearSchedule
-from unmask.train.sources import Sources
 from unmask.train.step import StepReport, TrainingStep
 from unmask.train.trainer import Trainer
 
 
 def trainer_of(tiny: ModuleType, folder: Path, config: RunConfig) -> Trainer:
-    parts = tiny.assembly.assemble(config, folder, lambda text: None)
-    return Trainer(
-        config=config, folder=folder, parts=parts, checkpoints=Checkpoints(folder=folder), display=Display(steps=1)
-    )
+    return tiny.trainer(config, folder)  # type: ignore[no-any-return]
 
 
 def facts_of(run: Path, step: int) -> Facts:
@@ -57,9 +52,9 @@ def test_optimizer_and_step_have_the_settings_of_the_run(tiny: ModuleType, tmp_p
 
 def test_activations_have_the_dtype_that_is_asked_for(tiny: ModuleType, tmp_path: Path) -> None:
     for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
-        parts = tiny.assembly.assemble(tiny.config(tmp_path, dtype=name), tmp_path, lambda text: None)
-        (batch,) = next(parts.sources.steps(0))[:1]
-        assert parts.model(batch).dtype == dtype
+        trainer = tiny.trainer(tiny.config(tmp_path, dtype=name), tmp_path)
+        (batch,) = next(trainer.data.steps(0))[:1]
+        assert trainer.model(batch).dtype == dtype
 
 
 def test_every_update_has_the_rate_of_its_step_before_and_after_a_stop(
@@ -102,7 +97,7 @@ def test_the_time_of_saves_and_evaluations_is_in_no_rate(
 
     for name, original in (("evaluate", evaluate), ("save_state", save_state)):
         monkeypatch.setattr(f"unmask.train.trainer.{name}", slow(original))
-    monkeypatch.setattr("unmask.train.logging.meter.time.perf_counter", lambda: clock() + passed)
+    monkeypatch.setattr("unmask.train.logging.metrics.time.perf_counter", lambda: clock() + passed)
     tiny.pretrain(tiny.config(tmp_path / "a", steps=5, phases=[], log_every=1, save_every=2, evaluate_every=3))
     assert passed == 5000.0
     assert all(row["seconds_per_step"] < 100.0 for row in read_log(tmp_path / "a"))
@@ -135,7 +130,7 @@ def test_a_disk_without_room_for_a_checkpoint_stops_the_run_before_it_is_written
 
 
 def test_a_resumed_run_knows_its_place_its_counts_its_leftovers_and_another_machine(
-    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"
     tiny.pretrain(tiny.config(run, steps=4, phases=[], threads=1))
@@ -145,32 +140,34 @@ def test_a_resumed_run_knows_its_place_its_counts_its_leftovers_and_another_mach
     monkeypatch.setattr("unmask.train.trainer.machine", lambda *of: facts.machine | {"torch": "9.9"})
     asked: list[Any] = []
     threads: list[int] = []
-    original = Sources.steps
+    original = RunData.steps
 
-    def steps(sources: Sources, *arguments: Any) -> Any:
+    def steps(run_data: RunData, *arguments: Any) -> Any:
         asked.append(arguments)
-        return original(sources, *arguments)
+        return original(run_data, *arguments)
 
-    monkeypatch.setattr(Sources, "steps", steps)
+    monkeypatch.setattr(RunData, "steps", steps)
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    capsys.readouterr()
+    caplog.clear()
     tiny.pretrain(saved_config(run, {"train.steps": 6}), resume=run)
     assert facts.cursor is not None
     assert asked == [(4, Cursor(*facts.cursor))]
     assert threads == [1]
     assert facts_of(run, 6).skipped == 7
     assert not list((run / "checkpoints").glob(".*"))
-    assert f"torch was {facts.machine['torch']}, now 9.9" in capsys.readouterr().out
+    assert f"torch was {facts.machine['torch']}, now 9.9" in caplog.text
 
 
-def test_a_resumed_run_keeps_the_threads_and_the_dtype_that_it_leaves_open(tiny: ModuleType, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_the_threads_and_the_dtype_that_it_leaves_open(
+    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tiny.pretrain(tiny.config(tmp_path / "run", steps=1, warmup_steps=0, phases=[], threads=1))
     facts = replace(facts_of(tmp_path / "run", 1), threads=3)
-    said: list[str] = []
-    assert inherit(tiny.config(tmp_path, threads=None, dtype="auto"), facts, said.append).train.threads == 3
-    assert said == ["activations stay in float32, as saved"]
-    assert inherit(tiny.config(tmp_path, threads=3, dtype="bfloat16"), facts, said.append).train.dtype == "bfloat16"
-    assert len(said) == 1
+    caplog.clear()
+    assert inherit(tiny.config(tmp_path, threads=None, dtype="auto"), facts).train.threads == 3
+    assert caplog.messages == ["activations stay in float32, as saved"]
+    assert inherit(tiny.config(tmp_path, threads=3, dtype="bfloat16"), facts).train.dtype == "bfloat16"
+    assert len(caplog.messages) == 1
 
 
 def test_skipped_updates_are_a_streak_only_one_after_the_other(tiny: ModuleType, tmp_path: Path) -> None:
@@ -179,7 +176,7 @@ def test_skipped_updates_are_a_streak_only_one_after_the_other(tiny: ModuleType,
     for skipped in (1.0, 1.0, 0.0, 1.0):
         report = StepReport(one[0], one, one, one, one[0], torch.tensor(skipped))
         trainer._account([pack([[2, 5, 3]])], report)
-    assert (int(trainer.skipped), int(trainer.streak), trainer.done, trainer.tokens) == (3, 1, 4, 12)
+    assert (int(trainer.skipped), int(trainer.skipped_in_a_row), trainer.done, trainer.tokens) == (3, 1, 4, 12)
 
 
 def test_a_stream_is_laid_out_as_the_run_says(tiny: ModuleType, tmp_path: Path) -> None:
@@ -199,14 +196,14 @@ def test_a_stream_is_laid_out_as_the_run_says(tiny: ModuleType, tmp_path: Path) 
         static_masks=3,
     )
     config = replace(tiny.config(tmp_path, max_documents=60), data=data, seed=5)
-    sources = Sources(store, tokenizer, config, composed=tmp_path)
-    segment = sources.segments[1]
-    stream = sources.stream(segment)
+    run_data = RunData(store, tokenizer, config, composed=tmp_path)
+    phase = run_data.phases[1]
+    stream = run_data.stream(phase)
     expected = StreamConfig(
         max_length=32,
         tokens=128,
         sequences=60,
-        seed=segment.seed,
+        seed=phase.seed,
         mask_rate=0.3,
         masking="whole_word",
         static_masks=3,
@@ -218,7 +215,7 @@ def test_a_stream_is_laid_out_as_the_run_says(tiny: ModuleType, tmp_path: Path) 
     )
     assert stream.config == expected
     assert stream.composes_ahead
-    held_out = sources.held_out(segment)
+    held_out = run_data.held_out(phase)
     assert held_out is not None
     assert (held_out.config, held_out.split) == (expected, "held_out")
 
@@ -236,15 +233,15 @@ def test_pairs_and_labels_are_those_of_the_objective(
 ) -> None:
     data = DataConfig(max_length=32, compose="pairs", short_pairs=0.7)
     config = replace(tiny.config(tmp_path), data=data, objective=objective)
-    sources = Sources(*tiny.text(), config)
-    found = sources._stream_config(sources.segments[0])
+    run_data = RunData(*tiny.text(), config)
+    found = run_data._stream_config(run_data.phases[0])
     assert (found.composition.pair_task, found.composition.short_share, found.masking) == (task, 0.7, masking)
 
 
 def test_a_scheduled_mask_rate_goes_on_from_phase_to_phase(tiny: ModuleType, tmp_path: Path) -> None:
     config = tiny.config(tmp_path)
-    sources = Sources(*tiny.text(), replace(config, data=replace(config.data, mask_rate=0.1, mask_rate_end=0.3)))
-    first, second = (sources.stream(segment).config for segment in sources.segments)
+    run_data = RunData(*tiny.text(), replace(config, data=replace(config.data, mask_rate=0.1, mask_rate_end=0.3)))
+    first, second = (run_data.stream(phase).config for phase in run_data.phases)
     assert (first.mask_rate, first.mask_rate_end, second.mask_rate_end) == pytest.approx((0.1, 0.2, 0.3))
     # eight steps of two micro-batches each
     assert first.rate_at(8) == Fraction(3, 20)
@@ -270,10 +267,10 @@ def test_micro_batches_go_on_where_the_steps_are_with_the_workers_asked_for(
         def close(self) -> None:
             """Nothing runs."""
 
-    monkeypatch.setattr("unmask.train.sources.Loader", Stub)
-    sources = Sources(*tiny.text(), tiny.config(tmp_path, workers=3))
-    steps: list[Any] = list(sources.steps(5))
+    monkeypatch.setattr("unmask.train.data.Loader", Stub)
+    run_data = RunData(*tiny.text(), tiny.config(tmp_path, workers=3))
+    steps: list[Any] = list(run_data.steps(5))
     assert steps == [[10, 11], [12, 13], [14, 15], *([k, k + 1] for k in range(0, 16, 2))]
     assert made == [{"start": 10, "workers": 3}, {"start": 0, "workers": 3}]
-    assert sources.waited_seconds == 2.0
-    assert next(sources.steps(8)) == [0, 1]
+    assert run_data.waited_seconds == 2.0
+    assert next(run_data.steps(8)) == [0, 1]

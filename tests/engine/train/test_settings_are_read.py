@@ -223,9 +223,9 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(Checkpoints, "save", save)
     monkeypatch.setattr(Loader, "__init__", load)
     monkeypatch.setattr("torch.set_num_threads", lambda count: seen.append(f"threads {count}"))
-    monkeypatch.setattr("unmask.train.stores.prepare", text)
-    monkeypatch.setattr("unmask.train.stores.docstring_corpus", lambda: [Document(text="a", source="b", origin="c")])
-    monkeypatch.setattr("unmask.train.stores.cache_folder", lambda: folder / "cache")
+    monkeypatch.setattr("unmask.train.store.prepare", text)
+    monkeypatch.setattr("unmask.train.store.docstring_corpus", lambda: [Document(text="a", source="b", origin="c")])
+    monkeypatch.setattr("unmask.train.store.cache_folder", lambda: folder / "cache")
     monkeypatch.setattr("unmask.train.pretrain.event_writer_class", lambda: seen.append("events"))
     monkeypatch.setattr("unmask.train.logging.log.event_writer_class", MagicMock)
     return seen

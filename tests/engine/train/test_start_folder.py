@@ -7,8 +7,7 @@ import pytest
 
 from unmask.config import DataConfig, RunConfig, TrainConfig
 from unmask.errors import RunError
-from unmask.train.run_folder import RunFolder, saved_config
-from unmask.train.start_folder import located
+from unmask.train.run_folder import RunFolder, located, saved_config
 
 DATA = DataConfig(
     store="store", masking="mac", similar_words="words/table.txt", tokenizer="/somewhere/tokenizer", lowercase=True

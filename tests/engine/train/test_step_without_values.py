@@ -19,8 +19,8 @@ from unmask.batch import PackedBatch, assemble
 from unmask.data.masking import MaskRule
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives
-from unmask.train.device_masking import DeviceMasking
-from unmask.train.logging.meter import Meter
+from unmask.train.data import DeviceMasking
+from unmask.train.logging.metrics import Meter
 from unmask.train.optim import adamw, set_learning_rate
 from unmask.train.step import TrainingStep
 from unmask_kernels import using

@@ -14,12 +14,11 @@ import torch
 
 from unmask.config import KernelsConfig
 from unmask.errors import ConfigError, RunError
+from unmask.model import PretrainingModel
 from unmask.objectives import build_objectives
-from unmask.train.checkpoint.checkpoints import Checkpoints, verify
+from unmask.train.checkpoint.checkpoints import verify
 from unmask.train.logging.log import RunLog, read_evaluations, read_log
-from unmask.train.logging.progress import Display
 from unmask.train.run_folder import saved_config
-from unmask.train.trainer import Trainer
 from unmask_kernels import BackendUnavailable
 
 
@@ -69,7 +68,7 @@ def test_the_first_speed_leaves_out_what_came_before_the_loop(
         return RunLog(*arguments, **options)
 
     monkeypatch.setattr("unmask.train.trainer.RunLog", slow)
-    monkeypatch.setattr("unmask.train.logging.meter.time.perf_counter", lambda: clock() + passed)
+    monkeypatch.setattr("unmask.train.logging.metrics.time.perf_counter", lambda: clock() + passed)
     tiny.pretrain(tiny.config(tmp_path / "a", steps=4, phases=[]))
     assert read_log(tmp_path / "a")[0]["seconds_per_step"] < 1.0 / 3
 
@@ -81,29 +80,23 @@ def test_learning_happens_and_the_tokens_are_the_real_ones(unbroken: Path) -> No
     assert all(0.0 <= row["data_wait"] <= 1.0 and row["tokens_per_second"] > 0 for row in rows)
 
 
-def test_a_run_says_how_many_passes_over_its_data_it_will_make(tiny: ModuleType, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_run_says_how_many_epochs_it_will_make(
+    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = tiny.config(tmp_path, held_out=0.0, steps=1000, phases=[])
-    tiny.assembly.assemble(config, tmp_path, said.append)
+    tiny.trainer(config, tmp_path)
     # every document with its [CLS] and [SEP], cut where it is longer than 30 tokens
     tokens = sum(int(n) + 2 * -(-int(n) // 30) for n in tiny.text()[0].lengths)
     line = f"data: {tokens:,} tokens to train on, about {1000 * 256 / tokens:,.1f} epochs in 1,000 steps"
-    assert line in said
+    assert line in caplog.messages
 
 
 @pytest.mark.parametrize(("name", "predicts"), [("mlm", True), ("nsp", False)])
 def test_operations_on_masked_rows_count_where_the_run_predicts_tokens(
     tiny: ModuleType, tmp_path: Path, name: str, predicts: bool
 ) -> None:
-    config = tiny.config(tmp_path)
-    parts = tiny.assembly.assemble(config, tmp_path, lambda text: None)
-    trainer = Trainer(
-        config=config,
-        folder=tmp_path,
-        parts=replace(parts, objectives=build_objectives({name: 1.0})),
-        checkpoints=Checkpoints(folder=tmp_path),
-        display=Display(steps=1),
-    )
+    trainer = tiny.trainer(tiny.config(tmp_path), tmp_path)
+    trainer = replace(trainer, objectives=build_objectives({name: 1.0}))
     assert trainer.flops.predicts_tokens == predicts
 
 
@@ -125,14 +118,14 @@ def test_another_seed_gives_another_model(tiny: ModuleType, tmp_path: Path, unbr
 def test_every_phase_reads_and_is_evaluated_at_its_own_length(tiny: ModuleType, tmp_path: Path) -> None:
     seen: list[int] = []
     evaluated: list[int] = []
-    original = tiny.assembly.PretrainingModel.forward
+    original = PretrainingModel.forward
 
     def watch(model: torch.nn.Module, batch: object, **options: object) -> torch.Tensor:
         (seen if model.training else evaluated).append(batch.documents.max_seqlen)  # type: ignore[attr-defined]
         return original(model, batch, **options)  # type: ignore[no-any-return]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tiny.assembly.PretrainingModel, "forward", watch)
+        patched.setattr(PretrainingModel, "forward", watch)
         tiny.pretrain(tiny.config(tmp_path / "a"))
     assert seen == [16] * 16 + [32] * 16
     half = len(evaluated) // 2
@@ -142,7 +135,7 @@ def test_every_phase_reads_and_is_evaluated_at_its_own_length(tiny: ModuleType, 
 
 def test_every_phase_has_dropout_of_its_own_in_a_resumed_run_too(tiny: ModuleType, tmp_path: Path) -> None:
     seen: dict[int, set[int]] = {}
-    original = tiny.assembly.PretrainingModel.forward
+    original = PretrainingModel.forward
 
     def watch(model: torch.nn.Module, batch: object, **options: object) -> torch.Tensor:
         if model.training:
@@ -152,7 +145,7 @@ def test_every_phase_has_dropout_of_its_own_in_a_resumed_run_too(tiny: ModuleTyp
 
     run = tmp_path / "a"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tiny.assembly.PretrainingModel, "forward", watch)
+        patched.setattr(PretrainingModel, "forward", watch)
         tiny.pretrain(tiny.config(run))
         shutil.rmtree(run / "checkpoints" / "step-000016")
         tiny.pretrain(saved_config(run), resume=run)
@@ -169,10 +162,10 @@ def test_an_existing_run_is_never_written_over(tiny: ModuleType, unbroken: Path)
 
 
 def test_a_store_without_held_out_documents_trains_and_says_so(
-    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny.pretrain(tiny.config(tmp_path / "a", held_out=1e-9, steps=4, phases=[], evaluate_every=2))
-    assert capsys.readouterr().out.count("no held-out document") == 1
+    assert caplog.text.count("no held-out document") == 1
     assert read_evaluations(tmp_path / "a") == []
 
 

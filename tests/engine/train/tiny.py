@@ -7,7 +7,6 @@ itself; an empty one lets it live.
 import os
 import signal
 import sys
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from unmask.config import DataConfig, ModelConfig, Phase, RunConfig, TrainConfig
+from unmask.config import DataConfig, ModelConfig, PhaseConfig, RunConfig, TrainConfig
 from unmask.data.store.memory import MemoryStore
 from unmask.data.tokenizer import Tokenizer
-from unmask.train import assembly
+from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.logging.log import read_evaluations, read_log
-from unmask.train.pretrain import pretrain
+from unmask.train.logging.progress import Display
+from unmask.train.pretrain import build_trainer, pretrain
 from unmask.train.run_folder import saved_config
+from unmask.train.trainer import Trainer
 
 WORDS = [
     "the",
@@ -54,8 +55,8 @@ def text() -> tuple[MemoryStore, Tokenizer]:
     return store, tokenizer
 
 
-def open_text(config: RunConfig, run: Path, say: Callable[[str], None]) -> tuple[MemoryStore, Tokenizer]:
-    """Stands in for `stores.open_store`."""
+def open_text(config: RunConfig, run: Path) -> tuple[MemoryStore, Tokenizer]:
+    """Stands in for `store.open_store`."""
     return text()
 
 
@@ -74,7 +75,7 @@ def config(run: Path, *, workers: int = 0, held_out: float = 0.05, **train: Any)
         "evaluate_tokens": 512,
         "save_every": 5,
         "threads": 1,
-        "phases": [Phase(share=0.5, max_length=16), Phase(share=0.5, max_length=32)],
+        "phases": [PhaseConfig(share=0.5, max_length=16), PhaseConfig(share=0.5, max_length=32)],
     }
     return RunConfig(
         run=str(run),
@@ -82,6 +83,11 @@ def config(run: Path, *, workers: int = 0, held_out: float = 0.05, **train: Any)
         model=ModelConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, max_positions=32),
         train=TrainConfig(**(settings | train)),
     )
+
+
+def trainer(config: RunConfig, run: Path) -> Trainer:
+    """The trainer of a run that is not there."""
+    return build_trainer(config, run, Checkpoints(folder=run), Display(steps=1))
 
 
 def parameters(run: Path) -> dict[str, torch.Tensor]:
@@ -151,7 +157,7 @@ KINDS = {
 
 def main(run: Path, steps: int, moment: str) -> None:
     """Start or resume the run in `run`."""
-    assembly.open_store = open_text  # type: ignore[assignment]
+    sys.modules[pretrain.__module__].open_store = open_text  # type: ignore[attr-defined]
     if moment:
         kill_at(run, moment)
     if (run / "config.yaml").exists():

@@ -1,1 +1,1 @@
-"""Checkpoints: writing and verifying them, the state they hold, and going on from one."""
+"""Checkpoints: how they are written and verified, the state in them, and how a run resumes from one."""

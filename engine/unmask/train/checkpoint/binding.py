@@ -1,6 +1,6 @@
-"""Which tokenizer a model folder was trained with: its hash as one more field of config.json.
+"""The tokenizer of a model folder: its hash is a field of config.json.
 
-Two vocabularies of one size give a model that loads and predicts nonsense, so the number of rows alone cannot tell.
+With another vocabulary of the same size a model loads and predicts nonsense, so comparing sizes is not enough.
 """
 
 import json
@@ -16,7 +16,7 @@ FIELD = "tokenizer_hash"
 
 
 def bind(folder: Path, tokenizer: Tokenizer) -> None:
-    """Record in the config.json of `folder` that its model reads the ids of `tokenizer`."""
+    """Write the hash of `tokenizer` into the config.json of `folder`."""
     path = folder / CONFIG
     settings = read_object(path)
     path.write_text(json.dumps(settings | {FIELD: tokenizer.hash}, indent=2) + "\n", encoding="utf-8")
@@ -25,11 +25,12 @@ def bind(folder: Path, tokenizer: Tokenizer) -> None:
 def require_bound(folder: Path, tokenizer: Tokenizer, vocab_size: int) -> None:
     """Check that the model in `folder`, with `vocab_size` embeddings, was trained with `tokenizer`.
 
-    A table may have more rows than there are tokens: trainers pad it to a multiple of 8 or 64, for speed.
+    The table may have more rows than the tokenizer has tokens, because trainers pad it to a multiple of 8 or 64 for
+    speed. For a folder without a hash, only the sizes are checked.
 
     Raises:
-        TokenizerError: a token has no row, or the hash on record is another one; a folder without one passes by its
-            size.
+        TokenizerError: a token has no row, or the hash differs.
+        CheckpointError: the field in config.json is not a hash.
     """
     remedy = "put the tokenizer that the model was trained with into the folder"
     if tokenizer.vocab_size > vocab_size:

@@ -1,17 +1,17 @@
 """Checkpoint folders that are either whole or absent.
 
-A save goes to a hidden temporary folder, every file is hashed into `manifest.json`, files and folders are flushed to
-the disk, and one rename makes the checkpoint appear as `step-000200`. A process killed at any instant leaves the
-older checkpoints as they were. Loading trusts nothing: the newest folder whose hashes all agree is used, and the ones
-passed over are named.
+A save writes to a hidden temporary folder, hashes every file into `manifest.json`, flushes files and folders to the
+disk, and renames the folder to, for example, `step-000200`. If the process is killed at any instant, the older
+checkpoints stay as they were. A resumed run verifies all hashes and uses the newest checkpoint that is whole; it logs
+the damaged ones that it passes over.
 
-The manifest holds the format, the step, and bytes and sha256 of every file, plus a digest of itself so that a flipped
-bit in the manifest reads as damage and not as another format. Cost: one more read of the checkpoint after it was
-written.
+The manifest holds the format, the step, bytes and sha256 of every file, and a digest of itself. With the digest, a
+flipped bit in the manifest is damage and not another format. Cost: the checkpoint is read once after it was written.
 """
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,6 +24,8 @@ from unmask.paths import as_typed, sync
 
 __all__ = ["FORMAT", "Checkpoints", "damage_of", "is_checkpoint", "verify"]
 
+_log = logging.getLogger(__name__)
+
 FORMAT = 1
 READS = (1,)
 MANIFEST = "manifest.json"
@@ -33,32 +35,36 @@ MANIFEST = "manifest.json"
 class Checkpoints:
     """The checkpoints of one run.
 
-    Fields:
-        folder: holds `step-<number>` folders; made on the first save.
-        keep: how many of the newest to keep, >= 1.
-        say: receives one sentence for everything a user should know (a checkpoint passed over, leftovers removed).
+    Attributes:
+        folder: folder of the `step-<number>` folders; made by the first save.
+        keep: number of newest checkpoints to keep, >= 1.
     """
 
     folder: Path
     keep: int = 2
-    say: Callable[[str], None] = print
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of `step` is or would be."""
+        """Return the folder of the checkpoint of `step`, which may not exist."""
         return self.folder / f"step-{step:06d}"
 
     def steps(self) -> list[int]:
-        """Steps that have a folder here, ascending, whole or not."""
+        """Return the steps that have a folder, ascending, whole or damaged."""
         names = {p.name for p in self.folder.glob("step-*") if p.is_dir()}
         steps = [int(number) for number in (name.removeprefix("step-") for name in names) if number.isdecimal()]
-        # `step-7` is not what `path` makes of 7: a folder of somebody else
+        # `path` writes step 7 as `step-000007`, so a folder `step-7` is not ours.
         return sorted(step for step in steps if self.path(step).name in names)
 
     def save(self, step: int, write: Callable[[Path], None], *, bytes_needed: int) -> Path:
-        """Write the checkpoint of `step` through `write(folder)`, then drop the oldest beyond `keep`.
+        """Write a checkpoint and remove the oldest ones beyond `keep`.
 
+        Args:
+            step: updates done.
+            write: writes the files of the checkpoint into the folder that it is given.
+            bytes_needed: estimated size; a disk with less room is refused before anything is written.
+        Returns:
+            The checkpoint's folder.
         Raises:
-            CheckpointError: the disk has no room or refuses; older checkpoints are untouched.
+            CheckpointError: the disk has no room or cannot be written. The older checkpoints stay.
         """
         target = self.path(step)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -87,12 +93,12 @@ class Checkpoints:
         return target
 
     def latest_valid(self) -> Path | None:
-        """The newest checkpoint whose hashes agree, or None when there is no checkpoint at all.
+        """Return the newest checkpoint whose hashes agree, or None if there is no checkpoint.
 
-        Folders that fail are reported through `say` and set aside as `step-<number>.damaged`.
+        Damaged folders are logged and renamed to `step-<number>.damaged`.
 
         Raises:
-            CheckpointError: checkpoints exist and none is whole, or the newest whole one has a newer format.
+            CheckpointError: checkpoints exist and none is whole, or the newest whole one has an unknown format.
         """
         found = self.steps()
         problems: list[str] = []
@@ -102,7 +108,7 @@ class Checkpoints:
                 _checked(path)
             except _Damaged as damage:
                 problems.append(str(damage))
-                self.say(f"{damage}; falling back to the one before it")
+                _log.warning(f"{damage}; falling back to the one before it")
                 continue
             for bad in (self.path(s) for s in found if s > step):
                 aside = bad.with_name(f"{bad.name}.damaged")
@@ -114,9 +120,9 @@ class Checkpoints:
         return None
 
     def clean(self) -> None:
-        """Remove what interrupted saves and removals left behind."""
+        """Remove the leftovers of interrupted saves and removals."""
         for leftover in self._leftovers():
-            self.say(f"removed {leftover.name}, left by an interrupted save")
+            _log.info(f"removed {leftover.name}, left by an interrupted save")
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _leftovers(self) -> Iterator[Path]:
@@ -124,7 +130,7 @@ class Checkpoints:
             yield from self.folder.glob(pattern)
 
     def _remove(self, path: Path) -> None:
-        """Delete a checkpoint so that an interruption leaves a leftover and never half a checkpoint."""
+        """Delete a checkpoint. The rename first makes sure that an interruption never leaves half a checkpoint."""
         doomed = self.folder / f".{path.name}.removed"
         shutil.rmtree(doomed, ignore_errors=True)
         path.rename(doomed)
@@ -141,11 +147,11 @@ class Checkpoints:
 
 
 class _Damaged(CheckpointError):
-    """A checkpoint whose contents are not what its manifest says."""
+    """The contents of a checkpoint differ from its manifest."""
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a folder is a checkpoint of ours, whole or damaged: other programs write a `manifest.json` too."""
+    """Return whether a folder is one of our checkpoints, whole or damaged. Other programs write manifest.json too."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
     except FileNotFoundError:
@@ -160,7 +166,7 @@ def verify(path: Path) -> dict[str, Any]:
     """Check every file of a checkpoint against its manifest and return the manifest.
 
     Raises:
-        CheckpointError: a file is missing, short or altered, or the format is newer than this version reads.
+        CheckpointError: a file is missing, short or altered, or this version does not read the format.
     """
     try:
         return _checked(path)
@@ -169,7 +175,7 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def damage_of(path: Path) -> str | None:
-    """Why a checkpoint cannot be used, as a sentence without a way out; None if it can."""
+    """Return why a checkpoint cannot be used, or None if it can."""
     try:
         _checked(path)
     except CheckpointError as error:
@@ -216,7 +222,7 @@ def _write_manifest(folder: Path, step: int) -> None:
 
 
 def _well_formed(manifest: dict[str, Any]) -> bool:
-    """Whether a manifest has what this format needs, and no name that leads out of the checkpoint."""
+    """Return whether a manifest has all fields of this format, and no file name that leads out of the checkpoint."""
     step, files = manifest.get("step"), manifest.get("files")
     return (
         type(step) is int
@@ -229,12 +235,12 @@ def _well_formed(manifest: dict[str, Any]) -> bool:
 
 
 def _encode(manifest: dict[str, Any]) -> bytes:
-    """The one way to write a manifest, so that any other text is damage."""
+    """Return the text of a manifest. There is one text for each manifest, so any other text is damage."""
     return (json.dumps(manifest, indent=1) + "\n").encode()
 
 
 def _digest(manifest: dict[str, Any]) -> str:
-    """sha256 of everything in the manifest but the digest; the rule is the same in every format."""
+    """Return the sha256 of everything in the manifest but the digest. The rule is the same in every format."""
     rest = {key: value for key, value in manifest.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -253,7 +259,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _storage_failure(error: BaseException) -> str | None:
-    """What the file system said, when that is why a save failed; None for any other error.
+    """Return the file system's reason for a failed save; None for any other error.
 
     torch.distributed.checkpoint wraps an OSError of its writer in a BaseException.
     """

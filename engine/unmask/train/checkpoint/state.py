@@ -1,11 +1,11 @@
-"""What a run must remember to go on exactly: parameters, moments, generators as tensors; position and provenance as
-JSON.
+"""The state that a run needs to continue exactly.
 
-Tensors go through `torch.distributed.checkpoint` under flat names (`model/...`, `optimizer/<parameter>/exp_avg`,
-`rng/cpu`), so that another number of ranks can read them later. Facts go to `state.json`, readable by eye. The
-learning rate and the other settings are not here: they follow from the run's configuration and the step.
+Tensors are parameters, moments and random generators. They go through `torch.distributed.checkpoint` under flat names
+(`model/...`, `optimizer/<parameter>/exp_avg`, `rng/cpu`), so that another number of ranks can read them later. `Facts`
+goes to `state.json` as readable text. The learning rate and the settings are not saved here: they follow from the run's
+configuration and the step.
 
-Size: 12 bytes a parameter (fp32 value and two moments).
+Size: 12 bytes a parameter, for its fp32 value and two moments.
 """
 
 import json
@@ -27,24 +27,29 @@ from unmask.interop.model_folder import read_object
 
 __all__ = ["Facts", "load_facts", "load_tensors", "save_state", "state_bytes"]
 
+# the names of format 1, where they differ from those of `Facts`
+_NAMES_IN_FILE = {"phase": "segment", "interval": "window"}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """The part of the state that is not tensors.
 
-    Fields:
+    Attributes:
         step: updates done.
-        segment, index: stream segment (phase) and the next global micro-batch in it.
-        cursor: (epoch, block, k) of the last micro-batch used, for people; None when the stream gives none.
-        fingerprint: of the stream of that segment.
-        tokens: real tokens seen. skipped: updates left out for a gradient that was not finite.
-        threads: intra-op threads; results repeat bit for bit only for the same number.
-        machine: where and with what it was computed, see `provenance`.
-        window: sums of the log row that is still open, see `meter.Meter.open_window`.
+        phase: number of the phase; `segment` in the file.
+        index: number, in the phase, of the next global micro-batch.
+        cursor: (epoch, block, k) of the last micro-batch used; None when the stream gives none.
+        fingerprint: fingerprint of the phase's stream.
+        tokens: real tokens seen.
+        skipped: updates left out because a gradient was not finite.
+        threads: intra-op threads. Results repeat bit for bit only with the same number.
+        machine: the machine and the versions that computed the state, see `provenance`.
+        interval: sums of the unfinished log interval, see `Meter.open_interval`; `window` in the file.
     """
 
     step: int
-    segment: int
+    phase: int
     index: int
     cursor: tuple[int, int, int] | None
     fingerprint: str
@@ -52,18 +57,27 @@ class Facts:
     skipped: int
     threads: int
     machine: dict[str, str]
-    window: list[float]
+    interval: list[float]
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: Facts) -> None:
     """Write tensors and facts into `folder`."""
     with _quiet():
         dcp.save(_tensors(model, optimizer), checkpoint_id=folder, no_dist=True)
-    (folder / "state.json").write_text(json.dumps(asdict(facts), indent=1) + "\n")
+    (folder / "state.json").write_text(json.dumps(_as_written(facts), indent=1) + "\n")
+
+
+def _as_written(facts: Facts) -> dict[str, object]:
+    """Return the facts under the names of the file."""
+    return {_NAMES_IN_FILE.get(name, name): value for name, value in asdict(facts).items()}
 
 
 def load_facts(folder: Path) -> Facts:
-    """Read the facts of a checkpoint's training folder; a missing or misshapen file is a CheckpointError."""
+    """Read the facts in a checkpoint's training folder.
+
+    Raises:
+        CheckpointError: the file is missing, or is not what `save_state` writes.
+    """
     import pydantic
 
     def unusable(reason: object) -> CheckpointError:
@@ -72,34 +86,37 @@ def load_facts(folder: Path) -> Facts:
             "before it, or start a new run"
         )
 
+    ours = {theirs: name for name, theirs in _NAMES_IN_FILE.items()}
     try:
         found = read_object(folder / "state.json")
-        facts = pydantic.TypeAdapter(Facts).validate_json(json.dumps(found), strict=True)
+        renamed = {ours.get(name, name): value for name, value in found.items()}
+        facts = pydantic.TypeAdapter(Facts).validate_json(json.dumps(renamed), strict=True)
     except CheckpointError as error:
         raise unusable(error) from error
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        name, *inner = map(str, first["loc"])
+        where = ".".join([_NAMES_IN_FILE.get(name, name), *inner])
         raise unusable(f"state.json, {where}: {first['msg']}") from error
-    if unknown := sorted(found.keys() - asdict(facts).keys()):
+    if unknown := sorted(found.keys() - _as_written(facts).keys()):
         raise unusable(f"state.json holds {unknown[0]}, which this version does not know")
-    for name, least in {"step": 0, "segment": 0, "index": 0, "tokens": 0, "skipped": 0, "threads": 1}.items():
+    for name, least in {"step": 0, "phase": 0, "index": 0, "tokens": 0, "skipped": 0, "threads": 1}.items():
         if getattr(facts, name) < least:
-            raise unusable(f"state.json, {name} is {getattr(facts, name)}, below {least}")
+            raise unusable(f"state.json, {_NAMES_IN_FILE.get(name, name)} is {getattr(facts, name)}, below {least}")
     return facts
 
 
 def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put parameters, moments and generator states of a checkpoint in place.
+    """Copy parameters, moments and generator states of a checkpoint into place.
 
     Raises:
-        CheckpointError: names or shapes differ from those of `model`, or the files hold something else.
+        CheckpointError: names or shapes differ from those of `model`, or the files cannot be read.
     """
     try:
         _load_tensors(folder, model, optimizer)
     except CheckpointError:
         raise
-    # what odd files make of PyTorch is of any class, and dcp's own, whose text is a traceback, is no Exception
+    # PyTorch raises errors of any class for odd files, and CheckpointException, which is no subclass of Exception.
     except (Exception, CheckpointException) as error:
         raise CheckpointError(
             f"checkpoint {folder.parent} holds no training state to resume (its tensors cannot be read: "
@@ -132,9 +149,7 @@ def _load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimiz
 
 
 def state_bytes(model: nn.Module) -> int:
-    """About what a checkpoint takes on disk: value, two moments, and the value again as safetensors, plus 8 MiB of
-    text.
-    """
+    """Return the approximate size of a checkpoint: values, two moments, values as safetensors, and 8 MiB of text."""
     return sum(4 * p.numel() * p.element_size() for p in model.parameters()) + 8 * 2**20
 
 
@@ -167,7 +182,7 @@ def _check_names(folder: Path, state: dict[str, Tensor], targets: dict[str, Tens
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the remark of torch.distributed.checkpoint that no process group exists: here none is meant to."""
+    """Hide the warning of torch.distributed.checkpoint that no process group exists, since none is needed."""
     log = logging.getLogger("torch.distributed.checkpoint")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,1 +1,1 @@
-"""What a run tells: log rows and their measures, the display for people, and where the run came from."""
+"""Log rows and their numbers, the progress display, and the machine and versions of a run."""

@@ -1,11 +1,11 @@
-"""The log of a run: one JSON object a line, always; TensorBoard events beside it when asked.
+"""The log of a run: JSON objects, one a line, and TensorBoard events if asked for.
 
-log.jsonl           one row a logged training step
-evaluation.jsonl    one row an evaluation on held-out text
+log.jsonl           a row for each log interval
+evaluation.jsonl    a row for each evaluation on held-out text
 
-Every line reaches the file as it is written, so a killed run loses none. On resume the lines after the resumed step
-are cut off: the files then read as those of a run that was never interrupted. Numbers that are not finite are written
-as null, because JSON has no word for them.
+Each line is written without a buffer, so a killed run loses none. A resumed run first removes the rows after the step
+that it resumes from, so its files equal those of a run that was never interrupted. Numbers that are not finite are
+written as null, because JSON cannot express them.
 """
 
 import json
@@ -27,12 +27,12 @@ class RunLog:
     """Appends rows to `folder/log.jsonl` and `folder/evaluation.jsonl`.
 
     Args:
-        folder: of the run.
-        done: steps the run has behind it; rows of later steps are removed first.
-        tensorboard: write the numbers of every row to `folder/tensorboard` too.
+        folder: directory of the run.
+        done: steps done so far. Rows of later steps are removed.
+        tensorboard: also write the numbers of every row to `folder/tensorboard`.
     Raises:
         ConfigError: TensorBoard was asked for and is not installed.
-        RunError: a file cannot be written; so do the methods.
+        RunError: a file cannot be written. The methods raise it too.
     """
 
     def __init__(self, folder: Path, *, done: int = 0, tensorboard: bool = False) -> None:
@@ -43,18 +43,18 @@ class RunLog:
         self._evaluations = _Lines(folder / EVALUATIONS, done)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Write the row of a training step; it must hold `step`."""
+        """Write the row of a log interval, which must have `step`."""
         self._rows.append(row)
         self._show("train", row)
 
     def write_evaluation(self, row: dict[str, Any]) -> None:
-        """Write the row of an evaluation; it must hold `step`."""
+        """Write the row of an evaluation, which must have `step`."""
         self._evaluations.append({"event": "evaluate"} | row)
         self._show("evaluate", row)
 
     @property
     def evaluated(self) -> int:
-        """Step of the last evaluation, 0 before the first."""
+        """Step of the last evaluation; 0 before the first."""
         return self._evaluations.last
 
     def close(self) -> None:
@@ -74,17 +74,17 @@ class RunLog:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """All whole training rows of a run, in order; a last line cut short by a crash is left out."""
+    """Return all training rows of a run, in order, without a last line that a crash cut short."""
     return _whole_rows(folder / LOG)
 
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """All whole evaluation rows of a run, in order; none where there is no file yet."""
+    """Return all evaluation rows of a run, in order; an empty list if there is no file yet."""
     return _whole_rows(folder / EVALUATIONS) if (folder / EVALUATIONS).exists() else []
 
 
 class _Lines:
-    """A file of rows, cut at a step and then appended to; `last` is the step of its last row."""
+    """A file of rows that is cut at a step and then appended to. `last` is the step of its last row."""
 
     def __init__(self, path: Path, done: int) -> None:
         self._path = path
@@ -94,7 +94,7 @@ class _Lines:
                 kept = [row for row in _whole_rows(path) if row["step"] <= done]
                 self.last = kept[-1]["step"] if kept else 0
                 replace_text(path, "".join(_line(row) for row in kept))
-            # Without a buffer, so that closing after a failed write does not fail once more.
+            # Without a buffer, closing the file after a failed write does not fail again.
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise not_written(path, error) from error
@@ -131,7 +131,7 @@ def _finite(value: Any) -> Any:
 
 
 def event_writer_class() -> Any:
-    """TensorBoard's writer of events.
+    """Return TensorBoard's class of event writers.
 
     Raises:
         ConfigError: TensorBoard is not installed.

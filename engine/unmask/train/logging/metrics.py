@@ -1,36 +1,43 @@
-"""Numbers that describe a run: perplexity, floating point operations of a step, and their share of a GPU's peak (MFU).
+"""The numbers of a log row: mean losses, perplexity, real tokens per second, waiting time, and MFU.
 
-Forward, counting a multiply-add as two, for T real tokens, M of them masked, and P pairs of a token and one that it
-sees, over all layers:
+`Meter` adds up device scalars on the device. Reading them is the only moment at which the host waits for the device.
+Time spent in evaluations and saves is left out of the rates.
+
+`FlopCount` counts the useful operations of a step. The forward pass, with a multiply-add as two operations, takes for
+T real tokens, M of them masked, and P pairs of a token and a token that it attends to, over all layers:
 
     layers * 6 D^2 T + 4 D P + ((layers - 1) T + M) (2 D^2 + 4 D F) + M (2 D^2 + 2 D V)
 
-that is: three projections, scores and their product with the values; output projection and feed-forward pair, in the
-last layer for the masked rows that the head reads; then the dense layer and the decoder of the MLM head. Where no
-objective predicts tokens, M is 0. The rows of [CLS] and the small heads on them are not counted. Backward costs twice
-the forward. A layer that sees everything has s_i^2 pairs in a document of s_i tokens; a causal one, or one
-with a window, has those that this leaves. Padding is not counted at all. The share of the peak refers to dense bf16
-tensor-core throughput from the vendors' data sheets.
+The terms are: the three projections; the scores and their product with the values; output projection and feed-forward,
+in the last layer for the M rows that the head reads; the dense layer and the decoder of the MLM head. If no objective
+predicts tokens, M is 0. The rows of [CLS] and the small heads on them are not counted, and padding is not counted at
+all. A global layer has s^2 pairs in a document of s tokens; causal layers and layers with a window have fewer. The
+backward pass costs twice the forward pass. MFU, the share of the peak, refers to the dense bf16 throughput of tensor
+cores in the vendors' data sheets.
 """
 
 import math
 import re
+import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from unmask.batch import PackedBatch
+from unmask.errors import CheckpointError
 from unmask.model import EncoderConfig
+from unmask.objectives import TOKEN_OBJECTIVES
+from unmask.train.step import StepReport
 from unmask_kernels.attention.cost import pairs
 
-__all__ = ["TOKEN_OBJECTIVES", "FlopCount", "peak_flops", "perplexity"]
+__all__ = ["FlopCount", "Meter", "peak_flops", "perplexity"]
 
-TOKEN_OBJECTIVES = ("mlm", "clm")
-"""Objectives that predict tokens, so that their loss has a perplexity."""
-
-# dense bf16 with fp32 accumulation, TFLOP/s; the first name whose words stand in the device's name counts
+# Dense bf16 with fp32 accumulation, TFLOP/s. The first name that occurs, as whole words, in the device's name counts.
 PEAK_TFLOPS = {
     "B200": 2250.0,
     "GH200": 989.0,
@@ -52,14 +59,122 @@ PEAK_TFLOPS = {
 }
 
 
+def perplexity(loss: float) -> float:
+    """Return exp(loss) of a loss in nats: the number of equally likely tokens with the same loss; inf on overflow."""
+    return math.inf if loss >= 700 else math.exp(loss)
+
+
+class Meter:
+    """Collects the reports of steps and turns them into one log row.
+
+    Args:
+        names: names of the objectives, in their order. The accuracy of `mlm` is called `masked_accuracy`.
+        peak: peak FLOP/s of the device. None: unknown, and rows have no `mfu`.
+    """
+
+    def __init__(self, names: Sequence[str], *, peak: float | None = None) -> None:
+        self.names = list(names)
+        self.peak = peak
+        self._sums: Tensor | None = None
+        self._steps = self._timed_steps = self._tokens = 0
+        self._flops = self._waited_before = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Start the clock; the time before was preparation."""
+        self._begun, self._away = time.perf_counter(), 0.0
+
+    def add(self, report: StepReport, *, tokens: int, flops: float) -> None:
+        """Add one step of `tokens` real tokens and `flops` operations."""
+        predicted, used = report.counts > 0, report.skipped == 0
+        both = torch.stack([predicted.all(), torch.ones_like(used)])
+        # A skipped step has no numbers, and an objective that predicted nothing has no loss and no accuracy.
+        there = torch.cat([both, predicted, predicted]) & used
+        row = torch.cat([torch.stack([report.loss, report.gradient_norm]), report.means, report.accuracy])
+        rows = torch.stack([torch.where(there, row, torch.zeros_like(row)), there.float()])
+        self._sums = rows if self._sums is None else self._sums + rows
+        self._steps += 1
+        self._timed_steps += 1
+        self._tokens += tokens
+        self._flops += flops
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time spent inside this context."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._away += time.perf_counter() - begun
+
+    def open_interval(self) -> list[float]:
+        """Return the sums of the unfinished log interval, which a checkpoint keeps; exact in fp32.
+
+        The list holds the sums since the last row, then the number of steps in each sum, and last the number of steps.
+        It is empty right after a row.
+        """
+        return [] if self._sums is None else [*self._sums.flatten().tolist(), float(self._steps)]
+
+    def resume_interval(self, interval: Sequence[float], device: torch.device | str) -> None:
+        """Continue the sums of `open_interval`, so that the log of a resumed run equals that of an unbroken one."""
+        if interval and len(interval) != 2 * (2 + 2 * len(self.names)) + 1:
+            raise CheckpointError(
+                f"checkpoint: the open log row has {len(interval)} numbers, not those of this run; put "
+                "config.yaml of the run back as it was, or start a new run"
+            )
+        if interval:
+            sums = torch.tensor(interval[:-1], dtype=torch.float32, device=device)
+            self._sums = sums.view(2, 2 + 2 * len(self.names))
+            self._steps = int(interval[-1])
+
+    def read(self, *, waited_seconds: float) -> dict[str, Any]:
+        """Return the row of the steps since the last row, and start a new interval.
+
+        Means are over the steps that were not skipped and in which the objective predicted something; without such a
+        step they are None. `perplexity` is exp(mean loss) of the tokens. `data_wait` is the share of the time spent
+        waiting for data, in [0, 1].
+
+        Args:
+            waited_seconds: total time that the loader has kept the trainer waiting, since the start of the run.
+        """
+        if self._sums is None:
+            raise ValueError("meter: read needs at least one step since the last reading, got none")
+        sums, used = self._sums.tolist()
+        elapsed = max(time.perf_counter() - self._begun - self._away, 1e-9)
+        mean = [value / steps if steps else None for value, steps in zip(sums, used, strict=True)]
+        row: dict[str, Any] = {"loss": mean[0], "gradient_norm": mean[1]}
+        count = len(self.names)
+        for position, name in enumerate(self.names):
+            if count > 1:
+                row[f"{name}_loss"] = mean[2 + position]
+            row["masked_accuracy" if name == "mlm" else f"{name}_accuracy"] = mean[2 + count + position]
+            if name in TOKEN_OBJECTIVES:
+                loss = mean[2 + position]
+                row["perplexity"] = None if loss is None else perplexity(loss)
+        row["tokens_per_second"] = self._tokens / elapsed
+        row["data_wait"] = min(max((waited_seconds - self._waited_before) / elapsed, 0.0), 1.0)
+        if self.peak is not None:
+            row["mfu"] = self._flops / elapsed / self.peak
+        row["seconds_per_step"] = elapsed / max(self._timed_steps, 1)
+        row["skipped"] = self._steps - round(used[1])
+        self._sums, self._steps, self._timed_steps = None, 0, 0
+        self._tokens, self._flops, self._away = 0, 0.0, 0.0
+        self._waited_before, self._begun = waited_seconds, time.perf_counter()
+        return row
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlopCount:
     """Counts the operations of a batch for an encoder of this shape.
 
-    Fields: windows, tokens that each layer sees on either side, None for all of the document; causal, whether it sees
-        the left side only; hidden_size D, intermediate_size F, vocab_size V; mask_rate, the share of the tokens that
-        are masked in a batch which is masked later, on the device; predicts_tokens, whether an objective reads the
-        masked rows.
+    Attributes:
+        windows: for each layer, the tokens that a token sees on either side; None for the whole document.
+        causal: whether a token sees its left side only.
+        hidden_size: D.
+        intermediate_size: F.
+        vocab_size: V.
+        mask_rate: share of the tokens that are masked, for batches that are masked later, on the device.
+        predicts_tokens: whether an objective reads the masked rows.
     """
 
     windows: tuple[int | None, ...]
@@ -72,7 +187,7 @@ class FlopCount:
 
     @classmethod
     def of(cls, encoder: EncoderConfig, *, mask_rate: float, objectives: Collection[str] = ("mlm",)) -> "FlopCount":
-        """For an encoder, the mask rate of its run, and the names of its objectives."""
+        """Make the count for an encoder, the mask rate of its run, and the names of its objectives."""
         return cls(
             windows=tuple(encoder.window(layer) for layer in range(encoder.num_layers)),
             causal=encoder.causal,
@@ -84,7 +199,7 @@ class FlopCount:
         )
 
     def training(self, batch: PackedBatch) -> float:
-        """Forward and backward of one micro-batch, useful work only. The batch must be on the CPU: lengths are read."""
+        """Return the operations of forward and backward on one micro-batch, which must be on the CPU."""
         ends = batch.documents.cu_seqlens
         lengths, counts = ends.diff()[ends[1:] <= batch.real_tokens].unique(return_counts=True)
         seen = sum(
@@ -97,7 +212,7 @@ class FlopCount:
         return 3.0 * self.forward(batch.real_tokens, seen, masked)
 
     def forward(self, tokens: float, seen: float, masked: float) -> float:
-        """One forward pass over `tokens` real tokens; `seen` pairs of a token and one that it sees, over all layers."""
+        """Return the operations of one forward pass over T = `tokens`, P = `seen` and M = `masked`."""
         d, f, layers = self.hidden_size, self.intermediate_size, len(self.windows)
         attention = layers * tokens * 6.0 * d * d + 4.0 * d * seen
         forward = ((layers - 1) * tokens + masked) * (2.0 * d * d + 4.0 * d * f)
@@ -105,14 +220,9 @@ class FlopCount:
 
 
 def peak_flops(device: torch.device | str) -> float | None:
-    """Peak bf16 FLOP/s of a CUDA device by its name; None for other devices and unknown names."""
+    """Return the peak bf16 FLOP/s of a CUDA device by its name; None for other devices and unknown names."""
     device = torch.device(device)
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
     return next((tflops * 1e12 for known, tflops in PEAK_TFLOPS.items() if re.search(rf"\b{known}\b", name)), None)
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss) of a loss in nats: between how many equally likely tokens the model hesitates; inf on overflow."""
-    return math.inf if loss >= 700 else math.exp(loss)

@@ -1,4 +1,4 @@
-"""What a person watching a run sees: a progress bar on a terminal, plain lines anywhere else."""
+"""The progress display of a run: a bar on a terminal, plain lines anywhere else."""
 
 import sys
 from pathlib import Path
@@ -16,10 +16,10 @@ __all__ = ["Display", "next_command"]
 
 
 class Display:
-    """Shows the progress of a run of `steps` steps; a context around the loop, so that the terminal is left clean."""
+    """Shows the progress of a run of `steps` steps. As a context around the loop, it leaves the terminal clean."""
 
     def __init__(self, *, steps: int, console: Console | None = None) -> None:
-        # what is shown may get lost, the run may not
+        # A run must not fail because its output cannot be written.
         self._console = with_width(console if console is not None else Console(file=lasting(sys.stdout)))
         self._bar: Progress | None = None
         self._steps = steps
@@ -47,33 +47,33 @@ class Display:
             self._bar.stop()
 
     def begin(self, done: int) -> None:
-        """`done` steps lie behind."""
+        """Show that `done` steps are done."""
         self._done = done
         if self._bar is not None:
             self._bar.reset(self._task, total=self._steps, completed=done, numbers="")
 
     def advance(self) -> None:
-        """One more step is done."""
+        """Show that one more step is done."""
         self._done += 1
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done)
 
     def show(self, row: dict[str, Any]) -> None:
-        """Show the numbers of a training row of the log."""
+        """Show the numbers of a log row."""
         numbers = describe(row)
         if self._bar is not None:
             self._bar.update(self._task, numbers=numbers)
         else:
             left = _duration((self._steps - self._done) * row["seconds_per_step"])
-            self.say(f"step {self._done}/{self._steps}  {numbers}  {left} left")
+            self.show_message(f"step {self._done}/{self._steps}  {numbers}  {left} left")
 
-    def say(self, text: str) -> None:
-        """A sentence on a line of its own, above the bar if there is one."""
+    def show_message(self, text: str) -> None:
+        """Print a message on a line of its own, above the bar if there is one."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def describe(row: dict[str, Any]) -> str:
-    """The numbers of a row as one short line."""
+    """Return the numbers of a log row as one short line."""
     loss = row["loss"]
     parts = [
         _no_loss(row) if loss is None else f"loss {loss:.3f}",
@@ -88,7 +88,7 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def _no_loss(row: dict[str, Any]) -> str:
-    """Why a row has no loss: skipped updates, or no step in which every objective predicted something."""
+    """Return why a row has no loss: skipped updates, or no step in which every objective predicted something."""
     if row["skipped"]:
         return "loss not finite"
     losses = {name.removesuffix("_loss"): value for name, value in row.items() if name.endswith("_loss")}
@@ -105,6 +105,6 @@ def _duration(seconds: float) -> str:
 
 
 def next_command(config: RunConfig, run: Path) -> str:
-    """What to try with a finished run: a model that was never shown [MASK] has nothing to say of it."""
+    """Return the command to try next: `fill-mask` if the training used [MASK], else `analyse`."""
     shown = config.data.masking != "mac" and config.objective.mlm > 0
     return f'fill-mask {as_typed(run)} "text with a [MASK]"' if shown else f"analyse {as_typed(run)}"

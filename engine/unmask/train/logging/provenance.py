@@ -1,4 +1,4 @@
-"""Where and with what a state was computed: what must agree for a resumed run to repeat its bits."""
+"""The machine and the versions that computed a state. They must agree for a resumed run to repeat its bits."""
 
 import platform
 from pathlib import Path
@@ -11,7 +11,7 @@ __all__ = ["differences", "machine", "processor"]
 
 
 def machine(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
-    """Name of the device, dtype of activations on it, and versions of unmask, PyTorch and Python."""
+    """Return the device's name, the dtype of activations, and the versions of unmask, PyTorch and Python."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "activations": str(dtype).removeprefix("torch."),
@@ -22,7 +22,7 @@ def machine(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
 
 
 def processor() -> str:
-    """Model name of the CPU, or its architecture where the system does not tell."""
+    """Return the CPU's model name, or its architecture if the system does not tell the name."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
             for line in lines:
@@ -34,7 +34,7 @@ def processor() -> str:
 
 
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """A sentence for each thing that both know and that is not as it was."""
+    """Return a message for each entry of both dictionaries whose value has changed."""
     return [
         f"{name} was {before[name]}, now {now[name]}: same data and masks, but sums may round differently"
         for name in sorted(before.keys() & now.keys())

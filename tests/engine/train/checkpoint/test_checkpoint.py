@@ -19,23 +19,22 @@ def write_numbers(folder: Path) -> None:
     (folder / "training" / "state.json").write_text("{}")
 
 
-def filled(tmp_path: Path, *steps: int, keep: int = 9) -> tuple[Checkpoints, list[str]]:
-    said: list[str] = []
-    checkpoints = Checkpoints(folder=tmp_path / "checkpoints", keep=keep, say=said.append)
+def filled(tmp_path: Path, *steps: int, keep: int = 9) -> Checkpoints:
+    checkpoints = Checkpoints(folder=tmp_path / "checkpoints", keep=keep)
     for step in steps:
         checkpoints.save(step, write_numbers, bytes_needed=0)
-    return checkpoints, said
+    return checkpoints
 
 
-def test_the_newest_of_the_kept_ones_is_found(tmp_path: Path) -> None:
-    checkpoints, said = filled(tmp_path, 5, 10, 15, keep=2)
+def test_the_newest_of_the_kept_ones_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = filled(tmp_path, 5, 10, 15, keep=2)
     assert checkpoints.steps() == [10, 15]
     assert checkpoints.latest_valid() == tmp_path / "checkpoints" / "step-000015"
-    assert said == []
+    assert caplog.messages == []
 
 
 def test_no_checkpoint_at_all_is_not_an_error(tmp_path: Path) -> None:
-    assert filled(tmp_path)[0].latest_valid() is None
+    assert filled(tmp_path).latest_valid() is None
 
 
 def truncate(path: Path) -> None:
@@ -50,18 +49,20 @@ def flip_a_bit(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink], ids=["truncated", "flipped", "missing"])
 @pytest.mark.parametrize("name", ["model.bin", "training/state.json", "manifest.json"])
-def test_damage_is_named_and_the_one_before_is_used(tmp_path: Path, name: str, damage: object) -> None:
-    checkpoints, said = filled(tmp_path, 5, 10)
+def test_damage_is_named_and_the_one_before_is_used(
+    tmp_path: Path, name: str, damage: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = filled(tmp_path, 5, 10)
     damage(checkpoints.path(10) / name)  # type: ignore[operator]
     assert checkpoints.latest_valid() == checkpoints.path(5)
-    (sentence,) = said
+    (sentence,) = caplog.messages
     assert name in sentence
     assert "step-000010" in sentence
     assert "falling back" in sentence
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_its_step_can_be_saved_again(tmp_path: Path) -> None:
-    checkpoints, _ = filled(tmp_path, 5, 10)
+    checkpoints = filled(tmp_path, 5, 10)
     truncate(checkpoints.path(10) / "model.bin")
     checkpoints.latest_valid()
     assert checkpoints.steps() == [5]
@@ -71,7 +72,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_its_step_can_be_saved_again(tmp_p
 
 
 def test_every_bit_of_the_manifest_counts(tmp_path: Path) -> None:
-    checkpoints, _ = filled(tmp_path, 5)
+    checkpoints = filled(tmp_path, 5)
     manifest = checkpoints.path(5) / "manifest.json"
     original = manifest.read_bytes()
     for place in range(0, len(original), 7):
@@ -83,7 +84,7 @@ def test_every_bit_of_the_manifest_counts(tmp_path: Path) -> None:
 
 
 def test_when_none_is_whole_all_are_named(tmp_path: Path) -> None:
-    checkpoints, _ = filled(tmp_path, 5, 10)
+    checkpoints = filled(tmp_path, 5, 10)
     for step in (5, 10):
         truncate(checkpoints.path(step) / "model.bin")
     with pytest.raises(CheckpointError, match=r"step-000010.*step-000005.*start a new run"):
@@ -94,7 +95,7 @@ def test_when_none_is_whole_all_are_named(tmp_path: Path) -> None:
 def test_a_newer_format_asks_for_an_upgrade_and_is_not_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints, _ = filled(tmp_path, 5)
+    checkpoints = filled(tmp_path, 5)
     with monkeypatch.context() as patched:
         patched.setattr("unmask.train.checkpoint.checkpoints.FORMAT", 3)
         checkpoints.save(10, write_numbers, bytes_needed=0)
@@ -105,26 +106,26 @@ def test_a_newer_format_asks_for_an_upgrade_and_is_not_passed_over(
     )
 
 
-def test_what_an_interrupted_save_left_is_ignored_and_cleaned(tmp_path: Path) -> None:
-    checkpoints, said = filled(tmp_path, 5)
+def test_what_an_interrupted_save_left_is_ignored_and_cleaned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = filled(tmp_path, 5)
     leftover = checkpoints.folder / ".step-000010.partial"
     leftover.mkdir()
     write_numbers(leftover)
     assert checkpoints.steps() == [5]
     checkpoints.clean()
     assert not leftover.exists()
-    assert "interrupted" in said[0]
+    assert "interrupted" in caplog.messages[0]
 
 
 def test_a_disk_that_is_too_full_is_noticed_before_writing(tmp_path: Path) -> None:
-    checkpoints, _ = filled(tmp_path, 5)
+    checkpoints = filled(tmp_path, 5)
     with pytest.raises(CheckpointError, match=r"step-000010 could not be written .*needs about 2,305,843,009,213"):
         checkpoints.save(10, write_numbers, bytes_needed=2**61)
     assert checkpoints.latest_valid() == checkpoints.path(5)
 
 
 def test_a_disk_that_fills_up_in_mid_save_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
-    checkpoints, _ = filled(tmp_path, 5)
+    checkpoints = filled(tmp_path, 5)
 
     def write(folder: Path) -> None:
         write_numbers(folder)
@@ -137,7 +138,7 @@ def test_a_disk_that_fills_up_in_mid_save_leaves_the_previous_checkpoint(tmp_pat
 
 
 def test_an_error_that_is_not_the_disks_passes_unchanged_and_leaves_nothing(tmp_path: Path) -> None:
-    checkpoints, _ = filled(tmp_path, 5)
+    checkpoints = filled(tmp_path, 5)
 
     def write(folder: Path) -> None:
         write_numbers(folder)
@@ -159,7 +160,7 @@ class Pair(nn.Module):
 
 FACTS = Facts(
     step=3,
-    segment=0,
+    phase=0,
     index=6,
     cursor=(0, 1, 2),
     fingerprint="f",
@@ -167,7 +168,7 @@ FACTS = Facts(
     skipped=1,
     threads=2,
     machine={"torch": "2"},
-    window=[0.1, 1.0],
+    interval=[0.1, 1.0],
 )
 
 
@@ -230,8 +231,8 @@ model = PretrainingModel(
     EncoderConfig(vocab_size=2000, hidden_size=64, num_layers=1, num_heads=1, intermediate_size=64), heads=("mlm",)
 )
 optimizer = torch.optim.AdamW(model.parameters())
-facts = Facts(step=1, segment=0, index=0, cursor=None, fingerprint="", tokens=0, skipped=0, threads=1,
-              machine={}, window=[])
+facts = Facts(step=1, phase=0, index=0, cursor=None, fingerprint="", tokens=0, skipped=0, threads=1,
+              machine={}, interval=[])
 def write_safetensors(target):
     model.save_pretrained(target)
 def write_training(target):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from torch import nn
 
 from unmask.errors import CheckpointError
 from unmask.train.checkpoint.checkpoints import MANIFEST, Checkpoints, _digest, _encode, is_checkpoint, verify
-from unmask.train.checkpoint.state import Facts, load_facts, load_tensors, save_state
-from unmask.train.logging.meter import Meter
+from unmask.train.checkpoint.state import Facts, _as_written, load_facts, load_tensors, save_state
+from unmask.train.logging.metrics import Meter
 
 FACTS = Facts(
     step=3,
-    segment=0,
+    phase=0,
     index=6,
     cursor=(0, 1, 2),
     fingerprint="f",
@@ -26,7 +25,7 @@ FACTS = Facts(
     skipped=1,
     threads=2,
     machine={"torch": "2"},
-    window=[0.1, float("nan"), 2.0],
+    interval=[0.1, float("nan"), 2.0],
 )
 
 
@@ -124,7 +123,7 @@ def test_a_folder_that_only_resembles_a_step_is_left_alone(checkpoint: Path) -> 
     ids=str,
 )
 def test_odd_facts_are_named(tmp_path: Path, content: bytes | dict[str, Any], reason: str) -> None:
-    text = content if isinstance(content, bytes) else json.dumps(asdict(FACTS) | content).encode()
+    text = content if isinstance(content, bytes) else json.dumps(_as_written(FACTS) | content).encode()
     (tmp_path / "state.json").write_bytes(text)
     with pytest.raises(CheckpointError) as raised:
         load_facts(tmp_path)
@@ -133,7 +132,7 @@ def test_odd_facts_are_named(tmp_path: Path, content: bytes | dict[str, Any], re
 
 
 def test_facts_come_back_as_they_were_saved(tmp_path: Path) -> None:
-    (tmp_path / "state.json").write_text(json.dumps(asdict(FACTS)))
+    (tmp_path / "state.json").write_text(json.dumps(_as_written(FACTS)))
     assert repr(load_facts(tmp_path)) == repr(FACTS)
 
 
@@ -151,6 +150,6 @@ def test_odd_tensors_are_a_sentence(tmp_path: Path, damage: str) -> None:
 
 def test_an_open_log_row_of_another_run_is_refused() -> None:
     meter = Meter(["mlm"])
-    meter.reopen_window([], "cpu")
+    meter.resume_interval([], "cpu")
     with pytest.raises(CheckpointError, match="the open log row has 4 numbers"):
-        meter.reopen_window([1.0, 2.0, 3.0, 1.0], "cpu")
+        meter.resume_interval([1.0, 2.0, 3.0, 1.0], "cpu")

@@ -44,7 +44,7 @@ def test_after_a_polite_stop(
     tiny: ModuleType,
     tmp_path: Path,
     unbroken: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     step: int,
     number: signal.Signals,
 ) -> None:
@@ -52,7 +52,7 @@ def test_after_a_polite_stop(
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, step, lambda: os.kill(os.getpid(), number))
         assert tiny.pretrain(tiny.config(run)) == run
-    said = capsys.readouterr().out
+    said = caplog.text
     assert f"{number.name}: stopped after step {step}, saved; continue with `unmask pretrain --resume {run}`" in said
     assert "fill-mask" not in said
     assert (run / "checkpoints" / f"step-{step:06d}").is_dir()
@@ -62,7 +62,7 @@ def test_after_a_polite_stop(
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_stop_does_not_wait_for_an_evaluation_which_the_resumed_run_makes(
-    tiny: ModuleType, tmp_path: Path, unbroken: Path, capsys: pytest.CaptureFixture[str], inside: bool
+    tiny: ModuleType, tmp_path: Path, unbroken: Path, caplog: pytest.LogCaptureFixture, inside: bool
 ) -> None:
     run = tmp_path / "run"
     evaluated = []
@@ -78,10 +78,10 @@ def test_a_stop_does_not_wait_for_an_evaluation_which_the_resumed_run_makes(
             at_step(patched, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
         tiny.pretrain(tiny.config(run))
     assert len(evaluated) == inside
-    assert "held-out" not in capsys.readouterr().out
+    assert "held-out" not in caplog.text
     assert (run / "checkpoints" / "step-000008").is_dir()
     resume(tiny, run)
-    assert "fill-mask" in capsys.readouterr().out
+    assert "fill-mask" in caplog.text
     tiny.assert_same_end(run, unbroken)
 
 
@@ -129,7 +129,7 @@ def test_from_the_one_before_when_the_newest_checkpoint_is_damaged(
     tiny: ModuleType,
     tmp_path: Path,
     unbroken: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     damage: Callable[[Path], None],
 ) -> None:
     run = tmp_path / "run"
@@ -137,9 +137,9 @@ def test_from_the_one_before_when_the_newest_checkpoint_is_damaged(
         at_step(patched, 12, lambda: os.kill(os.getpid(), signal.SIGTERM))
         tiny.pretrain(tiny.config(run))
     damage(run / "checkpoints" / "step-000012" / "training" / "__0_0.distcp")
-    capsys.readouterr()
+    caplog.clear()
     resume(tiny, run)
-    said = capsys.readouterr().out
+    said = caplog.text
     assert "step-000012: training/__0_0.distcp" in said
     assert "resumed from" in said
     assert "step-000010" in said
@@ -164,7 +164,7 @@ def test_after_the_disk_was_full_in_mid_save(
 
 @pytest.mark.parametrize("step", [4, 9])
 def test_after_the_directory_was_moved_away_in_mid_run(
-    tiny: ModuleType, tmp_path: Path, unbroken: Path, capsys: pytest.CaptureFixture[str], step: int
+    tiny: ModuleType, tmp_path: Path, unbroken: Path, caplog: pytest.LogCaptureFixture, step: int
 ) -> None:
     """What is saved from then on would be a folder of checkpoints that the advice at the end cannot continue."""
     run, moved = tmp_path / "run", tmp_path / "moved"
@@ -176,7 +176,7 @@ def test_after_the_directory_was_moved_away_in_mid_run(
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, step, move_and_stop)
         tiny.pretrain(tiny.config(run))
-    said = capsys.readouterr().out
+    said = caplog.text
     assert f"the run directory {run} was moved or removed while it trained, so it is made anew for the" in said
     assert f"continue with `unmask pretrain --resume {run}`" in said
     # to be one run again: the log lies there
@@ -233,24 +233,24 @@ def test_steps_that_move_the_phases_are_refused_with_the_saved_number(
     run = tmp_path / "run"
     at_step(monkeypatch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
     tiny.pretrain(tiny.config(run))
-    with pytest.raises(CheckpointError, match=r"of segment 0; resume with the saved train\.steps, 16$"):
+    with pytest.raises(CheckpointError, match=r"of phase 0; resume with the saved train\.steps, 16$"):
         resume(tiny, run, **{"train.steps": 40})
 
 
 def test_the_store_may_lie_elsewhere_and_the_threads_may_change_which_is_said(
-    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"
     tiny.pretrain(tiny.config(run, steps=4, phases=[]))
-    capsys.readouterr()
+    caplog.clear()
     resume(tiny, run, **{"train.steps": 6, "data.store": "moved", "train.threads": 2})
-    assert "threads were 1, now 2: same data and masks, but sums may round differently" in capsys.readouterr().out
+    assert "threads were 1, now 2: same data and masks, but sums may round differently" in caplog.text
     resume(tiny, run, **{"train.steps": 8, "train.threads": 1})
     assert read_log(run)[-1]["step"] == 8
 
 
 def test_auto_stays_what_it_was_where_another_machine_would_choose_otherwise(
-    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"
     monkeypatch.setattr("unmask.train.precision._fast_bfloat16", lambda device: (True, "fast"))
@@ -259,9 +259,9 @@ def test_auto_stays_what_it_was_where_another_machine_would_choose_otherwise(
     assert state["machine"]["activations"] == "bfloat16"
     assert {"device", "unmask", "torch", "python"} <= state["machine"].keys()
     monkeypatch.setattr("unmask.train.precision._fast_bfloat16", lambda device: (False, "slow"))
-    capsys.readouterr()
+    caplog.clear()
     resume(tiny, run, **{"train.steps": 6})
-    said = capsys.readouterr().out
+    said = caplog.text
     assert "activations stay in bfloat16, as saved" in said
     assert "activations was" not in said
     assert saved_config(run).train.dtype == "auto"
@@ -282,18 +282,19 @@ def test_a_tampered_fingerprint_is_refused(tiny: ModuleType, tmp_path: Path, mon
 
 
 def test_more_steps_go_on_at_a_learning_rate_that_is_said_and_fewer_than_done_are_refused(
-    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"
     tiny.pretrain(tiny.config(run, steps=4, phases=[]))
-    capsys.readouterr()
+    caplog.clear()
     resume(tiny, run, **{"train.steps": 6})
     train = saved_config(run).train
     rate = LinearSchedule(peak=train.learning_rate, warmup_steps=train.warmup_steps, steps=6)(4)
     told = "train.steps was 4, now 6: the learning rate falls to 0 over all of them"
-    assert f"{told}, so it goes on at {rate:.3g} where it would have been 0\n" in capsys.readouterr().out
+    assert f"{told}, so it goes on at {rate:.3g} where it would have been 0" in caplog.text
+    caplog.clear()
     resume(tiny, run)
-    assert "train.steps was" not in capsys.readouterr().out
+    assert "train.steps was" not in caplog.text
     with pytest.raises(RunError, match=r"train\.steps is 5 but 6 steps are done"):
         resume(tiny, run, **{"train.steps": 5})
     resume(tiny, run)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from unmask.train.logging.meter import Meter
+from unmask.train.logging.metrics import Meter
 from unmask.train.step import StepReport
 
 
@@ -47,7 +47,7 @@ def test_a_skipped_step_is_counted_and_kept_out_of_the_means() -> None:
     assert (row["loss"], row["gradient_norm"], row["skipped"]) == (2.0, 1.0, 1)
 
 
-def test_a_window_of_skipped_steps_has_no_mean() -> None:
+def test_an_interval_of_skipped_steps_has_no_mean() -> None:
     meter = Meter(["mlm"])
     meter.add(report(float("nan"), skipped=1.0), tokens=10, flops=0)
     assert meter.read(waited_seconds=0.0)["loss"] is None
@@ -69,7 +69,7 @@ def test_a_step_that_predicted_nothing_is_in_no_mean_of_its_objective() -> None:
 
 def test_rates_leave_out_pauses_and_count_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("unmask.train.logging.meter.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("unmask.train.logging.metrics.time.perf_counter", lambda: clock[0])
     meter = Meter(["mlm"], peak=1000.0)
     clock[0] += 2.0
     meter.add(report(1.0), tokens=600, flops=500.0)
@@ -85,7 +85,7 @@ def test_rates_leave_out_pauses_and_count_waiting(monkeypatch: pytest.MonkeyPatc
 
 def test_rates_begin_with_the_loop_and_not_with_the_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("unmask.train.logging.meter.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("unmask.train.logging.metrics.time.perf_counter", lambda: clock[0])
     meter = Meter(["mlm"])
     with meter.paused():
         clock[0] += 20.0
@@ -96,7 +96,7 @@ def test_rates_begin_with_the_loop_and_not_with_the_preparation(monkeypatch: pyt
     assert meter.read(waited_seconds=0.0)["tokens_per_second"] == 300.0
 
 
-def test_an_open_window_continues_exactly() -> None:
+def test_an_open_interval_continues_exactly() -> None:
     spike = report(float("nan"), norm=float("inf"), skipped=1.0)
     reports = [report(0.1), spike, report(0.7), report(1.3)]
     whole, first, second = Meter(["mlm"]), Meter(["mlm"]), Meter(["mlm"])
@@ -104,7 +104,7 @@ def test_an_open_window_continues_exactly() -> None:
         whole.add(one, tokens=1, flops=0)
     for one in reports[:2]:
         first.add(one, tokens=1, flops=0)
-    second.reopen_window(first.open_window(), "cpu")
+    second.resume_interval(first.open_interval(), "cpu")
     for one in reports[2:]:
         second.add(one, tokens=1, flops=0)
     expected, got = whole.read(waited_seconds=0.0), second.read(waited_seconds=0.0)

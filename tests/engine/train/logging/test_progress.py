@@ -25,7 +25,7 @@ def shown(*, terminal: bool) -> str:
     with display:
         display.advance()
         display.show(ROW)
-        display.say("held-out [loss] 2.4")
+        display.show_message("held-out [loss] 2.4")
     return out.getvalue()
 
 

@@ -11,7 +11,7 @@ from unmask.data.text.corpus import Document
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import StoreError
 from unmask.train.pretrain import pretrain
-from unmask.train.stores import open_store
+from unmask.train.store import open_store
 
 TEXTS = [
     f"the {a} {b} sat on a {c} mat" for a in ("red", "old", "sad") for b in ("cat", "dog", "owl") for c in "xyzuvw"
@@ -22,7 +22,7 @@ TEXTS = [
 def docstrings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Document]:
     """A small corpus in the place of the embedded one, and a cache of its own."""
     documents = [Document(text=text, source="python", origin=str(n)) for n, text in enumerate(TEXTS)]
-    for module in ("unmask.train.stores", "unmask.data.prepare.inputs"):
+    for module in ("unmask.train.store", "unmask.data.prepare.inputs"):
         monkeypatch.setattr(f"{module}.docstring_corpus", lambda **_: documents)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return documents
@@ -39,13 +39,12 @@ def cached(tmp_path: Path) -> list[Path]:
 def test_given_text_is_prepared_once_inside_the_run_directory(tmp_path: Path) -> None:
     source = tmp_path / "text.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    said: list[str] = []
-    store, tokenizer = open_store(config(input=[str(source)]), tmp_path, said.append)
+    store, tokenizer = open_store(config(input=[str(source)]), tmp_path)
     assert store.folder == tmp_path / "store"
     assert store.num_documents == len(TEXTS)
     assert tokenizer.hash == store.tokenizer_hash
     source.unlink()
-    again, _ = open_store(config(input=[str(source)]), tmp_path, said.append)
+    again, _ = open_store(config(input=[str(source)]), tmp_path)
     assert again.fingerprint == store.fingerprint
 
 
@@ -53,14 +52,14 @@ def test_a_store_of_other_words_is_refused_where_a_segmenter_is_asked_for(tmp_pa
     source = tmp_path / "text.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     for name, segmenter in (("none", None), ("words", "spaces")):
-        open_store(config(input=[str(source)], segmenter=segmenter), tmp_path / name, print)
+        open_store(config(input=[str(source)], segmenter=segmenter), tmp_path / name)
     with pytest.raises(StoreError, match=r"made without a segmenter.* again with --segmenter spaces"):
-        open_store(config(store=str(tmp_path / "none" / "store"), segmenter="spaces"), tmp_path, print)
+        open_store(config(store=str(tmp_path / "none" / "store"), segmenter="spaces"), tmp_path)
     words = str(tmp_path / "words" / "store")
     for taken in ("spaces", "chinese", None):
-        assert open_store(config(store=words, segmenter=taken), tmp_path, print)[0].segmenter == "spaces"
+        assert open_store(config(store=words, segmenter=taken), tmp_path)[0].segmenter == "spaces"
     with pytest.raises(StoreError, match=r"words by spaces, but data\.segmenter is 'jieba'.* --data\.segmenter spaces"):
-        open_store(config(store=words, segmenter="jieba"), tmp_path, print)
+        open_store(config(store=words, segmenter="jieba"), tmp_path)
 
 
 def test_given_text_is_read_as_the_configuration_says(tmp_path: Path) -> None:
@@ -68,48 +67,50 @@ def test_given_text_is_read_as_the_configuration_says(tmp_path: Path) -> None:
     rows.write_text("".join(json.dumps({"body": text.title()}) + "\n" for text in TEXTS))
     blocks.write_text("\n\n".join(TEXTS))
     asked = {"text_field": "body", "blank_line_documents": True, "lowercase": False}
-    store, tokenizer = open_store(config(input=[str(rows), str(blocks)], **asked), tmp_path, print)
+    store, tokenizer = open_store(config(input=[str(rows), str(blocks)], **asked), tmp_path)
     assert store.num_documents == 2 * len(TEXTS)
     fewer = replace(config(input=[str(rows), str(blocks)], **asked).data, vocab_size=70)
-    assert open_store(RunConfig(data=fewer), tmp_path / "fewer", print)[0].vocab_size <= 70 < store.vocab_size
+    assert open_store(RunConfig(data=fewer), tmp_path / "fewer")[0].vocab_size <= 70 < store.vocab_size
     blocks.write_text("# One\nthe cat\n# Two\nthe dog\n")
     data = DataConfig(input=[str(blocks)], split_at="^#", tokenizer=str(store.folder / "tokenizer"))
-    assert open_store(RunConfig(data=data), tmp_path / "cut", print)[0].num_documents == 2
+    assert open_store(RunConfig(data=data), tmp_path / "cut")[0].num_documents == 2
     assert tokenizer.decode(tokenizer.encode_batch(["The Cat"])[0]) == "The Cat"
 
 
-def test_the_docstrings_are_prepared_once_a_machine(tmp_path: Path, docstrings: list[Document]) -> None:
-    said: list[str] = []
-    first, _ = open_store(config(), tmp_path / "a", said.append)
-    told = len(said)
-    again, _ = open_store(config(), tmp_path / "b", said.append)
+def test_the_docstrings_are_prepared_once_a_machine(
+    tmp_path: Path, docstrings: list[Document], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, _ = open_store(config(), tmp_path / "a")
+    caplog.clear()
+    again, _ = open_store(config(), tmp_path / "b")
     assert again.folder == first.folder
-    assert not any("preparing" in sentence for sentence in said[told:])
+    assert "preparing" not in caplog.text
     assert cached(tmp_path) == [first.folder]
 
 
 def test_other_docstrings_or_another_vocabulary_are_another_store(tmp_path: Path, docstrings: list[Document]) -> None:
-    open_store(config(), tmp_path, print)
-    open_store(replace(config(), data=DataConfig(vocab_size=110)), tmp_path, print)
-    open_store(config(lowercase=False), tmp_path, print)
-    open_store(config(strip_accents=False), tmp_path, print)
-    open_store(config(segmenter="spaces"), tmp_path, print)
+    open_store(config(), tmp_path)
+    open_store(replace(config(), data=DataConfig(vocab_size=110)), tmp_path)
+    open_store(config(lowercase=False), tmp_path)
+    open_store(config(strip_accents=False), tmp_path)
+    open_store(config(segmenter="spaces"), tmp_path)
     docstrings[0] = replace(docstrings[0], source="torch")
-    open_store(config(), tmp_path, print)
+    open_store(config(), tmp_path)
     docstrings[0] = replace(docstrings[0], text="another")
-    open_store(config(), tmp_path, print)
+    open_store(config(), tmp_path)
     docstrings.pop()
-    open_store(config(), tmp_path, print)
+    open_store(config(), tmp_path)
     assert len(cached(tmp_path)) == 8
 
 
-def test_a_damaged_cache_is_made_again(tmp_path: Path, docstrings: list[Document]) -> None:
-    first, _ = open_store(config(), tmp_path, print)
+def test_a_damaged_cache_is_made_again(
+    tmp_path: Path, docstrings: list[Document], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, _ = open_store(config(), tmp_path)
     (first.folder / "manifest.json").write_text("{")
-    said: list[str] = []
-    again, _ = open_store(config(), tmp_path, said.append)
+    again, _ = open_store(config(), tmp_path)
     assert again.fingerprint == first.fingerprint
-    assert any("preparing the cached text again" in sentence for sentence in said)
+    assert "preparing the cached text again" in caplog.text
 
 
 def test_without_a_cache_the_store_lies_in_the_run_directory(
@@ -117,22 +118,22 @@ def test_without_a_cache_the_store_lies_in_the_run_directory(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    store, _ = open_store(config(), tmp_path, print)
+    store, _ = open_store(config(), tmp_path)
     assert store.folder == tmp_path / "store"
 
 
 def test_a_store_made_by_another_tokenizer_is_refused(tmp_path: Path, docstrings: list[Document]) -> None:
-    store, _ = open_store(config(), tmp_path, print)
+    store, _ = open_store(config(), tmp_path)
     Tokenizer.train([*TEXTS, "quite other words"], 130).save(tmp_path / "other")
     with pytest.raises(StoreError, match="was made by tokenizer"):
-        open_store(config(store=str(store.folder), tokenizer=str(tmp_path / "other")), tmp_path, print)
+        open_store(config(store=str(store.folder), tokenizer=str(tmp_path / "other")), tmp_path)
 
 
 def test_from_text_to_a_checkpoint_that_transformers_loads(
     tiny: ModuleType, tmp_path: Path, docstrings: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    monkeypatch.setattr("unmask.train.assembly.open_store", open_store)
+    monkeypatch.setattr("unmask.train.pretrain.open_store", open_store)
     run = tmp_path / "run"
     base = tiny.config(run, steps=6, phases=[])
     pretrain(replace(base, data=replace(base.data, vocab_size=120)))

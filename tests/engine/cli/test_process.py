@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from unmask import cli
-from unmask.cli._surroundings import settled
+from unmask.cli._process import prepared_process
 from unmask.data.text.docstrings import cache_folder
 
 
@@ -133,7 +133,7 @@ def test_a_user_without_name_and_home_gets_both_while_the_command_runs(
     with pytest.raises((KeyError, OSError)):
         getpass.getuser()
     assert cache_folder() is None
-    with settled():
+    with prepared_process():
         assert getpass.getuser() == f"uid-{os.getuid()}"
         kept = Path(os.environ["TRITON_CACHE_DIR"])
         assert kept.is_dir()

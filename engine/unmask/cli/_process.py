@@ -1,10 +1,13 @@
-"""What a command makes of the process that it finds itself in, so that no oddness of it costs the work.
+"""Prepares the process for a command, so that an unusual environment does not make it fail.
 
-Standard streams: closed ones (`>&-`) become the null device, for the next file to be opened would else take their place
-and the output with it; the others never fail (`unmask.terminal`). Signals: SIGTERM and SIGHUP end a command as Ctrl-C
-does, through its clean-up; the training loop saves first (`train.signals`). Imports: the current folder comes last, so
-that a keyword.py of the user is no module of Python. A user without a name or a home, as in a container: a name is made
-up, and what would be kept at home is kept for as long as the command runs.
+Standard streams: a closed one (`>&-`) becomes the null device. Otherwise the next file to be opened would take its
+place, and receive the output. The other streams never fail (`unmask.terminal`).
+
+Signals: SIGTERM and SIGHUP end a command as Ctrl-C does, through its clean-up. The training loop saves first
+(`train.signals`).
+
+User: a user without a name, as in some containers, gets one. If there is no home folder, Triton's cache goes to a
+temporary folder.
 """
 
 import contextlib
@@ -20,7 +23,7 @@ from typing import TextIO
 from unmask.errors import UnmaskError
 from unmask.terminal import LastingStream, lasting
 
-__all__ = ["Stopped", "settled"]
+__all__ = ["Stopped", "prepared_process"]
 
 
 class Stopped(KeyboardInterrupt):
@@ -32,13 +35,13 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def settled() -> Iterator[None]:
-    """Hold all this for one command.
+def prepared_process() -> Iterator[None]:
+    """Prepare the process for one command, and undo it afterwards.
 
     Raises:
-        Stopped: SIGTERM or SIGHUP came.
+        Stopped: SIGTERM or SIGHUP arrived.
         UnmaskError: the current folder was removed.
-        OSError: standard output could not be written though it is still there; all else is done.
+        OSError: the command is done, but standard output could not be written, for example because the disk is full.
     """
     with contextlib.ExitStack() as stack:
         _open_missing()
@@ -59,7 +62,7 @@ def _open_missing() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            # the lowest that is free
+            # `os.open` takes the lowest free descriptor, which is this one.
             os.open(os.devnull, os.O_RDWR)
 
 
@@ -67,7 +70,7 @@ def _require_folder() -> None:
     try:
         Path.cwd()
     except OSError as error:
-        # PyTorch's own libraries abort there
+        # PyTorch's libraries abort in a folder that is gone.
         raise UnmaskError(f"the current folder is gone ({error.strerror}); change to one that exists, cd ~") from None
 
 
@@ -92,12 +95,12 @@ def _name_user(stack: contextlib.ExitStack) -> None:
     try:
         getpass.getuser()
     except (KeyError, OSError, ImportError):
-        # the first place where Python, PyTorch's compiler and others look
+        # Python, PyTorch's compiler and others look here first.
         os.environ["LOGNAME"] = f"uid-{os.getuid()}"
     if "TRITON_CACHE_DIR" not in os.environ and not _has_home():
         import tempfile
 
-        # Triton keeps compiled kernels at home, in a folder named ~ where there is none
+        # Triton keeps compiled kernels in the home folder; without one, it makes a folder named ~.
         with contextlib.suppress(OSError):
             kept = stack.enter_context(tempfile.TemporaryDirectory(prefix="unmask-", ignore_cleanup_errors=True))
             os.environ["TRITON_CACHE_DIR"] = kept
@@ -118,7 +121,7 @@ def _signals() -> Iterator[None]:
         return
     previous = {}
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # nohup ignores SIGHUP, and so does what it starts
+        # nohup starts a command with SIGHUP ignored, which must stay so.
         if signal.getsignal(number) is signal.SIG_DFL:
             previous[number] = signal.signal(number, _stop)
     try:

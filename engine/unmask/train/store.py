@@ -1,17 +1,17 @@
-"""Where the text of a run comes from: a store that exists, text prepared in the run directory, or the docstrings.
+"""The store of a run: one that exists, text prepared in the run directory, or the docstrings of installed packages.
 
 data.store    opened as it is
-data.input    prepared once as <run>/store
-neither       the docstrings of the installed Python packages, prepared once a machine in the cache folder, under a
-              name made from their content and the tokenizer asked for
+data.input    prepared once, as <run>/store
+neither       the docstrings of the installed Python packages, prepared once for this machine in the cache folder; the
+              name of the store there is a hash of the text and of the tokenizer's settings
 """
 
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from unmask.config import RunConfig
@@ -24,14 +24,17 @@ from unmask.errors import StoreError
 
 __all__ = ["open_store"]
 
+_log = logging.getLogger(__name__)
 
-def open_store(config: RunConfig, run: Path, say: Callable[[str], None]) -> tuple[Store, Tokenizer]:
-    """The store that the run in `run` reads, prepared first when it does not exist, and its tokenizer.
+
+def open_store(config: RunConfig, run: Path) -> tuple[Store, Tokenizer]:
+    """Open the store of the run in `run`, which is prepared first if it does not exist yet, and its tokenizer.
 
     Raises:
-        StoreError: the store is missing, damaged, made by another tokenizer than `data.tokenizer`, or without the
-            segmenter that `data.segmenter` asks for (`chinese` is any).
-        CorpusError, TokenizerError: the text or the tokenizer cannot be used.
+        StoreError: the store is missing or damaged, was made with another tokenizer than `data.tokenizer`, or without
+            the segmenter of `data.segmenter` (`chinese` accepts any).
+        CorpusError: the text cannot be used.
+        TokenizerError: the tokenizer cannot be used.
     """
     if config.data.store is not None:
         store = Store.open(config.data.store)
@@ -48,26 +51,26 @@ def open_store(config: RunConfig, run: Path, say: Callable[[str], None]) -> tupl
                 f"text again with --segmenter {asked}, or give --data.segmenter {made_by}"
             )
     elif config.data.input:
-        store = _prepared(run / "store", config, say)
+        store = _prepared(run / "store", config)
     else:
-        store = _embedded(config, run, say)
+        store = _docstrings(config, run)
     tokenizer = store.load_tokenizer()
     if config.data.tokenizer is not None:
         store.require_tokenizer(Tokenizer.load(config.data.tokenizer))
-    say(describe(store))
+    _log.info(describe(store))
     return store, tokenizer
 
 
-def _prepared(folder: Path, config: RunConfig, say: Callable[[str], None]) -> Store:
-    """The store in `folder`, made from the configured text when it is not there yet."""
+def _prepared(folder: Path, config: RunConfig) -> Store:
+    """Open the store in `folder`, or make it there from the configured text."""
     if folder.exists():
         return Store.open(folder)
     stages: list[str] = []
 
-    def tell(progress: Progress) -> None:
+    def log_stage(progress: Progress) -> None:
         if progress.stage not in stages:
             stages.append(progress.stage)
-            say(f"preparing {folder}: {progress.stage}")
+            _log.info(f"preparing {folder}: {progress.stage}")
 
     data = config.data
     trained = data.tokenizer is None and not stores_among(data.input)
@@ -82,12 +85,12 @@ def _prepared(folder: Path, config: RunConfig, say: Callable[[str], None]) -> St
         blank_line_documents=data.blank_line_documents,
         split_at=data.split_at,
         segmenter=data.segmenter,
-        progress=tell,
+        progress=log_stage,
     )
 
 
-def _embedded(config: RunConfig, run: Path, say: Callable[[str], None]) -> Store:
-    """The store of the docstrings, from the cache if it is there and whole."""
+def _docstrings(config: RunConfig, run: Path) -> Store:
+    """Open the store of the docstrings in the cache, or make it if it is not there or damaged."""
     digest = hashlib.sha256()
     for document in docstring_corpus():
         digest.update(f"{document.source}\0{document.text}\0".encode())
@@ -103,17 +106,17 @@ def _embedded(config: RunConfig, run: Path, say: Callable[[str], None]) -> Store
             cache.mkdir(parents=True, exist_ok=True)
             folder = cache / f"store-{digest.hexdigest()[:16]}" if os.access(cache, os.W_OK) else folder
     try:
-        return _prepared(folder, config, say)
+        return _prepared(folder, config)
     except StoreError as error:
-        # Another run may have prepared the same text meanwhile; or the cache is damaged, which costs time and no more.
-        say(f"{error}; preparing the cached text again")
+        # Another run may have prepared the same text meanwhile. A damaged store is made again.
+        _log.warning(f"{error}; preparing the cached text again")
         try:
             return Store.open(folder)
         except StoreError:
             shutil.rmtree(folder, ignore_errors=True)
         try:
-            return _prepared(folder, config, say)
+            return _prepared(folder, config)
         except StoreError as busy:
-            # another run is preparing it at this moment
-            say(f"{busy}; preparing the text for this run alone")
-            return _prepared(run / "store", config, say)
+            # Another run is preparing the store at this moment.
+            _log.warning(f"{busy}; preparing the text for this run alone")
+            return _prepared(run / "store", config)

@@ -1,5 +1,6 @@
-"""Where the model is: a run directory, one of its checkpoints, or any folder that transformers would load."""
+"""Finding and loading a model: from a run directory, a checkpoint, or any folder that transformers loads."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,24 +15,31 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelFolder", "config_of", "find_model", "load_model"]
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFolder:
-    """A folder with config.json, weights and tokenizer; `steps` is what it was trained for, None where nothing says."""
+    """A folder with config.json, weights and tokenizer.
+
+    Attributes:
+        path: the folder.
+        steps: steps of training; None if they are not known.
+    """
 
     path: Path
     steps: int | None
 
 
 def find_model(path: Path) -> ModelFolder:
-    """The newest whole checkpoint of a run directory, or the folder itself.
+    """Return the newest whole checkpoint of a run directory, or `path` itself if it is a model folder.
 
-    A checkpoint that was altered or cut short is passed over with a line on stderr; asked for by name it is refused.
+    Damaged checkpoints of a run are passed over with a warning.
 
     Raises:
         RunError: the run has no checkpoint yet.
-        CheckpointError: there is no such folder, it holds neither a run nor a model, or the checkpoint asked for, or
-            every one of the run, is damaged.
+        CheckpointError: there is no such folder; it holds neither a run nor a model; it is a damaged checkpoint; or
+            every checkpoint of the run is damaged.
     """
     from unmask.interop.model_folder import require_folder, require_model
     from unmask.train.checkpoint.checkpoints import is_checkpoint
@@ -44,7 +52,7 @@ def find_model(path: Path) -> ModelFolder:
 
 
 def load_model(found: ModelFolder) -> "tuple[PretrainingModel, Tokenizer]":
-    """The model of a folder and its tokenizer.
+    """Load the model of a folder and its tokenizer.
 
     Raises:
         CheckpointError: see `PretrainingModel.from_pretrained`.
@@ -61,7 +69,7 @@ def load_model(found: ModelFolder) -> "tuple[PretrainingModel, Tokenizer]":
 
 
 def config_of(found: ModelFolder) -> "RunConfig | None":
-    """How the run of a checkpoint was configured; None for a folder elsewhere, or where it cannot be read any more."""
+    """Return the configuration of a checkpoint's run; None for other folders, or if it cannot be read."""
     run = found.path.parent.parent
     if found.path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         return None
@@ -74,8 +82,6 @@ def config_of(found: ModelFolder) -> "RunConfig | None":
 
 
 def _newest(run: Path) -> ModelFolder:
-    import sys
-
     from unmask.train.checkpoint.checkpoints import Checkpoints, damage_of
 
     checkpoints = Checkpoints(folder=run / "checkpoints")
@@ -87,7 +93,7 @@ def _newest(run: Path) -> ModelFolder:
             problems.append(problem)
             continue
         for problem in problems:
-            print(f"unmask: {problem}; using {path.name} instead", file=sys.stderr)
+            _log.warning(f"{problem}; using {path.name} instead")
         return ModelFolder(path=path, steps=step)
     if problems:
         raise CheckpointError(f"no checkpoint in {run} is whole: {'; '.join(problems)}; start a new run")

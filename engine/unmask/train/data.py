@@ -1,0 +1,271 @@
+"""The data of a run: its phases, the stream that each reads, and where a step's micro-batches come from.
+
+A phase is a stretch of steps at one maximum length: BERT trains nine tenths of its steps on short pieces and the rest
+on long ones. The maximum length is part of a stream's identity, so each phase has a stream of its own with a seed of
+its own; with one seed, two phases would begin with the same documents and the same masks. A run without
+`train.phases` has one phase.
+
+A stream is a pure function of the store and the configuration, so nothing here has a state that must be saved.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from unmask.batch import Cursor, PackedBatch
+from unmask.config import PhaseConfig, RunConfig
+from unmask.data.compose import Composition
+from unmask.data.masking import MaskRule
+from unmask.data.masking.similar_words import SimilarWords
+from unmask.data.stream import Stream, StreamConfig, TokenStore
+from unmask.data.stream.loader import Loader
+from unmask.data.tokenizer import Tokenizer
+from unmask.errors import ConfigError, CorpusError
+from unmask_kernels import masking
+
+__all__ = ["DeviceMasking", "Phase", "Position", "RunData", "phase_at", "plan_phases"]
+
+# Spreads the seeds of phases, so that a later phase does not get the seed of another run.
+_SEED_STRIDE = 0x9E3779B97F4A7C15
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """The steps [first, end) of a run, at one maximum length.
+
+    Attributes:
+        number: counted from 0.
+        first: first step.
+        end: step after the last one.
+        max_length: most tokens of a piece, [CLS] and [SEP] included.
+        seed: seed of its stream and of its dropout.
+    """
+
+    number: int
+    first: int
+    end: int
+    max_length: int
+    seed: int
+
+
+def plan_phases(steps: int, phases: Sequence[PhaseConfig], *, max_length: int, seed: int) -> list[Phase]:
+    """Cut `steps` by the shares of the phases, rounded to whole steps; without phases, make one phase at `max_length`.
+
+    Raises:
+        ConfigError: the share of a phase is less than one step.
+    """
+    settings = list(phases) or [PhaseConfig(share=1.0, max_length=max_length)]
+    planned: list[Phase] = []
+    share = 0.0
+    for number, phase in enumerate(settings):
+        share += phase.share
+        first = planned[-1].end if planned else 0
+        end = steps if number == len(settings) - 1 else round(share * steps)
+        if end <= first:
+            raise ConfigError(
+                f"config: train.phases.{number} has a share of {phase.share:g}, less than one of {steps} steps; raise "
+                "its share or train.steps"
+            )
+        own_seed = (seed + number * _SEED_STRIDE) % 2**63
+        planned.append(Phase(number=number, first=first, end=end, max_length=phase.max_length, seed=own_seed))
+    return planned
+
+
+def phase_at(phases: Sequence[Phase], step: int) -> Phase:
+    """Return the phase of update number `step`, counted from 0; past the end of the run, the last phase."""
+    return next((phase for phase in phases if step < phase.end), phases[-1])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Position:
+    """A place in the data.
+
+    Attributes:
+        phase: number of the phase.
+        index: number, in the phase, of the next global micro-batch.
+        fingerprint: fingerprint of the phase's stream.
+    """
+
+    phase: int
+    index: int
+    fingerprint: str
+
+
+class RunData:
+    """The store of a run and a stream for each phase, laid out once.
+
+    Args:
+        store: the tokens.
+        tokenizer: the tokenizer that the store was made with.
+        config: configuration of the run.
+        composed: folder for sequences that are expensive to compose. None: each worker composes them.
+    Attributes:
+        phases: the phases of the run, in order.
+        micro_batches: micro-batches in one update.
+        similar_words: the table of masking `mac`, or None.
+        waited_seconds: time that `steps` has kept the trainer waiting so far.
+    """
+
+    def __init__(
+        self, store: TokenStore, tokenizer: Tokenizer, config: RunConfig, *, composed: Path | None = None
+    ) -> None:
+        self.store = store
+        self.tokenizer = tokenizer
+        self.config = config
+        self._composed = composed
+        train = config.train
+        self.phases = plan_phases(train.steps, train.phases, max_length=config.data.max_length, seed=config.seed)
+        self.micro_batches = train.tokens_per_step // train.micro_batch_tokens
+        self.waited_seconds = 0.0
+        table = config.data.similar_words
+        self.similar_words = None if table is None else SimilarWords.load(table, tokenizer)
+        self._streams: dict[int, Stream] = {}
+        self._held_out: dict[int, Stream | None] = {}
+        self._masking: dict[int, DeviceMasking] = {}
+
+    def stream(self, phase: Phase) -> Stream:
+        """Return the training stream of a phase."""
+        if phase.number not in self._streams:
+            self._streams[phase.number] = Stream(
+                self.store,
+                self._stream_config(phase),
+                self.tokenizer.ordinary_ids,
+                split="train",
+                similar_words=self.similar_words,
+                composed=self._composed,
+                masks=self.config.data.mask_on == "host",
+            )
+        return self._streams[phase.number]
+
+    def held_out(self, phase: Phase) -> Stream | None:
+        """Return the evaluation stream of a phase, or None if no document is held out.
+
+        It is one fixed epoch of the held-out documents, at the phase's maximum length: positions beyond that length
+        are untrained.
+        """
+        if phase.number not in self._held_out:
+            try:
+                stream = Stream(
+                    self.store,
+                    self._stream_config(phase),
+                    self.tokenizer.ordinary_ids,
+                    split="held_out",
+                    similar_words=self.similar_words,
+                )
+            except CorpusError:
+                stream = None
+            self._held_out[phase.number] = stream
+        return self._held_out[phase.number]
+
+    def position(self, step: int) -> Position:
+        """Return where the data stands after `step` updates."""
+        phase = phase_at(self.phases, step)
+        index = (step - phase.first) * self.micro_batches
+        return Position(phase=phase.number, index=index, fingerprint=self.stream(phase).fingerprint)
+
+    def steps(self, done: int, cursor: Cursor | None = None) -> Generator[list[PackedBatch], None, None]:
+        """Yield the micro-batches of every update after the first `done`, on the CPU, to the end of the run.
+
+        Args:
+            done: updates that are already done.
+            cursor: cursor of the last micro-batch used. With it, a resumed stream need not plan all micro-batches
+                before it again.
+        """
+        for phase in self.phases:
+            if phase.end <= done:
+                continue
+            stream = self.stream(phase)
+            start = max(0, done - phase.first) * self.micro_batches
+            if start > 0 and cursor is not None:
+                stream.remember(start - 1, cursor)
+            before = self.waited_seconds
+            with closing(Loader(stream, start=start, workers=self.config.data.workers)) as loader:
+                for _ in range(max(done, phase.first), phase.end):
+                    batches = list(islice(loader, self.micro_batches))
+                    self.waited_seconds = before + loader.waited_seconds
+                    yield batches
+
+    def to_device(self, batch: PackedBatch, phase: Phase, device: torch.device) -> PackedBatch:
+        """Move a batch of a phase to the device, and mask it there if `data.mask_on` is `device`."""
+        moved = batch.to(device, non_blocking=True)
+        if self.config.data.mask_on == "host":
+            return moved
+        if phase.number not in self._masking:
+            stream = self.stream(phase)
+            self._masking[phase.number] = DeviceMasking(
+                stream.mask_rule, capacity=stream.capacities.masked, device=device
+            )
+        return self._masking[phase.number](moved)
+
+    def _stream_config(self, phase: Phase) -> StreamConfig:
+        data, train = self.config.data, self.config.train
+        first, end = (self._mask_rate(step) for step in (phase.first, phase.end))
+        return StreamConfig(
+            max_length=phase.max_length,
+            tokens=train.micro_batch_tokens,
+            sequences=train.max_documents,
+            seed=phase.seed,
+            mask_rate=first,
+            mask_rate_end=None if data.mask_rate_end is None else end,
+            # part of the stream's identity, which without a schedule does not depend on the number of steps
+            mask_rate_over=1 if data.mask_rate_end is None else (phase.end - phase.first) * self.micro_batches,
+            masking="next_token" if self.config.objective.clm > 0 else data.masking,
+            static_masks=data.static_masks,
+            mask_split=data.mask_split,
+            held_out_fraction=data.held_out,
+            composition=Composition(
+                strategy=data.compose,
+                scope=data.scope,
+                weights=data.weights,
+                pair_task="sop" if self.config.objective.sop > 0 else "nsp",
+                short_share=data.short_pairs,
+                walk=data.bm25_walk,
+                buffer=data.bm25_buffer,
+                query_terms=data.bm25_query_terms,
+            ),
+        )
+
+    def _mask_rate(self, step: int) -> float:
+        """Return the mask rate at a step, on the line from `mask_rate` to `mask_rate_end`."""
+        data = self.config.data
+        end = data.mask_rate if data.mask_rate_end is None else data.mask_rate_end
+        return data.mask_rate + (end - data.mask_rate) * step / self.config.train.steps
+
+
+class DeviceMasking:
+    """Masks batches on the device of the model, with the masks that the loader would make, bit for bit.
+
+    It moves the tables of a stream's `mask_rule` to the device once. Each micro-batch then takes one launch of
+    `unmask_kernels.masking`. Masks are a function of the document keys, so both places give the same ones.
+
+    Args:
+        rule: mask rule of the stream that the batches come from.
+        capacity: M, slots for masked tokens of a micro-batch.
+        device: device of the batches.
+    """
+
+    def __init__(self, rule: MaskRule, *, capacity: int, device: torch.device | str) -> None:
+        self._rule = rule
+        self._capacity = capacity
+        self._tables = [torch.from_numpy(table).to(device) for table in (rule.special, rule.ordinary)]
+        self._keys = torch.from_numpy(rule.keys.copy()).to(device)
+
+    def __call__(self, batch: PackedBatch) -> PackedBatch:
+        """Return the batch with corrupted ids, masked rows and labels."""
+        rule = self._rule
+        made = masking(
+            batch.ids,
+            batch.documents,
+            batch.word_starts if rule.whole_words else None,
+            *self._tables,
+            keys=self._keys,
+            rate=rule.rate,
+            split=rule.split,
+            mask_id=rule.mask_id,
+            capacity=self._capacity,
+        )
+        return replace(batch, ids=made.ids, masked=made.rows, labels=made.labels)
