@@ -1,6 +1,7 @@
 """unmask: pre-train BERT-style encoders on packed documents.
 
-Importing the package loads nothing; a public name brings its module, which needs PyTorch and NumPy only.
+Importing the package imports nothing else. The first use of a public name imports its module, which needs only PyTorch
+and NumPy.
 
     encoder = unmask.Encoder.from_pretrained("folder")
     batch = unmask.pack([[101, 7592, 102], [101, 2088, 999, 102]])
@@ -9,7 +10,8 @@ Importing the package loads nothing; a public name brings its module, which need
 
 import importlib
 
-# as type checkers take it; typing would bring re, and `python -m unmask` looks in the current folder first
+# Type checkers take this for typing.TYPE_CHECKING. `typing` imports `re`, and `python -m unmask` would look for that in
+# the current folder first.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unmask.batch import PackedBatch, pack

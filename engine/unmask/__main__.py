@@ -1,4 +1,4 @@
-"""`python -m unmask` is the command `unmask`, also where nothing is installed and PYTHONPATH alone is set."""
+"""`python -m unmask` is the command `unmask`. It also works without an installation, with only PYTHONPATH set."""
 
 import sys
 

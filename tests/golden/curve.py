@@ -1,9 +1,9 @@
-"""The golden run: a small model on `harbour.txt` (written for this), its losses step by step.
+"""The golden run: the losses of a small model on `harbour.txt`, step by step.
 
-    python tests/golden/curve.py      records them anew in curve.json, after a change that is meant to alter numbers
+    python tests/golden/curve.py      records the losses again in curve.json, after a change that is meant to alter them
 
-Everything on the way from text to loss takes part: tokenizer training, the store, order, masks, packing, the model, its
-gradients, the schedule and the optimizer. One thread and fp32, so that another machine agrees within rounding.
+The run covers the whole way from text to loss: tokenizer training, store, order, masks, packing, model, gradients,
+schedule and optimizer. It uses one thread and fp32, so another machine agrees within rounding.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""`unmask doctor`: what this machine can run, and for every backend that it cannot, the reason.
+"""`unmask doctor`: the backends that this machine can run, and the reasons why it cannot run the others.
 
-The families are asked about one call of BERT-base size for each device here, in the dtype that training would
-use on it.
+For each device, the report is about one call of each family at BERT-base size, in the dtype that training would use.
 """
 
 import importlib.metadata
@@ -37,7 +36,7 @@ def run(arguments: list[str]) -> None:
 
 
 def report() -> Iterator[str]:
-    """The lines of the report: versions, processor, GPUs, compiler, then each family on each device."""
+    """Yield the lines of the report: versions, processor, GPUs, compiler, then each family on each device."""
     import torch
 
     from unmask.train.logging.provenance import processor

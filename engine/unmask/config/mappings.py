@@ -35,8 +35,8 @@ _EXPECTED = {
     "none": "nothing",
 }
 
-# Settings that had another name in an earlier version; files, saved runs and command lines may use either. A star
-# stands for the number of an item.
+# Settings that had another name in an earlier version: old name, new name. Files, saved runs and command lines may use
+# either. A star is the number of an item in a list.
 _RENAMED = {"data.longest": "data.max_length", "train.phases.*.longest": "train.phases.*.max_length"}
 
 
@@ -51,7 +51,7 @@ def with_current_names(mapping: Mapping[str, Any], path: tuple[str, ...] = ()) -
     """Return nested settings under the names that they have today.
 
     Raises:
-        ConfigError: a setting stands there under its old name and its new one.
+        ConfigError: a setting is given under its old name and its new name.
     """
     result: dict[str, Any] = {}
     for key, value in mapping.items():

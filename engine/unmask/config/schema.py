@@ -47,7 +47,8 @@ class DataConfig:
     """Whether a vocabulary that ignores case removes accents too. In many scripts they are letters: in those of Hindi,
     Japanese, Thai, Arabic, Korean and others."""
     max_length: int = 128
-    """Most tokens of a sequence, [CLS] and [SEP] included. A longer document is cut into several pieces."""
+    """Maximum number of tokens of a sequence, [CLS] and [SEP] included. A longer document is cut into several
+    pieces."""
     held_out: float = 0.01
     """Share of the documents that are only evaluated on, chosen by their content; in [0, 0.5]. Every evaluation reads
     the same first `train.evaluate_tokens` of them, so a large store needs a small share."""
@@ -148,7 +149,7 @@ class PhaseConfig:
     share: float
     """Share of the run's steps; in (0, 1]. The shares of all phases sum to 1."""
     max_length: int
-    """Most tokens of a sequence in this phase."""
+    """Maximum number of tokens of a sequence in this phase."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

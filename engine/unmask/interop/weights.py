@@ -60,7 +60,7 @@ def _shards(index: Path) -> list[Path]:
         )
     suffix = Path(index.name.removesuffix(".index.json")).suffix
     for weight, name in places.items():
-        # a path that leads elsewhere would read a file that nobody meant to give
+        # A path out of the folder would read a file that is not part of the model.
         if not isinstance(name, str) or Path(name).name != name or Path(name).suffix != suffix or "\0" in name:
             raise CheckpointError(
                 f"{index} must name a {suffix} file of its folder for {weight}, names {describe_value(name)}; {_AGAIN}"
@@ -75,7 +75,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _joined(files: list[Path]) -> dict[str, Tensor]:
-    """The tensors of all files under the names of today."""
+    """Return the tensors of all files, under today's names."""
     weights: dict[str, Tensor] = {}
     seen: dict[str, str] = {}
     for path in files:
@@ -102,12 +102,12 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
-        # PyTorch's own text is a page that advises to run whatever the file holds
+        # PyTorch's own message is a page long and suggests to run whatever the file contains.
         raise CheckpointError(
             f"{path} cannot be read, it is damaged or holds more than tensors; copy or download it again, or take a "
             "folder with safetensors"
         ) from error
-    # what a damaged file makes of the readers is theirs, of any class
+    # The readers raise errors of any class for a damaged file.
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{path} cannot be read, {reason[0]}; {_AGAIN}") from error
@@ -115,7 +115,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 
 def _state_dict(loaded: object, path: Path) -> Mapping[str, Any]:
-    """The names and tensors in what a .bin holds, which may be the whole state of a trainer."""
+    """Return the names and tensors in the content of a .bin file, which may be the whole state of a trainer."""
     needed = f"{path} must hold tensors by their names, a state dict"
     if not isinstance(loaded, Mapping):
         kind = "a tensor" if isinstance(loaded, Tensor) else f"a {type(loaded).__name__}"

@@ -1,1 +1,1 @@
-"""Recipes that ship with the package, one YAML file each; a recipe states only what differs from the defaults."""
+"""The shipped recipes: YAML files with the settings that differ from the defaults."""

@@ -41,7 +41,7 @@ class Phase:
         number: counted from 0.
         first: first step.
         end: step after the last one.
-        max_length: most tokens of a piece, [CLS] and [SEP] included.
+        max_length: maximum number of tokens of a sequence, [CLS] and [SEP] included.
         seed: seed of its stream and of its dropout.
     """
 

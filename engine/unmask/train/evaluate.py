@@ -83,7 +83,7 @@ def evaluate(
         model: the encoder and the heads that the objectives need.
         objectives: (objective, weight) pairs; the weights are not used here.
         batches: micro-batches of one capacity, on the CPU.
-        tokens: most tokens to read, padding included; at least one micro-batch is read.
+        tokens: maximum number of tokens to read, padding included; at least one micro-batch is read.
         device: device of the model.
     Returns:
         One Score for each objective; an empty list if there is no batch.
