@@ -73,8 +73,8 @@ def read_encoder(folder: Path) -> FolderWeights:
     weights = read_weights(folder)
     theirs = _encoder_prefix(weights, folder)
     pooler = f"{theirs}pooler.dense.weight" in weights
+    _check(_encoder_parameters(config, pooler, "", theirs), weights, theirs, folder)
     parameters = tuple(_encoder_parameters(config, pooler, "", theirs))
-    _check(parameters, weights, theirs, folder)
     return FolderWeights(config=config, heads=(), pooler=pooler, parameters=parameters, tensors=weights)
 
 
@@ -94,8 +94,7 @@ def read_pretraining_model(folder: Path) -> FolderWeights:
             "read its encoder with unmask.Encoder.from_pretrained"
         )
     heads = ("mlm", "nsp") if f"{outer}cls.seq_relationship.weight" in weights else ("mlm",)
-    parameters = tuple(_model_parameters(config, heads, theirs))
-    _check(parameters, weights, theirs, folder)
+    _check(_model_parameters(config, heads, theirs), weights, theirs, folder)
     projection = f"{outer}cls.predictions.decoder.weight"
     if projection not in weights and read_object(folder / CONFIG).get("tie_word_embeddings", True) is not True:
         raise CheckpointError(
@@ -113,6 +112,7 @@ def read_pretraining_model(folder: Path) -> FolderWeights:
                 f"{folder}: the output {what} ({name}), and both are one tensor here; read the encoder alone "
                 "with unmask.Encoder.from_pretrained"
             )
+    parameters = tuple(_model_parameters(config, heads, theirs))
     return FolderWeights(config=config, heads=heads, pooler="nsp" in heads, parameters=parameters, tensors=weights)
 
 
@@ -195,7 +195,11 @@ def _encoder_prefix(weights: dict[str, Tensor], folder: Path) -> str:
 
 
 def _check(parameters: Iterable[Parameter], weights: dict[str, Tensor], prefix: str, folder: Path) -> None:
-    """Refuse weights that lack a parameter of the model in config.json, or have one that it does not."""
+    """Refuse weights that lack a parameter of the model in config.json, or have one that it does not.
+
+    The first parameter without weights is refused. So `parameters` must be a generator: config.json may claim any
+    number of layers.
+    """
     used = set()
     for parameter in parameters:
         for name in parameter.theirs:
