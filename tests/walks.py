@@ -17,7 +17,8 @@ neighbours in a sequence or an array, and inside a tuple, list or dataclass. An 
 whole store, mapped into memory, and does not count. `self` is no argument: a method of the document's own form, such as
 a batch that moves to a device, goes nowhere. A module holds the document until the function has returned (a generator:
 until it has ended). Then the document has left the module. The rule: a module that the document has left never holds it
-again, but for calls one after the other by the same module. The walk has three legs, and the rule holds in each:
+again. Two things are no return: calls one after the other by the same module, and a result that comes back to a caller
+who has been waiting for it. The walk has three legs, and the rule holds in each:
 
     from the file to the store, where the text rests on the disk;
     from the store to the loader, which hands batches from a worker process to the training process;
@@ -125,19 +126,28 @@ class TextWalk:
         self._package = package
         self._holding: dict[FrameType, str] = {}
         self._caller = ""
+        self._clock = 0
+        self._begun: dict[FrameType, int] = {}
+        self._left: dict[str, int] = {}
         self._over = False
 
     def __call__(self, frame: FrameType, event: str, value: Any) -> None:
         if self._over or event not in ("call", "return"):
             return
         code = frame.f_code
-        if self._package.module(code) is None:
+        name = self._package.module(code)
+        if name is None:
             return
+        self._clock += 1
+        # a generator is called again each time that it goes on
+        self._begun.setdefault(frame, self._clock)
         if self._given(frame, event, value):
             for holder in (frame.f_back, frame) if event == "call" else (frame, frame.f_back):
                 self._visit(holder)
         if event == "return" and dis.opname[code.co_code[frame.f_lasti]] != "YIELD_VALUE":
-            self._holding.pop(frame, None)
+            del self._begun[frame]
+            if self._holding.pop(frame, None) and name not in self._holding.values():
+                self._left[name] = self._clock
 
     def _given(self, frame: FrameType, event: str, value: Any) -> bool:
         if event == "return":
@@ -150,11 +160,12 @@ class TextWalk:
         name = None if frame is None else self._package.module(frame.f_code)
         if frame is None or name is None or frame in self._holding or self._over or self._of_the_document(frame, name):
             return
-        if name.startswith(("model.", "objectives.")):
+        if name.split(".")[0] in ("model", "objectives"):
             self._over = True
             sys.setprofile(None)
             return
-        held = name in self._holding.values()
+        waited = self._begun.get(frame, 0) < self._left.get(name, 0)
+        held = waited or name in self._holding.values()
         self._holding[frame] = name
         leg = self.legs[-1]
         if held:
