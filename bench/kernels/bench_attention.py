@@ -82,7 +82,7 @@ def _failures(heads: int, p: float, device: torch.device) -> dict[str, Callable[
     Returns:
         Those that fail, each as a function that raises the error.
     """
-    small = attention_case("gate", [300, 17, 129], heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
+    small = attention_case("small", [300, 17, 129], heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
     scale = HEAD_DIM**-0.5
     truth = run(partial(reference.attention, scale=scale), small.double())
     plain = run(partial(plain_attention, scale=scale), small)

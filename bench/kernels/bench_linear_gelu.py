@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.nn.functional as F
 from bench import machine
 from bench.clock import PLAYBACK
 from bench.roofline import copy_bandwidth, matmul_rate
@@ -36,7 +35,7 @@ from unmask_kernels.gelu import GATED, Activation
 from unmask_kernels.linear_gelu import FAMILY, LinearGeluCall, cost, reference
 from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.inputs import Inputs, run
-from unmask_kernels.testing.linear_gelu import linear_gelu_case
+from unmask_kernels.testing.linear_gelu import linear_gelu_case, plain_linear_gelu
 
 pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 
@@ -69,14 +68,6 @@ SHAPES = [
 ]
 
 
-def _eager(x: Tensor, weight: Tensor, bias: Tensor | None, *, activation: Activation) -> Tensor:
-    z = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-    if activation not in GATED:
-        return F.gelu(z, approximate="tanh" if activation == "gelu_tanh" else "none")
-    gate, value = z.chunk(2, dim=-1)
-    return (F.silu(gate) if activation == "swiglu" else F.gelu(gate)) * value
-
-
 def _library_epilogue(x: Tensor, weight: Tensor, bias: Tensor, *, activation: Activation) -> Tensor:
     assert activation == WITH_EPILOGUE
     y: Tensor = torch._addmm_activation(bias.to(x.dtype), x, weight.to(x.dtype).t(), use_gelu=True)
@@ -85,12 +76,12 @@ def _library_epilogue(x: Tensor, weight: Tensor, bias: Tensor, *, activation: Ac
 
 def _functions(device: torch.device, shape: Shape, gradients: bool) -> dict[str, Callable[..., Tensor]]:
     """Return the peers and the backends that can run here, by name."""
-    functions: dict[str, Callable[..., Tensor]] = {"eager": _eager}
+    functions: dict[str, Callable[..., Tensor]] = {"eager": plain_linear_gelu}
     call = LinearGeluCall(device.type, architecture(torch.empty(0, device=device)), DTYPE)
     for name, backend in FAMILY.backends.items():
         if not backend.refuses(call):
             functions[name] = partial(linear_gelu, backend=name)
-    functions["compiled"] = compiled(_eager)
+    functions["compiled"] = compiled(plain_linear_gelu)
     if shape.activation == WITH_EPILOGUE and shape.bias and not gradients:
         functions["library epilogue"] = _library_epilogue
     return functions
@@ -107,7 +98,7 @@ def _compared(shape: Shape, device: torch.device, gradients: bool) -> dict[str, 
     """Compare every function with the truth, on a CPU with fewer rows."""
     # on a GPU a program computes several tiles only at full size
     small = _made(shape, shape.tokens if device.type == "cuda" else min(shape.tokens, 257), device, gradients)
-    truth, plain = run(reference.linear_gelu, small.double()), run(_eager, small)
+    truth, plain = run(reference.linear_gelu, small.double()), run(plain_linear_gelu, small)
     functions = _functions(device, shape, gradients)
     return checked(functions, lambda name, function: compare(run(function, small), plain, truth))
 

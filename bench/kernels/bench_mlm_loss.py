@@ -62,7 +62,7 @@ def _enter(
     """Compare every backend with fp64 truth on few rows; then forward and backward at full size."""
     call = _call(device, width, vocabulary)
     backends = {name: _ours(name) for name in BACKENDS if not FAMILY.backends[name].refuses(call)}
-    small = mlm_loss_case("gate", tokens=64, width=width, vocabulary=vocabulary, masked=24).make(DTYPE, device)
+    small = mlm_loss_case("small", tokens=64, width=width, vocabulary=vocabulary, masked=24).make(DTYPE, device)
     truth, plain = run(_ours("reference"), small.double()), run(masked_head, small)
     backends = checked(backends, lambda name, function: compare(run(function, small), plain, truth))
     case = mlm_loss_case("full", tokens=tokens, width=width, vocabulary=vocabulary, masked=round(share * tokens))
