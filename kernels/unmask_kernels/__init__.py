@@ -15,8 +15,9 @@ from .layer_norm.choice import FAMILY as _LAYER_NORM
 from .layer_norm.op import layer_norm
 from .linear_gelu.choice import FAMILY as _LINEAR_GELU
 from .linear_gelu.op import linear_gelu
-from .masking.op import FAMILY as _MASKING
-from .masking.op import MaskedTokens, masking
+from .masking.arguments import MaskedTokens
+from .masking.choice import FAMILY as _MASKING
+from .masking.op import masking
 from .mlm_loss.choice import FAMILY as _MLM_LOSS
 from .mlm_loss.op import MLMLoss, mlm_loss
 

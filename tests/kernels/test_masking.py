@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from unmask_kernels import BackendUnavailable, Documents, MaskedTokens, masking
-from unmask_kernels.masking import MaskingCall
-from unmask_kernels.masking.op import FAMILY
+from unmask_kernels.masking import FAMILY, MaskingCall
 from unmask_kernels.masking.rule import counts, numbers
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.contracts import Target, backends_here

@@ -1,5 +1,7 @@
 """The masking family: choose the tokens to predict and corrupt them, on the device."""
 
-from .op import FAMILY, MaskedTokens, MaskingCall, masking
+from .arguments import MaskedTokens
+from .choice import FAMILY, MaskingCall
+from .op import masking
 
 __all__ = ["FAMILY", "MaskedTokens", "MaskingCall", "masking"]

@@ -16,9 +16,8 @@ import math
 import torch
 from torch import Tensor
 
-from unmask_kernels import philox
-
-from .arguments import Arguments
+from .. import philox
+from .arguments import Arguments, MaskedTokens
 from .rule import IGNORED, counts, numbers, slot_offsets
 
 __all__ = ["forward"]
@@ -27,17 +26,18 @@ _LOW = 0xFFFFFFFF
 _NEVER = 1 << 32  # behind every priority
 
 
-def forward(ids: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
-    """Corrupted ids (T,), rows (M,) and labels (M,)."""
+def forward(arguments: Arguments) -> MaskedTokens:
+    """Mask all documents at once."""
     rule = numbers(arguments.rate, arguments.split)
-    tokens, names, capacity, ordinary = len(ids), arguments.names, arguments.capacity, arguments.ordinary
+    ids, document_keys, ordinary = arguments.ids, arguments.document_keys, arguments.ordinary
+    tokens, capacity = len(ids), arguments.capacity
     offsets = arguments.cu_seqlens.long()
     lengths = offsets.diff()
     document = torch.repeat_interleave(torch.arange(len(lengths), device=ids.device), lengths, output_size=tokens)
     place = torch.arange(tokens, device=ids.device) - offsets[document]
     budgets = counts(lengths, rule)
     excluded = arguments.special[ids.long()]
-    priority = _priorities(lengths, names, arguments.keys[0], document, place)
+    priority = _priorities(lengths, document_keys, arguments.keys[0], document, place)
     if arguments.word_starts is None:
         order = _order(document, torch.where(excluded, _NEVER, priority))
         # rank in the document is the place in its range
@@ -55,15 +55,15 @@ def forward(ids: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     used = rows < tokens
     at = rows.clamp(max=max(0, tokens - 1))
     if tokens == 0:
-        return ids.clone(), torch.zeros_like(rows), torch.full_like(rows, IGNORED)
+        return MaskedTokens(ids.clone(), torch.zeros_like(rows), torch.full_like(rows, IGNORED))
     originals = ids[at].long()
-    kind, draw = _draws(arguments.keys[1], names[document[at]], place[at])[:2]
+    kind, draw = _draws(arguments.keys[1], document_keys[document[at]], place[at])[:2]
     new = torch.where(kind < rule.to_mask, arguments.mask_id, originals)
     if len(ordinary):
         random = ordinary[(draw * len(ordinary)) >> 32].long()
         new = torch.where((kind >= rule.to_mask) & (kind < rule.to_random), random, new)
     out = torch.cat([ids, ids[:1]]).scatter_(0, rows, new.to(ids.dtype))[:tokens]
-    return out.contiguous(), at.where(used, 0), originals.where(used, IGNORED)
+    return MaskedTokens(out.contiguous(), at.where(used, 0), originals.where(used, IGNORED))
 
 
 def _choose_words(
@@ -116,17 +116,17 @@ def _within(values: Tensor, document: Tensor, offsets: Tensor) -> Tensor:
     return total - before[document]
 
 
-def _priorities(lengths: Tensor, names: Tensor, key: Tensor, document: Tensor, place: Tensor) -> Tensor:
+def _priorities(lengths: Tensor, document_keys: Tensor, key: Tensor, document: Tensor, place: Tensor) -> Tensor:
     """Priority of every token, int64 (T,): one Philox call serves four tokens of a document."""
     calls = (lengths + 3) // 4
     ends = calls.cumsum(0)
     # as many calls as any lengths of this sum can need
     call = torch.arange(len(place) // 4 + len(lengths), device=place.device)
-    owner = torch.searchsorted(ends, call, right=True).clamp(max=len(lengths) - 1)
-    words = torch.stack(_draws(key, names[owner], (call - (ends - calls)[owner]).clamp(min=0)), dim=1)
-    return words.view(-1)[4 * (ends - calls)[document] + place]
+    of = torch.searchsorted(ends, call, right=True).clamp(max=len(lengths) - 1)
+    drawn = torch.stack(_draws(key, document_keys[of], (call - (ends - calls)[of]).clamp(min=0)), dim=1)
+    return drawn.view(-1)[4 * (ends - calls)[document] + place]
 
 
-def _draws(key: Tensor, names: Tensor, counter: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    low, high = names & _LOW, (names >> 32) & _LOW
+def _draws(key: Tensor, document_keys: Tensor, counter: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    low, high = document_keys & _LOW, (document_keys >> 32) & _LOW
     return philox.philox_4x32(counter, torch.zeros_like(counter), low, high, key & _LOW, (key >> 32) & _LOW)

@@ -12,7 +12,11 @@ A program finds its slots by counting those of the documents before it, from `cu
 in ascending order by a running sum; no program waits for another. Priorities take a Philox call for four tokens,
 replacements a call a token.
 
-Traffic: about 30 bytes a token; arithmetic, a few hundred integer instructions a token, sets the time.
+Traffic is about 30 bytes a token. Arithmetic, a few hundred integer instructions a token, sets the time.
+
+Pointers: ids, out (T,) int64 or int32; starts (T,) bool, None for single tokens; special (V,) bool; ordinary (O,), None
+where nothing is replaced at random; cu_seqlens (S + 1,) int32; document_keys (S,) int64; keys (2,) int64; rows, labels
+(M,) int64.
 """
 
 from __future__ import annotations
@@ -20,11 +24,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from unmask_kernels._triton.launch import OPTIONS, device_guard
-
-from .arguments import Arguments
+from .._triton.launch import OPTIONS, device_guard
+from .arguments import Arguments, MaskedTokens
 from .rule import IGNORED, numbers
 
 __all__ = ["forward"]
@@ -32,6 +34,7 @@ __all__ = ["forward"]
 _TOKENS_PER_WARP = 256
 _NEVER: tl.constexpr = tl.constexpr(1 << 62)
 _IGNORED: tl.constexpr = tl.constexpr(IGNORED)
+_DOCUMENTS: tl.constexpr = tl.constexpr(256)  # earlier documents whose slots are counted at a time
 _NUMBERS = ["documents", "capacity", "numerator", "denominator", "to_mask", "to_random", "num_ordinary", "mask_id"]
 
 
@@ -81,9 +84,10 @@ def _choose(priority, place, candidate, size, count):
 
 @triton.jit(do_not_specialize=_NUMBERS)
 def _masking_kernel(
-    ids_ptr, starts_ptr, special_ptr, ordinary_ptr, cu_seqlens_ptr, names_ptr, keys_ptr, out_ptr, rows_ptr, labels_ptr,
+    ids_ptr, starts_ptr, special_ptr, ordinary_ptr, cu_seqlens_ptr, document_keys_ptr, keys_ptr, out_ptr,
+    rows_ptr, labels_ptr,
     documents, capacity, numerator, denominator, to_mask, to_random, num_ordinary, mask_id,
-    HAS_WORDS: tl.constexpr, HAS_RANDOM: tl.constexpr, BLOCK: tl.constexpr, DOCUMENTS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     document = tl.program_id(0)
     first_row = tl.load(cu_seqlens_ptr + document)
@@ -91,26 +95,26 @@ def _masking_kernel(
     place = tl.arange(0, BLOCK)
     inside = place < length
     first_slot = 0
-    for first in range(0, document, DOCUMENTS):
-        earlier = first + tl.arange(0, DOCUMENTS)
+    for first in range(0, document, _DOCUMENTS):
+        earlier = first + tl.arange(0, _DOCUMENTS)
         before = earlier < document
         begin = tl.load(cu_seqlens_ptr + earlier, mask=before, other=0)
         end = tl.load(cu_seqlens_ptr + earlier + 1, mask=before, other=0)
         first_slot += tl.sum(tl.where(before, _count(end - begin, numerator, denominator), 0), axis=0)
     count = _count(length, numerator, denominator)
 
-    name = tl.load(names_ptr + document)
+    document_key = tl.load(document_keys_ptr + document)
     special = (
         tl.load(special_ptr + tl.load(ids_ptr + first_row + place, mask=inside, other=0), mask=inside, other=1) != 0
     )
     quarter = tl.zeros((BLOCK // 4,), dtype=tl.uint32)
-    low = (name & 0xFFFFFFFF).to(tl.uint32)
-    high = ((name >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    low = (document_key & 0xFFFFFFFF).to(tl.uint32)
+    high = ((document_key >> 32) & 0xFFFFFFFF).to(tl.uint32)
     call = tl.arange(0, BLOCK // 4).to(tl.uint32)
     w0, w1, w2, w3 = tl.philox(tl.load(keys_ptr), call, quarter, quarter + low, quarter + high)
     priority = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (BLOCK,))  # w0 w1 w2 w3 of a call in this order
 
-    if HAS_WORDS:
+    if starts_ptr is not None:
         begins = ((tl.load(starts_ptr + first_row + place, mask=inside, other=1) != 0) | (place == 0)) & inside
         behind = place + 1
         ends = tl.load(starts_ptr + first_row + behind, mask=behind < length, other=1) != 0
@@ -145,7 +149,7 @@ def _masking_kernel(
     kind, draw, _, _ = tl.philox(tl.load(keys_ptr + 1), place.to(tl.uint32), zero, zero + low, zero + high)
     kind = kind.to(tl.int64)
     new = tl.where(kind < to_mask, mask_id, ids)
-    if HAS_RANDOM:
+    if ordinary_ptr is not None:
         random = chosen & (kind >= to_mask) & (kind < to_random)
         drawn = (draw.to(tl.int64) * num_ordinary) >> 32
         new = tl.where(random, tl.load(ordinary_ptr + drawn, mask=random, other=0).to(tl.int32), new)
@@ -153,35 +157,33 @@ def _masking_kernel(
     tl.store(out_ptr + first_row + place, out.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def forward(ids: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
-    """Corrupted ids (T,), rows (M,) and labels (M,)."""
-    rule = numbers(arguments.rate, arguments.split)
+def forward(arguments: Arguments) -> MaskedTokens:
+    """Launch a program for each document."""
+    ids, rule = arguments.ids, numbers(arguments.rate, arguments.split)
+    has_random = rule.to_random > rule.to_mask
     out = torch.empty_like(ids, memory_format=torch.contiguous_format)
     rows = ids.new_empty(arguments.capacity, dtype=torch.int64)
     labels = torch.empty_like(rows)
     block = max(16, triton.next_power_of_2(arguments.max_seqlen))
     with device_guard(ids):
-        _masking_kernel[(len(arguments.names),)](
+        _masking_kernel[(len(arguments.document_keys),)](
             ids_ptr=ids.contiguous(),
             starts_ptr=None if arguments.word_starts is None else arguments.word_starts.contiguous(),
             special_ptr=arguments.special.contiguous(),
-            ordinary_ptr=arguments.ordinary.contiguous(),
+            ordinary_ptr=arguments.ordinary.contiguous() if has_random else None,
             cu_seqlens_ptr=arguments.cu_seqlens,
-            names_ptr=arguments.names,
+            document_keys_ptr=arguments.document_keys,
             keys_ptr=arguments.keys.contiguous(),
             out_ptr=out,
             rows_ptr=rows,
             labels_ptr=labels,
-            documents=len(arguments.names),
+            documents=len(arguments.document_keys),
             capacity=arguments.capacity,
             **rule._asdict(),
             num_ordinary=len(arguments.ordinary),
             mask_id=arguments.mask_id,
-            HAS_WORDS=arguments.word_starts is not None,
-            HAS_RANDOM=rule.to_random > rule.to_mask,
             BLOCK=block,
-            DOCUMENTS=256,
             num_warps=max(1, block // _TOKENS_PER_WARP),
             **OPTIONS,
         )
-    return out, rows, labels
+    return MaskedTokens(out, rows, labels)

@@ -1,4 +1,7 @@
-"""What a call of masking says beside ids: one record, which every backend takes."""
+"""The records of masking: what the operation takes and returns.
+
+T tokens, S documents, V ids, O ordinary ids, M slots.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,20 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Arguments"]
+__all__ = ["Arguments", "MaskedTokens"]
 
 
 class Arguments(NamedTuple):
-    """The documents, what may be chosen, by which random numbers, and how much of it; as in `unmask_kernels.masking`.
+    """What the operation takes.
 
     Attributes:
-        word_starts: bool (T,), or None for single tokens.
+        ids: of the tokens, int64 or int32 (T,).
+        word_starts: whether a word begins at a token, bool (T,); None chooses single tokens.
         special: ids that are never chosen, bool (V,).
-        ordinary: ids that a replacement is drawn from, int64 or int32 (O,).
-        keys: of selection and replacement, int64 (2,).
-        cu_seqlens, names: boundaries of the documents and their keys, int32 (S + 1,), int64 (S,).
+        ordinary: ids that a random replacement is drawn from, int64 or int32 (O,).
+        keys: of selection and of replacement, int64 (2,).
+        cu_seqlens: first row of each document and the end of the last, int32 (S + 1,).
+        document_keys: int64 (S,).
         rate: share of a document's tokens to predict.
         split: shares of [MASK], random and unchanged.
         mask_id: id of [MASK].
@@ -26,14 +31,29 @@ class Arguments(NamedTuple):
         max_seqlen: static bound on the length of a document.
     """
 
+    ids: Tensor
     word_starts: Tensor | None
     special: Tensor
     ordinary: Tensor
     keys: Tensor
     cu_seqlens: Tensor
-    names: Tensor
+    document_keys: Tensor
     rate: float
     split: Sequence[float]
     mask_id: int
     capacity: int
     max_seqlen: int
+
+
+class MaskedTokens(NamedTuple):
+    """What the operation returns, on the device of ids.
+
+    Attributes:
+        ids: corrupted ids, (T,), dtype of ids.
+        rows: tokens to predict, int64 (M,), ascending over the used slots; unused slots are 0.
+        labels: their original ids, int64 (M,); unused slots are -100.
+    """
+
+    ids: Tensor
+    rows: Tensor
+    labels: Tensor

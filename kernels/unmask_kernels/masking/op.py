@@ -1,4 +1,4 @@
-"""masking: the public operation, its checks, its backends and its registration.
+"""masking: the public operation, its checks and its registration.
 
 Shapes: ids, word_starts (T,); special (V,); ordinary (O,); keys (2,); results ids (T,), rows and labels (M,).
 """
@@ -6,38 +6,20 @@ Shapes: ids, word_starts (T,); special (V,); ordinary (O,); keys (2,); results i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from unmask_kernels import checks
-from unmask_kernels.capability import architecture, triton_reasons
-from unmask_kernels.dispatch import Backend, Family
-from unmask_kernels.documents import Documents
-from unmask_kernels.registration import register
-
-from .arguments import Arguments
+from .. import checks
+from ..documents import Documents
+from ..registration import operation
+from .arguments import Arguments, MaskedTokens
+from .choice import FAMILY, describe
 from .rule import counts, numbers, slot_offsets
 
-__all__ = ["FAMILY", "MaskedTokens", "MaskingCall", "masking"]
+__all__ = ["masking"]
 
-MAX_TRITON_DOCUMENT = 4096  # longer documents spill registers
 _INTEGERS = (torch.int64, torch.int32)
-
-
-class MaskedTokens(NamedTuple):
-    """What `masking` returns, on the device of ids.
-
-    Attributes:
-        ids: corrupted ids, (T,), dtype of ids.
-        rows: tokens to predict, int64 (M,), ascending over the used slots; unused slots are 0.
-        labels: their original ids, int64 (M,); unused slots are -100.
-    """
-
-    ids: Tensor
-    rows: Tensor
-    labels: Tensor
 
 
 def masking(
@@ -56,13 +38,14 @@ def masking(
 ) -> MaskedTokens:
     """Choose the tokens to predict and corrupt them: BERT's masking of packed documents.
 
-    A document of n tokens, [CLS] and [SEP] included, predicts exactly max(1, round(rate n)) of them, ties to even,
-    chosen by the random stream addressed by (keys, the document's key, place): single tokens, or whole words when word
-    starts are given. Bit-equal on all backends to the masking of the data loader. Devlin et al. 2019, arXiv:1810.04805.
+    A document of n tokens, [CLS] and [SEP] included, predicts exactly max(1, round(rate n)) of them, ties to even:
+    single tokens, or whole words when word starts are given. The random stream that chooses them is addressed by (keys,
+    the document's key, place). All backends give the bits of the data loader's masking. Devlin et al. 2019,
+    arXiv:1810.04805.
 
     Args:
         ids: token ids, int64 or int32 (T,), in [0, V).
-        documents: boundaries and keys of the documents; keys that contain the pass over the data change masks with it.
+        documents: boundaries and keys of the documents; keys that contain the epoch give each epoch other masks.
         word_starts: bool (T,), True where a token begins a word; the first token of a document always does. None
             chooses single tokens. A word longer than what the count still lacks is skipped, so whole words may predict
             fewer.
@@ -82,57 +65,27 @@ def masking(
             on a GPU, also an id out of range or slots that M cannot hold.
         BackendUnavailable: the backend asked for cannot run this call.
     """
-    _check(ids, documents, word_starts, special, ordinary, keys, rate, split, mask_id, capacity)
-    chosen = FAMILY.choose(backend, MaskingCall(ids.device.type, architecture(ids), documents.max_seqlen))
-    tensors = (word_starts, special, ordinary, keys, documents.cu_seqlens, documents.keys)
-    shares = [float(share) for share in split]
-    arguments = Arguments(*tensors, float(rate), shares, mask_id, capacity, documents.max_seqlen)
-    return MaskedTokens(*torch.ops.unmask.masking_fwd(ids, *arguments, chosen))
+    arguments = Arguments(
+        ids=ids,
+        word_starts=word_starts,
+        special=special,
+        ordinary=ordinary,
+        keys=keys,
+        cu_seqlens=documents.cu_seqlens,
+        document_keys=documents.keys,
+        rate=float(rate),
+        split=[float(share) for share in split],
+        mask_id=mask_id,
+        capacity=capacity,
+        max_seqlen=documents.max_seqlen,
+    )
+    _check(documents, arguments)
+    return MaskedTokens(*_masking(arguments, FAMILY.choose(backend, describe(arguments))))
 
 
-class MaskingCall(NamedTuple):
-    """What the choice of a backend may depend on."""
-
-    device: str
-    architecture: str
-    max_seqlen: int
-
-
-def _triton_refuses(call: MaskingCall) -> list[str]:
-    reasons = triton_reasons(call.device)
-    if call.max_seqlen > MAX_TRITON_DOCUMENT:
-        reasons.append(
-            f"documents up to {MAX_TRITON_DOCUMENT} tokens stay in registers, may be {call.max_seqlen} long; "
-            "use backend 'torch'"
-        )
-    return reasons
-
-
-FAMILY = Family(
-    "masking",
-    {
-        # `verified` gets an architecture once the GPU tests have passed there.
-        "triton": Backend("unmask_kernels.masking._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.masking._torch"),
-        "reference": Backend("unmask_kernels.masking.reference"),
-    },
-    example=lambda device, architecture, dtype: MaskingCall(device, architecture, max_seqlen=512),
-)
-
-
-def _check(
-    ids: Tensor,
-    documents: Documents,
-    word_starts: Tensor | None,
-    special: Tensor,
-    ordinary: Tensor,
-    keys: Tensor,
-    rate: float,
-    split: Sequence[float],
-    mask_id: int,
-    capacity: int,
-) -> None:
+def _check(documents: Documents, arguments: Arguments) -> None:
     name = "masking"
+    ids, word_starts, special, ordinary, keys, _, _, rate, split, mask_id, capacity, _ = arguments
     checks.shape(name, "ids", ids, (documents.tokens,), "the tokens of documents")
     checks.dtype(name, "ids", ids, _INTEGERS)
     if word_starts is not None:
@@ -160,24 +113,27 @@ def _check(
         raise ValueError(f"masking: capacity must be at least 0, got {capacity}")
     checks.contents(name, "ids", ids, special.shape[0], "the ids that special knows")
     if checks.reads_contents(ids):
-        _check_capacity(ids, documents, special, rate, split, capacity)
+        _check_capacity(documents, arguments)
 
 
-def _check_capacity(
-    ids: Tensor, documents: Documents, special: Tensor, rate: float, split: Sequence[float], capacity: int
-) -> None:
-    budgets = counts(documents.cu_seqlens.diff(), numbers(rate, split))
+def _check_capacity(documents: Documents, arguments: Arguments) -> None:
+    ids, special = arguments.ids, arguments.special
+    budgets = counts(arguments.cu_seqlens.diff(), numbers(arguments.rate, arguments.split))
     maskable = torch.zeros_like(budgets).scatter_add_(0, documents.document_ids, (~special[ids.long()]).long()) > 0
     needed = int(torch.where(maskable, slot_offsets(budgets) + budgets, 0).max())
-    if needed > capacity:
+    if needed > arguments.capacity:
         raise ValueError(
-            f"masking: capacity is {capacity} but {needed} slots are needed; raise it, or pack fewer tokens"
+            f"masking: capacity is {arguments.capacity} but {needed} slots are needed; raise it, or pack fewer tokens"
         )
 
 
-def _forward_fake(ids: Tensor, arguments: Arguments, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    rows, labels = (ids.new_empty((arguments.capacity,), dtype=torch.int64) for _ in range(2))
-    return ids.new_empty(tuple(ids.shape)), rows, labels
+def _forward_fake(arguments: Arguments, backend: str) -> MaskedTokens:
+    ids, slots = arguments.ids, (arguments.capacity,)
+    return MaskedTokens(
+        ids=ids.new_empty(tuple(ids.shape)),
+        rows=ids.new_empty(slots, dtype=torch.int64),
+        labels=ids.new_empty(slots, dtype=torch.int64),
+    )
 
 
-register(FAMILY, forward=_forward_fake)
+_masking = operation(FAMILY, forward=_forward_fake)

@@ -1,14 +1,14 @@
 """BERT's masking (Devlin et al. 2019, arXiv:1810.04805) of packed documents, the definition, a document at a time.
 
-For a document of n tokens named by the 64-bit key (low, high), with t = 0 at its [CLS]:
+For a document of n tokens with the 64-bit key (low, high), and t = 0 at its [CLS]:
 
-    priority(t) = word t mod 4 of philox(counter (t div 4, 0, low, high), selection key)
+    priority(t) = output t mod 4 of philox(counter (t div 4, 0, low, high), selection key)
     words       = single tokens; with word starts, runs from one start to the next, the first of them at t = 0
     candidates  = words without a special token
-    visit them by (priority of the first token, place), ascending; a word is taken if it has at most as many tokens as
-    the count still lacks, else skipped (the rule of BERT's published code)
-    each taken token: (r0, r1, ., .) = philox(counter (t, 0, low, high), replacement key); by r0 (see `rule`) it becomes
-    [MASK], ordinary[(r1 * len(ordinary)) >> 32], or stays; it is predicted in every case
+    order       = ascending (priority of the first token, place); a word is taken if it has at most as many tokens as
+                  the count still lacks, else skipped, as in BERT's published code
+    replacement = for a taken token, (r0, r1, ., .) = philox(counter (t, 0, low, high), replacement key); by r0 (see
+                  `rule`) it becomes [MASK], ordinary[(r1 * len(ordinary)) >> 32], or stays; it is predicted in any case
 
 Nothing depends on the packed row, so a document is masked the same wherever it lies. Shapes: ids, word_starts (T,);
 special (V,); ordinary (O,); keys (2,); results ids (T,), rows, labels (M,). Loops in Python; for tests.
@@ -19,9 +19,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unmask_kernels import philox
-
-from .arguments import Arguments
+from .. import philox
+from .arguments import Arguments, MaskedTokens
 from .rule import IGNORED, counts, numbers
 
 __all__ = ["forward"]
@@ -29,10 +28,11 @@ __all__ = ["forward"]
 _LOW = 0xFFFFFFFF
 
 
-def forward(ids: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
-    """Corrupted ids (T,), rows (M,) and labels (M,)."""
+def forward(arguments: Arguments) -> MaskedTokens:
+    """Mask one document after the other."""
     rule = numbers(arguments.rate, arguments.split)
-    special, ordinary, keys, capacity = arguments.special, arguments.ordinary, arguments.keys, arguments.capacity
+    ids, special, ordinary = arguments.ids, arguments.special, arguments.ordinary
+    keys, capacity = arguments.keys, arguments.capacity
     out = ids.clone()
     rows, labels = ids.new_zeros(capacity, dtype=torch.int64), ids.new_full((capacity,), IGNORED, dtype=torch.int64)
     ends = arguments.cu_seqlens.tolist()
@@ -44,9 +44,9 @@ def forward(ids: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
         document = ids[start:end].tolist()
         starts = [True] * len(tokens) if arguments.word_starts is None else arguments.word_starts[start:end].tolist()
         candidates = [word for word in _words(starts) if not any(special[document[t]] for t in word)]
-        four = _draws(keys[0], arguments.names[index], [t // 4 for t in tokens])
+        four = _draws(keys[0], arguments.document_keys[index], [t // 4 for t in tokens])
         chosen = _choose(candidates, [four[t % 4][t] for t in tokens], budget)
-        kinds = _draws(keys[1], arguments.names[index], [*tokens])
+        kinds = _draws(keys[1], arguments.document_keys[index], [*tokens])
         for at, t in enumerate(sorted(chosen)):
             # Slots follow from lengths alone; what has none is left as it is.
             if slot + at < capacity:
@@ -57,7 +57,7 @@ def forward(ids: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
                 elif kind < rule.to_random:
                     out[start + t] = ordinary[(draw * len(ordinary)) >> 32]
         slot += budget
-    return out, rows, labels
+    return MaskedTokens(out, rows, labels)
 
 
 def _words(starts: list[bool]) -> list[list[int]]:
@@ -80,9 +80,9 @@ def _choose(candidates: list[list[int]], priorities: list[int], left: int) -> li
     return chosen
 
 
-def _draws(key: Tensor, name: Tensor, counters: list[int]) -> list[list[int]]:
-    """Four words for each counter."""
+def _draws(key: Tensor, document_key: Tensor, counters: list[int]) -> list[list[int]]:
+    """Four random numbers for each counter, each below 2**32."""
     first = torch.tensor(counters, dtype=torch.int64, device=key.device)
-    low, high = name & _LOW, (name >> 32) & _LOW
-    words = philox.philox_4x32(first, torch.zeros_like(first), low, high, key & _LOW, (key >> 32) & _LOW)
-    return [word.tolist() for word in words]
+    low, high = document_key & _LOW, (document_key >> 32) & _LOW
+    drawn = philox.philox_4x32(first, torch.zeros_like(first), low, high, key & _LOW, (key >> 32) & _LOW)
+    return [four.tolist() for four in drawn]
