@@ -66,45 +66,46 @@ def operation(
         A function of (arguments, backend). It returns one tensor, or a tuple of several. It is once differentiable with
         respect to the arguments that `Gradients` names, through the first result.
     """
-    takes, makes = _records(forward)
     run_forward = _define(family, "forward", f"{family.name}_fwd", forward)
     if backward is None:
         return lambda arguments, backend: run_forward(*arguments, backend)
-    backward_takes, gradients = _records(backward)
     run_backward = _define(family, "backward", f"{family.name}_bwd", backward)
-    single, backward_single = len(makes._fields) == 1, len(gradients._fields) == 1
+    takes, makes = _records(forward)
+    backward_takes, gradients = _records(backward)
+    one_result, one_gradient = len(makes._fields) == 1, len(gradients._fields) == 1
 
-    # where in (*arguments, backend, *results, *needs) each thing to save is found
+    # Each thing to save is at a place of (*arguments, backend, *results, *needs), tensors first.
     known = [*takes._fields, "backend", *makes._fields, *(f"needs_{name}" for name in takes._fields)]
-    kinds = get_type_hints(backward_takes)
-    saved = [known.index(name) for name in (*backward_takes._fields[1:], "backend")]
-    tensors = sum(kinds[name] in (Tensor, Tensor | None) for name in backward_takes._fields[1:])
-    # where in the gradients that of each argument is found
-    places = [gradients._fields.index(f"d{name}") if f"d{name}" in gradients._fields else -1 for name in takes._fields]
+    places = [known.index(name) for name in (*backward_takes._fields[1:], "backend")]
+    is_tensor = [kind in (Tensor, Tensor | None) for kind in get_type_hints(backward_takes).values()]
+    assert is_tensor == sorted(is_tensor, reverse=True), f"{family.name}: tensors of the backward come before settings"
+    tensors = sum(is_tensor) - 1
+    # The gradient of each argument is at a place of the gradients, or there is none.
+    sources = [
+        gradients._fields.index(f"d{name}") if f"d{name}" in gradients._fields else None for name in takes._fields
+    ]
 
     def run(ctx: Any, *call: Any) -> Any:
         results = run_forward(*call)
-        results = (results,) if single else results
+        results = (results,) if one_result else results
         values = (*call, *results, *ctx.needs_input_grad)
-        keep = [values[place] for place in saved]
-        ctx.save_for_backward(*keep[:tensors])
-        ctx.settings = keep[tensors:]
+        saved = [values[place] for place in places]
+        ctx.save_for_backward(*saved[:tensors])
+        ctx.settings = saved[tensors:]
         return results[0] if returned == 1 else tuple(results[:returned])
 
     @torch.autograd.function.once_differentiable
     def differentiate(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:
         call = (incoming[0], *ctx.saved_tensors, *ctx.settings)
         found = run_backward(*call)
-        found = (found,) if backward_single else found
+        found = (found,) if one_gradient else found
         if finish is not None:
             found = finish(backward_takes(*call[:-1]), gradients(*found))
-        needed = zip(places, ctx.needs_input_grad, strict=False)
-        return (*(found[place] if place >= 0 and need else None for place, need in needed), None)
+        wanted = zip(sources, ctx.needs_input_grad, strict=False)
+        return (*(found[source] if needed and source is not None else None for source, needed in wanted), None)
 
-    name = family.name.title().replace("_", "")
-    tied: Any = type(
-        name, (torch.autograd.Function,), {"forward": staticmethod(run), "backward": staticmethod(differentiate)}
-    )
+    directions = {"forward": staticmethod(run), "backward": staticmethod(differentiate)}
+    tied: Any = type(family.name.title().replace("_", ""), (torch.autograd.Function,), directions)
     return lambda arguments, backend: tied.apply(*arguments, backend)
 
 

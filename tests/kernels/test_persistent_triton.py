@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ import torch
 pytest.importorskip("triton")
 
 from unmask_kernels import attention, embedding, gelu, layer_norm, linear_gelu
-from unmask_kernels._triton.launch import few_programs
+from unmask_kernels._triton import launch
 from unmask_kernels.attention import schedule
 from unmask_kernels.capability import INTERPRETING
 from unmask_kernels.testing import contracts
@@ -63,7 +64,7 @@ def test_a_program_that_takes_many_tiles_gives_what_many_programs_give(name: str
     truth, plain = (run(partial(function, backend="reference"), given) for given in (inputs.double(), inputs))
     results = []
     for programs in (1, 2):
-        with form(), few_programs(programs), contracts.poisoned_memory():
+        with form(), mock.patch.object(launch, "MOST_PROGRAMS", programs), contracts.poisoned_memory():
             results.append(run(partial(function, backend="triton"), inputs))
         compare(results[-1], plain, truth)
     if name.startswith("attention"):

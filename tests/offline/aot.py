@@ -166,7 +166,7 @@ def loops(family: str, only: str = "") -> Iterator[str]:
     yield "|---" * 3 + "|---:" * 6 + "|"
     for case in (case for case in CASES[family] if only in str(case)):
         for form, architecture, launch in _of_every_form(family, function, case.make(torch.bfloat16)):
-            tile = [launch.constants[name] for name in ("ROWS", "COLUMNS") if name in launch.constants]
+            tile = _tile(launch.constants)
             elements = math.prod(tile) / (32 * launch.options["num_warps"]) if len(tile) == 2 else None
             for loop in build(launch, architecture).loops:
                 counts = (loop.total(), loop["STS"] + loop["LDS"])
@@ -180,6 +180,13 @@ def loops(family: str, only: str = "") -> Iterator[str]:
                     *("" if elements is None else f"{count / elements:.1f}" for count in counts),
                 ]
                 yield f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _tile(constants: dict[str, Any]) -> list[int]:
+    """Rows and columns of the tile of a launch, as far as the kernel has them."""
+    record = constants.get("TILE")
+    known = constants if record is None else {name.upper(): value for name, value in record._asdict().items()}
+    return [known[name] for name in ("ROWS", "COLUMNS") if name in known]
 
 
 def _of_every_form(family: str, function: Callable[..., Any], inputs: Inputs) -> Iterator[tuple[str, int, Launch]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ import triton.language as tl  # noqa: E402
 
 import unmask_kernels  # noqa: E402
 from offline.emulator import emulated  # noqa: E402
-from unmask_kernels._triton.launch import OPTIONS, few_programs  # noqa: E402
+from unmask_kernels._triton import launch  # noqa: E402
+from unmask_kernels._triton.launch import OPTIONS  # noqa: E402
 from unmask_kernels.attention import schedule  # noqa: E402
 from unmask_kernels.capability import INTERPRETING  # noqa: E402
 from unmask_kernels.testing import contracts  # noqa: E402
@@ -76,7 +78,8 @@ def check(family: str, case: Case, form: Form, dtype: torch.dtype, architecture:
         return getattr(result, "loss_sum", result)
 
     # a single program, which computes one item after the other
-    with form(), few_programs(1), contracts.poisoned_memory(), emulated(architecture) as found:
+    one_program = mock.patch.object(launch, "MOST_PROGRAMS", 1)
+    with form(), one_program, contracts.poisoned_memory(), emulated(architecture) as found:
         ours = run(partial(call, "triton"), inputs)
     assert not found
     if family == "masking":
