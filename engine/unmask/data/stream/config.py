@@ -21,7 +21,7 @@ from unmask.data.stream.plan import Capacities
 from unmask.errors import ConfigError, CorpusError
 from unmask.limits import SHORTEST, SHORTEST_PAIR
 
-__all__ = ["StreamConfig", "count_tokens", "sample_sequences"]
+__all__ = ["StreamConfig"]
 
 _DEVIATIONS = 3.0
 # A document slot costs little; a slot for a masked token is a row of the output projection.
@@ -79,6 +79,37 @@ class StreamConfig:
         end = Fraction(self.mask_rate_end).limit_denominator(MASK_RATE_DENOMINATOR)
         return begin + (end - begin) * min(index, self.mask_rate_over) / self.mask_rate_over
 
+    def times_read(self, store: TokenStore) -> npt.NDArray[np.float64]:
+        """How often an epoch reads each document of a store, (N,)."""
+        weights = self.composition.source_weights(store.sources)
+        return np.array(weights, dtype=np.float64)[store.source_of]
+
+    def sample(self, store: TokenStore) -> Sequences | None:
+        """Compose some thousand documents, spread evenly over those that an epoch reads.
+
+        Both splits use the same sample, so their micro-batches have the same shapes. Returns None if the sizes of
+        sequences follow from the lengths of documents.
+        """
+        compose = sampler(self.composition)
+        often = np.cumsum(self.times_read(store) * (store.lengths > 0))
+        if compose is None or not often.size or not often[-1]:
+            return None
+        places = np.linspace(0, often[-1], min(_SAMPLE, often.size), endpoint=False)
+        chosen = np.searchsorted(often, places, side="right")
+        chosen = chosen[np.argsort(store.source_of[chosen], kind="stable")]
+        return compose(
+            Block(
+                documents=chosen,
+                lengths=store.lengths[chosen].astype(np.int64),
+                sources=store.source_of[chosen].astype(np.int64),
+                readings=np.zeros(chosen.size, dtype=np.int64),
+                ranks=np.arange(chosen.size),
+                max_length=self.max_length,
+                seed=0,
+                text=store,
+            )
+        )
+
     def capacities(
         self,
         lengths: npt.NDArray[np.integer],
@@ -92,8 +123,8 @@ class StreamConfig:
         Args:
             lengths: tokens of every document of the store, without special ones, (N,).
             mask_counts: masked tokens of a piece of n tokens, special ones included, at index n, (L + 1,).
-            weights: how often an epoch reads each document, (N,). Default: once.
-            sample: some sequences as the composition makes them. Default: the even pieces of all documents.
+            weights: the result of `times_read`, (N,). Default: once.
+            sample: the result of `sample`. Default: the even pieces of all documents.
         Raises:
             ConfigError: T, S, M or L is too small for one sequence.
         """
@@ -138,6 +169,49 @@ class StreamConfig:
                 f"({max_length}), which has {fewest_masked} at data.mask_rate {self.mask_rate}; give at least that many"
             )
         return Capacities(tokens=tokens, sequences=sequences, masked=masked, max_length=max_length)
+
+    def count_tokens(
+        self, store: TokenStore, sources: Sequence[Source], sample: Sequences | None, *, needed: int
+    ) -> int:
+        """Count the tokens of an epoch with their [CLS] and [SEP]; where there is a sample, extrapolate from it.
+
+        Args:
+            store: the documents.
+            sources: those of the split.
+            sample: the result of `sample`.
+            needed: tokens of a micro-batch if the split must fill one, else 0.
+        Raises:
+            CorpusError: no documents, or fewer tokens than needed.
+        """
+        room = self.max_length - 2
+        documents, counted = 0, Fraction(0)
+        for source in sources:
+            lengths = store.lengths[source.documents].astype(np.int64)
+            documents += lengths.size if source.weight else 0
+            specials = 2 * -(-lengths // room) if sample is None else 0
+            counted += source.weight * int((lengths + specials).sum())
+        if sample is not None:
+            counted *= Fraction(int((sample.lengths + 1 + sample.opens).sum()), max(1, int(sample.lengths.sum())))
+        tokens = int(counted)
+        if not documents:
+            raise CorpusError(
+                f"stream: the {'train' if needed else 'held_out'} split must hold documents, none of "
+                f"{store.lengths.size} is in it; add text, cut it into more documents when it is prepared (--split-at, "
+                f"--blank-line-documents), or change data.held_out ({self.held_out_fraction}) or data.weights"
+            )
+        if needed and not tokens:
+            raise CorpusError(
+                f"stream: data.compose makes no sequence of the {documents} documents; they are too short for it, so "
+                "join them to longer ones or choose another data.compose"
+            )
+        if tokens < needed:
+            # a micro-batch holds one piece at least
+            way_out = f", or lower train.micro_batch_tokens to at most {tokens}" if tokens >= self.max_length else ""
+            raise CorpusError(
+                f"stream: the corpus has {tokens} tokens in {documents} documents, fewer than one micro-batch of "
+                f"{needed}; add text{way_out}"
+            )
+        return tokens
 
     def _fewest(self, tokens: int, mask_counts: npt.NDArray[np.int64]) -> tuple[int, int]:
         """The fewest document slots and slots for masked tokens that hold any sequence, alone in a micro-batch."""
@@ -191,87 +265,3 @@ def _room(
     variance = (pieces * (each - share * sizes) ** 2).sum() / count
     drawn = tokens * count / (pieces * sizes).sum()
     return ceil((more * share * tokens + _DEVIATIONS * sqrt(drawn * variance) + 2) / 16) * 16
-
-
-def sample_sequences(
-    store: TokenStore, composition: Composition, weights: npt.NDArray[np.float64], *, max_length: int
-) -> Sequences | None:
-    """Compose some thousand documents, spread evenly over the store; None if their composition needs no sample.
-
-    Args:
-        store: the documents.
-        composition: of training.
-        weights: how often an epoch reads each document, (N,).
-        max_length: L.
-    """
-    compose = sampler(composition)
-    often = np.cumsum(weights * (store.lengths > 0))
-    if compose is None or not often.size or not often[-1]:
-        return None
-    places = np.linspace(0, often[-1], min(_SAMPLE, often.size), endpoint=False)
-    chosen = np.searchsorted(often, places, side="right")
-    chosen = chosen[np.argsort(store.source_of[chosen], kind="stable")]
-    return compose(
-        Block(
-            documents=chosen,
-            lengths=store.lengths[chosen].astype(np.int64),
-            sources=store.source_of[chosen].astype(np.int64),
-            readings=np.zeros(chosen.size, dtype=np.int64),
-            ranks=np.arange(chosen.size),
-            max_length=max_length,
-            seed=0,
-            text=store,
-        )
-    )
-
-
-def count_tokens(
-    store: TokenStore,
-    sources: Sequence[Source],
-    sample: Sequences | None,
-    *,
-    max_length: int,
-    held_out_fraction: float,
-    needed: int,
-) -> int:
-    """Count the tokens of an epoch with their [CLS] and [SEP]; where there is a sample, extrapolate from it.
-
-    Args:
-        store: the documents.
-        sources: those of the split.
-        sample: some sequences as training composes them, or None.
-        max_length: L.
-        held_out_fraction: share of the documents kept for evaluation.
-        needed: tokens of a micro-batch if the split must fill one, else 0.
-    Raises:
-        CorpusError: no documents, or fewer tokens than needed.
-    """
-    room = max_length - 2
-    documents, counted = 0, Fraction(0)
-    for source in sources:
-        lengths = store.lengths[source.documents].astype(np.int64)
-        documents += lengths.size if source.weight else 0
-        specials = 2 * -(-lengths // room) if sample is None else 0
-        counted += source.weight * int((lengths + specials).sum())
-    if sample is not None:
-        counted *= Fraction(int((sample.lengths + 1 + sample.opens).sum()), max(1, int(sample.lengths.sum())))
-    tokens = int(counted)
-    if not documents:
-        raise CorpusError(
-            f"stream: the {'train' if needed else 'held_out'} split must hold documents, none of "
-            f"{store.lengths.size} is in it; add text, cut it into more documents when it is prepared (--split-at, "
-            f"--blank-line-documents), or change data.held_out ({held_out_fraction}) or data.weights"
-        )
-    if needed and not tokens:
-        raise CorpusError(
-            f"stream: data.compose makes no sequence of the {documents} documents; they are too short for it, so join "
-            "them to longer ones or choose another data.compose"
-        )
-    if tokens < needed:
-        # a micro-batch holds one piece at least
-        way_out = f", or lower train.micro_batch_tokens to at most {tokens}" if tokens >= max_length else ""
-        raise CorpusError(
-            f"stream: the corpus has {tokens} tokens in {documents} documents, fewer than one micro-batch of "
-            f"{needed}; add text{way_out}"
-        )
-    return tokens

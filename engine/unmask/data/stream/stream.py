@@ -34,7 +34,7 @@ from unmask.data.masking import Masker, MaskRule, NextToken
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.randomness import Uint64Array, mix64
 from unmask.data.stream.blocks import BlockStarts, TokenStore, sources_of
-from unmask.data.stream.config import StreamConfig, count_tokens, sample_sequences
+from unmask.data.stream.config import StreamConfig
 from unmask.data.stream.plan import BlockPlan, Planner
 from unmask.data.stream.rows import BatchArrays, join, lay_out
 
@@ -107,11 +107,8 @@ class Stream:
                 similar_words=similar_words,
             )
         counts = self._masker.counts(np.arange(config.max_length + 1), rate=config.highest_rate)
-        weights = config.composition.source_weights(store.sources)
-        often = np.array(weights, dtype=np.float64)[store.source_of]
-        # The sample is of all documents, composed as for training, so that both splits have the same shapes.
-        sample = sample_sequences(store, config.composition, often, max_length=config.max_length)
-        self.capacities = config.capacities(store.lengths, counts, weights=often, sample=sample)
+        sample = config.sample(store)
+        self.capacities = config.capacities(store.lengths, counts, weights=config.times_read(store), sample=sample)
         self.composition = config.composition if self._endless else config.composition.held_out()
         sources = sources_of(
             store,
@@ -120,14 +117,7 @@ class Stream:
             train=self._endless,
         )
         needed = self.capacities.tokens if self._endless else 0
-        self.tokens_per_epoch = count_tokens(
-            store,
-            sources,
-            sample,
-            max_length=config.max_length,
-            held_out_fraction=config.held_out_fraction,
-            needed=needed,
-        )
+        self.tokens_per_epoch = config.count_tokens(store, sources, sample, needed=needed)
         self._planner = Planner(
             sources,
             store.lengths,
@@ -250,7 +240,7 @@ class Stream:
         return self._planner.stored
 
     def block_of(self, cursor: Cursor) -> int:
-        """The number of a cursor's block, counted through all epochs."""
+        """Return the number of a cursor's block, counted through all epochs."""
         return cursor.epoch * self._planner.blocks + cursor.block
 
     def compose(self, block: int) -> None:
