@@ -64,6 +64,7 @@ class _Walk:
 
     def __init__(self, block: Block, documents: Indices, index: TermIndex, size: int, *, follow: bool) -> None:
         self._owners = documents.tolist()
+        # tokens of each document that no sequence has yet, and all its tokens
         self._rest = block.lengths[documents].tolist()
         self._sizes = list(self._rest)
         self._max_length = block.max_length
@@ -71,6 +72,7 @@ class _Walk:
         self._size = size
         self._follow = follow
         self._arrived = 0
+        # the documents in the buffer: in their order, as flags, and counted by group of the index
         self._waiting: OrderedDict[int, None] = OrderedDict()
         groups = -(-len(self._owners) // index.group)
         self._here = np.zeros(groups * index.group, dtype=bool)

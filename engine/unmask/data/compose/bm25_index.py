@@ -47,6 +47,7 @@ class TermIndex:
         n = len(documents)
         owner, hashes = _words(block, documents)
         _, term = np.unique(hashes, return_inverse=True)
+        # (document, term) pairs and how often each occurs
         places, counts = _count(owner, term)
         df = np.bincount(places[:, 1], minlength=int(term.max(initial=-1)) + 1)
         stop = df > max(STOP_SHARE * n, STOP_DOCUMENTS)
@@ -56,16 +57,18 @@ class TermIndex:
         self._terms = int(useful.sum())
         sizes = np.bincount(owner[~stop[term]], minlength=n)
         kept = useful[places[:, 1]]
+        # the postings: documents, their useful terms, numbered anew, and how often each occurs
         doc, which, tf = places[kept, 0], number[places[kept, 1]], counts[kept]
         frequency = df[useful][which]
         idf = np.log(1 + (n - frequency + 0.5) / (frequency + 0.5))
         mean = sizes.sum() / max(1, n)
         weight = idf * (tf * (K1 + 1)) / (tf + K1 * (1 - B + B * sizes[doc] / max(mean, 1e-9)))
-        order = np.argsort((doc // group) * self._terms + which, kind="stable")
+        # one row of postings for each group and term
+        row = (doc // group) * self._terms + which
+        order = np.argsort(row, kind="stable")
         self._documents = doc[order].astype(np.int32)
         self._weights = np.rint(weight * SCALE).astype(np.int32)[order]
         groups = -(-n // group)
-        row = (doc // group) * self._terms + which
         self._begins = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=groups * self._terms))])
         asked = _sampled(block, documents, owner, query_terms)
         asked &= useful[term]

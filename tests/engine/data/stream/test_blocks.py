@@ -20,7 +20,7 @@ def test_a_part_of_the_order_equals_that_part_of_the_whole():
 
 
 @pytest.mark.parametrize("address", [(6, 1, 2, 3), (5, 2, 2, 3), (5, 1, 3, 3), (5, 1, 2, 4)])
-def test_seed_site_pass_and_source_each_change_the_order(address):
+def test_seed_site_epoch_and_source_each_change_the_order(address):
     base = Permutation(1000, 5, 1, 2, 3)(np.arange(1000))
     # Two independent orders of n agree in one place on average.
     assert np.count_nonzero(base == Permutation(1000, *address)(np.arange(1000))) < 10

@@ -75,7 +75,7 @@ def test_any_number_of_workers_gives_the_same_order(workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_the_held_out_pass_ends_and_so_do_the_workers(workers):
+def test_the_held_out_epoch_ends_and_so_do_the_workers(workers):
     expected = [batch.cursor for batch in make(split="held_out").batches()]
     loader = Loader(make(split="held_out"), workers=workers)
     assert [batch.cursor for batch in loader] == expected
@@ -83,7 +83,7 @@ def test_the_held_out_pass_ends_and_so_do_the_workers(workers):
     assert list(loader) == []
 
 
-def test_a_start_past_the_end_of_the_pass_gives_nothing():
+def test_a_start_past_the_end_of_the_epoch_gives_nothing():
     with Loader(make(split="held_out"), start=10_000, workers=2) as loader:
         assert list(loader) == []
 

@@ -97,7 +97,7 @@ def test_held_out_text_has_one_rate():
         assert abs(int((batch.labels >= 0).sum()) / batch.real_tokens - 0.4) < 0.06
 
 
-def test_static_masks_come_again_after_k_passes_under_other_dropout():
+def test_static_masks_come_again_after_k_epochs_under_other_dropout():
     def epochs(again):
         found = {}
         for batch in stream(static_masks=again).batches():

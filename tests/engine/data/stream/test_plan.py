@@ -144,7 +144,7 @@ def test_keys_do_not_depend_on_what_other_sources_hold():
     assert keys(5) == keys(9)
 
 
-def test_passes_and_seeds_differ_in_order_and_repeat_themselves():
+def test_epochs_and_seeds_differ_in_order_and_repeat_themselves():
     lengths = np.full(300, 20)
     first = planner(lengths, roomy(256, 32)).plan(0, 0).documents
     np.testing.assert_array_equal(first, planner(lengths, roomy(256, 32)).plan(0, 0).documents)

@@ -155,7 +155,7 @@ def test_a_cursor_of_another_stream_is_refused():
         ours.remember(3, Cursor(0, 0, 0))
 
 
-def test_held_out_documents_come_in_one_pass_and_never_in_training():
+def test_held_out_documents_come_in_one_epoch_and_never_in_training():
     store = corpus()
     held_out = list(stream(store, split="held_out").batches())
     expected = store.lengths[store.held_out_mask(0.1)].sum()
