@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
     except Exception as error:
-        message = _sentence(error)
+        message = _message(error)
         if message is None or _asked(_TRACEBACK):
             raise
         return _fail(message)
@@ -80,7 +80,7 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _sentence(error: Exception) -> str | None:
+def _message(error: Exception) -> str | None:
     """Return the message for an error that the user can mend; None for a mistake of ours."""
     from unmask.errors import UnmaskError
 

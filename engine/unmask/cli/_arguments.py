@@ -13,10 +13,11 @@ import re
 import shutil
 import textwrap
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
+from unmask.config.mappings import settings_of
 from unmask.paths import expanded
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def read(
         width = shutil.get_terminal_size().columns
         paragraphs = _flow(description or inspect.getdoc(options) or "").split("\n\n")
         print("\n\n".join(textwrap.fill(one, width, break_on_hyphens=False) for one in paragraphs), end="\n\n")
-    arguments = _switched(arguments, {switch.replace("-", "_") for switch in _switches(options)})
+    arguments = _switched(arguments, {f"__{name}" for name, hint in settings_of(options) if hint is bool})
     registry = ConstructorRegistry()
     registry.struct_rule(_described)
     with registry:
@@ -85,14 +86,6 @@ def join_repeated(arguments: list[str], option: str) -> list[str]:
         elif not taking:
             rest.append(argument)
     return [*rest, option, *values] if values else arguments
-
-
-def _switches(cls: Any, prefix: str = "--") -> Iterator[str]:
-    for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            yield from _switches(hint, f"{prefix}{name}.")
-        elif hint is bool:
-            yield f"{prefix}{name}"
 
 
 def _switched(arguments: list[str], switches: set[str]) -> list[str]:

@@ -8,14 +8,13 @@ import dataclasses
 import itertools
 import re
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from unmask.cli._arguments import join_repeated, read
 from unmask.config import RunConfig, load_config
 from unmask.config.load import read_recipe, recipe_names
-from unmask.config.mappings import build, current_name
+from unmask.config.mappings import build, current_name, settings_of
 from unmask.errors import ConfigError
 from unmask.paths import expanded
 
@@ -103,7 +102,7 @@ def _current_option(word: str) -> str:
 
 def _whole_numbers(arguments: list[str]) -> list[str]:
     """Return the words with `1e6`, which YAML allows, as `1000000` for settings that are whole numbers."""
-    whole = set(_options_of_whole_numbers(RunConfig))
+    whole = {f"__{name}" for name, hint in settings_of(RunConfig) if int in (hint, *typing.get_args(hint))}
     words: list[str] = []
     for word in arguments:
         option, equals, value = word.partition("=")
@@ -115,14 +114,6 @@ def _whole_numbers(arguments: list[str]) -> list[str]:
                 word = f"{option}={int(number)}" if equals else str(int(number))
         words.append(word)
     return words
-
-
-def _options_of_whole_numbers(cls: Any, prefix: str = "__") -> Iterator[str]:
-    for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            yield from _options_of_whole_numbers(hint, f"{prefix}{name}.")
-        elif int in (hint, *typing.get_args(hint)):
-            yield f"{prefix}{name}"
 
 
 def _changes(base: Any, given: Any, prefix: str = "") -> dict[str, Any]:

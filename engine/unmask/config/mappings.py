@@ -17,7 +17,7 @@ from unmask.errors import ConfigError
 if TYPE_CHECKING:
     import pydantic
 
-__all__ = ["build", "current_name", "merge", "nest", "with_current_names"]
+__all__ = ["build", "current_name", "merge", "nest", "settings_of", "with_current_names"]
 
 T = TypeVar("T")
 
@@ -198,17 +198,17 @@ def _nearest(cls: type, path: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(last, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {prefix}{close[0]}?"
-    elsewhere = [] if groups else list(_dotted_names(cls))
-    by_leaf = {dotted.rsplit(".", 1)[-1]: dotted for dotted in elsewhere}
+    by_leaf = {} if groups else {dotted.rsplit(".", 1)[-1]: dotted for dotted, _ in settings_of(cls)}
     close = difflib.get_close_matches(last, list(by_leaf), n=1, cutoff=0.6)
     if close:
         return f"; did you mean {by_leaf[close[0]]}?"
     return f"; {prefix.rstrip('.') or 'the configuration'} has {', '.join(names)}"
 
 
-def _dotted_names(cls: type, prefix: str = "") -> Iterator[str]:
+def settings_of(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the type of each field of a dataclass and of the dataclasses in it."""
     for name, hint in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(hint):
-            yield from _dotted_names(typing.cast(type, hint), f"{prefix}{name}.")
+            yield from settings_of(cast(type, hint), f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            yield f"{prefix}{name}", hint

@@ -93,15 +93,7 @@ class Norm(nn.Module):
         row_keys: Tensor | None = None,
         x_bias: Tensor | None = None,
     ) -> Tensor:
-        """Return norm(residual + dropout(x + x_bias)), (T, D) -> (T, D), with dropout if a key is given.
-
-        Args:
-            x: (T, D).
-            residual: (T, D), or None for 0.
-            key: () int64, the dropout key of this site.
-            row_keys: int64 (T,), the random key of each row.
-            x_bias: (D,), or None for 0.
-        """
+        """Return norm(residual + dropout(x + x_bias)), (T, D), with dropout if a key is given; see `layer_norm`."""
         p = self.p if key is not None else 0.0
         return layer_norm(
             x, residual, self.weight, self.bias, x_bias=x_bias, eps=self.eps, p=p, key=key, row_keys=row_keys
@@ -121,17 +113,7 @@ class Embeddings(nn.Module):
     def forward(
         self, ids: Tensor, documents: Documents, segments: Tensor | None, key: Tensor | None, dtype: torch.dtype
     ) -> Tensor:
-        """Embed the tokens.
-
-        Args:
-            ids: token ids, int64 or int32 (T,).
-            documents: boundaries of the documents.
-            segments: token types, int64 (T,), or None for all 0.
-            key: () int64, the dropout key of the embeddings, or None for no dropout.
-            dtype: dtype of the result.
-        Returns:
-            (T, D) in `dtype`.
-        """
+        """Embed ids (T,) with segments (T,) to (T, D) in `dtype`, with dropout if a key is given; see `embedding`."""
         tables = (self.word.weight, self.position.weight, self.segment.weight)
         norm, p = self.norm, self.norm.p if key is not None else 0.0
         return embedding(
@@ -165,15 +147,9 @@ class Layer(nn.Module):
         self.norm = Norm(size, eps, p)
 
     def forward(self, x: Tensor, documents: Documents, keys: Tensor | None, rows: Tensor | None = None) -> Tensor:
-        """Apply the layer.
+        """Apply the layer to x (T, D), with dropout if there are keys, int64 (3,), one for each site.
 
-        Args:
-            x: hidden states, (T, D).
-            documents: boundaries of the documents.
-            keys: int64 (3,), one key for each dropout site, or None for no dropout.
-            rows: rows to return, int64 (R,), or None for all.
-        Returns:
-            (T, D), or (R, D) with rows.
+        Returns (T, D), or (R, D) for the given rows, int64 (R,).
         """
         on_scores, on_attention, on_output = (None,) * _SITES if keys is None else keys.unbind()
         p = self.attention_dropout if keys is not None else 0.0

@@ -110,7 +110,7 @@ class Trainer:
         )
         names = [objective.name for objective, _ in self.objectives]
         self.meter = Meter(names, peak=peak_flops(self.device))
-        self.flops = FlopCount.of(self.model.config, mask_rate=self.config.data.mask_rate, objectives=names)
+        self.flops = FlopCount(encoder=self.model.config, mask_rate=self.config.data.mask_rate, objectives=names)
         self.skipped = torch.zeros((), device=self.device)
         self.skipped_in_a_row = torch.zeros((), device=self.device)
 

@@ -16,6 +16,7 @@ from unmask.config import KernelsConfig
 from unmask.errors import ConfigError, RunError
 from unmask.model import PretrainingModel
 from unmask.objectives import build_objectives
+from unmask.terminal import install_messages
 from unmask.train.checkpoint.checkpoints import verify
 from unmask.train.logging.log import RunLog, read_evaluations, read_log
 from unmask.train.run_folder import saved_config
@@ -181,6 +182,20 @@ def test_a_run_that_diverges_stops_with_advice_and_keeps_its_last_finite_state(
     state = json.loads(next((tmp_path / "a" / "checkpoints").glob("*/training/state.json")).read_text())
     assert state["skipped"] >= 3
     assert (tmp_path / "a" / "checkpoints" / f"step-{rows[-1]['step']:06d}").is_dir()
+
+
+def test_notices_are_log_messages_which_a_command_prints_on_standard_output(
+    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {"steps": 1, "warmup_steps": 0, "phases": []}
+    tiny.pretrain(tiny.config(tmp_path / "library", **settings))
+    assert "done: 1 steps" in caplog.text
+    assert all(line.startswith("step 1/1") for line in capsys.readouterr().out.splitlines())
+    with install_messages():
+        tiny.pretrain(tiny.config(tmp_path / "command", **settings))
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert [line.split(":")[0] for line in told.out.splitlines() if ":" in line][-2:] == ["done", "try"]
 
 
 def test_a_run_refused_for_its_settings_leaves_its_name_free(tiny: ModuleType, tmp_path: Path) -> None:

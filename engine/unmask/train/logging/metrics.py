@@ -165,46 +165,30 @@ class Meter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlopCount:
-    """Counts the operations of a batch for an encoder of this shape.
+    """Counts the operations of a batch.
 
     Attributes:
-        windows: for each layer, the tokens that a token sees on either side; None for the whole document.
-        causal: whether a token sees its left side only.
-        hidden_size: D.
-        intermediate_size: F.
-        vocab_size: V.
+        encoder: sizes of the encoder.
         mask_rate: share of the tokens that are masked, for batches that are masked later, on the device.
-        predicts_tokens: whether an objective reads the masked rows.
+        objectives: names of the objectives.
     """
 
-    windows: tuple[int | None, ...]
-    causal: bool
-    hidden_size: int
-    intermediate_size: int
-    vocab_size: int
+    encoder: EncoderConfig
     mask_rate: float = 0.15
-    predicts_tokens: bool = True
+    objectives: Collection[str] = ("mlm",)
 
-    @classmethod
-    def of(cls, encoder: EncoderConfig, *, mask_rate: float, objectives: Collection[str] = ("mlm",)) -> "FlopCount":
-        """Make the count for an encoder, the mask rate of its run, and the names of its objectives."""
-        return cls(
-            windows=tuple(encoder.window(layer) for layer in range(encoder.num_layers)),
-            causal=encoder.causal,
-            hidden_size=encoder.hidden_size,
-            intermediate_size=encoder.intermediate_size,
-            vocab_size=encoder.vocab_size,
-            mask_rate=mask_rate,
-            predicts_tokens=any(name in TOKEN_OBJECTIVES for name in objectives),
-        )
+    @property
+    def predicts_tokens(self) -> bool:
+        """Whether an objective reads the masked rows."""
+        return any(name in TOKEN_OBJECTIVES for name in self.objectives)
 
     def training(self, batch: PackedBatch) -> float:
         """Return the operations of forward and backward on one micro-batch, which must be on the CPU."""
         ends = batch.documents.cu_seqlens
         lengths, counts = ends.diff()[ends[1:] <= batch.real_tokens].unique(return_counts=True)
         seen = sum(
-            layers * count * pairs(length, causal=self.causal, window=window)
-            for window, layers in Counter(self.windows).items()
+            layers * count * pairs(length, causal=self.encoder.causal, window=window)
+            for window, layers in Counter(map(self.encoder.window, range(self.encoder.num_layers))).items()
             for length, count in zip(lengths.tolist(), counts.tolist(), strict=True)
         )
         masked = self.mask_rate * batch.real_tokens if batch.labels is None else float((batch.labels >= 0).sum())
@@ -213,10 +197,10 @@ class FlopCount:
 
     def forward(self, tokens: float, seen: float, masked: float) -> float:
         """Return the operations of one forward pass over T = `tokens`, P = `seen` and M = `masked`."""
-        d, f, layers = self.hidden_size, self.intermediate_size, len(self.windows)
+        d, f, layers = self.encoder.hidden_size, self.encoder.intermediate_size, self.encoder.num_layers
         attention = layers * tokens * 6.0 * d * d + 4.0 * d * seen
         forward = ((layers - 1) * tokens + masked) * (2.0 * d * d + 4.0 * d * f)
-        return attention + forward + masked * (2.0 * d * d + 2.0 * d * self.vocab_size)
+        return attention + forward + masked * (2.0 * d * d + 2.0 * d * self.encoder.vocab_size)
 
 
 def peak_flops(device: torch.device | str) -> float | None:

@@ -12,7 +12,7 @@ from unmask.batch import PackedBatch, assemble
 from unmask.train.logging.metrics import FlopCount, peak_flops
 
 ENCODER = EncoderConfig(vocab_size=50, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32)
-SHAPE = FlopCount.of(ENCODER, mask_rate=0.15)
+SHAPE = FlopCount(encoder=ENCODER)
 
 
 def test_forward_equals_what_pytorch_counts_for_the_same_products() -> None:
@@ -53,8 +53,8 @@ def test_padding_and_unused_slots_are_not_counted() -> None:
 def test_masked_rows_are_counted_where_an_objective_reads_them(others: tuple[str, ...]) -> None:
     batch = batch_of(40, 9, 6)
     for name in ("mlm", "clm"):
-        assert FlopCount.of(ENCODER, mask_rate=0.15, objectives=(name, *others)) == SHAPE
-    without = FlopCount.of(ENCODER, mask_rate=0.15, objectives=others)
+        assert FlopCount(encoder=ENCODER, objectives=(name, *others)).training(batch) == SHAPE.training(batch)
+    without = FlopCount(encoder=ENCODER, objectives=others)
     assert without.training(batch) == 3 * without.forward(12, 2 * 74, 0) < SHAPE.training(batch)
 
 
@@ -64,7 +64,7 @@ def test_a_window_and_causality_count_what_a_token_sees(causal: bool) -> None:
     distance = [torch.arange(size)[:, None] - torch.arange(size) for size in (5, 7)]
     all_of_it = sum(int((one >= 0).sum()) if causal else one.numel() for one in distance)
     near = sum(int(((one >= (0 if causal else -2)) & (one <= 2)).sum()) for one in distance)
-    count = FlopCount.of(shape, mask_rate=0.15)
+    count = FlopCount(encoder=shape)
     # layers 0 and 2 are global
     assert count.training(batch_of(40, 9, 6)) == 3 * count.forward(12, 2 * all_of_it + near, 2)
 
