@@ -49,7 +49,7 @@ def peers(documents: Documents, p: float) -> dict[str, Callable[..., Tensor]]:
 def padded(qkv: Tensor, documents: Documents, *, p: float, **rest: Any) -> Tensor:
     """Run SDPA on rows that the caller has padded: qkv (B, N, 3, H, K) -> (B, H, N, K)."""
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    if documents.tokens == qkv.shape[0] * qkv.shape[1]:  # equal lengths: a mask would only keep the fast kernels away
+    if documents.tokens == qkv.shape[0] * qkv.shape[1]:  # equal lengths: with a mask the fast kernels would not run
         return F.scaled_dot_product_attention(q, k, v, dropout_p=p)
     lengths = documents.cu_seqlens.diff()
     mask = torch.arange(qkv.shape[1], device=qkv.device) < lengths[:, None]

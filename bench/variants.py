@@ -17,7 +17,7 @@ from unmask_kernels.testing.inputs import Inputs
 __all__ = ["INPUT_SETS", "checked", "compiled", "input_sets", "timed_calls"]
 
 INPUT_SETS = 4
-"""Copies of the inputs that the rounds take in turn."""
+"""How many copies of the inputs the rounds rotate."""
 
 
 def checked(

@@ -109,13 +109,11 @@ def plain_embedding(
 CASES = [
     embedding_case([6, 4, 0, 5, 0], 768, vocabulary=7, positions=8),  # BERT-base, unused slots
     embedding_case([5, 3, 1], 1024, vocabulary=7, p=0.1, segments=None),  # BERT-large
-    embedding_case(
-        [9, 4, 7, 1, 1, 1], 312, vocabulary=11, p=0.1, ids_dtype=torch.int32
-    ),  # TinyBERT, a prime number of rows
+    # TinyBERT, a prime number of rows
+    embedding_case([9, 4, 7, 1, 1, 1], 312, vocabulary=11, p=0.1, ids_dtype=torch.int32),
     embedding_case([170], 40, frequent=0.95, vocabulary=7),  # one word in many spans
-    embedding_case(
-        [2] * 70 + [3], 21, p=0.5, segments=3
-    ),  # more documents than a block, segments than BERT; odd columns
+    # more documents than a block has, more segments than BERT has, an odd width
+    embedding_case([2] * 70 + [3], 21, p=0.5, segments=3),
     embedding_case([1], 768, p=0.1),
     embedding_case([0], 768, p=0.1),
     embedding_case([4, 1], 3, vocabulary=1, segments=1),

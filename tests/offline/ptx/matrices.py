@@ -70,7 +70,7 @@ class Matrices:
                 self._machine.found[f"operand of a pending wgmma is written: {self._machine.now}"] += 1
 
     def _fragments(self, opcode: tuple[str, ...], operands: tuple[str, ...]) -> None:
-        """8 x 8 matrices of 16 bits between shared memory, a row an address, and registers, two elements a lane."""
+        """Move 8 x 8 16-bit matrices between shared memory, an address a row, and registers, two elements a lane."""
         machine, load, transposed = self._machine, opcode[0] == "ldmatrix", "trans" in opcode
         registers = items(operands[0] if load else operands[1])
         addresses = machine.address(operands[1] if load else operands[0]).reshape(self._warps, 32)
