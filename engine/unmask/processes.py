@@ -97,8 +97,8 @@ class ProcessPool(Generic[_Item, _Result]):
             Exception: what `function` raises; from a worker an UnmaskError as it is, others as a RuntimeError.
         """
         jobs = iter(jobs)
-        head = list(islice(jobs, 2))
-        if len(head) < 2 or self._workers == 1:
+        head = list(islice(jobs, 2 if self._workers > 1 else 0))
+        if len(head) < 2:
             for tag, item in chain(head, jobs):
                 yield tag, None if item is None else self._function(item)
             return
