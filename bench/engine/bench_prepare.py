@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from unmask.data.prepare import prepare
-from unmask.data.prepare.inputs import Inputs
+from unmask.data.prepare.inputs import Corpus
 from unmask.data.store import Store
 from unmask.data.text.docstrings import docstring_corpus
 from unmask.data.text.readers import ReadOptions
@@ -37,7 +37,7 @@ GOAL = 1e6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Corpus:
+class Case:
     """Texts of about `BYTES` in a file, their tokenizer, and their segmenter."""
 
     path: Path
@@ -59,7 +59,7 @@ def _one_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def corpus(request: pytest.FixtureRequest, tmp_path: Path) -> Corpus:
+def corpus(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
     if request.param == "english":
         return _corpus(tmp_path / "english.jsonl", (document.text for document in docstring_corpus()), None)
     given = request.config.getoption("--chinese")
@@ -67,11 +67,11 @@ def corpus(request: pytest.FixtureRequest, tmp_path: Path) -> Corpus:
         pytest.skip("no Chinese text: name some with --chinese")
     pytest.importorskip("rjieba")
     return _corpus(
-        tmp_path / "chinese.jsonl", (document.text for document in Inputs([given], ReadOptions()).documents()), "rjieba"
+        tmp_path / "chinese.jsonl", (document.text for document in Corpus([given], ReadOptions()).documents()), "rjieba"
     )
 
 
-def _corpus(path: Path, texts: Iterable[str], segmenter: str | None) -> Corpus:
+def _corpus(path: Path, texts: Iterable[str], segmenter: str | None) -> Case:
     taken: list[str] = []
     size = 0
     for text in texts:
@@ -82,14 +82,14 @@ def _corpus(path: Path, texts: Iterable[str], segmenter: str | None) -> Corpus:
             break
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in taken))
     tokenizer = Tokenizer.train(taken, VOCAB_SIZE)
-    return Corpus(path=path, texts=taken, bytes=size, tokenizer=tokenizer, segmenter=segmenter)
+    return Case(path=path, texts=taken, bytes=size, tokenizer=tokenizer, segmenter=segmenter)
 
 
-def run(corpus: Corpus, out: Path) -> Store:
+def run(corpus: Case, out: Path) -> Store:
     return prepare([corpus.path], out, tokenizer=corpus.tokenizer, segmenter=corpus.segmenter, workers=1)
 
 
-def check(corpus: Corpus, store: Store) -> None:
+def check(corpus: Case, store: Store) -> None:
     """Fail unless the store holds every text's tokens, and word starts that only a segmenter took away."""
     rows = np.arange(store.num_documents)
     ids, words = store.gather(rows, np.zeros_like(rows), store.lengths)
@@ -101,7 +101,7 @@ def check(corpus: Corpus, store: Store) -> None:
 
 
 @pytest.mark.parametrize("corpus", ["english", "chinese"], indirect=True)
-def bench_prepare(benchmark: Any, corpus: Corpus, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def bench_prepare(benchmark: Any, corpus: Case, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     out = tmp_path / "store"
     check(corpus, run(corpus, out))
     processor_seconds: list[float] = []

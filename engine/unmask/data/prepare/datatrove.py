@@ -23,7 +23,7 @@ from typing import Any
 from unmask.data.prepare.encoding import TextEncoder
 from unmask.data.store import Store
 from unmask.data.store.manifest import ShardEntry, SourceEntry, StoreHead, make_manifest
-from unmask.data.store.summary import Tally
+from unmask.data.store.summary import SummaryCounts
 from unmask.data.store.unfinished import UnfinishedStore
 from unmask.data.store.writer import SHARD_TOKENS, ShardWriter, StoredDocument
 from unmask.data.text.cleaning import Normalisation
@@ -106,7 +106,7 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
         part.mkdir(parents=True)
         sources = [SourceEntry(name=name, documents=0, tokens=0) for name in self.sources]
         writer = ShardWriter(part, head, sources=sources, shard_tokens=self.shard_tokens)
-        tally = Tally()
+        tally = SummaryCounts()
         try:
             for batch in _batches(data):
                 self._write(batch, encode, writer, tally)
@@ -125,7 +125,7 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
         replace_text(part / _PART, json.dumps(contents))
         part.rename(final)
 
-    def _write(self, batch: Sequence[Any], encode: TextEncoder, writer: ShardWriter, tally: Tally) -> None:
+    def _write(self, batch: Sequence[Any], encode: TextEncoder, writer: ShardWriter, tally: SummaryCounts) -> None:
         with self.track_time("batch"):
             encoded = encode([document.text for document in batch])
         end = 0
@@ -194,7 +194,9 @@ def finish_store(out: str | Path) -> Store:
                 _link(path / shard["file"], place.path / name)
                 shards.append(shard | {"file": name})
         shutil.copytree(parts[0] / "tokenizer", place.path / "tokenizer")
-        summary = Tally.merged(part["tally"] for part in contents).summary([source["name"] for source in sources])
+        summary = SummaryCounts.merged(part["tally"] for part in contents).summary(
+            [source["name"] for source in sources]
+        )
         place.publish(make_manifest(StoreHead(**contents[0]["head"]), sources, shards, summary))
     shutil.rmtree(_parts(out), ignore_errors=True)
     return Store.open(out)

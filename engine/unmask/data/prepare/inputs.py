@@ -30,7 +30,7 @@ from unmask.errors import CorpusError, StoreError
 from unmask.folders import is_store
 from unmask.paths import as_typed, printable
 
-__all__ = ["Inputs", "stores_among"]
+__all__ = ["Corpus", "stores_among"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _GATHERED = 1024
 _NAMED = 5
 
 
-class Inputs:
+class Corpus:
     """The documents of all inputs, in their order; iterating again reads again.
 
     Warns of files that were left out, of inputs that are read twice, and of a rule that cuts no file into documents.

@@ -20,10 +20,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from unmask.data.prepare.encoding import EncodedBatch, TextEncoder, content_hash
-from unmask.data.prepare.inputs import Inputs, stores_among
+from unmask.data.prepare.inputs import Corpus, stores_among
 from unmask.data.store import Store
 from unmask.data.store.manifest import StoreHead, make_manifest
-from unmask.data.store.summary import Tally, describe
+from unmask.data.store.summary import SummaryCounts, describe
 from unmask.data.store.unfinished import UnfinishedStore
 from unmask.data.store.writer import SHARD_TOKENS, ShardWriter, StoredDocument
 from unmask.data.text.cleaning import KINDS, Normalisation
@@ -80,7 +80,7 @@ def prepare(
 ) -> Store:
     """Make a token store and open it; `describe` prints the counts in its `manifest["summary"]`.
 
-    Warnings about the text are logged by `unmask.data` (see `Inputs` and `Tokenizer.train`).
+    Warnings about the text are logged by `unmask.data` (see `Corpus` and `Tokenizer.train`).
 
     Args:
         inputs: files, folders, data sets (`text/corpus.py`) and token stores. Default: the embedded corpus.
@@ -128,15 +128,15 @@ def prepare(
     _require_trained(inputs or (), tokenizer, asked)
     report = progress or _silent
     options = ReadOptions(text_field=text_field, blank_line_documents=blank_line_documents, split_at=split_at)
-    source = Inputs(inputs or (), options, normalisation, cache, out=out)
-    given = source.tokenizer if tokenizer is None else tokenizer
+    corpus = Corpus(inputs or (), options, normalisation, cache, out=out)
+    given = corpus.tokenizer if tokenizer is None else tokenizer
     if given is not None and not isinstance(given, Tokenizer):
         given = Tokenizer.load(given)
-    name = source.segmenter if segmenter is None else segmenter
+    name = corpus.segmenter if segmenter is None else segmenter
     cutter = None if name is None else load_segmenter(name)
     settings = {
         **asdict(options),
-        "input": source.identity,
+        "input": corpus.identity,
         "tokenizer": trained if given is None else given.hash,
         "segmenter": "" if cutter is None else cutter.label,
         "normalisation": normalisation,
@@ -149,7 +149,7 @@ def prepare(
         if given is None and place.journal is not None:
             given = Tokenizer.load(saved)
         elif given is None:
-            reader = _Reader(source.documents(), report)
+            reader = _Reader(corpus.documents(), report)
             given = Tokenizer.train(reader.texts(), **trained, long_words=long_words.append)
             total = reader.characters
         given.save(saved)
@@ -161,9 +161,9 @@ def prepare(
             segmenter=settings["segmenter"],
             added_special_ids=given.added_special_ids,
         )
-        source.require(head)
+        corpus.require(head)
         with ProcessPool(encode, cores() if workers is None else workers) as pool:
-            _Filling(place, head, shard_tokens, given.unk_id, sum(long_words)).run(source, pool, report, total)
+            _DocumentWriter(place, head, shard_tokens, given.unk_id, sum(long_words)).run(corpus, pool, report, total)
     return Store.open(out)
 
 
@@ -180,7 +180,7 @@ def _require_trained(
             )
 
 
-class _Filling:
+class _DocumentWriter:
     """Writes documents to the unfinished store `place`, after those that a killed run has written."""
 
     def __init__(
@@ -189,9 +189,9 @@ class _Filling:
         journal = place.journal
         state = journal["state"] if journal else {}
         self._place, self._head, self._unknown = place, head, unknown
-        self._tally = Tally(state.get("tally"))
+        self._counts = SummaryCounts(state.get("tally"))
         # words that training left out; a run that is continued does not train again
-        self._tally.long_words += long_words
+        self._counts.long_words += long_words
         self._resumed = bool(journal)
         self._digest = str(state.get("digest", ""))
         self._writer = ShardWriter(
@@ -203,23 +203,23 @@ class _Filling:
             finished=self._finished,
         )
 
-    def run(self, source: Inputs, pool: _Encoders, report: Callable[[Progress], None], total: int | None) -> None:
+    def run(self, corpus: Corpus, pool: _Encoders, report: Callable[[Progress], None], total: int | None) -> None:
         """Encode and write all documents that are not written yet, and publish the store."""
-        items = iter(source)
+        items = iter(corpus)
         try:
             self._skip(items, report)
             for batch, encoded in pool.map(_jobs(items)):
                 for document, text, removed in _documents(batch, encoded):
                     self._add(document, text, removed)
-                report(Progress("encode", self._tally.read, self._tally.characters, total))
+                report(Progress("encode", self._counts.read, self._counts.characters, total))
             self._writer.close()
         finally:
             self._writer.abandon()
         if not self._writer.shards:
             raise CorpusError(
-                f"corpus: none of {self._tally.read} documents gives a token; is this text in the tokenizer's language?"
+                f"corpus: none of {self._counts.read} documents gives a token; is the text in the tokenizer's language?"
             )
-        summary = self._tally.summary(source.names)
+        summary = self._counts.summary(corpus.names)
         self._place.publish(make_manifest(self._head, self._writer.sources, self._writer.shards, summary))
 
     def _skip(self, items: Iterator[Document | StoredDocument], report: Callable[[Progress], None]) -> None:
@@ -228,27 +228,27 @@ class _Filling:
             return
         digest = ""
         read = 0
-        for item in islice(items, self._tally.read):
+        for item in islice(items, self._counts.read):
             hashed = content_hash(item.text) if isinstance(item, Document) else item.content_hash
             digest = _chain(digest, item.source, hashed)
             read += 1
         if digest != self._digest:
             raise StoreError(
-                f"store: {self._place.path} was begun with another text: its first {self._tally.read} documents have "
+                f"store: {self._place.path} was begun with another text: its first {self._counts.read} documents have "
                 f"changed; remove it to start afresh"
             )
-        report(Progress("continue", read, self._tally.characters, None))
+        report(Progress("continue", read, self._counts.characters, None))
 
     def _add(self, document: StoredDocument, characters: int, removed: Sequence[int]) -> None:
         # counted first: if this document completes a shard, the journal has to include it
         unknown = int(np.count_nonzero(document.ids == self._unknown))
-        self._tally.note(document.source, characters, len(document.ids), unknown, removed)
+        self._counts.note(document.source, characters, len(document.ids), unknown, removed)
         self._digest = _chain(self._digest, document.source, document.content_hash)
         if len(document.ids):
             self._writer.add(document)
 
     def _finished(self) -> None:
-        state = {"tally": self._tally.state(), "digest": self._digest}
+        state = {"tally": self._counts.state(), "digest": self._digest}
         self._place.record(self._writer.shards, self._writer.sources, state)
 
 

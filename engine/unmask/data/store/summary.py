@@ -15,13 +15,13 @@ from unmask.data.store.reader import Store
 from unmask.data.text.cleaning import KINDS
 from unmask.data.tokenizer.bert import LONGEST_WORD
 
-__all__ = ["Tally", "describe"]
+__all__ = ["SummaryCounts", "describe"]
 
 # a larger share of unknown tokens in a source is reported; Chinese text in BERT's vocabulary has about 3%
 _MUCH_UNKNOWN = 0.1
 
 
-class Tally:
+class SummaryCounts:
     """Counts documents without a token, unknown tokens and removed characters by source, and lengths.
 
     Args:
@@ -64,7 +64,7 @@ class Tally:
         }
 
     @classmethod
-    def merged(cls, states: Iterable[Mapping[str, Any]]) -> Tally:
+    def merged(cls, states: Iterable[Mapping[str, Any]]) -> SummaryCounts:
         """Return the sum of several tallies, given by their `state()`."""
         whole = cls()
         for part in map(cls, states):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from unmask.data.prepare import prepare
-from unmask.data.prepare.inputs import Inputs
+from unmask.data.prepare.inputs import Corpus
 from unmask.data.text import decoding
 from unmask.data.text.cleaning import clean
 from unmask.data.text.readers import ReadOptions
@@ -17,7 +17,7 @@ BOOK = "".join(f"CHAPTER {n}\n\nThe mill turned.\nIt stopped.\n\n" for n in ("I"
 
 
 def _texts(path: Path, **options: Any) -> list[str]:
-    return [document.text for document in Inputs([path], ReadOptions(**options)).documents()]
+    return [document.text for document in Corpus([path], ReadOptions(**options)).documents()]
 
 
 def _write(path: Path, text: str) -> Path:
@@ -39,7 +39,7 @@ def test_every_line_break_that_cleaning_knows_is_one(tmp_path: Path, line_break:
 
 def test_mixed_breaks_and_the_place_of_a_document(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.txt", "one\r\rtwo\r\n\r\n\nthree\x0c\u2028four")
-    documents = list(Inputs([path], ReadOptions(blank_line_documents=True)).documents())
+    documents = list(Corpus([path], ReadOptions(blank_line_documents=True)).documents())
     assert [document.text for document in documents] == ["one\r", "two\r\n", "three\x0c", "four"]
     assert [document.origin.rpartition(":")[2] for document in documents] == ["1", "3", "6", "8"]
 
@@ -112,5 +112,5 @@ def test_a_heading_after_a_byte_order_mark_is_one(tmp_path: Path) -> None:
     chapter = "\ufeffCHAPTER\nThe mill turns.\n"
     path = tmp_path / "a.txt"
     path.write_text(chapter * 3, encoding="utf-8")
-    documents = list(Inputs([path], ReadOptions(split_at="^CHAPTER")).documents())
+    documents = list(Corpus([path], ReadOptions(split_at="^CHAPTER")).documents())
     assert [document.origin for document in documents] == [f"{path}:{line}" for line in (1, 3, 5)]

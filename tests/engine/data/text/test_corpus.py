@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask.data.prepare.inputs import Inputs
+from unmask.data.prepare.inputs import Corpus
 from unmask.data.text.corpus import Document, named_inputs
 from unmask.data.text.readers import ReadOptions
 from unmask.errors import CorpusError
@@ -22,7 +22,7 @@ def _texts(path: Path, **options: object) -> list[str]:
 
 
 def _documents(*paths: Path, **options: object) -> Iterator[Document]:
-    return Inputs(paths, ReadOptions(**options)).documents()  # type: ignore[arg-type]
+    return Corpus(paths, ReadOptions(**options)).documents()  # type: ignore[arg-type]
 
 
 def _write(path: Path, data: bytes) -> Path:
@@ -187,7 +187,7 @@ def test_missing_unsupported_and_empty_inputs_are_refused(tmp_path: Path) -> Non
     with pytest.raises(CorpusError, match="at least one file or folder"):
         named_inputs([])
     with pytest.raises(CorpusError, match="holds no text"):
-        list(Inputs([_write(tmp_path / "a.txt", b" \n")], ReadOptions()))
+        list(Corpus([_write(tmp_path / "a.txt", b" \n")], ReadOptions()))
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

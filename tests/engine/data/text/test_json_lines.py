@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from unmask.data.prepare import prepare
-from unmask.data.prepare.inputs import Inputs
+from unmask.data.prepare.inputs import Corpus
 from unmask.data.text.readers import ReadOptions
 from unmask.errors import CorpusError
 
 
 def _texts(path: Path) -> list[str]:
-    return [document.text for document in Inputs([path], ReadOptions()).documents()]
+    return [document.text for document in Corpus([path], ReadOptions()).documents()]
 
 
 def _write(path: Path, data: bytes) -> Path:
@@ -49,7 +49,7 @@ def test_a_text_given_twice_is_refused_and_another_field_is_not(tmp_path: Path, 
     line = (
         f'{{"id": 1, "text": "one", "id": 2, "in": {{"text": "deeper", "text": "x"}}}}\n{{"text": "a", {second}: "b"}}'
     )
-    read = Inputs([_write(tmp_path / "a.jsonl", line.encode())], ReadOptions()).documents()
+    read = Corpus([_write(tmp_path / "a.jsonl", line.encode())], ReadOptions()).documents()
     assert next(read).text == "one"
     with pytest.raises(CorpusError, match=r"a\.jsonl:2 has the field 'text' 2 times; keep the one that is the text"):
         next(read)
@@ -58,7 +58,7 @@ def test_a_text_given_twice_is_refused_and_another_field_is_not(tmp_path: Path, 
 def test_deep_nesting_is_refused_by_line_and_never_kills(tmp_path: Path) -> None:
     fine = '{"text": "fine", "in": ' + "[" * 50 + "]" * 50 + "}\n"
     deep = '{"text": "fine", "in": ' + "[" * 200_000 + "]" * 200_000 + "}\n"
-    read = Inputs([_write(tmp_path / "a.jsonl", (fine + deep).encode())], ReadOptions()).documents()
+    read = Corpus([_write(tmp_path / "a.jsonl", (fine + deep).encode())], ReadOptions()).documents()
     assert next(read).text == "fine"
     with pytest.raises(CorpusError, match=r"a\.jsonl:2 is nested too deeply to be read"):
         next(read)
@@ -118,9 +118,9 @@ def test_suffixes_are_read_in_any_case(tmp_path: Path, suffix: str) -> None:
     elif suffix.lower().endswith(".zst"):
         data = pa.compress(data, codec="zstd", asbytes=True)
     path = _write(tmp_path / f"CORPUS{suffix}", data)
-    documents = list(Inputs([path], ReadOptions()).documents())
+    documents = list(Corpus([path], ReadOptions()).documents())
     assert [(document.text, document.source) for document in documents] == [("A text.", "CORPUS")]
-    assert [document.text for document in Inputs([tmp_path], ReadOptions()).documents()] == ["A text."]
+    assert [document.text for document in Corpus([tmp_path], ReadOptions()).documents()] == ["A text."]
 
 
 def test_members_one_after_the_other_are_one_text_and_an_empty_file_is_an_empty_document(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_members_one_after_the_other_are_one_text_and_an_empty_file_is_an_empty_
     for name in ("c.jsonl", "d.txt"):
         _write(tmp_path / name, b"")
         with pytest.raises(CorpusError, match="holds no text"):
-            list(Inputs([tmp_path / name], ReadOptions()))
+            list(Corpus([tmp_path / name], ReadOptions()))
 
 
 def test_a_parquet_column_of_nothing_but_nulls_holds_empty_documents(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_parquet_column_of_nothing_but_nulls_holds_empty_documents(tmp_path: P
     pq.write_table(pa.table({"text": pa.nulls(3), "id": [1, 2, 3]}), tmp_path / "nulls.parquet")
     assert _texts(tmp_path / "nulls.parquet") == ["", "", ""]
     with pytest.raises(CorpusError, match="holds no text, every document is empty; give text"):
-        list(Inputs([tmp_path / "nulls.parquet"], ReadOptions()))
+        list(Corpus([tmp_path / "nulls.parquet"], ReadOptions()))
     _write(tmp_path / "a.jsonl", b'{"text": "one"}\n{"text": null}\n')
     store = prepare([tmp_path / "nulls.parquet", tmp_path / "a.jsonl"], tmp_path / "store", vocab_size=60, workers=1)
     assert (store.num_documents, store.manifest["summary"]["empty_documents"]) == (1, 4)

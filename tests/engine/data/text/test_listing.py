@@ -12,7 +12,7 @@ import pytest
 
 from unmask.config import load_config
 from unmask.data.prepare import prepare
-from unmask.data.prepare.inputs import Inputs
+from unmask.data.prepare.inputs import Corpus
 from unmask.data.store import Store
 from unmask.data.text.listing import list_files, real_path
 from unmask.data.text.readers import ReadOptions
@@ -182,12 +182,12 @@ def test_a_linked_file_is_read_once_and_a_lost_one_is_refused(corpus: Path) -> N
     with pytest.raises(CorpusError, match=r"lost\.txt is a link to /nowhere/lost\.txt, which does not exist; restore"):
         list_files(corpus)
     with pytest.raises(CorpusError, match=r"lost\.txt is a link to /nowhere/lost\.txt, which does not exist"):
-        Inputs([corpus / "lost.txt"], ReadOptions())
+        Corpus([corpus / "lost.txt"], ReadOptions())
 
 
 def test_a_file_that_comes_more_than_once_is_said(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
     os.link(corpus / "d0.txt", corpus / "hard.txt")
-    texts = [document.text for document in Inputs([corpus, "corpus/d1.txt"], ReadOptions()).documents()]
+    texts = [document.text for document in Corpus([corpus, "corpus/d1.txt"], ReadOptions()).documents()]
     assert len(texts) == 5
     [told] = caplog.messages
     assert "more than once is read that often" in told
@@ -199,7 +199,7 @@ def test_a_file_that_comes_more_than_once_is_said(corpus: Path, caplog: pytest.L
 
 
 def test_a_text_that_changes_while_it_is_read_is_refused(corpus: Path) -> None:
-    read = Inputs([corpus], ReadOptions()).documents()
+    read = Corpus([corpus], ReadOptions()).documents()
     assert next(read).text == SENTENCE.format("d0")
     with (corpus / "d0.txt").open("a") as stream:
         stream.write("more")
@@ -229,7 +229,7 @@ def test_a_text_that_appears_between_two_passes_is_not_read(corpus: Path) -> Non
 def test_an_unreadable_file_is_named_before_anything_is_read(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("d1.txt"))
     with pytest.raises(CorpusError, match=r"d1\.txt cannot be read \(Permission denied\)"):
-        Inputs([corpus], ReadOptions())
+        Corpus([corpus], ReadOptions())
 
 
 def test_a_text_tokenizer_beside_the_text_is_no_text(corpus: Path) -> None:
@@ -262,21 +262,21 @@ def test_a_folder_of_hidden_files_says_so(tmp_path: Path) -> None:
 def test_a_suffix_that_is_not_read_is_refused_with_what_to_do(tmp_path: Path, name: str, way: str) -> None:
     (tmp_path / name).write_text("text")
     with pytest.raises(CorpusError, match=rf"has the suffix .*; files read are \.txt, .*{way}"):
-        Inputs([tmp_path / name], ReadOptions())
+        Corpus([tmp_path / name], ReadOptions())
 
 
 def test_a_folder_of_nothing_but_such_files_says_what_to_do(tmp_path: Path) -> None:
     for name in ("a.json", "b.JSON", "c.png"):
         (tmp_path / name).touch()
     with pytest.raises(CorpusError, match=r"suffixes \(\.json 2, \.png 1\); \.json files: write it as \.jsonl"):
-        Inputs([tmp_path], ReadOptions())
+        Corpus([tmp_path], ReadOptions())
 
 
 def test_a_pipe_given_by_name_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.txt")
     for given, what in ((tmp_path / "p.txt", "a pipe"), (Path("/dev/null"), "a device")):
         with pytest.raises(CorpusError, match=f"{given} is {what}, and text is read more than once"):
-            Inputs([given], ReadOptions())
+            Corpus([given], ReadOptions())
 
 
 def test_names_that_mislead(corpus: Path) -> None:
@@ -291,13 +291,13 @@ def test_names_that_mislead(corpus: Path) -> None:
     assert len(list_files(corpus.parent / ".hidden").files) == 1
     _texts(corpus.parent / "a=b", 1)
     for given, source in (("a=b", "a=b"), ("n=a=b", "n"), (".hidden/d0.txt", "d0")):
-        assert [document.source for document in Inputs([given], ReadOptions()).documents()] == [source]
+        assert [document.source for document in Corpus([given], ReadOptions()).documents()] == [source]
     (corpus / ".txt").write_text("no stem")
-    assert [document.source for document in Inputs([corpus / ".txt"], ReadOptions()).documents()] == [".txt"]
+    assert [document.source for document in Corpus([corpus / ".txt"], ReadOptions()).documents()] == [".txt"]
     with pytest.raises(CorpusError, match="my corpus=a=b does not exist; name a source with letters"):
-        Inputs(["my corpus=a=b"], ReadOptions())
+        Corpus(["my corpus=a=b"], ReadOptions())
     with pytest.raises(CorpusError, match="'' does not exist"):
-        Inputs(["name="], ReadOptions())
+        Corpus(["name="], ReadOptions())
 
 
 def test_the_folder_in_which_the_store_grows_is_no_input(corpus: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask.data.prepare.inputs import Inputs
+from unmask.data.prepare.inputs import Corpus
 from unmask.data.text.corpus import Document, named_inputs
 from unmask.data.text.readers import ReadOptions
 from unmask.errors import CorpusError
@@ -21,7 +21,7 @@ def _texts(given: object, **options: object) -> list[str]:
 
 
 def _documents(*given: object, **options: object) -> Iterator[Document]:
-    return Inputs(given, ReadOptions(**options)).documents()  # type: ignore[arg-type]
+    return Corpus(given, ReadOptions(**options)).documents()  # type: ignore[arg-type]
 
 
 def _zst(path: Path, data: bytes) -> Path:
