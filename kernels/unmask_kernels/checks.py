@@ -1,6 +1,6 @@
-"""Argument checks in the house error language: the argument, what was needed, what came, the way out.
+"""Argument checks. Their errors say which argument, what is needed, what came, and the way out.
 
-They look at shapes, dtypes and devices, so they cost no synchronisation and disappear under `torch.compile`. Only
+The checks look at shapes, dtypes and devices, so they never wait for a GPU and disappear under `torch.compile`. Only
 `contents` reads a tensor: on a CPU, and on a GPU when UNMASK_DEBUG=1 asks for it.
 """
 
@@ -30,7 +30,7 @@ DEBUG: bool = os.environ.get("UNMASK_DEBUG", "").strip().lower() not in ("", "0"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def _words(dtypes: Sequence[torch.dtype]) -> str:
+def _names(dtypes: Sequence[torch.dtype]) -> str:
     names = [str(d).removeprefix("torch.") for d in dtypes]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
@@ -50,7 +50,7 @@ def shape(family: str, name: str, x: Tensor, expected: tuple[int, ...], why: str
 def dtype(family: str, name: str, x: Tensor, allowed: Sequence[torch.dtype]) -> None:
     """`x` must have one of the `allowed` dtypes."""
     if x.dtype not in allowed:
-        raise TypeError(f"{family}: {name} must be {_words(allowed)}, got {_words([x.dtype])}")
+        raise TypeError(f"{family}: {name} must be {_names(allowed)}, got {_names([x.dtype])}")
 
 
 def same_device(family: str, first: str, x: Tensor, **others: Tensor | None) -> None:
@@ -73,7 +73,7 @@ def last_dim_contiguous(family: str, name: str, x: Tensor) -> None:
 
 
 def probability(family: str, name: str, p: float) -> None:
-    """A dropout probability lies in [0, 1 - 2**-16], which 16-bit lanes can tell from 1."""
+    """A dropout probability must lie in [0, 1 - 2**-16]: random numbers of 16 bits cannot tell a larger one from 1."""
     if not 0.0 <= p < 1.0:
         raise ValueError(f"{family}: {name} must be at least 0 and below 1, got {p}")
     if p > 1.0 - 2.0**-16:
@@ -91,7 +91,7 @@ def random_address(family: str, p: float, key: Tensor | None, **addresses: Tenso
                 "take keys from philox.dropout_keys and row_keys from Documents, or pass p=0.0"
             )
         if value.dtype != torch.int64:
-            raise TypeError(f"{family}: {name} must be int64, got {_words([value.dtype])}")
+            raise TypeError(f"{family}: {name} must be int64, got {_names([value.dtype])}")
     assert key is not None
     if key.dim() != 0:
         raise ValueError(f"{family}: key must be a scalar tensor, got shape {tuple(key.shape)}")
@@ -105,7 +105,7 @@ def reads_contents(x: Tensor) -> bool:
 def contents(family: str, name: str, x: Tensor, bound: int, why: str) -> None:
     """Every element of the integer tensor `x` must lie in [0, bound); `why` says where that comes from.
 
-    Looked at where `reads_contents` allows it.
+    The tensor is read only where `reads_contents` allows it.
     """
     if x.numel() == 0 or not reads_contents(x):
         return

@@ -1,7 +1,7 @@
 """The addressed dropout stream on the device, bit-equal to `unmask_kernels.philox`.
 
-One Philox-4x32-10 call gives four words, eight lanes of 16 bits, one for each of eight neighbouring columns:
-the low half of word 0, its high half, the low half of word 1, and so on. Joining halves and words as below
+One Philox-4x32-10 call gives four words of 32 bits. They are eight lanes of 16 bits, one for each of eight neighbouring
+columns: the low half of word 0, its high half, the low half of word 1, and so on. Joining halves and words as below
 puts the lanes in the order of the columns inside one thread's registers, so no value crosses threads.
 """
 

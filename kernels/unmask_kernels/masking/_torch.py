@@ -1,12 +1,12 @@
 """masking by sorting, on PyTorch's own kernels: static shapes, no loop over documents, nothing read back from a GPU.
 
-Words are sorted by (document, priority), so those of a document lie in its own range of the row. Single tokens: the
-first `count` of a range. Whole words: rounds, each of which takes the words before the first that overshoots and drops
-those that fit no more. What blocks a round has fewer tokens than what blocked the one before, and these are distinct
-words of one document: k rounds need k (k - 1) / 2 tokens, so their number is bounded by the longest document, and no
-round has to be asked whether it was the last. Replacements are drawn at the M slots, not at all tokens.
+Words are sorted by (document, priority), so those of a document lie in its own range of the row. Single tokens are the
+first `count` of a range. Whole words are taken in rounds: a round takes the words before the first that overshoots, and
+drops those that fit no more. The word that ends a round has fewer tokens than the word that ended the round before, and
+these are distinct words of one document. So k rounds need k (k - 1) / 2 tokens. The longest document bounds their
+number, and no round has to ask whether it is the last. Replacements are drawn at the M slots, not at all tokens.
 
-Cost: two sorts of T keys; T / 4 + M Philox calls of about 100 integer operations.
+The cost is two sorts of T keys, and T / 4 + M Philox calls of about 100 integer operations.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """Triton masking: one launch, one program per document, which holds its document in registers.
 
 A block is the power of two that covers the longest document, up to 4,096 tokens, 8 a thread. A shorter document masks
-the rest of its block, so the work is that of S blocks. Nothing is sorted. To choose words:
+the rest of its block, so the work is that of S blocks. Nothing is sorted. Words are chosen in two steps:
 
-    1. the largest bound x is found bit by bit, 32 block sums, for which all words with priority < x fit in the count:
-       single tokens are chosen exactly by this, but for equal priorities
-    2. words behind the bound are visited one by one, the smallest (priority, place) that still fits each time: a few
-       steps, since what is left is less than the words at the bound have
+    1. Find the largest bound x for which all words with priority < x fit in the count, bit by bit, with 32 sums over
+       the block. For single tokens this is the choice, unless priorities are equal.
+    2. Take words behind the bound one by one, each time the smallest (priority, place) that still fits. These are a few
+       steps, since what is left is less than the words at the bound have.
 
-A program finds its slots by counting those of the documents before it, from `cu_seqlens` alone, and its rows go there
-in ascending order by a running sum; no program waits for another. Priorities take a Philox call for four tokens,
-replacements a call a token.
+A program counts the slots of the documents before its own, from `cu_seqlens` alone, so no program waits for another. A
+running sum puts its rows there in ascending order. Four tokens take one Philox call for their priorities, and each
+token takes one for its replacement. DOCUMENTS is how many earlier documents are counted at a time.
 
 Traffic is about 30 bytes a token. Arithmetic, a few hundred integer instructions a token, sets the time.
 
@@ -34,7 +34,6 @@ __all__ = ["forward"]
 _TOKENS_PER_WARP = 256
 _NEVER: tl.constexpr = tl.constexpr(1 << 62)
 _IGNORED: tl.constexpr = tl.constexpr(IGNORED)
-_DOCUMENTS: tl.constexpr = tl.constexpr(256)  # earlier documents whose slots are counted at a time
 _NUMBERS = ["documents", "capacity", "numerator", "denominator", "to_mask", "to_random", "num_ordinary", "mask_id"]
 
 
@@ -60,7 +59,7 @@ def _larger(a, b):
 
 @triton.jit
 def _choose(priority, place, candidate, size, count):
-    # 1 for the words that are taken, int32 (BLOCK,): see the head of this file.
+    # Returns 1 for the words that are taken, int32 (BLOCK,), as the head of this file says.
     left = count
     size = tl.where(candidate, size, 0)
     bound = (left * 0).to(tl.uint32)
@@ -87,7 +86,7 @@ def _masking_kernel(
     ids_ptr, starts_ptr, special_ptr, ordinary_ptr, cu_seqlens_ptr, document_keys_ptr, keys_ptr, out_ptr,
     rows_ptr, labels_ptr,
     documents, capacity, numerator, denominator, to_mask, to_random, num_ordinary, mask_id,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, DOCUMENTS: tl.constexpr,
 ):  # fmt: skip
     document = tl.program_id(0)
     first_row = tl.load(cu_seqlens_ptr + document)
@@ -95,8 +94,8 @@ def _masking_kernel(
     place = tl.arange(0, BLOCK)
     inside = place < length
     first_slot = 0
-    for first in range(0, document, _DOCUMENTS):
-        earlier = first + tl.arange(0, _DOCUMENTS)
+    for first in range(0, document, DOCUMENTS):
+        earlier = first + tl.arange(0, DOCUMENTS)
         before = earlier < document
         begin = tl.load(cu_seqlens_ptr + earlier, mask=before, other=0)
         end = tl.load(cu_seqlens_ptr + earlier + 1, mask=before, other=0)
@@ -183,6 +182,7 @@ def forward(arguments: Arguments) -> MaskedTokens:
             num_ordinary=len(arguments.ordinary),
             mask_id=arguments.mask_id,
             BLOCK=block,
+            DOCUMENTS=256,
             num_warps=max(1, block // _TOKENS_PER_WARP),
             **OPTIONS,
         )
