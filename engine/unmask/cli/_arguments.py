@@ -7,6 +7,7 @@ paragraph.
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import re
@@ -57,17 +58,14 @@ def read(
     arguments = _switched(arguments, {f"__{name}" for name, hint in settings_of(options) if hint is bool})
     registry = ConstructorRegistry()
     registry.struct_rule(_described)
+    parse: Any = functools.partial(tyro.cli, options, prog=prog, description="", args=arguments, default=default)
     with registry:
         if stray is not None:
-            found, words = tyro.cli(
-                options, prog=prog, description="", args=arguments, default=default, return_unknown_args=True
-            )
+            found, words = parse(return_unknown_args=True)
             if not words:
                 return _expanded(cast(T, found))
             stray(words)
-        if default is None:
-            return _expanded(tyro.cli(options, prog=prog, description="", args=arguments))
-        return _expanded(tyro.cli(options, prog=prog, description="", args=arguments, default=default))
+        return _expanded(cast(T, parse()))
 
 
 def join_repeated(arguments: list[str], option: str) -> list[str]:

@@ -46,7 +46,8 @@ def prepared_process() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         _open_missing()
         outer = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = (lasting(stream or _nowhere(stack), owned=True) for stream in outer)
+        nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+        sys.stdout, sys.stderr = (lasting(stream or nowhere, owned=True) for stream in outer)
         stack.callback(_restore, outer)
         _require_folder()
         _name_user(stack)
@@ -72,10 +73,6 @@ def _require_folder() -> None:
     except OSError as error:
         # PyTorch's libraries abort in a folder that is gone.
         raise UnmaskError(f"the current folder is gone ({error.strerror}); change to one that exists, cd ~") from None
-
-
-def _nowhere(stack: contextlib.ExitStack) -> TextIO:
-    return stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
 
 
 def _restore(streams: tuple[TextIO | None, TextIO | None]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 from unmask.config.schema import RunConfig
@@ -10,6 +11,20 @@ from unmask.errors import ConfigError
 from unmask.limits import INCOMPATIBLE_OBJECTIVES, SHORTEST, SHORTEST_PAIR
 
 __all__ = ["check", "check_changes"]
+
+# smallest value: the settings that it is for
+_AT_LEAST = {
+    0: "seed data.workers objective.mlm objective.nsp objective.sop objective.clm "
+    "train.warmup_steps train.weight_decay",
+    1: "data.bm25_buffer data.bm25_query_terms model.num_layers model.hidden_size model.num_heads model.num_segments "
+    "model.intermediate_size model.attention_window train.steps train.tokens_per_step train.micro_batch_tokens "
+    "train.max_documents train.log_every train.evaluate_every train.evaluate_tokens train.save_every "
+    "train.keep_checkpoints train.threads",
+    SHORTEST: "data.max_length model.max_positions",
+    100: "data.vocab_size",
+}
+_ABOVE_0 = "model.layer_norm_eps model.initializer_range train.learning_rate train.eps train.clip_norm"
+_BELOW_1 = "model.hidden_dropout model.attention_dropout train.beta1 train.beta2"
 
 
 def check(config: RunConfig) -> None:
@@ -41,41 +56,12 @@ def check_changes(config: RunConfig, changes: Mapping[str, Any], *, max_length: 
 
 
 def _ranges(config: RunConfig) -> Iterator[str]:
-    data, model, objective, train = config.data, config.model, config.objective, config.train
-    at_least = {
-        "seed": (config.seed, 0),
-        "data.vocab_size": (data.vocab_size, 100),
-        "data.max_length": (data.max_length, SHORTEST),
-        "data.workers": (data.workers, 0),
-        "data.bm25_buffer": (data.bm25_buffer, 1),
-        "data.bm25_query_terms": (data.bm25_query_terms, 1),
-        "model.num_layers": (model.num_layers, 1),
-        "model.hidden_size": (model.hidden_size, 1),
-        "model.num_heads": (model.num_heads, 1),
-        "model.intermediate_size": (model.intermediate_size, 1),
-        "model.max_positions": (model.max_positions, SHORTEST),
-        "model.num_segments": (model.num_segments, 1),
-        "model.attention_window": (1 if model.attention_window is None else model.attention_window, 1),
-        "objective.mlm": (objective.mlm, 0),
-        "objective.nsp": (objective.nsp, 0),
-        "objective.sop": (objective.sop, 0),
-        "objective.clm": (objective.clm, 0),
-        "train.steps": (train.steps, 1),
-        "train.tokens_per_step": (train.tokens_per_step, 1),
-        "train.micro_batch_tokens": (train.micro_batch_tokens, 1),
-        "train.max_documents": (1 if train.max_documents is None else train.max_documents, 1),
-        "train.warmup_steps": (train.warmup_steps, 0),
-        "train.weight_decay": (train.weight_decay, 0),
-        "train.log_every": (train.log_every, 1),
-        "train.evaluate_every": (train.evaluate_every, 1),
-        "train.evaluate_tokens": (train.evaluate_tokens, 1),
-        "train.save_every": (train.save_every, 1),
-        "train.keep_checkpoints": (train.keep_checkpoints, 1),
-        "train.threads": (1 if train.threads is None else train.threads, 1),
-    }
-    for name, (value, least) in at_least.items():
-        if value < least:
-            yield f"{name} must be at least {least}, got {value}"
+    data, model = config.data, config.model
+    for least, names in _AT_LEAST.items():
+        for name in names.split():
+            value = attrgetter(name)(config)
+            if value is not None and value < least:
+                yield f"{name} must be at least {least}, got {value}"
     if model.global_every < 0 or model.global_every == 1:
         yield (
             f"model.global_every must be at least 2, or 0 to make every layer local, got {model.global_every}; "
@@ -83,21 +69,12 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         )
     if config.seed >= 2**63:
         yield f"seed must be below 2^63, got {config.seed}"
-    for name, number in {
-        "model.layer_norm_eps": model.layer_norm_eps,
-        "model.initializer_range": model.initializer_range,
-        "train.learning_rate": train.learning_rate,
-        "train.eps": train.eps,
-        "train.clip_norm": train.clip_norm,
-    }.items():
+    for name in _ABOVE_0.split():
+        number = attrgetter(name)(config)
         if number <= 0:
             yield f"{name} must be above 0, got {number}"
-    for name, number in {
-        "model.hidden_dropout": model.hidden_dropout,
-        "model.attention_dropout": model.attention_dropout,
-        "train.beta1": train.beta1,
-        "train.beta2": train.beta2,
-    }.items():
+    for name in _BELOW_1.split():
+        number = attrgetter(name)(config)
         if not 0 <= number < 1:
             yield f"{name} must be at least 0 and below 1, got {number}"
     if not 0 < data.mask_rate < 1:

@@ -125,15 +125,9 @@ def save(
     pad_id: int = 0,
     for_transformers: bool = True,
 ) -> None:
-    """Write the folder of a `transformers` class; see the `save_pretrained` of our models.
+    """Write an `Encoder` as BertModel, or a `PretrainingModel` as BertForMaskedLM or BertForPreTraining.
 
-    Args:
-        module: an `Encoder` for BertModel, else a `PretrainingModel`.
-        config: its sizes.
-        folder: where to; made when it is not there.
-        architecture: BertModel, BertForMaskedLM or BertForPreTraining.
-        pad_id: id of [PAD].
-        for_transformers: refuse a model that `transformers` does not compute.
+    The arguments are those of `PretrainingModel.save_pretrained`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
