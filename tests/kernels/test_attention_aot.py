@@ -42,9 +42,10 @@ def check(launch: recorder.Launch, architecture: int) -> None:
     if architecture == 80 and launch.name in PRODUCTS:
         # an HMMA forms 16 x 8 sums of 16 products: as many as the tile needs, so that no warp repeats another's. But dq
         # has a row for each element of a head, four warps take 64 of them, and for 32 two warps do what the others do
-        elements = launch.constants["ROWS"] * launch.constants["COLUMNS"] * launch.constants["BLOCK_K"]
+        tile = launch.constants["TILE"]
+        elements = tile.rows * tile.columns * tile.block_k
         warps = launch.options["num_warps"]
-        products = PRODUCTS[launch.name] + (launch.name == FUSED and 16 * warps > launch.constants["BLOCK_K"])
+        products = PRODUCTS[launch.name] + (launch.name == FUSED and 16 * warps > tile.block_k)
         assert products * elements // (16 * 8 * 16 * warps) in [loop["HMMA"] for loop in kernel.loops], kernel
     # Deterministic sums: no atomics in any form.
     assert not {"RED", "ATOM", "ATOMG"} & kernel.instructions.keys(), kernel

@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from unmask_kernels import attention, philox
 from unmask_kernels.attention import _triton, reference, schedule
 from unmask_kernels.attention._triton_dropout import draw_for_backward, draw_for_forward
-from unmask_kernels.attention.arguments import SHORT_UP_TO, Arguments
+from unmask_kernels.attention.arguments import SHORT_UP_TO, Arguments, BackwardArguments
 from unmask_kernels.capability import INTERPRETING
 from unmask_kernels.documents import BOUNDS, TILE_ROWS
 from unmask_kernels.testing import contracts
@@ -33,6 +33,11 @@ ours = partial(attention, backend="triton")
 # with a bitmask up to 128: drawn in the kernel, one tile, by row and by column, an unfinished word, nothing at all
 FEW = [129, 0, 7, 65, 1, 0]
 MANY = [1, 7, 64, 65, 128, 0, 300, 512, 513, 700, 0]
+
+
+def of_backward(arguments: Arguments) -> BackwardArguments:
+    qkv = arguments.qkv
+    return BackwardArguments(dout=qkv[:, 0], out=qkv[:, 0], lse=qkv, **arguments._asdict())
 
 
 def drawn(bitmask: Tensor, start: int, length: int) -> Tensor:
@@ -55,10 +60,10 @@ def test_the_bitmask_holds_the_elements_that_the_reference_keeps(lengths: list[i
     a = attention_case("bitmask", lengths, head_dim=32, p=p).make(torch.float32, device).arguments
     documents, key = a["documents"], a["key"]
     with schedule(bitmask_up_to=512):
-        arguments = Arguments.of(documents, key=key, p=p, causal=False, window=None, scale=1.0)
-    forward = draw_for_forward(a["qkv"], arguments)
-    by_row, by_column = draw_for_backward(a["qkv"], arguments, SHORT_UP_TO, fused_up_to=512)
-    rows, columns = draw_for_backward(a["qkv"], arguments, SHORT_UP_TO, fused_up_to=SHORT_UP_TO)
+        arguments = Arguments.of(a["qkv"], documents, key=key, p=p, causal=False, window=None, scale=1.0)
+    forward = draw_for_forward(arguments)
+    by_row, by_column = draw_for_backward(of_backward(arguments), fused_up_to=512)
+    rows, columns = draw_for_backward(of_backward(arguments), fused_up_to=SHORT_UP_TO)
     assert forward is not None and by_row is not None and rows is not None and columns is not None
     assert by_row is by_column and rows is not columns
     # whole tiles read them, past the end of the longest document too
@@ -87,7 +92,7 @@ def same_with_a_bitmask(case: Case, dtype: torch.dtype, device: str, fused_up_to
 def _equal_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bitmask gets the tiles of drawing in the kernel: other tiles add up in another order."""
     tile = _triton._tile
-    monkeypatch.setattr(_triton, "_tile", lambda kernel, qkv, arguments, bitmask: tile(kernel, qkv, arguments, None))
+    monkeypatch.setattr(_triton, "_tile", lambda kernel, arguments, bitmask: tile(kernel, arguments, None))
 
 
 @on_device
@@ -137,7 +142,7 @@ def test_nothing_is_drawn_outside_the_block_or_without_dropout() -> None:
     a = attention_case("none", [3], head_dim=32, p=0.1).make(torch.float32).arguments
     settings = {"key": a["key"], "causal": False, "window": None, "scale": 1.0}
     with schedule(bitmask_up_to=512):
-        assert draw_for_forward(a["qkv"], Arguments.of(a["documents"], p=0.0, **settings)) is None
-    with_dropout = Arguments.of(a["documents"], p=0.1, **settings)
-    assert draw_for_forward(a["qkv"], with_dropout) is None
-    assert draw_for_backward(a["qkv"], with_dropout, SHORT_UP_TO, fused_up_to=512) == (None, None)
+        assert draw_for_forward(Arguments.of(a["qkv"], a["documents"], p=0.0, **settings)) is None
+    with_dropout = Arguments.of(a["qkv"], a["documents"], p=0.1, **settings)
+    assert draw_for_forward(with_dropout) is None
+    assert draw_for_backward(of_backward(with_dropout), fused_up_to=512) == (None, None)

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from unmask_kernels import Documents
 from unmask_kernels import attention as public
 from unmask_kernels.attention import _torch_grouped
 from unmask_kernels.attention._torch_grouped import Limits
-from unmask_kernels.attention.arguments import Arguments
+from unmask_kernels.attention.arguments import Arguments, BackwardArguments
 from unmask_kernels.testing.attention import attention_case
 from unmask_kernels.testing.inputs import lengths_to_documents, run
 
@@ -62,12 +63,20 @@ def test_short_documents_share_calls() -> None:
 
 def blocks_of(length: int, causal: bool, window: int) -> Iterator[_torch_grouped._Block]:
     """The blocks of 12 heads of a document; a window of -1 is none."""
-    arguments = arguments_of(lengths_to_documents([length]), causal=causal, window=None if window < 0 else window)
+    qkv, documents = torch.empty(length, 3, 1, 8), lengths_to_documents([length])
+    arguments = arguments_of(qkv, documents, causal=causal, window=None if window < 0 else window)
     return _torch_grouped._blocks(length, 12, arguments._replace(window=window), Limits())
 
 
-def arguments_of(documents: Documents, **settings: Any) -> Arguments:
-    return Arguments.of(documents, **{"key": None, "p": 0.0, "causal": False, "window": None, "scale": 1.0} | settings)
+def arguments_of(qkv: Tensor, documents: Documents, **settings: Any) -> Arguments:
+    defaults = {"key": None, "p": 0.0, "causal": False, "window": None, "scale": 1.0}
+    return Arguments.of(qkv, documents, **defaults | settings)
+
+
+def backward_of(dout: Tensor, arguments: Arguments, limits: Limits) -> Tensor:
+    """dqkv; neither out nor a log-sum-exp is read."""
+    given = BackwardArguments(dout=dout, out=dout, lse=dout, **arguments._asdict())
+    return _torch_grouped.backward(given, limits)
 
 
 @pytest.mark.parametrize("window", [-1, 0, 5, 300])
@@ -101,19 +110,19 @@ def test_blocks_of_rows_give_what_the_whole_gives(causal: bool, window: int | No
     whole = public(qkv, backend="reference", **settings)
     dout = torch.randn(whole.shape, generator=RANDOM, dtype=torch.float64)
     (dqkv,) = torch.autograd.grad(whole, qkv, dout)
-    arguments = arguments_of(**settings | {"scale": 64**-0.5})
+    arguments = arguments_of(qkv.detach(), **settings, scale=64**-0.5)
     for limits in (Limits(1 << 10, 1), Limits(1 << 14, 32), Limits(1 << 21, 64)):
-        found = _torch_grouped.forward(qkv.detach(), arguments, limits)
+        found = _torch_grouped.forward(arguments, limits)
         torch.testing.assert_close(found, whole.detach(), rtol=1e-12, atol=1e-12)
-        found = _torch_grouped.backward(dout, qkv.detach(), arguments, limits)
+        found = backward_of(dout, arguments, limits)
         torch.testing.assert_close(found, dqkv, rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_of_many_blocks_are_added_in_fp32() -> None:
     # each of 600 rows, a block of its own, adds a 600th to a sum that bf16 would leave at a half
     qkv = torch.zeros(600, 3, 1, 8, dtype=torch.bfloat16)
-    arguments = arguments_of(lengths_to_documents([600]))
-    dqkv = _torch_grouped.backward(torch.ones_like(qkv[:, 0]), qkv, arguments, Limits(scores=1))
+    arguments = arguments_of(qkv, lengths_to_documents([600]))
+    dqkv = backward_of(torch.ones_like(qkv[:, 0]), arguments, Limits(scores=1))
     torch.testing.assert_close(dqkv[:, 2], torch.ones_like(dqkv[:, 2]))
 
 

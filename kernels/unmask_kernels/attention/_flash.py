@@ -12,22 +12,22 @@ import importlib
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .arguments import Arguments
+from .arguments import Arguments, BackwardArguments, Gradients, Results, sides
 from .choice import describe, flash_attn_version
 
 __all__ = ["backward", "forward"]
 
 
-def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
-    """Returns out (T, H, K) and the log-sum-exp of the scaled scores, fp32 (H, T)."""
+def forward(arguments: Arguments) -> Results:
+    """Returns out, and the log-sum-exp in base e."""
+    qkv = arguments.qkv
     tokens, _, heads, width = qkv.shape
     if tokens == 0:
-        return qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32)
+        return Results(qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32))
     q, k, v = qkv.contiguous().unbind(1)
-    left, right = arguments.sides
-    version = flash_attn_version(describe(qkv, arguments))
+    left, right = sides(arguments)
+    version = flash_attn_version(describe(arguments))
     if version == 2:
         out, lse, *_ = _module("flash_attn.flash_attn_interface")._wrapped_flash_attn_varlen_forward(
             q,
@@ -64,19 +64,20 @@ def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
             window_size_right=_unbounded(right),
             return_lse=True,
         )
-    return out, lse
+    return Results(out, lse)
 
 
-def backward(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, arguments: Arguments) -> Tensor:
-    """Returns dqkv (T, 3, H, K)."""
+def backward(arguments: BackwardArguments) -> Gradients:
+    """Returns dqkv."""
+    qkv, out, lse = arguments.qkv, arguments.out, arguments.lse
     dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     if qkv.shape[0] == 0:
-        return dqkv
-    dout = dout.contiguous()
+        return Gradients(dqkv)
+    dout = arguments.dout.contiguous()
     q, k, v = qkv.contiguous().unbind(1)
     dq, dk, dv = dqkv.unbind(1)
-    left, right = arguments.sides
-    version = flash_attn_version(describe(qkv, arguments))
+    left, right = sides(arguments)
+    version = flash_attn_version(describe(arguments))
     if version == 2:
         _module("flash_attn.flash_attn_interface")._wrapped_flash_attn_varlen_backward(
             dout,
@@ -133,14 +134,14 @@ def backward(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, arguments: Arg
             deterministic=True,
         )
         torch.stack(gradients[:3], dim=1, out=dqkv)
-    return dqkv
+    return Gradients(dqkv)
 
 
 def _module(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def _boundaries(arguments: Arguments) -> dict[str, Any]:
+def _boundaries(arguments: Arguments | BackwardArguments) -> dict[str, Any]:
     """The arguments by name, in the order in which version 2 takes them by position."""
     return {
         "cu_seqlens_q": arguments.cu_seqlens,

@@ -17,49 +17,59 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from . import _torch_grouped
-from .arguments import Arguments
+from .arguments import Arguments, BackwardArguments, Gradients, Results, sides
 from .choice import describe, varlen_refuses
 
 __all__ = ["backward", "forward"]
 
 
-def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
-    """Returns out (T, H, K) and the log-sum-exp of the scaled scores, fp32 (H, T), or (0,) where groups run."""
-    if varlen_refuses(describe(qkv, arguments)):
-        return _torch_grouped.forward(qkv, arguments), qkv.new_empty(0, dtype=torch.float32)
+def forward(arguments: Arguments) -> Results:
+    """Returns out, and the log-sum-exp in base e, or none from groups."""
+    qkv = arguments.qkv
+    if varlen_refuses(describe(arguments)):
+        return Results(_torch_grouped.forward(arguments), qkv.new_empty(0, dtype=torch.float32))
     tokens, _, heads, width = qkv.shape
     if tokens == 0:
-        return qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32)
+        return Results(qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32))
     q, k, v = qkv.contiguous().unbind(1)
     positional, named = _of_varlen(arguments)
     out, lse, *_ = torch.ops.aten._flash_attention_forward(q, k, v, *positional, False, **named)
-    return out, lse
+    return Results(out, lse)
 
 
-def backward(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, arguments: Arguments) -> Tensor:
-    """Returns dqkv (T, 3, H, K)."""
-    if varlen_refuses(describe(qkv, arguments)):
-        return _torch_grouped.backward(dout, qkv, arguments)
+def backward(arguments: BackwardArguments) -> Gradients:
+    """Returns dqkv."""
+    qkv = arguments.qkv
+    if varlen_refuses(describe(arguments)):
+        return Gradients(_torch_grouped.backward(arguments))
     if qkv.shape[0] == 0:
-        return torch.empty_like(qkv, memory_format=torch.contiguous_format)
+        return Gradients(torch.empty_like(qkv, memory_format=torch.contiguous_format))
     q, k, v = qkv.contiguous().unbind(1)
     # the states of dropout's random numbers, which are not used
     unused = torch.zeros(2, dtype=torch.uint64, device=qkv.device)
     positional, named = _of_varlen(arguments)
     with _deterministic():
         gradients = torch.ops.aten._flash_attention_backward(
-            dout.contiguous(), q, k, v, out, lse, *positional, unused, unused, **named
+            arguments.dout.contiguous(),
+            q,
+            k,
+            v,
+            arguments.out,
+            arguments.lse,
+            *positional,
+            unused,
+            unused,
+            **named,
         )
-    return torch.stack(gradients, dim=1)
+    return Gradients(torch.stack(gradients, dim=1))
 
 
-def _of_varlen(arguments: Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _of_varlen(arguments: Arguments | BackwardArguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What both operations are given, without dropout: by position after the tensors, and by name."""
     cu_seqlens, max_seqlen = arguments.cu_seqlens, arguments.max_seqlen
-    left, right = arguments.sides
+    left, right = sides(arguments)
     named = {"scale": arguments.scale, "window_size_left": left, "window_size_right": right}
     return (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, 0.0, arguments.causal), named
 

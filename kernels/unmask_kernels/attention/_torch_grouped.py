@@ -18,15 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .. import philox
-from .arguments import Arguments
+from .arguments import Arguments, BackwardArguments, is_banded
 
 __all__ = ["Limits", "backward", "forward"]
+
+_Call: TypeAlias = Arguments | BackwardArguments
 
 _WASTE = 0.05  # of the work, the sum of s^2 over documents
 
@@ -69,8 +71,9 @@ class _Block(NamedTuple):
     columns: slice
 
 
-def forward(qkv: Tensor, arguments: Arguments, limits: Limits = _LIMITS) -> Tensor:
+def forward(arguments: Arguments, limits: Limits = _LIMITS) -> Tensor:
     """Returns out (T, H, K)."""
+    qkv = arguments.qkv
     heads, p = qkv.shape[2], arguments.p
     out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
     for group in _groups(arguments.cu_seqlens, arguments.order, heads, limits):
@@ -87,13 +90,14 @@ def forward(qkv: Tensor, arguments: Arguments, limits: Limits = _LIMITS) -> Tens
     return out
 
 
-def backward(dout: Tensor, qkv: Tensor, arguments: Arguments, limits: Limits = _LIMITS) -> Tensor:
+def backward(arguments: BackwardArguments, limits: Limits = _LIMITS) -> Tensor:
     """Returns dqkv (T, 3, H, K)."""
+    qkv = arguments.qkv
     heads, p = qkv.shape[2], arguments.p
     dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     for group in _groups(arguments.cu_seqlens, arguments.order, heads, limits):
         q, k, v = _by_head(qkv, group)
-        (do,) = _by_head(dout.unsqueeze(1), group)
+        (do,) = _by_head(arguments.dout.unsqueeze(1), group)
         padding = _padding_bias(group, heads, q)
         dq = torch.empty_like(q)
         blocks = list(_blocks(group.length, len(q), arguments, limits))
@@ -156,7 +160,7 @@ def _members(ordered: list[int], lengths: list[int], heads: int, limits: Limits)
         yield some
 
 
-def _blocks(length: int, batch: int, arguments: Arguments, limits: Limits) -> Iterator[_Block]:
+def _blocks(length: int, batch: int, arguments: _Call, limits: Limits) -> Iterator[_Block]:
     """Cut the matrices of scores of `batch` documents and heads, (batch, length, length), by rows."""
     causal, window = arguments.causal, arguments.window
     rows = max(1, 2 * limits.scores // (batch * length))
@@ -200,7 +204,7 @@ def _padding_bias(group: _Group, heads: int, q: Tensor) -> Tensor | None:
     return bias.repeat_interleave(heads, 0).unsqueeze(1)
 
 
-def _probabilities(q: Tensor, k: Tensor, padding: Tensor | None, block: _Block, arguments: Arguments) -> Tensor:
+def _probabilities(q: Tensor, k: Tensor, padding: Tensor | None, block: _Block, arguments: _Call) -> Tensor:
     """P = softmax(scale * q k^T) of a block."""
     rows, columns = block
     shape = (len(q), rows.stop - rows.start, columns.stop - columns.start)
@@ -209,7 +213,7 @@ def _probabilities(q: Tensor, k: Tensor, padding: Tensor | None, block: _Block, 
         S = torch.baddbmm(nothing, q[:, rows], k[:, columns].mT, beta=0.0, alpha=arguments.scale)
     else:
         S = torch.baddbmm(padding[..., columns].expand(shape), q[:, rows], k[:, columns].mT, alpha=arguments.scale)
-    if arguments.banded:
+    if is_banded(arguments):
         everything = torch.ones(shape[1:], dtype=torch.bool, device=q.device)
         ahead = rows.start - columns.start
         unseen = everything.triu(ahead + 1 + (0 if arguments.causal else arguments.window))
@@ -219,7 +223,7 @@ def _probabilities(q: Tensor, k: Tensor, padding: Tensor | None, block: _Block, 
     return S.softmax(-1)
 
 
-def _keep(group: _Group, heads: int, block: _Block, arguments: Arguments) -> Tensor | None:
+def _keep(group: _Group, heads: int, block: _Block, arguments: _Call) -> Tensor | None:
     """1 where dropout keeps an element of P and 0 elsewhere, uint8 like P; None without dropout."""
     if arguments.key is None or arguments.p == 0.0:
         return None

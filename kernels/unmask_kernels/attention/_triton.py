@@ -23,14 +23,14 @@ import torch
 import triton
 from torch import Tensor
 
-from unmask_kernels import capability, philox
-from unmask_kernels._triton.launch import OPTIONS, device_guard, persistent_programs
-from unmask_kernels.documents import BOUNDS, TILE_ROWS, TILES_HEAD
-
+from .. import capability, philox
+from .._triton.launch import OPTIONS, device_guard, persistent_programs
+from ..documents import BOUNDS, TILE_ROWS, TILES_HEAD
 from ._triton_backward import fused_backward_kernel, grad_key_value_kernel, grad_query_kernel, short_backward_kernel
+from ._triton_documents import Tile
 from ._triton_dropout import draw_for_backward, draw_for_forward
 from ._triton_forward import forward_kernel
-from .arguments import SHORT_UP_TO, Arguments
+from .arguments import SHORT_UP_TO, Arguments, BackwardArguments, Gradients, Results, is_banded, sides
 
 __all__ = ["backward", "forward"]
 
@@ -45,19 +45,20 @@ _ALL = BOUNDS[-1]
 _FROM_REGISTERS = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")
 
 
-def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
-    """Returns out (T, H, K) and the base-2 log-sum-exp of the scores, fp32 (H, T)."""
+def forward(arguments: Arguments) -> Results:
+    """Returns out, and the log-sum-exp in base 2."""
+    arguments = arguments._replace(qkv=arguments.qkv.contiguous())
+    qkv = arguments.qkv
     tokens, _, heads, width = qkv.shape
-    qkv = qkv.contiguous()
     out = qkv.new_empty((tokens, heads, width))
     lse = qkv.new_empty((heads, tokens), dtype=torch.float32)
     if tokens == 0:
-        return out, lse
-    shared = _shared(qkv, arguments) | {"out_ptr": out, "lse_ptr": lse, "slots": len(arguments.keys)}
+        return Results(out, lse)
+    shared = _shared(arguments) | {"out_ptr": out, "lse_ptr": lse, "slots": len(arguments.keys)}
     with device_guard(qkv):
-        drawn = draw_for_forward(qkv, arguments)
+        drawn = draw_for_forward(arguments)
         for lower, upper, bitmask in _launches(SHORT_UP_TO, _ALL, arguments, drawn, takes_short=True):
-            tile = _tile("forward", qkv, arguments, bitmask)
+            tile = _tile("forward", arguments, bitmask)
             parts = TILE_ROWS // tile.rows
             forward_kernel[(persistent_programs(qkv, len(arguments.tiles) * heads * parts, tile.programs),)](
                 bitmask_ptr=bitmask,
@@ -66,96 +67,91 @@ def forward(qkv: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
                 # the launch of the shortest long documents takes the short ones too
                 lower_short=0 if lower == SHORT_UP_TO else BOUNDS.index(lower),
                 PARTS=parts,
-                SHORT=SHORT_UP_TO,
+                SHORT_TILE=_SHORT_TILE.options(arguments)["TILE"],
                 inv_keep=1.0 / (1.0 - arguments.p),
-                **tile.options(),
+                **tile.options(arguments),
                 **shared,
             )
-    return out, lse
+    return Results(out, lse)
 
 
-def backward(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, arguments: Arguments) -> Tensor:
-    """Returns dqkv (T, 3, H, K)."""
-    qkv = qkv.contiguous()
+def backward(arguments: BackwardArguments) -> Gradients:
+    """Returns dqkv."""
+    arguments = arguments._replace(qkv=arguments.qkv.contiguous())
+    qkv, lse = arguments.qkv, arguments.lse
     dqkv = torch.empty_like(qkv)
     if len(qkv) == 0:
-        return dqkv
+        return Gradients(dqkv)
     keep_probability = 1.0 - arguments.p
-    shared = _shared(qkv, arguments) | {
-        "dout_ptr": dout.contiguous(),
+    shared = _shared(arguments) | {
+        "dout_ptr": arguments.dout.contiguous(),
         "lse_ptr": lse,
         "dqkv_ptr": dqkv,
         "scale_grad": arguments.scale / keep_probability,
     }
-    of_query: dict[str, Any] = {"out_ptr": out, "keep_probability": keep_probability}
+    of_query: dict[str, Any] = {"out_ptr": arguments.out, "keep_probability": keep_probability}
     of_key_value: dict[str, Any] = {"inv_keep": 1.0 / keep_probability}
     fused_up_to = arguments.fused_up_to if qkv.shape[3] <= WIDEST_FUSED else SHORT_UP_TO
     with device_guard(qkv):
-        by_row, by_column = draw_for_backward(qkv, arguments, SHORT_UP_TO, fused_up_to)
-        _launch_short(qkv, shared | of_key_value | {"bitmask_ptr": by_row})
+        by_row, by_column = draw_for_backward(arguments, fused_up_to)
+        _launch_short(arguments, shared | of_key_value | {"bitmask_ptr": by_row})
         if arguments.max_seqlen > SHORT_UP_TO:
             shared["delta_ptr"] = torch.empty_like(lse)
             for lower, upper, bitmask in _launches(SHORT_UP_TO, fused_up_to, arguments, by_column):
-                extra = of_query | of_key_value | {"bitmask_ptr": bitmask}
-                _launch_fused(qkv, arguments, lower, upper, shared | extra)
+                _launch_fused(arguments, lower, upper, shared | of_query | of_key_value | {"bitmask_ptr": bitmask})
             # grad_query_kernel writes delta for grad_key_value_kernel
             for kernel, drawn, extra in (
                 (grad_query_kernel, by_row, of_query),
                 (grad_key_value_kernel, by_column, of_key_value),
             ):
                 for lower, upper, bitmask in _launches(fused_up_to, _ALL, arguments, drawn):
-                    _launch_tiles(kernel, qkv, arguments, lower, upper, shared | extra | {"bitmask_ptr": bitmask})
-    return dqkv
+                    _launch_tiles(kernel, arguments, lower, upper, shared | extra | {"bitmask_ptr": bitmask})
+    return Gradients(dqkv)
 
 
-def _launch_short(qkv: Tensor, shared: dict[str, Any]) -> None:
-    items = (shared["tiles_ptr"].shape[0] - TILES_HEAD) * qkv.shape[2]
-    short_backward_kernel[(persistent_programs(qkv, items, 2),)](
-        upper=BOUNDS.index(SHORT_UP_TO),
-        lower=0,
-        SHORT=SHORT_UP_TO,
-        num_warps=8 if qkv.shape[3] > 64 else 4,
-        num_stages=1,
-        **shared,
+def _launch_short(arguments: BackwardArguments, shared: dict[str, Any]) -> None:
+    tile = _SHORT_TILE._replace(warps=8 if arguments.qkv.shape[3] > 64 else 4)
+    items = (len(arguments.tiles) - TILES_HEAD) * arguments.qkv.shape[2]
+    short_backward_kernel[(persistent_programs(arguments.qkv, items, tile.programs),)](
+        upper=BOUNDS.index(SHORT_UP_TO), lower=0, **tile.options(arguments), **shared
     )
 
 
-def _launch_fused(qkv: Tensor, arguments: Arguments, lower: int, upper: int, shared: dict[str, Any]) -> None:
-    tile = _tile("fused", qkv, arguments, shared["bitmask_ptr"])
+def _launch_fused(arguments: BackwardArguments, lower: int, upper: int, shared: dict[str, Any]) -> None:
+    qkv = arguments.qkv
+    tile = _tile("fused", arguments, shared["bitmask_ptr"])
+    options = tile.options(arguments)
     items = (len(arguments.tiles) - TILES_HEAD) * qkv.shape[2]
     programs = persistent_programs(qkv, items, tile.programs)
     rows = triton.cdiv(min(upper, arguments.max_seqlen), tile.rows) * tile.rows
-    scratch = qkv.new_empty((programs, rows, shared["BLOCK_K"]), dtype=torch.float32)
     fused_backward_kernel[(programs,)](
-        scratch_ptr=scratch,
+        scratch_ptr=qkv.new_empty((programs, rows, options["TILE"].block_k), dtype=torch.float32),
         scratch_rows=rows,
         upper=BOUNDS.index(upper),
         lower=BOUNDS.index(lower),
-        **tile.options(),
+        **options,
         **shared,
     )
 
 
-def _launch_tiles(
-    kernel: Any, qkv: Tensor, arguments: Arguments, lower: int, upper: int, shared: dict[str, Any]
-) -> None:
+def _launch_tiles(kernel: Any, arguments: BackwardArguments, lower: int, upper: int, shared: dict[str, Any]) -> None:
     of_rows = kernel is grad_query_kernel
-    tile = _tile("grad_query" if of_rows else "grad_key_value", qkv, arguments, shared["bitmask_ptr"])
+    tile = _tile("grad_query" if of_rows else "grad_key_value", arguments, shared["bitmask_ptr"])
     slots = len(arguments.keys)
     parts = TILE_ROWS // (tile.rows if of_rows else tile.columns)
-    items = (len(arguments.tiles) - TILES_HEAD - slots) * qkv.shape[2] * parts
-    kernel[(persistent_programs(qkv, items, tile.programs),)](
+    items = (len(arguments.tiles) - TILES_HEAD - slots) * arguments.qkv.shape[2] * parts
+    kernel[(persistent_programs(arguments.qkv, items, tile.programs),)](
         slots=slots,
         upper=BOUNDS.index(upper),
         lower=BOUNDS.index(lower),
         PARTS=parts,
-        **tile.options(),
+        **tile.options(arguments),
         **shared,
     )
 
 
 def _launches(
-    lower: int, upper: int, arguments: Arguments, bitmask: Tensor | None, takes_short: bool = False
+    lower: int, upper: int, arguments: Arguments | BackwardArguments, bitmask: Tensor | None, takes_short: bool = False
 ) -> list[tuple[int, int, Tensor | None]]:
     """The launches for lengths in (lower, upper], as (lower, upper, bitmask).
 
@@ -170,30 +166,25 @@ def _launches(
     return [(bound, upper, None), (lower, bound, bitmask)]
 
 
-def _shared(qkv: Tensor, arguments: Arguments) -> dict[str, Any]:
+def _shared(arguments: Arguments | BackwardArguments) -> dict[str, Any]:
     """The arguments that all kernels have in common."""
     if not arguments.scale > 0.0:
         # the running maximum is taken before scores are scaled
         raise ValueError(
             f"attention: backend 'triton' needs a scale above 0, got {arguments.scale}; ask for backend 'torch'"
         )
-    left, right = (_NOTHING_HIDDEN if side < 0 else side for side in arguments.sides)
-    tokens, _, heads, width = qkv.shape
+    left, right = (_NOTHING_HIDDEN if side < 0 else side for side in sides(arguments))
     return {
         "tiles_ptr": arguments.tiles,
         "key_ptr": arguments.key,
         "keys_ptr": None if arguments.key is None else arguments.keys,
-        "qkv_ptr": qkv,
-        "tokens": tokens,
+        "qkv_ptr": arguments.qkv,
+        "tokens": len(arguments.qkv),
         "left": left,
         "right": right,
         "scale_log2": arguments.scale * _LOG2_E,
         "threshold": philox.threshold(arguments.p),
-        "HEADS": heads,
-        "K": width,
-        "BANDED": arguments.banded,
         "HEAD_LINES": TILES_HEAD,
-        "BLOCK_K": triton.next_power_of_2(width),
         **OPTIONS,
     }
 
@@ -215,26 +206,35 @@ class TileShape(NamedTuple):
     programs: int = 1
     registers: int | None = None
 
-    def options(self) -> dict[str, int]:
-        """As arguments of a launch."""
-        options = {"ROWS": self.rows, "COLUMNS": self.columns, "num_warps": self.warps, "num_stages": self.stages}
+    def options(self, arguments: Arguments | BackwardArguments) -> dict[str, Any]:
+        """The tile and what goes with it, as arguments of a launch."""
+        _, _, heads, width = arguments.qkv.shape
+        block_k = triton.next_power_of_2(width)
+        tile = Tile(self.rows, self.columns, heads, width, block_k, is_banded(arguments))
+        options = {"TILE": tile, "num_warps": self.warps, "num_stages": self.stages}
         return options if self.registers is None else options | {"maxnreg": self.registers}
 
 
-def _tile(kernel: str, qkv: Tensor, arguments: Arguments, bitmask: Tensor | None) -> TileShape:
+_SHORT_TILE = TileShape(SHORT_UP_TO, SHORT_UP_TO, warps=4, stages=1, programs=2)
+
+
+def _tile(kernel: str, arguments: Arguments | BackwardArguments, bitmask: Tensor | None) -> TileShape:
     """The tile of "forward", "fused", "grad_query" or "grad_key_value" for this call."""
+    qkv = arguments.qkv
     if qkv.dtype == torch.float32:
         return TileShape(64, 32, 4, 1) if kernel in ("forward", "grad_query") else TileShape(32, 64, 4, 1)
     dropped = arguments.p > 0.0
     drawn = dropped and bitmask is None
     # a band and dropout together leave the fewest registers
-    tight = dropped and arguments.banded
+    tight = dropped and is_banded(arguments)
     if capability.architecture(qkv) in _FROM_REGISTERS:
         return _tile_from_registers(kernel, qkv.shape[3] > 64, drawn, tight)
     if qkv.shape[3] > 64:
         return _tile_of_wide_heads(kernel, dropped, drawn)
     if kernel == "grad_query":
-        return TileShape(128, 64, 8, 2) if dropped or arguments.banded else TileShape(128, 64, 8, 2, 2, registers=128)
+        return (
+            TileShape(128, 64, 8, 2) if dropped or is_banded(arguments) else TileShape(128, 64, 8, 2, 2, registers=128)
+        )
     if kernel == "grad_key_value":
         return TileShape(32 if tight else 64, 128, 8, 2)
     if kernel == "fused":

@@ -13,7 +13,7 @@ With keep from dropout (1 without it), delta = rowsum(dP * P), and lse saved by 
 1 / (1 - p) is linear all the way, so it is applied to the results; delta = rowsum(dout * out) is multiplied by 1 - p
 instead, because out has the factor already.
 
-Where dk and dv are made, scores are held transposed, (COLUMNS, ROWS): P^T and dS^T then go from registers into the
+Where dk and dv are made, scores are held transposed, (columns, rows): P^T and dS^T then go from registers into the
 products for dv and dk. Columns past the end of a document are copies of its last column: their P is finite, and nothing
 of theirs is stored. Where dq is summed up k has zeros for them. So no element needs a mask.
 
@@ -32,15 +32,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from ._triton_documents import (
-    Tile,
-    load_item,
-    load_rows,
-    load_rows_clamped,
-    store_rows,
-    visible,
-    visible_range,
-)
+from ._triton_documents import load_item, load_rows, load_rows_clamped, store_rows, visible, visible_range
 from ._triton_dropout import Dropout, keep_tile
 
 __all__ = ["fused_backward_kernel", "grad_key_value_kernel", "grad_query_kernel", "short_backward_kernel"]
@@ -55,7 +47,6 @@ class _Pointers(NamedTuple):
         q_ptr, dq_ptr: rows of 3 H K elements; k and v, dk and dv follow at H K and 2 H K.
         dout_ptr: rows of H K elements.
         lse_ptr, delta_ptr: fp32, one value for each row.
-        scratch_ptr: fp32 (rows, BLOCK_K); read by the fused backward only.
     """
 
     q_ptr: Any
@@ -63,7 +54,6 @@ class _Pointers(NamedTuple):
     dout_ptr: Any
     lse_ptr: Any
     delta_ptr: Any
-    scratch_ptr: Any
 
 
 class _Scales(NamedTuple):
@@ -72,6 +62,16 @@ class _Scales(NamedTuple):
     log2: Any
     grad: Any
     inv_keep: Any
+
+
+@triton.jit
+def _locate(item, qkv_ptr, dqkv_ptr, dout_ptr, lse_ptr, delta_ptr, tokens, TILE: tl.constexpr):
+    """The `_Pointers` of an item."""
+    width: tl.constexpr = TILE.heads * TILE.head_dim
+    in_qkv = item.start * 3 * width + item.head * TILE.head_dim
+    in_out = item.start * width + item.head * TILE.head_dim
+    in_lse = tl.cast(item.head, tl.int64) * tokens + item.start
+    return _Pointers(qkv_ptr + in_qkv, dqkv_ptr + in_qkv, dout_ptr + in_out, lse_ptr + in_lse, delta_ptr + in_lse)
 
 
 @triton.jit
@@ -97,161 +97,149 @@ def _from_register_order(values, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
 
 
 @triton.jit
-def _add_to_dq(dS, k, pointers, column, row, length, left, right, scales, tile):
-    """Add dS^T (COLUMNS, ROWS) k (COLUMNS, BLOCK_K) to dq of the rows from `row` on, in the scratch between visits."""
-    low, high = visible_range(row, left, right, length, tile.ROWS, tile.COLUMNS)
-    scratch_ptr = pointers.scratch_ptr + row * tile.BLOCK_K + tl.arange(0, tile.ROWS * tile.BLOCK_K)
+def _add_to_dq(dS, k, pointers, scratch_ptr, column, row, length, left, right, scales, TILE: tl.constexpr):
+    """Add dS^T (columns, rows) k (columns, block_k) to dq of the rows from `row` on, in the scratch between visits."""
+    SIZE: tl.constexpr = TILE.rows * TILE.block_k
+    low, high = visible_range(row, left, right, length, TILE.rows, TILE.columns)
+    scratch_ptr += row * TILE.block_k + tl.arange(0, SIZE)
     # nothing is read on the first visit
-    before = tl.load(scratch_ptr, mask=tl.zeros((tile.ROWS * tile.BLOCK_K,), tl.int32) < column - low, other=0.0)
-    before = _from_register_order(before, tile.ROWS, tile.BLOCK_K)
-    dq = tl.dot(tl.trans(k), dS, before, input_precision="ieee")  # (BLOCK_K, ROWS)
-    if high > column + tile.COLUMNS:
-        tl.store(scratch_ptr, _in_register_order(dq, tile.ROWS, tile.BLOCK_K))
+    before = tl.load(scratch_ptr, mask=tl.zeros((SIZE,), tl.int32) < column - low, other=0.0)
+    before = _from_register_order(before, TILE.rows, TILE.block_k)
+    dq = tl.dot(tl.trans(k), dS, before, input_precision="ieee")  # (block_k, rows)
+    if high > column + TILE.columns:
+        tl.store(scratch_ptr, _in_register_order(dq, TILE.rows, TILE.block_k))
     else:
-        stride: tl.constexpr = 3 * tile.HEADS * tile.K
-        store_rows(pointers.dq_ptr, tl.trans(dq) * scales.grad, row, length, stride, tile.K, tile.ROWS, tile.BLOCK_K)
+        stride: tl.constexpr = 3 * TILE.heads * TILE.head_dim
+        store_rows(pointers.dq_ptr, tl.trans(dq) * scales.grad, row, length, stride, TILE.rows, TILE)
 
 
 @triton.jit
 def _add_rows(
-    k, v, k_inside, dk, dv, pointers, dropout, item, column, row, left, right, scales, tile, FUSED: tl.constexpr
-):
-    """Add the rows from `row` on to dk, dv (COLUMNS, BLOCK_K) of the columns from `column` on; if FUSED, to dq too."""
-    width: tl.constexpr = tile.HEADS * tile.K
-    rows = row + tl.arange(0, tile.ROWS)
-    q = load_rows(pointers.q_ptr, row, item.length, 3 * width, tile.K, tile.ROWS, tile.BLOCK_K)
-    dout = load_rows(pointers.dout_ptr, row, item.length, width, tile.K, tile.ROWS, tile.BLOCK_K)
+    k, v, k_inside, dk, dv, pointers, scratch_ptr, dropout, item, column, row, left, right, scales,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """Add the rows from `row` on to dk and dv (columns, block_k), and if there is a scratch, to dq."""
+    width: tl.constexpr = TILE.heads * TILE.head_dim
+    rows = row + tl.arange(0, TILE.rows)
+    q = load_rows(pointers.q_ptr, row, item.length, 3 * width, TILE.rows, TILE)
+    dout = load_rows(pointers.dout_ptr, row, item.length, width, TILE.rows, TILE)
     # q, dout, lse and delta are zeros for rows past the end: their P is 1 and adds nothing
     lse = tl.load(pointers.lse_ptr + rows, mask=rows < item.length, other=0.0)
     delta = tl.load(pointers.delta_ptr + rows, mask=rows < item.length, other=0.0)
-    S = tl.dot(k, tl.trans(q), input_precision="ieee")  # (COLUMNS, ROWS), as P, dP and dS
+    S = tl.dot(k, tl.trans(q), input_precision="ieee")  # (columns, rows), as P, dP and dS
     P = tl.exp2(S * scales.log2 - lse[None, :])
-    if tile.BANDED:
-        columns = column + tl.arange(0, tile.COLUMNS)[:, None]
-        P = tl.where(visible(rows[None, :], columns, left, right, item.length, tile.BANDED), P, 0.0)
+    if TILE.banded:
+        columns = column + tl.arange(0, TILE.columns)[:, None]
+        P = tl.where(visible(rows[None, :], columns, left, right, item.length, TILE.banded), P, 0.0)
     dP = tl.dot(v, tl.trans(dout), input_precision="ieee")
     P_kept = P
     if dropout.key_ptr is not None:
-        keep = keep_tile(dropout, item, row, column, tile.ROWS, tile.COLUMNS, TRANSPOSED=True)
+        keep = keep_tile(dropout, item, row, column, TILE.rows, TILE.columns, TRANSPOSED=True)
         P_kept = tl.where(keep, P, 0.0)
         dP = tl.where(keep, dP, 0.0)
     dv = tl.dot(P_kept.to(dout.dtype), dout, dv, input_precision="ieee")
     dS = (P * (dP - delta[None, :])).to(q.dtype)
     dk = tl.dot(dS, q, dk, input_precision="ieee")
-    if FUSED:
-        _add_to_dq(dS, k_inside, pointers, column, row, item.length, left, right, scales, tile)
+    if scratch_ptr is not None:
+        _add_to_dq(dS, k_inside, pointers, scratch_ptr, column, row, item.length, left, right, scales, TILE)
     return dk, dv
 
 
 @triton.jit
-def _grad_columns(pointers, dropout, item, column, left, right, scales, tile, FUSED: tl.constexpr):
-    """dk and dv of the columns from `column` on, from all rows that see them; if FUSED, their part of dq too."""
-    width: tl.constexpr = tile.HEADS * tile.K
-    k = load_rows_clamped(pointers.q_ptr + width, column, item.length, 3 * width, tile.K, tile.COLUMNS, tile.BLOCK_K)
-    v = load_rows_clamped(
-        pointers.q_ptr + 2 * width, column, item.length, 3 * width, tile.K, tile.COLUMNS, tile.BLOCK_K
-    )
+def _grad_columns(pointers, scratch_ptr, dropout, item, column, left, right, scales, TILE: tl.constexpr):
+    """dk and dv of the columns from `column` on, from all rows that see them; with a scratch, their part of dq too."""
+    COLUMNS: tl.constexpr = TILE.columns
+    BLOCK_K: tl.constexpr = TILE.block_k
+    width: tl.constexpr = TILE.heads * TILE.head_dim
+    k = load_rows_clamped(pointers.q_ptr + width, column, item.length, 3 * width, TILE.columns, TILE)
+    v = load_rows_clamped(pointers.q_ptr + 2 * width, column, item.length, 3 * width, TILE.columns, TILE)
     k_inside = k
     # in a band P is masked anyway
-    if FUSED and not tile.BANDED:
-        k_inside = tl.where((column + tl.arange(0, tile.COLUMNS) < item.length)[:, None], k, 0.0)
-    dk = tl.zeros((tile.COLUMNS, tile.BLOCK_K), dtype=tl.float32)
-    dv = tl.zeros((tile.COLUMNS, tile.BLOCK_K), dtype=tl.float32)
-    low, high = visible_range(column, right, left, item.length, tile.COLUMNS, tile.ROWS)
-    for row in range(low, high, tile.ROWS):
+    if scratch_ptr is not None and not TILE.banded:
+        k_inside = tl.where((column + tl.arange(0, TILE.columns) < item.length)[:, None], k, 0.0)
+    dk = tl.zeros((COLUMNS, BLOCK_K), dtype=tl.float32)
+    dv = tl.zeros((COLUMNS, BLOCK_K), dtype=tl.float32)
+    low, high = visible_range(column, right, left, item.length, TILE.columns, TILE.rows)
+    for row in range(low, high, TILE.rows):
         dk, dv = _add_rows(
-            k, v, k_inside, dk, dv, pointers, dropout, item, column, row, left, right, scales, tile, FUSED
+            k, v, k_inside, dk, dv, pointers, scratch_ptr, dropout, item, column, row, left, right, scales, TILE
         )
     dk_ptr, dv_ptr = pointers.dq_ptr + width, pointers.dq_ptr + 2 * width
-    store_rows(dk_ptr, dk * scales.grad, column, item.length, 3 * width, tile.K, tile.COLUMNS, tile.BLOCK_K)
-    store_rows(dv_ptr, dv * scales.inv_keep, column, item.length, 3 * width, tile.K, tile.COLUMNS, tile.BLOCK_K)
+    store_rows(dk_ptr, dk * scales.grad, column, item.length, 3 * width, TILE.columns, TILE)
+    store_rows(dv_ptr, dv * scales.inv_keep, column, item.length, 3 * width, TILE.columns, TILE)
 
 
 @triton.jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
 def grad_key_value_kernel(
     qkv_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
     tokens, slots, upper, lower, left, right, scale_log2, scale_grad, inv_keep, threshold,
-    HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HEAD_LINES: tl.constexpr,
-    PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
+    HEAD_LINES: tl.constexpr, PARTS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of the tiles of documents with a length in (BOUNDS[lower], BOUNDS[upper]]; delta_ptr is read."""
-    width: tl.constexpr = HEADS * K
-    dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, HEADS)
+    dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, TILE.heads)
     scales = _Scales(scale_log2, scale_grad, inv_keep)
-    begin = tl.load(tiles_ptr + 4 * upper + 1) * HEADS * PARTS
-    end = tl.load(tiles_ptr + 4 * lower + 1) * HEADS * PARTS
+    begin = tl.load(tiles_ptr + 4 * upper + 1) * TILE.heads * PARTS
+    end = tl.load(tiles_ptr + 4 * lower + 1) * TILE.heads * PARTS
     for index in range(begin + tl.program_id(0), end, tl.num_programs(0)):
-        part = index // HEADS
-        item = load_item(tiles_ptr, HEAD_LINES + slots + part // PARTS, index % HEADS)
-        column = item.first_row + part % PARTS * COLUMNS
-        row_values = tl.cast(item.head, tl.int64) * tokens + item.start
-        pointers = _Pointers(
-            qkv_ptr + item.start * 3 * width + item.head * K, dqkv_ptr + item.start * 3 * width + item.head * K,
-            dout_ptr + item.start * width + item.head * K, lse_ptr + row_values, delta_ptr + row_values, delta_ptr,
-        )  # fmt: skip
-        _grad_columns(
-            pointers, dropout, item, column, left, right, scales,
-            Tile(ROWS, COLUMNS, HEADS, K, BLOCK_K, BANDED), False,
-        )  # fmt: skip
+        part = index // TILE.heads
+        item = load_item(tiles_ptr, HEAD_LINES + slots + part // PARTS, index % TILE.heads)
+        column = item.first_row + part % PARTS * TILE.columns
+        pointers = _locate(item, qkv_ptr, dqkv_ptr, dout_ptr, lse_ptr, delta_ptr, tokens, TILE)
+        _grad_columns(pointers, None, dropout, item, column, left, right, scales, TILE)
 
 
 @triton.jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
 def fused_backward_kernel(
     qkv_ptr, out_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, scratch_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
     tokens, upper, lower, left, right, scale_log2, scale_grad, keep_probability, inv_keep, threshold, scratch_rows,
-    HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HEAD_LINES: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
+    HEAD_LINES: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """dq, dk and dv of the documents with a length in (BOUNDS[lower], BOUNDS[upper]].
 
-    delta_ptr is written and read. scratch_ptr: fp32 (programs, scratch_rows, BLOCK_K), uninitialised.
+    delta_ptr is written and read. scratch_ptr: fp32 (programs, scratch_rows, block_k), uninitialised.
     """
-    width: tl.constexpr = HEADS * K
-    dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, HEADS)
+    width: tl.constexpr = TILE.heads * TILE.head_dim
+    dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, TILE.heads)
     scales = _Scales(scale_log2, scale_grad, inv_keep)
-    scratch_ptr += tl.program_id(0).to(tl.int64) * scratch_rows * BLOCK_K
-    begin = tl.load(tiles_ptr + 4 * upper) * HEADS
-    end = tl.load(tiles_ptr + 4 * lower) * HEADS
+    scratch_ptr += tl.program_id(0).to(tl.int64) * scratch_rows * TILE.block_k
+    begin = tl.load(tiles_ptr + 4 * upper) * TILE.heads
+    end = tl.load(tiles_ptr + 4 * lower) * TILE.heads
     for index in range(begin + tl.program_id(0), end, tl.num_programs(0)):
-        item = load_item(tiles_ptr, HEAD_LINES + index // HEADS, index % HEADS)
-        row_values = tl.cast(item.head, tl.int64) * tokens + item.start
-        pointers = _Pointers(
-            qkv_ptr + item.start * 3 * width + item.head * K, dqkv_ptr + item.start * 3 * width + item.head * K,
-            dout_ptr + item.start * width + item.head * K, lse_ptr + row_values, delta_ptr + row_values, scratch_ptr,
-        )  # fmt: skip
-        for first in range(0, item.length, ROWS):
-            row = first + tl.arange(0, ROWS)
-            out = load_rows(out_ptr + item.start * width + item.head * K, first, item.length, width, K, ROWS, BLOCK_K)
-            dout = load_rows(pointers.dout_ptr, first, item.length, width, K, ROWS, BLOCK_K)
+        item = load_item(tiles_ptr, HEAD_LINES + index // TILE.heads, index % TILE.heads)
+        pointers = _locate(item, qkv_ptr, dqkv_ptr, dout_ptr, lse_ptr, delta_ptr, tokens, TILE)
+        for first in range(0, item.length, TILE.rows):
+            row = first + tl.arange(0, TILE.rows)
+            out = load_rows(
+                out_ptr + item.start * width + item.head * TILE.head_dim, first, item.length, width, TILE.rows, TILE
+            )
+            dout = load_rows(pointers.dout_ptr, first, item.length, width, TILE.rows, TILE)
             tl.store(pointers.delta_ptr + row, _delta(out, dout, keep_probability), mask=row < item.length)
-        for column in range(0, item.length, COLUMNS):
+        for column in range(0, item.length, TILE.columns):
             # what one thread wrote to delta or to the scratch, other threads of this program read
             tl.debug_barrier()
-            _grad_columns(
-                pointers, dropout, item, column, left, right, scales, Tile(ROWS, COLUMNS, HEADS, K, BLOCK_K, BANDED),
-                True
-            )  # fmt: skip
+            _grad_columns(pointers, scratch_ptr, dropout, item, column, left, right, scales, TILE)
         # the next document uses the same scratch
         tl.debug_barrier()
 
 
 @triton.jit
 def _add_columns(
-    q, dout, lse, delta, dq, pointers, dropout, item, first, column, left, right, scales, tile, MASKED: tl.constexpr
+    q, dout, lse, delta, dq, pointers, dropout, item, first, column, left, right, scales,
+    TILE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Add the columns from `column` on to dq (ROWS, BLOCK_K) of the rows from `first` on."""
-    width: tl.constexpr = tile.HEADS * tile.K
-    k = load_rows(pointers.q_ptr + width, column, item.length, 3 * width, tile.K, tile.COLUMNS, tile.BLOCK_K)
-    v = load_rows(pointers.q_ptr + 2 * width, column, item.length, 3 * width, tile.K, tile.COLUMNS, tile.BLOCK_K)
-    S = tl.dot(q, tl.trans(k), input_precision="ieee")  # (ROWS, COLUMNS)
+    """Add the columns from `column` on to dq (rows, block_k) of the rows from `first` on."""
+    width: tl.constexpr = TILE.heads * TILE.head_dim
+    k = load_rows(pointers.q_ptr + width, column, item.length, 3 * width, TILE.columns, TILE)
+    v = load_rows(pointers.q_ptr + 2 * width, column, item.length, 3 * width, TILE.columns, TILE)
+    S = tl.dot(q, tl.trans(k), input_precision="ieee")  # (rows, columns)
     P = tl.exp2(S * scales.log2 - lse[:, None])
     if MASKED:
-        rows = first + tl.arange(0, tile.ROWS)[:, None]
-        columns = column + tl.arange(0, tile.COLUMNS)[None, :]
-        P = tl.where(visible(rows, columns, left, right, item.length, tile.BANDED), P, 0.0)
+        rows = first + tl.arange(0, TILE.rows)[:, None]
+        columns = column + tl.arange(0, TILE.columns)[None, :]
+        P = tl.where(visible(rows, columns, left, right, item.length, TILE.banded), P, 0.0)
     dP = tl.dot(dout, tl.trans(v), input_precision="ieee")
     if dropout.key_ptr is not None:
-        dP = tl.where(keep_tile(dropout, item, first, column, tile.ROWS, tile.COLUMNS), dP, 0.0)
+        dP = tl.where(keep_tile(dropout, item, first, column, TILE.rows, TILE.columns), dP, 0.0)
     dS = (P * (dP - delta[:, None])).to(k.dtype)
     return tl.dot(dS, k, dq, input_precision="ieee")
 
@@ -260,93 +248,89 @@ def _add_columns(
 def grad_query_kernel(
     qkv_ptr, out_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
     tokens, slots, upper, lower, left, right, scale_log2, scale_grad, keep_probability, threshold,
-    HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HEAD_LINES: tl.constexpr,
-    PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr,
+    HEAD_LINES: tl.constexpr, PARTS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """dq and delta of the tiles of documents with a length in (BOUNDS[lower], BOUNDS[upper]]; delta_ptr is written."""
-    width: tl.constexpr = HEADS * K
-    dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, HEADS)
+    ROWS: tl.constexpr = TILE.rows
+    BLOCK_K: tl.constexpr = TILE.block_k
+    width: tl.constexpr = TILE.heads * TILE.head_dim
+    dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, TILE.heads)
     scales = _Scales(scale_log2, scale_grad, 1.0)
-    begin = tl.load(tiles_ptr + 4 * upper + 1) * HEADS * PARTS
-    end = tl.load(tiles_ptr + 4 * lower + 1) * HEADS * PARTS
+    begin = tl.load(tiles_ptr + 4 * upper + 1) * TILE.heads * PARTS
+    end = tl.load(tiles_ptr + 4 * lower + 1) * TILE.heads * PARTS
     for index in range(begin + tl.program_id(0), end, tl.num_programs(0)):
-        part = index // HEADS
-        item = load_item(tiles_ptr, HEAD_LINES + slots + part // PARTS, index % HEADS)
-        first = item.first_row + part % PARTS * ROWS
-        row_values = tl.cast(item.head, tl.int64) * tokens + item.start
-        pointers = _Pointers(
-            qkv_ptr + item.start * 3 * width + item.head * K, dqkv_ptr + item.start * 3 * width + item.head * K,
-            dout_ptr + item.start * width + item.head * K, lse_ptr + row_values, delta_ptr + row_values, delta_ptr,
-        )  # fmt: skip
-        row = first + tl.arange(0, ROWS)
-        dout = load_rows(pointers.dout_ptr, first, item.length, width, K, ROWS, BLOCK_K)
-        out = load_rows(out_ptr + item.start * width + item.head * K, first, item.length, width, K, ROWS, BLOCK_K)
+        part = index // TILE.heads
+        item = load_item(tiles_ptr, HEAD_LINES + slots + part // PARTS, index % TILE.heads)
+        first = item.first_row + part % PARTS * TILE.rows
+        pointers = _locate(item, qkv_ptr, dqkv_ptr, dout_ptr, lse_ptr, delta_ptr, tokens, TILE)
+        row = first + tl.arange(0, TILE.rows)
+        dout = load_rows(pointers.dout_ptr, first, item.length, width, TILE.rows, TILE)
+        out = load_rows(
+            out_ptr + item.start * width + item.head * TILE.head_dim, first, item.length, width, TILE.rows, TILE
+        )
         delta = _delta(out, dout, keep_probability)
         tl.store(pointers.delta_ptr + row, delta, mask=row < item.length)
         lse = tl.load(pointers.lse_ptr + row, mask=row < item.length, other=0.0)
-        q = load_rows(pointers.q_ptr, first, item.length, 3 * width, K, ROWS, BLOCK_K)
+        q = load_rows(pointers.q_ptr, first, item.length, 3 * width, TILE.rows, TILE)
         dq = tl.zeros((ROWS, BLOCK_K), dtype=tl.float32)
-        low, high = visible_range(first, left, right, item.length, ROWS, COLUMNS)
+        low, high = visible_range(first, left, right, item.length, TILE.rows, TILE.columns)
         # as in the forward, only the last tile has a mask, but for a band
-        whole = low if BANDED else high // COLUMNS * COLUMNS
-        if not BANDED:
-            for column in range(low, whole, COLUMNS):
+        whole = low if TILE.banded else high // TILE.columns * TILE.columns
+        if not TILE.banded:
+            for column in range(low, whole, TILE.columns):
                 dq = _add_columns(
-                    q, dout, lse, delta, dq, pointers, dropout, item, first, column, left, right, scales,
-                    Tile(ROWS, COLUMNS, HEADS, K, BLOCK_K, BANDED), False,
+                    q, dout, lse, delta, dq, pointers, dropout, item, first, column, left, right, scales, TILE, False
                 )  # fmt: skip
-        for column in tl.range(whole, high, COLUMNS, num_stages=None if BANDED else 1):
+        for column in tl.range(whole, high, TILE.columns, num_stages=None if TILE.banded else 1):
             dq = _add_columns(
-                q, dout, lse, delta, dq, pointers, dropout, item, first, column, left, right, scales,
-                Tile(ROWS, COLUMNS, HEADS, K, BLOCK_K, BANDED), True,
+                q, dout, lse, delta, dq, pointers, dropout, item, first, column, left, right, scales, TILE, True
             )  # fmt: skip
-        store_rows(pointers.dq_ptr, dq * scale_grad, first, item.length, 3 * width, K, ROWS, BLOCK_K)
+        store_rows(pointers.dq_ptr, dq * scale_grad, first, item.length, 3 * width, TILE.rows, TILE)
 
 
 @triton.jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
 def short_backward_kernel(
     qkv_ptr, dout_ptr, lse_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
     tokens, upper, lower, left, right, scale_log2, scale_grad, inv_keep, threshold,
-    HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HEAD_LINES: tl.constexpr,
-    SHORT: tl.constexpr, BLOCK_K: tl.constexpr,
+    HEAD_LINES: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """dq, dk and dv of the documents with a length in (BOUNDS[lower], BOUNDS[upper]], at most SHORT tokens.
+    """dq, dk and dv of the documents with a length in (BOUNDS[lower], BOUNDS[upper]], which fit TILE.
 
     Everything is read once. delta is summed up in registers from P and dP, so out is not needed.
     """
-    width: tl.constexpr = HEADS * K
+    width: tl.constexpr = TILE.heads * TILE.head_dim
     stride: tl.constexpr = 3 * width
-    row = tl.arange(0, SHORT)
-    dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, HEADS)
-    begin = tl.load(tiles_ptr + 4 * upper) * HEADS
-    end = tl.load(tiles_ptr + 4 * lower) * HEADS
+    row = tl.arange(0, TILE.rows)
+    dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, TILE.heads)
+    begin = tl.load(tiles_ptr + 4 * upper) * TILE.heads
+    end = tl.load(tiles_ptr + 4 * lower) * TILE.heads
     for index in range(begin + tl.program_id(0), end, tl.num_programs(0)):
-        item = load_item(tiles_ptr, HEAD_LINES + index // HEADS, index % HEADS)
+        item = load_item(tiles_ptr, HEAD_LINES + index // TILE.heads, index % TILE.heads)
         length = item.length
-        q_ptr = qkv_ptr + item.start * stride + item.head * K
-        dq_ptr = dqkv_ptr + item.start * stride + item.head * K
+        q_ptr = qkv_ptr + item.start * stride + item.head * TILE.head_dim
+        dq_ptr = dqkv_ptr + item.start * stride + item.head * TILE.head_dim
         lse_row_ptr = lse_ptr + tl.cast(item.head, tl.int64) * tokens + item.start + row
-        q = load_rows(q_ptr, 0, length, stride, K, SHORT, BLOCK_K)
-        k = load_rows(q_ptr + width, 0, length, stride, K, SHORT, BLOCK_K)
-        v = load_rows(q_ptr + 2 * width, 0, length, stride, K, SHORT, BLOCK_K)
-        dout = load_rows(dout_ptr + item.start * width + item.head * K, 0, length, width, K, SHORT, BLOCK_K)
+        q = load_rows(q_ptr, 0, length, stride, TILE.rows, TILE)
+        k = load_rows(q_ptr + width, 0, length, stride, TILE.rows, TILE)
+        v = load_rows(q_ptr + 2 * width, 0, length, stride, TILE.rows, TILE)
+        dout = load_rows(dout_ptr + item.start * width + item.head * TILE.head_dim, 0, length, width, TILE.rows, TILE)
         lse = tl.load(lse_row_ptr, mask=row < length, other=0.0)
-        S = tl.dot(q, tl.trans(k), input_precision="ieee")  # (SHORT, SHORT)
+        S = tl.dot(q, tl.trans(k), input_precision="ieee")  # (rows, columns)
         P = tl.exp2(S * scale_log2 - lse[:, None])
-        P = tl.where(visible(row[:, None], row[None, :], left, right, length, BANDED), P, 0.0)
+        P = tl.where(visible(row[:, None], row[None, :], left, right, length, TILE.banded), P, 0.0)
         dP = tl.dot(dout, tl.trans(v), input_precision="ieee")
         P_kept = P
         if key_ptr is not None:
-            keep = keep_tile(dropout, item, 0, 0, SHORT, SHORT)
+            keep = keep_tile(dropout, item, 0, 0, TILE.rows, TILE.rows)
             P_kept = tl.where(keep, P, 0.0)
             dP = tl.where(keep, dP, 0.0)
         dv = tl.dot(tl.trans(P_kept.to(dout.dtype)), dout, input_precision="ieee")
         if key_ptr is not None:
             dv *= inv_keep
-        store_rows(dq_ptr + 2 * width, dv, 0, length, stride, K, SHORT, BLOCK_K)
+        store_rows(dq_ptr + 2 * width, dv, 0, length, stride, TILE.rows, TILE)
         delta = tl.sum(P * dP, axis=1)
         dS = (P * (dP - delta[:, None])).to(q.dtype)
         dk = tl.dot(tl.trans(dS), q, input_precision="ieee")
-        store_rows(dq_ptr + width, dk * scale_grad, 0, length, stride, K, SHORT, BLOCK_K)
+        store_rows(dq_ptr + width, dk * scale_grad, 0, length, stride, TILE.rows, TILE)
         dq = tl.dot(dS, k, input_precision="ieee")
-        store_rows(dq_ptr, dq * scale_grad, 0, length, stride, K, SHORT, BLOCK_K)
+        store_rows(dq_ptr, dq * scale_grad, 0, length, stride, TILE.rows, TILE)

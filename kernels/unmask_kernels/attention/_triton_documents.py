@@ -9,7 +9,8 @@ Token i of a document sees token j when i - left <= j <= i + right. Both are 1 <
 is 0 when attention is causal. Tiles start at multiples of their size from the start of the document, so a document
 gives the same bits wherever it is packed.
 
-Shapes: T tokens, H heads of K elements; a tile has BLOCK rows and BLOCK_K columns, the power of two that holds K.
+Shapes: T tokens, H heads of K elements. q, k, v and their gradients are (BLOCK, block_k) in a kernel, where BLOCK is
+rows or columns of the tile and block_k is the power of two that holds K.
 """
 
 from __future__ import annotations
@@ -41,20 +42,21 @@ class Item(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """What is known when a kernel is compiled: the tile of scores, the heads, and whether attention is banded.
+    """What a kernel is compiled for: its tile of scores, the heads, and whether attention is banded.
 
     Attributes:
-        ROWS, COLUMNS: queries and keys of a tile of scores.
-        HEADS, K, BLOCK_K: H, K, and K rounded up to a power of two.
-        BANDED: whether attention is causal or has a window.
+        rows, columns: of the tile.
+        heads, head_dim: H and K.
+        block_k: K rounded up to a power of two.
+        banded: whether attention is causal or has a window.
     """
 
-    ROWS: Any
-    COLUMNS: Any
-    HEADS: Any
-    K: Any
-    BLOCK_K: Any
-    BANDED: Any
+    rows: int
+    columns: int
+    heads: int
+    head_dim: int
+    block_k: int
+    banded: bool
 
 
 @triton.jit
@@ -66,46 +68,40 @@ def load_item(tiles_ptr, line, head):
 
 
 @triton.jit
-def _row_pointers(
-    ptr, first, length, stride: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr
-):  # fmt: skip
+def _row_pointers(ptr, first, length, stride: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr):
     row = tl.arange(0, BLOCK)[:, None]
-    col = tl.arange(0, BLOCK_K)[None, :]
+    col = tl.arange(0, TILE.block_k)[None, :]
     mask = first + row < length
-    if BLOCK_K != K:
-        mask &= col < K
+    if TILE.block_k != TILE.head_dim:
+        mask &= col < TILE.head_dim
     # In int64, because a long row of tokens has more than 2**31 elements. The product is formed in one step: otherwise
     # parts of the address stay in registers from one tile to the next.
     return ptr + tl.cast(first + row, tl.int64) * stride + col, mask
 
 
 @triton.jit
-def load_rows(ptr, first, length, stride: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Rows first : first + BLOCK of a document whose first element is at ptr, (BLOCK, BLOCK_K); 0 past its end."""
-    pointers, mask = _row_pointers(ptr, first, length, stride, K, BLOCK, BLOCK_K)
+def load_rows(ptr, first, length, stride: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr):
+    """Rows first : first + BLOCK of a document whose first element is at ptr, (BLOCK, block_k); 0 past its end."""
+    pointers, mask = _row_pointers(ptr, first, length, stride, BLOCK, TILE)
     return tl.load(pointers, mask=mask, other=0.0)
 
 
 @triton.jit
-def load_rows_clamped(
-    ptr, first, length, stride: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr
-):  # fmt: skip
+def load_rows_clamped(ptr, first, length, stride: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr):
     """Like `load_rows`, but rows past the end of the document are copies of its last row."""
     row = tl.minimum(first + tl.arange(0, BLOCK), length - 1)[:, None]
-    col = tl.arange(0, BLOCK_K)[None, :]
+    col = tl.arange(0, TILE.block_k)[None, :]
     pointers = ptr + tl.cast(row, tl.int64) * stride + col
-    if BLOCK_K == K:
+    if TILE.block_k == TILE.head_dim:
         return tl.load(pointers)
     else:
-        return tl.load(pointers, mask=col < K, other=0.0)
+        return tl.load(pointers, mask=col < TILE.head_dim, other=0.0)
 
 
 @triton.jit
-def store_rows(
-    ptr, value, first, length, stride: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr
-):  # fmt: skip
-    """Store value (BLOCK, BLOCK_K) where `load_rows` reads, rounded to the dtype of ptr."""
-    pointers, mask = _row_pointers(ptr, first, length, stride, K, BLOCK, BLOCK_K)
+def store_rows(ptr, value, first, length, stride: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr):
+    """Store value (BLOCK, block_k) where `load_rows` reads, rounded to the dtype of ptr."""
+    pointers, mask = _row_pointers(ptr, first, length, stride, BLOCK, TILE)
     tl.store(pointers, value.to(ptr.dtype.element_ty), mask=mask)
 
 

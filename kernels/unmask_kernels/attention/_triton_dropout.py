@@ -24,13 +24,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unmask_kernels import philox
-from unmask_kernels._triton.launch import OPTIONS, persistent_programs
-from unmask_kernels._triton.random import keep_scores
-from unmask_kernels.documents import BOUNDS, TILE_ROWS, TILES_HEAD
-
+from .. import philox
+from .._triton.launch import OPTIONS, persistent_programs
+from .._triton.random import keep_scores
+from ..documents import BOUNDS, TILE_ROWS, TILES_HEAD
 from ._triton_documents import load_item
-from .arguments import Arguments
+from .arguments import SHORT_UP_TO, Arguments, BackwardArguments
 
 __all__ = ["Dropout", "draw_for_backward", "draw_for_forward", "keep_tile"]
 
@@ -164,35 +163,38 @@ def draw_bitmask_kernel(
             tl.store(bitmask_ptr + line + member, words.to(tl.int32, bitcast=True), mask=member < item.length)
 
 
-def draw_for_forward(qkv: Tensor, arguments: Arguments) -> Tensor | None:
+def draw_for_forward(arguments: Arguments) -> Tensor | None:
     """The bitmask by row, int32 (W, H, T); None where dropout is drawn in the kernel, or there is none."""
-    return _draw(qkv, arguments, 0, arguments.bitmask_up_to) if _wanted(arguments) else None
+    return _draw(arguments, 0, arguments.bitmask_up_to) if _wanted(arguments) else None
 
 
-def draw_for_backward(
-    qkv: Tensor, arguments: Arguments, short_up_to: int, fused_up_to: int
-) -> tuple[Tensor | None, Tensor | None]:
+def draw_for_backward(arguments: BackwardArguments, fused_up_to: int) -> tuple[Tensor | None, Tensor | None]:
     """Bitmasks by row and by column, int32 (W, H, T) each.
 
-    Documents up to `short_up_to` tokens lie by row, longer ones by column, and those over `fused_up_to` in both orders.
+    Documents up to `SHORT_UP_TO` tokens lie by row, longer ones by column, and those over `fused_up_to` in both orders.
     The two results are one tensor where no document needs both.
     """
     if not _wanted(arguments):
         return None, None
     up_to = arguments.bitmask_up_to
     both = fused_up_to < min(arguments.max_seqlen, up_to)
-    by_row = _draw(qkv, arguments, 0, up_to if both else short_up_to)
-    return by_row, _draw(qkv, arguments, short_up_to, up_to, by_column=True, into=None if both else by_row)
+    by_row = _draw(arguments, 0, up_to if both else SHORT_UP_TO)
+    return by_row, _draw(arguments, SHORT_UP_TO, up_to, by_column=True, into=None if both else by_row)
 
 
-def _wanted(arguments: Arguments) -> bool:
+def _wanted(arguments: Arguments | BackwardArguments) -> bool:
     return arguments.bitmask_up_to > 0 and arguments.p > 0.0
 
 
 def _draw(
-    qkv: Tensor, arguments: Arguments, lower: int, upper: int, by_column: bool = False, into: Tensor | None = None
+    arguments: Arguments | BackwardArguments,
+    lower: int,
+    upper: int,
+    by_column: bool = False,
+    into: Tensor | None = None,
 ) -> Tensor:
     """The bitmask of the documents with a length in (lower, upper]; W is enough for whole tiles of the longest one."""
+    qkv = arguments.qkv
     tokens, _, heads, _ = qkv.shape
     tiles, parts = arguments.tiles, TILE_ROWS // 32
     longest = min(arguments.max_seqlen, arguments.bitmask_up_to)

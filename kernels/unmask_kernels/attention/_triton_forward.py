@@ -9,7 +9,7 @@ maximum of a row of scores, l the sum of its exponentials, acc the output before
 and in the end out = acc / (l (1 - p)) and lse = m + log(l). Exponentials are powers of 2: scale_log2 is scale *
 log2(e), and lse is saved in base 2.
 
-    documents over SHORT_UP_TO tokens    an item is a tile of ROWS rows and a head
+    documents over SHORT_UP_TO tokens    an item is a tile of rows and a head
     shorter documents                    an item is a document and a head; one tile holds all its scores
 
 One launch serves both kinds. Each program takes its long items first and its short ones last, the latter in the
@@ -22,7 +22,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_documents import Tile, load_item, load_rows, store_rows, visible, visible_range
+from ._triton_documents import load_item, load_rows, store_rows, visible, visible_range
 from ._triton_dropout import Dropout, keep_tile
 
 __all__ = ["forward_kernel"]
@@ -30,86 +30,88 @@ __all__ = ["forward_kernel"]
 
 @triton.jit
 def _add_columns(
-    q, acc, m, l, q_ptr, dropout, item, first, column, left, right, scale_log2, tile, MASKED: tl.constexpr
+    q, acc, m, l, q_ptr, dropout, item, first, column, left, right, scale_log2, TILE: tl.constexpr, MASKED: tl.constexpr
 ):  # fmt: skip
     """One step of the online softmax: the columns from `column` on, for the rows from `first` on.
 
-    q, acc (ROWS, BLOCK_K); m, l (ROWS,). MASKED where some of the columns may be hidden or past the end.
+    q, acc (rows, block_k); m, l (rows,). MASKED where some of the columns may be hidden or past the end.
     """
-    width: tl.constexpr = tile.HEADS * tile.K
-    k = load_rows(q_ptr + width, column, item.length, 3 * width, tile.K, tile.COLUMNS, tile.BLOCK_K)
-    S = tl.dot(q, tl.trans(k), input_precision="ieee")  # (ROWS, COLUMNS)
+    width: tl.constexpr = TILE.heads * TILE.head_dim
+    k = load_rows(q_ptr + width, column, item.length, 3 * width, TILE.columns, TILE)
+    S = tl.dot(q, tl.trans(k), input_precision="ieee")  # (rows, columns)
     if MASKED:
-        rows = first + tl.arange(0, tile.ROWS)[:, None]
-        columns = column + tl.arange(0, tile.COLUMNS)[None, :]
-        S = tl.where(visible(rows, columns, left, right, item.length, tile.BANDED), S, float("-inf"))
+        rows = first + tl.arange(0, TILE.rows)[:, None]
+        columns = column + tl.arange(0, TILE.columns)[None, :]
+        S = tl.where(visible(rows, columns, left, right, item.length, TILE.banded), S, float("-inf"))
     m_new = tl.maximum(m, tl.max(S, axis=1) * scale_log2)
     # a row that has seen nothing yet, which only a band allows, must not form -inf - -inf
-    shift = tl.where(m_new == float("-inf"), 0.0, m_new) if tile.BANDED else m_new
+    shift = tl.where(m_new == float("-inf"), 0.0, m_new) if TILE.banded else m_new
     P = tl.exp2(S * scale_log2 - shift[:, None])
     alpha = tl.exp2(m - shift)
     l = l * alpha + tl.sum(P, axis=1)
     if dropout.key_ptr is not None:
-        P = tl.where(keep_tile(dropout, item, first, column, tile.ROWS, tile.COLUMNS), P, 0.0)
-    v = load_rows(q_ptr + 2 * width, column, item.length, 3 * width, tile.K, tile.COLUMNS, tile.BLOCK_K)
+        P = tl.where(keep_tile(dropout, item, first, column, TILE.rows, TILE.columns), P, 0.0)
+    v = load_rows(q_ptr + 2 * width, column, item.length, 3 * width, TILE.columns, TILE)
     acc = tl.dot(P.to(v.dtype), v, acc * alpha[:, None], input_precision="ieee")
     return acc, m_new, l
 
 
 @triton.jit
-def _attend_rows(q_ptr, dropout, item, first, left, right, scale_log2, tile):
-    """acc (ROWS, BLOCK_K), m and l (ROWS,) of the rows from `first` on."""
-    stride: tl.constexpr = 3 * tile.HEADS * tile.K
-    q = load_rows(q_ptr, first, item.length, stride, tile.K, tile.ROWS, tile.BLOCK_K)
-    acc = tl.zeros((tile.ROWS, tile.BLOCK_K), dtype=tl.float32)
-    m = tl.full((tile.ROWS,), float("-inf"), dtype=tl.float32)
-    l = tl.zeros((tile.ROWS,), dtype=tl.float32)
-    low, high = visible_range(first, left, right, item.length, tile.ROWS, tile.COLUMNS)
+def _attend_rows(q_ptr, dropout, item, first, left, right, scale_log2, TILE: tl.constexpr):
+    """acc (rows, block_k), m and l (rows,) of the rows from `first` on."""
+    ROWS: tl.constexpr = TILE.rows
+    BLOCK_K: tl.constexpr = TILE.block_k
+    stride: tl.constexpr = 3 * TILE.heads * TILE.head_dim
+    q = load_rows(q_ptr, first, item.length, stride, ROWS, TILE)
+    acc = tl.zeros((ROWS, BLOCK_K), dtype=tl.float32)
+    m = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
+    l = tl.zeros((ROWS,), dtype=tl.float32)
+    low, high = visible_range(first, left, right, item.length, TILE.rows, TILE.columns)
     # In a band every tile may have hidden columns. Otherwise only the last tile has a mask, and it is not worth a
     # pipeline of its own.
-    whole = low if tile.BANDED else high // tile.COLUMNS * tile.COLUMNS
-    if not tile.BANDED:
-        for column in range(low, whole, tile.COLUMNS):
+    whole = low if TILE.banded else high // TILE.columns * TILE.columns
+    if not TILE.banded:
+        for column in range(low, whole, TILE.columns):
             acc, m, l = _add_columns(
-                q, acc, m, l, q_ptr, dropout, item, first, column, left, right, scale_log2, tile, False
+                q, acc, m, l, q_ptr, dropout, item, first, column, left, right, scale_log2, TILE, False
             )  # fmt: skip
-    for column in tl.range(whole, high, tile.COLUMNS, num_stages=None if tile.BANDED else 1):
+    for column in tl.range(whole, high, TILE.columns, num_stages=None if TILE.banded else 1):
         acc, m, l = _add_columns(
-            q, acc, m, l, q_ptr, dropout, item, first, column, left, right, scale_log2, tile, True
+            q, acc, m, l, q_ptr, dropout, item, first, column, left, right, scale_log2, TILE, True
         )  # fmt: skip
     return acc, m, l
 
 
 @triton.jit
-def _attend_short_document(q_ptr, dropout, item, left, right, scale_log2, tile):
-    """The same for a whole document of at most ROWS = COLUMNS tokens."""
-    width: tl.constexpr = tile.HEADS * tile.K
-    q = load_rows(q_ptr, 0, item.length, 3 * width, tile.K, tile.ROWS, tile.BLOCK_K)
-    k = load_rows(q_ptr + width, 0, item.length, 3 * width, tile.K, tile.ROWS, tile.BLOCK_K)
-    v = load_rows(q_ptr + 2 * width, 0, item.length, 3 * width, tile.K, tile.ROWS, tile.BLOCK_K)
-    position = tl.arange(0, tile.ROWS)
-    S = tl.dot(q, tl.trans(k), input_precision="ieee")  # (ROWS, ROWS)
-    seen = visible(position[:, None], position[None, :], left, right, item.length, tile.BANDED)
+def _attend_short_document(q_ptr, dropout, item, left, right, scale_log2, TILE: tl.constexpr):
+    """The same for a whole document of at most TILE.rows tokens."""
+    width: tl.constexpr = TILE.heads * TILE.head_dim
+    q = load_rows(q_ptr, 0, item.length, 3 * width, TILE.rows, TILE)
+    k = load_rows(q_ptr + width, 0, item.length, 3 * width, TILE.rows, TILE)
+    v = load_rows(q_ptr + 2 * width, 0, item.length, 3 * width, TILE.rows, TILE)
+    position = tl.arange(0, TILE.rows)
+    S = tl.dot(q, tl.trans(k), input_precision="ieee")  # (rows, rows)
+    seen = visible(position[:, None], position[None, :], left, right, item.length, TILE.banded)
     S = tl.where(seen, S, float("-inf"))
     m = tl.max(S, axis=1) * scale_log2
-    shift = tl.where(m == float("-inf"), 0.0, m) if tile.BANDED else m
+    shift = tl.where(m == float("-inf"), 0.0, m) if TILE.banded else m
     P = tl.exp2(S * scale_log2 - shift[:, None])
     l = tl.sum(P, axis=1)
     if dropout.key_ptr is not None:
-        P = tl.where(keep_tile(dropout, item, 0, 0, tile.ROWS, tile.ROWS), P, 0.0)
+        P = tl.where(keep_tile(dropout, item, 0, 0, TILE.rows, TILE.rows), P, 0.0)
     return tl.dot(P.to(v.dtype), v, input_precision="ieee"), m, l
 
 
 @triton.jit
-def _store(out_ptr, lse_ptr, acc, m, l, item, first, tokens, inv_keep, tile):
+def _store(out_ptr, lse_ptr, acc, m, l, item, first, tokens, inv_keep, TILE: tl.constexpr):
     """Write out and lse of the rows from `first` on."""
-    width: tl.constexpr = tile.HEADS * tile.K
+    width: tl.constexpr = TILE.heads * TILE.head_dim
     # rows past the end may have seen nothing: they are not stored, but must not divide by zero
     l = tl.where(l == 0.0, 1.0, l)
     acc = acc * (inv_keep / l)[:, None]
-    out_ptr += item.start * width + item.head * tile.K
-    store_rows(out_ptr, acc, first, item.length, width, tile.K, tile.ROWS, tile.BLOCK_K)
-    row = first + tl.arange(0, tile.ROWS)
+    out_ptr += item.start * width + item.head * TILE.head_dim
+    store_rows(out_ptr, acc, first, item.length, width, TILE.rows, TILE)
+    row = first + tl.arange(0, TILE.rows)
     lse_ptr += tl.cast(item.head, tl.int64) * tokens + item.start
     tl.store(lse_ptr + row, m + tl.log2(l), mask=row < item.length)
 
@@ -121,12 +123,11 @@ _NOT_COMPILED_IN = ["tokens", "slots", "upper", "lower", "lower_short", "left", 
 def forward_kernel(
     qkv_ptr, out_ptr, lse_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
     tokens, slots, upper, lower, lower_short, left, right, scale_log2, inv_keep, threshold,
-    HEADS: tl.constexpr, K: tl.constexpr, BANDED: tl.constexpr, HEAD_LINES: tl.constexpr, PARTS: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, SHORT: tl.constexpr, BLOCK_K: tl.constexpr,
+    HEAD_LINES: tl.constexpr, PARTS: tl.constexpr, TILE: tl.constexpr, SHORT_TILE: tl.constexpr,
 ):  # fmt: skip
     """out and lse of the documents with a length in (BOUNDS[lower_short], BOUNDS[upper]].
 
-    Documents over BOUNDS[lower] tokens are taken tile by tile, the others whole; those have SHORT tokens at most.
+    Documents over BOUNDS[lower] tokens are taken tile by tile, the others whole: they fit SHORT_TILE.
 
     Args:
         qkv_ptr, out_ptr, lse_ptr: (T, 3, H, K); (T, H, K); fp32 (H, T).
@@ -137,32 +138,24 @@ def forward_kernel(
         upper, lower, lower_short: indices of `BOUNDS`.
         left, right: tokens that a token sees on either side.
         scale_log2, inv_keep, threshold: scale * log2(e); 1 / (1 - p); `philox.threshold(p)`.
-        PARTS: tiles of ROWS rows in a tile of the work list.
+        PARTS: tiles of TILE.rows rows in a tile of the work list.
     """
+    width: tl.constexpr = TILE.heads * TILE.head_dim
     last_program = tl.num_programs(0) - 1
-    dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, HEADS)
-    begin = tl.load(tiles_ptr + 4 * upper + 1) * HEADS * PARTS
-    end = tl.load(tiles_ptr + 4 * lower + 1) * HEADS * PARTS
+    dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, TILE.heads)
+    begin = tl.load(tiles_ptr + 4 * upper + 1) * TILE.heads * PARTS
+    end = tl.load(tiles_ptr + 4 * lower + 1) * TILE.heads * PARTS
     for index in range(begin + tl.program_id(0), end, tl.num_programs(0)):
-        part = index // HEADS
-        item = load_item(tiles_ptr, HEAD_LINES + slots + part // PARTS, index % HEADS)
-        first = item.first_row + part % PARTS * ROWS
-        q_ptr = qkv_ptr + item.start * 3 * HEADS * K + item.head * K
-        acc, m, l = _attend_rows(
-            q_ptr, dropout, item, first, left, right, scale_log2, Tile(ROWS, COLUMNS, HEADS, K, BLOCK_K, BANDED)
-        )  # fmt: skip
-        _store(
-            out_ptr, lse_ptr, acc, m, l, item, first, tokens, inv_keep, Tile(ROWS, COLUMNS, HEADS, K, BLOCK_K, BANDED)
-        )  # fmt: skip
-    begin = tl.load(tiles_ptr + 4 * lower) * HEADS
-    end = tl.load(tiles_ptr + 4 * lower_short) * HEADS
+        part = index // TILE.heads
+        item = load_item(tiles_ptr, HEAD_LINES + slots + part // PARTS, index % TILE.heads)
+        first = item.first_row + part % PARTS * TILE.rows
+        q_ptr = qkv_ptr + item.start * 3 * width + item.head * TILE.head_dim
+        acc, m, l = _attend_rows(q_ptr, dropout, item, first, left, right, scale_log2, TILE)
+        _store(out_ptr, lse_ptr, acc, m, l, item, first, tokens, inv_keep, TILE)
+    begin = tl.load(tiles_ptr + 4 * lower) * TILE.heads
+    end = tl.load(tiles_ptr + 4 * lower_short) * TILE.heads
     for index in range(begin + last_program - tl.program_id(0), end, tl.num_programs(0)):
-        item = load_item(tiles_ptr, HEAD_LINES + index // HEADS, index % HEADS)
-        q_ptr = qkv_ptr + item.start * 3 * HEADS * K + item.head * K
-        acc, m, l = _attend_short_document(
-            q_ptr, dropout, item, left, right, scale_log2, Tile(SHORT, SHORT, HEADS, K, BLOCK_K, BANDED)
-        )  # fmt: skip
-        _store(
-            out_ptr, lse_ptr, acc, m, l, item, item.first_row, tokens, inv_keep,
-            Tile(SHORT, SHORT, HEADS, K, BLOCK_K, BANDED),
-        )  # fmt: skip
+        item = load_item(tiles_ptr, HEAD_LINES + index // TILE.heads, index % TILE.heads)
+        q_ptr = qkv_ptr + item.start * 3 * width + item.head * TILE.head_dim
+        acc, m, l = _attend_short_document(q_ptr, dropout, item, left, right, scale_log2, SHORT_TILE)
+        _store(out_ptr, lse_ptr, acc, m, l, item, item.first_row, tokens, inv_keep, SHORT_TILE)

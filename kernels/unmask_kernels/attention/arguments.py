@@ -1,4 +1,7 @@
-"""What a call of attention says beside qkv, and the schedule that the Triton backend works by."""
+"""The records of attention, what its two directions take and return, and the schedule of the Triton backend.
+
+T tokens, S documents, H heads of K elements.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,16 @@ from torch import Tensor
 
 from ..documents import BOUNDS, Documents
 
-__all__ = ["SHORT_UP_TO", "Arguments", "schedule"]
+__all__ = [
+    "SHORT_UP_TO",
+    "Arguments",
+    "BackwardArguments",
+    "Gradients",
+    "Results",
+    "is_banded",
+    "schedule",
+    "sides",
+]
 
 SHORT_UP_TO = 64
 """Documents up to this length are one tile of the Triton backend; an element of `BOUNDS`."""
@@ -59,11 +71,12 @@ def schedule(*, fused_up_to: int | None = None, bitmask_up_to: int | None = None
 
 
 class Arguments(NamedTuple):
-    """The documents, who sees whom in them, what is dropped, and the schedule.
+    """What the forward takes.
 
     The schedule is part of a call, so that a backward works by the schedule of its forward, even after the block.
 
     Attributes:
+        qkv: (T, 3, H, K), fp16, bf16, fp32 or fp64; contiguous in the last dimension.
         cu_seqlens, keys, order, tiles: lists of `Documents`, int32 (S + 1,), int64 (S,), int32 (S,), int32 (lines, 4).
         key: of the random stream, scalar int64; None without dropout.
         p: probability of dropping an attention probability, in [0, 1).
@@ -74,6 +87,7 @@ class Arguments(NamedTuple):
         fused_up_to, bitmask_up_to: see `schedule`; read by the Triton backend only.
     """
 
+    qkv: Tensor
     cu_seqlens: Tensor
     keys: Tensor
     order: Tensor
@@ -89,11 +103,20 @@ class Arguments(NamedTuple):
 
     @classmethod
     def of(
-        cls, documents: Documents, *, key: Tensor | None, p: float, causal: bool, window: int | None, scale: float
+        cls,
+        qkv: Tensor,
+        documents: Documents,
+        *,
+        key: Tensor | None,
+        p: float,
+        causal: bool,
+        window: int | None,
+        scale: float,
     ) -> Arguments:
         """The record of a call of `attention`, whose window may be None."""
         max_seqlen = documents.max_seqlen
         return cls(
+            qkv=qkv,
             cu_seqlens=documents.cu_seqlens,
             keys=documents.keys,
             order=documents.order,
@@ -109,12 +132,52 @@ class Arguments(NamedTuple):
             bitmask_up_to=_schedule.bitmask_up_to,
         )
 
-    @property
-    def banded(self) -> bool:
-        """Whether a token of a row's document may be hidden from the row."""
-        return self.causal or self.window >= 0
 
-    @property
-    def sides(self) -> tuple[int, int]:
-        """Columns seen left and right of a row's own, -1 for all of them."""
-        return self.window, 0 if self.causal else self.window
+class Results(NamedTuple):
+    """What the forward returns.
+
+    Attributes:
+        out: (T, H, K) in the dtype of qkv.
+        lse: log-sum-exp of a row's scaled scores, fp32 (H, T), in the base that the backend likes; (0,) from a backend
+            that does not save it, see `choice.saves_lse`.
+    """
+
+    out: Tensor
+    lse: Tensor
+
+
+class BackwardArguments(NamedTuple):
+    """What the backward takes: the gradient of out, (T, H, K), and what the forward took and returned."""
+
+    dout: Tensor
+    qkv: Tensor
+    out: Tensor
+    lse: Tensor
+    cu_seqlens: Tensor
+    keys: Tensor
+    order: Tensor
+    tiles: Tensor
+    key: Tensor | None
+    p: float
+    causal: bool
+    window: int
+    scale: float
+    max_seqlen: int
+    fused_up_to: int
+    bitmask_up_to: int
+
+
+class Gradients(NamedTuple):
+    """What the backward returns: dqkv (T, 3, H, K), contiguous, in the dtype of qkv."""
+
+    dqkv: Tensor
+
+
+def is_banded(arguments: Arguments | BackwardArguments) -> bool:
+    """Whether a token of a row's document may be hidden from the row."""
+    return arguments.causal or arguments.window >= 0
+
+
+def sides(arguments: Arguments | BackwardArguments) -> tuple[int, int]:
+    """Columns seen left and right of a row's own, -1 for all of them."""
+    return arguments.window, 0 if arguments.causal else arguments.window

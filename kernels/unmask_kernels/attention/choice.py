@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..capability import architecture, triton_reasons
 from ..dispatch import Backend, Family
-from .arguments import Arguments
+from .arguments import Arguments, BackwardArguments
 
 __all__ = ["FAMILY", "FLASH_ATTN_INSTALLED", "AttentionCall", "describe", "saves_lse", "varlen_refuses"]
 
@@ -59,8 +58,9 @@ class AttentionCall(NamedTuple):
     captured: bool
 
 
-def describe(qkv: Tensor, arguments: Arguments) -> AttentionCall:
-    """The call on qkv (T, 3, H, K), traceable by the compiler."""
+def describe(arguments: Arguments | BackwardArguments) -> AttentionCall:
+    """The call as the choice sees it, traceable by the compiler."""
+    qkv = arguments.qkv
     captured = torch.compiler.is_compiling() or (qkv.is_cuda and torch.cuda.is_current_stream_capturing())
     return AttentionCall(
         device=qkv.device.type,

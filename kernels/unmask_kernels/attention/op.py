@@ -1,11 +1,9 @@
-"""attention: the public operation, its checks, its backends and its registration.
+"""attention: the public operation, its checks and its registration.
 
 Shapes: qkv (T, 3, H, K); out (T, H, K); cu_seqlens (S + 1,); keys, order (S,); tiles: see `Documents`.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +11,9 @@ from torch import Tensor
 from .. import checks
 from ..documents import Documents
 from ..precision import autocast_dtype, without_autocast
-from ..registration import register, save, saved
+from ..registration import operation
 from . import reference
-from .arguments import Arguments
+from .arguments import Arguments, BackwardArguments, Gradients, Results
 from .choice import FAMILY, describe, saves_lse
 
 __all__ = ["attention"]
@@ -63,12 +61,12 @@ def attention(
     qkv = qkv.to(autocast_dtype(qkv))
     if scale is None:
         scale = float(qkv.shape[3]) ** -0.5
-    arguments = Arguments.of(documents, key=key, p=p, causal=causal, window=window, scale=scale)
-    chosen = FAMILY.choose(backend, describe(qkv, arguments))
+    arguments = Arguments.of(qkv, documents, key=key, p=p, causal=causal, window=window, scale=scale)
+    chosen = FAMILY.choose(backend, describe(arguments))
     if chosen == "reference":
         with without_autocast(qkv.device.type):
             return reference.attention(qkv, documents, causal=causal, window=window, scale=scale, p=p, key=key)
-    out: Tensor = _Attention.apply(qkv, arguments, chosen)  # type: ignore[no-untyped-call]
+    out: Tensor = _attention(arguments, chosen)
     return out
 
 
@@ -105,30 +103,15 @@ def _check(qkv: Tensor, documents: Documents, window: int | None, p: float, key:
             )
 
 
-def _forward_fake(qkv: Tensor, arguments: Arguments, backend: str) -> tuple[Tensor, Tensor]:
+def _forward_fake(arguments: Arguments, backend: str) -> Results:
+    qkv = arguments.qkv
     tokens, _, heads, width = qkv.shape
-    shape = (heads, tokens) if saves_lse(backend, describe(qkv, arguments)) else (0,)
-    return qkv.new_empty((tokens, heads, width)), qkv.new_empty(shape, dtype=torch.float32)
+    lse = (heads, tokens) if saves_lse(backend, describe(arguments)) else (0,)
+    return Results(out=qkv.new_empty((tokens, heads, width)), lse=qkv.new_empty(lse, dtype=torch.float32))
 
 
-def _backward_fake(dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, arguments: Arguments, backend: str) -> Tensor:
-    return qkv.new_empty(tuple(qkv.shape))
+def _backward_fake(arguments: BackwardArguments, backend: str) -> Gradients:
+    return Gradients(dqkv=arguments.qkv.new_empty(tuple(arguments.qkv.shape)))
 
 
-register(FAMILY, forward=_forward_fake, backward=_backward_fake)
-
-
-class _Attention(torch.autograd.Function):
-    """Forward and backward operations tied together; once differentiable."""
-
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, arguments: Arguments, backend: str) -> Tensor:
-        out: Tensor
-        out, lse = torch.ops.unmask.attention_fwd(qkv, *arguments, backend)
-        save(ctx, qkv, out, lse, *arguments, backend)
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.ops.unmask.attention_bwd(dout, *saved(ctx)), None, None
+_attention = operation(FAMILY, forward=_forward_fake, backward=_backward_fake)

@@ -49,7 +49,7 @@ def attention_case(
 
 def described(qkv: Tensor, documents: Documents, **settings: Any) -> AttentionCall:
     """Return the description of a call by which its backend is chosen."""
-    return describe(qkv, Arguments.of(documents, scale=1.0, **settings))
+    return describe(Arguments.of(qkv, documents, scale=1.0, **settings))
 
 
 def plain_attention(
