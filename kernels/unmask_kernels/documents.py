@@ -5,12 +5,13 @@ A micro-batch is one row of T tokens that holds S whole documents one after the 
     cu_seqlens  0        5     9  9               T      document s owns tokens cu_seqlens[s] : cu_seqlens[s + 1]
                 [ doc 0 ][doc1][][    doc 3      ]       documents may be empty; unused slots repeat T
 
-Attention stays inside a document, positions restart in each, and every list is made here, eagerly, so that a step
-never waits for the device. (Zhao et al. 2024, arXiv:2402.13991, intra-document masking; here in both directions.)
+Attention stays inside a document (Zhao et al. 2024, arXiv:2402.13991, intra-document masking; here in both
+directions), and positions restart in each. Every list is made here, before the step, so that a step never waits for the
+device.
 
-`tiles` is the work list of attention kernels. Documents and their tiles of TILE_ROWS rows are listed from the longest
-document to the shortest, that is, by cost, and the head of the list counts those longer than each bound, so that a
-kernel finds the documents of a range of lengths without anybody knowing how many there are:
+`tiles` is the work list of attention kernels. It lists documents, and their tiles of TILE_ROWS rows, from the longest
+document to the shortest, that is, by cost. Its head counts the documents longer than each bound, so a kernel finds the
+documents of a range of lengths although their number is known on the device only:
 
     row 0 : 8              (documents longer than BOUNDS[i], tiles of these documents, 0, 0)
     row 8 : 8 + S          (document, 0, its first token, its length)               by document
@@ -34,22 +35,22 @@ __all__ = ["BOUNDS", "TILES_HEAD", "TILE_ROWS", "Documents"]
 TILE_ROWS = 128
 TILES_HEAD = 8
 BOUNDS = (0, 64, 128, 256, 512, (1 << 31) - 1)
-"""Lengths that separate the ways in which kernels treat documents; none is longer than the last."""
+"""Lengths at which the kernels for a document change; no document is longer than the last one."""
 
 
 # comparing tensors gives tensors: two Documents are equal when they are the same object
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Documents:
-    """The boundaries of the documents of one packed row, and what follows from them.
+    """The boundaries of the documents of one packed row, and the lists that follow from them.
 
     Attributes:
         cu_seqlens: offsets of the documents, int32 (S + 1,), from 0 to T.
-        keys: names of the documents for the random stream, int64 (S,).
+        keys: keys of the documents in the random stream, int64 (S,).
         tokens: T, a plain int.
-        max_seqlen: a static bound on the length of a document, a plain int; never read from the device.
+        max_seqlen: maximum sequence length: a static bound on the length of a document, a plain int.
         positions: position of each token in its document, int64 (T,).
         document_ids: index of each token's document, int64 (T,).
-        row_keys: key of each token for dropout on rows, int64 (T,).
+        row_keys: key of each token, for dropout on rows, int64 (T,).
         order: documents from the longest to the shortest, ties by index, int32 (S,).
         tiles: work list of attention kernels, int32 (TILES_HEAD + S + T // TILE_ROWS + S, 4), as drawn above.
     """
@@ -81,12 +82,12 @@ class Documents:
 
         Args:
             cu_seqlens: int32 (S + 1,), not decreasing, starting at 0 and ending at T.
-            keys: int64 (S,), one key per document; needed for dropout only. Default: the document's index.
+            keys: int64 (S,), the document keys; needed for dropout only. Default: the index of each document.
             tokens: T. Default: the last offset, which must then be on the CPU.
             max_seqlen: bound on the length of a document. Default: the longest one, read from a CPU tensor.
         Raises:
-            TypeError, ValueError: a wrong dtype or shape; on CPU tensors, and with UNMASK_DEBUG=1 on a GPU, also wrong
-                contents. Else the contents of a tensor on a GPU are not looked at: that would be a synchronisation.
+            TypeError, ValueError: a wrong dtype or shape. Wrong contents too, on a CPU, and with UNMASK_DEBUG=1 on a
+                GPU; otherwise contents on a GPU are not read, because the host would have to wait for them.
         """
         for name, value in (("cu_seqlens", cu_seqlens), ("keys", keys)):
             if value is not None and not isinstance(value, Tensor):
@@ -138,15 +139,15 @@ class Documents:
         )
 
     def first_rows(self) -> Tensor:
-        """Row of each document's first token, int64 (S,); of an empty document some row."""
+        """The row of each document's first token, int64 (S,); for an empty document, any row."""
         return self.cu_seqlens[:-1].long().clamp(max=max(0, self.tokens - 1))
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Documents:
-        """The same documents on another device."""
+        """Return the same documents on another device."""
         return self._with_each(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Documents:
-        """The same documents in page-locked memory, which a GPU copies from while the host goes on."""
+        """Return the same documents in page-locked memory, from which a GPU copies while the host goes on."""
         return self._with_each(lambda x: x.pin_memory())
 
     def _with_each(self, change: Callable[[Any], Any]) -> Documents:
@@ -155,7 +156,7 @@ class Documents:
 
 
 def _tiles(cu_seqlens: Tensor, lengths: Tensor, order: Tensor, tokens: int) -> Tensor:
-    """The work list; static shapes, and no value is read back from a GPU or sent to it."""
+    """Make the work list, in static shapes; no value is read back from a GPU or sent to it."""
     lengths = lengths[order]  # (S,), decreasing
     documents = torch.stack((order.int(), torch.zeros_like(lengths), cu_seqlens[order], lengths), 1)
     ends = ((lengths + (TILE_ROWS - 1)) // TILE_ROWS).cumsum(0)  # tiles up to and with each document
@@ -163,13 +164,13 @@ def _tiles(cu_seqlens: Tensor, lengths: Tensor, order: Tensor, tokens: int) -> T
     head = documents.new_zeros(TILES_HEAD, 4)
     head[: len(BOUNDS), 0] = longer.sum(1)
     head[: len(BOUNDS), 1] = torch.where(longer, ends, 0).amax(1)
-    place = torch.arange(tokens // TILE_ROWS + len(order), device=lengths.device)
-    slot = torch.searchsorted(ends, place, right=True)
+    number = torch.arange(tokens // TILE_ROWS + len(order), device=lengths.device)
+    slot = torch.searchsorted(ends, number, right=True)
     valid = (slot < len(order))[:, None]
     slot = slot.clamp_(max=len(order) - 1)
     tiles = documents[slot]
-    # from a document's last tile to its first: a causal kernel then begins with the rows that see most
-    tiles[:, 1] = (ends[slot] - 1 - place) * TILE_ROWS
+    # From a document's last tile to its first, so that a causal kernel begins with the rows that see most.
+    tiles[:, 1] = (ends[slot] - 1 - number) * TILE_ROWS
     return torch.cat((head, documents, tiles * valid))
 
 

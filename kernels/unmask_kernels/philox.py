@@ -6,20 +6,19 @@ A random number is a pure function of *where it is used*, never of how many were
     counter  4 x 32    attention: ((row << 16) | column // 8, head, document key low, document key high)
                        rows:      (column // 8, 0, row key low, row key high)
 
-where row and column count inside the document, a *document key* names a piece of text for the whole run and a
-*row key* is `row_keys(document key, position)`. So a document drops the same elements wherever it is packed, on
-any backend.
+Row and column count inside the document. A *document key* belongs to a piece of text for the whole run, and a *row key*
+is `row_keys(document key, position)`. So a document drops the same elements wherever it is packed, on every backend.
 
 One call gives 4 words of 32 bits = 8 lanes of 16 bits for 8 neighbouring columns; lane j of a group is the low
 (j even) or high (j odd) half of word j // 2. An element is kept when lane >= round(65536 p).
 
-This file is bit-equal to Triton's `tl.philox`. Words are int64 tensors: PyTorch lacks uint32 arithmetic.
-Costs about 100 integer operations per call, 12 per element: a CPU works on as many counters as fit in its cache, a GPU
-on as many as keep its intermediate words below two gigabytes.
+This file is bit-equal to Triton's `tl.philox`. Words are int64 tensors, because PyTorch lacks uint32 arithmetic. A call
+takes about 100 integer operations, 12 for each element. A CPU works on as many counters at a time as fit in its cache,
+a GPU on as many as keep the intermediate words below two gigabytes.
 
-Every public function but `threshold` is one operation to a compiler, which calls it and generates no code for it.
-Generated code is not always exact: with vectors of 256 bits, Inductor of torch 2.13 gets `seed + arange(12) * constant`
-wrong for a constant of 64 bits.
+Every public function but `threshold` is one operation to a compiler, which calls it and generates no code for it,
+because generated code is not always exact: with vectors of 256 bits, Inductor of torch 2.13 gets
+`seed + arange(12) * constant` wrong for a constant of 64 bits (decision 0010).
 """
 
 from __future__ import annotations
@@ -46,8 +45,9 @@ _MASK32 = 0xFFFFFFFF
 _ROUND_A, _ROUND_B = 0xD2511F53, 0xCD9E8D57
 _KEY_A, _KEY_B = 0x9E3779B9, 0xBB67AE85
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # as a signed 64-bit number
-_CHUNK_OF_A_THREAD = 1 << 15  # counters worked on at a time on a CPU: as many as PyTorch gives a thread at least
-_CHUNK_ELSEWHERE = 1 << 24
+# counters that are worked on at a time: for each thread of a CPU, the fewest that PyTorch gives one; and on a GPU
+_COUNTERS_PER_THREAD = 1 << 15
+_COUNTERS_ON_GPU = 1 << 24
 
 
 def philox_4x32(
@@ -66,19 +66,19 @@ def philox_4x32(
 
 
 def mix64(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014), a bijection of int64 that scatters."""
+    """Scatter int64 numbers one to one: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014)."""
     mixed: Tensor = torch.ops.unmask.mix64(x)
     return mixed
 
 
 def row_keys(document_keys: Tensor, positions: Tensor) -> Tensor:
-    """A key for every token from its document's key and its position there; all int64 (T,)."""
+    """Make a key for every token from the key of its document and its position there; all int64 (T,)."""
     keys: Tensor = torch.ops.unmask.row_keys(document_keys, positions)
     return keys
 
 
 def dropout_keys(seed: Tensor, num_layers: int, num_sites: int) -> Tensor:
-    """Keys of all dropout sites of a network.
+    """Make the keys of all dropout sites of a network.
 
     Args:
         seed: scalar int64 tensor on the device where the keys are used.
@@ -91,12 +91,12 @@ def dropout_keys(seed: Tensor, num_layers: int, num_sites: int) -> Tensor:
 
 
 def threshold(p: float) -> int:
-    """The 16-bit bound of dropout probability p: a lane below it drops its element."""
+    """Return the 16-bit bound of dropout probability p: a lane below it drops its element."""
     return round(65536 * p)
 
 
 def keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tensor:
-    """Which elements of a (T, columns) activation survive dropout.
+    """Decide which elements of a (T, columns) activation survive dropout.
 
     Args:
         key: scalar int64, from `dropout_keys`.
@@ -111,7 +111,7 @@ def keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tens
 
 
 def keep_scores(key: Tensor, document_keys: Tensor, heads: int, rows: range, columns: int, p: float) -> Tensor:
-    """Which attention probabilities survive dropout.
+    """Decide which attention probabilities survive dropout.
 
     Args:
         key: scalar int64, from `dropout_keys`.
@@ -131,8 +131,8 @@ def _philox_4x32(
     c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     for _ in range(10):
-        # The product of two 32-bit numbers wraps in int64; shifted it still ends in the upper word. Only what is
-        # multiplied next has to be free of the bits above 32.
+        # The product of two 32-bit numbers wraps in int64, but shifted right it still ends in the upper word. Only
+        # what is multiplied next must have no bits above 32.
         upper, lower = c0 * _ROUND_A, c2 * _ROUND_B
         c0 = ((lower >> 32) ^ c1 ^ k0).bitwise_and_(_MASK32)
         c2 = ((upper >> 32) ^ c3 ^ k1).bitwise_and_(_MASK32)
@@ -159,7 +159,7 @@ def _dropout_keys(seed: Tensor, num_layers: int, num_sites: int) -> Tensor:
 
 def _keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tensor:
     group = torch.arange(_groups(columns), device=key.device)
-    rows_at_a_time = max(1, _chunk(key) // len(group))
+    rows_at_a_time = max(1, _counters_at_a_time(key) // len(group))
     keep = torch.empty(len(keys_of_rows), columns, dtype=torch.bool, device=key.device)
     for some in _slices(len(keys_of_rows), rows_at_a_time):
         keep[some] = _keep(group, torch.zeros_like(group), keys_of_rows[some, None], key, columns, p)
@@ -173,8 +173,8 @@ def _keep_scores(
     row = torch.arange(first_row, end_row, device=key.device)
     head = torch.arange(heads, device=key.device)[:, None, None]
     keep = torch.empty(len(document_keys), heads, len(row), columns, dtype=torch.bool, device=key.device)
-    rows_at_a_time = min(max(1, _chunk(key) // (len(group) * heads)), len(row))
-    documents_at_a_time = max(1, _chunk(key) // max(1, len(group) * heads * rows_at_a_time))
+    rows_at_a_time = min(max(1, _counters_at_a_time(key) // (len(group) * heads)), len(row))
+    documents_at_a_time = max(1, _counters_at_a_time(key) // max(1, len(group) * heads * rows_at_a_time))
     for documents in _slices(len(document_keys), documents_at_a_time):
         address = document_keys[documents, None, None, None]
         for some in _slices(len(row), rows_at_a_time):
@@ -183,8 +183,8 @@ def _keep_scores(
     return keep
 
 
-def _chunk(x: Tensor) -> int:
-    return _CHUNK_OF_A_THREAD * torch.get_num_threads() if x.device.type == "cpu" else _CHUNK_ELSEWHERE
+def _counters_at_a_time(x: Tensor) -> int:
+    return _COUNTERS_PER_THREAD * torch.get_num_threads() if x.device.type == "cpu" else _COUNTERS_ON_GPU
 
 
 def _slices(count: int, size: int) -> list[slice]:
@@ -196,14 +196,14 @@ def _groups(columns: int) -> int:
 
 
 def _keep(c0: Tensor, c1: Tensor, address: Tensor, key: Tensor, columns: int, p: float) -> Tensor:
-    """Lanes of one Philox call for each group of columns, against the threshold: bool (..., columns)."""
+    """Compare the lanes of one Philox call for each group of columns with the threshold; bool (..., columns)."""
     shape = torch.broadcast_shapes(c0.shape, c1.shape, address.shape)
     low, high = address & _MASK32, (address >> 32) & _MASK32
     lanes = torch.empty((*shape, COLUMNS_PER_CALL), dtype=torch.int16, device=key.device)
     drawn = _philox_4x32(c0.expand(shape), c1, low, high, key & _MASK32, (key >> 32) & _MASK32)
     for place, word in zip(lanes.view(torch.int32).unbind(-1), drawn, strict=True):
         place.copy_(word)
-    # With the upper bit turned round, signed numbers are in the order of unsigned ones; none reaches a bound of 65,536.
+    # With the upper bit flipped, signed numbers are in the order of unsigned ones. None reaches a bound of 65,536.
     bound = threshold(p)
     kept = lanes.bitwise_xor_(-0x8000) >= min(bound, 0xFFFF) - 0x8000
     return (kept if bound <= 0xFFFF else kept.zero_()).flatten(-2)[..., :columns]

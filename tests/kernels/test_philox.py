@@ -130,17 +130,17 @@ def test_threshold_is_the_probability_in_16_bits(p: float, bound: int) -> None:
     assert philox.threshold(p) == bound
 
 
-@pytest.mark.parametrize("chunk", [1, 24, 1 << 20])
-def test_any_number_of_counters_at_a_time_gives_the_same_bits(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_a_time", [1, 24, 1 << 20])
+def test_any_number_of_counters_at_a_time_gives_the_same_bits(at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
     key, keys = torch.tensor(7), philox.mix64(torch.arange(3))
     scores, rows = philox.keep_scores(key, keys, 2, range(3, 9), 21, 0.4), philox.keep_rows(key, keys, 21, 0.4)
     counters: list[int] = []
     draw = philox._philox_4x32
     monkeypatch.setattr(philox, "_philox_4x32", lambda *words: counters.append(words[0].numel()) or draw(*words))
-    monkeypatch.setattr(philox, "_chunk", lambda x: chunk)
+    monkeypatch.setattr(philox, "_counters_at_a_time", lambda x: at_a_time)
     assert torch.equal(philox.keep_scores(key, keys, 2, range(3, 9), 21, 0.4), scores)
     assert torch.equal(philox.keep_rows(key, keys, 21, 0.4), rows)
-    assert max(counters) <= max(chunk, 2 * 3), "a row of two heads is drawn at once"
+    assert max(counters) <= max(at_a_time, 2 * 3), "a row of two heads is drawn at once"
     assert torch.equal(philox.keep_scores(key, keys[1:2], 2, range(9), 21, 0.4)[0, :, 3:], scores[1])
 
 
@@ -148,7 +148,7 @@ def test_a_gpu_decides_many_documents_in_few_calls(monkeypatch: pytest.MonkeyPat
     calls = []
     draw = philox._philox_4x32
     monkeypatch.setattr(philox, "_philox_4x32", lambda *words: calls.append(1) or draw(*words))
-    monkeypatch.setattr(philox, "_chunk", lambda x: philox._CHUNK_ELSEWHERE)
+    monkeypatch.setattr(philox, "_counters_at_a_time", lambda x: philox._COUNTERS_ON_GPU)
     philox.keep_scores(torch.tensor(7), torch.arange(50), 2, range(64), 64, 0.4)
     assert len(calls) == 1
 
