@@ -26,44 +26,20 @@ def forward(arguments: Arguments) -> Results:
     if tokens == 0:
         return Results(qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32))
     q, k, v = qkv.contiguous().unbind(1)
-    left, right = sides(arguments)
+    documents, causal, scale = _documents(arguments), arguments.causal, arguments.scale
     version = flash_attn_version(describe(arguments))
+    window = _window(arguments, version)
     if version == 2:
-        out, lse, *_ = _module("flash_attn.flash_attn_interface")._wrapped_flash_attn_varlen_forward(
-            q,
-            k,
-            v,
-            *_boundaries(arguments).values(),
-            0.0,
-            arguments.scale,
-            causal=arguments.causal,
-            window_size_left=left,
-            window_size_right=right,
-        )
+        module = importlib.import_module("flash_attn.flash_attn_interface")
+        attend = module._wrapped_flash_attn_varlen_forward
+        out, lse, *_ = attend(q, k, v, *documents.values(), 0.0, scale, causal=causal, **window)
     elif version == 3:
-        out, lse, *_ = _module("flash_attn_interface")._flash_attn_forward(
-            q,
-            k,
-            v,
-            **_boundaries(arguments),
-            softmax_scale=arguments.scale,
-            causal=arguments.causal,
-            window_size_left=left,
-            window_size_right=right,
-        )
+        attend = importlib.import_module("flash_attn_interface")._flash_attn_forward
+        out, lse, *_ = attend(q, k, v, **documents, softmax_scale=scale, causal=causal, **window)
     else:
         assert version == 4
-        out, lse, *_ = _module("flash_attn.cute.interface")._flash_attn_fwd(
-            q,
-            k,
-            v,
-            **_boundaries(arguments),
-            softmax_scale=arguments.scale,
-            causal=arguments.causal,
-            window_size_left=_unbounded(left),
-            window_size_right=_unbounded(right),
-            return_lse=True,
-        )
+        attend = importlib.import_module("flash_attn.cute.interface")._flash_attn_fwd
+        out, lse, *_ = attend(q, k, v, **documents, softmax_scale=scale, causal=causal, **window, return_lse=True)
     return Results(out, lse)
 
 
@@ -76,80 +52,40 @@ def backward(arguments: BackwardArguments) -> Gradients:
     dout = arguments.dout.contiguous()
     q, k, v = qkv.contiguous().unbind(1)
     dq, dk, dv = dqkv.unbind(1)
-    left, right = sides(arguments)
+    documents, causal, scale = _documents(arguments), arguments.causal, arguments.scale
     version = flash_attn_version(describe(arguments))
+    window = _window(arguments, version)
     if version == 2:
-        _module("flash_attn.flash_attn_interface")._wrapped_flash_attn_varlen_backward(
-            dout,
-            q,
-            k,
-            v,
-            out,
-            lse,
-            dq,
-            dk,
-            dv,
-            *_boundaries(arguments).values(),
-            0.0,
-            arguments.scale,
-            arguments.causal,
-            left,
-            right,
-            0.0,
-            None,
-            True,
-        )
+        module = importlib.import_module("flash_attn.flash_attn_interface")
+        differentiate = module._wrapped_flash_attn_varlen_backward
+        # after the window: softcap, alibi_slopes, deterministic
+        rest = (0.0, scale, causal, *window.values(), 0.0, None, True)
+        differentiate(dout, q, k, v, out, lse, dq, dk, dv, *documents.values(), *rest)
     elif version == 3:
-        _module("flash_attn_interface")._flash_attn_backward(
-            dout,
-            q,
-            k,
-            v,
-            out,
-            lse,
-            **_boundaries(arguments),
-            dq=dq,
-            dk=dk,
-            dv=dv,
-            softmax_scale=arguments.scale,
-            is_causal=arguments.causal,
-            window_size_left=left,
-            window_size_right=right,
-            deterministic=True,
-        )
+        differentiate = importlib.import_module("flash_attn_interface")._flash_attn_backward
+        named = {"dq": dq, "dk": dk, "dv": dv, "softmax_scale": scale, "is_causal": causal, "deterministic": True}
+        differentiate(dout, q, k, v, out, lse, **documents, **named, **window)
     else:
         assert version == 4
-        gradients = _module("flash_attn.cute.interface")._flash_attn_bwd(
-            q,
-            k,
-            v,
-            out,
-            dout,
-            lse,
-            **_boundaries(arguments),
-            softmax_scale=arguments.scale,
-            causal=arguments.causal,
-            window_size_left=_unbounded(left),
-            window_size_right=_unbounded(right),
-            deterministic=True,
-        )
+        differentiate = importlib.import_module("flash_attn.cute.interface")._flash_attn_bwd
+        named = {"softmax_scale": scale, "causal": causal, "deterministic": True}
+        gradients = differentiate(q, k, v, out, dout, lse, **documents, **named, **window)
         torch.stack(gradients[:3], dim=1, out=dqkv)
     return Gradients(dqkv)
 
 
-def _module(name: str) -> Any:
-    return importlib.import_module(name)
-
-
-def _boundaries(arguments: Arguments | BackwardArguments) -> dict[str, Any]:
-    """The arguments by name, in the order in which version 2 takes them by position."""
+def _documents(arguments: Arguments | BackwardArguments) -> dict[str, Any]:
+    """The boundaries of the documents by name, in the order in which version 2 takes them by position."""
+    cu_seqlens, max_seqlen = arguments.cu_seqlens, arguments.max_seqlen
     return {
-        "cu_seqlens_q": arguments.cu_seqlens,
-        "cu_seqlens_k": arguments.cu_seqlens,
-        "max_seqlen_q": arguments.max_seqlen,
-        "max_seqlen_k": arguments.max_seqlen,
+        "cu_seqlens_q": cu_seqlens,
+        "cu_seqlens_k": cu_seqlens,
+        "max_seqlen_q": max_seqlen,
+        "max_seqlen_k": max_seqlen,
     }
 
 
-def _unbounded(side: int) -> int | None:
-    return None if side < 0 else side
+def _window(arguments: Arguments | BackwardArguments, version: int | None) -> dict[str, int | None]:
+    """The window by name, left first. A side without a bound is -1, or None for version 4."""
+    left, right = (None if side < 0 and version == 4 else side for side in sides(arguments))
+    return {"window_size_left": left, "window_size_right": right}

@@ -47,22 +47,12 @@ def backward(arguments: BackwardArguments) -> Gradients:
     if qkv.shape[0] == 0:
         return Gradients(torch.empty_like(qkv, memory_format=torch.contiguous_format))
     q, k, v = qkv.contiguous().unbind(1)
+    tensors = (arguments.dout.contiguous(), q, k, v, arguments.out, arguments.lse)
     # the states of dropout's random numbers, which are not used
     unused = torch.zeros(2, dtype=torch.uint64, device=qkv.device)
     positional, named = _of_varlen(arguments)
     with _deterministic():
-        gradients = torch.ops.aten._flash_attention_backward(
-            arguments.dout.contiguous(),
-            q,
-            k,
-            v,
-            arguments.out,
-            arguments.lse,
-            *positional,
-            unused,
-            unused,
-            **named,
-        )
+        gradients = torch.ops.aten._flash_attention_backward(*tensors, *positional, unused, unused, **named)
     return Gradients(torch.stack(gradients, dim=1))
 
 
