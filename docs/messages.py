@@ -28,7 +28,7 @@ OPEN, CLOSE = "\x02", "\x03"
 # words for values of any type, which have no quotes
 ANYTHING = {"value", "chosen", "item", "input", "mapping", "function", "found", "needed", "window", "requested"}
 # functions whose first argument is a sentence that is shown while the work goes on, and one that ends it
-NOTICES = {"info": "notice", "warning": "notice", "say": "notice", "warn": "notice", "print": "notice"}
+NOTICES = {"info": "notice", "warning": "notice", "warn": "notice", "print": "notice"}
 ENDS = {"_fail": "UnmaskError"}
 
 

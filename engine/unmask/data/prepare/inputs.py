@@ -94,18 +94,18 @@ class Corpus:
         cut = "split_at" if options.split_at is not None else "blank_line_documents"
         if options.cuts_text and not any(map(_is_text, files)):
             raise CorpusError(
-                f"corpus: {cut} cuts .txt and .md files into documents, and no input is one; leave it out, or "
+                f"corpus: {cut} cuts .txt and .md files into documents, but no input is one; leave it out, or "
                 "cut the text before it becomes rows"
             )
         if options.text_field != ReadOptions().text_field and not tables:
             raise CorpusError(
-                f"corpus: text_field {options.text_field!r} is of .jsonl and .parquet files and data sets, and no "
-                "input is one; leave it out"
+                f"corpus: text_field {options.text_field!r} applies to .jsonl and .parquet files and data sets, but "
+                "no input is one; leave it out"
             )
         if normalisation != "none" and self._embedded is None and not files and not tables:
             raise CorpusError(
-                f"corpus: normalisation {normalisation} is of text, and every input is a store, encoded already; leave "
-                "it out"
+                f"corpus: normalisation {normalisation} applies to text, but every input is a store, which holds "
+                "tokens; leave it out"
             )
 
     @property
@@ -203,7 +203,7 @@ class Corpus:
         again = sorted({path for place, path in named if times[place] > 1})
         if again:
             names = ", ".join(again[:_NAMED]) + (f" and {len(again) - _NAMED:,} more" if len(again) > _NAMED else "")
-            _log.warning(f"corpus: what the inputs name more than once is read that often: {printable(names)}")
+            _log.warning(f"corpus: what the inputs name more than once is also read more than once: {printable(names)}")
 
     def _warn_of_uncut(self) -> None:
         """Warn, once and after all text was read, if no text file was cut, or if all lines of one are headings."""

@@ -164,8 +164,8 @@ class UnfinishedStore:
         if foreign:
             self._kept = True
             raise StoreError(
-                f"store: {self.folder} grows in {self.path}, which holds {printable(foreign[0])}, no part of a store; "
-                "move that away or choose another folder"
+                f"store: {self.folder} is made in {self.path}, but {printable(foreign[0])} lies there, no part of a "
+                "store; move that away or choose another folder"
             )
 
     def _take_lock(self, lock: IO[str]) -> None:

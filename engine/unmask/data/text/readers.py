@@ -80,8 +80,8 @@ class ReadOptions:
             re.compile(self.split_at)
         except (re.error, OverflowError, RecursionError) as error:
             raise CorpusError(
-                f"corpus: split_at {self.split_at!r} is no regular expression ({error}); put a backslash before what "
-                "is meant as it stands"
+                f"corpus: split_at {self.split_at!r} is no regular expression ({error}); put a backslash before each "
+                "sign that stands for itself"
             ) from None
 
 

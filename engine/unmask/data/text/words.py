@@ -178,7 +178,7 @@ def _imported(name: str, path: str) -> Segmenter:
     except AttributeError:
         where = getattr(found, "__file__", None) or module
         raise CorpusError(
-            f"segmenter: {name} is not there: {where} has no {attribute!r}; name it as module:function"
+            f"segmenter: {name} does not exist: {where} has no {attribute!r}; name it as module:function"
         ) from None
     if not callable(function):
         raise CorpusError(f"segmenter: {name} must be a function from text to words, it is {function!r}")

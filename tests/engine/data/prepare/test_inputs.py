@@ -162,9 +162,9 @@ def test_what_is_about_text_is_refused_where_no_input_holds_such_text(tokenizer:
     store = tmp_path / "store"
     prepare([rows], store, tokenizer=tokenizer, workers=1)
     asked: list[tuple[Path, dict[str, Any], str]] = [
-        (tmp_path / "book.txt", {"text_field": "body"}, "text_field 'body' is of .jsonl and .parquet files"),
-        (store, {"text_field": "body"}, "text_field 'body' is of .jsonl and .parquet files"),
-        (store, {"normalisation": "NFKC"}, "normalisation NFKC is of text, and every input is a store"),
+        (tmp_path / "book.txt", {"text_field": "body"}, "text_field 'body' applies to .jsonl and .parquet files"),
+        (store, {"text_field": "body"}, "text_field 'body' applies to .jsonl and .parquet files"),
+        (store, {"normalisation": "NFKC"}, "normalisation NFKC applies to text, but every input is a store"),
         (rows, {"cache": tmp_path}, "only the embedded corpus is kept"),
     ]
     for given, option, told in asked:

@@ -213,7 +213,7 @@ def test_a_folder_of_that_name_that_holds_something_else_is_left_alone(
     (partial / "thesis.txt").write_text("years of work")
     if locked:
         (partial / "lock").write_text("1")
-    with pytest.raises(StoreError, match=r"holds thesis\.txt, no part of a store; move that away"):
+    with pytest.raises(StoreError, match=r"thesis\.txt lies there, no part of a store; move that away"):
         prepare([corpus], tmp_path / "store", vocab_size=120)
     assert (partial / "thesis.txt").read_text() == "years of work"
     (partial / "thesis.txt").rename(tmp_path / "thesis.txt")

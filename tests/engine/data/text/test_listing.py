@@ -190,12 +190,14 @@ def test_a_file_that_comes_more_than_once_is_said(corpus: Path, caplog: pytest.L
     texts = [document.text for document in Corpus([corpus, "corpus/d1.txt"], ReadOptions()).documents()]
     assert len(texts) == 5
     [told] = caplog.messages
-    assert "more than once is read that often" in told
+    assert "more than once is also read more than once" in told
     for name in ("d0.txt", "hard.txt", "d1.txt"):
         assert name in told
     prepare([corpus / "d0.txt"], "store", **TRAINED)
     assert prepare(["store", "again=./store"], "twice", workers=1).num_documents == 2
-    assert caplog.messages[1:] == ["corpus: what the inputs name more than once is read that often: ./store, store"]
+    assert caplog.messages[1:] == [
+        "corpus: what the inputs name more than once is also read more than once: ./store, store"
+    ]
 
 
 def test_a_text_that_changes_while_it_is_read_is_refused(corpus: Path) -> None:
