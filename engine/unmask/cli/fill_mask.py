@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> None:
             "with it"
         )
     model, tokenizer = load_model(found)
-    print(describe(model, tokenizer, found))
+    print(describe_model(model, tokenizer, found))
     if config is not None and config.data.masking == "mac":
         print(f"its training (data.masking 'mac') never showed it {MASK}, so what it says of one means little")
     for text in options.texts:
@@ -72,7 +72,7 @@ def run(arguments: list[str]) -> None:
                 print(f"  {prediction.probability:6.1%}  {prediction.token}")
 
 
-def describe(model: "PretrainingModel", tokenizer: "Tokenizer", found: ModelFolder) -> str:
+def describe_model(model: "PretrainingModel", tokenizer: "Tokenizer", found: ModelFolder) -> str:
     """Return a line with the model's folder, its sizes, and its training steps if they are known."""
     config = model.encoder.config
     trained = "training unknown" if found.steps is None else f"trained for {found.steps:,} steps"

@@ -60,7 +60,7 @@ class Display:
 
     def show(self, row: dict[str, Any]) -> None:
         """Show the numbers of a log row."""
-        numbers = describe(row)
+        numbers = describe_row(row)
         if self._bar is not None:
             self._bar.update(self._task, numbers=numbers)
         else:
@@ -72,7 +72,7 @@ class Display:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def describe(row: dict[str, Any]) -> str:
+def describe_row(row: dict[str, Any]) -> str:
     """Return the numbers of a log row as one short line."""
     loss = row["loss"]
     parts = [

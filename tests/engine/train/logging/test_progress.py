@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from unmask.config import load_config
-from unmask.train.logging.progress import Display, describe, next_command
+from unmask.train.logging.progress import Display, describe_row, next_command
 
 ROW: dict[str, Any] = {
     "step": 10,
@@ -54,8 +54,8 @@ def test_a_terminal_shows_a_bar_with_the_same_numbers() -> None:
     ],
 )
 def test_what_is_unusual_is_shown_when_it_happens(change: dict[str, Any], expected: str) -> None:
-    assert expected not in describe(ROW)
-    assert expected in describe(ROW | change)
+    assert expected not in describe_row(ROW)
+    assert expected in describe_row(ROW | change)
 
 
 @pytest.mark.parametrize(
