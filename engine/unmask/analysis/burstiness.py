@@ -44,7 +44,7 @@ def exponent(counts: Sequence[int]) -> float:
 
 
 def log_zeta(s: Floats) -> Floats:
-    """Logarithm of Riemann's zeta function at s > 1, (n,)."""
+    """Compute the logarithm of Riemann's zeta function at s > 1, (n,)."""
     n = np.arange(1, _TERMS)[:, None]
     head = (n ** -s[None, :]).sum(0)
     last = float(_TERMS)
@@ -55,7 +55,7 @@ def log_zeta(s: Floats) -> Floats:
 
 @cache
 def _table() -> tuple[Floats, Floats]:
-    """Exponents, denser where s is small, and the mean of ln c under each, (4096,) each."""
+    """Tabulate exponents, denser where s is small, and the mean of ln c under each, (4096,) each."""
     places = 1 + np.geomspace(LOWEST - 1, HIGHEST - 1, _PLACES)
     step = 1e-5 * (places - 1)
     return places, -(log_zeta(places + step) - log_zeta(places - step)) / (2 * step)

@@ -123,7 +123,7 @@ def measure_masks(
 
 
 def _runs(chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> list[int]:
-    """Lengths of the runs of True in `chosen` (W,)."""
+    """Return the lengths of the runs of True in `chosen` (W,)."""
     edges = np.flatnonzero(np.diff(chosen.astype(np.int8), prepend=0, append=0))
     runs: list[int] = (edges[1::2] - edges[::2]).tolist()
     return runs

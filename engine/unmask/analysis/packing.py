@@ -114,7 +114,7 @@ def measure_packing(batches: Sequence[PackedBatch]) -> Packing:
 
 
 def sequences_of(batch: PackedBatch) -> npt.NDArray[np.int64]:
-    """Lengths of the real documents of a batch, as attention sees them, (D,)."""
+    """Return the lengths of the real documents of a batch, as attention sees them, (D,)."""
     edges = batch.documents.cu_seqlens.cpu().numpy().astype(np.int64)
     lengths = np.diff(edges)
     return lengths[(edges[1:] <= batch.real_tokens) & (lengths > 0)]

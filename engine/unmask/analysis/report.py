@@ -54,7 +54,7 @@ class Report:
     distraction: Distraction | None
 
     def numbers(self) -> dict[str, Any]:
-        """All numbers as plain values, for JSON."""
+        """Return all numbers as plain values, for JSON."""
         found = asdict(self)
         low, middle, high = np.quantile(self.burstiness, [0.25, 0.5, 0.75]).tolist()
         found["burstiness"] = {
@@ -65,7 +65,7 @@ class Report:
         return found
 
     def tables(self) -> str:
-        """All numbers as tables in Markdown."""
+        """Return all numbers as tables in Markdown."""
         lengths = [["of", "count", "mean", "shortest", "25 %", "50 %", "75 %", "longest"]]
         for name, one in (*self.documents.items(), ("sequences", self.sequences)):
             quartiles = [f"{quartile:,.0f}" for quartile in one.quartiles]

@@ -78,7 +78,7 @@ def philox_4x32(c0: Any, c1: Any, c2: Any, c3: Any, k0: int, k1: int) -> Uint64A
 
 @lru_cache(maxsize=64)
 def _schedule(k0: int, k1: int) -> list[Uint64Array]:
-    """The key of each round, (2, 1)."""
+    """Return the key of each round, (2, 1) each."""
     return [
         np.array([[(k0 + r * _WEYL[0]) & 0xFFFFFFFF], [(k1 + r * _WEYL[1]) & 0xFFFFFFFF]], dtype=np.uint64)
         for r in range(_ROUNDS)

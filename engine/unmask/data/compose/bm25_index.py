@@ -102,7 +102,7 @@ class TermIndex:
 
 
 def _words(block: Block, documents: Indices) -> tuple[Indices, npt.NDArray[np.uint64]]:
-    """Document and hash of each word, (W,) each, in order."""
+    """Return the document and the hash of each word, (W,) each, in order."""
     lengths = block.lengths[documents]
     ids, begins = block.require_text().gather(block.documents[documents], np.zeros(len(documents), int), lengths)
     begins = np.array(begins)
@@ -118,14 +118,14 @@ def _words(block: Block, documents: Indices) -> tuple[Indices, npt.NDArray[np.ui
 
 
 def _count(owner: Indices, term: Indices) -> tuple[Indices, Indices]:
-    """The different (document, term), sorted, (U, 2), and how often each is there, (U,)."""
+    """Return the different (document, term) pairs, sorted, (U, 2), and how often each occurs, (U,)."""
     width = int(term.max(initial=0)) + 1
     pairs, counts = np.unique(owner * width + term, return_counts=True)
     return np.stack(np.divmod(pairs, width), axis=1), counts
 
 
 def _sampled(block: Block, documents: Indices, owner: Indices, most: int) -> npt.NDArray[np.bool_]:
-    """Which words are in the query of their document, (W,): `most` of them by addressed draws, or all."""
+    """Tell which words are in the query of their document, (W,): all, or `most` of them drawn at random."""
     sizes = np.bincount(owner, minlength=len(documents))
     chosen = np.ones(len(owner), dtype=bool)
     longer = np.flatnonzero(sizes[owner] > most)

@@ -66,7 +66,7 @@ class Composition:
         return self.strategy == "bm25"
 
     def held_out(self) -> "Composition":
-        """The composition of evaluation: every document by itself, or pairs, whatever training composes."""
+        """Return the composition of evaluation: every document by itself, or pairs, whatever training composes."""
         return replace(
             self,
             strategy="pairs" if self.strategy == "pairs" else "documents",
@@ -75,7 +75,7 @@ class Composition:
         )
 
     def source_weights(self, sources: Sequence[str]) -> list[Fraction]:
-        """The weight of each source by number.
+        """Return the weight of each source, in the order of `sources`.
 
         Raises:
             ConfigError: a weight below 0, or of a source that is not there.
@@ -107,7 +107,7 @@ class Composition:
 
 
 def composer(composition: Composition) -> Composer:
-    """The strategy that a composition names, with its settings."""
+    """Return the strategy that a composition names, with its settings."""
     match composition.strategy:
         case "bm25":
             return Bm25(walk=composition.walk, buffer=composition.buffer, query_terms=composition.query_terms)
@@ -124,9 +124,9 @@ def composer(composition: Composition) -> Composer:
 
 
 def sampler(composition: Composition) -> Composer | None:
-    """A cheap strategy whose sequences have the sizes of this composition's; None for `documents`.
+    """Return a cheap strategy whose sequences have the sizes of this composition's.
 
-    The sizes of even pieces of documents follow from the documents' lengths.
+    Returns None for `documents`, since the sizes of even pieces follow from the documents' lengths.
     """
     if composition.strategy == "documents":
         return None

@@ -104,7 +104,7 @@ class Draws:
         self._bits, self._left = 0, 0
 
     def word(self) -> int:
-        """64 random bits."""
+        """Draw 64 random bits."""
         self._state = (self._state + _GOLDEN) & _MASK64
         x = self._state
         x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK64
@@ -112,15 +112,15 @@ class Draws:
         return x ^ (x >> 31)
 
     def below(self, n: int) -> int:
-        """A whole number in [0, n), uniform within n / 2**64."""
+        """Draw a whole number in [0, n), uniform within n / 2**64."""
         return self.word() * n >> 64
 
     def chance(self, p: float) -> bool:
-        """True with probability p."""
+        """Draw True with probability p."""
         return self.word() < p * 2.0**64
 
     def coin(self) -> bool:
-        """True with probability 1/2; 64 coins take one word."""
+        """Draw True with probability 1/2; 64 coins take one word."""
         if not self._left:
             self._bits, self._left = self.word(), 64
         heads = self._bits & 1
@@ -138,7 +138,7 @@ class _WordStarts:
         self._offsets = np.concatenate([[0], np.cumsum(block.lengths)]).tolist()
 
     def inside(self, owner: int, start: int, end: int) -> list[int]:
-        """Places in a document after `start` and before `end` where words begin."""
+        """Return the places in a document after `start` and before `end` where words begin."""
         at = self._offsets[owner]
         found: list[int] = (np.flatnonzero(self._flags[at + start + 1 : at + end]) + start + 1).tolist()
         return found

@@ -34,10 +34,10 @@ class Text(Protocol):
     """
 
     def gather(self, documents: Any, starts: Any, lengths: Any) -> tuple[Any, npt.NDArray[np.bool_]]:
-        """Ids (T,), and True where a token begins a word (T,)."""
+        """Return ids (T,), and True where a token begins a word (T,)."""
 
     def gather_sentence_starts(self, documents: Any, starts: Any, lengths: Any) -> npt.NDArray[np.bool_]:
-        """True where a token begins a sentence, (T,)."""
+        """Return True where a token begins a sentence, (T,)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ class Block:
         return len(self.documents)
 
     def keys(self, owners: Indices, parts: Indices) -> Uint64Array:
-        """Keys of pieces, (P,).
+        """Make the keys of pieces, (P,).
 
         Args:
             owners: index in the block of each piece's document, (P,).
@@ -86,12 +86,12 @@ class Block:
         return bits
 
     def by_source(self) -> list[Indices]:
-        """Indices in the block of the documents of each source that has some, in order."""
+        """List the documents of each source that has some, as indices in the block, in order."""
         edges = np.flatnonzero(np.diff(self.sources)) + 1
         return np.split(np.arange(len(self)), edges) if len(self) else []
 
     def require_text(self) -> Text:
-        """The tokens, for a strategy that looks at them."""
+        """Return the tokens, for a strategy that looks at them."""
         assert self.text is not None
         return self.text
 
@@ -136,7 +136,7 @@ class Sequences:
         return np.ones(len(self.owners), dtype=bool) if self.pair_labels is None else self.begins
 
     def costs(self, mask_counts: Indices) -> tuple[Indices, Indices, Indices]:
-        """What each sequence takes of a micro-batch: tokens, masked tokens and document slots, (Q,) each.
+        """Count what each sequence takes of a micro-batch: tokens, masked tokens and document slots, (Q,) each.
 
         Args:
             mask_counts: masked tokens of a document of n tokens, at index n, (L + 1,).

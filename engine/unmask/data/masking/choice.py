@@ -181,7 +181,7 @@ class Words:
         )
 
     def rows(self, chosen: Flags) -> Indices:
-        """Rows of the tokens of the chosen words (W,), ascending, (m,)."""
+        """Return the rows of the tokens of the chosen words (W,), ascending, (m,)."""
         return np.flatnonzero(chosen[self.of_token])
 
 
@@ -226,7 +226,7 @@ def take_words(
 
 
 def _running(values: Indices, piece: Indices) -> Indices:
-    """Sum of the values up to each, within its piece; pieces are ascending."""
+    """Sum the values up to each, within its piece; pieces are ascending."""
     total = np.cumsum(values)
     begins = np.flatnonzero(np.diff(piece, prepend=-1))
     before = total[begins] - values[begins]
@@ -235,7 +235,7 @@ def _running(values: Indices, piece: Indices) -> Indices:
 
 
 def _totals(values: Indices, piece: Indices, pieces: int) -> Indices:
-    """Sum of the values of each piece, (pieces,)."""
+    """Sum the values of each piece, (pieces,)."""
     # float64 weights are exact: a piece has far fewer than 2**53 tokens
     return np.bincount(piece, weights=values, minlength=pieces).astype(np.int64)
 
@@ -271,7 +271,7 @@ def group_heads(words: Words, draws: Uint64Array, law: Sequence[float]) -> Indic
 
 
 def _opens_run(words: Words) -> Flags:
-    """Whether a word is the first of a run of candidates; others are runs of one."""
+    """Tell whether a word is the first of a run of candidates, (W,); other words are runs of one."""
     joins = np.zeros(words.first.size, dtype=bool)
     joins[1:] = words.candidate[1:] & words.candidate[:-1] & (words.piece[1:] == words.piece[:-1])
     return ~joins

@@ -237,7 +237,7 @@ class Masker:
         return Masked(ids=out, rows=rows, labels=ids[rows].astype(np.int64))
 
     def _corrupt(self, row: Row, rows: Indices, leads: Indices | None = None) -> Indices:
-        """Ids that the chosen tokens `rows` (m,) become; the draws at `leads` (m,) decide how. Default: at `rows`."""
+        """Return the new ids of the chosen tokens `rows` (m,); the draws at `leads` (m,), or at `rows`, decide how."""
         own = row.draws(rows, self._replacement)
         kinds = self._kinds(own[0] if leads is None or leads is rows else row.draws(leads, self._replacement)[0])
         out = np.where(kinds == 0, self._mask_id, row.ids[rows].astype(np.int64))

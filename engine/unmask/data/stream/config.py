@@ -72,7 +72,7 @@ class StreamConfig:
         return self.mask_rate if self.mask_rate_end is None else max(self.mask_rate, self.mask_rate_end)
 
     def rate_at(self, index: int) -> Fraction:
-        """The mask rate of micro-batch `index`, as an exact fraction, so that all ranks and workers agree."""
+        """Return the mask rate of micro-batch `index`, an exact fraction, so that all ranks and workers agree."""
         begin = Fraction(self.mask_rate).limit_denominator(MASK_RATE_DENOMINATOR)
         if self.mask_rate_end is None:
             return begin
@@ -80,7 +80,7 @@ class StreamConfig:
         return begin + (end - begin) * min(index, self.mask_rate_over) / self.mask_rate_over
 
     def times_read(self, store: TokenStore) -> npt.NDArray[np.float64]:
-        """How often an epoch reads each document of a store, (N,)."""
+        """Return how often an epoch reads each document of a store, (N,)."""
         weights = self.composition.source_weights(store.sources)
         return np.array(weights, dtype=np.float64)[store.source_of]
 
@@ -173,7 +173,7 @@ class StreamConfig:
     def count_tokens(
         self, store: TokenStore, sources: Sequence[Source], sample: Sequences | None, *, needed: int
     ) -> int:
-        """Count the tokens of an epoch with their [CLS] and [SEP]; where there is a sample, extrapolate from it.
+        """Count the tokens of an epoch with their [CLS] and [SEP]; with a sample, extrapolate from it.
 
         Args:
             store: the documents.
@@ -214,7 +214,7 @@ class StreamConfig:
         return tokens
 
     def _fewest(self, tokens: int, mask_counts: npt.NDArray[np.int64]) -> tuple[int, int]:
-        """The fewest document slots and slots for masked tokens that hold any sequence, alone in a micro-batch."""
+        """Count the fewest slots for documents and for masked tokens that hold any sequence alone in a micro-batch."""
         max_length = self.max_length
         # A document of 3 tokens alone leaves the most room for inert documents.
         alone = 1 + -(-(tokens - SHORTEST) // max_length)

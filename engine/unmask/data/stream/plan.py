@@ -159,7 +159,7 @@ class Planner:
         return block, self._stored.get(epoch, number, lambda: self._compose(block))
 
     def _shuffle(self, epoch: int, number: int, keys: Uint64Array) -> Indices:
-        """A random order of sequences, (Q,), drawn by the key (Q,) of each one's first piece."""
+        """Draw a random order of sequences, (Q,), by the keys (Q,) of their first pieces."""
         low, high = keys & np.uint64(0xFFFFFFFF), keys >> np.uint64(32)
         words = philox_4x32(low, high, 0, 0, *site_key(self._seed, PIECES, epoch, number))
         return np.argsort(words[0] << np.uint64(32) | words[1], kind="stable")

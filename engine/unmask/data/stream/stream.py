@@ -133,7 +133,7 @@ class Stream:
         self._planned: tuple[int, BlockPlan] | None = None
 
     def _stored_sequences(self, folder: Path | None, seed: int) -> StoredSequences | None:
-        """Where sequences are kept: in files named by a hash of what they depend on; the scope is not part of it."""
+        """Choose the files that keep sequences: a hash of what sequences depend on, without the scope, names them."""
         if folder is None or not self.composition.expensive:
             return None
         identity = {
@@ -258,7 +258,7 @@ class Stream:
         return self._planned[1]
 
     def _address(self, block: int) -> tuple[int, int]:
-        """Epoch and number in it of the block to plan; with static masks, the epochs repeat."""
+        """Return the epoch of a block and its number there; with static masks, the epochs repeat."""
         epoch, number = divmod(block, self._planner.blocks)
         return epoch % self.config.static_masks if self.config.static_masks else epoch, number
 
@@ -296,6 +296,6 @@ class Stream:
         return join(arrays, plan.begins[pieces][documents]) if self.composition.scope == "sequence" else arrays
 
     def _dropout_keys(self, keys: Uint64Array, epoch: int) -> Uint64Array:
-        """Keys for dropout, (D,): an epoch that repeats has the masks it had, but drops other elements."""
+        """Return the keys for dropout, (D,): an epoch that repeats has the same masks, but drops other elements."""
         repeats = epoch // self.config.static_masks if self.config.static_masks else 0
         return mix64(keys + np.uint64(repeats)) if repeats else keys
