@@ -97,7 +97,7 @@ def _sum(buffer: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _function(z: Tensor, activation: str, out: Tensor | None = None) -> Tensor:
-    """The activation of z, or of its gate, in `out`, which may be z; without a gate also as a new tensor."""
+    """Returns the activation of z, or of a gate z, in `out`, which may be z; if `out` is None, in a new tensor."""
     if activation == "swiglu":
         return torch.ops.aten.silu.out(z, out=out)
     kind = _APPROXIMATE[activation]
@@ -107,7 +107,7 @@ def _function(z: Tensor, activation: str, out: Tensor | None = None) -> Tensor:
 
 
 def _slope_times(dy: Tensor, z: Tensor, activation: str, out: Tensor | None = None) -> Tensor:
-    """dy times the derivative at z, in `out`, which may be dy; None as above."""
+    """Returns dy times the derivative at z in `out`, which may be dy; if `out` is None, in a new tensor."""
     if activation == "swiglu":
         return torch.ops.aten.silu_backward.grad_input(dy, z, grad_input=out)
     kind = _APPROXIMATE[activation]

@@ -38,8 +38,8 @@ def gelu(
             "gelu_tanh": its tanh approximation, that of the original BERT;
             "geglu": gelu(first half of the columns) * second half;
             "swiglu": silu(first half of the columns) * second half.
-            So the first N / 2 columns, Shazeer's W, are the gate, which goes through the function (ModernBERT's `Wi`
-            has the same order); the others, his V, are multiplied by it. N is even then.
+            The first N / 2 columns, Shazeer's W, are the gate, which goes through the function. The others, his V, are
+            multiplied by it. ModernBERT's `Wi` has the same order. N must be even then.
         backend: "triton", "torch" or "reference"; by default the best one that can run.
     Returns:
         (T, N), or (T, N / 2) where gated, in the dtype of x. Under `torch.autocast`, x is first cast to its dtype.

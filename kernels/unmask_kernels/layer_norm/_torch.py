@@ -84,7 +84,7 @@ def backward(arguments: BackwardArguments) -> Gradients:
 def _native_backward(
     dy: Tensor, h: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dh, dweight, dbias. It only looks at whether there is a bias, so weight stands in for it."""
+    """Returns dh, dweight and dbias. PyTorch only asks whether there is a bias, so weight stands in for it."""
     found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_layer_norm_backward(
         dy, h, [h.shape[1]], mean, rstd, weight, weight, wanted
     )
@@ -92,7 +92,7 @@ def _native_backward(
 
 
 def _block_rows(x: Tensor, p: float) -> int:
-    """Rows to work on at a time: what fits in the cache of a CPU; all where one native call writes the result."""
+    """Rows to work on at a time: all if one native call writes the result, else what fits in the cache of a CPU."""
     tokens, width = x.shape
     if x.device.type != "cpu" or (p == 0.0 and x.dtype == accumulation_dtype(x.dtype)):
         return max(1, tokens)
@@ -109,7 +109,7 @@ def _buffer(x: Tensor, rows: int) -> Tensor:
 
 
 def _place(whole: Tensor, rows: slice, part: Tensor) -> Tensor:
-    """`whole` with `part` in these rows, or `part` itself where it is all of them and needs no rounding."""
+    """Returns `whole` with `part` in these rows, or `part` itself if it has all rows and needs no rounding."""
     if part.shape == whole.shape and part.dtype == whole.dtype:
         return part.contiguous()
     whole[rows] = part
@@ -130,5 +130,5 @@ def _sum(buffer: Tensor, arguments: Arguments | BackwardArguments, keep: Tensor,
 
 
 def _widened(buffer: Tensor, rows: Tensor) -> Tensor:
-    """The rows themselves where they have the accumulation dtype, else a copy in `buffer`."""
+    """Returns the rows themselves if they have the accumulation dtype, else a copy in `buffer`."""
     return rows if rows.dtype == buffer.dtype else buffer[: len(rows)].copy_(rows)

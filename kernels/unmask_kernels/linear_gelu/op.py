@@ -44,8 +44,8 @@ def linear_gelu(
     Returns:
         (T, N), or (T, N / 2) where gated, in the dtype of x. Under `torch.autocast`, x is first cast to its dtype.
         Gradients for x, weight and bias, each in its own dtype, of fp32 sums; once differentiable (the reference:
-            any number of times). Kept for the backward are x, the product z and the narrow weight, nothing without
-        gradients. Deterministic: the same inputs give the same bits on one backend and machine.
+        any number of times). The backward keeps x, the product z and the narrow weight; without gradients nothing is
+        kept. Deterministic: the same inputs give the same bits on one backend and machine.
     Raises:
         TypeError, ValueError: a dtype, shape or device does not match, or activation is not one of the four.
         BackendUnavailable: the backend asked for cannot run this call.
