@@ -150,7 +150,7 @@ def _objectives(config: RunConfig) -> Iterator[str]:
             "data.compose to 'documents'"
         )
     if pairs and config.model.num_segments < 2:
-        yield f"objective.{pairs} is {weights[pairs]} but model.num_segments is 1; set it to 2, for the two of a pair"
+        yield f"objective.{pairs} is {weights[pairs]} but model.num_segments is 1; set it to 2, the segments of a pair"
     if pairs and config.model.causal:
         yield (
             f"objective.{pairs} is {weights[pairs]} but model.causal is true, so [CLS], which predicts the pair's "
@@ -175,7 +175,7 @@ def _masking(config: RunConfig) -> Iterator[str]:
         yield f"data.static_masks must be at least 1, got {data.static_masks}; BERT's original made 10"
     if data.static_masks is not None and data.mask_rate_end is not None:
         yield (
-            "data.static_masks and data.mask_rate_end are both set, but masks that come again cannot follow a "
+            "data.static_masks and data.mask_rate_end are both set, but masks that repeat cannot follow a "
             "schedule; choose one of them"
         )
 
@@ -190,7 +190,7 @@ def _device_masks(config: RunConfig) -> Iterator[str]:
         asked = "data.static_masks" if data.static_masks is not None else "data.mask_rate_end"
         yield f"{why} draws new masks at one rate, not {asked}; set data.mask_on to 'host'"
     if data.scope == "sequence":
-        yield f"{why} masks what attention takes for a document, not data.scope 'sequence'; set data.mask_on to 'host'"
+        yield f"{why} masks documents one by one, not data.scope 'sequence'; set data.mask_on to 'host'"
 
 
 def _nearest_multiple(value: int, unit: int) -> int:

@@ -74,7 +74,7 @@ _READ = (
         settings=("data.text_field", "data.blank_line_documents", "data.split_at"),
         choice="data.input",
         reads=lambda config: bool(config.data.input),
-        why="so that no text is read here",
+        why="so no text is read here",
         way="give the text as data.input",
     ),
     _Read(
@@ -131,7 +131,7 @@ _READ = (
         settings=("model.attention_window",),
         choice="model.num_layers",
         reads=lambda config: config.model.num_layers > 1 or config.model.global_every == 0,
-        why="so the first layer, which is global, is all there is",
+        why="so the only layer is the first, which is global",
         way="set model.global_every to 0",
     ),
     _Read(
@@ -139,7 +139,7 @@ _READ = (
         choice="data.held_out",
         reads=lambda config: config.data.held_out > 0,
         why="so there is nothing to evaluate on",
-        way="hold a share of the documents out",
+        way="set data.held_out to a share above 0",
     ),
     _Read(
         settings=("kernels.mlm_loss",),

@@ -50,7 +50,7 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"config: {source} is not YAML: {' '.join(str(error).split())}; {way}") from None
     except RecursionError:
-        raise ConfigError(f"config: {source} is nested too deep or holds itself; write it without anchors") from None
+        raise ConfigError(f"config: {source} is nested too deep or contains itself; write it without anchors") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
