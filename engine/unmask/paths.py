@@ -70,7 +70,7 @@ def expanded_input(given: str) -> str:
 def printable(name: str) -> str:
     """Return `name` on one line with escapes for bytes that are no text: `caf\\xe9` for a file name in Latin-1."""
     if _HALVES.search(name):
-        # it is UTF-8 if the locale is another encoding
+        # the name may be UTF-8 although the locale is not
         with suppress(UnicodeError):
             name = os.fsencode(name).decode("utf-8", "surrogateescape")
     return _UNPRINTABLE.sub(_escape, name)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["sample_by_hash", "train_vocabulary"]
 
-# text is trained on in pieces that end where a word ends: the library takes 300 bytes of memory for each word of one
-_PIECE = re.compile(rf"(?s).{{1,16384}}[^\s{re.escape(string.punctuation)}]*+")
+# the library gets a text in parts that end where a word ends: it takes 300 bytes of memory for each word of a part
+_PART = re.compile(rf"(?s).{{1,16384}}[^\s{re.escape(string.punctuation)}]*+")
 _LONG = re.compile(rf"(?<!\S)\S{{{LONGEST_WORD + 1},}}")
 
 
@@ -70,8 +70,8 @@ def train_vocabulary(
     pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     normalized = []
     left_out = 0
-    for piece in (piece for text in sample for piece in _PIECE.findall(normalizer.normalize_str(text))):
-        short, long = _without_long_words(piece, pre_tokenizer)
+    for part in (part for text in sample for part in _PART.findall(normalizer.normalize_str(text))):
+        short, long = _without_long_words(part, pre_tokenizer)
         normalized.append(short)
         left_out += long
     if long_words is not None:

@@ -84,7 +84,7 @@ def test_pieces_of_a_long_text_are_the_text(monkeypatch: pytest.MonkeyPatch) -> 
 
     texts = [f"{PLAIN} well-known,it's...a.b (c)" * 40 + "x" * 99 + "," + "z" * 101]
     whole = _train(texts, vocab_size=300)
-    monkeypatch.setattr("unmask.data.tokenizer.vocabulary._PIECE", re.compile(r"(?s).{1,7}[^\s!-/:-@\[-`{-~]*+"))
+    monkeypatch.setattr("unmask.data.tokenizer.vocabulary._PART", re.compile(r"(?s).{1,7}[^\s!-/:-@\[-`{-~]*+"))
     assert _train(texts, vocab_size=300) == whole
 
 
