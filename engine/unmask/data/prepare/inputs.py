@@ -88,7 +88,7 @@ class Corpus:
         for given, listing in zip(self._inputs, listings, strict=True):
             if listing.left_out:
                 # a file name may hold bytes that are no text
-                _log.warning(f"corpus: {printable(str(Path(given.location)))}: {printable(listing.left_out)}")
+                _log.warning(f"corpus: {printable(str(Path(given.location)))}: left out {printable(listing.left_out)}")
         self._warn_of_repeated()
         tables = any(given.is_dataset for given in self._inputs) or not all(map(_is_text, files))
         cut = "split_at" if options.split_at is not None else "blank_line_documents"

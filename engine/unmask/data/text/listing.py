@@ -69,7 +69,7 @@ class CorpusFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """The files of one input in their order, and what was left out: `left out a.pdf (why), ...`, or an empty string."""
+    """The files of one input in their order, and what was left out: `a-model (a model), ...`, or an empty string."""
 
     files: list[CorpusFile]
     left_out: str
@@ -180,7 +180,7 @@ class _Search:
             self._follow_files()
         left_out = self._left_out()
         if not self.files:
-            rest = f"; {left_out}" if left_out else ""
+            rest = f"; left out {left_out}" if left_out else ""
             ways = [f"; {suffix} files: {_WAYS.get(suffix, _ALL_ELSE)}" for suffix, _ in self.suffixes.most_common(1)]
             rest += "".join(ways)
             if self.hidden:
@@ -267,7 +267,7 @@ class _Search:
             counted = ", ".join(f"{suffix} {count:,}" for suffix, count in self.suffixes.most_common(_NAMED))
             more = ", ..." if len(self.suffixes) > _NAMED else ""
             parts.append(f"files with other suffixes ({counted}{more})")
-        return f"left out {', '.join(parts)}" if parts else ""
+        return ", ".join(parts)
 
 
 def _refused(folder: Path, kind: Kind) -> CorpusError:
