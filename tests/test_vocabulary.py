@@ -226,9 +226,6 @@ TWICE = {
 }
 """Names that mean the same thing in each place: the grammar of the families and of the subcommands."""
 
-LEFT = {"docs": 11, "kernels": 6}
-"""How often a folder may still say retired words; the numbers only come down."""
-
 
 class Finding(NamedTuple):
     word: str
@@ -298,15 +295,9 @@ def all_findings() -> list[Finding]:
 
 def test_no_retired_word_is_used() -> None:
     found = all_findings()
-    counted = Counter(folder_of(finding) for finding in found)
-    over = [finding for finding in found if counted[folder_of(finding)] > LEFT.get(folder_of(finding), 0)]
     terms = {retired.word: retired.term for retired in RETIRED}
-    shown = "\n".join(f"{f.path}:{f.line}: {f.what!r} ({f.word}); the word is: {terms[f.word]}" for f in over)
-    assert not over, f"retired words, see docs/glossary.md:\n{shown}"
-
-
-def folder_of(finding: Finding) -> str:
-    return finding.path.split("/")[0]
+    shown = "\n".join(f"{f.path}:{f.line}: {f.what!r} ({f.word}); the word is: {terms[f.word]}" for f in found)
+    assert not found, f"retired words, see docs/glossary.md:\n{shown}"
 
 
 def test_no_setting_has_a_retired_name() -> None:

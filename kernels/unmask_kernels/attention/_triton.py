@@ -158,9 +158,9 @@ def _launches(
     A launch that no document can need is left out, unless it also takes short documents. Documents that are too long
     for the bitmask have a launch of their own.
     """
-    longest, bound = min(upper, arguments.max_seqlen), arguments.bitmask_up_to
-    if bitmask is None or longest <= bound:
-        return [(lower, upper, bitmask)] if takes_short or longest > lower else []
+    largest, bound = min(upper, arguments.max_seqlen), arguments.bitmask_up_to
+    if bitmask is None or largest <= bound:
+        return [(lower, upper, bitmask)] if takes_short or largest > lower else []
     if bound <= lower:
         return [(lower, upper, None)]
     return [(bound, upper, None), (lower, bound, bitmask)]

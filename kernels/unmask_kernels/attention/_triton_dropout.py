@@ -197,9 +197,9 @@ def _draw(
     qkv = arguments.qkv
     tokens, _, heads, _ = qkv.shape
     tiles, parts = arguments.tiles, TILE_ROWS // 32
-    longest = min(arguments.max_seqlen, arguments.bitmask_up_to)
+    largest = min(arguments.max_seqlen, arguments.bitmask_up_to)
     if into is None:
-        words = triton.cdiv(longest, TILE_ROWS) * parts
+        words = triton.cdiv(largest, TILE_ROWS) * parts
         into = torch.empty((words, heads, tokens), dtype=torch.int32, device=qkv.device)
     if lower < min(arguments.max_seqlen, upper):
         slots = len(arguments.keys)
