@@ -28,11 +28,13 @@ def architecture(x: Tensor) -> str:
     return f"sm_{properties.major}{properties.minor}"
 
 
-def triton_reasons(device: str) -> list[str]:
-    """Why Triton cannot run on this kind of device; shared by all Triton backends."""
+def triton_reasons(device: str, dtype: torch.dtype | None = None, activations: str = "activations") -> list[str]:
+    """Why no Triton backend runs on this kind of device or in this dtype of the tensors that a family names so."""
     reasons = []
     if not HAS_TRITON:
         reasons.append("package triton is not installed (pip install triton)")
     if device != "cuda" and not INTERPRETING:
         reasons.append(f"needs a CUDA tensor, got {device} (TRITON_INTERPRET=1 runs the interpreter, for tests)")
+    if dtype == torch.float64:
+        reasons.append(f"{activations} must be fp16, bf16 or fp32, got float64")
     return reasons

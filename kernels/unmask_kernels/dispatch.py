@@ -48,14 +48,18 @@ def _refuses_nothing(call: Any) -> list[str]:
 
 
 class Backend(NamedTuple):
-    """One implementation: where its code is, what it refuses, where its tests have passed.
+    """One implementation.
 
-    `verified` lists architectures ("cpu", "sm_90"); None means a library or plain PyTorch, trusted everywhere.
+    Attributes:
+        refuses: why it cannot run a call, empty if it can.
+        verified: architectures ("cpu", "sm_90") where its tests have passed on real hardware; None means a library or
+            plain PyTorch, trusted everywhere.
+        module: its code. Default: `_<name>.py` in the folder of its family; the reference is `reference.py`.
     """
 
-    module: str
     refuses: Callable[[Any], list[str]] = _refuses_nothing
     verified: tuple[str, ...] | None = None
+    module: str | None = None
 
 
 _known: dict[str, Family] = {}
@@ -167,7 +171,9 @@ class Family:
         """The module of backend `name`, imported on first use. Call it only inside a registered implementation."""
         # the import system takes microseconds to find what it has, at every call of an operation
         if name not in self._modules:
-            self._modules[name] = importlib.import_module(self.backends[name].module)
+            file = name if name == "reference" else f"_{name}"
+            path = self.backends[name].module or f"unmask_kernels.{self.name}.{file}"
+            self._modules[name] = importlib.import_module(path)
         return self._modules[name]
 
 

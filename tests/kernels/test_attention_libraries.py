@@ -147,7 +147,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     stand_ins: Any = SimpleNamespace(**functions)
     monkeypatch.setitem(sys.modules, MODULES[request.param], stand_ins)
     monkeypatch.setattr(_flash, "flash_attn_version", lambda call: request.param)
-    monkeypatch.setitem(FAMILY.backends, "flash", Backend(FAMILY.backends["flash"].module, lambda call: []))
+    monkeypatch.setitem(FAMILY.backends, "flash", Backend(lambda call: []))
     yield "flash"
 
 

@@ -31,6 +31,13 @@ def test_triton_needs_its_package_and_a_gpu_or_the_interpreter(
     assert [reason.partition(" (")[0] for reason in reasons] == said
 
 
+def test_triton_kernels_are_not_written_for_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capability, "HAS_TRITON", True)
+    assert capability.triton_reasons("cuda", torch.bfloat16) == []
+    reasons = capability.triton_reasons("cuda", torch.float64, "hidden")
+    assert reasons == ["hidden must be fp16, bf16 or fp32, got float64"]
+
+
 @pytest.mark.parametrize(("major", "minor", "name"), [(9, 0, "sm_90"), (8, 6, "sm_86"), (12, 0, "sm_120")])
 def test_an_architecture_is_named_by_its_compute_capability(
     major: int, minor: int, name: str, monkeypatch: pytest.MonkeyPatch

@@ -40,9 +40,9 @@ def family(monkeypatch: pytest.MonkeyPatch) -> Family:
     return Family(
         "sum",
         {
-            "cuda": Backend("no.such.module", never),
-            "triton": Backend("json", lambda call: too_wide(call) + needs_cuda(call), verified=("sm_90",)),
-            "torch": Backend("math", needs_cuda),
+            "cuda": Backend(never, module="no.such.module"),
+            "triton": Backend(lambda call: too_wide(call) + needs_cuda(call), verified=("sm_90",), module="json"),
+            "torch": Backend(needs_cuda, module="math"),
         },
         example=lambda device, architecture, dtype: Call(device, architecture),
     )

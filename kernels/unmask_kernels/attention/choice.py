@@ -76,9 +76,7 @@ def describe(arguments: Arguments | BackwardArguments) -> AttentionCall:
 
 
 def _triton_refuses(call: AttentionCall) -> list[str]:
-    reasons = triton_reasons(call.device)
-    if call.dtype == torch.float64:
-        reasons.append("activations must be fp16, bf16 or fp32, got float64")
+    reasons = triton_reasons(call.device, call.dtype)
     if call.head_dim not in TRITON_HEAD_DIMS:
         reasons.append(f"head dim must be one of {', '.join(map(str, TRITON_HEAD_DIMS))}, got {call.head_dim}")
     if call.dtype == torch.float32 and call.head_dim > 64 and call.architecture in _LITTLE_SHARED_MEMORY:
@@ -197,11 +195,10 @@ def _reads_lengths(call: AttentionCall) -> list[str]:
 FAMILY = Family(
     "attention",
     {
-        # `verified` gets an architecture once the GPU tests have passed there.
-        "triton": Backend("unmask_kernels.attention._triton", _triton_refuses, verified=()),
-        "flash": Backend("unmask_kernels.attention._flash", _flash_refuses, verified=()),
-        "torch": Backend("unmask_kernels.attention._torch", _torch_refuses),
-        "reference": Backend("unmask_kernels.attention.reference", _reads_lengths),
+        "triton": Backend(_triton_refuses, verified=()),
+        "flash": Backend(_flash_refuses, verified=()),
+        "torch": Backend(_torch_refuses),
+        "reference": Backend(_reads_lengths),
     },
     example=lambda device, architecture, dtype: AttentionCall(
         device, architecture, dtype, head_dim=64, causal=False, window=-1, p=0.1, max_seqlen=512, captured=False

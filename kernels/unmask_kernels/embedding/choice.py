@@ -33,9 +33,7 @@ def describe(arguments: Arguments) -> EmbeddingCall:
 
 
 def _triton_refuses(call: EmbeddingCall) -> list[str]:
-    reasons = triton_reasons(call.device)
-    if call.dtype == torch.float64:
-        reasons.append("dtype must be fp16, bf16 or fp32, got float64")
+    reasons = triton_reasons(call.device, call.dtype, "dtype")
     if call.width > MAX_TRITON_WIDTH:
         reasons.append(f"rows up to {MAX_TRITON_WIDTH} wide stay in registers, got {call.width}; use backend 'torch'")
     if call.segments > MAX_TRITON_SEGMENTS:
@@ -45,11 +43,6 @@ def _triton_refuses(call: EmbeddingCall) -> list[str]:
 
 FAMILY = Family(
     "embedding",
-    {
-        # `verified` gets an architecture once the GPU tests have passed there.
-        "triton": Backend("unmask_kernels.embedding._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.embedding._torch"),
-        "reference": Backend("unmask_kernels.embedding.reference"),
-    },
+    {"triton": Backend(_triton_refuses, verified=()), "torch": Backend(), "reference": Backend()},
     example=lambda device, architecture, dtype: EmbeddingCall(device, architecture, dtype, width=768, segments=2),
 )

@@ -28,19 +28,11 @@ def describe(arguments: Arguments) -> GeluCall:
 
 
 def _triton_refuses(call: GeluCall) -> list[str]:
-    reasons = triton_reasons(call.device)
-    if call.dtype == torch.float64:
-        reasons.append("activations must be fp16, bf16 or fp32, got float64")
-    return reasons
+    return triton_reasons(call.device, call.dtype)
 
 
 FAMILY = Family(
     "gelu",
-    {
-        # `verified` gets an architecture once the GPU tests have passed there.
-        "triton": Backend("unmask_kernels.gelu._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.gelu._torch"),
-        "reference": Backend("unmask_kernels.gelu.reference"),
-    },
-    example=lambda device, architecture, dtype: GeluCall(device, architecture, dtype),
+    {"triton": Backend(_triton_refuses, verified=()), "torch": Backend(), "reference": Backend()},
+    example=GeluCall,
 )

@@ -31,9 +31,7 @@ def describe(arguments: Arguments) -> LayerNormCall:
 
 
 def _triton_refuses(call: LayerNormCall) -> list[str]:
-    reasons = triton_reasons(call.device)
-    if call.dtype == torch.float64:
-        reasons.append("activations must be fp16, bf16 or fp32, got float64")
+    reasons = triton_reasons(call.device, call.dtype)
     if call.width > MAX_TRITON_WIDTH:
         reasons.append(f"rows up to {MAX_TRITON_WIDTH} wide stay in registers, got {call.width}; use backend 'torch'")
     return reasons
@@ -41,11 +39,6 @@ def _triton_refuses(call: LayerNormCall) -> list[str]:
 
 FAMILY = Family(
     "layer_norm",
-    {
-        # `verified` gets an architecture once the GPU tests have passed there.
-        "triton": Backend("unmask_kernels.layer_norm._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.layer_norm._torch"),
-        "reference": Backend("unmask_kernels.layer_norm.reference"),
-    },
+    {"triton": Backend(_triton_refuses, verified=()), "torch": Backend(), "reference": Backend()},
     example=lambda device, architecture, dtype: LayerNormCall(device, architecture, dtype, width=768),
 )

@@ -27,19 +27,16 @@ def describe(x: Tensor) -> LinearGeluCall:
 
 
 def _triton_refuses(call: LinearGeluCall) -> list[str]:
-    reasons = triton_reasons(call.device)
-    if call.dtype == torch.float64:
-        reasons.append("activations must be fp16, bf16 or fp32, got float64")
-    return reasons
+    return triton_reasons(call.device, call.dtype)
 
 
 FAMILY = Family(
     "linear_gelu",
     {
-        # `verified` gets an architecture once the GPU tests have passed there and it has beaten product and gelu.
-        "triton": Backend("unmask_kernels.linear_gelu._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.linear_gelu.composed"),
-        "reference": Backend("unmask_kernels.linear_gelu.reference"),
+        # `verified` gets an architecture once the backend has also beaten product and gelu there.
+        "triton": Backend(_triton_refuses, verified=()),
+        "torch": Backend(module="unmask_kernels.linear_gelu.composed"),
+        "reference": Backend(),
     },
-    example=lambda device, architecture, dtype: LinearGeluCall(device, architecture, dtype),
+    example=LinearGeluCall,
 )

@@ -38,11 +38,6 @@ def _triton_refuses(call: MaskingCall) -> list[str]:
 
 FAMILY = Family(
     "masking",
-    {
-        # `verified` gets an architecture once the GPU tests have passed there.
-        "triton": Backend("unmask_kernels.masking._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.masking._torch"),
-        "reference": Backend("unmask_kernels.masking.reference"),
-    },
+    {"triton": Backend(_triton_refuses, verified=()), "torch": Backend(), "reference": Backend()},
     example=lambda device, architecture, dtype: MaskingCall(device, architecture, max_seqlen=512),
 )

@@ -30,19 +30,11 @@ def describe(arguments: Arguments) -> MLMLossCall:
 
 
 def _triton_refuses(call: MLMLossCall) -> list[str]:
-    reasons = triton_reasons(call.device)
-    if call.dtype == torch.float64:
-        reasons.append("hidden must be fp16, bf16 or fp32, got float64")
-    return reasons
+    return triton_reasons(call.device, call.dtype, "hidden")
 
 
 FAMILY = Family(
     "mlm_loss",
-    {
-        # `verified` gets an architecture once the GPU tests have passed there.
-        "triton": Backend("unmask_kernels.mlm_loss._triton", _triton_refuses, verified=()),
-        "torch": Backend("unmask_kernels.mlm_loss._torch"),
-        "reference": Backend("unmask_kernels.mlm_loss.reference"),
-    },
+    {"triton": Backend(_triton_refuses, verified=()), "torch": Backend(), "reference": Backend()},
     example=lambda device, architecture, dtype: MLMLossCall(device, architecture, dtype, vocabulary=30522, width=768),
 )

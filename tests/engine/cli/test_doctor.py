@@ -23,7 +23,7 @@ def test_backend_that_cannot_run_has_its_reason(monkeypatch: pytest.MonkeyPatch)
     from unmask_kernels.dispatch import Backend, Family
 
     layer_norm = FAMILIES["layer_norm"]
-    refusing = Backend("absent", lambda call: [f"width {call.width} on {call.device} is not for me"])
+    refusing = Backend(lambda call: [f"width {call.width} on {call.device} is not for me"])
     altered = Family("layer_norm", {**layer_norm.backends, "absent": refusing}, example=layer_norm.example)
     monkeypatch.setitem(FAMILIES, "layer_norm", altered)
     assert "    absent: width 768 on cpu is not for me" in list(report())
