@@ -28,11 +28,7 @@ _TOGETHER = {"HIRAGANA": "KANA", "KATAKANA": "KANA", "HALFWIDTH": "KANA"}
 
 
 def letters_lost(texts: Iterable[str]) -> dict[str, int]:
-    """Count the lost letters of each script that loses many, the most first.
-
-    Args:
-        texts: what a vocabulary is trained on; only the first 10 million characters are read.
-    """
+    """Count the lost letters of each script that loses many, the most first, in the first 10 million characters."""
     characters: Counter[str] = Counter()
     left = _LOOKED_AT
     for text in texts:

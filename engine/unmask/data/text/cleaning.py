@@ -61,10 +61,7 @@ class Cleaned(NamedTuple):
 def clean(text: str, normalisation: Normalisation = "none", seen: str = "") -> Cleaned:
     """Clean a text by the rules at the head of this file.
 
-    Args:
-        text: the text.
-        normalisation: Unicode normalisation.
-        seen: characters to keep although a rule removes them, `Tokenizer.seen_characters`.
+    `seen` are characters to keep although a rule removes them, `Tokenizer.seen_characters`.
     """
     unwanted, breaks = _expressions(seen)
     removed = (0, 0, 0)

@@ -90,13 +90,7 @@ def named_inputs(inputs: Sequence[str | Path]) -> list[Input]:
 
 
 def read_input(given: Input, files: Sequence[CorpusFile], options: ReadOptions, cuts: Cuts) -> Iterator[Document]:
-    """Yield the documents of one input.
-
-    Args:
-        given: the input.
-        files: its files; none for a data set.
-        options: how a file is cut into documents.
-        cuts: notes where that happened.
+    """Yield the documents of one input from its `files`, none for a data set; `cuts` notes where they were cut.
 
     Raises:
         CorpusError: a file is unreadable, has changed since it was listed, is damaged, binary or not UTF-8; a JSON line

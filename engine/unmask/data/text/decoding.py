@@ -3,8 +3,6 @@
 A byte that is not UTF-8 is refused with its offset from 0, in a compressed file that of the decompressed bytes. Text is
 decoded about a megabyte at a time, so a file may be larger than memory. If a file cannot be read and its first bytes
 are those of a known format, the message names the format.
-
-Zstandard is read by pyarrow, which the store needs anyway.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -63,10 +61,8 @@ def compression_of(path: Path) -> str:
 
 def other_format(head: bytes) -> str:
     """Return the clause of a message that names the format of a file by its first bytes; empty if it is unknown."""
-    for begin, name, way in _FORMATS:
-        if head.startswith(begin):
-            return f"; by its first bytes it is {name}: {way}"
-    return ""
+    known = (f"; by its first bytes it is {name}: {way}" for begin, name, way in _FORMATS if head.startswith(begin))
+    return next(known, "")
 
 
 @contextmanager
@@ -86,7 +82,9 @@ def errors_named(path: Path) -> Iterator[None]:
 
 
 def _not_whole(path: Path, name: str, error: Exception) -> CorpusError:
-    head = _head(path)
+    head = b""
+    with suppress(OSError), path.open("rb") as stream:
+        head = stream.read(8)
     begin = next(begin for begin, known, _ in _FORMATS if known == name)
     if head.startswith(begin):
         way = "; copy or compress it again"
@@ -95,23 +93,13 @@ def _not_whole(path: Path, name: str, error: Exception) -> CorpusError:
     return CorpusError(f"corpus: {path} is not a whole {name} file ({error}){way}")
 
 
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(8)
-    except OSError:
-        return b""
-
-
 def open_bytes(path: Path) -> IO[bytes]:
     """Open a file for reading bytes, decompressed if its name ends in .gz or .zst."""
     compression = compression_of(path)
     if compression == ".gz":
         return cast("IO[bytes]", gzip.open(path, "rb"))
-    return _open_zst(path) if compression == ".zst" else path.open("rb")
-
-
-def _open_zst(path: Path) -> IO[bytes]:
+    if not compression:
+        return path.open("rb")
     import pyarrow as pa
 
     if not pa.Codec.is_available("zstd"):
@@ -143,7 +131,25 @@ def decoded_lines(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, str]]:
 
 def decoded_blocks(path: Path, stream: IO[bytes]) -> Iterator[str]:
     """Yield the text of `stream` in blocks of about a megabyte, each of whole lines."""
-    return _decoded(path, _blocks(stream))
+    offset = 0
+    head = b""
+    for raw in _blocks(stream):
+        head = head or raw[:8]
+        nul = raw.find(b"\0")
+        if nul >= 0:
+            way = other_format(head) or "; convert it to UTF-8 if it is text, leave it out if it is none"
+            raise CorpusError(f"corpus: {path} is binary: NUL at byte {offset + nul}{way}")
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            inside = " of the decompressed text" if compression_of(path) else ""
+            way = other_format(head) or "; convert it, for example with iconv -t UTF-8"
+            raise CorpusError(
+                f"corpus: {path} is not UTF-8 at byte {offset + error.start}{inside} "
+                f"(0x{raw[error.start]:02x}, {error.reason}){way}"
+            ) from None
+        yield text.removeprefix("\ufeff") if offset == 0 else text
+        offset += len(raw)
 
 
 def text_lines(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, str]]:
@@ -168,25 +174,3 @@ def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
         waiting.append(data[cut:])
     if waiting:
         yield b"".join(waiting)
-
-
-def _decoded(path: Path, pieces: Iterable[bytes]) -> Iterator[str]:
-    offset = 0
-    head = b""
-    for raw in pieces:
-        head = head or raw[:8]
-        nul = raw.find(b"\0")
-        if nul >= 0:
-            way = other_format(head) or "; convert it to UTF-8 if it is text, leave it out if it is none"
-            raise CorpusError(f"corpus: {path} is binary: NUL at byte {offset + nul}{way}")
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            inside = " of the decompressed text" if compression_of(path) else ""
-            way = other_format(head) or "; convert it, for example with iconv -t UTF-8"
-            raise CorpusError(
-                f"corpus: {path} is not UTF-8 at byte {offset + error.start}{inside} "
-                f"(0x{raw[error.start]:02x}, {error.reason}){way}"
-            ) from None
-        yield text.removeprefix("\ufeff") if offset == 0 else text
-        offset += len(raw)

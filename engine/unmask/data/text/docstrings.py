@@ -158,7 +158,6 @@ def _topics() -> Iterator[tuple[str, str, str]]:
 
 
 def _parse(paths: Sequence[Path], processes: int) -> list[list[tuple[str, str]]]:
-    """Return the docstrings of every path, in order."""
     jobs = ((None, paths[first : first + _FILES]) for first in range(0, len(paths), _FILES))
     with ProcessPool(docstrings_of, processes) as pool:
         return [found for _, several in pool.map(jobs) for found in several or ()]
@@ -211,8 +210,7 @@ def _read_cache(file: Path, key: str) -> list[Document] | None:
     """Return the documents of a cache file, or None if it is absent, damaged or of other versions."""
     try:
         header, _, body = file.read_bytes().partition(b"\n")
-        expected = json.loads(header)
-        if expected != {"key": key, "sha256": hashlib.sha256(body).hexdigest()}:
+        if json.loads(header) != {"key": key, "sha256": hashlib.sha256(body).hexdigest()}:
             return None
         rows = [json.loads(line) for line in body.splitlines()]
         return [Document(text=text, source=source, origin=origin) for source, origin, text in rows]

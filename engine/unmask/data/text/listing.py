@@ -76,11 +76,7 @@ class Listing:
 
 
 def list_files(path: Path, avoid: Collection[Path] = ()) -> Listing:
-    """List the files of an input: a file as it is, a folder searched in depth.
-
-    Args:
-        path: the file or folder.
-        avoid: real paths of folders that are not entered.
+    """List the files of an input: a file as it is, a folder searched in depth, except for the real paths in `avoid`.
 
     Raises:
         CorpusError: it is unreadable, no regular file, has a suffix that is not read, is a folder of another kind, such
@@ -119,7 +115,6 @@ def _require_same(file: CorpusFile) -> None:
 
 
 def _named(path: Path) -> CorpusFile:
-    """List a file that was given by its name."""
     with errors_named(path):
         found = path.stat()
     special = _special(found.st_mode)
@@ -181,8 +176,8 @@ class _Search:
         left_out = self._left_out()
         if not self.files:
             rest = f"; left out {left_out}" if left_out else ""
-            ways = [f"; {suffix} files: {_WAYS.get(suffix, _ALL_ELSE)}" for suffix, _ in self.suffixes.most_common(1)]
-            rest += "".join(ways)
+            for suffix, _ in self.suffixes.most_common(1):
+                rest += f"; {suffix} files: {_WAYS.get(suffix, _ALL_ELSE)}"
             if self.hidden:
                 rest += (
                     f"; {self.hidden:,} with names that begin with a dot are passed over, rename those that are text"
@@ -271,7 +266,6 @@ class _Search:
 
 
 def _refused(folder: Path, kind: Kind) -> CorpusError:
-    """Return the error for an input folder that is not text but of this kind."""
     way = "give the files or folders with the text by name"
     if kind == "run" and (folder / "store").is_dir():
         way = f"give {folder / 'store'}, the store of the text that it was trained on"

@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,9 @@ SUFFIXES = tuple(form + compressed for compressed in ("", *COMPRESSED) for form 
 _PARQUET_ROWS = 1024
 # Python refuses whole numbers of more than 4,300 digits; a float is quick to read and becomes infinite
 _DECODER = json.JSONDecoder(object_pairs_hook=tuple, parse_int=float)
+_JSON_TYPES = {tuple: "an object", list: "an array", str: "a string", bool: "a boolean", float: "a number"}
+# a file of this many lines, all of them headings, is a list; fewer may be a title and a subtitle
+_LIST = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,10 +87,6 @@ class ReadOptions:
                 f"corpus: split_at {self.split_at!r} is no regular expression ({error}); put a backslash before each "
                 "sign that stands for itself"
             ) from None
-
-
-# a file of this many lines, all of them headings, is a list; fewer may be a title and a subtitle
-_LIST = 10
 
 
 class Cuts:
@@ -149,19 +149,12 @@ def _read_cut(path: Path, cuts: Cuts) -> Iterator[tuple[str, str]]:
 
 
 def _blocks(lines: Iterator[tuple[int, str]], cuts: Cuts) -> Iterator[tuple[str, int]]:
-    block: list[str] = []
-    first = 0
-    for number, line in lines:
-        if line.strip():
-            first = first if block else number
-            block.append(line)
-            continue
-        cuts.found = True
-        if block:
-            yield "".join(block), first
-            block = []
-    if block:
-        yield "".join(block), first
+    for blank, group in groupby(lines, key=lambda pair: not pair[1].strip()):
+        if blank:
+            cuts.found = True
+        else:
+            numbers, block = zip(*group, strict=True)
+            yield "".join(block), numbers[0]
 
 
 def _sections(
@@ -187,7 +180,6 @@ def _sections(
 
 
 def _read_json_lines(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
-    """Yield (text, `Document.origin`) for each line; a null is an empty text."""
     with open_bytes(path) as stream:
         for number, line in decoded_lines(path, stream):
             # a file that `cat` joined has a byte order mark for each part
@@ -198,10 +190,9 @@ def _read_json_lines(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
             row = _parsed(line, origin)
             # an object is a tuple of pairs here, which shows a field that comes twice
             if not isinstance(row, tuple):
+                kind = _JSON_TYPES.get(type(row), "null")
                 way = ", for example with jq -c '.[]'" if isinstance(row, list) else ""
-                raise CorpusError(
-                    f"corpus: {origin} must be a JSON object, got {_json_type(row)}; write one object a line{way}"
-                )
+                raise CorpusError(f"corpus: {origin} must be a JSON object, got {kind}; write one object a line{way}")
             texts = [value for name, value in row if name == text_field]
             if not texts:
                 raise CorpusError(missing_field(origin, text_field, [name for name, _ in row]))
@@ -211,7 +202,8 @@ def _read_json_lines(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
                 )
             text = "" if texts[0] is None else texts[0]
             if not isinstance(text, str):
-                raise CorpusError(f"corpus: {origin}: field {text_field!r} must be a string, got {_json_type(text)}")
+                kind = _JSON_TYPES[type(text)]
+                raise CorpusError(f"corpus: {origin}: field {text_field!r} must be a string, got {kind}")
             if "\\ud" in line or "\\uD" in line:
                 _refuse_surrogates(text, origin)
             yield text, origin
@@ -241,17 +233,6 @@ def _refuse_surrogates(text: str, origin: str) -> None:
         ) from None
 
 
-def _json_type(value: Any) -> str:
-    kinds = {
-        tuple: "an object",
-        list: "an array",
-        str: "a string",
-        bool: "a boolean",
-        float: "a number",
-    }
-    return kinds.get(type(value), "null")
-
-
 def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -260,20 +241,17 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
         try:
             table = pq.ParquetFile(stream)
             _check_column(table.schema_arrow, path, text_field)
-            row = 0
-            for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[text_field]):
-                column = batch.column(0)
-                for index in range(len(column)):
-                    origin = f"{path}:row {row}"
-                    row += 1
-                    try:
-                        text = column[index].as_py()
-                    except UnicodeDecodeError as error:
-                        raise CorpusError(
-                            f"corpus: {origin} is not UTF-8 at byte {error.start} of the text "
-                            f"({error.reason}); convert the column first"
-                        ) from None
-                    yield text or "", origin
+            batches = table.iter_batches(batch_size=_PARQUET_ROWS, columns=[text_field])
+            for row, value in enumerate(value for batch in batches for value in batch.column(0)):
+                origin = f"{path}:row {row}"
+                try:
+                    text = value.as_py()
+                except UnicodeDecodeError as error:
+                    raise CorpusError(
+                        f"corpus: {origin} is not UTF-8 at byte {error.start} of the text ({error.reason}); convert "
+                        "the column first"
+                    ) from None
+                yield text or "", origin
         # names in a damaged footer may be no text
         except (pa.ArrowException, UnicodeDecodeError) as error:
             stream.seek(0)

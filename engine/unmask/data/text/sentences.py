@@ -35,8 +35,6 @@ _BOUNDARY = re.compile(
     rf"|(?P<tight>(?<![.!?…⋯])(?:…{{2,}}+|⋯{{2,}}+|[!?]++){_CJK_CLOSING}(?={_IDEOGRAPH}))"
     r"|(?P<blank>\n[^\S\n]*+\n\s*+)"
 )
-_SPACE = re.compile(r"\s*+")
-
 # Abbreviations that never end a sentence. `etc.`, `Inc.` and `Jr.` may end one: the capital that follows decides.
 _ABBREVIATIONS = frozenset(
     """mr mrs ms mx dr prof rev fr hon gen col maj capt cmdr lt sgt sen rep gov pres st ste mt ft messrs mme
@@ -56,13 +54,20 @@ def sentence_starts(text: str) -> list[int]:
     if first == len(text):
         return []
     starts = [first]
-    quotes = _StraightQuotes(text)
+    # the straight quotes of a line up to `counted`
+    counted = quotes = 0
     for match in _BOUNDARY.finditer(text, first):
         start = match.end()
         if match.lastgroup == "cjk":
-            if text[start : start + 1] == '"' and quotes.open_at(start):
+            line = text.rfind("\n", counted, start) + 1
+            if line:
+                counted, quotes = line, 0
+            quotes += text.count('"', counted, start)
+            counted = start
+            if quotes % 2 and text.startswith('"', start):
                 start += 1
-            start = _past_space(text, start)
+            while text[start : start + 1].isspace():
+                start += 1
         if start >= len(text):
             break
         if match.lastgroup == "latin" and not _ends(text, match.start(), match.group(), start):
@@ -71,29 +76,6 @@ def sentence_starts(text: str) -> list[int]:
         if start > starts[-1]:
             starts.append(start)
     return starts
-
-
-class _StraightQuotes:
-    """Tells whether a straight quote is open, counted from the last line break, in time linear in the text."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._counted = 0
-        self._odd = False
-
-    def open_at(self, end: int) -> bool:
-        line = self._text.rfind("\n", self._counted, end) + 1
-        if line:
-            self._counted, self._odd = line, False
-        self._odd ^= bool(self._text.count('"', self._counted, end) % 2)
-        self._counted = end
-        return self._odd
-
-
-def _past_space(text: str, start: int) -> int:
-    match = _SPACE.match(text, start)
-    assert match is not None
-    return match.end()
 
 
 def _ends(text: str, mark: int, matched: str, following: int) -> bool:

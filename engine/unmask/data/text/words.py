@@ -26,17 +26,15 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unmask.errors import CorpusError
 from unmask.imports import import_user_module
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["ENTRY_POINTS", "Segmenter", "ideographs", "load_segmenter"]
 
@@ -85,9 +83,7 @@ class Segmenter:
     def continues(self, text: str, sentences: Sequence[int]) -> NDArray[np.bool_]:
         """Return (len(text),) bool: True for an ideograph that continues the word of the ideograph before it.
 
-        Args:
-            text: the text.
-            sentences: offsets between which to segment, ascending; sentences without an ideograph are skipped.
+        Text is segmented between the offsets `sentences`, ascending; sentences without an ideograph are skipped.
 
         Raises:
             CorpusError: the words do not join up to the text.
@@ -106,11 +102,7 @@ class Segmenter:
                     f"segmenter: the words of {self.name} must join up to the text {sentence[:40]!r}, they give "
                     f"{''.join(words)[:40]!r}; wrap it in a function that keeps every character"
                 )
-            place = start
-            ends.append(start)
-            for word in words:
-                place += len(word)
-                ends.append(place)
+            ends.extend(accumulate(map(len, words), initial=start))
         chinese = ideographs(text)
         result[1:] = chinese[1:] & chinese[:-1]
         begins = np.array(ends, np.int64)
