@@ -341,7 +341,7 @@ def test_each_name_in_the_glossary_is_used_by_code_or_settings() -> None:
         for kind, _, text in parts_of(path)
         if kind == "name"
     }
-    known |= set(settings(RunConfig)) | {"--resume", "manifest.json", "tile", "bitmask", "fused"}
+    known |= set(settings(RunConfig)) | {"--resume", "manifest.json"}
     folders = {path.name for root in ("engine", "kernels") for path in (ROOT / root).rglob("*") if path.is_dir()}
     assert [name for _, name in glossary() if name not in known | folders] == []
 
