@@ -36,7 +36,6 @@ def test_layer_norm(residual: bool, x_bias: bool) -> None:
     # with dropout the gradients of x and of the residual differ, so both are written
     dropped = layer_norm.bytes_backward(T, D, S, dropout=True, **form)
     assert dropped == (3 + 2 * residual) * ROWS + STATISTICS + gradients
-    assert (layer_norm.flops_forward(T, D), layer_norm.flops_backward(T, D)) == (8 * T * D, 14 * T * D)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -46,8 +45,6 @@ def test_gelu(bias: bool) -> None:
     # reads a gate and a value for each element that it writes
     assert gelu.bytes_forward(T, D, S, gated=True, bias=bias) == 3 * ROWS + bias * 2 * VECTOR
     assert gelu.bytes_backward(T, D, S, gated=True, bias=bias) == 5 * ROWS + bias * 4 * VECTOR
-    assert [gelu.flops_forward(T, D, gated=gated) for gated in (False, True)] == [23 * T * D, 25 * T * D]
-    assert [gelu.flops_backward(T, D, gated=gated) for gated in (False, True)] == [30 * T * D, 36 * T * D]
 
 
 @pytest.mark.parametrize("gated", [False, True])

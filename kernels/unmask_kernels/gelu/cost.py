@@ -1,11 +1,11 @@
-"""What a gelu call has to move and compute, at best: the number a backend is measured against.
+"""What a gelu call has to move, at best: the number a backend is measured against.
 
 `width` is that of the output, F; gated forms read 2 F columns.
 """
 
 from __future__ import annotations
 
-__all__ = ["bytes_backward", "bytes_forward", "flops_backward", "flops_forward"]
+__all__ = ["bytes_backward", "bytes_forward"]
 
 
 def bytes_forward(tokens: int, width: int, itemsize: int, *, gated: bool = False, bias: bool = True) -> int:
@@ -16,13 +16,3 @@ def bytes_forward(tokens: int, width: int, itemsize: int, *, gated: bool = False
 def bytes_backward(tokens: int, width: int, itemsize: int, *, gated: bool = False, bias: bool = True) -> int:
     """Read dy and x, write dx; read the bias and write its gradient."""
     return (3 + 2 * gated) * tokens * width * itemsize + 8 * bias * (1 + gated) * width
-
-
-def flops_forward(tokens: int, width: int, *, gated: bool = False) -> int:
-    """Bias, an error function of about 20, two products: 23 an element, and bias and product of the other half."""
-    return (23 + 2 * gated) * tokens * width
-
-
-def flops_backward(tokens: int, width: int, *, gated: bool = False) -> int:
-    """The forward again with the density beside the distribution, the product with dy, the sum for the bias."""
-    return (30 + 6 * gated) * tokens * width

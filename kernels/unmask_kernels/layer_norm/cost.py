@@ -1,8 +1,8 @@
-"""What a layer_norm call has to move and compute, at best: the number a backend is measured against."""
+"""What a layer_norm call has to move, at best: the number a backend is measured against."""
 
 from __future__ import annotations
 
-__all__ = ["bytes_backward", "bytes_forward", "flops_backward", "flops_forward"]
+__all__ = ["bytes_backward", "bytes_forward"]
 
 
 def bytes_forward(tokens: int, width: int, itemsize: int, *, residual: bool = True, x_bias: bool = False) -> int:
@@ -11,24 +11,8 @@ def bytes_forward(tokens: int, width: int, itemsize: int, *, residual: bool = Tr
 
 
 def bytes_backward(
-    tokens: int,
-    width: int,
-    itemsize: int,
-    *,
-    residual: bool = True,
-    dropout: bool = False,
-    x_bias: bool = False,
+    tokens: int, width: int, itemsize: int, *, residual: bool = True, dropout: bool = False, x_bias: bool = False
 ) -> int:
     """Read dy, x, residual, mean, rstd; write dresidual, and dx where dropout makes it another tensor."""
     tensors = 3 + residual + (dropout and residual)
     return tensors * tokens * width * itemsize + 8 * tokens + (12 + 8 * x_bias) * width
-
-
-def flops_forward(tokens: int, width: int) -> int:
-    """Add, mean, centre, square and sum, scale, weight, bias: 8 an element, without x_bias and random numbers."""
-    return 8 * tokens * width
-
-
-def flops_backward(tokens: int, width: int) -> int:
-    """The sum and the normalised row again, two reductions, dh, dweight and dbias: 14 an element."""
-    return 14 * tokens * width
