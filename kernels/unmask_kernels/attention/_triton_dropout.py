@@ -165,7 +165,8 @@ def draw_bitmask_kernel(
 
 def draw_for_forward(arguments: Arguments) -> Tensor | None:
     """The bitmask by row, int32 (W, H, T); None where dropout is drawn in the kernel, or there is none."""
-    return _draw(arguments, 0, arguments.bitmask_up_to) if _wanted(arguments) else None
+    up_to = arguments.bitmask_up_to
+    return _draw(arguments, 0, up_to) if up_to > 0 else None
 
 
 def draw_for_backward(arguments: BackwardArguments, fused_up_to: int) -> tuple[Tensor | None, Tensor | None]:
@@ -174,16 +175,12 @@ def draw_for_backward(arguments: BackwardArguments, fused_up_to: int) -> tuple[T
     Documents up to `SHORT_UP_TO` tokens lie by row, longer ones by column, and those over `fused_up_to` in both orders.
     The two results are one tensor where no document needs both.
     """
-    if not _wanted(arguments):
-        return None, None
     up_to = arguments.bitmask_up_to
+    if up_to == 0:
+        return None, None
     both = fused_up_to < min(arguments.max_seqlen, up_to)
     by_row = _draw(arguments, 0, up_to if both else SHORT_UP_TO)
     return by_row, _draw(arguments, SHORT_UP_TO, up_to, by_column=True, into=None if both else by_row)
-
-
-def _wanted(arguments: Arguments | BackwardArguments) -> bool:
-    return arguments.bitmask_up_to > 0 and arguments.p > 0.0
 
 
 def _draw(

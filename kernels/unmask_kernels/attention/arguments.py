@@ -13,16 +13,7 @@ from torch import Tensor
 
 from ..documents import BOUNDS, Documents
 
-__all__ = [
-    "SHORT_UP_TO",
-    "Arguments",
-    "BackwardArguments",
-    "Gradients",
-    "Results",
-    "is_banded",
-    "schedule",
-    "sides",
-]
+__all__ = ["SHORT_UP_TO", "Arguments", "BackwardArguments", "Gradients", "Results", "is_banded", "schedule", "sides"]
 
 SHORT_UP_TO = 64
 """Documents up to this length are one tile of the Triton backend; an element of `BOUNDS`."""
@@ -84,7 +75,7 @@ class Arguments(NamedTuple):
         window: columns seen on either side of a row's own, -1 for all.
         scale: factor of the scores.
         max_seqlen: static bound on the length of a document.
-        fused_up_to, bitmask_up_to: see `schedule`; read by the Triton backend only.
+        fused_up_to, bitmask_up_to: see `schedule`; read by the Triton backend only. 0 for the latter without dropout.
     """
 
     qkv: Tensor
@@ -129,7 +120,7 @@ class Arguments(NamedTuple):
             scale=scale,
             max_seqlen=max_seqlen,
             fused_up_to=_schedule.fused_up_to,
-            bitmask_up_to=_schedule.bitmask_up_to,
+            bitmask_up_to=_schedule.bitmask_up_to if p > 0.0 else 0,
         )
 
 
