@@ -18,11 +18,12 @@ from torch import Tensor
 
 from unmask_kernels import attention as public
 from unmask_kernels.attention import FAMILY, _flash, _torch, choice, reference
+from unmask_kernels.attention.arguments import Arguments
 from unmask_kernels.dispatch import Backend
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.attention import attention_case, plain_attention
 from unmask_kernels.testing.compare import compare
-from unmask_kernels.testing.inputs import Case, run
+from unmask_kernels.testing.inputs import Case, lengths_to_documents, run
 
 LENGTHS = [17, 0, 1, 22]
 CASES = [
@@ -184,7 +185,11 @@ def test_the_static_bound_is_what_sizes_their_grids(backend: str) -> None:
 
 
 def test_flash_attn_4_is_given_none_where_nothing_bounds_a_row() -> None:
-    assert [_flash._unbounded(side) for side in (-1, 0, 64)] == [None, 0, 64]
+    settings: dict[str, Any] = {"key": None, "p": 0.0, "window": None, "scale": 1.0}
+    causal = Arguments.of(torch.empty(9, 3, 1, 8), lengths_to_documents([9]), causal=True, **settings)
+    assert [*_flash._window(causal, 4).values()] == [None, 0]
+    assert [*_flash._window(causal._replace(window=5, causal=False), 4).values()] == [5, 5]
+    assert [*_flash._window(causal, 2).values()] == [-1, 0]
 
 
 def test_registration_is_sound_and_its_lse_is_declared(backend: str) -> None:
