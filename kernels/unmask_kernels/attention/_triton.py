@@ -1,9 +1,9 @@
 """Triton attention: which kernel takes which documents, with which tiles, and the launches.
 
-    length of a document       forward                           backward up to SHORT_UP_TO          one tile
-    `short_backward_kernel`, 5 products up to fused_up_to          tiles of rows, online softmax
-    `fused_backward_kernel`, 5 products longer                     the same
-    `grad_query_kernel`, `grad_key_value_kernel`, 7 products
+    length of a document   forward                         backward
+    up to SHORT_UP_TO      one tile                        `short_backward_kernel`, 5 products
+    up to fused_up_to      tiles of rows, online softmax   `fused_backward_kernel`, 5 products
+    longer                 the same                        `grad_query_kernel`, `grad_key_value_kernel`, 7 products
 
 The rule looks at a document's own length and at the call, so a document gives the same bits wherever it is packed. q, k
 and v are read where the projection left them; dq, dk and dv are written into one (T, 3, H, K). No result depends on
