@@ -180,7 +180,7 @@ def test_other_keys_choose_other_tokens(target: Target) -> None:
 @pytest.mark.parametrize("words", [None, 0.7])
 def test_equal_priorities_go_by_place(words: float | None, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     if target.backend == "triton":
-        pytest.skip("the kernel's random numbers cannot be replaced: see test_masking_choice.py")
+        pytest.skip("the kernel's random numbers cannot be replaced: see test_masking_selection.py")
     from unmask_kernels import philox
 
     def few(c0: Tensor, c1: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:

@@ -1,6 +1,6 @@
 """`mac`, masked language modelling as correction (MacBERT: Cui et al. 2021, arXiv:1906.08101).
 
-Words are chosen in n-grams (see `choice`). A draw at a chosen word's first token decides what the word becomes:
+Words are chosen in n-grams (see `selection`). A draw at a chosen word's first token decides what the word becomes:
 
     split[0]   its similar word, which has the same number of tokens; random tokens if the table lacks the word
     split[1]   random ordinary tokens, each drawn by itself
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unmask.data.masking.choice import Flags, Indices, Row, Words, take_words
+from unmask.data.masking.selection import Flags, Indices, Row, Words, take_words
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.randomness import Uint64Array
 

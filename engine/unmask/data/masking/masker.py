@@ -5,8 +5,8 @@ For a piece of n tokens with the 64-bit key (low, high), t = 0 at its [CLS]:
     budget      = max(1, round(rate n)), ties to even, rate an exact fraction; n counts [CLS] and [SEP]
     priority(t) = word t mod 4 of philox(counter (t div 4, 0, low, high), key site_key(seed, SELECTION))
     token       : the `budget` tokens that come first by (priority(t), t)                 (Devlin et al. 2019)
-    whole_word  : words by (priority of their first token, place), each taken if it still fits, see `choice`
-    ngram, span : the same; the words of a group share its priority, see `choice`    (Cui 2021; Joshi 2020)
+    whole_word  : words by (priority of their first token, place), each taken if it still fits, see `selection`
+    ngram, span : the same; the words of a group share its priority, see `selection`    (Cui 2021; Joshi 2020)
     mac         : as ngram; similar words instead of [MASK], see `correction`              (Cui 2021)
 
 Each chosen token is replaced by its own draw; in `span` all tokens of a span follow the draw at its first token:
@@ -35,8 +35,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from unmask.data.masking.choice import NGRAM, SPAN, Indices, Row, Words, choose_tokens, group_heads, take_words
 from unmask.data.masking.correction import SimilarWords, choose_correction, replace_by_similar
+from unmask.data.masking.selection import NGRAM, SPAN, Indices, Row, Words, choose_tokens, group_heads, take_words
 from unmask.data.randomness import REPLACEMENT, SELECTION, WALK, Uint64Array, site_key
 from unmask.errors import ConfigError
 

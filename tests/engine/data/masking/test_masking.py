@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.data.masking import Masker, choice
+from unmask.data.masking import Masker, selection
 from unmask.data.randomness import REPLACEMENT, SELECTION, philox_4x32, site_key
 from unmask.errors import ConfigError
 
@@ -150,7 +150,7 @@ def test_a_split_of_one_kind_makes_only_that_kind(split, expected):
 
 
 def test_equal_priorities_are_broken_by_the_earlier_token(monkeypatch):
-    monkeypatch.setattr(choice, "philox_4x32", lambda c0, *rest: np.full((4, np.size(c0)), 5, dtype=np.uint64))
+    monkeypatch.setattr(selection, "philox_4x32", lambda c0, *rest: np.full((4, np.size(c0)), 5, dtype=np.uint64))
     ids, sizes, keys = row([20, 40])
     assert make()(ids, sizes, keys).rows.tolist() == [1, 2, 3, 21, 22, 23, 24, 25, 26]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.data.masking import Masker
-from unmask.data.masking.choice import NGRAM, SPAN, Row, Words, group_heads
+from unmask.data.masking.selection import NGRAM, SPAN, Row, Words, group_heads
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.randomness import REPLACEMENT, SELECTION, WALK, philox_4x32, site_key
 from unmask.errors import ConfigError
