@@ -14,7 +14,7 @@ from unmask_kernels.attention.arguments import Arguments
 from unmask_kernels.attention.choice import describe
 from unmask_kernels.documents import Documents
 
-from .inputs import Case, Inputs, lengths_to_documents
+from .inputs import Case, lengths_to_documents
 
 __all__ = ["CASES", "LARGE", "attention_case", "described", "plain_attention"]
 
@@ -31,8 +31,8 @@ def attention_case(
 ) -> Case:
     """Return a case of packed documents of these lengths; scores have a deviation of about 2, as trained."""
 
-    def build(generator: torch.Generator) -> Inputs:
-        arguments = {
+    def build(generator: torch.Generator) -> dict[str, Any]:
+        return {
             "qkv": torch.randn(sum(lengths), 3, heads, head_dim, generator=generator) * 1.5,
             "documents": lengths_to_documents(lengths),
             "causal": causal,
@@ -40,7 +40,6 @@ def attention_case(
             "p": p,
             "key": philox.mix64(torch.tensor(77)),
         }
-        return Inputs(arguments=arguments, differentiable=("qkv",))
 
     form = f"-k{head_dim}" + ("-causal" if causal else "")
     form += ("" if window is None else f"-window{window}") + (f"-p{round(100 * p)}" if p else "")

@@ -1,13 +1,6 @@
 """What every family must do besides giving the right numbers. A check raises AssertionError that says what failed.
 
-targets           the backends and devices that this machine can test; `backends_here` parametrizes a test with them
-opcheck           the registered operation agrees with its schema and its fake
-full_graph        torch.compile makes one graph, for fixed and for dynamic lengths, and the same bits
-gradient_set      exactly the gradients that are asked for are computed, each with the bits of a call that asks for all
-deterministic     two runs give the same bits
-strides           views with other strides give the values of contiguous tensors
-refuses           a wrong argument raises the right error
-packed_as_alone   a document gives the same result in a packed batch and alone
+`targets` says which backends this machine can test on which devices, and `backends_here` parametrizes a test with them.
 """
 
 from __future__ import annotations
@@ -131,7 +124,7 @@ def gradient_set(function: Callable[..., Any], inputs: Inputs) -> None:
     for name in inputs.differentiable:
         alone = run(function, replace(inputs, differentiable=(name,)))
         same_bits(alone, {key: everything[key] for key in alone}, f"gradient of {name} alone and with others")
-    frozen = function(**{name: _detached(value) for name, value in inputs.arguments.items()})
+    frozen = function(**inputs.arguments)
     for output in frozen if isinstance(frozen, tuple) else (frozen,):
         if output.requires_grad:
             raise AssertionError("the output requires a gradient although no argument does")
@@ -151,13 +144,9 @@ def strides(function: Callable[..., Any], inputs: Inputs) -> None:
         for name, value in inputs.arguments.items()
     }
     _close(run(function, inputs.change(**swapped)), run(function, inputs), "other strides and contiguous")
-    leaf = inputs.arguments[inputs.differentiable[0]].detach().requires_grad_()
-    output = function(**{**inputs.arguments, inputs.differentiable[0]: leaf})
-    output = output[0] if isinstance(output, tuple) else output
-    ones = torch.ones((), dtype=output.dtype, device=output.device)
-    expanded = torch.autograd.grad(output, leaf, ones.expand(output.shape), retain_graph=True)
-    dense = torch.autograd.grad(output, leaf, torch.ones_like(output))
-    _close({"gradient": expanded[0]}, {"gradient": dense[0]}, "an expanded and a dense incoming gradient")
+    first = replace(inputs, differentiable=inputs.differentiable[:1])
+    expanded = run(function, first, incoming=lambda y: y.new_ones(()).expand(y.shape))
+    _close(expanded, run(function, first, incoming=torch.ones_like), "an expanded and a dense incoming gradient")
 
 
 def refuses(
@@ -196,14 +185,14 @@ def packed_as_alone(
         per_token: names of the results to compare; their first dimension is tokens.
         tolerance: largest absolute difference that is allowed; 0 asks for equal bits.
     """
-    together = _run_with_ramp(function, packed)
+    together = run(function, packed, incoming=_ramp)
     start = 0
     for index, length in enumerate(lengths):
         tokens = slice(start, start + length)
         start += length
         if length == 0:
             continue
-        single = _run_with_ramp(function, alone(tokens, index))
+        single = run(function, alone(tokens, index), incoming=_ramp)
         for name in per_token:
             ours, theirs = together[name][tokens], single[name]
             if tolerance == 0.0:
@@ -223,16 +212,6 @@ def _close(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], what: str) 
             raise AssertionError(f"{what}: {name} differs by {float(difference.amax()):.3g}, allowed {allowed:.3g}")
 
 
-def _run_with_ramp(function: Callable[..., Any], inputs: Inputs) -> dict[str, Tensor]:
-    """Do as `run` does, with the same incoming gradient for every token: a ramp over the columns."""
-    arguments = dict(inputs.arguments)
-    leaves = {name: arguments[name].detach().requires_grad_() for name in inputs.differentiable}
-    output = function(**{**arguments, **leaves})
-    ramp = torch.linspace(-1, 1, output.shape[-1], device=output.device).to(output.dtype).expand(output.shape)
-    gradients = torch.autograd.grad(output, list(leaves.values()), ramp)
-    results = {f"d{name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
-    return {"y": output.detach(), **results}
-
-
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
+def _ramp(output: Tensor) -> Tensor:
+    """The same incoming gradient for every token."""
+    return torch.linspace(-1, 1, output.shape[-1], device=output.device).to(output.dtype).expand(output.shape)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from torch import Tensor
 from unmask_kernels import philox
 from unmask_kernels.documents import Documents
 
-from .inputs import Case, Inputs, lengths_to_documents
+from .inputs import Case, lengths_to_documents
 
 __all__ = ["CASES", "embedding_case", "plain_embedding"]
 
@@ -45,10 +47,8 @@ def embedding_case(
         ids_dtype: of ids and segments.
     """
 
-    def build(generator: torch.Generator) -> Inputs:
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator)
-
+    def build(generator: torch.Generator) -> dict[str, Any]:
+        normal = partial(torch.randn, generator=generator)
         documents = lengths_to_documents(lengths)
         tokens = documents.tokens
         if text:
@@ -58,7 +58,7 @@ def embedding_case(
             ids = torch.randint(0, vocabulary, (tokens,), generator=generator)
         ids[torch.rand(tokens, generator=generator) < frequent] = vocabulary // 3
         halves = [(torch.arange(length) * 2 >= length).long() for length in lengths]
-        arguments = {
+        return {
             "ids": ids.to(ids_dtype),
             "documents": documents,
             "segments": None if segments is None else (torch.cat(halves) * (segments - 1)).to(ids_dtype),
@@ -71,15 +71,12 @@ def embedding_case(
             "key": torch.tensor(0x0123456789ABCDEF),
             "dtype": torch.float32,
         }
-        names = ("word", "position", "segment", "weight", "bias")
-        return Inputs(arguments=arguments, differentiable=names, parameters=names)
 
-    parts = [f"{len(lengths)}documents-{sum(lengths)}x{width}"]
-    parts += [f"p{math.floor(100 * p)}"] if p else []
-    parts += ["no-segments"] if segments is None else [f"{segments}segments"] * (segments != 2)
-    parts += ["text"] * text
-    parts += [f"frequent{math.floor(100 * frequent)}"] * (frequent != 0.3)
-    return Case(name="-".join(parts), build=build)
+    parts = [f"{len(lengths)}documents-{sum(lengths)}x{width}", f"p{math.floor(100 * p)}" * (p > 0.0)]
+    parts += ["no-segments" if segments is None else f"{segments}segments" * (segments != 2)]
+    parts += ["text" * text, f"frequent{math.floor(100 * frequent)}" * (frequent != 0.3)]
+    parameters = ("word", "position", "segment", "weight", "bias")
+    return Case(name="-".join(filter(None, parts)), build=build, parameters=parameters)
 
 
 def plain_embedding(
@@ -98,8 +95,7 @@ def plain_embedding(
 ) -> Tensor:
     """Compute embedding with PyTorch's own functions in the tables' dtype; only the result is rounded to `dtype`."""
     segments = torch.zeros_like(documents.positions) if segments is None else segments
-    others = F.embedding(documents.positions, position) + F.embedding(segments, segment)
-    h = F.embedding(ids, word) + others
+    h = F.embedding(ids, word) + (F.embedding(documents.positions, position) + F.embedding(segments, segment))
     y = F.layer_norm(h, (word.shape[1],), weight, bias, 1e-12)
     if p > 0.0:
         y = torch.where(philox.keep_rows(key, documents.row_keys, word.shape[1], p), y * (1 / (1 - p)), 0)

@@ -2,50 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unmask_kernels.gelu import GATED
 
-from .inputs import Case, Inputs
+from .inputs import Case
 
-__all__ = ["CASES", "gelu_case", "plain_gelu"]
+__all__ = ["CASES", "gelu_case", "plain_activation", "plain_gelu"]
 
 
 def gelu_case(tokens: int, width: int, *, activation: str = "gelu", bias: bool = True, scale: float = 2.0) -> Case:
     """Return a case: y (tokens, width), x of twice the width if gated, with standard deviation `scale`."""
     columns = 2 * width if activation in GATED else width
 
-    def build(generator: torch.Generator) -> Inputs:
-        arguments = {
+    def build(generator: torch.Generator) -> dict[str, Any]:
+        return {
             "x": torch.randn(tokens, columns, generator=generator) * scale,
             "bias": torch.randn(columns, generator=generator) / 2 if bias else None,
             "activation": activation,
         }
-        return Inputs(
-            arguments=arguments,
-            differentiable=("x", "bias") if bias else ("x",),
-            parameters=("bias",),
-        )
 
-    parts = [activation, f"{tokens}x{width}"]
-    parts += [] if bias else ["pure"]
-    parts += [f"scale{scale:g}"] if scale != 2.0 else []
-    return Case(name="-".join(parts), build=build)
+    parts = [activation, f"{tokens}x{width}", "pure" * (not bias), f"scale{scale:g}" * (scale != 2.0)]
+    return Case(name="-".join(filter(None, parts)), build=build, parameters=("bias",))
 
 
 def plain_gelu(x: Tensor, bias: Tensor | None = None, *, activation: str) -> Tensor:
     """Compute gelu with PyTorch's own functions in fp32 or wider; only the result is rounded."""
     z = x.to(torch.promote_types(x.dtype, torch.float32))
-    if bias is not None:
-        z = z + bias
+    return plain_activation(z if bias is None else z + bias, activation).to(x.dtype)
+
+
+def plain_activation(z: Tensor, activation: str) -> Tensor:
+    """Apply PyTorch's own activation to z, gated or not."""
     if activation in GATED:
         gate, value = z.tensor_split(2, dim=1)
-        y = F.silu(gate) * value if activation == "swiglu" else F.gelu(gate) * value
-    else:
-        y = F.gelu(z, approximate="tanh" if activation == "gelu_tanh" else "none")
-    return y.to(x.dtype)
+        return F.silu(gate) * value if activation == "swiglu" else F.gelu(gate) * value
+    return F.gelu(z, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 CASES = [

@@ -67,30 +67,34 @@ class Case:
 
     Attributes:
         name: the id of tests, and what `str(case)` returns.
-        build: draws the values in fp32 on the CPU.
+        build: draws the arguments in fp32 on the CPU. Every floating-point tensor is differentiable.
+        parameters: see `Inputs`.
     """
 
     name: str
-    build: Callable[[torch.Generator], Inputs]
+    build: Callable[[torch.Generator], dict[str, Any]]
+    parameters: tuple[str, ...] = ()
 
     def make(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Inputs:
         """Return the inputs in `dtype` on `device`; every call gives the same values."""
-        generator = torch.Generator().manual_seed(0x5EED)
-        return self.build(generator).to(dtype, device)
+        arguments = self.build(torch.Generator().manual_seed(0x5EED))
+        floats = tuple(name for name, x in arguments.items() if isinstance(x, Tensor) and x.is_floating_point())
+        return Inputs(arguments=arguments, differentiable=floats, parameters=self.parameters).to(dtype, device)
 
     def __str__(self) -> str:
         return self.name
 
 
-def run(function: Callable[..., Any], inputs: Inputs, *, seed: int = 1) -> dict[str, Tensor]:
+def run(
+    function: Callable[..., Any], inputs: Inputs, *, incoming: Callable[[Tensor], Tensor] | None = None
+) -> dict[str, Tensor]:
     """Call a function and differentiate it.
-
-    The incoming gradient is drawn in fp32 from `seed` and rounded to bf16, so it is the same in every activation dtype.
 
     Args:
         function: takes the arguments by name; returns a tensor or a tuple of tensors.
         inputs: the call.
-        seed: of the incoming gradient.
+        incoming: gives the gradient of an output. Default: normal values drawn in fp32 from a fixed seed and rounded to
+            bf16, so they are the same in every activation dtype.
     Returns:
         The output under "y", or several under "y0", "y1", ...; the gradient of each differentiable tensor under "d" and
         its name, such as "dx".
@@ -107,14 +111,16 @@ def run(function: Callable[..., Any], inputs: Inputs, *, seed: int = 1) -> dict[
     results = {"y" if len(outputs) == 1 else f"y{i}": output.detach() for i, output in enumerate(outputs)}
     if not leaves:
         return results
-    generator = torch.Generator().manual_seed(seed)
-    incoming = [
-        torch.randn(output.shape, generator=generator).bfloat16().to(output.device, output.dtype) for output in outputs
-    ]
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(output: Tensor) -> Tensor:
+        return torch.randn(output.shape, generator=generator).bfloat16().to(output.device, output.dtype)
+
+    given = [(incoming or normal)(output) for output in outputs]
     # an output may depend on no differentiable argument: it requires no gradient
-    joined = [(output, given) for output, given in zip(outputs, incoming, strict=True) if output.requires_grad]
+    asked = [place for place, output in enumerate(outputs) if output.requires_grad]
     gradients = torch.autograd.grad(
-        [output for output, _ in joined], list(leaves.values()), [given for _, given in joined]
+        [outputs[place] for place in asked], list(leaves.values()), [given[place] for place in asked]
     )
     written = [name for name, leaf in leaves.items() if leaf.grad is not None]
     if written:

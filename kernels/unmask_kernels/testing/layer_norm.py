@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from unmask_kernels import philox
 
-from .inputs import Case, Inputs
+from .inputs import Case
 
 __all__ = ["CASES", "layer_norm_case", "plain_layer_norm"]
 
@@ -27,11 +29,9 @@ def layer_norm_case(
 ) -> Case:
     """Return a case: x and residual (tokens, width) with mean `offset`, weight and bias away from 1 and 0."""
 
-    def build(generator: torch.Generator) -> Inputs:
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator)
-
-        arguments = {
+    def build(generator: torch.Generator) -> dict[str, Any]:
+        normal = partial(torch.randn, generator=generator)
+        return {
             "x": normal(tokens, width) * 2 + offset,
             "residual": normal(tokens, width) + offset if residual else None,
             "weight": 1 + normal(width) / 4,
@@ -41,20 +41,10 @@ def layer_norm_case(
             "key": torch.tensor(0x0123456789ABCDEF),
             "row_keys": philox.mix64(torch.arange(tokens)),
         }
-        names = ("x", "residual", "weight", "bias", "x_bias")
-        return Inputs(
-            arguments=arguments,
-            differentiable=tuple(name for name in names if arguments[name] is not None),
-            parameters=("weight", "bias", "x_bias"),
-        )
 
-    parts = [f"{tokens}x{width}"]
-    parts += [f"p{math.floor(100 * p)}"] if p else []
-    parts += [] if residual else ["plain"]
-    parts += [] if bias else ["unbiased"]
-    parts += ["x_bias"] if x_bias else []
-    parts += [f"offset{offset:g}"] if offset else []
-    return Case(name="-".join(parts), build=build)
+    parts = [f"{tokens}x{width}", f"p{math.floor(100 * p)}" * (p > 0.0), "plain" * (not residual)]
+    parts += ["unbiased" * (not bias), "x_bias" * x_bias, f"offset{offset:g}" * (offset != 0.0)]
+    return Case(name="-".join(filter(None, parts)), build=build, parameters=("weight", "bias", "x_bias"))
 
 
 def plain_layer_norm(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from unmask_kernels.gelu import GATED
 
-from .inputs import Case, Inputs
+from .gelu import plain_activation
+from .inputs import Case
 
 __all__ = ["CASES", "MODELS", "linear_gelu_case", "plain_linear_gelu"]
 
@@ -22,30 +24,22 @@ def linear_gelu_case(tokens: int, depth: int, width: int, *, activation: str = "
     """
     rows = 2 * width if activation in GATED else width
 
-    def build(generator: torch.Generator) -> Inputs:
-        arguments = {
+    def build(generator: torch.Generator) -> dict[str, Any]:
+        return {
             "x": torch.randn(tokens, depth, generator=generator),
             "weight": torch.randn(rows, depth, generator=generator) * 1.5 / math.sqrt(depth),
             "bias": torch.randn(rows, generator=generator) / 2 if bias else None,
             "activation": activation,
         }
-        return Inputs(
-            arguments=arguments,
-            differentiable=("x", "weight", "bias") if bias else ("x", "weight"),
-            parameters=("weight", "bias"),
-        )
 
-    parts = [activation, f"{tokens}x{depth}", f"{width}"] + ([] if bias else ["pure"])
-    return Case(name="-".join(parts), build=build)
+    parts = [activation, f"{tokens}x{depth}", f"{width}", "pure" * (not bias)]
+    return Case(name="-".join(filter(None, parts)), build=build, parameters=("weight", "bias"))
 
 
 def plain_linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str) -> Tensor:
     """Compute linear_gelu as a PyTorch user writes it: every step is rounded to the activation dtype."""
     z = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-    if activation in GATED:
-        gate, value = z.tensor_split(2, dim=1)
-        return F.silu(gate) * value if activation == "swiglu" else F.gelu(gate) * value
-    return F.gelu(z, approximate="tanh" if activation == "gelu_tanh" else "none")
+    return plain_activation(z, activation)
 
 
 CASES = [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from unmask_kernels import philox
-from unmask_kernels.documents import Documents
 from unmask_kernels.masking.rule import counts, numbers
 
-from .inputs import Case, Inputs
+from .inputs import Case, lengths_to_documents
 
 __all__ = ["CASES", "CLS", "MASK", "ORDINARY", "SEP", "SPECIAL", "masking_case"]
 
@@ -46,23 +47,21 @@ def masking_case(
         seed: of the random keys.
     """
 
-    def build(generator: torch.Generator) -> Inputs:
+    def build(generator: torch.Generator) -> dict[str, Any]:
         pieces = []
         for length in lengths:
             content = torch.randint(5, VOCABULARY, (max(0, length - 2),), generator=generator)
             content[torch.rand(len(content), generator=generator) < spelled] = UNK
             pieces.append(torch.cat([torch.tensor([CLS]), content, torch.tensor([SEP])])[:length])
         ids = torch.cat([*pieces, torch.full((padding,), PAD)])
-        sizes = torch.tensor([*lengths, padding])
         starts = None
         if words is not None:
             # as the loader has them: special tokens and the first token of the text begin words
             starts = (torch.rand(len(ids), generator=generator) < words) | SPECIAL[ids]
             starts |= torch.cat([torch.ones(1, dtype=torch.bool), ids[:-1] == CLS])
-        names = philox.mix64(torch.arange(len(sizes)) + 7)
-        arguments = {
+        return {
             "ids": ids.to(dtype),
-            "documents": Documents.build(torch.tensor([0, *sizes.tolist()]).cumsum(0).int(), names),
+            "documents": lengths_to_documents([*lengths, padding]),
             "word_starts": starts,
             "special": SPECIAL,
             "ordinary": ORDINARY,
@@ -72,7 +71,6 @@ def masking_case(
             "mask_id": MASK,
             "capacity": int(counts(torch.tensor(lengths), numbers(rate, split)).sum()) + spare,
         }
-        return Inputs(arguments=arguments, differentiable=())
 
     return Case(name=name, build=build)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .inputs import Case, Inputs
+from .inputs import Case
 
 __all__ = ["CASES", "mlm_loss_case", "plain_mlm_loss"]
 
@@ -28,23 +30,21 @@ def mlm_loss_case(
     None.
     """
 
-    def build(generator: torch.Generator) -> Inputs:
+    def build(generator: torch.Generator) -> dict[str, Any]:
         rows = torch.randperm(tokens, generator=generator)[:masked].sort().values
         slots = masked + unused
         positions, labels = torch.zeros(slots, dtype=torch.int64), torch.full((slots,), -100)
         positions[:masked] = rows
         labels[:masked] = torch.randint(0, vocabulary, (masked,), generator=generator)
-        arguments = {
+        return {
             "hidden": torch.randn(slots if gathered else tokens, width, generator=generator),
             "positions": None if gathered else positions,
             "labels": labels,
             "weight": torch.randn(vocabulary, width, generator=generator) * (3 / width**0.5),
             "bias": torch.randn(vocabulary, generator=generator) if bias else None,
         }
-        names = ("hidden", "weight", "bias") if bias else ("hidden", "weight")
-        return Inputs(arguments=arguments, differentiable=names, parameters=("weight", "bias"))
 
-    return Case(name=name, build=build)
+    return Case(name=name, build=build, parameters=("weight", "bias"))
 
 
 def plain_mlm_loss(
