@@ -15,20 +15,10 @@ __all__ = ["Arguments", "BackwardArguments", "Gradients", "Results"]
 
 
 class Arguments(NamedTuple):
-    """What the forward takes.
+    """What the forward takes, as `embedding` documents it.
 
-    Attributes:
-        ids: int64 or int32 (T,).
-        segments: int64 or int32 (T,), or None for segment 0 everywhere.
-        positions, row_keys: of the tokens, int64 (T,); from `Documents`, as the next two.
-        cu_seqlens: int32 (S + 1,).
-        order: documents from the longest to the shortest, int32 (S,).
-        word, position, segment: the tables (V, D), (P, D), (N, D), wide.
-        weight, bias: of the norm, (D,), wide.
-        key: of the random stream, scalar int64; None without dropout.
-        eps: added to the variance.
-        p: probability of dropping an element of the normalised rows, in [0, 1).
-        dtype: of the result.
+    Tables (V, D), (P, D), (N, D), weight and bias (D,) are wide. Without dropout, key is None. Of `Documents` there are
+    positions and row_keys, int64 (T,), cu_seqlens, int32 (S + 1,), and order, int32 (S,).
     """
 
     ids: Tensor

@@ -22,13 +22,7 @@ GATED: tuple[Activation, ...] = ("geglu", "swiglu")
 
 
 class Arguments(NamedTuple):
-    """What the forward takes.
-
-    Attributes:
-        x: (T, N), fp16, bf16, fp32 or fp64.
-        bias: (N,), wide, or None: added to x.
-        activation: one of `ACTIVATIONS`.
-    """
+    """What the forward takes, as `gelu` documents it; bias is wide."""
 
     x: Tensor
     bias: Tensor | None

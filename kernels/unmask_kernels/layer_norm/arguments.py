@@ -13,18 +13,10 @@ __all__ = ["Arguments", "BackwardArguments", "Gradients", "Results"]
 
 
 class Arguments(NamedTuple):
-    """What the forward takes.
+    """What the forward takes, as `layer_norm` documents it.
 
-    Attributes:
-        x: (T, D), fp16, bf16, fp32 or fp64.
-        residual: (T, D) in the dtype of x, or None.
-        x_bias: (D,), wide, or None: added to x.
-        weight: (D,), wide: scales the normalised rows.
-        bias: (D,), wide, or None: added to them.
-        key: of the random stream, scalar int64; None without dropout.
-        row_keys: of the rows, int64 (T,); None without dropout.
-        eps: added to the variance.
-        p: probability of dropping an element of x + x_bias, in [0, 1).
+    residual (T, D) has the dtype of x; x_bias, weight and bias (D,) are wide. Without dropout, key and row_keys are
+    None.
     """
 
     x: Tensor

@@ -15,15 +15,11 @@ __all__ = ["Arguments", "BackwardArguments", "Gradients", "Results"]
 
 
 class Arguments(NamedTuple):
-    """What the forward takes.
+    """What the forward takes, as `linear_gelu` documents it; bias is wide.
 
     Attributes:
-        x: (T, D), fp16, bf16, fp32 or fp64.
         weight: (N, D), any float dtype. Backends do not read it: it is here because it gets the gradient.
         narrow: (N, D), the weight in the dtype of x.
-        bias: (N,), wide, or None.
-        activation: one of gelu's `ACTIVATIONS`.
-        weight_dtype: the dtype of weight.
         with_z: whether a backward will need z.
     """
 

@@ -14,21 +14,9 @@ __all__ = ["Arguments", "MaskedTokens"]
 
 
 class Arguments(NamedTuple):
-    """What the operation takes.
+    """What the operation takes, as `masking` documents it.
 
-    Attributes:
-        ids: of the tokens, int64 or int32 (T,).
-        word_starts: whether a word begins at a token, bool (T,); None chooses single tokens.
-        special: ids that are never chosen, bool (V,).
-        ordinary: ids that a random replacement is drawn from, int64 or int32 (O,).
-        keys: of selection and of replacement, int64 (2,).
-        cu_seqlens: first row of each document and the end of the last, int32 (S + 1,).
-        document_keys: int64 (S,).
-        rate: share of a document's tokens to predict.
-        split: shares of [MASK], random and unchanged.
-        mask_id: id of [MASK].
-        capacity: slots, M.
-        max_seqlen: static bound on the length of a document.
+    Of `Documents` there are cu_seqlens, int32 (S + 1,), their keys as document_keys, int64 (S,), and max_seqlen.
     """
 
     ids: Tensor

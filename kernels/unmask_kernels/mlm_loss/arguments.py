@@ -13,16 +13,7 @@ __all__ = ["Arguments", "BackwardArguments", "Gradients", "Results"]
 
 
 class Arguments(NamedTuple):
-    """What the forward takes.
-
-    Attributes:
-        hidden: (T, D), or (M, D) without positions.
-        positions: rows of hidden to predict, int64 (M,), or None for all of them.
-        labels: int64 (M,), negative in an unused slot.
-        weight: (V, D), any float dtype.
-        bias: (V,), any float dtype, or None.
-        with_gradients: whether the forward computes gradients.
-    """
+    """What the forward takes, as `mlm_loss` documents it, and whether it computes gradients."""
 
     hidden: Tensor
     positions: Tensor | None
