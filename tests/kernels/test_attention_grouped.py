@@ -145,7 +145,7 @@ def test_padding_is_hidden_however_low_the_scores(dtype: torch.dtype) -> None:
 
 def test_memory_is_linear_in_the_length() -> None:
     # One document of 8,192 tokens and 4 heads has 1 GiB of scores in fp32; the block in work has 8 MiB. A process of
-    # its own, so that its peak is the call's own.
+    # its own, so that its peak is the call's own. What the allocator keeps differs from run to run: 108 to 313 MiB.
     program = """
 import resource, torch
 from unmask_kernels import Documents, attention
@@ -159,4 +159,4 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     kibibytes = int(done.stdout)
-    assert kibibytes < 256 * 1024, f"peak grew by {kibibytes // 1024} MiB"
+    assert kibibytes < 640 * 1024, f"peak grew by {kibibytes // 1024} MiB"
