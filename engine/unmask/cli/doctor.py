@@ -1,6 +1,6 @@
 """`unmask doctor`: the backends that this machine can run, and the reasons why it cannot run the others.
 
-For each device, the report is about one call of each family at BERT-base size, in the dtype that training would use.
+For each device, it explains the choice for one call of each family, at BERT-base size and in the dtype of training.
 """
 
 import importlib.metadata

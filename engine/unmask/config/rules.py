@@ -12,7 +12,7 @@ from unmask.limits import INCOMPATIBLE_OBJECTIVES, SHORTEST, SHORTEST_PAIR
 
 __all__ = ["check", "check_changes"]
 
-# smallest value: the settings that it is for
+# smallest value: the settings that it applies to
 _AT_LEAST = {
     0: "seed data.workers objective.mlm objective.nsp objective.sop objective.clm "
     "train.warmup_steps train.weight_decay",
@@ -37,7 +37,7 @@ def check(config: RunConfig) -> None:
 def check_changes(config: RunConfig, changes: Mapping[str, Any], *, max_length: int) -> None:
     """Raise ConfigError if `data.max_length` was changed and nothing reads it, because the phases have their own.
 
-    A recipe may name both, for whoever replaces the phases. It is a mistake to ask for a length that no phase has.
+    A recipe may have both, since a user may remove its phases. It is a mistake to ask for a length that no phase has.
 
     Args:
         config: the recipe with the changes.

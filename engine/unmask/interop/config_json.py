@@ -34,7 +34,7 @@ _FIELDS = {
     "initializer_range": "initializer_range",
 }
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
-# settings that must have these values, if they are given, for the model to be BERT's
+# a BERT model has these values; a file may leave them out
 _REQUIRED = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
@@ -83,7 +83,7 @@ def read_config(folder: Path) -> EncoderConfig:
         known = ", ".join(map(repr, _ACTIVATIONS))
         found = describe_value(activation).removesuffix(" (str)")
         raise CheckpointError(f"{path}: hidden_act must be one of {known}, is {found}")
-    # `transformers` itself leaves out what equals BERT-base.
+    # `transformers` leaves out the values of BERT-base.
     fields = {ours: theirs[other] for ours, other in _FIELDS.items() if other in theirs}
     fields.setdefault("vocab_size", 30522)
     if ours_alone:

@@ -1,6 +1,6 @@
-"""Reading the weights of a Hugging Face folder: safetensors or .bin, whole or in shards, as data only.
+"""Reads the weights of a Hugging Face folder: safetensors or .bin, whole or in shards. It runs no code from a file.
 
-Old names of layer norms become today's names, and prefixes that trainers add (`module.`, `_orig_mod.`) are removed.
+`LayerNorm.gamma` and `beta` become `weight` and `bias`. Prefixes that trainers add (`module.`, ...) are removed.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _joined(files: list[Path]) -> dict[str, Tensor]:
-    """Return the tensors of all files, under today's names."""
+    """Return the tensors of all files, under their names in current folders."""
     weights: dict[str, Tensor] = {}
     seen: dict[str, str] = {}
     for path in files:
@@ -102,7 +102,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
-        # PyTorch's own message is a page long and suggests to run whatever the file contains.
+        # PyTorch's own message is a page long and suggests running any code in the file.
         raise CheckpointError(
             f"{path} cannot be read, it is damaged or holds more than tensors; copy or download it again, or take a "
             "folder with safetensors"
@@ -115,7 +115,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 
 def _state_dict(loaded: object, path: Path) -> Mapping[str, Any]:
-    """Return the names and tensors in the content of a .bin file, which may be the whole state of a trainer."""
+    """Return the tensors by name from a loaded .bin file, which may hold the whole state of a trainer."""
     needed = f"{path} must hold tensors by their names, a state dict"
     if not isinstance(loaded, Mapping):
         kind = "a tensor" if isinstance(loaded, Tensor) else f"a {type(loaded).__name__}"

@@ -1,22 +1,22 @@
-"""Gradients of the tables of positions and segments on the GPU: dh computed again, added up by position.
+"""Gradients of the position and segment tables on the GPU: the kernel computes dh again and adds it up by position.
 
-Tokens are taken in the order of their positions: position by position, and at each the documents that reach it, from
-the longest to the shortest (`Documents.order`). `tokens_before` (P + 1,) counts the tokens at smaller positions. Each
-program has a span of this order. So all programs share the work of short documents, which have few positions:
+The kernel visits tokens position by position. At a position come the documents that reach it, from the longest to the
+shortest (`Documents.order`). `tokens_before` (P + 1,) counts the tokens at smaller positions. Each program has a span
+of this order, not of the positions, so all programs have work even if documents are short:
 
     tokens_before   0               4         7     9
     document        a  b  c  d   |  a  b  d  | a  b  |
     position        0  0  0  0   |  1  1  1  | 2  2  |
     spans           | program 0 | program 1 | program 2 |
 
-With dh = rstd dx_hat - slope h - offset, an element of a token costs two multiplications and additions. What the tokens
-of a position and segment have in common is computed once for all of them:
+With dh = rstd dx_hat - slope h - offset (see `_triton_grad_word`), an element costs two multiplications and additions
+for each token. Factors that all tokens of a position and segment share are applied once, to the sums:
 
     sum of dh = weight / (1 - p) * sum of rstd keep dy
                 - sum of slope word - (position + segment) * sum of slope - sum of offset
 
 A program keeps its sums by segment over all its positions. One program computes each sum, in a fixed order: no atomics.
-Traffic of a token: its dy again, some 150 bytes of numbers and bits; the row of its word, unless the L2 cache has it.
+Traffic of a token: its dy again, about 150 bytes of scalars and bitmask, and its word's row if the L2 cache lacks it.
 """
 
 # mypy: disable-error-code="assignment"
@@ -31,7 +31,7 @@ from ._triton_row import kept, load_bitmask
 
 __all__ = ["grad_position_kernel"]
 
-_COUNTED = tl.constexpr(256)  # positions whose number of tokens is read at a time
+_COUNTED = tl.constexpr(256)  # entries of tokens_before that are read at a time
 
 
 @triton.jit
@@ -56,15 +56,15 @@ def grad_position_kernel(
     (COLS,), rstd, slope, offset (rows,), all fp32; the bitmask of `row_layout`, None without dropout; starts (S,)
     int32, the first tokens of the documents, from the longest to the shortest; tokens_before (positions + 1,) int32.
     segments may be None; SEGMENTS is then 1.
-    Writes partial (programs, 2, COLS): the sums of the positions that go on from the span before and into the span
-    behind; segment_sums (programs, SEGMENTS, COLS).
+    Writes partial (programs, 2, COLS): the sums of a position that began in the span before, and of one that goes on
+    in the next span; segment_sums (programs, SEGMENTS, COLS).
     """
     PARTS: tl.constexpr = TILE.parts
     BLOCK: tl.constexpr = TILE.block
     program = tl.program_id(0).to(tl.int64)
     first = tl.program_id(0) * span
     end = tl.minimum(first + span, rows)
-    # the other axis has parts of a row, where the sums of all would not fit in registers
+    # if the sums of a whole row do not fit in registers, the second axis of the grid splits the row
     first_part = tl.program_id(1) * PARTS if SPLIT > 1 else 0
     first_position, end_position = -1, 0
     for start in range(0, positions, _COUNTED):
@@ -85,7 +85,7 @@ def grad_position_kernel(
         high = tl.minimum(end - before, documents)
         # by segment: of rstd keep dy, of slope word, of slope, of offset
         sum_dy, sum_word, sum_slope, sum_offset = no_sums, no_sums, no_scalars, no_scalars
-        # tokens are known two ahead and what belongs to them one ahead, so that loads need not wait for one another
+        # tokens are loaded two iterations ahead and their values one ahead, so loads do not wait for one another
         token = tl.load(starts_ptr + low).to(tl.int64) + position
         token1 = tl.load(starts_ptr + tl.minimum(low + 1, high - 1)).to(tl.int64) + position
         word, segment, rstd, slope, offset = _load_token(

@@ -48,7 +48,7 @@ class Results(NamedTuple):
 class BackwardArguments(NamedTuple):
     """What the backward takes: the gradient of y, (T, D) in the dtype of x, and what the forward took and returned.
 
-    h is not saved. To read x and residual again moves as many bytes, and keeps h in the accumulation dtype.
+    h, the sum that is normalised, is not saved: x and residual are as many bytes, and give h in the accumulation dtype.
     """
 
     dy: Tensor
@@ -68,7 +68,7 @@ class Gradients(NamedTuple):
     """What the backward returns. A gradient that nobody reads is empty, (0,).
 
     Attributes:
-        dx: (T, D) in the dtype of x; empty without dropout, where it is dresidual.
+        dx: (T, D) in the dtype of x; empty without dropout, since it then equals dresidual.
         dresidual: (T, D) in the dtype of x; empty with dropout and without a residual.
         dx_bias: (D,), wide; empty without x_bias.
         dweight, dbias: (D,), wide.

@@ -16,7 +16,7 @@ __all__ = ["Arguments", "MaskedTokens"]
 class Arguments(NamedTuple):
     """What the operation takes, as `masking` documents it.
 
-    Of `Documents` there are cu_seqlens, int32 (S + 1,), their keys as document_keys, int64 (S,), and max_seqlen.
+    cu_seqlens, int32 (S + 1,), document_keys, int64 (S,), and max_seqlen come from its `Documents`.
     """
 
     ids: Tensor
@@ -38,7 +38,7 @@ class MaskedTokens(NamedTuple):
 
     Attributes:
         ids: corrupted ids, (T,), dtype of ids.
-        rows: tokens to predict, int64 (M,), ascending over the used slots; unused slots are 0.
+        rows: row of each token to predict, int64 (M,); used slots ascend; unused ones, also between them, are 0.
         labels: their original ids, int64 (M,); unused slots are -100.
     """
 

@@ -28,11 +28,11 @@ class Results(NamedTuple):
 
     Attributes:
         loss: scalar, wide.
-        predicted, correct: number of predicted tokens, and of those predicted right, scalars, int64.
-        dx: (M, D) in the dtype of hidden: of the rows at `positions`.
-        dweight: (V, D), wide: of all chunks but the last; (0, D) if there is one chunk.
+        predicted, correct: number of predictions, and number of right ones, scalars, int64.
+        dx: gradient of the rows at `positions`, (M, D) in the dtype of hidden.
+        dweight: gradient from all chunks but the last, (V, D), wide; (0, D) if there is only one chunk.
         dbias: (V,), wide; empty without bias.
-        dlogits: of the last chunk, (rows, V and padding) in the dtype of hidden.
+        dlogits: gradient of the last chunk's logits, (rows, V + padding) in the dtype of hidden.
     """
 
     loss: Tensor
@@ -47,7 +47,7 @@ class Results(NamedTuple):
 class BackwardArguments(NamedTuple):
     """What the backward takes: the gradient of loss, a wide scalar, and what the forward took and returned.
 
-    Of weight and bias it reads shape and dtype only.
+    It reads only the shape and dtype of weight and bias. `needs_weight` is False if the projection is frozen.
     """
 
     dloss: Tensor
@@ -66,7 +66,7 @@ class Gradients(NamedTuple):
     """What the backward returns, each in the shape and dtype of its argument.
 
     Attributes:
-        dhidden: always.
+        dhidden: never empty.
         dweight: empty, (0,), if the projection is frozen.
         dbias: empty, (0,), without bias.
     """

@@ -1,13 +1,13 @@
-"""What composition reads, a block of documents, and what it makes of them: sequences of pieces.
+"""The input and output of composition: a block of documents, and the sequences of their pieces.
 
     block      the documents that are shuffled together, by source                  n documents
-    piece      a stretch of one document                                            P pieces
+    piece      consecutive tokens of one document                                   P pieces
     sequence   pieces that share room for L tokens: pieces firsts[q] : firsts[q + 1]  Q sequences
 
-In the micro-batch a sequence reads [CLS] piece [SEP] [CLS] piece [SEP] ... Attention then sees every piece as a
-document of its own (scope `document`), or the whole sequence as one document, which keeps the first [CLS] only (scope
-`sequence`). A pair is [CLS] A [SEP] B [SEP], one document in either scope. Both scopes count two special tokens for
-every piece, so that they hold the same text; no sequence counts more than L tokens.
+In the micro-batch a sequence reads [CLS] piece [SEP] [CLS] piece [SEP] ... In scope `document`, attention sees every
+piece as a document. In scope `sequence`, it sees the whole sequence as one document, which keeps only the first [CLS].
+A pair is [CLS] A [SEP] B [SEP], one document in either scope. Both scopes count two special tokens for every piece, so
+they hold the same text. No sequence counts more than L tokens.
 """
 
 from collections.abc import Callable
@@ -29,8 +29,8 @@ _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 class Text(Protocol):
     """The part of a token store that composition reads.
 
-    Stretches of documents are asked for by store index, first token and number of tokens, (k,) each; their T tokens
-    come one stretch after the other.
+    A call names k stretches of documents by store index, first token and number of tokens, (k,) each. It returns their
+    T tokens, one stretch after the other.
     """
 
     def gather(self, documents: Any, starts: Any, lengths: Any) -> tuple[Any, npt.NDArray[np.bool_]]:
@@ -48,8 +48,7 @@ class Block:
         documents: store index of each document, (n,).
         lengths: tokens of each document without special ones, (n,).
         sources: number of each document's source, (n,), ascending.
-        readings: how often the document's source was read to its end before, (n,); the epoch, unless the source has
-            a weight.
+        readings: how often the document's source was read to its end before, (n,). Without a weight, the epoch.
         ranks: index of the document in its source, (n,).
         max_length: L, tokens that a sequence may count.
         seed: 64-bit seed of the order.
@@ -86,7 +85,7 @@ class Block:
         return bits
 
     def by_source(self) -> list[Indices]:
-        """List the documents of each source that has some, as indices in the block, in order."""
+        """List the documents of each source as indices in the block; skip sources without documents."""
         edges = np.flatnonzero(np.diff(self.sources)) + 1
         return np.split(np.arange(len(self)), edges) if len(self) else []
 
@@ -98,13 +97,13 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sequences:
-    """Q sequences made of P pieces of a block's documents. The names of the fields are those in stored files.
+    """Q sequences made of P pieces of a block's documents. Stored files use the names of these fields.
 
     Attributes:
         owners: index in the block of each piece's document, (P,).
         starts: first token of each piece in its document, (P,).
         lengths: tokens of each piece without special ones, at least 1, (P,).
-        keys: of the pieces, uint64 (P,); masks and dropout draw by them.
+        keys: of the pieces, uint64 (P,); addresses of their masks and dropout.
         firsts: sequence q holds pieces firsts[q] : firsts[q + 1], (Q + 1,).
         pair_labels: 0 where the second segment follows the first, else 1, (Q,); None where sequences are not pairs.
     """
@@ -136,10 +135,10 @@ class Sequences:
         return np.ones(len(self.owners), dtype=bool) if self.pair_labels is None else self.begins
 
     def costs(self, mask_counts: Indices) -> tuple[Indices, Indices, Indices]:
-        """Count what each sequence takes of a micro-batch: tokens, masked tokens and document slots, (Q,) each.
+        """Count what each sequence uses of a micro-batch: tokens, masked tokens and document slots, (Q,) each.
 
         Args:
-            mask_counts: masked tokens of a document of n tokens, at index n, (L + 1,).
+            mask_counts: at index n, the masked tokens of a document of n tokens, (L + 1,).
         """
         opens, begins = self.opens, self.firsts[:-1]
         if not begins.size:
@@ -153,9 +152,9 @@ class Sequences:
 
 
 Composer = Callable[[Block], Sequences]
-"""A strategy: makes the sequences of a block. Their order does not matter, since they are shuffled."""
+"""A strategy: a function that makes the sequences of a block, in any order, since the stream shuffles them."""
 
 
 def ranges(firsts: Indices, counts: Indices) -> Indices:
-    """Concatenate ranges: for each i the numbers firsts[i], firsts[i] + 1, ..., counts[i] of them, (sum of counts,)."""
+    """Concatenate, for each i, the counts[i] numbers firsts[i], firsts[i] + 1, ...; shape (sum of counts,)."""
     return np.repeat(firsts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())

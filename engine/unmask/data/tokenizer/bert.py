@@ -1,10 +1,10 @@
-"""BERT's way to cut text, and the settings of a tokenizer folder that ask for it or for another one.
+"""BERT's rules for cutting text, and the settings of a tokenizer folder that ask for these rules or for others.
 
 `bert_pipeline` builds the tokenizer around a vocabulary. The settings are those of `tokenizer_config.json` and
-`special_tokens_map.json`, and `tokenizer_class` of `config.json`; they describe what `tokenizer.json` describes too.
-Each is followed, or must agree with what is followed, or is refused by its name:
+`special_tokens_map.json`, and `tokenizer_class` of `config.json`; `tokenizer.json` describes the same things.
+A setting is followed, or must agree with `tokenizer.json`, or is refused by its name:
 
-    tokenizer_class             must cut text as BERT's class does, or, beside a tokenizer.json, stand for that file
+    tokenizer_class             a class that cuts text as BERT's does, or one that uses the tokenizer.json beside it
     do_lower_case, strip_accents, tokenize_chinese_chars, wordpieces_prefix, max_input_chars_per_word
                                 followed with a vocab.txt; beside a tokenizer.json they must agree with it
     do_basic_tokenize, clean_text, never_split, split_special_tokens
@@ -41,7 +41,7 @@ __all__ = [
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 LONGEST_WORD = 100
-"""Characters of the longest word that is cut into pieces, as in BERT's code (tokenization.py, WordpieceTokenizer)."""
+"""Characters of the longest word that is cut into word pieces, as in BERT's tokenization.py (WordpieceTokenizer)."""
 
 _MPNET = {"pad": "<pad>", "unk": "[UNK]", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
 # models whose tokenizer is BERT's pipeline around a vocab.txt, with their tokens for the five roles
@@ -52,8 +52,7 @@ _LIKE_BERT = dict.fromkeys(
     ),
     SPECIAL_TOKENS,
 ) | {"MPNet": _MPNET}
-# the settings of folders that early versions of this project saved; do_lower_case in them says nothing of normalizers
-# other than BERT's
+# the settings of folders from early versions of this project; their do_lower_case counts for BERT's normalizer alone
 _ONCE_SAVED = {
     *("tokenizer_class", "do_lower_case", "strip_accents", "tokenize_chinese_chars", "model_max_length"),
     *(f"{role}_token" for role in SPECIAL_TOKENS),
@@ -81,8 +80,8 @@ def bert_pipeline(
         lowercase: whether to drop case.
         strip_accents: whether to drop accents. Default: as `lowercase`.
         chinese_characters: whether every CJK character is a word.
-        prefix: marks a piece that continues a word.
-        longest_word: characters of the longest word that is cut into pieces; a longer one is unknown.
+        prefix: begins a word piece that continues a word.
+        longest_word: characters of the longest word that is cut into word pieces; a longer one becomes [UNK].
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -210,7 +209,7 @@ def require_plain(
         config: the settings.
         where: the folder.
         kept: the added tokens, which are never cut.
-        special: those of them that are special, without the five roles.
+        special: the special tokens in `kept`, without those of the five roles.
         basic: whether text is cut at punctuation.
     """
     if config.get("do_basic_tokenize") is False and basic:
@@ -260,7 +259,7 @@ def pipeline_settings(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
 def require_agreement(
     config: Mapping[str, Any], where: Path, backend: tokenizers.Tokenizer, description: Mapping[str, Any]
 ) -> None:
-    """Refuse settings that contradict the `tokenizer.json` beside them: programs would differ in which they follow.
+    """Refuse settings that contradict the `tokenizer.json` beside them: programs would disagree on which to follow.
 
     Args:
         config: the settings.
