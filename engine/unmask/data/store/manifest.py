@@ -121,7 +121,7 @@ def make_manifest(
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and checks `manifest.json`.
+    """Read and check `manifest.json`.
 
     Raises:
         StoreError: there is no store, or its manifest is damaged or of a newer format.
@@ -156,7 +156,7 @@ def read_manifest(folder: Path) -> Manifest:
             "prepare"
         )
     try:
-        manifest = json.loads(text)
+        manifest: Manifest = json.loads(text)
         version = int(manifest["schema_version"])
     except (ValueError, KeyError, TypeError):
         raise StoreError(f"store: {path} is damaged; remove the store and prepare it again") from None
@@ -170,8 +170,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise StoreError(
             f"store: {path} is damaged, it lacks {', '.join(missing)}; remove the store and prepare it again"
         )
-    checked: Manifest = manifest
-    return checked
+    return manifest
 
 
 def check_shards(folder: Path, manifest: Manifest, *, hashes: bool) -> None:

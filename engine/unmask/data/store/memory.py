@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from unmask.data.compose.sequences import Indices, ranges
+
 __all__ = ["MemoryStore"]
 
 
@@ -82,20 +84,12 @@ class MemoryStore:
         return np.frombuffer(b"".join(hashes), dtype=np.uint64) < fraction * 2.0**64
 
     def gather(
-        self, documents: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+        self, documents: Indices, starts: Indices, lengths: Indices
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Return ids and word starts of spans of documents, as `Store.gather` does."""
-        places = self._places(documents, starts, lengths)
+        places = ranges(self.offsets[documents] + starts, lengths)
         return self.ids[places], self.word_starts[places]
 
-    def gather_sentence_starts(
-        self, documents: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.bool_]:
+    def gather_sentence_starts(self, documents: Indices, starts: Indices, lengths: Indices) -> npt.NDArray[np.bool_]:
         """Return sentence starts of spans of documents, as `Store.gather_sentence_starts` does."""
-        return self.sentence_starts[self._places(documents, starts, lengths)]
-
-    def _places(
-        self, documents: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
-        begins = self.offsets[documents] + starts
-        return np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+        return self.sentence_starts[ranges(self.offsets[documents] + starts, lengths)]

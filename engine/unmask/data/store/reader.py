@@ -10,11 +10,13 @@ lists is two orders of magnitude slower. Cost: 10 ns a token for ids and word st
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from unmask.data.compose.sequences import Indices, ranges
 from unmask.data.store.manifest import Manifest, ShardEntry, check_shards, fingerprint, read_manifest
 from unmask.errors import StoreError
 from unmask.paths import require_utf8
@@ -30,17 +32,19 @@ __all__ = ["Store"]
 _HASHED_ALWAYS_BYTES = 1 << 27
 
 
-class _Hashed(Protocol):
-    @property
-    def hash(self) -> str: ...
-
-
 class Store:
     """A token store, opened with `Store.open`.
 
     Attributes:
         folder: its path.
         manifest: the contents of `manifest.json`.
+        fingerprint: SHA-256 of the contents: tokens in order, sources, tokenizer.
+        num_documents, num_tokens: N, and the tokens of all documents without [CLS] and [SEP].
+        sources: their names, by number.
+        tokenizer_hash, vocab_size: of the tokenizer that made the ids.
+        special_ids: ids of pad, unk, cls, sep, mask.
+        added_special_ids: ids of the other special tokens, ascending.
+        segmenter: what joined ideographs to words, such as "rjieba 0.2.2"; empty if each is a word.
         lengths: tokens of each document without [CLS] and [SEP], (N,) int32.
         source_of: number of its source in `sources`, (N,) int16.
         content_hashes: hash of its text, (N,) uint64.
@@ -49,6 +53,13 @@ class Store:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
+        self.fingerprint = fingerprint(manifest)
+        self.num_documents, self.num_tokens = manifest["documents"], manifest["tokens"]
+        self.sources = [source["name"] for source in manifest["sources"]]
+        self.tokenizer_hash, self.vocab_size = manifest["tokenizer_hash"], manifest["vocab_size"]
+        self.special_ids = dict(manifest["special_ids"])
+        self.added_special_ids = list(manifest.get("added_special_ids", ()))
+        self.segmenter = manifest.get("segmenter", "")
         begins, lengths, sources, hashes, bounds = [], [], [], [], [0]
         self._batches: list[_TokenBatch] = []
         for shard in manifest["shards"]:
@@ -59,17 +70,17 @@ class Store:
                 sources.append(source)
                 hashes.append(hashed)
                 bounds.append(bounds[-1] + len(source))
-        if bounds[-1] != manifest["documents"]:
+        if bounds[-1] != self.num_documents:
             raise StoreError(
-                f"store: {folder} holds {bounds[-1]} documents, the manifest says {manifest['documents']}; "
+                f"store: {folder} holds {bounds[-1]} documents, the manifest says {self.num_documents}; "
                 "prepare it again"
             )
         self.lengths: NDArray[np.int32] = np.concatenate(lengths)
         self.source_of: NDArray[np.int16] = np.concatenate(sources)
         self.content_hashes: NDArray[np.uint64] = np.concatenate(hashes)
         # where each document begins in its record batch, and the first document of each record batch
-        self._begins: NDArray[np.int64] = np.concatenate(begins)
-        self._bounds: NDArray[np.int64] = np.array(bounds, np.int64)
+        self._begins: Indices = np.concatenate(begins)
+        self._bounds: Indices = np.array(bounds, np.int64)
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool | None = None) -> Store:
@@ -90,54 +101,10 @@ class Store:
         return cls(folder, manifest)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.folder,))
+        # the shards were verified when the store was first opened
+        return partial(Store.open, verify=False), (self.folder,)
 
-    @property
-    def num_documents(self) -> int:
-        """The number of documents, N."""
-        return len(self.lengths)
-
-    @property
-    def num_tokens(self) -> int:
-        """The number of tokens without [CLS] and [SEP]."""
-        return self.manifest["tokens"]
-
-    @property
-    def sources(self) -> list[str]:
-        """Names of the sources, by number."""
-        return [source["name"] for source in self.manifest["sources"]]
-
-    @property
-    def special_ids(self) -> dict[str, int]:
-        """Ids of pad, unk, cls, sep, mask."""
-        return dict(self.manifest["special_ids"])
-
-    @property
-    def added_special_ids(self) -> list[int]:
-        """Ids of the other special tokens, ascending."""
-        return list(self.manifest.get("added_special_ids", ()))
-
-    @property
-    def vocab_size(self) -> int:
-        """The number of ids of the tokenizer."""
-        return self.manifest["vocab_size"]
-
-    @property
-    def tokenizer_hash(self) -> str:
-        """`Tokenizer.hash` of what made the ids."""
-        return self.manifest["tokenizer_hash"]
-
-    @property
-    def segmenter(self) -> str:
-        """The segmenter that joined ideographs to words, such as "rjieba 0.2.2"; empty if each is a word."""
-        return self.manifest.get("segmenter", "")
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the contents: tokens in order, sources, tokenizer."""
-        return fingerprint(self.manifest)
-
-    def require_tokenizer(self, tokenizer: _Hashed) -> None:
+    def require_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Check that `tokenizer` made this store.
 
         Raises:
@@ -202,9 +169,9 @@ class Store:
         Raises:
             ValueError: a span reaches beyond its document or a document is not in the store.
         """
-        begins, sizes, where, total = self._locate(documents, starts, lengths)
-        ids = np.empty(total, self._batches[0].ids.dtype)
-        words = np.empty(total, np.bool_)
+        begins, sizes, where = self._locate(documents, starts, lengths)
+        ids = np.empty(sizes.sum(), self._batches[0].ids.dtype)
+        words = np.empty(ids.size, np.bool_)
         for batch, taken, placed in self._parts(begins, sizes, where):
             ids[placed] = batch.ids[taken]
             words[placed] = _bits(batch.words, taken)
@@ -212,16 +179,14 @@ class Store:
 
     def gather_sentence_starts(self, documents: ArrayLike, starts: ArrayLike, lengths: ArrayLike) -> NDArray[np.bool_]:
         """Copy the sentence starts of spans, (T,) bool; arguments and errors as in `gather`."""
-        begins, sizes, where, total = self._locate(documents, starts, lengths)
-        sentences = np.empty(total, np.bool_)
+        begins, sizes, where = self._locate(documents, starts, lengths)
+        sentences = np.empty(sizes.sum(), np.bool_)
         for batch, taken, placed in self._parts(begins, sizes, where):
             sentences[placed] = _bits(batch.sentences, taken)
         return sentences
 
-    def _locate(
-        self, documents: ArrayLike, starts: ArrayLike, lengths: ArrayLike
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
-        """Return for each span its first token in the record batch, its tokens and its record batch; and T."""
+    def _locate(self, documents: ArrayLike, starts: ArrayLike, lengths: ArrayLike) -> tuple[Indices, Indices, Indices]:
+        """Return for each span its first token in the record batch, its tokens and its record batch, (P,) each."""
         rows, first, sizes = (np.asarray(part, dtype=np.int64) for part in (documents, starts, lengths))
         if rows.ndim != 1 or not rows.shape == first.shape == sizes.shape:
             raise ValueError(
@@ -240,26 +205,21 @@ class Store:
                 f"got {first[at]} to {first[at] + sizes[at]} at place {at}"
             )
         where = np.searchsorted(self._bounds, rows, side="right") - 1
-        return self._begins[rows] + first, sizes, where, int(sizes.sum())
+        return self._begins[rows] + first, sizes, where
 
     def _parts(
-        self, begins: NDArray[np.int64], sizes: NDArray[np.int64], where: NDArray[np.int64]
-    ) -> Iterator[tuple[_TokenBatch, NDArray[np.int64], NDArray[np.int64] | slice]]:
+        self, begins: Indices, sizes: Indices, where: Indices
+    ) -> Iterator[tuple[_TokenBatch, Indices, Indices | slice]]:
         """Yield each record batch with the tokens to take from it and their places in the flat result."""
         touched = np.unique(where)
         if len(touched) == 1:
-            yield self._batches[touched[0]], _addresses(begins, sizes), slice(None)
+            yield self._batches[touched[0]], ranges(begins, sizes), slice(None)
             return
         places = np.cumsum(sizes) - sizes
         for number in touched:
             spans = np.flatnonzero(where == number)
-            taken = _addresses(begins[spans], sizes[spans])
-            yield self._batches[number], taken, _addresses(places[spans], sizes[spans])
-
-
-def _reopen(folder: Path) -> Store:
-    # verified when it was first opened
-    return Store.open(folder, verify=False)
+            taken = ranges(begins[spans], sizes[spans])
+            yield self._batches[number], taken, ranges(places[spans], sizes[spans])
 
 
 class _TokenBatch(NamedTuple):
@@ -272,12 +232,8 @@ class _TokenBatch(NamedTuple):
 
 def _map_shard(
     folder: Path, shard: ShardEntry
-) -> Iterator[tuple[_TokenBatch, NDArray[np.int64], NDArray[np.int16], NDArray[np.uint64]]]:
-    """Yield each record batch, memory-mapped: tokens, offsets (n + 1,), source numbers (n,), content hashes (n,).
-
-    Raises:
-        StoreError: the file is no shard of a store.
-    """
+) -> Iterator[tuple[_TokenBatch, Indices, NDArray[np.int16], NDArray[np.uint64]]]:
+    """Yield each record batch, memory-mapped: tokens, offsets (n + 1,), source numbers (n,), content hashes (n,)."""
     import pyarrow as pa
 
     path = folder / shard["file"]
@@ -299,16 +255,8 @@ def _map_shard(
         raise StoreError(f"store: {path} is no shard of a token store ({error}); prepare it again") from None
 
 
-def _addresses(begins: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return begins[0], begins[0] + 1, ... (sizes[0] of them), then the same for the next span; (T,) int64."""
-    shifts = begins - (np.cumsum(sizes) - sizes)
-    result = np.repeat(shifts, sizes)
-    result += np.arange(result.size)
-    return result
-
-
-def _bits(packed: NDArray[np.uint8], index: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return the bits at `index`, (T,) bool; bit i % 8 of byte i // 8 of the bitmap belongs to entry i."""
+def _bits(packed: NDArray[np.uint8], index: Indices) -> NDArray[np.bool_]:
+    """Return the bits at `index`, (T,) bool; bit i % 8 of byte i // 8 belongs to entry i."""
     shift = (index & 7).astype(np.uint8)
     lowest: NDArray[np.uint8] = (packed[index >> 3] >> shift) & np.uint8(1)
     return lowest.view(np.bool_)

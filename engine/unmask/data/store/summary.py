@@ -104,16 +104,14 @@ def describe(store: Store) -> str:
     lines.extend(
         f"source {name} has no document with a token and is left out" for name in summary.get("empty_sources", ())
     )
+    strange = []
     for source in store.manifest["sources"]:
-        unknown = summary.get("unknown_tokens", {}).get(source["name"], 0) / max(1, source["tokens"])
-        lines.append(
-            f"  {source['name']}: {source['documents']:,} documents, {source['tokens']:,} tokens, {unknown:.3%} unknown"
-        )
-    strange = [
-        source["name"]
-        for source in store.manifest["sources"]
-        if summary.get("unknown_tokens", {}).get(source["name"], 0) > _MUCH_UNKNOWN * source["tokens"]
-    ]
+        name, tokens = source["name"], source["tokens"]
+        unknown = summary.get("unknown_tokens", {}).get(name, 0)
+        share = unknown / max(1, tokens)
+        lines.append(f"  {name}: {source['documents']:,} documents, {tokens:,} tokens, {share:.3%} unknown")
+        if unknown > _MUCH_UNKNOWN * tokens:
+            strange.append(name)
     if strange:
         lines.append(
             f"more than {_MUCH_UNKNOWN:.0%} of {', '.join(strange)} is [UNK], of which a model learns nothing; give a "
@@ -127,8 +125,7 @@ def describe(store: Store) -> str:
             f"{summary['long_words']:,} words of more than {LONGEST_WORD} characters can only become [UNK] and were "
             "left out of training the vocabulary"
         )
-    lengths = summary.get("lengths", {})
-    if lengths:
+    if lengths := summary.get("lengths"):
         lines.append("tokens per document:")
         rows = itertools.dropwhile(lambda row: not row[1], lengths.items())
         lines.extend(f"  {label:>17} {count:>12,}" for label, count in rows)

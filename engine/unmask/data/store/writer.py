@@ -73,14 +73,9 @@ def write_store(
     Args:
         folder: the store to make; it must not exist.
         documents: the documents.
-        tokenizer_hash: see `StoreHead`, and so for the next four.
-        vocab_size: see there.
-        special_ids: see there.
-        segmenter: see there.
-        added_special_ids: see there.
+        tokenizer_hash, vocab_size, special_ids, segmenter, added_special_ids: see `StoreHead`.
         sources: names of the first sources; others follow in the order of the documents.
-        batch_documents: see `ShardWriter`, and so for the next.
-        shard_tokens: see there.
+        batch_documents, shard_tokens: see `ShardWriter`.
 
     Raises:
         StoreError: the folder exists or cannot be written, or there is no document; nothing is left behind.
@@ -264,6 +259,7 @@ class _HashingFile:
 
     def __init__(self, raw: IO[bytes]) -> None:
         self.raw = raw
+        self.tell, self.flush = raw.tell, raw.flush
         self.digest = hashlib.sha256()
 
     @property
@@ -273,12 +269,6 @@ class _HashingFile:
     def write(self, data: Any) -> int:
         self.digest.update(data)
         return self.raw.write(data)
-
-    def tell(self) -> int:
-        return self.raw.tell()
-
-    def flush(self) -> None:
-        self.raw.flush()
 
     def finish(self) -> None:
         self.raw.flush()
