@@ -18,6 +18,7 @@ Cost: about 0.2 ms a document with a buffer of 2,048.
 """
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -30,29 +31,22 @@ from unmask.limits import SHORTEST
 __all__ = ["Bm25"]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Bm25:
-    """Composes sequences of similar documents.
+    """Composes sequences of similar documents; `Composition` describes the settings."""
 
-    Args:
-        walk: ask with the document just added, or always with the first one of the sequence.
-        buffer: documents to choose from.
-        query_terms: words of a document in a query, at most.
-    """
-
-    def __init__(self, *, walk: Literal["path", "star"], buffer: int, query_terms: int) -> None:
-        self._path = walk == "path"
-        self._buffer = buffer
-        self._query_terms = query_terms
+    walk: Literal["path", "star"]
+    buffer: int
+    query_terms: int
 
     def __call__(self, block: Block) -> Sequences:
         """Compose the sequences of all sources."""
         pieces: list[tuple[int, int, int]] = []
         firsts = [0]
         for documents in block.by_source():
-            index = TermIndex(
-                block, documents, query_terms=self._query_terms, group=max(64, min(self._buffer, len(documents)) // 2)
-            )
-            for sequence in _Walk(block, documents, index, self._buffer, follow=self._path).sequences():
+            group = max(64, min(self.buffer, len(documents)) // 2)
+            index = TermIndex(block, documents, query_terms=self.query_terms, group=group)
+            for sequence in _Walk(block, documents, index, self.buffer, follow=self.walk == "path").sequences():
                 pieces += sequence
                 firsts.append(len(pieces))
         owners, starts, lengths = np.array(pieces, dtype=np.int64).reshape(-1, 3).T

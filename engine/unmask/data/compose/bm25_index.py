@@ -70,8 +70,7 @@ class TermIndex:
         self._weights = np.rint(weight * SCALE).astype(np.int32)[order]
         groups = -(-n // group)
         self._begins = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=groups * self._terms))])
-        asked = _sampled(block, documents, owner, query_terms)
-        asked &= useful[term]
+        asked = _sampled(block, documents, owner, query_terms) & useful[term]
         query, self._query_counts = _count(owner[asked], number[term[asked]])
         self._query_terms = query[:, 1]
         self._query_begins = np.searchsorted(query[:, 0], np.arange(n + 1))
@@ -109,7 +108,7 @@ def _words(block: Block, documents: Indices) -> tuple[Indices, npt.NDArray[np.ui
     offsets = np.cumsum(lengths) - lengths
     begins[offsets] = True
     firsts = np.flatnonzero(begins)
-    place = np.arange(ids.size) - np.repeat(firsts, np.diff(np.append(firsts, ids.size)))
+    place = ranges(0, np.diff(firsts, append=ids.size))
     hashed = mix64(np.asarray(ids, dtype=np.uint64) | place.astype(np.uint64) << _32)
     owner = np.searchsorted(offsets, firsts, side="right") - 1
     if not firsts.size:
@@ -131,10 +130,10 @@ def _sampled(block: Block, documents: Indices, owner: Indices, most: int) -> npt
     longer = np.flatnonzero(sizes[owner] > most)
     if not longer.size:
         return chosen
-    keys = block.keys(documents, np.zeros(len(documents), dtype=np.int64))[owner[longer]]
+    keys = block.keys(documents, np.zeros_like(documents))[owner[longer]]
     place = longer - (np.cumsum(sizes) - sizes)[owner[longer]]
     draws = philox_4x32(place, 0, keys & _LOW, keys >> _32, *site_key(block.seed, QUERIES))[0]
     ranked = longer[np.lexsort((draws, owner[longer]))]
     counts = sizes[np.unique(owner[longer])]
-    chosen[ranked[ranges(np.zeros(counts.size, dtype=np.int64), counts) >= most]] = False
+    chosen[ranked[ranges(0, counts) >= most]] = False
     return chosen

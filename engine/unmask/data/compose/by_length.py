@@ -34,7 +34,7 @@ def compose_documents(block: Block) -> Sequences:
     """Cut each document into as few pieces as fit, of equal length within one token."""
     parts = -(-block.lengths // (block.max_length - 2))
     owners = np.repeat(np.arange(len(block)), parts)
-    part = np.arange(owners.size) - (np.cumsum(parts) - parts)[owners]
+    part = ranges(0, parts)
     starts = part * block.lengths[owners] // parts[owners]
     lengths = (part + 1) * block.lengths[owners] // parts[owners] - starts
     return Sequences(
@@ -86,7 +86,7 @@ def compose_best_fit(block: Block) -> Sequences:
     room = block.max_length - 2
     parts = -(-block.lengths // room)
     owners = np.repeat(np.arange(len(block)), parts)
-    starts = ranges(np.zeros(len(block), dtype=np.int64), parts) * room
+    starts = ranges(0, parts) * room
     lengths = np.minimum(block.lengths[owners] - starts, room)
     decreasing = np.argsort(-lengths, kind="stable")
     sequence = np.array(_best_fit((lengths[decreasing] + 2).tolist(), block.max_length), dtype=np.int64)

@@ -29,6 +29,7 @@ Cost: about 15 us a pair, 0.5 us a draw.
 """
 
 from bisect import bisect_left
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -47,29 +48,24 @@ Span = tuple[int, int, int]
 """Document, first token, token after the last."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PairBuilder:
-    """Builds the pairs of a block.
+    """Builds the pairs of a block; `Composition` describes the settings."""
 
-    Args:
-        task: next sentence prediction, or sentence order.
-        short_share: share of the documents whose pairs have a random, shorter length.
-    """
-
-    def __init__(self, *, task: Literal["nsp", "sop"], short_share: float) -> None:
-        self._sop = task == "sop"
-        self._short_share = short_share
+    task: Literal["nsp", "sop"]
+    short_share: float
 
     def __call__(self, block: Block) -> Sequences:
         """Build the pairs of all documents; each is a sequence of two pieces."""
         room = block.max_length - 3
         edges = sentence_edges(block, room)
-        words = _WordStarts(block) if self._sop else None
+        words = _WordStarts(block) if self.task == "sop" else None
         stretches: list[tuple[int, int]] = []
         spans: list[Span] = []
         labels: list[int] = []
         for owner, state in enumerate(block.draws(PAIRS).tolist()):
             draws = Draws(state)
-            target = 2 + draws.below(room - 1) if draws.chance(self._short_share) else room
+            target = 2 + draws.below(room - 1) if draws.chance(self.short_share) else room
             own, first = edges[owner], 0
             while first < len(own) - 1:
                 last = min(bisect_left(own, own[first] + target, first + 1), len(own) - 1)
@@ -130,8 +126,6 @@ class Draws:
 
 
 class _WordStarts:
-    """Where words begin in the documents of a block."""
-
     def __init__(self, block: Block) -> None:
         zeros = np.zeros(len(block), dtype=np.int64)
         self._flags: npt.NDArray[np.bool_] = block.require_text().gather(block.documents, zeros, block.lengths)[1]

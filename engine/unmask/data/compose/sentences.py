@@ -71,7 +71,7 @@ def sentence_edges(block: Block, max_length: int) -> list[list[int]]:
     firsts = np.flatnonzero(begins)
     sizes = np.diff(np.append(firsts, offsets[-1]))
     parts = -(-sizes // max_length)
-    owner, part = np.repeat(np.arange(firsts.size), parts), ranges(np.zeros(firsts.size, dtype=np.int64), parts)
+    owner, part = np.repeat(np.arange(firsts.size), parts), ranges(0, parts)
     cuts = firsts[owner] + part * sizes[owner] // parts[owner]
     document = np.searchsorted(offsets, cuts, side="right") - 1
     counts = np.bincount(document, minlength=len(block))

@@ -118,9 +118,8 @@ class Sequences:
     @classmethod
     def of(cls, block: Block, owners: Any, starts: Any, lengths: Any, firsts: Any) -> "Sequences":
         """Make sequences without pairs; the key of a piece comes from its first token's place in the document."""
-        columns = [np.asarray(column, dtype=np.int64) for column in (owners, starts, lengths, firsts)]
-        keys = block.keys(columns[0], columns[1])
-        return cls(owners=columns[0], starts=columns[1], lengths=columns[2], keys=keys, firsts=columns[3])
+        owners, starts, lengths, firsts = (np.asarray(x, dtype=np.int64) for x in (owners, starts, lengths, firsts))
+        return cls(owners=owners, starts=starts, lengths=lengths, keys=block.keys(owners, starts), firsts=firsts)
 
     @property
     def begins(self) -> npt.NDArray[np.bool_]:
@@ -155,6 +154,9 @@ Composer = Callable[[Block], Sequences]
 """A strategy: a function that makes the sequences of a block, in any order, since the stream shuffles them."""
 
 
-def ranges(firsts: Indices, counts: Indices) -> Indices:
-    """Concatenate, for each i, the counts[i] numbers firsts[i], firsts[i] + 1, ...; shape (sum of counts,)."""
+def ranges(firsts: Indices | int, counts: Indices) -> Indices:
+    """Concatenate, for each i, the counts[i] numbers firsts[i], firsts[i] + 1, ...; shape (sum of counts,).
+
+    One number for `firsts` begins all of them.
+    """
     return np.repeat(firsts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())

@@ -52,12 +52,10 @@ def choose_correction(
     """Choose words, and limit those that the table lacks.
 
     Args:
-        row: the pieces.
-        words: of the row.
+        row, words, table: the pieces, their words, and the similar words.
         priorities: of each word, (W,), below 2**32.
         budgets: tokens to choose in each piece at most, (P,).
         kinds: what each word becomes if the table has it, as in `Fate`, (W,).
-        table: the similar words.
     """
     entries = np.full(words.first.size, -1, dtype=np.int64)
     asked = np.flatnonzero(words.candidate)
@@ -76,11 +74,9 @@ def replace_by_similar(
     """Replace the chosen tokens.
 
     Args:
-        row: the pieces.
-        words: of the row.
+        row, words, table: the pieces, their words, and the similar words.
         rows: of the chosen tokens, (m,).
         fate: what becomes of the words.
-        table: the similar words.
         random: the random id that each chosen token becomes if its word draws random tokens, (m,).
     Returns:
         The new ids, (m,).

@@ -30,7 +30,7 @@ Cost, one core, 16,384 tokens a call: about 80 ns a token for `token`, three to 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,8 +51,7 @@ _32 = np.uint64(32)
 _LAWS: Mapping[Masking, tuple[float, ...]] = {"ngram": NGRAM, "span": SPAN, "mac": NGRAM}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Masked:
+class Masked(NamedTuple):
     """A packed row of N tokens after masking.
 
     Attributes:
@@ -62,8 +61,8 @@ class Masked:
     """
 
     ids: npt.NDArray[Any]
-    rows: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
+    rows: Indices
+    labels: Indices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,10 +134,8 @@ class Masker:
         self.masking: Masking = masking
         self._rate = _fraction(rate)
         self._split = (split[0], split[1], split[2])
-        self._thresholds = (
-            np.uint64(round(2**32 * split[0])),
-            np.uint64(round(2**32 * min(1.0, split[0] + split[1]))),
-        )
+        bounds = split[0], min(1.0, split[0] + split[1])
+        self._thresholds = [np.uint64(round(2**32 * bound)) for bound in bounds]
         self._selection = site_key(seed, SELECTION)
         self._replacement = site_key(seed, REPLACEMENT)
         self._walk = site_key(seed, WALK)
@@ -216,7 +213,7 @@ class Masker:
         out = ids.copy()
         if self.masking == "token":
             rows = choose_tokens(row, budgets, priorities)
-            out[rows] = self._corrupt(row, rows)
+            out[rows] = self._corrupt(row, rows, rows)
             return Masked(ids=out, rows=rows, labels=ids[rows].astype(np.int64))
         if word_starts is None:
             raise ValueError(f"masking: {self.masking!r} needs word_starts, where words begin in the row, got none")
@@ -229,17 +226,18 @@ class Masker:
             kinds = self._kinds(row.draws(words.first, self._replacement)[0])
             fate = choose_correction(row, words, order, budgets, kinds, self._similar)
             rows = words.rows(fate.chosen)
-            out[rows] = replace_by_similar(row, words, rows, fate, self._similar, self._random(row, rows))
+            random = self._ordinary_of(row.draws(rows, self._replacement)[1])
+            out[rows] = replace_by_similar(row, words, rows, fate, self._similar, random)
         else:
             rows = words.rows(take_words(words, order, budgets))
             leads = words.first[heads][words.of_token[rows]] if self.masking == "span" else rows
             out[rows] = self._corrupt(row, rows, leads)
         return Masked(ids=out, rows=rows, labels=ids[rows].astype(np.int64))
 
-    def _corrupt(self, row: Row, rows: Indices, leads: Indices | None = None) -> Indices:
-        """Return the new ids of the chosen tokens `rows` (m,); the draws at `leads` (m,), or at `rows`, decide how."""
+    def _corrupt(self, row: Row, rows: Indices, leads: Indices) -> Indices:
+        """Return the new ids of the chosen tokens `rows` (m,); the draws at `leads` (m,) decide how."""
         own = row.draws(rows, self._replacement)
-        kinds = self._kinds(own[0] if leads is None or leads is rows else row.draws(leads, self._replacement)[0])
+        kinds = self._kinds(own[0] if leads is rows else row.draws(leads, self._replacement)[0])
         out = np.where(kinds == 0, self._mask_id, row.ids[rows].astype(np.int64))
         return np.where(kinds == 1, self._ordinary_of(own[1]), out) if self._ordinary.size else out
 
@@ -247,9 +245,6 @@ class Masker:
         """Read draws (m,): 0 for [MASK] or a similar word, 1 for a random token, 2 for unchanged."""
         to_mask, to_random = self._thresholds
         return (draws >= to_mask).astype(np.int8) + (draws >= to_random)
-
-    def _random(self, row: Row, rows: Indices) -> Indices:
-        return self._ordinary_of(row.draws(rows, self._replacement)[1])
 
     def _ordinary_of(self, draws: Uint64Array) -> Indices:
         return self._ordinary[((draws * np.uint64(self._ordinary.size)) >> _32).astype(np.int64)]

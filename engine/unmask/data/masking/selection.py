@@ -116,9 +116,7 @@ class Row:
 
     def count(self, flags: Flags) -> Indices:
         """Count the flags (N,) that are set in each piece, (P,)."""
-        if not self.starts.size:
-            return np.zeros(0, dtype=np.int64)
-        return np.add.reduceat(flags, self.starts, dtype=np.int64)
+        return np.bincount(self.piece[flags], minlength=self.sizes.size)
 
 
 def choose_tokens(row: Row, budgets: Indices, priorities: Uint64Array) -> Indices:
@@ -255,7 +253,9 @@ def group_heads(words: Words, draws: Uint64Array, law: Sequence[float]) -> Indic
     sizes = 1 + np.searchsorted(edges, draws, side="right")
     sizes[~words.candidate] = 1
     place = np.arange(count)
-    opens = _opens_run(words)
+    # a run of candidates begins where a word does not join the one before it; any other word is a run of its own
+    joins = words.candidate[1:] & words.candidate[:-1] & (words.piece[1:] == words.piece[:-1])
+    opens = np.append(True, ~joins)[:count]
     bounds = np.append(np.flatnonzero(opens), count)
     end = bounds[np.cumsum(opens)]
     # Follow all walks at once: the jumps double in each sweep, so log2(words) sweeps reach every head. The place
@@ -268,10 +268,3 @@ def group_heads(words: Words, draws: Uint64Array, law: Sequence[float]) -> Indic
         reached[jump[reached]] = True
         jump = jump[jump]
     return np.maximum.accumulate(np.where(reached[:-1], place, 0))
-
-
-def _opens_run(words: Words) -> Flags:
-    """Tell whether a word is the first of a run of candidates, (W,); other words are runs of one."""
-    joins = np.zeros(words.first.size, dtype=bool)
-    joins[1:] = words.candidate[1:] & words.candidate[:-1] & (words.piece[1:] == words.piece[:-1])
-    return ~joins

@@ -12,10 +12,10 @@ Memory: 16 bytes a word and 8 a token. Cost of a look-up: about 150 ns.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +23,12 @@ import numpy.typing as npt
 from unmask.data.randomness import mix64
 from unmask.errors import CorpusError
 
+if TYPE_CHECKING:
+    from unmask.data.tokenizer import Tokenizer
+
 __all__ = ["Coverage", "SimilarWords", "read_neighbours"]
 
 Indices = npt.NDArray[np.int64]
-
-
-class _Tokenizer(Protocol):
-    @property
-    def special_ids(self) -> Mapping[str, int]: ...
-    @property
-    def added_special_ids(self) -> Sequence[int]: ...
-    def encode_batch(self, texts: Sequence[str], *, special_tokens: bool = False) -> list[list[int]]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,16 +88,13 @@ class SimilarWords:
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
         self.longest = int(sizes.max())
-        digest = hashlib.sha256()
-        for part in (sizes, keys, values):
-            digest.update(part.tobytes())
-        self.hash = digest.hexdigest()
+        self.hash = hashlib.sha256(sizes.tobytes() + keys.tobytes() + values.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._sizes)
 
     @classmethod
-    def load(cls, path: str | Path, tokenizer: _Tokenizer) -> SimilarWords:
+    def load(cls, path: str | Path, tokenizer: Tokenizer) -> SimilarWords:
         """Read a table and encode it with `tokenizer`.
 
         Raises:

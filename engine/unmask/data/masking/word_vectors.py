@@ -46,19 +46,22 @@ def read_vectors(path: str | Path) -> tuple[list[str], Vectors]:
     header = line.split()
     try:
         if len(header) != 2:
-            words, rows = _text(data, max(1, len(header) - 1))
+            size = max(1, len(header) - 1)
+            entries = _text(data, size)
         else:
             count, size = int(header[0]), int(header[1])
             first = rest.partition(b"\n")[0].split()
             as_text = len(first) == size + 1 and all(_is_number(field) for field in first[1:])
-            words, rows = _text(rest, size) if as_text else _binary(rest, count, size)
+            entries = _text(rest, size) if as_text else _binary(rest, count, size)
+        kept = [(text, row) for word, row in entries if (text := _usable(word))]
+        rows = np.array([row for _, row in kept], dtype=np.float32).reshape(-1, size)
     except (ValueError, IndexError) as error:
         raise CorpusError(
             f"word vectors: {path} must be word2vec (text or binary) or GloVe, but {error}; is it compressed?"
         ) from error
-    if not words:
+    if not kept:
         raise CorpusError(f"word vectors: {path} holds no words; give word2vec or GloVe vectors")
-    return words, rows
+    return [text for text, _ in kept], rows
 
 
 def similar_words(
@@ -116,9 +119,7 @@ def write_similar_words(
     return number
 
 
-def _text(data: bytes, size: int) -> tuple[list[str], Vectors]:
-    words: list[str] = []
-    rows: list[Vectors] = []
+def _text(data: bytes, size: int) -> Iterator[tuple[bytes, Vectors]]:
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -126,33 +127,27 @@ def _text(data: bytes, size: int) -> tuple[list[str], Vectors]:
         fields = line.rstrip().rsplit(_SPACE, size)
         if len(fields) != size + 1:
             raise _NotVectors(f"line {number} has {len(fields) - 1} numbers, not {size}")
-        _keep(words, rows, fields[0], np.array([float(field) for field in fields[1:]], dtype=np.float32))
-    return words, np.array(rows, dtype=np.float32).reshape(-1, size)
+        yield fields[0], np.array([float(field) for field in fields[1:]], dtype=np.float32)
 
 
-def _binary(data: bytes, count: int, size: int) -> tuple[list[str], Vectors]:
-    words: list[str] = []
-    rows: list[Vectors] = []
+def _binary(data: bytes, count: int, size: int) -> Iterator[tuple[bytes, Vectors]]:
     place = 0
     for number in range(count):
         blank = data.find(_SPACE, place)
         end = blank + 1 + 4 * size
         if blank < 0 or end > len(data):
             raise _NotVectors(f"it ends after {number} of {count} words")
-        _keep(words, rows, data[place:blank].lstrip(b"\n"), np.frombuffer(data, "<f4", size, blank + 1))
+        yield data[place:blank].lstrip(b"\n"), np.frombuffer(data, "<f4", size, blank + 1)
         place = end
-    return words, np.array(rows, dtype=np.float32).reshape(-1, size)
 
 
-def _keep(words: list[str], rows: list[Vectors], word: bytes, row: Vectors) -> None:
+def _usable(word: bytes) -> str:
+    """Return the word; empty if it is not UTF-8, or holds the blanks or tabs that separate words in the table."""
     try:
         text = word.decode("utf-8")
     except UnicodeDecodeError:
-        return
-    # the table separates words by blanks and tabs, so one that holds either cannot be written
-    if text and not any(letter.isspace() for letter in text):
-        words.append(text)
-        rows.append(row)
+        return ""
+    return "" if any(letter.isspace() for letter in text) else text
 
 
 def _is_number(field: bytes) -> bool:
