@@ -135,7 +135,8 @@ class ShuffleBlocks:
         """Find the documents of block `number` in [0, count) of an epoch, by source."""
         first, last = (edge * len(self._runs) // self.count for edge in (number, number + 1))
         runs = self._runs[first:last]
-        columns: list[tuple[Indices, Indices, Indices, Indices]] = [(_NONE, _NONE, _NONE, _NONE)]
+        # columns of source, reading, store index and index in the source
+        tables: list[Indices] = [np.zeros((4, 0), dtype=np.int64)]
         for slot, (source_number, source) in enumerate(self._sources):
             # The runs of one source stay in order, so those of a block are consecutive.
             own = runs[runs[:, 0] == slot, 1]
@@ -148,24 +149,20 @@ class ShuffleBlocks:
                 inside = places[places // n == reading] - reading * n
                 if inside.size:
                     index = Permutation(n, self._seed, ORDER, reading, source_number)(inside)
-                    which = np.full(index.size, source_number), np.full(index.size, reading)
-                    columns.append((*which, source.documents[index], source.ranks[index]))
-        sources, readings, documents, ranks = (np.concatenate(column) for column in zip(*columns, strict=True))
-        lengths = self._lengths[documents].astype(np.int64)
-        kept = lengths > 0
+                    columns = source_number, reading, source.documents[index], source.ranks[index]
+                    tables.append(np.stack(np.broadcast_arrays(*columns)))
+        table = np.concatenate(tables, axis=1)
+        sources, readings, documents, ranks = table[:, self._lengths[table[2]] > 0]
         return Block(
-            documents=documents[kept],
-            lengths=lengths[kept],
-            sources=sources[kept],
-            readings=readings[kept],
-            ranks=ranks[kept],
+            documents=documents,
+            lengths=self._lengths[documents].astype(np.int64),
+            sources=sources,
+            readings=readings,
+            ranks=ranks,
             max_length=max_length,
             seed=self._seed,
             text=text,
         )
-
-
-_NONE = np.zeros(0, dtype=np.int64)
 
 
 class Permutation:

@@ -248,15 +248,9 @@ def _room(
 ) -> int:
     """Compute the slots that a micro-batch needs, a multiple of 16.
 
-    With a = sum(each) / sum(sizes) over all pieces, a micro-batch needs T a slots on average. It holds about
-    n = T / mean(sizes) pieces, so the standard deviation of the need is sqrt(n) that of each - a size over the pieces.
-
-    Args:
-        tokens: T.
-        sizes: tokens of a piece of kind i, (kinds,).
-        pieces: number of pieces of kind i, (kinds,).
-        each: slots that a piece of kind i takes, (kinds,).
-        more: factor on the mean.
+    Of each kind of piece, (kinds,): `sizes` tokens, `pieces` of them, and `each` the slots that one takes. With
+    a = sum(each) / sum(sizes) over all pieces, a micro-batch of T `tokens` needs T a slots on average, times `more`. It
+    holds about n = T / mean(sizes) pieces, so the standard deviation of the need is sqrt(n) that of each - a size.
     """
     count = pieces.sum()
     if not count:

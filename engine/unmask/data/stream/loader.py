@@ -27,8 +27,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from unmask.batch import PackedBatch
@@ -105,33 +104,21 @@ class Loader:
         with contextlib.suppress(IndexError):
             self._stream.locate(self._index)
         context = multiprocessing.get_context("fork")
+        parent = os.getpid()
         # A fork inherits the signal mask, so there is no moment in which a worker could react to these signals.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             for worker in range(workers):
                 receiver, sender = context.Pipe(duplex=False)
                 first = self._index + worker * self._step
-                process = context.Process(
-                    target=_work,
-                    args=(self._stream, first, workers * self._step, depth, sender, os.getpid()),
-                    name=f"unmask-loader-{worker}",
-                    daemon=True,
-                )
                 self._pipes.append(receiver)
-                self._processes.append(process)
-                _fork(process)
+                arguments = self._stream, first, workers * self._step, depth, sender, parent
+                self._processes.append(_fork(f"unmask-loader-{worker}", _work, arguments))
                 # Now only the worker holds this end of the pipe: it closes when the worker dies, even in mid-message.
                 sender.close()
             if self._stream.composes_ahead:
                 self._block = context.RawValue("q", self._stream.block_of(self._stream.locate(self._index)))
-                helper = context.Process(
-                    target=_compose_ahead,
-                    args=(self._stream, self._block, os.getpid()),
-                    name="unmask-composer",
-                    daemon=True,
-                )
-                self._helpers.append(helper)
-                _fork(helper)
+                self._helpers.append(_fork("unmask-composer", _compose_ahead, (self._stream, self._block, parent)))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -181,18 +168,18 @@ class Loader:
     def __enter__(self) -> "Loader":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
-def _fork(process: Any) -> None:
+def _fork(name: str, target: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments, name=name, daemon=True)
     with warnings.catch_warnings():
         # Python 3.12 warns that a fork beside threads may copy a lock that is taken. The child runs NumPy, nothing of
         # PyTorch, and prints nothing, so it takes no such lock.
         warnings.simplefilter("ignore", DeprecationWarning)
         process.start()
+    return process
 
 
 def _stop(processes: Sequence[Any], helpers: Sequence[Any], pipes: Sequence[Any]) -> None:

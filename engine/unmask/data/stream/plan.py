@@ -81,7 +81,6 @@ class Planner:
 
     Attributes:
         blocks: number of blocks in an epoch.
-        stored: whether the sequences of a block are kept in files.
     """
 
     def __init__(
@@ -115,12 +114,11 @@ class Planner:
         self._compose = compose
         self._text = text
         self._stored = stored
-        self.stored = stored is not None
         self.blocks = self._layout.count
 
     def plan(self, epoch: int, number: int) -> BlockPlan:
         """Plan block `number` in [0, blocks) of an epoch."""
-        block, sequences = self._sequences(epoch, number)
+        block, sequences = self.compose(epoch, number)
         shuffled = self._shuffle(epoch, number, sequences.keys[sequences.firsts[:-1]])
         tokens, masked, slots = (cost[shuffled] for cost in sequences.costs(self._mask_counts))
         packed, edges = pack_sequences(tokens, masked, self._capacities, slots)
@@ -143,16 +141,8 @@ class Planner:
             bounds=np.concatenate([[0], np.cumsum(sizes)])[edges],
         )
 
-    def compose(self, epoch: int, number: int) -> None:
-        """Compose a block and keep its sequences, unless a process did before."""
-        self._sequences(epoch, number)
-
-    def forget(self, epoch: int, number: int) -> None:
-        """Remove the sequences kept of a block."""
-        if self._stored is not None:
-            self._stored.forget(epoch, number)
-
-    def _sequences(self, epoch: int, number: int) -> tuple[Block, Sequences]:
+    def compose(self, epoch: int, number: int) -> tuple[Block, Sequences]:
+        """Compose the sequences of a block, or read them if a process has kept them before."""
         block = self._layout.block(epoch, number, max_length=self._capacities.max_length, text=self._text)
         if self._stored is None:
             return block, self._compose(block)

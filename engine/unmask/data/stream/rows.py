@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from unmask.batch import Cursor
-from unmask.data.compose.sequences import Text
+from unmask.data.compose.sequences import Indices, Text
 
 __all__ = ["BatchArrays", "join", "lay_out"]
 
 
 class BatchArrays(NamedTuple):
-    """A micro-batch as small arrays that travel between processes; `Stream.to_batch` makes a PackedBatch of it.
+    """A micro-batch as small arrays that travel between processes; they are arguments of `unmask.batch.assemble`.
 
     Attributes:
         ids: token ids, corrupted where masked, (N,).
@@ -29,26 +29,26 @@ class BatchArrays(NamedTuple):
         word_starts: True where a token begins a word, (N,).
         segments: 0 or 1 for each token, (N,); None where there are no pairs.
         pair_labels: label of each document, (D,); None where there are no pairs.
-        rows, labels: of the tokens to predict, and their original ids, (m,) each; None where nothing is masked.
+        masked, labels: rows of the tokens to predict, and their original ids, (m,) each; None where nothing is masked.
         cursor: where the micro-batch comes from.
     """
 
     ids: npt.NDArray[Any]
-    lengths: npt.NDArray[np.int64]
-    keys: npt.NDArray[np.int64]
+    lengths: Indices
+    keys: Indices
     word_starts: npt.NDArray[np.bool_]
     segments: npt.NDArray[np.int8] | None
-    pair_labels: npt.NDArray[np.int64] | None
-    rows: npt.NDArray[np.int64] | None
-    labels: npt.NDArray[np.int64] | None
+    pair_labels: Indices | None
+    masked: Indices | None
+    labels: Indices | None
     cursor: Cursor
 
 
 def lay_out(
     store: Text,
-    documents: npt.NDArray[np.int64],
-    starts: npt.NDArray[np.int64],
-    lengths: npt.NDArray[np.int64],
+    documents: Indices,
+    starts: Indices,
+    lengths: Indices,
     opens: npt.NDArray[np.bool_],
     *,
     cls: int,
@@ -98,5 +98,5 @@ def join(arrays: BatchArrays, begins: npt.NDArray[np.bool_]) -> BatchArrays:
         word_starts=arrays.word_starts[kept],
         # A causal model predicts the first token of a document from the [CLS] before it. If that [CLS] is taken out,
         # the [SEP] before it predicts the token.
-        rows=None if arrays.rows is None else (np.cumsum(kept) - 1)[arrays.rows],
+        masked=None if arrays.masked is None else (np.cumsum(kept) - 1)[arrays.masked],
     )

@@ -118,6 +118,7 @@ class Stream:
         )
         needed = self.capacities.tokens if self._endless else 0
         self.tokens_per_epoch = config.count_tokens(store, sources, sample, needed=needed)
+        self._stored = self._stored_sequences(composed, seed)
         self._planner = Planner(
             sources,
             store.lengths,
@@ -126,7 +127,7 @@ class Stream:
             seed=seed,
             compose=composer(self.composition),
             text=store,
-            stored=self._stored_sequences(composed, seed),
+            stored=self._stored,
         )
         self.fingerprint = self._fingerprint(seed, ordinary_ids, similar_words)
         self._starts = BlockStarts()
@@ -182,20 +183,12 @@ class Stream:
     def to_batch(self, arrays: BatchArrays) -> PackedBatch:
         """Put a micro-batch into tensors of the stream's capacities."""
         return assemble(
-            arrays.ids,
-            arrays.lengths,
-            keys=arrays.keys,
+            **arrays._asdict(),
             tokens=self.capacities.tokens,
             sequences=self.capacities.sequences,
+            masked_capacity=self.capacities.masked,
             max_seqlen=self.capacities.max_length,
             pad_id=self._pad,
-            segments=arrays.segments,
-            word_starts=arrays.word_starts,
-            pair_labels=arrays.pair_labels,
-            masked=arrays.rows,
-            labels=arrays.labels,
-            masked_capacity=self.capacities.masked,
-            cursor=arrays.cursor,
         )
 
     @property
@@ -237,7 +230,7 @@ class Stream:
     @property
     def composes_ahead(self) -> bool:
         """Whether a process of its own composes blocks ahead: sequences are expensive to compose, and kept in files."""
-        return self._planner.stored
+        return self._stored is not None
 
     def block_of(self, cursor: Cursor) -> int:
         """Return the number of a cursor's block, counted through all epochs."""
@@ -250,7 +243,8 @@ class Stream:
 
     def forget(self, block: int) -> None:
         """Remove the sequences kept of a block."""
-        self._planner.forget(*self._address(block))
+        if self._stored is not None:
+            self._stored.forget(*self._address(block))
 
     def _plan(self, block: int) -> BlockPlan:
         if self._planned is None or self._planned[0] != block:
@@ -278,19 +272,19 @@ class Stream:
         documents = np.flatnonzero(opens)
         keys = plan.keys[pieces][documents]
         document_sizes = np.add.reduceat(sizes, documents)
-        masked = None
+        rows = labels = None
         if self._masks:
             rate = self.config.rate_at(index if self._endless else 0)
-            masked = self._masker(ids, document_sizes, keys, word_starts, rate=rate)
+            ids, rows, labels = self._masker(ids, document_sizes, keys, word_starts, rate=rate)
         arrays = BatchArrays(
-            ids=ids if masked is None else masked.ids,
+            ids=ids,
             lengths=document_sizes,
             keys=self._dropout_keys(keys, cursor.epoch).view(np.int64),
             word_starts=word_starts,
             segments=None if plan.pair_labels is None else np.repeat((~opens).astype(np.int8), sizes),
             pair_labels=None if plan.pair_labels is None else plan.pair_labels[pieces][documents],
-            rows=None if masked is None else masked.rows,
-            labels=None if masked is None else masked.labels,
+            masked=rows,
+            labels=labels,
             cursor=cursor,
         )
         return join(arrays, plan.begins[pieces][documents]) if self.composition.scope == "sequence" else arrays
