@@ -13,7 +13,7 @@ inert documents, which no loss reads. So shapes never change, and no kernel need
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,9 +84,8 @@ class PackedBatch:
 
     def _with_each(self, change: Callable[[Any], Any]) -> PackedBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return PackedBatch(
-            **{k: change(value) if isinstance(value, Tensor | Documents) else value for k, value in values.items()}
-        )
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor | Documents)}
+        return replace(self, **{name: change(value) for name, value in tensors.items()})
 
 
 def pack(
@@ -183,39 +182,37 @@ def assemble(
     _fits("tokens", total, tokens)
     padding = padding_documents(tokens, total, max_seqlen)
     _fits("sequences", len(lengths) + padding, sequences)
-    offsets = np.full(sequences + 1, tokens, dtype=np.int32)
-    offsets[0] = 0
-    offsets[1 : len(lengths) + 1] = np.cumsum(lengths)
-    inert = total + max_seqlen * np.arange(1, padding + 1)
-    offsets[len(lengths) + 1 : len(lengths) + 1 + padding] = np.minimum(inert, tokens)
-    slot_keys = np.zeros(sequences, dtype=np.int64)
-    slot_keys[: len(lengths)] = keys
+    inert = np.minimum(total + max_seqlen * np.arange(1, padding + 1), tokens)
+    offsets = np.concatenate([[0], np.cumsum(lengths), inert])
     masked_slots: Tensor | None = None
     label_slots: Tensor | None = None
     if masked is not None and labels is not None:
         capacity = len(masked) if masked_capacity is None else masked_capacity
         _fits("masked", len(masked), capacity)
-        masked_slots = torch.from_numpy(_padded(masked, capacity, 0))
-        label_slots = torch.from_numpy(_padded(labels, capacity, IGNORED))
+        masked_slots = _padded(masked, capacity, 0)
+        label_slots = _padded(labels, capacity, IGNORED)
     return PackedBatch(
-        ids=torch.from_numpy(_padded(ids, tokens, pad_id)),
+        ids=_padded(ids, tokens, pad_id),
         documents=Documents.build(
-            torch.from_numpy(offsets), torch.from_numpy(slot_keys), tokens=tokens, max_seqlen=max_seqlen
+            _padded(offsets, sequences + 1, tokens).int(),
+            _padded(keys, sequences, 0),
+            tokens=tokens,
+            max_seqlen=max_seqlen,
         ),
-        segments=torch.from_numpy(_padded(np.zeros(0) if segments is None else segments, tokens, 0)),
-        word_starts=None if word_starts is None else torch.from_numpy(_padded(word_starts, tokens, 0)).bool(),
+        segments=_padded(np.zeros(0) if segments is None else segments, tokens, 0),
+        word_starts=None if word_starts is None else _padded(word_starts, tokens, 0).bool(),
         masked=masked_slots,
         labels=label_slots,
-        pair_labels=None if pair_labels is None else torch.from_numpy(_padded(pair_labels, sequences, IGNORED)),
+        pair_labels=None if pair_labels is None else _padded(pair_labels, sequences, IGNORED),
         real_tokens=total,
         cursor=cursor,
     )
 
 
-def _padded(values: NDArray[np.generic], capacity: int, fill: int) -> NDArray[np.int64]:
+def _padded(values: NDArray[np.generic], capacity: int, fill: int) -> Tensor:
     out = np.full(capacity, fill, dtype=np.int64)
     out[: len(values)] = values
-    return out
+    return torch.from_numpy(out)
 
 
 def _flat(lists: Sequence[Sequence[int]]) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ A damaged file still counts if files that belong to it lie beside it (shards, ar
 folder finds and names the damage. The configuration asks here too, so only the standard library is imported.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Collection
@@ -48,9 +49,7 @@ def is_vocabulary(file: Path) -> bool:
     """Return whether this is the `vocab.txt` of a BERT tokenizer, and not a text of that name."""
     if file.name.lower() != "vocab.txt":
         return False
-    with file.open("rb") as stream:
-        lines = {line.strip() for line in stream.read(_SPECIALS_WITHIN_BYTES).split(b"\n")}
-    return {b"[UNK]", b"[CLS]"} <= lines
+    return {b"[UNK]", b"[CLS]"} <= {line.strip() for line in _head(file, _SPECIALS_WITHIN_BYTES).split(b"\n")}
 
 
 def kind_of(folder: Path, names: Collection[str] | None = None) -> Kind | None:
@@ -82,16 +81,17 @@ def kind_of(folder: Path, names: Collection[str] | None = None) -> Kind | None:
     return "tokenizer" if _is_tokenizer(folder, names) else None
 
 
+def _head(file: Path, size: int) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(size)
+
+
 def _has_shard(folder: Path, names: Collection[str]) -> bool:
     for name in sorted(filter(_SHARD.fullmatch, names))[:_SHARDS_TRIED]:
-        try:
-            if not (folder / name).is_file():
-                continue
-            with (folder / name).open("rb") as stream:
-                if _SHARD_MARK in stream.read(_HEAD_BYTES):
-                    return True
-        except OSError:
-            continue
+        shard = folder / name
+        with contextlib.suppress(OSError):
+            if shard.is_file() and _SHARD_MARK in _head(shard, _HEAD_BYTES):
+                return True
     return False
 
 
@@ -99,22 +99,19 @@ def _is_saved(folder: Path, names: Collection[str]) -> bool:
     for mark, key in (("dataset_dict.json", "splits"), ("state.json", "_data_files")):
         if mark in names:
             value = _json(folder / mark)
-            if value is None and any(name.endswith(".arrow") for name in names):
-                return True
-            if isinstance(value, dict) and isinstance(value.get(key), list):
+            damaged = value is None and any(name.endswith(".arrow") for name in names)
+            if damaged or (isinstance(value, dict) and isinstance(value.get(key), list)):
                 return True
     return False
 
 
 def _is_tokenizer(folder: Path, names: Collection[str]) -> bool:
-    for mark, keys in (
-        ("tokenizer_config.json", _TOKENIZER),
-        ("special_tokens_map.json", _TOKENIZER),
-        ("tokenizer.json", frozenset({"added_tokens", "pre_tokenizer", "normalizer"})),
-    ):
-        if mark in names and _keys(folder / mark) & keys:
-            return True
-    return False
+    marks = {
+        "tokenizer_config.json": _TOKENIZER,
+        "special_tokens_map.json": _TOKENIZER,
+        "tokenizer.json": {"added_tokens", "pre_tokenizer", "normalizer"},
+    }
+    return any(mark in names and _keys(folder / mark) & keys for mark, keys in marks.items())
 
 
 def _keys(file: Path) -> set[str]:

@@ -119,21 +119,18 @@ def score_batch(
 
 
 class _TokenObjective:
-    """Cross-entropy in nats over all rows with a label, through the masked-LM head."""
+    """Cross-entropy in nats over all rows with a label, through the masked-LM head; reads M rows."""
 
     name: ClassVar[str]
     heads: ClassVar[tuple[str, ...]] = ("mlm",)
 
     def count(self, batch: PackedBatch) -> Tensor:
-        """Return the number of tokens to predict, () int64."""
         return (self._labels(batch)[1] != IGNORED).sum()
 
     def rows(self, batch: PackedBatch) -> Tensor:
-        """Return the rows that predict, (M,)."""
         return self._labels(batch)[0]
 
     def __call__(self, model: PretrainingModel, hidden: Tensor, batch: PackedBatch) -> Tally:
-        """Score the hidden states of these rows, (M, D)."""
         scored = model.mlm_loss(hidden, self._labels(batch)[1])
         return Tally(scored.loss_sum, scored.count, scored.correct)
 
@@ -165,10 +162,10 @@ class CLM(_TokenObjective):
     name = "clm"
 
     def __call__(self, model: PretrainingModel, hidden: Tensor, batch: PackedBatch) -> Tally:
-        """Score the hidden states of these rows, (M, D).
+        """Score the hidden states of the rows that predict, (M, D).
 
         Raises:
-            ValueError: the model is not causal, so every token would see its answer.
+            ValueError: the model is not causal.
         """
         if not model.config.causal:
             raise ValueError("clm: the model must be causal, or each token sees its answer; set model.causal to true")
@@ -176,21 +173,19 @@ class CLM(_TokenObjective):
 
 
 class _PairObjective:
-    """Cross-entropy in nats over all documents with a pair label, through BERT's next-sentence head."""
+    """Cross-entropy in nats over all documents with a pair label, through BERT's next-sentence head; reads S rows."""
 
     name: ClassVar[str]
     heads: ClassVar[tuple[str, ...]] = ("nsp",)
 
     def count(self, batch: PackedBatch) -> Tensor:
-        """Return the number of labelled documents, () int64."""
         return (self._labels(batch) != IGNORED).sum()
 
     def rows(self, batch: PackedBatch) -> Tensor:
-        """Return the first row of every document, which holds its [CLS], (S,)."""
+        # a document begins with its [CLS]
         return batch.documents.first_rows()
 
     def __call__(self, model: PretrainingModel, hidden: Tensor, batch: PackedBatch) -> Tally:
-        """Score the hidden states of the [CLS] tokens, (S, D)."""
         labels = self._labels(batch)
         logits = model.nsp_logits(hidden).float()
         loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)

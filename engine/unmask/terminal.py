@@ -57,12 +57,10 @@ class LastingStream:
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write each of `lines`."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Flush what can be flushed."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
@@ -137,8 +135,6 @@ def messages_through(show: Callable[[str], None]) -> Iterator[None]:
 
 
 class _Handler(logging.Handler):
-    """Shows each message with `show`."""
-
     def __init__(self) -> None:
         super().__init__()
         self.show: Callable[[str], None] = _print_to_stderr

@@ -113,7 +113,8 @@ class _Lines:
 
 
 def _line(row: dict[str, Any]) -> str:
-    return json.dumps({key: _finite(value) for key, value in row.items()}, allow_nan=False) + "\n"
+    missing = {key: None for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
+    return json.dumps(row | missing, allow_nan=False) + "\n"
 
 
 def _whole_rows(path: Path) -> list[dict[str, Any]]:
@@ -124,10 +125,6 @@ def _whole_rows(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def event_writer_class() -> Any:

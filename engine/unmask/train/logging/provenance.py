@@ -1,5 +1,6 @@
 """The machine and the versions that computed a state. They must agree for a resumed run to repeat its bits."""
 
+import contextlib
 import platform
 from pathlib import Path
 
@@ -23,13 +24,10 @@ def machine(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
 
 def processor() -> str:
     """Return the CPU's model name, or its architecture if the system does not tell the name."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
 
 
