@@ -1,7 +1,8 @@
 """Argument checks. Their errors say which argument, what is needed, what came, and the way out.
 
 The checks look at shapes, dtypes and devices, so they never wait for a GPU and disappear under `torch.compile`. Only
-`contents` reads a tensor: on a CPU, and on a GPU when UNMASK_DEBUG=1 asks for it.
+`contents` reads a tensor: on a CPU, and on a GPU when UNMASK_DEBUG=1 asks for it. An argument that is None passes: it
+is optional.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ DEBUG: bool = os.environ.get("UNMASK_DEBUG", "").strip().lower() not in ("", "0"
 """Whether contents are checked on a GPU too (environment variable UNMASK_DEBUG=1); each check waits for the device."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int64, torch.int32)
 
 
 def _names(dtypes: Sequence[torch.dtype]) -> str:
@@ -41,20 +43,20 @@ def rank(family: str, name: str, x: Tensor, dims: str) -> None:
         raise ValueError(f"{family}: {name} must have shape {dims}, got {tuple(x.shape)}")
 
 
-def shape(family: str, name: str, x: Tensor, expected: tuple[int, ...], why: str) -> None:
+def shape(family: str, name: str, x: Tensor | None, expected: tuple[int, ...], why: str) -> None:
     """`x` must have exactly the `expected` shape; `why` says where that comes from."""
-    if tuple(x.shape) != expected:
+    if x is not None and tuple(x.shape) != expected:
         raise ValueError(f"{family}: {name} must have shape {expected}, {why}, got {tuple(x.shape)}")
 
 
-def dtype(family: str, name: str, x: Tensor, allowed: Sequence[torch.dtype]) -> None:
+def dtype(family: str, name: str, x: Tensor | None, allowed: Sequence[torch.dtype]) -> None:
     """`x` must have one of the `allowed` dtypes."""
-    if x.dtype not in allowed:
+    if x is not None and x.dtype not in allowed:
         raise TypeError(f"{family}: {name} must be {_names(allowed)}, got {_names([x.dtype])}")
 
 
 def same_device(family: str, first: str, x: Tensor, **others: Tensor | None) -> None:
-    """All `others` that are given must be on the device of `x`."""
+    """All `others` must be on the device of `x`."""
     for name, other in others.items():
         if other is not None and other.device != x.device:
             raise ValueError(
@@ -102,12 +104,12 @@ def reads_contents(x: Tensor) -> bool:
     return not torch.compiler.is_compiling() and (x.device.type == "cpu" or DEBUG)
 
 
-def contents(family: str, name: str, x: Tensor, bound: int, why: str) -> None:
+def contents(family: str, name: str, x: Tensor | None, bound: int, why: str) -> None:
     """Every element of the integer tensor `x` must lie in [0, bound); `why` says where that comes from.
 
     The tensor is read only where `reads_contents` allows it.
     """
-    if x.numel() == 0 or not reads_contents(x):
+    if x is None or x.numel() == 0 or not reads_contents(x):
         return
     lowest, highest = (int(end) for end in x.aminmax())
     if lowest < 0 or highest >= bound:

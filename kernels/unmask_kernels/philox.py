@@ -24,7 +24,8 @@ because generated code is not always exact: with vectors of 256 bits, Inductor o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -49,7 +50,28 @@ _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # as a signed 64-bit number
 _COUNTERS_PER_THREAD = 1 << 15
 _COUNTERS_ON_GPU = 1 << 24
 
+_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
+
+def _opaque(schema: str, fake: Callable[..., Any]) -> Callable[[_Function], _Function]:
+    """Make a function one operation to a compiler. `fake` returns empty results of the right shapes and dtypes."""
+
+    def register(compute: _Function) -> _Function:
+        name = schema.partition("(")[0]
+        _LIBRARY.define(schema)
+        _LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"unmask::{name}", fake, lib=_LIBRARY)
+        operation = getattr(torch.ops.unmask, name)
+        return cast(_Function, wraps(compute)(lambda *arguments: operation(*arguments)))
+
+    return register
+
+
+@_opaque(
+    "philox_4x32(Tensor c0, Tensor c1, Tensor c2, Tensor c3, Tensor k0, Tensor k1) -> (Tensor, Tensor, Tensor, Tensor)",
+    lambda *words: tuple(words[0].new_empty(torch.broadcast_shapes(*(word.shape for word in words))) for _ in range(4)),
+)
 def philox_4x32(
     c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -61,22 +83,39 @@ def philox_4x32(
     Returns:
         Four words, int64 in [0, 2**32).
     """
-    c0, c1, c2, c3 = torch.ops.unmask.philox_4x32(c0, c1, c2, c3, k0, k1)
-    return c0, c1, c2, c3
+    for _ in range(10):
+        # The product of two 32-bit numbers wraps in int64, but shifted right it still ends in the upper word. Only
+        # what is multiplied next must have no bits above 32.
+        upper, lower = c0 * _ROUND_A, c2 * _ROUND_B
+        c0 = ((lower >> 32) ^ c1 ^ k0).bitwise_and_(_MASK32)
+        c2 = ((upper >> 32) ^ c3 ^ k1).bitwise_and_(_MASK32)
+        c1, c3 = lower, upper
+        k0 = (k0 + _KEY_A) & _MASK32
+        k1 = (k1 + _KEY_B) & _MASK32
+    return c0, c1 & _MASK32, c2, c3 & _MASK32
 
 
+@_opaque("mix64(Tensor x) -> Tensor", torch.empty_like)
 def mix64(x: Tensor) -> Tensor:
     """Scatter int64 numbers one to one: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014)."""
-    mixed: Tensor = torch.ops.unmask.mix64(x)
-    return mixed
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * (0xBF58476D1CE4E5B9 - (1 << 64))
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * (0x94D049BB133111EB - (1 << 64))
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
+@_opaque(
+    "row_keys(Tensor document_keys, Tensor positions) -> Tensor",
+    lambda keys, positions: positions.new_empty(torch.broadcast_shapes(keys.shape, positions.shape)),
+)
 def row_keys(document_keys: Tensor, positions: Tensor) -> Tensor:
     """Make a key for every token from the key of its document and its position there; all int64 (T,)."""
-    keys: Tensor = torch.ops.unmask.row_keys(document_keys, positions)
-    return keys
+    return mix64(document_keys + (positions + 1) * _GOLDEN)
 
 
+@_opaque(
+    "dropout_keys(Tensor seed, int num_layers, int num_sites) -> Tensor",
+    lambda seed, num_layers, num_sites: seed.new_empty((num_layers, num_sites)),
+)
 def dropout_keys(seed: Tensor, num_layers: int, num_sites: int) -> Tensor:
     """Make the keys of all dropout sites of a network.
 
@@ -86,8 +125,8 @@ def dropout_keys(seed: Tensor, num_layers: int, num_sites: int) -> Tensor:
     Returns:
         int64 (num_layers, num_sites).
     """
-    keys: Tensor = torch.ops.unmask.dropout_keys(seed, num_layers, num_sites)
-    return keys
+    index = torch.arange(num_layers * num_sites, device=seed.device, dtype=torch.int64)
+    return row_keys(mix64(seed), index).view(num_layers, num_sites)
 
 
 def threshold(p: float) -> int:
@@ -95,6 +134,10 @@ def threshold(p: float) -> int:
     return round(65536 * p)
 
 
+@_opaque(
+    "keep_rows(Tensor key, Tensor row_keys, int columns, float p) -> Tensor",
+    lambda key, row_keys, columns, p: row_keys.new_empty((row_keys.shape[0], columns), dtype=torch.bool),
+)
 def keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tensor:
     """Decide which elements of a (T, columns) activation survive dropout.
 
@@ -106,7 +149,11 @@ def keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tens
     Returns:
         bool (T, columns), True where an element is kept.
     """
-    keep: Tensor = torch.ops.unmask.keep_rows(key, keys_of_rows, columns, p)
+    group = torch.arange(_groups(columns), device=key.device)
+    rows_at_a_time = max(1, _counters_at_a_time(key) // len(group))
+    keep = torch.empty(len(keys_of_rows), columns, dtype=torch.bool, device=key.device)
+    for some in _slices(len(keys_of_rows), rows_at_a_time):
+        keep[some] = _keep(group, torch.zeros_like(group), keys_of_rows[some, None], key, columns, p)
     return keep
 
 
@@ -123,49 +170,16 @@ def keep_scores(key: Tensor, document_keys: Tensor, heads: int, rows: range, col
     Returns:
         bool (N, heads, len(rows), columns), True where an element is kept.
     """
-    keep: Tensor = torch.ops.unmask.keep_scores(key, document_keys, heads, rows.start, rows.stop, columns, p)
-    return keep
+    return _keep_scores(key, document_keys, heads, rows.start, rows.stop, columns, p)
 
 
-def _philox_4x32(
-    c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    for _ in range(10):
-        # The product of two 32-bit numbers wraps in int64, but shifted right it still ends in the upper word. Only
-        # what is multiplied next must have no bits above 32.
-        upper, lower = c0 * _ROUND_A, c2 * _ROUND_B
-        c0 = ((lower >> 32) ^ c1 ^ k0).bitwise_and_(_MASK32)
-        c2 = ((upper >> 32) ^ c3 ^ k1).bitwise_and_(_MASK32)
-        c1, c3 = lower, upper
-        k0 = (k0 + _KEY_A) & _MASK32
-        k1 = (k1 + _KEY_B) & _MASK32
-    return c0, c1 & _MASK32, c2, c3 & _MASK32
-
-
-def _mix64(x: Tensor) -> Tensor:
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * (0xBF58476D1CE4E5B9 - (1 << 64))
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * (0x94D049BB133111EB - (1 << 64))
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
-
-
-def _row_keys(document_keys: Tensor, positions: Tensor) -> Tensor:
-    return _mix64(document_keys + (positions + 1) * _GOLDEN)
-
-
-def _dropout_keys(seed: Tensor, num_layers: int, num_sites: int) -> Tensor:
-    index = torch.arange(num_layers * num_sites, device=seed.device, dtype=torch.int64)
-    return _row_keys(_mix64(seed), index).view(num_layers, num_sites)
-
-
-def _keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tensor:
-    group = torch.arange(_groups(columns), device=key.device)
-    rows_at_a_time = max(1, _counters_at_a_time(key) // len(group))
-    keep = torch.empty(len(keys_of_rows), columns, dtype=torch.bool, device=key.device)
-    for some in _slices(len(keys_of_rows), rows_at_a_time):
-        keep[some] = _keep(group, torch.zeros_like(group), keys_of_rows[some, None], key, columns, p)
-    return keep
-
-
+@_opaque(
+    "keep_scores(Tensor key, Tensor document_keys, int heads, SymInt first_row, SymInt end_row, SymInt columns, "
+    "float p) -> Tensor",
+    lambda key, keys, heads, first, end, columns, p: keys.new_empty(
+        (keys.shape[0], heads, end - first, columns), dtype=torch.bool
+    ),
+)
 def _keep_scores(
     key: Tensor, document_keys: Tensor, heads: int, first_row: int, end_row: int, columns: int, p: float
 ) -> Tensor:
@@ -200,61 +214,10 @@ def _keep(c0: Tensor, c1: Tensor, address: Tensor, key: Tensor, columns: int, p:
     shape = torch.broadcast_shapes(c0.shape, c1.shape, address.shape)
     low, high = address & _MASK32, (address >> 32) & _MASK32
     lanes = torch.empty((*shape, COLUMNS_PER_CALL), dtype=torch.int16, device=key.device)
-    drawn = _philox_4x32(c0.expand(shape), c1, low, high, key & _MASK32, (key >> 32) & _MASK32)
+    drawn = philox_4x32(c0.expand(shape), c1, low, high, key & _MASK32, (key >> 32) & _MASK32)
     for place, word in zip(lanes.view(torch.int32).unbind(-1), drawn, strict=True):
         place.copy_(word)
     # With the upper bit flipped, signed numbers are in the order of unsigned ones. None reaches a bound of 65,536.
     bound = threshold(p)
     kept = lanes.bitwise_xor_(-0x8000) >= min(bound, 0xFFFF) - 0x8000
     return (kept if bound <= 0xFFFF else kept.zero_()).flatten(-2)[..., :columns]
-
-
-def _like_words(*words: Tensor) -> tuple[Tensor, ...]:
-    shape = torch.broadcast_shapes(*(word.shape for word in words))
-    return tuple(words[0].new_empty(shape) for _ in range(4))
-
-
-def _like_row_keys(document_keys: Tensor, positions: Tensor) -> Tensor:
-    return positions.new_empty(torch.broadcast_shapes(document_keys.shape, positions.shape))
-
-
-def _like_dropout_keys(seed: Tensor, num_layers: int, num_sites: int) -> Tensor:
-    return seed.new_empty((num_layers, num_sites))
-
-
-def _like_keep_rows(key: Tensor, row_keys: Tensor, columns: int, p: float) -> Tensor:
-    return row_keys.new_empty((row_keys.shape[0], columns), dtype=torch.bool)
-
-
-def _like_keep_scores(
-    key: Tensor, document_keys: Tensor, heads: int, first_row: int, end_row: int, columns: int, p: float
-) -> Tensor:
-    shape = (document_keys.shape[0], heads, end_row - first_row, columns)
-    return document_keys.new_empty(shape, dtype=torch.bool)
-
-
-_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
-
-
-def _register(schema: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    name = schema.partition("(")[0]
-    _LIBRARY.define(schema)
-    _LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"unmask::{name}", fake, lib=_LIBRARY)
-
-
-_register(
-    "philox_4x32(Tensor c0, Tensor c1, Tensor c2, Tensor c3, Tensor k0, Tensor k1) -> (Tensor, Tensor, Tensor, Tensor)",
-    _philox_4x32,
-    _like_words,
-)
-_register("mix64(Tensor x) -> Tensor", _mix64, torch.empty_like)
-_register("row_keys(Tensor document_keys, Tensor positions) -> Tensor", _row_keys, _like_row_keys)
-_register("dropout_keys(Tensor seed, int num_layers, int num_sites) -> Tensor", _dropout_keys, _like_dropout_keys)
-_register("keep_rows(Tensor key, Tensor row_keys, int columns, float p) -> Tensor", _keep_rows, _like_keep_rows)
-_register(
-    "keep_scores(Tensor key, Tensor document_keys, int heads, SymInt first_row, SymInt end_row, SymInt columns, "
-    "float p) -> Tensor",
-    _keep_scores,
-    _like_keep_scores,
-)

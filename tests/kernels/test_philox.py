@@ -135,8 +135,8 @@ def test_any_number_of_counters_at_a_time_gives_the_same_bits(at_a_time: int, mo
     key, keys = torch.tensor(7), philox.mix64(torch.arange(3))
     scores, rows = philox.keep_scores(key, keys, 2, range(3, 9), 21, 0.4), philox.keep_rows(key, keys, 21, 0.4)
     counters: list[int] = []
-    draw = philox._philox_4x32
-    monkeypatch.setattr(philox, "_philox_4x32", lambda *words: counters.append(words[0].numel()) or draw(*words))
+    draw = philox.philox_4x32
+    monkeypatch.setattr(philox, "philox_4x32", lambda *words: counters.append(words[0].numel()) or draw(*words))
     monkeypatch.setattr(philox, "_counters_at_a_time", lambda x: at_a_time)
     assert torch.equal(philox.keep_scores(key, keys, 2, range(3, 9), 21, 0.4), scores)
     assert torch.equal(philox.keep_rows(key, keys, 21, 0.4), rows)
@@ -146,8 +146,8 @@ def test_any_number_of_counters_at_a_time_gives_the_same_bits(at_a_time: int, mo
 
 def test_a_gpu_decides_many_documents_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    draw = philox._philox_4x32
-    monkeypatch.setattr(philox, "_philox_4x32", lambda *words: calls.append(1) or draw(*words))
+    draw = philox.philox_4x32
+    monkeypatch.setattr(philox, "philox_4x32", lambda *words: calls.append(1) or draw(*words))
     monkeypatch.setattr(philox, "_counters_at_a_time", lambda x: philox._COUNTERS_ON_GPU)
     philox.keep_scores(torch.tensor(7), torch.arange(50), 2, range(64), 64, 0.4)
     assert len(calls) == 1

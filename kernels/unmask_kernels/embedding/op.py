@@ -19,8 +19,6 @@ from .row_layout import bitmask_layout
 
 __all__ = ["embedding"]
 
-_INTEGERS = (torch.int64, torch.int32)
-
 
 def embedding(
     ids: Tensor,
@@ -81,45 +79,40 @@ def embedding(
 
 def _check(documents: Documents, arguments: Arguments) -> None:
     name = "embedding"
-    ids, segments, word, position, segment = (
-        arguments.ids, arguments.segments, arguments.word, arguments.position, arguments.segment,
-    )  # fmt: skip
+    ids, segments, _, _, _, _, word, position, segment, weight, bias, key, eps, p, dtype = arguments
     checks.shape(name, "ids", ids, (documents.tokens,), "the tokens of documents")
-    checks.dtype(name, "ids", ids, _INTEGERS)
+    checks.dtype(name, "ids", ids, checks.INTEGERS)
     checks.rank(name, "word", word, "(V, D)")
     width = word.shape[1]
-    if segments is not None:
-        checks.shape(name, "segments", segments, (documents.tokens,), "one per token")
-        checks.dtype(name, "segments", segments, _INTEGERS)
+    checks.shape(name, "segments", segments, (documents.tokens,), "one per token")
+    checks.dtype(name, "segments", segments, checks.INTEGERS)
     for table_name, table in (("position", position), ("segment", segment)):
         checks.rank(name, table_name, table, "(rows, D)")
         checks.shape(name, table_name, table, (table.shape[0], width), "as wide as word")
-    for vector_name, vector in (("weight", arguments.weight), ("bias", arguments.bias)):
-        checks.shape(name, vector_name, vector, (width,), "one entry per column of word")
-    parameters = {role: getattr(arguments, role) for role in ("word", "position", "segment", "weight", "bias")}
+    checks.shape(name, "weight", weight, (width,), "one entry per column of word")
+    checks.shape(name, "bias", bias, (width,), "one entry per column of word")
+    parameters = {"word": word, "position": position, "segment": segment, "weight": weight, "bias": bias}
     for table_name, table in parameters.items():
         checks.dtype(name, table_name, table, checks.FLOATS)
         if table.shape[0] == 0:
             raise ValueError(f"embedding: {table_name} must have at least one row, got shape {tuple(table.shape)}")
-    if arguments.dtype not in checks.FLOATS:
-        raise TypeError(f"embedding: dtype must be float16, bfloat16, float32 or float64, got {arguments.dtype}")
+    if dtype not in checks.FLOATS:
+        raise TypeError(f"embedding: dtype must be float16, bfloat16, float32 or float64, got {dtype}")
     checks.same_device(name, "ids", ids, segments=segments, cu_seqlens=documents.cu_seqlens, **parameters)
     if documents.max_seqlen > position.shape[0]:
         raise ValueError(
             f"embedding: documents.max_seqlen is {documents.max_seqlen} but position has {position.shape[0]} rows; cut "
             "documents into pieces, or make a larger table of positions"
         )
-    if arguments.eps <= 0.0:
-        raise ValueError(f"embedding: eps must be above 0, got {arguments.eps}; BERT uses 1e-12")
-    checks.probability(name, "p", arguments.p)
-    if arguments.p > 0.0:
-        checks.random_address(name, arguments.p, arguments.key)
-        checks.same_device(name, "ids", ids, key=arguments.key)
-    checks.contents(
-        name, "ids", ids, word.shape[0], "the rows of word; use the tokenizer that the model was trained with"
-    )
-    if segments is not None:
-        checks.contents(name, "segments", segments, segment.shape[0], "the rows of segment")
+    if eps <= 0.0:
+        raise ValueError(f"embedding: eps must be above 0, got {eps}; BERT uses 1e-12")
+    checks.probability(name, "p", p)
+    checks.random_address(name, p, key)
+    if p > 0.0:
+        checks.same_device(name, "ids", ids, key=key)
+    why = "the rows of word; use the tokenizer that the model was trained with"
+    checks.contents(name, "ids", ids, word.shape[0], why)
+    checks.contents(name, "segments", segments, segment.shape[0], "the rows of segment")
 
 
 def _cast(arguments: Arguments) -> Arguments:

@@ -74,10 +74,9 @@ def _check(arguments: Arguments) -> None:
             f"gelu: x must have an even number of columns for activation {activation!r}, a gate and a value of equal "
             f"width, got {tuple(x.shape)}"
         )
-    if bias is not None:
-        checks.shape(name, "bias", bias, (x.shape[1],), "the last dimension of x")
-        checks.dtype(name, "bias", bias, checks.FLOATS)
-        checks.same_device(name, "x", x, bias=bias)
+    checks.shape(name, "bias", bias, (x.shape[1],), "the last dimension of x")
+    checks.dtype(name, "bias", bias, checks.FLOATS)
+    checks.same_device(name, "x", x, bias=bias)
 
 
 def _cast(arguments: Arguments) -> Arguments:

@@ -74,23 +74,19 @@ def _check(arguments: Arguments) -> None:
     checks.rank(name, "x", x, "(T, D)")
     checks.dtype(name, "x", x, checks.FLOATS)
     tokens, width = x.shape
-    if residual is not None:
-        checks.shape(name, "residual", residual, (tokens, width), "the shape of x")
-        checks.same_device(name, "x", x, residual=residual)
-        if autocast_dtype(residual) != autocast_dtype(x):
-            checks.dtype(name, "residual", residual, (x.dtype,))
+    checks.shape(name, "residual", residual, (tokens, width), "the shape of x")
+    if residual is not None and autocast_dtype(residual) != autocast_dtype(x):
+        checks.dtype(name, "residual", residual, (x.dtype,))
     parameters = {"weight": weight, "bias": bias, "x_bias": x_bias}
     for role, parameter in parameters.items():
-        if parameter is not None:
-            checks.shape(name, role, parameter, (width,), "the last dimension of x")
-            checks.dtype(name, role, parameter, checks.FLOATS)
-    checks.same_device(name, "x", x, **parameters)
+        checks.shape(name, role, parameter, (width,), "the last dimension of x")
+        checks.dtype(name, role, parameter, checks.FLOATS)
+    checks.same_device(name, "x", x, residual=residual, **parameters)
     if eps <= 0.0:
         raise ValueError(f"layer_norm: eps must be above 0, got {eps}; BERT uses 1e-12")
     checks.probability(name, "p", p)
     if p > 0.0:
         checks.random_address(name, p, key, row_keys=row_keys)
-        assert row_keys is not None
         checks.shape(name, "row_keys", row_keys, (tokens,), "one key per row of x")
         checks.same_device(name, "x", x, key=key, row_keys=row_keys)
 

@@ -94,9 +94,8 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> N
             f"linear_gelu: weight must have an even number of rows for activation {activation!r}, a gate and a value "
             f"of equal width, got shape {tuple(weight.shape)}"
         )
-    if bias is not None:
-        checks.shape(name, "bias", bias, (weight.shape[0],), "one entry per row of weight")
-        checks.dtype(name, "bias", bias, checks.FLOATS)
+    checks.shape(name, "bias", bias, (weight.shape[0],), "one entry per row of weight")
+    checks.dtype(name, "bias", bias, checks.FLOATS)
     checks.same_device(name, "x", x, weight=weight, bias=bias)
 
 

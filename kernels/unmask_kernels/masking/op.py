@@ -19,8 +19,6 @@ from .rule import counts, numbers, slot_offsets
 
 __all__ = ["masking"]
 
-_INTEGERS = (torch.int64, torch.int32)
-
 
 def masking(
     ids: Tensor,
@@ -87,14 +85,13 @@ def _check(documents: Documents, arguments: Arguments) -> None:
     name = "masking"
     ids, word_starts, special, ordinary, keys, _, _, rate, split, mask_id, capacity, _ = arguments
     checks.shape(name, "ids", ids, (documents.tokens,), "the tokens of documents")
-    checks.dtype(name, "ids", ids, _INTEGERS)
-    if word_starts is not None:
-        checks.shape(name, "word_starts", word_starts, (documents.tokens,), "one flag per token")
-        checks.dtype(name, "word_starts", word_starts, (torch.bool,))
+    checks.dtype(name, "ids", ids, checks.INTEGERS)
+    checks.shape(name, "word_starts", word_starts, (documents.tokens,), "one flag per token")
+    checks.dtype(name, "word_starts", word_starts, (torch.bool,))
     checks.rank(name, "special", special, "(V,)")
     checks.dtype(name, "special", special, (torch.bool,))
     checks.rank(name, "ordinary", ordinary, "(O,)")
-    checks.dtype(name, "ordinary", ordinary, _INTEGERS)
+    checks.dtype(name, "ordinary", ordinary, checks.INTEGERS)
     checks.shape(name, "keys", keys, (2,), "one of selection, one of replacement")
     checks.dtype(name, "keys", keys, (torch.int64,))
     others = {"word_starts": word_starts, "special": special, "ordinary": ordinary, "keys": keys}

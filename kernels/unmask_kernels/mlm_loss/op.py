@@ -95,20 +95,17 @@ def _check(arguments: Arguments) -> None:
             f"mlm_loss: weight must have {hidden.shape[1]} columns, the last dimension of hidden, "
             f"got shape {tuple(weight.shape)}"
         )
-    if positions is not None:
-        checks.dtype(name, "positions", positions, (torch.int64,))
-        checks.shape(name, "positions", positions, tuple(labels.shape), "one row per label")
-    elif hidden.shape[0] != labels.shape[0]:
+    checks.dtype(name, "positions", positions, (torch.int64,))
+    checks.shape(name, "positions", positions, tuple(labels.shape), "one row per label")
+    if positions is None and hidden.shape[0] != labels.shape[0]:
         raise ValueError(
             f"mlm_loss: without positions hidden must have one row per label ({labels.shape[0]}), "
             f"got {hidden.shape[0]}; pass positions to take rows"
         )
-    if bias is not None:
-        checks.shape(name, "bias", bias, (weight.shape[0],), "one entry per row of weight")
-        checks.dtype(name, "bias", bias, checks.FLOATS)
+    checks.shape(name, "bias", bias, (weight.shape[0],), "one entry per row of weight")
+    checks.dtype(name, "bias", bias, checks.FLOATS)
     checks.same_device(name, "hidden", hidden, positions=positions, labels=labels, weight=weight, bias=bias)
-    if positions is not None:
-        checks.contents(name, "positions", positions, len(hidden), "one of the rows of hidden")
+    checks.contents(name, "positions", positions, len(hidden), "one of the rows of hidden")
     if hidden.device.type == "cpu" or checks.DEBUG:
         checks.contents(name, "labels", labels.clamp(min=0), len(weight), "an id, or negative for an unused slot")
 
