@@ -51,7 +51,7 @@ def test_a_checkpoint_tells_transformers_how_many_positions_it_has(tiny: ModuleT
 def test_the_padding_of_a_checkpoint_is_that_of_its_tokenizer(
     tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(tiny.text()[1]), "pad_id", property(lambda _: 7))
+    monkeypatch.setattr(tiny.text()[1], "pad_id", 7)
     tiny.pretrain(tiny.config(tmp_path / "run", steps=1, warmup_steps=1, phases=[]))
     config = json.loads((tmp_path / "run" / "checkpoints" / "step-000001" / "config.json").read_text())
     assert config["pad_token_id"] == 7

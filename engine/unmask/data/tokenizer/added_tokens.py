@@ -54,11 +54,7 @@ def declared_tokens(
 ) -> list[AddedToken]:
     """Return the tokens that the files beside `tokenizer.json` add, each once; those with ids come first, by id.
 
-    Args:
-        folder: the folder of the tokenizer.
-        config: its `tokenizer_config.json`.
-        named: its `special_tokens_map.json`.
-        ids: its `added_tokens.json`.
+    `config` is `tokenizer_config.json`, `named` is `special_tokens_map.json`, `ids` is `added_tokens.json`.
 
     Raises:
         TokenizerError: an entry has no token or no id, or two files contradict each other.
@@ -74,13 +70,7 @@ def declared_tokens(
 def add_tokens(
     backend: tokenizers.Tokenizer, declared: Iterable[AddedToken], roles: Iterable[str], folder: Path
 ) -> tokenizers.Tokenizer:
-    """Return the backend with these tokens added, and the tokens of the roles marked as special.
-
-    Args:
-        backend: the tokenizer.
-        declared: the tokens to add.
-        roles: the tokens of the five roles.
-        folder: the folder of the tokenizer, for messages.
+    """Return the backend with the `declared` tokens added, and the tokens of the roles marked as special.
 
     Raises:
         TokenizerError: the id of a token is taken, leaves a gap, or is not the one in the vocabulary.
@@ -130,7 +120,6 @@ def add_tokens(
 
 
 def _place(token: AddedToken, present: int | None, tokens: Mapping[int, str], following: int) -> int:
-    """Return the id that a token gets."""
     wanted = token.index
     if wanted is None:
         return following if present is None else present
@@ -153,7 +142,6 @@ def _place(token: AddedToken, present: int | None, tokens: Mapping[int, str], fo
 
 
 def _joined(one: AddedToken, other: AddedToken) -> AddedToken:
-    """Join what two files say of one token."""
     if None not in (one.index, other.index) and one.index != other.index:
         raise TokenizerError(
             f"tokenizer: {one.where} gives the token {one.content!r} the id {one.index}, {other.where} the id "
@@ -165,7 +153,6 @@ def _joined(one: AddedToken, other: AddedToken) -> AddedToken:
 
 
 def _with_ids(folder: Path, config: Mapping[str, Any], ids: Mapping[str, Any]) -> Iterator[AddedToken]:
-    """Yield the tokens of `added_tokens_decoder` and of `added_tokens.json`."""
     path = folder / "tokenizer_config.json"
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, Mapping):
@@ -175,9 +162,8 @@ def _with_ids(folder: Path, config: Mapping[str, Any], ids: Mapping[str, Any]) -
             raise TokenizerError(f"tokenizer: added_tokens_decoder of {path} must map ids to tokens, got {key!r}")
         content = content_of(entry, f"added_tokens_decoder {key}", path)
         special = bool(entry.get("special", False))
-        yield AddedToken(
-            content=content, index=int(key), special=special, flags=_flags(entry, special), where=str(path)
-        )
+        flags = _flags(entry, special)
+        yield AddedToken(content=content, index=int(key), special=special, flags=flags, where=str(path))
     path = folder / "added_tokens.json"
     for content, index in ids.items():
         if type(index) is not int or index < 0 or not content:
@@ -194,12 +180,8 @@ def _named_special(folder: Path, files: Sequence[Mapping[str, Any]]) -> Iterator
         other = key.endswith("_token") and key.removesuffix("_token") not in SPECIAL_TOKENS
         if other and isinstance(token, (str, Mapping)):
             yield _special(token, key, folder)
-    lists = [
-        (key, settings[key])
-        for settings in files
-        for key in ("additional_special_tokens", "extra_special_tokens")
-        if settings.get(key)
-    ]
+    keys = ("additional_special_tokens", "extra_special_tokens")
+    lists = [(key, settings[key]) for settings in files for key in keys if settings.get(key)]
     for key, listed in sorted(lists, key=lambda pair: not isinstance(pair[1], Mapping)):
         if not isinstance(listed, (list, Mapping)):
             raise TokenizerError(f"tokenizer: {key} of {folder} must be a list of tokens, got {listed!r}")

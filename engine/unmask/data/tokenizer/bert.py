@@ -10,6 +10,8 @@ A setting is followed, or must agree with `tokenizer.json`, or is refused by its
     do_basic_tokenize, clean_text, never_split, split_special_tokens
                                 must have the values of BERT's defaults
     pad_token, ... mask_token   the tokens of the five roles
+
+In this file `config` is `tokenizer_config.json`, `named` is `special_tokens_map.json`, and `where` is the folder.
 """
 
 from __future__ import annotations
@@ -138,13 +140,7 @@ def require_wordpiece(backend: tokenizers.Tokenizer, where: str = "") -> None:
 
 
 def roles_of(name: str, config: Mapping[str, Any], named: Mapping[str, Any], where: Path) -> dict[str, str]:
-    """Return the token of each role: from the settings, else that of the class.
-
-    Args:
-        name: the class.
-        config: `tokenizer_config.json`.
-        named: `special_tokens_map.json`.
-        where: the folder.
+    """Return the token of each role: from the settings, else that of the class `name`.
 
     Raises:
         TokenizerError: the two files name different tokens, or a value is no token.
@@ -177,8 +173,6 @@ def require_class(name: str, config: Mapping[str, Any], where: Path, *, whole: b
 
     Args:
         name: the class, empty if no setting names one.
-        config: the settings.
-        where: the folder.
         whole: whether a `tokenizer.json` says how text is cut.
     """
     mapped = config.get("auto_map")
@@ -206,8 +200,6 @@ def require_plain(
     """Refuse settings that BERT's pipeline cannot follow.
 
     Args:
-        config: the settings.
-        where: the folder.
         kept: the added tokens, which are never cut.
         special: the special tokens in `kept`, without those of the five roles.
         basic: whether text is cut at punctuation.
@@ -261,11 +253,7 @@ def require_agreement(
 ) -> None:
     """Refuse settings that contradict the `tokenizer.json` beside them: programs would disagree on which to follow.
 
-    Args:
-        config: the settings.
-        where: the folder.
-        backend: the tokenizer in `tokenizer.json`.
-        description: its JSON.
+    `backend` is the tokenizer in `tokenizer.json`, `description` its JSON.
     """
     model, normalizer = description["model"], description["normalizer"] or {}
     found: dict[str, object] = {
@@ -282,10 +270,9 @@ def require_agreement(
     for key, value in found.items():
         asked = config.get(key)
         if asked is not None and asked != value:
-            vocabulary = (where / "vocab.txt").is_file()
-            other = (
-                "remove tokenizer.json, so that vocab.txt and the settings decide" if vocabulary else "mend that file"
-            )
+            other = "mend that file"
+            if (where / "vocab.txt").is_file():
+                other = "remove tokenizer.json, so that vocab.txt and the settings decide"
             raise TokenizerError(
                 f"tokenizer: {where} says {key} {_said(asked)} in tokenizer_config.json, but its tokenizer.json says "
                 f"{_said(value)}; remove the setting if tokenizer.json is right, else {other}"

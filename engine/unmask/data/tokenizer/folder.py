@@ -22,16 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unmask.data.tokenizer import bert
 from unmask.data.tokenizer.added_tokens import add_tokens, declared_tokens
-from unmask.data.tokenizer.bert import (
-    bert_pipeline,
-    pipeline_settings,
-    require_agreement,
-    require_class,
-    require_plain,
-    require_wordpiece,
-    roles_of,
-)
 from unmask.errors import TokenizerError
 from unmask.interop.model_folder import on_the_hub
 
@@ -59,10 +51,7 @@ class TokenizerFolder:
 
 
 def read_folder(given: Path) -> TokenizerFolder:
-    """Read a folder.
-
-    Args:
-        given: the folder, or a `tokenizer.json` or vocabulary in it.
+    """Read a folder; `given` is the folder, or a `tokenizer.json` or vocabulary in it.
 
     Raises:
         TokenizerError: there is nothing to read, a file is damaged, or a setting is not supported here.
@@ -75,31 +64,32 @@ def read_folder(given: Path) -> TokenizerFolder:
     named = _read_json(folder / "special_tokens_map.json")
     is_whole = whole.is_file() and not named_vocabulary
     if not is_whole and not vocabulary.is_file():
-        neither, no_folder = "has neither tokenizer.json nor vocab.txt", "is no folder with tokenizer.json or vocab.txt"
-        state = neither if folder.is_dir() else no_folder
+        state = "is no folder with tokenizer.json or vocab.txt"
+        if folder.is_dir():
+            state = "has neither tokenizer.json nor vocab.txt"
         raise TokenizerError(f"tokenizer: {folder} {state}{_other(folder)}")
     if is_whole:
         # checked first: no setting makes another model fit
         backend = _read_backend(whole)
-        require_wordpiece(backend, str(whole))
+        bert.require_wordpiece(backend, str(whole))
     name = str(config.get("tokenizer_class") or _class_beside_the_model(folder) or "")
-    require_class(name, config, folder, whole=is_whole)
-    special_tokens = roles_of(name, config, named, folder)
+    bert.require_class(name, config, folder, whole=is_whole)
+    special_tokens = bert.roles_of(name, config, named, folder)
     declared = declared_tokens(folder, config, named, _read_json(folder / "added_tokens.json"))
     if is_whole:
         description = json.loads(backend.to_str())
-        require_agreement(config, folder, backend, description)
+        bert.require_agreement(config, folder, backend, description)
         if given == folder:
             _require_same(vocabulary, whole, backend, description)
         basic = (description["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
     else:
         added = {token.content for token in declared if token.index is not None}
-        backend = _around(vocabulary, special_tokens, added, pipeline_settings(config, folder))
+        backend = _around(vocabulary, special_tokens, added, bert.pipeline_settings(config, folder))
         basic = True
     backend = add_tokens(backend, declared, special_tokens.values(), folder)
     kept = {token["content"]: token["special"] for token in json.loads(backend.to_str())["added_tokens"]}
     others = [token for token, special in kept.items() if special and token not in special_tokens.values()]
-    require_plain(config, folder, kept, others, basic=basic)
+    bert.require_plain(config, folder, kept, others, basic=basic)
     max_length = config.get("model_max_length", 512)
     # transformers writes 1e30 for no limit
     bounded = isinstance(max_length, int) and 0 < max_length < 1 << 31
@@ -185,7 +175,7 @@ def _around(
                 f"tokenizer: {path} has no {role} token {token!r} among its {len(vocabulary)} tokens; add it, or name "
                 "the one that it has in tokenizer_config.json"
             )
-    return bert_pipeline(vocabulary, special_tokens, **settings)
+    return bert.bert_pipeline(vocabulary, special_tokens, **settings)
 
 
 def _is_rebuilt(description: Mapping[str, Any], special_tokens: Mapping[str, str]) -> bool:
@@ -196,14 +186,13 @@ def _is_rebuilt(description: Mapping[str, Any], special_tokens: Mapping[str, str
     ids = {token["content"]: token["id"] for token in description["added_tokens"]}
     if ids.keys() != set(special_tokens.values()):
         return False
-    pipeline = bert_pipeline(
+    pipeline = bert.bert_pipeline(
         ids,
         special_tokens,
         lowercase=normalizer["lowercase"],
         strip_accents=normalizer["strip_accents"],
         chinese_characters=normalizer["handle_chinese_chars"],
     )
-    rebuilt = json.loads(pipeline.to_str())
     parts = [
         [
             one["normalizer"],
@@ -212,16 +201,15 @@ def _is_rebuilt(description: Mapping[str, Any], special_tokens: Mapping[str, str
             one["model"] | {"vocab": None},
             sorted(one["added_tokens"], key=lambda token: str(token["content"])),
         ]
-        for one in (description, rebuilt)
+        for one in (description, json.loads(pipeline.to_str()))
     ]
     return parts[0] == parts[1]
 
 
 def _other(folder: Path) -> str:
     """Return the end of a message: what a folder without WordPiece holds instead."""
-    found = [
-        name for name in ("spiece.model", "vocab.json", "merges.txt", "tokenizer.model") if (folder / name).exists()
-    ]
+    others = ("spiece.model", "vocab.json", "merges.txt", "tokenizer.model")
+    found = [name for name in others if (folder / name).exists()]
     if not found:
         files = [path for file in ("tokenizer.json", "vocab.txt") for path in folder.glob(f"*/{file}")]
         # the layout of the cache of the Hub
@@ -236,11 +224,6 @@ def _other(folder: Path) -> str:
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
-    """Read a `tokenizer.json`.
-
-    Raises:
-        TokenizerError: it cannot be read, two of its tokens have one id, or an added token cannot have the id it names.
-    """
     from tokenizers import Tokenizer as Backend
 
     text = _read_text(path)
@@ -270,11 +253,6 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
 
 
 def _read_vocabulary(path: Path) -> dict[str, int]:
-    """Read a `vocab.txt`: token to id.
-
-    Raises:
-        TokenizerError: it cannot be read, or a line has a carriage return inside.
-    """
     text = _read_text(path)
     lines = text.split("\n") if "\n" in text else text.split("\r")
     vocabulary: dict[str, int] = {}
@@ -307,7 +285,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object for people and `transformers` to read."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

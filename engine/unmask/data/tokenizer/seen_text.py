@@ -30,12 +30,8 @@ _CUT_WITHIN = {"Punctuation", "Digits"}
 def may_be_cut(backend: tokenizers.Tokenizer, description: Mapping[str, Any], roles: Collection[str]) -> bool:
     """Return whether the parts of a text may be encoded alone, if it is cut at words.
 
-    White space ends a word; with BERT's own rules a punctuation mark does too.
-
-    Args:
-        backend: the tokenizer.
-        description: its JSON.
-        roles: the tokens of the five roles, which are plain text in a corpus.
+    White space ends a word; with BERT's own rules a punctuation mark does too. `description` is the JSON of the
+    tokenizer, `roles` are the tokens of the five roles, which are plain text in a corpus.
     """
     prefix = description["model"]["continuing_subword_prefix"]
     steps = [step["type"] for step in _steps(description["pre_tokenizer"], "pretokenizers")]
@@ -51,20 +47,14 @@ def may_be_cut(backend: tokenizers.Tokenizer, description: Mapping[str, Any], ro
 
 
 def seen_characters(backend: tokenizers.Tokenizer, description: Mapping[str, Any], roles: Collection[str]) -> str:
-    """Return the characters that cleaning removes but this tokenizer reads, sorted.
-
-    Args:
-        backend: the tokenizer.
-        description: its JSON.
-        roles: the tokens of the five roles, which are plain text in a corpus.
-    """
+    """Return the characters that cleaning removes but this tokenizer reads, sorted; arguments as of `may_be_cut`."""
     candidates = {*REMOVABLE, *BREAKS}
     steps = [*_steps(description["normalizer"], "normalizers"), *_steps(description["pre_tokenizer"], "pretokenizers")]
     written = [token["content"] for token in description["added_tokens"] if token["content"] not in roles]
     written += [text for step in steps if "pattern" in step for text in step["pattern"].values()]
     written += [step["delimiter"] for step in steps if "delimiter" in step]
     seen = candidates & set("".join(written))
-    passed = set()
+    passed: set[str] = set()
     without = _normalized(backend, "ab")
     for character in candidates - seen:
         found = _normalized(backend, f"a{character}b")
@@ -76,8 +66,7 @@ def seen_characters(backend: tokenizers.Tokenizer, description: Mapping[str, Any
         elif between.strip() or (between and character in REMOVABLE):
             # cleaning, too, puts white space in the place of a line break
             seen.add(character)
-    if passed:
-        seen |= passed & set("".join(description["model"]["vocab"]))
+    seen |= passed & set("".join(description["model"]["vocab"]))
     return "".join(sorted(seen))
 
 
@@ -102,10 +91,8 @@ def _shared(one: str, other: str) -> int:
 
 def _steps(rule: Mapping[str, Any] | None, name: str) -> Iterator[Mapping[str, Any]]:
     """Yield the steps of a rule; a `Sequence` has several."""
-    if rule is None:
-        return
-    if rule["type"] == "Sequence":
+    if rule is not None and rule["type"] == "Sequence":
         for step in rule[name]:
             yield from _steps(step, name)
-        return
-    yield rule
+    elif rule is not None:
+        yield rule

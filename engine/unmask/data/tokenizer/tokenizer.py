@@ -16,11 +16,12 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unmask.data.text.accents import letters_lost, warning_of
 from unmask.data.tokenizer.bert import SPECIAL_TOKENS, bert_pipeline, frame_as_bert, require_wordpiece
@@ -31,7 +32,6 @@ from unmask.errors import TokenizerError
 
 if TYPE_CHECKING:
     import tokenizers
-    from numpy.typing import NDArray
 
 __all__ = ["SPECIAL_TOKENS", "Tokenizer"]
 
@@ -62,6 +62,9 @@ class Tokenizer:
         special_tokens: the token of each of the roles pad, unk, cls, sep, mask.
         max_length: maximum length of a sequence of its model, written to `tokenizer_config.json` for `transformers`.
 
+    Attributes:
+        special_ids: ids of the five roles: pad, unk, cls, sep, mask; also as `pad_id`, `unk_id` and so on.
+
     Raises:
         TokenizerError: the model is not WordPiece or a special token is not in the vocabulary.
     """
@@ -76,12 +79,15 @@ class Tokenizer:
         from tokenizers import Tokenizer as Backend
 
         require_wordpiece(backend)
+        self.special_ids: dict[str, int] = {}
         for role, token in special_tokens.items():
-            if backend.token_to_id(token) is None:
+            index = backend.token_to_id(token)
+            if index is None:
                 raise TokenizerError(
                     f"tokenizer: the {role} token {token!r} is not in the vocabulary of "
                     f"{backend.get_vocab_size()} tokens; add it, or name it in tokenizer_config.json"
                 )
+            self.special_ids[role] = index
         if backend.model.unk_token != special_tokens["unk"]:
             raise TokenizerError(
                 f"tokenizer: the unk token is {special_tokens['unk']!r}, but its tokenizer.json makes unknown words "
@@ -97,17 +103,21 @@ class Tokenizer:
         # the template of the folder does not count: training puts [CLS] and [SEP] around every text
         frame_as_bert(backend, special_tokens)
         self.special_tokens = dict(special_tokens)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(
+            self.special_ids.__getitem__, SPECIAL_TOKENS
+        )
         self.max_length = max_length
         self._backend = backend
+        self._description: dict[str, Any] = json.loads(backend.to_str())
         # the same tokenizer, but "[MASK]" and the other roles are text; added tokens are still tokens
-        description = json.loads(backend.to_str())
-        for token in description["added_tokens"]:
-            token["special"] = token["content"] in self.special_tokens.values()
-        self._plain = Backend.from_str(json.dumps(description))
+        roles = self.special_tokens.values()
+        added = [token | {"special": token["content"] in roles} for token in self._description["added_tokens"]]
+        self._plain = Backend.from_str(json.dumps(self._description | {"added_tokens": added}))
         self._plain.encode_special_tokens = True
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _from_json, (self._backend.to_str(), self.special_tokens, self.max_length)
+        make = partial(Tokenizer, special_tokens=self.special_tokens, max_length=self.max_length)
+        return make, (self._backend,)
 
     @classmethod
     def train(
@@ -147,7 +157,6 @@ class Tokenizer:
             special_tokens=list(SPECIAL_TOKENS.values()),
             lowercase=lowercase,
             strip_accents=strip_accents,
-            sample_characters=sample_characters,
             long_words=long_words,
         )
         backend = bert_pipeline(vocabulary, SPECIAL_TOKENS, lowercase=lowercase, strip_accents=strip_accents)
@@ -181,14 +190,9 @@ class Tokenizer:
         write_folder(Path(folder), self._backend, self.special_tokens, max_length=length)
 
     def encode_batch(self, texts: Sequence[str], *, special_tokens: bool = False) -> list[list[int]]:
-        """Encode texts in parallel, without adding [CLS] or [SEP].
+        """Encode texts in parallel, without adding [CLS] or [SEP], and return the token ids of each.
 
-        Args:
-            texts: the texts.
-            special_tokens: whether "[MASK]" and the other roles in a text are the special tokens; else they are text.
-
-        Returns:
-            The token ids of each text.
+        With `special_tokens`, "[MASK]" and the other roles in a text are the special tokens; else they are text.
         """
         backend = self._backend if special_tokens else self._plain
         return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -246,36 +250,6 @@ class Tokenizer:
         """The control and format characters that this tokenizer reads; cleaning keeps them."""
         return seen_characters(self._backend, self._description, self.special_tokens.values())
 
-    @property
-    def pad_id(self) -> int:
-        """Id of [PAD]."""
-        return self._id("pad")
-
-    @property
-    def unk_id(self) -> int:
-        """Id of [UNK]."""
-        return self._id("unk")
-
-    @property
-    def cls_id(self) -> int:
-        """Id of [CLS]."""
-        return self._id("cls")
-
-    @property
-    def sep_id(self) -> int:
-        """Id of [SEP]."""
-        return self._id("sep")
-
-    @property
-    def mask_id(self) -> int:
-        """Id of [MASK]."""
-        return self._id("mask")
-
-    @property
-    def special_ids(self) -> dict[str, int]:
-        """Ids of the five roles: pad, unk, cls, sep, mask."""
-        return {role: self._id(role) for role in self.special_tokens}
-
     @cached_property
     def used_ids(self) -> NDArray[np.int64]:
         """The ids that have a token, ascending; there may be gaps between them."""
@@ -289,15 +263,8 @@ class Tokenizer:
     @cached_property
     def ordinary_ids(self) -> NDArray[np.int64]:
         """The ids that random replacement may draw, ascending: all but special tokens and `[unused7]`."""
-        special = {*self.special_ids.values(), *self.added_special_ids}
-        return np.array(
-            sorted(
-                index
-                for token, index in self._backend.get_vocab().items()
-                if index not in special and not _UNUSED.fullmatch(token)
-            ),
-            dtype=np.int64,
-        )
+        unused = [index for token, index in self._backend.get_vocab().items() if _UNUSED.fullmatch(token)]
+        return np.setdiff1d(self.used_ids, [*self.special_ids.values(), *self.added_special_ids, *unused])
 
     @cached_property
     def hash(self) -> str:
@@ -323,11 +290,6 @@ class Tokenizer:
         }
         return hashlib.sha256(json.dumps({**meaning, **more}, sort_keys=True).encode()).hexdigest()
 
-    @cached_property
-    def _description(self) -> dict[str, Any]:
-        description: dict[str, Any] = json.loads(self._backend.to_str())
-        return description
-
     @property
     def _added(self) -> list[dict[str, Any]]:
         """The added tokens other than the five roles, by id."""
@@ -349,14 +311,3 @@ class Tokenizer:
             pieces = [index for token, index in model["vocab"].items() if token.startswith(prefix) and token != prefix]
             starts[pieces] = False
         return starts
-
-    def _id(self, role: str) -> int:
-        index = self._backend.token_to_id(self.special_tokens[role])
-        assert index is not None
-        return int(index)
-
-
-def _from_json(text: str, special_tokens: Mapping[str, str], max_length: int) -> Tokenizer:
-    from tokenizers import Tokenizer as Backend
-
-    return Tokenizer(Backend.from_str(text), special_tokens=special_tokens, max_length=max_length)

@@ -39,7 +39,6 @@ def train_vocabulary(
     special_tokens: Sequence[str],
     lowercase: bool,
     strip_accents: bool | None = None,
-    sample_characters: int,
     long_words: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Learn a WordPiece vocabulary; ids are special tokens, then `##` characters, characters, merges.
@@ -48,12 +47,11 @@ def train_vocabulary(
     to seven eighths, since each of thousands of Chinese characters is a word. Time is linear in the text.
 
     Args:
-        texts: documents.
+        texts: documents in a fixed order, as `sample_by_hash` gives them.
         vocab_size: number of tokens.
         special_tokens: the first tokens, in this order.
         lowercase: whether to drop case.
         strip_accents: whether to drop accents. Default: as `lowercase`.
-        sample_characters: most characters of text to train on.
         long_words: called with the number of words that were left out for their length.
 
     Returns:
@@ -65,12 +63,11 @@ def train_vocabulary(
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    sample = sample_by_hash(texts, sample_characters)
     normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
     pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     normalized = []
     left_out = 0
-    for part in (part for text in sample for part in _PART.findall(normalizer.normalize_str(text))):
+    for part in (part for text in texts for part in _PART.findall(normalizer.normalize_str(text))):
         short, long = _without_long_words(part, pre_tokenizer)
         normalized.append(short)
         left_out += long
@@ -134,7 +131,6 @@ def sample_by_hash(texts: Iterable[str], characters: int) -> list[str]:
 
 
 def _without_long_words(text: str, pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer) -> tuple[str, int]:
-    """Return the text without the words that are longer than `LONGEST_WORD`, and how many these are."""
     left_out = 0
 
     def shortened(chunk: re.Match[str]) -> str:
@@ -162,9 +158,7 @@ def _count_characters(
     normalized: Sequence[str], pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer
 ) -> tuple[list[tuple[str, int]], set[str]]:
     """Return (character, count), most frequent first, and the characters that continue a word somewhere."""
-    words: Counter[str] = Counter()
-    for text in normalized:
-        words.update(text.split())
+    words = Counter(word for text in normalized for word in text.split())
     counts: Counter[str] = Counter()
     continuing: set[str] = set()
     for chunk, times in words.items():

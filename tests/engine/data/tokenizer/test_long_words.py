@@ -41,7 +41,7 @@ LONG: dict[str, Callable[[int], str]] = {
 
 
 def _train(texts: list[str], **options: Any) -> dict[str, int]:
-    asked: dict[str, Any] = {"vocab_size": 120, "lowercase": True, "sample_characters": 10**8, **options}
+    asked: dict[str, Any] = {"vocab_size": 120, "lowercase": True, **options}
     return train_vocabulary(texts, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], **asked)
 
 
