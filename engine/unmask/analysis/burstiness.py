@@ -8,8 +8,6 @@ all differ has the largest, 10. The exponent of Zipf's law of ranks is 1 / (s - 
 summed up to 10 and continued by the formula of Euler and Maclaurin; s is read off a table of 4,096 places.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import cache
 

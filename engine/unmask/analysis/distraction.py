@@ -14,8 +14,6 @@ by ones that tell which document a token belongs to. So no T x T matrix is neede
 mask can be wrong. Cost: the model's forward pass, and ceil(documents / head_dim) attentions more for each layer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -78,10 +76,8 @@ def measure_distraction(encoder: Encoder, batches: Iterable[PackedBatch], *, sep
 
 def documents_of(batch: PackedBatch, sep_id: int) -> Tensor:
     """Number the documents of a batch and return each token's number, int64 (T,); padding is documents too."""
-    ends = batch.ids == sep_id
-    behind = torch.zeros_like(ends)
-    behind[1:] = ends[:-1]
-    opens = behind | (batch.documents.positions == 0)
+    # the first token opens a document by its position, whatever `roll` puts there
+    opens = (batch.ids == sep_id).roll(1) | (batch.documents.positions == 0)
     return opens.cumsum(0) - 1
 
 

@@ -1,15 +1,8 @@
 """Statistics of masking, counted on micro-batches: rates, replacements, whole words and n-grams.
 
-    rate      = predictions / real tokens, [CLS] and [SEP] included, as `data.mask_rate` counts
-    become    = [MASK], a similar word by the table, other tokens, or the same tokens; a token that a word shares with
-                its similar word counts as replaced
-    intact    = words that are chosen as a whole, of all words with a chosen token
-    n-grams   = runs of neighbouring chosen words; runs that touch by chance count as one
-
-`fallback` is the share of the predictions in words that the table of similar words lacks.
+Real tokens include [CLS] and [SEP], as `data.mask_rate` counts. A token that a word shares with its similar word counts
+as replaced. n-grams are runs of neighbouring chosen words; runs that touch by chance count as one.
 """
-
-from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable

@@ -1,12 +1,4 @@
-"""How full micro-batches are, and how long documents and sequences are.
-
-fill      = real tokens / token capacity T
-masks     = predictions / mask slots M
-slots     = real documents / document slots S
-histogram = lengths by powers of two
-"""
-
-from __future__ import annotations
+"""How full micro-batches are, and how long documents and sequences are."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +18,7 @@ class Lengths:
     Attributes:
         count, mean, shortest, longest: number, mean, minimum and maximum.
         quartiles: at 25, 50 and 75 %.
-        edges: of the histogram, ascending; bin i counts edges[i] <= length < edges[i + 1].
+        edges: of the histogram, powers of two, ascending; bin i counts edges[i] <= length < edges[i + 1].
         counts: of each bin; there is one fewer than edges.
     """
 
@@ -45,9 +37,9 @@ class Packing:
 
     Attributes:
         batches: number of micro-batches.
-        fill: share of the token slots that hold real tokens.
-        masks: share of the mask slots that hold predictions, or None if nothing is masked.
-        slots: share of the document slots that hold real documents.
+        fill: real tokens / token capacity T.
+        masks: predictions / mask slots M, or None if nothing is masked.
+        slots: real documents / document slots S.
         tokens: number of real tokens.
         pairs: number of pairs with a label.
         second_label: share of the pairs whose label is 1 (random, or swapped); None without pairs.
@@ -95,17 +87,14 @@ def measure_packing(batches: Sequence[PackedBatch]) -> Packing:
     capacity = sum(batch.ids.numel() for batch in batches)
     real = sum(batch.real_tokens for batch in batches)
     slots = sum(batch.documents.keys.numel() for batch in batches)
-    used = mask_slots = 0
+    masked = [batch.labels for batch in batches if batch.labels is not None]
+    mask_slots = sum(labels.numel() for labels in masked)
     labelled = [batch.pair_labels[batch.pair_labels != IGNORED] for batch in batches if batch.pair_labels is not None]
     pairs = sum(len(labels) for labels in labelled)
-    for batch in batches:
-        if batch.labels is not None:
-            used += int((batch.labels != IGNORED).sum())
-            mask_slots += batch.labels.numel()
     return Packing(
         batches=len(batches),
         fill=real / capacity,
-        masks=used / mask_slots if mask_slots else None,
+        masks=sum(int((labels != IGNORED).sum()) for labels in masked) / mask_slots if mask_slots else None,
         slots=sum(sequences_of(batch).size for batch in batches) / slots,
         tokens=real,
         pairs=pairs,

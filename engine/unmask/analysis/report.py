@@ -73,16 +73,13 @@ class Report:
                 [name, f"{one.count:,}", f"{one.mean:,.1f}", f"{one.shortest:,}", *quartiles, f"{one.longest:,}"]
             )
         packing = self.packing
-        filled = [
-            ["micro-batches", "tokens", "fill", "document slots used", "mask slots used"],
-            [f"{packing.batches:,}", f"{packing.tokens:,}", _share(packing.fill), _share(packing.slots), "-"],
-        ]
-        if packing.masks is not None:
-            filled[1][-1] = _share(packing.masks)
+        heads = ["micro-batches", "tokens", "fill", "document slots used", "mask slots used"]
+        filled = [f"{packing.batches:,}", f"{packing.tokens:,}", _share(packing.fill), _share(packing.slots)]
+        filled.append("-" if packing.masks is None else _share(packing.masks))
         if packing.second_label is not None:
-            filled[0] += ["pairs", "random or swapped"]
-            filled[1] += [f"{packing.pairs:,}", _share(packing.second_label)]
-        parts = [f"# {self.title}", "## Lengths in tokens", _table(lengths), "## Packing", _table(filled)]
+            heads += ["pairs", "random or swapped"]
+            filled += [f"{packing.pairs:,}", _share(packing.second_label)]
+        parts = [f"# {self.title}", "## Lengths in tokens", _table(lengths), "## Packing", _table([heads, filled])]
         if self.masks is not None:
             parts += ["## Masking", _table(_mask_rows(self.masks))]
         bursts = self.numbers()["burstiness"]
@@ -91,13 +88,11 @@ class Report:
         rows.append([f"{bursts['sequences']:,}", f"{bursts['mean']:.3f}", low, middle, high])
         parts += ["## Burstiness", _table(rows)]
         if self.distraction is not None:
-            layers = [[f"layer {number}", _share(value)] for number, value in enumerate(self.distraction.layers)]
-            mean = ["mean", _share(float(np.mean(self.distraction.layers)))]
-            rows = [["attention on other documents", "share"], *layers, mean]
-            parts += [
-                "## Distraction",
-                _table([*rows, ["reference: even attention", _share(self.distraction.reference)]]),
-            ]
+            rows = [["attention on other documents", "share"]]
+            rows += [[f"layer {number}", _share(value)] for number, value in enumerate(self.distraction.layers)]
+            rows.append(["mean", _share(float(np.mean(self.distraction.layers)))])
+            rows.append(["reference: even attention", _share(self.distraction.reference)])
+            parts += ["## Distraction", _table(rows)]
         return "\n\n".join(parts) + "\n"
 
     def write(self, folder: Path) -> list[Path]:
@@ -136,7 +131,9 @@ class Report:
     def _draw_lengths(self, axes: Axes) -> None:
         for name, one in (*self.documents.items(), ("sequences", self.sequences)):
             width = 2.0 if one is self.sequences else 1.0
-            axes.stairs(np.array(one.counts) / one.count, one.edges, label=_label(name), linewidth=width)
+            # matplotlib leaves out names that begin with an underscore
+            label = f" {name}" if name.startswith("_") else name
+            axes.stairs(np.array(one.counts) / one.count, one.edges, label=label, linewidth=width)
         axes.set(title=f"{self.title}: lengths", xlabel="tokens", ylabel="share", xscale="log")
         axes.legend(frameon=False)
 
@@ -187,13 +184,6 @@ def _share(value: float) -> str:
 
 def _table(rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
+    lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
     return "\n".join(lines)
-
-
-def _label(name: str) -> str:
-    """Return `name` for a legend; matplotlib leaves out names that begin with an underscore."""
-    return f" {name}" if name.startswith("_") else name

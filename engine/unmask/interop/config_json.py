@@ -6,8 +6,6 @@ is written only into our checkpoints, with a `model_type` that only we read. Cod
 `model_type` says what the model is, and all its weights must fit.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -35,11 +33,7 @@ _FIELDS = {
 }
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 # a BERT model has these values; a file may leave them out
-_REQUIRED = {
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-}
+_REQUIRED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 # settings that transformers' BERT does not have, and the model_type of a folder with one of them
 _OURS = ("causal", "attention_window", "global_every")
 _OUR_TYPE = "unmask"

@@ -73,8 +73,7 @@ def read_encoder(folder: Path) -> FolderWeights:
     weights = read_weights(folder)
     theirs = _encoder_prefix(weights, folder)
     pooler = f"{theirs}pooler.dense.weight" in weights
-    _check(_encoder_parameters(config, pooler, "", theirs), weights, theirs, folder)
-    parameters = tuple(_encoder_parameters(config, pooler, "", theirs))
+    parameters = _checked(_encoder_parameters(config, pooler, "", theirs), weights, theirs, folder)
     return FolderWeights(config=config, heads=(), pooler=pooler, parameters=parameters, tensors=weights)
 
 
@@ -94,7 +93,7 @@ def read_pretraining_model(folder: Path) -> FolderWeights:
             "read its encoder with unmask.Encoder.from_pretrained"
         )
     heads = ("mlm", "nsp") if f"{outer}cls.seq_relationship.weight" in weights else ("mlm",)
-    _check(_model_parameters(config, heads, theirs), weights, theirs, folder)
+    parameters = _checked(_model_parameters(config, heads, theirs), weights, theirs, folder)
     projection = f"{outer}cls.predictions.decoder.weight"
     if projection not in weights and read_object(folder / CONFIG).get("tie_word_embeddings", True) is not True:
         raise CheckpointError(
@@ -105,14 +104,13 @@ def read_pretraining_model(folder: Path) -> FolderWeights:
     tied = {projection: f"{theirs}{_TABLE}", copy_of_bias: bias}
     for name, original in tied.items():
         if name in weights and not _equal(weights[name], weights[original]):
-            what = (
-                "projection differs from the token table" if original != bias else "bias differs from that of the head"
-            )
+            what = "projection differs from the token table"
+            if original == bias:
+                what = "bias differs from that of the head"
             raise CheckpointError(
                 f"{folder}: the output {what} ({name}), and both are one tensor here; read the encoder alone "
                 "with unmask.Encoder.from_pretrained"
             )
-    parameters = tuple(_model_parameters(config, heads, theirs))
     return FolderWeights(config=config, heads=heads, pooler="nsp" in heads, parameters=parameters, tensors=weights)
 
 
@@ -188,19 +186,22 @@ def _encoder_prefix(weights: dict[str, Tensor], folder: Path) -> str:
     return found[0]
 
 
-def _check(parameters: Iterable[Parameter], weights: dict[str, Tensor], prefix: str, folder: Path) -> None:
+def _checked(
+    parameters: Iterable[Parameter], weights: dict[str, Tensor], prefix: str, folder: Path
+) -> tuple[Parameter, ...]:
     """Refuse weights that lack a parameter of the model in config.json, or have one that it does not.
 
     The first parameter without weights is refused. So `parameters` must be a generator: config.json may claim any
     number of layers.
     """
-    used = set()
+    found: list[Parameter] = []
     for parameter in parameters:
         for name in parameter.theirs:
             if name not in weights:
                 raise CheckpointError(f"{folder} lacks the weight {name}; is it the folder of a BERT model?")
             _check_weight(name, weights[name], parameter.shape, folder)
-            used.add(name)
+        found.append(parameter)
+    used = {name for parameter in found for name in parameter.theirs}
     for name in weights:
         inner = name.removeprefix(prefix)
         # Without these weights the encoder would be another model. Heads and buffers may stay unread.
@@ -210,6 +211,7 @@ def _check(parameters: Iterable[Parameter], weights: dict[str, Tensor], prefix: 
                 f"{folder} has the weight {name}, for which the model of its config.json has no place; are both of one "
                 "model, and num_hidden_layers the number of its layers?"
             )
+    return tuple(found)
 
 
 def _check_weight(name: str, value: Tensor, shape: tuple[int, ...], folder: Path) -> None:

@@ -3,8 +3,6 @@
 All readers of model folders share these checks, so one problem always gives the same error.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -50,11 +48,7 @@ _OTHER_NAMES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def require_folder(folder: Path) -> None:
-    """Check that `folder` is a folder.
-
-    Raises:
-        CheckpointError: it does not exist or is a file.
-    """
+    """Raise a `CheckpointError` if `folder` does not exist or is a file."""
     try:
         if folder.is_dir():
             return
@@ -73,11 +67,7 @@ def require_folder(folder: Path) -> None:
 
 
 def require_model(folder: Path) -> None:
-    """Check that a folder holds the config.json of a whole model.
-
-    Raises:
-        CheckpointError: it holds something else.
-    """
+    """Raise a `CheckpointError` if a folder does not hold the config.json of a whole model."""
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
             f"{folder} holds an adapter (adapter_config.json), which is not read; merge it into its model with peft's "
@@ -166,9 +156,7 @@ def _nearby(folder: Path) -> str:
     if snapshots:
         return f"; {snapshots[0]} has one"
     # Folders of sentence-transformers and of Trainer. The config.json of a pooling layer has no weights beside it.
-    inside = sorted(
-        path.parent for path in folder.glob(f"*/{CONFIG}") if any(_files(path.parent, one) for one in _WEIGHTS)
-    )
+    inside = [path.parent for path in folder.glob(f"*/{CONFIG}") if any(_files(path.parent, one) for one in _WEIGHTS)]
     if inside:
         newest = max(inside, key=lambda path: (len(path.name), path.name))
         return f"; {newest} has one"

@@ -5,8 +5,6 @@ queries, keys and values are one projection here and three there. `{i}` is the n
 to read and to write.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -71,19 +69,14 @@ def parameter_names(
 ) -> Iterator[Parameter]:
     """Yield the parameters of a table for a model of these sizes; `ours` and `theirs` are prefixes of the names."""
     for module, others in table.items():
-        layers = range(config.num_layers) if "{i}" in module else range(1)
         kinds = ("weight",) if module in _ONLY_WEIGHT else ("bias",) if module in _ONLY_BIAS else ("weight", "bias")
-        weight = _weight_shape(module, config)
-        for i in layers:
+        default = ("hidden_size",) if module.endswith("norm") else ("hidden_size", "hidden_size")
+        sizes = _WEIGHT_SHAPES.get(module, default)
+        weight = tuple(size if isinstance(size, int) else getattr(config, size) for size in sizes)
+        for i in range(config.num_layers if "{i}" in module else 1):
             for kind in kinds:
                 yield Parameter(
                     f"{ours}{module.format(i=i)}.{kind}",
                     tuple(f"{theirs}{other.format(i=i)}.{kind}" for other in others),
                     weight if kind == "weight" else weight[:1],
                 )
-
-
-def _weight_shape(module: str, config: EncoderConfig) -> tuple[int, ...]:
-    default = ("hidden_size",) if module.endswith("norm") else ("hidden_size", "hidden_size")
-    sizes = _WEIGHT_SHAPES.get(module, default)
-    return tuple(size if isinstance(size, int) else getattr(config, size) for size in sizes)

@@ -3,8 +3,6 @@
 `LayerNorm.gamma` and `beta` become `weight` and `bias`. Prefixes that trainers add (`module.`, ...) are removed.
 """
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,7 +78,8 @@ def _joined(files: list[Path]) -> dict[str, Tensor]:
     seen: dict[str, str] = {}
     for path in files:
         for name, value in _read_file(path).items():
-            new = _plain_name(name)
+            new = ".".join(step for step in name.split(".") if step not in _WRAPPERS)
+            new = new.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
             here = f"{name} of {path.name}"
             if new in weights:
                 raise CheckpointError(
@@ -130,8 +129,3 @@ def _state_dict(loaded: object, path: Path) -> Mapping[str, Any]:
             kind = describe_value(value) if not isinstance(value, Tensor) else "a tensor"
             raise CheckpointError(f"{needed}, holds {kind} under {name!r}; save the model's state_dict() alone")
     return loaded
-
-
-def _plain_name(name: str) -> str:
-    plain = ".".join(step for step in name.split(".") if step not in _WRAPPERS)
-    return plain.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

@@ -1,7 +1,5 @@
 """EncoderConfig: the sizes of a BERT encoder, with the names of the paper and of Hugging Face."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -9,15 +7,7 @@ from typing import Literal, cast
 
 __all__ = ["EncoderConfig"]
 
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_layers",
-    "num_heads",
-    "intermediate_size",
-    "max_positions",
-    "num_segments",
-)
+_SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions", "num_segments")
 # the largest index of 32 bits
 _LARGEST = 2**31 - 1
 

@@ -22,8 +22,6 @@ from unmask_kernels import MLMLoss, gelu, mlm_loss
 
 __all__ = ["MLMHead", "NSPHead", "PretrainingModel"]
 
-_HEADS = ("mlm", "nsp")
-
 
 class MLMHead(nn.Module):
     """BERT's masked-LM head. Its output projection is the encoder's token table, which callers pass in."""
@@ -73,8 +71,7 @@ class PretrainingModel(nn.Module):
     Args:
         config: sizes and constants.
         heads: "mlm", or "mlm" and "nsp".
-        compute_dtype: see `Encoder`.
-        seed: see `Encoder`.
+        compute_dtype, seed: see `Encoder`.
     """
 
     def __init__(
@@ -86,8 +83,7 @@ class PretrainingModel(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        unknown = [name for name in heads if name not in _HEADS]
-        if unknown or "mlm" not in heads:
+        if not {"mlm"} <= set(heads) <= {"mlm", "nsp"}:
             raise ValueError(f"PretrainingModel: heads must be 'mlm' or 'mlm' and 'nsp', got {tuple(heads)}")
         self.config = config
         self.encoder = Encoder(config, compute_dtype=compute_dtype, seed=seed, pooler="nsp" in heads)
@@ -147,10 +143,5 @@ class PretrainingModel(nn.Module):
 
         architecture = "BertForMaskedLM" if self.nsp is None else "BertForPreTraining"
         hf.save(
-            self,
-            self.config,
-            Path(folder),
-            architecture=architecture,
-            pad_id=pad_id,
-            for_transformers=for_transformers,
+            self, self.config, Path(folder), architecture=architecture, pad_id=pad_id, for_transformers=for_transformers
         )

@@ -11,8 +11,6 @@ A script is reported if at least 1 in 100 of its letters is lost, and 1 in 1000 
 Cost: 20 MB a second, for at most 10 million characters.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping

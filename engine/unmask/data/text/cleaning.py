@@ -14,8 +14,6 @@ found, and a soft hyphen hides a word from a segmenter.
 Cost: 100 MB a second; less if text has to be normalised to NFC or NFKC.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from functools import lru_cache

@@ -13,8 +13,6 @@ Text is UTF-8, and a byte order mark is dropped. Nothing is cleaned or filtered 
 document. Documents come in the order of the inputs, and within a folder in the sorted order of the paths.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ decoded about a megabyte at a time, so a file may be larger than memory. If a fi
 are those of a known format, the message names the format.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import re

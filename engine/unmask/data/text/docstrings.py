@@ -13,8 +13,6 @@ damaged cache is made again, and without a cache all works, only slower.
 Cost: 100 MB of source, 14 s of processor time; 0.3 s from the cache.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import gc
@@ -31,6 +29,7 @@ from pathlib import Path
 
 from unmask.data.text.corpus import Document
 from unmask.errors import CorpusError
+from unmask.paths import replace_text
 from unmask.processes import ProcessPool, cores
 
 __all__ = ["SOURCES", "cache_folder", "docstring_corpus", "docstrings_of"]
@@ -121,11 +120,8 @@ def _version(name: str) -> str:
 
 
 def _extract(chosen: Sequence[str], processes: int) -> list[Document]:
-    files: list[tuple[str, Path, str]] = []
-    for name in chosen:
-        root = _root(name)
-        if root is not None and name != "topics":
-            files.extend((name, path, shown) for path, shown in _python_files(root, name))
+    roots = [(name, root) for name in chosen if name != "topics" and (root := _root(name))]
+    files = [(name, path, shown) for name, root in roots for path, shown in _python_files(root, name)]
     found = _parse([path for _, path, _ in files], processes)
     texts: list[tuple[str, str, str]] = list(_topics()) if "topics" in chosen else []
     for (name, _, shown), docstrings in zip(files, found, strict=True):
@@ -220,14 +216,9 @@ def _read_cache(file: Path, key: str) -> list[Document] | None:
 
 def _write_cache(file: Path, key: str, documents: Sequence[Document]) -> None:
     rows = (json.dumps([document.source, document.origin, document.text]) for document in documents)
-    body = "".join(f"{row}\n" for row in rows).encode("ascii")
-    header = json.dumps({"key": key, "sha256": hashlib.sha256(body).hexdigest()}).encode("ascii")
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
+    body = "".join(f"{row}\n" for row in rows)
+    header = json.dumps({"key": key, "sha256": hashlib.sha256(body.encode()).hexdigest()})
+    # a read-only home or a full disk: the corpus is in memory all the same
+    with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(header + b"\n" + body)
-        partial.replace(file)
-    except OSError:
-        # a read-only home or a full disk: the corpus is in memory all the same
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        replace_text(file, f"{header}\n{body}")

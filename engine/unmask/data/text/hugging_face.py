@@ -9,8 +9,6 @@ Needs the package `datasets` (extra `datasets`). Rows keep their order. A data s
 text is read, so twice if a tokenizer is trained; save it to disk to fetch it once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -11,8 +11,6 @@ is missing.
 Files come in the sorted order of their paths, links under their own names.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections import Counter

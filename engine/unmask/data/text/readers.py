@@ -24,16 +24,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.data.text.decoding import (
-    COMPRESSED,
-    decoded_blocks,
-    decoded_lines,
-    open_bytes,
-    open_seekable,
-    other_format,
-    text_lines,
-    without_break,
-)
+from unmask.data.text import decoding
 from unmask.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -42,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIXES", "Cuts", "ReadOptions", "missing_field", "read_file", "suffix_of"]
 
 _FORMS = (".txt", ".md", ".jsonl", ".parquet")
-SUFFIXES = tuple(form + compressed for compressed in ("", *COMPRESSED) for form in _FORMS)
+SUFFIXES = tuple(form + compressed for compressed in ("", *decoding.COMPRESSED) for form in _FORMS)
 
 _PARQUET_ROWS = 1024
 # Python refuses whole numbers of more than 4,300 digits; a float is quick to read and becomes infinite
@@ -135,14 +126,14 @@ def missing_field(origin: str, text_field: str, fields: Iterable[str]) -> str:
 
 
 def _read_whole(path: Path) -> Iterator[tuple[str, str]]:
-    with open_bytes(path) as stream:
-        text = "".join(decoded_blocks(path, stream))
+    with decoding.open_bytes(path) as stream:
+        text = "".join(decoding.decoded_blocks(path, stream))
     yield text, str(path)
 
 
 def _read_cut(path: Path, cuts: Cuts) -> Iterator[tuple[str, str]]:
-    with open_bytes(path) as stream:
-        lines = text_lines(path, stream)
+    with decoding.open_bytes(path) as stream:
+        lines = decoding.text_lines(path, stream)
         documents = _blocks(lines, cuts) if cuts.heading is None else _sections(path, lines, cuts, cuts.heading)
         for text, first in documents:
             yield text, f"{path}:{first}"
@@ -164,7 +155,7 @@ def _sections(
     first = 1
     has_text = False
     for number, line in lines:
-        if not heading.search(without_break(line)):
+        if not heading.search(decoding.without_break(line)):
             has_text = has_text or not line.isspace()
         else:
             cuts.found = True
@@ -180,8 +171,8 @@ def _sections(
 
 
 def _read_json_lines(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
-    with open_bytes(path) as stream:
-        for number, line in decoded_lines(path, stream):
+    with decoding.open_bytes(path) as stream:
+        for number, line in decoding.decoded_lines(path, stream):
             # a file that `cat` joined has a byte order mark for each part
             line = line.removeprefix("\ufeff")
             if not line.strip():
@@ -213,7 +204,7 @@ def _parsed(line: str, origin: str) -> Any:
     try:
         return _DECODER.decode(line)
     except json.JSONDecodeError as error:
-        known = other_format(line[:8].encode())
+        known = decoding.other_format(line[:8].encode())
         whole = " (jq -c '.[]' makes such lines of an array, jq -c . of objects over several lines)"
         way = known or ("; write one object a line" + (whole if line.strip() in ("[", "{") else ""))
         raise CorpusError(f"corpus: {origin} is not valid JSON ({error.msg}, column {error.colno}){way}") from None
@@ -237,7 +228,7 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with open_seekable(path) as stream:
+    with decoding.open_seekable(path) as stream:
         try:
             table = pq.ParquetFile(stream)
             _check_column(table.schema_arrow, path, text_field)
@@ -255,7 +246,7 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
         # names in a damaged footer may be no text
         except (pa.ArrowException, UnicodeDecodeError) as error:
             stream.seek(0)
-            way = other_format(stream.read(8)) or "; copy it again"
+            way = decoding.other_format(stream.read(8)) or "; copy it again"
             raise CorpusError(f"corpus: {path} cannot be read as parquet ({error}){way}") from None
 
 

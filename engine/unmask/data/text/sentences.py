@@ -17,8 +17,6 @@ A sentence may have any length, and the time is linear in the text: no quantifie
 what it took. Cost: 20 MB a second.
 """
 
-from __future__ import annotations
-
 import re
 
 __all__ = ["BEFORE_A_START", "sentence_starts"]

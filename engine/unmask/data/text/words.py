@@ -18,8 +18,6 @@ WordPiece whatever the segmenter says. Without a segmenter every ideograph is a 
 Cost with rjieba: 10 MB of Chinese a second and core.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import importlib.util

@@ -90,7 +90,7 @@ def add_tokens(
         following = max(following, index + 1)
         known = present.get(content)
         if known is None:
-            flags = dict.fromkeys(_FLAGS, False) | {"normalized": not token.special} | dict(token.flags or {})
+            flags = _flags(token.flags or {}, token.special)
             present[content] = {"id": index, "content": content, **flags, "special": token.special}
         elif token.flags is not None and content not in special and any(known[f] != token.flags[f] for f in _FLAGS):
             differing = next(flag for flag in _FLAGS if known[flag] != token.flags[flag])

@@ -92,10 +92,9 @@ def read_folder(given: Path) -> TokenizerFolder:
     bert.require_plain(config, folder, kept, others, basic=basic)
     max_length = config.get("model_max_length", 512)
     # transformers writes 1e30 for no limit
-    bounded = isinstance(max_length, int) and 0 < max_length < 1 << 31
-    return TokenizerFolder(
-        path=folder, backend=backend, special_tokens=special_tokens, max_length=max_length if bounded else 512
-    )
+    if not isinstance(max_length, int) or not 0 < max_length < 1 << 31:
+        max_length = 512
+    return TokenizerFolder(path=folder, backend=backend, special_tokens=special_tokens, max_length=max_length)
 
 
 def write_folder(
@@ -193,17 +192,12 @@ def _is_rebuilt(description: Mapping[str, Any], special_tokens: Mapping[str, str
         strip_accents=normalizer["strip_accents"],
         chinese_characters=normalizer["handle_chinese_chars"],
     )
-    parts = [
-        [
-            one["normalizer"],
-            one["pre_tokenizer"],
-            one["decoder"],
-            one["model"] | {"vocab": None},
-            sorted(one["added_tokens"], key=lambda token: str(token["content"])),
-        ]
-        for one in (description, json.loads(pipeline.to_str()))
-    ]
-    return parts[0] == parts[1]
+
+    def compared(one: Mapping[str, Any]) -> list[Any]:
+        added = sorted(one["added_tokens"], key=lambda token: str(token["content"]))
+        return [one["normalizer"], one["pre_tokenizer"], one["decoder"], one["model"] | {"vocab": None}, added]
+
+    return compared(description) == compared(json.loads(pipeline.to_str()))
 
 
 def _other(folder: Path) -> str:

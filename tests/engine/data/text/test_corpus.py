@@ -194,6 +194,6 @@ def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def denied(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr("unmask.data.text.readers.open_bytes", denied)
+    monkeypatch.setattr("unmask.data.text.decoding.open_bytes", denied)
     with pytest.raises(CorpusError, match=r"a\.txt cannot be read \(Permission denied\)"):
         _texts(_write(tmp_path / "a.txt", b"x"))
