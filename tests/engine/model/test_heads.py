@@ -44,8 +44,9 @@ def test_heads_follow_the_sizes_and_constants_of_their_encoder() -> None:
 
 def test_logits_and_loss_are_of_the_same_projection_with_its_bias() -> None:
     model = PretrainingModel(replace(CONFIG, activation="gelu_tanh", initializer_range=1.0))
-    torch.nn.init.normal_(model.mlm.bias)
-    rows, labels = torch.randn(4, 16), torch.tensor([5, 9, -100, 7])
+    generator = torch.Generator().manual_seed(1)
+    torch.nn.init.normal_(model.mlm.bias, generator=generator)
+    rows, labels = torch.randn(4, 16, generator=generator), torch.tensor([5, 9, -100, 7])
     loss = model.mlm_loss(rows, labels).loss_sum
     torch.testing.assert_close(loss, F.cross_entropy(model.mlm_logits(rows), labels, reduction="sum"))
     hidden = F.gelu(model.mlm.dense(rows), approximate="tanh")
