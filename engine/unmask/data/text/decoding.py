@@ -59,8 +59,10 @@ def compression_of(path: Path) -> str:
 
 def other_format(head: bytes) -> str:
     """Return the clause of a message that names the format of a file by its first bytes; empty if it is unknown."""
-    known = (f"; by its first bytes it is {name}: {way}" for begin, name, way in _FORMATS if head.startswith(begin))
-    return next(known, "")
+    for begin, name, way in _FORMATS:
+        if head.startswith(begin):
+            return f"; by its first bytes it is {name}: {way}"
+    return ""
 
 
 @contextmanager
