@@ -15,8 +15,6 @@ with few words in the table predict less than their budget.
 Cost: about 150 ns a word beyond `ngram`, most of it the look-up in the table.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
@@ -24,67 +22,55 @@ from unmask.data.masking.selection import Flags, Indices, Row, Words, take_words
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.randomness import Uint64Array
 
-__all__ = ["FALLBACK_SHARE", "Fate", "SimilarWords", "choose_correction", "replace_by_similar"]
+__all__ = ["FALLBACK_SHARE", "SimilarWords", "choose_correction", "replace_by_similar"]
 
 FALLBACK_SHARE = 10
 """One token in so many of the budget may be in words that the table lacks."""
-_SIMILAR, _RANDOM, _KEPT = 0, 1, 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fate:
-    """What becomes of each of the W words of a row.
-
-    Attributes:
-        chosen: whether the word is predicted, (W,).
-        kinds: 0 for a similar word, 1 for random tokens, 2 for unchanged, (W,).
-        entries: the word's entry in the table, or -1, (W,).
-    """
-
-    chosen: Flags
-    kinds: npt.NDArray[np.int8]
-    entries: Indices
+_SIMILAR, _KEPT = 0, 2
 
 
 def choose_correction(
-    row: Row, words: Words, priorities: Uint64Array, budgets: Indices, kinds: npt.NDArray[np.int8], table: SimilarWords
-) -> Fate:
+    row: Row, words: Words, priorities: Uint64Array, budgets: Indices, table: SimilarWords
+) -> tuple[Flags, Indices]:
     """Choose words, and limit those that the table lacks.
 
     Args:
         row, words, table: the pieces, their words, and the similar words.
         priorities: of each word, (W,), below 2**32.
         budgets: tokens to choose in each piece at most, (P,).
-        kinds: what each word becomes if the table has it, as in `Fate`, (W,).
+    Returns:
+        Whether each word is chosen, (W,), and its entry in the table, or -1, (W,).
     """
     entries = np.full(words.first.size, -1, dtype=np.int64)
     asked = np.flatnonzero(words.candidate)
     entries[asked] = table.find(row.ids, words.first[asked], words.size[asked])
-    unknown = entries < 0
-    costs = np.where(unknown, words.size, 0)
-    chosen = take_words(words, priorities, budgets, costs=costs, cost_budgets=budgets // FALLBACK_SHARE)
-    return Fate(
-        chosen=chosen, kinds=np.where(unknown & (kinds == _SIMILAR), _RANDOM, kinds).astype(np.int8), entries=entries
-    )
+    costs = np.where(entries < 0, words.size, 0)
+    return take_words(words, priorities, budgets, costs=costs, cost_budgets=budgets // FALLBACK_SHARE), entries
 
 
 def replace_by_similar(
-    row: Row, words: Words, rows: Indices, fate: Fate, table: SimilarWords, random: Indices
+    row: Row,
+    words: Words,
+    rows: Indices,
+    kinds: npt.NDArray[np.int8],
+    entries: Indices,
+    table: SimilarWords,
+    random: Indices,
 ) -> Indices:
     """Replace the chosen tokens.
 
     Args:
         row, words, table: the pieces, their words, and the similar words.
         rows: of the chosen tokens, (m,).
-        fate: what becomes of the words.
+        kinds: what each word becomes: 0 its similar word, 1 random tokens, 2 itself, (W,).
+        entries: its entry in the table, or -1, which makes it random tokens instead of a similar word, (W,).
         random: the random id that each chosen token becomes if its word draws random tokens, (m,).
     Returns:
         The new ids, (m,).
     """
     word = words.of_token[rows]
-    kinds = fate.kinds[word]
-    out = np.where(kinds == _RANDOM, random, row.ids[rows].astype(np.int64))
-    similar = kinds == _SIMILAR
-    place = rows - words.first[word]
-    out[similar] = table.token(fate.entries[word[similar]], place[similar])
+    kind, entry, place = kinds[word], entries[word], rows - words.first[word]
+    out = np.where(kind == _KEPT, row.ids[rows].astype(np.int64), random)
+    similar = (kind == _SIMILAR) & (entry >= 0)
+    out[similar] = table.token(entry[similar], place[similar])
     return out

@@ -184,8 +184,7 @@ class Masker:
         whole, rest = np.divmod(n * share.numerator, share.denominator)
         # Python's round: a half goes to the even neighbour.
         up = (2 * rest > share.denominator) | ((2 * rest == share.denominator) & (whole % 2 == 1))
-        counts: npt.NDArray[np.int64] = np.minimum(np.maximum(whole + up, 1), np.maximum(n - 2, 0))
-        return counts
+        return np.minimum(np.maximum(whole + up, 1), np.maximum(n - 2, 0))
 
     def __call__(
         self,
@@ -223,11 +222,11 @@ class Masker:
             heads = group_heads(words, row.draws(words.first, self._walk)[0], _LAWS[self.masking])
         order = priorities[words.first[heads]]
         if self._similar is not None:
+            chosen, entries = choose_correction(row, words, order, budgets, self._similar)
+            rows = words.rows(chosen)
             kinds = self._kinds(row.draws(words.first, self._replacement)[0])
-            fate = choose_correction(row, words, order, budgets, kinds, self._similar)
-            rows = words.rows(fate.chosen)
             random = self._ordinary_of(row.draws(rows, self._replacement)[1])
-            out[rows] = replace_by_similar(row, words, rows, fate, self._similar, random)
+            out[rows] = replace_by_similar(row, words, rows, kinds, entries, self._similar, random)
         else:
             rows = words.rows(take_words(words, order, budgets))
             leads = words.first[heads][words.of_token[rows]] if self.masking == "span" else rows

@@ -78,14 +78,7 @@ class Row:
 
     @classmethod
     def of(cls, ids: npt.NDArray[Any], lengths: npt.ArrayLike, keys: npt.ArrayLike, is_special: Flags) -> "Row":
-        """Lay out a row.
-
-        Args:
-            ids: token ids, (N,).
-            lengths: tokens of each piece, (P,).
-            keys: of the pieces, (P,), uint64, or int64 with the same bits.
-            is_special: True for ids that are never chosen, (V,).
-        """
+        """Lay out pieces of `lengths` (P,) tokens; `keys` may be int64 with the same bits, `is_special` is (V,)."""
         sizes = np.asarray(lengths, dtype=np.int64)
         piece = np.repeat(np.arange(sizes.size), sizes)
         starts = np.cumsum(sizes) - sizes
@@ -111,8 +104,7 @@ class Row:
         owner = np.repeat(np.arange(calls.size), calls)
         call = np.arange(owner.size) - first[owner]
         words = philox_4x32(call, 0, (self.keys & _LOW)[owner], (self.keys >> _32)[owner], *key)
-        flat: Uint64Array = words.T.reshape(-1)
-        return flat[np.arange(self.piece.size) + (4 * first - self.starts)[self.piece]]
+        return words.T.ravel()[np.arange(self.piece.size) + (4 * first - self.starts)[self.piece]]
 
     def count(self, flags: Flags) -> Indices:
         """Count the flags (N,) that are set in each piece, (P,)."""
@@ -169,13 +161,13 @@ class Words:
         """Find the words of `row`; `word_starts` (N,) is True where a token begins one."""
         begins = word_starts | (row.token == 0)
         first = np.flatnonzero(begins)
-        special = np.add.reduceat(row.special, first, dtype=np.int64) if first.size else np.zeros(0, dtype=np.int64)
+        of_token = np.cumsum(begins) - 1
         return cls(
             first=first,
             size=np.diff(first, append=row.ids.size),
             piece=row.piece[first],
-            candidate=special == 0,
-            of_token=np.cumsum(begins) - 1,
+            candidate=np.bincount(of_token[row.special], minlength=first.size) == 0,
+            of_token=of_token,
         )
 
     def rows(self, chosen: Flags) -> Indices:
@@ -228,8 +220,7 @@ def _running(values: Indices, piece: Indices) -> Indices:
     total = np.cumsum(values)
     begins = np.flatnonzero(np.diff(piece, prepend=-1))
     before = total[begins] - values[begins]
-    running: Indices = total - np.repeat(before, np.diff(begins, append=piece.size))
-    return running
+    return total - np.repeat(before, np.diff(begins, append=piece.size))
 
 
 def _totals(values: Indices, piece: Indices, pieces: int) -> Indices:
