@@ -116,11 +116,9 @@ def pack(
     if segments is not None:
         _check_segments(lengths, segments)
     if keys is None:
-        drawn = torch.randint(-(1 << 62), 1 << 62, (len(documents),)).numpy()
-    elif len(keys) != len(documents):
+        keys = torch.randint(-(1 << 62), 1 << 62, (len(documents),)).tolist()
+    if len(keys) != len(documents):
         raise ValueError(f"pack: keys must hold one key per document ({len(documents)}), got {len(keys)}")
-    else:
-        drawn = np.array(keys, dtype=np.int64)
     total = int(lengths.sum())
     if tokens is None:
         tokens = total
@@ -129,7 +127,7 @@ def pack(
     return assemble(
         _flat(documents),
         lengths,
-        keys=drawn,
+        keys=np.array(keys, dtype=np.int64),
         tokens=tokens,
         sequences=len(documents) + padding_documents(tokens, total, max_seqlen),
         max_seqlen=max_seqlen,

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LastingStream", "install_messages", "lasting", "messages_through", "with_width"]
 
-_WIDTH = 80
-
 # nobody reads this stream any more: its other end or its descriptor is closed
 _GONE = frozenset({errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF, errno.ECONNRESET, errno.ESTALE})
 
@@ -35,12 +33,7 @@ class LastingStream:
     """
 
     def __init__(self, stream: TextIO, *, owned: bool = False) -> None:
-        """Wrap `stream`.
-
-        Args:
-            stream: the stream to write to.
-            owned: whether its descriptor may be pointed at the null device once its reader is gone.
-        """
+        """Wrap `stream`, whose descriptor, if `owned`, is pointed at the null device once its reader is gone."""
         self.lost: OSError | None = None
         self._stream = stream
         self._owned = owned
@@ -92,7 +85,7 @@ def lasting(stream: TextIO | None, *, owned: bool = False) -> TextIO | None:
 def with_width(console: "Console") -> "Console":
     """Return `console`, made 80 columns wide if the environment says 0, where nothing would be visible."""
     if console.width < 1:
-        console.width = _WIDTH
+        console.width = 80
     return console
 
 

@@ -128,12 +128,9 @@ def _sampled(block: Block, documents: Indices, owner: Indices, most: int) -> npt
     sizes = np.bincount(owner, minlength=len(documents))
     chosen = np.ones(len(owner), dtype=bool)
     longer = np.flatnonzero(sizes[owner] > most)
-    if not longer.size:
-        return chosen
+    place = ranges(0, sizes[sizes > most])
     keys = block.keys(documents, np.zeros_like(documents))[owner[longer]]
-    place = longer - (np.cumsum(sizes) - sizes)[owner[longer]]
     draws = philox_4x32(place, 0, keys & _LOW, keys >> _32, *site_key(block.seed, QUERIES))[0]
     ranked = longer[np.lexsort((draws, owner[longer]))]
-    counts = sizes[np.unique(owner[longer])]
-    chosen[ranked[ranges(0, counts) >= most]] = False
+    chosen[ranked[place >= most]] = False
     return chosen

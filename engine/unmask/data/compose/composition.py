@@ -91,10 +91,8 @@ class Composition:
 
     def describe(self, sources: Sequence[str]) -> str:
         """Say in one line what sequences are made of, and which sources are read more or less often than once."""
-        across = self.joins and self.scope == "sequence"
-        words = [
-            f"sequences composed as {self.strategy}, attention {'across them' if across else 'within each document'}"
-        ]
+        attention = "across them" if self.joins and self.scope == "sequence" else "within each document"
+        words = [f"sequences composed as {self.strategy}, attention {attention}"]
         if self.strategy == "pairs":
             words = [f"sequences composed as pairs for {self.pair_task}"]
         dropped = [name for name in sources if self.weights.get(name) == 0]

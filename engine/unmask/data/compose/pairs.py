@@ -134,8 +134,7 @@ class _WordStarts:
     def inside(self, owner: int, start: int, end: int) -> list[int]:
         """Return the places in a document after `start` and before `end` where words begin."""
         at = self._offsets[owner]
-        found: list[int] = (np.flatnonzero(self._flags[at + start + 1 : at + end]) + start + 1).tolist()
-        return found
+        return (np.flatnonzero(self._flags[at + start + 1 : at + end]) + start + 1).tolist()
 
 
 def _next_or_random(
@@ -147,11 +146,8 @@ def _next_or_random(
     a = (owner, own[first], own[split])
     if last - first > 1 and not draws.chance(0.5):
         return (a, (owner, own[split], own[last]), 0), last
-    other = owner
-    for _ in range(10):
-        other = draws.below(len(edges))
-        if other != owner:
-            break
+    tries = (draws.below(len(edges)) for _ in range(10))
+    other = next((document for document in tries if document != owner), owner)
     there = edges[other]
     begin = draws.below(len(there) - 1)
     needed = there[begin] + target - (a[2] - a[1])

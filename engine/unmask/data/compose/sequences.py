@@ -81,8 +81,7 @@ class Block:
         """Draw 64 random bits for each document at a site, (n,)."""
         keys = self.keys(np.arange(len(self)), np.zeros(len(self), dtype=np.int64))
         words = philox_4x32(keys & _LOW, keys >> _32, 0, 0, *site_key(self.seed, site))
-        bits: Uint64Array = words[0] << _32 | words[1]
-        return bits
+        return words[0] << _32 | words[1]
 
     def by_source(self) -> list[Indices]:
         """List the documents of each source as indices in the block; skip sources without documents."""

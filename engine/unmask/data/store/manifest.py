@@ -174,12 +174,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_shards(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
-    """Check that every shard exists and has its size.
-
-    Args:
-        folder: the store.
-        manifest: its manifest.
-        hashes: whether to compare the SHA-256 too, which reads the whole store, 1 GB a second.
+    """Check that every shard of a store has its size; with `hashes` its SHA-256 too, which reads 1 GB a second.
 
     Raises:
         StoreError: a shard is missing, truncated or altered; the message names it.

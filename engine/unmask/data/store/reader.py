@@ -141,8 +141,8 @@ class Store:
         A document keeps its side if the corpus grows, is reordered or tokenised again, and copies of a text are on one
         side. At least one document is held out; if there are two different texts, at least one is not.
 
-        Args:
-            fraction: in (0, 1).
+        Raises:
+            ValueError: `fraction` is not in (0, 1).
         """
         if not 0.0 < fraction < 1.0:
             raise ValueError(f"store: the held-out fraction must be above 0 and below 1, got {fraction}")
@@ -258,5 +258,4 @@ def _map_shard(
 def _bits(packed: NDArray[np.uint8], index: Indices) -> NDArray[np.bool_]:
     """Return the bits at `index`, (T,) bool; bit i % 8 of byte i // 8 belongs to entry i."""
     shift = (index & 7).astype(np.uint8)
-    lowest: NDArray[np.uint8] = (packed[index >> 3] >> shift) & np.uint8(1)
-    return lowest.view(np.bool_)
+    return ((packed[index >> 3] >> shift) & np.uint8(1)).view(np.bool_)

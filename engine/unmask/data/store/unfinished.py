@@ -184,15 +184,14 @@ class UnfinishedStore:
         lock.flush()
 
     def _read_journal(self) -> Journal | None:
+        path = self.path / _JOURNAL
+        if not path.exists():
+            return None
         try:
-            journal: Journal = json.loads((self.path / _JOURNAL).read_text(encoding="utf-8"))
+            journal: Journal = json.loads(path.read_text(encoding="utf-8"))
             settings, shards = journal["settings"], journal["shards"]
             whole = all((self.path / shard["file"]).stat().st_size == shard["bytes"] for shard in shards)
-        except FileNotFoundError as error:
-            if error.filename == str(self.path / _JOURNAL):
-                return None
-            whole = False
-        except (ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             whole = False
         self._kept = True
         if not whole:

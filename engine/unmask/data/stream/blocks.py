@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from unmask.data.compose.sequences import Block, Indices, Text
+from unmask.data.compose.sequences import Block, Indices, Text, ranges
 from unmask.data.randomness import ORDER, mix64, site_key
 
 __all__ = ["BlockStarts", "Permutation", "ShuffleBlocks", "Source", "TokenStore", "sources_of"]
@@ -117,10 +117,10 @@ class ShuffleBlocks:
         self._sources = [(n, source) for n, source in enumerate(sources) if source.documents.size and source.weight]
         self._lengths = lengths
         self._seed = seed
-        most = [ceil(source.weight * source.documents.size) for _, source in self._sources]
-        counts = [-(-documents // RUN_DOCUMENTS) for documents in most]
+        most = np.array([ceil(source.weight * source.documents.size) for _, source in self._sources])
+        counts = -(-most // RUN_DOCUMENTS)
         owner = np.repeat(np.arange(len(counts)), counts)
-        number = np.concatenate([np.arange(count) for count in counts])
+        number = ranges(0, counts)
         place = (number + 0.5) / np.repeat(counts, counts)
         order = np.lexsort((owner, place))
         # index in self._sources and number in its source of each run, (runs, 2)
@@ -203,9 +203,8 @@ class Permutation:
         limit = np.uint64(self.n)
         astray = np.flatnonzero(out >= limit)
         while astray.size:
-            moved = self._network(out[astray])
-            out[astray] = moved
-            astray = astray[moved >= limit]
+            out[astray] = self._network(out[astray])
+            astray = astray[out[astray] >= limit]
         return out.astype(np.int64)
 
     def _network(self, values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
