@@ -19,8 +19,8 @@ def pytest_configure() -> None:
     if Path("/proc/self/environ").exists():
         environment = {name: value for name, value in os.environ.items() if name != "UNMASK_TEST_RUN"}
         mark = uuid.uuid4().hex
-        keeper = [sys.executable, "-S", "-E", str(Path(__file__).with_name("keeper.py")), mark]
-        subprocess.Popen(keeper, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        reaper = [sys.executable, "-S", "-E", str(Path(__file__).with_name("reaper.py")), mark]
+        subprocess.Popen(reaper, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         os.environ["UNMASK_TEST_RUN"] = mark
 
 

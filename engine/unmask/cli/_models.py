@@ -60,7 +60,7 @@ def load_model(found: ModelFolder) -> "tuple[PretrainingModel, Tokenizer]":
     """
     from unmask.data.tokenizer import Tokenizer
     from unmask.model import PretrainingModel
-    from unmask.train.checkpoint.binding import require_bound
+    from unmask.train.checkpoint.tokenizer_hash import require_bound
 
     model = PretrainingModel.from_pretrained(found.path)
     tokenizer = Tokenizer.load(found.path)

@@ -52,7 +52,7 @@ def export(model: Path, out: Path) -> str:
             f"{found.path} has no tokenizer.json and no vocab.txt; put the model's tokenizer there first"
         )
 
-    from unmask.train.checkpoint.binding import bind
+    from unmask.train.checkpoint.tokenizer_hash import bind
 
     # The model is read and written again, not copied, so that it passes our checks of names and shapes.
     loaded, tokenizer = load_model(found)

@@ -25,10 +25,10 @@ from unmask.errors import RunError
 from unmask.model import PretrainingModel
 from unmask.objectives import Objective
 from unmask.paths import as_typed
-from unmask.train.checkpoint.binding import bind
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.resume import require_same_data
 from unmask.train.checkpoint.state import Facts, load_tensors, save_state, state_bytes
+from unmask.train.checkpoint.tokenizer_hash import bind
 from unmask.train.data import RunData, phase_at
 from unmask.train.evaluate import as_row, evaluate
 from unmask.train.logging.log import RunLog

@@ -96,7 +96,7 @@ def test_mask_statistics_are_those_of_the_strategy(masking: Masking) -> None:
     assert found is not None
     assert 0.135 < found.rate < 0.155
     assert found.specials == 0
-    # A span shares one fate, so there are fewer, larger draws.
+    # One draw decides the replacement of a span, so there are fewer, larger draws.
     tolerance = 0.06 if masking == "span" else 0.025
     assert found.kept == pytest.approx(0.1, abs=tolerance)
     if masking == "mac":

@@ -36,7 +36,7 @@ def _alive(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found under /proc")
 def test_what_a_test_started_ends_with_the_run(tmp_path: Path) -> None:
-    for name in ("conftest.py", "keeper.py"):
+    for name in ("conftest.py", "reaper.py"):
         shutil.copy(HERE / name, tmp_path / name)
     (tmp_path / "test_leaves.py").write_text(TEST)
     pid_file = tmp_path / "pid"
@@ -51,5 +51,5 @@ def test_what_a_test_started_ends_with_the_run(tmp_path: Path) -> None:
     while _alive(pid) and time.monotonic() < end:
         time.sleep(0.05)
     assert not _alive(pid)
-    # the keeper writes to the stderr of the run, so the pipe stays open until the keeper has ended
+    # the reaper writes to the stderr of the run, so the pipe stays open until the reaper has ended
     assert "killed what outlived its test" in done.stderr

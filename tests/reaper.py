@@ -1,9 +1,9 @@
 """Kill the processes that a test run leaves behind.
 
-`conftest.py` starts `python keeper.py MARK`, which outlives the pytest process. A run may end before it can clean up:
+`conftest.py` starts `python reaper.py MARK`, which outlives the pytest process. A run may end before it can clean up:
 pytest-timeout or a scheduler kills it. Its children then go on, for hours if they multiply bf16 on a CPU without fast
 bf16. Every process that a test starts, directly or not, inherits UNMASK_TEST_RUN=MARK from the pytest process. When
-pytest has ended, the keeper kills all processes with that value. It finds them under /proc, so on Linux only.
+pytest has ended, the reaper kills all processes with that value. It finds them under /proc, so on Linux only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     for process in marked(mark):
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            print(f"tests/keeper.py: killed what outlived its test: {command[:300]}", file=sys.stderr, flush=True)
+            print(f"tests/reaper.py: killed what outlived its test: {command[:300]}", file=sys.stderr, flush=True)
             os.kill(process, signal.SIGKILL)
 
 
