@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-__all__ = ["Backend", "BackendUnavailable", "Call", "Family", "using"]
+__all__ = ["Backend", "BackendUnavailable", "Call", "Family", "known", "using"]
 
 
 class BackendUnavailable(RuntimeError):
@@ -43,10 +43,6 @@ class Call(Protocol):
         """ "cpu", or the compute capability such as "sm_90"."""
 
 
-def _refuses_nothing(call: Any) -> list[str]:
-    return []
-
-
 class Backend(NamedTuple):
     """One implementation.
 
@@ -57,12 +53,13 @@ class Backend(NamedTuple):
         module: its code. Default: `_<name>.py` in the folder of its family; the reference is `reference.py`.
     """
 
-    refuses: Callable[[Any], list[str]] = _refuses_nothing
+    refuses: Callable[[Any], list[str]] = lambda call: []
     verified: tuple[str, ...] | None = None
     module: str | None = None
 
 
-_known: dict[str, Family] = {}
+known: dict[str, Family] = {}
+"""Every family that has been made, by name."""
 
 # The open blocks of `using`, the innermost last: a backend by family, where the empty name stands for every family
 # without an entry of its own. It is one value for all threads of the process. PyTorch 2.13 cannot trace
@@ -83,9 +80,9 @@ def using(backend: str | None = None, **families: str) -> Iterator[None]:
         ValueError: no such family, or it has no such backend.
     """
     for name, wanted in families.items():
-        if name not in _known:
-            raise ValueError(f"using: {name!r} is not an operation; there are {', '.join(_known)}")
-        _known[name].require_known(wanted)
+        if name not in known:
+            raise ValueError(f"using: {name!r} is not an operation; there are {', '.join(known)}")
+        known[name].require_known(wanted)
     global _blocks
     block = families if backend is None else {"": backend, **families}
     with _lock:
@@ -114,7 +111,7 @@ class Family:
         self.backends = backends
         self.example = example
         self._modules: dict[str, ModuleType] = {}
-        _known[name] = self
+        known[name] = self
 
     def choose(self, asked: str | None, call: Call) -> str:
         """The backend that runs `call`.
@@ -145,8 +142,8 @@ class Family:
     def require_known(self, name: str) -> None:
         """Raise ValueError unless `name` is a backend of this family."""
         if name not in self.backends:
-            known = ", ".join(repr(backend) for backend in self.backends)
-            raise ValueError(f"{self.name}: backend must be one of {known}, got {name!r}")
+            names = ", ".join(repr(backend) for backend in self.backends)
+            raise ValueError(f"{self.name}: backend must be one of {names}, got {name!r}")
 
     def explain(self, call: Call) -> str:
         """Which backend `call` gets and why the others do not run it, one line each."""

@@ -36,7 +36,7 @@ def never(call: Call) -> list[str]:
 
 @pytest.fixture
 def family(monkeypatch: pytest.MonkeyPatch) -> Family:
-    monkeypatch.setattr(dispatch, "_known", dict(dispatch._known))
+    monkeypatch.setattr(dispatch, "known", dict(dispatch.known))
     return Family(
         "sum",
         {

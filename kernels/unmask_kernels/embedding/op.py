@@ -1,7 +1,4 @@
-"""embedding: the public operation, its checks and its registration.
-
-Shapes: ids, segments (T,); word (V, D); position (P, D); segment (N, D); weight, bias (D,); y (T, D); mean, rstd (T,).
-"""
+"""embedding: the public operation, its checks and its registration."""
 
 from __future__ import annotations
 

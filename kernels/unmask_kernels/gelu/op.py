@@ -1,7 +1,4 @@
-"""gelu: the public operation, its checks and its registration.
-
-Shapes: x (T, N), bias (N,), y (T, F), with F = N, or N / 2 where gated.
-"""
+"""gelu: the public operation, its checks and its registration."""
 
 from __future__ import annotations
 

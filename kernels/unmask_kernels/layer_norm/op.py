@@ -1,7 +1,4 @@
-"""layer_norm: the public operation, its checks and its registration.
-
-Shapes: x, residual, y (T, D); x_bias, weight, bias (D,); mean, rstd (T,); row_keys (T,).
-"""
+"""layer_norm: the public operation, its checks and its registration."""
 
 from __future__ import annotations
 

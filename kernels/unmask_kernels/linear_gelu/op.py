@@ -1,7 +1,4 @@
-"""linear_gelu: the public operation, its checks and its registration.
-
-Shapes: x (T, D), weight (N, D), bias (N,), z (T, N), y (T, F), with F = N, or N / 2 where gated.
-"""
+"""linear_gelu: the public operation, its checks and its registration."""
 
 from __future__ import annotations
 

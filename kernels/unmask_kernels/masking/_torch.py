@@ -16,13 +16,11 @@ import math
 import torch
 from torch import Tensor
 
-from .. import philox
 from .arguments import Arguments, MaskedTokens
-from .rule import IGNORED, counts, numbers, slot_offsets
+from .rule import IGNORED, counts, draws, numbers, slot_offsets
 
 __all__ = ["forward"]
 
-_LOW = 0xFFFFFFFF
 _NEVER = 1 << 32  # behind every priority
 
 
@@ -57,7 +55,7 @@ def forward(arguments: Arguments) -> MaskedTokens:
     if tokens == 0:
         return MaskedTokens(ids.clone(), torch.zeros_like(rows), torch.full_like(rows, IGNORED))
     originals = ids[at].long()
-    kind, draw = _draws(arguments.keys[1], document_keys[document[at]], place[at])[:2]
+    kind, draw = draws(arguments.keys[1], document_keys[document[at]], place[at])[:2]
     new = torch.where(kind < rule.to_mask, arguments.mask_id, originals)
     if len(ordinary):
         random = ordinary[(draw * len(ordinary)) >> 32].long()
@@ -123,10 +121,5 @@ def _priorities(lengths: Tensor, document_keys: Tensor, key: Tensor, document: T
     # as many calls as any lengths of this sum can need
     call = torch.arange(len(place) // 4 + len(lengths), device=place.device)
     of = torch.searchsorted(ends, call, right=True).clamp(max=len(lengths) - 1)
-    drawn = torch.stack(_draws(key, document_keys[of], (call - (ends - calls)[of]).clamp(min=0)), dim=1)
+    drawn = torch.stack(draws(key, document_keys[of], (call - (ends - calls)[of]).clamp(min=0)), dim=1)
     return drawn.view(-1)[4 * (ends - calls)[document] + place]
-
-
-def _draws(key: Tensor, document_keys: Tensor, counter: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    low, high = document_keys & _LOW, (document_keys >> 32) & _LOW
-    return philox.philox_4x32(counter, torch.zeros_like(counter), low, high, key & _LOW, (key >> 32) & _LOW)

@@ -1,7 +1,4 @@
-"""masking: the public operation, its checks and its registration.
-
-Shapes: ids, word_starts (T,); special (V,); ordinary (O,); keys (2,); results ids (T,), rows and labels (M,).
-"""
+"""masking: the public operation, its checks and its registration."""
 
 from __future__ import annotations
 

@@ -19,13 +19,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import philox
 from .arguments import Arguments, MaskedTokens
-from .rule import IGNORED, counts, numbers
+from .rule import IGNORED, counts, draws, numbers
 
 __all__ = ["forward"]
-
-_LOW = 0xFFFFFFFF
 
 
 def forward(arguments: Arguments) -> MaskedTokens:
@@ -83,6 +80,4 @@ def _choose(candidates: list[list[int]], priorities: list[int], left: int) -> li
 def _draws(key: Tensor, document_key: Tensor, counters: list[int]) -> list[list[int]]:
     """Four random numbers for each counter, each below 2**32."""
     first = torch.tensor(counters, dtype=torch.int64, device=key.device)
-    low, high = document_key & _LOW, (document_key >> 32) & _LOW
-    drawn = philox.philox_4x32(first, torch.zeros_like(first), low, high, key & _LOW, (key >> 32) & _LOW)
-    return [four.tolist() for four in drawn]
+    return [four.tolist() for four in draws(key, document_key, first)]

@@ -15,12 +15,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["IGNORED", "Numbers", "counts", "numbers", "slot_offsets"]
+from .. import philox
+
+__all__ = ["IGNORED", "Numbers", "counts", "draws", "numbers", "slot_offsets"]
 
 IGNORED = -100
 """Label of a slot that no loss reads, as in PyTorch's cross-entropy."""
 
 _FINEST = 1 << 16
+_LOW = 0xFFFFFFFF
 
 
 class Numbers(NamedTuple):
@@ -51,3 +54,9 @@ def counts(lengths: Tensor, rate: Numbers) -> Tensor:
 def slot_offsets(counts_: Tensor) -> Tensor:
     """First slot of every document, int64 (S,)."""
     return counts_.cumsum(0) - counts_
+
+
+def draws(key: Tensor, document_keys: Tensor, counters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw four random numbers for each counter in a document, int64 in [0, 2**32)."""
+    low, high = document_keys & _LOW, (document_keys >> 32) & _LOW
+    return philox.philox_4x32(counters, torch.zeros_like(counters), low, high, key & _LOW, (key >> 32) & _LOW)

@@ -1,7 +1,4 @@
-"""mlm_loss: the public operation, its checks and its registration.
-
-Shapes: hidden (T, D); positions, labels (M,); weight (V, D); bias (V,); dlogits (last chunk, V and padding).
-"""
+"""mlm_loss: the public operation, its checks and its registration."""
 
 from __future__ import annotations
 
