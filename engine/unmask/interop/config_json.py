@@ -50,7 +50,7 @@ def read_config(folder: Path) -> EncoderConfig:
     require_model(folder)
     path = folder / CONFIG
     theirs = read_object(path)
-    ours_alone = theirs.get("model_type") == _OUR_TYPE
+    is_ours = theirs.get("model_type") == _OUR_TYPE
     if theirs.get("model_type", "bert") not in ("bert", _OUR_TYPE):
         found = describe_value(theirs["model_type"]).removesuffix(" (str)")
         raise CheckpointError(f"{path}: model_type must be 'bert' for a BERT encoder, is {found}; {_READ}")
@@ -80,7 +80,7 @@ def read_config(folder: Path) -> EncoderConfig:
     # `transformers` leaves out the values of BERT-base.
     fields = {ours: theirs[other] for ours, other in _FIELDS.items() if other in theirs}
     fields.setdefault("vocab_size", 30522)
-    if ours_alone:
+    if is_ours:
         fields |= {name: theirs[name] for name in _OURS if name in theirs}
     try:
         return EncoderConfig(**fields, activation=_ACTIVATIONS[activation])  # type: ignore[arg-type]

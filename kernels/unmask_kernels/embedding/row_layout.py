@@ -1,4 +1,4 @@
-"""How embedded rows lie in the registers of a program, and what dropout keeps of them in memory, a bit an element.
+"""How embedded rows lie in the registers of a program, and how their dropout bitmask lies in memory.
 
 The backward loads the bitmask of a row at once. A lane of its program has 4 columns in every part of the row. Their
 bits are half a byte in each byte of one integer, which two neighbouring lanes share:
@@ -21,11 +21,11 @@ _DTYPES = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Bitmask(NamedTuple):
-    """The bits of a row.
+    """The integers that hold the bits of a row.
 
     Attributes:
-        integers: how many hold them.
-        bytes: of an integer.
+        integers: their number.
+        bytes: bytes of each.
     """
 
     integers: int
@@ -33,7 +33,7 @@ class Bitmask(NamedTuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of an integer."""
+        """Dtype of each integer."""
         return _DTYPES[self.bytes]
 
 
