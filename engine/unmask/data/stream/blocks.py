@@ -3,9 +3,9 @@
     reading   the n documents of a source in a pseudo-random order, another order for each reading
     epoch     from every source as many documents as its weight w says: documents floor(epoch w n) to
               floor((epoch + 1) w n) of its readings, taken one after the other
-    run       1,024 consecutive documents of one source; run i of r stands at (i + 1/2) / r of the epoch, so that
+    group     1,024 consecutive documents of one source; group i of g stands at (i + 1/2) / g of the epoch, so that
               sources mix in proportion
-    block     consecutive runs of all sources: at least 64, and enough for 256 micro-batches on average; or the whole
+    block     consecutive groups of all sources: at least 64, and enough for 256 micro-batches on average; or the whole
               epoch
 
 With weight 1 an epoch reads a source once; with 2 twice, in two orders; with 1/2 it takes the first half of a reading,
@@ -28,8 +28,8 @@ from unmask.data.randomness import ORDER, mix64, site_key
 
 __all__ = ["BlockStarts", "Permutation", "ShuffleBlocks", "Source", "TokenStore", "sources_of"]
 
-RUN_DOCUMENTS = 1024
-_MIN_RUNS = 64
+GROUP_DOCUMENTS = 1024
+_MIN_GROUPS = 64
 _MEAN_BATCHES = 256
 
 _ROUNDS = 6
@@ -106,7 +106,7 @@ class ShuffleBlocks:
     """
 
     def __init__(self, sources: Sequence[Source], lengths: npt.NDArray[np.integer], *, tokens: int, seed: int) -> None:
-        """Lay out the runs of an epoch.
+        """Lay out the groups of an epoch.
 
         Args:
             sources: at least one with documents and a weight above 0.
@@ -118,33 +118,33 @@ class ShuffleBlocks:
         self._lengths = lengths
         self._seed = seed
         most = np.array([ceil(source.weight * source.documents.size) for _, source in self._sources])
-        counts = -(-most // RUN_DOCUMENTS)
+        counts = -(-most // GROUP_DOCUMENTS)
         owner = np.repeat(np.arange(len(counts)), counts)
         number = ranges(0, counts)
         place = (number + 0.5) / np.repeat(counts, counts)
         order = np.lexsort((owner, place))
-        # index in self._sources and number in its source of each run, (runs, 2)
-        self._runs = np.stack([owner[order], number[order]], axis=1)
+        # index in self._sources and number in its source of each group, (groups, 2)
+        self._groups = np.stack([owner[order], number[order]], axis=1)
         expected = sum(
             source.weight * int(lengths[source.documents].sum(dtype=np.int64)) for _, source in self._sources
         )
-        needed = ceil(Fraction(_MEAN_BATCHES * tokens * len(self._runs)) / max(1, expected))
-        self.count = max(1, len(self._runs) // max(_MIN_RUNS, needed))
+        needed = ceil(Fraction(_MEAN_BATCHES * tokens * len(self._groups)) / max(1, expected))
+        self.count = max(1, len(self._groups) // max(_MIN_GROUPS, needed))
 
     def block(self, epoch: int, number: int, *, max_length: int, text: Text | None = None) -> Block:
         """Find the documents of block `number` in [0, count) of an epoch, by source."""
-        first, last = (edge * len(self._runs) // self.count for edge in (number, number + 1))
-        runs = self._runs[first:last]
+        first, last = (edge * len(self._groups) // self.count for edge in (number, number + 1))
+        groups = self._groups[first:last]
         # columns of source, reading, store index and index in the source
         tables: list[Indices] = [np.zeros((4, 0), dtype=np.int64)]
         for slot, (source_number, source) in enumerate(self._sources):
-            # The runs of one source stay in order, so those of a block are consecutive.
-            own = runs[runs[:, 0] == slot, 1]
+            # The groups of one source stay in order, so those of a block are consecutive.
+            own = groups[groups[:, 0] == slot, 1]
             if not own.size:
                 continue
             n = source.documents.size
             begin, end = (floor(edge * source.weight * n) for edge in (epoch, epoch + 1))
-            places = np.arange(begin + own[0] * RUN_DOCUMENTS, min(end, begin + (own[-1] + 1) * RUN_DOCUMENTS))
+            places = np.arange(begin + own[0] * GROUP_DOCUMENTS, min(end, begin + (own[-1] + 1) * GROUP_DOCUMENTS))
             for reading in range(begin // n, -(-end // n)):
                 inside = places[places // n == reading] - reading * n
                 if inside.size:

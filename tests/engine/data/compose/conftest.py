@@ -57,8 +57,8 @@ def _whole_block():
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 32 documents, so that a small corpus has several."""
-    monkeypatch.setattr(blocks, "RUN_DOCUMENTS", 8)
-    monkeypatch.setattr(blocks, "_MIN_RUNS", 4)
+    monkeypatch.setattr(blocks, "GROUP_DOCUMENTS", 8)
+    monkeypatch.setattr(blocks, "_MIN_GROUPS", 4)
     monkeypatch.setattr(blocks, "_MEAN_BATCHES", 1)
 
 

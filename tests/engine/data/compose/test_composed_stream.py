@@ -154,7 +154,7 @@ def test_every_token_comes_once_in_each_epoch(strategy, stream, make_store):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_micro_batches_are_full(strategy, stream, make_store, monkeypatch):
-    monkeypatch.setattr(blocks, "RUN_DOCUMENTS", 1024)
+    monkeypatch.setattr(blocks, "GROUP_DOCUMENTS", 1024)
     lengths = np.random.default_rng(0).lognormal(np.log(100) - 0.5, 1.0, 4000).astype(int) + 1
     ours = stream(strategy, store=make_store(lengths), max_length=128, tokens=4096)
     batches = list(islice(ours.batches(), 20))

@@ -20,8 +20,8 @@ MASK = 4
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(blocks, "RUN_DOCUMENTS", 8)
-    monkeypatch.setattr(blocks, "_MIN_RUNS", 4)
+    monkeypatch.setattr(blocks, "GROUP_DOCUMENTS", 8)
+    monkeypatch.setattr(blocks, "_MIN_GROUPS", 4)
     monkeypatch.setattr(blocks, "_MEAN_BATCHES", 1)
 
 

@@ -33,8 +33,8 @@ def roomy(tokens, max_length):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of two runs of eight documents, so that a small corpus has several."""
-    monkeypatch.setattr(blocks, "RUN_DOCUMENTS", 8)
-    monkeypatch.setattr(blocks, "_MIN_RUNS", 2)
+    monkeypatch.setattr(blocks, "GROUP_DOCUMENTS", 8)
+    monkeypatch.setattr(blocks, "_MIN_GROUPS", 2)
     monkeypatch.setattr(blocks, "_MEAN_BATCHES", 1)
 
 
@@ -55,8 +55,8 @@ def spans(planner_, epoch):
 )
 def test_every_token_comes_exactly_once_an_epoch(lengths, max_length, epoch, data):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "RUN_DOCUMENTS", 8)
-        patch.setattr(blocks, "_MIN_RUNS", 2)
+        patch.setattr(blocks, "GROUP_DOCUMENTS", 8)
+        patch.setattr(blocks, "_MIN_GROUPS", 2)
         source = st.lists(st.integers(0, 2), min_size=len(lengths), max_size=len(lengths))
         planner_ = planner(lengths, roomy(64, max_length), source_of=np.array(data.draw(source)))
         covered = [np.zeros(n, dtype=int) for n in lengths]

@@ -22,8 +22,8 @@ LENGTHS = np.random.default_rng(5).integers(0, 70, 300)
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     """Blocks of 32 documents, so that a small corpus has several."""
-    monkeypatch.setattr(blocks, "RUN_DOCUMENTS", 8)
-    monkeypatch.setattr(blocks, "_MIN_RUNS", 4)
+    monkeypatch.setattr(blocks, "GROUP_DOCUMENTS", 8)
+    monkeypatch.setattr(blocks, "_MIN_GROUPS", 4)
     monkeypatch.setattr(blocks, "_MEAN_BATCHES", 1)
 
 
@@ -114,8 +114,8 @@ def test_a_stream_begun_anywhere_equals_the_uninterrupted_one(start, uninterrupt
 @pytest.fixture(scope="module")
 def uninterrupted():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "RUN_DOCUMENTS", 8)
-        patch.setattr(blocks, "_MIN_RUNS", 4)
+        patch.setattr(blocks, "GROUP_DOCUMENTS", 8)
+        patch.setattr(blocks, "_MIN_GROUPS", 4)
         patch.setattr(blocks, "_MEAN_BATCHES", 1)
         return list(islice(stream().batches(), 270))
 
