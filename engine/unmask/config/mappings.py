@@ -56,15 +56,18 @@ def with_current_names(mapping: Mapping[str, Any], path: tuple[str, ...] = ()) -
     result: dict[str, Any] = {}
     for key, value in mapping.items():
         here = (*path, str(key))
-        name = current_name(".".join(here))
-        if name != ".".join(here) and name.rpartition(".")[2] in mapping:
-            raise ConfigError(f"config: {'.'.join(here)} is the old name of {name}, which is given too; leave it out")
+        old, last = ".".join(here), key
+        # a name that contains a dot is no setting, and its error quotes the name as given
+        if "." not in here[-1] and (new := current_name(old)) != old:
+            last = new.rpartition(".")[2]
+            if last in mapping:
+                raise ConfigError(f"config: {old} is the old name of {new}, which is given too; leave it out")
         if isinstance(value, Mapping):
             value = with_current_names(value, here)
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             items = enumerate(value)
             value = [with_current_names(one, (*here, str(i))) if isinstance(one, Mapping) else one for i, one in items]
-        result[name.rpartition(".")[2] if name != ".".join(here) else key] = value
+        result[last] = value
     return result
 
 
@@ -115,7 +118,8 @@ def _adapter(cls: Any) -> "pydantic.TypeAdapter[Any]":
 
 
 def _explain(error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"] if not _is_union_tag(part))
+    # for `int | None`, pydantic adds the member that it tried to the path
+    path = ".".join(str(part) for part in error["loc"] if part not in ("int", "float", "str", "bool"))
     if error["loc"][-1] == "[key]":
         path = f"a name in {'.'.join(str(part) for part in error['loc'][:-2])}"
     if error["type"] == "missing":
@@ -126,11 +130,6 @@ def _explain(error: Any) -> str:
         expected = _EXPECTED.get(error["type"].split("_")[0], error["msg"])
     quoted = error["type"].startswith("string") and isinstance(error["input"], bool | int | float)
     return f"{path} must be {expected}, got {_describe(error['input'])}{'; write it in quotes' if quoted else ''}"
-
-
-def _is_union_tag(part: object) -> bool:
-    # For `int | None`, pydantic adds the member that it tried to the path.
-    return part in ("int", "float", "str", "bool")
 
 
 def _describe(value: object) -> str:
@@ -195,9 +194,10 @@ def _nearest(cls: type, path: tuple[str, ...]) -> str:
     *groups, last = path
     prefix = "".join(f"{group}." for group in groups)
     names = [f.name for f in dataclasses.fields(cls)]
-    close = difflib.get_close_matches(last, names, n=1, cutoff=0.6)
+    old = [name for *_, name in (key.split(".") for key in _RENAMED) if current_name(prefix + name) != prefix + name]
+    close = difflib.get_close_matches(last, [*names, *old], n=1, cutoff=0.6)
     if close:
-        return f"; did you mean {prefix}{close[0]}?"
+        return f"; did you mean {current_name(prefix + close[0])}?"
     by_leaf = {} if groups else {dotted.rsplit(".", 1)[-1]: dotted for dotted, _ in settings_of(cls)}
     close = difflib.get_close_matches(last, list(by_leaf), n=1, cutoff=0.6)
     if close:

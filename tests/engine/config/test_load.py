@@ -253,6 +253,8 @@ def test_settings_are_read_under_their_old_names(tmp_path: Path) -> None:
     assert config.data.max_length == 96
     assert [phase.max_length for phase in config.train.phases] == [32, 96]
     assert load_config("tiny", {"data.longest": 64}) == load_config("tiny", {"data.max_length": 64})
+    pair = ({"share": 0.5, "longest": 32}, {"share": 0.5, "longest": 96})
+    assert load_config("tiny", {"train.phases": pair}).train.phases == config.train.phases
 
 
 def test_a_setting_under_both_names_is_refused(tmp_path: Path) -> None:
@@ -260,3 +262,13 @@ def test_a_setting_under_both_names_is_refused(tmp_path: Path) -> None:
     file.write_text("data: {longest: 96, max_length: 64}\n", "utf-8")
     with pytest.raises(ConfigError, match=r"data\.longest is the old name of data\.max_length, .* leave it out"):
         load_config(file)
+
+
+def test_a_misspelt_old_name_suggests_the_current_one(tmp_path: Path) -> None:
+    assert "did you mean data.max_length?" in complaint({"data.longst": 96})
+    phases = [{"share": 1, "longst": 96}]
+    assert "did you mean train.phases.0.max_length?" in complaint({"train.phases": phases})
+    assert "did you mean" not in complaint({"model.longst": 96})
+    file = tmp_path / "dotted.yaml"
+    file.write_text("data.longest: 96\n", "utf-8")
+    assert "config: data.longest is not a setting" in complaint({}, file)
