@@ -87,7 +87,8 @@ def _section(run: dict[str, Any], figure: str, source: str) -> str:
             shown.append(evaluations[-1])
         lines += [
             f"Held-out evaluations, {len(shown)} of {len(evaluations)}:\n",
-            "| " + " | ".join(names) + " |",
+            # rows that 0.1 wrote say longest
+            "| " + " | ".join("max_length" if name == "longest" else name for name in names) + " |",
             "|" + "---:|" * len(names),
         ]
         lines += ["| " + " | ".join(_short(row.get(name)) for name in names) + " |" for row in shown]

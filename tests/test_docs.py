@@ -25,6 +25,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     specials = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
     vocabulary = [specials.get(index, f"[unused{index}]") for index in range(104)] + WORDS
     Path("folder/vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    Path("texts").mkdir()
+    for number in range(20):
+        Path(f"texts/{number}.txt").write_text(" ".join(WORDS[(i * number) % len(WORDS)] for i in range(200)))
     Path("folder/tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
     return tmp_path
 
@@ -42,6 +45,8 @@ def test_the_code_of_a_page_runs(page: str, folder: Path) -> None:
     exec(compile(code_of(page), page, "exec"), names)
     hidden = names["hidden"]
     assert isinstance(hidden, torch.Tensor) and hidden.shape == (7, 32)
+    if page == "README.md":
+        assert list(Path("runs/mine/checkpoints").glob("step-*"))
     if page == "docs/encoder.md":
         from transformers import BertModel
 

@@ -220,9 +220,10 @@ class Corpus:
             )
         if self._cuts.found:
             return
-        missed = "found no blank line" if rule is None else f"{rule!r} is found in no line"
-        name = "blank_line_documents" if rule is None else "split_at"
-        _log.warning(f"corpus: {name} {missed} of the .txt and .md files, so each of them is one document")
+        missed = (
+            "blank_line_documents found no blank line" if rule is None else f"split_at {rule!r} is found in no line"
+        )
+        _log.warning(f"corpus: {missed} of the .txt and .md files, so each of them is one document")
 
 
 def stores_among(inputs: Sequence[str | Path]) -> list[str]:
