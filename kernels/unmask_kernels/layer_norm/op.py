@@ -72,13 +72,14 @@ def _check(arguments: Arguments) -> None:
     checks.dtype(name, "x", x, checks.FLOATS)
     tokens, width = x.shape
     checks.shape(name, "residual", residual, (tokens, width), "the shape of x")
+    checks.same_device(name, "x", x, residual=residual)
     if residual is not None and autocast_dtype(residual) != autocast_dtype(x):
         checks.dtype(name, "residual", residual, (x.dtype,))
     parameters = {"weight": weight, "bias": bias, "x_bias": x_bias}
     for role, parameter in parameters.items():
         checks.shape(name, role, parameter, (width,), "the last dimension of x")
         checks.dtype(name, role, parameter, checks.FLOATS)
-    checks.same_device(name, "x", x, residual=residual, **parameters)
+    checks.same_device(name, "x", x, **parameters)
     if eps <= 0.0:
         raise ValueError(f"layer_norm: eps must be above 0, got {eps}; BERT uses 1e-12")
     checks.probability(name, "p", p)
