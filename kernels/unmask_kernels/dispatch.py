@@ -145,21 +145,32 @@ class Family:
             names = ", ".join(repr(backend) for backend in self.backends)
             raise ValueError(f"{self.name}: backend must be one of {names}, got {name!r}")
 
+    def reasons(self, call: Call) -> dict[str, list[str]]:
+        """Why each backend cannot run `call`, by name; an empty list means that it can."""
+        return {name: list(backend.refuses(call)) for name, backend in self.backends.items()}
+
+    def is_verified(self, name: str, call: Call) -> bool:
+        """Whether backend `name` may be chosen on the device of `call` without being asked for."""
+        return _is_verified(self.backends[name], call)
+
     def explain(self, call: Call) -> str:
         """Which backend `call` gets and why the others do not run it, one line each."""
+        chosen = self.chosen(call)
+        return f"{self.name}: {chosen or 'no backend can run this call'}\n{self._reasons(call)}"
+
+    def chosen(self, call: Call) -> str | None:
+        """The backend that runs `call` if none is asked for by argument; None if every backend refuses it."""
         try:
-            head = f"{self.name}: {self.choose(None, call)}"
+            return self.choose(None, call)
         except BackendUnavailable:
-            head = f"{self.name}: no backend can run this call"
-        return f"{head}\n{self._reasons(call)}"
+            return None
 
     def _reasons(self, call: Call) -> str:
         lines = []
-        for name, backend in self.backends.items():
-            reasons = list(backend.refuses(call))
-            if not reasons and not _is_verified(backend, call):
+        for name, reasons in self.reasons(call).items():
+            if not reasons and not self.is_verified(name, call):
                 reasons = [f"not verified on {call.architecture} yet; runs when asked for by name"]
-            elif backend.verified == ():
+            elif self.backends[name].verified == ():
                 reasons.append("has not run on a GPU yet")
             lines.append(f"  {name}: {'; '.join(reasons) or 'can run'}")
         return "\n".join(lines)

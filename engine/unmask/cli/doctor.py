@@ -1,119 +1,232 @@
-"""`unmask doctor`: the backends that this machine can run, and the reasons why it cannot run the others.
+"""`unmask doctor [OPERATION ...] [--why] [--json]`: the backend of each operation here, and what else can run.
 
-For each device, it explains the choice for one call of each family, at BERT-base size and in the dtype of training.
+For each kind of device, it asks for the choice for one call of each operation, at BERT-base size and in the dtype of
+training. `--why` gives the reasons, `--json` everything as JSON:
+
+    versions     package: version, or null if it is not installed
+    processor    name, threads, instructions for matrices
+    gpu          why there is none, or null
+    devices      one for each device: name, dtype of activations and its reason, free and total bytes of a GPU, and
+                 for each operation the backend that is chosen, or null, and of every backend the reasons why it
+                 cannot run, and whether its tests have passed on this kind of device
 """
 
+import difflib
 import importlib.metadata
 import importlib.util
+import json
 import platform
 import shutil
-import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Options", "report", "run"]
+__all__ = ["Options", "facts", "reasons", "run", "table"]
 
 # instruction sets that decide how fast matrices are multiplied
 _INSTRUCTIONS = ("amx", "avx2", "avx512_f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "sve", "i8mm", "bf16")
+# a package and what needs it; an empty use means every command
+_PACKAGES = {
+    "torch": "",
+    "numpy": "",
+    "tokenizers": "",
+    "pyarrow": "",
+    "triton": "the triton backends",
+    "transformers": "comparisons in tests and benches",
+    "datasets": "input from hf:// and saved data sets",
+    "rjieba": "--segmenter chinese",
+    "gensim": "unmask similar-words",
+    "matplotlib": "unmask plot",
+    "tensorboard": "train.tensorboard",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Say what this machine can run, and why not the rest."""
+    """Say which backend runs each operation on this machine, and which others can."""
+
+    operations: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="[OPERATION ...]")] = field(
+        default_factory=list
+    )
+    """Operations to show, such as attention. None: all."""
+    why: bool = False
+    """Give the reasons why a backend cannot run."""
+    json: bool = False
+    """Print all that is known as JSON."""
 
 
 def run(arguments: list[str]) -> None:
-    """Print the report."""
+    """Print the table, the reasons or the JSON."""
     from unmask.cli._arguments import read
 
-    read(Options, prog="unmask doctor", arguments=arguments)
-    for line in report():
+    options = read(Options, prog="unmask doctor", arguments=arguments)
+    found = facts(options.operations)
+    if options.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for line in reasons(found) if options.why else table(found):
         print(line)
 
 
-def report() -> Iterator[str]:
-    """Yield the lines of the report: versions, processor, GPUs, compiler, then each family on each device."""
-    import torch
+def facts(operations: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what is known of this machine, as the head of this file describes it.
 
-    from unmask.train.logging.provenance import processor
-    from unmask.train.precision import choose_precision
-
-    yield from _versions()
-    yield ""
-    yield f"processor: {processor()}, {torch.get_num_threads()} threads"
-    found = [name for name, here in torch.cpu.get_capabilities().items() if here is True]
-    features = sorted(name for name in found if name.startswith(_INSTRUCTIONS))
-    yield f"  instructions for matrices: {', '.join(features) or 'only the common ones'}"
-    devices = [torch.device("cpu")]
-    if torch.cuda.is_available():
-        devices += [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-    else:
-        yield f"GPU: none ({_why_no_gpu(torch)})"
-    for device in devices:
-        precision = choose_precision("auto", device)
-        if device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(device)
-            name = torch.cuda.get_device_name(device)
-            yield f"GPU {device.index}: {name}, {free:,} of {total:,} bytes free"
-        yield f"  activations on {device}: {_name(precision.dtype)}, because {precision.reason}"
-    yield f"nvcc: {_nvcc()}"
-    for device in devices:
-        yield from _families(device, choose_precision("auto", device).dtype)
-
-
-def _versions() -> Iterator[str]:
-    yield f"python {platform.python_version()} on {platform.platform()}"
-    for package, use in {
-        "unmask": "",
-        "torch": "",
-        "numpy": "",
-        "tokenizers": "",
-        "pyarrow": "",
-        "triton": "the triton backends",
-        "transformers": "comparisons in tests and benches",
-        "matplotlib": "unmask plot",
-        "tensorboard": "train.tensorboard",
-    }.items():
-        try:
-            yield f"  {package} {importlib.metadata.version(package)}"
-        except importlib.metadata.PackageNotFoundError:
-            found = importlib.util.find_spec(package) is not None
-            missing = "on the path, not installed" if found else "not installed"
-            yield f"  {package}: {missing}" + (f"; needed for {use}" if use and not found else "")
-
-
-def _families(device: "torch.device", dtype: "torch.dtype") -> Iterator[str]:
+    Args:
+        operations: those to describe. Default: all.
+    Raises:
+        ValueError: there is no such operation.
+    """
     import torch
 
     import unmask_kernels
+    from unmask.train.logging.provenance import processor
+
+    known = unmask_kernels.FAMILIES
+    for name in operations:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"operations are {', '.join(known)}"
+            raise ValueError(f"doctor: {name!r} is not an operation; {hint}")
+    capable = [name for name, here in torch.cpu.get_capabilities().items() if here is True]
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices += [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return {
+        "versions": _versions(),
+        "processor": {
+            "name": processor(),
+            "threads": torch.get_num_threads(),
+            "instructions": sorted(name for name in capable if name.startswith(_INSTRUCTIONS)),
+        },
+        "gpu": None if len(devices) > 1 else _why_no_gpu(torch),
+        "devices": [_device(device, [known[name] for name in operations or known]) for device in devices],
+    }
+
+
+def table(found: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table, an operation a line, after a few lines about the machine."""
+    here = {name: version for name, version in found["versions"].items() if version is not None}
+    yield from _folded(", ".join(f"{name} {version}" for name, version in here.items()))
+    absent = [f"{name} ({_PACKAGES[name]})" for name, version in found["versions"].items() if version is None]
+    if absent:
+        yield from _folded(f"not installed: {', '.join(absent)}")
+    processor = found["processor"]
+    instructions = ", ".join(processor["instructions"]) or "no instructions for matrices"
+    yield from _folded(f"processor: {processor['name']}, {processor['threads']} threads, {instructions}")
+    if found["gpu"] is not None:
+        yield from _folded(f"GPU: none ({found['gpu']})")
+    for devices in _alike(found["devices"]):
+        yield ""
+        for device in devices:
+            name = device["device"]
+            if "free_bytes" in device:
+                free, total = (device[key] / 2**30 for key in ("free_bytes", "total_bytes"))
+                name += f" ({device['name']}, {free:.1f} of {total:.1f} GiB free)"
+            yield from _folded(f"{name}: activations in {device['dtype']}, {device['dtype_reason']}")
+        yield from _rows(devices[0]["operations"])
+    yield ""
+    yield from _folded("unmask doctor --why OPERATION gives the reasons")
+
+
+def reasons(found: dict[str, Any]) -> Iterator[str]:
+    """Yield, for each operation on each kind of device, every backend with the reasons why it cannot run."""
+    for devices in _alike(found["devices"]):
+        device = devices[0]
+        for name, operation in device["operations"].items():
+            yield f"{name} on {device['device']} in {device['dtype']}, at BERT-base size"
+            width = max(map(len, operation["backends"]))
+            for backend, state in operation["backends"].items():
+                what = "; ".join(state["reasons"]) or _standing(backend, operation)
+                yield from _folded(f"  {backend:{width}}  {what}", indent=" " * (width + 4))
+            yield ""
+
+
+def _standing(backend: str, operation: dict[str, Any]) -> str:
+    if backend == operation["chosen"]:
+        return "chosen"
+    if operation["backends"][backend]["verified"]:
+        return "can run"
+    return "can run if you name it; its tests have not passed on this kind of device yet"
+
+
+def _rows(operations: dict[str, Any]) -> Iterator[str]:
+    rows = [("operation", "chosen", "can run too", "cannot run")]
+    for name, operation in operations.items():
+        backends = operation["backends"]
+        able = [each for each, state in backends.items() if not state["reasons"] and each != operation["chosen"]]
+        marked = [each if backends[each]["verified"] else f"{each}*" for each in able]
+        unable = [each for each, state in backends.items() if state["reasons"]]
+        rows.append((name, operation["chosen"] or "none", ", ".join(marked) or "-", ", ".join(unable) or "-"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "   ".join(map(str.ljust, row, widths)).rstrip()
+    if any("*" in row[2] for row in rows):
+        yield "* runs only if you name it: its tests have not passed on this kind of device yet"
+
+
+def _alike(devices: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Group the devices for which every choice is the same."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for device in devices:
+        same = json.dumps([device["name"], device["dtype"], device["operations"]])
+        groups.setdefault(same, []).append(device)
+    return list(groups.values())
+
+
+def _folded(text: str, indent: str = "  ") -> list[str]:
+    width = min(shutil.get_terminal_size().columns, 120)
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+
+
+def _versions() -> dict[str, str | None]:
+    from unmask import __version__
+
+    versions: dict[str, str | None] = {"unmask": __version__, "Python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found = importlib.util.find_spec(package) is not None
+            versions[package] = "of an unknown version" if found else None
+    return versions
+
+
+def _device(device: "torch.device", families: Sequence[Any]) -> dict[str, Any]:
+    import torch
+
+    from unmask.train.precision import choose_precision
     from unmask_kernels.capability import architecture
 
+    precision = choose_precision("auto", device)
+    found: dict[str, Any] = {
+        "device": str(device),
+        "name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "dtype": str(precision.dtype).removeprefix("torch."),
+        "dtype_reason": precision.reason,
+    }
+    if device.type == "cuda":
+        found["free_bytes"], found["total_bytes"] = torch.cuda.mem_get_info(device)
     here = architecture(torch.empty(0, device=device))
-    yield ""
-    yield f"operations on {device} in {_name(dtype)} at BERT-base size, the chosen backend first"
-    for family in unmask_kernels.FAMILIES.values():
-        example = family.example(device.type, here, dtype)
-        yield from (f"  {line}" for line in family.explain(example).splitlines())
+    found["operations"] = {}
+    for family in families:
+        call = family.example(device.type, here, precision.dtype)
+        refusals = family.reasons(call)
+        found["operations"][family.name] = {
+            "chosen": family.chosen(call),
+            "backends": {
+                name: {"reasons": why, "verified": family.is_verified(name, call)} for name, why in refusals.items()
+            },
+        }
+    return found
 
 
 def _why_no_gpu(torch: Any) -> str:
     if torch.version.cuda is None:
         return "this PyTorch is built without CUDA"
     return f"PyTorch is built for CUDA {torch.version.cuda}, but finds no device or driver"
-
-
-def _nvcc() -> str:
-    path = shutil.which("nvcc")
-    if path is None:
-        return "not found; the CUDA toolkit has it, and it is needed only to build the cuda backends"
-    answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-    release = [part.strip() for part in answer.stdout.split(",") if "release" in part]
-    return f"{path}, {release[0] if release else 'version unknown'}"
-
-
-def _name(dtype: object) -> str:
-    return str(dtype).removeprefix("torch.")

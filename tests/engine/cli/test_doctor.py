@@ -1,32 +1,111 @@
-"""`unmask doctor`: every family with every backend, and a reason beside each that cannot run."""
+"""`unmask doctor`: an operation a line, the reasons on request, everything as JSON."""
 
+import json
 import sys
+from typing import Any
 
 import pytest
 
 from unmask.cli import main
-from unmask.cli.doctor import report
+from unmask.cli.doctor import facts, reasons, table
+from unmask_kernels import FAMILIES
+from unmask_kernels.dispatch import Backend, Family, known
 
 
-def test_every_backend_of_every_family_is_listed() -> None:
-    from unmask_kernels import FAMILIES
-
-    lines = list(report())
-    for family in FAMILIES.values():
-        start = next(i for i, line in enumerate(lines) if line.startswith(f"  {family.name}: "))
-        listed = [line.split(":")[0].strip() for line in lines[start + 1 : start + 1 + len(family.backends)]]
-        assert listed == list(family.backends)
+@pytest.fixture(autouse=True)
+def _terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
 
 
-def test_backend_that_cannot_run_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    from unmask_kernels import FAMILIES
-    from unmask_kernels.dispatch import Backend, Family
+def rows_of(lines: list[str]) -> dict[str, list[str]]:
+    return {line.split()[0]: line.split() for line in lines if line.split() and line.split()[0] in FAMILIES}
 
-    layer_norm = FAMILIES["layer_norm"]
-    refusing = Backend(lambda call: [f"width {call.width} on {call.device} is not for me"])
-    altered = Family("layer_norm", {**layer_norm.backends, "absent": refusing}, example=layer_norm.example)
-    monkeypatch.setitem(FAMILIES, "layer_norm", altered)
-    assert "    absent: width 768 on cpu is not for me" in list(report())
+
+def altered(monkeypatch: pytest.MonkeyPatch, **more: Backend) -> None:
+    """Give layer_norm more backends, before its own."""
+    family = FAMILIES["layer_norm"]
+    # a new family takes this name, which must be given back after the test
+    monkeypatch.setitem(known, "layer_norm", family)
+    both = Family("layer_norm", {**more, **family.backends}, example=family.example)
+    monkeypatch.setitem(FAMILIES, "layer_norm", both)
+
+
+def test_the_table_has_an_operation_a_line_within_25_lines_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 25 or "cuda" in "".join(lines)
+    assert max(map(len, lines)) <= 80
+    assert rows_of(lines).keys() == FAMILIES.keys()
+    assert f"Python {sys.version.split()[0]}" in "\n".join(lines)
+    assert "cpu: activations in " in "\n".join(lines)
+
+
+def test_a_line_has_the_choice_then_what_can_run_then_what_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    altered(monkeypatch, absent=Backend(lambda call: ["not for me"]), young=Backend(verified=()))
+    found = facts(["layer_norm"])
+    [device] = [device for device in found["devices"] if device["device"] == "cpu"]
+    backends = device["operations"]["layer_norm"]["backends"]
+    unable = [name for name, state in backends.items() if state["reasons"]]
+    able = [name for name, state in backends.items() if not state["reasons"] and name != "torch"]
+    assert "absent" in unable
+    lines = list(table(found))
+    marked = [f"{name}*" if name == "young" else name for name in able]
+    columns = ["layer_norm", "torch", *", ".join(marked).split(), *", ".join(unable).split()]
+    assert columns in [line.split() for line in lines]
+    assert any(line.startswith("* runs only if you name it") for line in lines)
+
+
+def test_reasons_are_given_on_request(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    refusing = Backend(lambda call: [f"width {call.width} on {call.device} is not for me", "nor is this"])
+    altered(monkeypatch, absent=refusing, young=Backend(verified=()))
+    assert main(["doctor", "--why", "layer_norm"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "absent width 768 on cpu is not for me; nor is this" in text
+    assert "young can run if you name it; its tests have not passed on this kind of device yet" in text
+    assert "torch chosen" in text
+    assert "reference can run" in text
+    assert "attention" not in text
+    assert main(["doctor", "--why"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"{name} on cpu in " in text for name in FAMILIES)
+
+
+def test_the_advice_of_the_table_works(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    assert "unmask doctor --why OPERATION gives the reasons" in capsys.readouterr().out
+    for name in FAMILIES:
+        assert main(["doctor", "--why", name]) == 0
+        assert f"{name} on cpu in " in capsys.readouterr().out
+
+
+def test_json_holds_every_backend_with_its_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"versions", "processor", "gpu", "devices"}
+    cpu = found["devices"][0]
+    assert cpu["dtype"] in ("float32", "bfloat16")
+    assert {name: list(one["backends"]) for name, one in cpu["operations"].items()} == {
+        name: list(family.backends) for name, family in FAMILIES.items()
+    }
+    for one in cpu["operations"].values():
+        assert not one["backends"][one["chosen"]]["reasons"]
+
+
+def test_an_unknown_operation_gets_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--why", "atention"]) == 2
+    assert capsys.readouterr().err == "unmask: doctor: 'atention' is not an operation; did you mean attention?\n"
+    assert main(["doctor", "xyz"]) == 2
+    assert "operations are attention, " in capsys.readouterr().err
+
+
+def test_no_backend_is_told_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    altered(monkeypatch)
+    family = FAMILIES["layer_norm"]
+    for name in family.backends:
+        monkeypatch.setitem(family.backends, name, Backend(lambda call: ["broken"]))
+    lines = list(table(facts(["layer_norm"])))
+    assert rows_of(lines)["layer_norm"] == ["layer_norm", "none", "-", "triton,", "torch,", "reference"]
+    assert "broken" in " ".join(reasons(facts(["layer_norm"])))
 
 
 def test_missing_package_is_named_with_its_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,12 +121,5 @@ def test_missing_package_is_named_with_its_use(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(importlib.metadata, "version", without_matplotlib)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else found(name))
-    assert "  matplotlib: not installed; needed for unmask plot" in list(report())
-
-
-def test_command_prints_versions(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor"]) == 0
-    out = capsys.readouterr().out
-    assert f"python {sys.version.split()[0]} on " in out
-    assert "nvcc: " in out
-    assert "activations on cpu: " in out
+    assert facts()["versions"]["matplotlib"] is None
+    assert "matplotlib (unmask plot)" in " ".join(table(facts()))
