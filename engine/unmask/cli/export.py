@@ -10,7 +10,7 @@ import tyro
 
 from unmask.cli._arguments import read
 from unmask.cli._models import find_model, load_model
-from unmask.errors import RunError, TokenizerError
+from unmask.errors import CheckpointError, RunError, TokenizerError
 
 __all__ = ["export", "run"]
 
@@ -41,7 +41,7 @@ def export(model: Path, out: Path) -> str:
 
     Raises:
         RunError: `out` is not empty, or `model` is a run without a checkpoint.
-        CheckpointError: `model` holds no model, or the checkpoint is damaged.
+        CheckpointError: `model` holds no model; the checkpoint is damaged; or transformers does not compute the model.
         TokenizerError: the tokenizer is missing, or belongs to another model.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -52,10 +52,16 @@ def export(model: Path, out: Path) -> str:
             f"{found.path} has no tokenizer.json and no vocab.txt; put the model's tokenizer there first"
         )
 
+    from unmask.interop.config_json import foreign_settings
     from unmask.train.checkpoint.tokenizer_hash import bind
 
     # The model is read and written again, not copied, so that it passes our checks of names and shapes.
     loaded, tokenizer = load_model(found)
+    if foreign := foreign_settings(loaded.config):
+        raise CheckpointError(
+            f"{found.path}: transformers cannot compute this model, which has {' and '.join(foreign)}; load it with "
+            f"unmask.PretrainingModel.from_pretrained({str(found.path)!r})"
+        )
     there = out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -71,4 +77,6 @@ def export(model: Path, out: Path) -> str:
             out.rmdir()
         raise
     trained = "" if found.steps is None else f", {found.steps:,} steps"
-    return f"{out}: {found.path}{trained}; transformers.AutoModel.from_pretrained({str(out)!r}) loads it"
+    # Any other class of transformers warns that it leaves weights out or makes new ones.
+    loader = "AutoModelForMaskedLM" if loaded.nsp is None else "AutoModelForPreTraining"
+    return f"{out}: {found.path}{trained}; transformers.{loader}.from_pretrained({str(out)!r}) loads it"

@@ -15,7 +15,7 @@ from unmask.errors import CheckpointError
 from unmask.interop.model_folder import CONFIG, describe_value, read_object, require_folder, require_model
 from unmask.model.config import EncoderConfig
 
-__all__ = ["read_config", "write_config"]
+__all__ = ["foreign_settings", "read_config", "write_config"]
 
 # our field: theirs
 _FIELDS = {
@@ -96,7 +96,7 @@ def write_config(
     Raises:
         CheckpointError: the class does not compute the model, and `for_transformers` is True.
     """
-    foreign = _foreign(config)
+    foreign = foreign_settings(config)
     if foreign and for_transformers:
         raise CheckpointError(
             f"{folder}: transformers' {architecture} cannot compute this model, which has {' and '.join(foreign)}; "
@@ -116,7 +116,7 @@ def write_config(
     (folder / CONFIG).write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
 
 
-def _foreign(config: EncoderConfig) -> list[str]:
+def foreign_settings(config: EncoderConfig) -> list[str]:
     """Return the settings of the model that transformers' BERT does not have, as `name=value`."""
     local = any(config.window(layer) is not None for layer in range(config.num_layers))
     found = [f"attention_window={config.attention_window}"] if local else []

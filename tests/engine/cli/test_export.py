@@ -1,6 +1,7 @@
 """`unmask export`: a folder that `transformers` loads, and nothing overwritten."""
 
 import json
+import re
 import resource
 from pathlib import Path
 
@@ -24,6 +25,40 @@ def test_exported_folder_gives_the_same_logits_in_transformers(run_folder: Path,
     with torch.no_grad():
         expected = theirs(torch.tensor([ids])).logits[0]
         torch.testing.assert_close(ours.mlm_logits(ours(pack([ids]))), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("heads", "named"), [(("mlm",), "AutoModelForMaskedLM"), (("mlm", "nsp"), "AutoModelForPreTraining")]
+)
+def test_the_class_that_export_names_loads_without_a_warning(
+    model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], heads: tuple[str, ...], named: str
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    from unmask.model import PretrainingModel
+
+    model = PretrainingModel(PretrainingModel.from_pretrained(model_folder).config, heads=heads, seed=4)
+    model.save_pretrained(model_folder)
+    assert main(["export", str(model_folder), str(tmp_path / "exported")]) == 0
+    told = capfd.readouterr().out
+    call = re.search(r"transformers\.(\w+)\.from_pretrained\('(.*)'\) loads it", told)
+    assert call is not None, told
+    assert call[1] == named
+    loaders = {name: getattr(transformers, name) for name in ("AutoModelForMaskedLM", "AutoModelForPreTraining")}
+    warnings = {}
+    for name, loader in loaders.items():
+        theirs, report = loader.from_pretrained(call[2], output_loading_info=True)
+        warnings[name] = (capfd.readouterr().err, {kind: keys for kind, keys in report.items() if keys})
+        if name == named:
+            weights = dict(theirs.named_parameters())
+            assert torch.equal(weights["cls.predictions.bias"], model.mlm.bias)
+    assert "MISSING" not in warnings[named][0]
+    assert "UNEXPECTED" not in warnings[named][0]
+    assert not warnings[named][1]
+    # the other class does warn, so the one that is named matters
+    del warnings[named]
+    assert all(reported for _, reported in warnings.values())
 
 
 def test_exported_folder_has_the_tokenizer_whole_and_is_bound_to_it(

@@ -103,7 +103,12 @@ def test_a_causal_run_across_documents_is_analysed_and_its_export_refused_by_nam
     assert max(abs(layer - distraction["reference"]) for layer in distraction["layers"]) < 0.05
     capsys.readouterr()
     assert main(["export", str(run), str(tmp_path / "out")]) == 2
-    assert "cannot compute this model, which has causal=True" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "transformers cannot compute this model, which has causal=True; load it with unmask." in refused
+    from unmask.model import PretrainingModel
+
+    advised = refused.partition("PretrainingModel.from_pretrained('")[2].partition("'")[0]
+    assert PretrainingModel.from_pretrained(advised).config.causal
     assert main(["fill-mask", str(run), "the [MASK]"]) == 2
     assert "was trained without objective.mlm" in capsys.readouterr().err
 
