@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "prepare": "turn raw text into a tokenizer and a token store",
+    "similar-words": "make the table of similar words for MacBERT's masking",
     "pretrain": "pre-train an encoder; without arguments, the embedded demonstration",
     "fill-mask": "show what a model predicts for [MASK]",
     "export": "write a model as a folder that transformers loads",

@@ -91,7 +91,7 @@ def facts(operations: Sequence[str] = ()) -> dict[str, Any]:
     for name in operations:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"operations are {', '.join(known)}"
+            hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
             raise ValueError(f"doctor: {name!r} is not an operation; {hint}")
     capable = [name for name, here in torch.cpu.get_capabilities().items() if here is True]
     devices = [torch.device("cpu")]

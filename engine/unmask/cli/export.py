@@ -59,7 +59,7 @@ def export(model: Path, out: Path) -> str:
     loaded, tokenizer = load_model(found)
     if foreign := foreign_settings(loaded.config):
         raise CheckpointError(
-            f"{found.path}: transformers cannot compute this model, which has {' and '.join(foreign)}; load it with "
+            f"{found.path}: transformers cannot compute this model, which has {' and '.join(foreign)}; read it with "
             f"unmask.PretrainingModel.from_pretrained({str(found.path)!r})"
         )
     there = out.exists()

@@ -95,7 +95,7 @@ def test_an_unknown_operation_gets_the_nearest_name(capsys: pytest.CaptureFixtur
     assert main(["doctor", "--why", "atention"]) == 2
     assert capsys.readouterr().err == "unmask: doctor: 'atention' is not an operation; did you mean attention?\n"
     assert main(["doctor", "xyz"]) == 2
-    assert "operations are attention, " in capsys.readouterr().err
+    assert "choose one of attention, " in capsys.readouterr().err
 
 
 def test_no_backend_is_told_as_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def test_a_causal_run_across_documents_is_analysed_and_its_export_refused_by_nam
     capsys.readouterr()
     assert main(["export", str(run), str(tmp_path / "out")]) == 2
     refused = capsys.readouterr().err
-    assert "transformers cannot compute this model, which has causal=True; load it with unmask." in refused
+    assert "transformers cannot compute this model, which has causal=True; read it with unmask." in refused
     from unmask.model import PretrainingModel
 
     advised = refused.partition("PretrainingModel.from_pretrained('")[2].partition("'")[0]

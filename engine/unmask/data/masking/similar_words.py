@@ -22,11 +22,12 @@ import numpy.typing as npt
 
 from unmask.data.randomness import mix64
 from unmask.errors import CorpusError
+from unmask.paths import as_typed
 
 if TYPE_CHECKING:
     from unmask.data.tokenizer import Tokenizer
 
-__all__ = ["Coverage", "SimilarWords", "read_neighbours"]
+__all__ = ["Coverage", "SimilarWords", "hash_words", "read_neighbours"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -83,7 +84,7 @@ class SimilarWords:
         values = np.array([token for _, similar in pairs for token in similar], dtype=np.int64)
         starts = np.cumsum(sizes) - sizes
         self._sizes, self._starts, self._keys, self._values = sizes, starts, keys, values
-        hashes = _hashes(keys, starts, sizes)
+        hashes = hash_words(keys, starts, sizes)
         # stable, so that the first of equal words is found
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
@@ -139,7 +140,7 @@ class SimilarWords:
         out = np.full(first.size, -1, dtype=np.int64)
         short = np.flatnonzero(sizes <= self.longest)
         begins, lengths = first[short], sizes[short]
-        hashes = _hashes(ids, begins, lengths)
+        hashes = hash_words(ids, begins, lengths)
         place = np.minimum(np.searchsorted(self._hashes, hashes), self._hashes.size - 1)
         entry = self._order[place]
         same = (self._hashes[place] == hashes) & (self._sizes[entry] == lengths)
@@ -160,8 +161,16 @@ class SimilarWords:
         return self._values[self._starts[entries] + places]
 
 
-def _hashes(ids: npt.NDArray[Any], first: Indices, sizes: Indices) -> npt.NDArray[np.uint64]:
-    """Hash the number and the ids of each word's tokens, (W,)."""
+def hash_words(ids: npt.NDArray[Any], first: Indices, sizes: Indices) -> npt.NDArray[np.uint64]:
+    """Hash the number and the ids of each word's tokens.
+
+    Args:
+        ids: tokens in a row, (N,).
+        first: row of the first token of each word, (W,).
+        sizes: tokens of each word, (W,).
+    Returns:
+        (W,) uint64.
+    """
     hashes = mix64(sizes)
     for offset in range(int(sizes.max(initial=0))):
         at = np.flatnonzero(sizes > offset)
@@ -189,8 +198,8 @@ def read_neighbours(path: str | Path) -> Iterator[tuple[str, list[str]]]:
                 yield word, neighbours
     except FileNotFoundError:
         raise CorpusError(
-            f"data.similar_words: there is no table {path}; make one with unmask.data.masking.word_vectors, as "
-            "docs/data.md shows"
+            f"data.similar_words: there is no table {path}; make one with unmask similar-words --store STORE --out "
+            f"{as_typed(Path(path))}"
         ) from None
     except (UnicodeDecodeError, OSError) as error:
         raise CorpusError(

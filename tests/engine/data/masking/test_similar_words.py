@@ -1,13 +1,11 @@
-"""The table of similar words: which neighbour is kept, how words are found, and tables made from word vectors."""
+"""The table of similar words: which neighbour is kept, and how words are found."""
 
-import struct
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from unmask.data.masking.similar_words import SimilarWords
-from unmask.data.masking.word_vectors import read_vectors, similar_words, write_similar_words
 from unmask.errors import CorpusError
 
 
@@ -116,83 +114,3 @@ def test_a_missing_or_binary_table_is_refused_by_name(tmp_path):
     (tmp_path / "vectors.bin").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(CorpusError, match="cannot be read as UTF-8 text"):
         SimilarWords.load(tmp_path / "vectors.bin", Letters())
-
-
-VECTORS = {"king": (1.0, 0.1), "queen": (1.0, 0.2), "dog": (0.1, 1.0), "cat": (0.0, 1.0), "null": (0.0, 0.0)}
-
-
-def text_of(vectors):
-    return "\n".join(f"{word} {' '.join(map(str, vector))}" for word, vector in vectors.items())
-
-
-def written(folder, kind):
-    path = folder / "vectors"
-    header = f"{len(VECTORS)} 2\n".encode()
-    rows = b"".join(f"{word} ".encode() + struct.pack("<2f", *vector) + b"\n" for word, vector in VECTORS.items())
-    contents = {
-        "word2vec text": header + text_of(VECTORS).encode(),
-        "GloVe": text_of(VECTORS).encode(),
-        "word2vec binary": header + rows,
-        "word2vec binary without line ends": header + rows.replace(b"\n", b""),
-    }
-    path.write_bytes(contents[kind])
-    return path
-
-
-@pytest.mark.parametrize("kind", ["word2vec text", "GloVe", "word2vec binary", "word2vec binary without line ends"])
-def test_vectors_are_read_in_every_format(tmp_path, kind):
-    words, rows = read_vectors(written(tmp_path, kind))
-    assert words == list(VECTORS)
-    np.testing.assert_allclose(rows, list(VECTORS.values()), rtol=1e-6)
-
-
-def test_a_table_made_from_vectors_is_read_back(tmp_path):
-    table = tmp_path / "table.tsv"
-    assert write_similar_words(written(tmp_path, "word2vec text"), table, neighbours=2) == 4
-    lines = table.read_text(encoding="utf-8").splitlines()
-    assert [line.split("\t")[0] for line in lines] == ["king", "queen", "dog", "cat"]
-    assert lines[0].startswith("king\tqueen:1.00 dog:")
-    assert lines[3].startswith("cat\tdog:1.00 queen:")
-    loaded = SimilarWords.load(table, Letters())
-    assert dict(loaded.pairs())[tuple(spell("cat")[0])] == tuple(spell("dog")[0])
-    with pytest.raises(CorpusError, match=r"table\.tsv exists"):
-        write_similar_words(tmp_path / "vectors", table)
-
-
-def test_neighbours_equal_all_cosines_sorted(monkeypatch):
-    from unmask.data.masking import word_vectors
-
-    monkeypatch.setattr(word_vectors, "BLOCK", 7)
-    rng = np.random.default_rng(1)
-    rows = rng.standard_normal((40, 6)).astype(np.float32)
-    words = [f"w{number}" for number in range(40)]
-    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    cosines = unit @ unit.T - 9 * np.eye(40)
-    found = dict(similar_words(words, rows, neighbours=3, most=25))
-    assert list(found) == words[:25]
-    for number, (_, near) in enumerate(found.items()):
-        best = np.argsort(-cosines[number])[:3]
-        assert [word for word, _ in near] == [words[other] for other in best]
-        np.testing.assert_allclose([score for _, score in near], cosines[number][best], atol=1e-5)
-
-
-def test_a_vector_of_zeros_is_nobodys_neighbour_and_has_none():
-    rows = np.array([[1, 0], [0, 0], [1, 0.1], [-1, 0]], dtype=np.float32)
-    found = {word: [other for other, _ in near] for word, near in similar_words(list("abcd"), rows, neighbours=3)}
-    assert found == {"a": ["c", "d"], "c": ["a", "d"], "d": ["c", "a"]}
-
-
-@pytest.mark.parametrize(
-    ("contents", "message"),
-    [
-        (b"3 2\nking \x00\x00", "it ends after 0 of 3 words"),
-        (b"a 1 2 3\nb 1 2\n", "line 2 has 2 numbers, not 3"),
-        (b"", "holds no words"),
-        (b"\x1f\x8b\x08 x y z", "is it compressed"),
-    ],
-)
-def test_vectors_of_an_unknown_format_are_refused(tmp_path, contents, message):
-    path = tmp_path / "vectors"
-    path.write_bytes(contents)
-    with pytest.raises(CorpusError, match=message):
-        read_vectors(path)

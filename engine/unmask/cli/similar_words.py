@@ -1,0 +1,76 @@
+"""`unmask similar-words --store STORE --out TABLE [--vectors FILE]`: the table of similar words for masking `mac`."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from unmask.cli._arguments import read
+from unmask.errors import ConfigError
+from unmask.paths import as_typed
+from unmask.terminal import messages_through
+
+__all__ = ["Options", "run"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Make the table of similar words that MacBERT's masking needs, for the words of a store.
+
+    Word vectors are trained on the store, or read from a file. The most similar word is the one with the nearest vector
+    among the words of as many tokens. Needs gensim: pip install 'unmask[vectors]'.
+    """
+
+    store: Annotated[Path, tyro.conf.arg(metavar="STORE")]
+    """Store whose words the table is for. Chinese text needs words: prepare it with --segmenter chinese."""
+    out: Annotated[Path, tyro.conf.arg(metavar="TABLE")]
+    """File to make; must not exist."""
+    vectors: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Word vectors in word2vec's format, text or binary, or in GloVe's; also .gz or .bz2. The first million is read.
+    None: they are trained on the store."""
+    words: int = 30_000
+    """Number of words of the table, the most frequent of the store."""
+    neighbours: int = 5
+    """Similar words to list for a word. Masking takes the first."""
+    min_count: int = 5
+    """Occurrences that a word needs."""
+    tokens: int = 100_000_000
+    """Tokens of the store to read, of documents spread evenly over it."""
+    epochs: int | None = None
+    """Readings of the text in training. None: 5."""
+    seed: int | None = None
+    """Seed of the training; the same seed gives the same table. None: 1."""
+
+
+def run(arguments: list[str]) -> None:
+    """Make the table, and print how many words it has and how to use it."""
+    options = read(Options, prog="unmask similar-words", arguments=arguments)
+    for name in ("words", "neighbours", "min_count", "tokens", "epochs"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"similar-words: --{name.replace('_', '-')} must be at least 1, got {value}")
+    for name in ("epochs", "seed"):
+        if options.vectors is not None and getattr(options, name) is not None:
+            raise ConfigError(f"similar-words: --{name} is of the training, and --vectors reads vectors; leave one out")
+
+    from unmask.data.masking.neighbours import write_similar_words
+    from unmask.data.store import Store
+
+    began = time.perf_counter()
+    with messages_through(print):
+        table = write_similar_words(
+            Store.open(options.store),
+            options.out,
+            vectors=options.vectors,
+            words=options.words,
+            neighbours=options.neighbours,
+            min_count=options.min_count,
+            tokens=options.tokens,
+            epochs=5 if options.epochs is None else options.epochs,
+            seed=1 if options.seed is None else options.seed,
+        )
+    print(f"{options.out}: {table.coverage}, made in {time.perf_counter() - began:.1f} s")
+    store, out = as_typed(options.store), as_typed(options.out)
+    print(f"try: unmask pretrain macbert --data.store {store} --data.similar-words {out}")
