@@ -31,7 +31,7 @@ TABLES: dict[str, Callable[[Message], bool]] = {
     "configuration files": lambda one: one.kind == "ConfigError" and one.module.endswith(FILES_OF_SETTINGS),
     "settings": lambda one: one.kind == "ConfigError",
     "words": lambda one: one.kind == "CorpusError" and bool(re.search("segmenter|word|data.similar_words", one.text)),
-    "text": lambda one: one.kind == "CorpusError",
+    "text": lambda one: one.kind in ("CorpusError", "UndecodedError"),
     "tokenizers": lambda one: one.kind == "TokenizerError",
     "stores": lambda one: one.kind == "StoreError",
     "runs": lambda one: one.kind == "RunError",

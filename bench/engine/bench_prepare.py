@@ -26,7 +26,7 @@ from unmask.data.prepare import prepare
 from unmask.data.prepare.inputs import Corpus
 from unmask.data.store import Store
 from unmask.data.text.docstrings import docstring_corpus
-from unmask.data.text.readers import ReadOptions
+from unmask.data.text.options import ReadOptions
 from unmask.data.tokenizer import Tokenizer
 
 VOCAB_SIZE = 30_522

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from unmask.data.text.corpus import named_inputs, read_input
 from unmask.data.text.listing import list_files
-from unmask.data.text.readers import Cuts, ReadOptions
+from unmask.data.text.options import Cuts, ReadOptions
 
 FORMS = (".txt", ".md", ".jsonl", ".parquet")
 TEXTS = ["# One\nthe river runs\r\npast the mill\n\n\nand ends\n", "", "é 漢字\u2028 \x85 [MASK]", "a\fb\n# Two\nlast"]

@@ -40,10 +40,11 @@ class Options:
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """Store to make; must not exist."""
     input: Annotated[list[str], tyro.conf.arg(metavar="[NAME=]PATH [[NAME=]PATH ...]")] = field(default_factory=list)
-    """Files or folders: .txt and .md (a document each), .jsonl (one a line), .parquet (one a row), each also .gz and
-    .zst; stores made before; data sets that `datasets` saved, or hf://owner/name:split (extra `datasets`). NAME names
-    the source, several may share one; else it is the name of the file or folder. None: the docstrings of the installed
-    Python packages."""
+    """Files, folders or patterns such as 'news/*/', here or at s3://, gs:// and hf://datasets/owner/name/: .txt and .md
+    (a document each), .jsonl and .json (one an object), .csv, .tsv and .parquet (one a row), .conll, .conllu, each also
+    .gz and .zst; stores made before; data sets that `datasets` saved, or hf://owner/name:split (extra `datasets`);
+    docstrings: for those of the installed Python packages. NAME names the source, several may share one; else it is the
+    name of the file or folder."""
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder of an existing WordPiece tokenizer, or a vocab.txt; none: that of a store among the inputs, else one is
     trained on the text."""
@@ -55,12 +56,17 @@ class Options:
     """Whether one that drops case drops accents too, which are letters in many scripts: those of Hindi, Japanese, Thai,
     Arabic, Korean and others."""
     text_field: str = "text"
-    """Field of JSON lines, or column of parquet files, that holds the text."""
+    """Field of JSON, or column of a table, that holds the text. Several, as in title,text, are joined by a blank line.
+    A number is a column, from 1, of a .csv or .tsv without a header line, or of CoNLL columns."""
     blank_line_documents: bool = False
     """Blank lines separate the documents of a text file."""
     split_at: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
     """A document of a text file begins at each line in which this is found: '^#{1,2} ' for Markdown headings,
     '^CHAPTER ' for those of a novel. Headings with nothing between them open one document."""
+    encoding: Annotated[str, tyro.conf.arg(metavar="NAME")] = "utf-8"
+    """Encoding of the files, except parquet: utf-8, latin-1, gb18030, utf-16 and others that Python knows."""
+    delimiter: Annotated[str | None, tyro.conf.arg(metavar="SIGN")] = None
+    """Sign between the columns of .csv and .tsv, such as ';', or the word tab. None: a comma in .csv, a tab in .tsv."""
     segmenter: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """What joins Chinese characters to words for masking: chinese (rjieba, else jieba; extra `chinese`), rjieba, jieba,
     spaces (text that is segmented already), or module:function. None: every character is a word."""
@@ -90,6 +96,8 @@ def run(arguments: list[str]) -> None:
                 text_field=options.text_field,
                 blank_line_documents=options.blank_line_documents,
                 split_at=options.split_at,
+                encoding=options.encoding,
+                delimiter=options.delimiter,
                 segmenter=options.segmenter,
                 normalisation=options.normalisation,
                 workers=options.workers,

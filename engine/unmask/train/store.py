@@ -2,8 +2,9 @@
 
 data.store    opened as it is
 data.input    prepared once, as <run>/store
-neither       the docstrings of the installed Python packages, prepared once for this machine in the cache folder; the
-              name of the store there is a hash of the text and of the tokenizer's settings
+neither       the docstrings of the installed Python packages, as for data.input: [docstrings:]; prepared once for this
+              machine in the cache folder, where the name of the store is a hash of the text and of the tokenizer's
+              settings
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from unmask.config import RunConfig
 from unmask.data.prepare import Progress, describe, prepare
 from unmask.data.prepare.inputs import stores_among
 from unmask.data.store import Store
+from unmask.data.text.corpus import DOCSTRINGS
 from unmask.data.text.docstrings import cache_folder, docstring_corpus
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import StoreError
@@ -50,7 +52,7 @@ def open_store(config: RunConfig, run: Path) -> tuple[Store, Tokenizer]:
                 f"store: {store.folder} has words by {store.segmenter}, but data.segmenter is {asked!r}; prepare the "
                 f"text again with --segmenter {asked}, or give --data.segmenter {made_by}"
             )
-    elif config.data.input:
+    elif config.data.input and config.data.input != [DOCSTRINGS]:
         store = _prepared(run / "store", config)
     else:
         store = _docstrings(config, run)
@@ -75,7 +77,7 @@ def _prepared(folder: Path, config: RunConfig) -> Store:
     data = config.data
     trained = data.tokenizer is None and not stores_among(data.input)
     return prepare(
-        data.input or None,
+        data.input or [DOCSTRINGS],
         folder,
         tokenizer=data.tokenizer,
         vocab_size=data.vocab_size if trained else None,

@@ -64,6 +64,8 @@ def test_every_option_reaches_the_preparation(tmp_path: Path, monkeypatch: pytes
         "text_field": "body",
         "blank_line_documents": True,
         "split_at": "^#",
+        "encoding": "latin-1",
+        "delimiter": ";",
         "segmenter": "spaces",
         "normalisation": "NFKC",
         "workers": 3,

@@ -12,6 +12,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,14 @@ from unmask.data.store.manifest import StoreHead
 from unmask.data.store.unfinished import partial_folder
 from unmask.data.store.writer import StoredDocument
 from unmask.data.text.cleaning import Normalisation
-from unmask.data.text.corpus import Document, named_inputs, read_input
+from unmask.data.text.corpus import DOCSTRINGS, Document, Input, named_inputs, read_input
+from unmask.data.text.decoding import UndecodedError
 from unmask.data.text.docstrings import docstring_corpus
 from unmask.data.text.listing import CorpusFile, Listing, list_files, real_path
-from unmask.data.text.readers import Cuts, ReadOptions, suffix_of
+from unmask.data.text.options import Cuts, ReadOptions
+from unmask.data.text.readers import FORMATS, format_of
+from unmask.data.text.remote import FilePath
+from unmask.data.text.undecoded import all_undecoded, probably_utf8
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError, StoreError
 from unmask.folders import is_store
@@ -36,15 +41,25 @@ _log = logging.getLogger(__name__)
 
 _GATHERED = 1024
 _NAMED = 5
+# the options of reading, each with the field of `Format` that says whether it applies
+_APPLIES = {
+    "text_field": "text_field",
+    "split_at": "split_at",
+    "blank_line_documents": "blank_lines",
+    "encoding": "encoding",
+    "delimiter": "delimiter",
+}
+_DATASETS = " and data sets"
 
 
 class Corpus:
     """The documents of all inputs, in their order; iterating again reads again.
 
-    Warns of files that were left out, of inputs that are read twice, and of a rule that cuts no file into documents.
+    Warns of files that were left out, of inputs that are read twice, of files that are UTF-8 where another encoding was
+    given, and of a rule that cuts no file into documents.
 
     Args:
-        inputs: paths or `name=path`, of text or stores; none takes the embedded corpus.
+        inputs: what `named_inputs` knows, and token stores.
         options: how text is cut into documents.
         normalisation: of the text, before it is encoded.
         cache: folder for the embedded corpus.
@@ -64,49 +79,34 @@ class Corpus:
         *,
         out: str | Path | None = None,
     ) -> None:
-        if inputs and cache is not None:
-            raise CorpusError(
-                f"corpus: cache is {cache} but inputs are given, and only the embedded corpus is kept; leave one of "
-                "them out"
-            )
         self._options = options
-        self._embedded = None if inputs else docstring_corpus(cache=cache)
-        self._inputs = named_inputs(inputs) if inputs else []
-        self._stores = {location: Store.open(location) for location in stores_among(inputs)}
+        self._inputs = named_inputs(inputs)
+        self._stores = {location: Store.open(location) for location in _stores(self._inputs)}
+        is_embedded = [given.kind == "docstrings" for given in self._inputs]
+        if cache is not None and not any(is_embedded):
+            raise CorpusError(
+                f"corpus: cache is {cache} but only the embedded corpus is kept in it, and {DOCSTRINGS} is no input; "
+                "leave one of them out"
+            )
+        self._embedded = docstring_corpus(cache=cache) if any(is_embedded) else []
         self._cuts = Cuts(options)
         grows = () if out is None else (Path(out), partial_folder(Path(out)))
         avoid = [real_path(folder) for folder in grows]
         # listed once: files that this process writes are no input, and every reading sees the same files
         listings = [
             Listing(files=[], left_out="")
-            if given.location in self._stores or given.is_dataset
-            else list_files(Path(given.location), avoid)
+            if given.location in self._stores or given.kind != "files"
+            else list_files(given.location, avoid)
             for given in self._inputs
         ]
         self._files = [listing.files for listing in listings]
-        files = [file for some in self._files for file in some]
         for given, listing in zip(self._inputs, listings, strict=True):
             if listing.left_out:
                 # a file name may hold bytes that are no text
-                _log.warning(f"corpus: {printable(str(Path(given.location)))}: left out {printable(listing.left_out)}")
+                _log.warning(f"corpus: {printable(given.location)}: left out {printable(listing.left_out)}")
         self._warn_of_repeated()
-        tables = any(given.is_dataset for given in self._inputs) or not all(map(_is_text, files))
-        cut = "split_at" if options.split_at is not None else "blank_line_documents"
-        if options.cuts_text and not any(map(_is_text, files)):
-            raise CorpusError(
-                f"corpus: {cut} cuts .txt and .md files into documents, but no input is one; leave it out, or "
-                "cut the text before it becomes rows"
-            )
-        if options.text_field != ReadOptions().text_field and not tables:
-            raise CorpusError(
-                f"corpus: text_field {options.text_field!r} applies to .jsonl and .parquet files and data sets, but "
-                "no input is one; leave it out"
-            )
-        if normalisation != "none" and self._embedded is None and not files and not tables:
-            raise CorpusError(
-                f"corpus: normalisation {normalisation} applies to text, but every input is a store, which holds "
-                "tokens; leave it out"
-            )
+        self._require_applicable(normalisation)
+        self._warn_of_utf8()
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -122,17 +122,7 @@ class Corpus:
     @property
     def names(self) -> list[str]:
         """The names of the inputs' sources."""
-        if self._embedded is not None:
-            return []
-        return [
-            name
-            for given in self._inputs
-            for name in (
-                self._stores[given.location].sources
-                if given.location in self._stores and not given.named
-                else [given.source]
-            )
-        ]
+        return [name for given in self._inputs for name in self._names_of(given)]
 
     @property
     def identity(self) -> str:
@@ -141,10 +131,11 @@ class Corpus:
         for given, files in zip(self._inputs, self._files, strict=True):
             if given.location in self._stores:
                 parts.append([given.source, given.named, self._stores[given.location].fingerprint])
-            elif given.is_dataset:
-                parts.append([given.source, given.location])
-            else:
+            elif given.kind == "files":
                 parts.append([given.source, [[str(file.path), file.bytes] for file in files]])
+            # the embedded corpus alone was once no input
+            elif given.kind == "data set" or given.named or len(self._inputs) > 1:
+                parts.append([given.source, given.location])
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def require(self, head: StoreHead) -> None:
@@ -168,23 +159,19 @@ class Corpus:
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents of the inputs that are text, for training a tokenizer."""
-        if self._embedded is not None:
-            yield from self._embedded
         for given, files in zip(self._inputs, self._files, strict=True):
             if given.location not in self._stores:
-                yield from read_input(given, files, self._options, self._cuts)
+                yield from self._read(given, files)
         self._warn_of_uncut()
 
     def __iter__(self) -> Iterator[Document | StoredDocument]:
-        if self._embedded is not None:
-            yield from self._embedded
-        found = bool(self._embedded) or bool(self._stores)
+        found = bool(self._stores)
         for given, files in zip(self._inputs, self._files, strict=True):
             store = self._stores.get(given.location)
             if store is not None:
                 yield from _stored(store, given.source if given.named else None)
                 continue
-            for document in read_input(given, files, self._options, self._cuts):
+            for document in self._read(given, files):
                 found = found or bool(document.text.strip())
                 yield document
         self._warn_of_uncut()
@@ -192,12 +179,63 @@ class Corpus:
             inputs = ", ".join(given.location for given in self._inputs)
             raise CorpusError(f"corpus: {inputs} holds no text, every document is empty; give text")
 
+    def _read(self, given: Input, files: Sequence[CorpusFile]) -> Iterator[Document]:
+        if given.kind == "docstrings":
+            source = given.source if given.named else None
+            yield from (replace(document, source=source or document.source) for document in self._embedded)
+            return
+        try:
+            yield from read_input(given, files, self._options, self._cuts)
+        except UndecodedError as error:
+            raise all_undecoded(error, self._paths_with("encoding"), self._options) from None
+
+    def _names_of(self, given: Input) -> Sequence[str]:
+        if given.location in self._stores and not given.named:
+            return self._stores[given.location].sources
+        return [given.source] if given.kind != "docstrings" or given.named else []
+
+    def _paths_with(self, option: str) -> list[FilePath]:
+        """Return the files to whose format an option applies, by the name of a field of `Format`."""
+        return [file.path for some in self._files for file in some if getattr(format_of(file.path), option)]
+
+    def _require_applicable(self, normalisation: Normalisation) -> None:
+        """Refuse options that apply to no input."""
+        options, default = self._options, ReadOptions()
+        datasets = any(given.kind == "data set" for given in self._inputs)
+        for option, field in _APPLIES.items():
+            value = getattr(options, option)
+            if value == getattr(default, option) or self._paths_with(field) or (datasets and option == "text_field"):
+                continue
+            named = option if option in ("split_at", "blank_line_documents") else f"{option} {value!r}"
+            formats = [suffix for suffix, known in FORMATS.items() if getattr(known, field)]
+            raise CorpusError(
+                f"corpus: {named} applies to {', '.join(formats)}{_DATASETS if option == 'text_field' else ''}, but no "
+                "input is one; leave it out"
+            )
+        if normalisation != "none" and len(self._stores) == len(self._inputs):
+            raise CorpusError(
+                f"corpus: normalisation {normalisation} applies to text, but every input is a store, which holds "
+                "tokens; leave it out"
+            )
+
+    def _warn_of_utf8(self) -> None:
+        if self._options.encoding == ReadOptions().encoding:
+            return
+        found = probably_utf8([path for path in self._paths_with("encoding") if isinstance(path, Path)])
+        if found:
+            more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
+            names = ", ".join(printable(str(path)) for path in found[:_NAMED]) + more
+            _log.warning(
+                f"corpus: encoding is {self._options.encoding}, but these files seem to be UTF-8: {names}; leave the "
+                "encoding out if they are"
+            )
+
     def _warn_of_repeated(self) -> None:
         named: list[tuple[object, str]] = [(file.place, str(file.path)) for some in self._files for file in some]
         named.extend(
             (real_path(Path(given.location)), given.location)
             for given in self._inputs
-            if given.location in self._stores or given.is_dataset
+            if given.location in self._stores or given.kind == "data set"
         )
         times = Counter(place for place, _ in named)
         again = sorted({path for place, path in named if times[place] > 1})
@@ -223,7 +261,7 @@ class Corpus:
         missed = (
             "blank_line_documents found no blank line" if rule is None else f"split_at {rule!r} is found in no line"
         )
-        _log.warning(f"corpus: {missed} of the .txt and .md files, so each of them is one document")
+        _log.warning(f"corpus: {missed} of the text files, so each of them is one document")
 
 
 def stores_among(inputs: Sequence[str | Path]) -> list[str]:
@@ -232,12 +270,11 @@ def stores_among(inputs: Sequence[str | Path]) -> list[str]:
     Raises:
         CorpusError: an input does not exist.
     """
-    given = named_inputs(inputs) if inputs else []
-    return [one.location for one in given if is_store(Path(one.location))]
+    return _stores(named_inputs(inputs)) if inputs else []
 
 
-def _is_text(file: CorpusFile) -> bool:
-    return (suffix_of(file.path) or "").startswith((".txt", ".md"))
+def _stores(inputs: Sequence[Input]) -> list[str]:
+    return [one.location for one in inputs if one.kind == "files" and is_store(Path(one.location))]
 
 
 def _stored(store: Store, source: str | None) -> Iterator[StoredDocument]:

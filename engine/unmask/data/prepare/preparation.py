@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,7 +27,7 @@ from unmask.data.store.unfinished import UnfinishedStore
 from unmask.data.store.writer import SHARD_TOKENS, ShardWriter, StoredDocument
 from unmask.data.text.cleaning import KINDS, Normalisation
 from unmask.data.text.corpus import Document
-from unmask.data.text.readers import ReadOptions
+from unmask.data.text.options import ReadOptions
 from unmask.data.text.words import load_segmenter
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError, StoreError
@@ -60,7 +59,7 @@ class Progress(NamedTuple):
 
 
 def prepare(
-    inputs: Sequence[str | Path] | None,
+    inputs: Sequence[str | Path],
     out: str | Path,
     *,
     tokenizer: Tokenizer | str | Path | None = None,
@@ -71,6 +70,8 @@ def prepare(
     text_field: str = "text",
     blank_line_documents: bool = False,
     split_at: str | None = None,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
     segmenter: str | None = None,
     normalisation: Normalisation = "none",
     workers: int | None = None,
@@ -83,7 +84,7 @@ def prepare(
     Warnings about the text are logged by `unmask.data` (see `Corpus` and `Tokenizer.train`).
 
     Args:
-        inputs: files, folders, data sets (`text/corpus.py`) and token stores. Default: the embedded corpus.
+        inputs: files, folders, data sets, `docstrings:` (`text/corpus.py`) and token stores.
         out: the store to make; it must not exist. A killed run leaves `<out>.partial`, with which the same call goes
             on.
         tokenizer: a tokenizer, its folder or `vocab.txt`; the store keeps a copy. Default: that of the first store
@@ -93,9 +94,11 @@ def prepare(
         lowercase: whether it drops case and accents. Default: True.
         strip_accents: whether it drops accents (`text/accents.py`). Default: as `lowercase`.
         sample_characters: most characters of text that it is trained on. Default: 100,000,000.
-        text_field: see `ReadOptions`, and so for the next two.
+        text_field: see `ReadOptions`, and so for the next four.
         blank_line_documents: see there.
         split_at: see there.
+        encoding: see there.
+        delimiter: see there.
         segmenter: name of the segmenter that joins Chinese characters to words (`text/words.py`). Default: that of the
             first store among the inputs, else each character is a word.
         normalisation: Unicode normalisation (`text/cleaning.py`).
@@ -125,17 +128,23 @@ def prepare(
         "sample_characters": sample_characters,
     }
     trained = _TRAINED | {name: value for name, value in asked.items() if value is not None}
-    _require_trained(inputs or (), tokenizer, asked)
+    _require_trained(inputs, tokenizer, asked)
     report = progress or _silent
-    options = ReadOptions(text_field=text_field, blank_line_documents=blank_line_documents, split_at=split_at)
-    corpus = Corpus(inputs or (), options, normalisation, cache, out=out)
+    options = ReadOptions(
+        text_field=text_field,
+        blank_line_documents=blank_line_documents,
+        split_at=split_at,
+        encoding=encoding,
+        delimiter=delimiter,
+    )
+    corpus = Corpus(inputs, options, normalisation, cache, out=out)
     given = corpus.tokenizer if tokenizer is None else tokenizer
     if given is not None and not isinstance(given, Tokenizer):
         given = Tokenizer.load(given)
     name = corpus.segmenter if segmenter is None else segmenter
     cutter = None if name is None else load_segmenter(name)
     settings = {
-        **asdict(options),
+        **options.identity,
         "input": corpus.identity,
         "tokenizer": trained if given is None else given.hash,
         "segmenter": "" if cutter is None else cutter.label,

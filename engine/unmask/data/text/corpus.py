@@ -1,32 +1,46 @@
 """Raw text as a stream of `Document`s, from files, folders and data sets.
 
-An input is a path or `name=path`:
+An input is one of these, or `name=` before one:
 
-    a file                                one of `readers.py`: .txt, .md, .jsonl, .parquet, each also .gz or .zst
-    a folder                              searched for such files (`listing.py`)
+    a file, a folder                      formats in `readers.py`, folders in `listing.py`
+    s3://bucket/texts, gs://...           the same on other machines (`remote.py`)
+    hf://datasets/owner/name/texts        the same in a repository of the hub
+    'news/*/', 's3://bucket/*.jsonl'      a pattern: each path that it matches is an input, as in a shell
     a saved data set, hf://owner/name     a Hugging Face data set (`hugging_face.py`)
+    docstrings:                           the embedded corpus (`docstrings.py`)
 
-Each input has a source: the given name, else the name of the folder or file. Several inputs may share one. Sources are
-what weights refer to.
+Each input has a source: the given name, else the name of the folder or file. Several inputs may share one. The embedded
+corpus has its own sources unless it is given a name. Sources are what weights refer to.
 
-Text is UTF-8, and a byte order mark is dropped. Nothing is cleaned or filtered here; a null or empty text is an empty
-document. Documents come in the order of the inputs, and within a folder in the sorted order of the paths.
+Text is UTF-8 unless `ReadOptions.encoding` says otherwise, and a byte order mark is dropped. Nothing is cleaned or
+filtered here; a null or empty text is an empty document. Documents come in the order of the inputs, and within a folder
+in the sorted order of the paths.
 """
 
+import glob
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
+from urllib.parse import urlsplit
 
 from unmask.data.text.decoding import errors_named
 from unmask.data.text.hugging_face import HUB, read_dataset
 from unmask.data.text.listing import CorpusFile, unchanged
-from unmask.data.text.readers import Cuts, ReadOptions, read_file, suffix_of
+from unmask.data.text.options import Cuts, ReadOptions
+from unmask.data.text.readers import read_file, suffix_of
+from unmask.data.text.remote import is_remote, remote_matches
 from unmask.errors import CorpusError
 from unmask.folders import kind_of
 from unmask.paths import expanded_input, name_and_location, printable
 
-__all__ = ["Document", "Input", "named_inputs", "read_input"]
+__all__ = ["DOCSTRINGS", "Document", "Input", "named_inputs", "read_input"]
+
+DOCSTRINGS = "docstrings:"
+"""The input that is the embedded corpus."""
+
+Kind = Literal["files", "data set", "docstrings"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,30 +63,33 @@ class Input:
     """One input.
 
     Attributes:
-        location: its path, or `hf://...`.
+        location: its path, `hf://...`, or another address.
         source: the name of its source.
         named: whether the user gave that name.
-        is_dataset: whether it is a Hugging Face data set.
+        kind: what it is; a token store among the inputs is of the kind `files` here.
     """
 
     location: str
     source: str
     named: bool
-    is_dataset: bool
+    kind: Kind
 
 
 def named_inputs(inputs: Sequence[str | Path]) -> list[Input]:
-    """Find the source of each input.
+    """Find the source of each input, and put the paths that it matches in the place of a pattern.
 
-    `name=path` gives it. Otherwise it is the name of the folder, or of the file without its suffix. Inputs that would
-    share such a name have their paths as names instead.
+    `name=path` gives the source. Otherwise it is the name of the folder, or of the file without its suffix. Inputs that
+    would share such a name have their paths as names instead.
 
     Raises:
-        CorpusError: there is no input, or one does not exist.
+        CorpusError: there is no input, or one does not exist or matches nothing.
     """
     if not inputs:
-        raise CorpusError("corpus: inputs must name at least one file or folder, got none")
-    pairs = [_name_and_location(expanded_input(str(given))) for given in inputs]
+        raise CorpusError(
+            "corpus: inputs must name at least one file or folder, got none; give text with --input, or the embedded "
+            f"corpus with --input {DOCSTRINGS}"
+        )
+    pairs = [pair for given in inputs for pair in _names_and_locations(expanded_input(str(given)))]
     # a file name may hold bytes that are no text, a source may not
     own = [name or printable(_own_name(location)) for name, location in pairs]
     taken = Counter(own)
@@ -81,7 +98,7 @@ def named_inputs(inputs: Sequence[str | Path]) -> list[Input]:
             location=location,
             source=name or (stem if taken[stem] == 1 else printable(location)),
             named=bool(name),
-            is_dataset=location.startswith(HUB) or kind_of(Path(location)) == "saved data set",
+            kind=_kind(location),
         )
         for (name, location), stem in zip(pairs, own, strict=True)
     ]
@@ -91,11 +108,12 @@ def read_input(given: Input, files: Sequence[CorpusFile], options: ReadOptions, 
     """Yield the documents of one input from its `files`, none for a data set; `cuts` notes where they were cut.
 
     Raises:
-        CorpusError: a file is unreadable, has changed since it was listed, is damaged, binary or not UTF-8; a JSON line
+        UndecodedError: a file is not in the encoding of `options`.
+        CorpusError: a file is unreadable, has changed since it was listed, is damaged or binary; a JSON line
             is malformed; or the text field is missing or no text. The message names the file and the byte, line or row.
     """
-    if given.is_dataset:
-        for text, origin in read_dataset(given.location, options.text_field):
+    if given.kind == "data set":
+        for text, origin in read_dataset(given.location, options.fields):
             yield Document(text=text, source=given.source, origin=origin)
     for file in files:
         with errors_named(file.path), unchanged(file):
@@ -103,30 +121,67 @@ def read_input(given: Input, files: Sequence[CorpusFile], options: ReadOptions, 
                 yield Document(text=text, source=given.source, origin=origin)
 
 
-def _name_and_location(given: str) -> tuple[str, str]:
-    """Split an input into name, empty if none was given, and location, which must exist."""
+def _kind(location: str) -> Kind:
+    if location == DOCSTRINGS:
+        return "docstrings"
+    if not is_remote(location) and (location.startswith(HUB) or kind_of(Path(location)) == "saved data set"):
+        return "data set"
+    return "files"
+
+
+def _names_and_locations(given: str) -> list[tuple[str, str]]:
+    """Split an input into name, empty if none was given, and location; a pattern gives several."""
     name, location = name_and_location(given)
-    if not _exists(location):
-        path = Path(location)
-        what = f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
-        # the part after the first = exists, so the name was not understood
-        named = _exists(location.partition("=")[2])
-        way = (
-            "name a source with letters, digits, '.', '-' and '_' only" if named else "give a file or folder that does"
+    if _exists(location):
+        return [(name, location)]
+    matches = _matches(location)
+    if matches is None:
+        raise _absent(location)
+    if not matches:
+        raise CorpusError(
+            f"corpus: pattern {location!r} matches nothing; give one that matches files or folders (** stands for "
+            "folders of any depth)"
         )
-        raise CorpusError(f"corpus: {location or repr(location)} {what}; {way}")
-    return name, location
+    return [(name, match) for match in matches]
+
+
+def _matches(location: str) -> list[str] | None:
+    """Return the sorted paths that a pattern matches; None for what is no pattern."""
+    if is_remote(location):
+        return remote_matches(location)
+    if not glob.has_magic(location):
+        return None
+    # Path.glob takes no absolute pattern
+    return sorted(glob.glob(location, recursive=True))  # noqa: PTH207
+
+
+def _absent(location: str) -> CorpusError:
+    path = Path(location)
+    what = f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
+    # the part after the first = exists, so the name was not understood
+    named = _exists(location.partition("=")[2])
+    way = "name a source with letters, digits, '.', '-' and '_' only" if named else "give a file or folder that does"
+    return CorpusError(f"corpus: {location or repr(location)} {what}; {way}")
 
 
 def _exists(location: str) -> bool:
+    """Return whether an input is one thing: what is not here is looked up later, and a remote pattern is none."""
+    if is_remote(location):
+        return "*" not in location
     try:
-        return location.startswith(HUB) or (bool(location) and Path(location).exists())
+        return location.startswith(HUB) or location == DOCSTRINGS or (bool(location) and Path(location).exists())
     except OSError:
         # a name longer than a file can have
         return False
 
 
 def _own_name(location: str) -> str:
+    if location == DOCSTRINGS:
+        return location.rstrip(":")
+    if is_remote(location):
+        name = PurePosixPath(urlsplit(location).path).name or urlsplit(location).netloc
+        suffix = suffix_of(PurePosixPath(name))
+        return name[: -len(suffix)] if suffix else name
     if location.startswith(HUB):
         return location.removeprefix(HUB).partition(":")[0].partition("@")[0].rstrip("/").rpartition("/")[2]
     path = Path(location)

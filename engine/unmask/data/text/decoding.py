@@ -1,10 +1,11 @@
-"""Opening and decoding text files: plain, .gz or .zst, strictly UTF-8.
+"""Opening and decoding text files: plain, .gz or .zst, strictly in one encoding, UTF-8 unless another is given.
 
-A byte that is not UTF-8 is refused with its offset from 0, in a compressed file that of the decompressed bytes. Text is
-decoded about a megabyte at a time, so a file may be larger than memory. If a file cannot be read and its first bytes
-are those of a known format, the message names the format.
+A byte that is no text in the encoding is refused with its offset from 0, in a compressed file that of the decompressed
+bytes. Text is decoded about a megabyte at a time, so a file may be larger than memory. If a file cannot be read and its
+first bytes are those of a known format, the message names the format.
 """
 
+import codecs
 import gzip
 import io
 import re
@@ -17,14 +18,17 @@ from pathlib import Path
 from typing import IO, cast
 
 from unmask.data.text.cleaning import OTHER_BREAKS
+from unmask.data.text.remote import FilePath
 from unmask.errors import CorpusError
 
 __all__ = [
     "COMPRESSED",
+    "UndecodedError",
     "compression_of",
     "decoded_blocks",
     "decoded_lines",
     "errors_named",
+    "kept_lines",
     "open_bytes",
     "open_seekable",
     "other_format",
@@ -35,6 +39,8 @@ __all__ = [
 COMPRESSED = (".gz", ".zst")
 
 _BLOCK_BYTES = 1 << 20
+# bytes to show around one that is no text
+_NEAR = 24
 # a line ends where `cleaning.py` puts a line break, so that later steps see the same lines
 _LINE = re.compile(f"[^\n\r{OTHER_BREAKS}]*+(?:\r\n?|[\n{OTHER_BREAKS}])|[^\n\r{OTHER_BREAKS}]++")
 # first bytes of a format, its name, and what to do with such a file
@@ -46,12 +52,27 @@ _FORMATS = (
     (b"\xfd7zXZ\0", "xz", "decompress it with unxz"),
     (b"PK\x03\x04", "zip", "unpack it and take the text out"),
     (b"%PDF-", "PDF", "take the text out first"),
-    (b"\xff\xfe", "UTF-16", "convert it with iconv -f UTF-16 -t UTF-8"),
-    (b"\xfe\xff", "UTF-16", "convert it with iconv -f UTF-16 -t UTF-8"),
+    (b"\xff\xfe", "UTF-16", "read it with --encoding utf-16 (data.encoding of a run)"),
+    (b"\xfe\xff", "UTF-16", "read it with --encoding utf-16 (data.encoding of a run)"),
 )
 
 
-def compression_of(path: Path) -> str:
+class UndecodedError(CorpusError):
+    """A file whose bytes are no text in the encoding in which it is read.
+
+    Attributes:
+        path: the file.
+        place: which byte it is and what is wrong with it, for messages.
+        near: bytes around it.
+        head: the first bytes of the file.
+    """
+
+    def __init__(self, message: str, *, path: FilePath, place: str, near: bytes, head: bytes) -> None:
+        super().__init__(message)
+        self.path, self.place, self.near, self.head = path, place, near, head
+
+
+def compression_of(path: FilePath) -> str:
     """Return the suffix in `COMPRESSED` that a file name ends with, in upper or lower case, or an empty string."""
     suffix = path.suffix.lower()
     return suffix if suffix in COMPRESSED else ""
@@ -66,7 +87,7 @@ def other_format(head: bytes) -> str:
 
 
 @contextmanager
-def errors_named(path: Path) -> Iterator[None]:
+def errors_named(path: FilePath) -> Iterator[None]:
     """Turn errors of the system, gzip and zstd that come while `path` is read into a `CorpusError` that names it."""
     try:
         yield
@@ -81,7 +102,7 @@ def errors_named(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _not_whole(path: Path, name: str, error: Exception) -> CorpusError:
+def _not_whole(path: FilePath, name: str, error: Exception) -> CorpusError:
     head = b""
     with suppress(OSError), path.open("rb") as stream:
         head = stream.read(8)
@@ -93,11 +114,11 @@ def _not_whole(path: Path, name: str, error: Exception) -> CorpusError:
     return CorpusError(f"corpus: {path} is not a whole {name} file ({error}){way}")
 
 
-def open_bytes(path: Path) -> IO[bytes]:
+def open_bytes(path: FilePath) -> IO[bytes]:
     """Open a file for reading bytes, decompressed if its name ends in .gz or .zst."""
     compression = compression_of(path)
     if compression == ".gz":
-        return cast("IO[bytes]", gzip.open(path, "rb"))
+        return cast("IO[bytes]", gzip.open(path if isinstance(path, Path) else path.open(), "rb"))
     if not compression:
         return path.open("rb")
     import pyarrow as pa
@@ -111,7 +132,7 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 @contextmanager
-def open_seekable(path: Path) -> Iterator[IO[bytes]]:
+def open_seekable(path: FilePath) -> Iterator[IO[bytes]]:
     """Open the file, or its decompressed bytes in a temporary file: parquet is read from its end."""
     with open_bytes(path) as stream:
         if not compression_of(path):
@@ -123,38 +144,34 @@ def open_seekable(path: Path) -> Iterator[IO[bytes]]:
             yield cast("IO[bytes]", plain)
 
 
-def decoded_lines(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, str]]:
+def decoded_lines(path: FilePath, stream: IO[bytes], encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     r"""Yield (number from 1, line) for lines that end with \n, \r\n or \r; `path` is for messages."""
-    lines = (line for block in decoded_blocks(path, stream) for line in io.StringIO(block, newline=None))
+    lines = (line for block in decoded_blocks(path, stream, encoding) for line in io.StringIO(block, newline=None))
     return enumerate(lines, start=1)
 
 
-def decoded_blocks(path: Path, stream: IO[bytes]) -> Iterator[str]:
-    """Yield the text of `stream` in blocks of about a megabyte, each of whole lines."""
-    offset = 0
-    head = b""
-    for raw in _blocks(stream):
-        head = head or raw[:8]
-        nul = raw.find(b"\0")
-        if nul >= 0:
-            way = other_format(head) or "; convert it to UTF-8 if it is text, leave it out if it is none"
-            raise CorpusError(f"corpus: {path} is binary: NUL at byte {offset + nul}{way}")
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            inside = " of the decompressed text" if compression_of(path) else ""
-            way = other_format(head) or "; convert it, for example with iconv -t UTF-8"
-            raise CorpusError(
-                f"corpus: {path} is not UTF-8 at byte {offset + error.start}{inside} "
-                f"(0x{raw[error.start]:02x}, {error.reason}){way}"
-            ) from None
-        yield text.removeprefix("\ufeff") if offset == 0 else text
-        offset += len(raw)
+def kept_lines(path: FilePath, stream: IO[bytes], encoding: str = "utf-8") -> Iterator[str]:
+    """Yield the same lines, each with the line break that the file has."""
+    return (line for block in decoded_blocks(path, stream, encoding) for line in io.StringIO(block, newline=""))
 
 
-def text_lines(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, str]]:
+def decoded_blocks(path: FilePath, stream: IO[bytes], encoding: str = "utf-8") -> Iterator[str]:
+    """Yield the text of `stream` in blocks of about a megabyte, each of whole lines.
+
+    Raises:
+        UndecodedError: bytes are no text in this encoding.
+        CorpusError: the file is binary.
+    """
+    blocks = _whole_lines(_decoded(path, stream, encoding))
+    for block in blocks:
+        yield block.removeprefix("\ufeff")
+        break
+    yield from blocks
+
+
+def text_lines(path: FilePath, stream: IO[bytes], encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line) for lines that end with any line break that `cleaning.py` knows."""
-    lines = (line for block in decoded_blocks(path, stream) for line in _LINE.findall(block))
+    lines = (line for block in decoded_blocks(path, stream, encoding) for line in _LINE.findall(block))
     return enumerate(lines, start=1)
 
 
@@ -163,14 +180,65 @@ def without_break(line: str) -> str:
     return line.rstrip(f"\n\r{OTHER_BREAKS}").removeprefix("\ufeff")
 
 
-def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
-    waiting: list[bytes] = []
-    while data := stream.read(_BLOCK_BYTES):
-        # a \r that is the last byte may be the first half of \r\n
-        cut = max(data.rfind(b"\n"), data.rfind(b"\r", 0, -1)) + 1
+def _decoded(path: FilePath, stream: IO[bytes], encoding: str) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    # in UTF-16 each letter has a zero byte
+    is_wide = b"\0" in "a".encode(encoding)
+    offset = 0
+    head = b""
+    data = b"\n"
+    while data:
+        data = stream.read(_BLOCK_BYTES)
+        head = head or data[:8]
+        nul = -1 if is_wide else data.find(b"\0")
+        if nul >= 0:
+            way = other_format(head) or (
+                "; give the encoding of a text, such as --encoding utf-16-le (data.encoding of a run), leave out what "
+                "is no text"
+            )
+            raise CorpusError(f"corpus: {path} is binary: NUL at byte {offset + nul}{way}")
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise _undecoded(path, encoding, error, offset - waiting, head) from None
+        except UnicodeError as error:
+            # UTF-16 and UTF-32 without a byte order mark
+            raise CorpusError(
+                f"corpus: {path} is not {encoding.upper()} ({error}); give the encoding with its byte order, such as "
+                "--encoding utf-16-le (data.encoding of a run)"
+            ) from None
+        if text:
+            yield text
+        offset += len(data)
+
+
+def _undecoded(path: FilePath, encoding: str, error: UnicodeDecodeError, offset: int, head: bytes) -> UndecodedError:
+    data, start = error.object, error.start
+    inside = " of the decompressed text" if compression_of(path) else ""
+    wrong = f"0x{data[start]:02x}, {error.reason}" if start < len(data) else error.reason
+    place = f"at byte {offset + start}{inside} ({wrong})"
+    # from the start of the line, or from the byte itself, where a character begins
+    begin = data.rfind(b"\n", 0, start) + 1
+    begin = begin if start - begin <= _NEAR else start
+    return UndecodedError(
+        f"corpus: {path} is not {encoding.upper()} {place}; give its encoding with --encoding (data.encoding of a "
+        "run), or leave it out if it is no text",
+        path=path,
+        place=place,
+        near=bytes(data[begin : start + _NEAR]),
+        head=head,
+    )
+
+
+def _whole_lines(blocks: Iterator[str]) -> Iterator[str]:
+    waiting: list[str] = []
+    for text in blocks:
+        # a \r that is the last character may be the first half of \r\n
+        cut = max(text.rfind("\n"), text.rfind("\r", 0, -1)) + 1
         if cut:
-            yield b"".join([*waiting, data[:cut]])
+            yield "".join([*waiting, text[:cut]])
             waiting = []
-        waiting.append(data[cut:])
+        waiting.append(text[cut:])
     if waiting:
-        yield b"".join(waiting)
+        yield "".join(waiting)

@@ -5,14 +5,16 @@
     hf://owner/name@config:split    the same, with a configuration of the data set
     hf:///a/folder:split            files in a folder, of any form that `datasets` reads
 
+`hf://datasets/owner/name/PATH` names files of the hub, which `remote.py` reads without `datasets`.
+
 Needs the package `datasets` (extra `datasets`). Rows keep their order. A data set of the hub is streamed each time the
 text is read, so twice if a tokenizer is trained; save it to disk to fetch it once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from unmask.data.text.readers import missing_field
+from unmask.data.text.options import joined, missing_field
 from unmask.errors import CorpusError
 
 __all__ = ["HUB", "read_dataset"]
@@ -20,28 +22,33 @@ __all__ = ["HUB", "read_dataset"]
 HUB = "hf://"
 
 
-def read_dataset(location: str, text_field: str) -> Iterator[tuple[str, str]]:
+def read_dataset(location: str, fields: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield (text, `Document.origin`) for each row.
 
     Raises:
-        CorpusError: `datasets` is not installed; the data set cannot be loaded; or it has no column `text_field`, or
+        CorpusError: `datasets` is not installed; the data set cannot be loaded; or it lacks a column of `fields`, or
             one that does not hold strings.
     """
     for name, rows in _splits(location):
         columns = rows.column_names
         if columns is not None:
-            if text_field not in columns:
-                raise CorpusError(missing_field(name, text_field, columns))
-            rows = rows.select_columns([text_field])
+            for field in fields:
+                if field not in columns:
+                    raise CorpusError(missing_field(name, field, columns))
+            rows = rows.select_columns(list(fields))
         for number, row in enumerate(rows):
             origin = f"{name}:row {number}"
-            if text_field not in row:
-                raise CorpusError(missing_field(origin, text_field, row))
-            text = row[text_field]
-            if text is not None and not isinstance(text, str):
-                kind = type(text).__name__
-                raise CorpusError(f"corpus: {origin}: column {text_field!r} must hold strings, it holds {kind}")
-            yield text or "", origin
+            yield joined(_text(row, field, origin) for field in fields), origin
+
+
+def _text(row: dict[str, Any], field: str, origin: str) -> str | None:
+    if field not in row:
+        raise CorpusError(missing_field(origin, field, row))
+    text = row[field]
+    if text is not None and not isinstance(text, str):
+        kind = type(text).__name__
+        raise CorpusError(f"corpus: {origin}: column {field!r} must hold strings, it holds {kind}")
+    return text
 
 
 def _splits(location: str) -> list[tuple[str, Any]]:
@@ -61,7 +68,8 @@ def _splits(location: str) -> list[tuple[str, Any]]:
     # datasets lets the errors of its many readers through
     except Exception as error:
         raise CorpusError(
-            f"corpus: {location} cannot be loaded as a data set ({error}); give hf://owner/name:split or a saved one"
+            f"corpus: {location} cannot be loaded as a data set ({error}); give "
+            "hf://owner/name:split, hf://datasets/owner/name/PATH for files in its repository, or a saved one"
         ) from None
     if isinstance(saved, datasets.DatasetDict):
         return [(f"{location}/{name}", saved[name]) for name in saved]

@@ -10,7 +10,7 @@ from unmask.data.prepare import prepare
 from unmask.data.prepare.inputs import Corpus
 from unmask.data.text import decoding
 from unmask.data.text.cleaning import clean
-from unmask.data.text.readers import ReadOptions
+from unmask.data.text.options import ReadOptions
 
 BREAKS = ["\n", "\r\n", "\r", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"]
 BOOK = "".join(f"CHAPTER {n}\n\nThe mill turned.\nIt stopped.\n\n" for n in ("I", "II", "III"))
@@ -65,8 +65,8 @@ def test_a_rule_sees_the_line_without_its_break(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"split_at": "^KAPITEL"}, "corpus: split_at '^KAPITEL' is found in no line of the .txt and .md files"),
-        ({"blank_line_documents": True}, "corpus: blank_line_documents found no blank line of the .txt and .md files"),
+        ({"split_at": "^KAPITEL"}, "corpus: split_at '^KAPITEL' is found in no line of the text files"),
+        ({"blank_line_documents": True}, "corpus: blank_line_documents found no blank line of the text files"),
     ],
 )
 @pytest.mark.parametrize("matches", [False, True])

@@ -162,8 +162,16 @@ def test_what_is_about_text_is_refused_where_no_input_holds_such_text(tokenizer:
     store = tmp_path / "store"
     prepare([rows], store, tokenizer=tokenizer, workers=1)
     asked: list[tuple[Path, dict[str, Any], str]] = [
-        (tmp_path / "book.txt", {"text_field": "body"}, "text_field 'body' applies to .jsonl and .parquet files"),
-        (store, {"text_field": "body"}, "text_field 'body' applies to .jsonl and .parquet files"),
+        (
+            tmp_path / "book.txt",
+            {"text_field": "body"},
+            "text_field 'body' applies to .jsonl, .*, .parquet and data sets, but no input",
+        ),
+        (
+            store,
+            {"text_field": "body"},
+            "text_field 'body' applies to .jsonl, .*, .parquet and data sets, but no input",
+        ),
         (store, {"normalisation": "NFKC"}, "normalisation NFKC applies to text, but every input is a store"),
         (rows, {"cache": tmp_path}, "only the embedded corpus is kept"),
     ]
@@ -177,7 +185,7 @@ def test_what_is_about_text_is_refused_where_no_input_holds_such_text(tokenizer:
 def test_cutting_text_files_where_there_is_none_is_refused(tmp_path: Path, option: str, value: object) -> None:
     rows = _write(tmp_path / "docs.jsonl", TEXTS)
     settings: dict[str, Any] = {"vocab_size": 150, "workers": 1, option: value}
-    with pytest.raises(CorpusError, match=f"{option} cuts .txt and .md files"):
+    with pytest.raises(CorpusError, match=f"{option} applies to .txt, .md.*, but no input is one; leave it out"):
         prepare([rows], tmp_path / "a", **settings)
     (tmp_path / "book.md").write_text("# one\ntext\n# two\ntext\n")
     store = prepare([rows, tmp_path / "book.md"], tmp_path / "b", **settings)

@@ -133,13 +133,19 @@ def test_progress_is_told_in_order_up_to_the_whole(corpus: Path, tmp_path: Path)
     assert seen[-1] == Progress("encode", len(TEXTS), characters, characters)
 
 
-def test_without_input_the_embedded_corpus_is_prepared(
+def test_the_embedded_corpus_is_prepared_by_its_name(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unmask.data.text.docstrings.SOURCES", ("topics",))
-    store = prepare(None, tmp_path / "store", tokenizer=tokenizer, cache=tmp_path / "cache")
+    cache = tmp_path / "cache"
+    store = prepare(["docstrings:"], tmp_path / "store", tokenizer=tokenizer, cache=cache)
     assert store.sources == ["topics"]
     assert store.num_documents > 50
+    (tmp_path / "a.txt").write_text("the cat sat")
+    inputs = ["python=docstrings:", tmp_path / "a.txt"]
+    assert prepare(inputs, tmp_path / "both", tokenizer=tokenizer, cache=cache).sources == ["python", "a"]
+    with pytest.raises(CorpusError, match="give text with --input, or the embedded corpus with --input docstrings:"):
+        prepare([], tmp_path / "none", tokenizer=tokenizer)
 
 
 def test_an_existing_folder_is_refused_before_any_work(tmp_path: Path) -> None:

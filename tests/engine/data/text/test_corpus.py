@@ -11,7 +11,7 @@ import pytest
 
 from unmask.data.prepare.inputs import Corpus
 from unmask.data.text.corpus import Document, named_inputs
-from unmask.data.text.readers import ReadOptions
+from unmask.data.text.options import ReadOptions
 from unmask.errors import CorpusError
 
 TEXTS = ["The first document.\nTwo lines.", "第二篇文章。", "A third — with a dash"]
@@ -179,7 +179,9 @@ def test_damaged_containers_are_refused(tmp_path: Path) -> None:
 def test_missing_unsupported_and_empty_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="nowhere does not exist"):
         _texts(tmp_path / "nowhere")
-    with pytest.raises(CorpusError, match=r"suffix \.pdf; files read are \.txt, .*\.parquet\.gz"):
+    with pytest.raises(
+        CorpusError, match=r"suffix \.pdf; files read are \.txt, .*\.parquet, each also \.gz and \.zst; pdftotext \S+"
+    ):
         _texts(_write(tmp_path / "a.pdf", b"x"))
     (tmp_path / "folder").mkdir()
     with pytest.raises(CorpusError, match="folder holds no file to read"):

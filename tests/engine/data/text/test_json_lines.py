@@ -8,7 +8,7 @@ import pytest
 
 from unmask.data.prepare import prepare
 from unmask.data.prepare.inputs import Corpus
-from unmask.data.text.readers import ReadOptions
+from unmask.data.text.options import ReadOptions
 from unmask.errors import CorpusError
 
 
@@ -68,8 +68,11 @@ def test_deep_nesting_is_refused_by_line_and_never_kills(tmp_path: Path) -> None
     ("data", "message"),
     [
         (b'[{"text": "a"}, {"text": "b"}]', r"got an array; write one object a line, for example with jq -c '\.\[\]'"),
-        (b'[\n{"text": "a"}\n]', r"Expecting value.*one object a line \(jq -c '\.\[\]' makes such lines of an array"),
-        (b'{\n"text": "a"\n}', r"one object a line \(jq .* jq -c \. of objects over several lines\)"),
+        (
+            b'[\n{"text": "a"}\n]',
+            r"Expecting value.*one object a line \(jq -c '\.\[\]' \S+ makes such lines of an array",
+        ),
+        (b'{\n"text": "a"\n}', r"one object a line \(jq .* jq -c \. \S+ of objects over several lines\)"),
         (b'"text"', "must be a JSON object, got a string; write one object a line"),
     ],
 )
@@ -90,7 +93,7 @@ def _gzip(data: bytes) -> bytes:
         ("a.txt", b"\x28\xb5\x2f\xfd\x00\x58", r"by its first bytes it is zstd: give its name the suffix \.zst"),
         ("a.md", b"PAR1\x15\x04\x00", r"it is parquet: give its name the suffix \.parquet"),
         ("a.txt", b"%PDF-1.7\n\xe2\xe3", "it is PDF: take the text out first"),
-        ("a.txt", "text".encode("utf-16"), "it is UTF-16: convert it with iconv -f UTF-16 -t UTF-8"),
+        ("a.txt", "text".encode("utf-16"), r"it is UTF-16: read it with --encoding utf-16 \(data\.encoding of a run\)"),
         ("a.txt.gz", b"plain text", r"is not a whole gzip file .*; leave \.gz out of its name, or copy or compress"),
         ("a.TXT.GZ", _gzip(b"text")[:-6], "is not a whole gzip file .*; copy or compress it again"),
         ("a.jsonl.gz", b"\x28\xb5\x2f\xfd\x00\x58", "not a whole gzip file .*by its first bytes it is zstd"),

@@ -15,7 +15,7 @@ from unmask.data.prepare import prepare
 from unmask.data.prepare.inputs import Corpus
 from unmask.data.store import Store
 from unmask.data.text.listing import list_files, real_path
-from unmask.data.text.readers import ReadOptions
+from unmask.data.text.options import ReadOptions
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import ConfigError, CorpusError
 
@@ -67,7 +67,9 @@ def test_a_store_inside_its_input_is_the_store_outside(corpus: Path, way: str, m
 
 def test_a_folder_of_source_code_says_how_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("import os\n")
-    with pytest.raises(CorpusError, match=r"\(\.py 1\); \.py files: give its name the suffix \.txt if it is plain"):
+    with pytest.raises(
+        CorpusError, match=r"\(\.py 1\); \.py files: if it is plain text, .*: cp FILE\.py FILE\.py\.txt"
+    ):
         list_files(tmp_path)
 
 
@@ -249,16 +251,14 @@ def test_a_folder_of_hidden_files_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "way"),
     [
-        ("a.json", r"one object a line, for example with jq"),
-        ("a.CSV", r"convert it to \.jsonl or \.parquet"),
-        ("a.tsv", "convert it"),
-        ("a.jsonl.bz2", "decompress it, or compress it with gzip or zstd"),
-        ("a.jsonl.xz", "decompress it"),
-        ("a.ndjson", r"suffix \.jsonl"),
-        ("a.pdf", "take the text out"),
-        ("corpus.gz", "both suffixes"),
-        ("a.txt~", r"suffix \.txt if it is plain text"),
-        ("README", r"suffix \.txt if it is plain text"),
+        ("a.xlsx", r"pandas\.read_excel\('\S+a\.xlsx'\)\.to_csv\('\S+a\.csv'"),
+        ("a.jsonl.BZ2", r"bunzip2 -k \S+\.BZ2"),
+        ("a.jsonl.xz", "unxz -k "),
+        ("a.pdf", r"pdftotext \S+a\.pdf \S+a\.txt"),
+        ("a.docx", r"pandoc -t plain -o \S+a\.txt \S+a\.docx"),
+        ("corpus.gz", r"both suffixes, .* mv \S+corpus\.gz \S+corpus\.txt\.gz"),
+        ("a.txt~", r"if it is plain text, give its name the suffix \.txt: cp '\S+a\.txt~' '\S+a\.txt~\.txt'"),
+        ("README", r"suffix \.txt: cp \S+README \S+README\.txt"),
     ],
 )
 def test_a_suffix_that_is_not_read_is_refused_with_what_to_do(tmp_path: Path, name: str, way: str) -> None:
@@ -268,9 +268,9 @@ def test_a_suffix_that_is_not_read_is_refused_with_what_to_do(tmp_path: Path, na
 
 
 def test_a_folder_of_nothing_but_such_files_says_what_to_do(tmp_path: Path) -> None:
-    for name in ("a.json", "b.JSON", "c.png"):
+    for name in ("a.pdf", "b.PDF", "c.png"):
         (tmp_path / name).touch()
-    with pytest.raises(CorpusError, match=r"suffixes \(\.json 2, \.png 1\); \.json files: write it as \.jsonl"):
+    with pytest.raises(CorpusError, match=r"suffixes \(\.pdf 2, \.png 1\); \.pdf files: pdftotext FILE\.pdf FILE\.txt"):
         Corpus([tmp_path], ReadOptions())
 
 

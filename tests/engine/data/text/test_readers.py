@@ -9,7 +9,7 @@ import pytest
 
 from unmask.data.prepare.inputs import Corpus
 from unmask.data.text.corpus import Document, named_inputs
-from unmask.data.text.readers import ReadOptions
+from unmask.data.text.options import ReadOptions
 from unmask.errors import CorpusError
 
 TEXTS = ["The first document.\nTwo lines.", "第二篇文章。", ""]

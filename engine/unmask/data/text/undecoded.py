@@ -1,0 +1,126 @@
+"""Files in another encoding: all that cannot be decoded in one message, with the options that read them.
+
+Bytes do not tell their encoding, so nothing is guessed: the message shows what the bytes read in each encoding that
+decodes the files, and the user knows which one is text.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+
+from unmask.data.text import decoding
+from unmask.data.text.decoding import UndecodedError
+from unmask.data.text.options import ReadOptions
+from unmask.data.text.remote import FilePath
+from unmask.errors import CorpusError
+from unmask.paths import as_typed, printable
+
+__all__ = ["all_undecoded", "probably_utf8"]
+
+# encodings to try, with the names that iconv knows
+_TRIED = {
+    "utf-8": "UTF-8",
+    "gb18030": "GB18030",
+    "big5": "BIG5",
+    "shift_jis": "SHIFT_JIS",
+    "euc_kr": "EUC-KR",
+    "latin-1": "ISO-8859-1",
+    "cp1252": "CP1252",
+}
+# control characters, which Latin-1 has where Windows has letters and quotes
+_CONTROLS = re.compile("[\x80-\x9f]")
+_TRIED_BYTES = 1 << 23
+_TRIED_FILES = 20
+_LOOKED_BYTES = 1 << 30
+_SAMPLE = 16
+_HEAD = 1 << 16
+
+
+def all_undecoded(first: UndecodedError, files: Sequence[FilePath], options: ReadOptions) -> CorpusError:
+    """Return one error for all files that cannot be decoded.
+
+    Args:
+        first: the first of them.
+        files: all files of text; those after the first are looked at, up to a gigabyte.
+        options: how they are read.
+    """
+    known = decoding.other_format(first.head)
+    found, missed = _failures(first, files, options.encoding)
+    name = options.encoding.upper()
+    if len(found) == 1 and not missed:
+        way = known or f"; {_way(found, options.encoding, as_typed(first.path))}"
+        return CorpusError(f"corpus: {first.path} is not {name} {first.place}{way}")
+    way = _way(found, options.encoding, "FILE")
+    rest = f"; {missed:,} files were not looked at" if missed else ""
+    listed = "".join(f"\n  {printable(str(one.path))} {one.place}" for one in found)
+    return CorpusError(f"corpus: {len(found):,} of {len(files):,} files of text are not {name}{rest}; {way}{listed}")
+
+
+def probably_utf8(files: Sequence[FilePath]) -> list[FilePath]:
+    """Return the files whose first bytes are UTF-8 and not ASCII: almost no text in another encoding is."""
+    found = []
+    for path in files:
+        with suppress(CorpusError, OSError, EOFError), decoding.open_bytes(path) as stream:
+            head = stream.read(_HEAD)
+            # the last character may be cut
+            if not head.isascii() and _decodes(head, "utf-8", final=False):
+                found.append(path)
+    return found
+
+
+def _failures(first: UndecodedError, files: Sequence[FilePath], encoding: str) -> tuple[list[UndecodedError], int]:
+    """Return the errors of the first file and those after it, and the number of files not looked at."""
+    found = [first]
+    left = _LOOKED_BYTES
+    rest = list(files)[list(files).index(first.path) + 1 :] if first.path in files else []
+    for number, path in enumerate(rest):
+        if left <= 0:
+            return found, len(rest) - number
+        # a file that is damaged otherwise gets an error of its own when it is read
+        with suppress(CorpusError, OSError, EOFError), decoding.open_bytes(path) as stream:
+            try:
+                for block in decoding.decoded_blocks(path, stream, encoding):
+                    left -= len(block)
+            except UndecodedError as error:
+                found.append(error)
+    return found, 0
+
+
+def _way(found: Sequence[UndecodedError], encoding: str, file: str) -> str:
+    """Return what reads the files: the encodings that decode all of them, each with what the first bytes become."""
+    paths = [one.path for one in found[:_TRIED_FILES]]
+    shown = {name: _sample(found[0].near, name) for name in _TRIED if codecs.lookup(name) != codecs.lookup(encoding)}
+    names = [name for name, sample in shown.items() if sample and all(_reads(path, name) for path in paths)]
+    if "latin-1" in names and "cp1252" in names:
+        names.remove("cp1252")
+    if not names:
+        return (
+            "give their encoding with --encoding (data.encoding of a run), for example utf-16 or cp1251; leave out "
+            "what is no text"
+        )
+    options = ", ".join(f"--encoding {name} reads {shown[name]!r}" for name in names)
+    return (
+        f"of the bytes there, {options}; give the right one (data.encoding of a run), or if other files have another "
+        f"encoding, convert: iconv -f {_TRIED[names[0]]} -t UTF-8 {file} > utf8 && mv utf8 {file}"
+    )
+
+
+def _sample(near: bytes, encoding: str) -> str:
+    text = " ".join(near.decode(encoding, "ignore").split())[:_SAMPLE]
+    return text if text.isprintable() and not text.isascii() else ""
+
+
+def _reads(path: FilePath, encoding: str) -> bool:
+    with decoding.open_bytes(path) as stream:
+        return _decodes(stream.read(_TRIED_BYTES), encoding, final=False)
+
+
+def _decodes(data: bytes, encoding: str, *, final: bool) -> bool:
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(data, final=final)
+    except UnicodeDecodeError:
+        return False
+    return encoding != "latin-1" or not _CONTROLS.search(text)
