@@ -43,6 +43,7 @@ class Report:
         masks: statistics of masking.
         burstiness: exponent of each of the sequences, (Q,).
         distraction: of the model.
+        unigram_loss: loss of a model that knows only token frequencies, in nats; None if there is no such number.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Report:
     masks: MaskStatistics | None
     burstiness: npt.NDArray[np.float64]
     distraction: Distraction | None
+    unigram_loss: float | None = None
 
     def numbers(self) -> dict[str, Any]:
         """Return all numbers as plain values, for JSON."""
@@ -82,6 +84,9 @@ class Report:
         parts = [f"# {self.title}", "## Lengths in tokens", _table(lengths), "## Packing", _table([heads, filled])]
         if self.masks is not None:
             parts += ["## Masking", _table(_mask_rows(self.masks))]
+        if self.unigram_loss is not None:
+            rows = [["a model that knows only", "loss"], ["the frequency of each token", f"{self.unigram_loss:.3f}"]]
+            parts += ["## Unigram loss", _table(rows)]
         bursts = self.numbers()["burstiness"]
         low, middle, high = (f"{value:.2f}" for value in bursts["quartiles"])
         rows = [["sequences", "mean exponent", "25 %", "50 %", "75 %"]]

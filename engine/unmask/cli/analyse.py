@@ -4,6 +4,7 @@ A run is analysed as it trains: with its composition, scope and masking, and the
 a store, a recipe or YAML file gives composition, scope and masking.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from unmask.train.data import RunData
 
 __all__ = ["analyse", "run"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +76,9 @@ def analyse(path: Path, *, recipe: str | None = None, micro_batches: int = 64) -
     batches = list(islice(stream.batches(), micro_batches))
     special = data.store.special_ids | {f"added {token}": token for token in data.store.added_special_ids}
     masked = stream.config.masking != "next_token"
+    unigram = data.unigram()
+    if unigram is not None and unigram.counted < unigram.total:
+        _log.info(str(unigram))
     masks = None
     if masked:
         masks = measure_masks(batches, special, similar_words=data.similar_words)
@@ -89,6 +95,7 @@ def analyse(path: Path, *, recipe: str | None = None, micro_batches: int = 64) -
         masks=masks,
         burstiness=exponents(text for batch in batches for text in texts_of(batch, special, masked=masked)),
         distraction=None if is_store(path) else _distraction(path, data, batches),
+        unigram_loss=None if unigram is None else unigram.loss,
     )
 
 

@@ -1,6 +1,7 @@
 """`unmask plot RUN [-o out.png]`: training and held-out loss of a run, from its log.jsonl and evaluation.jsonl.
 
-A logged row covers few tokens, so the training loss is also drawn as a running mean over a fiftieth of the rows.
+A logged row covers few tokens, so the training loss is also drawn as a running mean over a fiftieth of the rows. A
+dashed line is the loss of a model that knows only token frequencies (`train.unigram`), if an evaluation has it.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from unmask.errors import RunError, UnmaskError
 from unmask.paths import printable
 from unmask.train.logging.log import read_evaluations, read_log
 
-__all__ = ["Curve", "draw", "read_curves", "run"]
+__all__ = ["Curve", "draw", "read_curves", "read_unigram", "run"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,10 +40,12 @@ def run(arguments: list[str]) -> None:
     """Draw the curve and print where it is."""
     options = read(Options, prog="unmask plot", arguments=arguments)
     training, held_out = read_curves(options.run)
+    unigram = read_unigram(options.run)
     out = options.out or options.run / "loss.png"
-    draw(training, held_out, title=f"{printable(options.run.absolute().name)}: loss", out=out)
+    draw(training, held_out, title=f"{printable(options.run.absolute().name)}: loss", out=out, unigram=unigram)
     last = f", held-out {held_out.losses[-1]:.3f} at step {held_out.steps[-1]}" if held_out.steps else ""
-    print(f"{out}: training loss {training.losses[-1]:.3f} at step {training.steps[-1]}{last}")
+    frequencies = "" if unigram is None else f", of token frequencies alone {unigram:.3f}"
+    print(f"{out}: training loss {training.losses[-1]:.3f} at step {training.steps[-1]}{last}{frequencies}")
 
 
 def read_curves(folder: Path) -> tuple[Curve, Curve]:
@@ -64,9 +67,21 @@ def read_curves(folder: Path) -> tuple[Curve, Curve]:
     return _curve(training), _curve(held_out)
 
 
-def draw(training: Curve, held_out: Curve, *, title: str, out: Path) -> None:
+def read_unigram(folder: Path) -> float | None:
+    """Return the loss of a model that knows only token frequencies; None if no evaluation was logged with it."""
+    losses = [row["unigram_loss"] for row in read_evaluations(folder) if row.get("unigram_loss") is not None]
+    return losses[-1] if losses else None
+
+
+def draw(training: Curve, held_out: Curve, *, title: str, out: Path, unigram: float | None = None) -> None:
     """Write the plot.
 
+    Args:
+        training: logged losses.
+        held_out: losses of the evaluations.
+        title: title of the plot.
+        out: image to write.
+        unigram: loss of a model that knows only token frequencies, for a dashed line.
     Raises:
         UnmaskError: matplotlib is not installed, or cannot write this kind of file.
     """
@@ -99,6 +114,8 @@ def draw(training: Curve, held_out: Curve, *, title: str, out: Path) -> None:
                 ha="center",
                 color="#c0392b",
             )
+        if unigram is not None:
+            axes.axhline(unigram, color="#555555", linestyle="--", linewidth=1, label="token frequencies alone")
         axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats)")
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)

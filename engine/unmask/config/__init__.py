@@ -5,6 +5,7 @@ Importing this package needs only the standard library. PyYAML and pydantic are 
 
 from unmask.config.load import load_config, to_mapping, to_yaml
 from unmask.config.schema import (
+    BUDGETS,
     DataConfig,
     KernelsConfig,
     ModelConfig,
@@ -15,6 +16,7 @@ from unmask.config.schema import (
 )
 
 __all__ = [
+    "BUDGETS",
     "DataConfig",
     "KernelsConfig",
     "ModelConfig",

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config.mappings import build, merge, nest, with_current_names
-from unmask.config.rules import check, check_changes
-from unmask.config.schema import RunConfig
+from unmask.config.rules import check, check_changes, several_budgets
+from unmask.config.schema import BUDGETS, RunConfig
 from unmask.config.unused import without_unused
 from unmask.config.yaml_text import dump_yaml, parse_yaml
 from unmask.errors import ConfigError
@@ -36,14 +36,32 @@ def load_config(
         ConfigError: no such recipe or file, not YAML, an unknown name, a wrong type, a value out of range, a
             contradiction, or a setting that nothing reads.
     """
+    changes = _with_one_budget(with_current_names(nest(overrides or {})))
     mapping = read_recipe("tiny" if recipe_or_yaml is None else recipe_or_yaml)
-    changes = with_current_names(nest(overrides or {}))
     below = build(RunConfig, mapping, name="config")
     whole = _at_home(build(RunConfig, merge(mapping, changes), name="config"))
     config = without_unused(whole, below=below, changes=changes, saved=saved)
     check(config)
     check_changes(config, changes, max_length=below.data.max_length)
     return config
+
+
+def _with_one_budget(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings in which the budget that they give takes the place of the others.
+
+    So `--train.epochs 3` works with a recipe that gives steps, and with the default.
+
+    Raises:
+        ConfigError: they give two budgets.
+    """
+    train = settings.get("train")
+    if not isinstance(train, Mapping):
+        return dict(settings)
+    given = [name for name in BUDGETS if train.get(name) is not None]
+    if len(given) > 1:
+        raise ConfigError(f"config: {several_budgets(given)}")
+    others = {name: None for name in BUDGETS if given and name not in given}
+    return {**settings, "train": {**train, **others}}
 
 
 def recipe_names() -> list[str]:
@@ -62,14 +80,14 @@ def read_recipe(recipe_or_path: str | Path) -> dict[str, Any]:
     wanted = str(recipe_or_path)
     if wanted in recipe_names():
         text = files("unmask.recipes").joinpath(f"{wanted}.yaml").read_text("utf-8")
-        return parse_yaml(text, source=f"recipe {wanted}")
+        return _with_one_budget(parse_yaml(text, source=f"recipe {wanted}"))
     path = Path(expanded(wanted))
     if not path.exists():
         close = difflib.get_close_matches(wanted, recipe_names(), n=1)
         hint = f"did you mean {close[0]}?" if close else f"recipes are {', '.join(recipe_names())}"
         raise ConfigError(f"config: no recipe or file is called {wanted!r}; {hint}")
     try:
-        return with_current_names(parse_yaml(path.read_text("utf-8"), source=wanted))
+        return _with_one_budget(with_current_names(parse_yaml(path.read_text("utf-8"), source=wanted)))
     except UnicodeDecodeError as error:
         raise ConfigError(f"config: {wanted} is not UTF-8 at byte {error.start}; save it as UTF-8 text") from None
     except OSError as error:

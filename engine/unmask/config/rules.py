@@ -1,16 +1,16 @@
 """The rules of a configuration beyond its types: ranges, and settings that must agree with one another."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain
 from operator import attrgetter
 from typing import Any
 
-from unmask.config.schema import RunConfig
+from unmask.config.schema import BUDGETS, RunConfig
 from unmask.errors import ConfigError
 from unmask.limits import INCOMPATIBLE_OBJECTIVES, SHORTEST, SHORTEST_PAIR
 
-__all__ = ["check", "check_changes"]
+__all__ = ["check", "check_changes", "several_budgets"]
 
 # smallest value: the settings that it applies to
 _AT_LEAST = {
@@ -23,7 +23,10 @@ _AT_LEAST = {
     SHORTEST: "data.max_length model.max_positions",
     100: "data.vocab_size",
 }
-_ABOVE_0 = "model.layer_norm_eps model.initializer_range train.learning_rate train.eps train.clip_norm"
+_ABOVE_0 = (
+    "model.layer_norm_eps model.initializer_range train.learning_rate train.eps train.clip_norm train.epochs "
+    "train.minutes"
+)
 _BELOW_1 = "model.hidden_dropout model.attention_dropout train.beta1 train.beta2"
 
 
@@ -71,7 +74,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         yield f"seed must be below 2^63, got {config.seed}"
     for name in _ABOVE_0.split():
         number = attrgetter(name)(config)
-        if number <= 0:
+        if number is not None and number <= 0:
             yield f"{name} must be above 0, got {number}"
     for name in _BELOW_1.split():
         number = attrgetter(name)(config)
@@ -99,11 +102,7 @@ def _agreements(config: RunConfig) -> Iterator[str]:
             f"model.hidden_size must be a multiple of model.num_heads ({model.num_heads}), "
             f"got {model.hidden_size}; the nearest is {_nearest_multiple(model.hidden_size, model.num_heads)}"
         )
-    if train.warmup_steps > train.steps:
-        yield (
-            f"train.warmup_steps is {train.warmup_steps} but train.steps is {train.steps}; "
-            "lower the warm-up or raise the steps"
-        )
+    yield from _budget(config)
     if train.tokens_per_step % train.micro_batch_tokens:
         micro = train.micro_batch_tokens
         yield (
@@ -128,6 +127,33 @@ def _agreements(config: RunConfig) -> Iterator[str]:
     shares = [phase.share for phase in train.phases]
     if shares and (min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
         yield f"train.phases must have shares above 0 that sum to 1, got {shares} (sum {sum(shares):g})"
+
+
+def several_budgets(given: Iterable[str]) -> str:
+    """Return the problem of a run with several of `BUDGETS`."""
+    names = " and ".join(f"train.{name}" for name in given)
+    return f"{names} are given together, but one of them ends a run; leave out all but one"
+
+
+def _budget(config: RunConfig) -> Iterator[str]:
+    """Yield the problems of the setting that ends the run."""
+    train = config.train
+    given = [name for name in BUDGETS if getattr(train, name) is not None]
+    if not given:
+        yield "none of train.steps, train.epochs and train.minutes is set; give one of them"
+    if len(given) > 1:
+        yield several_budgets(given)
+    if train.minutes is not None and len(train.phases) > 1:
+        yield (
+            f"train.minutes is {train.minutes:g} but train.phases has {len(train.phases)} phases, which are shares of "
+            "the steps; give train.steps or train.epochs, or write a YAML file with train.phases [] for one phase at "
+            "data.max_length"
+        )
+    if train.minutes is not None and config.data.mask_rate_end is not None:
+        yield (
+            f"train.minutes is {train.minutes:g} but data.mask_rate_end is {config.data.mask_rate_end:g}, which the "
+            "last step has; give train.steps or train.epochs, or leave out data.mask_rate_end"
+        )
 
 
 def _objectives(config: RunConfig) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 __all__ = [
+    "BUDGETS",
     "DataConfig",
     "KernelsConfig",
     "ModelConfig",
@@ -15,6 +16,10 @@ __all__ = [
     "RunConfig",
     "TrainConfig",
 ]
+
+
+BUDGETS = ("steps", "epochs", "minutes")
+"""The settings of `train` of which one ends the run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,8 +161,14 @@ class PhaseConfig:
 class TrainConfig:
     """Budget, optimizer, precision and intervals. Intervals are in optimizer steps."""
 
-    steps: int = 2100
-    """Optimizer steps of the whole run."""
+    steps: int | None = 2100
+    """Optimizer steps of the whole run. None: `epochs` or `minutes` decides; give one of the three."""
+    epochs: float | None = None
+    """Readings of the training data, as 2 or 0.5; the steps follow from the tokens of the store. None: `steps` or
+    `minutes` decides."""
+    minutes: float | None = None
+    """Minutes of training, compilation and evaluations included, after which the learning rate is 0. Such a run does
+    not repeat bit for bit. None: `steps` or `epochs` decides."""
     tokens_per_step: int = 2048
     """Token capacity of one optimizer step, padding included; a multiple of `micro_batch_tokens`."""
     micro_batch_tokens: int = 2048
@@ -167,7 +178,7 @@ class TrainConfig:
     learning_rate: float = 1.5e-3
     """Peak learning rate, reached at the end of the warm-up; then it decays linearly to 0."""
     warmup_steps: int = 100
-    """Steps of linear warm-up, at most `steps`."""
+    """Steps of linear warm-up. A run of fewer steps warms up for a tenth of them."""
     weight_decay: float = 0.01
     """Decoupled weight decay; biases and layer norms have none."""
     beta1: float = 0.9
@@ -191,7 +202,8 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """Number of newest checkpoints to keep."""
     threads: int | None = None
-    """CPU threads of PyTorch. None: its own choice. A resumed run repeats its bits only with the same number."""
+    """CPU threads of PyTorch. None: its own choice, one for each core. On a busy machine, or in a container with few
+    cores, fewer are faster. A resumed run repeats its bits only with the same number."""
     tensorboard: bool = False
     """Whether to write TensorBoard events too (extra `tensorboard`)."""
     phases: list[PhaseConfig] = field(default_factory=list)

@@ -12,22 +12,30 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import ceil
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 
 from unmask.batch import Cursor, PackedBatch
-from unmask.config import PhaseConfig, RunConfig
+from unmask.config import PhaseConfig, RunConfig, TrainConfig
 from unmask.data.compose import Composition
 from unmask.data.masking import MaskRule
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.stream import Stream, StreamConfig, TokenStore
+from unmask.data.stream.blocks import Source, sources_of
 from unmask.data.stream.loader import Loader
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import ConfigError, CorpusError
+from unmask.train.unigram import Unigram, measure_unigram
 from unmask_kernels import masking
 
-__all__ = ["DeviceMasking", "Phase", "Position", "RunData", "phase_at", "plan_phases"]
+__all__ = ["ENDLESS", "DeviceMasking", "Phase", "Position", "RunData", "phase_at", "plan_phases"]
+
+ENDLESS = 2**62
+"""Number of steps of a run that the clock ends."""
 
 # Spreads the seeds of phases, so that a later phase does not get the seed of another run.
 _SEED_STRIDE = 0x9E3779B97F4A7C15
@@ -107,6 +115,7 @@ class RunData:
         phases: the phases of the run, in order.
         micro_batches: micro-batches in one update.
         similar_words: the table of masking `mac`, or None.
+        num_steps: optimizer steps of the run; `ENDLESS` if the clock ends it.
         waited_seconds: time that `steps` has kept the trainer waiting so far.
     """
 
@@ -118,7 +127,8 @@ class RunData:
         self.config = config
         self._composed = composed
         train = config.train
-        self.phases = plan_phases(train.steps, train.phases, max_length=config.data.max_length, seed=config.seed)
+        self.num_steps = self.planned_steps(train)
+        self.phases = plan_phases(self.num_steps, train.phases, max_length=config.data.max_length, seed=config.seed)
         self.micro_batches = train.tokens_per_step // train.micro_batch_tokens
         self.waited_seconds = 0.0
         table = config.data.similar_words
@@ -217,23 +227,79 @@ class RunData:
             static_masks=data.static_masks,
             mask_split=data.mask_split,
             held_out_fraction=data.held_out,
-            composition=Composition(
-                strategy=data.compose,
-                scope=data.scope,
-                weights=data.weights,
-                pair_task="sop" if self.config.objective.sop > 0 else "nsp",
-                short_share=data.short_pairs,
-                walk=data.bm25_walk,
-                buffer=data.bm25_buffer,
-                query_terms=data.bm25_query_terms,
-            ),
+            composition=self._composition(),
+        )
+
+    def _composition(self) -> Composition:
+        data = self.config.data
+        return Composition(
+            strategy=data.compose,
+            scope=data.scope,
+            weights=data.weights,
+            pair_task="sop" if self.config.objective.sop > 0 else "nsp",
+            short_share=data.short_pairs,
+            walk=data.bm25_walk,
+            buffer=data.bm25_buffer,
+            query_terms=data.bm25_query_terms,
+        )
+
+    def planned_steps(self, train: TrainConfig) -> int:
+        """Return the steps of a run with the budget of `train`; with `train.epochs`, those that read so many epochs."""
+        if train.epochs is None:
+            return ENDLESS if train.steps is None else train.steps
+        phases = train.phases or [PhaseConfig(share=1.0, max_length=self.config.data.max_length)]
+        # parts of an epoch that a step reads, on average
+        read = sum(phase.share * train.tokens_per_step / self._epoch_tokens(phase.max_length) for phase in phases)
+        # less a rounding error, so that ten steps of a tenth are ten
+        return max(1, ceil(train.epochs / read - 1e-6))
+
+    def _epoch_tokens(self, max_length: int) -> int:
+        """Count the tokens of an epoch at a maximum length, with their [CLS] and [SEP]."""
+        tokens = self.config.train.micro_batch_tokens
+        fraction = self.config.data.held_out
+        config = StreamConfig(
+            max_length=max_length, tokens=tokens, held_out_fraction=fraction, composition=self._composition()
+        )
+        return config.count_tokens(self.store, self.sources(), config.sample(self.store), needed=tokens)
+
+    def sources(self, split: Literal["train", "held_out"] = "train") -> list[Source]:
+        """Return the documents of a part of the store, by source."""
+        train = split == "train"
+        composition = self._composition() if train else self._composition().held_out()
+        return sources_of(
+            self.store,
+            composition.source_weights(self.store.sources),
+            held_out_fraction=self.config.data.held_out,
+            train=train,
+        )
+
+    def text_tokens(self, split: Literal["train", "held_out"] = "train") -> int:
+        """Count the tokens of text in an epoch of a part of the store, without [CLS] and [SEP]."""
+        return int(
+            sum(
+                source.weight * int(self.store.lengths[source.documents].sum(dtype=np.int64))
+                for source in self.sources(split)
+            )
+        )
+
+    def unigram(self, scored: list[Source] | None = None) -> Unigram | None:
+        """Return the loss of a model that knows only token frequencies; None if there is no token to predict.
+
+        Args:
+            scored: documents whose tokens it predicts. Default: the held-out ones.
+        """
+        return measure_unigram(
+            self.store,
+            self.tokenizer.ordinary_ids,
+            training=self.sources("train"),
+            held_out=self.sources("held_out") if scored is None else scored,
         )
 
     def _mask_rate(self, step: int) -> float:
         """Return the mask rate at a step, on the line from `mask_rate` to `mask_rate_end`."""
         data = self.config.data
         end = data.mask_rate if data.mask_rate_end is None else data.mask_rate_end
-        return data.mask_rate + (end - data.mask_rate) * step / self.config.train.steps
+        return data.mask_rate + (end - data.mask_rate) * step / self.num_steps
 
 
 class DeviceMasking:

@@ -4,21 +4,28 @@
     masked accuracy = share of the masked tokens whose most probable prediction is the original token
 
 The held-out stream is one fixed epoch with its own seed. So two evaluations of the same weights agree, and the curves
-of two runs can be compared. Dropout is off during an evaluation.
+of two runs can be compared. Dropout is off during an evaluation. `part_of` makes other documents the held-out ones.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from unmask.batch import PackedBatch
+from unmask.data.stream import TokenStore
 from unmask.model import PretrainingModel
 from unmask.objectives import TOKEN_OBJECTIVES, Objective, score_batch
 from unmask.train.logging.metrics import perplexity
 
-__all__ = ["Score", "as_row", "evaluate"]
+__all__ = ["Score", "Split", "as_row", "evaluate", "part_of"]
+
+Split = Literal["held_out", "train", "all"]
+"""Documents of a store: the held-out ones, those to train on, or all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +113,37 @@ def evaluate(
         Score(name=objective.name, loss=loss, accuracy=accuracy, count=int(count))
         for (objective, _), (loss, accuracy, count) in zip(objectives, means, strict=True)
     ]
+
+
+def part_of(store: TokenStore, split: Split, *, held_out_fraction: float) -> TokenStore:
+    """Return a store with the documents of `store`, in which those of `split` are the held-out ones.
+
+    A stream over it needs a held-out fraction above 0, whose value does not matter.
+
+    Args:
+        store: the documents.
+        split: those to evaluate on.
+        held_out_fraction: share of them that training holds out, in [0, 1).
+    """
+    held_out = np.zeros(store.lengths.size, dtype=np.bool_)
+    if held_out_fraction:
+        held_out = store.held_out_mask(held_out_fraction)
+    chosen = {"held_out": held_out, "train": ~held_out, "all": np.ones_like(held_out)}[split]
+    return cast(TokenStore, _StorePart(store, chosen))
+
+
+class _StorePart:
+    """A store with a held-out mask of its own; all else is the other store's."""
+
+    def __init__(self, store: TokenStore, held_out: npt.NDArray[np.bool_]) -> None:
+        self._store = store
+        self._held_out = held_out
+
+    def held_out_mask(self, fraction: float) -> npt.NDArray[np.bool_]:
+        return self._held_out
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
 def _at_most(batches: Iterable[PackedBatch], tokens: int) -> Iterator[PackedBatch]:

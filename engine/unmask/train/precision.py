@@ -28,17 +28,27 @@ class Precision:
 
 
 def choose_precision(
-    requested: Literal["auto", "float32", "bfloat16"] = "auto", device: torch.device | str = "cpu"
+    requested: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: torch.device | str = "cpu",
+    *,
+    saved: bool = False,
 ) -> Precision:
-    """Return the dtype of activations on `device`. An explicit request is honoured even if it is slow."""
+    """Return the dtype of activations on `device`. An explicit request is honoured even if it is slow.
+
+    Args:
+        requested: the dtype, or auto.
+        device: where the activations are.
+        saved: whether auto chose the dtype, when the checkpoint to resume was made.
+    """
     fast, why = _fast_bfloat16(torch.device(device))
     if requested == "auto":
         return Precision(dtype=torch.bfloat16 if fast else torch.float32, reason=why)
     if requested not in DTYPES:
         raise ValueError(f"precision: train.dtype must be auto, float32 or bfloat16, got {requested!r}")
     slow = requested == "bfloat16" and not fast
-    note = f"asked for; {why}, so expect it to be slower than float32" if slow else "asked for"
-    return Precision(dtype=DTYPES[requested], reason=f"{requested} {note}")
+    by = f"train.dtype is auto, and the checkpoint has {requested}" if saved else f"{requested} asked for"
+    note = f"; {why}, so expect it to be slower than float32" if slow else ""
+    return Precision(dtype=DTYPES[requested], reason=f"{by}{note}")
 
 
 def _fast_bfloat16(device: torch.device) -> tuple[bool, str]:

@@ -8,7 +8,7 @@ import torch
 
 from unmask.config import RunConfig
 from unmask.model import EncoderConfig, PretrainingModel
-from unmask.objectives import build_objectives
+from unmask.objectives import TOKEN_OBJECTIVES, build_objectives
 from unmask.terminal import messages_through
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.resume import inherit, log_schedule_change
@@ -18,8 +18,10 @@ from unmask.train.logging.log import event_writer_class
 from unmask.train.logging.progress import Display
 from unmask.train.precision import choose_precision
 from unmask.train.run_folder import RunFolder, located, saved_config
+from unmask.train.schedule import LinearSchedule
 from unmask.train.store import open_store
 from unmask.train.trainer import Trainer
+from unmask.train.unigram import baseline
 from unmask_kernels import using
 
 __all__ = ["build_trainer", "pretrain"]
@@ -45,7 +47,7 @@ def pretrain(config: RunConfig, *, resume: Path | None = None) -> Path:
     if config.train.tensorboard:
         event_writer_class()
     folder = RunFolder.create(config) if resume is None else RunFolder.reopen(Path(resume), config)
-    display = Display(steps=config.train.steps)
+    display = Display()
     with folder.locked(), messages_through(display.show_message):
         try:
             _train(folder, display)
@@ -65,45 +67,58 @@ def _train(folder: RunFolder, display: Display) -> None:
     facts = None if newest is None else load_facts(newest / "training")
     if facts is not None:
         config = inherit(config, facts)
+    dtype_is_saved = facts is not None and folder.config.train.dtype != config.train.dtype
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.seed)
-    trainer = build_trainer(located(config, folder.path), folder.path, checkpoints, display)
+    here = located(config, folder.path)
+    trainer = build_trainer(here, folder.path, checkpoints, display, dtype_is_saved=dtype_is_saved)
     if newest is not None and facts is not None:
         saved = saved_config(folder.path)
         trainer.restore(newest, facts, saved)
-        log_schedule_change(saved.train, config.train, step=facts.step)
+        steps = trainer.data.planned_steps(saved.train), trainer.data.num_steps
+        log_schedule_change(saved.train, config.train, facts, steps=steps)
     # Until here the changed configuration might have been refused.
     folder.save_config()
     with using(**config.kernels.named()):
         trainer.run()
 
 
-def build_trainer(config: RunConfig, run: Path, checkpoints: Checkpoints, display: Display) -> Trainer:
+def build_trainer(
+    config: RunConfig, run: Path, checkpoints: Checkpoints, display: Display, *, dtype_is_saved: bool = False
+) -> Trainer:
     """Build model, objectives and data of the run in `run`, and the trainer over them.
 
     The text is prepared first if the store does not exist yet.
+
+    Args:
+        config: configuration of the run.
+        run: its directory.
+        checkpoints: its checkpoints.
+        display: its progress.
+        dtype_is_saved: whether `train.dtype` of `config` is what auto chose for the checkpoint to resume.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     store, tokenizer = open_store(config, run)
     data = RunData(store, tokenizer, config, composed=run / "composed")
     stream = data.stream(data.phases[0])
-    tokens, steps = stream.tokens_per_epoch, config.train.steps
-    epochs = steps * config.train.tokens_per_step / tokens
-    _log.info(f"data: {tokens:,} tokens to train on, about {epochs:,.1f} epochs in {steps:,} steps")
+    _log.info(f"data: {_describe_budget(data)}")
     _log.info(f"data: {stream.composition.describe(store.sources)}")
     if data.similar_words is not None:
         _log.info(f"similar words: {data.similar_words.coverage}")
-    precision = choose_precision(config.train.dtype, device)
+    precision = choose_precision(config.train.dtype, device, saved=dtype_is_saved)
     weights = {name: weight for name, weight in asdict(config.objective).items() if weight > 0}
     objectives = build_objectives(weights)
+    unigram = data.unigram() if weights.keys() & set(TOKEN_OBJECTIVES) else None
+    if unigram is not None:
+        _log.info(f"data: {unigram}")
     heads = sorted({"mlm", *(head for objective, _ in objectives for head in objective.heads)})
     encoder = EncoderConfig(vocab_size=store.vocab_size, **asdict(config.model))
     model = PretrainingModel(encoder, heads=heads, compute_dtype=precision.dtype, seed=config.seed).to(device)
     size = sum(p.numel() for p in model.parameters())
     dtype = str(precision.dtype).removeprefix("torch.")
     _log.info(f"model: {size:,} parameters on {device}, activations in {dtype} ({precision.reason})")
-    return Trainer(
+    trainer = Trainer(
         config=config,
         folder=run,
         model=model,
@@ -111,4 +126,31 @@ def build_trainer(config: RunConfig, run: Path, checkpoints: Checkpoints, displa
         data=data,
         checkpoints=checkpoints,
         display=display,
+        unigram=None if unigram is None else baseline(unigram.loss, weights),
     )
+    warmup_steps = config.train.warmup_steps
+    if isinstance(trainer.schedule, LinearSchedule) and trainer.schedule.warmup != warmup_steps:
+        _log.warning(
+            f"train.warmup_steps is {warmup_steps}, more than the steps of the run, {data.num_steps}; the warm-up is "
+            f"cut to a tenth of them, {trainer.schedule.warmup}"
+        )
+    if config.train.minutes is not None:
+        _log.info(
+            f"the run ends after {config.train.minutes:g} minutes of training; the clock decides its learning rate and "
+            "its last step, so no other run repeats it bit for bit, nor does a resumed one"
+        )
+    return trainer
+
+
+def _describe_budget(data: RunData) -> str:
+    """Return the tokens of an epoch, as the store counts them and with [CLS] and [SEP], and the epochs of the run."""
+    train = data.config.train
+    tokens, held_out = data.stream(data.phases[0]).tokens_per_epoch, data.text_tokens("held_out")
+    counts = f"an epoch reads {data.text_tokens():,} tokens of the store, {tokens:,} with [CLS] and [SEP]"
+    if held_out:
+        counts += f"; {held_out:,} tokens are held out"
+    if train.minutes is not None:
+        return counts
+    epochs = data.num_steps * train.tokens_per_step / tokens if train.epochs is None else train.epochs
+    steps = f"{data.num_steps:,} steps make" if data.num_steps > 1 else "1 step makes"
+    return f"{counts}; {steps} about {f'{epochs:,.1f}' if epochs >= 1 else f'{epochs:.2g}'} epochs"

@@ -28,8 +28,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from unmask.config import KernelsConfig, RunConfig, load_config, to_mapping, to_yaml
+from unmask.config import BUDGETS, KernelsConfig, RunConfig, load_config, to_mapping, to_yaml
 from unmask.errors import RunError
+from unmask.folders import kind_of
 from unmask.paths import as_typed, expanded, printable, replace_text
 
 __all__ = ["MAY_CHANGE", "RunFolder", "located", "not_written", "note_start", "saved_config"]
@@ -40,7 +41,7 @@ MAY_CHANGE = frozenset(
         "data.similar_words",
         "data.store",
         "data.workers",
-        "train.steps",
+        *(f"train.{name}" for name in BUDGETS),
         "train.log_every",
         "train.evaluate_every",
         "train.save_every",
@@ -121,6 +122,14 @@ class RunFolder:
             raise RunError(
                 f"run {path}: {key} is {before.get(key)} in the saved configuration, got {after.get(key)}; resuming "
                 f"may change only {', '.join(sorted(named))}, so start a new run for anything else"
+            )
+        timed = [after["train.minutes"] is not None, before.get("train.minutes") is not None]
+        if timed[0] != timed[1]:
+            given, kept = (next(name for name in BUDGETS if one.get(f"train.{name}")) for one in (after, before))
+            raise RunError(
+                f"run {path}: train.{kept} is {before[f'train.{kept}']} in the saved configuration, got train.{given} "
+                f"{after[f'train.{given}']}; a run that began by the clock ends by it, and no other does, so give "
+                f"{'train.minutes' if timed[1] else 'train.steps or train.epochs'} or start a new run"
             )
         return cls(path=path, config=replace(config, run=str(path)))
 
@@ -249,9 +258,7 @@ def saved_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunC
     file = path / "config.yaml"
     if not file.is_file():
         known = "it has no config.yaml" if path.is_dir() else "no such directory"
-        held = path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _EMPTY)
-        way = "give the directory of a run" if held else f"start it with `unmask pretrain --run {as_typed(path)}`"
-        raise RunError(f"run {path} cannot be resumed: {known}; {way}")
+        raise RunError(f"run {path} cannot be resumed: {known}; {_way_to_run(path)}")
     # A saved file is never empty, and the defaults that an empty one stands for would be another run.
     if not file.stat().st_size:
         raise RunError(
@@ -259,6 +266,20 @@ def saved_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunC
             "new run"
         )
     return load_config(file, _absolute_changes(path, overrides or {}), saved=True)
+
+
+def _way_to_run(path: Path) -> str:
+    """Return what to do about a path that holds no run. A new run is offered only where it disturbs nothing."""
+    for parent in path.parents:
+        if kind_of(parent) == "run":
+            return f"continue the run that it lies in with `unmask pretrain --resume {as_typed(parent)}`"
+    if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _EMPTY):
+        if kind_of(path) == "model":
+            return "it is a model without the state of its training, so give the directory of a run"
+        return "give the directory of a run"
+    if any(kind_of(parent) is not None for parent in path.parents):
+        return "give the directory of a run"
+    return f"start it with `unmask pretrain --run {as_typed(path)}`"
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

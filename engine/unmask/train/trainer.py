@@ -5,13 +5,16 @@
         log, evaluate and save when due; stop when asked
 
 Everything random is a function of the seed and of the position, and a checkpoint holds the rest. So a resumed run
-computes the same bits as a run that was never interrupted, with the same thread count, build and machine.
+computes the same bits as a run that was never interrupted, with the same thread count, build and machine. A run with
+`train.minutes` is the exception: the clock decides its learning rate and its last step.
+
+The first evaluation comes before the first step. It changes nothing that training reads.
 """
 
 import logging
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from unmask.train.checkpoint.resume import require_same_data
 from unmask.train.checkpoint.state import Facts, load_tensors, save_state, state_bytes
 from unmask.train.checkpoint.tokenizer_hash import bind
 from unmask.train.data import RunData, phase_at
+from unmask.train.deadline import Deadline
 from unmask.train.evaluate import as_row, evaluate
 from unmask.train.logging.log import RunLog
 from unmask.train.logging.metrics import FlopCount, Meter, peak_flops
@@ -37,9 +41,10 @@ from unmask.train.logging.progress import Display, next_command
 from unmask.train.logging.provenance import differences, machine
 from unmask.train.optim import adamw, set_learning_rate
 from unmask.train.run_folder import RunFolder, note_start
-from unmask.train.schedule import LinearSchedule
+from unmask.train.schedule import LinearSchedule, TimedSchedule
 from unmask.train.signals import StopRequest
 from unmask.train.step import StepReport, TrainingStep
+from unmask.train.threads import CrowdWatch
 
 __all__ = ["Trainer"]
 
@@ -66,6 +71,10 @@ class Trainer:
         cursor: cursor of the last micro-batch used.
         saved: step of the last checkpoint, -1 before the first.
         evaluated: step of the last evaluation of this process, -1 before the first.
+        unigram: loss of a model that knows only token frequencies, in nats; None if it is not known.
+        rate: learning rate of the last update.
+        ended: whether the last step is done.
+        deadline: the clock that ends the run; None if the number of steps does.
     """
 
     config: RunConfig
@@ -80,19 +89,31 @@ class Trainer:
     cursor: Cursor | None = None
     saved: int = -1
     evaluated: int = -1
+    unigram: float | None = None
+    rate: float = 0.0
+    ended: bool = False
+    deadline: Deadline | None = field(init=False)
     device: torch.device = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
-    schedule: LinearSchedule = field(init=False)
+    schedule: LinearSchedule | TimedSchedule = field(init=False)
     step: TrainingStep = field(init=False)
     meter: Meter = field(init=False)
     flops: FlopCount = field(init=False)
+    crowd: CrowdWatch = field(init=False)
     skipped: Tensor = field(init=False)
     skipped_in_a_row: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         train = self.config.train
         self.device = next(self.model.parameters()).device
-        self.schedule = LinearSchedule(peak=train.learning_rate, warmup_steps=train.warmup_steps, steps=train.steps)
+        peak, warmup_steps = train.learning_rate, train.warmup_steps
+        if train.minutes is None:
+            self.deadline = None
+            self.schedule = LinearSchedule(peak=peak, warmup_steps=warmup_steps, steps=self.data.num_steps)
+        else:
+            deadline = self.deadline = Deadline(train.minutes)
+            self.schedule = TimedSchedule(peak=peak, warmup_steps=warmup_steps, passed=lambda: deadline.share)
+        self.crowd = CrowdWatch()
         self.optimizer = adamw(
             self.model,
             learning_rate=train.learning_rate,
@@ -118,9 +139,9 @@ class Trainer:
         """Train to the last step or until a signal asks to stop, and save the last state."""
         train = self.config.train
         self.model.train()
-        self.display.begin(self.done)
         # This lays out the stream, before there is a log and before the clock starts; a corpus may be too small.
         self.data.position(self.done)
+        self._start_clock()
         log = RunLog(self.folder, done=self.done, tensorboard=train.tensorboard)
         with (
             closing(log),
@@ -128,28 +149,61 @@ class Trainer:
             StopRequest() as stop,
             closing(self.data.steps(self.done, self.cursor)) as steps,
         ):
-            if self.done > log.evaluated and self._due(train.evaluate_every):
-                # The run stopped or was killed between this step and its evaluation.
+            if self.done > log.evaluated and (self.done == 0 or self._due(train.evaluate_every)):
+                # A new run, or one that stopped or was killed between this step and its evaluation.
                 self._evaluate(log, stop)
             self.meter.start()
-            for batches in steps:
-                phase = phase_at(self.data.phases, self.done)
-                # Like order and masks, dropout depends on the phase: a piece may occur in two phases.
-                self.model.encoder.dropout_seed.fill_(phase.seed)
-                set_learning_rate(self.optimizer, self.schedule(self.done))
-                report = self.step([self.data.to_device(batch, phase, self.device) for batch in batches])
-                self._account(batches, report)
+            while not (stop or self.ended):
+                self._train_step(next(steps))
                 if self._due(train.log_every):
                     self._log(log)
+                elif self.display.waits:
+                    self.display.show(self.meter.glance(waited_seconds=self.data.waited_seconds))
+                    self._watch_load(workers=self.config.data.workers)
                 if stop or self._due(train.save_every):
                     self._save()
                 if not stop and self._due(train.evaluate_every):
                     self._evaluate(log, stop)
-                if stop:
-                    break
-            if self.saved != self.done:
+                self.ended = self._is_over()
+            if self.done > 0 and self.saved != self.done:
                 self._save()
+            if self.ended and not stop and log.evaluated < self.done:
+                # A save or an evaluation took the last of the minutes.
+                self._evaluate(log, stop)
             self._log_end(stop)
+
+    def _start_clock(self) -> None:
+        if self.deadline is None:
+            self.display.begin(self.done, steps=self.data.num_steps)
+        else:
+            deadline = self.deadline
+            deadline.start()
+            self.display.begin(self.done, steps=None, seconds_left=lambda: deadline.left)
+        self.ended = self._is_over()
+        self._watch_load(workers=0)
+
+    def _is_over(self) -> bool:
+        return self.done >= self.data.num_steps if self.deadline is None else self.deadline.left == 0.0
+
+    def _watch_load(self, *, workers: int) -> None:
+        if self.device.type == "cpu":
+            notice = self.crowd.look(torch.get_num_threads(), workers=workers)
+            if notice is not None:
+                _log.warning(notice)
+
+    def _train_step(self, batches: list[PackedBatch]) -> None:
+        """Do one update and count it."""
+        phase = phase_at(self.data.phases, self.done)
+        # Like order and masks, dropout depends on the phase: a piece may occur in two phases.
+        self.model.encoder.dropout_seed.fill_(phase.seed)
+        self.rate = self.schedule(self.done)
+        set_learning_rate(self.optimizer, self.rate)
+        report = self.step([self.data.to_device(batch, phase, self.device) for batch in batches])
+        if self.deadline is not None:
+            # Without this, the host and its clock would run ahead of a GPU.
+            report.loss.item()
+        self._account(batches, report)
+        self.ended = self._is_over()
 
     def restore(self, checkpoint: Path, facts: Facts, saved: RunConfig) -> None:
         """Load parameters, optimizer state and counters of `checkpoint`, which a run configured as `saved` wrote.
@@ -159,15 +213,31 @@ class Trainer:
             CheckpointError: the model or the data is not that of the checkpoint.
         """
         here = self.data.position(facts.step)
-        require_same_data(facts, here, checkpoint=checkpoint, run=self.folder, before=saved, now=self.config)
+        require_same_data(
+            facts,
+            here,
+            checkpoint=checkpoint,
+            run=self.folder,
+            before=saved,
+            now=self.config,
+            num_steps=self.data.num_steps,
+        )
         load_tensors(checkpoint / "training", self.model, self.optimizer)
         self.done, self.tokens, self.saved = facts.step, facts.tokens, facts.step
         self.cursor = None if facts.cursor is None else Cursor(*facts.cursor)
+        if self.deadline is not None and facts.seconds is not None:
+            self.deadline.resume(facts.seconds)
         self.skipped.fill_(facts.skipped)
         self.meter.resume_interval(facts.interval, self.device)
         _log.info(f"resumed from {checkpoint}")
-        for difference in differences(facts.machine, self._machine()):
+        machine_now = self._machine()
+        for difference in differences(facts.machine, machine_now):
             _log.warning(difference)
+        if facts.machine.get("device", machine_now["device"]) != machine_now["device"]:
+            auto = [name for name, value in asdict(self.config.kernels).items() if value is None]
+            _log.info(
+                f"auto chooses the best backend of this machine for {', '.join(f'kernels.{name}' for name in auto)}"
+            )
 
     def _account(self, batches: list[PackedBatch], report: StepReport) -> None:
         """Count a finished step; device values stay on the device."""
@@ -182,7 +252,7 @@ class Trainer:
         self.display.advance()
 
     def _due(self, every: int) -> bool:
-        return self.done == self.config.train.steps or (self.done > 0 and self.done % every == 0)
+        return self.ended or (self.done > 0 and self.done % every == 0)
 
     def _log(self, log: RunLog) -> None:
         """Write and show the row of the last interval.
@@ -191,10 +261,11 @@ class Trainer:
             RunError: the run has diverged.
         """
         row: dict[str, Any] = {"step": self.done, **self.meter.read(waited_seconds=self.data.waited_seconds)}
-        row["learning_rate"] = self.schedule(self.done - 1)
+        row["learning_rate"] = self.rate
         row["tokens"] = self.tokens
         log.write(row)
         self.display.show(row)
+        self._watch_load(workers=self.config.data.workers)
         skipped = int(self.skipped_in_a_row.item())
         if skipped >= GIVE_UP_AFTER:
             self._save()
@@ -221,7 +292,8 @@ class Trainer:
                 _log.info(f"held-out at step {self.done}: {score}")
             if scores:
                 weights = [weight for _, weight in self.objectives]
-                log.write_evaluation({"step": self.done, "max_length": phase.max_length} | as_row(scores, weights))
+                row = {"step": self.done, "max_length": phase.max_length} | as_row(scores, weights)
+                log.write_evaluation(row if self.unigram is None else row | {"unigram_loss": self.unigram})
             elif self.evaluated < 0:
                 _log.warning("no held-out document in this store: training goes on without evaluation")
             self.evaluated = self.done
@@ -242,6 +314,7 @@ class Trainer:
                 threads=torch.get_num_threads(),
                 machine=self._machine(),
                 interval=self.meter.open_interval(),
+                seconds=None if self.deadline is None else self.deadline.passed,
             )
 
             def write(folder: Path) -> None:
@@ -269,9 +342,14 @@ class Trainer:
         return machine(self.device, self.model.encoder.compute_dtype)
 
     def _log_end(self, stop: StopRequest) -> None:
-        if self.done == self.config.train.steps:
+        if self.ended:
             _log.info(f"done: {self.done} steps, {self.tokens:,} tokens, model in {self.checkpoints.path(self.done)}")
             _log.info(f"try: unmask {next_command(self.config, self.folder)}")
+        elif self.done == 0:
+            _log.info(
+                f"{stop.name}: stopped before the first step; start it again with `unmask pretrain --resume "
+                f"{as_typed(self.folder)}`"
+            )
         else:
             _log.info(
                 f"{stop.name}: stopped after step {self.done}, saved; continue with `unmask pretrain --resume "

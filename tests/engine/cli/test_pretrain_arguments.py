@@ -91,8 +91,30 @@ def test_command_line_may_mend_what_a_file_says(tmp_path: Path) -> None:
 
 
 def test_what_cannot_work_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"train.warmup_steps is 100 but train.steps is 3"):
-        parse(["--train.steps", "3"])
+    with pytest.raises(ConfigError, match=r"data\.max_length is 600 but model\.max_positions is 512"):
+        parse(["--data.max-length", "600"])
+
+
+def test_few_steps_need_no_shorter_warm_up() -> None:
+    config, _ = parse(["--train.steps", "2"])
+    assert (config.train.steps, config.train.warmup_steps) == (2, 100)
+
+
+def test_a_budget_on_the_command_line_takes_the_place_of_the_steps_of_a_recipe() -> None:
+    for words in (["--train.epochs", "3"], ["bert-mini", "--train.epochs", "0.5"], ["--train.minutes", "10"]):
+        train = parse(words)[0].train
+        assert train.steps is None
+        assert (train.epochs, train.minutes).count(None) == 1
+
+
+def test_two_budgets_on_the_command_line_are_refused_and_one_of_them_is_not() -> None:
+    words = ["--train.epochs", "3", "--train.minutes", "10"]
+    with pytest.raises(
+        ConfigError, match=r"train\.epochs and train\.minutes are given together.*leave out all but one$"
+    ):
+        parse(words)
+    assert parse(words[:2])[0].train.epochs == 3.0
+    assert parse(words[2:])[0].train.minutes == 10.0
 
 
 def test_unknown_option_names_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:

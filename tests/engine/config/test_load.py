@@ -145,8 +145,14 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
     ("overrides", "message"),
     [
         (
-            {"train.warmup_steps": 12000, "train.steps": 10000},
-            "train.warmup_steps is 12000 but train.steps is 10000; lower the warm-up or raise the steps",
+            {"train.epochs": 2, "train.steps": 10000},
+            "train.steps and train.epochs are given together, but one of them ends a run; leave out all but one",
+        ),
+        ({"train.steps": None}, "none of train.steps, train.epochs and train.minutes is set; give one of them"),
+        ({"train.minutes": 5, "data.mask_rate_end": 0.3}, "give train.steps or train.epochs, or leave out data.mask_"),
+        (
+            {"train.minutes": 5, "train.phases": [{"share": 0.5, "max_length": 16}, {"share": 0.5, "max_length": 32}]},
+            "train.minutes is 5 but train.phases has 2 phases, which are shares of the steps",
         ),
         ({"data.max_length": 600}, "data.max_length is 600 but model.max_positions is 512"),
         ({"train.phases": [{"share": 1, "max_length": 513}]}, "train.phases.0.max_length is 513"),
@@ -272,3 +278,28 @@ def test_a_misspelt_old_name_suggests_the_current_one(tmp_path: Path) -> None:
     file = tmp_path / "dotted.yaml"
     file.write_text("data.longest: 96\n", "utf-8")
     assert "config: data.longest is not a setting" in complaint({}, file)
+
+
+def test_a_budget_takes_the_place_of_that_of_the_file_and_is_saved_alone(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {epochs: 2}\n", "utf-8")
+    assert load_config(file).train.steps is None
+    config = load_config(file, {"train.steps": 2100})
+    assert (config.train.steps, config.train.epochs) == (2100, None)
+    config = load_config("bert-base", {"train.epochs": 40})
+    assert (config.train.steps, config.train.epochs, config.train.minutes) == (None, 40.0, None)
+    file.write_text(to_yaml(config), "utf-8")
+    assert load_config(file, saved=True) == config
+    file.write_text("train: {epochs: 2, minutes: 3}\n", "utf-8")
+    assert "train.epochs and train.minutes are given together" in complaint({}, file)
+
+
+def test_the_ways_out_of_a_run_by_the_clock_work(tmp_path: Path) -> None:
+    phases = {"train.phases": [{"share": 0.5, "max_length": 16}, {"share": 0.5, "max_length": 32}]}
+    for budget in ({"train.steps": 10}, {"train.epochs": 1}):
+        load_config(None, {**budget, **phases})
+        load_config(None, {**budget, "data.mask_rate_end": 0.3})
+    load_config(None, {"train.minutes": 5})
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {minutes: 5, phases: []}\n", "utf-8")
+    assert load_config(file).train.minutes == 5.0

@@ -41,7 +41,10 @@ AT_LEAST = {
     "train.keep_checkpoints": 1,
     "train.threads": 1,
 }
-ABOVE_0 = ("model.layer_norm_eps", "model.initializer_range", "train.learning_rate", "train.eps", "train.clip_norm")
+ABOVE_0 = (
+    *("model.layer_norm_eps", "model.initializer_range", "train.learning_rate", "train.eps", "train.clip_norm"),
+    *("train.epochs", "train.minutes"),
+)
 FROM_0_BELOW_1 = ("model.hidden_dropout", "model.attention_dropout", "train.beta1", "train.beta2")
 
 # what has to change with a setting for its bound to be reached
@@ -52,7 +55,6 @@ WITH: dict[str, dict[str, Any]] = {
     "model.hidden_size": {"model.num_heads": 1},
     "model.max_positions": {"data.max_length": 3},
     "objective.mlm": {"objective.clm": 1, "model.causal": True},
-    "train.steps": {"train.warmup_steps": 0},
     "train.tokens_per_step": {"train.micro_batch_tokens": 3, "data.max_length": 3},
 }
 # where another rule asks for more than the bound does
@@ -100,7 +102,7 @@ def test_what_must_be_below_1_may_be_0(setting: str) -> None:
         ("data.weights", [{"books": 0}], [{"books": -0.01}]),
         ("data.mask_split", [[1, 0, 0], [0, 0, 1]], [[1.5, 0, -0.5], [0.5, 0.4, 0]]),
         ("data.max_length", [512], [513]),
-        ("train.warmup_steps", [2100], [2101]),
+        ("train.warmup_steps", [2101], [-1]),
         ("train.micro_batch_tokens", [128], [64]),
         ("model.hidden_size", [4], [0]),
         ("model.num_heads", [128], [256]),

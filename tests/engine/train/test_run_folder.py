@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from unmask.config import DataConfig, RunConfig, TrainConfig, to_mapping
+from unmask.config import DataConfig, RunConfig, TrainConfig, load_config, to_mapping
 from unmask.errors import RunError
 from unmask.train.run_folder import MAY_CHANGE, RunFolder, flatten, located, saved_config
 
@@ -49,7 +49,17 @@ def test_a_resumed_run_may_change_how_it_is_watched_but_not_what_it_computes(tmp
 
 def test_every_setting_of_watching_may_change_and_no_other() -> None:
     watching = {"run", "data.similar_words", "data.store", "data.workers"}
-    for name in ("steps", "log_every", "evaluate_every", "save_every", "keep_checkpoints", "tensorboard", "threads"):
+    for name in (
+        "steps",
+        "epochs",
+        "minutes",
+        "log_every",
+        "evaluate_every",
+        "save_every",
+        "keep_checkpoints",
+        "tensorboard",
+        "threads",
+    ):
         watching.add(f"train.{name}")
     kernels = {name for name in flatten(to_mapping(CONFIG)) if name.startswith("kernels.")}
     assert watching | kernels == MAY_CHANGE
@@ -67,6 +77,44 @@ def test_resuming_what_is_not_a_run_says_so(tmp_path: Path) -> None:
         saved_config(tmp_path)
     with pytest.raises(RunError, match=r"cannot be resumed: no such directory; start it with"):
         saved_config(tmp_path / "nowhere")
+
+
+def test_what_is_no_run_is_never_advised_to_become_one(tmp_path: Path) -> None:
+    """A model, a place in a model, a checkpoint of a run: a new run would lie among the files of another thing."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(
+        RunError, match=r"it is a model without the state of its training, so give the directory of a run$"
+    ):
+        saved_config(model)
+    with pytest.raises(RunError, match=r"no such directory; give the directory of a run$"):
+        saved_config(model / "run")
+    run = tmp_path / "a"
+    RunFolder.create(replace(CONFIG, run=str(run)))
+    (run / "checkpoints" / "step-000010").mkdir(parents=True)
+    for place in ("checkpoints", "checkpoints/step-000010", "checkpoints/step-7"):
+        with pytest.raises(RunError) as caught:
+            saved_config(run / place)
+        way = re.search(r"continue the run that it lies in with `unmask pretrain --resume (.*)`$", str(caught.value))
+        assert way is not None
+        assert saved_config(Path(way[1])) == replace(CONFIG, run=str(run))
+
+
+def test_a_run_keeps_the_kind_of_its_budget(tmp_path: Path) -> None:
+    for name, value, other in (
+        ("a", {"train.steps": 5}, {"train.minutes": 3.0}),
+        ("b", {"train.minutes": 3.0}, {"train.epochs": 1}),
+    ):
+        run = tmp_path / name
+        RunFolder.create(load_config(None, {"run": str(run), **value}))
+        with pytest.raises(
+            RunError, match=r"by the clock.* so give .*(minutes|steps or train\.epochs) or start a new run"
+        ):
+            RunFolder.reopen(run, saved_config(run, other))
+    # the ways out
+    RunFolder.reopen(tmp_path / "a", saved_config(tmp_path / "a", {"train.epochs": 1}))
+    RunFolder.reopen(tmp_path / "b", saved_config(tmp_path / "b", {"train.minutes": 6}))
 
 
 def test_a_folder_of_something_else_is_neither_started_nor_continued(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from unmask.errors import ConfigError
-from unmask.train.schedule import LinearSchedule
+from unmask.train.schedule import LinearSchedule, TimedSchedule
 
 
 def test_rises_to_the_peak_then_falls_on_a_line_over_the_whole_run() -> None:
@@ -17,12 +17,30 @@ def test_reaches_zero_at_the_end_and_stays_there() -> None:
     assert schedule(9) == 0.0
 
 
-def test_a_warm_up_longer_than_the_run_names_both_and_the_way_out() -> None:
-    with pytest.raises(ConfigError) as caught:
-        LinearSchedule(peak=1e-4, warmup_steps=12000, steps=10000)
-    assert str(caught.value) == (
-        "config: train.warmup_steps is 12000 but train.steps is 10000; lower the warm-up or raise the steps"
-    )
+@pytest.mark.parametrize(
+    ("asked", "steps", "taken"), [(100, 2, 1), (100, 30, 3), (100, 31, 4), (31, 31, 31), (0, 5, 0)]
+)
+def test_a_warm_up_longer_than_the_run_takes_a_tenth_of_it(asked: int, steps: int, taken: int) -> None:
+    schedule = LinearSchedule(peak=1.0, warmup_steps=asked, steps=steps)
+    assert schedule.warmup == taken
+    rates = [schedule(step) for step in range(steps)]
+    assert max(rates) == 1.0
+    assert rates.index(1.0) == max(0, taken - 1)
+
+
+def test_the_clock_takes_the_rate_to_0_however_many_steps_there_were() -> None:
+    clock = iter([0.0, 0.0, 0.0, 0.0, 0.25, 0.5, 1.0])
+    schedule = TimedSchedule(peak=2.0, warmup_steps=4, passed=lambda: next(clock))
+    assert [schedule(step) for step in range(4)] == [0.5, 1.0, 1.5, 2.0]
+    assert [schedule(1000) for _ in range(3)] == [1.5, 1.0, 0.0]
+
+
+def test_a_warm_up_by_the_clock_ends_after_a_tenth_of_the_time() -> None:
+    passed = 0.05
+    schedule = TimedSchedule(peak=1.0, warmup_steps=1000, passed=lambda: passed)
+    assert schedule(3) == pytest.approx(0.5)
+    passed = 0.1
+    assert schedule(4) == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,8 @@ def test_the_time_of_saves_and_evaluations_is_in_no_rate(
         monkeypatch.setattr(f"unmask.train.trainer.{name}", slow(original))
     monkeypatch.setattr("unmask.train.logging.metrics.time.perf_counter", lambda: clock() + passed)
     tiny.pretrain(tiny.config(tmp_path / "a", steps=5, phases=[], log_every=1, save_every=2, evaluate_every=3))
-    assert passed == 5000.0
+    # evaluations before the first step and after two more, three saves
+    assert passed == 6000.0
     assert all(row["seconds_per_step"] < 100.0 for row in read_log(tmp_path / "a"))
 
 
@@ -159,15 +160,20 @@ def test_a_resumed_run_knows_its_place_its_counts_its_leftovers_and_another_mach
 
 
 def test_a_resumed_run_keeps_the_threads_and_the_dtype_that_it_leaves_open(
-    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny.pretrain(tiny.config(tmp_path / "run", steps=1, warmup_steps=0, phases=[], threads=1))
     facts = replace(facts_of(tmp_path / "run", 1), threads=3)
     caplog.clear()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     assert inherit(tiny.config(tmp_path, threads=None, dtype="auto"), facts).train.threads == 3
-    assert caplog.messages == ["activations stay in float32, as saved"]
+    assert caplog.messages == [
+        "train.dtype is auto: activations stay in float32, as saved",
+        "train.threads is auto: the run keeps 3 threads, as saved, where this machine would take 64; with "
+        "--train.threads 64 sums may round differently",
+    ]
     assert inherit(tiny.config(tmp_path, threads=3, dtype="bfloat16"), facts).train.dtype == "bfloat16"
-    assert len(caplog.messages) == 1
+    assert len(caplog.messages) == 2
 
 
 def test_skipped_updates_are_a_streak_only_one_after_the_other(tiny: ModuleType, tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ OTHER: dict[str, Any] = {
     "objective.sop": 0.5,
     "objective.clm": 0.5,
     "train.steps": 5,
+    "train.epochs": 0.5,
+    "train.minutes": 1e-4,
     "train.tokens_per_step": 192,
     "train.micro_batch_tokens": 48,
     "train.max_documents": 90,

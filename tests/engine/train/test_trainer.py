@@ -1,7 +1,10 @@
 import contextlib
 import json
+import math
 import os
+import re
 import shutil
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -12,14 +15,18 @@ from typing import Any
 import pytest
 import torch
 
-from unmask.config import KernelsConfig
+from unmask.config import KernelsConfig, RunConfig
 from unmask.errors import ConfigError, RunError
 from unmask.model import PretrainingModel
 from unmask.objectives import build_objectives
 from unmask.terminal import install_messages
 from unmask.train.checkpoint.checkpoints import verify
+from unmask.train.data import RunData
+from unmask.train.evaluate import evaluate
 from unmask.train.logging.log import RunLog, read_evaluations, read_log
+from unmask.train.logging.provenance import machine
 from unmask.train.run_folder import saved_config
+from unmask.train.trainer import Trainer
 from unmask_kernels import BackendUnavailable
 
 
@@ -28,7 +35,7 @@ def test_a_run_leaves_its_configuration_a_log_and_the_newest_checkpoints(tiny: M
     rows = read_log(unbroken)
     assert [row["step"] for row in rows] == [3, 6, 9, 12, 15, 16]
     evaluations = read_evaluations(unbroken)
-    assert [(row["step"], row["max_length"]) for row in evaluations] == [(8, 16), (16, 32)]
+    assert [(row["step"], row["max_length"]) for row in evaluations] == [(0, 16), (8, 16), (16, 32)]
     needed = {"loss", "learning_rate", "tokens_per_second", "data_wait", "gradient_norm", "masked_accuracy", "tokens"}
     assert all(needed <= row.keys() for row in rows)
     assert all({"loss", "perplexity", "masked_accuracy"} <= row.keys() for row in evaluations)
@@ -88,8 +95,19 @@ def test_a_run_says_how_many_epochs_it_will_make(
     tiny.trainer(config, tmp_path)
     # every document with its [CLS] and [SEP], cut where it is longer than 30 tokens
     tokens = sum(int(n) + 2 * -(-int(n) // 30) for n in tiny.text()[0].lengths)
-    line = f"data: {tokens:,} tokens to train on, about {1000 * 256 / tokens:,.1f} epochs in 1,000 steps"
-    assert line in caplog.messages
+    counts = (
+        f"data: an epoch reads {tiny.text()[0].lengths.sum():,} tokens of the store, {tokens:,} with [CLS] and [SEP]"
+    )
+    assert f"{counts}; 1,000 steps make about {1000 * 256 / tokens:,.1f} epochs" in caplog.messages
+
+
+def test_the_tokens_of_both_parts_are_those_of_the_store(
+    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.trainer(tiny.config(tmp_path, held_out=0.2), tmp_path)
+    found = re.search(r"an epoch reads ([\d,]+) tokens of the store, .*; ([\d,]+) tokens are held out", caplog.text)
+    assert found is not None
+    assert sum(int(number.replace(",", "")) for number in found.groups()) == tiny.text()[0].lengths.sum()
 
 
 @pytest.mark.parametrize(("name", "predicts"), [("mlm", True), ("nsp", False)])
@@ -129,9 +147,135 @@ def test_every_phase_reads_and_is_evaluated_at_its_own_length(tiny: ModuleType, 
         patched.setattr(PretrainingModel, "forward", watch)
         tiny.pretrain(tiny.config(tmp_path / "a"))
     assert seen == [16] * 16 + [32] * 16
-    half = len(evaluated) // 2
-    assert evaluated == [16] * half + [32] * half
-    assert half == 512 // 128
+    once = 512 // 128
+    assert evaluated == [16] * once + [16] * once + [32] * once
+
+
+def test_the_evaluation_before_the_first_step_changes_no_bit(
+    tiny: ModuleType, tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with dropout, which draws by the keys of documents and not from a generator."""
+
+    def config(run: Path) -> RunConfig:
+        base = tiny.config(run, steps=4, phases=[], evaluate_every=100)
+        return replace(base, model=replace(base.model, hidden_dropout=0.1, attention_dropout=0.1))
+
+    tiny.pretrain(config(tmp_path / "with"))
+    original = Trainer._evaluate
+    monkeypatch.setattr(Trainer, "_evaluate", lambda self, *rest: self.done and original(self, *rest))
+    tiny.pretrain(config(tmp_path / "without"))
+    assert [row["step"] for row in read_evaluations(tmp_path / "with")] == [0, 4]
+    assert [row["step"] for row in read_evaluations(tmp_path / "without")] == [4]
+    expected, got = tiny.parameters(tmp_path / "without"), tiny.parameters(tmp_path / "with")
+    assert all(torch.equal(value, got[name]) for name, value in expected.items())
+    assert read_evaluations(tmp_path / "with")[1:] == read_evaluations(tmp_path / "without")
+
+
+def test_an_untrained_model_is_scored_once_however_often_the_run_starts(tiny: ModuleType, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("unmask.train.trainer.TrainingStep.__call__", lambda *of: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tiny.pretrain(tiny.config(run))
+    # a run that fails before its first row leaves nothing
+    assert not run.exists()
+    tiny.pretrain(tiny.config(run, steps=1, phases=[]))
+    first = read_evaluations(run)
+    assert [row["step"] for row in first] == [0, 1]
+    assert first[0]["loss"] == pytest.approx(math.log(tiny.text()[0].vocab_size), abs=0.3)
+    # one that is killed leaves its first evaluation
+    shutil.rmtree(run / "checkpoints")
+    (run / "evaluation.jsonl").write_text(json.dumps(first[0]) + "\n")
+    evaluated: list[int] = []
+    with pytest.MonkeyPatch.context() as patched:
+        original = Trainer._evaluate
+        patched.setattr(
+            Trainer, "_evaluate", lambda self, *rest: (evaluated.append(self.done), original(self, *rest))[1]
+        )
+        tiny.pretrain(saved_config(run), resume=run)
+    assert evaluated == [1]
+    assert read_evaluations(run) == first
+
+
+def test_a_stop_before_the_first_step_saves_nothing_and_the_run_starts_again(
+    tiny: ModuleType, tmp_path: Path, unbroken: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("unmask.train.trainer.evaluate", stopped)
+        tiny.pretrain(tiny.config(run))
+    told = re.search(r"SIGTERM: stopped before the first step; .*`unmask pretrain --resume (.*)`", caplog.text)
+    assert told is not None
+    assert not (run / "checkpoints").exists()
+    tiny.pretrain(saved_config(Path(told[1])), resume=Path(told[1]))
+    tiny.assert_same_end(run, unbroken)
+
+
+def test_each_evaluation_has_the_loss_of_token_frequencies_beside_it(
+    tiny: ModuleType, tmp_path: Path, unbroken: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, tokenizer = tiny.text()
+    unigram = RunData(store, tokenizer, tiny.config(tmp_path)).unigram()
+    assert unigram is not None
+    assert {row["unigram_loss"] for row in read_evaluations(unbroken)} == {unigram.loss}
+    tiny.trainer(tiny.config(tmp_path), tmp_path)
+    assert f"data: {unigram.loss:.3f} nats is the loss of a model that knows only token frequencies" in caplog.text
+
+
+def test_a_long_interval_of_the_log_is_not_silent(
+    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmask.train.logging.progress.LINE_SECONDS", 0.0)
+    tiny.pretrain(tiny.config(tmp_path / "run", log_every=16))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("step")] == [f"{step}/16" for step in range(1, 17)]
+    assert sum(line.startswith("forecast: ") for line in lines) == 1
+    tiny.assert_same_end(tmp_path / "run", tmp_path / "run")
+    assert [row["step"] for row in read_log(tmp_path / "run")] == [16]
+
+
+def test_a_glance_between_rows_changes_no_row(
+    tiny: ModuleType, tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmask.train.logging.progress.LINE_SECONDS", 0.0)
+    tiny.pretrain(tiny.config(tmp_path / "run"))
+    tiny.assert_same_end(tmp_path / "run", unbroken)
+
+
+def test_a_busy_machine_is_told_with_the_option_that_helps(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 99.0, 99.0))
+    threads = torch.get_num_threads()
+    try:
+        tiny.pretrain(tiny.config(tmp_path / "two", steps=1, phases=[], threads=2))
+        assert caplog.text.count("PyTorch has 2 threads, but") == 1
+        option = re.search(r"--train\.threads (\d+)", caplog.text)
+        assert option is not None
+        caplog.clear()
+        tiny.pretrain(tiny.config(tmp_path / "one", steps=1, phases=[], threads=int(option[1])))
+        assert "threads" not in caplog.text
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_resumed_run_on_another_machine_tells_what_auto_chooses(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    tiny.pretrain(tiny.config(run, steps=2, phases=[]))
+    now = machine(torch.device("cpu"), torch.float32)
+    monkeypatch.setattr("unmask.train.trainer.machine", lambda *of: now | {"device": "another"})
+    tiny.pretrain(saved_config(run, {"train.steps": 3, "kernels.gelu": "reference"}), resume=run)
+    assert "now another: same data and masks" in caplog.text
+    told = next(text for text in caplog.messages if text.startswith("auto chooses the best backend of this machine"))
+    assert "kernels.attention" in told
+    assert "kernels.gelu" not in told
 
 
 def test_every_phase_has_dropout_of_its_own_in_a_resumed_run_too(tiny: ModuleType, tmp_path: Path) -> None:

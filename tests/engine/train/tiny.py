@@ -87,7 +87,7 @@ def config(run: Path, *, workers: int = 0, held_out: float = 0.05, **train: Any)
 
 def trainer(config: RunConfig, run: Path) -> Trainer:
     """The trainer of a run that is not there."""
-    return build_trainer(config, run, Checkpoints(folder=run), Display(steps=1))
+    return build_trainer(config, run, Checkpoints(folder=run), Display())
 
 
 def parameters(run: Path) -> dict[str, torch.Tensor]:

@@ -4,11 +4,13 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from unmask.config import RunConfig, TrainConfig
+import torch
+
+from unmask.config import BUDGETS, RunConfig, TrainConfig
 from unmask.errors import CheckpointError, RunError
 from unmask.train.checkpoint.state import Facts
 from unmask.train.data import Position
-from unmask.train.schedule import LinearSchedule
+from unmask.train.schedule import LinearSchedule, TimedSchedule
 
 __all__ = ["inherit", "log_schedule_change", "require_same_data"]
 
@@ -19,6 +21,7 @@ def inherit(config: RunConfig, facts: Facts) -> RunConfig:
     """Return `config` with the checkpoint's thread count and activation dtype where it leaves them open.
 
     The thread count decides the order of sums. A thread count in `config` is used; a warning says what it changes.
+    Messages tell what auto chose apart from what the user did.
     """
     train = config.train
     if train.threads not in (None, facts.threads):
@@ -27,13 +30,19 @@ def inherit(config: RunConfig, facts: Facts) -> RunConfig:
         )
     dtype = facts.machine.get("activations")
     if train.dtype == "auto" and dtype in ("float32", "bfloat16"):
-        _log.info(f"activations stay in {dtype}, as saved")
+        _log.info(f"train.dtype is auto: activations stay in {dtype}, as saved")
         train = replace(train, dtype=dtype)  # type: ignore[arg-type]
+    here = torch.get_num_threads()
+    if train.threads is None and here != facts.threads:
+        _log.info(
+            f"train.threads is auto: the run keeps {facts.threads} threads, as saved, where this machine would take "
+            f"{here}; with --train.threads {here} sums may round differently"
+        )
     return replace(config, train=replace(train, threads=train.threads or facts.threads))
 
 
 def require_same_data(
-    facts: Facts, here: Position, *, checkpoint: Path, run: Path, before: RunConfig, now: RunConfig
+    facts: Facts, here: Position, *, checkpoint: Path, run: Path, before: RunConfig, now: RunConfig, num_steps: int
 ) -> None:
     """Check that the run reads on where the checkpoint stopped, in the same data.
 
@@ -44,25 +53,29 @@ def require_same_data(
         run: directory of the run.
         before: configuration that the checkpoint was saved under.
         now: configuration to go on with.
+        num_steps: steps of the run under `now`.
     Raises:
         RunError: the run is configured to end before that step.
         CheckpointError: the position or the data differs.
     """
-    steps, saved = now.train.steps, before.train.steps
-    if facts.step > steps:
-        raise RunError(f"run {run}: train.steps is {steps} but {facts.step} steps are done; give at least that many")
+    saved = _budget(before.train)
+    if facts.step > num_steps:
+        few = (
+            f"train.steps is {num_steps}" if now.train.epochs is None else f"{_budget(now.train)} is {num_steps} steps"
+        )
+        raise RunError(f"run {run}: {few} but {facts.step} steps are done; give at least that many")
     if (facts.phase, facts.index) != (here.phase, here.index):
         raise CheckpointError(
             f"checkpoint {checkpoint} stands at micro-batch {facts.index} of phase {facts.phase}; with these "
             f"settings step {facts.step} is micro-batch {here.index} of phase {here.phase}; resume with the "
-            f"saved train.steps, {saved}"
+            f"saved {saved}"
         )
     if facts.fingerprint != here.fingerprint:
-        if now.data.mask_rate_end is not None and steps != saved:
+        if now.data.mask_rate_end is not None and _budget(now.train) != saved:
             raise CheckpointError(
                 f"checkpoint {checkpoint} was saved with a mask rate that goes to data.mask_rate_end, "
-                f"{now.data.mask_rate_end}, over {saved} steps; with train.steps {steps} the steps already done would "
-                f"have had other masks; resume with the saved train.steps, {saved}"
+                f"{now.data.mask_rate_end}, by the end of {saved}; with {_budget(now.train)} the steps already done "
+                f"would have had other masks; resume with the saved {saved}"
             )
         raise CheckpointError(
             f"checkpoint {checkpoint} was trained on other data: stream {facts.fingerprint[:16]} was saved, this "
@@ -70,15 +83,34 @@ def require_same_data(
         )
 
 
-def log_schedule_change(before: TrainConfig, now: TrainConfig, *, step: int) -> None:
-    """Log what a changed `train.steps` does to the learning rate after `step` updates."""
-    if before.steps == now.steps:
+def log_schedule_change(before: TrainConfig, now: TrainConfig, facts: Facts, *, steps: tuple[int, int]) -> None:
+    """Log what a changed budget does to the learning rate after a checkpoint.
+
+    Args:
+        before: settings that the checkpoint was saved under.
+        now: settings to go on with.
+        facts: facts of the checkpoint.
+        steps: steps of the run under both.
+    """
+    if _budget(before) == _budget(now):
         return
-    was, is_ = (
-        LinearSchedule(peak=train.learning_rate, warmup_steps=train.warmup_steps, steps=train.steps)(step)
-        for train in (before, now)
-    )
+    was, is_ = (_rate_at(train, facts, num_steps) for train, num_steps in zip((before, now), steps, strict=True))
     _log.info(
-        f"train.steps was {before.steps:,}, now {now.steps:,}: the learning rate falls to 0 over all of them, so it "
-        f"goes on at {is_:.3g} where it would have been {was:.3g}"
+        f"{_budget(before)} is now {_budget(now)}: the learning rate falls to 0 over the whole run, so it goes on at "
+        f"{is_:.3g} where it would have been {was:.3g}"
     )
+
+
+def _rate_at(train: TrainConfig, facts: Facts, num_steps: int) -> float:
+    """Return the learning rate of the first step after a checkpoint."""
+    peak, warmup_steps = train.learning_rate, train.warmup_steps
+    if train.minutes is None:
+        return LinearSchedule(peak=peak, warmup_steps=warmup_steps, steps=num_steps)(facts.step)
+    passed = min(1.0, (facts.seconds or 0.0) / (60.0 * train.minutes))
+    return TimedSchedule(peak=peak, warmup_steps=warmup_steps, passed=lambda: passed)(facts.step)
+
+
+def _budget(train: TrainConfig) -> str:
+    """Return the setting that ends the run, and its value."""
+    name = next(name for name in BUDGETS if getattr(train, name) is not None)
+    return f"train.{name} {getattr(train, name)}"

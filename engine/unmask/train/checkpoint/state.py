@@ -10,6 +10,7 @@ Size: 12 bytes a parameter, for its fp32 value and two moments.
 
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ class Facts:
         threads: intra-op threads. Results repeat bit for bit only with the same number.
         machine: the machine and the versions that computed the state, see `provenance`.
         interval: sums of the unfinished log interval, see `Meter.open_interval`; `window` in the file.
+        seconds: time of training so far, if `train.minutes` ends the run; else None, and not in the file.
     """
 
     step: int
@@ -58,6 +60,7 @@ class Facts:
     threads: int
     machine: dict[str, str]
     interval: list[float]
+    seconds: float | None = None
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: Facts) -> None:
@@ -69,7 +72,10 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
 
 def _as_written(facts: Facts) -> dict[str, object]:
     """Return the facts under the names of the file."""
-    return {_NAMES_IN_FILE.get(name, name): value for name, value in asdict(facts).items()}
+    named = {_NAMES_IN_FILE.get(name, name): value for name, value in asdict(facts).items()}
+    if facts.seconds is None:
+        del named["seconds"]
+    return named
 
 
 def load_facts(folder: Path) -> Facts:
@@ -98,11 +104,13 @@ def load_facts(folder: Path) -> Facts:
         name, *inner = map(str, first["loc"])
         where = ".".join([_NAMES_IN_FILE.get(name, name), *inner])
         raise unusable(f"state.json, {where}: {first['msg']}") from error
-    if unknown := sorted(found.keys() - _as_written(facts).keys()):
+    if unknown := sorted(found.keys() - {"seconds"} - _as_written(facts).keys()):
         raise unusable(f"state.json holds {unknown[0]}, which this version does not know")
     for name, least in {"step": 0, "phase": 0, "index": 0, "tokens": 0, "skipped": 0, "threads": 1}.items():
         if getattr(facts, name) < least:
             raise unusable(f"state.json, {_NAMES_IN_FILE.get(name, name)} is {getattr(facts, name)}, below {least}")
+    if facts.seconds is not None and not 0 <= facts.seconds < math.inf:
+        raise unusable(f"state.json, seconds is {facts.seconds}, no time")
     return facts
 
 

@@ -54,7 +54,7 @@ class RunLog:
 
     @property
     def evaluated(self) -> int:
-        """Step of the last evaluation; 0 before the first."""
+        """Step of the last evaluation; -1 before the first."""
         return self._evaluations.last
 
     def close(self) -> None:
@@ -88,11 +88,11 @@ class _Lines:
 
     def __init__(self, path: Path, done: int) -> None:
         self._path = path
-        self.last = 0
+        self.last = -1
         try:
             if path.exists():
                 kept = [row for row in _whole_rows(path) if row["step"] <= done]
-                self.last = kept[-1]["step"] if kept else 0
+                self.last = kept[-1]["step"] if kept else -1
                 replace_text(path, "".join(_line(row) for row in kept))
             # Without a buffer, closing the file after a failed write does not fail again.
             self._file = path.open("ab", buffering=0)

@@ -1,7 +1,7 @@
 """The numbers of a log row: mean losses, perplexity, real tokens per second, waiting time, and MFU.
 
-`Meter` adds up device scalars on the device. Reading them is the only moment at which the host waits for the device.
-Time spent in evaluations and saves is left out of the rates.
+`Meter` adds up device scalars on the device. The host waits for the device where it reads them, and after the first
+step. Rates leave out the time of evaluations and saves, and the first step, in which kernels are compiled.
 
 `FlopCount` counts the useful operations of a step. The forward pass, with a multiply-add as two operations, takes for
 T real tokens, M of them masked, and P pairs of a token and a token that it attends to, over all layers:
@@ -78,6 +78,8 @@ class Meter:
         self._sums: Tensor | None = None
         self._steps = self._timed_steps = self._tokens = 0
         self._flops = self._waited_before = 0.0
+        self._first = _First()
+        self._begins = True
         self.start()
 
     def start(self) -> None:
@@ -86,6 +88,11 @@ class Meter:
 
     def add(self, report: StepReport, *, tokens: int, flops: float) -> None:
         """Add one step of `tokens` real tokens and `flops` operations."""
+        if self._begins:
+            self._begins = False
+            if report.loss.device.type == "cuda":
+                torch.cuda.synchronize(report.loss.device)
+            self._first = _First(seconds=self._elapsed(), steps=1, tokens=tokens, flops=flops)
         predicted, used = report.counts > 0, report.skipped == 0
         both = torch.stack([predicted.all(), torch.ones_like(used)])
         # A skipped step has no numbers, and an objective that predicted nothing has no loss and no accuracy.
@@ -130,6 +137,19 @@ class Meter:
     def read(self, *, waited_seconds: float) -> dict[str, Any]:
         """Return the row of the steps since the last row, and start a new interval.
 
+        Args:
+            waited_seconds: total time that the loader has kept the trainer waiting, since the start of the run.
+        """
+        row = self.glance(waited_seconds=waited_seconds)
+        self._sums, self._steps, self._timed_steps = None, 0, 0
+        self._tokens, self._flops, self._away = 0, 0.0, 0.0
+        self._first = _First()
+        self._waited_before, self._begun = waited_seconds, time.perf_counter()
+        return row
+
+    def glance(self, *, waited_seconds: float) -> dict[str, Any]:
+        """Return the row of the steps since the last row, and go on with the interval.
+
         Means are over the steps that were not skipped and in which the objective predicted something; without such a
         step they are None. `perplexity` is exp(mean loss) of the tokens. `data_wait` is the share of the time spent
         waiting for data, in [0, 1].
@@ -140,7 +160,10 @@ class Meter:
         if self._sums is None:
             raise ValueError("meter: read needs at least one step since the last reading, got none")
         sums, used = self._sums.tolist()
-        elapsed = max(time.perf_counter() - self._begun - self._away, 1e-9)
+        whole = max(self._elapsed(), 1e-9)
+        # a row of the first step alone has its rates
+        first = self._first if self._timed_steps > self._first.steps else _First()
+        elapsed, steps = max(whole - first.seconds, 1e-9), self._timed_steps - first.steps
         mean = [value / steps if steps else None for value, steps in zip(sums, used, strict=True)]
         row: dict[str, Any] = {"loss": mean[0], "gradient_norm": mean[1]}
         count = len(self.names)
@@ -151,16 +174,26 @@ class Meter:
             if name in TOKEN_OBJECTIVES:
                 loss = mean[2 + position]
                 row["perplexity"] = None if loss is None else perplexity(loss)
-        row["tokens_per_second"] = self._tokens / elapsed
-        row["data_wait"] = min(max((waited_seconds - self._waited_before) / elapsed, 0.0), 1.0)
+        row["tokens_per_second"] = (self._tokens - first.tokens) / elapsed
+        row["data_wait"] = min(max((waited_seconds - self._waited_before) / whole, 0.0), 1.0)
         if self.peak is not None:
-            row["mfu"] = self._flops / elapsed / self.peak
-        row["seconds_per_step"] = elapsed / max(self._timed_steps, 1)
+            row["mfu"] = (self._flops - first.flops) / elapsed / self.peak
+        row["seconds_per_step"] = elapsed / max(steps, 1)
         row["skipped"] = self._steps - round(used[1])
-        self._sums, self._steps, self._timed_steps = None, 0, 0
-        self._tokens, self._flops, self._away = 0, 0.0, 0.0
-        self._waited_before, self._begun = waited_seconds, time.perf_counter()
         return row
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._begun - self._away
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _First:
+    """The first step of a process, in the interval that it is in; zeros in any other."""
+
+    seconds: float = 0.0
+    steps: int = 0
+    tokens: int = 0
+    flops: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

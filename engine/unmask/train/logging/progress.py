@@ -1,6 +1,14 @@
-"""The progress display of a run: a bar on a terminal, plain lines anywhere else."""
+"""The progress display of a run: a bar on a terminal, plain lines anywhere else.
+
+A line is shown with each row of the log, and between two rows if nothing was shown for half a minute. After a few
+steps a forecast tells the speed, the time in all and the clock time of the end. It leaves out the first step, in which
+kernels are compiled. Each later line corrects it. No forecast has the time of evaluations and checkpoints to come.
+"""
 
 import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +19,29 @@ from unmask.config import RunConfig
 from unmask.paths import as_typed
 from unmask.terminal import lasting, with_width
 
-__all__ = ["Display", "next_command"]
+__all__ = ["Display", "clock_time", "duration", "next_command"]
+
+# steps of this process before the forecast, the first one included
+FORECAST_AFTER = 4
+LINE_SECONDS = 30.0
 
 
 class Display:
-    """Shows the progress of a run of `steps` steps. As a context around the loop, it leaves the terminal clean."""
+    """Shows the progress of a run. As a context around the loop, it leaves the terminal clean.
 
-    def __init__(self, *, steps: int, console: Console | None = None) -> None:
+    Args:
+        console: where to. Default: standard output.
+    """
+
+    def __init__(self, *, console: Console | None = None) -> None:
         # A run must not fail because its output cannot be written.
         self._console = with_width(console if console is not None else Console(file=lasting(sys.stdout)))
         self._bar: Progress | None = None
-        self._steps = steps
-        self._done = 0
+        self._steps: int | None = None
+        self._seconds_left: Callable[[], float] | None = None
+        self._done = self._began = 0
+        self._begun = self._shown = time.monotonic()
+        self._forecast_given = False
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("step"),
@@ -32,7 +51,7 @@ class Display:
                 TimeRemainingColumn(),
                 console=self._console,
             )
-            self._task = self._bar.add_task("train", total=steps, numbers="")
+            self._task = self._bar.add_task("train", total=None, numbers="")
 
     def __enter__(self) -> "Display":
         if self._bar is not None:
@@ -43,11 +62,19 @@ class Display:
         if self._bar is not None:
             self._bar.stop()
 
-    def begin(self, done: int) -> None:
-        """Show that `done` steps are done."""
-        self._done = done
+    def begin(self, done: int, *, steps: int | None, seconds_left: Callable[[], float] | None = None) -> None:
+        """Show that `done` steps are done, and start the clock.
+
+        Args:
+            done: steps that are done.
+            steps: steps of the whole run; None if time decides.
+            seconds_left: returns the seconds that are left of the time, if time decides.
+        """
+        self._done = self._began = done
+        self._steps, self._seconds_left = steps, seconds_left
+        self._begun = self._shown = time.monotonic()
         if self._bar is not None:
-            self._bar.reset(self._task, total=self._steps, completed=done, numbers="")
+            self._bar.reset(self._task, total=steps, completed=done, numbers="")
 
     def advance(self) -> None:
         """Show that one more step is done."""
@@ -55,18 +82,46 @@ class Display:
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done)
 
+    @property
+    def waits(self) -> bool:
+        """Whether a line is due although the log has no row: the forecast, or the next after half a minute."""
+        forecast = not self._forecast_given and self._done - self._began >= FORECAST_AFTER
+        return forecast or time.monotonic() - self._shown >= LINE_SECONDS
+
     def show(self, row: dict[str, Any]) -> None:
-        """Show the numbers of a log row."""
-        numbers = describe_row(row)
+        """Show the numbers of a log row, or of an interval that goes on, and the forecast if it is due."""
+        late = time.monotonic() - self._shown >= LINE_SECONDS
+        self._shown = time.monotonic()
+        left = self._left(row)
+        timed = self._done - self._began
+        if not self._forecast_given and left > 0 and (timed >= FORECAST_AFTER or (late and timed > 1)):
+            self._forecast_given = True
+            self.show_message(self._forecast(row, left))
+        numbers = f"{describe_row(row)}  {duration(left)} left, until {clock_time(left)}"
         if self._bar is not None:
-            self._bar.update(self._task, numbers=numbers)
-        else:
-            left = _duration((self._steps - self._done) * row["seconds_per_step"])
-            self.show_message(f"step {self._done}/{self._steps}  {numbers}  {left} left")
+            self._bar.update(self._task, numbers=describe_row(row))
+        elif "step" in row or late:
+            of = "" if self._steps is None else f"/{self._steps}"
+            self.show_message(f"step {self._done}{of}  {numbers}")
 
     def show_message(self, text: str) -> None:
         """Print a message on a line of its own, above the bar if there is one."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _left(self, row: dict[str, Any]) -> float:
+        """Return the seconds that are left of the run."""
+        if self._seconds_left is not None:
+            return self._seconds_left()
+        assert self._steps is not None
+        return float((self._steps - self._done) * row["seconds_per_step"])
+
+    def _forecast(self, row: dict[str, Any], left: float) -> str:
+        speed = f"forecast: {row['tokens_per_second']:,.0f} tokens/s"
+        if self._steps is None:
+            steps = self._done + left / max(row["seconds_per_step"], 1e-9)
+            return f"{speed}, about {steps:,.0f} steps in all, until {clock_time(left)}"
+        whole = time.monotonic() - self._begun + left
+        return f"{speed}, about {duration(whole)} in all, until {clock_time(left)}"
 
 
 def describe_row(row: dict[str, Any]) -> str:
@@ -95,10 +150,20 @@ def _no_loss(row: dict[str, Any]) -> str:
     return f"nothing to predict for {nothing[0]}" if nothing else "no step with something to predict for every loss"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def clock_time(seconds: float) -> str:
+    """Return the clock time in so many seconds, with the day if it is not today."""
+    now = datetime.now()
+    end = now + timedelta(seconds=seconds)
+    if end.date() == now.date():
+        return f"{end:%H:%M}"
+    return f"{end:%a %H:%M}" if end - now < timedelta(days=6) else f"{end:%Y-%m-%d}"
 
 
 def next_command(config: RunConfig, run: Path) -> str:

@@ -173,6 +173,27 @@ def test_rates_leave_out_pauses_and_count_waiting(monkeypatch: pytest.MonkeyPatc
     assert (row["tokens_per_second"], row["data_wait"], row["seconds_per_step"]) == (100.0, 0.0, 1.0)
 
 
+def test_rates_leave_out_the_first_step_which_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("unmask.train.logging.metrics.time.perf_counter", lambda: clock[0])
+    meter = Meter(["mlm"], peak=1000.0)
+    clock[0] += 60.0
+    meter.add(report(4.0), tokens=600, flops=500.0)
+    # alone in its row, it is all there is
+    assert meter.glance(waited_seconds=0.0)["seconds_per_step"] == 60.0
+    for _ in range(2):
+        clock[0] += 2.0
+        meter.add(report(1.0), tokens=600, flops=500.0)
+    row = meter.glance(waited_seconds=16.0)
+    assert (row["tokens_per_second"], row["mfu"], row["seconds_per_step"]) == (300.0, 0.25, 2.0)
+    assert (row["loss"], row["data_wait"]) == (2.0, 0.25)
+    # a glance leaves the interval as it is
+    assert meter.read(waited_seconds=16.0) == row
+    clock[0] += 1.0
+    meter.add(report(1.0), tokens=600, flops=500.0)
+    assert meter.read(waited_seconds=16.0)["tokens_per_second"] == 600.0
+
+
 def test_rates_begin_with_the_loop_and_not_with_the_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr("unmask.train.logging.metrics.time.perf_counter", lambda: clock[0])
