@@ -67,6 +67,8 @@ class Options:
     """Encoding of the files, except parquet: utf-8, latin-1, gb18030, utf-16 and others that Python knows."""
     delimiter: Annotated[str | None, tyro.conf.arg(metavar="SIGN")] = None
     """Sign between the columns of .csv and .tsv, such as ';', or the word tab. None: a comma in .csv, a tab in .tsv."""
+    drop_duplicates: bool = False
+    """Of documents with the same text, only the first is kept. Without this, copies are counted."""
     segmenter: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """What joins Chinese characters to words for masking: chinese (rjieba, else jieba; extra `chinese`), rjieba, jieba,
     spaces (text that is segmented already), or module:function. None: every character is a word."""
@@ -82,6 +84,7 @@ def run(arguments: list[str]) -> None:
     """Prepare and print what the store holds."""
     options = read(Options, prog="unmask prepare", arguments=join_repeated(arguments, "--input"), stray=_refuse_bare)
     from unmask.data.prepare import describe, prepare
+    from unmask.data.store.duplicates import describe_duplicates
     from unmask.data.store.unfinished import unfinished_hint
 
     with _Report() as report, messages_through(report.show):
@@ -98,6 +101,7 @@ def run(arguments: list[str]) -> None:
                 split_at=options.split_at,
                 encoding=options.encoding,
                 delimiter=options.delimiter,
+                drop_duplicates=options.drop_duplicates,
                 segmenter=options.segmenter,
                 normalisation=options.normalisation,
                 workers=options.workers,
@@ -110,6 +114,8 @@ def run(arguments: list[str]) -> None:
                 _log.warning(hint)
             raise
     print(describe(store))
+    if copies := describe_duplicates(store):
+        print(copies)
 
 
 def _refuse_bare(words: list[str]) -> None:

@@ -30,12 +30,21 @@ class DataConfig:
     """Token store that `unmask prepare` wrote. None: `input` if given, else the docstrings of the installed Python
     packages."""
     input: list[str] = field(default_factory=list)
-    """Text to prepare before training, as for `unmask prepare --input`: files and folders of .txt, .md, .jsonl,
-    .parquet (each also .gz, .zst), data sets, stores; `name=path` names a source."""
+    """Text to prepare before training, as for `unmask prepare --input`: files, folders and patterns such as 'news/*/'
+    of .txt, .md, .jsonl, .json, .csv, .tsv, .parquet, .conll, .conllu (each also .gz, .zst), here or at s3://, gs:// or
+    hf://datasets/; data sets; stores; docstrings: for those of the installed Python packages. `name=path` names a
+    source."""
     text_field: str = "text"
-    """Field of JSON lines, or column of parquet files, that holds the text of `input`."""
+    """Field of JSON, or column of a table, that holds the text of `input`. Several, as in title,text, are joined by a
+    blank line. A number is a column, from 1, of a .csv or .tsv without a header line, or of CoNLL columns."""
     blank_line_documents: bool = False
     """Whether blank lines separate the documents in a text file of `input`. If not, a file is one document."""
+    encoding: str = "utf-8"
+    """Encoding of the files of `input`, except parquet: utf-8, latin-1, gb18030, utf-16 and others of Python."""
+    delimiter: str | None = None
+    """Sign between the columns of .csv and .tsv, or the word tab. None: a comma in .csv, a tab in .tsv."""
+    drop_duplicates: bool = False
+    """Whether of documents of `input` with the same text only the first is kept."""
     split_at: str | None = None
     """Regular expression: a document begins at each line of a text file of `input` in which it is found. None: no such
     lines."""

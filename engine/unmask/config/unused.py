@@ -71,7 +71,10 @@ _READ = (
         way="give text alone as data.input, to train one,",
     ),
     _Read(
-        settings=("data.text_field", "data.blank_line_documents", "data.split_at"),
+        settings=(
+            *("data.text_field", "data.blank_line_documents", "data.split_at"),
+            *("data.encoding", "data.delimiter", "data.drop_duplicates"),
+        ),
         choice="data.input",
         reads=lambda config: bool(config.data.input),
         why="so no text is read here",

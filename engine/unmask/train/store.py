@@ -19,6 +19,7 @@ from unmask.config import RunConfig
 from unmask.data.prepare import Progress, describe, prepare
 from unmask.data.prepare.inputs import stores_among
 from unmask.data.store import Store
+from unmask.data.store.duplicates import describe_duplicates
 from unmask.data.text.corpus import DOCSTRINGS
 from unmask.data.text.docstrings import cache_folder, docstring_corpus
 from unmask.data.tokenizer import Tokenizer
@@ -76,7 +77,7 @@ def _prepared(folder: Path, config: RunConfig) -> Store:
 
     data = config.data
     trained = data.tokenizer is None and not stores_among(data.input)
-    return prepare(
+    store = prepare(
         data.input or [DOCSTRINGS],
         folder,
         tokenizer=data.tokenizer,
@@ -86,9 +87,15 @@ def _prepared(folder: Path, config: RunConfig) -> Store:
         text_field=data.text_field,
         blank_line_documents=data.blank_line_documents,
         split_at=data.split_at,
+        encoding=data.encoding,
+        delimiter=data.delimiter,
+        drop_duplicates=data.drop_duplicates,
         segmenter=data.segmenter,
         progress=log_stage,
     )
+    if copies := describe_duplicates(store):
+        _log.info(copies)
+    return store
 
 
 def _docstrings(config: RunConfig, run: Path) -> Store:

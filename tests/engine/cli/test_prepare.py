@@ -66,6 +66,7 @@ def test_every_option_reaches_the_preparation(tmp_path: Path, monkeypatch: pytes
         "split_at": "^#",
         "encoding": "latin-1",
         "delimiter": ";",
+        "drop_duplicates": True,
         "segmenter": "spaces",
         "normalisation": "NFKC",
         "workers": 3,

@@ -45,6 +45,9 @@ OTHER: dict[str, Any] = {
     "data.text_field": "body",
     "data.blank_line_documents": True,
     "data.split_at": "^#",
+    "data.encoding": "utf-16-le",
+    "data.delimiter": ";",
+    "data.drop_duplicates": True,
     "data.segmenter": "spaces",
     "data.tokenizer": "CASED",
     "data.vocab_size": 200,
@@ -145,7 +148,7 @@ BASE: dict[str, Any] = {
 # contexts that take the reader from one setting or another
 CONTEXTS: dict[str, dict[str, Any]] = {
     "tokens": {},
-    "text": {"data.store": None, "data.input": ["a.txt"]},
+    "text": {"data.store": None, "data.input": ["a.txt", "twin.txt"]},
     "docstrings": {"data.store": None},
     "pairs": {"data.compose": "pairs", "objective.nsp": 1, "data.masking": "mac", "data.similar_words": "WORDS"},
     "pairs alone": {"data.compose": "pairs", "objective.sop": 1, "objective.mlm": 0},
@@ -181,6 +184,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             sentences = [" ".join(generator.choice(few, 5)).capitalize() + "." for _ in range(2 + number % 4)]
             documents.append(" ".join(sentences))
         (folder / f"{name}.txt").write_text("\n\n".join(documents))
+    (folder / "twin.txt").write_text((folder / "a.txt").read_text())
     common: dict[str, Any] = {"blank_line_documents": True, "workers": 1}
     prepare([folder / "a.txt", folder / "b.txt"], folder / "STORE", vocab_size=120, **common)
     prepare([folder / "c.txt"], folder / "OTHER", tokenizer=folder / "STORE" / "tokenizer", **common)

@@ -150,3 +150,20 @@ def test_from_text_to_a_checkpoint_that_transformers_loads(
         got = ours.mlm_logits(ours(batch))
     assert got.shape == expected.shape
     assert (got - expected).abs().max() <= 1e-5
+
+
+def test_the_settings_of_reading_reach_the_preparation(tmp_path: Path) -> None:
+    rows = ["title;text", *(f"café {number % 2};{text}" for number, text in enumerate(TEXTS)), f"café 0;{TEXTS[0]}"]
+    (tmp_path / "news.csv").write_bytes("\n".join(rows).encode("latin-1"))
+    asked = {"encoding": "latin-1", "delimiter": ";", "text_field": "title,text", "drop_duplicates": True}
+    store, tokenizer = open_store(config(input=[str(tmp_path / "*.csv")], **asked), tmp_path)
+    assert store.num_documents == len(TEXTS)
+    assert store.sources == ["news"]
+    ids, _ = store.gather(store.source_of[:1] * 0, store.source_of[:1] * 0, store.lengths[:1])
+    assert tokenizer.decode(ids.tolist()).startswith("cafe 0 ")
+
+
+def test_the_docstrings_by_name_are_the_docstrings_without_input(tmp_path: Path, docstrings: list[Document]) -> None:
+    first, _ = open_store(config(), tmp_path / "a")
+    again, _ = open_store(config(input=["docstrings:"]), tmp_path / "b")
+    assert again.folder == first.folder

@@ -14,9 +14,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
+from unmask.data.prepare.encoding import content_hash
 from unmask.data.store import Store
 from unmask.data.store.manifest import StoreHead
 from unmask.data.store.unfinished import partial_folder
@@ -64,6 +66,11 @@ class Corpus:
         normalisation: of the text, before it is encoded.
         cache: folder for the embedded corpus.
         out: the store to make; nothing in it, or in its `.partial`, is read.
+        drop_duplicates: whether of documents with the same text only the first is kept. This takes about 100 bytes of
+            memory for each document.
+
+    Attributes:
+        dropped: documents that were dropped as copies, after all were read.
 
     Raises:
         CorpusError: an input does not exist or holds nothing to read, or an option applies to none of them.
@@ -78,7 +85,10 @@ class Corpus:
         cache: Path | None = None,
         *,
         out: str | Path | None = None,
+        drop_duplicates: bool = False,
     ) -> None:
+        self.dropped = 0
+        self._drops = drop_duplicates
         self._options = options
         self._inputs = named_inputs(inputs)
         self._stores = {location: Store.open(location) for location in _stores(self._inputs)}
@@ -159,12 +169,34 @@ class Corpus:
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents of the inputs that are text, for training a tokenizer."""
+        return cast("Iterator[Document]", self._kept(self._all_documents()))
+
+    def __iter__(self) -> Iterator[Document | StoredDocument]:
+        return self._kept(self._all())
+
+    def _kept(self, items: Iterator[Document | StoredDocument]) -> Iterator[Document | StoredDocument]:
+        """Yield what is not dropped as a copy; texts without a character are counted as empty, not as copies."""
+        if not self._drops:
+            yield from items
+            return
+        self.dropped = 0
+        seen: set[int] = set()
+        for item in items:
+            hashed = content_hash(item.text) if isinstance(item, Document) else item.content_hash
+            if hashed in seen:
+                self.dropped += 1
+                continue
+            if not isinstance(item, Document) or item.text.strip():
+                seen.add(hashed)
+            yield item
+
+    def _all_documents(self) -> Iterator[Document]:
         for given, files in zip(self._inputs, self._files, strict=True):
             if given.location not in self._stores:
                 yield from self._read(given, files)
         self._warn_of_uncut()
 
-    def __iter__(self) -> Iterator[Document | StoredDocument]:
+    def _all(self) -> Iterator[Document | StoredDocument]:
         found = bool(self._stores)
         for given, files in zip(self._inputs, self._files, strict=True):
             store = self._stores.get(given.location)

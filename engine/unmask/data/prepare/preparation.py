@@ -72,6 +72,7 @@ def prepare(
     split_at: str | None = None,
     encoding: str = "utf-8",
     delimiter: str | None = None,
+    drop_duplicates: bool = False,
     segmenter: str | None = None,
     normalisation: Normalisation = "none",
     workers: int | None = None,
@@ -99,6 +100,7 @@ def prepare(
         split_at: see there.
         encoding: see there.
         delimiter: see there.
+        drop_duplicates: whether of documents with the same text only the first is kept.
         segmenter: name of the segmenter that joins Chinese characters to words (`text/words.py`). Default: that of the
             first store among the inputs, else each character is a word.
         normalisation: Unicode normalisation (`text/cleaning.py`).
@@ -137,7 +139,7 @@ def prepare(
         encoding=encoding,
         delimiter=delimiter,
     )
-    corpus = Corpus(inputs, options, normalisation, cache, out=out)
+    corpus = Corpus(inputs, options, normalisation, cache, out=out, drop_duplicates=drop_duplicates)
     given = corpus.tokenizer if tokenizer is None else tokenizer
     if given is not None and not isinstance(given, Tokenizer):
         given = Tokenizer.load(given)
@@ -145,6 +147,7 @@ def prepare(
     cutter = None if name is None else load_segmenter(name)
     settings = {
         **options.identity,
+        **({"drop_duplicates": True} if drop_duplicates else {}),
         "input": corpus.identity,
         "tokenizer": trained if given is None else given.hash,
         "segmenter": "" if cutter is None else cutter.label,
@@ -229,6 +232,8 @@ class _DocumentWriter:
                 f"corpus: none of {self._counts.read} documents gives a token; is the text in the tokenizer's language?"
             )
         summary = self._counts.summary(corpus.names)
+        if corpus.dropped:
+            summary["dropped_duplicates"] = corpus.dropped
         self._place.publish(make_manifest(self._head, self._writer.sources, self._writer.shards, summary))
 
     def _skip(self, items: Iterator[Document | StoredDocument], report: Callable[[Progress], None]) -> None:

@@ -101,6 +101,8 @@ def describe(store: Store) -> str:
     lines = [f"{store.folder}: {counts}{words}"]
     if summary.get("empty_documents"):
         lines.append(f"{summary['empty_documents']:,} documents without a token were left out")
+    if summary.get("dropped_duplicates"):
+        lines.append(f"{summary['dropped_duplicates']:,} copies of earlier documents were dropped")
     lines.extend(
         f"source {name} has no document with a token and is left out" for name in summary.get("empty_sources", ())
     )
