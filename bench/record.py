@@ -74,14 +74,14 @@ def run_file(run: Path, name: str) -> dict[str, Any]:
 
     Commit, machine and threads are those of this process: call it on the machine and commit that trained the run.
     """
-    import yaml
+    from unmask.config.yaml_text import parse_yaml
 
     files = [file for file in (run / "log.jsonl", run / "evaluation.jsonl") if file.exists()]
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
     return {
         **_stamp(),
         "run": name,
-        "settings": _without_folders(yaml.safe_load((run / "config.yaml").read_text())),
+        "settings": _without_folders(parse_yaml((run / "config.yaml").read_text(), source="config.yaml")),
         "curve": [row for row in rows if "loss" in row and "event" not in row],
         "evaluations": [row for row in rows if row.get("event") == "evaluate"],
     }

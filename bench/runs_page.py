@@ -15,7 +15,7 @@ from typing import Any
 from bench import machine
 
 from unmask.config import RunConfig, to_mapping
-from unmask.config.mappings import with_current_names
+from unmask.config.mappings import current_name, settings_of
 
 __all__ = ["anchor", "render"]
 
@@ -60,15 +60,15 @@ def _table(runs: Sequence[dict[str, Any]], headings: Counter[str]) -> str:
     """Make the table of a machine's training runs, each at its last held-out evaluation."""
     head = "| run | sequences | scope | masks | step | tokens | held-out loss | masked accuracy | pair accuracy |"
     lines = [head, "|---|---|---|---|" + "---:|" * 5]
+    usual = _today(to_mapping(RunConfig()))
     for run in runs:
-        data = run["settings"].get("data", {})
+        settings = _today(run["settings"])
         evaluation = run["evaluations"][-1] if run["evaluations"] else {}
         pairs = next((evaluation[name] for name in _PAIRS if name in evaluation), None)
         cells = [
             f"[{run['run']}](#{anchor(run['run'], headings)})",
-            data.get("compose", "documents"),
-            data.get("scope", "document"),
-            data.get("masking", "token"),
+            *(settings.get(name, usual[name]) for name in ("composition.strategy", "composition.scope")),
+            settings.get("masking.strategy", usual["masking.strategy"]),
             str(evaluation.get("step", "")),
             f"{run['curve'][-1].get('tokens', 0):,}" if run["curve"] else "",
             *(_short(value) for value in (evaluation.get("loss"), evaluation.get("masked_accuracy"), pairs)),
@@ -98,7 +98,9 @@ def _section(run: dict[str, Any], figure: str, source: str) -> str:
         speeds = [row["tokens_per_second"] for row in run["curve"] if row.get("tokens_per_second")]
         speed = f", median {statistics.median(speeds):,.0f} real tokens/s" if speeds else ""
         lines += [f"Last logged step {last['step']}: training loss {_short(last['loss'])}{speed}.", ""]
-    changed = {name: value for name, value in _changed(with_current_names(run["settings"])).items() if name != "run"}
+    usual = _today(to_mapping(RunConfig()))
+    changed = {name: value for name, value in _today(run["settings"]).items() if value != usual.get(name)}
+    changed.pop("run", None)
     if changed.get("data.store"):
         # a store keeps the vocabulary that it was made with
         changed.pop("data.vocab_size", None)
@@ -108,18 +110,24 @@ def _section(run: dict[str, Any], figure: str, source: str) -> str:
     )
 
 
-def _changed(settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, above: str = "") -> dict[str, Any]:
-    """Return the settings that differ from the defaults, by dotted name."""
-    if defaults is None:
-        defaults = to_mapping(RunConfig())
-    changed: dict[str, Any] = {}
+def _today(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return settings under the dotted names that they have today; those that are no more keep their names."""
+    found: dict[str, Any] = {}
     for name, value in settings.items():
-        usual = defaults.get(name)
-        if isinstance(value, dict):
-            changed |= _changed(value, usual if isinstance(usual, dict) else {}, f"{above}{name}.")
-        elif value != usual:
-            changed[f"{above}{name}"] = value
-    return changed
+        here = current_name(f"{above}{name}")
+        if isinstance(value, dict) and here not in settings_of():
+            found |= _today(value, f"{above}{name}.")
+        elif isinstance(value, list):
+            found[here] = [_item(one, f"{here}.{number}.") for number, one in enumerate(value)]
+        else:
+            found[here] = value
+    return found
+
+
+def _item(item: Any, above: str) -> Any:
+    if not isinstance(item, dict):
+        return item
+    return {current_name(f"{above}{name}").removeprefix(above): value for name, value in item.items()}
 
 
 def _plot(run: dict[str, Any], path: Path) -> None:

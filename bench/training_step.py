@@ -150,6 +150,7 @@ def ours(
 
     With `all_rows` the last layer computes all rows instead of the masked ones only.
     """
+    from unmask.config import OptimizerConfig
     from unmask.objectives import build_objectives
     from unmask.train.optim import adamw
     from unmask.train.step import TrainingStep
@@ -158,7 +159,7 @@ def ours(
     step = TrainingStep(
         model=model,
         objectives=build_objectives({"mlm": 1.0}),
-        optimizer=adamw(model),
+        optimizer=adamw(model, OptimizerConfig(learning_rate=1e-4)),
         clip_norm=1.0,
         all_rows=all_rows,
     )

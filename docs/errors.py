@@ -16,6 +16,7 @@ PAGE = ROOT / "docs" / "errors.md"
 FILES_OF_SETTINGS = (
     "config/mappings.py",
     "config/yaml_text.py",
+    "cli/_settings.py",
     "config/load.py",
     "unmask/paths.py",
     "cli/pretrain.py",
@@ -29,7 +30,7 @@ TABLES: dict[str, Callable[[Message], bool]] = {
     "operations": lambda one: one.module.startswith("kernels/"),
     "unread settings": lambda one: one.module.endswith("config/unused.py"),
     "configuration files": lambda one: one.kind == "ConfigError" and one.module.endswith(FILES_OF_SETTINGS),
-    "settings": lambda one: one.kind == "ConfigError",
+    "settings": lambda one: one.kind in ("ConfigError", "SettingError", "SettingTypeError"),
     "words": lambda one: one.kind == "CorpusError" and bool(re.search("segmenter|word|data.similar_words", one.text)),
     "text": lambda one: one.kind in ("CorpusError", "UndecodedError"),
     "tokenizers": lambda one: one.kind == "TokenizerError",

@@ -137,7 +137,29 @@ class Code:
 
     def errors(self) -> list[Message]:
         """Every message of every error."""
-        return self._messages(self.classes | ENDS)
+        return [*self._messages(self.classes | ENDS), *self._problems()]
+
+    def _problems(self) -> list[Message]:
+        """What is wrong with a setting: functions yield its name and the problem, and one place raises both."""
+        found = []
+        for module in self.modules:
+            for function in module.functions.values():
+                returns = "" if function.returns is None else ast.unparse(function.returns)
+                if returns != "Iterator[tuple[str, str]]" or "/config/" not in module.name:
+                    continue
+                kind = "SettingTypeError" if "type" in function.name else "SettingError"
+                pairs = [node.value for node in ast.walk(function) if isinstance(node, ast.Yield)]
+                pairs += [node.elt for node in ast.walk(function) if isinstance(node, ast.GeneratorExp)]
+                for pair in pairs:
+                    if isinstance(pair, ast.Tuple) and len(pair.elts) == 2:
+                        scope = Scope(module, function)
+                        names = self._few(pair.elts[0], scope)
+                        problems = self._few(pair.elts[1], scope)
+                        texts = [f"{name or self.SETTING} {text}" for name in names for text in problems]
+                        found += [Message(kind=kind, text=" ".join(text.split()), module=module.name) for text in texts]
+        return _distinct(found)
+
+    SETTING = f"{OPEN}setting{CLOSE}"
 
     def notices(self) -> list[Message]:
         """Every sentence that is said while the work goes on."""

@@ -156,6 +156,7 @@ sys.meta_path.insert(0, Refuse())
 import numpy as np
 import torch
 from unmask.batch import assemble, pack
+from unmask.config import OptimizerConfig
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives
 from unmask.train.optim import adamw
@@ -169,13 +170,14 @@ print(tuple(model.encoder(batch.ids, batch.documents, batch.segments).shape))
 ids = np.array([2, 4, 9, 3])
 sizes = {"tokens": 8, "sequences": 2, "max_seqlen": 16}
 batch = assemble(ids, np.array([4]), keys=np.array([1]), masked=np.array([1]), labels=np.array([7]), **sizes)
-step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=adamw(model))
+optimizer = adamw(model, OptimizerConfig(learning_rate=1e-4))
+step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=optimizer)
 print(bool(torch.isfinite(step([batch]).loss)))
 """
 
 
 def test_torch_and_numpy_are_enough_to_pack_encode_and_train() -> None:
-    blocked = "pyarrow tokenizers pydantic yaml rich tyro transformers safetensors"
+    blocked = "pyarrow tokenizers pydantic yaml ruamel rich tyro transformers safetensors"
     paths = [str(ROOT / "engine"), str(ROOT / "kernels")]
     program = f"import sys; sys.path[:0] = {paths!r}\n{STEP_WITHOUT}"
     done = subprocess.run([sys.executable, "-c", program, blocked], capture_output=True, text=True, check=False)

@@ -123,7 +123,7 @@ def test_settings_of_a_run_are_those_that_differ_from_the_defaults(tmp_path: Pat
     run = {**record.benchmark_file([]), "run": "r", "settings": settings, "curve": [], "evaluations": []}
     record.save(tmp_path / "box" / "run-r.json", run)
     page = runs_page.render(tmp_path, tmp_path / "figures", draw=False)
-    assert "Settings other than the defaults: `seed: 7`, `train.warmup_steps: 3`, `data.gone: 1`." in page
+    assert "Settings other than the defaults: `seed: 7`, `optimizer.warmup_steps: 3`, `data.gone: 1`." in page
 
 
 def test_the_committed_pages_are_what_the_results_say() -> None:

@@ -52,8 +52,14 @@ def test_the_errors_are_found(code: messages.Code) -> None:
     assert {one.kind for one in found} >= set(code.classes.values()) - {"AttributeError"}
     texts = {errors.shown(one.text) for one in found}
     # through a loop over generators, a table of records, a function that makes the text, and a class of its own
-    assert "config: data.held_out must be between 0 and 0.5, got *held out*" in texts
-    assert any("data.compose is *chosen*, which makes no pairs; set data.compose to 'pairs'" in text for text in texts)
+    assert (
+        "hidden_size must be a multiple of num_heads (*num heads*), got *hidden size*; the nearest is *nearest*"
+        in texts
+    )
+    assert any(
+        "composition.strategy is *chosen*, which makes no pairs; set composition.strategy to 'pairs'" in text
+        for text in texts
+    )
     assert any("has no field '*text field*'" in text and "--text-field" in text for text in texts)
     assert any("was altered since it was written" in text for text in texts)
 

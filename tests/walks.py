@@ -48,8 +48,8 @@ PACKAGE = ROOT / "engine" / "unmask"
 # ids that no count, length or seed of so small a run has
 PHRASE, IDS = ("zyxmark", "qwvmark"), (2_337, 3_019)
 # a few steps of one micro-batch
-BRIEF = ["--train.steps", "4", "--train.warmup_steps", "0"]
-BRIEF += ["--train.tokens_per_step", "512", "--train.micro_batch_tokens", "512"]
+BRIEF = ["--train.steps", "4", "--optimizer.warmup_steps", "0"]
+BRIEF += ["--train.tokens_per_step", "512", "--stream.micro_batch_tokens", "512"]
 
 _FUNCTION = 0x1  # CO_OPTIMIZED: what a function's code has, and a module's and a class body's have not
 
@@ -270,7 +270,7 @@ def _take(part: str, folder: Path) -> None:
     prepare = ["prepare", "--input", str(text), "--blank-line-documents", "--tokenizer", str(vocabulary)]
     to_store, to_model = TextWalk(package), TextWalk(package)
     _command(to_store, [*prepare, "--out", store, "--workers", "1"])
-    _command(to_model, [*pretrain, "--data.workers", "0"])
+    _command(to_model, [*pretrain, "--stream.workers", "0"])
     found = {"legs": to_store.legs + to_model.legs, "returns": to_store.returns + to_model.returns}
     (folder / "text.json").write_text(json.dumps(found), encoding="utf-8")
 
@@ -283,11 +283,10 @@ def _command(watch: Callable[[FrameType, str, Any], None], arguments: list[str])
     import rich.progress
     import tokenizers
     import torch
-    import tyro
 
     from unmask.cli import main
 
-    assert all((pyarrow, pydantic, rich, tokenizers, torch, tyro))
+    assert all((pyarrow, pydantic, rich, tokenizers, torch))
     # a worker sends its batches from a thread
     threading.setprofile(watch)
     sys.setprofile(watch)

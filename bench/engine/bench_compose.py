@@ -27,27 +27,29 @@ from bench.clock import PLAYBACK
 from numpy.typing import NDArray
 
 from unmask.batch import Cursor
-from unmask.data.compose import Block, Composition, Sequences, composer
+from unmask.config import CompositionConfig, StreamConfig
+from unmask.data.compose import Block, PairTask, Sequences, composer
 from unmask.data.compose.bm25_index import K1, STOP_SHARE, B, TermIndex
 from unmask.data.store.memory import MemoryStore
-from unmask.data.stream import Stream, StreamConfig
+from unmask.data.stream import Stream
 
 DOCUMENTS, TOKENS, MAX_LENGTH = 100_000, 128, 512
 VOCAB_SIZE = 30_522
 SUBJECTS = 500
 GOAL_SECONDS = 120.0
 BUFFER, QUERIES, SEARCH_ROUNDS = 2048, 50, 5
-STRATEGIES: dict[str, dict[str, str]] = {
-    "documents": {},
-    "doc_sentences": {},
-    "full_sentences": {},
-    "mix": {},
-    "uni": {},
-    "best_fit": {},
-    "pairs, nsp": {"pair_task": "nsp"},
-    "pairs, sop": {"pair_task": "sop"},
-    "bm25, path": {"walk": "path"},
-    "bm25, star": {"walk": "star"},
+# the composition of each variant, and what its pairs are for
+STRATEGIES: dict[str, tuple[CompositionConfig, PairTask]] = {
+    "documents": (CompositionConfig(strategy="documents"), "nsp"),
+    "doc_sentences": (CompositionConfig(strategy="doc_sentences"), "nsp"),
+    "full_sentences": (CompositionConfig(strategy="full_sentences"), "nsp"),
+    "mix": (CompositionConfig(strategy="mix"), "nsp"),
+    "uni": (CompositionConfig(strategy="uni"), "nsp"),
+    "best_fit": (CompositionConfig(strategy="best_fit"), "nsp"),
+    "pairs, nsp": (CompositionConfig(strategy="pairs"), "nsp"),
+    "pairs, sop": (CompositionConfig(strategy="pairs"), "sop"),
+    "bm25, path": (CompositionConfig(strategy="bm25", bm25_walk="path"), "nsp"),
+    "bm25, star": (CompositionConfig(strategy="bm25", bm25_walk="star"), "nsp"),
 }
 SEARCHERS = ("unmask", "bm25s get_scores", "bm25s retrieve")
 
@@ -100,7 +102,7 @@ def check(variant: str, sequences: Sequences, subjects: Numbers) -> None:
 
 @pytest.mark.parametrize("variant", STRATEGIES)
 def bench_compose(benchmark: Any, store: MemoryStore, subjects: Numbers, variant: str) -> None:
-    compose = composer(Composition(strategy=variant.split(",")[0], **STRATEGIES[variant]))  # type: ignore[arg-type]
+    compose = composer(*STRATEGIES[variant])
     documents = block(store)
     benchmark.group = "compose"
     sequences = benchmark.pedantic(compose, args=(documents,), rounds=1 if variant.startswith("bm25") else 3)
@@ -122,12 +124,11 @@ def bench_compose(benchmark: Any, store: MemoryStore, subjects: Numbers, variant
 @pytest.mark.parametrize("index", [0, 10**6])
 def bench_seek(benchmark: Any, store: MemoryStore, index: int) -> None:
     """A stream that a checkpoint tells the place of `index` plans a single block, whatever the index."""
-    config = StreamConfig(
-        max_length=MAX_LENGTH, tokens=16_384, held_out_fraction=0.0, composition=Composition(strategy="mix")
-    )
+    config = StreamConfig(max_length=MAX_LENGTH, micro_batch_tokens=16_384, held_out_fraction=0.0)
+    mix = CompositionConfig(strategy="mix")
 
     def fresh() -> tuple[tuple[Stream], dict[str, object]]:
-        stream = Stream(store, config, store.ordinary_ids)
+        stream = Stream(store, config, store.ordinary_ids, composition=mix)
         if index:
             stream.remember(index, Cursor(999, 0, 7))
         return (stream,), {}

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from unmask.config import MaskingConfig
 from unmask.data.masking import Masked, Masker
 from unmask.data.masking.similar_words import SimilarWords
 
@@ -63,14 +64,12 @@ def row() -> Row:
 
 def masker(row: Row, masking: str) -> Masker:
     return Masker(
+        MaskingConfig(strategy=masking),  # type: ignore[arg-type]
         seed=0,
-        rate=0.15,
-        split=(0.8, 0.1, 0.1),
         special_ids=[0, 1, CLS, SEP, MASK],
         ordinary_ids=np.arange(5, VOCAB_SIZE),
         mask_id=MASK,
         vocab_size=VOCAB_SIZE,
-        masking=masking,  # type: ignore[arg-type]
         similar_words=row.table() if masking == "mac" else None,
     )
 

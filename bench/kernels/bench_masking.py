@@ -22,6 +22,7 @@ from bench.lengths import DISTRIBUTIONS
 from bench.roofline import copy_bandwidth
 from bench.variants import checked
 
+from unmask.config import MaskingConfig
 from unmask.data.masking import Masker
 from unmask.data.randomness import REPLACEMENT, SELECTION, site_key
 from unmask_kernels import Documents, MaskedTokens, masking
@@ -48,14 +49,12 @@ VOCAB, MASK, RATE, SPLIT, SEED, ROTATED = 30522, 103, 0.15, (0.8, 0.1, 0.1), 7, 
 
 def _masker(words: bool) -> Masker:
     return Masker(
+        MaskingConfig(strategy="whole_word" if words else "token", rate=RATE, split=SPLIT),
         seed=SEED,
-        rate=RATE,
-        split=SPLIT,
         special_ids=[0, 100, 101, 102, MASK],
         ordinary_ids=torch.arange(1000, VOCAB).numpy(),
         mask_id=MASK,
         vocab_size=VOCAB,
-        masking="whole_word" if words else "token",
     )
 
 

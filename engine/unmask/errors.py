@@ -11,6 +11,8 @@ __all__ = [
     "ConfigError",
     "CorpusError",
     "RunError",
+    "SettingError",
+    "SettingTypeError",
     "StoreError",
     "TokenizerError",
     "UnmaskError",
@@ -23,6 +25,24 @@ class UnmaskError(Exception):
 
 class ConfigError(UnmaskError, ValueError):
     """A setting is unknown, ill-typed, out of range, or contradicts another one."""
+
+
+class SettingError(ConfigError):
+    """A value of a configuration is out of its range, or contradicts another value of the same configuration.
+
+    Attributes:
+        setting: name of the setting in its group.
+        problem: what is wrong with it: "must be at least 1, got 0".
+    """
+
+    def __init__(self, group: str, setting: str, problem: str) -> None:
+        super().__init__(f"{group}: {setting} {problem}")
+        self.setting = setting
+        self.problem = problem
+
+
+class SettingTypeError(SettingError, TypeError):
+    """A value of a configuration has the wrong type."""
 
 
 class CorpusError(UnmaskError):

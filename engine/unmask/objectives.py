@@ -194,7 +194,9 @@ class _PairObjective:
 
     def _labels(self, batch: PackedBatch) -> Tensor:
         if batch.pair_labels is None:
-            raise ValueError(f"{self.name}: the batch must carry pair_labels, it has none; set data.compose to 'pairs'")
+            raise ValueError(
+                f"{self.name}: the batch must carry pair_labels, it has none; set composition.strategy to 'pairs'"
+            )
         return batch.pair_labels
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unmask.batch import PackedBatch, assemble
+from unmask.config import OptimizerConfig
 from unmask.model import Encoder, EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives
 from unmask.train.optim import adamw, set_learning_rate
@@ -89,7 +90,11 @@ def test_a_batch_comes_to_the_device_while_it_is_busy() -> None:
 def test_a_training_step_has_a_finite_loss_and_moves_the_parameters(dtype: torch.dtype) -> None:
     model = PretrainingModel(CONFIG, heads=("mlm",), compute_dtype=dtype, seed=0).to(DEVICE).train()
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=adamw(model))
+    step = TrainingStep(
+        model=model,
+        objectives=build_objectives({"mlm": 1.0}),
+        optimizer=adamw(model, OptimizerConfig(learning_rate=1e-4)),
+    )
     report = step([batch().to(DEVICE)])
     assert bool(torch.isfinite(report.loss)) and bool(torch.isfinite(report.gradient_norm))
     assert float(report.counts) == 4 and float(report.skipped) == 0.0
@@ -99,7 +104,11 @@ def test_a_training_step_has_a_finite_loss_and_moves_the_parameters(dtype: torch
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_training_step_waits_for_nothing(dtype: torch.dtype) -> None:
     model = PretrainingModel(CONFIG, heads=("mlm",), compute_dtype=dtype, seed=0).to(DEVICE).train()
-    step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=adamw(model))
+    step = TrainingStep(
+        model=model,
+        objectives=build_objectives({"mlm": 1.0}),
+        optimizer=adamw(model, OptimizerConfig(learning_rate=1e-4)),
+    )
     batches = [batch().to(DEVICE) for _ in range(2)]
     with using("triton"):
         step(batches)  # compiling may wait

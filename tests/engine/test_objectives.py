@@ -35,7 +35,7 @@ def test_objectives_that_read_one_label_in_two_ways_are_refused_by_configuration
         build_objectives({other: 1.0, one: 0.5})
     weights = {"mlm": 0, one: 1, other: 1}
     with pytest.raises(ConfigError, match=rf"objective\.{one} and objective\.{other} are both above 0"):
-        load_config(None, {"objective": weights, "data.compose": "pairs", "model.causal": True})
+        load_config(None, {"objective": weights, "composition.strategy": "pairs", "model.causal": True})
 
 
 def test_a_batch_without_labels_is_refused() -> None:

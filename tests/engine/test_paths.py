@@ -10,7 +10,7 @@ import pytest
 from unmask.cli import main
 from unmask.cli.pretrain import parse
 from unmask.config import load_config
-from unmask.config.load import read_recipe
+from unmask.config.load import read_settings
 from unmask.errors import ConfigError
 from unmask.paths import as_typed, expanded, expanded_input, printable
 
@@ -63,10 +63,12 @@ def test_half_a_surrogate_pair_is_no_matter_of_the_locale() -> None:
 
 def test_every_path_of_a_configuration_begins_at_home(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text("run: ~/r\ndata:\n  input: [~/a, b=~/c]\n  tokenizer: ~/t\n  masking: mac\n  similar_words: ~/s\n")
+    file.write_text(
+        "run: ~/r\ndata:\n  input: [~/a, b=~/c]\n  tokenizer: ~/t\nmasking:\n  strategy: mac\n  similar_words: ~/s\n"
+    )
     config = load_config(file)
     assert (config.run, config.data.input) == (f"{home}/r", [f"{home}/a", f"b={home}/c"])
-    assert (config.data.tokenizer, config.data.similar_words) == (f"{home}/t", f"{home}/s")
+    assert (config.data.tokenizer, config.masking.similar_words) == (f"{home}/t", f"{home}/s")
     given, _ = parse(["--run=~/r", "--data.store=~/s"])
     assert (given.run, given.data.store) == (f"{home}/r", f"{home}/s")
 
@@ -77,7 +79,7 @@ def test_every_command_reads_a_home_folder(home: Path, capfd: pytest.CaptureFixt
     assert main(["prepare", "--input=n=~/a.txt", "--out=~/store", "--vocab_size", "120", "--workers", "1"]) == 0
     assert (home / "store" / "manifest.json").is_file()
     (home / "c.yaml").write_text("seed: 7\n")
-    assert read_recipe("~/c.yaml") == {"seed": 7}
+    assert read_settings("~/c.yaml").settings == {"seed": 7}
     for command in (
         ["pretrain", "--resume=~/r"],
         ["plot", "~/r"],

@@ -29,7 +29,36 @@ _SPEC.loader.exec_module(make)
 
 EXPECTED = json.loads((MADE / "expected.json").read_text(encoding="utf-8"))
 NOW = {"longest": "max_length"}
-"""Settings and columns by their name in 0.1, with the name that they have now or may have."""
+"""Columns and settings of a phase by their name in 0.1, with the name that they have now or may have."""
+MOVED = {
+    "data.longest": "stream.max_length",
+    "data.held_out": "stream.held_out_fraction",
+    "data.workers": "stream.workers",
+    "train.micro_batch_tokens": "stream.micro_batch_tokens",
+    "train.max_documents": "stream.max_documents",
+    "data.compose": "composition.strategy",
+    "data.scope": "composition.scope",
+    "data.weights": "composition.weights",
+    "data.short_pairs": "composition.short_pairs",
+    "data.bm25_walk": "composition.bm25_walk",
+    "data.bm25_buffer": "composition.bm25_buffer",
+    "data.bm25_query_terms": "composition.bm25_query_terms",
+    "data.masking": "masking.strategy",
+    "data.mask_rate": "masking.rate",
+    "data.mask_rate_end": "masking.rate_end",
+    "data.mask_split": "masking.split",
+    "data.mask_on": "masking.place",
+    "data.similar_words": "masking.similar_words",
+    "data.static_masks": "masking.static_masks",
+    "train.learning_rate": "optimizer.learning_rate",
+    "train.warmup_steps": "optimizer.warmup_steps",
+    "train.weight_decay": "optimizer.weight_decay",
+    "train.beta1": "optimizer.beta1",
+    "train.beta2": "optimizer.beta2",
+    "train.eps": "optimizer.eps",
+    "train.clip_norm": "optimizer.clip_norm",
+}
+"""Settings by their name in 0.1, with the name that they have now."""
 
 
 @pytest.fixture
@@ -137,7 +166,8 @@ def _differences(config: RunConfig, saved: dict[str, Any]) -> list[str]:
     found = []
     for path, value in _leaves(saved):
         held: Any = config
-        for name in path:
+        moved = MOVED.get(".".join(path[:2]))
+        for name in (*moved.split("."), *path[2:]) if moved else path:
             if isinstance(held, list):
                 held = held[int(name)]
             elif isinstance(held, dict):

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from unmask.cli.pretrain import parse
 from unmask.config import RunConfig, load_config, to_mapping, to_yaml
+from unmask.config.mappings import defaults
 from unmask.terminal import lasting
-from unmask.train.run_folder import RunFolder, flatten, saved_config
+from unmask.train.run_folder import RunFolder, saved_config
 
-NAMES = sorted(flatten(to_mapping(RunConfig())))
+NAMES = sorted(defaults())
 EXAMPLES: list[dict[str, Any]] = [
     # half a surrogate pair as a path
     {"tree": [("replace", [0, 0], 19)], "bytes": [], "overrides": {}, "words": []},

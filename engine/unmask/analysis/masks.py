@@ -1,6 +1,6 @@
 """Statistics of masking, counted on micro-batches: rates, replacements, whole words and n-grams.
 
-Real tokens include [CLS] and [SEP], as `data.mask_rate` counts. A token that a word shares with its similar word counts
+Real tokens include [CLS] and [SEP], as `masking.rate` counts. A token that a word shares with its similar word counts
 as replaced. n-grams are runs of neighbouring chosen words; runs that touch by chance count as one.
 """
 

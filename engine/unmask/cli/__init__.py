@@ -18,23 +18,27 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "prepare": "turn raw text into a tokenizer and a token store",
     "similar-words": "make the table of similar words for MacBERT's masking",
+    "analyse": "describe a corpus as composed and masked, and where attention goes",
     "pretrain": "pre-train an encoder; without arguments, the embedded demonstration",
+    "config": "print the settings of a run as YAML",
+    "plot": "draw the loss curve of a run",
     "fill-mask": "show what a model predicts for [MASK]",
     "export": "write a model as a folder that transformers loads",
-    "plot": "draw the loss curve of a run",
-    "analyse": "describe a corpus as composed and masked, and where attention goes",
     "doctor": "say what this machine can run, and why not the rest",
+    "completion": "print the completion of these commands for a shell",
 }
 
 _TRACEBACK = "UNMASK_TRACEBACK"
 _ROOM = "make room, or choose another place"
 _ACCESS = "give yourself the right to it, or choose another place"
+# what the machine refuses, and the way out; any other OSError is a mistake of ours
 _WAYS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _ROOM),
     **dict.fromkeys((errno.EACCES, errno.EPERM), _ACCESS),
     errno.EROFS: "choose a place that can be written",
     errno.EFBIG: "raise the limit for the size of a file, ulimit -f",
     errno.EMFILE: "raise the limit for open files, ulimit -n",
+    errno.ENOMEM: "end other programs, or raise the limit, ulimit -v",
 }
 
 
@@ -56,36 +60,56 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted", status=130)
     except Exception as error:
         message = _message(error)
-        if message is None or _asked(_TRACEBACK):
-            raise
-        return _fail(message)
+        if message is not None and not _asked(_TRACEBACK):
+            return _fail(message)
+        _show_traceback(error, ask=message is None)
+        return 1 if message is None else 2
 
 
 def _run(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments in (["-h"], ["--help"], ["help"]):
         print(_usage())
         return 0
-    if arguments[0] == "--version":
+    if arguments[0] in ("-V", "--version"):
         from unmask import __version__
 
         print(f"unmask {__version__}")
         return 0
     command, *rest = arguments
+    if command == "help":
+        command, rest = rest[0], ["--help"]
     if command not in COMMANDS:
-        import difflib
-
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(COMMANDS)}"
-        return _fail(f"{command!r} is not a command; {hint}")
-    importlib.import_module(f"unmask.cli.{command.replace('-', '_')}").run(rest)
+        return _fail(f"{command!r} is not a command; {_nearest_command(command)}")
+    try:
+        importlib.import_module(f"unmask.cli.{command.replace('-', '_')}").run(rest)
+    except SystemExit as done:
+        # argparse ends the process after the help
+        return int(done.code or 0)
     return 0
+
+
+def _nearest_command(word: str) -> str:
+    import difflib
+
+    # people type what other programs call it
+    other = {
+        "train": "pretrain",
+        "analyze": "analyse",
+        "fill": "fill-mask",
+        "predict": "fill-mask",
+        "settings": "config",
+    }
+    close = difflib.get_close_matches(word.lstrip("-"), ["help", *COMMANDS, *other], n=1)
+    return f"did you mean {other.get(close[0], close[0])}?" if close else f"commands are {', '.join(COMMANDS)}"
 
 
 def _message(error: Exception) -> str | None:
     """Return the message for an error that the user can mend; None for a mistake of ours."""
     from unmask.errors import UnmaskError
 
-    if isinstance(error, UnmaskError | ValueError) or type(error).__name__ == "BackendUnavailable":
+    if isinstance(error, UnmaskError) or type(error).__name__ == "BackendUnavailable":
+        return str(error)
+    if isinstance(error, ValueError | TypeError) and _raised_by_a_check(error):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("unmask"):
         package = error.name.split(".")[0]
@@ -93,12 +117,40 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, ImportError) and error.name and not error.name.startswith("unmask"):
         package = error.name.split(".")[0]
         return f"package {package} cannot be loaded ({error}); install it again, or free memory if it lacks that"
-    if isinstance(error, OSError):
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return f"{what}; {_WAYS[error.errno]}" if error.errno in _WAYS else what
+    if isinstance(error, OSError) and error.errno in _WAYS:
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}; {_WAYS[error.errno]}"
     if isinstance(error, MemoryError):
         return "the memory, or what ulimit -v leaves of it, is used up; end other programs or raise the limit"
     return None
+
+
+def _raised_by_a_check(error: Exception) -> bool:
+    """Return whether a `raise` in our own code made the error. An error of NumPy or PyTorch comes from a call."""
+    import dis
+
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    frame = trace.tb_frame
+    ours = str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("unmask", "unmask_kernels")
+    return ours and frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _show_traceback(error: Exception, *, ask: bool) -> None:
+    import traceback
+
+    from unmask.terminal import lasting
+
+    stream = lasting(sys.stderr)
+    traceback.print_exception(error, file=stream)
+    if ask:
+        print(
+            "unmask: this is a mistake of unmask, not of yours; please report it with the lines above and the command "
+            "(CONTRIBUTING.md says where)",
+            file=stream,
+        )
 
 
 def _asked(variable: str) -> bool:
@@ -121,9 +173,10 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "unmask COMMAND --help lists the arguments of a command.",
-            "unmask --version tells the version.",
-            f"{_TRACEBACK}=1 shows the traceback of an error.",
-            "UNMASK_DEBUG=1 checks what tensors hold on a GPU too, where each check waits.",
+            "unmask COMMAND --help    the arguments of a command",
+            "unmask --version         the version",
+            "",
+            f"{_TRACEBACK}=1 shows the traceback of an error. UNMASK_DEBUG=1 checks what tensors",
+            "hold on a GPU too, where each check waits.",
         ]
     )

@@ -1,163 +1,282 @@
-"""Parsing of command lines, and help texts as wide as the terminal.
+"""Command lines from dataclasses: each field is an option, with its default, meaning and range in one place.
 
-The help of an option is the docstring of its field. The help of a command is the docstring of its class, or a
-description. The source wraps both at a column that must not show on a terminal, so `read` joins the lines of each
-paragraph.
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Options(Checked):
+        out: Path = option(MISSING, "Store to make; must not exist.", metavar="FOLDER")
+
+`argparse` reads the words and writes the help; a value is checked as that of any configuration (`config.settings`).
+An option may be written with `-` or `_`, and a switch as `--lowercase`, `--no-lowercase` or `--lowercase false`.
 """
 
-import ast
+import argparse
 import dataclasses
-import functools
+import difflib
 import inspect
-import itertools
-import re
 import shutil
 import textwrap
+import types
 import typing
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import Any, Literal, NoReturn, TypeVar
 
-from unmask.config.mappings import settings_of
+from unmask.config.settings import hints_of, setting
+from unmask.errors import SettingError, UnmaskError
 from unmask.paths import expanded
 
-if TYPE_CHECKING:
-    from tyro.constructors import StructConstructorSpec, StructTypeInfo
-
-__all__ = ["join_repeated", "read"]
+__all__ = ["Parser", "add_option", "option", "parser_of", "read", "value_of", "with_dashes"]
 
 T = TypeVar("T")
 
+# choices that are longer together are listed in the text of an option
+_LONG = 40
 
-def read(
-    options: type[T],
-    *,
-    prog: str,
-    arguments: list[str],
-    default: T | None = None,
-    description: str = "",
-    stray: Callable[[list[str]], None] | None = None,
-) -> T:
-    """Parse the arguments into an instance of the dataclass `options`. Print the help and exit if they ask for it.
+
+def option(
+    default: Any, description: str, *, metavar: str = "", short: str = "", positional: bool = False, **bounds: Any
+) -> Any:
+    """Return a dataclass field that is an option of a command.
 
     Args:
-        options: the class; a docstring under each field describes it.
-        prog: the command as it is typed.
-        arguments: words of the command line.
-        default: values of the options that are not given. Default: the defaults of the class.
-        description: description of the command. Default: the docstring of the class.
-        stray: called with the words that belong to no option, if there are any. If it returns, they are refused.
+        default: its default; `dataclasses.MISSING`: it must be given.
+        description: its help.
+        metavar: what stands for its value in the help.
+        short: a second spelling, such as "-o".
+        positional: whether it is an argument without a name.
+        **bounds: its range, as for `setting`.
     """
-    import tyro
-    from tyro.constructors import ConstructorRegistry
-
-    if {"-h", "--help"} & set(arguments):
-        width = shutil.get_terminal_size().columns
-        paragraphs = _flow(description or inspect.getdoc(options) or "").split("\n\n")
-        print("\n\n".join(textwrap.fill(one, width, break_on_hyphens=False) for one in paragraphs), end="\n\n")
-    arguments = _switched(arguments, {f"__{name}" for name, hint in settings_of(options) if hint is bool})
-    registry = ConstructorRegistry()
-    registry.struct_rule(_described)
-    parse: Any = functools.partial(tyro.cli, options, prog=prog, description="", args=arguments, default=default)
-    with registry:
-        if stray is not None:
-            found, words = parse(return_unknown_args=True)
-            if not words:
-                return _expanded(cast(T, found))
-            stray(words)
-        return _expanded(cast(T, parse()))
+    field = setting(default, description, **bounds)
+    shown = {"metavar": metavar, "short": short, "positional": positional}
+    field.metadata = types.MappingProxyType({**field.metadata, **shown})
+    return field
 
 
-def join_repeated(arguments: list[str], option: str) -> list[str]:
-    """Return `--input a --input b` as `--input a b`; otherwise the last occurrence would silently win."""
-    values: list[str] = []
-    rest: list[str] = []
-    taking = False
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, equals, value = argument.partition("=")
-            taking = name == option
-            if taking and equals:
-                values.append(value)
-        if taking and not argument.startswith("--"):
-            values.append(argument)
-        elif not taking:
-            rest.append(argument)
-    return [*rest, option, *values] if values else arguments
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and whose help fits 80 columns."""
+
+    def __init__(self, *, prog: str, description: str, usage: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=description,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            formatter_class=_Help,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the error that argparse found."""
+        raise UnmaskError(f"{_command(self.prog)}: {message}; run `{self.prog} --help` for the options")
+
+    def known(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """Return the values of the options, by their names, and the words that belong to none.
+
+        Raises:
+            UnmaskError: an unknown option, with the most similar one, or one without its value.
+        """
+        found, words = self.parse_known_args(list(arguments))
+        for word in words:
+            if word.startswith("-") and len(word) > 1:
+                name = word.partition("=")[0]
+                nearest = self.nearest(name)
+                way = f"did you mean {nearest}?" if nearest else f"run `{self.prog} --help` for the options"
+                raise UnmaskError(f"{_command(self.prog)}: {name} is not an option; {way}")
+        return vars(found), words
+
+    def nearest(self, word: str) -> str | None:
+        """Return the option that is most similar to an unknown one; None if none is."""
+        names = [name for action in self._actions for name in action.option_strings if action.help != argparse.SUPPRESS]
+        return next(iter(difflib.get_close_matches(word, names, n=1, cutoff=0.6)), None)
 
 
-def _switched(arguments: list[str], switches: set[str]) -> list[str]:
-    """Return `--a.lowercase false` and `--a.lowercase=false`, which look like YAML, as `--a.no-lowercase`."""
-    words: list[str] = []
-    left = list(arguments)
-    while left:
-        word = left.pop(0)
-        option, equals, value = word.partition("=")
-        if option.replace("-", "_") in switches:
-            said = (value if equals else left[0] if left else "").lower()
-            if said in ("true", "false"):
-                if not equals:
-                    left.pop(0)
-                group, dot, name = option.removeprefix("--").rpartition(".")
-                word = option if said == "true" else f"--{group}{dot}no-{name}"
-        words.append(word)
-    return words
+class _Help(argparse.HelpFormatter):
+    """Paragraphs of a description stay apart; an option's help begins in column 24."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=24, width=max(40, shutil.get_terminal_size().columns) - 1)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = (" ".join(one.split()) for one in text.split("\n\n"))
+        filled = (textwrap.fill(one, width, break_on_hyphens=False, break_long_words=False) for one in paragraphs)
+        return textwrap.indent("\n\n".join(filled), indent)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
 
 
-def _expanded(found: T) -> T:
-    """Return the options with ~ expanded in every path."""
-    options: Any = found
-    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    paths = {name: Path(expanded(str(value))) for name, value in values.items() if isinstance(value, Path)}
-    return cast(T, dataclasses.replace(options, **paths)) if paths else found
+def read(options: type[T], *, prog: str, arguments: Sequence[str]) -> T:
+    """Parse the arguments into an instance of the dataclass `options`. Print the help and exit if they ask for it.
+
+    Raises:
+        UnmaskError: a word is no option, or a value is missing, of the wrong type or out of range.
+    """
+    parser = parser_of(options, prog=prog)
+    values, stray = parser.known([with_dashes(word) for word in arguments])
+    if stray:
+        way_of = getattr(options, "way_of_stray", None)
+        way = "" if way_of is None else f"{way_of(stray[0])}, or "
+        raise UnmaskError(
+            f"{_command(prog)}: {stray[0]!r} belongs to no option; {way}run `{prog} --help` for the options"
+        )
+    hints = hints_of(options)
+    try:
+        return options(**{name: value_of(hints[name], text) for name, text in values.items()})
+    except SettingError as error:
+        fields = dataclasses.fields(options)  # type: ignore[arg-type]
+        field = next(one for one in fields if one.name == error.setting.partition(".")[0])
+        raise UnmaskError(f"{_command(prog)}: {_spelling(field)[0]} {error.problem}") from None
 
 
-def _described(info: "StructTypeInfo") -> "StructConstructorSpec | None":
-    """Return the fields of a dataclass with their docstrings as help; None for other types."""
-    from tyro.constructors import StructConstructorSpec, StructFieldSpec
+def parser_of(options: type[Any], *, prog: str) -> Parser:
+    """Return the parser of a dataclass of options; its docstring describes the command."""
+    fields = dataclasses.fields(options)
+    needed = [one for one in fields if _default(one) is dataclasses.MISSING and not one.metadata["positional"]]
+    words = [f"--{one.name.replace('_', '-')} {one.metadata['metavar'] or 'VALUE'}" for one in needed]
+    words += ["[OPTIONS]"] * (len(needed) + sum(one.metadata["positional"] for one in fields) < len(fields))
+    words += [one.metadata["metavar"] for one in fields if one.metadata["positional"]]
+    parser = Parser(prog=prog, description=inspect.getdoc(options) or "", usage=" ".join([prog, *words]))
+    for field in fields:
+        add_option(parser, _spelling(field), field.name, hints_of(options)[field.name], field, default=_default(field))
+    return parser
 
-    if not dataclasses.is_dataclass(info.type):
-        return None
-    cls = typing.cast(type, info.type)
-    types, texts = typing.get_type_hints(cls, include_extras=True), _docstrings(cls)
-    fields = [(field.name, _default(field, info.default)) for field in dataclasses.fields(cls)]
-    return StructConstructorSpec(
-        instantiate=cls,
-        fields=tuple(
-            StructFieldSpec(name=name, type=_quiet(types[name], default), default=default, helptext=texts[name])
-            for name, default in fields
-        ),
+
+def add_option(
+    group: "argparse._ActionsContainer",
+    spelling: Sequence[str],
+    name: str,
+    hint: Any,
+    field: "dataclasses.Field[Any]",
+    *,
+    default: Any,
+    hidden: bool = False,
+) -> None:
+    """Add an option to a parser or to a group of one.
+
+    Args:
+        group: where to.
+        spelling: as it is typed; the name of an argument without one.
+        name: under which its value is found.
+        hint: its type.
+        field: its field, with help and range.
+        default: for the help; `MISSING` if it must be given.
+        hidden: leave it out of the help.
+    """
+    kind, several = _kind(hint), _is_list(hint)
+    shown = (
+        "" if default in (None, dataclasses.MISSING) or default in ([], {}, ()) else f" (default: {_shown(default)})"
     )
+    text = argparse.SUPPRESS if hidden else (field.metadata["description"] + shown).replace("%", "%%")
+    metavar = field.metadata.get("metavar") or _metavar(hint)
+    if field.metadata.get("positional"):
+        count = "*" if several else "?" if default is not dataclasses.MISSING else None
+        added = group.add_argument(name, nargs=count, metavar=metavar, help=text)
+    elif kind is bool:
+        added = group.add_argument(
+            *spelling, dest=name, nargs="?", const="true", metavar="true|false", help=text.replace("true|false", "")
+        )
+        section, dot, last = spelling[0].removeprefix("--").rpartition(".")
+        turned_off = f"--{section}.no_{last}" if dot else f"--no-{last}"
+        group.add_argument(turned_off, dest=name, action="store_const", const="false", help=argparse.SUPPRESS)
+        return
+    elif several:
+        added = group.add_argument(*spelling, dest=name, nargs="+", action="extend", metavar=metavar, help=text)
+    else:
+        required = default is dataclasses.MISSING
+        added = group.add_argument(*spelling, dest=name, metavar=metavar, help=text, required=required)
+    if kind is Path:
+        # read by shtab, for the completion of file names
+        added.complete = {"bash": "_shtab_compgen_files", "zsh": "_files"}  # type: ignore[attr-defined]
 
 
-def _default(field: "dataclasses.Field[Any]", instance: Any) -> Any:
-    from tyro import MISSING
-
-    if dataclasses.is_dataclass(instance):
-        return getattr(instance, field.name)
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    return MISSING if field.default_factory is dataclasses.MISSING else field.default_factory()
+def with_dashes(word: str) -> str:
+    """Return `--text-field` for `--text_field`."""
+    name, equals, value = word.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if word.startswith("--") else word
 
 
-def _quiet(hint: Any, default: Any) -> Any:
-    """Return `hint` without a remark about an empty default, since the help text says what happens then."""
-    from tyro.conf import arg
+def value_of(hint: Any, given: Any) -> Any:
+    """Return the value that words of a command line stand for; words that stand for none stay, and are refused later.
 
-    return Annotated[hint, arg(help_behavior_hint="")] if default is None or default in ([], {}, ()) else hint
+    Text is taken as it is written. Numbers may be written as in YAML: `1e6` is a whole number. `None` is none where a
+    setting may have no value.
+    """
+    if isinstance(given, list):
+        members = typing.get_args(hint) or (str,)
+        if (typing.get_origin(hint) or hint) in (dict, Mapping):
+            if len(given) % 2:
+                raise UnmaskError(f"{' '.join(given)!r} must be pairs of a name and a number, got {len(given)} words")
+            pairs = zip(given[::2], given[1::2], strict=True)
+            return {name: value_of(members[1], value) for name, value in pairs}
+        values = [value_of(members[0], one) for one in given]
+        return tuple(values) if typing.get_origin(hint) is tuple else values
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if types.NoneType in kinds and given == "None":
+        return None
+    kind = _kind(hint)
+    if kind is Path:
+        return Path(expanded(given))
+    if kind is bool:
+        return {"true": True, "false": False}.get(given.lower(), given)
+    if kind in (int, float):
+        return _number(kind, given)
+    return given
 
 
-def _docstrings(cls: type) -> dict[str, str | None]:
-    """Return the docstring under each field of a class; None for a field without one."""
-    [definition] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    texts: dict[str, str | None] = dict.fromkeys(field.name for field in dataclasses.fields(cls))
-    for field, below in itertools.pairwise(typing.cast(ast.ClassDef, definition).body):
-        match field, below:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                texts[name] = _flow(text)
-    return texts
+def _number(kind: Any, text: str) -> Any:
+    try:
+        if kind is int and text.lstrip("+-").isdigit():
+            return int(text)
+        number = float(text)
+    except ValueError:
+        return text
+    if kind is int:
+        return int(number) if number.is_integer() else text
+    return number
 
 
-def _flow(text: str) -> str:
-    """Return the text with each paragraph on one line."""
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text.strip()))
+def _kind(hint: Any) -> Any:
+    """Return the type of a hint that is not None."""
+    if isinstance(hint, types.UnionType):
+        return next(one for one in typing.get_args(hint) if one is not types.NoneType)
+    return hint
+
+
+def _is_list(hint: Any) -> bool:
+    return (typing.get_origin(hint) or hint) in (list, tuple, dict, Mapping)
+
+
+def _metavar(hint: Any) -> str:
+    kind = _kind(hint)
+    if typing.get_origin(kind) is Literal:
+        choices = ",".join(map(str, typing.get_args(kind)))
+        return f"{{{choices}}}" if len(choices) < _LONG else "NAME"
+    names = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "true|false"}
+    if _is_list(hint):
+        members = typing.get_args(hint)
+        if typing.get_origin(hint) in (dict, Mapping):
+            return "NAME X"
+        return names.get(members[0], "VALUE")
+    return names.get(kind, "VALUE")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return " ".join(map(_shown, value))
+    return str(value)
+
+
+def _spelling(field: "dataclasses.Field[Any]") -> list[str]:
+    if field.metadata.get("positional"):
+        return [field.metadata["metavar"]]
+    return [*filter(None, [field.metadata.get("short")]), f"--{field.name.replace('_', '-')}"][::-1]
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def _command(prog: str) -> str:
+    """Return "prepare" for "unmask prepare", as errors begin."""
+    return prog.split()[1]

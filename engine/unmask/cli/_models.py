@@ -64,7 +64,7 @@ def load_model(found: ModelFolder) -> "tuple[PretrainingModel, Tokenizer]":
 
     model = PretrainingModel.from_pretrained(found.path)
     tokenizer = Tokenizer.load(found.path)
-    require_bound(found.path, tokenizer, model.encoder.config.vocab_size)
+    require_bound(found.path, tokenizer, model.encoder.config.token_rows)
     return model, tokenizer
 
 

@@ -55,7 +55,10 @@ def prepared_process() -> Iterator[None]:
         yield
         _flush()
         if isinstance(sys.stdout, LastingStream) and sys.stdout.lost is not None:
-            raise OSError(f"all is done, but standard output could not be written ({sys.stdout.lost.strerror})")
+            raise UnmaskError(
+                f"all is done, but standard output could not be written ({sys.stdout.lost.strerror}); make room, or "
+                "write it to another place"
+            )
 
 
 def _open_missing() -> None:

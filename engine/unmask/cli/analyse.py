@@ -5,15 +5,15 @@ a store, a recipe or YAML file gives composition, scope and masking.
 """
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tyro
 
-from unmask.cli._arguments import read
+from unmask.cli._arguments import option, read
+from unmask.config.settings import Checked
 from unmask.errors import RunError
 from unmask.folders import is_store
 from unmask.paths import printable
@@ -32,17 +32,22 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(Checked):
     """Describe a corpus as it is composed and masked, and where the attention of a model goes."""
 
-    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_STORE")]
-    """Run directory, one of its checkpoints, or a store."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
-    """Folder for tables and plots. None: analysis in the run directory, or <store>-analysis beside a store."""
-    recipe: str | None = None
-    """For a store: recipe or YAML file with the lengths, composition and masking to use. None: tiny."""
-    micro_batches: int = 64
-    """Number of micro-batches to analyse."""
+    path: Path = option(
+        MISSING, "Run directory, one of its checkpoints, or a store.", positional=True, metavar="RUN_OR_STORE"
+    )
+    out: Path | None = option(
+        None,
+        "Folder for tables and plots. None: analysis in the run directory, or <store>-analysis beside a store.",
+        short="-o",
+        metavar="FOLDER",
+    )
+    recipe: str | None = option(
+        None, "For a store: recipe or YAML file with the lengths, composition and masking to use. None: tiny."
+    )
+    micro_batches: int = option(64, "Number of micro-batches to analyse.")
 
 
 def run(arguments: list[str]) -> None:
@@ -75,7 +80,7 @@ def analyse(path: Path, *, recipe: str | None = None, micro_batches: int = 64) -
     stream = data.stream(data.phases[-1])
     batches = list(islice(stream.batches(), micro_batches))
     special = data.store.special_ids | {f"added {token}": token for token in data.store.added_special_ids}
-    masked = stream.config.masking != "next_token"
+    masked = stream.masking != "next_token"
     unigram = data.unigram()
     if unigram is not None and unigram.counted < unigram.total:
         _log.info(str(unigram))
@@ -131,7 +136,7 @@ def _open(path: Path, config: "RunConfig") -> "RunData":
     folder = path if is_store(path) else _run_of(path)
     store, tokenizer = open_store(config, folder)
     # The host makes the masks that the device would make, and this analysis runs on the host.
-    return RunData(store, tokenizer, replace(config, data=replace(config.data, mask_on="host")))
+    return RunData(store, tokenizer, replace(config, masking=replace(config.masking, place="host")))
 
 
 def _distraction(path: Path, data: "RunData", batches: "list[PackedBatch]") -> "Distraction | None":
@@ -152,8 +157,12 @@ def _distraction(path: Path, data: "RunData", batches: "list[PackedBatch]") -> "
     # In scope `document` no token attends to another document, so the reference comes from scope `sequence`.
     joined = Stream(
         data.store,
-        replace(stream.config, composition=replace(stream.composition, scope="sequence")),
+        stream.config,
         data.tokenizer.ordinary_ids,
+        composition=replace(stream.composition, scope="sequence"),
+        masking=stream.masking,
+        pair_task=stream.pair_task,
+        seed=data.phases[-1].seed,
         similar_words=data.similar_words,
     )
     causal = model.encoder.config.causal

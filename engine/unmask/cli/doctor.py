@@ -19,10 +19,11 @@ import platform
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import tyro
+from unmask.cli._arguments import option, read
+from unmask.config.settings import Checked
 
 if TYPE_CHECKING:
     import torch
@@ -48,23 +49,18 @@ _PACKAGES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(Checked):
     """Say which backend runs each operation on this machine, and which others can."""
 
-    operations: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="[OPERATION ...]")] = field(
-        default_factory=list
+    operations: list[str] = option(
+        list, "Operations to show, such as attention. None: all.", positional=True, metavar="OPERATION"
     )
-    """Operations to show, such as attention. None: all."""
-    why: bool = False
-    """Give the reasons why a backend cannot run."""
-    json: bool = False
-    """Print all that is known as JSON."""
+    why: bool = option(False, "Give the reasons why a backend cannot run.")
+    json: bool = option(False, "Print all that is known as JSON.")
 
 
 def run(arguments: list[str]) -> None:
     """Print the table, the reasons or the JSON."""
-    from unmask.cli._arguments import read
-
     options = read(Options, prog="unmask doctor", arguments=arguments)
     found = facts(options.operations)
     if options.json:

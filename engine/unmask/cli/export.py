@@ -2,14 +2,12 @@
 `from_pretrained` loads.
 """
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from unmask.cli._arguments import read
+from unmask.cli._arguments import option, read
 from unmask.cli._models import find_model, load_model
+from unmask.config.settings import Checked
 from unmask.errors import CheckpointError, RunError, TokenizerError
 
 __all__ = ["export", "run"]
@@ -21,13 +19,16 @@ _FILES = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(Checked):
     """Write a model as a folder that transformers loads."""
 
-    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CHECKPOINT")]
-    """Run directory (its newest whole checkpoint), checkpoint, or model folder."""
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """Folder to make; must not exist, or be empty."""
+    model: Path = option(
+        MISSING,
+        "Run directory (its newest whole checkpoint), checkpoint, or model folder.",
+        positional=True,
+        metavar="RUN_OR_CHECKPOINT",
+    )
+    out: Path = option(MISSING, "Folder to make; must not exist, or be empty.", positional=True, metavar="OUT")
 
 
 def run(arguments: list[str]) -> None:

@@ -3,14 +3,13 @@
 The first line gives the size of the model and its training, so that nobody takes a small model for a large one.
 """
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import tyro
-
-from unmask.cli._arguments import read
+from unmask.cli._arguments import option, read
 from unmask.cli._models import ModelFolder, config_of, find_model, load_model
+from unmask.config.settings import Checked
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
@@ -23,15 +22,17 @@ MASK = "[MASK]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(Checked):
     """Show what a model predicts for each [MASK]."""
 
-    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FOLDER")]
-    """Run directory, checkpoint, or folder that transformers loads."""
-    texts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
-    """Texts, each with at least one [MASK]."""
-    top: int = 5
-    """Predictions to show for each [MASK]."""
+    model: Path = option(
+        MISSING,
+        "Run directory, checkpoint, or folder that transformers loads.",
+        positional=True,
+        metavar="RUN_OR_FOLDER",
+    )
+    texts: tuple[str, ...] = option((), "Texts, each with at least one [MASK].", positional=True, metavar="TEXT")
+    top: int = option(5, "Predictions to show for each [MASK].", ge=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +48,6 @@ def run(arguments: list[str]) -> None:
     options = read(Options, prog="unmask fill-mask", arguments=arguments)
     if not options.texts:
         raise UnmaskError(f'fill-mask: needs a text, such as "Returns a new {MASK}."')
-    if options.top < 1:
-        raise ValueError(f"fill-mask: --top must be at least 1, got {options.top}")
     for text in options.texts:
         if MASK not in text:
             raise UnmaskError(f"fill-mask: {text!r} has no {MASK}; put one where a word is to be predicted")
@@ -61,8 +60,8 @@ def run(arguments: list[str]) -> None:
         )
     model, tokenizer = load_model(found)
     print(describe_model(model, tokenizer, found))
-    if config is not None and config.data.masking == "mac":
-        print(f"its training (data.masking 'mac') never showed it {MASK}, so what it says of one means little")
+    if config is not None and config.masking.strategy == "mac":
+        print(f"its training (masking.strategy 'mac') never showed it {MASK}, so what it says of one means little")
     for text in options.texts:
         print(f"\n{text}")
         for number, predictions in enumerate(predict(model, tokenizer, text, top=options.top), start=1):

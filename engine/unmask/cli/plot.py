@@ -4,13 +4,11 @@ A logged row covers few tokens, so the training loss is also drawn as a running 
 dashed line is the loss of a model that knows only token frequencies (`train.unigram`), if an evaluation has it.
 """
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from unmask.cli._arguments import read
+from unmask.cli._arguments import option, read
+from unmask.config.settings import Checked
 from unmask.errors import RunError, UnmaskError
 from unmask.paths import printable
 from unmask.train.logging.log import read_evaluations, read_log
@@ -19,13 +17,13 @@ __all__ = ["Curve", "draw", "read_curves", "read_unigram", "run"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(Checked):
     """Draw the training and held-out loss of a run."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run directory."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
-    """Image to write (.png, .svg, .pdf). None: loss.png in the run directory."""
+    run: Path = option(MISSING, "Run directory.", positional=True, metavar="RUN")
+    out: Path | None = option(
+        None, "Image to write (.png, .svg, .pdf). None: loss.png in the run directory.", short="-o", metavar="FILE"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,14 +3,12 @@
 import logging
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import tyro
-
-from unmask.cli._arguments import join_repeated, read
-from unmask.errors import UnmaskError
+from unmask.cli._arguments import option, read
+from unmask.config.settings import Checked
 from unmask.paths import as_typed
 from unmask.terminal import messages_through, with_width
 
@@ -30,59 +28,87 @@ _TELL_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(Checked):
     """Turn raw text into a tokenizer and a token store, for `unmask pretrain --data.store OUT`.
 
     Documents are cleaned, cut into sentences and words, and encoded by all cores. A run that was killed goes on with
     OUT.partial when the same command is given again, after the last finished shard, and gives the same store.
     """
 
-    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
-    """Store to make; must not exist."""
-    input: Annotated[list[str], tyro.conf.arg(metavar="[NAME=]PATH [[NAME=]PATH ...]")] = field(default_factory=list)
-    """Files, folders or patterns such as 'news/*/', here or at s3://, gs:// and hf://datasets/owner/name/: .txt and .md
-    (a document each), .jsonl and .json (one an object), .csv, .tsv and .parquet (one a row), .conll, .conllu, each also
-    .gz and .zst; stores made before; data sets that `datasets` saved, or hf://owner/name:split (extra `datasets`);
-    docstrings: for those of the installed Python packages. NAME names the source, several may share one; else it is the
-    name of the file or folder."""
-    tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder of an existing WordPiece tokenizer, or a vocab.txt; none: that of a store among the inputs, else one is
-    trained on the text."""
-    vocab_size: int | None = None
-    """Entries of the trained vocabulary, 30522 if nothing is said; a given tokenizer or a store keeps its own."""
-    lowercase: bool = True
-    """Whether the trained tokenizer drops case and accents."""
-    strip_accents: bool = True
-    """Whether one that drops case drops accents too, which are letters in many scripts: those of Hindi, Japanese, Thai,
-    Arabic, Korean and others."""
-    text_field: str = "text"
-    """Field of JSON, or column of a table, that holds the text. Several, as in title,text, are joined by a blank line.
-    A number is a column, from 1, of a .csv or .tsv without a header line, or of CoNLL columns."""
-    blank_line_documents: bool = False
-    """Blank lines separate the documents of a text file."""
-    split_at: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
-    """A document of a text file begins at each line in which this is found: '^#{1,2} ' for Markdown headings,
-    '^CHAPTER ' for those of a novel. Headings with nothing between them open one document."""
-    encoding: Annotated[str, tyro.conf.arg(metavar="NAME")] = "utf-8"
-    """Encoding of the files, except parquet: utf-8, latin-1, gb18030, utf-16 and others that Python knows."""
-    delimiter: Annotated[str | None, tyro.conf.arg(metavar="SIGN")] = None
-    """Sign between the columns of .csv and .tsv, such as ';', or the word tab. None: a comma in .csv, a tab in .tsv."""
-    drop_duplicates: bool = False
-    """Of documents with the same text, only the first is kept. Without this, copies are counted."""
-    segmenter: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """What joins Chinese characters to words for masking: chinese (rjieba, else jieba; extra `chinese`), rjieba, jieba,
-    spaces (text that is segmented already), or module:function. None: every character is a word."""
-    normalisation: Literal["none", "NFC", "NFKC"] = "none"
-    """Unicode normalisation before all else; the tokenizer decides about case and accents."""
-    workers: int | None = None
-    """Processes that encode; none: one per core. The store is the same for any number."""
-    shard_tokens: int = 1 << 26
-    """Tokens in a shard, after each of which a killed run can go on."""
+    out: Path = option(MISSING, "Store to make; must not exist.", metavar="FOLDER")
+    input: list[str] = option(
+        list,
+        "Files, folders or patterns such as 'news/*/', here or at s3://, gs:// and hf://datasets/owner/name/: .txt "
+        "and .md (a document each), .jsonl and .json (one an object), .csv, .tsv and .parquet (one a row), .conll, "
+        ".conllu, each also .gz and .zst; stores made before; data sets that `datasets` saved, or "
+        "hf://owner/name:split (extra `datasets`); docstrings: for those of the installed Python packages. NAME names "
+        "the source, several may share one; else it is the name of the file or folder.",
+        metavar="[NAME=]PATH [[NAME=]PATH ...]",
+    )
+    tokenizer: Path | None = option(
+        None,
+        "Folder of an existing WordPiece tokenizer, or a vocab.txt; none: that of a store among the inputs, else one "
+        "is trained on the text.",
+        metavar="FOLDER",
+    )
+    vocab_size: int | None = option(
+        None, "Entries of the trained vocabulary, 30522 if nothing is said; a given tokenizer or a store keeps its own."
+    )
+    lowercase: bool = option(True, "Whether the trained tokenizer drops case and accents.")
+    strip_accents: bool = option(
+        True,
+        "Whether one that drops case drops accents too, which are letters in many scripts: those of Hindi, Japanese, "
+        "Thai, Arabic, Korean and others.",
+    )
+    text_field: str = option(
+        "text",
+        "Field of JSON, or column of a table, that holds the text. Several, as in title,text, are joined by a blank "
+        "line. A number is a column, from 1, of a .csv or .tsv without a header line, or of CoNLL columns.",
+    )
+    blank_line_documents: bool = option(False, "Blank lines separate the documents of a text file.")
+    split_at: str | None = option(
+        None,
+        "A document of a text file begins at each line in which this is found: '^#{1,2} ' for Markdown headings, "
+        "'^CHAPTER ' for those of a novel. Headings with nothing between them open one document.",
+        metavar="REGEX",
+    )
+    encoding: str = option(
+        "utf-8",
+        "Encoding of the files, except parquet: utf-8, latin-1, gb18030, utf-16 and others that Python knows.",
+        metavar="NAME",
+    )
+    delimiter: str | None = option(
+        None,
+        "Sign between the columns of .csv and .tsv, such as ';', or the word tab. None: a comma in .csv, a tab in "
+        ".tsv.",
+        metavar="SIGN",
+    )
+    drop_duplicates: bool = option(
+        False, "Of documents with the same text, only the first is kept. Without this, copies are counted."
+    )
+    segmenter: str | None = option(
+        None,
+        "What joins Chinese characters to words for masking: chinese (rjieba, else jieba; extra `chinese`), rjieba, "
+        "jieba, spaces (text that is segmented already), or module:function. None: every character is a word.",
+        metavar="NAME",
+    )
+    normalisation: Literal["none", "NFC", "NFKC"] = option(
+        "none", "Unicode normalisation before all else; the tokenizer decides about case and accents."
+    )
+    workers: int | None = option(
+        None, "Processes that encode; none: one per core. The store is the same for any number.", ge=1
+    )
+    shard_tokens: int = option(1 << 26, "Tokens in a shard, after each of which a killed run can go on.", ge=1)
+
+    @staticmethod
+    def way_of_stray(word: str) -> str:
+        """Say what to do about a path before the first option, where other programs take their input."""
+        return f"give text as --input {as_typed(word)}"
 
 
 def run(arguments: list[str]) -> None:
     """Prepare and print what the store holds."""
-    options = read(Options, prog="unmask prepare", arguments=join_repeated(arguments, "--input"), stray=_refuse_bare)
+    options = read(Options, prog="unmask prepare", arguments=arguments)
     from unmask.data.prepare import describe, prepare
     from unmask.data.store.duplicates import describe_duplicates
     from unmask.data.store.unfinished import unfinished_hint
@@ -116,12 +142,6 @@ def run(arguments: list[str]) -> None:
     print(describe(store))
     if copies := describe_duplicates(store):
         print(copies)
-
-
-def _refuse_bare(words: list[str]) -> None:
-    """Refuse a path before the first option, where other programs take their input."""
-    if not words[0].startswith("-"):
-        raise UnmaskError(f"prepare: {words[0]!r} belongs to no option; give text as --input {as_typed(words[0])}")
 
 
 class _Report(AbstractContextManager["_Report"]):

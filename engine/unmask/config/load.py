@@ -1,26 +1,27 @@
 """Reading and writing a run's configuration.
 
-Precedence: the defaults of `schema` < a recipe or YAML file < the command line. `load_config` merges the three as
-mappings and checks the result: names, types, ranges, and settings that contradict each other. Code that receives a
-`RunConfig` from it need not check anything again.
+Precedence: the defaults of `schema` < a recipe or YAML file < the command line. `load_config` merges the three and
+checks the result: names, types, ranges, settings that contradict each other, and settings that nothing reads.
 """
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from unmask.config.mappings import build, merge, nest, with_current_names
-from unmask.config.rules import check, check_changes, several_budgets
+from unmask.config.mappings import LineOf, build, changed, check_values, current_name, defaults, flat
 from unmask.config.schema import BUDGETS, RunConfig
 from unmask.config.unused import without_unused
-from unmask.config.yaml_text import dump_yaml, parse_yaml
+from unmask.config.yaml_text import dump_yaml, lines_of, parse_yaml
 from unmask.errors import ConfigError
 from unmask.paths import expanded, expanded_input
 
-__all__ = ["load_config", "read_recipe", "recipe_names", "to_mapping", "to_yaml"]
+__all__ = ["load_config", "read_settings", "recipe_names", "to_mapping", "to_yaml"]
+
+_PATHS = ("run", "data.store", "data.tokenizer", "masking.similar_words")
 
 
 def load_config(
@@ -36,32 +37,27 @@ def load_config(
         ConfigError: no such recipe or file, not YAML, an unknown name, a wrong type, a value out of range, a
             contradiction, or a setting that nothing reads.
     """
-    changes = _with_one_budget(with_current_names(nest(overrides or {})))
-    mapping = read_recipe("tiny" if recipe_or_yaml is None else recipe_or_yaml)
-    below = build(RunConfig, mapping, name="config")
-    whole = _at_home(build(RunConfig, merge(mapping, changes), name="config"))
-    config = without_unused(whole, below=below, changes=changes, saved=saved)
-    check(config)
-    check_changes(config, changes, max_length=below.data.max_length)
+    file = read_settings("tiny" if recipe_or_yaml is None else recipe_or_yaml)
+    below, changes = file.settings, _with_one_budget(flat(overrides or {}))
+    whole = check_values(
+        changed(below, changes),
+        source=file.source,
+        line_of=lambda name: None if name in changes else file.line_of(name),
+    )
+    whole = _at_home(whole)
+    asked = {name if name in defaults() else name.rsplit(".", 2)[0] for name in changes}
+    config = build(without_unused(whole, below=_right_ones(below), changes=asked, saved=saved))
+    _require_length_read(config, asked, below)
     return config
 
 
-def _with_one_budget(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested settings in which the budget that they give takes the place of the others.
+def _with_one_budget(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return flat settings in which the budget that they give takes the place of the others.
 
     So `--train.epochs 3` works with a recipe that gives steps, and with the default.
-
-    Raises:
-        ConfigError: they give two budgets.
     """
-    train = settings.get("train")
-    if not isinstance(train, Mapping):
-        return dict(settings)
-    given = [name for name in BUDGETS if train.get(name) is not None]
-    if len(given) > 1:
-        raise ConfigError(f"config: {several_budgets(given)}")
-    others = {name: None for name in BUDGETS if given and name not in given}
-    return {**settings, "train": {**train, **others}}
+    given = [name for name in BUDGETS if settings.get(f"train.{name}") is not None]
+    return settings | {f"train.{name}": None for name in BUDGETS if given and name not in given}
 
 
 def recipe_names() -> list[str]:
@@ -71,31 +67,80 @@ def recipe_names() -> list[str]:
     )
 
 
-def read_recipe(recipe_or_path: str | Path) -> dict[str, Any]:
+class SettingsFile(NamedTuple):
+    """The settings of a recipe or a YAML file.
+
+    Attributes:
+        source: its name, as given.
+        settings: under their dotted names of today.
+        line_of: gives the line of one of them; None for others.
+    """
+
+    source: str
+    settings: dict[str, Any]
+    line_of: LineOf
+
+
+def read_settings(recipe_or_path: str | Path) -> SettingsFile:
     """Read the settings of a shipped recipe, or of the YAML file at a path.
 
     Raises:
-        ConfigError: there is no such recipe or file, or the file cannot be read as UTF-8 YAML.
+        ConfigError: there is no such recipe or file, the file cannot be read as UTF-8 YAML, or a name in it is unknown.
     """
     wanted = str(recipe_or_path)
     if wanted in recipe_names():
-        text = files("unmask.recipes").joinpath(f"{wanted}.yaml").read_text("utf-8")
-        return _with_one_budget(parse_yaml(text, source=f"recipe {wanted}"))
+        return _parsed(files("unmask.recipes").joinpath(f"{wanted}.yaml").read_text("utf-8"), wanted)
     path = Path(expanded(wanted))
     if not path.exists():
         close = difflib.get_close_matches(wanted, recipe_names(), n=1)
         hint = f"did you mean {close[0]}?" if close else f"recipes are {', '.join(recipe_names())}"
         raise ConfigError(f"config: no recipe or file is called {wanted!r}; {hint}")
     try:
-        return _with_one_budget(with_current_names(parse_yaml(path.read_text("utf-8"), source=wanted)))
+        text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"config: {wanted} is not UTF-8 at byte {error.start}; save it as UTF-8 text") from None
     except OSError as error:
         raise ConfigError(f"config: {wanted} cannot be read ({error.strerror}); give a YAML file that can") from None
+    return _parsed(text, wanted)
 
 
-def _at_home(config: RunConfig) -> RunConfig:
-    """Return `config` with ~ expanded in every path."""
+def _parsed(text: str, source: str) -> SettingsFile:
+    def line_of(name: str) -> int | None:
+        lines = lines_of(text)
+        return lines.get(name) or {current_name(old): line for old, line in lines.items()}.get(name)
+
+    settings = _with_one_budget(flat(parse_yaml(text, source=source), source=source, line_of=line_of))
+    return SettingsFile(source, settings, line_of)
+
+
+def _right_ones(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings whose values are right by themselves; the command line mends the others."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        with suppress(ConfigError):
+            found |= check_values({name: value})
+    return found
+
+
+def _require_length_read(config: RunConfig, asked: set[str], below: Mapping[str, Any]) -> None:
+    """Raise ConfigError if `stream.max_length` was changed and nothing reads it, because the phases have their own.
+
+    A recipe may have both, since a user may remove its phases. It is a mistake to ask for a length that no phase has.
+    """
+    asked_for = config.stream.max_length
+    lengths = [phase.max_length for phase in config.train.phases]
+    before = below.get("stream.max_length", defaults()["stream.max_length"])
+    if not lengths or "stream.max_length" not in asked or ("train.phases" in asked and asked_for in (before, *lengths)):
+        return
+    raise ConfigError(
+        f"config: stream.max_length {asked_for} would change nothing, because train.phases sets the lengths "
+        f"({', '.join(map(str, lengths))}); leave it out, give --train.phases.0.max_length and so on, or other "
+        "train.phases ([] for one phase of this length)"
+    )
+
+
+def _at_home(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return flat settings with ~ expanded in every path."""
 
     def path(setting: str, given: str, expand: Callable[[str], str] = expanded) -> str:
         try:
@@ -103,21 +148,16 @@ def _at_home(config: RunConfig) -> RunConfig:
         except ConfigError as error:
             raise ConfigError(f"config: {setting}: {error}") from None
 
-    data = config.data
-    data = replace(
-        data,
-        store=data.store and path("data.store", data.store),
-        input=[path("data.input", given, expanded_input) for given in data.input],
-        tokenizer=data.tokenizer and path("data.tokenizer", data.tokenizer),
-        similar_words=data.similar_words and path("data.similar_words", data.similar_words),
-    )
-    return replace(config, run=config.run and path("run", config.run), data=data)
+    found: dict[str, Any] = {name: path(name, settings[name]) for name in _PATHS if settings.get(name)}
+    if "data.input" in settings:
+        found["data.input"] = [path("data.input", given, expanded_input) for given in settings["data.input"]]
+    return settings | found
 
 
 def to_mapping(config: RunConfig) -> dict[str, Any]:
     """Return the configuration as nested dicts and lists. `load_config` reads them back to an equal configuration."""
     mapping = asdict(config)
-    mapping["data"]["mask_split"] = list(config.data.mask_split)
+    mapping["masking"]["split"] = list(config.masking.split)
     return mapping
 
 

@@ -1,214 +1,369 @@
-"""From nested mappings to a checked dataclass: renamed settings, merging, unknown names, types.
+"""From nested or dotted mappings to flat settings, `{"train.steps": 200}`, and from these to a `RunConfig`.
 
-The error for an unknown name gives its dotted path and the most similar known name. The error for a wrong type says
-what was expected and what came.
+A setting is known by its dotted name. Earlier versions had other names for some; files, saved runs and command lines
+may still use them. The error for an unknown name gives the most similar one.
 """
 
 import dataclasses
 import difflib
 import functools
-import math
+import logging
+import types
 import typing
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
-from unmask.errors import ConfigError
+from unmask.config.schema import RunConfig
+from unmask.config.settings import check_value, described, hints_of
+from unmask.errors import ConfigError, SettingError, SettingTypeError
 
-if TYPE_CHECKING:
-    import pydantic
+__all__ = [
+    "ITEMS",
+    "build",
+    "changed",
+    "check_values",
+    "current_name",
+    "defaults",
+    "flat",
+    "groups_of",
+    "nearest_setting",
+    "old_names",
+    "settings_of",
+    "starred",
+]
 
-__all__ = ["build", "current_name", "merge", "nest", "settings_of", "with_current_names"]
+LineOf = Callable[[str], int | None]
 
-T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
-# what a field accepts, in words, by the first word of pydantic's error type
-_EXPECTED = {
-    "int": "a whole number",
-    "float": "a number",
-    "finite": "a number",
-    "string": "text",
-    "bool": "true or false",
-    "list": "a list",
-    "tuple": "a list",
-    "dataclass": "a group of settings",
-    "dict": "a group of settings",
-    "none": "nothing",
+# Settings that had another name in an earlier version: old name, new name. A star is the number of an item in a list.
+_RENAMED = {
+    "data.longest": "stream.max_length",
+    "train.phases.*.longest": "train.phases.*.max_length",
+    **{f"data.{name}": f"stream.{name}" for name in ("max_length", "workers")},
+    "data.held_out": "stream.held_out_fraction",
+    **{f"train.{name}": f"stream.{name}" for name in ("micro_batch_tokens", "max_documents")},
+    "data.compose": "composition.strategy",
+    **{
+        f"data.{name}": f"composition.{name}"
+        for name in ("scope", "weights", "short_pairs", "bm25_walk", "bm25_buffer", "bm25_query_terms")
+    },
+    "data.masking": "masking.strategy",
+    "data.mask_rate": "masking.rate",
+    "data.mask_rate_end": "masking.rate_end",
+    "data.mask_split": "masking.split",
+    "data.mask_on": "masking.place",
+    **{f"data.{name}": f"masking.{name}" for name in ("similar_words", "static_masks")},
+    **{
+        f"train.{name}": f"optimizer.{name}"
+        for name in ("learning_rate", "warmup_steps", "weight_decay", "beta1", "beta2", "eps", "clip_norm")
+    },
 }
 
-# Settings that had another name in an earlier version: old name, new name. Files, saved runs and command lines may use
-# either. A star is the number of an item in a list.
-_RENAMED = {"data.longest": "data.max_length", "train.phases.*.longest": "train.phases.*.max_length"}
+# What other programs call a setting, by the last part of the name. An unknown name is compared with these too.
+_ELSEWHERE = {
+    "lr": "optimizer.learning_rate",
+    "wd": "optimizer.weight_decay",
+    "adam_beta1": "optimizer.beta1",
+    "adam_beta2": "optimizer.beta2",
+    "adam_epsilon": "optimizer.eps",
+    "max_grad_norm": "optimizer.clip_norm",
+    "warmup": "optimizer.warmup_steps",
+    "batch_size": "train.tokens_per_step",
+    "per_device_train_batch_size": "stream.micro_batch_tokens",
+    "max_steps": "train.steps",
+    "num_train_epochs": "train.epochs",
+    "logging_steps": "train.log_every",
+    "eval_steps": "train.evaluate_every",
+    "save_steps": "train.save_every",
+    "num_workers": "stream.workers",
+    "max_seq_length": "stream.max_length",
+    "max_len": "stream.max_length",
+    "mlm_probability": "masking.rate",
+    "output_dir": "run",
+    "num_hidden_layers": "model.num_layers",
+    "num_attention_heads": "model.num_heads",
+    "max_position_embeddings": "model.max_positions",
+    "type_vocab_size": "model.num_segments",
+    "hidden_dropout_prob": "model.hidden_dropout",
+    "attention_probs_dropout_prob": "model.attention_dropout",
+    "bf16": "train.dtype",
+}
 
 
-def current_name(setting: str) -> str:
-    """Return the name that a setting has today: "data.max_length" for "data.longest", others as they are."""
-    steps = setting.split(".")
-    renamed = _RENAMED.get(".".join("*" if step.isdigit() else step for step in steps))
-    return setting if renamed is None else ".".join([*steps[:-1], renamed.rpartition(".")[2]])
+def _no_line(name: str) -> None:
+    return None
 
 
-def with_current_names(mapping: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return nested settings under the names that they have today.
-
-    Raises:
-        ConfigError: a setting is given under its old name and its new name.
-    """
-    result: dict[str, Any] = {}
-    for key, value in mapping.items():
-        here = (*path, str(key))
-        old, last = ".".join(here), key
-        # a name that contains a dot is no setting, and its error quotes the name as given
-        if "." not in here[-1] and (new := current_name(old)) != old:
-            last = new.rpartition(".")[2]
-            if last in mapping:
-                raise ConfigError(f"config: {old} is the old name of {new}, which is given too; leave it out")
-        if isinstance(value, Mapping):
-            value = with_current_names(value, here)
-        elif isinstance(value, list | tuple):
-            items = enumerate(value)
-            value = [with_current_names(one, (*here, str(i))) if isinstance(one, Mapping) else one for i, one in items]
-        result[last] = value
-    return result
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `above` merged into `below`, group by group. A list replaces the other list."""
-    merged = dict(below)
-    for name, value in above.items():
-        old = merged.get(name)
-        merged[name] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {"train": {"steps": 2}} for {"train.steps": 2}; names without a dot stay."""
-    nested: dict[str, Any] = {}
-    for path, value in dotted.items():
-        *groups, last = str(path).split(".")
-        leaf: dict[str, Any] = {last: value}
-        for group in reversed(groups):
-            leaf = {group: leaf}
-        nested = merge(nested, leaf)
-    return nested
-
-
-def build(cls: type[T], mapping: Mapping[str, Any], *, name: str) -> T:
-    """Make the dataclass `cls`, and the dataclasses in it, from a mapping. Missing fields keep their defaults.
-
-    Raises:
-        ConfigError: an unknown name or a wrong type. The message begins with `name`.
-    """
-    import pydantic
-
-    plain = _checked(cls, mapping, name, ())
-    try:
-        # mypy does not know that a class can be hashed
-        return cast(T, _adapter(cls).validate_python(plain))  # type: ignore[arg-type]
-    except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{name}: {_explain(first)}") from None
+def settings_of(cls: Any = RunConfig) -> dict[str, tuple["dataclasses.Field[Any]", Any]]:
+    """Return the field and the type of each setting by its dotted name: "train.steps"."""
+    return _settings_of(cls)
 
 
 @functools.cache
-def _adapter(cls: Any) -> "pydantic.TypeAdapter[Any]":
-    """Return pydantic's adapter of a dataclass. Making it takes far longer than using it, so it is cached."""
-    import pydantic
-
-    return pydantic.TypeAdapter(cls)
-
-
-def _explain(error: Any) -> str:
-    # for `int | None`, pydantic adds the member that it tried to the path
-    path = ".".join(str(part) for part in error["loc"] if part not in ("int", "float", "str", "bool"))
-    if error["loc"][-1] == "[key]":
-        path = f"a name in {'.'.join(str(part) for part in error['loc'][:-2])}"
-    if error["type"] == "missing":
-        return f"{path} is missing; give it a value"
-    if error["type"] == "literal_error":
-        expected = "one of " + error["ctx"]["expected"].replace(" or ", ", ")
-    else:
-        expected = _EXPECTED.get(error["type"].split("_")[0], error["msg"])
-    quoted = error["type"].startswith("string") and isinstance(error["input"], bool | int | float)
-    return f"{path} must be {expected}, got {_describe(error['input'])}{'; write it in quotes' if quoted else ''}"
+def _settings_of(cls: Any) -> dict[str, tuple["dataclasses.Field[Any]", Any]]:
+    found: dict[str, tuple[dataclasses.Field[Any], Any]] = {}
+    for field in dataclasses.fields(cls):
+        hint = hints_of(cls)[field.name]
+        if dataclasses.is_dataclass(hint):
+            found |= {f"{field.name}.{name}": one for name, one in settings_of(hint).items()}
+        else:
+            found[field.name] = field, hint
+    return found
 
 
-def _describe(value: object) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, Mapping):
-        return "a group of settings"
-    return f"{value!r} ({type(value).__name__})"
+def groups_of() -> dict[str, Any]:
+    """Return the configurations of the groups of settings by their names."""
+    return {name: hint for name, hint in hints_of(RunConfig).items() if dataclasses.is_dataclass(hint)}
 
 
-def _checked(cls: type, mapping: object, name: str, path: tuple[str, ...]) -> dict[str, Any]:
-    """Return `mapping` with {} for empty groups; refuse unknown names, true and false as numbers, inf and nan."""
-    if mapping is None:
-        return {}
-    if not isinstance(mapping, Mapping):
-        where = ".".join(path) or "the configuration"
-        raise ConfigError(f"{name}: {where} must be a group of settings, got {_describe(mapping)}")
-    types = typing.get_type_hints(cls)
-    result: dict[str, Any] = {}
+def _items_of_lists() -> dict[str, tuple["dataclasses.Field[Any]", Any]]:
+    found: dict[str, tuple[dataclasses.Field[Any], Any]] = {}
+    for name, (_, hint) in settings_of().items():
+        member = next(iter(typing.get_args(hint)), None)
+        if typing.get_origin(hint) is list and dataclasses.is_dataclass(member):
+            found |= {f"{name}.*.{one}": field for one, field in settings_of(member).items()}
+    return found
+
+
+@functools.cache
+def old_names() -> dict[str, str]:
+    """Return the settings of today by the names that they had in an earlier version."""
+    return {old: new for old, new in _RENAMED.items() if new in settings_of()}
+
+
+@functools.cache
+def defaults() -> Mapping[str, Any]:
+    """Return the default of each setting."""
+    return {name: _get(RunConfig(), name) for name in settings_of()}
+
+
+ITEMS = _items_of_lists()
+"""The settings of an item of a list, under "train.phases.*.share"."""
+
+
+def current_name(setting: str) -> str:
+    """Return the name that a setting has today: "composition.strategy" for "data.compose", others as they are."""
+    steps = setting.split(".")
+    renamed = _RENAMED.get(starred(setting))
+    if renamed is None:
+        return setting
+    numbers = iter(step for step in steps if step.isdigit())
+    return ".".join(next(numbers, step) if step == "*" else step for step in renamed.split("."))
+
+
+def flat(mapping: Mapping[str, Any], *, source: str = "", line_of: LineOf = _no_line) -> dict[str, Any]:
+    """Return settings under their dotted names of today, given in groups or under dotted names.
+
+    Args:
+        mapping: `{"train": {"steps": 200}}`, `{"train.steps": 200}`, or both.
+        source: the file that it comes from, for errors and for the notice about names of an earlier version.
+        line_of: gives the line of a name in the file, for errors; None for a name that is not there.
+    Raises:
+        ConfigError: a name is unknown, or a setting is given twice.
+    """
+    found: dict[str, Any] = {}
+    old: dict[str, str] = {}
+    for name, value in _leaves(mapping):
+        here = current_name(name)
+        if here != name:
+            old[name] = here
+        if here in found:
+            also = next((one for one, new in old.items() if new == here), name)
+            twice = (
+                f"{also} is the old name of {here}, which is given too" if also != here else f"{here} is given twice"
+            )
+            raise ConfigError(f"config: {twice}; leave one out")
+        with _placed(source, name, line_of):
+            _require_known(here, name)
+        found[here] = _current_items(here, value)
+    if old:
+        _notice(old, source)
+    return found
+
+
+def _leaves(mapping: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in mapping.items():
-        here = (*path, str(key))
-        dotted = ".".join(here)
-        if key not in types:
-            raise ConfigError(f"{name}: {dotted} is not a setting{_nearest(cls, here)}")
-        if dataclasses.is_dataclass(types[key]):
-            result[key] = _checked(typing.cast(type, types[key]), value, name, here)
+        if key in groups_of():
+            if value is not None and not isinstance(value, Mapping):
+                raise ConfigError(f"config: {key} must be a group of settings, got {described(value)}")
+            for name, one in (value or {}).items():
+                # a name with a dot within a group is no setting
+                yield f"{key}.{name}", one
+        else:
+            yield str(key), value
+
+
+def _current_items(setting: str, value: Any) -> Any:
+    """Return a list of groups with the names of today in each item; other values as they are."""
+    if not isinstance(value, list | tuple):
+        return value
+    items = []
+    for number, item in enumerate(value):
+        if isinstance(item, Mapping):
+            names = {name: current_name(f"{setting}.{number}.{name}") for name in item}
+            if len(set(names.values())) < len(names):
+                raise ConfigError(
+                    f"config: {setting}.{number} has a setting under its old name and its new one; leave one out"
+                )
+            for name, new in names.items():
+                _require_known(new, f"{setting}.{number}.{name}")
+            item = {new.rpartition(".")[2]: item[name] for name, new in names.items()}
+        items.append(item)
+    return items
+
+
+def _notice(old: Mapping[str, str], source: str) -> None:
+    shown = [f"{name} is now {new}" for name, new in list(old.items())[:3]]
+    more = f" and {len(old) - len(shown)} more" if len(old) > len(shown) else ""
+    way = f"; `unmask config {source}` prints the file under the names of today" if source else ""
+    _log.warning(f"config: {', '.join(shown)}{more}; the old names still work{way}")
+
+
+def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return flat settings with changes over them; "train.phases.0.max_length" changes one item of a list.
+
+    Raises:
+        ConfigError: the list has no such item.
+    """
+    result = {**settings, **{name: value for name, value in changes.items() if name in settings_of()}}
+    for name, value in changes.items():
+        if name in settings_of():
             continue
-        for item in _scalars(value):
-            if isinstance(item, bool) and bool not in (types[key], *typing.get_args(types[key])):
-                raise ConfigError(f"{name}: {dotted} must be {_words(types[key])}, got {_describe(item)}")
-            if isinstance(item, float) and not math.isfinite(item):
-                raise ConfigError(f"{name}: {dotted} must be a finite number, got {item}")
-        result[key] = _list_of_groups(types[key], value, name, here)
+        group, number, last = name.rsplit(".", 2)
+        items = [dict(item) if isinstance(item, Mapping) else item for item in result.get(group) or []]
+        if int(number) >= len(items) or not isinstance(items[int(number)], dict):
+            raise ConfigError(
+                f"config: {name} changes an item of {group}, which has {len(items)}; give the whole list, as in "
+                f"--{group} '[{{share: 0.9, max_length: 128}}, {{share: 0.1, max_length: 512}}]'"
+            )
+        items[int(number)][last] = value
+        result[group] = items
     return result
 
 
-def _list_of_groups(hint: object, value: object, name: str, path: tuple[str, ...]) -> object:
+def check_values(settings: Mapping[str, Any], *, source: str = "", line_of: LineOf = _no_line) -> dict[str, Any]:
+    """Return flat settings with their types; each value alone is checked, the agreement of several is not.
+
+    Args:
+        settings: under their names of today.
+        source: the file that some come from, for errors.
+        line_of: gives the line of one of these in the file; None for others.
+    Raises:
+        ConfigError: a value has the wrong type or is out of its range.
+    """
+    result = {}
+    for name, value in settings.items():
+        field, hint = settings_of()[name]
+        with _placed(source, name, line_of), _named(name.rpartition(".")[0]):
+            result[name] = _converted(hint, value, name)
+            try:
+                check_value("", field, hint, result[name])
+            except SettingTypeError:
+                # the error shows the value as it was given
+                check_value("", field, hint, value)
+                raise
+    return result
+
+
+def build(settings: Mapping[str, Any]) -> RunConfig:
+    """Make a configuration from flat settings that `check_values` returned. Missing ones have their defaults.
+
+    Raises:
+        ConfigError: two settings contradict each other.
+    """
+    whole = {**defaults(), **settings}
+    groups: dict[str, Any] = {}
+    for group, cls in groups_of().items():
+        with _named(group):
+            groups[group] = cls(**{name: whole[f"{group}.{name}"] for name in hints_of(cls)})
+    with _named(""):
+        return RunConfig(**{name: value for name, value in whole.items() if "." not in name}, **groups)
+
+
+@contextmanager
+def _placed(source: str, name: str, line_of: LineOf) -> Iterator[None]:
+    """Name the file and the line in an error about one of its settings."""
+    try:
+        yield
+    except ConfigError as error:
+        line = line_of(name)
+        if line is not None:
+            error.args = (f"config: {source}, line {line}: {str(error).removeprefix('config: ')}",)
+        raise
+
+
+@contextmanager
+def _named(group: str) -> Iterator[None]:
+    """Name the setting by its dotted name in the error of a component."""
+    try:
+        yield
+    except SettingError as error:
+        raise ConfigError(f"config: {group}{'.' if group else ''}{error.setting} {error.problem}") from None
+
+
+def _converted(hint: Any, value: Any, name: str) -> Any:
+    """Return 1000000 for 1e6 where a whole number is needed, 1.0 for 1 where any number is, and groups for mappings."""
     members = typing.get_args(hint)
-    if not (isinstance(value, list) and members and dataclasses.is_dataclass(members[0])):
-        return value
-    return [_checked(typing.cast(type, members[0]), item, name, (*path, str(i))) for i, item in enumerate(value)]
+    kinds = members if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, float) and int in kinds and float not in kinds and value.is_integer():
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
+        return float(value)
+    if isinstance(value, Mapping):
+        return {key: _converted(members[-1], one, name) for key, one in value.items()} if members else value
+    if isinstance(value, list | tuple) and members:
+        items = [_item(members[0], one, f"{name}.{number}") for number, one in enumerate(value)]
+        return tuple(items) if typing.get_origin(hint) is tuple else items
+    return value
 
 
-def _scalars(value: object) -> Iterator[object]:
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _scalars(item)
-    elif not isinstance(value, Mapping):
-        yield value
+def _item(hint: Any, value: Any, name: str) -> Any:
+    if not dataclasses.is_dataclass(hint) or not isinstance(value, Mapping):
+        return _converted(hint, value, name)
+    lacking = next((one.name for one in dataclasses.fields(hint) if one.name not in value), None)
+    if lacking is not None:
+        raise ConfigError(f"config: {name}.{lacking} is missing; give it a value")
+    with _named(name):
+        return typing.cast(Any, hint)(**{key: _converted(hints_of(hint)[key], one, name) for key, one in value.items()})
 
 
-def _words(hint: object) -> str:
-    kinds = {int: "a whole number", float: "a number", str: "text"}
-    for kind in (hint, *typing.get_args(hint)):
-        if isinstance(kind, type) and kind in kinds:
-            return kinds[kind]
-    return str(hint)
+def _get(config: Any, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), config)
 
 
-def _nearest(cls: type, path: tuple[str, ...]) -> str:
-    """Suggest the most similar name in the same group, else a similar last name in another group."""
-    *groups, last = path
-    prefix = "".join(f"{group}." for group in groups)
-    names = [f.name for f in dataclasses.fields(cls)]
-    old = [name for *_, name in (key.split(".") for key in _RENAMED) if current_name(prefix + name) != prefix + name]
-    close = difflib.get_close_matches(last, [*names, *old], n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {current_name(prefix + close[0])}?"
-    by_leaf = {} if groups else {dotted.rsplit(".", 1)[-1]: dotted for dotted, _ in settings_of(cls)}
-    close = difflib.get_close_matches(last, list(by_leaf), n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {by_leaf[close[0]]}?"
-    return f"; {prefix.rstrip('.') or 'the configuration'} has {', '.join(names)}"
+def _require_known(name: str, given: str) -> None:
+    """Raise ConfigError, with the nearest known name, unless `name` is a setting or one of an item of a list."""
+    if name in settings_of() or starred(name) in ITEMS:
+        return
+    nearest = nearest_setting(name)
+    if nearest is not None:
+        raise ConfigError(f"config: {given} is not a setting; did you mean {nearest}?")
+    group = name.rpartition(".")[0]
+    known = [one.rpartition(".")[2] for one in (*settings_of(), *ITEMS) if one.rpartition(".")[0] == starred(group)]
+    if not group or not known:
+        raise ConfigError(f"config: {given} is not a setting; there are the groups {', '.join(groups_of())}")
+    raise ConfigError(f"config: {given} is not a setting; {group} has {', '.join(known)}")
 
 
-def settings_of(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the type of each field of a dataclass and of the dataclasses in it."""
-    for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            yield from settings_of(cast(type, hint), f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", hint
+def nearest_setting(name: str) -> str | None:
+    """Return the setting that is most similar to an unknown name; None if none is."""
+    group, _, last = name.rpartition(".")
+    names = (*_RENAMED, *settings_of(), *ITEMS)
+    inside = {one.rpartition(".")[2]: one for one in names if one.rpartition(".")[0] == starred(group)}
+    everywhere = _ELSEWHERE | {one.rpartition(".")[2]: one for one in (*groups_of(), *settings_of())}
+    if last in _ELSEWHERE and last not in inside:
+        inside = {}
+    for known, cutoff in ((inside, 0.6), (everywhere, 0.7)):
+        close = difflib.get_close_matches(last, known, n=1, cutoff=cutoff)
+        if close:
+            numbers = iter(step for step in name.split(".") if step.isdigit())
+            steps = current_name(known[close[0]]).split(".")
+            return ".".join(next(numbers) if step == "*" else step for step in steps)
+    return None
+
+
+def starred(name: str) -> str:
+    """Return "train.phases.*.share" for "train.phases.0.share"."""
+    return ".".join("*" if step.isdigit() else step for step in name.split("."))

@@ -1,265 +1,419 @@
-"""The settings of a run: one flat dataclass for each component, each field with its unit and range.
+"""The settings of a run: one group for each component, which the component itself takes as its configuration.
 
-The defaults are the recipe `tiny`, the embedded demonstration. It needs no network, no GPU and no account.
+    data          the text, its tokenizer and its store              train.store
+    stream        lengths, micro-batches, held-out share, workers    data.stream
+    composition   how documents become sequences                     composition.strategy
+    masking       what is predicted                                  masking.strategy
+    model         the encoder's sizes                                model.Encoder (`config.encoder`)
+    objective     weights of the losses                              objectives
+    optimizer     AdamW and its schedule                             train.optim, train.schedule
+    train         budget, precision, intervals                       train.trainer
+    kernels       the backend of each operation                      unmask_kernels
+
+The defaults of a run are the recipe `tiny`, the embedded demonstration. It needs no network, no GPU and no account.
 """
 
-from dataclasses import asdict, dataclass, field
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, asdict, dataclass, replace
+from fractions import Fraction
 from typing import Literal
+
+from unmask.config.encoder import EncoderConfig
+from unmask.config.rules import disagreements
+from unmask.config.settings import Checked, setting
+from unmask.errors import ConfigError
+from unmask.limits import JOINING, SHORTEST
 
 __all__ = [
     "BUDGETS",
+    "CompositionConfig",
     "DataConfig",
     "KernelsConfig",
-    "ModelConfig",
+    "MaskingConfig",
     "ObjectiveConfig",
+    "OptimizerConfig",
     "PhaseConfig",
     "RunConfig",
+    "StreamConfig",
     "TrainConfig",
 ]
-
 
 BUDGETS = ("steps", "epochs", "minutes")
 """The settings of `train` of which one ends the run."""
 
+# a weight is the nearest fraction with at most this denominator, so that 0.1 is 1/10 exactly
+_DENOMINATOR = 1 << 16
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    """The text, how it is cut into sequences, and what is masked."""
+class DataConfig(Checked):
+    """The text and its tokenizer: a store that `unmask prepare` made, or text to prepare first."""
 
-    store: str | None = None
-    """Token store that `unmask prepare` wrote. None: `input` if given, else the docstrings of the installed Python
-    packages."""
-    input: list[str] = field(default_factory=list)
-    """Text to prepare before training, as for `unmask prepare --input`: files, folders and patterns such as 'news/*/'
-    of .txt, .md, .jsonl, .json, .csv, .tsv, .parquet, .conll, .conllu (each also .gz, .zst), here or at s3://, gs:// or
-    hf://datasets/; data sets; stores; docstrings: for those of the installed Python packages. `name=path` names a
-    source."""
-    text_field: str = "text"
-    """Field of JSON, or column of a table, that holds the text of `input`. Several, as in title,text, are joined by a
-    blank line. A number is a column, from 1, of a .csv or .tsv without a header line, or of CoNLL columns."""
-    blank_line_documents: bool = False
-    """Whether blank lines separate the documents in a text file of `input`. If not, a file is one document."""
-    encoding: str = "utf-8"
-    """Encoding of the files of `input`, except parquet: utf-8, latin-1, gb18030, utf-16 and others of Python."""
-    delimiter: str | None = None
-    """Sign between the columns of .csv and .tsv, or the word tab. None: a comma in .csv, a tab in .tsv."""
-    drop_duplicates: bool = False
-    """Whether of documents of `input` with the same text only the first is kept."""
-    split_at: str | None = None
-    """Regular expression: a document begins at each line of a text file of `input` in which it is found. None: no such
-    lines."""
-    segmenter: str | None = None
-    """Segmenter that joins the Chinese characters of `input` to words: chinese, rjieba, jieba, spaces or
-    module:function. None: each character is a word. A store keeps its own words."""
-    tokenizer: str | None = None
-    """Folder of an existing WordPiece tokenizer. None: a vocabulary is trained on the text."""
-    vocab_size: int = 8192
-    """Entries of a vocabulary that is trained here. A store or a given tokenizer keeps its own."""
-    lowercase: bool = True
-    """Whether a vocabulary that is trained here ignores case. A store or a given tokenizer keeps its own rule."""
-    strip_accents: bool = True
-    """Whether a vocabulary that ignores case removes accents too. In many scripts they are letters: in those of Hindi,
-    Japanese, Thai, Arabic, Korean and others."""
-    max_length: int = 128
-    """Maximum number of tokens of a sequence, [CLS] and [SEP] included. A longer document is cut into several
-    pieces."""
-    held_out: float = 0.01
-    """Share of the documents that are only evaluated on, chosen by their content; in [0, 0.5]. Every evaluation reads
-    the same first `train.evaluate_tokens` of them, so a large store needs a small share."""
-    compose: Literal["documents", "doc_sentences", "full_sentences", "mix", "uni", "bm25", "best_fit", "pairs"] = (
-        "documents"
+    store: str | None = setting(
+        None,
+        "Token store that `unmask prepare` wrote. None: `input` if given, else the docstrings of the installed Python "
+        "packages.",
     )
-    """How documents become sequences. documents: a whole document, or even pieces of a long one. doc_sentences: whole
-    sentences of one document. full_sentences: whole sentences across documents. mix: cuts of `max_length` from one
-    stream of all documents. uni: the same from one stream for each source. bm25: the next document is the most similar
-    one. best_fit: several pieces in a sequence with little room left. pairs: two segments, for `objective.nsp` or
-    `objective.sop`."""
-    bm25_walk: Literal["path", "star"] = "path"
-    """The document that `bm25` compares the next one with: the last of the sequence (path), or its first (star)."""
-    bm25_buffer: int = 2048
-    """Number of documents from which `bm25` chooses the next one."""
-    bm25_query_terms: int = 300
-    """Words of a document that `bm25` compares, drawn at random if the document has more."""
-    scope: Literal["document", "sequence"] = "document"
-    """What a token may attend to if a sequence holds several documents: its own document, or the whole sequence."""
-    short_pairs: float = 0.1
-    """Share of the documents whose pairs get a random length below the maximum; in [0, 1]."""
-    weights: dict[str, float] = field(default_factory=dict)
-    """How often an epoch reads each source, by its name: 2 reads it twice, 0.5 half of it, 0 leaves it out. Other
-    sources are read once. On the command line: `--data.weights books 2 peps 0.5`."""
-    mask_rate: float = 0.15
-    """Share of the tokens to predict; in (0, 1)."""
-    mask_rate_end: float | None = None
-    """Mask rate at the last step, reached linearly from `mask_rate` at the first; in (0, 1). None: the rate stays."""
-    mask_split: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of these tokens that become [MASK] (with `mac` a similar word), become a random token, and stay; sum 1."""
-    masking: Literal["token", "whole_word", "ngram", "span", "mac"] = "token"
-    """What is chosen: tokens, whole words, n-grams of words (MacBERT), spans (SpanBERT), or n-grams that become
-    similar words instead of [MASK] (MacBERT's MLM as correction)."""
-    similar_words: str | None = None
-    """Table of similar words for `mac`: lines 'word<TAB>neighbour:similarity neighbour:similarity ...'."""
-    mask_on: Literal["host", "device"] = "host"
-    """Where masks of `token` and `whole_word` are made: by the loader's workers, or on the model's device. The masks
-    are the same."""
-    static_masks: int | None = None
-    """Number of different masks of a text, which then repeat (BERT's original: 10). None: new masks in each epoch."""
-    workers: int = 1
-    """Background workers that pack and mask; with 0 the trainer does it between steps. The batches are the same."""
+    input: list[str] = setting(
+        list,
+        "Text to prepare before training, as for `unmask prepare --input`: files, folders and patterns such as "
+        "'news/*/' of .txt, .md, .jsonl, .json, .csv, .tsv, .parquet, .conll, .conllu (each also .gz, .zst), here or "
+        "at s3://, gs:// or hf://datasets/; data sets; stores; docstrings: for those of the installed Python packages. "
+        "`name=path` names a source.",
+    )
+    text_field: str = setting(
+        "text",
+        "Field of JSON, or column of a table, that holds the text of `input`. Several, as in title,text, are joined by "
+        "a blank line. A number is a column, from 1, of a .csv or .tsv without a header line, or of CoNLL columns.",
+    )
+    blank_line_documents: bool = setting(
+        False, "Whether blank lines separate the documents in a text file of `input`. If not, a file is one document."
+    )
+    encoding: str = setting(
+        "utf-8",
+        "Encoding of the files of `input`, except parquet: utf-8, latin-1, gb18030, utf-16 and others of Python.",
+    )
+    delimiter: str | None = setting(
+        None, "Sign between the columns of .csv and .tsv, or the word tab. None: a comma in .csv, a tab in .tsv."
+    )
+    drop_duplicates: bool = setting(False, "Whether of documents of `input` with the same text only the first is kept.")
+    split_at: str | None = setting(
+        None,
+        "Regular expression: a document begins at each line of a text file of `input` in which it is found. None: no "
+        "such lines.",
+    )
+    segmenter: str | None = setting(
+        None,
+        "Segmenter that joins the Chinese characters of `input` to words: chinese, rjieba, jieba, spaces or "
+        "module:function. None: each character is a word. A store keeps its own words.",
+    )
+    tokenizer: str | None = setting(
+        None, "Folder of an existing WordPiece tokenizer. None: a vocabulary is trained on the text."
+    )
+    vocab_size: int = setting(
+        8192, "Entries of a vocabulary that is trained here. A store or a given tokenizer keeps its own.", ge=100
+    )
+    lowercase: bool = setting(
+        True, "Whether a vocabulary that is trained here ignores case. A store or a given tokenizer keeps its own rule."
+    )
+    strip_accents: bool = setting(
+        True,
+        "Whether a vocabulary that ignores case removes accents too. In many scripts they are letters: in those of "
+        "Hindi, Japanese, Thai, Arabic, Korean and others.",
+    )
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.store is not None and self.input:
+            yield "store", "and input are both set; give the prepared store or the text, not both"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """The encoder's sizes (Devlin et al. 2019, arXiv:1810.04805). The vocabulary size comes from the tokenizer."""
+class StreamConfig(Checked):
+    """How sequences fill micro-batches, and which documents are held out."""
 
-    num_layers: int = 2
-    """Transformer layers."""
-    hidden_size: int = 128
-    """Width of the hidden states; a multiple of the number of heads."""
-    num_heads: int = 2
-    """Attention heads in a layer."""
-    intermediate_size: int = 512
-    """Width of the feed-forward layer."""
-    max_positions: int = 512
-    """Rows of the position table: the model cannot read longer sequences."""
-    num_segments: int = 2
-    """Rows of the segment (token type) table."""
-    hidden_dropout: float = 0.0
-    """Dropout of embeddings and layer outputs; in [0, 1)."""
-    attention_dropout: float = 0.0
-    """Dropout of attention probabilities; in [0, 1)."""
-    layer_norm_eps: float = 1e-12
-    """Added to the variance in layer norm."""
-    initializer_range: float = 0.02
-    """Standard deviation of the truncated normal distribution of initial weights."""
-    activation: Literal["gelu", "gelu_tanh"] = "gelu"
-    """Feed-forward activation: the exact GELU, or its tanh approximation."""
-    causal: bool = False
-    """Whether a token sees only itself and what comes before it in its document."""
-    attention_window: int | None = None
-    """Tokens that a token sees on either side in a local layer (ModernBERT: 64). None: every layer is global."""
-    global_every: int = 3
-    """With a window, layers 0, n, 2 n, ... stay global (ModernBERT: 3); 0: every layer is local."""
+    max_length: int = setting(
+        128,
+        "Maximum number of tokens of a sequence (L), [CLS] and [SEP] included. A longer document is cut into several "
+        "pieces.",
+        ge=SHORTEST,
+    )
+    micro_batch_tokens: int = setting(2048, "Token capacity of one forward and backward pass (T).", ge=1)
+    max_documents: int | None = setting(
+        None, "Document slots of a micro-batch (S). None: as many as the lengths in the corpus need.", ge=1
+    )
+    held_out_fraction: float = setting(
+        0.01,
+        "Share of the documents that are only evaluated on, chosen by their content. Every evaluation reads the same "
+        "first `train.evaluate_tokens` of them, so a large store needs a small share.",
+        ge=0,
+        le=0.5,
+    )
+    workers: int = setting(
+        1,
+        "Background workers that pack and mask; with 0 the trainer does it between steps. The batches are the same.",
+        ge=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ObjectiveConfig:
+class CompositionConfig(Checked):
+    """How the documents of a block become sequences."""
+
+    strategy: Literal["documents", "doc_sentences", "full_sentences", "mix", "uni", "bm25", "best_fit", "pairs"] = (
+        setting(
+            "documents",
+            "How. documents: a whole document, or even pieces of a long one. doc_sentences: "
+            "whole sentences of one document. full_sentences: whole sentences across documents. mix: cuts of "
+            "`stream.max_length` from one stream of all documents. uni: the same from a stream for each source. bm25: "
+            "the next document is the most similar one. best_fit: several pieces in a sequence with little room left. "
+            "pairs: two segments, for `objective.nsp` or `objective.sop`.",
+        )
+    )
+    scope: Literal["document", "sequence"] = setting(
+        "document",
+        "What a token may attend to if a sequence holds several documents: its own document, or the whole sequence.",
+    )
+    weights: dict[str, float] = setting(
+        dict,
+        "How often an epoch reads each source, by its name: 2 reads it twice, 0.5 half of it, 0 leaves it out. Other "
+        "sources are read once. On the command line: `--composition.weights books 2 peps 0.5`.",
+    )
+    short_pairs: float = setting(
+        0.1, "Share of the documents whose pairs get a random length below the maximum (BERT: 0.1).", ge=0, le=1
+    )
+    bm25_walk: Literal["path", "star"] = setting(
+        "path",
+        "The document that bm25 compares the next one with: the last of the sequence (path), or its first (star).",
+    )
+    bm25_buffer: int = setting(2048, "Number of documents from which bm25 chooses the next one.", ge=1)
+    bm25_query_terms: int = setting(
+        300, "Words of a document that bm25 compares, drawn at random if the document has more.", ge=1
+    )
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        for source, weight in self.weights.items():
+            if weight < 0:
+                yield f"weights.{source}", f"must be at least 0, got {weight:g}"
+
+    @property
+    def joins(self) -> bool:
+        """Whether a sequence may hold pieces of several documents."""
+        return self.strategy in JOINING
+
+    @property
+    def expensive(self) -> bool:
+        """Whether composing takes so long that one process does it ahead for all workers."""
+        return self.strategy == "bm25"
+
+    def held_out(self) -> "CompositionConfig":
+        """Return the composition of evaluation: every document by itself, or pairs, whatever training composes."""
+        return replace(
+            self,
+            strategy="pairs" if self.strategy == "pairs" else "documents",
+            scope="document",
+            weights={name: 0.0 for name, weight in self.weights.items() if weight == 0},
+        )
+
+    def source_weights(self, sources: Sequence[str]) -> list[Fraction]:
+        """Return the weight of each source, in the order of `sources`.
+
+        Raises:
+            ConfigError: a weight of a source that is not there.
+        """
+        for name in self.weights:
+            if name not in sources:
+                close = difflib.get_close_matches(name, sources, n=1, cutoff=0.5)
+                hint = f"; did you mean {close[0]}?" if close else f"; the store has {', '.join(sources)}"
+                raise ConfigError(f"stream: composition.weights names {name!r}, which is no source of the store{hint}")
+        return [Fraction(self.weights.get(name, 1)).limit_denominator(_DENOMINATOR) for name in sources]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskingConfig(Checked):
+    """What is predicted (Devlin et al. 2019; Joshi et al. 2020; Cui et al. 2021)."""
+
+    strategy: Literal["token", "whole_word", "ngram", "span", "mac"] = setting(
+        "token",
+        "What is chosen: tokens, whole words, n-grams of words (MacBERT), spans (SpanBERT), or n-grams that become "
+        "similar words instead of [MASK] (mac: MacBERT's masked language model as correction).",
+    )
+    rate: float = setting(0.15, "Share of the tokens to predict.", gt=0, le=1, hint="BERT masks 0.15")
+    rate_end: float | None = setting(
+        None, "Mask rate at the last step, reached linearly from `rate` at the first. None: the rate stays.", gt=0, le=1
+    )
+    split: tuple[float, float, float] = setting(
+        (0.8, 0.1, 0.1),
+        "Shares of these tokens that become [MASK] (with mac a similar word), become a random token, and stay; sum 1.",
+    )
+    similar_words: str | None = setting(
+        None, "Table of similar words for `mac`: lines 'word<TAB>neighbour:similarity neighbour:similarity ...'."
+    )
+    place: Literal["host", "device"] = setting(
+        "host",
+        "Where masks of `token` and `whole_word` are made: by the loader's workers on the host, or on the model's "
+        "device. The masks are the same.",
+    )
+    static_masks: int | None = setting(
+        None,
+        "Number of different masks of a text, which then repeat (BERT's original: 10). None: new masks in each epoch.",
+        ge=1,
+    )
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6:
+            yield "split", f"must be three shares that sum to 1, got {list(self.split)}"
+        if self.static_masks is not None and self.rate_end is not None:
+            yield (
+                "static_masks",
+                "and rate_end are both set, but masks that repeat cannot follow a schedule; choose one of them",
+            )
+        if self.place == "device":
+            yield from (("place", f"is 'device', which {problem}; set it to 'host'") for problem in self._on_device())
+
+    def _on_device(self) -> Iterator[str]:
+        """Yield the problems of masking on the device, where only tokens, words and document keys are known."""
+        if self.strategy not in ("token", "whole_word"):
+            yield f"masks by 'token' and 'whole_word', not strategy {self.strategy!r}"
+        if self.static_masks is not None or self.rate_end is not None:
+            yield f"draws new masks at one rate, not {'static_masks' if self.rate_end is None else 'rate_end'}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveConfig(Checked):
     """Weights of the losses; a weight of 0 leaves the loss out."""
 
-    mlm: float = 1.0
-    """Masked language model."""
-    nsp: float = 0.0
-    """Next sentence prediction; needs `data.compose: pairs`."""
-    sop: float = 0.0
-    """Sentence order prediction; needs `data.compose: pairs`."""
-    clm: float = 0.0
-    """Causal language model: each token predicts the next one of its document; needs `model.causal` and excludes the
-    other losses."""
+    mlm: float = setting(1.0, "Masked language model.", ge=0)
+    nsp: float = setting(0.0, "Next sentence prediction; needs `composition.strategy: pairs`.", ge=0)
+    sop: float = setting(0.0, "Sentence order prediction; needs `composition.strategy: pairs`.", ge=0)
+    clm: float = setting(
+        0.0,
+        "Causal language model: each token predicts the next one of its document; needs `model.causal` and excludes "
+        "the other losses.",
+        ge=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PhaseConfig:
+class OptimizerConfig(Checked):
+    """AdamW and the schedule of its learning rate."""
+
+    learning_rate: float = setting(
+        1.5e-3, "Peak learning rate, reached at the end of the warm-up; then it decays linearly to 0.", gt=0
+    )
+    warmup_steps: int = setting(
+        100, "Steps of linear warm-up. A run of fewer steps warms up for a tenth of them.", ge=0
+    )
+    weight_decay: float = setting(0.01, "Decoupled weight decay; biases and layer norms have none.", ge=0)
+    beta1: float = setting(0.9, "Decay of the first moment.", ge=0, lt=1)
+    beta2: float = setting(0.999, "Decay of the second moment.", ge=0, lt=1)
+    eps: float = setting(1e-6, "Added to the root of the second moment; 1e-6 as in BERT.", gt=0)
+    clip_norm: float = setting(1.0, "Largest global norm of the gradient; a larger gradient is scaled down.", gt=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseConfig(Checked):
     """A phase: a stretch of steps with a maximum length of its own."""
 
-    share: float
-    """Share of the run's steps; in (0, 1]. The shares of all phases sum to 1."""
-    max_length: int
-    """Maximum number of tokens of a sequence in this phase."""
+    share: float = setting(MISSING, "Share of the run's steps. The shares of all phases sum to 1.", gt=0, le=1)
+    max_length: int = setting(MISSING, "Maximum number of tokens of a sequence in this phase.", ge=SHORTEST)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """Budget, optimizer, precision and intervals. Intervals are in optimizer steps."""
+class TrainConfig(Checked):
+    """Budget, precision and intervals. Intervals are in optimizer steps."""
 
-    steps: int | None = 2100
-    """Optimizer steps of the whole run. None: `epochs` or `minutes` decides; give one of the three."""
-    epochs: float | None = None
-    """Readings of the training data, as 2 or 0.5; the steps follow from the tokens of the store. None: `steps` or
-    `minutes` decides."""
-    minutes: float | None = None
-    """Minutes of training, compilation and evaluations included, after which the learning rate is 0. Such a run does
-    not repeat bit for bit. None: `steps` or `epochs` decides."""
-    tokens_per_step: int = 2048
-    """Token capacity of one optimizer step, padding included; a multiple of `micro_batch_tokens`."""
-    micro_batch_tokens: int = 2048
-    """Token capacity of one forward and backward pass."""
-    max_documents: int | None = None
-    """Document slots of a micro-batch. None: enough for short documents."""
-    learning_rate: float = 1.5e-3
-    """Peak learning rate, reached at the end of the warm-up; then it decays linearly to 0."""
-    warmup_steps: int = 100
-    """Steps of linear warm-up. A run of fewer steps warms up for a tenth of them."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay; biases and layer norms have none."""
-    beta1: float = 0.9
-    """AdamW's decay of the first moment; in [0, 1)."""
-    beta2: float = 0.999
-    """AdamW's decay of the second moment; in [0, 1)."""
-    eps: float = 1e-6
-    """AdamW's epsilon."""
-    clip_norm: float = 1.0
-    """Largest global norm of the gradient; a larger gradient is scaled down."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Dtype of activations; auto: bfloat16 if the machine multiplies it fast, else float32. Parameters are float32."""
-    log_every: int = 20
-    """Steps between rows of log.jsonl."""
-    evaluate_every: int = 200
-    """Steps between evaluations on held-out text."""
-    evaluate_tokens: int = 32768
-    """Token capacity of one evaluation."""
-    save_every: int = 500
-    """Steps between checkpoints; the last step is always saved."""
-    keep_checkpoints: int = 2
-    """Number of newest checkpoints to keep."""
-    threads: int | None = None
-    """CPU threads of PyTorch. None: its own choice, one for each core. On a busy machine, or in a container with few
-    cores, fewer are faster. A resumed run repeats its bits only with the same number."""
-    tensorboard: bool = False
-    """Whether to write TensorBoard events too (extra `tensorboard`)."""
-    phases: list[PhaseConfig] = field(default_factory=list)
-    """Phases of the run. Empty: one phase at `data.max_length`. The command line can change the phases of a recipe
-    (`--train.phases.0.max_length 64`); another number of phases needs a YAML file."""
+    steps: int | None = setting(
+        2100, "Optimizer steps of the whole run. None: `epochs` or `minutes` decides; give one of the three.", ge=1
+    )
+    epochs: float | None = setting(
+        None,
+        "Readings of the training data, as 2 or 0.5; the steps follow from the tokens of the store. None: `steps` or "
+        "`minutes` decides.",
+        gt=0,
+    )
+    minutes: float | None = setting(
+        None,
+        "Minutes of training, compilation and evaluations included, after which the learning rate is 0. Such a run "
+        "does not repeat bit for bit. None: `steps` or `epochs` decides.",
+        gt=0,
+    )
+    tokens_per_step: int = setting(
+        2048,
+        "Token capacity of one optimizer step, padding included; a multiple of `stream.micro_batch_tokens`.",
+        ge=1,
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto",
+        "Dtype of activations; auto: bfloat16 if the machine multiplies it fast, else float32. Parameters are float32.",
+    )
+    log_every: int = setting(20, "Steps between rows of log.jsonl.", ge=1)
+    evaluate_every: int = setting(200, "Steps between evaluations on held-out text.", ge=1)
+    evaluate_tokens: int = setting(32768, "Token capacity of one evaluation.", ge=1)
+    save_every: int = setting(500, "Steps between checkpoints; the last step is always saved.", ge=1)
+    keep_checkpoints: int = setting(2, "Number of newest checkpoints to keep.", ge=1)
+    threads: int | None = setting(
+        None,
+        "CPU threads of PyTorch. None: its own choice, one for each core. On a busy machine, or in a container with "
+        "few cores, fewer are faster. A resumed run repeats its bits only with the same number.",
+        ge=1,
+    )
+    tensorboard: bool = setting(False, "Whether to write TensorBoard events too (extra `tensorboard`).")
+    phases: list[PhaseConfig] = setting(
+        list,
+        "Phases of the run. Empty: one phase at `stream.max_length`. A file has them as "
+        "`phases: [{share: 0.9, max_length: 128}, {share: 0.1, max_length: 512}]`; the command line can change those "
+        "of a recipe, counted from 0 (`--train.phases.0.max_length 64`).",
+    )
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
+        if not given:
+            yield "steps", "and epochs and minutes are all None; give one of them"
+        if len(given) > 1:
+            yield given[0], f"and {given[1]} are given together, but one of them ends a run; leave one of them out"
+        if self.minutes is not None and len(self.phases) > 1:
+            yield (
+                "minutes",
+                f"is {self.minutes:g} but phases has {len(self.phases)} phases, which are shares of the steps; give "
+                "steps or epochs, or phases [] for one phase at stream.max_length",
+            )
+        shares = [phase.share for phase in self.phases]
+        if shares and abs(sum(shares) - 1) > 1e-6:
+            yield "phases", f"must have shares above 0 that sum to 1, got {shares} (sum {sum(shares):g})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KernelsConfig:
+class KernelsConfig(Checked):
     """The backend of each operation. None: the best that can run (`unmask doctor` lists them).
 
     A backend that is named here runs, or the run stops with the reasons why it cannot. `reference` is the plain
     definition, for comparison.
     """
 
-    attention: str | None = None
-    """Attention within documents."""
-    mlm_loss: str | None = None
-    """Output projection and cross-entropy at the masked tokens."""
-    layer_norm: str | None = None
-    """Dropout, residual and layer norm."""
-    gelu: str | None = None
-    """Activation of the feed-forward layer; on a GPU it also adds the bias before it."""
-    linear_gelu: str | None = None
-    """Matrix product, bias and activation. By default PyTorch's product and then `gelu`; `triton` fuses the two."""
-    masking: str | None = None
-    """Masking on the device."""
-    embedding: str | None = None
-    """Embedding tables, their sum, layer norm and dropout."""
-    last_layer_rows: bool = True
-    """Whether the last layer computes only the rows that an objective reads. Loss and gradients stay the same."""
+    attention: str | None = setting(None, "Attention within documents.")
+    mlm_loss: str | None = setting(None, "Output projection and cross-entropy at the masked tokens.")
+    layer_norm: str | None = setting(None, "Dropout, residual and layer norm.")
+    gelu: str | None = setting(None, "Activation of the feed-forward layer; on a GPU it also adds the bias before it.")
+    linear_gelu: str | None = setting(
+        None,
+        "Matrix product, bias and activation. By default PyTorch's product and then `gelu`; `triton` fuses the two.",
+    )
+    masking: str | None = setting(None, "Masking on the device.")
+    embedding: str | None = setting(None, "Embedding tables, their sum, layer norm and dropout.")
+    last_layer_rows: bool = setting(
+        True,
+        "Whether the last layer computes only the rows that an objective reads. Loss and gradients stay the same.",
+    )
 
     def named(self) -> dict[str, str]:
         """Return the backends that are named, by operation, as `unmask_kernels.using` takes them."""
         return {name: value for name, value in asdict(self).items() if isinstance(value, str)}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunConfig:
-    """Everything that defines a pre-training run."""
+def _tiny() -> EncoderConfig:
+    return EncoderConfig(
+        num_layers=2, hidden_size=128, num_heads=2, intermediate_size=512, hidden_dropout=0.0, attention_dropout=0.0
+    )
 
-    run: str | None = None
-    """Directory of the run. None: a new one under runs/."""
-    seed: int = 1
-    """Seed of initialisation, order, masks and dropout; in [0, 2^63)."""
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    kernels: KernelsConfig = field(default_factory=KernelsConfig)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig(Checked):
+    """Everything that defines a pre-training run. Groups that contradict each other are refused (`config.rules`)."""
+
+    run: str | None = setting(None, "Directory of the run. None: a new one under runs/.")
+    seed: int = setting(1, "Seed of initialisation, order, masks and dropout; below 2^63.", ge=0)
+    data: DataConfig = setting(DataConfig, "the text and its tokenizer")
+    stream: StreamConfig = setting(StreamConfig, "lengths, micro-batches, held-out documents")
+    composition: CompositionConfig = setting(CompositionConfig, "how documents become sequences")
+    masking: MaskingConfig = setting(MaskingConfig, "what is predicted")
+    model: EncoderConfig = setting(_tiny, "the encoder's sizes")
+    objective: ObjectiveConfig = setting(ObjectiveConfig, "weights of the losses")
+    optimizer: OptimizerConfig = setting(OptimizerConfig, "AdamW and its learning rate")
+    train: TrainConfig = setting(TrainConfig, "budget, precision, intervals")
+    kernels: KernelsConfig = setting(KernelsConfig, "the backend of each operation")
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.seed >= 2**63:
+            yield "seed", f"must be below 2^63, got {self.seed}"
+        yield from disagreements(self)

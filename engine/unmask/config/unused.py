@@ -1,21 +1,20 @@
 """Settings that nothing reads under the given configuration.
 
-Many settings are read only under a certain value of another setting. For example, `data.short_pairs` is read only if
-`data.compose` is `pairs`. A setting that differs from its default and that nothing reads is refused: whoever gave it
-expects it to have an effect.
+Many settings are read only under a certain value of another setting. For example, `composition.short_pairs` is read
+only if `composition.strategy` is `pairs`. A setting that differs from its default and that nothing reads is refused:
+whoever gave it expects it to have an effect.
 
 There is one exception. If a recipe or file gives the setting together with the value that reads it, and the command
-line then changes that value, the setting returns to its default. So `--data.compose mix` works with every recipe.
-Defaults are always accepted, because a saved configuration holds all settings.
+line then changes that value, the setting returns to its default. So `--composition.strategy mix` works with every
+recipe. Defaults are always accepted, because a saved configuration holds all settings.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from operator import attrgetter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.config.schema import RunConfig
+from unmask.config.mappings import defaults
 from unmask.errors import ConfigError
 from unmask.folders import is_store
 from unmask.limits import JOINING
@@ -31,20 +30,20 @@ class _Read:
     Attributes:
         settings: their names.
         choice: name of the setting that decides whether they are read.
-        reads: whether a configuration reads them.
+        reads: whether all settings, under their dotted names, make something read them.
         why: the reason why they are not read, for the error.
         way: what to do to have them read, for the error.
     """
 
     settings: tuple[str, ...]
     choice: str
-    reads: Callable[[RunConfig], bool]
+    reads: Callable[[Mapping[str, Any]], bool]
     why: str
     way: str
 
 
-def _absent(setting: str) -> Callable[[RunConfig], bool]:
-    return lambda config: attrgetter(setting)(config) is None
+def _absent(setting: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda settings: settings[setting] is None
 
 
 def _is_store(given: str) -> bool:
@@ -66,7 +65,7 @@ _READ = (
     _Read(
         settings=("data.vocab_size", "data.lowercase", "data.strip_accents"),
         choice="data.input",
-        reads=lambda config: not any(map(_is_store, config.data.input)),
+        reads=lambda settings: not any(map(_is_store, settings["data.input"])),
         why="where a store keeps its own vocabulary",
         way="give text alone as data.input, to train one,",
     ),
@@ -76,85 +75,85 @@ _READ = (
             *("data.encoding", "data.delimiter", "data.drop_duplicates"),
         ),
         choice="data.input",
-        reads=lambda config: bool(config.data.input),
+        reads=lambda settings: bool(settings["data.input"]),
         why="so no text is read here",
         way="give the text as data.input",
     ),
     _Read(
-        settings=("data.bm25_walk", "data.bm25_buffer", "data.bm25_query_terms"),
-        choice="data.compose",
-        reads=lambda config: config.data.compose == "bm25",
+        settings=("composition.bm25_walk", "composition.bm25_buffer", "composition.bm25_query_terms"),
+        choice="composition.strategy",
+        reads=lambda settings: settings["composition.strategy"] == "bm25",
         why="which compares no documents",
-        way="set data.compose to 'bm25'",
+        way="set composition.strategy to 'bm25'",
     ),
     _Read(
-        settings=("data.short_pairs",),
-        choice="data.compose",
-        reads=lambda config: config.data.compose == "pairs",
+        settings=("composition.short_pairs",),
+        choice="composition.strategy",
+        reads=lambda settings: settings["composition.strategy"] == "pairs",
         why="which makes no pairs",
-        way="set data.compose to 'pairs'",
+        way="set composition.strategy to 'pairs'",
     ),
     _Read(
-        settings=("data.scope",),
-        choice="data.compose",
-        reads=lambda config: config.data.compose in JOINING,
+        settings=("composition.scope",),
+        choice="composition.strategy",
+        reads=lambda settings: settings["composition.strategy"] in JOINING,
         why="whose sequences hold one document each",
-        way=f"set data.compose to one of {', '.join(JOINING)}",
+        way=f"set composition.strategy to one of {', '.join(JOINING)}",
     ),
     _Read(
         settings=(
-            "data.masking",
-            "data.mask_rate",
-            "data.mask_rate_end",
-            "data.mask_split",
-            "data.mask_on",
-            "data.static_masks",
-            "data.similar_words",
+            "masking.strategy",
+            "masking.rate",
+            "masking.rate_end",
+            "masking.split",
+            "masking.place",
+            "masking.static_masks",
+            "masking.similar_words",
         ),
         choice="objective.clm",
-        reads=lambda config: not config.objective.clm > 0,
+        reads=lambda settings: not settings["objective.clm"] > 0,
         why="which masks nothing",
         way="set objective.clm to 0",
     ),
     _Read(
-        settings=("data.similar_words",),
-        choice="data.masking",
-        reads=lambda config: config.data.masking == "mac",
+        settings=("masking.similar_words",),
+        choice="masking.strategy",
+        reads=lambda settings: settings["masking.strategy"] == "mac",
         why="which replaces no word by a similar one",
-        way="set data.masking to 'mac'",
+        way="set masking.strategy to 'mac'",
     ),
     _Read(
         settings=("kernels.masking",),
-        choice="data.mask_on",
-        reads=lambda config: config.data.mask_on == "device",
+        choice="masking.place",
+        reads=lambda settings: settings["masking.place"] == "device",
         why="so the workers mask and no kernel does",
-        way="set data.mask_on to 'device'",
+        way="set masking.place to 'device'",
     ),
     _Read(
         settings=("model.attention_window",),
         choice="model.num_layers",
-        reads=lambda config: config.model.num_layers > 1 or config.model.global_every == 0,
+        reads=lambda settings: settings["model.num_layers"] > 1 or settings["model.global_every"] == 0,
         why="so the only layer is the first, which is global",
         way="set model.global_every to 0",
     ),
     _Read(
         settings=("train.evaluate_every", "train.evaluate_tokens"),
-        choice="data.held_out",
-        reads=lambda config: config.data.held_out > 0,
+        choice="stream.held_out_fraction",
+        reads=lambda settings: settings["stream.held_out_fraction"] > 0,
         why="so there is nothing to evaluate on",
-        way="set data.held_out to a share above 0",
+        way="set stream.held_out_fraction to a share above 0",
     ),
     _Read(
         settings=("kernels.mlm_loss",),
         choice="objective.mlm",
-        reads=lambda config: config.objective.mlm > 0 or config.objective.clm > 0,
+        reads=lambda settings: settings["objective.mlm"] > 0 or settings["objective.clm"] > 0,
         why="so no token is predicted",
         way="give objective.mlm a weight",
     ),
     _Read(
         settings=("model.global_every",),
         choice="model.attention_window",
-        reads=lambda config: config.model.attention_window is not None,
+        reads=lambda settings: settings["model.attention_window"] is not None,
         why="so every layer is global",
         way="give model.attention_window a number of tokens",
     ),
@@ -162,36 +161,35 @@ _READ = (
 
 
 def without_unused(
-    config: RunConfig, *, below: RunConfig, changes: Mapping[str, Any], saved: bool = False
-) -> RunConfig:
-    """Return `config`, with settings of the recipe or file at their defaults if `changes` made them unread.
+    settings: Mapping[str, Any], *, below: Mapping[str, Any], changes: Collection[str], saved: bool = False
+) -> dict[str, Any]:
+    """Return flat settings, with those of the recipe or file at their defaults if the changes made them unread.
 
     Args:
-        config: the recipe or file with the changes; its types are checked.
-        below: the configuration of the recipe or file alone.
-        changes: the changes, as a nested mapping.
+        settings: the recipe or file with the changes; their types are checked.
+        below: the recipe or file alone.
+        changes: names of the settings that were changed.
         saved: whether the file was saved by a run. Its settings then stay as they are, read or not.
     Raises:
-        ConfigError: `changes` or the file gives a setting that nothing reads.
+        ConfigError: a change or the file gives a setting that nothing reads.
     """
+    result = {**defaults(), **settings}
     for row in _READ:
-        # An earlier row may have reset the choice of this row, so `config` and not the original is asked.
-        for setting in _unread(config, row):
-            group, name = setting.split(".")
-            asked = name in (changes.get(group) or {})
+        # An earlier row may have reset the choice of this row, so the result and not the original is asked.
+        for setting in _unread(result, row):
+            asked = setting in changes
             if not asked and saved:
                 continue
-            if asked or setting in _unread(below, row):
-                value, chosen = attrgetter(setting)(config), attrgetter(row.choice)(config)
+            if asked or setting in _unread({**defaults(), **below}, row):
+                value, chosen = result[setting], result[row.choice]
                 problem = f"{setting} is {value!r} but {row.choice} is {chosen!r}, {row.why}"
                 raise ConfigError(f"config: {problem}; {row.way} or leave {setting} out")
-            default = attrgetter(setting)(RunConfig())
-            config = replace(config, **{group: replace(getattr(config, group), **{name: default})})
-    return config
+            result[setting] = defaults()[setting]
+    return result
 
 
-def _unread(config: RunConfig, row: _Read) -> list[str]:
-    """Return the settings of the row that differ from their defaults and that nothing in `config` reads."""
-    if row.reads(config):
+def _unread(settings: Mapping[str, Any], row: _Read) -> list[str]:
+    """Return the settings of the row that differ from their defaults and that nothing reads."""
+    if row.reads(settings):
         return []
-    return [name for name in row.settings if attrgetter(name)(config) != attrgetter(name)(RunConfig())]
+    return [name for name in row.settings if settings[name] != defaults()[name]]

@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from unmask.config import EncoderConfig
 from unmask.errors import CheckpointError
 from unmask.interop.model_folder import CONFIG, describe_value, read_object, require_folder, require_model
-from unmask.model.config import EncoderConfig
 
 __all__ = ["foreign_settings", "read_config", "write_config"]
 
@@ -83,7 +83,9 @@ def read_config(folder: Path) -> EncoderConfig:
     if is_ours:
         fields |= {name: theirs[name] for name in _OURS if name in theirs}
     try:
-        return EncoderConfig(**fields, activation=_ACTIVATIONS[activation])  # type: ignore[arg-type]
+        config = EncoderConfig(**fields, activation=_ACTIVATIONS[activation])  # type: ignore[arg-type]
+        assert config.token_rows
+        return config
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: {_in_their_names(str(error))}") from None
 

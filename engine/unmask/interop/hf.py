@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unmask.config import EncoderConfig
 from unmask.errors import CheckpointError
 from unmask.interop import names
 from unmask.interop.config_json import read_config, write_config
 from unmask.interop.model_folder import CONFIG, read_object
 from unmask.interop.names import Parameter
 from unmask.interop.weights import read_weights
-from unmask.model.config import EncoderConfig
 
 __all__ = ["FolderWeights", "read_encoder", "read_pretraining_model", "save"]
 

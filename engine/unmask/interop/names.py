@@ -8,7 +8,7 @@ to read and to write.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from unmask.model.config import EncoderConfig
+from unmask.config import EncoderConfig
 
 __all__ = ["ENCODER", "MLM", "NSP", "POOLER", "Parameter", "parameter_names"]
 

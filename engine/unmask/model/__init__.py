@@ -1,6 +1,6 @@
 """The model: BERT's encoder over packed documents, and its pre-training heads. Needs only PyTorch and NumPy."""
 
-from unmask.model.config import EncoderConfig
+from unmask.config import EncoderConfig
 from unmask.model.encoder import Encoder
 from unmask.model.heads import MLMHead, NSPHead, PretrainingModel
 

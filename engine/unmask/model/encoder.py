@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.model.config import EncoderConfig
+from unmask.config import EncoderConfig
 from unmask_kernels import Documents, attention, embedding, layer_norm, linear_gelu, philox
 from unmask_kernels.precision import under_autocast
 
@@ -105,7 +105,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.word = nn.Embedding(config.token_rows, config.hidden_size)
         self.position = nn.Embedding(config.max_positions, config.hidden_size)
         self.segment = nn.Embedding(config.num_segments, config.hidden_size)
         self.norm = Norm(config.hidden_size, config.layer_norm_eps, config.hidden_dropout)

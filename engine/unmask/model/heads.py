@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.batch import PackedBatch
-from unmask.model.config import EncoderConfig
+from unmask.config import EncoderConfig
 from unmask.model.encoder import Encoder, Linear, Norm, initialise
 from unmask_kernels import MLMLoss, gelu, mlm_loss
 
@@ -31,7 +31,7 @@ class MLMHead(nn.Module):
         self.activation = config.activation
         self.dense = Linear(config.hidden_size, config.hidden_size)
         self.norm = Norm(config.hidden_size, config.layer_norm_eps)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.bias = nn.Parameter(torch.zeros(config.token_rows))
 
     def transform(self, rows: Tensor) -> Tensor:
         """Apply the dense layer, GELU and layer norm in front of the projection, (M, D) -> (M, D)."""

@@ -20,12 +20,13 @@ import numpy as np
 import torch
 
 from unmask.batch import Cursor, PackedBatch
-from unmask.config import PhaseConfig, RunConfig, TrainConfig
-from unmask.data.compose import Composition
+from unmask.config import MaskingConfig, PhaseConfig, RunConfig, TrainConfig
+from unmask.data.compose import PairTask
 from unmask.data.masking import MaskRule
 from unmask.data.masking.similar_words import SimilarWords
-from unmask.data.stream import Stream, StreamConfig, TokenStore
+from unmask.data.stream import Stream, TokenStore
 from unmask.data.stream.blocks import Source, sources_of
+from unmask.data.stream.capacities import compose_sample, count_tokens
 from unmask.data.stream.loader import Loader
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import ConfigError, CorpusError
@@ -128,10 +129,10 @@ class RunData:
         self._composed = composed
         train = config.train
         self.num_steps = self.planned_steps(train)
-        self.phases = plan_phases(self.num_steps, train.phases, max_length=config.data.max_length, seed=config.seed)
-        self.micro_batches = train.tokens_per_step // train.micro_batch_tokens
+        self.phases = plan_phases(self.num_steps, train.phases, max_length=config.stream.max_length, seed=config.seed)
+        self.micro_batches = train.tokens_per_step // config.stream.micro_batch_tokens
         self.waited_seconds = 0.0
-        table = config.data.similar_words
+        table = config.masking.similar_words
         self.similar_words = None if table is None else SimilarWords.load(table, tokenizer)
         self._streams: dict[int, Stream] = {}
         self._held_out: dict[int, Stream | None] = {}
@@ -140,14 +141,8 @@ class RunData:
     def stream(self, phase: Phase) -> Stream:
         """Return the training stream of a phase."""
         if phase.number not in self._streams:
-            self._streams[phase.number] = Stream(
-                self.store,
-                self._stream_config(phase),
-                self.tokenizer.ordinary_ids,
-                split="train",
-                similar_words=self.similar_words,
-                composed=self._composed,
-                masks=self.config.data.mask_on == "host",
+            self._streams[phase.number] = self._stream(
+                phase, "train", composed=self._composed, masks=self.config.masking.place == "host"
             )
         return self._streams[phase.number]
 
@@ -159,13 +154,7 @@ class RunData:
         """
         if phase.number not in self._held_out:
             try:
-                stream = Stream(
-                    self.store,
-                    self._stream_config(phase),
-                    self.tokenizer.ordinary_ids,
-                    split="held_out",
-                    similar_words=self.similar_words,
-                )
+                stream = self._stream(phase, "held_out")
             except CorpusError:
                 stream = None
             self._held_out[phase.number] = stream
@@ -193,16 +182,16 @@ class RunData:
             if start > 0 and cursor is not None:
                 stream.remember(start - 1, cursor)
             before = self.waited_seconds
-            with closing(Loader(stream, start=start, workers=self.config.data.workers)) as loader:
+            with closing(Loader(stream, start=start, workers=self.config.stream.workers)) as loader:
                 for _ in range(max(done, phase.first), phase.end):
                     batches = list(islice(loader, self.micro_batches))
                     self.waited_seconds = before + loader.waited_seconds
                     yield batches
 
     def to_device(self, batch: PackedBatch, phase: Phase, device: torch.device) -> PackedBatch:
-        """Move a batch of a phase to the device, and mask it there if `data.mask_on` is `device`."""
+        """Move a batch of a phase to the device, and mask it there if `masking.place` is `device`."""
         moved = batch.to(device, non_blocking=True)
-        if self.config.data.mask_on == "host":
+        if self.config.masking.place == "host":
             return moved
         if phase.number not in self._masking:
             stream = self.stream(phase)
@@ -211,43 +200,47 @@ class RunData:
             )
         return self._masking[phase.number](moved)
 
-    def _stream_config(self, phase: Phase) -> StreamConfig:
-        data, train = self.config.data, self.config.train
-        first, end = (self._mask_rate(step) for step in (phase.first, phase.end))
-        return StreamConfig(
-            max_length=phase.max_length,
-            tokens=train.micro_batch_tokens,
-            sequences=train.max_documents,
+    def _stream(
+        self, phase: Phase, split: Literal["train", "held_out"], *, composed: Path | None = None, masks: bool = True
+    ) -> Stream:
+        config = self.config
+        scheduled = config.masking.rate_end is not None
+        return Stream(
+            self.store,
+            replace(config.stream, max_length=phase.max_length),
+            self.tokenizer.ordinary_ids,
+            composition=config.composition,
+            masking="next_token" if config.objective.clm > 0 else self._masking_of(phase),
+            pair_task=self._pair_task,
             seed=phase.seed,
-            mask_rate=first,
-            mask_rate_end=None if data.mask_rate_end is None else end,
+            split=split,
             # part of the stream's identity, which without a schedule does not depend on the number of steps
-            mask_rate_over=1 if data.mask_rate_end is None else (phase.end - phase.first) * self.micro_batches,
-            masking="next_token" if self.config.objective.clm > 0 else data.masking,
-            static_masks=data.static_masks,
-            mask_split=data.mask_split,
-            held_out_fraction=data.held_out,
-            composition=self._composition(),
+            rate_over=(phase.end - phase.first) * self.micro_batches if scheduled else 1,
+            similar_words=self.similar_words,
+            composed=composed,
+            masks=masks,
         )
 
-    def _composition(self) -> Composition:
-        data = self.config.data
-        return Composition(
-            strategy=data.compose,
-            scope=data.scope,
-            weights=data.weights,
-            pair_task="sop" if self.config.objective.sop > 0 else "nsp",
-            short_share=data.short_pairs,
-            walk=data.bm25_walk,
-            buffer=data.bm25_buffer,
-            query_terms=data.bm25_query_terms,
+    @property
+    def _pair_task(self) -> PairTask:
+        return "sop" if self.config.objective.sop > 0 else "nsp"
+
+    def _masking_of(self, phase: Phase) -> MaskingConfig:
+        """Return the masking of a phase; its rates lie on the line from the run's `rate` to its `rate_end`."""
+        masking = self.config.masking
+        if masking.rate_end is None:
+            return masking
+        steps = self.num_steps
+        begin, end = (
+            masking.rate + (masking.rate_end - masking.rate) * step / steps for step in (phase.first, phase.end)
         )
+        return replace(masking, rate=begin, rate_end=end)
 
     def planned_steps(self, train: TrainConfig) -> int:
         """Return the steps of a run with the budget of `train`; with `train.epochs`, those that read so many epochs."""
         if train.epochs is None:
             return ENDLESS if train.steps is None else train.steps
-        phases = train.phases or [PhaseConfig(share=1.0, max_length=self.config.data.max_length)]
+        phases = train.phases or [PhaseConfig(share=1.0, max_length=self.config.stream.max_length)]
         # parts of an epoch that a step reads, on average
         read = sum(phase.share * train.tokens_per_step / self._epoch_tokens(phase.max_length) for phase in phases)
         # less a rounding error, so that ten steps of a tenth are ten
@@ -255,21 +248,18 @@ class RunData:
 
     def _epoch_tokens(self, max_length: int) -> int:
         """Count the tokens of an epoch at a maximum length, with their [CLS] and [SEP]."""
-        tokens = self.config.train.micro_batch_tokens
-        fraction = self.config.data.held_out
-        config = StreamConfig(
-            max_length=max_length, tokens=tokens, held_out_fraction=fraction, composition=self._composition()
-        )
-        return config.count_tokens(self.store, self.sources(), config.sample(self.store), needed=tokens)
+        config = replace(self.config.stream, max_length=max_length)
+        sample = compose_sample(self.config.composition, self.store, max_length=max_length, pair_task=self._pair_task)
+        return count_tokens(config, self.store, self.sources(), sample, needed=config.micro_batch_tokens)
 
     def sources(self, split: Literal["train", "held_out"] = "train") -> list[Source]:
         """Return the documents of a part of the store, by source."""
         train = split == "train"
-        composition = self._composition() if train else self._composition().held_out()
+        composition = self.config.composition if train else self.config.composition.held_out()
         return sources_of(
             self.store,
             composition.source_weights(self.store.sources),
-            held_out_fraction=self.config.data.held_out,
+            held_out_fraction=self.config.stream.held_out_fraction,
             train=train,
         )
 
@@ -294,12 +284,6 @@ class RunData:
             training=self.sources("train"),
             held_out=self.sources("held_out") if scored is None else scored,
         )
-
-    def _mask_rate(self, step: int) -> float:
-        """Return the mask rate at a step, on the line from `mask_rate` to `mask_rate_end`."""
-        data = self.config.data
-        end = data.mask_rate if data.mask_rate_end is None else data.mask_rate_end
-        return data.mask_rate + (end - data.mask_rate) * step / self.num_steps
 
 
 class DeviceMasking:

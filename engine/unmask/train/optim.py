@@ -8,6 +8,8 @@ with BERT does not. Moments are fp32, like the parameters: 8 bytes a parameter.
 import torch
 from torch import Tensor, nn
 
+from unmask.config import OptimizerConfig
+
 __all__ = ["adamw", "parameter_groups", "set_learning_rate"]
 
 
@@ -24,36 +26,25 @@ def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
     return groups
 
 
-def adamw(
-    model: nn.Module,
-    *,
-    learning_rate: float = 1e-4,
-    weight_decay: float = 0.01,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-6,
-) -> torch.optim.AdamW:
+def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """Return fused AdamW for `model`. Its learning rate is a () fp32 tensor on the device of the model.
 
     Args:
         model: parameters in fp32, all on one device.
-        learning_rate: first learning rate, > 0; `set_learning_rate` changes it.
-        weight_decay: decay of the weights, multiplied by the learning rate, >= 0.
-        beta1: decay of the first moment, in [0, 1).
-        beta2: decay of the second moment, in [0, 1).
-        eps: added to the root of the second moment; 1e-6 as in BERT.
+        config: its learning rate is the first one; `set_learning_rate` changes it. Weight decay is multiplied by the
+            learning rate.
     """
     by_name = dict(model.named_parameters())
     names = parameter_groups(model)
     device = next(model.parameters()).device
     return torch.optim.AdamW(
         [
-            {"params": [by_name[name] for name in names["decay"]], "weight_decay": weight_decay},
+            {"params": [by_name[name] for name in names["decay"]], "weight_decay": config.weight_decay},
             {"params": [by_name[name] for name in names["no_decay"]], "weight_decay": 0.0},
         ],
-        lr=torch.tensor(learning_rate, dtype=torch.float32, device=device),
-        betas=(beta1, beta2),
-        eps=eps,
+        lr=torch.tensor(config.learning_rate, dtype=torch.float32, device=device),
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
         fused=True,
     )
 

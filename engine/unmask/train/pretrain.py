@@ -1,13 +1,15 @@
 """A run from its configuration to its end, new or resumed."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from unmask.config import RunConfig
-from unmask.model import EncoderConfig, PretrainingModel
+from unmask.config import EncoderConfig, RunConfig
+from unmask.data.compose import describe_composition
+from unmask.errors import ConfigError
+from unmask.model import PretrainingModel
 from unmask.objectives import TOKEN_OBJECTIVES, build_objectives
 from unmask.terminal import messages_through
 from unmask.train.checkpoint.checkpoints import Checkpoints
@@ -77,11 +79,21 @@ def _train(folder: RunFolder, display: Display) -> None:
         saved = saved_config(folder.path)
         trainer.restore(newest, facts, saved)
         steps = trainer.data.planned_steps(saved.train), trainer.data.num_steps
-        log_schedule_change(saved.train, config.train, facts, steps=steps)
+        log_schedule_change(saved, config, facts, steps=steps)
     # Until here the changed configuration might have been refused.
     folder.save_config()
     with using(**config.kernels.named()):
         trainer.run()
+
+
+def _with_vocabulary(model: EncoderConfig, vocab_size: int) -> EncoderConfig:
+    """Return the model's sizes with as many rows as the tokenizer has ids, unless more are asked for."""
+    if model.vocab_size is not None and model.vocab_size < vocab_size:
+        raise ConfigError(
+            f"config: model.vocab_size is {model.vocab_size} but the tokenizer has {vocab_size} ids; leave it out, or "
+            "give at least as many"
+        )
+    return replace(model, vocab_size=model.vocab_size or vocab_size)
 
 
 def build_trainer(
@@ -103,7 +115,7 @@ def build_trainer(
     data = RunData(store, tokenizer, config, composed=run / "composed")
     stream = data.stream(data.phases[0])
     _log.info(f"data: {_describe_budget(data)}")
-    _log.info(f"data: {stream.composition.describe(store.sources)}")
+    _log.info(f"data: {describe_composition(stream.composition, store.sources, stream.pair_task)}")
     if data.similar_words is not None:
         _log.info(f"similar words: {data.similar_words.coverage}")
     precision = choose_precision(config.train.dtype, device, saved=dtype_is_saved)
@@ -113,7 +125,7 @@ def build_trainer(
     if unigram is not None:
         _log.info(f"data: {unigram}")
     heads = sorted({"mlm", *(head for objective, _ in objectives for head in objective.heads)})
-    encoder = EncoderConfig(vocab_size=store.vocab_size, **asdict(config.model))
+    encoder = _with_vocabulary(config.model, store.vocab_size)
     model = PretrainingModel(encoder, heads=heads, compute_dtype=precision.dtype, seed=config.seed).to(device)
     size = sum(p.numel() for p in model.parameters())
     dtype = str(precision.dtype).removeprefix("torch.")
@@ -128,11 +140,11 @@ def build_trainer(
         display=display,
         unigram=None if unigram is None else baseline(unigram.loss, weights),
     )
-    warmup_steps = config.train.warmup_steps
+    warmup_steps = config.optimizer.warmup_steps
     if isinstance(trainer.schedule, LinearSchedule) and trainer.schedule.warmup != warmup_steps:
         _log.warning(
-            f"train.warmup_steps is {warmup_steps}, more than the steps of the run, {data.num_steps}; the warm-up is "
-            f"cut to a tenth of them, {trainer.schedule.warmup}"
+            f"optimizer.warmup_steps is {warmup_steps}, more than the steps of the run, {data.num_steps}; the warm-up "
+            f"is cut to a tenth of them, {trainer.schedule.warmup}"
         )
     if config.train.minutes is not None:
         _log.info(

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config import BUDGETS, KernelsConfig, RunConfig, load_config, to_mapping, to_yaml
+from unmask.config.mappings import flat
 from unmask.errors import RunError
 from unmask.folders import kind_of
 from unmask.paths import as_typed, expanded, printable, replace_text
@@ -38,9 +39,9 @@ __all__ = ["MAY_CHANGE", "RunFolder", "located", "not_written", "note_start", "s
 MAY_CHANGE = frozenset(
     {
         "run",
-        "data.similar_words",
         "data.store",
-        "data.workers",
+        "masking.similar_words",
+        "stream.workers",
         *(f"train.{name}" for name in BUDGETS),
         "train.log_every",
         "train.evaluate_every",
@@ -52,12 +53,12 @@ MAY_CHANGE = frozenset(
     }
 )
 """Settings that a resumed run may change; any other change would make it another run. `data.store` and
-`data.similar_words` may have moved: a checkpoint knows the fingerprint of its data and refuses any other data."""
+`masking.similar_words` may have moved: a checkpoint knows the fingerprint of its data and refuses any other data."""
 
 _STARTED_IN = ".started_in"
 _HUB = "hf://"
-# settings of `data` that are one path
-_PATHS = ("store", "tokenizer", "similar_words")
+# settings that are one path, with the names of their groups
+_PATHS = (("data", "store"), ("data", "tokenizer"), ("masking", "similar_words"))
 
 # What a process leaves that was killed before it saved the configuration, and what an empty volume holds.
 _EMPTY = frozenset({".config.yaml.partial", ".lock", ".started_in", "lost+found"})
@@ -113,7 +114,7 @@ class RunFolder:
         Raises:
             RunError: there is no run in `path`, or `config` changes what may not change.
         """
-        before, after = flatten(to_mapping(saved_config(path))), flatten(to_mapping(config))
+        before, after = flat(to_mapping(saved_config(path))), flat(to_mapping(config))
         changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
         refused = [key for key in changed if key not in MAY_CHANGE]
         if refused:
@@ -282,17 +283,6 @@ def _way_to_run(path: Path) -> str:
     return f"start it with `unmask pretrain --run {as_typed(path)}`"
 
 
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping under dotted names: {"train": {"steps": 5}} -> {"train.steps": 5}; lists stay whole."""
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def note_start(run: Path) -> None:
     """Write to the run directory `run` that the run starts in the current folder."""
     try:
@@ -312,33 +302,32 @@ def located(config: RunConfig, run: Path) -> RunConfig:
     start = _elsewhere(run)
     if start is None:
         return config
-    found: dict[str, Any] = {"input": [_located_input(given, start) for given in config.data.input]}
-    for name in _PATHS:
-        given = getattr(config.data, name)
+    inputs = [_located_input(given, start) for given in config.data.input]
+    config = replace(config, data=replace(config.data, input=inputs))
+    for group, name in _PATHS:
+        given = getattr(getattr(config, group), name)
         if given is None or Path(given).is_absolute():
             continue
         if (start / given).exists():
-            found[name] = str(start / given)
+            config = replace(config, **{group: replace(getattr(config, group), **{name: str(start / given)})})
         elif not Path(given).exists():
             raise RunError(
-                f"run {run}: data.{name} is {printable(given)}, which is neither in {start}, where the run was "
-                f"started, nor here; put it back, or give its place now as --data.{name}"
+                f"run {run}: {group}.{name} is {printable(given)}, which is neither in {start}, where the run was "
+                f"started, nor here; put it back, or give its place now as --{group}.{name}"
             )
-    return replace(config, data=replace(config.data, **found))
+    return config
 
 
 def _absolute_changes(run: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return `changes` with absolute paths if the run was started in another folder than the current one."""
-    from unmask.config.mappings import nest
-
-    nested = nest(changes)
-    data = nested.get("data")
-    if isinstance(data, Mapping) and _elsewhere(run) is not None:
-        written = {
-            name: str(Path(expanded(data[name])).resolve()) for name in _PATHS if isinstance(data.get(name), str)
-        }
-        nested["data"] = {**data, **written}
-    return nested
+    flat_changes = flat(changes)
+    if _elsewhere(run) is None:
+        return flat_changes
+    paths = {f"{group}.{name}" for group, name in _PATHS}
+    return {
+        name: str(Path(expanded(value)).resolve()) if name in paths and isinstance(value, str) else value
+        for name, value in flat_changes.items()
+    }
 
 
 def _elsewhere(run: Path) -> Path | None:

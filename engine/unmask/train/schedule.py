@@ -86,6 +86,6 @@ class TimedSchedule:
 
 def _require_rates(peak: float, warmup_steps: int) -> None:
     if not peak > 0:
-        raise ConfigError(f"config: train.learning_rate must be above 0, got {peak}")
+        raise ConfigError(f"config: optimizer.learning_rate must be above 0, got {peak}")
     if warmup_steps < 0:
-        raise ConfigError(f"config: train.warmup_steps must be at least 0, got {warmup_steps}")
+        raise ConfigError(f"config: optimizer.warmup_steps must be at least 0, got {warmup_steps}")

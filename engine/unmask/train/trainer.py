@@ -104,9 +104,9 @@ class Trainer:
     skipped_in_a_row: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        train = self.config.train
+        optimizer, train = self.config.optimizer, self.config.train
         self.device = next(self.model.parameters()).device
-        peak, warmup_steps = train.learning_rate, train.warmup_steps
+        peak, warmup_steps = optimizer.learning_rate, optimizer.warmup_steps
         if train.minutes is None:
             self.deadline = None
             self.schedule = LinearSchedule(peak=peak, warmup_steps=warmup_steps, steps=self.data.num_steps)
@@ -114,24 +114,17 @@ class Trainer:
             deadline = self.deadline = Deadline(train.minutes)
             self.schedule = TimedSchedule(peak=peak, warmup_steps=warmup_steps, passed=lambda: deadline.share)
         self.crowd = CrowdWatch()
-        self.optimizer = adamw(
-            self.model,
-            learning_rate=train.learning_rate,
-            weight_decay=train.weight_decay,
-            beta1=train.beta1,
-            beta2=train.beta2,
-            eps=train.eps,
-        )
+        self.optimizer = adamw(self.model, optimizer)
         self.step = TrainingStep(
             model=self.model,
             objectives=self.objectives,
             optimizer=self.optimizer,
-            clip_norm=train.clip_norm,
+            clip_norm=optimizer.clip_norm,
             all_rows=not self.config.kernels.last_layer_rows,
         )
         names = [objective.name for objective, _ in self.objectives]
         self.meter = Meter(names, peak=peak_flops(self.device))
-        self.flops = FlopCount(encoder=self.model.config, mask_rate=self.config.data.mask_rate, objectives=names)
+        self.flops = FlopCount(encoder=self.model.config, mask_rate=self.config.masking.rate, objectives=names)
         self.skipped = torch.zeros((), device=self.device)
         self.skipped_in_a_row = torch.zeros((), device=self.device)
 
@@ -159,7 +152,7 @@ class Trainer:
                     self._log(log)
                 elif self.display.waits:
                     self.display.show(self.meter.glance(waited_seconds=self.data.waited_seconds))
-                    self._watch_load(workers=self.config.data.workers)
+                    self._watch_load(workers=self.config.stream.workers)
                 if stop or self._due(train.save_every):
                     self._save()
                 if not stop and self._due(train.evaluate_every):
@@ -265,13 +258,13 @@ class Trainer:
         row["tokens"] = self.tokens
         log.write(row)
         self.display.show(row)
-        self._watch_load(workers=self.config.data.workers)
+        self._watch_load(workers=self.config.stream.workers)
         skipped = int(self.skipped_in_a_row.item())
         if skipped >= GIVE_UP_AFTER:
             self._save()
             raise RunError(
                 f"run {self.folder}: the gradient was not finite in each of the last {skipped} steps and no update was "
-                "made in them; start a new run with a lower train.learning_rate or a longer warm-up"
+                "made in them; start a new run with a lower optimizer.learning_rate or a longer warm-up"
             )
 
     def _evaluate(self, log: RunLog, stop: StopRequest) -> None:

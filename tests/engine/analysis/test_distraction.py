@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from streams import make_stream
 from unmask import EncoderConfig
 from unmask.analysis.distraction import documents_of, measure_distraction, reference_masses
 from unmask.batch import PackedBatch, pack
-from unmask.data.compose import Composition
+from unmask.config import CompositionConfig
 from unmask.data.store.memory import MemoryStore
-from unmask.data.stream import Stream, StreamConfig
 from unmask.model import Encoder
 
 SEP = 3
@@ -38,9 +38,9 @@ def encoder(std: float = 0.02, **changes: object) -> Encoder:
 def batches(scope: str, count: int = 3) -> list[PackedBatch]:
     lengths = np.random.default_rng(0).integers(3, 40, 200)
     store = MemoryStore.generated(lengths, vocab_size=60)
-    composition = Composition(strategy="mix", scope=scope)  # type: ignore[arg-type]
-    config = StreamConfig(max_length=64, tokens=256, composition=composition, held_out_fraction=0.0)
-    return list(islice(Stream(store, config, store.ordinary_ids).batches(), count))
+    composition = CompositionConfig(strategy="mix", scope=scope)  # type: ignore[arg-type]
+    stream = make_stream(store, max_length=64, micro_batch_tokens=256, held_out_fraction=0.0, composition=composition)
+    return list(islice(stream.batches(), count))
 
 
 @pytest.mark.parametrize("causal", [False, True])

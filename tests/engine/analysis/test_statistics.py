@@ -7,15 +7,14 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from streams import make_stream
 from unmask.analysis.burstiness import exponent, exponents, log_zeta
 from unmask.analysis.masks import measure_masks
 from unmask.analysis.packing import describe_lengths, measure_packing, sequences_of, texts_of
 from unmask.batch import PackedBatch, assemble, pack
-from unmask.data.compose import Composition
-from unmask.data.masking import Masking
+from unmask.config import MaskingConfig
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.store.memory import MemoryStore
-from unmask.data.stream import Stream, StreamConfig
 
 
 def test_zeta_has_its_known_values() -> None:
@@ -67,7 +66,7 @@ def test_packing_counts_real_tokens_and_slots() -> None:
         measure_packing([])
 
 
-def masked(masking: Masking, count: int = 30) -> tuple[list[PackedBatch], MemoryStore, SimilarWords | None]:
+def masked(masking: str, count: int = 30) -> tuple[list[PackedBatch], MemoryStore, SimilarWords | None]:
     rng = np.random.default_rng(2)
     lengths = rng.integers(40, 120, 300)
     total = int(lengths.sum())
@@ -84,13 +83,19 @@ def masked(masking: Masking, count: int = 30) -> tuple[list[PackedBatch], Memory
         table = SimilarWords(
             pairs + [((a, b), (a + 300, b + 300)) for a in range(5, 300) for b in range(5, 300) if b % 4]
         )
-    config = StreamConfig(max_length=128, tokens=2048, masking=masking, held_out_fraction=0.0)
-    stream = Stream(store, config, store.ordinary_ids, similar_words=table)
+    stream = make_stream(
+        store,
+        max_length=128,
+        micro_batch_tokens=2048,
+        held_out_fraction=0.0,
+        masking=MaskingConfig(strategy=masking),  # type: ignore[arg-type]
+        similar_words=table,
+    )
     return list(islice(stream.batches(), count)), store, table
 
 
 @pytest.mark.parametrize("masking", ["token", "whole_word", "ngram", "span", "mac"])
-def test_mask_statistics_are_those_of_the_strategy(masking: Masking) -> None:
+def test_mask_statistics_are_those_of_the_strategy(masking: str) -> None:
     batches, store, table = masked(masking)
     found = measure_masks(batches, store.special_ids, similar_words=table)
     assert found is not None
@@ -134,7 +139,7 @@ def test_a_word_is_similar_as_a_whole_or_not_at_all() -> None:
 
 
 def test_ngrams_are_longer_than_words_and_spans_longer_still() -> None:
-    def mean(masking: Masking) -> float:
+    def mean(masking: str) -> float:
         batches, store, table = masked(masking, 10)
         found = measure_masks(batches, store.special_ids, similar_words=table)
         assert found is not None
@@ -146,8 +151,7 @@ def test_ngrams_are_longer_than_words_and_spans_longer_still() -> None:
 def test_original_tokens_are_found_under_their_masks() -> None:
     lengths = np.full(50, 60)
     store = MemoryStore.generated(lengths, vocab_size=90)
-    config = StreamConfig(max_length=64, tokens=256, composition=Composition(), held_out_fraction=0.0)
-    batch = next(Stream(store, config, store.ordinary_ids).batches())
+    batch = next(make_stream(store, max_length=64, micro_batch_tokens=256, held_out_fraction=0.0).batches())
     texts = {tuple(document) for document in store.ids.reshape(50, 60).tolist()}
     found = texts_of(batch, store.special_ids)
     assert len(found) == 4

@@ -1,72 +1,116 @@
-"""Options that may be repeated, and help that fills the terminal."""
+"""Options as dataclasses: their help, their values, and the errors for words that are none."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+import re
+import shutil
+import subprocess
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Literal
 
 import pytest
 from rich.cells import cell_len
 
 from unmask.cli import COMMANDS, main
-from unmask.cli._arguments import join_repeated, read
+from unmask.cli._arguments import option, read
+from unmask.cli.completion import whole_parser
 from unmask.cli.pretrain import parse
-
-
-@pytest.mark.parametrize(
-    ("given", "joined"),
-    [
-        (["--input", "a", "--out", "s", "--input", "b"], ["--out", "s", "--input", "a", "b"]),
-        (["--input", "a", "b", "--input=c", "--out", "s"], ["--out", "s", "--input", "a", "b", "c"]),
-        (["recipe", "--out", "s"], ["recipe", "--out", "s"]),
-        (["--input"], ["--input"]),
-    ],
-)
-def test_values_of_a_repeated_option_are_joined(given: list[str], joined: list[str]) -> None:
-    assert join_repeated(given, "--input") == joined
+from unmask.config.settings import Checked
+from unmask.errors import UnmaskError
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_fits_a_terminal_and_breaks_where_it_ends(
+def test_help_fits_80_columns_and_is_flowed(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit):
-        main([command, "--help"])
-    lines = [line.strip("│").rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert max(map(cell_len, (line for line in lines if not line.startswith("usage:")))) <= 80
-    indent = " " * 6
-    texts = [(above, below) for above, below in itertools.pairwise(lines) if (above[:6], below[:6]) == (indent, indent)]
-    assert all(len(above) + 1 + len(below.split()[0]) > 76 for above, below in texts)
-    assert command not in ("prepare", "pretrain") or len(texts) > 10
+    assert main([command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    # the text of an option fills its lines: one ends where the next word has no room
+    texts = [(one, two) for one, two in itertools.pairwise(lines) if one[:24].isspace() and two[:24].isspace()]
+    assert all(len(one) + 1 + len(two.split()[0]) > 79 for one, two in texts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(Checked):
     """What it does.
 
     And how it
     does it.
     """
 
-    needed: int
-    """Has no
-    default."""
-    names: list[str] = field(default_factory=list)
-    plain: float = 0.5
+    needed: int = option(MISSING, "Has no default.", ge=1)
+    names: list[str] = option(list, "Several.")
+    plain_text: str = option("100%", "One.", short="-p")
+    rate: float | None = option(None, "A number.")
+    way: Literal["up", "down"] = option("up", "Where.")
+    quick: bool = option(False, "A switch.")
+    file: Path | None = option(None, "A file.", metavar="FILE")
 
 
-def test_fields_are_read_with_their_docstrings_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
-    assert read(Options, prog="it", arguments=["--needed", "3"]) == Options(needed=3)
-    given = Options(needed=1, names=["a"], plain=2.0)
-    assert read(Options, prog="it", arguments=["--needed", "3"], default=given).names == ["a"]
+def given(*words: str) -> Options:
+    return read(Options, prog="unmask it", arguments=words)
+
+
+def test_values_have_the_types_of_their_fields() -> None:
+    assert given("--needed", "3") == Options(needed=3)
+    assert given("--needed=1e3", "--rate", "5", "--way", "down", "--quick") == Options(
+        needed=1000, rate=5.0, way="down", quick=True
+    )
+    assert given("--needed", "1", "--rate", "None", "--quick", "false", "-p", "1") == Options(needed=1, plain_text="1")
+    assert given("--needed", "1", "--plain_text", "a", "--file", "~/x").file == Path.home() / "x"
+
+
+def test_values_of_a_repeated_option_are_joined_and_the_last_of_others_counts() -> None:
+    several = given("--names", "a", "--needed", "1", "--names", "b", "c", "--names=d", "--needed", "2")
+    assert (several.names, several.needed) == (["a", "b", "c", "d"], 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "it: the following arguments are required: --needed; run `unmask it --help` for the options"),
+        (["--needed", "0"], "it: --needed must be at least 1, got 0"),
+        (["--needed", "1.5"], "it: --needed must be a whole number, got '1.5' (str)"),
+        (["--needed", "1", "--way", "left"], "it: --way must be one of 'up', 'down', got 'left' (str)"),
+        (["--needed", "1", "--quick", "perhaps"], "it: --quick must be true or false, got 'perhaps' (str)"),
+        (["--needed", "1", "--plain-txt", "a"], "it: --plain-txt is not an option; did you mean --plain-text?"),
+        (["--needed", "1", "--zzz"], "it: --zzz is not an option; run `unmask it --help` for the options"),
+        (["--needed"], "it: argument --needed: expected one argument; run `unmask it --help` for the options"),
+        (["a", "--needed", "1"], "it: 'a' belongs to no option; run `unmask it --help` for the options"),
+    ],
+)
+def test_words_that_are_no_options_are_refused_in_one_line(words: list[str], told: str) -> None:
+    with pytest.raises(UnmaskError, match=f"^{re.escape(told)}$"):
+        given(*words)
+
+
+def test_the_help_has_the_description_the_texts_and_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        read(Options, prog="it", arguments=["--help"])
+        given("--help")
     told = capsys.readouterr().out
-    assert told.startswith("What it does.\n\nAnd how it does it.\n\nusage: it ")
-    assert "Has no default. (required)" in told
-    assert "(default: 0.5)" in told
+    assert told.startswith("usage: unmask it --needed VALUE [OPTIONS]\n\nWhat it does.\n\nAnd how it does it.\n")
+    assert "(default: 100%)" in told
+    assert "{up,down}" in told
     assert "(default: )" not in told
+
+
+def test_a_shell_completes_commands_options_and_values() -> None:
+    import shtab
+
+    script = shtab.complete(whole_parser(), "bash")
+    assert f"_shtab_unmask_subparsers=({' '.join(COMMANDS)})" in script
+    assert "--optimizer.learning_rate" in script
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash")
+    typed = "COMP_WORDS=(unmask pretrain --optimizer.lear); COMP_CWORD=2"
+    asked = f'{script}\n{typed}; _shtab_unmask; echo "${{COMPREPLY[@]}}"'
+    done = subprocess.run([bash, "-c", asked], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["--optimizer.learning_rate"], done.stderr
 
 
 @pytest.mark.parametrize(

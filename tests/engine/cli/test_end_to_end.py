@@ -13,10 +13,10 @@ from unmask.train.logging.log import read_log
 
 SMALL = [
     *("--model.num-layers", "1", "--model.hidden-size", "32", "--model.num-heads", "2"),
-    *("--model.intermediate-size", "64", "--model.max-positions", "32", "--data.max_length", "32"),
-    *("--train.tokens-per-step", "512", "--train.micro-batch-tokens", "256", "--train.warmup-steps", "5"),
-    *("--train.learning-rate", "1e-2", "--train.log-every", "5", "--train.evaluate-every", "20"),
-    *("--train.evaluate-tokens", "1024", "--train.save-every", "20", "--data.held-out", "0.1"),
+    *("--model.intermediate-size", "64", "--model.max-positions", "32", "--stream.max_length", "32"),
+    *("--train.tokens-per-step", "512", "--stream.micro_batch_tokens", "256", "--optimizer.warmup_steps", "5"),
+    *("--optimizer.learning_rate", "1e-2", "--train.log-every", "5", "--train.evaluate-every", "20"),
+    *("--train.evaluate-tokens", "1024", "--train.save-every", "20", "--stream.held_out_fraction", "0.1"),
 ]
 
 
@@ -73,11 +73,11 @@ def test_a_refused_run_leaves_its_name_to_the_one_that_follows_the_advice(
     pretrain += ["--run", str(run), *SMALL]
     assert main(pretrain) == 2
     told = capsys.readouterr().err
-    advice = re.search(r"lower train\.micro_batch_tokens to at most (\d+)", told)
+    advice = re.search(r"lower stream\.micro_batch_tokens to at most (\d+)", told)
     assert advice is not None, told
     assert not run.exists()
     size = str(int(advice[1]) // 2)
-    smaller = ["--train.micro-batch-tokens", size, "--train.tokens-per-step", size]
+    smaller = ["--stream.micro_batch_tokens", size, "--train.tokens-per-step", size]
     assert main([*pretrain, *smaller]) == 0, capsys.readouterr().err
     assert (run / "checkpoints" / "step-000005").is_dir()
 

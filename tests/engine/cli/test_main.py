@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from unmask import cli
+from unmask.config import EncoderConfig
+from unmask.data.compose import sequences
 from unmask.errors import RunError
 from unmask_kernels import BackendUnavailable
 
@@ -25,7 +28,7 @@ def test_no_argument_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_loads_no_third_party_package() -> None:
     code = (
         "import sys; from unmask.cli import main; main(['--help']); "
-        "print(sorted({'torch', 'numpy', 'tyro', 'pydantic', 'yaml'} & set(sys.modules)))"
+        "print(sorted({'torch', 'numpy', 'argparse', 'ruamel', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
     assert done.stdout.splitlines()[-1] == "[]"
@@ -48,26 +51,33 @@ def test_python_m_unmask_is_the_command() -> None:
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_explains_its_arguments(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([command, "--help"])
-    assert caught.value.code == 0
-    assert f"usage: unmask {command}" in capsys.readouterr().out
+    for words in ([command, "--help"], ["help", command]):
+        assert cli.main(words) == 0
+        assert f"usage: unmask {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["-V", "--version"])
+def test_the_version_is_told(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([word]) == 0
+    assert capsys.readouterr().out.startswith("unmask ")
 
 
 def test_unknown_command_names_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pretrian"]) == 2
     assert capsys.readouterr().err == "unmask: 'pretrian' is not a command; did you mean pretrain?\n"
+    for word, meant in (("train", "pretrain"), ("analyze", "analyse"), ("--pretrain", "pretrain"), ("helpp", "help")):
+        assert cli.main([word]) == 2
+        assert f"did you mean {meant}?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
         (RunError("runs/a exists already"), 2, "unmask: runs/a exists already\n"),
-        (ValueError("x must be 3"), 2, "unmask: x must be 3\n"),
         (
-            FileNotFoundError(2, "No such file or directory", "a.txt"),
+            OSError(28, "No space left on device", "a.txt"),
             2,
-            "unmask: a.txt: No such file or directory\n",
+            "unmask: a.txt: No space left on device; make room, or choose another place\n",
         ),
         (
             ModuleNotFoundError("no", name="pyarrow.lib"),
@@ -98,11 +108,15 @@ def test_error_becomes_one_line(
 
 
 @pytest.mark.parametrize("value", ["1", "yes", "TRUE"])
-def test_the_traceback_is_shown_where_it_is_asked_for(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traceback_is_shown_where_it_is_asked_for(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("UNMASK_TRACEBACK", value)
     fail_with(RunError("runs/a exists already"), monkeypatch)
-    with pytest.raises(RunError):
-        cli.main(["doctor"])
+    assert cli.main(["doctor"]) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert "report" not in told
 
 
 @pytest.mark.parametrize("value", ["", " ", "0", "false", "No", "off"])
@@ -112,10 +126,39 @@ def test_no_traceback_is_shown_where_none_is_asked_for(value: str, monkeypatch: 
     assert cli.main(["doctor"]) == 2
 
 
-def test_our_own_mistake_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_with(KeyError("oops"), monkeypatch)
-    with pytest.raises(KeyError):
-        cli.main(["doctor"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("oops"),
+        ValueError("raised by a test, not by a check of unmask"),
+        FileNotFoundError(2, "No such file or directory", "a.txt"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_our_own_mistake_shows_its_traceback_and_asks_for_a_report(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(error, monkeypatch)
+    assert cli.main(["doctor"]) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert "please report it" in told
+
+
+def test_an_argument_error_of_a_check_is_one_line_and_one_of_a_library_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unmask.cli import doctor
+
+    monkeypatch.setattr(doctor, "run", lambda words: EncoderConfig().token_rows)
+    assert cli.main(["doctor"]) == 2
+    assert capsys.readouterr().err == (
+        "unmask: EncoderConfig: vocab_size must be the number of the tokenizer's ids, got nothing\n"
+    )
+    # numpy raises its ValueError in a function of ours, too
+    monkeypatch.setattr(doctor, "run", lambda words: list(sequences.ranges(np.zeros(2), np.zeros(3))))
+    assert cli.main(["doctor"]) == 1
+    assert "Traceback" in capsys.readouterr().err
 
 
 def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,13 +29,13 @@ def test_numbered_sentences_are_put_in_order(tmp_path: Path) -> None:
     assert main(["prepare", "--input", str(tmp_path / "docs.jsonl"), "--vocab-size", "200", "--out", store]) == 0
     settings = {
         "--data.store": store,
-        "--data.compose": "pairs",
-        "--data.max_length": "64",
-        "--data.held-out": "0.05",
+        "--composition.strategy": "pairs",
+        "--stream.max_length": "64",
+        "--stream.held_out_fraction": "0.05",
         "--objective.sop": "1",
         "--train.steps": "500",
-        "--train.warmup-steps": "50",
-        "--train.learning-rate": "1e-3",
+        "--optimizer.warmup_steps": "50",
+        "--optimizer.learning_rate": "1e-3",
         "--train.evaluate-every": "500",
     }
     words = [word for setting in settings.items() for word in setting]

@@ -43,7 +43,8 @@ def test_a_text_without_its_option_is_told_the_option(
 ) -> None:
     assert main(["prepare", str(corpus), "--out", str(tmp_path / "store")]) == 2
     assert capsys.readouterr().err == (
-        f"unmask: prepare: {str(corpus)!r} belongs to no option; give text as --input {corpus}\n"
+        f"unmask: prepare: {str(corpus)!r} belongs to no option; give text as --input {corpus}, or run "
+        "`unmask prepare --help` for the options\n"
     )
     assert not (tmp_path / "store").exists()
 

@@ -12,10 +12,10 @@ from unmask.train.logging.log import read_evaluations, read_log
 
 SMALL = [
     *("--model.num-layers", "2", "--model.hidden-size", "32", "--model.num-heads", "2"),
-    *("--model.intermediate-size", "64", "--model.max-positions", "64", "--data.max_length", "64"),
-    *("--train.tokens-per-step", "512", "--train.micro-batch-tokens", "512", "--train.warmup-steps", "2"),
+    *("--model.intermediate-size", "64", "--model.max-positions", "64", "--stream.max_length", "64"),
+    *("--train.tokens-per-step", "512", "--stream.micro_batch_tokens", "512", "--optimizer.warmup_steps", "2"),
     *("--train.log-every", "3", "--train.evaluate-every", "6", "--train.evaluate-tokens", "1024"),
-    *("--train.save-every", "6", "--data.held-out", "0.1", "--train.steps", "6"),
+    *("--train.save-every", "6", "--stream.held_out_fraction", "0.1", "--train.steps", "6"),
 ]
 PLACES = {"river": "valley", "cat": "garden", "miller": "mill", "boat": "harbour", "fox": "forest", "ship": "sea"}
 
@@ -49,8 +49,8 @@ def pretrain(store: Path, run: Path, *more: str) -> int:
 
 
 MACBERT = [
-    *("--data.masking", "mac", "--data.compose", "pairs", "--objective.sop", "1.0"),
-    *("--data.mask-split", "0.8", "0.1", "0.1"),
+    *("--masking.strategy", "mac", "--composition.strategy", "pairs", "--objective.sop", "1.0"),
+    *("--masking.split", "0.8", "0.1", "0.1"),
 ]
 
 
@@ -59,7 +59,7 @@ def test_a_macbert_run_trains_both_losses_and_is_analysed_and_exported(
 ) -> None:
     pytest.importorskip("matplotlib")
     run = tmp_path / "run"
-    assert pretrain(store, run, *MACBERT, "--data.similar-words", str(table)) == 0, capsys.readouterr().err
+    assert pretrain(store, run, *MACBERT, "--masking.similar_words", str(table)) == 0, capsys.readouterr().err
     told = capsys.readouterr().out
     assert "similar words: " in told
     assert f"try: unmask analyse {run}" in told
@@ -91,8 +91,8 @@ def test_a_causal_run_across_documents_is_analysed_and_its_export_refused_by_nam
 ) -> None:
     pytest.importorskip("matplotlib")
     run = tmp_path / "run"
-    causal = ["--objective.clm", "1.0", "--objective.mlm", "0.0", "--model.causal", "--data.compose", "mix"]
-    assert pretrain(store, run, *causal, "--data.scope", "sequence") == 0, capsys.readouterr().err
+    causal = ["--objective.clm", "1.0", "--objective.mlm", "0.0", "--model.causal", "--composition.strategy", "mix"]
+    assert pretrain(store, run, *causal, "--composition.scope", "sequence") == 0, capsys.readouterr().err
     assert {"loss", "perplexity", "clm_accuracy"} <= read_log(run)[-1].keys()
     assert main(["analyse", str(run), "--micro-batches", "8", "-o", str(tmp_path / "found")]) == 0
     numbers = json.loads((tmp_path / "found" / "analysis.json").read_text(encoding="utf-8"))
@@ -118,7 +118,9 @@ def test_a_model_inside_documents_has_no_distraction_beside_a_reference(
 ) -> None:
     pytest.importorskip("matplotlib")
     run = tmp_path / "run"
-    assert pretrain(store, run, "--data.compose", "mix", "--data.masking", "span") == 0, capsys.readouterr().err
+    assert pretrain(store, run, "--composition.strategy", "mix", "--masking.strategy", "span") == 0, (
+        capsys.readouterr().err
+    )
     checkpoint = run / "checkpoints" / "step-000006"
     assert main(["analyse", str(checkpoint), "--micro-batches", "4"]) == 0, capsys.readouterr().err
     numbers = json.loads((run / "analysis" / "analysis.json").read_text(encoding="utf-8"))

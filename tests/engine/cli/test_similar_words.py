@@ -12,9 +12,9 @@ pytest.importorskip("gensim")
 
 SMALL = [
     *("--model.num-layers", "1", "--model.hidden-size", "16", "--model.num-heads", "2"),
-    *("--model.intermediate-size", "32", "--model.max-positions", "64", "--data.max-length", "64"),
-    *("--train.tokens-per-step", "256", "--train.micro-batch-tokens", "256", "--train.warmup-steps", "0"),
-    *("--train.evaluate-tokens", "256", "--train.steps", "1", "--data.workers", "0"),
+    *("--model.intermediate-size", "32", "--model.max-positions", "64", "--stream.max_length", "64"),
+    *("--train.tokens-per-step", "256", "--stream.micro_batch_tokens", "256", "--optimizer.warmup_steps", "0"),
+    *("--train.evaluate-tokens", "256", "--train.steps", "1", "--stream.workers", "0"),
 ]
 
 

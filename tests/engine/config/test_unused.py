@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from unmask.config import RunConfig, load_config, to_mapping, to_yaml
-from unmask.config.mappings import nest
+from unmask.config.yaml_text import dump_yaml
 from unmask.errors import ConfigError
 from unmask.train.run_folder import saved_config
 
@@ -22,24 +21,28 @@ def complaint(overrides: Mapping[str, Any], source: str | Path | None = None) ->
 # settings with a value other than the default, the choices that do not read them, and choices that do
 CAUSAL = {"objective": {"clm": 1, "mlm": 0}, "model.causal": True}
 UNUSED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
-    ({"data.bm25_walk": "star"}, {"data.compose": "mix"}, {"data.compose": "bm25"}),
-    ({"data.bm25_buffer": 64}, {"data.compose": "documents"}, {"data.compose": "bm25"}),
-    ({"data.bm25_query_terms": 9}, {"data.compose": "uni"}, {"data.compose": "bm25"}),
-    ({"data.short_pairs": 0.5}, {"data.compose": "documents"}, {"data.compose": "pairs", "objective.sop": 1}),
-    ({"data.scope": "sequence"}, {"data.compose": "documents"}, {"data.compose": "best_fit"}),
-    ({"data.similar_words": "a.tsv"}, {"data.masking": "ngram"}, {"data.masking": "mac"}),
-    ({"data.mask_rate": 0.3}, CAUSAL, {}),
-    ({"data.mask_rate_end": 0.3}, CAUSAL, {}),
-    ({"data.mask_split": [1, 0, 0]}, CAUSAL, {}),
-    ({"data.masking": "span"}, CAUSAL, {}),
-    ({"data.mask_on": "device"}, CAUSAL, {}),
-    ({"data.static_masks": 4}, CAUSAL, {}),
-    ({"data.similar_words": "a.tsv"}, CAUSAL, {"data.masking": "mac"}),
-    ({"kernels.masking": "torch"}, {"data.mask_on": "host"}, {"data.mask_on": "device"}),
-    ({"kernels.mlm_loss": "torch"}, {"data.compose": "pairs", "objective": {"sop": 1, "mlm": 0}}, {}),
+    ({"composition.bm25_walk": "star"}, {"composition.strategy": "mix"}, {"composition.strategy": "bm25"}),
+    ({"composition.bm25_buffer": 64}, {"composition.strategy": "documents"}, {"composition.strategy": "bm25"}),
+    ({"composition.bm25_query_terms": 9}, {"composition.strategy": "uni"}, {"composition.strategy": "bm25"}),
+    (
+        {"composition.short_pairs": 0.5},
+        {"composition.strategy": "documents"},
+        {"composition.strategy": "pairs", "objective.sop": 1},
+    ),
+    ({"composition.scope": "sequence"}, {"composition.strategy": "documents"}, {"composition.strategy": "best_fit"}),
+    ({"masking.similar_words": "a.tsv"}, {"masking.strategy": "ngram"}, {"masking.strategy": "mac"}),
+    ({"masking.rate": 0.3}, CAUSAL, {}),
+    ({"masking.rate_end": 0.3}, CAUSAL, {}),
+    ({"masking.split": [1, 0, 0]}, CAUSAL, {}),
+    ({"masking.strategy": "span"}, CAUSAL, {}),
+    ({"masking.place": "device"}, CAUSAL, {}),
+    ({"masking.static_masks": 4}, CAUSAL, {}),
+    ({"masking.similar_words": "a.tsv"}, CAUSAL, {"masking.strategy": "mac"}),
+    ({"kernels.masking": "torch"}, {"masking.place": "host"}, {"masking.place": "device"}),
+    ({"kernels.mlm_loss": "torch"}, {"composition.strategy": "pairs", "objective": {"sop": 1, "mlm": 0}}, {}),
     ({"model.attention_window": 8}, {"model.num_layers": 1}, {}),
-    ({"train.evaluate_every": 7}, {"data.held_out": 0}, {}),
-    ({"train.evaluate_tokens": 7}, {"data.held_out": 0}, {}),
+    ({"train.evaluate_every": 7}, {"stream.held_out_fraction": 0}, {}),
+    ({"train.evaluate_tokens": 7}, {"stream.held_out_fraction": 0}, {}),
     ({"model.global_every": 2}, {"model.attention_window": None}, {"model.attention_window": 8}),
     ({"data.text_field": "body"}, {"data.store": "store"}, {"data.input": ["a.jsonl"]}),
     ({"data.blank_line_documents": True}, {"data.store": "store"}, {"data.input": ["a.txt"]}),
@@ -65,7 +68,7 @@ def test_a_setting_that_nothing_reads_is_refused_by_name_and_the_default_never(
     assert load_config(file) == whole
     others = {"objective.sop": 0} if "objective.sop" in reader else {"data.input": []} if "data.input" in reader else {}
     assert to_mapping(load_config(file, without | others))[group][leaf] == default
-    file.write_text(yaml.safe_dump(nest(setting | without)), "utf-8")
+    file.write_text(dump_yaml(setting | without), "utf-8")
     assert complaint({}, file) == told
 
 
@@ -82,24 +85,27 @@ def test_a_recipes_vocabulary_gives_way_to_a_store_and_who_asks_for_one_beside_i
 
 def test_a_setting_whose_choice_went_back_to_its_default_goes_back_too(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("data: {mask_on: device}\nkernels: {masking: torch}\n", "utf-8")
+    file.write_text("masking: {place: device}\nkernels: {masking: torch}\n", "utf-8")
     causal = {"objective.clm": 1, "objective.mlm": 0, "model.causal": True}
     config = load_config(file, causal)
-    assert (config.data.mask_on, config.kernels.masking) == ("host", None)
+    assert (config.masking.place, config.kernels.masking) == ("host", None)
     assert "kernels.masking is 'torch'" in complaint(causal | {"kernels.masking": "torch"}, file)
 
 
 def test_a_run_goes_on_with_settings_that_nothing_reads_and_takes_no_new_ones(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("data: {compose: mix, bm25_walk: star}\n", "utf-8")
-    assert saved_config(tmp_path).data.bm25_walk == "star"
-    with pytest.raises(ConfigError, match=r"data.similar_words is 'a.tsv' but data.masking is 'token'"):
-        saved_config(tmp_path, {"data.similar_words": "a.tsv"})
+    (tmp_path / "config.yaml").write_text("composition: {strategy: mix, bm25_walk: star}\n", "utf-8")
+    assert saved_config(tmp_path).composition.bm25_walk == "star"
+    with pytest.raises(ConfigError, match=r"masking.similar_words is 'a.tsv' but masking.strategy is 'token'"):
+        saved_config(tmp_path, {"masking.similar_words": "a.tsv"})
     (tmp_path / "config.yaml").write_text("data: {bm25_walk: star, mask_rate: 1.5}\n", "utf-8")
-    with pytest.raises(ConfigError, match=r"data.mask_rate must be between 0 and 1, got 1.5"):
+    with pytest.raises(ConfigError, match=r"masking.rate must be above 0 and at most 1, got 1.5"):
         saved_config(tmp_path)
 
 
 def test_the_recipe_of_compositions_takes_every_composition() -> None:
     for compose in ("documents", "mix", "uni", "best_fit", "full_sentences"):
-        assert load_config("composition", {"data.compose": compose}).data.compose == compose
-    assert load_config("bert-original", {"data.compose": "documents", "objective.nsp": 0}).data.static_masks == 10
+        assert load_config("composition", {"composition.strategy": compose}).composition.strategy == compose
+    assert (
+        load_config("bert-original", {"composition.strategy": "documents", "objective.nsp": 0}).masking.static_masks
+        == 10
+    )

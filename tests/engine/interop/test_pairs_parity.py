@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import unmask
+from streams import make_stream
 from unmask.batch import PackedBatch
-from unmask.data.compose import Composition
+from unmask.config import CompositionConfig, MaskingConfig
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.store.memory import MemoryStore
-from unmask.data.stream import Stream, StreamConfig
 from unmask.objectives import build_objectives, score_batch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -35,15 +35,17 @@ def batches(task: str, masking: str) -> list[PackedBatch]:
         sentence_starts=rng.random(total) < 0.15,
     )
     table = SimilarWords([((one,), (other,)) for one, other in pairwise(range(5, 90))]) if masking == "mac" else None
-    composition = Composition(strategy="pairs", pair_task=task)  # type: ignore[arg-type]
-    config = StreamConfig(
+    stream = make_stream(
+        store,
         max_length=40,
-        tokens=400,
-        masking=masking,  # type: ignore[arg-type]
-        composition=composition,
+        micro_batch_tokens=400,
         held_out_fraction=0.0,
+        composition=CompositionConfig(strategy="pairs"),
+        pair_task=task,
+        masking=MaskingConfig(strategy=masking),  # type: ignore[arg-type]
+        similar_words=table,
     )
-    return list(islice(Stream(store, config, store.ordinary_ids, similar_words=table).batches(), 3))
+    return list(islice(stream.batches(), 3))
 
 
 def padded(batch: PackedBatch) -> dict[str, torch.Tensor]:

@@ -206,7 +206,9 @@ def test_a_warm_up_longer_than_the_run_is_cut_with_a_notice(
     tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny.pretrain(tiny.config(tmp_path / "run", steps=2, warmup_steps=100, phases=[], log_every=1))
-    notice = "train.warmup_steps is 100, more than the steps of the run, 2; the warm-up is cut to a tenth of them, 1"
+    notice = (
+        "optimizer.warmup_steps is 100, more than the steps of the run, 2; the warm-up is cut to a tenth of them, 1"
+    )
     assert notice in caplog.messages
     peak = tiny.config(tmp_path).train.learning_rate
     assert [row["learning_rate"] for row in read_log(tmp_path / "run")] == [peak, peak / 2]

@@ -5,8 +5,9 @@ from types import ModuleType
 import pytest
 import torch
 
+from streams import make_stream
 from unmask.batch import PackedBatch
-from unmask.data.stream import Stream, StreamConfig
+from unmask.data.stream import Stream
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives, score_batch
 from unmask.train.evaluate import Score, as_row, evaluate
@@ -17,8 +18,8 @@ OBJECTIVES = build_objectives({"mlm": 1.0})
 @pytest.fixture
 def stream(tiny: ModuleType) -> Stream:
     store, tokenizer = tiny.text()
-    config = StreamConfig(max_length=32, tokens=128, held_out_fraction=0.2)
-    return Stream(store, config, tokenizer.ordinary_ids, split="held_out")
+    settings = {"max_length": 32, "micro_batch_tokens": 128, "held_out_fraction": 0.2, "split": "held_out"}
+    return make_stream(store, **settings, ordinary_ids=tokenizer.ordinary_ids)
 
 
 @pytest.fixture

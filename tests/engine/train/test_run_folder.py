@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from unmask.config import DataConfig, RunConfig, TrainConfig, load_config, to_mapping
+from unmask.config import DataConfig, MaskingConfig, OptimizerConfig, RunConfig, TrainConfig, load_config
+from unmask.config.mappings import defaults
 from unmask.errors import RunError
-from unmask.train.run_folder import MAY_CHANGE, RunFolder, flatten, located, saved_config
+from unmask.train.run_folder import MAY_CHANGE, RunFolder, located, saved_config
 
-CONFIG = RunConfig(train=TrainConfig(steps=10, warmup_steps=2))
+CONFIG = RunConfig(train=TrainConfig(steps=10), optimizer=OptimizerConfig(warmup_steps=2))
 
 
 def test_the_saved_configuration_reads_back_equal(tmp_path: Path) -> None:
@@ -39,16 +40,18 @@ def test_an_empty_directory_or_one_of_a_start_that_was_killed_may_become_a_run(t
 def test_a_resumed_run_may_change_how_it_is_watched_but_not_what_it_computes(tmp_path: Path) -> None:
     run = tmp_path / "a"
     RunFolder.create(replace(CONFIG, run=str(run)))
-    allowed = saved_config(run, {"train.log_every": 1, "train.steps": 20, "data.workers": 0})
+    allowed = saved_config(run, {"train.log_every": 1, "train.steps": 20, "stream.workers": 0})
     RunFolder.reopen(run, allowed).save_config()
     assert saved_config(run) == allowed
-    was = re.escape(f"train.learning_rate is {CONFIG.train.learning_rate} in the saved configuration, got 0.5")
-    with pytest.raises(RunError, match=rf"{was}; resuming may change only data\.similar_words, .*, kernels\.\*, train"):
-        RunFolder.reopen(run, saved_config(run, {"train.learning_rate": 0.5}))
+    was = re.escape(f"optimizer.learning_rate is {CONFIG.optimizer.learning_rate} in the saved configuration, got 0.5")
+    with pytest.raises(
+        RunError, match=rf"{was}; resuming may change only data\.store, kernels\.\*, masking\.similar_words, "
+    ):
+        RunFolder.reopen(run, saved_config(run, {"optimizer.learning_rate": 0.5}))
 
 
 def test_every_setting_of_watching_may_change_and_no_other() -> None:
-    watching = {"run", "data.similar_words", "data.store", "data.workers"}
+    watching = {"run", "masking.similar_words", "data.store", "stream.workers"}
     for name in (
         "steps",
         "epochs",
@@ -61,7 +64,7 @@ def test_every_setting_of_watching_may_change_and_no_other() -> None:
         "threads",
     ):
         watching.add(f"train.{name}")
-    kernels = {name for name in flatten(to_mapping(CONFIG)) if name.startswith("kernels.")}
+    kernels = {name for name in defaults() if name.startswith("kernels.")}
     assert watching | kernels == MAY_CHANGE
 
 
@@ -286,10 +289,9 @@ def test_an_emptied_configuration_does_not_become_that_of_another_run(tmp_path: 
         saved_config(tmp_path)
 
 
-DATA = DataConfig(
-    store="store", masking="mac", similar_words="words/table.txt", tokenizer="/somewhere/tokenizer", lowercase=True
-)
-STARTED = RunConfig(data=DATA, train=TrainConfig(steps=10, warmup_steps=2))
+DATA = DataConfig(store="store", tokenizer="/somewhere/tokenizer", lowercase=True)
+MASKING = MaskingConfig(strategy="mac", similar_words="words/table.txt")
+STARTED = replace(CONFIG, data=DATA, masking=MASKING)
 
 
 @pytest.fixture
@@ -306,7 +308,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_where_a_run_was_started_nothing_changes(project: Path) -> None:
     config = saved_config(Path("runs/a"))
-    assert config.data == DATA
+    assert (config.data, config.masking) == (DATA, MASKING)
     assert located(config, Path("runs/a")) is config
 
 
@@ -315,11 +317,11 @@ def test_a_run_finds_its_data_from_any_folder(moved: bool, project: Path, monkey
     if moved:
         project = project.rename(project.parent / "copy")
     monkeypatch.chdir(project / "runs")
-    data = located(saved_config(Path("a")), Path("a")).data
-    assert (data.store, data.similar_words) == (f"{project}/store", f"{project}/words/table.txt")
-    assert data.tokenizer == DATA.tokenizer
+    found = located(saved_config(Path("a")), Path("a"))
+    assert (found.data.store, found.masking.similar_words) == (f"{project}/store", f"{project}/words/table.txt")
+    assert found.data.tokenizer == DATA.tokenizer
     # the file keeps what was given
-    assert saved_config(Path("a")).data == DATA
+    assert replace(saved_config(Path("a")), run=None) == STARTED
 
 
 def test_inputs_keep_their_names(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,4 +357,5 @@ def test_what_lies_here_alone_is_found_here(project: Path, monkeypatch: pytest.M
     monkeypatch.chdir(project / "runs")
     assert located(saved_config(Path("a")), Path("a")).data.store == "store"
     (project / "runs" / "a" / ".started_in").unlink()
-    assert located(saved_config(Path("a")), Path("a")).data == DATA
+    found = located(saved_config(Path("a")), Path("a"))
+    assert (found.data, found.masking) == (DATA, MASKING)

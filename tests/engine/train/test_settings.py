@@ -15,9 +15,15 @@ import torch
 
 from unmask import pack
 from unmask.batch import Cursor
-from unmask.config import DataConfig, KernelsConfig, ObjectiveConfig, RunConfig
-from unmask.data.compose import Composition
-from unmask.data.stream import StreamConfig
+from unmask.config import (
+    CompositionConfig,
+    KernelsConfig,
+    MaskingConfig,
+    ObjectiveConfig,
+    RunConfig,
+    StreamConfig,
+)
+from unmask.data.stream import Stream
 from unmask.errors import CheckpointError
 from unmask.train.checkpoint.resume import inherit
 from unmask.train.checkpoint.state import Facts, load_facts, save_state
@@ -75,9 +81,9 @@ def test_every_update_has_the_rate_of_its_step_before_and_after_a_stop(
     tiny.pretrain(config)
     assert len(rates) == 7
     tiny.pretrain(saved_config(run), resume=run)
-    train = config.train
-    schedule = LinearSchedule(peak=train.learning_rate, warmup_steps=train.warmup_steps, steps=train.steps)
-    expected = [schedule(step) for step in range(train.steps)]
+    optimizer, steps = config.optimizer, config.train.steps
+    schedule = LinearSchedule(peak=optimizer.learning_rate, warmup_steps=optimizer.warmup_steps, steps=steps)
+    expected = [schedule(step) for step in range(steps)]
     assert rates == pytest.approx(expected)
     assert [row["learning_rate"] for row in read_log(run)] == expected
 
@@ -187,43 +193,33 @@ def test_skipped_updates_are_a_streak_only_one_after_the_other(tiny: ModuleType,
 
 def test_a_stream_is_laid_out_as_the_run_says(tiny: ModuleType, tmp_path: Path) -> None:
     store, tokenizer = tiny.text()
-    data = DataConfig(
-        max_length=32,
-        held_out=0.2,
-        compose="bm25",
+    composition = CompositionConfig(
+        strategy="bm25",
         bm25_walk="star",
         bm25_buffer=7,
         bm25_query_terms=9,
         scope="sequence",
         weights={"source-0": 2.0},
-        mask_rate=0.3,
-        mask_split=(0.5, 0.3, 0.2),
-        masking="whole_word",
-        static_masks=3,
     )
-    config = replace(tiny.config(tmp_path, max_documents=60), data=data, seed=5)
+    masking = MaskingConfig(strategy="whole_word", rate=0.3, split=(0.5, 0.3, 0.2), static_masks=3)
+    base = tiny.config(tmp_path, max_documents=60, held_out_fraction=0.2)
+    config = replace(base, composition=composition, masking=masking, seed=5)
     run_data = RunData(store, tokenizer, config, composed=tmp_path)
     phase = run_data.phases[1]
     stream = run_data.stream(phase)
-    expected = StreamConfig(
-        max_length=32,
-        tokens=128,
-        sequences=60,
-        seed=phase.seed,
-        mask_rate=0.3,
-        masking="whole_word",
-        static_masks=3,
-        mask_split=(0.5, 0.3, 0.2),
-        held_out_fraction=0.2,
-        composition=Composition(
-            strategy="bm25", scope="sequence", weights={"source-0": 2.0}, walk="star", buffer=7, query_terms=9
-        ),
-    )
-    assert stream.config == expected
+    settings = StreamConfig(max_length=32, micro_batch_tokens=128, max_documents=60, held_out_fraction=0.2, workers=0)
+    common: dict[str, Any] = {"composition": composition, "masking": masking, "seed": phase.seed}
+    alone = Stream(store, settings, tokenizer.ordinary_ids, **common)
+    assert (stream.config, stream.composition, stream.masking) == (settings, composition, masking)
+    # the fingerprint holds all that the micro-batches depend on, the seed of the phase too
+    assert stream.fingerprint == alone.fingerprint
     assert stream.composes_ahead
     held_out = run_data.held_out(phase)
     assert held_out is not None
-    assert (held_out.config, held_out.split) == (expected, "held_out")
+    assert (held_out.config, held_out.masking, held_out.split) == (settings, masking, "held_out")
+    assert (
+        held_out.fingerprint == Stream(store, settings, tokenizer.ordinary_ids, **common, split="held_out").fingerprint
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,21 +233,27 @@ def test_a_stream_is_laid_out_as_the_run_says(tiny: ModuleType, tmp_path: Path) 
 def test_pairs_and_labels_are_those_of_the_objective(
     tiny: ModuleType, tmp_path: Path, objective: ObjectiveConfig, task: str, masking: str
 ) -> None:
-    data = DataConfig(max_length=32, compose="pairs", short_pairs=0.7)
-    config = replace(tiny.config(tmp_path), data=data, objective=objective)
-    run_data = RunData(*tiny.text(), config)
-    found = run_data._stream_config(run_data.phases[0])
-    assert (found.composition.pair_task, found.composition.short_share, found.masking) == (task, 0.7, masking)
+    causal = objective.clm > 0
+    composition = CompositionConfig() if causal else CompositionConfig(strategy="pairs", short_pairs=0.7)
+    base = tiny.config(tmp_path)
+    model = replace(base.model, causal=causal)
+    run_data = RunData(*tiny.text(), replace(base, model=model, composition=composition, objective=objective))
+    for found in (run_data.stream(run_data.phases[0]), run_data.held_out(run_data.phases[0])):
+        assert found is not None
+        assert (found.pair_task, found.composition.short_pairs) == (task, composition.short_pairs)
+        assert found.masking == (MaskingConfig() if masking == "token" else masking)
 
 
 def test_a_scheduled_mask_rate_goes_on_from_phase_to_phase(tiny: ModuleType, tmp_path: Path) -> None:
     config = tiny.config(tmp_path)
-    run_data = RunData(*tiny.text(), replace(config, data=replace(config.data, mask_rate=0.1, mask_rate_end=0.3)))
-    first, second = (run_data.stream(phase).config for phase in run_data.phases)
-    assert (first.mask_rate, first.mask_rate_end, second.mask_rate_end) == pytest.approx((0.1, 0.2, 0.3))
+    run_data = RunData(*tiny.text(), replace(config, masking=MaskingConfig(rate=0.1, rate_end=0.3)))
+    first, second = (run_data.stream(phase) for phase in run_data.phases)
+    one, two = (stream.masking for stream in (first, second))
+    assert isinstance(one, MaskingConfig) and isinstance(two, MaskingConfig)
+    assert (one.rate, one.rate_end, two.rate_end) == pytest.approx((0.1, 0.2, 0.3))
     # eight steps of two micro-batches each
-    assert first.rate_at(8) == Fraction(3, 20)
-    assert first.rate_at(16) == second.rate_at(0) == Fraction(1, 5)
+    assert first._rate_at(8) == Fraction(3, 20)
+    assert first._rate_at(16) == second._rate_at(0) == Fraction(1, 5)
 
 
 def test_micro_batches_go_on_where_the_steps_are_with_the_workers_asked_for(

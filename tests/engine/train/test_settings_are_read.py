@@ -19,7 +19,6 @@ import pytest
 
 from unmask.batch import PackedBatch
 from unmask.config import RunConfig, load_config
-from unmask.config.mappings import nest
 from unmask.config.unused import _READ
 from unmask.data.prepare import prepare
 from unmask.data.store import Store
@@ -53,23 +52,23 @@ OTHER: dict[str, Any] = {
     "data.vocab_size": 200,
     "data.lowercase": False,
     "data.strip_accents": False,
-    "data.max_length": 24,
-    "data.held_out": 0.3,
-    "data.compose": "mix",
-    "data.bm25_walk": "star",
-    "data.bm25_buffer": 2,
-    "data.bm25_query_terms": 1,
-    "data.scope": "sequence",
-    "data.short_pairs": 1.0,
-    "data.weights": {"a": 2.0},
-    "data.mask_rate": 0.4,
-    "data.mask_rate_end": 0.5,
-    "data.mask_split": [0.0, 1.0, 0.0],
-    "data.masking": "span",
-    "data.similar_words": "SIMILAR",
-    "data.mask_on": "device",
-    "data.static_masks": 1,
-    "data.workers": 1,
+    "stream.max_length": 24,
+    "stream.held_out_fraction": 0.3,
+    "composition.strategy": "mix",
+    "composition.bm25_walk": "star",
+    "composition.bm25_buffer": 2,
+    "composition.bm25_query_terms": 1,
+    "composition.scope": "sequence",
+    "composition.short_pairs": 1.0,
+    "composition.weights": {"a": 2.0},
+    "masking.rate": 0.4,
+    "masking.rate_end": 0.5,
+    "masking.split": [0.0, 1.0, 0.0],
+    "masking.strategy": "span",
+    "masking.similar_words": "SIMILAR",
+    "masking.place": "device",
+    "masking.static_masks": 1,
+    "stream.workers": 1,
     "model.num_layers": 3,
     "model.hidden_size": 12,
     "model.num_heads": 4,
@@ -92,15 +91,15 @@ OTHER: dict[str, Any] = {
     "train.epochs": 0.5,
     "train.minutes": 1e-4,
     "train.tokens_per_step": 192,
-    "train.micro_batch_tokens": 48,
-    "train.max_documents": 90,
-    "train.learning_rate": 1e-3,
-    "train.warmup_steps": 0,
-    "train.weight_decay": 0.5,
-    "train.beta1": 0.5,
-    "train.beta2": 0.5,
-    "train.eps": 1e-2,
-    "train.clip_norm": 1e-3,
+    "stream.micro_batch_tokens": 48,
+    "stream.max_documents": 90,
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.warmup_steps": 0,
+    "optimizer.weight_decay": 0.5,
+    "optimizer.beta1": 0.5,
+    "optimizer.beta2": 0.5,
+    "optimizer.eps": 1e-2,
+    "optimizer.clip_norm": 1e-3,
     "train.dtype": "bfloat16",
     "train.log_every": 1,
     "train.evaluate_every": 1,
@@ -123,9 +122,9 @@ OTHER: dict[str, Any] = {
 BASE: dict[str, Any] = {
     "run": "run",
     "data.store": "STORE",
-    "data.max_length": 32,
-    "data.held_out": 0.5,
-    "data.workers": 0,
+    "stream.max_length": 32,
+    "stream.held_out_fraction": 0.5,
+    "stream.workers": 0,
     "model.num_layers": 2,
     "model.hidden_size": 8,
     "model.num_heads": 2,
@@ -134,9 +133,9 @@ BASE: dict[str, Any] = {
     "model.initializer_range": 0.5,
     "train.steps": 4,
     "train.tokens_per_step": 96,
-    "train.micro_batch_tokens": 96,
-    "train.warmup_steps": 2,
-    "train.learning_rate": 1e-2,
+    "stream.micro_batch_tokens": 96,
+    "optimizer.warmup_steps": 2,
+    "optimizer.learning_rate": 1e-2,
     "train.dtype": "float32",
     "train.log_every": 2,
     "train.evaluate_every": 2,
@@ -150,21 +149,26 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "tokens": {},
     "text": {"data.store": None, "data.input": ["a.txt", "twin.txt"]},
     "docstrings": {"data.store": None},
-    "pairs": {"data.compose": "pairs", "objective.nsp": 1, "data.masking": "mac", "data.similar_words": "WORDS"},
-    "pairs alone": {"data.compose": "pairs", "objective.sop": 1, "objective.mlm": 0},
+    "pairs": {
+        "composition.strategy": "pairs",
+        "objective.nsp": 1,
+        "masking.strategy": "mac",
+        "masking.similar_words": "WORDS",
+    },
+    "pairs alone": {"composition.strategy": "pairs", "objective.sop": 1, "objective.mlm": 0},
     "causal": {"objective.mlm": 0, "objective.clm": 1, "model.causal": True},
     "neighbours": {
-        "data.compose": "bm25",
-        "data.scope": "sequence",
-        "data.max_length": 64,
+        "composition.strategy": "bm25",
+        "composition.scope": "sequence",
+        "stream.max_length": 64,
         "model.max_positions": 64,
         "model.attention_window": 4,
     },
-    "device": {"data.mask_on": "device", "data.masking": "whole_word", "model.attention_window": 4},
+    "device": {"masking.place": "device", "masking.strategy": "whole_word", "model.attention_window": 4},
     "one layer": {
         "model.num_layers": 1,
         "train.steps": 8,
-        "data.held_out": 0,
+        "stream.held_out_fraction": 0,
         "train.evaluate_every": 200,
         "train.evaluate_tokens": 32768,
     },
@@ -252,7 +256,7 @@ def behaviour(folder: Path, watched: list[str], tmp_path: Path, monkeypatch: pyt
         here.mkdir()
         monkeypatch.chdir(here)
         # JSON is YAML, and read faster
-        Path("base.yaml").write_text(json.dumps(nest({key: placed(value) for key, value in settings.items()})))
+        Path("base.yaml").write_text(json.dumps({key: placed(value) for key, value in settings.items()}))
         watched.clear()
         try:
             run = pretrain(load_config("base.yaml", {key: placed(value) for key, value in changes.items()}))
@@ -291,8 +295,12 @@ def ignored(behaviour: Behaviour, context: str, names: Iterable[str]) -> list[st
 
 def test_a_setting_that_is_accepted_and_ignored_is_found(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unmask.config.unused._READ", ())
-    names = ["data.scope", "data.mask_rate", "model.attention_window", "train.evaluate_tokens"]
-    assert ignored(behaviour, "one layer", names) == ["data.scope", "model.attention_window", "train.evaluate_tokens"]
+    names = ["composition.scope", "masking.rate", "model.attention_window", "train.evaluate_tokens"]
+    assert ignored(behaviour, "one layer", names) == [
+        "composition.scope",
+        "model.attention_window",
+        "train.evaluate_tokens",
+    ]
 
 
 @pytest.mark.parametrize("context", CONTEXTS)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from unmask.batch import PackedBatch, assemble
+from unmask.config import OptimizerConfig
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives, score_batch
 from unmask.train.optim import adamw
@@ -50,7 +51,7 @@ def make_step(*, clip_norm: float = 1.0, learning_rate: float = 1e-3) -> tuple[P
     step = TrainingStep(
         model=model,
         objectives=build_objectives({"mlm": 1.0}),
-        optimizer=adamw(model, learning_rate=learning_rate),
+        optimizer=adamw(model, OptimizerConfig(learning_rate=learning_rate)),
         clip_norm=clip_norm,
     )
     return model, step
@@ -114,7 +115,9 @@ def test_every_objective_is_reported_by_its_own_count_and_the_loss_by_weights() 
     objectives = build_objectives({"mlm": 2.0, "nsp": 0.5})
     tallies = score_batch(model, objectives, batch)
     assert [int(tally.count) for tally in tallies] == [int(MASKED.sum()), 7]
-    report = TrainingStep(model=model, objectives=objectives, optimizer=adamw(model))([batch, batch])
+    report = TrainingStep(
+        model=model, objectives=objectives, optimizer=adamw(model, OptimizerConfig(learning_rate=1e-4))
+    )([batch, batch])
     for place, tally in enumerate(tallies):
         assert report.counts[place] == 2 * tally.count
         assert torch.allclose(report.means[place], tally.loss_sum / tally.count)
@@ -183,7 +186,11 @@ def test_a_step_without_a_masked_token_has_no_loss_and_no_gradient() -> None:
 
 def test_gradients_are_fp32_under_bf16_activations() -> None:
     model = PretrainingModel(CONFIG, compute_dtype=torch.bfloat16, seed=3)
-    step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=adamw(model))
+    step = TrainingStep(
+        model=model,
+        objectives=build_objectives({"mlm": 1.0}),
+        optimizer=adamw(model, OptimizerConfig(learning_rate=1e-4)),
+    )
     report = step(batches_of([range(8)]))
     assert {gradient.dtype for gradient in gradients(model).values()} == {torch.float32}
     assert {p.dtype for p in model.parameters()} == {torch.float32}

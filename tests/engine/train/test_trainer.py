@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from unmask.config import KernelsConfig, RunConfig
+from unmask.config import KernelsConfig, MaskingConfig, RunConfig
 from unmask.errors import ConfigError, RunError
 from unmask.model import PretrainingModel
 from unmask.objectives import build_objectives
@@ -91,7 +91,7 @@ def test_learning_happens_and_the_tokens_are_the_real_ones(unbroken: Path) -> No
 def test_a_run_says_how_many_epochs_it_will_make(
     tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = tiny.config(tmp_path, held_out=0.0, steps=1000, phases=[])
+    config = tiny.config(tmp_path, held_out_fraction=0.0, steps=1000, phases=[])
     tiny.trainer(config, tmp_path)
     # every document with its [CLS] and [SEP], cut where it is longer than 30 tokens
     tokens = sum(int(n) + 2 * -(-int(n) // 30) for n in tiny.text()[0].lengths)
@@ -309,7 +309,7 @@ def test_an_existing_run_is_never_written_over(tiny: ModuleType, unbroken: Path)
 def test_a_store_without_held_out_documents_trains_and_says_so(
     tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tiny.pretrain(tiny.config(tmp_path / "a", held_out=1e-9, steps=4, phases=[], evaluate_every=2))
+    tiny.pretrain(tiny.config(tmp_path / "a", held_out_fraction=1e-9, steps=4, phases=[], evaluate_every=2))
     assert caplog.text.count("no held-out document") == 1
     assert read_evaluations(tmp_path / "a") == []
 
@@ -318,7 +318,7 @@ def test_a_run_that_diverges_stops_with_advice_and_keeps_its_last_finite_state(
     tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unmask.train.trainer.GIVE_UP_AFTER", 3)
-    with pytest.raises(RunError, match=r"not finite in each of the last \d+ steps.*lower train\.learning_rate"):
+    with pytest.raises(RunError, match=r"not finite in each of the last \d+ steps.*lower optimizer\.learning_rate"):
         tiny.pretrain(tiny.config(tmp_path / "a", learning_rate=1e30, warmup_steps=0, phases=[]))
     rows = read_log(tmp_path / "a")
     assert rows[-1]["skipped"] > 0
@@ -371,7 +371,7 @@ def test_masks_made_on_the_device_train_the_same_model(tiny: ModuleType, tmp_pat
     logs = []
     for where in ("host", "device"):
         config = tiny.config(tmp_path / where, steps=4, warmup_steps=1)
-        tiny.pretrain(replace(config, data=replace(config.data, masking=masking, mask_on=where)))
+        tiny.pretrain(replace(config, masking=MaskingConfig(strategy=masking, place=where)))
         logs.append([(row["loss"], row["masked_accuracy"]) for row in read_log(tmp_path / where)])
     assert logs[0] == logs[1]
 

@@ -7,6 +7,7 @@ itself; an empty one lets it live.
 import os
 import signal
 import sys
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unmask.config import DataConfig, ModelConfig, PhaseConfig, RunConfig, TrainConfig
+from unmask.config import OptimizerConfig, PhaseConfig, RunConfig, StreamConfig, TrainConfig
 from unmask.data.store.memory import MemoryStore
 from unmask.data.tokenizer import Tokenizer
 from unmask.train.checkpoint.checkpoints import Checkpoints
@@ -60,11 +61,17 @@ def open_text(config: RunConfig, run: Path) -> tuple[MemoryStore, Tokenizer]:
     return text()
 
 
-def config(run: Path, *, workers: int = 0, held_out: float = 0.05, **train: Any) -> RunConfig:
-    """Sixteen steps of two micro-batches in two length phases, saved every five."""
+def config(run: Path, **changes: Any) -> RunConfig:
+    """Sixteen steps of two micro-batches in two length phases, saved every five.
+
+    What changes are settings of `StreamConfig`, `OptimizerConfig` and `TrainConfig`.
+    """
     settings: dict[str, Any] = {
         "steps": 16,
         "tokens_per_step": 256,
+        "max_length": 32,
+        "held_out_fraction": 0.05,
+        "workers": 0,
         "micro_batch_tokens": 128,
         "max_documents": 16,
         "warmup_steps": 4,
@@ -77,11 +84,19 @@ def config(run: Path, *, workers: int = 0, held_out: float = 0.05, **train: Any)
         "threads": 1,
         "phases": [PhaseConfig(share=0.5, max_length=16), PhaseConfig(share=0.5, max_length=32)],
     }
+    settings |= changes
+    groups: dict[str, Any] = {"stream": StreamConfig, "optimizer": OptimizerConfig, "train": TrainConfig}
+    parts = {}
+    for group, cls in groups.items():
+        own = {field.name for field in fields(cls)} & settings.keys()
+        parts[group] = cls(**{name: settings.pop(name) for name in own})
+    assert not settings, settings
     return RunConfig(
         run=str(run),
-        data=DataConfig(max_length=32, held_out=held_out, workers=workers),
-        model=ModelConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, max_positions=32),
-        train=TrainConfig(**(settings | train)),
+        model=replace(
+            RunConfig().model, num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, max_positions=32
+        ),
+        **parts,
     )
 
 

@@ -1,5 +1,5 @@
 """Masking of packed pieces: which tokens are predicted, and what replaces them."""
 
-from .masker import MASK_RATE_DENOMINATOR, Masked, Masker, Masking, MaskRule, NextToken
+from .masker import MASK_RATE_DENOMINATOR, Masked, Masker, MaskRule, NextToken
 
-__all__ = ["MASK_RATE_DENOMINATOR", "MaskRule", "Masked", "Masker", "Masking", "NextToken"]
+__all__ = ["MASK_RATE_DENOMINATOR", "MaskRule", "Masked", "Masker", "NextToken"]

@@ -30,25 +30,24 @@ Cost, one core, 16,384 tokens a call: about 80 ns a token for `token`, three to 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from unmask.config.schema import MaskingConfig
 from unmask.data.masking.correction import SimilarWords, choose_correction, replace_by_similar
 from unmask.data.masking.selection import NGRAM, SPAN, Indices, Row, Words, choose_tokens, group_heads, take_words
 from unmask.data.randomness import REPLACEMENT, SELECTION, WALK, Uint64Array, site_key
 from unmask.errors import ConfigError
 
-__all__ = ["MASK_RATE_DENOMINATOR", "MaskRule", "Masked", "Masker", "Masking", "NextToken"]
-
-Masking = Literal["token", "whole_word", "ngram", "span", "mac"]
+__all__ = ["MASK_RATE_DENOMINATOR", "MaskRule", "Masked", "Masker", "NextToken"]
 
 MASK_RATE_DENOMINATOR = 1 << 16
 """A rate is read as the nearest fraction with at most this denominator, so that counts are exact."""
 
 _32 = np.uint64(32)
-_LAWS: Mapping[Masking, tuple[float, ...]] = {"ngram": NGRAM, "span": SPAN, "mac": NGRAM}
+_LAWS: Mapping[str, tuple[float, ...]] = {"ngram": NGRAM, "span": SPAN, "mac": NGRAM}
 
 
 class Masked(NamedTuple):
@@ -91,49 +90,41 @@ class Masker:
 
     def __init__(
         self,
+        config: MaskingConfig,
         *,
         seed: int,
-        rate: float,
-        split: tuple[float, float, float],
         special_ids: npt.ArrayLike,
         ordinary_ids: npt.ArrayLike,
         mask_id: int,
         vocab_size: int,
-        masking: Masking = "token",
         similar_words: SimilarWords | None = None,
     ) -> None:
         """Set the rule.
 
         Args:
+            config: what is chosen and how it is replaced. Its rate is read as the nearest fraction with a denominator
+                of at most 65,536, so that 0.15 is 3/20 exactly.
             seed: 64-bit seed of the run.
-            rate: share of a piece's tokens to predict, in (0, 1]; read as the nearest fraction with a
-                denominator of at most 65,536, so that 0.15 is 3/20 exactly.
-            split: shares of the chosen tokens that become [MASK] (with `mac`: a similar word), become random
-                ordinary tokens, and stay; they sum to 1.
             special_ids: ids that are never chosen, (s,).
             ordinary_ids: ids that a random replacement is drawn from, (O,).
             mask_id: id of [MASK].
             vocab_size: number of ids, V.
-            masking: how tokens are chosen and replaced.
             similar_words: the table that `mac` needs.
         Raises:
-            ConfigError: a rate or split out of range, no ordinary ids, or `mac` without a table.
+            ConfigError: no ordinary ids, or `mac` without a table.
         """
-        if not 0 < rate <= 1:
-            raise ConfigError(f"masking: data.mask_rate must lie in (0, 1], got {rate}")
-        if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
-            raise ConfigError(f"masking: data.mask_split must be three shares that sum to 1, got {tuple(split)}")
+        split = config.split
         self._ordinary = np.asarray(ordinary_ids, dtype=np.int64)
         if not self._ordinary.size and split[1] > 0:
             raise ConfigError("masking: ordinary_ids must hold the ids that a random replacement draws, got none")
-        if (masking == "mac") != (similar_words is not None):
+        if (config.strategy == "mac") != (similar_words is not None):
             raise ConfigError(
-                f"masking: data.masking is {masking!r} {'without' if similar_words is None else 'with'} a table of "
-                "similar words; give data.similar_words together with data.masking 'mac' alone"
+                f"masking: strategy is {config.strategy!r} {'without' if similar_words is None else 'with'} a table of "
+                "similar words; give masking.similar_words together with strategy 'mac' alone"
             )
-        self.masking: Masking = masking
-        self._rate = _fraction(rate)
-        self._split = (split[0], split[1], split[2])
+        self.strategy = config.strategy
+        self._rate = _fraction(config.rate)
+        self._split = split
         bounds = split[0], min(1.0, split[0] + split[1])
         self._thresholds = [np.uint64(round(2**32 * bound)) for bound in bounds]
         self._selection = site_key(seed, SELECTION)
@@ -149,12 +140,12 @@ class Masker:
         """The rule as `unmask_kernels.masking` takes it.
 
         Raises:
-            ConfigError: masking is neither `token` nor `whole_word`.
+            ConfigError: the strategy is neither `token` nor `whole_word`.
         """
-        if self.masking not in ("token", "whole_word"):
+        if self.strategy not in ("token", "whole_word"):
             raise ConfigError(
-                f"masking: data.masking must be 'token' or 'whole_word' to be made on the device, got "
-                f"{self.masking!r}; set data.mask_on to 'host'"
+                f"masking: strategy must be 'token' or 'whole_word' to be made on the device, got {self.strategy!r}; "
+                "set masking.place to 'host'"
             )
         keys = [low | high << 32 for low, high in (self._selection, self._replacement)]
         return MaskRule(
@@ -164,7 +155,7 @@ class Masker:
             rate=float(self._rate),
             split=self._split,
             mask_id=self._mask_id,
-            whole_words=self.masking == "whole_word",
+            whole_words=self.strategy == "whole_word",
         )
 
     def counts(self, lengths: npt.ArrayLike, *, rate: float | Fraction | None = None) -> npt.NDArray[np.int64]:
@@ -210,16 +201,16 @@ class Masker:
         budgets = self.counts(row.sizes, rate=rate)
         priorities = row.priorities(self._selection)
         out = ids.copy()
-        if self.masking == "token":
+        if self.strategy == "token":
             rows = choose_tokens(row, budgets, priorities)
             out[rows] = self._corrupt(row, rows, rows)
             return Masked(ids=out, rows=rows, labels=ids[rows].astype(np.int64))
         if word_starts is None:
-            raise ValueError(f"masking: {self.masking!r} needs word_starts, where words begin in the row, got none")
+            raise ValueError(f"masking: {self.strategy!r} needs word_starts, where words begin in the row, got none")
         words = Words.of(row, word_starts)
         heads = np.arange(words.first.size)
-        if self.masking in _LAWS:
-            heads = group_heads(words, row.draws(words.first, self._walk)[0], _LAWS[self.masking])
+        if self.strategy in _LAWS:
+            heads = group_heads(words, row.draws(words.first, self._walk)[0], _LAWS[self.strategy])
         order = priorities[words.first[heads]]
         if self._similar is not None:
             chosen, entries = choose_correction(row, words, order, budgets, self._similar)
@@ -229,7 +220,7 @@ class Masker:
             out[rows] = replace_by_similar(row, words, rows, kinds, entries, self._similar, random)
         else:
             rows = words.rows(take_words(words, order, budgets))
-            leads = words.first[heads][words.of_token[rows]] if self.masking == "span" else rows
+            leads = words.first[heads][words.of_token[rows]] if self.strategy == "span" else rows
             out[rows] = self._corrupt(row, rows, leads)
         return Masked(ids=out, rows=rows, labels=ids[rows].astype(np.int64))
 

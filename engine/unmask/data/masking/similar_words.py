@@ -198,10 +198,10 @@ def read_neighbours(path: str | Path) -> Iterator[tuple[str, list[str]]]:
                 yield word, neighbours
     except FileNotFoundError:
         raise CorpusError(
-            f"data.similar_words: there is no table {path}; make one with unmask similar-words --store STORE --out "
+            f"masking.similar_words: there is no table {path}; make one with unmask similar-words --store STORE --out "
             f"{as_typed(Path(path))}"
         ) from None
     except (UnicodeDecodeError, OSError) as error:
         raise CorpusError(
-            f"data.similar_words: {path} cannot be read as UTF-8 text ({error}); convert it, or make it anew"
+            f"masking.similar_words: {path} cannot be read as UTF-8 text ({error}); convert it, or make it anew"
         ) from error

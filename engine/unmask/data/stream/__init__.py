@@ -1,7 +1,6 @@
 """The stream: from a token store to packed, masked micro-batches, as a pure function of their number."""
 
 from unmask.data.stream.blocks import TokenStore
-from unmask.data.stream.config import StreamConfig
 from unmask.data.stream.stream import Stream
 
-__all__ = ["Stream", "StreamConfig", "TokenStore"]
+__all__ = ["Stream", "TokenStore"]

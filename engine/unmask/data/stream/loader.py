@@ -251,6 +251,6 @@ def _portable(error: Exception) -> Exception:
         return error
     except Exception:
         return RunError(
-            f"loader: a worker failed with {type(error).__name__}: {error}; set data.workers to 0 to have it fail in "
+            f"loader: a worker failed with {type(error).__name__}: {error}; set stream.workers to 0 to have it fail in "
             "the main process"
         )

@@ -21,6 +21,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -28,13 +29,14 @@ import numpy as np
 import numpy.typing as npt
 
 from unmask.batch import Cursor, PackedBatch, assemble
-from unmask.data.compose import composer
+from unmask.config.schema import CompositionConfig, MaskingConfig, StreamConfig
+from unmask.data.compose import PairTask, composer, identity
 from unmask.data.compose.stored import StoredSequences
-from unmask.data.masking import Masker, MaskRule, NextToken
+from unmask.data.masking import MASK_RATE_DENOMINATOR, Masker, MaskRule, NextToken
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.randomness import Uint64Array, mix64
 from unmask.data.stream.blocks import BlockStarts, TokenStore, sources_of
-from unmask.data.stream.config import StreamConfig
+from unmask.data.stream.capacities import capacities, compose_sample, count_tokens, times_read
 from unmask.data.stream.plan import BlockPlan, Planner
 from unmask.data.stream.rows import BatchArrays, join, lay_out
 
@@ -51,7 +53,7 @@ class Stream:
     """Packed, masked micro-batches of a store: without end for training, one fixed epoch of held-out documents.
 
     Attributes:
-        store, config, split: as given.
+        store, config, masking, pair_task, split: as given.
         capacities: of a micro-batch; the same for both splits.
         composition: how this split is composed.
         tokens_per_epoch: tokens with their [CLS] and [SEP]; an estimate where sequences are composed.
@@ -64,7 +66,13 @@ class Stream:
         config: StreamConfig,
         ordinary_ids: npt.ArrayLike,
         *,
+        composition: CompositionConfig | None = None,
+        masking: MaskingConfig | Literal["next_token"] | None = None,
+        pair_task: PairTask = "nsp",
+        seed: int = 0,
         split: Literal["train", "held_out"] = "train",
+        rate_over: int = 1,
+        masked_slots: int | None = None,
         similar_words: SimilarWords | None = None,
         composed: Path | None = None,
         masks: bool = True,
@@ -73,43 +81,62 @@ class Stream:
 
         Args:
             store: the tokens.
-            config: capacities, seed, composition and masking.
+            config: lengths, capacities and the share of held-out documents.
             ordinary_ids: ids that a random replacement is drawn from, (O,).
+            composition: how documents become sequences, and how often each source is read. Default: its defaults.
+            masking: what is predicted; `next_token` masks nothing and labels each token with the next. Default: its
+                defaults. Held-out text always has the rate at the beginning, so that scores compare.
+            pair_task: what pairs are for.
+            seed: 64-bit seed of order and masks.
             split: the documents to train on, or the held-out ones. The order and masks of held-out documents do not
-                depend on `config.seed`. Each is a sequence by itself whatever training composes, except for pairs.
+                depend on `seed`. Each is a sequence by itself whatever training composes, except for pairs.
+            rate_over: micro-batches in which the mask rate goes from `rate` to `rate_end`.
+            masked_slots: slots for masked tokens of a micro-batch (M). Default: from the corpus.
             similar_words: the table that masking `mac` replaces words from.
             composed: folder that keeps sequences which are expensive to compose, for all workers and ranks to read.
             masks: whether batches come masked. If not, `mask_rule` lets the trainer make the same masks.
         Raises:
-            ConfigError: capacities that cannot hold a piece, a masking rule out of range, or a weight for a source
-                that is not there.
+            ConfigError: capacities that cannot hold a piece, no table for `mac`, or a weight for a source that is not
+                there.
             CorpusError: no documents in the split, or fewer tokens than one micro-batch to train on.
         """
         self.store = store
         self.config = config
+        self.masking = masking if masking is not None else MaskingConfig()
+        self.pair_task = pair_task
         self.split = split
+        self._rule = MaskingConfig() if self.masking == "next_token" else self.masking
+        self._rate_over = rate_over
         self._endless = split == "train"
         self._masks = masks
-        seed = config.seed & ((1 << 64) - 1) if self._endless else _HELD_OUT_SEED
+        seed = seed & ((1 << 64) - 1) if self._endless else _HELD_OUT_SEED
         special = store.special_ids
         self._cls, self._sep, self._pad = special["cls"], special["sep"], special["pad"]
         self._masker: Masker | NextToken = NextToken()
-        if config.masking != "next_token":
+        if self.masking != "next_token":
             self._masker = Masker(
+                self.masking,
                 seed=seed,
-                rate=config.mask_rate,
-                split=config.mask_split,
                 special_ids=[*special.values(), *store.added_special_ids],
                 ordinary_ids=ordinary_ids,
                 mask_id=special["mask"],
                 vocab_size=store.vocab_size,
-                masking=config.masking,
                 similar_words=similar_words,
             )
-        counts = self._masker.counts(np.arange(config.max_length + 1), rate=config.highest_rate)
-        sample = config.sample(store)
-        self.capacities = config.capacities(store.lengths, counts, weights=config.times_read(store), sample=sample)
-        self.composition = config.composition if self._endless else config.composition.held_out()
+        highest = max(self._rule.rate, self._rule.rate_end or 0.0)
+        counts = self._masker.counts(np.arange(config.max_length + 1), rate=highest)
+        chosen = composition if composition is not None else CompositionConfig()
+        sample = compose_sample(chosen, store, max_length=config.max_length, pair_task=pair_task)
+        self.capacities = capacities(
+            config,
+            chosen,
+            store.lengths,
+            counts,
+            masked=masked_slots,
+            weights=times_read(chosen, store),
+            sample=sample,
+        )
+        self.composition = chosen if self._endless else chosen.held_out()
         sources = sources_of(
             store,
             self.composition.source_weights(store.sources),
@@ -117,7 +144,7 @@ class Stream:
             train=self._endless,
         )
         needed = self.capacities.tokens if self._endless else 0
-        self.tokens_per_epoch = config.count_tokens(store, sources, sample, needed=needed)
+        self.tokens_per_epoch = count_tokens(config, store, sources, sample, needed=needed)
         self._stored = self._stored_sequences(composed, seed)
         self._planner = Planner(
             sources,
@@ -125,7 +152,7 @@ class Stream:
             self.capacities,
             counts,
             seed=seed,
-            compose=composer(self.composition),
+            compose=composer(self.composition, pair_task),
             text=store,
             stored=self._stored,
         )
@@ -137,36 +164,37 @@ class Stream:
         """Choose the files that keep sequences: a hash of what sequences depend on, without the scope, names them."""
         if folder is None or not self.composition.expensive:
             return None
-        identity = {
+        facts = {
             "format": _FORMAT,
             "store": self.store.fingerprint,
             "seed": seed,
             "held_out_fraction": self.config.held_out_fraction,
             "longest": self.capacities.max_length,
             "tokens": self.capacities.tokens,
-            "composition": asdict(replace(self.composition, scope="document")),
+            "composition": identity(replace(self.composition, scope="document"), self.pair_task),
         }
-        return StoredSequences(folder, hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16])
+        return StoredSequences(folder, hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16])
 
     def _fingerprint(self, seed: int, ordinary_ids: npt.ArrayLike, similar_words: SimilarWords | None) -> str:
         ordinary = np.ascontiguousarray(ordinary_ids, dtype=np.int64)
-        identity = {
+        rule = self._rule
+        facts = {
             "format": _FORMAT,
             "store": self.store.fingerprint,
             "capacities": {_OLD_NAMES.get(name, name): size for name, size in asdict(self.capacities).items()},
             "seed": seed,
-            "mask_rate": self.config.mask_rate,
-            "mask_rate_end": [self.config.mask_rate_end, self.config.mask_rate_over],
-            "mask_split": list(self.config.mask_split),
-            "masking": self.config.masking,
+            "mask_rate": rule.rate,
+            "mask_rate_end": [rule.rate_end, self._rate_over],
+            "mask_split": list(rule.split),
+            "masking": "next_token" if self.masking == "next_token" else rule.strategy,
             "similar_words": None if similar_words is None else similar_words.hash,
-            "static_masks": self.config.static_masks,
+            "static_masks": rule.static_masks,
             "held_out_fraction": self.config.held_out_fraction,
             "split": self.split,
-            "composition": asdict(self.composition),
+            "composition": identity(self.composition, self.pair_task),
             "ordinary_ids": hashlib.sha256(ordinary.tobytes()).hexdigest(),
         }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def batches(self, start: int = 0, *, rank: int = 0, world_size: int = 1) -> Iterator[PackedBatch]:
         """Yield micro-batches start + rank, start + rank + world_size, ...; without end when training."""
@@ -254,7 +282,7 @@ class Stream:
     def _address(self, block: int) -> tuple[int, int]:
         """Return the epoch of a block and its number there; with static masks, the epochs repeat."""
         epoch, number = divmod(block, self._planner.blocks)
-        return epoch % self.config.static_masks if self.config.static_masks else epoch, number
+        return epoch % self._rule.static_masks if self._rule.static_masks else epoch, number
 
     def _make(self, index: int) -> BatchArrays | None:
         """Make micro-batch `index`; None past the end of the held-out epoch."""
@@ -274,7 +302,7 @@ class Stream:
         document_sizes = np.add.reduceat(sizes, documents)
         rows = labels = None
         if self._masks:
-            rate = self.config.rate_at(index if self._endless else 0)
+            rate = self._rate_at(index if self._endless else 0)
             ids, rows, labels = self._masker(ids, document_sizes, keys, word_starts, rate=rate)
         arrays = BatchArrays(
             ids=ids,
@@ -289,7 +317,15 @@ class Stream:
         )
         return join(arrays, plan.begins[pieces][documents]) if self.composition.scope == "sequence" else arrays
 
+    def _rate_at(self, index: int) -> Fraction:
+        """Return the mask rate of micro-batch `index`, an exact fraction, so that all ranks and workers agree."""
+        begin = Fraction(self._rule.rate).limit_denominator(MASK_RATE_DENOMINATOR)
+        if self._rule.rate_end is None:
+            return begin
+        end = Fraction(self._rule.rate_end).limit_denominator(MASK_RATE_DENOMINATOR)
+        return begin + (end - begin) * min(index, self._rate_over) / self._rate_over
+
     def _dropout_keys(self, keys: Uint64Array, epoch: int) -> Uint64Array:
         """Return the keys for dropout, (D,): an epoch that repeats has the same masks, but drops other elements."""
-        repeats = epoch // self.config.static_masks if self.config.static_masks else 0
+        repeats = epoch // self._rule.static_masks if self._rule.static_masks else 0
         return mix64(keys + np.uint64(repeats)) if repeats else keys

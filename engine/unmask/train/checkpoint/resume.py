@@ -71,10 +71,10 @@ def require_same_data(
             f"saved {saved}"
         )
     if facts.fingerprint != here.fingerprint:
-        if now.data.mask_rate_end is not None and _budget(now.train) != saved:
+        if now.masking.rate_end is not None and _budget(now.train) != saved:
             raise CheckpointError(
-                f"checkpoint {checkpoint} was saved with a mask rate that goes to data.mask_rate_end, "
-                f"{now.data.mask_rate_end}, by the end of {saved}; with {_budget(now.train)} the steps already done "
+                f"checkpoint {checkpoint} was saved with a mask rate that goes to masking.rate_end, "
+                f"{now.masking.rate_end}, by the end of {saved}; with {_budget(now.train)} the steps already done "
                 f"would have had other masks; resume with the saved {saved}"
             )
         raise CheckpointError(
@@ -83,7 +83,7 @@ def require_same_data(
         )
 
 
-def log_schedule_change(before: TrainConfig, now: TrainConfig, facts: Facts, *, steps: tuple[int, int]) -> None:
+def log_schedule_change(before: RunConfig, now: RunConfig, facts: Facts, *, steps: tuple[int, int]) -> None:
     """Log what a changed budget does to the learning rate after a checkpoint.
 
     Args:
@@ -92,21 +92,22 @@ def log_schedule_change(before: TrainConfig, now: TrainConfig, facts: Facts, *, 
         facts: facts of the checkpoint.
         steps: steps of the run under both.
     """
-    if _budget(before) == _budget(now):
+    budgets = _budget(before.train), _budget(now.train)
+    if budgets[0] == budgets[1]:
         return
-    was, is_ = (_rate_at(train, facts, num_steps) for train, num_steps in zip((before, now), steps, strict=True))
+    was, is_ = (_rate_at(run, facts, num_steps) for run, num_steps in zip((before, now), steps, strict=True))
     _log.info(
-        f"{_budget(before)} is now {_budget(now)}: the learning rate falls to 0 over the whole run, so it goes on at "
+        f"{budgets[0]} is now {budgets[1]}: the learning rate falls to 0 over the whole run, so it goes on at "
         f"{is_:.3g} where it would have been {was:.3g}"
     )
 
 
-def _rate_at(train: TrainConfig, facts: Facts, num_steps: int) -> float:
+def _rate_at(run: RunConfig, facts: Facts, num_steps: int) -> float:
     """Return the learning rate of the first step after a checkpoint."""
-    peak, warmup_steps = train.learning_rate, train.warmup_steps
-    if train.minutes is None:
+    peak, warmup_steps = run.optimizer.learning_rate, run.optimizer.warmup_steps
+    if run.train.minutes is None:
         return LinearSchedule(peak=peak, warmup_steps=warmup_steps, steps=num_steps)(facts.step)
-    passed = min(1.0, (facts.seconds or 0.0) / (60.0 * train.minutes))
+    passed = min(1.0, (facts.seconds or 0.0) / (60.0 * run.train.minutes))
     return TimedSchedule(peak=peak, warmup_steps=warmup_steps, passed=lambda: passed)(facts.step)
 
 

@@ -233,7 +233,7 @@ class FlopCount:
         d, f, layers = self.encoder.hidden_size, self.encoder.intermediate_size, self.encoder.num_layers
         attention = layers * tokens * 6.0 * d * d + 4.0 * d * seen
         forward = ((layers - 1) * tokens + masked) * (2.0 * d * d + 4.0 * d * f)
-        return attention + forward + masked * (2.0 * d * d + 2.0 * d * self.encoder.vocab_size)
+        return attention + forward + masked * (2.0 * d * d + 2.0 * d * self.encoder.token_rows)
 
 
 def peak_flops(device: torch.device | str) -> float | None:

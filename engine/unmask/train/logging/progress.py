@@ -168,5 +168,5 @@ def clock_time(seconds: float) -> str:
 
 def next_command(config: RunConfig, run: Path) -> str:
     """Return the command to try next: `fill-mask` if the training used [MASK], else `analyse`."""
-    shown = config.data.masking != "mac" and config.objective.mlm > 0
+    shown = config.masking.strategy != "mac" and config.objective.mlm > 0
     return f'fill-mask {as_typed(run)} "text with a [MASK]"' if shown else f"analyse {as_typed(run)}"

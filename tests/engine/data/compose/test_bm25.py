@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unmask.data.compose import Composition, bm25_index, composer
+from unmask.config import CompositionConfig
+from unmask.data.compose import bm25_index, composer
 from unmask.data.compose.bm25_index import K1, SCALE, B, TermIndex
 from unmask.data.randomness import QUERIES, philox_4x32, site_key
 from unmask.data.store.memory import MemoryStore
@@ -16,8 +17,9 @@ from unmask.data.store.memory import MemoryStore
 relaxed = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def compose(block, **settings):
-    return composer(Composition(strategy="bm25", **settings))(block)
+def compose(block, *, walk="path", buffer=2048, query_terms=300):
+    composition = CompositionConfig(strategy="bm25", bm25_walk=walk, bm25_buffer=buffer, bm25_query_terms=query_terms)
+    return composer(composition)(block)
 
 
 def pieces_of(sequences):

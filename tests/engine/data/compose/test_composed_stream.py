@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from streams import make_stream
 from unmask import limits
-from unmask.config import DataConfig
-from unmask.data.compose import Composition
-from unmask.data.compose.composition import Strategy
-from unmask.data.stream import Stream, StreamConfig, blocks
+from unmask.config import CompositionConfig
+from unmask.data.compose import describe
+from unmask.data.stream import blocks
 from unmask.data.stream.loader import Loader
 from unmask.errors import ConfigError, CorpusError
 
@@ -30,15 +30,15 @@ def stream(make_store):
     def make(
         strategy="documents", *, store=None, split="train", max_length=32, tokens=128, held_out=0.1, **composition
     ):
-        store = make_store(LENGTHS) if store is None else store
-        config = StreamConfig(
+        return make_stream(
+            make_store(LENGTHS) if store is None else store,
             max_length=max_length,
-            tokens=tokens,
-            seed=1,
+            micro_batch_tokens=tokens,
             held_out_fraction=held_out,
-            composition=Composition(strategy=strategy, **composition),
+            composition=CompositionConfig(strategy=strategy, **composition),
+            seed=1,
+            split=split,
         )
-        return Stream(store, config, store.ordinary_ids, split=split)
 
     return make
 
@@ -115,9 +115,9 @@ def test_a_pair_is_one_document_in_either_scope(stream):
 
 
 def test_the_configuration_offers_every_strategy_and_joins_the_same_ones():
-    offered = get_args(get_type_hints(DataConfig)["compose"])
-    assert list(offered) == list(get_args(Strategy)) == list(STRATEGIES)
-    assert tuple(s for s in offered if Composition(strategy=s).joins) == limits.JOINING == tuple(JOINING)
+    offered = get_args(get_type_hints(CompositionConfig)["strategy"])
+    assert list(offered) == list(STRATEGIES)
+    assert tuple(s for s in offered if CompositionConfig(strategy=s).joins) == limits.JOINING == tuple(JOINING)
 
 
 @pytest.mark.parametrize("strategy", JOINING)
@@ -195,7 +195,7 @@ def test_copies_of_a_document_in_an_epoch_have_masks_of_their_own(stream, make_s
 def test_a_source_of_weight_0_is_left_out_by_name(stream, make_store):
     store = make_store(LENGTHS)
     ours = stream("uni", store=store, weights={"source-1": 0})
-    assert "source-1 left out by weight 0" in ours.composition.describe(store.sources)
+    assert "source-1 left out by weight 0" in describe(ours.composition, store.sources, ours.pair_task)
     planned = [ours._planner.plan(0, block).documents for block in range(ours._planner.blocks)]
     assert set(store.source_of[np.concatenate(planned)]) == {0, 2}
     held_out = stream(store=store, split="held_out", weights={"source-1": 0, "source-0": 2})
@@ -209,10 +209,16 @@ def test_a_source_of_weight_0_is_left_out_by_name(stream, make_store):
 @pytest.mark.parametrize(
     ("weights", "error", "message"),
     [
-        ({"sorce-1": 2}, ConfigError, "data.weights names 'sorce-1', .*; did you mean source-1?"),
+        ({"sorce-1": 2}, ConfigError, "composition.weights names 'sorce-1', .*; did you mean source-1?"),
         ({"books": 2}, ConfigError, "no source of the store; the store has source-0, source-1, source-2"),
-        ({"source-1": -1.0}, ConfigError, "data.weights.source-1 must be a number of at least 0, got -1.0"),
-        ({f"source-{n}": 0 for n in range(3)}, CorpusError, "none of 300 is in it; .* or data.weights"),
+        ({"source-1": -1.0}, ConfigError, r"CompositionConfig: weights\.source-1 must be at least 0, got -1"),
+        (
+            {"source-1": float("inf")},
+            ConfigError,
+            r"CompositionConfig: weights\.source-1 must be a finite number, got inf",
+        ),
+        ({"source-1": "2"}, TypeError, r"CompositionConfig: weights\.source-1 must be a number, got '2' \(str\)"),
+        ({f"source-{n}": 0 for n in range(3)}, CorpusError, "none of 300 is in it; .* or composition.weights"),
     ],
 )
 def test_weights_that_make_no_sense_are_refused(weights, error, message, stream):
@@ -221,7 +227,7 @@ def test_weights_that_make_no_sense_are_refused(weights, error, message, stream)
 
 
 def test_a_weight_is_the_decimal_that_was_written():
-    weights = Composition(weights={"a": 0.1, "b": 1 / 3}).source_weights(["a", "b", "c"])
+    weights = CompositionConfig(weights={"a": 0.1, "b": 1 / 3}).source_weights(["a", "b", "c"])
     assert weights == [Fraction(1, 10), Fraction(1, 3), 1]
 
 
@@ -242,9 +248,9 @@ def test_composition_scope_and_weights_are_part_of_the_fingerprint(stream):
 
 def test_too_few_document_slots_for_joined_documents_are_refused(make_store):
     store = make_store(LENGTHS)
-    config = StreamConfig(max_length=30, tokens=120, sequences=12, composition=Composition(strategy="mix"))
-    with pytest.raises(ConfigError, match=r"train.max_documents must be at least 13, the documents of one sequence"):
-        Stream(store, config, store.ordinary_ids)
+    mix = CompositionConfig(strategy="mix")
+    with pytest.raises(ConfigError, match="stream: max_documents must be at least 13, the documents of one sequence"):
+        make_stream(store, max_length=30, micro_batch_tokens=120, max_documents=12, composition=mix)
 
 
 @pytest.mark.parametrize("strategy", JOINING)

@@ -9,18 +9,19 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unmask.data.compose import Composition, composer
+from streams import make_stream
+from unmask.config import CompositionConfig
+from unmask.data.compose import composer
 from unmask.data.compose.pairs import Draws
 from unmask.data.randomness import PAIRS
 from unmask.data.store.memory import MemoryStore
-from unmask.data.stream import Stream, StreamConfig
 from unmask.errors import ConfigError, CorpusError
 
 relaxed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def pairs(block, task="nsp", short_share=0.1):
-    return composer(Composition(strategy="pairs", pair_task=task, short_share=short_share))(block)
+def pairs(block, task="nsp", short_pairs=0.1):
+    return composer(CompositionConfig(strategy="pairs", short_pairs=short_pairs), task)(block)
 
 
 def sentences(block, max_length):
@@ -38,7 +39,7 @@ def sentences(block, max_length):
     return documents
 
 
-def published(block, short_share):
+def published(block, short_pairs):
     """The pairs of all documents, token by token, in the order of steps of BERT's create_pretraining_data.py."""
     room = block.max_length - 3
     documents = sentences(block, room)
@@ -46,7 +47,7 @@ def published(block, short_share):
     for number, document in enumerate(documents):
         draws = Draws(int(block.draws(PAIRS)[number]))
         target = room
-        if draws.chance(short_share):
+        if draws.chance(short_pairs):
             target = 2 + draws.below(room - 1)
         stretch, i = [], 0
         while i < len(document):
@@ -89,7 +90,7 @@ def as_tokens(sequences):
 def test_nsp_pairs_are_those_of_the_published_code(data, max_length, short, seed, corpora, whole_block):
     block = whole_block(data.draw(corpora), max_length, seed=seed)
     if len(block):
-        assert as_tokens(pairs(block, short_share=short)) == published(block, short)
+        assert as_tokens(pairs(block, short_pairs=short)) == published(block, short)
 
 
 @pytest.mark.parametrize("task", ["nsp", "sop"])
@@ -122,7 +123,7 @@ def test_sop_takes_two_neighbours_of_one_document_and_swaps_those_of_label_1(dat
 @given(data=st.data())
 def test_sop_with_room_enough_holds_every_token_once_but_lone_words(data, corpora, whole_block):
     block = whole_block(data.draw(corpora), 1000)
-    sequences = pairs(block, "sop", short_share=0.0)
+    sequences = pairs(block, "sop", short_pairs=0.0)
     covered = [np.zeros(n, dtype=int) for n in block.lengths]
     for owner, start, length in zip(sequences.owners, sequences.starts, sequences.lengths, strict=True):
         covered[owner][start : start + length] += 1
@@ -139,7 +140,7 @@ def test_sop_divides_at_any_border_of_sentences_or_of_the_words_of_one_alike(sen
     flags = even if sentences == 4 else None
     ids = np.full(8 * count, 9, dtype=np.uint16)
     store = MemoryStore(ids, [8] * count, vocab_size=10, word_starts=even, sentence_starts=flags)
-    sequences = pairs(whole_block(store), "sop", short_share=0.0)
+    sequences = pairs(whole_block(store), "sop", short_pairs=0.0)
     borders = np.bincount(sequences.lengths[sequences.starts == 0], minlength=9)
     assert np.flatnonzero(borders).tolist() == [2, 4, 6]
     assert np.abs(borders[[2, 4, 6]] - count / 3).max() < 5 * np.sqrt(count * 2 / 9)
@@ -171,9 +172,9 @@ def test_a_document_of_one_word_gives_no_sop_pair(make_store, whole_block):
 
 
 def stream(store, task="nsp", split="train", **changes):
-    config = {"max_length": 32, "tokens": 256, "seed": 1, "held_out_fraction": 0.1}
-    composition = Composition(strategy="pairs", pair_task=task)
-    return Stream(store, StreamConfig(**(config | changes), composition=composition), store.ordinary_ids, split=split)
+    settings = {"max_length": 32, "micro_batch_tokens": 256, "seed": 1, "held_out_fraction": 0.1} | changes
+    composition = CompositionConfig(strategy="pairs")
+    return make_stream(store, **settings, composition=composition, pair_task=task, split=split)
 
 
 @pytest.mark.parametrize("task", ["nsp", "sop"])
@@ -218,10 +219,10 @@ def test_pairs_are_built_anew_in_each_epoch(make_store):
 
 
 def test_documents_that_give_no_pair_at_all_are_refused(make_store):
-    with pytest.raises(CorpusError, match=r"data.compose makes no sequence of the 40 documents"):
+    with pytest.raises(CorpusError, match=r"composition.strategy makes no sequence of the 40 documents"):
         stream(make_store([1] * 40), "sop", held_out_fraction=0.0)
 
 
 def test_a_length_that_holds_no_pair_is_refused(make_store):
-    with pytest.raises(ConfigError, match=r"data.max_length must be at least 5, .* got 4"):
+    with pytest.raises(ConfigError, match=r"stream: max_length must be at least 5 for pairs, got 4"):
         stream(make_store([9] * 30), max_length=4)

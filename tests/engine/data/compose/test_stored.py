@@ -7,9 +7,10 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from unmask.data.compose import Composition, bm25, composer
+from streams import make_stream
+from unmask.config import CompositionConfig
+from unmask.data.compose import bm25, composer
 from unmask.data.compose.stored import StoredSequences
-from unmask.data.stream import Stream, StreamConfig
 from unmask.data.stream.loader import Loader
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -33,10 +34,9 @@ def calls(tmp_path, monkeypatch):
 
 
 def stream(make_store, composed, lengths=LENGTHS, changes=None, **composition):
-    store = make_store(lengths)
-    settings = {"max_length": 32, "tokens": 128, "seed": 1} | (changes or {})
-    config = StreamConfig(**settings, composition=Composition(strategy="bm25", **composition))
-    return Stream(store, config, store.ordinary_ids, composed=composed)
+    settings = {"max_length": 32, "micro_batch_tokens": 128, "seed": 1} | (changes or {})
+    chosen = CompositionConfig(strategy="bm25", **composition)
+    return make_stream(make_store(lengths), **settings, composition=chosen, composed=composed)
 
 
 def test_kept_sequences_give_the_same_batches(make_store, tmp_path):
@@ -76,9 +76,9 @@ def test_both_scopes_share_what_is_kept_and_other_settings_do_not(make_store, tm
     next(stream(make_store, tmp_path).batches())
     next(stream(make_store, tmp_path, scope="sequence").batches())
     assert len(calls.read_text().splitlines()) == 1
-    changes = ({"seed": 2}, {"max_length": 33}, {"tokens": 130}, {"held_out_fraction": 0.3})
+    changes = ({"seed": 2}, {"max_length": 33}, {"micro_batch_tokens": 130}, {"held_out_fraction": 0.3})
     streams = [
-        stream(make_store, tmp_path, walk="star"),
+        stream(make_store, tmp_path, bm25_walk="star"),
         *(stream(make_store, tmp_path, changes=change) for change in changes),
         stream(make_store, tmp_path, lengths=LENGTHS[::-1]),
     ]
@@ -94,7 +94,7 @@ def test_a_process_killed_while_it_composes_blocks_nobody(make_store, whole_bloc
         StoredSequences(tmp_path, "x").get(0, 0, lambda: os._exit(1))
     os.waitpid(child, 0)
     (tmp_path / "x-0-0.99.tmp").write_bytes(b"half")
-    expected = composer(Composition(strategy="bm25"))(block)
+    expected = composer(CompositionConfig(strategy="bm25"))(block)
     made = StoredSequences(tmp_path, "x").get(0, 0, lambda: expected)
     again = StoredSequences(tmp_path, "x").get(0, 0, pytest.fail)
     for name in ("owners", "starts", "lengths", "keys", "firsts"):

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unmask.data.compose import Composition, composer
+from unmask.config import CompositionConfig
+from unmask.data.compose import composer
 from unmask.data.store.memory import MemoryStore
 
 WHOLE = ["documents", "doc_sentences", "full_sentences", "mix", "uni", "bm25", "best_fit"]
@@ -17,7 +18,7 @@ relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[Health
 
 
 def compose(strategy, block):
-    return composer(Composition(strategy=strategy))(block)
+    return composer(CompositionConfig(strategy=strategy))(block)
 
 
 def sizes(sequences):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unmask.config import MaskingConfig
 from unmask.data.masking import Masker, selection
 from unmask.data.randomness import REPLACEMENT, SELECTION, philox_4x32, site_key
 from unmask.errors import ConfigError
@@ -14,17 +15,15 @@ ORDINARY = np.arange(100, VOCAB)
 CLS, SEP, MASK = 2, 3, 4
 
 
-def make(**changes):
+def make(*, rate=0.15, split=(0.8, 0.1, 0.1), **changes):
     settings_ = {
         "seed": 7,
-        "rate": 0.15,
-        "split": (0.8, 0.1, 0.1),
         "special_ids": [0, 1, 2, 3, 4],
         "ordinary_ids": ORDINARY,
         "mask_id": MASK,
         "vocab_size": VOCAB,
     }
-    return Masker(**(settings_ | changes))
+    return Masker(MaskingConfig(rate=rate, split=split), **(settings_ | changes))
 
 
 def row(lengths, seed=0):
@@ -163,13 +162,18 @@ def test_an_empty_row_gives_nothing():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rate": 0.0}, r"mask_rate must lie in \(0, 1\], got 0.0"),
-        ({"rate": 1.5}, r"mask_rate must lie in \(0, 1\], got 1.5"),
-        ({"split": (0.8, 0.1, 0.2)}, "mask_split must be three shares that sum to 1"),
-        ({"split": (1.1, -0.1, 0.0)}, "mask_split must be three shares that sum to 1"),
+        ({"rate": 0.0}, r"MaskingConfig: rate must be above 0 and at most 1, got 0; BERT masks 0\.15"),
+        ({"rate": 1.5}, r"MaskingConfig: rate must be above 0 and at most 1, got 1\.5; BERT masks 0\.15"),
+        (
+            {"split": (0.8, 0.1, 0.2)},
+            r"MaskingConfig: split must be three shares that sum to 1, got \[0\.8, 0\.1, 0\.2\]",
+        ),
+        ({"split": (1.1, -0.1, 0.0)}, "MaskingConfig: split must be three shares that sum to 1"),
+        ({"split": (0.9, 0.1)}, "MaskingConfig: split must be a list of 3"),
+        ({"rate": "0.15"}, r"MaskingConfig: rate must be a number, got '0\.15' \(str\)"),
         ({"ordinary_ids": []}, "ordinary_ids must hold the ids"),
     ],
 )
-def test_refuses_a_rule_out_of_range(changes, message):
+def test_a_rule_out_of_range_is_refused_under_the_name_of_the_setting(changes, message):
     with pytest.raises(ConfigError, match=message):
         make(**changes)

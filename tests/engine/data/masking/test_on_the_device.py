@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from unmask.config import MaskingConfig
 from unmask.data.masking import Masker
 from unmask.data.randomness import REPLACEMENT, SELECTION, site_key
 from unmask_kernels import Documents, masking
@@ -40,14 +41,12 @@ def key(site: int) -> int:
 def test_chooses_and_corrupts_what_the_loader_does(backend: str, strategy: str, rate: float) -> None:
     split = (0.7, 0.2, 0.1)
     masker = Masker(
+        MaskingConfig(strategy=strategy, rate=rate, split=split),  # type: ignore[arg-type]
         seed=SEED,
-        rate=rate,
-        split=split,
         special_ids=SPECIAL,
         ordinary_ids=ORDINARY,
         mask_id=MASK,
         vocab_size=VOCAB,
-        masking=strategy,
     )
     many = np.random.default_rng(0).integers(3, 130, 40).tolist() if backend == "torch" else [3, 5, 64, 129, 511]
     made = row(many, 1)

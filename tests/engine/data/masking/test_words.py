@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unmask.config import MaskingConfig
 from unmask.data.masking import Masker
 from unmask.data.masking.selection import NGRAM, SPAN, Row, Words, group_heads
 from unmask.data.masking.similar_words import SimilarWords
@@ -31,16 +32,15 @@ def table(ids, starts, share=0.7, seed=0):
 
 
 def make(masking, similar=None, **changes):
-    settings_ = {
-        "seed": 7,
-        "rate": 0.15,
-        "split": (0.8, 0.1, 0.1),
-        "special_ids": [0, 1, 2, 3, 4],
-        "ordinary_ids": ORDINARY,
-        "mask_id": MASK,
-        "vocab_size": VOCAB,
-    }
-    return Masker(**(settings_ | changes), masking=masking, similar_words=similar)
+    return Masker(
+        MaskingConfig(strategy=masking, **changes),
+        seed=7,
+        special_ids=[0, 1, 2, 3, 4],
+        ordinary_ids=ORDINARY,
+        mask_id=MASK,
+        vocab_size=VOCAB,
+        similar_words=similar,
+    )
 
 
 def row(lengths, seed=0, mean=1.7, special=0.02):
@@ -284,9 +284,9 @@ def test_a_rate_of_one_call_overrides_that_of_the_masker():
 
 
 def test_refuses_a_table_where_none_is_used_and_mac_without_one():
-    with pytest.raises(ConfigError, match=r"'mac' without a table of similar words; give data\.similar_words"):
+    with pytest.raises(ConfigError, match=r"'mac' without a table of similar words; give masking.similar_words"):
         make("mac")
-    with pytest.raises(ConfigError, match=r"data\.masking is 'span' with a table"):
+    with pytest.raises(ConfigError, match="masking: strategy is 'span' with a table"):
         make("span", SimilarWords([((5,), (6,))]))
 
 

@@ -14,12 +14,19 @@ import numpy as np
 import pytest
 import torch
 
+from streams import make_stream
 from unmask.data.store.memory import MemoryStore
-from unmask.data.stream import Stream, StreamConfig
 from unmask.data.stream.loader import Loader
 from unmask.errors import RunError, StoreError
 
-CONFIG = StreamConfig(max_length=32, tokens=128, sequences=40, masked=40, seed=1, held_out_fraction=0.2)
+SETTINGS = {
+    "max_length": 32,
+    "micro_batch_tokens": 128,
+    "max_documents": 40,
+    "masked_slots": 40,
+    "seed": 1,
+    "held_out_fraction": 0.2,
+}
 
 
 class FailingStore(MemoryStore):
@@ -42,7 +49,7 @@ class Unpicklable(Exception):
 
 def make(kind=MemoryStore, split="train"):
     store = kind.generated(np.arange(1, 120), vocab_size=300)
-    return Stream(store, CONFIG, store.ordinary_ids, split=split)
+    return make_stream(store, **SETTINGS, split=split)
 
 
 def running(loader):
@@ -117,7 +124,7 @@ def test_an_error_that_does_not_pickle_is_told_by_its_text(monkeypatch):
 def test_a_worker_that_is_killed_is_reported(tokens):
     # a batch of 40,000 tokens is larger than a pipe, so that this worker dies in the middle of sending one
     store = MemoryStore.generated(np.full(3000, 30), vocab_size=300)
-    stream = Stream(store, StreamConfig(max_length=32, tokens=tokens), store.ordinary_ids)
+    stream = make_stream(store, max_length=32, micro_batch_tokens=tokens)
     loader = Loader(stream, workers=1, prefetch=1)
     next(loader)
     assert loader._pipes[0].poll(10.0), "the worker must have begun to send the next batch"
@@ -169,9 +176,10 @@ import os, sys, signal
 import numpy as np
 from unmask.data.stream.loader import Loader
 from unmask.data.store.memory import MemoryStore
-from unmask.data.stream import Stream, StreamConfig
+from unmask.config import StreamConfig
+from unmask.data.stream import Stream
 store = MemoryStore.generated(np.arange(1, 120), vocab_size=300)
-stream = Stream(store, StreamConfig(max_length=32, tokens=128), store.ordinary_ids)
+stream = Stream(store, StreamConfig(max_length=32, micro_batch_tokens=128), store.ordinary_ids)
 loader = Loader(stream, workers=2)
 next(loader)
 print(*(process.pid for process in loader._processes), flush=True)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.data.compose import Composition
+from streams import make_stream
+from unmask.config import CompositionConfig, MaskingConfig
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.store.memory import MemoryStore
-from unmask.data.stream import Stream, StreamConfig, blocks
+from unmask.data.stream import blocks
 from unmask.data.stream.loader import Loader
 from unmask.errors import ConfigError
 
@@ -36,11 +37,20 @@ def similar_words():
     return SimilarWords([((word,), (word + 100,)) for word in range(5, 100)])
 
 
-def stream(*, split="train", **changes):
-    store = corpus()
-    config = StreamConfig(**({"max_length": 32, "tokens": 256, "seed": 3, "held_out_fraction": 0.2} | changes))
-    table = similar_words() if config.masking == "mac" else None
-    return Stream(store, config, store.ordinary_ids, split=split, similar_words=table)
+SETTINGS = {"max_length": 32, "micro_batch_tokens": 256, "seed": 3, "held_out_fraction": 0.2}
+
+
+def stream(strategy="token", *, split="train", composition=None, rate_over=1, **masking):
+    """A stream that masks by a strategy of `MaskingConfig`, with its other settings, or labels the next token."""
+    return make_stream(
+        corpus(),
+        **SETTINGS,
+        split=split,
+        composition=composition,
+        masking="next_token" if strategy == "next_token" else MaskingConfig(strategy=strategy, **masking),
+        rate_over=rate_over,
+        similar_words=similar_words() if strategy == "mac" else None,
+    )
 
 
 def originals(batch):
@@ -52,8 +62,8 @@ def originals(batch):
 
 @pytest.mark.parametrize("masking", ["whole_word", "ngram", "span", "mac"])
 def test_words_are_chosen_whole_whatever_the_composition(masking):
-    for composition in (Composition(), Composition(strategy="mix", scope="sequence")):
-        for batch in islice(stream(masking=masking, composition=composition).batches(), 10):
+    for composition in (CompositionConfig(), CompositionConfig(strategy="mix", scope="sequence")):
+        for batch in islice(stream(masking, composition=composition).batches(), 10):
             chosen = torch.zeros(256, dtype=torch.bool)
             chosen[batch.masked[batch.labels >= 0]] = True
             assert chosen.any()
@@ -64,23 +74,23 @@ def test_words_are_chosen_whole_whatever_the_composition(masking):
 
 
 def test_every_strategy_masks_the_same_text_in_its_own_stream():
-    texts = {m: originals(next(stream(masking=m).batches())).tolist() for m in ("token", "whole_word", "span", "mac")}
+    texts = {m: originals(next(stream(m).batches())).tolist() for m in ("token", "whole_word", "span", "mac")}
     assert all(text == texts["token"] for text in texts.values())
-    prints = {stream(masking=m).fingerprint for m in ("token", "whole_word", "ngram", "span", "mac", "next_token")}
+    prints = {stream(m).fingerprint for m in ("token", "whole_word", "ngram", "span", "mac", "next_token")}
     assert len(prints) == 6
 
 
 def test_the_table_is_part_of_the_identity_of_a_stream():
-    store, config = corpus(), StreamConfig(max_length=32, tokens=256, masking="mac")
+    masking = MaskingConfig(strategy="mac")
     one, two = (
-        Stream(store, config, store.ordinary_ids, similar_words=SimilarWords([((9,), (other,))])).fingerprint
+        make_stream(corpus(), **SETTINGS, masking=masking, similar_words=SimilarWords([((9,), (other,))])).fingerprint
         for other in (10, 11)
     )
     assert one != two
 
 
 def test_the_rate_moves_with_the_micro_batch_and_stays_at_its_end():
-    changes = {"masking": "token", "mask_rate": 0.4, "mask_rate_end": 0.1, "mask_rate_over": 20}
+    changes = {"rate": 0.4, "rate_end": 0.1, "rate_over": 20}
     shares = [int((batch.labels >= 0).sum()) / batch.real_tokens for batch in islice(stream(**changes).batches(), 40)]
     for index, share in enumerate(shares):
         expected = 0.4 - 0.3 * min(index, 20) / 20
@@ -88,11 +98,11 @@ def test_the_rate_moves_with_the_micro_batch_and_stays_at_its_end():
         assert abs(share - expected) < 0.06
     same = next(iter(stream(**changes).batches(13)))
     assert torch.equal(same.masked, list(islice(stream(**changes).batches(), 14))[13].masked)
-    assert stream(**changes).capacities == stream(**changes | {"mask_rate": 0.1, "mask_rate_end": 0.4}).capacities
+    assert stream(**changes).capacities == stream(**changes | {"rate": 0.1, "rate_end": 0.4}).capacities
 
 
 def test_held_out_text_has_one_rate():
-    changes = {"mask_rate": 0.4, "mask_rate_end": 0.1, "mask_rate_over": 2}
+    changes = {"rate": 0.4, "rate_end": 0.1, "rate_over": 2}
     for batch in stream(split="held_out", **changes).batches():
         assert abs(int((batch.labels >= 0).sum()) / batch.real_tokens - 0.4) < 0.06
 
@@ -123,8 +133,8 @@ def test_static_masks_come_again_after_k_epochs_under_other_dropout():
 
 @pytest.mark.parametrize("scope", ["document", "sequence"])
 def test_a_causal_stream_labels_each_token_with_the_next(scope):
-    config = {"masking": "next_token", "composition": Composition(strategy="mix", scope=scope)}
-    for batch in islice(stream(**config).batches(), 6):
+    composition = CompositionConfig(strategy="mix", scope=scope)
+    for batch in islice(stream("next_token", composition=composition).batches(), 6):
         assert not (batch.ids == MASK).any()
         used = batch.labels >= 0
         labels = dict(zip(batch.masked[used].tolist(), batch.labels[used].tolist(), strict=True))
@@ -137,9 +147,8 @@ def test_a_causal_stream_labels_each_token_with_the_next(scope):
 
 
 def test_both_scopes_of_a_causal_stream_predict_the_same_tokens():
-    config = {"masking": "next_token"}
     one, two = (
-        next(stream(**config, composition=Composition(strategy="mix", scope=scope)).batches())
+        next(stream("next_token", composition=CompositionConfig(strategy="mix", scope=scope)).batches())
         for scope in ("document", "sequence")
     )
     assert sorted(one.labels.tolist()) == sorted(two.labels.tolist())
@@ -148,7 +157,7 @@ def test_both_scopes_of_a_causal_stream_predict_the_same_tokens():
 @pytest.mark.parametrize("masking", ["whole_word", "span", "mac"])
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 2), (2, 0), (4, 1)])
 def test_masks_are_the_same_for_any_number_of_ranks_and_workers(masking, ranks, workers):
-    config = {"masking": masking, "mask_rate": 0.3, "mask_rate_end": 0.15, "mask_rate_over": 6}
+    config = {"strategy": masking, "rate": 0.3, "rate_end": 0.15, "rate_over": 6}
     alone = list(islice(stream(**config).batches(), 8))
     for rank in range(ranks):
         with closing(Loader(stream(**config), rank=rank, world_size=ranks, workers=workers)) as loader:
@@ -158,6 +167,5 @@ def test_masks_are_the_same_for_any_number_of_ranks_and_workers(masking, ranks, 
 
 
 def test_mac_without_a_table_is_refused():
-    store = corpus()
-    with pytest.raises(ConfigError, match=r"data\.masking is 'mac' without a table"):
-        Stream(store, StreamConfig(max_length=32, masking="mac"), store.ordinary_ids)
+    with pytest.raises(ConfigError, match="masking: strategy is 'mac' without a table"):
+        make_stream(corpus(), max_length=32, micro_batch_tokens=1024, masking=MaskingConfig(strategy="mac"))

@@ -9,10 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streams import make_stream
 from unmask.batch import Cursor
+from unmask.config import MaskingConfig
 from unmask.data.store.memory import MemoryStore
 from unmask.data.store.writer import StoredDocument, write_store
-from unmask.data.stream import Stream, StreamConfig, blocks
+from unmask.data.stream import blocks
 from unmask.errors import ConfigError, CorpusError
 
 VOCAB = 500
@@ -32,17 +34,18 @@ def corpus(lengths=LENGTHS, seed=0):
     return MemoryStore(ids, lengths, vocab_size=VOCAB, source_of=np.arange(len(lengths)) % 3)
 
 
-def stream(store=None, *, split="train", **changes):
-    config = {
-        "max_length": 32,
-        "tokens": 128,
-        "sequences": 40,
-        "masked": 40,
-        "seed": 1,
-        "held_out_fraction": 0.1,
-    }
-    store = corpus() if store is None else store
-    return Stream(store, StreamConfig(**(config | changes)), store.ordinary_ids, split=split)
+SETTINGS = {
+    "max_length": 32,
+    "micro_batch_tokens": 128,
+    "max_documents": 40,
+    "masked_slots": 40,
+    "seed": 1,
+    "held_out_fraction": 0.1,
+}
+
+
+def stream(store=None, **changes):
+    return make_stream(corpus() if store is None else store, **(SETTINGS | changes))
 
 
 def content(batch):
@@ -187,25 +190,29 @@ def test_fingerprints_tell_streams_apart():
     base = stream().fingerprint
     assert base == stream().fingerprint
     changes = [
-        {"tokens": 129},
-        {"sequences": 41},
-        {"masked": 41},
+        {"micro_batch_tokens": 129},
+        {"max_documents": 41},
+        {"masked_slots": 41},
         {"max_length": 31},
         {"seed": 2},
-        {"mask_rate": 0.16},
-        {"mask_rate_end": 0.16},
-        {"mask_rate_end": 0.16, "mask_rate_over": 9},
-        {"mask_split": (1.0, 0.0, 0.0)},
-        {"masking": "whole_word"},
-        {"static_masks": 2},
+        {"masking": MaskingConfig(rate=0.16)},
+        {"masking": MaskingConfig(rate_end=0.16)},
+        {"masking": MaskingConfig(rate_end=0.16), "rate_over": 9},
+        {"masking": MaskingConfig(split=(1.0, 0.0, 0.0))},
+        {"masking": MaskingConfig(strategy="whole_word")},
+        {"masking": MaskingConfig(static_masks=2)},
         {"held_out_fraction": 0.2},
         {"split": "held_out"},
         {"store": corpus(seed=1)},
     ]
     found = {stream(**change).fingerprint for change in changes}
-    store = corpus()
-    found.add(Stream(store, stream().config, store.ordinary_ids[1:]).fingerprint)
+    # and so does another set of ids that a random replacement is drawn from
+    found.add(stream(ordinary_ids=corpus().ordinary_ids[1:]).fingerprint)
     assert len({base, *found}) == len(changes) + 2
+
+
+def test_how_many_workers_make_the_batches_is_no_part_of_the_fingerprint():
+    assert stream(workers=3).fingerprint == stream().fingerprint
 
 
 def test_masks_differ_from_epoch_to_epoch():
@@ -220,22 +227,21 @@ def test_masks_differ_from_epoch_to_epoch():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"max_length": 2}, ConfigError, "data.max_length must be at least 3, .* got 2"),
+        ({"max_length": 2}, ConfigError, "max_length must be at least 3, got 2"),
         (
-            {"masked": 4},
+            {"masked_slots": 4},
             ConfigError,
-            r"4 masked tokens .* too few for one piece of data.max_length \(32\), which has 5 at data.mask_rate 0.15",
+            r"4 masked tokens .* too few for one piece of max_length \(32\), which has 5; give at least that many",
         ),
-        ({"mask_rate": 2.0}, ConfigError, "data.mask_rate must lie in"),
         (
-            {"tokens": 10**6, "sequences": None, "masked": None},
+            {"micro_batch_tokens": 10**6, "max_documents": None, "masked_slots": None},
             CorpusError,
-            r"the corpus has \d+ tokens in \d+ documents, .* lower train.micro_batch_tokens to at most \d+",
+            r"the corpus has \d+ tokens in \d+ documents, .* lower stream.micro_batch_tokens to at most \d+",
         ),
         (
             {"split": "held_out", "held_out_fraction": 0.0},
             CorpusError,
-            r"the held_out split must hold documents, .* change data.held_out \(0.0\)",
+            r"the held_out split must hold documents, .* change stream.held_out_fraction \(0.0\)",
         ),
     ],
 )
@@ -275,11 +281,18 @@ def test_a_store_on_disk_gives_the_batches_of_the_same_text_in_memory(tmp_path):
         sources=memory.sources,
         batch_documents=50,
     )
-    ours = Stream(disk, stream(memory, held_out_fraction=0.0).config, memory.ordinary_ids)
+    ours = stream(disk, held_out_fraction=0.0, ordinary_ids=memory.ordinary_ids)
     for one, two in islice(zip(ours.batches(), stream(memory, held_out_fraction=0.0).batches(), strict=False), 150):
         same(one, two)
     training, held_out = (
-        Stream(disk, StreamConfig(max_length=32, held_out_fraction=0.2, tokens=128), memory.ordinary_ids, split=split)
+        make_stream(
+            disk,
+            max_length=32,
+            held_out_fraction=0.2,
+            micro_batch_tokens=128,
+            ordinary_ids=memory.ordinary_ids,
+            split=split,
+        )
         for split in ("train", "held_out")
     )
     assert training.tokens_per_epoch + held_out.tokens_per_epoch == ours.tokens_per_epoch

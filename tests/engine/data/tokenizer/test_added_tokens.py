@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from streams import make_stream
 from unmask.analysis.masks import measure_masks
+from unmask.config import MaskingConfig
 from unmask.data.masking import Masker
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.prepare import prepare
 from unmask.data.prepare.encoding import TextEncoder
 from unmask.data.store import Store
-from unmask.data.stream import Stream, StreamConfig
 from unmask.data.text.words import Segmenter
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import StoreError, TokenizerError
@@ -242,11 +243,16 @@ def test_special_tokens_are_never_masked_or_drawn(store: Store, masking: Any) ->
 
     assert store.added_special_ids == [NEXT]
     tokenizer = store.load_tokenizer()
-    config = StreamConfig(
-        max_length=16, tokens=64, sequences=16, seed=3, mask_rate=1.0, mask_split=(0.4, 0.6, 0.0), masking=masking
-    )
-    stream = Stream(store, config, tokenizer.ordinary_ids)
-    plain = Stream(store, config, tokenizer.ordinary_ids, masks=False)
+    settings: dict[str, Any] = {
+        "max_length": 16,
+        "micro_batch_tokens": 64,
+        "max_documents": 16,
+        "seed": 3,
+        "masking": MaskingConfig(strategy=masking, rate=1.0, split=(0.4, 0.6, 0.0)),
+        "ordinary_ids": tokenizer.ordinary_ids,
+    }
+    stream = make_stream(store, **settings)
+    plain = make_stream(store, **settings, masks=False)
     batch = next(stream.batches())
     assert batch.masked is not None
     assert batch.labels is not None
@@ -273,10 +279,11 @@ def test_special_tokens_are_never_masked_or_drawn(store: Store, masking: Any) ->
 
 
 def test_masks_of_a_store_without_added_tokens_are_what_they_were() -> None:
-    common: dict[str, Any] = {"seed": 1, "rate": 0.5, "split": (0.8, 0.1, 0.1), "mask_id": 4, "vocab_size": 50}
+    half = MaskingConfig(rate=0.5)
+    common: dict[str, Any] = {"seed": 1, "ordinary_ids": np.arange(5, 50), "mask_id": 4, "vocab_size": 50}
     ids = np.arange(5, 45)
-    one = Masker(special_ids=[0, 1, 2, 3, 4], ordinary_ids=np.arange(5, 50), **common)(ids, [40], [7])
-    more = Masker(special_ids=[0, 1, 2, 3, 4, 49], ordinary_ids=np.arange(5, 50), **common)(ids, [40], [7])
+    one = Masker(half, special_ids=[0, 1, 2, 3, 4], **common)(ids, [40], [7])
+    more = Masker(half, special_ids=[0, 1, 2, 3, 4, 49], **common)(ids, [40], [7])
     assert np.array_equal(one.ids, more.ids)
 
 

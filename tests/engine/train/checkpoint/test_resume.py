@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from unmask.config import MaskingConfig
 from unmask.errors import CheckpointError, RunError
 from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.evaluate import evaluate
@@ -111,7 +112,7 @@ def test_with_workers_and_either_activation_dtype(tiny: ModuleType, tmp_path: Pa
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, 11, lambda: os.kill(os.getpid(), signal.SIGTERM))
         tiny.pretrain(tiny.config(parted, workers=1, dtype=dtype))
-    resume(tiny, parted, **{"data.workers": 0})
+    resume(tiny, parted, **{"stream.workers": 0})
     tiny.assert_same_end(parted, whole)
 
 
@@ -222,7 +223,7 @@ def test_other_steps_under_a_scheduled_mask_rate_are_refused_with_the_saved_numb
 ) -> None:
     run = tmp_path / "run"
     config = tiny.config(run, steps=4, phases=[])
-    tiny.pretrain(replace(config, data=replace(config.data, mask_rate_end=0.3)))
+    tiny.pretrain(replace(config, masking=MaskingConfig(rate_end=0.3)))
     with pytest.raises(CheckpointError, match=r"0\.3, by the end of train\.steps 4; .* with the saved train\.steps 4$"):
         resume(tiny, run, **{"train.steps": 8})
     resume(tiny, run)
@@ -291,8 +292,8 @@ def test_more_steps_go_on_at_a_learning_rate_that_is_said_and_fewer_than_done_ar
     tiny.pretrain(tiny.config(run, steps=4, phases=[]))
     caplog.clear()
     resume(tiny, run, **{"train.steps": 6})
-    train = saved_config(run).train
-    rate = LinearSchedule(peak=train.learning_rate, warmup_steps=train.warmup_steps, steps=6)(4)
+    optimizer = saved_config(run).optimizer
+    rate = LinearSchedule(peak=optimizer.learning_rate, warmup_steps=optimizer.warmup_steps, steps=6)(4)
     told = "train.steps 4 is now train.steps 6: the learning rate falls to 0 over the whole run"
     assert f"{told}, so it goes on at {rate:.3g} where it would have been 0" in caplog.text
     caplog.clear()

@@ -135,8 +135,8 @@ def test_what_is_unusual_is_shown_when_it_happens(change: dict[str, Any], expect
     ("overrides", "command"),
     [
         ({}, 'fill-mask runs/a "text with a [MASK]"'),
-        ({"data": {"masking": "mac", "similar_words": "a.tsv"}}, "analyse runs/a"),
-        ({"objective": {"mlm": 0, "nsp": 1}, "data.compose": "pairs"}, "analyse runs/a"),
+        ({"masking": {"strategy": "mac", "similar_words": "a.tsv"}}, "analyse runs/a"),
+        ({"objective": {"mlm": 0, "nsp": 1}, "composition.strategy": "pairs"}, "analyse runs/a"),
         ({"objective": {"mlm": 0, "clm": 1}, "model.causal": True}, "analyse runs/a"),
     ],
 )

@@ -1,0 +1,124 @@
+"""The settings of a run as options of a command: `--train.steps 200`, and a recipe or a YAML file before them."""
+
+import argparse
+import difflib
+import inspect
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unmask.cli._arguments import Parser, add_option, value_of
+from unmask.config.load import read_settings, recipe_names
+from unmask.config.mappings import (
+    ITEMS,
+    current_name,
+    defaults,
+    groups_of,
+    nearest_setting,
+    old_names,
+    settings_of,
+    starred,
+)
+from unmask.errors import ConfigError, UnmaskError
+from unmask.paths import expanded
+
+__all__ = ["Given", "read_settings_of", "settings_parser"]
+
+
+class Given(NamedTuple):
+    """What a command line asks for.
+
+    Attributes:
+        source: recipe or YAML file; None if none is given.
+        changes: the settings that are given, by their dotted names.
+        resume: the run to resume, or None.
+    """
+
+    source: str | None
+    changes: dict[str, Any]
+    resume: Path | None
+
+
+def read_settings_of(command: str, description: str, arguments: list[str], *, may_resume: bool = False) -> Given:
+    """Read the words of a command that takes settings. Print the help and exit if they ask for it.
+
+    Raises:
+        ConfigError: a setting is unknown, with the nearest name; a value is missing; or two words stand for a recipe.
+    """
+    first = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    base = read_settings(first).settings if first is not None and {"-h", "--help"} & set(arguments) else {}
+    parser = settings_parser(command, description, may_resume=may_resume, values={**defaults(), **base})
+    values, words = parser.known([_with_underscores(word) for word in arguments])
+    resume = values.pop("resume", None)
+    if len(words) > 1:
+        raise ConfigError(
+            f"config: {words[1]!r} stands beside {words[0]}; give one recipe or YAML file, and settings as "
+            "--group.field value"
+        )
+    if resume is not None and words:
+        raise ConfigError(f"config: --resume {resume} keeps the saved configuration; leave {words[0]!r} out")
+    known = settings_of() | ITEMS
+    changes = {name: _value(known[starred(current_name(name))][1], text, name) for name, text in values.items()}
+    return Given(words[0] if words else None, changes, None if resume is None else Path(expanded(resume)))
+
+
+def settings_parser(
+    command: str, description: str, *, may_resume: bool = False, values: dict[str, Any] | None = None
+) -> Parser:
+    """Return the parser of a command that takes settings; its help shows `values` as the defaults."""
+    shown = values or dict(defaults())
+    parser = _SettingsParser(
+        prog=f"unmask {command}",
+        usage=f"unmask {command} [RECIPE|FILE.yaml] [--group.field value ...]"
+        + ("\n       unmask pretrain --resume RUN [--group.field value ...]" if may_resume else ""),
+        description=f"{description}\n\nRecipes: {', '.join(recipe_names())} (default: tiny).",
+    )
+    if may_resume:
+        parser.add_argument(
+            "--resume", metavar="RUN", help="Go on with a run that stopped, from its newest whole checkpoint."
+        )
+    sections: dict[str, argparse._ArgumentGroup] = {}
+    for name, (field, hint) in settings_of().items():
+        group = name.rpartition(".")[0]
+        if group not in sections:
+            about = inspect.getdoc(groups_of()[group]) if group else ""
+            sections[group] = parser.add_argument_group(group or "run", (about or "").split("\n\n")[0])
+        add_option(sections[group], [f"--{name}"], name, hint, field, default=shown[name])
+    hidden = parser.add_argument_group()
+    for old, new in old_names().items():
+        field, hint = settings_of()[new]
+        add_option(hidden, [f"--{old}"], old, hint, field, default=None, hidden=True)
+    return parser
+
+
+class _SettingsParser(Parser):
+    """Takes also the settings of an item of a list, `--train.phases.0.max_length 64`, which no table can list."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for word in args or ():
+            name = word.partition("=")[0].removeprefix("--")
+            if word.startswith("--") and starred(name) in ITEMS and f"--{name}" not in self._option_string_actions:
+                self.add_argument(f"--{name}", dest=name, help=argparse.SUPPRESS)
+        return super().parse_known_args(args, namespace)
+
+    def nearest(self, word: str) -> str | None:
+        if difflib.get_close_matches(word, ["--resume", "--help"], n=1, cutoff=0.8):
+            return super().nearest(word)
+        found = nearest_setting(word.lstrip("-"))
+        return None if found is None else f"--{found}"
+
+
+def _with_underscores(word: str) -> str:
+    """Return `--train.log_every` for `--train.log-every`."""
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
+
+
+def _value(hint: Any, given: Any, name: str) -> Any:
+    if name == "train.phases":
+        from unmask.config.yaml_text import parse_yaml
+
+        return parse_yaml(f"phases: {' '.join(given)}", source="--train.phases")["phases"]
+    try:
+        return value_of(hint, given)
+    except UnmaskError as error:
+        raise ConfigError(f"config: {name}: {error}") from None

@@ -1,0 +1,46 @@
+"""`unmask completion SHELL`: a script with which a shell completes commands, options and file names."""
+
+import argparse
+import importlib
+from dataclasses import MISSING, dataclass
+from typing import Literal
+
+from unmask.cli import COMMANDS
+from unmask.cli._arguments import option, parser_of, read
+from unmask.cli._settings import settings_parser
+from unmask.config.settings import Checked
+
+__all__ = ["Options", "run", "whole_parser"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options(Checked):
+    """Print a script with which a shell completes commands, options and file names.
+
+    For example, in bash: `eval "$(unmask completion bash)"`, in a line of ~/.bashrc. In zsh, write it to a file
+    `_unmask` in a folder of $fpath.
+    """
+
+    shell: Literal["bash", "zsh", "tcsh"] = option(MISSING, "The shell.", metavar="bash|zsh|tcsh", positional=True)
+
+
+def run(arguments: list[str]) -> None:
+    """Print the script."""
+    options = read(Options, prog="unmask completion", arguments=arguments)
+    import shtab
+
+    print(shtab.complete(whole_parser(), options.shell))
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """Return one parser for all commands."""
+    whole = argparse.ArgumentParser(prog="unmask")
+    commands = whole.add_subparsers()
+    for command, about in COMMANDS.items():
+        if command in ("pretrain", "config"):
+            parser = settings_parser(command, about, may_resume=command == "pretrain")
+        else:
+            module = importlib.import_module(f"unmask.cli.{command.replace('-', '_')}")
+            parser = parser_of(module.Options, prog=f"unmask {command}")
+        commands.add_parser(command, help=about, parents=[parser], add_help=False)
+    return whole
