@@ -233,9 +233,9 @@ def test_compiles_as_one_graph() -> None:
             ({name: 0}, f"EncoderConfig: {name} must be at least 1, got 0")
             for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions")
         ),
-        ({"hidden_dropout": 1.0}, "EncoderConfig: hidden_dropout must be at least 0 and below 1, got 1.0"),
+        ({"hidden_dropout": 1.0}, "EncoderConfig: hidden_dropout must be at least 0 and below 1, got 1"),
         ({"attention_dropout": -0.1}, "EncoderConfig: attention_dropout must be at least 0 and below 1, got -0.1"),
-        ({"activation": "relu"}, "EncoderConfig: activation must be 'gelu' or 'gelu_tanh', got 'relu'"),
+        ({"activation": "relu"}, "EncoderConfig: activation must be one of 'gelu', 'gelu_tanh', got 'relu' (str)"),
     ],
 )
 def test_refuses_sizes_that_make_no_encoder(fields: dict[str, Any], message: str) -> None:

@@ -115,7 +115,7 @@ def test_a_window_that_no_layer_has_is_written_for_transformers(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"attention_window": 0}, "attention_window must be at least 1, or None for global layers, got 0"),
+        ({"attention_window": 0}, "attention_window must be at least 1, got 0"),
         ({"global_every": 1}, "global_every must be at least 2, or 0 to make every layer local, got 1"),
     ],
 )

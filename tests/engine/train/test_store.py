@@ -65,12 +65,14 @@ def test_a_store_of_other_words_is_refused_where_a_segmenter_is_asked_for(tmp_pa
 def test_given_text_is_read_as_the_configuration_says(tmp_path: Path) -> None:
     rows, blocks = tmp_path / "text.jsonl", tmp_path / "text.txt"
     rows.write_text("".join(json.dumps({"body": text.title()}) + "\n" for text in TEXTS))
-    blocks.write_text("\n\n".join(TEXTS))
+    # words enough for two sizes of vocabulary
+    many = " ".join(a + b for a in "bcdfghjklmnp" for b in ("amper", "ellow", "inkle", "oster", "undle"))
+    blocks.write_text("\n\n".join([*TEXTS, many][1:]))
     asked = {"text_field": "body", "blank_line_documents": True, "lowercase": False}
     store, tokenizer = open_store(config(input=[str(rows), str(blocks)], **asked), tmp_path)
     assert store.num_documents == 2 * len(TEXTS)
-    fewer = replace(config(input=[str(rows), str(blocks)], **asked).data, vocab_size=70)
-    assert open_store(RunConfig(data=fewer), tmp_path / "fewer")[0].vocab_size <= 70 < store.vocab_size
+    fewer = replace(config(input=[str(rows), str(blocks)], **asked).data, vocab_size=100)
+    assert open_store(RunConfig(data=fewer), tmp_path / "fewer")[0].vocab_size <= 100 < store.vocab_size
     blocks.write_text("# One\nthe cat\n# Two\nthe dog\n")
     data = DataConfig(input=[str(blocks)], split_at="^#", tokenizer=str(store.folder / "tokenizer"))
     assert open_store(RunConfig(data=data), tmp_path / "cut")[0].num_documents == 2
