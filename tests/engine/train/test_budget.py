@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from unmask.config import PhaseConfig, RunConfig
+from unmask.config import MaskingConfig, PhaseConfig, RunConfig
 from unmask.errors import CheckpointError, RunError
 from unmask.train.checkpoint.state import load_facts
 from unmask.train.data import RunData
@@ -21,11 +21,11 @@ from unmask.train.run_folder import saved_config
 from unmask.train.step import TrainingStep
 
 
-def by(tiny: ModuleType, run: Path, **budget: Any) -> RunConfig:
-    """A run of one phase with another budget than steps."""
-    rare = {"evaluate_every": 100, "save_every": 100}
-    config: RunConfig = tiny.config(run, phases=[], log_every=1, **rare)
-    return replace(config, train=replace(config.train, steps=None, **budget))
+def by(tiny: ModuleType, run: Path, **changes: Any) -> RunConfig:
+    """A run of one phase whose budget, one of steps, epochs and minutes, is among the changes."""
+    settings = {"phases": [], "log_every": 1, "evaluate_every": 100, "save_every": 100, "steps": None}
+    config: RunConfig = tiny.config(run, **(settings | changes))
+    return config
 
 
 def test_epochs_are_steps_that_read_the_text_so_often(tiny: ModuleType, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_run_of_epochs_repeats_the_bits_of_the_run_of_its_steps(
     steps = read_log(tmp_path / "epochs")[-1]["step"]
     assert f"{steps:,} steps make about 0.1 epochs" in caplog.text
     assert saved_config(tmp_path / "epochs") == config
-    tiny.pretrain(replace(by(tiny, tmp_path / "steps"), train=replace(config.train, epochs=None, steps=steps)))
+    tiny.pretrain(by(tiny, tmp_path / "steps", steps=steps, save_every=3))
     tiny.assert_same_end(tmp_path / "epochs", tmp_path / "steps")
     # and a resumed one too
     for checkpoint in (tmp_path / "epochs" / "checkpoints").glob(f"step-{steps:06d}"):
@@ -82,12 +82,11 @@ def test_more_epochs_go_on_and_fewer_than_done_are_refused(
 def test_a_mask_rate_reaches_its_end_with_the_last_step(
     tiny: ModuleType, tmp_path: Path, budget: dict[str, Any]
 ) -> None:
-    config = replace(by(tiny, tmp_path / "run"), train=replace(by(tiny, tmp_path).train, **budget))
-    config = replace(config, data=replace(config.data, mask_rate=0.1, mask_rate_end=0.3))
+    config = replace(by(tiny, tmp_path / "run", **budget), masking=MaskingConfig(rate=0.1, rate_end=0.3))
     data = RunData(*tiny.text(), config)
-    stream = data.stream(data.phases[0]).config
-    assert stream.mask_rate_over == data.num_steps * 2
-    assert stream.rate_at(data.num_steps * 2) == pytest.approx(0.3)
+    stream = data.stream(data.phases[0])
+    assert stream._rate_over == data.num_steps * 2
+    assert stream._rate_at(data.num_steps * 2) == pytest.approx(0.3)
 
 
 def test_other_epochs_under_a_scheduled_mask_rate_are_refused_with_the_saved_number(
@@ -95,7 +94,7 @@ def test_other_epochs_under_a_scheduled_mask_rate_are_refused_with_the_saved_num
 ) -> None:
     run = tmp_path / "run"
     config = by(tiny, run, epochs=0.1)
-    tiny.pretrain(replace(config, data=replace(config.data, mask_rate_end=0.3)))
+    tiny.pretrain(replace(config, masking=MaskingConfig(rate_end=0.3)))
     with pytest.raises(
         CheckpointError, match=r"by the end of train\.epochs 0\.1; .* resume with the saved train\.epochs 0"
     ):
@@ -125,7 +124,7 @@ def test_the_clock_ends_a_run_with_its_last_checkpoint_and_evaluation(
     tiny.pretrain(by(tiny, run, minutes=10 / 60, warmup_steps=0, evaluate_every=4, save_every=3))
     rows = read_log(run)
     assert [row["step"] for row in rows] == list(range(1, 11))
-    peak = tiny.config(run).train.learning_rate
+    peak = tiny.config(run).optimizer.learning_rate
     assert [row["learning_rate"] for row in rows] == pytest.approx([peak * (1 - step / 10) for step in range(10)])
     assert [row["step"] for row in read_evaluations(run)] == [0, 4, 8, 10]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000009", "step-000010"]
@@ -143,7 +142,7 @@ def test_a_resumed_run_has_the_minutes_that_are_left(tiny: ModuleType, tmp_path:
     tiny.pretrain(saved_config(run), resume=run)
     rows = read_log(run)
     assert rows[-1]["step"] == 10
-    assert rows[4]["learning_rate"] == pytest.approx(tiny.config(run).train.learning_rate * (1 - 4 / 10))
+    assert rows[4]["learning_rate"] == pytest.approx(tiny.config(run).optimizer.learning_rate * (1 - 4 / 10))
     # at its end there is nothing left
     tiny.pretrain(saved_config(run), resume=run)
     assert read_log(run) == rows
@@ -210,9 +209,9 @@ def test_a_warm_up_longer_than_the_run_is_cut_with_a_notice(
         "optimizer.warmup_steps is 100, more than the steps of the run, 2; the warm-up is cut to a tenth of them, 1"
     )
     assert notice in caplog.messages
-    peak = tiny.config(tmp_path).train.learning_rate
+    peak = tiny.config(tmp_path).optimizer.learning_rate
     assert [row["learning_rate"] for row in read_log(tmp_path / "run")] == [peak, peak / 2]
-    assert saved_config(tmp_path / "run").train.warmup_steps == 100
+    assert saved_config(tmp_path / "run").optimizer.warmup_steps == 100
 
 
 @pytest.mark.usefixtures("_no_notice")

@@ -104,7 +104,7 @@ def test_a_run_says_how_many_epochs_it_will_make(
 def test_the_tokens_of_both_parts_are_those_of_the_store(
     tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tiny.trainer(tiny.config(tmp_path, held_out=0.2), tmp_path)
+    tiny.trainer(tiny.config(tmp_path, held_out_fraction=0.2), tmp_path)
     found = re.search(r"an epoch reads ([\d,]+) tokens of the store, .*; ([\d,]+) tokens are held out", caplog.text)
     assert found is not None
     assert sum(int(number.replace(",", "")) for number in found.groups()) == tiny.text()[0].lengths.sum()

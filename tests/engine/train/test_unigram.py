@@ -6,7 +6,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from unmask.data.compose import Composition
+from unmask.config import CompositionConfig
 from unmask.data.store.memory import MemoryStore
 from unmask.data.stream.blocks import Source, sources_of
 from unmask.train.unigram import Unigram, baseline, measure_unigram
@@ -68,7 +68,7 @@ def test_even_tokens_have_the_logarithm_of_their_number() -> None:
 
 def test_a_sample_is_near_and_says_that_it_is_one(tiny: ModuleType) -> None:
     store, tokenizer = tiny.text()
-    weights = Composition().source_weights(store.sources)
+    weights = CompositionConfig().source_weights(store.sources)
     training, held_out = (sources_of(store, weights, held_out_fraction=0.2, train=train) for train in (True, False))
     whole, sample = (
         measure_unigram(store, tokenizer.ordinary_ids, training=training, held_out=held_out, sample_tokens=tokens)

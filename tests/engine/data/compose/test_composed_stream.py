@@ -12,7 +12,7 @@ import torch
 from streams import make_stream
 from unmask import limits
 from unmask.config import CompositionConfig
-from unmask.data.compose import describe
+from unmask.data.compose import describe_composition
 from unmask.data.stream import blocks
 from unmask.data.stream.loader import Loader
 from unmask.errors import ConfigError, CorpusError
@@ -195,7 +195,7 @@ def test_copies_of_a_document_in_an_epoch_have_masks_of_their_own(stream, make_s
 def test_a_source_of_weight_0_is_left_out_by_name(stream, make_store):
     store = make_store(LENGTHS)
     ours = stream("uni", store=store, weights={"source-1": 0})
-    assert "source-1 left out by weight 0" in describe(ours.composition, store.sources, ours.pair_task)
+    assert "source-1 left out by weight 0" in describe_composition(ours.composition, store.sources, ours.pair_task)
     planned = [ours._planner.plan(0, block).documents for block in range(ours._planner.blocks)]
     assert set(store.source_of[np.concatenate(planned)]) == {0, 2}
     held_out = stream(store=store, split="held_out", weights={"source-1": 0, "source-0": 2})
