@@ -30,6 +30,8 @@ _SPEC.loader.exec_module(make)
 EXPECTED = json.loads((MADE / "expected.json").read_text(encoding="utf-8"))
 NOW = {"longest": "max_length"}
 """Columns and settings of a phase by their name in 0.1, with the name that they have now or may have."""
+SINCE = {"unigram_loss"}
+"""Columns of an evaluation that 0.1 did not have."""
 MOVED = {
     "data.longest": "stream.max_length",
     "data.held_out": "stream.held_out_fraction",
@@ -91,7 +93,10 @@ def test_a_store_is_an_input(made: Path) -> None:
 
 
 def test_every_way_to_compose_and_mask_gives_the_same_batches(made: Path) -> None:
-    assert make.streams(made) == EXPECTED["streams"]
+    for name, batches in make.streams(made).items():
+        # since 0.1 the untrained model is scored too, on the batch that the evaluation at the end reads again
+        assert batches[0] == batches[-1], name
+        assert batches[1:] == EXPECTED["streams"][name], name
 
 
 @pytest.mark.parametrize("name", make.RUNS)
@@ -104,7 +109,10 @@ def test_a_run_resumes_to_the_end_that_it_had(name: str, made: Path) -> None:
     assert batches == expected["batches"]
     assert end["state"] == expected["state"]
     assert _by_new_names(end["log"]) == _close(_by_new_names(expected["log"]))
-    assert _by_new_names(end["evaluation"]) == _close(_by_new_names(expected["evaluation"]))
+    columns = {NOW.get(key, key) for row in expected["evaluation"] for key in row} | SINCE
+    assert all(row.keys() <= columns for row in _by_new_names(end["evaluation"]))
+    evaluations = [{key: value for key, value in row.items() if key not in SINCE} for row in end["evaluation"]]
+    assert _by_new_names(evaluations) == _close(_by_new_names(expected["evaluation"]))
     assert end["weights"].keys() == expected["weights"].keys()
     for weight, sums in expected["weights"].items():
         assert end["weights"][weight] == pytest.approx(sums, rel=1e-2, abs=2e-2), weight
