@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -69,6 +69,7 @@ OTHER: dict[str, Any] = {
     "masking.place": "device",
     "masking.static_masks": 1,
     "stream.workers": 1,
+    "model.vocab_size": 200,
     "model.num_layers": 3,
     "model.hidden_size": 12,
     "model.num_heads": 4,
@@ -270,7 +271,7 @@ def behaviour(folder: Path, watched: list[str], tmp_path: Path, monkeypatch: pyt
 
 def fields_of(cls: Any, prefix: str = "") -> Iterator[str]:
     for field in dataclasses.fields(cls):
-        nested = field.default_factory
+        nested = get_type_hints(cls)[field.name]
         if dataclasses.is_dataclass(nested):
             yield from fields_of(nested, f"{prefix}{field.name}.")
         else:
