@@ -60,7 +60,7 @@ def test_the_errors_are_found(code: messages.Code) -> None:
         "composition.strategy is *chosen*, which makes no pairs; set composition.strategy to 'pairs'" in text
         for text in texts
     )
-    assert any("has no field '*text field*'" in text and "--text-field" in text for text in texts)
+    assert any("has no field '*name*'" in text and "--text-field" in text for text in texts)
     assert any("was altered since it was written" in text for text in texts)
 
 

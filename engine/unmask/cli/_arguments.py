@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UnmaskError: an unknown option, with the most similar one, or one without its value.
         """
-        found, words = self.parse_known_args(list(arguments))
+        found, words = self.parse_known_args(self._switched(arguments))
         for word in words:
             if word.startswith("-") and len(word) > 1:
                 name = word.partition("=")[0]
@@ -82,6 +82,21 @@ class Parser(argparse.ArgumentParser):
                 way = f"did you mean {nearest}?" if nearest else f"run `{self.prog} --help` for the options"
                 raise UnmaskError(f"{_command(self.prog)}: {name} is not an option; {way}")
         return vars(found), words
+
+    def _switched(self, arguments: Sequence[str]) -> list[str]:
+        """Return `--lowercase`, `--lowercase false` and `--no-lowercase` with `=true` or `=false`, for argparse."""
+        switches = [action for action in self._actions if hasattr(action, "turned_off")]
+        on = {spelling for action in switches for spelling in action.option_strings}
+        off = {action.turned_off: action.option_strings[0] for action in switches}
+        words: list[str] = []
+        left = list(arguments)
+        while left:
+            word = left.pop(0)
+            if word in on:
+                said = left.pop(0) if left and left[0].lower() in ("true", "false") else "true"
+                word = f"{word}={said}"
+            words.append(f"{off[word]}=false" if word in off else word)
+        return words
 
     def nearest(self, word: str) -> str | None:
         """Return the option that is most similar to an unknown one; None if none is."""
@@ -171,13 +186,9 @@ def add_option(
         count = "*" if several else "?" if default is not dataclasses.MISSING else None
         added = group.add_argument(name, nargs=count, metavar=metavar, help=text)
     elif kind is bool:
-        added = group.add_argument(
-            *spelling, dest=name, nargs="?", const="true", metavar="true|false", help=text.replace("true|false", "")
-        )
+        added = group.add_argument(*spelling, dest=name, metavar="[true|false]", help=text)
         section, dot, last = spelling[0].removeprefix("--").rpartition(".")
-        turned_off = f"--{section}.no_{last}" if dot else f"--no-{last}"
-        group.add_argument(turned_off, dest=name, action="store_const", const="false", help=argparse.SUPPRESS)
-        return
+        added.turned_off = f"--{section}.no_{last}" if dot else f"--no-{last}"  # type: ignore[attr-defined]
     elif several:
         added = group.add_argument(*spelling, dest=name, nargs="+", action="extend", metavar=metavar, help=text)
     else:

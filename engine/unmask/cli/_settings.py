@@ -96,7 +96,11 @@ class _SettingsParser(Parser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         for word in args or ():
             name = word.partition("=")[0].removeprefix("--")
-            if word.startswith("--") and starred(name) in ITEMS and f"--{name}" not in self._option_string_actions:
+            if (
+                word.startswith("--")
+                and starred(current_name(name)) in ITEMS
+                and f"--{name}" not in self._option_string_actions
+            ):
                 self.add_argument(f"--{name}", dest=name, help=argparse.SUPPRESS)
         return super().parse_known_args(args, namespace)
 

@@ -11,7 +11,7 @@ import logging
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from unmask.config.schema import RunConfig
@@ -310,7 +310,9 @@ def _converted(hint: Any, value: Any, name: str) -> Any:
     if isinstance(value, float) and int in kinds and float not in kinds and value.is_integer():
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
-        return float(value)
+        # a number that is too large stays, and is refused
+        with suppress(OverflowError):
+            return float(value)
     if isinstance(value, Mapping):
         return {key: _converted(members[-1], one, name) for key, one in value.items()} if members else value
     if isinstance(value, list | tuple) and members:

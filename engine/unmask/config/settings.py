@@ -150,7 +150,7 @@ def _type_problems(hint: Any, value: object) -> Iterator[tuple[str, str]]:
             plain = value is not None and not isinstance(value, list | tuple | Mapping)
             quotes = "; write it in quotes" if kind is str and plain else ""
             yield "", f"must be {words}, got {described(value)}{quotes}"
-        elif isinstance(value, float) and not math.isfinite(value):
+        elif kind is float and not _is_finite(value):
             yield "", f"must be a finite number, got {value}"
     elif issubclass(kind, Mapping):
         if not isinstance(value, Mapping):
@@ -169,6 +169,13 @@ def _type_problems(hint: Any, value: object) -> Iterator[tuple[str, str]]:
         for number, item in enumerate(value):
             for below, problem in _type_problems(members[0], item):
                 yield f".{number}{below}", problem
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def described(value: object) -> str:

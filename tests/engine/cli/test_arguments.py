@@ -76,7 +76,7 @@ def test_values_of_a_repeated_option_are_joined_and_the_last_of_others_counts() 
         (["--needed", "0"], "it: --needed must be at least 1, got 0"),
         (["--needed", "1.5"], "it: --needed must be a whole number, got '1.5' (str)"),
         (["--needed", "1", "--way", "left"], "it: --way must be one of 'up', 'down', got 'left' (str)"),
-        (["--needed", "1", "--quick", "perhaps"], "it: --quick must be true or false, got 'perhaps' (str)"),
+        (["--needed", "1", "--quick=perhaps"], "it: --quick must be true or false, got 'perhaps' (str)"),
         (["--needed", "1", "--plain-txt", "a"], "it: --plain-txt is not an option; did you mean --plain-text?"),
         (["--needed", "1", "--zzz"], "it: --zzz is not an option; run `unmask it --help` for the options"),
         (["--needed"], "it: argument --needed: expected one argument; run `unmask it --help` for the options"),
