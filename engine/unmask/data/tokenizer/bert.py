@@ -21,6 +21,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unmask.data.tokenizer.indentation import indentation_pre_tokenizer
 from unmask.errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -31,12 +32,13 @@ __all__ = [
     "SPECIAL_TOKENS",
     "bert_pipeline",
     "content_of",
+    "drops_case",
     "frame_as_bert",
     "pipeline_settings",
     "require_agreement",
     "require_class",
     "require_plain",
-    "require_wordpiece",
+    "require_tokenizer_model",
     "roles_of",
 ]
 
@@ -72,6 +74,7 @@ def bert_pipeline(
     chinese_characters: bool = True,
     prefix: str = "##",
     longest_word: int = LONGEST_WORD,
+    keep_indentation: bool = False,
 ) -> tokenizers.Tokenizer:
     """Build BERT's tokenizer: cleaning, CJK spacing, case, punctuation, WordPiece, `[CLS] a [SEP] b [SEP]`.
 
@@ -84,6 +87,7 @@ def bert_pipeline(
         chinese_characters: whether every CJK character is a word.
         prefix: begins a word piece that continues a word.
         longest_word: characters of the longest word that is cut into word pieces; a longer one becomes [UNK].
+        keep_indentation: whether a line break with the indentation after it is a word (`indentation.py`).
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -96,12 +100,13 @@ def bert_pipeline(
         )
     )
     backend.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
+        # it would make spaces of line breaks
+        clean_text=not keep_indentation,
         handle_chinese_chars=chinese_characters,
         strip_accents=strip_accents,
         lowercase=lowercase,
     )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.pre_tokenizer = indentation_pre_tokenizer() if keep_indentation else pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix=prefix)
     in_order = sorted(vocabulary.keys() & special_tokens.values(), key=vocabulary.__getitem__)
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in in_order])
@@ -127,16 +132,21 @@ def frame_as_bert(backend: tokenizers.Tokenizer, special_tokens: Mapping[str, st
     )
 
 
-def require_wordpiece(backend: tokenizers.Tokenizer, where: str = "") -> None:
-    """Refuse a tokenizer of another model; `where` is the file that holds it."""
+def require_tokenizer_model(backend: tokenizers.Tokenizer, where: str = "") -> None:
+    """Refuse a tokenizer whose model is neither WordPiece nor WordLevel; `where` is the file that holds it."""
     from tokenizers import models
 
-    if not isinstance(backend.model, models.WordPiece):
+    if not isinstance(backend.model, (models.WordPiece, models.WordLevel)):
         place = f"{where}: " if where else ""
         raise TokenizerError(
-            f"tokenizer: {place}WordPiece is needed, got {type(backend.model).__name__}; leave "
-            "the tokenizer out to train one, or write a store of ready tokens with unmask.data.store.write_store"
+            f"tokenizer: {place}WordPiece or WordLevel is needed, got {type(backend.model).__name__}; leave "
+            "the tokenizer out to train one"
         )
+
+
+def drops_case(backend: tokenizers.Tokenizer) -> bool:
+    """Return whether the normalizer makes small letters of capitals."""
+    return backend.normalizer is not None and "A" not in str(backend.normalizer.normalize_str("A"))
 
 
 def roles_of(name: str, config: Mapping[str, Any], named: Mapping[str, Any], where: Path) -> dict[str, str]:
@@ -230,7 +240,7 @@ def require_plain(
 
 
 def pipeline_settings(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """Return the arguments of `bert_pipeline` that the settings give."""
+    """Return the arguments of `bert_pipeline` that the settings give; `lowercase` is None if they do not say it."""
     prefix = config.get("wordpieces_prefix", "##")
     longest = config.get("max_input_chars_per_word", 100)
     if not isinstance(prefix, str) or not prefix:
@@ -240,7 +250,8 @@ def pipeline_settings(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
             f"tokenizer: max_input_chars_per_word of {where} must be a number of at least 1, got {longest!r}"
         )
     return {
-        "lowercase": _flag(config, "do_lower_case", where, default=True),
+        # null is no value of this flag
+        "lowercase": _flag(config, "do_lower_case", where, default=True) if "do_lower_case" in config else None,
         "strip_accents": _flag(config, "strip_accents", where),
         "chinese_characters": _flag(config, "tokenize_chinese_chars", where, default=True),
         "prefix": prefix,
@@ -256,17 +267,17 @@ def require_agreement(
     `backend` is the tokenizer in `tokenizer.json`, `description` its JSON.
     """
     model, normalizer = description["model"], description["normalizer"] or {}
-    found: dict[str, object] = {
-        "wordpieces_prefix": model["continuing_subword_prefix"],
-        "max_input_chars_per_word": model["max_input_chars_per_word"],
-    }
+    found: dict[str, object] = {}
+    if model["type"] == "WordPiece":
+        found["wordpieces_prefix"] = model["continuing_subword_prefix"]
+        found["max_input_chars_per_word"] = model["max_input_chars_per_word"]
     if normalizer.get("type") == "BertNormalizer":
         accents = normalizer["strip_accents"]
         found["do_lower_case"] = normalizer["lowercase"]
         found["strip_accents"] = normalizer["lowercase"] if accents is None else accents
         found["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
     elif config.keys() != _ONCE_SAVED:
-        found["do_lower_case"] = backend.normalizer is not None and "A" not in backend.normalizer.normalize_str("A")
+        found["do_lower_case"] = drops_case(backend)
     for key, value in found.items():
         asked = config.get(key)
         if asked is not None and asked != value:

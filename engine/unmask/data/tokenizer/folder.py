@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.data.tokenizer import bert
 from unmask.data.tokenizer.added_tokens import add_tokens, declared_tokens
+from unmask.data.tokenizer.case import case_of_vocabulary, require_case
 from unmask.errors import TokenizerError
 from unmask.interop.model_folder import on_the_hub
 
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["TokenizerFolder", "read_folder", "write_folder"]
+__all__ = ["TokenizerFolder", "case_is_open", "read_folder", "write_folder"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,41 +51,53 @@ class TokenizerFolder:
     max_length: int
 
 
-def read_folder(given: Path) -> TokenizerFolder:
+def case_is_open(given: Path) -> bool:
+    """Return whether no file decides about case, so that the option `lowercase` does; `given` as of `read_folder`."""
+    whole, _ = _whole_and_vocabulary(given)
+    return whole is None and "do_lower_case" not in _read_json(_folder_of(given) / "tokenizer_config.json")
+
+
+def read_folder(given: Path, lowercase: bool | None = None) -> TokenizerFolder:
     """Read a folder; `given` is the folder, or a `tokenizer.json` or vocabulary in it.
 
+    `lowercase` says whether to drop case. It decides for a bare vocabulary (`case.py`); other files must agree with it.
+
     Raises:
-        TokenizerError: there is nothing to read, a file is damaged, or a setting is not supported here.
+        TokenizerError: there is nothing to read, a file is damaged, a setting is not supported here, or `lowercase`
+            contradicts the folder.
     """
-    folder = given.parent if given.is_file() else given
-    named_vocabulary = given.is_file() and given.suffix != ".json"
-    whole = folder / "tokenizer.json" if given == folder else given
-    vocabulary = given if named_vocabulary else folder / "vocab.txt"
+    folder = _folder_of(given)
+    whole, vocabulary = _whole_and_vocabulary(given)
     config = _read_json(folder / "tokenizer_config.json")
     named = _read_json(folder / "special_tokens_map.json")
-    is_whole = whole.is_file() and not named_vocabulary
-    if not is_whole and not vocabulary.is_file():
+    if whole is None and not vocabulary.is_file():
         state = "is no folder with tokenizer.json or vocab.txt"
         if folder.is_dir():
             state = "has neither tokenizer.json nor vocab.txt"
         raise TokenizerError(f"tokenizer: {folder} {state}{_other(folder)}")
-    if is_whole:
+    if whole is not None:
         # checked first: no setting makes another model fit
         backend = _read_backend(whole)
-        bert.require_wordpiece(backend, str(whole))
+        bert.require_tokenizer_model(backend, str(whole))
     name = str(config.get("tokenizer_class") or _class_beside_the_model(folder) or "")
-    bert.require_class(name, config, folder, whole=is_whole)
+    bert.require_class(name, config, folder, whole=whole is not None)
     special_tokens = bert.roles_of(name, config, named, folder)
     declared = declared_tokens(folder, config, named, _read_json(folder / "added_tokens.json"))
-    if is_whole:
+    if whole is not None:
         description = json.loads(backend.to_str())
         bert.require_agreement(config, folder, backend, description)
+        drops = bert.drops_case(backend)
+        require_case(lowercase, drops, f"{whole} {'drops' if drops else 'keeps'} case")
         if given == folder:
             _require_same(vocabulary, whole, backend, description)
         basic = (description["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
     else:
         added = {token.content for token in declared if token.index is not None}
-        backend = _around(vocabulary, special_tokens, added, bert.pipeline_settings(config, folder))
+        settings = bert.pipeline_settings(config, folder)
+        if (said := settings["lowercase"]) is not None:
+            where = folder / "tokenizer_config.json"
+            require_case(lowercase, said, f"{where} says do_lower_case {json.dumps(said)}")
+        backend = _around(vocabulary, special_tokens, added, settings, lowercase)
         basic = True
     backend = add_tokens(backend, declared, special_tokens.values(), folder)
     kept = {token["content"]: token["special"] for token in json.loads(backend.to_str())["added_tokens"]}
@@ -102,7 +115,7 @@ def write_folder(
 ) -> None:
     """Write `tokenizer.json`, `vocab.txt`, `tokenizer_config.json` and `special_tokens_map.json`.
 
-    There is no `vocab.txt` if a token holds a line break.
+    There is no `vocab.txt` if a token holds a line break, or beside a model that is not WordPiece.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = json.loads(backend.to_str())
@@ -129,11 +142,24 @@ def write_folder(
     tokens = {index: token for token, index in backend.get_vocab().items()}
     (folder / "vocab.txt").unlink(missing_ok=True)
     lines = [tokens.get(index) or f"[unused{index}]" for index in range(max(tokens) + 1)]
-    if not any("\n" in token or "\r" in token for token in lines):
+    if description["model"]["type"] == "WordPiece" and not any("\n" in token or "\r" in token for token in lines):
         text = "".join(f"{token}\n" for token in lines)
         (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
     # the library has no error of its own for a full disk
     (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8", newline="\n")
+
+
+def _folder_of(given: Path) -> Path:
+    return given.parent if given.is_file() else given
+
+
+def _whole_and_vocabulary(given: Path) -> tuple[Path | None, Path]:
+    """Return the `tokenizer.json` to read, None if a vocabulary is named or there is none, and the vocabulary."""
+    if given.is_file() and given.suffix != ".json":
+        return None, given
+    folder = _folder_of(given)
+    whole = folder / "tokenizer.json" if given == folder else given
+    return (whole if whole.is_file() else None), folder / "vocab.txt"
 
 
 def _require_same(vocabulary: Path, whole: Path, backend: tokenizers.Tokenizer, description: Mapping[str, Any]) -> None:
@@ -164,7 +190,11 @@ def _class_beside_the_model(folder: Path) -> object:
 
 
 def _around(
-    path: Path, special_tokens: Mapping[str, str], added: Collection[str], settings: Mapping[str, Any]
+    path: Path,
+    special_tokens: Mapping[str, str],
+    added: Collection[str],
+    settings: Mapping[str, Any],
+    lowercase: bool | None,
 ) -> tokenizers.Tokenizer:
     """Return BERT's tokenizer around a vocabulary, which may lack the tokens that another file adds."""
     vocabulary = _read_vocabulary(path)
@@ -174,7 +204,11 @@ def _around(
                 f"tokenizer: {path} has no {role} token {token!r} among its {len(vocabulary)} tokens; add it, or name "
                 "the one that it has in tokenizer_config.json"
             )
-    return bert.bert_pipeline(vocabulary, special_tokens, **settings)
+    drops = settings["lowercase"]
+    if drops is None:
+        ordinary = [token for token in vocabulary if token not in special_tokens.values()]
+        drops = case_of_vocabulary(ordinary, path) if lowercase is None else lowercase
+    return bert.bert_pipeline(vocabulary, special_tokens, **{**settings, "lowercase": drops})
 
 
 def _is_rebuilt(description: Mapping[str, Any], special_tokens: Mapping[str, str]) -> bool:
@@ -211,10 +245,7 @@ def _other(folder: Path) -> str:
         inside = f" ({min(files).parent})" if files else ""
         hub = "" if folder.exists() else on_the_hub(folder)
         return f"; give a folder that has one of them{inside}, or leave the tokenizer out to train one{hub}"
-    return (
-        f", but {found[0]}, of a tokenizer other than WordPiece; leave the tokenizer out to train one, or write a "
-        "store of ready tokens with unmask.data.store.write_store"
-    )
+    return f", but {found[0]}, of a tokenizer other than WordPiece; leave the tokenizer out to train one"
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:

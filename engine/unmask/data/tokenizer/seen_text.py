@@ -33,7 +33,7 @@ def may_be_cut(backend: tokenizers.Tokenizer, description: Mapping[str, Any], ro
     White space ends a word; with BERT's own rules a punctuation mark does too. `description` is the JSON of the
     tokenizer, `roles` are the tokens of the five roles, which are plain text in a corpus.
     """
-    prefix = description["model"]["continuing_subword_prefix"]
+    prefix = description["model"].get("continuing_subword_prefix", "")
     steps = [step["type"] for step in _steps(description["pre_tokenizer"], "pretokenizers")]
     added = [token for token in description["added_tokens"] if token["content"] not in roles]
     # an added token may start a sentence at a place where rules that cut at white space alone would not

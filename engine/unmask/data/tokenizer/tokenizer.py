@@ -1,10 +1,13 @@
-"""The tokenizer: WordPiece as BERT has it, trained on text or loaded from any Hugging Face folder.
+"""The tokenizer: WordPiece as BERT has it, trained on text or loaded from a Hugging Face folder; or a WordLevel model.
 
 Text is cleaned, CJK characters become words, case and accents are dropped (uncased), punctuation is split off, and each
 word is cut greedily into the longest pieces of the vocabulary; `##` marks a piece that continues a word (Devlin et al.
 2019, arXiv:1810.04805). The library `tokenizers` does this. The class adds what pre-training needs: a vocabulary that
 repeats, a hash of all that decides ids, word starts, and the ids that random replacement may draw. The string "[MASK]"
 in a corpus is text and no mask. Tokens that a folder adds, special or not, are kept whole in a text.
+
+A WordLevel model makes each word of its own rule a token: the atoms and bonds of a molecule, the letters of a protein.
+It comes from a `tokenizer.json`, and every token of it starts a word.
 
 Cost: 2 to 3 MB of English a second and core.
 """
@@ -24,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask.data.text.accents import letters_lost, warning_of
-from unmask.data.tokenizer.bert import SPECIAL_TOKENS, bert_pipeline, frame_as_bert, require_wordpiece
+from unmask.data.text.cleaning import clean
+from unmask.data.tokenizer.bert import SPECIAL_TOKENS, bert_pipeline, drops_case, frame_as_bert, require_tokenizer_model
 from unmask.data.tokenizer.folder import read_folder, write_folder
 from unmask.data.tokenizer.seen_text import may_be_cut, seen_characters
 from unmask.data.tokenizer.vocabulary import sample_by_hash, train_vocabulary
@@ -55,10 +59,10 @@ class Placed(NamedTuple):
 
 
 class Tokenizer:
-    """A WordPiece tokenizer: text to ids and back.
+    """A WordPiece or WordLevel tokenizer: text to ids and back.
 
     Args:
-        backend: a `tokenizers.Tokenizer` with a WordPiece model.
+        backend: a `tokenizers.Tokenizer` with a WordPiece or a WordLevel model.
         special_tokens: the token of each of the roles pad, unk, cls, sep, mask.
         max_length: maximum length of a sequence of its model, written to `tokenizer_config.json` for `transformers`.
 
@@ -66,7 +70,7 @@ class Tokenizer:
         special_ids: ids of the five roles: pad, unk, cls, sep, mask; also as `pad_id`, `unk_id` and so on.
 
     Raises:
-        TokenizerError: the model is not WordPiece or a special token is not in the vocabulary.
+        TokenizerError: the model is another one, or a special token is not in the vocabulary.
     """
 
     def __init__(
@@ -78,7 +82,7 @@ class Tokenizer:
     ) -> None:
         from tokenizers import Tokenizer as Backend
 
-        require_wordpiece(backend)
+        require_tokenizer_model(backend)
         self.special_ids: dict[str, int] = {}
         for role, token in special_tokens.items():
             index = backend.token_to_id(token)
@@ -127,6 +131,7 @@ class Tokenizer:
         lowercase: bool = True,
         *,
         strip_accents: bool | None = None,
+        keep_indentation: bool = False,
         sample_characters: int = 100_000_000,
         max_length: int = 512,
         long_words: Callable[[int], None] | None = None,
@@ -140,6 +145,7 @@ class Tokenizer:
             vocab_size: number of tokens, with special tokens and single characters; small text may give fewer.
             lowercase: whether to drop case and accents, as BERT's "uncased".
             strip_accents: whether to drop accents. Default: as `lowercase`.
+            keep_indentation: whether a line break with the indentation after it is a word (`indentation.py`).
             sample_characters: most characters of text to train on and to hold in memory.
             max_length: see `Tokenizer`.
             long_words: called with the number of words that were left out for their length (`train_vocabulary`).
@@ -147,6 +153,9 @@ class Tokenizer:
         Raises:
             TokenizerError: there is no text, or `vocab_size` has no room beside the single characters.
         """
+        if keep_indentation:
+            # BERT's normalizer, which removes control characters otherwise, would remove line breaks with them
+            texts = (clean(text).text for text in texts)
         sample = sample_by_hash(texts, sample_characters)
         strips = lowercase if strip_accents is None else strip_accents
         if strips and (lost := letters_lost(sample)):
@@ -157,23 +166,35 @@ class Tokenizer:
             special_tokens=list(SPECIAL_TOKENS.values()),
             lowercase=lowercase,
             strip_accents=strip_accents,
+            keep_indentation=keep_indentation,
             long_words=long_words,
         )
-        backend = bert_pipeline(vocabulary, SPECIAL_TOKENS, lowercase=lowercase, strip_accents=strip_accents)
+        backend = bert_pipeline(
+            vocabulary,
+            SPECIAL_TOKENS,
+            lowercase=lowercase,
+            strip_accents=strip_accents,
+            keep_indentation=keep_indentation,
+        )
         return cls(backend, max_length=max_length)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Tokenizer:
+    def load(cls, folder: str | Path, *, lowercase: bool | None = None) -> Tokenizer:
         """Load a Hugging Face folder with a `tokenizer.json` or a `vocab.txt`, to which BERT's rules apply.
 
         `folder` may also name one of these files; a vocabulary may then have any name. Special tokens, added tokens and
         case follow `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` if they exist.
 
+        Args:
+            folder: the folder or file.
+            lowercase: whether to drop case, for a vocabulary beside which no file decides about it. Default: what its
+                entries show (`case.py`).
+
         Raises:
-            TokenizerError: there is nothing to load; a file is damaged or not WordPiece; a special token is missing; or
-                a setting is not supported here.
+            TokenizerError: there is nothing to load; a file is damaged; its model is neither WordPiece nor WordLevel; a
+                special token is missing; a setting is not supported here; or `lowercase` contradicts the files.
         """
-        found = read_folder(Path(folder))
+        found = read_folder(Path(folder), lowercase)
         try:
             return cls(found.backend, special_tokens=found.special_tokens, max_length=found.max_length)
         except TokenizerError as error:
@@ -188,6 +209,17 @@ class Tokenizer:
         """
         length = self.max_length if max_length is None else max_length
         write_folder(Path(folder), self._backend, self.special_tokens, max_length=length)
+
+    def keeping_case(self) -> Tokenizer:
+        """Return the tokenizer that keeps case and is otherwise this one; this one if it has no rule of BERT's."""
+        from tokenizers import Tokenizer as Backend
+
+        normalizer = self._description["normalizer"] or {}
+        if normalizer.get("type") != "BertNormalizer":
+            return self
+        changed = self._description | {"normalizer": normalizer | {"lowercase": False}}
+        backend = Backend.from_str(json.dumps(changed))
+        return Tokenizer(backend, special_tokens=self.special_tokens, max_length=self.max_length)
 
     def encode_batch(self, texts: Sequence[str], *, special_tokens: bool = False) -> list[list[int]]:
         """Encode texts in parallel, without adding [CLS] or [SEP], and return the token ids of each.
@@ -231,9 +263,20 @@ class Tokenizer:
         return len(self._starts_word)
 
     @property
+    def tokens(self) -> list[str]:
+        """The tokens of the vocabulary, by id."""
+        vocabulary = self._backend.get_vocab()
+        return sorted(vocabulary, key=vocabulary.__getitem__)
+
+    @property
+    def lowercase(self) -> bool:
+        """Whether case is dropped."""
+        return drops_case(self._backend)
+
+    @property
     def spells_words(self) -> bool:
         """Whether the spelling of a token shows if it starts a word; False if pieces have no prefix such as `##`."""
-        return bool(self._description["model"]["continuing_subword_prefix"])
+        return self._description["model"]["type"] == "WordLevel" or bool(self._prefix)
 
     @property
     def isolates_punctuation(self) -> bool:
@@ -280,10 +323,15 @@ class Tokenizer:
 
     def _hash_with(self, more: Mapping[str, object]) -> str:
         model = self._description["model"]
+        rules = [
+            model[key] for key in ("unk_token", "continuing_subword_prefix", "max_input_chars_per_word") if key in model
+        ]
+        if model["type"] != "WordPiece":
+            rules.append(model["type"])
         meaning: dict[str, object] = {
             "normalizer": self._description["normalizer"],
             "pre_tokenizer": self._description["pre_tokenizer"],
-            "rules": [model[key] for key in ("unk_token", "continuing_subword_prefix", "max_input_chars_per_word")],
+            "rules": rules,
             "vocabulary": sorted((index, token) for token, index in self._backend.get_vocab().items()),
             "added": [token for token in self._description["added_tokens"] if not token["special"]],
             "special": self.special_ids,
@@ -304,10 +352,13 @@ class Tokenizer:
     @cached_property
     def _starts_word(self) -> NDArray[np.bool_]:
         vocabulary = self._backend.get_vocab()
-        model = self._description["model"]
-        prefix = model["continuing_subword_prefix"]
         starts = np.ones(max(vocabulary.values()) + 1, dtype=np.bool_)
-        if prefix:
-            pieces = [index for token, index in model["vocab"].items() if token.startswith(prefix) and token != prefix]
-            starts[pieces] = False
+        if prefix := self._prefix:
+            words = self._description["model"]["vocab"]
+            starts[[index for token, index in words.items() if token.startswith(prefix) and token != prefix]] = False
         return starts
+
+    @property
+    def _prefix(self) -> str:
+        """What a piece begins with that continues a word; empty for a WordLevel model, which has no pieces."""
+        return str(self._description["model"].get("continuing_subword_prefix", ""))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import logging
 import re
 import string
 from collections import Counter
@@ -20,12 +21,15 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from unmask.data.tokenizer.bert import LONGEST_WORD
+from unmask.data.tokenizer.indentation import CHUNKS, indentation_pre_tokenizer
 from unmask.errors import TokenizerError
 
 if TYPE_CHECKING:
     import tokenizers
 
 __all__ = ["sample_by_hash", "train_vocabulary"]
+
+_log = logging.getLogger(__name__)
 
 # the library gets a text in parts that end where a word ends: it takes 300 bytes of memory for each word of a part
 _PART = re.compile(rf"(?s).{{1,16384}}[^\s{re.escape(string.punctuation)}]*+")
@@ -39,12 +43,14 @@ def train_vocabulary(
     special_tokens: Sequence[str],
     lowercase: bool,
     strip_accents: bool | None = None,
+    keep_indentation: bool = False,
     long_words: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Learn a WordPiece vocabulary; ids are special tokens, then `##` characters, characters, merges.
 
     Single characters take at most half of it, the most frequent first. Those that occur at least 10 times may take up
     to seven eighths, since each of thousands of Chinese characters is a word. Time is linear in the text.
+    Logs that the vocabulary is smaller than `vocab_size`, with the reason.
 
     Args:
         texts: documents in a fixed order, as `sample_by_hash` gives them.
@@ -52,6 +58,7 @@ def train_vocabulary(
         special_tokens: the first tokens, in this order.
         lowercase: whether to drop case.
         strip_accents: whether to drop accents. Default: as `lowercase`.
+        keep_indentation: whether a line break with the indentation after it is a word (`indentation.py`).
         long_words: called with the number of words that were left out for their length.
 
     Returns:
@@ -63,8 +70,10 @@ def train_vocabulary(
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
-    pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    normalizer = normalizers.BertNormalizer(
+        clean_text=not keep_indentation, lowercase=lowercase, strip_accents=strip_accents
+    )
+    pre_tokenizer = indentation_pre_tokenizer() if keep_indentation else pre_tokenizers.BertPreTokenizer()
     normalized = []
     left_out = 0
     for part in (part for text in texts for part in _PART.findall(normalizer.normalize_str(text))):
@@ -73,7 +82,9 @@ def train_vocabulary(
         left_out += long
     if long_words is not None:
         long_words(left_out)
-    alphabet, continuing = _count_characters(normalized, pre_tokenizer)
+    chunks = CHUNKS.findall if keep_indentation else str.split
+    words = Counter(word for text in normalized for word in chunks(text))
+    alphabet, continuing = _count_characters(words, pre_tokenizer)
     if not alphabet and left_out:
         raise TokenizerError(
             f"tokenizer: each of the {left_out:,} words of this text is longer than {LONGEST_WORD} characters and can "
@@ -108,6 +119,15 @@ def train_vocabulary(
     )
     backend.train_from_iterator(normalized, trainer)
     tokens = sorted(backend.get_vocab().items(), key=lambda pair: pair[1])
+    if len(tokens) < vocab_size:
+        left = len(alphabet) - len(kept)
+        why = (
+            f"each word of its {len(kept):,} most frequent characters is an entry already, and {left:,} rarer ones "
+            "have no room; a larger vocab_size takes more of them"
+            if left
+            else "each word of it is an entry already, and nothing is left to join; more text gives more entries"
+        )
+        _log.info(f"the vocabulary of this text has {len(tokens):,} entries instead of {vocab_size:,}: {why}")
     return {token: index for index, (token, _) in enumerate(tokens)}
 
 
@@ -155,10 +175,9 @@ def _frequent_characters(alphabet: Sequence[tuple[str, int]], continuing: set[st
 
 
 def _count_characters(
-    normalized: Sequence[str], pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer
+    words: Counter[str], pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer
 ) -> tuple[list[tuple[str, int]], set[str]]:
     """Return (character, count), most frequent first, and the characters that continue a word somewhere."""
-    words = Counter(word for text in normalized for word in text.split())
     counts: Counter[str] = Counter()
     continuing: set[str] = set()
     for chunk, times in words.items():
