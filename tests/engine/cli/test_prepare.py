@@ -133,6 +133,7 @@ def test_what_a_failed_run_keeps_is_told_and_the_mended_text_goes_on(
     from unmask.data.store import Store
 
     monkeypatch.setattr("unmask.data.prepare.preparation._BATCH_CHARACTERS", 200)
+    monkeypatch.setattr("unmask.data.prepare.preparation._SAMPLE_CHARACTERS", 100)
     # what is read at once is decoded at once
     monkeypatch.setattr("unmask.data.text.decoding._BLOCK_BYTES", 200)
     corpus = tmp_path / "docs.jsonl"
@@ -153,7 +154,7 @@ def test_what_a_failed_run_keeps_is_told_and_the_mended_text_goes_on(
     assert Store.open(out).sources == ["tales"]
 
 
-@pytest.mark.parametrize("asked", [["--vocab-size", "1000"], ["--no-lowercase"]])
+@pytest.mark.parametrize("asked", [["--vocab-size", "1000"], ["--no-strip-accents"]])
 def test_a_vocabulary_asked_for_beside_a_tokenizer_is_refused(
     tmp_path: Path, asked: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,7 +162,7 @@ def test_a_vocabulary_asked_for_beside_a_tokenizer_is_refused(
     assert "but a tokenizer is given, which keeps its own vocabulary; leave one of them out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("asked", [["--vocab-size", "1000"], ["--no-lowercase"]])
+@pytest.mark.parametrize("asked", [["--vocab-size", "1000"], ["--no-strip-accents"]])
 def test_a_vocabulary_asked_for_beside_a_store_is_refused(
     store_folder: Path, corpus: Path, tmp_path: Path, asked: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

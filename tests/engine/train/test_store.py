@@ -73,7 +73,7 @@ def test_given_text_is_read_as_the_configuration_says(tmp_path: Path) -> None:
     assert store.num_documents == 2 * len(TEXTS)
     fewer = replace(config(input=[str(rows), str(blocks)], **asked).data, vocab_size=100)
     assert open_store(RunConfig(data=fewer), tmp_path / "fewer")[0].vocab_size <= 100 < store.vocab_size
-    blocks.write_text("# One\nthe cat\n# Two\nthe dog\n")
+    blocks.write_text("# One\nthe cat sat on a red mat\n# Two\nthe dog sat on an old mat\n")
     data = DataConfig(input=[str(blocks)], split_at="^#", tokenizer=str(store.folder / "tokenizer"))
     assert open_store(RunConfig(data=data), tmp_path / "cut")[0].num_documents == 2
     assert tokenizer.decode(tokenizer.encode_batch(["The Cat"])[0]) == "The Cat"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.data.prepare.encoding import TextEncoder
+from unmask.data.prepare.unknown import UnknownTokens, require_known
 from unmask.data.store import Store
 from unmask.data.store.manifest import ShardEntry, SourceEntry, StoreHead, make_manifest
 from unmask.data.store.summary import SummaryCounts
@@ -92,13 +93,7 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
         tokenizer = Tokenizer.load(self.tokenizer)
         segmenter = None if self.segmenter is None else load_segmenter(self.segmenter)
         encode = TextEncoder(tokenizer=tokenizer, segmenter=segmenter, normalisation=self.normalisation)
-        head = StoreHead(
-            tokenizer_hash=tokenizer.hash,
-            vocab_size=tokenizer.vocab_size,
-            special_ids=tokenizer.special_ids,
-            segmenter="" if segmenter is None else segmenter.label,
-            added_special_ids=tokenizer.added_special_ids,
-        )
+        head = StoreHead.of(tokenizer, "" if segmenter is None else segmenter.label)
         final = _parts(self.out) / f"part-{rank:05d}"
         part = final.with_name(f"{final.name}.partial")
         for left in (part, final):
@@ -106,10 +101,10 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
         part.mkdir(parents=True)
         sources = [SourceEntry(name=name, documents=0, tokens=0) for name in self.sources]
         writer = ShardWriter(part, head, sources=sources, shard_tokens=self.shard_tokens)
-        tally = SummaryCounts()
+        tally, words = SummaryCounts(), UnknownTokens()
         try:
             for batch in _batches(data):
-                self._write(batch, encode, writer, tally)
+                self._write(batch, encode, writer, tally, words)
                 yield from batch
             writer.close()
         finally:
@@ -121,11 +116,19 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
             "sources": writer.sources,
             "shards": writer.shards,
             "tally": tally.state(),
+            "unknown": words.state(),
         }
         replace_text(part / _PART, json.dumps(contents))
         part.rename(final)
 
-    def _write(self, batch: Sequence[Any], encode: TextEncoder, writer: ShardWriter, tally: SummaryCounts) -> None:
+    def _write(
+        self,
+        batch: Sequence[Any],
+        encode: TextEncoder,
+        writer: ShardWriter,
+        tally: SummaryCounts,
+        words: UnknownTokens,
+    ) -> None:
         with self.track_time("batch"):
             encoded = encode([document.text for document in batch])
         end = 0
@@ -134,6 +137,7 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
             ids, source = encoded.ids[start:end], self._source(document)
             unknown = int((ids == encode.tokenizer.unk_id).sum())
             tally.note(source, len(document.text), len(ids), unknown, encoded.removed[index])
+            words.note(len(ids), encoded.unknown_words[index])
             self.stat_update("tokens", value=len(ids))
             if len(ids):
                 writer.add(
@@ -158,10 +162,15 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
         return str(source)
 
 
-def finish_store(out: str | Path) -> Store:
+def finish_store(out: str | Path, *, allow_unknown: bool = False) -> Store:
     """Join the parts of all tasks to a store, open it, and remove the parts.
 
+    Args:
+        out: the store to make.
+        allow_unknown: see `prepare`. The parts stay if they are refused.
+
     Raises:
+        TokenizerError: more than 10% of the tokens are unknown.
         StoreError: the store exists; the part of a task is missing; the parts have different tokenizers, segmenters or
             sources; or no part has a document.
     """
@@ -181,6 +190,10 @@ def finish_store(out: str | Path) -> Store:
                 f"store: {path} was made by another tokenizer, segmenter, list of sources or number of tasks than "
                 f"{parts[0]}; remove {_parts(out)} and run the pipeline again"
             )
+    tokenizer = Tokenizer.load(parts[0] / "tokenizer")
+    # a part of an early version has no such counts
+    words = UnknownTokens.merged(part.get("unknown", {}) for part in contents)
+    require_known(words, tokenizer, "given", allow=allow_unknown)
     sources: list[SourceEntry] = contents[0]["sources"]
     for part in contents[1:]:
         for source, more in zip(sources, part["sources"], strict=True):

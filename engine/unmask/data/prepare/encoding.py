@@ -12,7 +12,8 @@ Cost: 1 MB or more of English or Chinese a second.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EncodedBatch", "TextEncoder", "content_hash"]
 
+_LONGEST_KEPT = 120
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedBatch:
@@ -42,6 +45,7 @@ class EncodedBatch:
         lengths: tokens of each document, (N,) int64, sum T; 0 for a text without tokens.
         content_hashes: `content_hash` of each text as it was read, (N,) uint64.
         removed: characters that cleaning removed, (N, 3) int64, in the order of `cleaning.KINDS`.
+        unknown_words: the words of each document that became unknown tokens, with their counts, N of them.
     """
 
     ids: NDArray[np.uint32]
@@ -50,6 +54,7 @@ class EncodedBatch:
     lengths: NDArray[np.int64]
     content_hashes: NDArray[np.uint64]
     removed: NDArray[np.int64]
+    unknown_words: Sequence[Mapping[str, int]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +121,28 @@ class TextEncoder:
             lengths=lengths,
             content_hashes=np.array([content_hash(text) for text in texts], np.uint64),
             removed=np.array([removed for _, removed in cleaned], np.int64).reshape(-1, len(KINDS)),
+            unknown_words=self._unknown_words(parts, placed, ids, sizes, owner, len(texts)),
         )
+
+    def _unknown_words(
+        self,
+        parts: Sequence[str],
+        placed: Sequence[Placed],
+        ids: NDArray[np.uint32],
+        sizes: NDArray[np.int64],
+        owner: NDArray[np.int64],
+        texts: int,
+    ) -> list[Counter[str]]:
+        """Return the words of each text that became unknown tokens, cut after `_LONGEST_KEPT` characters."""
+        unknown = self.tokenizer.unk_id
+        words: list[Counter[str]] = [Counter() for _ in range(texts)]
+        some = np.unique(np.searchsorted(np.cumsum(sizes), np.flatnonzero(ids == unknown), side="right")).tolist()
+        # without places, only these parts are encoded a second time
+        again = [placed[one] for one in some] if placed else self.tokenizer.encode_with_places([parts[n] for n in some])
+        for number, part in zip(some, again, strict=True):
+            for start, end in part.places[np.array(part.ids) == unknown]:
+                words[owner[number]][parts[number][start:end][:_LONGEST_KEPT]] += 1
+        return words
 
     def _continues(self, cleaned: Sequence[Cleaned], starts: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
         """Return (C + 1,) bool for the C characters of all texts: True if one continues a word of the segmenter."""

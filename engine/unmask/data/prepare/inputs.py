@@ -52,6 +52,7 @@ _APPLIES = {
     "delimiter": "delimiter",
 }
 _DATASETS = " and data sets"
+_SAMPLED_PLACES = 32
 
 
 class Corpus:
@@ -196,6 +197,24 @@ class Corpus:
                 yield from self._read(given, files)
         self._warn_of_uncut()
 
+    def sample(self, characters: int) -> Iterator[str]:
+        """Yield the beginnings of texts from places spread over all inputs that are text, `characters` at most."""
+        places = [
+            (given, some)
+            for given, files in zip(self._inputs, self._files, strict=True)
+            for some in ([[file] for file in files] or [[]])
+            if given.location not in self._stores
+        ]
+        chosen = places[:: 1 + len(places) // _SAMPLED_PLACES]
+        for given, some in chosen:
+            left = characters // len(chosen)
+            # cuts are noted when all of the text is read
+            for document in self._read(given, some, Cuts(self._options)):
+                yield document.text[:left]
+                left -= len(document.text)
+                if left <= 0:
+                    break
+
     def _all(self) -> Iterator[Document | StoredDocument]:
         found = bool(self._stores)
         for given, files in zip(self._inputs, self._files, strict=True):
@@ -211,13 +230,13 @@ class Corpus:
             inputs = ", ".join(given.location for given in self._inputs)
             raise CorpusError(f"corpus: {inputs} holds no text, every document is empty; give text")
 
-    def _read(self, given: Input, files: Sequence[CorpusFile]) -> Iterator[Document]:
+    def _read(self, given: Input, files: Sequence[CorpusFile], cuts: Cuts | None = None) -> Iterator[Document]:
         if given.kind == "docstrings":
             source = given.source if given.named else None
             yield from (replace(document, source=source or document.source) for document in self._embedded)
             return
         try:
-            yield from read_input(given, files, self._options, self._cuts)
+            yield from read_input(given, files, self._options, self._cuts if cuts is None else cuts)
         except UndecodedError as error:
             raise all_undecoded(error, self._paths_with("encoding"), self._options) from None
 

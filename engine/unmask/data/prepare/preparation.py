@@ -3,7 +3,8 @@
 The text is read once, or twice if a tokenizer is trained. Worker processes encode it (`encoding.py`, `processes.py`);
 documents are written in their order, and those without a token are counted and left out. If `prepare` is killed, the
 same call goes on after the last finished shard (`store/unfinished.py`) and gives the same bytes, for any number of
-workers. The documents of an input store are copied.
+workers. The documents of an input store are copied. Text of which more than a tenth becomes unknown tokens is refused
+(`unknown.py`).
 
 Cost: 1 MB or more of English or Chinese a second and core; memory for a few batches of 1 MB of text and one shard.
 """
@@ -11,7 +12,9 @@ Cost: 1 MB or more of English or Chinese a second and core; memory for a few bat
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +23,7 @@ import numpy as np
 
 from unmask.data.prepare.encoding import EncodedBatch, TextEncoder, content_hash
 from unmask.data.prepare.inputs import Corpus, stores_among
+from unmask.data.prepare.unknown import Origin, UnknownTokens, require_known
 from unmask.data.store import Store
 from unmask.data.store.manifest import StoreHead, make_manifest
 from unmask.data.store.summary import SummaryCounts, describe
@@ -30,6 +34,8 @@ from unmask.data.text.corpus import Document
 from unmask.data.text.options import ReadOptions
 from unmask.data.text.words import load_segmenter
 from unmask.data.tokenizer import Tokenizer
+from unmask.data.tokenizer.case import require_case
+from unmask.data.tokenizer.folder import case_is_open
 from unmask.errors import CorpusError, StoreError
 from unmask.processes import ProcessPool, cores
 
@@ -37,6 +43,7 @@ __all__ = ["Progress", "describe", "prepare"]
 
 _BATCH_CHARACTERS = 1_000_000
 _BATCH_STORED = 4096
+_SAMPLE_CHARACTERS = 500_000
 _NOTHING_REMOVED = (0,) * len(KINDS)
 _Encoders = ProcessPool[Sequence[str], EncodedBatch]
 _TRAINED: dict[str, Any] = {"vocab_size": 30_522, "lowercase": True, "sample_characters": 100_000_000}
@@ -66,7 +73,9 @@ def prepare(
     vocab_size: int | None = None,
     lowercase: bool | None = None,
     strip_accents: bool | None = None,
+    keep_indentation: bool = False,
     sample_characters: int | None = None,
+    allow_unknown: bool = False,
     text_field: str = "text",
     blank_line_documents: bool = False,
     split_at: str | None = None,
@@ -82,7 +91,7 @@ def prepare(
 ) -> Store:
     """Make a token store and open it; `describe` prints the counts in its `manifest["summary"]`.
 
-    Warnings about the text are logged by `unmask.data` (see `Corpus` and `Tokenizer.train`).
+    Warnings about the text are logged by `unmask.data` (see `Corpus`, `Tokenizer.train` and `require_known`).
 
     Args:
         inputs: files, folders, data sets, `docstrings:` (`text/corpus.py`) and token stores.
@@ -90,11 +99,15 @@ def prepare(
             on.
         tokenizer: a tokenizer, its folder or `vocab.txt`; the store keeps a copy. Default: that of the first store
             among the inputs, else one is trained on this text.
-        vocab_size: number of tokens of the trained tokenizer, which alone takes this and the next three. Default:
-            30,522.
-        lowercase: whether it drops case and accents. Default: True.
-        strip_accents: whether it drops accents (`text/accents.py`). Default: as `lowercase`.
-        sample_characters: most characters of text that it is trained on. Default: 100,000,000.
+        vocab_size: number of tokens of a trained tokenizer. Default: 30,522.
+        lowercase: whether the tokenizer drops case. Default: True for a trained one, which then drops accents too; a
+            given one says it, and the entries of a `vocab.txt` alone show it (`Tokenizer.load`).
+        strip_accents: whether a trained tokenizer drops accents (`text/accents.py`). Default: as `lowercase`.
+        keep_indentation: whether a trained tokenizer makes a word of a line break and the indentation after it, for
+            source code.
+        sample_characters: most characters of text that a tokenizer is trained on. Default: 100,000,000.
+        allow_unknown: whether to take text of which more than 10% becomes unknown tokens. A preparation that was
+            refused for them goes on where it was.
         text_field: see `ReadOptions`, and so for the next four.
         blank_line_documents: see there.
         split_at: see there.
@@ -114,7 +127,8 @@ def prepare(
             tokenizer or segmenter made an input store.
         CorpusError: the text cannot be read; no document gives a token; the segmenter cannot be loaded; or an option
             applies to no input.
-        TokenizerError: the tokenizer cannot be loaded or trained.
+        TokenizerError: the tokenizer cannot be loaded or trained, `lowercase` contradicts it, or more than 10% of the
+            tokens are unknown.
         UnmaskError: a worker process died.
         ValueError: `workers` or `shard_tokens` is below 1, or an option is for training a tokenizer and one is given.
     """
@@ -127,6 +141,7 @@ def prepare(
         "vocab_size": vocab_size,
         "lowercase": lowercase,
         "strip_accents": strip_accents,
+        "keep_indentation": keep_indentation or None,
         "sample_characters": sample_characters,
     }
     trained = _TRAINED | {name: value for name, value in asked.items() if value is not None}
@@ -140,9 +155,7 @@ def prepare(
         delimiter=delimiter,
     )
     corpus = Corpus(inputs, options, normalisation, cache, out=out, drop_duplicates=drop_duplicates)
-    given = corpus.tokenizer if tokenizer is None else tokenizer
-    if given is not None and not isinstance(given, Tokenizer):
-        given = Tokenizer.load(given)
+    given, origin = _tokenizer(tokenizer, corpus, lowercase)
     name = corpus.segmenter if segmenter is None else segmenter
     cutter = None if name is None else load_segmenter(name)
     settings = {
@@ -165,28 +178,50 @@ def prepare(
             given = Tokenizer.train(reader.texts(), **trained, long_words=long_words.append)
             total = reader.characters
         given.save(saved)
+        known = partial(require_known, tokenizer=given, origin=origin, allow=allow_unknown)
         encode = TextEncoder(tokenizer=given, segmenter=cutter, normalisation=normalisation)
-        head = StoreHead(
-            tokenizer_hash=given.hash,
-            vocab_size=given.vocab_size,
-            special_ids=given.special_ids,
-            segmenter=settings["segmenter"],
-            added_special_ids=given.added_special_ids,
-        )
+        head = StoreHead.of(given, settings["segmenter"])
         corpus.require(head)
+        if place.journal is None and origin != "trained" and not allow_unknown:
+            # a segmenter changes no token, and a failing one would end this process
+            known(_counted(replace(encode, segmenter=None), corpus.sample(_SAMPLE_CHARACTERS)), sampled=True)
         with ProcessPool(encode, cores() if workers is None else workers) as pool:
-            _DocumentWriter(place, head, shard_tokens, given.unk_id, sum(long_words)).run(corpus, pool, report, total)
+            writer = _DocumentWriter(place, head, shard_tokens, given.unk_id, sum(long_words), known)
+            writer.run(corpus, pool, report, total)
     return Store.open(out)
+
+
+def _tokenizer(
+    tokenizer: Tokenizer | str | Path | None, corpus: Corpus, lowercase: bool | None
+) -> tuple[Tokenizer | None, Origin]:
+    """Return the tokenizer that is given or that a store has, None to train one, and where it comes from."""
+    if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
+        origin: Origin = "bare vocabulary" if case_is_open(Path(tokenizer)) else "given"
+        return Tokenizer.load(tokenizer, lowercase=lowercase), origin
+    given, origin = (corpus.tokenizer, "store") if tokenizer is None else (tokenizer, "given")
+    if given is None:
+        return None, "trained"
+    said = "that of the input store" if origin == "store" else "the given tokenizer"
+    require_case(lowercase, given.lowercase, f"{said} {'drops' if given.lowercase else 'keeps'} case")
+    return given, origin
+
+
+def _counted(encode: TextEncoder, texts: Iterable[str]) -> UnknownTokens:
+    counts = UnknownTokens()
+    encoded = encode(list(texts))
+    for tokens, words in zip(encoded.lengths, encoded.unknown_words, strict=True):
+        counts.note(int(tokens), words)
+    return counts
 
 
 def _require_trained(
     inputs: Sequence[str | Path], tokenizer: Tokenizer | str | Path | None, asked: dict[str, Any]
 ) -> None:
-    """Refuse options of a trained vocabulary if none is trained."""
+    """Refuse options of a trained vocabulary if none is trained; `lowercase` must agree with the one that is given."""
     stores = stores_among(inputs)
     keeper = "a tokenizer is given" if tokenizer is not None else f"the input {stores[0]} is a store" if stores else ""
     for name, value in asked.items():
-        if keeper and value is not None:
+        if keeper and value is not None and name != "lowercase":
             raise ValueError(
                 f"prepare: {name} is {value} but {keeper}, which keeps its own vocabulary; leave one of them out"
             )
@@ -196,12 +231,20 @@ class _DocumentWriter:
     """Writes documents to the unfinished store `place`, after those that a killed run has written."""
 
     def __init__(
-        self, place: UnfinishedStore, head: StoreHead, shard_tokens: int, unknown: int, long_words: int
+        self,
+        place: UnfinishedStore,
+        head: StoreHead,
+        shard_tokens: int,
+        unknown: int,
+        long_words: int,
+        require_known: Callable[[UnknownTokens], None],
     ) -> None:
         journal = place.journal
         state = journal["state"] if journal else {}
         self._place, self._head, self._unknown = place, head, unknown
         self._counts = SummaryCounts(state.get("tally"))
+        self._words = UnknownTokens(state.get("unknown"))
+        self._require_known = require_known
         # words that training left out; a run that is continued does not train again
         self._counts.long_words += long_words
         self._resumed = bool(journal)
@@ -221,8 +264,8 @@ class _DocumentWriter:
         try:
             self._skip(items, report)
             for batch, encoded in pool.map(_jobs(items)):
-                for document, text, removed in _documents(batch, encoded):
-                    self._add(document, text, removed)
+                for document, text, removed, words in _documents(batch, encoded):
+                    self._add(document, text, removed, words)
                 report(Progress("encode", self._counts.read, self._counts.characters, total))
             self._writer.close()
         finally:
@@ -231,6 +274,8 @@ class _DocumentWriter:
             raise CorpusError(
                 f"corpus: none of {self._counts.read} documents gives a token; is the text in the tokenizer's language?"
             )
+        # all shards are in the journal by now: what is refused here can go on
+        self._require_known(self._words)
         summary = self._counts.summary(corpus.names)
         if corpus.dropped:
             summary["dropped_duplicates"] = corpus.dropped
@@ -253,16 +298,20 @@ class _DocumentWriter:
             )
         report(Progress("continue", read, self._counts.characters, None))
 
-    def _add(self, document: StoredDocument, characters: int, removed: Sequence[int]) -> None:
+    def _add(
+        self, document: StoredDocument, characters: int, removed: Sequence[int], words: Mapping[str, int] | None
+    ) -> None:
         # counted first: if this document completes a shard, the journal has to include it
         unknown = int(np.count_nonzero(document.ids == self._unknown))
         self._counts.note(document.source, characters, len(document.ids), unknown, removed)
+        if words is not None:
+            self._words.note(len(document.ids), words)
         self._digest = _chain(self._digest, document.source, document.content_hash)
         if len(document.ids):
             self._writer.add(document)
 
     def _finished(self) -> None:
-        state = {"tally": self._counts.state(), "digest": self._digest}
+        state = {"tally": self._counts.state(), "digest": self._digest, "unknown": self._words.state()}
         self._place.record(self._writer.shards, self._writer.sources, state)
 
 
@@ -272,12 +321,15 @@ def _chain(digest: str, source: str, hashed: int) -> str:
 
 def _documents(
     batch: list[Document | StoredDocument], encoded: EncodedBatch | None
-) -> Iterator[tuple[StoredDocument, int, Sequence[int]]]:
-    """Yield each document of a batch with its characters and what cleaning removed."""
+) -> Iterator[tuple[StoredDocument, int, Sequence[int], Mapping[str, int] | None]]:
+    """Yield each document of a batch with its characters, what cleaning removed, and its unknown words.
+
+    The words of a document that was stored before are not known: None.
+    """
     end = 0
     for index, item in enumerate(batch):
         if isinstance(item, StoredDocument):
-            yield item, 0, _NOTHING_REMOVED
+            yield item, 0, _NOTHING_REMOVED, None
             continue
         assert encoded is not None
         start, end = end, end + int(encoded.lengths[index])
@@ -288,7 +340,7 @@ def _documents(
             word_starts=encoded.word_starts[start:end],
             sentence_starts=encoded.sentence_starts[start:end],
         )
-        yield document, len(item.text), encoded.removed[index]
+        yield document, len(item.text), encoded.removed[index], encoded.unknown_words[index]
 
 
 def _jobs(

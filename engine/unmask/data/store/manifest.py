@@ -17,11 +17,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from unmask.errors import StoreError
 from unmask.folders import MANIFEST, is_store
 from unmask.paths import as_typed
+
+if TYPE_CHECKING:
+    from unmask.data.tokenizer import Tokenizer
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -60,6 +63,17 @@ class StoreHead:
     def __post_init__(self) -> None:
         if set(self.special_ids) != set(ROLES):
             raise ValueError(f"store: special_ids must name {', '.join(ROLES)}, got {', '.join(self.special_ids)}")
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, segmenter: str = "") -> StoreHead:
+        """Return the head of a store whose ids `tokenizer` made."""
+        return cls(
+            tokenizer_hash=tokenizer.hash,
+            vocab_size=tokenizer.vocab_size,
+            special_ids=tokenizer.special_ids,
+            segmenter=segmenter,
+            added_special_ids=tokenizer.added_special_ids,
+        )
 
 
 class SourceEntry(TypedDict):

@@ -117,14 +117,19 @@ class Store:
             )
 
     def load_tokenizer(self) -> Tokenizer:
-        """Load the tokenizer that `prepare` saved in the store.
+        """Load the tokenizer that `prepare` or `write_store` saved in the store.
 
         Raises:
-            StoreError: it is not the one that made the ids.
-            TokenizerError: it is missing or damaged.
+            StoreError: there is none, or it is not the one that made the ids.
+            TokenizerError: it is damaged.
         """
         from unmask.data.tokenizer import Tokenizer
 
+        if not (self.folder / "tokenizer").exists():
+            raise StoreError(
+                f"store: {self.folder} holds no tokenizer, which a run needs; copy the folder of the one that made its "
+                f"ids to {self.folder / 'tokenizer'}, or write the store with write_store(..., tokenizer=FOLDER)"
+            )
         tokenizer = Tokenizer.load(self.folder / "tokenizer")
         if tokenizer.added_special_ids and tokenizer.hash != self.tokenizer_hash:
             names = ", ".join(map(tokenizer.token, tokenizer.added_special_ids[:3]))

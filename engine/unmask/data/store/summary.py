@@ -96,7 +96,10 @@ class SummaryCounts:
 def describe(store: Store) -> str:
     """Describe a store in a few lines: documents, tokens, lengths, unknown tokens and removed characters by source."""
     summary = store.manifest["summary"]
-    counts = f"{store.num_documents:,} documents, {store.num_tokens:,} tokens, vocabulary {store.vocab_size:,}"
+    counts = (
+        f"{store.num_documents:,} documents, {store.num_tokens:,} tokens without [CLS] and [SEP], vocabulary "
+        f"{store.vocab_size:,}"
+    )
     words = f", words of Chinese by {store.segmenter}" if store.segmenter else ""
     lines = [f"{store.folder}: {counts}{words}"]
     if summary.get("empty_documents"):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ from unmask.data.store.unfinished import UnfinishedStore
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
+
+    from unmask.data.tokenizer import Tokenizer
 
 __all__ = ["SHARD_TOKENS", "ShardWriter", "StoredDocument", "write_store"]
 
@@ -44,7 +46,7 @@ class StoredDocument:
         ids: token ids without [CLS] and [SEP], (n,), n >= 1.
         source: the name of its source.
         content_hash: `prepare.encoding.content_hash` of its text, in [0, 2**64).
-        word_starts: (n,) bool; None if every token starts a word.
+        word_starts: (n,) bool; None if every token starts a word, or if the spelling says it (`write_store`).
         sentence_starts: (n,) bool; None if the document is one sentence.
     """
 
@@ -59,9 +61,10 @@ def write_store(
     folder: str | Path,
     documents: Iterable[StoredDocument],
     *,
-    tokenizer_hash: str,
-    vocab_size: int,
-    special_ids: Mapping[str, int],
+    tokenizer: Tokenizer | str | Path | None = None,
+    tokenizer_hash: str | None = None,
+    vocab_size: int | None = None,
+    special_ids: Mapping[str, int] | None = None,
     segmenter: str = "",
     added_special_ids: Sequence[int] = (),
     sources: Iterable[str] = (),
@@ -73,34 +76,71 @@ def write_store(
     Args:
         folder: the store to make; it must not exist.
         documents: the documents.
-        tokenizer_hash, vocab_size, special_ids, segmenter, added_special_ids: see `StoreHead`.
+        tokenizer: the tokenizer that made the ids, or its folder. The store keeps a copy, so that a run can train on it
+            and its model can be exported; documents without `word_starts` have the words that the tokens spell.
+            Default: none, which needs the next three, for a store that is only read.
+        tokenizer_hash, vocab_size, special_ids, added_special_ids: see `StoreHead`; a tokenizer says them.
+        segmenter: see `StoreHead`.
         sources: names of the first sources; others follow in the order of the documents.
         batch_documents, shard_tokens: see `ShardWriter`.
 
     Raises:
         StoreError: the folder exists or cannot be written, or there is no document; nothing is left behind.
-        ValueError: a document has no token, an id outside the vocabulary, or flags of another length.
+        TokenizerError: the tokenizer cannot be loaded.
+        ValueError: a document has no token, an id outside the vocabulary, or flags of another length; or arguments are
+            missing, or given beside a tokenizer.
     """
-    head = StoreHead(
-        tokenizer_hash=tokenizer_hash,
-        vocab_size=vocab_size,
-        special_ids=special_ids,
-        segmenter=segmenter,
-        added_special_ids=added_special_ids,
-    )
+    said = {
+        "tokenizer_hash": tokenizer_hash,
+        "vocab_size": vocab_size,
+        "special_ids": special_ids,
+        "added_special_ids": added_special_ids or None,
+    }
+    beside = [name for name, value in said.items() if value is not None]
+    if tokenizer is not None:
+        from unmask.data.tokenizer import Tokenizer
+
+        if beside:
+            raise ValueError(f"write_store: {beside[0]} is given beside a tokenizer, which says it; leave it out")
+        if not isinstance(tokenizer, Tokenizer):
+            tokenizer = Tokenizer.load(tokenizer)
+        head = StoreHead.of(tokenizer, segmenter)
+    elif tokenizer_hash is None or vocab_size is None or special_ids is None:
+        raise ValueError(
+            "write_store: tokenizer must be given, or tokenizer_hash, vocab_size and special_ids in its place, got "
+            f"{', '.join(beside) or 'none of them'}"
+        )
+    else:
+        head = StoreHead(
+            tokenizer_hash=tokenizer_hash,
+            vocab_size=vocab_size,
+            special_ids=special_ids,
+            segmenter=segmenter,
+            added_special_ids=added_special_ids,
+        )
     names = [SourceEntry(name=name, documents=0, tokens=0) for name in sources]
     with UnfinishedStore(folder) as place:
+        if tokenizer is not None:
+            tokenizer.save(place.path / "tokenizer")
         writer = ShardWriter(
             place.path, head, sources=names, batch_documents=batch_documents, shard_tokens=shard_tokens
         )
         try:
             for document in documents:
-                writer.add(document)
+                writer.add(document if tokenizer is None else _with_words(document, tokenizer))
             writer.close()
         finally:
             writer.abandon()
         place.publish(make_manifest(head, writer.sources, writer.shards, {}))
     return Store.open(folder)
+
+
+def _with_words(document: StoredDocument, tokenizer: Tokenizer) -> StoredDocument:
+    """Return the document with the word starts that its tokens spell, unless it has some or an id is none."""
+    ids = np.asarray(document.ids)
+    if document.word_starts is not None or ids.size == 0 or ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
+        return document
+    return replace(document, word_starts=tokenizer.word_starts(ids))
 
 
 class ShardWriter:

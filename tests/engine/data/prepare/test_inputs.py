@@ -122,7 +122,8 @@ def test_a_sentence_of_a_hundred_thousand_characters_is_stored_whole(
         pytest.importorskip(segmenter)
     text = unit * (100_000 // len(unit))
     (tmp_path / "long.txt").write_text(text, encoding="utf-8")
-    store = prepare([tmp_path / "long.txt"], tmp_path / "store", tokenizer=tokenizer, segmenter=segmenter)
+    options: dict[str, Any] = {"tokenizer": tokenizer, "segmenter": segmenter, "allow_unknown": True}
+    store = prepare([tmp_path / "long.txt"], tmp_path / "store", **options)
     ids, words, sentences = _tokens(store)
     assert ids == tokenizer.encode_batch([text])
     assert sum(sentences[0]) == 1
@@ -143,7 +144,11 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(tokenize
     assert not list(tmp_path.glob("store*"))
 
 
-@pytest.mark.parametrize("asked", [{"vocab_size": 150}, {"lowercase": True}, {"sample_characters": 9}], ids=str)
+@pytest.mark.parametrize(
+    "asked",
+    [{"vocab_size": 150}, {"strip_accents": True}, {"keep_indentation": True}, {"sample_characters": 9}],
+    ids=str,
+)
 def test_what_trains_a_vocabulary_is_refused_where_none_is_trained(
     tokenizer: Tokenizer, tmp_path: Path, asked: dict[str, Any]
 ) -> None:

@@ -138,12 +138,13 @@ def test_the_embedded_corpus_is_prepared_by_its_name(
 ) -> None:
     monkeypatch.setattr("unmask.data.text.docstrings.SOURCES", ("topics",))
     cache = tmp_path / "cache"
-    store = prepare(["docstrings:"], tmp_path / "store", tokenizer=tokenizer, cache=cache)
+    store = prepare(["docstrings:"], tmp_path / "store", tokenizer=tokenizer, allow_unknown=True, cache=cache)
     assert store.sources == ["topics"]
     assert store.num_documents > 50
     (tmp_path / "a.txt").write_text("the cat sat")
     inputs = ["python=docstrings:", tmp_path / "a.txt"]
-    assert prepare(inputs, tmp_path / "both", tokenizer=tokenizer, cache=cache).sources == ["python", "a"]
+    both = prepare(inputs, tmp_path / "both", tokenizer=tokenizer, allow_unknown=True, cache=cache)
+    assert both.sources == ["python", "a"]
     with pytest.raises(CorpusError, match="give text with --input, or the embedded corpus with --input docstrings:"):
         prepare([], tmp_path / "none", tokenizer=tokenizer)
 

@@ -169,6 +169,7 @@ def test_bad_text_after_finished_shards_keeps_them_until_it_is_mended(tmp_path: 
     common: dict[str, Any] = {"tokenizer": Tokenizer.train(texts, 120), "shard_tokens": SHARD, "workers": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("unmask.data.prepare.preparation._BATCH_CHARACTERS", 500)
+        patch.setattr("unmask.data.prepare.preparation._SAMPLE_CHARACTERS", 100)
         # what is read at once is decoded at once
         patch.setattr("unmask.data.text.decoding._BLOCK_BYTES", 500)
         with pytest.raises(CorpusError, match="is not UTF-8"):

@@ -239,7 +239,7 @@ def test_an_unreadable_file_is_named_before_anything_is_read(corpus: Path, monke
 def test_a_text_tokenizer_beside_the_text_is_no_text(corpus: Path) -> None:
     tokenizer = Tokenizer.train([SENTENCE], 60)
     tokenizer.save(corpus / "tok")
-    assert prepare([corpus], "store", tokenizer=corpus / "tok", workers=1).num_documents == 3
+    assert prepare([corpus], "store", tokenizer=corpus / "tok", allow_unknown=True, workers=1).num_documents == 3
 
 
 def test_a_folder_of_hidden_files_says_so(tmp_path: Path) -> None:

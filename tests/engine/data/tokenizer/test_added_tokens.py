@@ -234,7 +234,7 @@ def store(folder: Path, tmp_path: Path) -> Store:
     say(folder, additional_special_tokens=["[USER]"])
     text = "\n".join(json.dumps({"text": f"[USER] the mill the river [USER] mill {number}"}) for number in range(40))
     (tmp_path / "c.jsonl").write_text(text)
-    return prepare([tmp_path / "c.jsonl"], tmp_path / "store", tokenizer=folder, workers=1)
+    return prepare([tmp_path / "c.jsonl"], tmp_path / "store", tokenizer=folder, allow_unknown=True, workers=1)
 
 
 @pytest.mark.parametrize("masking", ["token", "whole_word", "span"])
@@ -290,7 +290,7 @@ def test_masks_of_a_store_without_added_tokens_are_what_they_were() -> None:
 def test_the_store_says_its_special_tokens_only_where_there_are_any(folder: Path, store: Store, tmp_path: Path) -> None:
     assert store.manifest["added_special_ids"] == [NEXT]
     say(folder)
-    plain = prepare([tmp_path / "c.jsonl"], tmp_path / "plain", tokenizer=folder, workers=1)
+    plain = prepare([tmp_path / "c.jsonl"], tmp_path / "plain", tokenizer=folder, allow_unknown=True, workers=1)
     assert "added_special_ids" not in plain.manifest
     assert plain.added_special_ids == []
 
