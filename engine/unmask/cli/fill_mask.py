@@ -3,6 +3,7 @@
 The first line gives the size of the model and its training, so that nobody takes a small model for a large one.
 """
 
+import json
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +69,9 @@ def run(arguments: list[str]) -> None:
             if text.count(MASK) > 1:
                 print(f"  {MASK} {number}")
             for prediction in predictions:
-                print(f"  {prediction.probability:6.1%}  {prediction.token}")
+                # the tokens of source code hold line breaks
+                token = prediction.token if prediction.token.strip() else json.dumps(prediction.token)
+                print(f"  {prediction.probability:6.1%}  {token}")
 
 
 def describe_model(model: "PretrainingModel", tokenizer: "Tokenizer", found: ModelFolder) -> str:
@@ -77,7 +80,7 @@ def describe_model(model: "PretrainingModel", tokenizer: "Tokenizer", found: Mod
     trained = "training unknown" if found.steps is None else f"trained for {found.steps:,} steps"
     return (
         f"{found.path}: {config.num_layers} layers, {config.hidden_size} wide, "
-        f"{tokenizer.vocab_size:,} word pieces, {trained}"
+        f"{tokenizer.vocab_size:,} tokens, {trained}"
     )
 
 

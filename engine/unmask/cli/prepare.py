@@ -47,18 +47,29 @@ class Options(Checked):
     )
     tokenizer: Path | None = option(
         None,
-        "Folder of an existing WordPiece tokenizer, or a vocab.txt; none: that of a store among the inputs, else one "
-        "is trained on the text.",
+        "Existing tokenizer, WordPiece or WordLevel: a folder, a tokenizer.json or a vocab.txt; none: that of a store "
+        "among the inputs, else one is trained on the text.",
         metavar="FOLDER",
     )
     vocab_size: int | None = option(
         None, "Entries of the trained vocabulary, 30522 if nothing is said; a given tokenizer or a store keeps its own."
     )
-    lowercase: bool = option(True, "Whether the trained tokenizer drops case and accents.")
+    lowercase: bool | None = option(
+        None,
+        "Whether the tokenizer drops case. If nothing is said, a trained one drops case and accents, and a given one "
+        "does what its files say, or what the entries of a vocab.txt alone show.",
+    )
     strip_accents: bool = option(
         True,
         "Whether one that drops case drops accents too, which are letters in many scripts: those of Hindi, Japanese, "
         "Thai, Arabic, Korean and others.",
+    )
+    keep_indentation: bool = option(
+        False,
+        "Whether the trained tokenizer makes a word of a line break and the indentation after it: for source code.",
+    )
+    allow_unknown: bool = option(
+        False, "Whether to take text of which more than 10% becomes unknown tokens; a refused run goes on where it was."
     )
     text_field: str = option(
         "text",
@@ -120,8 +131,10 @@ def run(arguments: list[str]) -> None:
                 options.out,
                 tokenizer=options.tokenizer,
                 vocab_size=options.vocab_size,
-                lowercase=None if options.lowercase else False,
+                lowercase=options.lowercase,
                 strip_accents=None if options.strip_accents else False,
+                keep_indentation=options.keep_indentation,
+                allow_unknown=options.allow_unknown,
                 text_field=options.text_field,
                 blank_line_documents=options.blank_line_documents,
                 split_at=options.split_at,

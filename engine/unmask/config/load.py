@@ -110,6 +110,9 @@ def _parsed(text: str, source: str) -> SettingsFile:
         return lines.get(name) or {current_name(old): line for old, line in lines.items()}.get(name)
 
     settings = _with_one_budget(flat(parse_yaml(text, source=source), source=source, line_of=line_of))
+    if settings.get("data.lowercase") is True and any(current_name(old) != old for old in lines_of(text)):
+        # 0.1 wrote its default, which had no effect on a given tokenizer
+        settings["data.lowercase"] = None
     return SettingsFile(source, settings, line_of)
 
 

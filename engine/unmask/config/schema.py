@@ -89,18 +89,30 @@ class DataConfig(Checked):
         "module:function. None: each character is a word. A store keeps its own words.",
     )
     tokenizer: str | None = setting(
-        None, "Folder of an existing WordPiece tokenizer. None: a vocabulary is trained on the text."
+        None,
+        "Existing tokenizer, WordPiece or WordLevel: a folder, a tokenizer.json or a vocab.txt. None: a vocabulary is "
+        "trained on the text.",
     )
     vocab_size: int = setting(
         8192, "Entries of a vocabulary that is trained here. A store or a given tokenizer keeps its own.", ge=100
     )
-    lowercase: bool = setting(
-        True, "Whether a vocabulary that is trained here ignores case. A store or a given tokenizer keeps its own rule."
+    lowercase: bool | None = setting(
+        None,
+        "Whether the tokenizer ignores case. None: one that is trained here does; a given one does what its files say, "
+        "or what the entries of a vocab.txt alone show.",
     )
     strip_accents: bool = setting(
         True,
         "Whether a vocabulary that ignores case removes accents too. In many scripts they are letters: in those of "
         "Hindi, Japanese, Thai, Arabic, Korean and others.",
+    )
+    keep_indentation: bool = setting(
+        False,
+        "Whether a vocabulary that is trained here has words for a line break with the indentation after it: for "
+        "source code.",
+    )
+    allow_unknown: bool = setting(
+        False, "Whether text is taken of which more than 10% becomes unknown tokens, of which a model learns nothing."
     )
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:

@@ -51,19 +51,29 @@ def _is_store(given: str) -> bool:
     return is_store(Path(name_and_location(given)[1]))
 
 
+# what only the training of a vocabulary reads
+_TRAINED = ("data.vocab_size", "data.strip_accents", "data.keep_indentation")
+
 _READ = (
     *(
         _Read(
-            settings=("data.vocab_size", "data.lowercase", "data.strip_accents"),
+            settings=settings,
             choice=choice,
             reads=_absent(choice),
             why="which keeps its own vocabulary",
             way=f"leave {choice} out, to train one,",
         )
-        for choice in ("data.store", "data.tokenizer")
+        for choice, settings in (("data.store", (*_TRAINED, "data.lowercase")), ("data.tokenizer", _TRAINED))
     ),
     _Read(
-        settings=("data.vocab_size", "data.lowercase", "data.strip_accents"),
+        settings=("data.allow_unknown",),
+        choice="data.store",
+        reads=_absent("data.store"),
+        why="whose text was read before",
+        way="leave data.store out, to prepare text,",
+    ),
+    _Read(
+        settings=_TRAINED,
         choice="data.input",
         reads=lambda settings: not any(map(_is_store, settings["data.input"])),
         why="where a store keeps its own vocabulary",

@@ -23,6 +23,7 @@ from unmask.data.store.duplicates import describe_duplicates
 from unmask.data.text.corpus import DOCSTRINGS
 from unmask.data.text.docstrings import cache_folder, docstring_corpus
 from unmask.data.tokenizer import Tokenizer
+from unmask.data.tokenizer.folder import case_is_open
 from unmask.errors import StoreError
 
 __all__ = ["open_store"]
@@ -58,8 +59,10 @@ def open_store(config: RunConfig, run: Path) -> tuple[Store, Tokenizer]:
     else:
         store = _docstrings(config, run)
     tokenizer = store.load_tokenizer()
-    if config.data.tokenizer is not None:
-        store.require_tokenizer(Tokenizer.load(config.data.tokenizer))
+    if (given := config.data.tokenizer) is not None:
+        # a store may be older than the reading of case from a bare vocabulary, which is the same one with either case
+        lowercase = tokenizer.lowercase if case_is_open(Path(given)) else None
+        store.require_tokenizer(Tokenizer.load(given, lowercase=lowercase))
     _log.info(describe(store))
     return store, tokenizer
 
@@ -82,8 +85,10 @@ def _prepared(folder: Path, config: RunConfig) -> Store:
         folder,
         tokenizer=data.tokenizer,
         vocab_size=data.vocab_size if trained else None,
-        lowercase=data.lowercase if trained else None,
+        lowercase=data.lowercase,
         strip_accents=False if trained and not data.strip_accents else None,
+        keep_indentation=data.keep_indentation,
+        allow_unknown=data.allow_unknown,
         text_field=data.text_field,
         blank_line_documents=data.blank_line_documents,
         split_at=data.split_at,
@@ -104,9 +109,11 @@ def _docstrings(config: RunConfig, run: Path) -> Store:
     for document in docstring_corpus():
         digest.update(f"{document.source}\0{document.text}\0".encode())
     data = config.data
-    asked: object = [data.vocab_size, data.lowercase, *([] if data.strip_accents else [False])]
+    asked: object = [data.vocab_size, data.lowercase is not False, *([] if data.strip_accents else [False])]
+    if data.keep_indentation:
+        asked = [asked, "keep_indentation"]
     if data.tokenizer is not None:
-        asked = Tokenizer.load(data.tokenizer).hash
+        asked = Tokenizer.load(data.tokenizer, lowercase=data.lowercase).hash
     digest.update(json.dumps([asked, data.segmenter]).encode())
     cache = cache_folder()
     folder = run / "store"

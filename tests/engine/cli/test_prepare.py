@@ -62,6 +62,8 @@ def test_every_option_reaches_the_preparation(tmp_path: Path, monkeypatch: pytes
         "vocab_size": 300,
         "lowercase": False,
         "strip_accents": False,
+        "keep_indentation": True,
+        "allow_unknown": True,
         "text_field": "body",
         "blank_line_documents": True,
         "split_at": "^#",
@@ -173,3 +175,72 @@ def test_a_vocabulary_asked_for_beside_a_store_is_refused(
     assert told in capsys.readouterr().err
     assert not out.exists()
     assert main(arguments) == 0
+
+
+CASED = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "The", "Mill", "turns", "the", "mill", "Paris"]
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    """A vocabulary with capitals, alone in its folder, and a text of its words, text.txt."""
+    (tmp_path / "text.txt").write_text("The Mill turns Paris. The Paris Mill.\n".replace(".", ""), "utf-8")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "vocab.txt").write_text("".join(f"{token}\n" for token in CASED), "utf-8")
+    return tmp_path / "there" / "vocab.txt"
+
+
+def prepared(vocabulary: Path, out: str, *options: str) -> int:
+    folder = vocabulary.parent.parent
+    words = ["--input", str(folder / "text.txt"), "--tokenizer", str(vocabulary), "--out", str(folder / out)]
+    return main(["prepare", *words, *options])
+
+
+def test_a_vocabulary_with_capitals_keeps_case_and_says_so(
+    vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unmask.data.store import Store
+
+    assert prepared(vocabulary, "store") == 0
+    told = capsys.readouterr()
+    assert "vocab.txt has capitals in 3 of its 6 entries with letters, so case is kept; lowercase True" in told.err
+    assert "7 tokens without [CLS] and [SEP]" in told.out
+    assert "0.000% unknown" in told.out
+    assert not Store.open(tmp_path / "store").load_tokenizer().lowercase
+
+
+def test_the_wrong_case_is_refused_and_the_options_of_the_message_work(
+    vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepared(vocabulary, "store", "--lowercase") == 2
+    told = capsys.readouterr().err
+    assert "28.6% of the tokens in a sample of the text are unknown (2 of 7)" in told
+    assert "most frequent words: Paris (2); the vocabulary has most of them as the text spells them" in told
+    assert "give --no-lowercase" in told
+    assert not list(tmp_path.glob("store*"))
+    assert prepared(vocabulary, "kept", "--no-lowercase") == 0
+    assert "0.000% unknown" in capsys.readouterr().out
+    assert "--allow-unknown" in told
+    assert prepared(vocabulary, "dropped", "--lowercase", "--allow-unknown") == 0
+    told_again = capsys.readouterr()
+    assert "28.6% of the tokens are unknown" in told_again.err
+    assert "28.571% unknown" in told_again.out
+
+
+def test_a_case_that_a_file_decides_is_not_changed_by_the_option(
+    vocabulary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (vocabulary.parent / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert prepared(vocabulary, "store", "--lowercase") == 2
+    told = capsys.readouterr().err
+    assert "lowercase is True, but " in told
+    assert "tokenizer_config.json says do_lower_case false; leave lowercase out" in told
+    assert prepared(vocabulary, "store") == 0
+
+
+def test_a_vocabulary_that_is_smaller_than_asked_for_is_told(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--input", str(corpus), "--text-field", "body", "--vocab-size", "600"]
+    assert main(["prepare", *arguments, "--out", str(tmp_path / "store")]) == 0
+    told = capsys.readouterr()
+    assert "entries instead of 600: each word of it is an entry already, and nothing is left to join" in told.err

@@ -112,7 +112,7 @@ def test_rows_that_pad_the_table_are_kept_and_never_predicted(
     assert all((before[name] == after[name]).all() for name in before)
     capsys.readouterr()
     assert main(["fill-mask", str(exported), text]) == 0
-    assert f"{tokenizer.vocab_size:,} word pieces" in capsys.readouterr().out
+    assert f"{tokenizer.vocab_size:,} tokens" in capsys.readouterr().out
 
 
 def test_ids_that_no_token_has_are_never_predicted(model_folder: Path) -> None:

@@ -291,6 +291,16 @@ def test_a_setting_under_both_names_is_refused(tmp_path: Path) -> None:
         load_config(file)
 
 
+def test_the_default_case_that_0_1_wrote_decides_nothing_about_a_given_tokenizer(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text("data: {tokenizer: folder, lowercase: true}\ntrain: {learning_rate: 1e-3}\n")
+    assert load_config(file).data.lowercase is None
+    file.write_text("data: {lowercase: false}\ntrain: {learning_rate: 1e-3}\n")
+    assert load_config(file).data.lowercase is False
+    file.write_text("data: {tokenizer: folder, lowercase: true}\n")
+    assert load_config(file).data.lowercase is True
+
+
 def test_a_misspelt_old_name_suggests_the_current_one() -> None:
     assert "did you mean stream.max_length?" in complaint({"data.longst": 96})
     phases = [{"share": 1, "longst": 96}]

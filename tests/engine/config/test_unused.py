@@ -47,6 +47,9 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"data.text_field": "body"}, {"data.store": "store"}, {"data.input": ["a.jsonl"]}),
     ({"data.blank_line_documents": True}, {"data.store": "store"}, {"data.input": ["a.txt"]}),
     ({"data.split_at": "^#"}, {"data.store": "store"}, {"data.input": ["a.md"]}),
+    ({"data.lowercase": False}, {"data.store": "store"}, {"data.tokenizer": "vocab.txt"}),
+    ({"data.keep_indentation": True}, {"data.tokenizer": "vocab.txt"}, {}),
+    ({"data.allow_unknown": True}, {"data.store": "store"}, {"data.input": ["a.txt"]}),
 ]
 
 
@@ -80,7 +83,7 @@ def test_a_recipes_vocabulary_gives_way_to_a_store_and_who_asks_for_one_beside_i
     assert f"data.vocab_size is 1000 but {choice} is 'there', which keeps its own vocabulary; leave {choice} out" in (
         complaint({choice: "there", "data.vocab_size": 1000}, "bert-mini")
     )
-    assert "data.lowercase is False" in complaint({choice: "there", "data.lowercase": False})
+    assert "data.strip_accents is False" in complaint({choice: "there", "data.strip_accents": False})
 
 
 def test_a_setting_whose_choice_went_back_to_its_default_goes_back_too(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from unmask.config import DataConfig, RunConfig
 from unmask.data.text.corpus import Document
 from unmask.data.tokenizer import Tokenizer
-from unmask.errors import StoreError
+from unmask.errors import StoreError, TokenizerError
 from unmask.train.pretrain import pretrain
 from unmask.train.store import open_store
 
@@ -169,3 +169,44 @@ def test_the_docstrings_by_name_are_the_docstrings_without_input(tmp_path: Path,
     first, _ = open_store(config(), tmp_path / "a")
     again, _ = open_store(config(input=["docstrings:"]), tmp_path / "b")
     assert again.folder == first.folder
+
+
+CASED = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "The", "Mill", "turns", "the", "mill", "Paris"]
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    """A vocabulary with capitals, alone in its folder, and a text of its words, text.txt."""
+    (tmp_path / "text.txt").write_text("The Mill turns Paris The Paris Mill")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "vocab.txt").write_text("".join(f"{token}\n" for token in CASED))
+    return tmp_path / "there" / "vocab.txt"
+
+
+def test_the_case_of_a_bare_vocabulary_is_that_of_the_setting_or_of_its_entries(
+    vocabulary: Path, tmp_path: Path
+) -> None:
+    data = DataConfig(input=[str(tmp_path / "text.txt")], tokenizer=str(vocabulary))
+    assert not open_store(RunConfig(data=data), tmp_path / "shown")[1].lowercase
+    dropped = RunConfig(data=replace(data, lowercase=True))
+    with pytest.raises(TokenizerError, match=r"give --no-lowercase \(data\.lowercase in a run\); or set allow_unknown"):
+        open_store(dropped, tmp_path / "dropped")
+    assert not open_store(RunConfig(data=replace(data, lowercase=False)), tmp_path / "dropped")[1].lowercase
+    taken = RunConfig(data=replace(data, lowercase=True, allow_unknown=True))
+    store, tokenizer = open_store(taken, tmp_path / "taken")
+    assert tokenizer.lowercase
+    # the case that a store was made with is no matter for the vocabulary that is compared with its own
+    made = DataConfig(store=str(store.folder), tokenizer=str(vocabulary))
+    assert open_store(RunConfig(data=made), tmp_path)[0].fingerprint == store.fingerprint
+
+
+def test_a_run_keeps_the_indentation_of_code_on_request(tmp_path: Path, docstrings: list[Document]) -> None:
+    (tmp_path / "code.txt").write_text("if a:\n    b = a\n" * 9)
+    asked = config(input=[str(tmp_path / "code.txt")], keep_indentation=True)
+    tokenizer = open_store(asked, tmp_path)[1]
+    assert "\n    " in tokenizer.tokens
+    # also of the embedded corpus, which has a store of its own then
+    plain, _ = open_store(config(), tmp_path / "plain")
+    kept, tokenizer = open_store(config(keep_indentation=True), tmp_path / "kept")
+    assert kept.folder != plain.folder
+    assert tokenizer.hash != plain.tokenizer_hash
