@@ -202,7 +202,10 @@ def test_a_vocabulary_with_capitals_keeps_case_and_says_so(
 
     assert prepared(vocabulary, "store") == 0
     told = capsys.readouterr()
-    assert "vocab.txt has capitals in 3 of its 6 entries with letters, so case is kept; lowercase True" in told.err
+    assert (
+        "vocab.txt has capitals in 3 of its 6 entries with letters, so case is kept; if that is wrong, give --lowercase"
+        in told.err
+    )
     assert "7 tokens without [CLS] and [SEP]" in told.out
     assert "0.000% unknown" in told.out
     assert not Store.open(tmp_path / "store").load_tokenizer().lowercase

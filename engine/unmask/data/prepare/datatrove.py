@@ -53,6 +53,7 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
         out: the store that `finish_store` will make.
         tokenizer: folder or `vocab.txt` of the tokenizer, which every machine must see.
         sources: names of the sources, in the order of their numbers.
+        lowercase: whether the tokenizer drops case; see `Tokenizer.load`.
         source_key: field of a document's metadata that names its source; not read if there is only one source.
         segmenter: see `prepare`, and so for the next two.
         normalisation: see there.
@@ -68,6 +69,7 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
         *,
         tokenizer: str | Path,
         sources: Sequence[str],
+        lowercase: bool | None = None,
         source_key: str = "source",
         segmenter: str | None = None,
         normalisation: Normalisation = "none",
@@ -77,6 +79,7 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
         if not sources:
             raise ValueError("TokenStoreWriter: sources must name at least one source, got none")
         self.out, self.tokenizer = str(out), str(tokenizer)
+        self.lowercase = lowercase
         self.sources, self.source_key = list(sources), source_key
         self.segmenter, self.normalisation = segmenter, normalisation
         self.shard_tokens = shard_tokens
@@ -90,7 +93,7 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
         """
         if Path(self.out).exists():
             raise StoreError(f"store: {self.out} exists already; choose another folder or remove it first")
-        tokenizer = Tokenizer.load(self.tokenizer)
+        tokenizer = Tokenizer.load(self.tokenizer, lowercase=self.lowercase)
         segmenter = None if self.segmenter is None else load_segmenter(self.segmenter)
         encode = TextEncoder(tokenizer=tokenizer, segmenter=segmenter, normalisation=self.normalisation)
         head = StoreHead.of(tokenizer, "" if segmenter is None else segmenter.label)

@@ -157,7 +157,7 @@ class _Words:
             tokens = self.tokenizer.tokens
             having = sum(script in _scripts(token) for token in tokens)
             if times >= _EXPLAINS * self.words.total() and having < _FEW_ENTRIES * len(tokens):
-                return script.capitalize()
+                return script if script == "CJK" else script.capitalize()
         return ""
 
 

@@ -1,4 +1,4 @@
-"""The WordPiece tokenizer: trained on a corpus, or read from the folder of any BERT-style model."""
+"""The tokenizer: WordPiece trained on a corpus, or WordPiece and WordLevel read from a folder of any model."""
 
 from unmask.data.tokenizer.bert import SPECIAL_TOKENS
 from unmask.data.tokenizer.tokenizer import Placed, Tokenizer

@@ -43,7 +43,8 @@ def case_of_vocabulary(vocabulary: Iterable[str], path: Path) -> bool:
     counted = f"{len(capitals):,} of its {len(words):,} entries with letters"
     if len(capitals) >= _CASED_FROM * len(words):
         _log.info(
-            f"tokenizer: {path} has capitals in {counted}, so case is kept; lowercase True (--lowercase) drops it"
+            f"tokenizer: {path} has capitals in {counted}, so case is kept; if that is wrong, give --lowercase "
+            '(lowercase in Python), or write {"do_lower_case": true} into tokenizer_config.json beside it'
         )
         return False
     raise TokenizerError(

@@ -140,6 +140,11 @@ def test_the_wrong_script_is_named_and_training_mends_it(tokenizer: Tokenizer, t
     }
 
 
+def test_ideographs_are_called_cjk(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    told = refusal([rows(tmp_path / "a.jsonl", ["深度学习，模型"] * 9)], tmp_path / "store", tokenizer=tokenizer)
+    assert "the vocabulary has next to no CJK letters; give a tokenizer for this script" in told
+
+
 def test_the_wrong_vocabulary_is_named(tmp_path: Path) -> None:
     text = rows(tmp_path / "a.jsonl", ["a quick fox jumps over"])
     told = refusal([text], tmp_path / "store", tokenizer=bare(tmp_path / "there", [*ROLES, "the", "mill", "turns"]))
@@ -209,7 +214,11 @@ def test_finish_store_refuses_too_and_keeps_the_parts(tokenizer: Tokenizer, tmp_
     from unmask.data.prepare.datatrove import TokenStoreWriter, finish_store
 
     tokenizer.save(tmp_path / "tokenizer")
-    step = TokenStoreWriter(tmp_path / "store", tokenizer=tmp_path / "tokenizer", sources=["web"])
+    where = tmp_path / "tokenizer"
+    step = TokenStoreWriter(tmp_path / "store", tokenizer=where, lowercase=False, sources=["web"])
+    with pytest.raises(TokenizerError, match=r"lowercase is False, but .* drops case"):
+        list(step.run([]))
+    step = TokenStoreWriter(tmp_path / "store", tokenizer=where, sources=["web"])
     list(step.run([Document(text="жук и рыба", id=str(number)) for number in range(9)]))
     with pytest.raises(TokenizerError, match=r"100\.0% of the tokens are unknown .* set allow_unknown"):
         finish_store(tmp_path / "store")
