@@ -9,6 +9,7 @@ line then changes that value, the setting returns to its default. So `--composit
 recipe. Defaults are always accepted, because a saved configuration holds all settings.
 """
 
+import glob
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,10 @@ def _absent(setting: str) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def _is_store(given: str) -> bool:
-    """Return whether an input, `path` or `name=path`, is a token store."""
-    return is_store(Path(name_and_location(given)[1]))
+    """Return whether an input, `path` or `name=path`, is a token store, or a pattern that matches one."""
+    location = name_and_location(given)[1]
+    matches = glob.iglob(location, recursive=True) if glob.has_magic(location) else ()  # noqa: PTH207
+    return is_store(Path(location)) or any(is_store(Path(match)) for match in matches)
 
 
 # what only the training of a vocabulary reads

@@ -17,6 +17,7 @@ current folder; so are all paths of runs of earlier versions, which wrote no `.s
 
 import errno
 import fcntl
+import glob
 import os
 import shutil
 import warnings
@@ -343,6 +344,10 @@ def _located_input(given: str, start: Path) -> str:
     name, equals, path = given.partition("=")
     if (start / given).exists() or not equals:
         name, equals, path = "", "", given
-    if path.startswith(_HUB) or Path(path).is_absolute() or not (start / path).exists():
+    if path.startswith(_HUB) or Path(path).is_absolute():
         return given
-    return f"{name}{equals}{start / path}"
+    if (start / path).exists():
+        return f"{name}{equals}{start / path}"
+    pattern = f"{glob.escape(str(start))}/{path}"
+    is_met = glob.has_magic(path) and any(glob.iglob(pattern, recursive=True))  # noqa: PTH207
+    return f"{name}{equals}{pattern}" if is_met else given

@@ -326,11 +326,30 @@ def test_a_run_finds_its_data_from_any_folder(moved: bool, project: Path, monkey
 
 def test_inputs_keep_their_names(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "a=b.txt").touch()
-    given = ["store", "n=store", "a=b.txt", "hf://owner/name:train", "/absolute", "n=/absolute", "gone.txt"]
+    (project / "topics" / "sport").mkdir(parents=True)
+    given = [
+        "store",
+        "n=store",
+        "a=b.txt",
+        "t=topics/*/",
+        "no*ne",
+        "docstrings:",
+        "s3://bucket/*",
+        "hf://owner/name:train",
+        "/absolute",
+        "n=/absolute",
+        "gone.txt",
+    ]
     config = replace(STARTED, data=DataConfig(input=given))
     monkeypatch.chdir(project / "runs")
     found = located(config, Path("a")).data.input
-    assert found == [f"{project}/store", f"n={project}/store", f"{project}/a=b.txt", *given[3:]]
+    assert found == [
+        f"{project}/store",
+        f"n={project}/store",
+        f"{project}/a=b.txt",
+        f"t={project}/topics/*/",
+        *given[4:],
+    ]
 
 
 def test_what_is_nowhere_is_named_with_both_places_and_the_way_out(

@@ -30,7 +30,7 @@ from unmask.data.text.docstrings import docstring_corpus
 from unmask.data.text.listing import CorpusFile, Listing, list_files, real_path
 from unmask.data.text.options import Cuts, ReadOptions
 from unmask.data.text.readers import FORMATS, format_of
-from unmask.data.text.remote import FilePath
+from unmask.data.text.remote import FilePath, shown
 from unmask.data.text.undecoded import all_undecoded, probably_utf8
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError, StoreError
@@ -114,7 +114,7 @@ class Corpus:
         for given, listing in zip(self._inputs, listings, strict=True):
             if listing.left_out:
                 # a file name may hold bytes that are no text
-                _log.warning(f"corpus: {printable(given.location)}: left out {printable(listing.left_out)}")
+                _log.warning(f"corpus: {printable(shown(given.location))}: left out {printable(listing.left_out)}")
         self._warn_of_repeated()
         self._require_applicable(normalisation)
         self._warn_of_utf8()
@@ -227,7 +227,7 @@ class Corpus:
                 yield document
         self._warn_of_uncut()
         if not found:
-            inputs = ", ".join(given.location for given in self._inputs)
+            inputs = ", ".join(shown(given.location) for given in self._inputs)
             raise CorpusError(f"corpus: {inputs} holds no text, every document is empty; give text")
 
     def _read(self, given: Input, files: Sequence[CorpusFile], cuts: Cuts | None = None) -> Iterator[Document]:

@@ -23,14 +23,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
-from urllib.parse import urlsplit
 
 from unmask.data.text.decoding import errors_named
 from unmask.data.text.hugging_face import HUB, read_dataset
 from unmask.data.text.listing import CorpusFile, unchanged
 from unmask.data.text.options import Cuts, ReadOptions
 from unmask.data.text.readers import read_file, suffix_of
-from unmask.data.text.remote import is_remote, remote_matches
+from unmask.data.text.remote import is_remote, remote_matches, shown
 from unmask.errors import CorpusError
 from unmask.folders import kind_of
 from unmask.paths import expanded_input, name_and_location, printable
@@ -96,7 +95,7 @@ def named_inputs(inputs: Sequence[str | Path]) -> list[Input]:
     return [
         Input(
             location=location,
-            source=name or (stem if taken[stem] == 1 else printable(location)),
+            source=name or (stem if taken[stem] == 1 else printable(shown(location))),
             named=bool(name),
             kind=_kind(location),
         )
@@ -179,7 +178,7 @@ def _own_name(location: str) -> str:
     if location == DOCSTRINGS:
         return location.rstrip(":")
     if is_remote(location):
-        name = PurePosixPath(urlsplit(location).path).name or urlsplit(location).netloc
+        name = PurePosixPath(shown(location)).name
         suffix = suffix_of(PurePosixPath(name))
         return name[: -len(suffix)] if suffix else name
     if location.startswith(HUB):

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
@@ -169,10 +169,9 @@ def decoded_blocks(path: FilePath, stream: IO[bytes], encoding: str = "utf-8") -
     yield from blocks
 
 
-def text_lines(path: FilePath, stream: IO[bytes], encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, line) for lines that end with any line break that `cleaning.py` knows."""
-    lines = (line for block in decoded_blocks(path, stream, encoding) for line in _LINE.findall(block))
-    return enumerate(lines, start=1)
+def text_lines(blocks: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, line) for lines of blocks that end with any line break that `cleaning.py` knows."""
+    return enumerate((line for block in blocks for line in _LINE.findall(block)), start=1)
 
 
 def without_break(line: str) -> str:

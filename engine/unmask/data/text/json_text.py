@@ -4,7 +4,7 @@ Python's reader and the standard differ, and only the text field matters. Other 
 NaN or Infinity. The text field must come once in an object and hold a string or null. JSON does not say which of two
 values is valid, so a second one is refused. A line ends with LF, CR LF or CR, which no string may contain.
 
-Lines are streamed. An array is in memory as a whole, with about five times the size of its file.
+Lines are streamed. An array is in memory as a whole, with a few times the size of its file.
 """
 
 from __future__ import annotations

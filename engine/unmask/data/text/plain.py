@@ -13,6 +13,8 @@ from itertools import groupby
 from unmask.data.text import decoding
 from unmask.data.text.options import Cuts, ReadOptions
 from unmask.data.text.remote import FilePath
+from unmask.errors import CorpusError
+from unmask.paths import as_typed
 
 __all__ = ["read_plain"]
 
@@ -23,13 +25,27 @@ _LIST = 10
 def read_plain(path: FilePath, options: ReadOptions, cuts: Cuts) -> Iterator[tuple[str, str]]:
     """Yield (text, `Document.origin`) for each document of a text file; `cuts` notes whether it was cut."""
     with decoding.open_bytes(path) as stream:
+        blocks = _without_columns(path, decoding.decoded_blocks(path, stream, options.encoding))
         if not options.cuts_text:
-            yield "".join(decoding.decoded_blocks(path, stream, options.encoding)), str(path)
+            yield "".join(blocks), str(path)
             return
-        lines = decoding.text_lines(path, stream, options.encoding)
+        lines = decoding.text_lines(blocks)
         documents = _blocks(lines, cuts) if cuts.heading is None else _sections(path, lines, cuts, cuts.heading)
         for text, first in documents:
             yield text, f"{path}:{first}"
+
+
+def _without_columns(path: FilePath, blocks: Iterator[str]) -> Iterator[str]:
+    """Yield the blocks of a text; refuse the tags of CoNLL columns, which nobody means to learn."""
+    first = next(blocks, "")
+    if first.startswith("-DOCSTART-"):
+        renamed = as_typed(f"{str(path).removesuffix(path.suffix)}.conll")
+        raise CorpusError(
+            f"corpus: {path} begins with -DOCSTART-, so it has CoNLL columns; give its name the suffix .conll: "
+            f"mv {as_typed(path)} {renamed}"
+        )
+    yield first
+    yield from blocks
 
 
 def _blocks(lines: Iterator[tuple[int, str]], cuts: Cuts) -> Iterator[tuple[str, int]]:

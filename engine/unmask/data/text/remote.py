@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from unmask.errors import CorpusError
 
-__all__ = ["FilePath", "RemotePath", "is_remote", "remote_matches", "remote_path"]
+__all__ = ["FilePath", "RemotePath", "is_remote", "remote_matches", "remote_path", "shown"]
 
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*(?=://|::)")
 # file systems that pyarrow has in its wheels
@@ -40,7 +40,7 @@ class RemotePath:
     Attributes:
         system: the file system, one of fsspec.
         key: its path there.
-        uri: its whole address.
+        uri: its whole address; as a text the path is the address without keys and options.
     """
 
     system: Any
@@ -76,11 +76,20 @@ class RemotePath:
         return [(self._beside(key), info) for key, info in found.items()]
 
     def matches(self) -> list[str]:
-        """Return the addresses that this one stands for as a pattern, sorted; with a `/` at its end only folders."""
+        """Return the addresses that this one stands for as a pattern, sorted.
+
+        As in a shell, a star stands for no name that begins with a dot, and with a `/` at its end only for folders.
+        """
         with _failures_named(self.uri):
             found = self.system.glob(self.key.rstrip("/"), detail=True)
         only_folders = self.key.endswith("/")
-        keys = [key for key, info in found.items() if info["type"] == "directory" or not only_folders]
+        asked = set(self.key.split("/"))
+        keys = [
+            key
+            for key, info in found.items()
+            if (info["type"] == "directory" or not only_folders)
+            and not any(part.startswith(".") and part not in asked for part in key.split("/"))
+        ]
         return sorted(self._beside(key).uri for key in keys)
 
     def _beside(self, key: str) -> RemotePath:
@@ -93,10 +102,10 @@ class RemotePath:
         return RemotePath(self.system, key, f"{protocol}://{user}{at}{key}{options}")
 
     def __fspath__(self) -> str:
-        return self.uri
+        return shown(self.uri)
 
     def __str__(self) -> str:
-        return self.uri
+        return shown(self.uri)
 
 
 FilePath = Path | RemotePath
@@ -107,6 +116,15 @@ def is_remote(location: str) -> bool:
     if location.startswith("hf://"):
         return location.startswith(_HUB_FILES) and "/" in location.removeprefix(_HUB_FILES).strip("/")
     return _PROTOCOL.match(location) is not None and not Path(location).exists()
+
+
+def shown(location: str) -> str:
+    """Return an input for messages and names: an address without keys and options, which may be secret."""
+    if not is_remote(location):
+        return location
+    protocol, mark, rest = location.partition("?")[0].partition("://")
+    bucket, slash, path = rest.partition("/")
+    return f"{protocol}{mark}{bucket.rpartition('@')[2]}{slash}{path}"
 
 
 def remote_path(uri: str) -> RemotePath:
@@ -121,20 +139,20 @@ def remote_path(uri: str) -> RemotePath:
     assert protocol is not None
     try:
         if protocol[0] in _ARROW:
-            bucket, slash, rest = uri.partition("://")[2].partition("/")
-            path, mark, options = rest.partition("?")
+            address, mark, options = uri.partition("://")[2].partition("?")
+            bucket, slash, path = address.partition("/")
             system, root = _arrow_system(f"{protocol[0]}://{bucket}{slash}{mark}{options}")
-            return RemotePath(system, f"{root.rstrip('/')}{slash}{path}", uri)
+            return RemotePath(system, f"{root.rstrip('/')}{slash if path else ''}{path}", uri)
         system, key = url_to_fs(uri)
         key += "/" * (uri.endswith("/") and not key.endswith("/"))
     except ImportError as error:
         way = "pip install 'unmask[datasets]' brings it" if protocol[0] == "hf" else "install what it names"
-        raise CorpusError(f"corpus: {uri} needs a package ({error}); {way}, or copy the files") from None
+        raise CorpusError(f"corpus: {shown(uri)} needs a package ({error}); {way}, or copy the files") from None
     # each file system has errors of its own
     except Exception as error:
         raise CorpusError(
-            f"corpus: {uri} cannot be opened ({error}); give an address of s3://, gs://, hf://datasets/, https:// or "
-            "another protocol of fsspec, or copy the files"
+            f"corpus: {shown(uri)} cannot be opened ({error}); give an address of s3://, gs://, hf://datasets/, "
+            "https:// or another protocol of fsspec, or copy the files"
         ) from None
     return RemotePath(system, key, uri)
 
@@ -161,8 +179,8 @@ def _failures_named(uri: str) -> Iterator[None]:
     # each file system has errors of its own
     except Exception as error:
         raise CorpusError(
-            f"corpus: {uri} cannot be read ({type(error).__name__}: {error}); check the address, the network and your "
-            "rights, or copy the files"
+            f"corpus: {shown(uri)} cannot be read ({type(error).__name__}: {error}); check the address, the network "
+            "and your rights, or copy the files"
         ) from None
 
 

@@ -1,5 +1,6 @@
 """What prepare takes and refuses: workers, stores among the inputs, sources without text, and difficult text."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from unmask.data.prepare import describe, prepare
+from unmask.data.prepare.inputs import Corpus
 from unmask.data.store import Store
+from unmask.data.text.options import ReadOptions
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CorpusError, StoreError, TokenizerError, UnmaskError
 
@@ -195,3 +198,28 @@ def test_cutting_text_files_where_there_is_none_is_refused(tmp_path: Path, optio
     (tmp_path / "book.md").write_text("# one\ntext\n# two\ntext\n")
     store = prepare([rows, tmp_path / "book.md"], tmp_path / "b", **settings)
     assert store.sources == ["docs", "book"]
+
+
+def test_options_that_are_not_used_leave_identities_as_they_were(tmp_path: Path) -> None:
+    """A preparation that an earlier version began has to go on."""
+    assert ReadOptions(split_at="^#").identity == {
+        "text_field": "text",
+        "blank_line_documents": False,
+        "split_at": "^#",
+    }
+    used = {"encoding": "latin1", "delimiter": "tab"}
+    assert set(ReadOptions(**used).identity.items()) - set(ReadOptions().identity.items()) == {
+        ("encoding", "iso8859-1"),
+        ("delimiter", "\t"),
+    }
+    path = tmp_path / "docs.txt"
+    path.write_text("text")
+    parts = [["docs", [[str(path), 4]]]]
+    assert Corpus([path], ReadOptions()).identity == hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def test_the_embedded_corpus_alone_has_the_identity_of_no_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmask.data.prepare.inputs.docstring_corpus", lambda **_: [])
+    identity = Corpus(["docstrings:"], ReadOptions()).identity
+    assert identity == hashlib.sha256(b"[]").hexdigest()
+    assert Corpus(["a=docstrings:"], ReadOptions()).identity != identity

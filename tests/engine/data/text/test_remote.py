@@ -63,6 +63,9 @@ def test_a_remote_folder_is_read_in_each_form_and_what_is_left_out_is_named(capl
 @pytest.mark.usefixtures("bucket")
 def test_a_remote_pattern_makes_a_source_of_each_match() -> None:
     assert {source for source, _ in _documents("memory://bucket/*/")} == {"sport", "economy"}
+    # as in a shell, a star stands for no leading dot
+    assert _documents("memory://bucket/sport/.cache/*.txt") == [("c", "hidden")]
+    assert [text for _, text in _documents("memory://bucket/**/*.txt")] == ["the cup was won"]
     assert _documents("n=memory://bucket/**/a.txt*") == [("n", "rates rise"), ("n", "the cup was won")]
     with pytest.raises(CorpusError, match=r"pattern 'memory://bucket/\*\.md' matches nothing; give one that matches"):
         _documents("memory://bucket/*.md")
@@ -126,7 +129,26 @@ def test_the_file_systems_of_pyarrow_are_read_too(tmp_path: Path, monkeypatch: p
 
 def test_addresses_of_a_bucket_keep_its_options() -> None:
     root = remote.RemotePath(None, "bucket/texts", "s3://key@bucket/texts?region=eu")
-    assert root._beside("bucket/texts/a.txt").uri == "s3://key@bucket/texts/a.txt?region=eu"
+    inner = root._beside("bucket/texts/a.txt")
+    assert inner.uri == "s3://key@bucket/texts/a.txt?region=eu"
+    # names, messages and identities show no key
+    assert str(inner) == "s3://bucket/texts/a.txt"
+    given = named_inputs(["s3://key@bucket/a/x?region=eu", "s3://key@bucket/b/x", "s3://key@bucket"])
+    assert [one.source for one in given] == ["s3://bucket/a/x", "s3://bucket/b/x", "bucket"]
+
+
+def test_the_bucket_of_an_address_is_found_beside_options_with_slashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(remote, "_arrow_system", lambda bucket: (opened.append(bucket), "bucket"))
+    for given, key in (
+        ("s3://bucket", "bucket"),
+        ("s3://bucket/a/*.txt", "bucket/a/*.txt"),
+        ("s3://bucket/", "bucket"),
+    ):
+        assert remote.remote_path(f"{given}?endpoint_override=http://host:1").key == key
+    assert {address.rstrip("/").replace("/?", "?") for address in opened} == {
+        "s3://bucket?endpoint_override=http://host:1"
+    }
 
 
 @pytest.mark.parametrize(

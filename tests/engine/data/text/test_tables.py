@@ -247,6 +247,14 @@ def test_words_of_conll_columns_are_text_and_documents_begin_at_marks(tmp_path: 
         _texts(tmp_path / "a.conll", text_field="word")
 
 
+def test_conll_columns_in_a_text_file_are_refused_with_the_command_that_names_them(tmp_path: Path) -> None:
+    (tmp_path / "my train.txt").write_text(CONLL, "utf-8")
+    with pytest.raises(CorpusError, match="begins with -DOCSTART-, so it has CoNLL columns; give its name") as error:
+        _texts(tmp_path)
+    subprocess.run(["sh", "-c", str(error.value).partition("suffix .conll: ")[2]], check=True)
+    assert _texts(tmp_path) == ["EU rejects # .\n\nPeter", "第一章 BERT 模"]
+
+
 def test_conll_without_marks_is_one_document_and_2012_has_marks_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "a.conll").write_text("one O\n\ntwo O\n")
     assert _texts(tmp_path / "a.conll") == ["one\n\ntwo"]
