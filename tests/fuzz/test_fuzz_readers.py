@@ -5,6 +5,7 @@ What the documents of text and of JSON lines must be is told by a second, plain 
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -22,7 +23,7 @@ from unmask.data.text.corpus import named_inputs, read_input
 from unmask.data.text.listing import list_files
 from unmask.data.text.options import Cuts, ReadOptions
 
-FORMS = (".txt", ".md", ".jsonl", ".parquet")
+FORMS = (".txt", ".md", ".jsonl", ".json", ".csv", ".tsv", ".conll", ".conllu", ".parquet")
 TEXTS = ["# One\nthe river runs\r\npast the mill\n\n\nand ends\n", "", "é 漢字\u2028 \x85 [MASK]", "a\fb\n# Two\nlast"]
 RULES = (
     None,
@@ -40,7 +41,10 @@ RULES = (
     "(a|a)+b",
     r"\d{1,9999999999}",
 )
-FIELDS = ("text", "text", "text", "id", "Text", "", "meta", "\ud800", "x" * 300)
+FIELDS = ("text", "text", "text", "id", "Text", "", "meta", "\ud800", "x" * 300, "id,text", "1", "2,1", "9" * 5000)
+ENCODINGS = (*("utf-8",) * 6, "latin-1", "gb18030", "utf-16", "utf-16-le", "utf-7", "idna", "punycode", "base64", "\0")
+DELIMITERS = (*(None,) * 4, ";", "tab", " ", "\0", "\ud800")
+COLUMNS = "# newdoc\n1-2\tdu\t_\n1\tde\t_\n2\tle\t_\n3\t漢\t_\n\n-DOCSTART- X\n\n1 字 O\n2 é O\n"
 EXAMPLES: list[dict[str, Any]] = [
     # the footer's name of a column is no text
     {
@@ -50,6 +54,8 @@ EXAMPLES: list[dict[str, Any]] = [
         "rule": None,
         "blank": False,
         "field": "text",
+        "encoding": "utf-8",
+        "delimiter": None,
         "rows": [],
         "column": "string",
         "plain": [("flip", 384, 7)],
@@ -62,6 +68,8 @@ EXAMPLES: list[dict[str, Any]] = [
         "rule": r"\d{1,9999999999}",
         "blank": False,
         "field": "text",
+        "encoding": "utf-8",
+        "delimiter": None,
         "rows": [],
         "column": "string",
         "plain": [],
@@ -77,6 +85,8 @@ cases = st.fixed_dictionaries(
         "rule": st.sampled_from(RULES),
         "blank": st.booleans(),
         "field": st.sampled_from(FIELDS),
+        "encoding": st.sampled_from(ENCODINGS),
+        "delimiter": st.sampled_from(DELIMITERS),
         "rows": tree_changes,
         "column": st.sampled_from(
             ("string", "large_string", "dictionary", "int64", "list", "struct", "binary", "null")
@@ -94,6 +104,14 @@ def contents(case: dict[str, Any]) -> bytes:
         plain = parquet(case["column"])
     elif case["form"] == ".jsonl":
         plain = "".join(json.dumps(row) + "\n" for row in _rows(change_tree(rows, case["rows"]))).encode()
+    elif case["form"] == ".json":
+        plain = json.dumps(change_tree(rows, case["rows"]), indent=len(case["rows"]) or None).encode()
+    elif case["form"] in (".csv", ".tsv"):
+        table = io.StringIO(newline="")
+        csv.writer(table).writerows([("id", "text"), *((row["id"], row["text"]) for row in rows)])
+        plain = table.getvalue().replace(",", "," if case["form"] == ".csv" else "\t").encode()
+    elif case["form"] in (".conll", ".conllu"):
+        plain = COLUMNS.encode()
     else:
         plain = "\n\n".join(TEXTS).encode()
     return change_bytes(plain, case["plain"])
@@ -130,13 +148,16 @@ def compressed(plain: bytes, how: str) -> bytes:
 
 def expected(case: dict[str, Any], plain: bytes) -> list[str] | str | None:
     """The documents, or all their text in one, that a plain reading finds; None where it cannot tell."""
-    if case["form"] == ".parquet":
+    if case["encoding"] != "utf-8" or case["form"] not in (".txt", ".md", ".jsonl", ".csv"):
         return None
     text = plain.decode("utf-8").removeprefix("\ufeff")
     if case["form"] == ".jsonl":
         # joined files have their marks in the middle
         lines = [json.loads(line.removeprefix("\ufeff")) for line in text.split("\n") if line.strip()]
-        return [line[case["field"]] or "" for line in lines]
+        return [line[case["field"]] or "" for line in lines] if "," not in case["field"] else None
+    if case["form"] == ".csv":
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=False)
+        return [row["text"] for row in rows] if (case["field"], case["delimiter"]) == ("text", None) else None
     return None if case["blank"] else text
 
 
@@ -149,9 +170,13 @@ def test_files(tmp_path: Path) -> None:
             path.write_bytes(change_bytes(compressed(plain, case["compressed"]), case["stored"]))
             options = result_or_sentence(
                 lambda: ReadOptions(
-                    text_field=case["field"], blank_line_documents=case["blank"], split_at=case["rule"]
+                    text_field=case["field"],
+                    blank_line_documents=case["blank"],
+                    split_at=case["rule"],
+                    encoding=case["encoding"],
+                    delimiter=case["delimiter"],
                 ),
-                names=["split_at", "text_field"],
+                names=["split_at", "text_field", "encoding", "delimiter"],
             )
             if options is None:
                 return

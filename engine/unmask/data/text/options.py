@@ -131,7 +131,7 @@ def _names(text_field: str) -> tuple[str, ...]:
 
 
 def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit() and int(name) > 0
+    return re.fullmatch("[1-9][0-9]{0,8}", name) is not None
 
 
 def _check_names(text_field: str) -> None:
