@@ -57,7 +57,8 @@ MAY_CHANGE = frozenset(
 `masking.similar_words` may have moved: a checkpoint knows the fingerprint of its data and refuses any other data."""
 
 _STARTED_IN = ".started_in"
-_HUB = "hf://"
+# in hf://owner/name, s3://bucket and other addresses
+_ADDRESS = "://"
 # settings that are one path, with the names of their groups
 _PATHS = (("data", "store"), ("data", "tokenizer"), ("masking", "similar_words"))
 
@@ -341,10 +342,12 @@ def _elsewhere(run: Path) -> Path | None:
 
 
 def _located_input(given: str, start: Path) -> str:
+    if _ADDRESS in given:
+        return given
     name, equals, path = given.partition("=")
     if (start / given).exists() or not equals:
         name, equals, path = "", "", given
-    if path.startswith(_HUB) or Path(path).is_absolute():
+    if Path(path).is_absolute():
         return given
     if (start / path).exists():
         return f"{name}{equals}{start / path}"

@@ -335,6 +335,7 @@ def test_inputs_keep_their_names(project: Path, monkeypatch: pytest.MonkeyPatch)
         "no*ne",
         "docstrings:",
         "s3://bucket/*",
+        f"en=https://host/a.csv?rights={'x' * 300}",
         "hf://owner/name:train",
         "/absolute",
         "n=/absolute",

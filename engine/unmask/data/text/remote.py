@@ -13,6 +13,7 @@ knows links, pipes, hard links and names that are not UTF-8, on which `listing.p
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,7 +116,8 @@ def is_remote(location: str) -> bool:
     """Return whether an input is an address, such as `s3://bucket/texts`, and no data set of the hub."""
     if location.startswith("hf://"):
         return location.startswith(_HUB_FILES) and "/" in location.removeprefix(_HUB_FILES).strip("/")
-    return _PROTOCOL.match(location) is not None and not Path(location).exists()
+    # an address may be longer than a file name can be
+    return _PROTOCOL.match(location) is not None and not os.path.lexists(location)
 
 
 def shown(location: str) -> str:

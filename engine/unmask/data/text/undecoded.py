@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -32,6 +33,8 @@ _TRIED = {
 }
 # control characters, which Latin-1 has where Windows has letters and quotes
 _CONTROLS = re.compile("[\x80-\x9f]")
+# a file that is damaged otherwise gets an error of its own when it is read
+_DAMAGES = (CorpusError, OSError, EOFError, zlib.error)
 _TRIED_BYTES = 1 << 23
 _TRIED_FILES = 20
 _LOOKED_BYTES = 1 << 30
@@ -63,7 +66,7 @@ def probably_utf8(files: Sequence[FilePath]) -> list[FilePath]:
     """Return the files whose first bytes are UTF-8 and not ASCII: almost no text in another encoding is."""
     found = []
     for path in files:
-        with suppress(CorpusError, OSError, EOFError), decoding.open_bytes(path) as stream:
+        with suppress(*_DAMAGES), decoding.open_bytes(path) as stream:
             head = stream.read(_HEAD)
             # the last character may be cut
             if not head.isascii() and _decodes(head, "utf-8", final=False):
@@ -79,8 +82,7 @@ def _failures(first: UndecodedError, files: Sequence[FilePath], encoding: str) -
     for number, path in enumerate(rest):
         if left <= 0:
             return found, len(rest) - number
-        # a file that is damaged otherwise gets an error of its own when it is read
-        with suppress(CorpusError, OSError, EOFError), decoding.open_bytes(path) as stream:
+        with suppress(*_DAMAGES), decoding.open_bytes(path) as stream:
             try:
                 for block in decoding.decoded_blocks(path, stream, encoding):
                     left -= len(block)

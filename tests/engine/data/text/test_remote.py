@@ -161,6 +161,7 @@ def test_the_bucket_of_an_address_is_found_beside_options_with_slashes(monkeypat
         ("hf:///a/folder:train", False),
         ("texts/a.txt", False),
         ("docstrings:", False),
+        (f"https://host/a.csv?rights={'x' * 300}", True),
     ],
 )
 def test_an_address_is_known_by_its_protocol_and_a_data_set_is_none(location: str, is_remote: bool) -> None:
