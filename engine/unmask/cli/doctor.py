@@ -53,7 +53,7 @@ class Options(Checked):
     """Say which backend runs each operation on this machine, and which others can."""
 
     operations: list[str] = option(
-        list, "Operations to show, such as attention. None: all.", positional=True, metavar="OPERATION"
+        list, "Operations to show, such as attention. None: all.", positional=True, metavar="[OPERATION ...]"
     )
     why: bool = option(False, "Give the reasons why a backend cannot run.")
     json: bool = option(False, "Print all that is known as JSON.")
@@ -61,7 +61,10 @@ class Options(Checked):
 
 def run(arguments: list[str]) -> None:
     """Print the table, the reasons or the JSON."""
-    options = read(Options, prog="unmask doctor", arguments=arguments)
+    # operations come first, so that none is taken for the value of `--why`
+    behind = [word.startswith("-") or word in ("true", "false") for word in arguments]
+    ordered = [word for _, word in sorted(zip(behind, arguments, strict=True), key=lambda pair: pair[0])]
+    options = read(Options, prog="unmask doctor", arguments=ordered)
     found = facts(options.operations)
     if options.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
