@@ -1,18 +1,20 @@
 """`unmask analyse RUN_OR_STORE [-o FOLDER]`: lengths, packing, masking, burstiness and, for a model, distraction.
 
-A run is analysed as it trains: with its composition, scope and masking, and the attention of its newest checkpoint. For
-a store, a recipe or YAML file gives composition, scope and masking.
+A run is analysed as it trains: with its composition, scope and masking, and the attention of its newest checkpoint. A
+store is analysed as `unmask pretrain` would train on it with the recipe or YAML file and the settings that are given.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unmask.cli._arguments import option, read
+from unmask.cli._settings import read_settings_of
 from unmask.config.settings import Checked
 from unmask.errors import RunError
 from unmask.folders import is_store
@@ -33,7 +35,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options(Checked):
-    """Describe a corpus as it is composed and masked, and where the attention of a model goes."""
+    """Describe a corpus as it is composed and masked, and where the attention of a model goes.
+
+    A store takes the settings of a run, as `unmask pretrain` does: --recipe macbert --masking.similar_words TABLE. They
+    must agree with each other, as for a run. `unmask config` prints them all.
+    """
 
     path: Path = option(
         MISSING, "Run directory, one of its checkpoints, or a store.", positional=True, metavar="RUN_OR_STORE"
@@ -47,16 +53,20 @@ class Options(Checked):
     recipe: str | None = option(
         None, "For a store: recipe or YAML file with the lengths, composition and masking to use. None: tiny."
     )
-    micro_batches: int = option(64, "Number of micro-batches to analyse.")
+    micro_batches: int = option(64, "Number of micro-batches to analyse.", ge=1)
 
 
 def run(arguments: list[str]) -> None:
     """Print the tables, and write tables and plots to files."""
-    options = read(Options, prog="unmask analyse", arguments=arguments)
-    if options.micro_batches < 1:
-        raise ValueError(f"analyse: --micro-batches must be at least 1, got {options.micro_batches}")
+    own, settings = _apart(arguments)
+    given = read_settings_of("analyse", "", settings)
+    # a word behind the value of a setting
+    own += [] if given.source is None else [given.source]
+    options = read(Options, prog="unmask analyse", arguments=own)
     with messages_through(print):
-        report = analyse(options.path, recipe=options.recipe, micro_batches=options.micro_batches)
+        report = analyse(
+            options.path, recipe=options.recipe, settings=given.changes, micro_batches=options.micro_batches
+        )
     print(report.tables())
     store = is_store(options.path)
     beside = options.path.with_name(f"{options.path.name}-analysis") if store else _run_of(options.path) / "analysis"
@@ -64,18 +74,30 @@ def run(arguments: list[str]) -> None:
         print(file)
 
 
-def analyse(path: Path, *, recipe: str | None = None, micro_batches: int = 64) -> "Report":
+def analyse(
+    path: Path,
+    *,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    micro_batches: int = 64,
+) -> "Report":
     """Analyse the run, checkpoint or store at `path`.
 
+    Args:
+        path: of the run, checkpoint or store.
+        recipe: for a store: recipe or YAML file. Default: `tiny`.
+        settings: for a store: settings laid over the recipe, as for `load_config`.
+        micro_batches: number of micro-batches to analyse.
     Raises:
-        RunError: `path` is none of these, or a recipe is given for a run.
+        RunError: `path` is none of these, or a recipe or setting is given for a run.
+        ConfigError: no run could have these settings.
     """
     from unmask.analysis.burstiness import exponents
     from unmask.analysis.masks import measure_masks
     from unmask.analysis.packing import describe_lengths, measure_packing, sequences_of, texts_of
     from unmask.analysis.report import Report
 
-    config = _config(path, recipe)
+    config = _config(path, recipe, settings or {})
     data = _open(path, config)
     stream = data.stream(data.phases[-1])
     batches = list(islice(stream.batches(), micro_batches))
@@ -117,15 +139,32 @@ def _run_of(path: Path) -> Path:
     return run
 
 
-def _config(path: Path, recipe: str | None) -> "RunConfig":
+def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the words of this command's own options, and those of settings, `--group.field value ...` and `--seed`."""
+    own: list[str] = []
+    settings: list[str] = []
+    words = own
+    for word in arguments:
+        name = word.partition("=")[0]
+        if word.startswith("-"):
+            words = settings if name == "--seed" or "." in name else own
+        words.append(word)
+    return own, settings
+
+
+def _config(path: Path, recipe: str | None, settings: Mapping[str, Any]) -> "RunConfig":
     from unmask.config import load_config
     from unmask.train.run_folder import located, saved_config
 
     if is_store(path):
-        return load_config(recipe, {"data": {"store": str(path), "input": [], "tokenizer": None}})
+        if "data.store" in settings:
+            raise RunError(f"analyse: {path} is the store to analyse; leave --data.store out")
+        return load_config(recipe, {"data": {"input": [], "tokenizer": None}, **settings, "data.store": str(path)})
     run = _run_of(path)
     if recipe is not None:
         raise RunError(f"analyse: {run} has its own configuration; leave --recipe {recipe} out")
+    if settings:
+        raise RunError(f"analyse: {run} has its own configuration; leave --{next(iter(settings))} out")
     return located(saved_config(run), run)
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from unmask.limits import INCOMPATIBLE_OBJECTIVES, SHORTEST_PAIR
+from unmask.paths import as_typed
 
 if TYPE_CHECKING:
     from unmask.config.schema import RunConfig
@@ -17,7 +18,12 @@ def disagreements(config: "RunConfig") -> Iterator[tuple[str, str]]:
     yield from _lengths(config)
     yield from _objectives(config)
     if config.masking.strategy == "mac" and config.masking.similar_words is None:
-        yield "masking.strategy", "is 'mac', which needs masking.similar_words; give it a table of similar words"
+        store = as_typed(config.data.store or "STORE")
+        yield (
+            "masking.strategy",
+            "is 'mac', which needs masking.similar_words; make a table with `unmask similar-words --store "
+            f"{store} --out similar.tsv`, and add --masking.similar_words similar.tsv",
+        )
     if config.masking.place == "device" and config.composition.scope == "sequence":
         yield (
             "masking.place",

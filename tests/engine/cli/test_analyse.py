@@ -1,0 +1,116 @@
+"""`unmask analyse` of a store takes the settings of a run; the advice in its errors works."""
+
+import json
+import random
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from unmask.cli import main
+from unmask.cli.analyse import analyse
+from unmask.errors import RunError
+
+pytest.importorskip("matplotlib")
+
+SMALL = ["--micro-batches", "2", "--stream.micro_batch_tokens", "2048"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Chinese words between blanks."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = random.Random(1)
+    for number in range(40):
+        lines = (f"{draw.choice(('猫咪', '小狗'))} 睡 在 {draw.choice(('磨坊', '谷仓'))} 旁边 。\n" for _ in range(20))
+        (folder / f"{number:02}.txt").write_text("".join(lines), encoding="utf-8")
+    made = folder / "the store"
+    options = ["--segmenter", "spaces", "--vocab-size", "100", "--out", str(made)]
+    assert main(["prepare", "--input", str(folder), *options]) == 0
+    return made
+
+
+@pytest.fixture(scope="module")
+def table(store: Path) -> Path:
+    path = store.parent / "similar.tsv"
+    path.write_text(
+        "猫咪\t小狗:0.9\n小狗\t猫咪:0.9\n磨坊\t谷仓:0.8\n谷仓\t磨坊:0.8\n旁边\t谷仓:0.5\n睡\t在:0.3\n在\t睡:0.3\n",
+        "utf-8",
+    )
+    return path
+
+
+def numbers(store: Path) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = json.loads(
+        (store.with_name(f"{store.name}-analysis") / "analysis.json").read_text("utf-8")
+    )
+    return found
+
+
+def test_a_recipe_and_a_table_describe_what_macbert_would_read(
+    store: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["analyse", str(store), "--recipe", "macbert", "--masking.similar_words", str(table), *SMALL]
+    assert main(command) == 0, capsys.readouterr().err
+    assert "become a similar word" in capsys.readouterr().out
+    masks = numbers(store)["masks"]
+    assert masks["mask_tokens"] == 0
+    assert masks["similar"] > 0.5
+    assert 0.3 < numbers(store)["packing"]["second_label"] < 0.7
+
+
+@pytest.mark.parametrize("spelling", ["--data.similar-words", "--masking.similar-words"])
+def test_a_table_alone_goes_with_its_strategy(
+    store: Path, table: Path, spelling: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # the path may stand behind the settings
+    assert main(["analyse", "--masking.strategy", "mac", spelling, str(table), str(store), *SMALL]) == 0, (
+        capsys.readouterr().err
+    )
+    assert numbers(store)["masks"]["similar"] > 0.5
+
+
+def test_settings_are_laid_over_the_recipe(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyse", str(store), "--masking.rate", "0.4", "--stream.max_length=64", *SMALL]) == 0
+    assert "[MASK]" in capsys.readouterr().out
+    assert 0.35 < numbers(store)["masks"]["rate"] < 0.42
+    assert numbers(store)["sequences"]["longest"] <= 64
+
+
+def test_without_a_table_the_command_in_the_error_makes_one(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gensim")
+    monkeypatch.chdir(tmp_path)
+    command = ["analyse", str(store), "--recipe", "macbert", *SMALL]
+    assert main(command) == 2
+    advice = re.search(r"make a table with `unmask (.+)`, and add (.+)$", capsys.readouterr().err.strip())
+    assert advice is not None
+    assert main(shlex.split(advice[1])) == 0, capsys.readouterr().err
+    assert main([*command, *shlex.split(advice[2])]) == 0, capsys.readouterr().err
+    assert numbers(store)["masks"]["similar"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--masking.rat", "0.2"], "--masking.rat is not an option; did you mean --masking.rate"),
+        (["--data.store", "other"], "is the store to analyse; leave --data.store out"),
+        (["--micro-batches", "0"], "--micro-batches must be at least 1, got 0"),
+        (["--recipe", "macbrt"], "no recipe or file is called 'macbrt'; did you mean macbert"),
+    ],
+)
+def test_bad_options_are_refused(
+    store: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["analyse", str(store), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_keeps_its_own_settings(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    with pytest.raises(RunError, match=r"has its own configuration; leave --masking\.rate out"):
+        analyse(tmp_path, settings={"masking.rate": 0.3})
+    with pytest.raises(RunError, match="has its own configuration; leave --recipe macbert out"):
+        analyse(tmp_path, recipe="macbert")
