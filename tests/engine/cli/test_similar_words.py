@@ -1,6 +1,7 @@
 """`unmask similar-words`: from a store to a table that a MacBERT run uses; each error's way out works."""
 
 import random
+import resource
 import shlex
 from pathlib import Path
 
@@ -58,6 +59,29 @@ def test_a_table_that_exists_is_kept_and_its_removal_is_the_way_out(
     assert f"{table} exists; give another name, or remove it: rm {table}" in capsys.readouterr().err
     assert table.read_text() == "mine"
     table.unlink()
+    assert main(command) == 0
+
+
+def test_a_folder_is_no_table_and_a_file_in_a_new_folder_is(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["similar-words", "--store", str(store), "--epochs", "1", "--out"]
+    assert main([*command, str(tmp_path)]) == 2
+    assert f"is a folder; give the name of a file, {tmp_path}/similar.tsv\n" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "new" / "similar.tsv")]) == 0
+    assert main([*command, str(tmp_path / "similar.tsv")]) == 0
+
+
+def test_a_full_disk_leaves_no_half_table(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["similar-words", "--store", str(store), "--epochs", "1", "--out", str(tmp_path / "similar.tsv")]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        assert main(command) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "File too large; raise the limit for the size of a file, ulimit -f" in capsys.readouterr().err
+    assert not (tmp_path / "similar.tsv").exists()
     assert main(command) == 0
 
 

@@ -110,9 +110,14 @@ def write_similar_words(
         StoreError, TokenizerError: the store has no tokenizer, or another one.
         UnmaskError: gensim is not installed.
     """
+    if table.is_dir():
+        raise CorpusError(
+            f"similar-words: {table} is a folder; give the name of a file, {as_typed(table / 'similar.tsv')}"
+        )
     if table.exists():
         raise CorpusError(f"similar-words: {table} exists; give another name, or remove it: rm {as_typed(table)}")
     require_gensim()
+    table.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = store.load_tokenizer()
     found = count_words(store, tokenizer, most=words, min_count=min_count, tokens=tokens)
     share = found.counts.sum() / found.occurrences
@@ -133,14 +138,23 @@ def write_similar_words(
             f"similar-words: two words of {store.folder} that have as many tokens must have vectors, none have; give "
             "vectors of the language of the store, or leave --vectors out to train them on it"
         )
-    spelled = found.spelled
-    with table.open("x", encoding="utf-8") as out:
-        for number in sorted(near):
-            others = " ".join(f"{spelled[other]}:{score:.2f}" for other, score in near[number])
-            out.write(f"{spelled[number]}\t{others}\n")
+    _write(table, found.spelled, near)
     covered = found.counts[sorted(near)].sum() / found.occurrences
     _log.info(f"{len(near):,} of them have a similar word of as many tokens; they make up {covered:.1%} of the text")
     return SimilarWords.load(table, tokenizer)
+
+
+def _write(table: Path, spelled: list[str], near: dict[int, Neighbours]) -> None:
+    """Write the table, whole or not at all."""
+    with table.open("x", encoding="utf-8") as out:
+        try:
+            for number in sorted(near):
+                others = " ".join(f"{spelled[other]}:{score:.2f}" for other, score in near[number])
+                out.write(f"{spelled[number]}\t{others}\n")
+            out.flush()
+        except BaseException:
+            table.unlink()
+            raise
 
 
 def _warn_of_single_characters(words: StoreWords, store: Store) -> None:

@@ -6,7 +6,7 @@ of their tokens, so that the store is read by NumPy alone; two words of one hash
 A word is usable in a table if the tokenizer makes the same tokens of its spelling. Words with special or unknown tokens
 and words of more than MOST_TOKENS tokens are not.
 
-Memory: about 200 bytes for each different word. Cost of a reading: about 5 M tokens a second.
+Memory: about 200 bytes for each different word. Cost of a reading: about 3 M tokens a second.
 """
 
 from __future__ import annotations
