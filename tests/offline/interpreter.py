@@ -5,11 +5,12 @@ on a GPU. So `run_interpreted(path)` starts `python -m pytest path -m triton` wi
 `backends_here` yields only Triton, on CPU tensors. `test_interpreter.py` does this for every test module with Triton
 tests, so a plain run of pytest covers them.
 
-`repair_interpreter` changes three things in Triton 3.6 to 3.9. The interpreter stores bf16 as 16-bit integers, and
+`repair_interpreter` changes four things in Triton 3.6 to 3.9. The interpreter stores bf16 as 16-bit integers, and
 `tl.dot` multiplies these integers: operands are widened to fp32 first, as the hardware does. It truncates fp32 to bf16,
 which makes every other value one bit too small: values are rounded to nearest even, as the hardware does. And `tl.dot`
 calls a BLAS library, where the order of a sum may depend on the row of a tile: NumPy's own loop sums every row in one
-order, as tensor cores do.
+order, as tensor cores do. A launch replaces the functions of `triton.language` by interpreted ones, and each call of a
+function of a kernel does so again, which takes longer than most of them: it is done once a launch.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class InterpretedFailure(AssertionError):
 
 
 def repair_interpreter() -> None:
-    """Repair the interpreter's products and its bf16; idempotent, and harmless where nothing is interpreted."""
+    """Repair the interpreter's products, bf16 and calls; idempotent, and harmless where nothing is interpreted."""
     import torch
     import triton.language as tl
     from triton.runtime import interpreter
@@ -56,6 +57,14 @@ def repair_interpreter() -> None:
         return interpreter.TensorHandle(rounded.view("uint16"), to.scalar)
 
     builder.cast_impl = cast_impl
+    patch = interpreter._patch_lang
+
+    def patch_once(function: Any) -> Any:
+        languages = [value for value in function.__globals__.values() if value is tl or value is tl.core]
+        # an interpreted function is no builtin of Triton; the scope is for the end of a launch, which patches first
+        return patch(function) if any(tl.core.is_builtin(language.load) for language in languages) else None
+
+    interpreter._patch_lang = patch_once
 
 
 def product_by_row(a: NDArray[Any], b: NDArray[Any], dtype: Any) -> NDArray[Any]:
@@ -74,33 +83,34 @@ def product_by_row(a: NDArray[Any], b: NDArray[Any], dtype: Any) -> NDArray[Any]
     return np.einsum("...mk,...kn->...mn", np.ascontiguousarray(a, dtype), np.ascontiguousarray(b, dtype))
 
 
-def run_interpreted(path: Path, *arguments: str, slow: bool = False, timeout_seconds: float = 1200.0) -> str:
-    """Run the Triton tests of one test module under the interpreter.
+def run_interpreted(*paths: Path, options: tuple[str, ...] = (), slow: bool = False, seconds: float = 1200.0) -> str:
+    """Run the Triton tests of some test modules under the interpreter, in one process.
 
     Args:
-        path: the test module.
-        arguments: further arguments for pytest, such as "-k", "name".
+        paths: the test modules.
+        options: further arguments for pytest, such as ("-k", "name").
         slow: run tests that are marked slow too.
-        timeout_seconds: after this time the process is killed.
+        seconds: after this time the process is killed.
     Returns:
-        The output of pytest, which says how many tests ran.
+        The output of pytest, which names the tests that passed.
     Raises:
-        InterpretedFailure: a test failed, no test passed, or the process did not end; contains the output of pytest.
+        InterpretedFailure: a test failed, no test of a module passed, or the process did not end; contains the output
+            of pytest.
     """
     # not a worker of pytest-xdist, and without the options of the outer run
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
     environment = inherited | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(entry for entry in sys.path if entry))
-    command = [sys.executable, "-m", "pytest", str(path), "-q", "--tb=short"]
+    command = [sys.executable, "-m", "pytest", *map(str, paths), "-q", "--tb=short", "-rap"]
     command += ["-m", "triton and not gpu" + ("" if slow else " and not slow")]
-    command += ["-p", "no:cacheprovider", "--color=no", *arguments]
+    command += ["-p", "no:cacheprovider", "--color=no", *options]
+    names = ", ".join(path.name for path in paths)
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout_seconds, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired as expired:
-        raise InterpretedFailure(f"{path.name} took more than {timeout_seconds:g} s under the interpreter") from expired
+        raise InterpretedFailure(f"{names} took more than {seconds:g} s under the interpreter") from expired
     # exit code 5 says that nothing was collected; if everything was skipped it is 0, which shows nothing either
-    if done.returncode != 0 or not re.search(r"\b[1-9]\d* passed", done.stdout):
-        raise InterpretedFailure(f"under TRITON_INTERPRET=1, {path.name}:\n{done.stdout}{done.stderr}")
+    passed = re.findall(r"^PASSED .*?([^/\s]+\.py)::", done.stdout, re.MULTILINE)
+    if done.returncode != 0 or not {path.name for path in paths} <= set(passed):
+        raise InterpretedFailure(f"under TRITON_INTERPRET=1, {names}:\n{done.stdout}{done.stderr}")
     return done.stdout
