@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import dis
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -249,14 +250,30 @@ def walk() -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # each in a process that has imported nothing yet
-        for part in ("text", "step"):
-            subprocess.run([sys.executable, __file__, part, str(folder)], check=True, stdout=sys.stderr)
+        subprocess.run([sys.executable, __file__, name], check=True, stdout=sys.stderr)
         text = json.loads((folder / "text.json").read_text(encoding="utf-8"))
         rows = [json.loads(line) for line in (folder / "step.jsonl").read_text(encoding="utf-8").splitlines()]
     over = rows.index({"over": True})
     modules = sorted({row["module"] for row in rows[:over] if "module" in row})
     return {"modules": modules, "chain": next(row["chain"] for row in rows if "chain" in row), **text}
+
+
+def _take_parts(folder: Path) -> None:
+    """Take each part in a process that has imported nothing of `unmask` yet."""
+    # what `unmask` imports: watched, these imports take many times as long
+    import pyarrow
+    import pydantic
+    import rich.progress
+    import tokenizers
+    import torch
+
+    assert all((pyarrow, pydantic, rich, tokenizers, torch))
+    for part in ("text", "step"):
+        process = multiprocessing.get_context("fork").Process(target=_take, args=(part, folder))
+        process.start()
+        process.join()
+        if process.exitcode != 0:
+            raise SystemExit(f"the walk of the {part} failed")
 
 
 def _take(part: str, folder: Path) -> None:
@@ -277,16 +294,8 @@ def _take(part: str, folder: Path) -> None:
 
 def _command(watch: Callable[[FrameType, str, Any], None], arguments: list[str]) -> None:
     """Run a command of `unmask` while `watch` sees every call and return, in threads too."""
-    # watched, their imports take many times as long
-    import pyarrow
-    import pydantic
-    import rich.progress
-    import tokenizers
-    import torch
-
     from unmask.cli import main
 
-    assert all((pyarrow, pydantic, rich, tokenizers, torch))
     # a worker sends its batches from a thread
     threading.setprofile(watch)
     sys.setprofile(watch)
@@ -314,4 +323,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         print(report(walk()))
     else:
-        _take(sys.argv[1], Path(sys.argv[2]))
+        _take_parts(Path(sys.argv[1]))
