@@ -163,6 +163,7 @@ def add_option(
     field: "dataclasses.Field[Any]",
     *,
     default: Any,
+    more: str = "",
     hidden: bool = False,
 ) -> None:
     """Add an option to a parser or to a group of one.
@@ -174,13 +175,14 @@ def add_option(
         hint: its type.
         field: its field, with help and range.
         default: for the help; `MISSING` if it must be given.
+        more: a sentence that the help adds to the field's own.
         hidden: leave it out of the help.
     """
     kind, several = _kind(hint), _is_list(hint)
     shown = (
         "" if default in (None, dataclasses.MISSING) or default in ([], {}, ()) else f" (default: {_shown(default)})"
     )
-    text = argparse.SUPPRESS if hidden else (field.metadata["description"] + shown).replace("%", "%%")
+    text = argparse.SUPPRESS if hidden else (field.metadata["description"] + more + shown).replace("%", "%%")
     metavar = field.metadata.get("metavar") or _metavar(hint)
     if field.metadata.get("positional"):
         count = "*" if several else "?" if default is not dataclasses.MISSING else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unmask.cli._arguments import Parser, add_option, value_of
+from unmask.config.backends import BACKENDS
 from unmask.config.load import read_settings, recipe_names
 from unmask.config.mappings import (
     ITEMS,
@@ -82,7 +83,9 @@ def settings_parser(
         if group not in sections:
             about = inspect.getdoc(groups_of()[group]) if group else ""
             sections[group] = parser.add_argument_group(group or "run", (about or "").split("\n\n")[0])
-        add_option(sections[group], [f"--{name}"], name, hint, field, default=shown[name])
+        backends = BACKENDS.get(name.removeprefix("kernels.")) if group == "kernels" else None
+        choices = f" Backends: {', '.join(backends)}." if backends else ""
+        add_option(sections[group], [f"--{name}"], name, hint, field, default=shown[name], more=choices)
     hidden = parser.add_argument_group()
     for old, new in old_names().items():
         field, hint = settings_of()[new]

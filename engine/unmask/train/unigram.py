@@ -112,6 +112,5 @@ def _count(store: TokenStore, documents: npt.NDArray[np.int64], tokens: int) -> 
     counts = np.zeros(store.vocab_size)
     part_of = np.cumsum(lengths) // _PART_TOKENS
     for part in np.split(np.arange(documents.size), np.flatnonzero(np.diff(part_of)) + 1):
-        ids, _ = store.gather(documents[part], np.zeros(part.size, np.int64), lengths[part])
-        counts += np.bincount(ids, minlength=store.vocab_size)
+        counts += store.count_ids(documents[part])
     return counts, int(lengths.sum())

@@ -166,6 +166,7 @@ def test_help_shows_where_the_recipe_goes_and_what_it_sets(capsys: pytest.Captur
     assert "usage: unmask pretrain [RECIPE|FILE.yaml] [--group.field value ...]" in told
     assert "(default: 131072)" in " ".join(told.split())
     assert "--train.phases" in told
+    assert "Backends: triton, flash, torch, reference." in " ".join(told.split())
 
 
 def test_pairs_and_lists_that_are_none_are_named() -> None:

@@ -90,6 +90,11 @@ class MemoryStore:
         places = ranges(self.offsets[documents] + starts, lengths)
         return self.ids[places], self.word_starts[places]
 
+    def count_ids(self, documents: Indices) -> npt.NDArray[np.int64]:
+        """Count each id in documents, as `Store.count_ids` does."""
+        places = ranges(self.offsets[documents], self.lengths[documents].astype(np.int64))
+        return np.bincount(self.ids[places], minlength=self.vocab_size)
+
     def gather_sentence_starts(self, documents: Indices, starts: Indices, lengths: Indices) -> npt.NDArray[np.bool_]:
         """Return sentence starts of spans of documents, as `Store.gather_sentence_starts` does."""
         return self.sentence_starts[ranges(self.offsets[documents] + starts, lengths)]

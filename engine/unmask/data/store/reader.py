@@ -190,6 +190,15 @@ class Store:
             sentences[placed] = _bits(batch.sentences, taken)
         return sentences
 
+    def count_ids(self, documents: ArrayLike) -> NDArray[np.int64]:
+        """Count each id in the documents (n,), of which one that stands twice counts twice: int64 (vocab_size,)."""
+        rows = np.asarray(documents, dtype=np.int64)
+        counts = np.zeros(self.vocab_size, np.int64)
+        begins, sizes, where = self._locate(rows, np.zeros(rows.size, np.int64), self.lengths[rows])
+        for batch, taken, _ in self._parts(begins, sizes, where):
+            counts += np.bincount(batch.ids[taken], minlength=self.vocab_size)
+        return counts
+
     def _locate(self, documents: ArrayLike, starts: ArrayLike, lengths: ArrayLike) -> tuple[Indices, Indices, Indices]:
         """Return for each span its first token in the record batch, its tokens and its record batch, (P,) each."""
         rows, first, sizes = (np.asarray(part, dtype=np.int64) for part in (documents, starts, lengths))

@@ -38,7 +38,8 @@ _ROUNDS = 6
 class TokenStore(Text, Protocol):
     """What the stream reads of a token store; `unmask.data.store.Store` is one. N documents.
 
-    `held_out_mask` tells which documents are in the given share that is held out, (N,).
+    `held_out_mask` tells which documents are in the given share that is held out, (N,). `count_ids` counts each id in
+    documents (n,), (V,).
     """
 
     @property
@@ -56,6 +57,7 @@ class TokenStore(Text, Protocol):
     @property
     def fingerprint(self) -> str: ...
     def held_out_mask(self, fraction: float) -> npt.NDArray[np.bool_]: ...
+    def count_ids(self, documents: Indices) -> npt.NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -74,6 +74,13 @@ def test_spans_with_repetitions_and_empty_ones_come_back_in_order(
     np.testing.assert_array_equal(words, np.concatenate([document.word_starts[span] for document, span in spans]))
 
 
+def test_ids_are_counted_in_the_documents_that_are_asked_for(store: Store, documents: list[StoredDocument]) -> None:
+    asked = np.array([200, 3, 3, 17])
+    expected = np.bincount(np.concatenate([documents[index].ids for index in asked]), minlength=1000)
+    np.testing.assert_array_equal(store.count_ids(asked), expected)
+    assert store.count_ids(np.zeros(0, np.int64)).sum() == 0
+
+
 def test_gathering_nothing_gives_nothing(store: Store) -> None:
     ids, words = store.gather([], [], [])
     assert ids.shape == words.shape == (0,)
