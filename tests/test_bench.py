@@ -158,3 +158,18 @@ def test_every_result_says_where_it_was_measured() -> None:
 def test_the_commit_can_be_named_where_there_is_no_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMMIT", "abc123")
     assert machine.commit() == {"id": "abc123", "dirty": False}
+
+
+def test_the_loaders_that_are_compared_give_the_same_batches() -> None:
+    from itertools import islice
+
+    from bench.engine.bench_by_hand import data_loader, stream_of
+
+    from unmask.data.stream.loader import Loader
+
+    stream = stream_of(1024)
+    theirs = [stream.to_batch(arrays) for arrays in islice(data_loader(stream, 2), 4)]
+    with Loader(stream, workers=2) as loader:
+        for one, two in zip(theirs, islice(loader, 4), strict=True):
+            assert one.cursor == two.cursor
+            assert torch.equal(one.ids, two.ids)

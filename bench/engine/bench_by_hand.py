@@ -38,8 +38,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from unmask.config import StreamConfig
 from unmask.data.store.memory import MemoryStore
-from unmask.data.stream import Stream, StreamConfig
+from unmask.data.stream import Stream
 from unmask.data.stream.loader import Loader
 from unmask.data.stream.rows import BatchArrays
 
