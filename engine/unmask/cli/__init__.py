@@ -22,6 +22,7 @@ COMMANDS = {
     "pretrain": "pre-train an encoder; without arguments, the embedded demonstration",
     "config": "print the settings of a run as YAML",
     "plot": "draw the loss curve of a run",
+    "evaluate": "score a model on held-out text",
     "fill-mask": "show what a model predicts for [MASK]",
     "export": "write a model as a folder that transformers loads",
     "doctor": "say what this machine can run, and why not the rest",

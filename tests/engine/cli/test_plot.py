@@ -46,6 +46,31 @@ def test_command_writes_an_image_and_names_it(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out == f"{image}: training loss 0.050 at step 200\n"
 
 
+def test_the_loss_of_token_frequencies_is_a_dashed_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = pytest.importorskip("matplotlib.axes")
+    drawn: list[tuple[float, object]] = []
+    original = axes.Axes.axhline
+
+    def axhline(self: object, height: float, **options: object) -> object:
+        drawn.append((height, options["linestyle"]))
+        return original(self, height, **options)
+
+    monkeypatch.setattr(axes.Axes, "axhline", axhline)
+    write_log(tmp_path, [{"step": 10, "loss": 6.5}])
+    assert main(["plot", str(tmp_path)]) == 0
+    assert drawn == []
+    (tmp_path / "evaluation.jsonl").write_text(
+        '{"step": 0, "event": "evaluate", "loss": 8.1}\n'
+        '{"step": 10, "event": "evaluate", "loss": 6.4, "unigram_loss": 6.021}\n'
+    )
+    capsys.readouterr()
+    assert main(["plot", str(tmp_path)]) == 0
+    assert drawn == [(6.021, "--")]
+    assert "held-out 6.400 at step 10, of token frequencies alone 6.021" in capsys.readouterr().out
+
+
 def test_running_mean_starts_where_its_window_is_full(tmp_path: Path) -> None:
     from unmask.cli.plot import _running_mean
 
