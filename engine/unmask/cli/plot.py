@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
     out = options.out or options.run / "loss.png"
     draw(training, held_out, title=f"{printable(options.run.absolute().name)}: loss", out=out, unigram=unigram)
     last = f", held-out {held_out.losses[-1]:.3f} at step {held_out.steps[-1]}" if held_out.steps else ""
-    frequencies = "" if unigram is None else f", of token frequencies alone {unigram:.3f}"
+    frequencies = "" if unigram is None else f"; token frequencies alone have {unigram:.3f}"
     print(f"{out}: training loss {training.losses[-1]:.3f} at step {training.steps[-1]}{last}{frequencies}")
 
 

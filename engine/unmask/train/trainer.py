@@ -146,6 +146,7 @@ class Trainer:
                 # A new run, or one that stopped or was killed between this step and its evaluation.
                 self._evaluate(log, stop)
             self.meter.start()
+            began = self.done
             while not (stop or self.ended):
                 self._train_step(next(steps))
                 if self._due(train.log_every):
@@ -158,10 +159,12 @@ class Trainer:
                 if not stop and self._due(train.evaluate_every):
                     self._evaluate(log, stop)
                 self.ended = self._is_over()
+            if self.ended and self.done > began and self.meter.open_interval():
+                # A save or an evaluation took the last of the minutes, and the last row of the log is to come.
+                self._log(log)
             if self.done > 0 and self.saved != self.done:
                 self._save()
             if self.ended and not stop and log.evaluated < self.done:
-                # A save or an evaluation took the last of the minutes.
                 self._evaluate(log, stop)
             self._log_end(stop)
 

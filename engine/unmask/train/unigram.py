@@ -9,7 +9,7 @@ that are masked; special tokens do not count. A source counts as often as an epo
 q comes from the documents to train on. The loss of a causal model also has the [SEP] after each document, which this
 loss leaves out.
 
-Cost: 10 ns a token. A larger store is sampled: documents spread evenly, until they hold `SAMPLE_TOKENS` tokens.
+Each part of a large store is sampled: documents that are spread evenly and hold about `SAMPLE_TOKENS` tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from unmask.objectives import TOKEN_OBJECTIVES
 
 __all__ = ["SAMPLE_TOKENS", "Unigram", "baseline", "measure_unigram"]
 
-SAMPLE_TOKENS = 1 << 25
+SAMPLE_TOKENS = 1 << 24
 _PART_TOKENS = 1 << 22
 
 

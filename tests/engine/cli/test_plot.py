@@ -68,7 +68,7 @@ def test_the_loss_of_token_frequencies_is_a_dashed_line(
     capsys.readouterr()
     assert main(["plot", str(tmp_path)]) == 0
     assert drawn == [(6.021, "--")]
-    assert "held-out 6.400 at step 10, of token frequencies alone 6.021" in capsys.readouterr().out
+    assert "held-out 6.400 at step 10; token frequencies alone have 6.021" in capsys.readouterr().out
 
 
 def test_running_mean_starts_where_its_window_is_full(tmp_path: Path) -> None:

@@ -115,6 +115,9 @@ def test_two_budgets_on_the_command_line_are_refused_and_one_of_them_is_not() ->
         parse(words)
     assert parse(words[:2])[0].train.epochs == 3.0
     assert parse(words[2:])[0].train.minutes == 10.0
+    # also if one of them has its default
+    with pytest.raises(ConfigError, match=r"train\.steps and epochs are given together"):
+        parse(["--train.steps", "2100", "--train.epochs", "3"])
 
 
 @pytest.mark.parametrize(

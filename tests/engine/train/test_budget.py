@@ -161,9 +161,9 @@ def test_evaluations_and_saves_take_of_the_minutes(
         return evaluate(*arguments, **options)
 
     monkeypatch.setattr("unmask.train.trainer.evaluate", slow)
-    tiny.pretrain(by(tiny, tmp_path / "run", minutes=10 / 60, evaluate_every=4))
+    tiny.pretrain(by(tiny, tmp_path / "run", minutes=10 / 60, evaluate_every=4, log_every=3))
     # three seconds before the first step and three after the fourth
-    assert read_log(tmp_path / "run")[-1]["step"] == 4
+    assert [row["step"] for row in read_log(tmp_path / "run")] == [3, 4]
     assert [row["step"] for row in read_evaluations(tmp_path / "run")] == [0, 4]
 
 

@@ -97,7 +97,9 @@ class Display:
         if not self._forecast_given and left > 0 and (timed >= FORECAST_AFTER or (late and timed > 1)):
             self._forecast_given = True
             self.show_message(self._forecast(row, left))
-        numbers = f"{describe_row(row)}  {duration(left)} left, until {clock_time(left)}"
+        numbers = describe_row(row)
+        if left > 0:
+            numbers += f"  {duration(left)} left, until {clock_time(left)}"
         if self._bar is not None:
             self._bar.update(self._task, numbers=describe_row(row))
         elif "step" in row or late:
