@@ -104,7 +104,7 @@ def _section(run: dict[str, Any], figure: str, source: str) -> str:
     changed.pop("run", None)
     if changed.get("data.store"):
         # a store keeps the vocabulary that it was made with
-        changed.pop("data.vocab_size", None)
+        changed = {name: value for name, value in changed.items() if name not in ("data.vocab_size", "data.lowercase")}
     settings = ", ".join(f"`{name}: {value}`" for name, value in changed.items()) or "none"
     return "\n".join(
         [*lines, f"Settings other than the defaults: {settings}. All of them: [{source[3:]}]({source}).", ""]
