@@ -18,8 +18,8 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "prepare": "turn raw text into a tokenizer and a token store",
     "similar-words": "make the table of similar words for MacBERT's masking",
-    "analyse": "describe a corpus as composed and masked, and where attention goes",
-    "pretrain": "pre-train an encoder; without arguments, the embedded demonstration",
+    "analyse": "describe a corpus as a run reads it, and where attention goes",
+    "pretrain": "pre-train an encoder; without arguments, a demonstration",
     "config": "print the settings of a run as YAML",
     "plot": "draw the loss curve of a run",
     "evaluate": "score a model on held-out text",
@@ -177,7 +177,7 @@ def _usage() -> str:
             "unmask COMMAND --help    the arguments of a command",
             "unmask --version         the version",
             "",
-            f"{_TRACEBACK}=1 shows the traceback of an error. UNMASK_DEBUG=1 checks what tensors",
-            "hold on a GPU too, where each check waits.",
+            f"{_TRACEBACK}=1 shows the traceback of an error.",
+            "UNMASK_DEBUG=1 checks what tensors hold on a GPU too, where each check waits.",
         ]
     )

@@ -123,3 +123,25 @@ def test_missing_package_is_named_with_its_use(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else found(name))
     assert facts()["versions"]["matplotlib"] is None
     assert "matplotlib (unmask plot)" in " ".join(table(facts()))
+
+
+def test_alike_gpus_share_a_table() -> None:
+    found = facts(["gelu"])
+    young = {"chosen": "torch", "backends": {}}
+    young["backends"] = {
+        name: {"reasons": [], "verified": name != "triton"} for name in ("triton", "torch", "reference")
+    }
+    for number in range(2):
+        gpu = {"device": f"cuda:{number}", "name": "GPU X", "dtype": "bfloat16", "dtype_reason": "it has tensor cores"}
+        gpu |= {"free_bytes": (number + 1) * 2**30, "total_bytes": 2**34, "operations": {"gelu": young}}
+        found["devices"].append(gpu)
+    found["gpu"] = None
+    lines = list(table(found))
+    assert "cuda:0 (GPU X, 1.0 of 16.0 GiB free): activations in bfloat16, it has tensor" in lines
+    assert "cuda:1 (GPU X, 2.0 of 16.0 GiB free): activations in bfloat16, it has tensor" in lines
+    assert sum(line.startswith("gelu ") for line in lines) == 2
+    assert next(line.split() for line in lines if "*" in line) == ["gelu", "torch", "triton*,", "reference", "-"]
+    assert not any(line.startswith("GPU: none") for line in lines)
+    told = list(reasons(found))
+    assert sum(line.startswith("gelu on ") for line in told) == 2
+    assert any("can run if you name it" in line for line in told)
