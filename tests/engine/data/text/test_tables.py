@@ -315,3 +315,36 @@ def test_a_suffix_that_is_not_read_becomes_text_by_the_command_of_the_error(tmp_
         command = next(text[text.index(begin) :] for begin in ("python ", "cp ") if begin in text)
         subprocess.run(["sh", "-c", command.replace("python ", f"{sys.executable} ", 1)], check=True)
         assert [one.strip() for one in _texts(folder / new)] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "advice", "mended"),
+    [
+        ("a.csv", 'text\n"a "b" c"\n', "write a quote inside a quoted text twice", 'text\n"a ""b"" c"\n'),
+        ("a.csv", 'text\n"a', "close each one", 'text\n"a"'),
+        ("a.csv", "text,text\na,b\n", "give the others other names", "text,note\na,b\n"),
+        ("a.csv", "text\na, b\n", "put quotes around a text that holds the separator", 'text\n"a, b"\n'),
+        ("a.json", '[["a"]]', "make an array of objects or strings of it", '["a"]'),
+        ("a.json", '[{"text": ["a"]}]', "must be a string, got an array", '[{"text": "a"}]'),
+        ("a.json", '[{"text": "a"},]', "write one object a line", '{"text": "a"}'),
+        ("a.json", '["\\ud83d"]', "write the whole pair", '["\\ud83d\\ude00"]'),
+    ],
+)
+def test_a_file_that_is_mended_as_the_error_says_is_read(
+    tmp_path: Path, name: str, bad: str, advice: str, mended: str
+) -> None:
+    (tmp_path / name).write_text(bad)
+    with pytest.raises(CorpusError, match=advice):
+        _texts(tmp_path / name)
+    (tmp_path / name).write_text(mended)
+    assert len(_texts(tmp_path / name)) == 1
+
+
+def test_a_file_without_the_field_is_left_out_of_a_folder_by_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "index.csv").write_text("file,author\na.txt,nobody\n")
+    with pytest.raises(
+        CorpusError, match=r"index\.csv:1 has no field 'text'.*such as --input 'texts/\*\.txt' leaves this"
+    ):
+        _texts(tmp_path)
+    assert _texts(f"{tmp_path}/*.txt") == ["one"]
