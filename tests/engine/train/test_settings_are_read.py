@@ -47,6 +47,8 @@ OTHER: dict[str, Any] = {
     "data.encoding": "utf-16-le",
     "data.delimiter": ";",
     "data.drop_duplicates": True,
+    "data.keep_indentation": True,
+    "data.allow_unknown": True,
     "data.segmenter": "spaces",
     "data.tokenizer": "CASED",
     "data.vocab_size": 200,
@@ -148,7 +150,7 @@ BASE: dict[str, Any] = {
 # contexts that take the reader from one setting or another
 CONTEXTS: dict[str, dict[str, Any]] = {
     "tokens": {},
-    "text": {"data.store": None, "data.input": ["a.txt", "twin.txt"]},
+    "text": {"data.store": None, "data.input": ["a.txt"]},
     "docstrings": {"data.store": None},
     "pairs": {
         "composition.strategy": "pairs",
@@ -189,7 +191,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             sentences = [" ".join(generator.choice(few, 5)).capitalize() + "." for _ in range(2 + number % 4)]
             documents.append(" ".join(sentences))
         (folder / f"{name}.txt").write_text("\n\n".join(documents))
-    (folder / "twin.txt").write_text((folder / "a.txt").read_text())
     common: dict[str, Any] = {"blank_line_documents": True, "workers": 1}
     prepare([folder / "a.txt", folder / "b.txt"], folder / "STORE", vocab_size=120, **common)
     prepare([folder / "c.txt"], folder / "OTHER", tokenizer=folder / "STORE" / "tokenizer", **common)

@@ -96,12 +96,11 @@ def test_the_command_shows_copies_and_its_advice_drops_them(
 
 
 def test_without_input_the_command_names_both_ways_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unmask.data.text.docstrings.SOURCES", ("topics",))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    tokenizer.save(tmp_path / "tokenizer")
-    words = ["prepare", "--out", str(tmp_path / "store"), "--tokenizer", str(tmp_path / "tokenizer")]
+    words = ["prepare", "--out", str(tmp_path / "store"), "--vocab-size", "400", "--workers", "1"]
     assert main(words) == 2
     told = capsys.readouterr().err
     assert "give text with --input, or the embedded corpus with --input docstrings:" in told
