@@ -1,17 +1,22 @@
-"""The code that stands in the documentation runs as it is written."""
+"""The code that stands in the documentation and in examples/ runs as it is written."""
 
 from __future__ import annotations
 
+import doctest
+import importlib.util
 import re
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
-from unmask import Encoder, EncoderConfig
+import unmask
+from unmask import EncoderConfig, PretrainingModel
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ["the", "a", "cat", "dog", "sat", "ran", "on", "mat", "and", "hello", "world"]
+PROGRAMS = ("Classification", "Pairs of texts", "Continued pre-training")
 
 
 @pytest.fixture
@@ -21,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     config = EncoderConfig(
         vocab_size=8_000, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_positions=32
     )
-    Encoder(config).save_pretrained("folder")
+    PretrainingModel(config, heads=("mlm", "nsp")).save_pretrained("folder")
     specials = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
     vocabulary = [specials.get(index, f"[unused{index}]") for index in range(104)] + WORDS
     Path("folder/vocab.txt").write_text("\n".join(vocabulary) + "\n")
@@ -29,26 +34,112 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number in range(20):
         Path(f"texts/{number}.txt").write_text(" ".join(WORDS[(i * number) % len(WORDS)] for i in range(200)))
     Path("folder/tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
+    torch.manual_seed(0)
     return tmp_path
 
 
-def code_of(page: str) -> str:
-    """The Python blocks of a page, one after the other."""
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
-    assert blocks, page
-    return "\n".join(blocks)
+def sections_of(page: str) -> dict[str, str]:
+    """The Python blocks of each section of a page, one after the other, by its title."""
+    parts = re.split(r"^## (.+)$", (ROOT / page).read_text("utf-8"), flags=re.MULTILINE)
+    blocks = re.compile(r"^```python\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+    return {title: "\n".join(blocks.findall(text)) for title, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def run(code: str, name: str) -> dict[str, object]:
+    names: dict[str, object] = {}
+    exec(compile(code, name, "exec"), names)
+    return names
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/encoder.md"])
 def test_the_code_of_a_page_runs(page: str, folder: Path) -> None:
-    names: dict[str, object] = {}
-    exec(compile(code_of(page), page, "exec"), names)
-    hidden = names["hidden"]
+    sections = sections_of(page)
+    names = run("\n".join(code for title, code in sections.items() if title not in PROGRAMS), page)
+    hidden, vectors = names["hidden"], names["vectors"]
     assert isinstance(hidden, torch.Tensor) and hidden.shape == (7, 32)
+    assert isinstance(vectors, torch.Tensor) and vectors.shape == (2, 32)
     if page == "README.md":
         assert list(Path("runs/mine/checkpoints").glob("step-*"))
     if page == "docs/encoder.md":
         from transformers import BertModel
 
-        names["first"], names["second"], names["vectors"], names["trainer"]
+        names["first"], names["second"], names["trainer"]
         assert BertModel.from_pretrained("trained/encoder").config.hidden_size == 32
+
+
+@pytest.mark.parametrize("title", PROGRAMS)
+def test_a_complete_program_learns_and_its_folder_is_read_again(
+    title: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The programs themselves assert that what they saved gives the same numbers again."""
+    names = run(sections_of("docs/encoder.md")[title], title)
+    shown = [float(number) for number in re.findall(r"held-out .*: ([0-9.]+)$", capsys.readouterr().out, re.MULTILINE)]
+    if title == "Continued pre-training":
+        before, after = shown
+        assert after < before - 0.5
+    else:
+        (accuracy,) = shown
+        assert accuracy >= 0.9
+    if title == "Classification":
+        theirs, again, collate = (names[name] for name in ("theirs", "again", "collate"))
+        batch, _ = collate(names["held_out"])  # type: ignore[operator]
+        lengths = batch.documents.cu_seqlens.diff().tolist()
+        ids = torch.nn.utils.rnn.pad_sequence(batch.ids.split(lengths), batch_first=True)
+        with torch.no_grad():
+            expected = theirs(ids, attention_mask=(ids != 0).long()).logits  # type: ignore[operator]
+            torch.testing.assert_close(again.eval()(batch), expected, rtol=0, atol=1e-5)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["prepare", "load_config", "pretrain"])
+def test_the_example_of_a_public_function_gives_what_it_shows(name: str, folder: Path) -> None:
+    if name == "pretrain":
+        unmask.prepare(["texts"], "store", vocab_size=200)
+    function = getattr(unmask, name)
+    examples = doctest.DocTestParser().get_examples(function.__doc__)
+    assert len(examples) >= 3
+    names: dict[str, object] = {}
+    for example in examples:
+        if example.want:
+            assert repr(eval(example.source, names)) == example.want.strip()
+        else:
+            exec(example.source, names)
+
+
+def program(name: str) -> types.ModuleType:
+    """A file of examples/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_tested_and_listed() -> None:
+    names = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert names == {"pretrain_on_a_folder", "encoder_in_your_loop"}
+    page = (ROOT / "examples" / "README.md").read_text("utf-8")
+    assert [name for name in names if f"`{name}.py`" not in page] == []
+
+
+def test_the_example_of_pretraining_makes_a_model_from_a_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = program("pretrain_on_a_folder")
+    example.main(["texts", "--steps", "3", "--vocab-size", "100", "--out", "out", "--text", "the [MASK] sat"])
+    assert len(re.findall(r"^ +[0-9.]+%  \S+$", capsys.readouterr().out, re.MULTILINE)) == 5
+    model = unmask.PretrainingModel.from_pretrained("out/model")
+    assert 20 < model.config.vocab_size <= 100 and list(Path("out/run/checkpoints").glob("step-*"))
+
+
+def test_the_example_of_a_loop_learns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = program("encoder_in_your_loop")
+    assert example.main(["--steps", "100"]) > 0.9
+    assert re.search(r"^accuracy on \d+ sentences .*: \d+\.\d%$", capsys.readouterr().out, re.MULTILINE)
+    example.main(["--steps", "1", "--model", "folder"])
+
+
+def test_the_loop_is_tested_on_sentences_that_it_does_not_train_on() -> None:
+    example = program("encoder_in_your_loop")
+    training, tested = dict(example.sentences(held_out=False)), dict(example.sentences(held_out=True))
+    assert not training.keys() & tested.keys()
+    assert sum(tested.values()) * 2 == len(tested)  # half of them in each class

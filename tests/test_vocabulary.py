@@ -217,6 +217,8 @@ MEANT = {
     ("engine/unmask/cli/pretrain.py", "data.longest"),
     # the largest of some lengths, beside `shortest`
     ("engine/unmask/analysis/packing.py", "longest"),
+    # BERT's token types, an argument of the encoder
+    ("docs/encoder.md", "segments"),
 }
 """Files, and the retired words in them that are their subject."""
 

@@ -1,7 +1,12 @@
 """unmask: pre-train BERT-style encoders on packed documents.
 
-Importing the package imports nothing else. The first use of a public name imports its module, which needs only PyTorch
-and NumPy.
+The public names, each imported when it is first used:
+
+    Encoder, PretrainingModel, EncoderConfig     the model, its heads and its sizes
+    pack, PackedBatch, mean_pool                 batches of whole documents, and one vector for each document
+    prepare, load_config, pretrain               the commands as functions
+
+Importing the package imports nothing else. The model and its batches need only PyTorch and NumPy.
 
     encoder = unmask.Encoder.from_pretrained("folder")
     batch = unmask.pack([[101, 7592, 102], [101, 2088, 999, 102]])
@@ -15,9 +20,23 @@ import importlib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unmask.batch import PackedBatch, pack
-    from unmask.model import Encoder, EncoderConfig, PretrainingModel
+    from unmask.config import load_config
+    from unmask.data.prepare import prepare
+    from unmask.model import Encoder, EncoderConfig, PretrainingModel, mean_pool
+    from unmask.train.pretrain import pretrain
 
-__all__ = ["Encoder", "EncoderConfig", "PackedBatch", "PretrainingModel", "__version__", "pack"]
+__all__ = [
+    "Encoder",
+    "EncoderConfig",
+    "PackedBatch",
+    "PretrainingModel",
+    "__version__",
+    "load_config",
+    "mean_pool",
+    "pack",
+    "prepare",
+    "pretrain",
+]
 
 __version__ = "0.1.0"
 
@@ -26,7 +45,11 @@ _HOMES = {
     "EncoderConfig": "unmask.model",
     "PackedBatch": "unmask.batch",
     "PretrainingModel": "unmask.model",
+    "load_config": "unmask.config",
+    "mean_pool": "unmask.model",
     "pack": "unmask.batch",
+    "prepare": "unmask.data.prepare",
+    "pretrain": "unmask.train.pretrain",
 }
 
 

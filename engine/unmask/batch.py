@@ -51,6 +51,7 @@ class PackedBatch:
         labels: original ids at `masked`, int64 (M,); unused slots are -100.
         pair_labels: label of each document for pair objectives, int64 (S,); unused slots are -100. Or None.
         real_tokens: number of tokens that are not padding.
+        real_documents: number of documents that are not padding; they come first.
         cursor: where the batch lies in the stream, or None.
     """
 
@@ -62,6 +63,7 @@ class PackedBatch:
     labels: Tensor | None = None
     pair_labels: Tensor | None = None
     real_tokens: int
+    real_documents: int
     cursor: Cursor | None = None
 
     def __repr__(self) -> str:
@@ -203,6 +205,7 @@ def assemble(
         labels=label_slots,
         pair_labels=None if pair_labels is None else _padded(pair_labels, sequences, IGNORED),
         real_tokens=total,
+        real_documents=len(lengths),
         cursor=cursor,
     )
 

@@ -49,9 +49,9 @@ def test_a_batch_without_labels_is_refused() -> None:
 def test_a_model_without_the_head_says_so() -> None:
     model = PretrainingModel(MODEL)
     batch = pack([[1, 2, 3]])
-    with pytest.raises(ValueError, match="made without a next-sentence head"):
+    with pytest.raises(ValueError, match="it has no next-sentence head; make or read it with heads="):
         model.nsp_logits(model(batch)[batch.documents.first_rows()])
-    with pytest.raises(ValueError, match=r"heads must be 'mlm' or 'mlm' and 'nsp', got \('nsp',\)"):
+    with pytest.raises(ValueError, match=r"heads must be \('mlm',\) or \('mlm', 'nsp'\), got \('nsp',\)"):
         PretrainingModel(MODEL, heads=("nsp",))
 
 

@@ -29,6 +29,12 @@ def load_config(
 ) -> RunConfig:
     """Read a recipe or YAML file, lay overrides over it, and check the result.
 
+    Example:
+        >>> import unmask
+        >>> config = unmask.load_config("bert-mini", {"data.store": "store", "train.steps": 1000})
+        >>> config.train.steps
+        1000
+
     Args:
         recipe_or_yaml: name of a shipped recipe (`tiny`, `bert-mini`, ...) or path of a YAML file. Default: `tiny`.
         overrides: nested mapping ({"train": {"steps": 200}}), or dotted names ({"train.steps": 200}), or both.

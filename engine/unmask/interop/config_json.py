@@ -102,7 +102,7 @@ def write_config(
     if foreign and for_transformers:
         raise CheckpointError(
             f"{folder}: transformers' {architecture} cannot compute this model, which has {' and '.join(foreign)}; "
-            "keep a checkpoint of the run, which unmask.PretrainingModel.from_pretrained reads"
+            "keep the checkpoint, or save with for_transformers=False, for unmask's from_pretrained alone"
         )
     theirs: dict[str, Any] = {
         "architectures": [architecture],

@@ -11,7 +11,7 @@ read off the name of the token table.
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,6 +23,7 @@ from unmask.config import EncoderConfig
 from unmask.errors import CheckpointError
 from unmask.interop import names
 from unmask.interop.config_json import read_config, write_config
+from unmask.interop.left_out import log_difference
 from unmask.interop.model_folder import CONFIG, read_object
 from unmask.interop.names import Parameter
 from unmask.interop.weights import read_weights
@@ -47,9 +48,10 @@ class FolderWeights:
 
     Attributes:
         config: sizes of the model.
-        heads: the heads that the folder has weights for.
-        pooler: whether it has the weights of a pooler.
-        parameters: our name, their names and the shape of each parameter.
+        heads: the heads that the model gets.
+        pooler: whether it gets a pooler.
+        parameters: our name, their names and the shape of each parameter that the folder has; the model's others are
+            new.
         tensors: the folder's tensors, by their names.
     """
 
@@ -60,24 +62,27 @@ class FolderWeights:
     tensors: dict[str, Tensor]
 
     def copy_into(self, module: nn.Module) -> None:
-        """Copy the weights, as fp32, into the parameters of a module made for this configuration."""
+        """Copy the weights, as fp32, into a module made for this configuration; its other parameters stay."""
         ours = dict(module.named_parameters())
         with torch.no_grad():
             for parameter in self.parameters:
                 ours[parameter.ours].copy_(torch.cat([self.tensors[name].float() for name in parameter.theirs]))
 
 
-def read_encoder(folder: Path) -> FolderWeights:
+def read_encoder(folder: Path, *, pooler: bool | None = None) -> FolderWeights:
     """Read the encoder of a folder; see `Encoder.from_pretrained`."""
     config = read_config(folder)
     weights = read_weights(folder)
     theirs = _encoder_prefix(weights, folder)
-    pooler = f"{theirs}pooler.dense.weight" in weights
-    parameters = _checked(_encoder_parameters(config, pooler, "", theirs), weights, theirs, folder)
-    return FolderWeights(config=config, heads=(), pooler=pooler, parameters=parameters, tensors=weights)
+    found = f"{theirs}pooler.dense.weight" in weights
+    wanted = found if pooler is None else pooler
+    parameters = _checked(_encoder_parameters(config, found and wanted, "", theirs), weights, theirs, folder)
+    new = ["pooler"] if wanted and not found else []
+    log_difference(folder, weights, parameters, prefix=theirs, new=new)
+    return FolderWeights(config=config, heads=(), pooler=wanted, parameters=parameters, tensors=weights)
 
 
-def read_pretraining_model(folder: Path) -> FolderWeights:
+def read_pretraining_model(folder: Path, *, heads: Sequence[str] | None = None) -> FolderWeights:
     """Read the encoder and its heads; see `PretrainingModel.from_pretrained`."""
     config = read_config(folder)
     weights = read_weights(folder)
@@ -87,13 +92,32 @@ def read_pretraining_model(folder: Path) -> FolderWeights:
     if bias not in weights and copy_of_bias in weights:
         # The two are tied, and a file that holds no tensor twice may have kept either.
         weights[bias] = weights[copy_of_bias]
-    if bias not in weights:
-        raise CheckpointError(
-            f"{folder} has no masked-LM head (no weights named cls.predictions.*); "
-            "read its encoder with unmask.Encoder.from_pretrained"
-        )
-    heads = ("mlm", "nsp") if f"{outer}cls.seq_relationship.weight" in weights else ("mlm",)
-    parameters = _checked(_model_parameters(config, heads, theirs), weights, theirs, folder)
+    marks = {"mlm": bias, "nsp": f"{outer}cls.seq_relationship.weight", "pooler": f"{theirs}pooler.dense.weight"}
+    found = [name for name, mark in marks.items() if mark in weights]
+    if heads is None:
+        if "mlm" not in found:
+            raise CheckpointError(
+                f"{folder} has no masked-LM head (no weights named cls.predictions.*); read its encoder with "
+                "unmask.Encoder.from_pretrained, or pass heads=('mlm',) to PretrainingModel.from_pretrained, which "
+                "makes a new one"
+            )
+        heads = [name for name in ("mlm", "nsp") if name in found]
+    # The next-sentence head reads the pooler, and comes with it.
+    wanted = [*heads, "pooler"] if "nsp" in heads else [*heads]
+    new = [part for part in wanted if part not in found and not (part == "pooler" and "nsp" in found)]
+    read = [part for part in wanted if part not in new]
+    parameters = _checked(_model_parameters(config, read, theirs), weights, theirs, folder)
+    if "mlm" in read:
+        _require_tied(folder, weights, outer, table=f"{theirs}{_TABLE}")
+    log_difference(folder, weights, parameters, prefix=theirs, new=new)
+    return FolderWeights(
+        config=config, heads=tuple(heads), pooler="nsp" in heads, parameters=parameters, tensors=weights
+    )
+
+
+def _require_tied(folder: Path, weights: dict[str, Tensor], outer: str, *, table: str) -> None:
+    """Refuse a masked-LM head whose output projection is not the token table."""
+    bias, copy_of_bias = (f"{outer}cls.predictions.{name}" for name in ("bias", "decoder.bias"))
     projection = f"{outer}cls.predictions.decoder.weight"
     if projection not in weights and read_object(folder / CONFIG).get("tie_word_embeddings", True) is not True:
         raise CheckpointError(
@@ -101,8 +125,7 @@ def read_pretraining_model(folder: Path) -> FolderWeights:
             "it to true if the token table is the projection, or read the encoder alone with "
             "unmask.Encoder.from_pretrained"
         )
-    tied = {projection: f"{theirs}{_TABLE}", copy_of_bias: bias}
-    for name, original in tied.items():
+    for name, original in {projection: table, copy_of_bias: bias}.items():
         if name in weights and not _equal(weights[name], weights[original]):
             what = "projection differs from the token table"
             if original == bias:
@@ -111,7 +134,6 @@ def read_pretraining_model(folder: Path) -> FolderWeights:
                 f"{folder}: the output {what} ({name}), and both are one tensor here; read the encoder alone "
                 "with unmask.Encoder.from_pretrained"
             )
-    return FolderWeights(config=config, heads=heads, pooler="nsp" in heads, parameters=parameters, tensors=weights)
 
 
 def save(
@@ -136,7 +158,7 @@ def save(
     if architecture == "BertModel":
         layout = _encoder_parameters(config, "pooler.weight" in ours, "", "")
     else:
-        heads = ("mlm", "nsp") if architecture == "BertForPreTraining" else ("mlm",)
+        heads = ("mlm", "nsp", "pooler") if architecture == "BertForPreTraining" else ("mlm",)
         layout = _model_parameters(config, heads, "bert.")
     weights: dict[str, Tensor] = {}
     for parameter in layout:
@@ -158,12 +180,12 @@ def _encoder_parameters(config: EncoderConfig, pooler: bool, ours: str, theirs: 
     return names.parameter_names(table, config, ours=ours, theirs=theirs)
 
 
-def _model_parameters(config: EncoderConfig, heads: tuple[str, ...], theirs: str) -> Iterator[Parameter]:
-    table = names.MLM | (names.NSP if "nsp" in heads else {})
-    outer = theirs.removesuffix("bert.")
+def _model_parameters(config: EncoderConfig, parts: Sequence[str], theirs: str) -> Iterator[Parameter]:
+    """Yield the parameters of the encoder and of these parts: "mlm", "nsp", "pooler"."""
+    table = (names.MLM if "mlm" in parts else {}) | (names.NSP if "nsp" in parts else {})
     return chain(
-        _encoder_parameters(config, "nsp" in heads, "encoder.", theirs),
-        names.parameter_names(table, config, theirs=outer),
+        _encoder_parameters(config, "pooler" in parts, "encoder.", theirs),
+        names.parameter_names(table, config, theirs=theirs.removesuffix("bert.")),
     )
 
 

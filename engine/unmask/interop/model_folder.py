@@ -61,7 +61,7 @@ def require_folder(folder: Path) -> None:
     if folder.is_symlink():
         raise CheckpointError(f"{folder} is a link to {folder.readlink()}, which is not there; give the folder itself")
     raise CheckpointError(
-        f"{folder} does not exist; give a run directory, a checkpoint, or a folder with {CONFIG} and "
+        f"{folder} does not exist; give a checkpoint of a run, or a folder with {CONFIG} and "
         f"weights{on_the_hub(folder)}"
     )
 
@@ -78,11 +78,13 @@ def require_model(folder: Path) -> None:
         raise CheckpointError(link_to_nothing(config))
     if not config.exists():
         if (folder / "config.yaml").is_file():
-            newest = max((folder / "checkpoints").glob("step-*[0-9]"), default=folder / "checkpoints")
+            newest = max((folder / "checkpoints").glob("step-*[0-9]"), default=None)
+            if newest is None:
+                raise CheckpointError(f"{folder} is a run without a checkpoint; wait for its first one")
             raise CheckpointError(f"{folder} is a run, which holds models in its checkpoints; give one, as {newest}")
         raise CheckpointError(
             f"{folder} holds neither a run (config.yaml) nor a model ({CONFIG}); give the folder of a Hugging Face "
-            f"BERT model, a run or one of its checkpoints{_nearby(folder)}"
+            f"BERT model or a checkpoint of a run{_nearby(folder)}"
         )
 
 
@@ -164,7 +166,7 @@ def _nearby(folder: Path) -> str:
         newest = max(inside, key=lambda path: (len(path.name), path.name))
         return f"; {newest} has one"
     if (folder / "bert_config.json").is_file():
-        return "; bert_config.json is of the original TensorFlow release, which transformers converts"
+        return "; bert_config.json is of the original TensorFlow release, convert it with version 4 of transformers"
     return _foreign(folder)
 
 

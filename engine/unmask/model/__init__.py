@@ -3,5 +3,6 @@
 from unmask.config import EncoderConfig
 from unmask.model.encoder import Encoder
 from unmask.model.heads import MLMHead, NSPHead, PretrainingModel
+from unmask.model.pooling import mean_pool
 
-__all__ = ["Encoder", "EncoderConfig", "MLMHead", "NSPHead", "PretrainingModel"]
+__all__ = ["Encoder", "EncoderConfig", "MLMHead", "NSPHead", "PretrainingModel", "mean_pool"]

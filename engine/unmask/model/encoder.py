@@ -14,6 +14,7 @@ layer, site, document and position (`unmask_kernels.philox`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from unmask.config import EncoderConfig
 from unmask_kernels import Documents, attention, embedding, layer_norm, linear_gelu, philox
 from unmask_kernels.precision import under_autocast
 
-__all__ = ["Encoder", "Linear", "Norm", "initialise"]
+__all__ = ["Encoder", "Linear", "Norm", "initialise", "with_dropout"]
 
 # Places in a layer that apply dropout. The embeddings use the first site of one extra layer.
 _SITES = 3
@@ -52,6 +53,23 @@ def initialise(module: nn.Module, std: float, seed: int, *, part: int = 0) -> No
                 parameter.zero_()
             else:
                 parameter.fill_(1.0)
+
+
+def with_dropout(config: EncoderConfig, dropout: float | None) -> EncoderConfig:
+    """Return the sizes of a model with one rate for both of its dropouts; None leaves them as they are.
+
+    Raises:
+        ValueError: the rate is no number in [0, 1).
+    """
+    if dropout is None:
+        return config
+    try:
+        return replace(config, hidden_dropout=dropout, attention_dropout=dropout)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"from_pretrained: dropout must be a number of at least 0 and below 1, got {dropout!r}; leave it out for "
+            "the rates in config.json"
+        ) from None
 
 
 class Linear(nn.Linear):
@@ -122,10 +140,10 @@ class Embeddings(nn.Module):
 
 
 class Pooler(Linear):
-    """BERT's pooler: tanh(W h + b) of the hidden state h of [CLS]."""
+    """BERT's pooler: tanh(W h + b) of the hidden state h of a token, as a rule [CLS]."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Pool the hidden states of the first tokens, (S, D) -> (S, D)."""
+        """Pool hidden states, (R, D) -> (R, D)."""
         return torch.tanh(super().forward(rows))
 
 
@@ -226,17 +244,35 @@ class Encoder(nn.Module):
             x = layer(x, documents, None if keys is None else keys[index], rows if last else None)
         return x
 
-    def pool(self, hidden: Tensor, documents: Documents) -> Tensor:
-        """Return tanh(W h + b) of the first token of each document, (T, D) -> (S, D).
+    def pool(self, hidden: Tensor, documents: Documents | None = None) -> Tensor:
+        """Return tanh(W h + b) of the first token of each document, or of rows of your choice.
 
-        The rows of empty document slots have no meaning.
+            encoder.pool(hidden, batch.documents)      # the [CLS] of each document
+            encoder.pool(hidden[rows])                 # these tokens
+            encoder.pool(encoder(batch.ids, batch.documents, rows=batch.documents.first_rows()))
+
+        Args:
+            hidden: hidden states, (T, D) with `documents`, else (R, D).
+            documents: the documents whose first tokens are pooled. Default: every row of `hidden` is pooled.
+        Returns:
+            (S, D) with `documents`, where the rows of padding and of empty documents have no meaning; else (R, D). The
+            dtype is that of `hidden`.
+        Raises:
+            ValueError: the encoder has no pooler, or `hidden` does not have a row for each token of `documents`.
         """
         if self.pooler is None:
             raise ValueError(
-                "encoder: it has no pooler, since its folder has no weights of one or pooler=False was passed; take "
-                "the hidden states of each [CLS], hidden[documents.first_rows()]"
+                "pool: the encoder has no pooler; take the hidden states of each [CLS], "
+                "hidden[documents.first_rows()], or make the encoder with pooler=True and train the pooler"
             )
-        pooled: Tensor = self.pooler(hidden[documents.first_rows()])
+        if documents is not None:
+            if len(hidden) != documents.tokens:
+                raise ValueError(
+                    f"pool: hidden must have a row for each of the {documents.tokens} tokens of documents, got "
+                    f"{len(hidden)}; leave documents out if they are the rows to pool"
+                )
+            hidden = hidden[documents.first_rows()]
+        pooled: Tensor = self.pooler(hidden)
         return pooled
 
     def _dropout_keys(self) -> Tensor | None:
@@ -247,28 +283,59 @@ class Encoder(nn.Module):
         return philox.dropout_keys(self.dropout_seed, config.num_layers + 1, _SITES)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, compute_dtype: torch.dtype = torch.float32) -> Encoder:
-        """Read the encoder of a Hugging Face BERT folder (BertModel, BertForMaskedLM, BertForPreTraining).
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        dropout: float | None = None,
+        pooler: bool | None = None,
+        compute_dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> Encoder:
+        """Read the encoder of a Hugging Face BERT folder or of a checkpoint, in evaluation mode.
 
-        Weights come from safetensors files, or from .bin files, which are read with `weights_only=True`. The encoder
-        is in evaluation mode.
+        Weights come from safetensors files, or from .bin files, which are read with `weights_only=True`. A log message
+        names the heads of the folder, which this class leaves out, and a pooler that is new.
 
+        Args:
+            folder: folder of a BertModel, BertForMaskedLM or BertForPreTraining, or a checkpoint of a run.
+            dropout: dropout of hidden states and of attention probabilities, in [0, 1). Default: the two rates in
+                config.json.
+            pooler: True: with a pooler, whose weights are new if the folder has none. False: without one, even if the
+                folder has it. Default: as in the folder.
+            compute_dtype: see `Encoder`.
+            seed: seed of dropout and of the weights of a new pooler.
         Raises:
             CheckpointError: a file is missing, the weights do not fit, or the model needs what this encoder lacks.
+            ValueError: dropout is out of range.
         """
         from unmask.interop import hf
 
-        found = hf.read_encoder(Path(folder))
-        encoder = cls(found.config, compute_dtype=compute_dtype, pooler=found.pooler)
+        found = hf.read_encoder(Path(folder), pooler=pooler)
+        config = with_dropout(found.config, dropout)
+        encoder = cls(config, compute_dtype=compute_dtype, seed=seed, pooler=found.pooler)
         found.copy_into(encoder)
         return encoder.eval()
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, pad_id: int = 0, for_transformers: bool = True) -> None:
         """Write a folder that `transformers.BertModel.from_pretrained` reads.
 
+        Args:
+            folder: where to; made when it is not there. Save the tokenizer there, too.
+            pad_id: the tokenizer's id of [PAD], written to config.json.
+            for_transformers: with False, a causal encoder or one with local layers is written too, as a folder that
+                only `Encoder.from_pretrained` reads.
         Raises:
-            CheckpointError: the model is causal or has local layers, which transformers' BERT does not compute.
+            CheckpointError: the encoder is causal or has local layers, which transformers' BERT does not compute,
+                unless `for_transformers` is False.
         """
         from unmask.interop import hf
 
-        hf.save(self, self.config, Path(folder), architecture="BertModel")
+        hf.save(
+            self,
+            self.config,
+            Path(folder),
+            architecture="BertModel",
+            pad_id=pad_id,
+            for_transformers=for_transformers,
+        )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unmask.batch import PackedBatch
 from unmask.config import EncoderConfig
-from unmask.model.encoder import Encoder, Linear, Norm, initialise
+from unmask.model.encoder import Encoder, Linear, Norm, initialise, with_dropout
 from unmask_kernels import MLMLoss, gelu, mlm_loss
 
 __all__ = ["MLMHead", "NSPHead", "PretrainingModel"]
@@ -66,12 +66,23 @@ class NSPHead(nn.Module):
 
 
 class PretrainingModel(nn.Module):
-    """An encoder with its pre-training heads.
+    """An encoder with its pre-training heads: BERT's masked-LM head, and its next-sentence head if it is asked for.
+
+        model = unmask.PretrainingModel(unmask.EncoderConfig(vocab_size=30_522), heads=("mlm", "nsp"))
+        hidden = model(batch, rows=positions)                  # (M, D), the hidden states of the masked tokens
+        loss = model.mlm_loss(hidden, labels)                  # loss_sum, count, correct
+        model.save_pretrained("folder")                        # a BertForPreTraining of transformers
+        model = unmask.PretrainingModel.from_pretrained("folder")
 
     Args:
         config: sizes and constants.
-        heads: "mlm", or "mlm" and "nsp".
+        heads: "mlm", or "mlm" and "nsp". The next-sentence head comes with the encoder's pooler.
         compute_dtype, seed: see `Encoder`.
+
+    Attributes:
+        encoder: the `Encoder`.
+        mlm: the masked-LM head, an `MLMHead`; its output projection is the encoder's token table.
+        nsp: the next-sentence head, an `NSPHead`, or None. Next sentence and sentence order both use it.
     """
 
     def __init__(
@@ -83,8 +94,7 @@ class PretrainingModel(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not {"mlm"} <= set(heads) <= {"mlm", "nsp"}:
-            raise ValueError(f"PretrainingModel: heads must be 'mlm' or 'mlm' and 'nsp', got {tuple(heads)}")
+        _require_heads(heads)
         self.config = config
         self.encoder = Encoder(config, compute_dtype=compute_dtype, seed=seed, pooler="nsp" in heads)
         self.mlm = MLMHead(config)
@@ -110,21 +120,44 @@ class PretrainingModel(nn.Module):
         The rows of empty document slots have no meaning.
         """
         if self.nsp is None:
-            raise ValueError("PretrainingModel: made without a next-sentence head; make it with heads=('mlm', 'nsp')")
+            raise ValueError(
+                "PretrainingModel: it has no next-sentence head; make or read it with heads=('mlm', 'nsp')"
+            )
         assert self.encoder.pooler is not None
         return self.nsp(self.encoder.pooler(rows))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, compute_dtype: torch.dtype = torch.float32) -> PretrainingModel:
-        """Read a Hugging Face BertForMaskedLM or BertForPreTraining folder. The model is in evaluation mode.
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        heads: Sequence[str] | None = None,
+        dropout: float | None = None,
+        compute_dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> PretrainingModel:
+        """Read a Hugging Face BERT folder or a checkpoint with its heads. The model is in evaluation mode.
 
+        A log message names a head of the folder that is left out, and a head that is new.
+
+        Args:
+            folder: folder of a BertForMaskedLM or BertForPreTraining, or a checkpoint of a run. With `heads`, also that
+                of a BertModel.
+            heads: "mlm", or "mlm" and "nsp"; a head that the folder lacks gets new weights. Default: the heads of the
+                folder, which must have the masked-LM head.
+            dropout: see `Encoder.from_pretrained`.
+            compute_dtype: see `Encoder`.
+            seed: seed of dropout and of the weights of new heads.
         Raises:
             CheckpointError: a file is missing, the weights do not fit, or the model needs what this one lacks.
+            ValueError: dropout is out of range, or there are no such heads.
         """
         from unmask.interop import hf
 
-        found = hf.read_pretraining_model(Path(folder))
-        model = cls(found.config, heads=found.heads, compute_dtype=compute_dtype)
+        if heads is not None:
+            _require_heads(heads)
+        found = hf.read_pretraining_model(Path(folder), heads=heads)
+        model = cls(with_dropout(found.config, dropout), heads=found.heads, compute_dtype=compute_dtype, seed=seed)
         found.copy_into(model)
         return model.eval()
 
@@ -144,4 +177,12 @@ class PretrainingModel(nn.Module):
         architecture = "BertForMaskedLM" if self.nsp is None else "BertForPreTraining"
         hf.save(
             self, self.config, Path(folder), architecture=architecture, pad_id=pad_id, for_transformers=for_transformers
+        )
+
+
+def _require_heads(heads: Sequence[str]) -> None:
+    if isinstance(heads, str) or not {"mlm"} <= set(heads) <= {"mlm", "nsp"}:
+        raise ValueError(
+            f"PretrainingModel: heads must be ('mlm',) or ('mlm', 'nsp'), got {heads!r}; an encoder without heads is "
+            "unmask.Encoder"
         )

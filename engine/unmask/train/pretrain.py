@@ -31,14 +31,24 @@ __all__ = ["build_trainer", "pretrain"]
 _log = logging.getLogger(__name__)
 
 
-def pretrain(config: RunConfig, *, resume: Path | None = None) -> Path:
+def pretrain(config: RunConfig | None = None, *, resume: str | Path | None = None) -> Path:
     """Train to the last step, or until SIGTERM or Ctrl-C, and return the run directory.
+
+    Example:
+        >>> import unmask
+        >>> config = unmask.load_config("tiny", {"data.store": "store", "run": "runs/mine", "train.steps": 20})
+        >>> run = unmask.pretrain(config)
+        >>> unmask.pretrain(resume=run)  # goes on, or finds that the run is complete
+        PosixPath('runs/mine')
+        >>> checkpoint = max((run / "checkpoints").glob("step-*"))
+        >>> encoder = unmask.Encoder.from_pretrained(checkpoint)
 
     Args:
         config: configuration of the run. With `resume`, the configuration saved there, in which at most the settings of
-            `run_folder.MAY_CHANGE` differ (`run_folder.saved_config` makes one).
+            `run_folder.MAY_CHANGE` differ (`run_folder.saved_config` makes one); None takes it as it is.
         resume: directory of the run to continue. None starts a new run in `config.run`.
     Raises:
+        ValueError: there is neither a configuration nor a run to continue.
         RunError: the directory exists already, is in use, or holds nothing to resume; or the run diverged.
         ConfigError: a setting is wrong.
         CorpusError: the text cannot be used.
@@ -46,6 +56,10 @@ def pretrain(config: RunConfig, *, resume: Path | None = None) -> Path:
         TokenizerError: the tokenizer cannot be used.
         CheckpointError: a checkpoint cannot be read or written.
     """
+    if config is None:
+        if resume is None:
+            raise ValueError("pretrain: needs config or resume, got neither; pass unmask.load_config('tiny')")
+        config = saved_config(Path(resume))
     if config.train.tensorboard:
         event_writer_class()
     folder = RunFolder.create(config) if resume is None else RunFolder.reopen(Path(resume), config)

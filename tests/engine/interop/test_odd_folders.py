@@ -352,7 +352,7 @@ def test_paths_that_are_no_folder_say_what_to_give(folder: Path, capsys: pytest.
     for path, message in {
         folder / "model.safetensors": "model.safetensors is a file; give the folder that it lies in",
         folder / "gone": "gone is a link to nowhere, which is not there",
-        folder / "absent": "absent does not exist; give a run directory, a checkpoint, or a folder with config.json",
+        folder / "absent": "absent does not exist; give a checkpoint of a run, or a folder with config.json",
         Path("bert-base-uncased"): "downloaded first: `hf download bert-base-uncased --local-dir FOLDER`",
         Path("google-bert/bert-base-uncased"): "`hf download google-bert/bert-base-uncased --local-dir FOLDER`",
         Path("https://huggingface.co/owner/name"): "`hf download owner/name --local-dir FOLDER`",
@@ -361,7 +361,7 @@ def test_paths_that_are_no_folder_say_what_to_give(folder: Path, capsys: pytest.
         cache: "neither a run (config.yaml) nor a model (config.json); give the folder of a Hugging Face BERT model",
         sentences: f"; {sentences / '0_Transformer'} has one",
         trainer: f"; {trainer / 'checkpoint-1000'} has one",
-        original: "bert_config.json is of the original TensorFlow release",
+        original: "bert_config.json is of the original TensorFlow release, convert it with version 4 of transformers",
     }.items():
         with pytest.raises(CheckpointError) as raised:
             unmask.PretrainingModel.from_pretrained(path)
@@ -380,3 +380,7 @@ def test_a_run_is_named_with_its_newest_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "run/config.yaml").touch()
     with pytest.raises(CheckpointError, match=r"run is a run, .*; give one, as .*checkpoints/step-000012"):
         unmask.Encoder.from_pretrained(tmp_path / "run")
+    (tmp_path / "young/checkpoints").mkdir(parents=True)
+    (tmp_path / "young/config.yaml").touch()
+    with pytest.raises(CheckpointError, match=r"young is a run without a checkpoint; wait for its first one"):
+        unmask.Encoder.from_pretrained(tmp_path / "young")

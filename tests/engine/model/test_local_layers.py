@@ -91,8 +91,11 @@ def test_transformers_gets_no_model_that_it_would_compute_as_another(
 ) -> None:
     model = PretrainingModel(EncoderConfig(**CONFIG, **fields))
     for write in (model.save_pretrained, model.encoder.save_pretrained):
-        with pytest.raises(CheckpointError, match=f"transformers' Bert.* cannot compute this model, .* {named}"):
+        needed = f"transformers' Bert.* cannot compute this model, .* {named} .* save with for_transformers=False"
+        with pytest.raises(CheckpointError, match=needed):
             write(tmp_path / "hf")
+    model.encoder.save_pretrained(tmp_path / "encoder", for_transformers=False)
+    assert Encoder.from_pretrained(tmp_path / "encoder").config == model.config
     model.save_pretrained(tmp_path / "ours", for_transformers=False)
     again = PretrainingModel.from_pretrained(tmp_path / "ours")
     assert again.config == model.config

@@ -93,6 +93,12 @@ def prepare(
 
     Warnings about the text are logged by `unmask.data` (see `Corpus`, `Tokenizer.train` and `require_known`).
 
+    Example:
+        >>> import unmask
+        >>> store = unmask.prepare(["texts"], "store", vocab_size=500)
+        >>> store.num_documents
+        20
+
     Args:
         inputs: files, folders, data sets, `docstrings:` (`text/corpus.py`) and token stores.
         out: the store to make; it must not exist. A killed run leaves `<out>.partial`, with which the same call goes
