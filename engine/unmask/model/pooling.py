@@ -17,6 +17,8 @@ def mean_pool(hidden: Tensor, batch: PackedBatch) -> Tensor:
     All tokens of a document count, also [CLS] and [SEP], as in `sentence-transformers`. Padding does not count: the
     result has a row for each document that was packed, in their order. The mean of an empty document is 0.
 
+    On a GPU the order of the sums varies from call to call, unless `torch.use_deterministic_algorithms` is on.
+
     Args:
         hidden: hidden states of all tokens of the batch, (T, D), of any floating-point dtype.
         batch: the batch that they belong to, on the same device.
