@@ -60,7 +60,7 @@ class RemotePath:
         return PurePosixPath(self.name).suffix
 
     def open(self, mode: str = "rb") -> IO[bytes]:
-        """Open the file for reading bytes; what fails later is an OSError too."""
+        """Open the file for reading bytes; what fails later is a `CorpusError` too."""
         with _failures_named(self.uri):
             stream = self.system.open(self.key, mode)
         return cast("IO[bytes]", io.BufferedReader(_Stream(stream, self.uri), _BUFFER))
