@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOT_FOLDERS = ("engine", "kernels", "bench", "csrc", "tests")
+ROOT_FOLDERS = ("engine", "kernels", "bench", "csrc", "examples", "tests")
 
 # imports the baseline, then the modules, and prints the packages that only the modules imported
 FOREIGN = """

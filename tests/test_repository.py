@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 import unmask
 
@@ -16,8 +16,14 @@ ROOT = Path(__file__).parents[1]
 FORMS = sorted(path.name for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
 
 
+def settings() -> dict[str, Any]:
+    """What pyproject.toml says of the package."""
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return found
+
+
 def loaded(path: str) -> Any:
-    return yaml.safe_load((ROOT / path).read_text("utf-8"))
+    return YAML(typ="safe", pure=True).load((ROOT / path).read_text("utf-8"))
 
 
 def test_the_citation_has_what_the_format_requires() -> None:
@@ -25,7 +31,7 @@ def test_the_citation_has_what_the_format_requires() -> None:
     assert citation.keys() >= {"cff-version", "message", "title", "authors", "version", "license", "type"}
     assert citation["cff-version"] == "1.2.0" and citation["type"] == "software"
     assert str(citation["version"]) == unmask.__version__
-    assert citation["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["license"]
+    assert citation["license"] == settings()["license"]
     assert citation["authors"] == [{"name": "The unmask developers"}]
     for paper in citation["references"]:
         assert paper.keys() >= {"type", "title", "authors", "year"}, paper
@@ -54,15 +60,15 @@ def test_the_hooks_are_local_and_run_what_make_lint_runs() -> None:
 
 def test_ci_runs_the_script_on_the_oldest_and_the_newest_python() -> None:
     workflow = loaded(".github/workflows/ci.yml")
-    # YAML 1.1 reads the key `on` as a truth value
-    assert workflow[True].keys() >= {"push", "pull_request"}
+    assert workflow["on"].keys() >= {"push", "pull_request"}
     (job,) = workflow["jobs"].values()
     assert job["steps"][-1]["run"] == ".ci/run" and job["timeout-minutes"] > 0
-    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["requires-python"]
     versions = job["strategy"]["matrix"]["python"]
-    assert f">={versions[0]}" == oldest
+    assert f">={versions[0]}" == settings()["requires-python"]
     policy = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     assert f"{versions[0]} to {versions[-1]}" in policy
+    named = [one.rpartition(" ")[2] for one in settings()["classifiers"] if re.search(r"Python :: 3\.\d+$", one)]
+    assert (named[0], named[-1]) == (versions[0], versions[-1])
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -81,7 +87,7 @@ def test_there_are_forms_for_faults_and_for_wishes() -> None:
 
 
 def test_versions_in_the_policy_are_those_of_the_package() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    project = settings()
     rows = dict(
         re.findall(r"^\| \*\*(\w+)\*\* \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE)
     )
