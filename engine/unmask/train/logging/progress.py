@@ -46,7 +46,7 @@ class Display:
             self._bar = Progress(
                 TextColumn("step"),
                 MofNCompleteColumn(),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=12),
                 TextColumn("{task.fields[numbers]}"),
                 TimeRemainingColumn(),
                 console=self._console,
@@ -97,14 +97,13 @@ class Display:
         if not self._forecast_given and left > 0 and (timed >= FORECAST_AFTER or (late and timed > 1)):
             self._forecast_given = True
             self.show_message(self._forecast(row, left))
-        numbers = describe_row(row)
-        if left > 0:
-            numbers += f"  {duration(left)} left, until {clock_time(left)}"
+        numbers, end = describe_row(row), f"until {clock_time(left)}"
         if self._bar is not None:
-            self._bar.update(self._task, numbers=describe_row(row))
+            self._bar.update(self._task, numbers=f"{numbers}  {end}" if left > 0 else numbers)
         elif "step" in row or late:
             of = "" if self._steps is None else f"/{self._steps}"
-            self.show_message(f"step {self._done}{of}  {numbers}")
+            until = f"  {duration(left)} left, {end}" if left > 0 else ""
+            self.show_message(f"step {self._done}{of}  {numbers}{until}")
 
     def show_message(self, text: str) -> None:
         """Print a message on a line of its own, above the bar if there is one."""

@@ -55,10 +55,10 @@ def test_outside_a_terminal_each_row_is_a_plain_line(clock: list[float]) -> None
     assert lines == [row, "held-out [loss] 2.4"]
 
 
-def test_a_terminal_shows_a_bar_with_the_same_numbers() -> None:
+def test_a_terminal_shows_a_bar_with_the_same_numbers(clock: list[float]) -> None:
     text = shown(terminal=True)
     assert "10/100" in text
-    assert "loss 2.500  12,346 tokens/s  waiting 3%" in text
+    assert "loss 2.500  12,346 tokens/s  waiting 3%  until 14:04" in text
     assert "held-out [loss] 2.4" in text
 
 
