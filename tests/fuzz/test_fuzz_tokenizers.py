@@ -37,7 +37,7 @@ EXAMPLES: list[dict[str, Any]] = [
 
 cases = st.fixed_dictionaries(
     {
-        "form": st.sampled_from(("plain", "added")),
+        "form": st.sampled_from(("plain", "added", "level")),
         "trees": st.dictionaries(st.sampled_from(JSON_FILES), tree_changes, max_size=2),
         "bytes": st.dictionaries(st.sampled_from((*JSON_FILES, "vocab.txt")), byte_changes, max_size=1),
         "without": st.sets(st.sampled_from((*JSON_FILES, "vocab.txt")), max_size=3),
@@ -47,8 +47,9 @@ cases = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as it is written here, and one that adds tokens in every way that there is."""
+    """A folder as it is written here, one that adds tokens in every way that there is, and a WordLevel model."""
     root = tmp_path_factory.mktemp("tokenizers")
+    write_word_level(root / "level")
     tokenizer = Tokenizer.train(["the river runs past the mill, and the cat"] * 4, 100)
     tokenizer.save(root / "plain")
     (root / "plain" / "added_tokens.json").write_text(json.dumps({"[MASK]": tokenizer.mask_id}))
@@ -64,15 +65,27 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def write_word_level(folder: Path) -> None:
+    from tokenizers import Regex, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"the rivabcdefgns"]
+    backend = Backend(models.WordLevel({token: n for n, token in enumerate(dict.fromkeys(tokens))}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("[A-Z]?."), behavior="isolated")
+    Tokenizer(backend).save(folder)
+    (folder / "added_tokens.json").write_text("{}")
+
+
 def make(case: dict[str, Any], good: Path, folder: Path) -> None:
     shutil.copytree(good, folder)
     for name, changes in case["trees"].items():
         path = folder / name
         path.write_text(json.dumps(change_tree(json.loads(path.read_text(encoding="utf-8")), changes)))
     for name, changes in case["bytes"].items():
-        (folder / name).write_bytes(change_bytes((folder / name).read_bytes(), changes))
+        if (folder / name).exists():
+            (folder / name).write_bytes(change_bytes((folder / name).read_bytes(), changes))
     for name in case["without"]:
-        (folder / name).unlink()
+        (folder / name).unlink(missing_ok=True)
 
 
 def test_tokenizer_folders(good: Path) -> None:
