@@ -185,6 +185,9 @@ def _differences(config: RunConfig, saved: dict[str, Any]) -> list[str]:
         held = list(held) if isinstance(held, tuple) else held
         # PyYAML reads 1e-12 as text
         value = float(value) if isinstance(held, float) else value
+        if path == ("data", "lowercase") and value is True:
+            # the default of 0.1, which said nothing about a given tokenizer and is None today
+            value = None
         if held != value:
             found.append(f"{'.'.join(path)} is {held if held == 'gone' else f'{held}, was {value}'}")
     return found
