@@ -76,7 +76,7 @@ _READ = (
         way="leave data.store out, to prepare text,",
     ),
     _Read(
-        settings=_TRAINED,
+        settings=(*_TRAINED, "data.lowercase"),
         choice="data.input",
         reads=lambda settings: not any(map(_is_store, settings["data.input"])),
         why="where a store keeps its own vocabulary",
