@@ -18,6 +18,7 @@ current folder; so are all paths of runs of earlier versions, which wrote no `.s
 import errno
 import fcntl
 import glob
+import logging
 import os
 import shutil
 import warnings
@@ -31,11 +32,14 @@ from typing import Any
 
 from unmask.config import BUDGETS, KernelsConfig, RunConfig, load_config, to_mapping, to_yaml
 from unmask.config.mappings import flat
+from unmask.data.store.unfinished import unfinished_hint
 from unmask.errors import RunError
 from unmask.folders import kind_of
 from unmask.paths import as_typed, expanded, printable, replace_text
 
 __all__ = ["MAY_CHANGE", "RunFolder", "located", "not_written", "note_start", "saved_config"]
+
+_log = logging.getLogger(__name__)
 
 MAY_CHANGE = frozenset(
     {
@@ -62,11 +66,13 @@ _ADDRESS = "://"
 # settings that are one path, with the names of their groups
 _PATHS = (("data", "store"), ("data", "tokenizer"), ("masking", "similar_words"))
 
-# What a process leaves that was killed before it saved the configuration, and what an empty volume holds.
-_EMPTY = frozenset({".config.yaml.partial", ".lock", ".started_in", "lost+found"})
+_PREPARED = "store.partial"
+# What a process leaves that was killed before it saved the configuration, text that was prepared for a run that failed
+# then, and what an empty volume holds.
+_EMPTY = frozenset({".config.yaml.partial", ".lock", ".started_in", "lost+found", _PREPARED})
 _MADE = (
     *("config.yaml", ".config.yaml.partial", ".started_in", "log.jsonl", "evaluation.jsonl", "tensorboard"),
-    *("store", "store.partial", "composed", ".log.jsonl.partial", ".evaluation.jsonl.partial", ".lock"),
+    *("store", _PREPARED, "composed", ".log.jsonl.partial", ".evaluation.jsonl.partial", ".lock"),
 )
 
 
@@ -163,16 +169,23 @@ class RunFolder:
             yield
 
     def abandon(self) -> None:
-        """Remove everything that the run made, prepared text included, so that its name is free again.
+        """Remove what the run made, so that its name is free again.
 
-        Does nothing if the run has trained. Never fails, because the caller handles another error.
+        Text of which a shard is prepared stays: a run of this name goes on with it. Does nothing if the run has
+        trained. Never fails, because the caller handles another error.
         """
         with suppress(OSError):
             if _begun(self.path):
                 return
+            unfinished = unfinished_hint(self.path / "store") is not None
+            if unfinished:
+                _log.warning(
+                    f"{self.path / _PREPARED} holds prepared text; the same settings of data with --run "
+                    f"{as_typed(self.path)} go on with it, or remove it to start afresh"
+                )
             for name in _MADE:
                 made = self.path / name
-                if made.is_symlink():
+                if made.is_symlink() or (unfinished and name == _PREPARED):
                     continue
                 if made.is_dir():
                     shutil.rmtree(made, ignore_errors=True)

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from unmask.config import DataConfig, RunConfig
+from unmask.config import DataConfig, RunConfig, load_config
 from unmask.data.text.corpus import Document
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import StoreError, TokenizerError
@@ -210,3 +210,30 @@ def test_a_run_keeps_the_indentation_of_code_on_request(tmp_path: Path, docstrin
     kept, tokenizer = open_store(config(keep_indentation=True), tmp_path / "kept")
     assert kept.folder != plain.folder
     assert tokenizer.hash != plain.tokenizer_hash
+
+
+def test_prepared_text_that_a_run_refuses_at_the_end_is_kept_and_the_setting_goes_on_with_it(
+    vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("unmask.data.prepare.preparation._SAMPLE_CHARACTERS", 0)
+    rows = [json.dumps({"text": f"The Mill {'turns ' * n}Paris"}) for n in range(9)]
+    (tmp_path / "text.jsonl").write_text("\n".join(rows))
+    run = tmp_path / "run"
+    asked = {
+        "data": {"input": [str(tmp_path / "text.jsonl")], "tokenizer": str(vocabulary), "lowercase": True},
+        "model": {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 32},
+        "train": {"steps": 1, "tokens_per_step": 64, "save_every": 1},
+        "optimizer": {"warmup_steps": 0},
+        "stream": {"max_length": 16, "micro_batch_tokens": 64, "held_out_fraction": 0, "workers": 0},
+        "run": str(run),
+    }
+    with pytest.raises(TokenizerError, match="set allow_unknown"):
+        pretrain(load_config("tiny", asked))
+    assert [path.name for path in run.iterdir()] == ["store.partial"]
+    assert f"the same settings of data with --run {run} go on with it" in caplog.text
+    caplog.clear()
+    caplog.set_level("INFO", "unmask")
+    pretrain(load_config("tiny", asked | {"data.allow_unknown": True}))
+    assert f"preparing {run / 'store'}: continue" in caplog.messages
+    assert f"preparing {run / 'store'}: encode" not in caplog.messages
+    assert list((run / "checkpoints").glob("step-*"))
