@@ -48,7 +48,7 @@ def test_a_vocabulary_asked_for_beside_a_store_is_refused_and_a_recipes_gives_wa
 ) -> None:
     given = ["--data.input", str(store_folder)]
     told = f"but data.input is {[str(store_folder)]}, where a store keeps its own vocabulary; "
-    for asked in (["--data.vocab-size", "1000"], ["--data.no-lowercase"]):
+    for asked in (["--data.vocab-size", "1000"], ["--data.no-strip-accents"]):
         with pytest.raises(ConfigError) as caught:
             parse(["bert-mini", *given, *asked])
         assert told in str(caught.value)
