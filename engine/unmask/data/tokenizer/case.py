@@ -49,8 +49,8 @@ def case_of_vocabulary(vocabulary: Iterable[str], path: Path) -> bool:
         return False
     raise TokenizerError(
         f"tokenizer: {path} has capitals in {counted}, such as {capitals[0]!r}, too few to tell whether it keeps case; "
-        'give --lowercase or --no-lowercase (lowercase in Python), or write {"do_lower_case": true} or false into '
-        "tokenizer_config.json beside it"
+        "give --lowercase or --no-lowercase (data.lowercase in a run, lowercase in Python), or write "
+        '{"do_lower_case": true} or false into tokenizer_config.json beside it'
     )
 
 

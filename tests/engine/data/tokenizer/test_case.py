@@ -49,7 +49,7 @@ def test_a_few_capitals_are_an_error_whose_ways_out_all_work(tmp_path: Path) -> 
     given = bare(tmp_path, [*ROLES, *words, "the", "Paris", "Rome"])
     with pytest.raises(TokenizerError, match=r"capitals in 2 of its 100 entries with letters, such as 'Paris'") as told:
         Tokenizer.load(given)
-    assert "--lowercase or --no-lowercase (lowercase in Python)" in str(told.value)
+    assert "--lowercase or --no-lowercase (data.lowercase in a run, lowercase in Python)" in str(told.value)
     assert pieces(Tokenizer.load(given, lowercase=False), "The Paris") == ["[UNK]", "Paris"]
     assert pieces(Tokenizer.load(given, lowercase=True), "The Paris") == ["the", "[UNK]"]
     written = re.search(r"write (\{.*?\})", str(told.value))
