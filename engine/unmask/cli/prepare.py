@@ -43,7 +43,7 @@ class Options(Checked):
         ".conllu, each also .gz and .zst; stores made before; data sets that `datasets` saved, or "
         "hf://owner/name:split (extra `datasets`); docstrings: for those of the installed Python packages. NAME names "
         "the source, several may share one; else it is the name of the file or folder.",
-        metavar="[NAME=]PATH [[NAME=]PATH ...]",
+        metavar="[NAME=]PATH",
     )
     tokenizer: Path | None = option(
         None,
