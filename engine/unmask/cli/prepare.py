@@ -107,7 +107,7 @@ class Options(Checked):
         "none", "Unicode normalisation before all else; the tokenizer decides about case and accents."
     )
     workers: int | None = option(
-        None, "Processes that encode; none: one per core. The store is the same for any number.", ge=1
+        None, "Processes that encode; none: one per core. The store is the same for any number.", ge=1, le=1024
     )
     shard_tokens: int = option(1 << 26, "Tokens in a shard, after each of which a killed run can go on.", ge=1)
 

@@ -145,6 +145,8 @@ class StreamConfig(Checked):
         1,
         "Background workers that pack and mask; with 0 the trainer does it between steps. The batches are the same.",
         ge=0,
+        le=256,
+        hint="two are enough for most",
     )
 
 
