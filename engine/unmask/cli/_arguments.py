@@ -129,7 +129,7 @@ def read(options: type[T], *, prog: str, arguments: Sequence[str]) -> T:
     values, stray = parser.known([with_dashes(word) for word in arguments])
     if stray:
         way_of = getattr(options, "way_of_stray", None)
-        way = "" if way_of is None else f"{way_of(stray[0])}, or "
+        way = "" if way_of is None else f"{way_of(stray[0], list(map(with_dashes, arguments)))}, or "
         raise UnmaskError(
             f"{_command(prog)}: {stray[0]!r} belongs to no option; {way}run `{prog} --help` for the options"
         )

@@ -4,6 +4,7 @@ import logging
 import time
 from contextlib import AbstractContextManager
 from dataclasses import MISSING, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -47,8 +48,8 @@ class Options(Checked):
     )
     tokenizer: Path | None = option(
         None,
-        "Existing tokenizer, WordPiece or WordLevel: a folder, a tokenizer.json or a vocab.txt; none: that of a store "
-        "among the inputs, else one is trained on the text.",
+        "Existing tokenizer, WordPiece or WordLevel: a folder, a tokenizer.json, a vocab.txt or a store; none: "
+        "that of a store among the inputs, else one is trained on the text.",
         metavar="FOLDER",
     )
     vocab_size: int | None = option(
@@ -112,8 +113,14 @@ class Options(Checked):
     shard_tokens: int = option(1 << 26, "Tokens in a shard, after each of which a killed run can go on.", ge=1)
 
     @staticmethod
-    def way_of_stray(word: str) -> str:
-        """Say what to do about a path before the first option, where other programs take their input."""
+    def way_of_stray(word: str, arguments: list[str]) -> str:
+        """Say what to do about a second text field, or a path where other programs take their input."""
+        for at, given in enumerate(arguments):
+            option_name, equals, value = given.partition("=")
+            following = takewhile(lambda other: not other.startswith("-"), arguments[at + 1 :])
+            fields = [value, *following] if equals else list(following)
+            if option_name == "--text-field" and word in fields[1:] and not Path(word).exists():
+                return f"give several fields as --text-field {as_typed(','.join(fields))}"
         return f"give text as --input {as_typed(word)}"
 
 
@@ -177,7 +184,9 @@ class _Report(AbstractContextManager["_Report"]):
         self._told = 0.0
 
     def __call__(self, progress: "Progress") -> None:
-        counted = f"{progress.documents:,} documents, {progress.characters:,} characters"
+        counted = f"{progress.documents:,} documents"
+        if progress.characters:
+            counted += f", {progress.characters:,} characters"
         new = progress.stage not in self._tasks
         if new:
             self._tasks[progress.stage] = self._bar.add_task(

@@ -49,6 +49,29 @@ def test_a_text_without_its_option_is_told_the_option(
     assert not (tmp_path / "store").exists()
 
 
+def test_a_second_text_field_is_told_the_comma(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text('{"body": "the mill turns", "title": "a mill"}\n')
+    common = ["prepare", "--input", "a.jsonl", "--out", "store", "--vocab-size", "100"]
+    for words in (["--text_field", "body", "title"], ["--text-field=body", "title"]):
+        assert main([*common, *words]) == 2
+        assert "; give several fields as --text-field body,title, or run " in capsys.readouterr().err
+    assert main([*common, "--text-field", "body", "a.jsonl"]) == 2
+    assert "give text as --input a.jsonl" in capsys.readouterr().err
+    assert main([*common, "--text-field", "body,title"]) == 0
+
+
+def test_the_progress_of_a_copied_store_counts_documents_only(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = ["--input", str(corpus), "--text-field", "body", "--vocab-size", "120", "--out", str(tmp_path / "a")]
+    assert main(["prepare", *first]) == 0
+    assert main(["prepare", "--input", str(tmp_path / "a"), "--out", str(tmp_path / "b")]) == 0
+    assert "encode: 9 documents so far" in capsys.readouterr().err
+
+
 def test_every_option_reaches_the_preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 

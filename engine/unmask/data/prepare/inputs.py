@@ -62,7 +62,7 @@ class Corpus:
     given, and of a rule that cuts no file into documents.
 
     Args:
-        inputs: what `named_inputs` knows, and token stores.
+        inputs: what `named_inputs` knows, and token stores; a single str or Path is one input.
         options: how text is cut into documents.
         normalisation: of the text, before it is encoded.
         cache: folder for the embedded corpus.
@@ -80,7 +80,7 @@ class Corpus:
 
     def __init__(
         self,
-        inputs: Sequence[str | Path],
+        inputs: str | Path | Sequence[str | Path],
         options: ReadOptions,
         normalisation: Normalisation = "none",
         cache: Path | None = None,
@@ -155,12 +155,17 @@ class Corpus:
         Raises:
             StoreError: another tokenizer or segmenter made one of them.
         """
-        for store in self._stores.values():
+        stores = list(self._stores.values())
+        for store in stores:
             if store.tokenizer_hash != head.tokenizer_hash:
+                first = next((one for one in stores if one.tokenizer_hash == head.tokenizer_hash), None)
+                which = (
+                    "the same --tokenizer" if first is None else f"--tokenizer {as_typed(first.folder / 'tokenizer')}"
+                )
                 raise StoreError(
                     f"store: {store.folder} was made by tokenizer {store.tokenizer_hash[:12]}, the new store by "
-                    f"{head.tokenizer_hash[:12]}; stores of different tokenizers cannot be mixed, prepare the text of "
-                    "one of them again"
+                    f"{head.tokenizer_hash[:12]}; stores of different tokenizers cannot be mixed; prepare the "
+                    f"text of {store.folder} again with {which}"
                 )
             if store.segmenter != head.segmenter:
                 raise StoreError(
@@ -315,7 +320,7 @@ class Corpus:
         _log.warning(f"corpus: {missed} of the text files, so each of them is one document")
 
 
-def stores_among(inputs: Sequence[str | Path]) -> list[str]:
+def stores_among(inputs: str | Path | Sequence[str | Path]) -> list[str]:
     """Return the folders of the inputs that are stores, in their order.
 
     Raises:

@@ -66,7 +66,7 @@ class Progress(NamedTuple):
 
 
 def prepare(
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     tokenizer: Tokenizer | str | Path | None = None,
@@ -100,11 +100,11 @@ def prepare(
         20
 
     Args:
-        inputs: files, folders, data sets, `docstrings:` (`text/corpus.py`) and token stores.
+        inputs: files, folders, patterns, data sets, `docstrings:` (`text/corpus.py`) and token stores; one or a list.
         out: the store to make; it must not exist. A killed run leaves `<out>.partial`, with which the same call goes
             on.
-        tokenizer: a tokenizer, its folder or `vocab.txt`; the store keeps a copy. Default: that of the first store
-            among the inputs, else one is trained on this text.
+        tokenizer: a tokenizer, its folder or `vocab.txt`, or a store that has one; the store keeps a copy. Default:
+            that of the first store among the inputs, else one is trained on this text.
         vocab_size: number of tokens of a trained tokenizer. Default: 30,522.
         lowercase: whether the tokenizer drops case. Default: True for a trained one, which then drops accents too; a
             given one says it, and the entries of a `vocab.txt` alone show it (`Tokenizer.load`).
@@ -114,11 +114,12 @@ def prepare(
         sample_characters: most characters of text that a tokenizer is trained on. Default: 100,000,000.
         allow_unknown: whether to take text of which more than 10% becomes unknown tokens. A preparation that was
             refused for them goes on where it was.
-        text_field: see `ReadOptions`, and so for the next four.
-        blank_line_documents: see there.
-        split_at: see there.
-        encoding: see there.
-        delimiter: see there.
+        text_field: field of JSON, or column of a table, that holds the text; several, as in "title,text", are joined.
+            "1" is the first column of a table without a header line.
+        blank_line_documents: whether blank lines separate the documents of a text file.
+        split_at: regular expression; a document of a text file begins at each line in which it is found.
+        encoding: encoding of all files but parquet, by its name in Python.
+        delimiter: character between the columns of `.csv` and `.tsv`, or "tab". Default: a comma, and a tab.
         drop_duplicates: whether of documents with the same text only the first is kept.
         segmenter: name of the segmenter that joins Chinese characters to words (`text/words.py`). Default: that of the
             first store among the inputs, else each character is a word.
@@ -221,7 +222,7 @@ def _counted(encode: TextEncoder, texts: Iterable[str]) -> UnknownTokens:
 
 
 def _require_trained(
-    inputs: Sequence[str | Path], tokenizer: Tokenizer | str | Path | None, asked: dict[str, Any]
+    inputs: str | Path | Sequence[str | Path], tokenizer: Tokenizer | str | Path | None, asked: dict[str, Any]
 ) -> None:
     """Refuse options of a trained vocabulary if none is trained; `lowercase` must agree with the one that is given."""
     stores = stores_among(inputs)

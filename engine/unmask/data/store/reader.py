@@ -100,6 +100,12 @@ class Store:
         check_shards(folder, manifest, hashes=small if verify is None else verify)
         return cls(folder, manifest)
 
+    def __repr__(self) -> str:
+        return (
+            f"<Store {str(self.folder)!r}: {self.num_documents:,} documents, {self.num_tokens:,} tokens, vocabulary "
+            f"{self.vocab_size:,}, sources {', '.join(self.sources)}>"
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         # the shards were verified when the store was first opened
         return partial(Store.open, verify=False), (self.folder,)

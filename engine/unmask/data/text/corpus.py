@@ -74,15 +74,17 @@ class Input:
     kind: Kind
 
 
-def named_inputs(inputs: Sequence[str | Path]) -> list[Input]:
+def named_inputs(inputs: str | Path | Sequence[str | Path]) -> list[Input]:
     """Find the source of each input, and put the paths that it matches in the place of a pattern.
 
     `name=path` gives the source. Otherwise it is the name of the folder, or of the file without its suffix. Inputs that
-    would share such a name have their paths as names instead.
+    would share such a name have their paths as names instead. A single str or Path is one input.
 
     Raises:
         CorpusError: there is no input, or one does not exist or matches nothing.
     """
+    if isinstance(inputs, (str, Path)):
+        inputs = [inputs] if str(inputs) else []
     if not inputs:
         raise CorpusError(
             "corpus: inputs must name at least one file or folder, got none; give text with --input, or the embedded "

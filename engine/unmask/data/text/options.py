@@ -135,6 +135,10 @@ def _is_number(name: str) -> bool:
 
 
 def _check_names(text_field: str) -> None:
+    if not isinstance(text_field, str):
+        raise CorpusError(
+            f'corpus: text_field must be a string, got {text_field!r}; write a number in quotes too, such as "3"'
+        )
     try:
         names = _names(text_field)
     except csv.Error:

@@ -16,11 +16,13 @@ from unmask.data.text import decoding
 from unmask.data.text.options import Cuts, ReadOptions, joined, missing_field
 from unmask.data.text.remote import FilePath
 from unmask.errors import CorpusError
+from unmask.paths import printable
 
 __all__ = ["read_csv", "read_tsv"]
 
 # a cell may be a book; more does not fit a C long on every system
 _LARGEST_CELL = (1 << 31) - 1
+_SHOWN, _SHOWN_CHARACTERS = 10, 20
 _OTHERS = {";": "';'", "\t": "tab", "|": "'|'", ",": "','"}
 
 
@@ -95,7 +97,13 @@ def _other_separator(header: list[str], delimiter: str) -> str:
     if len(header) == 1 and other is not None:
         mark = _OTHERS[other]
         return f"; if {mark} separates the columns, give --delimiter {mark} (data.delimiter of a run)"
-    return "; where the first line is no header, give the number of the column: --text-field 1"
+    numbered = ", ".join(f"{n}: {_beginning(cell)}" for n, cell in enumerate(header[:_SHOWN], 1))
+    return f"; where the first line is no header, give --text-field the number of the text's column ({numbered})"
+
+
+def _beginning(cell: str) -> str:
+    text = printable(cell)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _counted(origin: str, row: list[str], columns: tuple[int, ...]) -> list[int]:

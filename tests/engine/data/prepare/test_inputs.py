@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,18 @@ def test_stores_of_another_tokenizer_or_segmenter_are_not_mixed(tokenizer: Token
     prepare([corpus], tmp_path / "plain", tokenizer=tokenizer)
     prepare([corpus], tmp_path / "spaces", tokenizer=tokenizer, segmenter="spaces")
     prepare([corpus], tmp_path / "cased", tokenizer=Tokenizer.train(TEXTS, 150, lowercase=False))
-    with pytest.raises(StoreError, match="stores of different tokenizers cannot be mixed"):
+    advice = (
+        f"cannot be mixed; prepare the text of {tmp_path / 'cased'} again with --tokenizer {tmp_path}/plain/tokenizer"
+    )
+    with pytest.raises(StoreError, match=re.escape(advice)):
         prepare([tmp_path / "plain", tmp_path / "cased"], tmp_path / "out")
+    with pytest.raises(StoreError, match=r"cased again with the same --tokenizer$"):
+        prepare([tmp_path / "cased"], tmp_path / "out", tokenizer=tokenizer)
+    # the way out; a store stands for the tokenizer in it
+    prepare(corpus, tmp_path / "mended", tokenizer=tmp_path / "plain")
+    joined = prepare([tmp_path / "plain", tmp_path / "mended"], tmp_path / "joined")
+    assert joined.num_documents == 2 * prepare(str(corpus), tmp_path / "one", tokenizer=tokenizer).num_documents
+    assert repr(joined).startswith(f"<Store '{tmp_path}/joined': {joined.num_documents} documents, ")
     with pytest.raises(StoreError, match="spaces has words by spaces, the new store by no segmenter"):
         prepare([tmp_path / "plain", tmp_path / "spaces"], tmp_path / "out")
     with pytest.raises(StoreError, match="was made by tokenizer"):

@@ -91,7 +91,8 @@ def test_a_text_field_that_names_none_is_refused_with_an_example(text_field: str
 def test_a_table_without_a_header_is_read_by_the_number_of_the_column(tmp_path: Path) -> None:
     (tmp_path / "labelled.tsv").write_text('good film\t1\nbad "film\t0\n\n')
     with pytest.raises(
-        CorpusError, match=r"labelled\.tsv:1 has no field 'text'.* number of the column: --text-field 1"
+        CorpusError,
+        match=r"labelled\.tsv:1 has no field 'text'.*the number of the text's column \(1: good film, 2: 1\)$",
     ):
         _texts(tmp_path / "labelled.tsv")
     # the way out; a quote is no quote here
@@ -348,3 +349,9 @@ def test_a_file_without_the_field_is_left_out_of_a_folder_by_a_pattern(tmp_path:
     ):
         _texts(tmp_path)
     assert _texts(f"{tmp_path}/*.txt") == ["one"]
+
+
+def test_a_number_that_is_no_string_is_told_to_stand_in_quotes() -> None:
+    with pytest.raises(CorpusError, match=r'must be a string, got 3; write a number in quotes too, such as "3"'):
+        ReadOptions(text_field=3)  # type: ignore[arg-type]
+    assert ReadOptions(text_field="3").columns == (3,)
