@@ -88,6 +88,8 @@ def _train(folder: RunFolder, display: Display) -> None:
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.seed)
     here = located(config, folder.path)
+    if config.data.store is None and not config.data.input:
+        _log.warning("no data.store and no data.input: training on the docstrings of the installed Python packages")
     trainer = build_trainer(here, folder.path, checkpoints, display, dtype_is_saved=dtype_is_saved)
     if newest is not None and facts is not None:
         saved = saved_config(folder.path)

@@ -240,10 +240,14 @@ def _new_directory(name: str | None) -> tuple[Path, bool]:
 def _exists(path: Path) -> RunError:
     if not (path / "config.yaml").is_file():
         return RunError(f"run directory {path} exists already and holds no run; choose another name with --run")
-    return RunError(
-        f"run directory {path} exists already; continue it with `unmask pretrain --resume {as_typed(path)}` or choose "
-        "another name with --run"
-    )
+    again = f"continue it with `unmask pretrain --resume {as_typed(path)}`"
+    if not (path / "checkpoints").exists():
+        return RunError(
+            f"run directory {path} exists already, with no checkpoint yet; {again}, which keeps its settings and its "
+            f"text, remove it with `rm -r {as_typed(path)}` unless it is training now, or choose another name with "
+            "--run"
+        )
+    return RunError(f"run directory {path} exists already; {again} or choose another name with --run")
 
 
 def not_written(file: Path, error: OSError) -> RunError:

@@ -2,7 +2,9 @@
 
 import multiprocessing
 import re
+import shlex
 import shutil
+import subprocess
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -24,11 +26,24 @@ def test_the_saved_configuration_reads_back_equal(tmp_path: Path) -> None:
     assert saved_config(tmp_path / "a") == config
 
 
-def test_an_existing_run_directory_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+def test_an_existing_run_directory_is_refused_with_the_ways_out(tmp_path: Path) -> None:
     config = replace(CONFIG, run=str(tmp_path / "a"))
     RunFolder.create(config)
+    (tmp_path / "a" / "checkpoints").mkdir()
     with pytest.raises(RunError, match=r"exists already; continue it with `unmask pretrain --resume .*--run"):
         RunFolder.create(config)
+
+
+def test_a_run_without_a_checkpoint_may_be_removed_and_started_with_other_data(tmp_path: Path) -> None:
+    config = replace(CONFIG, run=str(tmp_path / "a run"))
+    RunFolder.create(config)
+    with pytest.raises(RunError, match=r"exists already, with no checkpoint yet; .*--run") as refused:
+        RunFolder.create(config)
+    advised = re.search("`(rm -r .*?)`", str(refused.value))
+    assert advised is not None
+    subprocess.run(shlex.split(advised[1]), check=True)
+    other = replace(config, data=DataConfig(store="elsewhere"))
+    assert RunFolder.create(other).config.data.store == "elsewhere"
 
 
 def test_an_empty_directory_or_one_of_a_start_that_was_killed_may_become_a_run(tmp_path: Path) -> None:
