@@ -133,7 +133,9 @@ class _Handler(logging.Handler):
         self.show: Callable[[str], None] = _print_to_stderr
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.show(record.getMessage())
+        # a message that standard output has already
+        if not getattr(record, "shown", False):
+            self.show(record.getMessage())
 
 
 def _print_to_stderr(message: str) -> None:

@@ -285,7 +285,7 @@ class Trainer:
             if stop:
                 return
             for score in scores:
-                _log.info(f"held-out at step {self.done}: {score}")
+                self._tell(f"held-out at step {self.done}: {score}")
             if scores:
                 weights = [weight for _, weight in self.objectives]
                 row = {"step": self.done, "max_length": phase.max_length} | as_row(scores, weights)
@@ -337,9 +337,14 @@ class Trainer:
     def _machine(self) -> dict[str, str]:
         return machine(self.device, self.model.encoder.compute_dtype)
 
+    def _tell(self, text: str) -> None:
+        """Show a result like a step line, and log it for those who collect messages."""
+        self.display.show_message(text)
+        _log.info(text, extra={"shown": True})
+
     def _log_end(self, stop: StopRequest) -> None:
         if self.ended:
-            _log.info(f"done: {self.done} steps, {self.tokens:,} tokens, model in {self.checkpoints.path(self.done)}")
+            self._tell(f"done: {self.done} steps, {self.tokens:,} tokens, model in {self.checkpoints.path(self.done)}")
             _log.info(f"try: unmask {next_command(self.config, self.folder)}")
         elif self.done == 0:
             _log.info(

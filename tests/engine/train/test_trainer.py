@@ -328,17 +328,24 @@ def test_a_run_that_diverges_stops_with_advice_and_keeps_its_last_finite_state(
     assert (tmp_path / "a" / "checkpoints" / f"step-{rows[-1]['step']:06d}").is_dir()
 
 
-def test_notices_are_log_messages_which_a_command_prints_on_standard_output(
+def test_results_are_printed_and_notices_are_log_messages_which_a_command_prints_too(
     tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings: dict[str, Any] = {"steps": 1, "warmup_steps": 0, "phases": []}
     tiny.pretrain(tiny.config(tmp_path / "library", **settings))
     assert "done: 1 steps" in caplog.text
-    assert all(line.startswith("step 1/1") for line in capsys.readouterr().out.splitlines())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines if not line.startswith("step 1/1")] == [
+        "held-out at step 0",
+        "held-out at step 1",
+        "done",
+    ]
     with install_messages():
         tiny.pretrain(tiny.config(tmp_path / "command", **settings))
     told = capsys.readouterr()
     assert told.err == ""
+    assert [told.out.count(line) for line in ("done: 1 steps", "held-out at step 1")] == [1, 1]
+    assert told.out.startswith("no data.store and no data.input: training on the docstrings of the installed Python")
     assert [line.split(":")[0] for line in told.out.splitlines() if ":" in line][-2:] == ["done", "try"]
 
 
