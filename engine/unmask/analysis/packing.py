@@ -18,7 +18,8 @@ class Lengths:
     Attributes:
         count, mean, shortest, longest: number, mean, minimum and maximum.
         quartiles: at 25, 50 and 75 %.
-        edges: of the histogram, powers of two, ascending; bin i counts edges[i] <= length < edges[i + 1].
+        edges: of the histogram, powers of two, ascending, and last the longest length, at least 2; bin i counts
+            edges[i] <= length < edges[i + 1], and the last bin its upper edge too.
         counts: of each bin; there is one fewer than edges.
     """
 
@@ -63,7 +64,8 @@ def describe_lengths(lengths: npt.NDArray[np.integer]) -> Lengths:
     sizes = lengths[lengths > 0].astype(np.int64)
     if not sizes.size:
         raise ValueError("lengths: there must be a document that is not empty, got none")
-    edges = [1 << power for power in range(int(sizes.max()).bit_length() + 1)]
+    longest = max(2, int(sizes.max()))
+    edges = [*(1 << power for power in range((longest - 1).bit_length())), longest]
     low, middle, high = np.quantile(sizes, [0.25, 0.5, 0.75]).tolist()
     return Lengths(
         count=sizes.size,

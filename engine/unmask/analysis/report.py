@@ -134,12 +134,17 @@ class Report:
         return written
 
     def _draw_lengths(self, axes: Axes) -> None:
+        from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
         for name, one in (*self.documents.items(), ("sequences", self.sequences)):
             width = 2.0 if one is self.sequences else 1.0
             # matplotlib leaves out names that begin with an underscore
             label = f" {name}" if name.startswith("_") else name
             axes.stairs(np.array(one.counts) / one.count, one.edges, label=label, linewidth=width)
         axes.set(title=f"{self.title}: lengths", xlabel="tokens", ylabel="share", xscale="log")
+        # the usual labels of a logarithmic axis are formulas, which are off
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend(frameon=False)
 
     def _draw_burstiness(self, axes: Axes) -> None:
@@ -179,7 +184,10 @@ def _mask_rows(masks: MaskStatistics) -> list[list[str]]:
         ["special tokens chosen", f"{masks.specials:,}"],
         ["[MASK] in the input", f"{masks.mask_tokens:,}"],
         ["words chosen as a whole", _share(masks.intact)],
-        *([f"runs of {length} words", _share(share)] for length, share in masks.ngrams.items()),
+        *(
+            [f"runs of {length} word{'s' if length > 1 else ''}", _share(share)]
+            for length, share in masks.ngrams.items()
+        ),
     ]
 
 

@@ -92,7 +92,11 @@ def draw(training: Curve, held_out: Curve, *, title: str, out: Path, unigram: fl
     with rc_context({"text.parse_math": False}):
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.add_subplot()
-        axes.plot(training.steps, training.losses, color="#9db7d5", linewidth=0.8, label="training, as logged")
+        # a line needs two points
+        marker = "o" if len(training.steps) == 1 else None
+        axes.plot(
+            training.steps, training.losses, color="#9db7d5", marker=marker, linewidth=0.8, label="training, as logged"
+        )
         rows = len(training.steps) // 50
         if rows > 1:
             axes.plot(

@@ -49,8 +49,12 @@ def test_repetition_lowers_the_exponent_and_its_bounds_hold() -> None:
 def test_lengths_are_counted_in_powers_of_two() -> None:
     found = describe_lengths(np.array([0, 1, 2, 3, 4, 7, 8, 100]))
     assert (found.count, found.shortest, found.longest, found.mean) == (7, 1, 100, 125 / 7)
-    assert found.edges == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert found.edges == [1, 2, 4, 8, 16, 32, 64, 100]
     assert found.counts == [1, 2, 2, 1, 0, 0, 1]
+    # the last bin ends at the longest, which it counts
+    full = describe_lengths(np.array([5, 64, 128, 128]))
+    assert (full.edges[-2:], full.counts[-1]) == ([64, 128], 3)
+    assert describe_lengths(np.array([1, 1])).counts == [2]
     with pytest.raises(ValueError, match="a document that is not empty"):
         describe_lengths(np.zeros(3, dtype=np.int64))
 

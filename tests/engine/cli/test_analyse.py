@@ -114,3 +114,24 @@ def test_a_run_keeps_its_own_settings(tmp_path: Path) -> None:
         analyse(tmp_path, settings={"masking.rate": 0.3})
     with pytest.raises(RunError, match="has its own configuration; leave --recipe macbert out"):
         analyse(tmp_path, recipe="macbert")
+
+
+def test_the_axis_of_lengths_has_plain_numbers(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    labels: list[str] = []
+    original = Figure.savefig
+
+    def savefig(figure: Figure, *arguments: object, **options: object) -> None:
+        original(figure, *arguments, **options)  # type: ignore[arg-type]
+        axes = figure.axes[0]
+        if axes.get_xscale() == "log":
+            labels.extend(label.get_text() for label in axes.get_xticklabels(which="both"))
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    found = analyse(store, micro_batches=2, settings={"stream.micro_batch_tokens": 2048})
+    found.write(store.parent / "plots")
+    assert {"1", "10", "100"} <= set(labels)
+    assert not any("$" in label for label in labels)
+    assert found.sequences.edges[-1] == found.sequences.longest <= 128
+    assert "runs of 1 word " in found.tables()

@@ -130,3 +130,18 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     curve = Curve(steps=[1], losses=[2.0])
     with pytest.raises(UnmaskError, match=r"gone/x\.png cannot be written \(No such file or directory\); give --out"):
         draw(curve, curve, title="t", out=tmp_path / "gone" / "x.png")
+
+
+def test_a_single_row_is_a_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = pytest.importorskip("matplotlib.axes")
+    markers: list[object] = []
+    original = axes.Axes.plot
+
+    def plot(self: object, *values: object, **options: object) -> object:
+        markers.append(options["marker"])
+        return original(self, *values, **options)
+
+    monkeypatch.setattr(axes.Axes, "plot", plot)
+    draw(Curve(steps=[50], losses=[6.0]), Curve(steps=[], losses=[]), title="", out=tmp_path / "a.png")
+    draw(Curve(steps=[1, 2], losses=[6.0, 5.0]), Curve(steps=[], losses=[]), title="", out=tmp_path / "b.png")
+    assert markers == ["o", None]
