@@ -116,8 +116,9 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     if absent:
         yield from _folded(f"not installed: {', '.join(absent)}")
     processor = found["processor"]
+    threads = f"{processor['threads']} thread{'s' if processor['threads'] > 1 else ''}"
     instructions = ", ".join(processor["instructions"]) or "no instructions for matrices"
-    yield from _folded(f"processor: {processor['name']}, {processor['threads']} threads, {instructions}")
+    yield from _folded(f"processor: {processor['name']}, {threads}, {instructions}")
     if found["gpu"] is not None:
         yield from _folded(f"GPU: none ({found['gpu']})")
     for devices in _alike(found["devices"]):

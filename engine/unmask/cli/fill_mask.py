@@ -50,6 +50,8 @@ def run(arguments: list[str]) -> None:
     if not options.texts:
         raise UnmaskError(f'fill-mask: needs a text, such as "Returns a new {MASK}."')
     for text in options.texts:
+        if MASK not in text and any(word in text.lower() for word in (MASK.lower(), "<mask>")):
+            raise UnmaskError(f"fill-mask: {text!r} has no {MASK}; write it so, in capitals and square brackets")
         if MASK not in text:
             raise UnmaskError(f"fill-mask: {text!r} has no {MASK}; put one where a word is to be predicted")
     found = find_model(options.model)

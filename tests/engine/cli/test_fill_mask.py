@@ -64,6 +64,8 @@ def test_damaged_checkpoint_is_passed_over_and_named(run_folder: Path, capsys: p
     ("texts", "message"),
     [
         (["no gap here"], "'no gap here' has no [MASK]"),
+        (["a <mask>"], "'a <mask>' has no [MASK]; write it so, in capitals"),
+        (["a [mask]"], "'a [mask]' has no [MASK]; write it so, in capitals"),
         ([], "fill-mask: needs a text"),
         (["the " * 40 + "[MASK]"], "the text has 43 tokens, the model reads 24; shorten it"),
     ],
