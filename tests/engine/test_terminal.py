@@ -90,9 +90,9 @@ def test_a_progress_bar_outlives_its_terminal(monkeypatch: pytest.MonkeyPatch) -
     # what is left in the buffer cannot be written at the end either
     with contextlib.suppress(OSError), os.fdopen(slave, "w") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
-        display = Display(steps=3)
+        display = Display()
         with display:
-            display.begin(0)
+            display.begin(0, steps=3)
             display.advance()
             os.close(master)
             for _ in range(2):
@@ -109,8 +109,8 @@ def test_progress_goes_on_where_the_reader_went_or_knows_no_umlaut(monkeypatch: 
     ascii_only = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
     for stream in (Broken(errno.EPIPE), Broken(errno.EIO), ascii_only, None):
         monkeypatch.setattr(sys, "stdout", stream)
-        with Display(steps=3) as display:
-            display.begin(0)
+        with Display() as display:
+            display.begin(0, steps=3)
             display.advance()
             display.show(ROW)
             display.show_message("m\u00fchle")
@@ -124,8 +124,8 @@ def test_a_terminal_without_width_shows_something(columns: str, monkeypatch: pyt
     monkeypatch.setenv("LINES", "24")
     monkeypatch.setenv("TERM", "dumb")
     out = io.StringIO()
-    with Display(steps=3, console=Console(file=out, force_terminal=True)) as display:
-        display.begin(0)
+    with Display(console=Console(file=out, force_terminal=True)) as display:
+        display.begin(0, steps=3)
         display.advance()
         display.show(ROW)
         display.show_message("a sentence")
