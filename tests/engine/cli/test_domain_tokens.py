@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,9 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.chdir(tmp_path)
     rows("molecules", [molecule * times for times in range(1, 13) for molecule in MOLECULES])
     rows("proteins", PROTEINS)
-    Path("code").mkdir()
-    Path("code/area.txt").write_text(CODE)
+    Path("project/a folder").mkdir(parents=True)
+    Path("project/a folder/area.py").write_text(CODE)
+    Path("project/README.txt").write_text("no code")
     section = PAGE.read_text(encoding="utf-8").partition("\n### Domain tokens\n")[2].partition("\n## ")[0]
     names: dict[str, object] = {}
     blocks = re.findall(r"^```(python)?\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
@@ -55,6 +57,10 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
             continue
         for line in text.splitlines():
             command, *words = shlex.split(line)
+            if command == "find":
+                subprocess.run(line, shell=True, check=True)
+                assert [path.name for path in Path("code").rglob("*.*")] == ["area.py.txt"]
+                continue
             assert command == "unmask"
             assert main(words) == 0, capsys.readouterr().err
     return tmp_path

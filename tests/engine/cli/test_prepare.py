@@ -1,6 +1,7 @@
 """`unmask prepare`: from files to a store that can be opened, and refusals that lose nothing."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,26 @@ def test_the_progress_of_a_copied_store_counts_documents_only(
     assert main(["prepare", *first]) == 0
     assert main(["prepare", "--input", str(tmp_path / "a"), "--out", str(tmp_path / "b")]) == 0
     assert "encode: 9 documents so far" in capsys.readouterr().err
+
+
+def test_files_of_different_kinds_are_joined_by_the_commands_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text("utf-8")
+    commands = page.partition("**Files of different kinds.**")[2].partition("```\n")[2].partition("```")[0].splitlines()
+    monkeypatch.chdir(tmp_path)
+    Path("stories").mkdir()
+    text = " ".join(LINES)
+    Path("stories/a.txt").write_text(f"CHAPTER 1\n{text}\nCHAPTER 2\n{text}\n", "utf-8")
+    Path("news.csv").write_text(f'id,body\n1,"{text}"\n', "utf-8")
+    Path("notes.jsonl").write_text(json.dumps({"content": text}) + "\n", "utf-8")
+    for command in commands:
+        assert main(shlex.split(command)[1:]) == 0
+    from unmask.data.store import Store
+
+    assert len(commands) == 4
+    store = Store.open("store")
+    assert (store.num_documents, store.sources) == (4, ["stories", "news", "notes"])
 
 
 def test_every_option_reaches_the_preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,11 @@ class Corpus:
         self._warn_of_utf8()
 
     @property
+    def paths(self) -> list[FilePath]:
+        """The files to read."""
+        return [file.path for some in self._files for file in some]
+
+    @property
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer of the first store."""
         return next(iter(self._stores.values())).load_tokenizer() if self._stores else None
@@ -252,7 +257,7 @@ class Corpus:
 
     def _paths_with(self, option: str) -> list[FilePath]:
         """Return the files to whose format an option applies, by the name of a field of `Format`."""
-        return [file.path for some in self._files for file in some if getattr(format_of(file.path), option)]
+        return [path for path in self.paths if getattr(format_of(path), option)]
 
     def _require_applicable(self, normalisation: Normalisation) -> None:
         """Refuse options that apply to no input."""

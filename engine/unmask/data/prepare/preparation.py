@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from unmask.data.prepare.doubts import warn_of_documents
 from unmask.data.prepare.encoding import EncodedBatch, TextEncoder, content_hash
 from unmask.data.prepare.inputs import Corpus, stores_among
 from unmask.data.prepare.unknown import Origin, UnknownTokens, require_known
@@ -195,7 +196,9 @@ def prepare(
         with ProcessPool(encode, cores() if workers is None else workers) as pool:
             writer = _DocumentWriter(place, head, shard_tokens, given.unk_id, sum(long_words), known)
             writer.run(corpus, pool, report, total)
-    return Store.open(out)
+    store = Store.open(out)
+    warn_of_documents(store, corpus.paths, options)
+    return store
 
 
 def _tokenizer(

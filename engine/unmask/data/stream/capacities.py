@@ -144,10 +144,13 @@ def count_tokens(
         counted *= Fraction(int((sample.lengths + 1 + sample.opens).sum()), max(1, int(sample.lengths.sum())))
     tokens = int(counted)
     if not documents:
+        other = ""
+        if store.lengths.size > 1:
+            other = f", or change stream.held_out_fraction ({config.held_out_fraction}) or composition.weights"
         raise CorpusError(
             f"stream: the {'train' if needed else 'held_out'} split must hold documents, none of {store.lengths.size} "
-            "is in it; add text, cut it into more documents when it is prepared (--split-at, --blank-line-documents), "
-            f"or change stream.held_out_fraction ({config.held_out_fraction}) or composition.weights"
+            "is in it; add text, cut it into more documents when it is prepared (--split-at, --blank-line-documents, "
+            f"or for a document a line: jq -cR '{{text: .}}' TEXT.txt > TEXT.jsonl){other}"
         )
     if needed and not tokens:
         raise CorpusError(

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from unmask.errors import TokenizerError
 
-__all__ = ["case_of_vocabulary", "require_case"]
+__all__ = ["case_of_vocabulary", "require_case", "warn_of_capitals"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +36,7 @@ def case_of_vocabulary(vocabulary: Iterable[str], path: Path) -> bool:
     Raises:
         TokenizerError: too few of its entries hold capitals to call it cased, and too many to call it uncased.
     """
-    words = [token for token in vocabulary if token.lower() != token.upper() and not _NO_WORD.fullmatch(token)]
-    capitals = [token for token in words if token.lower() != token]
+    words, capitals = _words(vocabulary)
     if len(capitals) < _UNCASED_BELOW * len(words) or not capitals:
         return True
     counted = f"{len(capitals):,} of its {len(words):,} entries with letters"
@@ -52,6 +51,23 @@ def case_of_vocabulary(vocabulary: Iterable[str], path: Path) -> bool:
         "give --lowercase or --no-lowercase (data.lowercase in a run, lowercase in Python), or write "
         '{"do_lower_case": true} or false into tokenizer_config.json beside it'
     )
+
+
+def warn_of_capitals(vocabulary: Iterable[str], path: Path) -> None:
+    """Warn of the entries of a bare vocabulary, the file `path`, that lower-cased text cannot hold."""
+    words, capitals = _words(vocabulary)
+    if capitals:
+        _log.warning(
+            f"tokenizer: {path} has capitals in {len(capitals):,} of its {len(words):,} entries with letters, such as "
+            f"{capitals[0]!r}, which cannot occur in lower-cased text; to keep case, give --no-lowercase "
+            "(data.lowercase of a run, lowercase in Python)"
+        )
+
+
+def _words(vocabulary: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the entries with letters that have case, and those of them that hold capitals."""
+    words = [token for token in vocabulary if token.lower() != token.upper() and not _NO_WORD.fullmatch(token)]
+    return words, [token for token in words if token.lower() != token]
 
 
 def require_case(lowercase: bool | None, found: bool, said: str) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.data.tokenizer import bert
 from unmask.data.tokenizer.added_tokens import add_tokens, declared_tokens
-from unmask.data.tokenizer.case import case_of_vocabulary, require_case
+from unmask.data.tokenizer.case import case_of_vocabulary, require_case, warn_of_capitals
 from unmask.errors import TokenizerError
 from unmask.folders import is_store
 from unmask.interop.model_folder import on_the_hub
@@ -215,6 +215,8 @@ def _around(
     if drops is None:
         ordinary = [token for token in vocabulary if token not in special_tokens.values()]
         drops = case_of_vocabulary(ordinary, path) if lowercase is None else lowercase
+        if lowercase:
+            warn_of_capitals(ordinary, path)
     return bert.bert_pipeline(vocabulary, special_tokens, **{**settings, "lowercase": drops})
 
 

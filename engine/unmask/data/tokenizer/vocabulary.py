@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 # the library gets a text in parts that end where a word ends: it takes 300 bytes of memory for each word of a part
 _PART = re.compile(rf"(?s).{{1,16384}}[^\s{re.escape(string.punctuation)}]*+")
 _LONG = re.compile(rf"(?<!\S)\S{{{LONGEST_WORD + 1},}}")
+# a run makes this many of its own text
+_OF_SMALL_MODELS = 8192
 
 
 def train_vocabulary(
@@ -127,7 +129,8 @@ def train_vocabulary(
             if left
             else "each word of it is an entry already, and nothing is left to join; more text gives more entries"
         )
-        _log.info(f"the vocabulary of this text has {len(tokens):,} entries instead of {vocab_size:,}: {why}")
+        fewer = "; a small model needs fewer, give --vocab-size 8192" if len(tokens) > _OF_SMALL_MODELS else ""
+        _log.info(f"the vocabulary of this text has {len(tokens):,} entries instead of {vocab_size:,}: {why}{fewer}")
     return {token: index for index, (token, _) in enumerate(tokens)}
 
 

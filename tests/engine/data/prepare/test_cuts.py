@@ -1,6 +1,8 @@
 """Where a text file is cut: at lines as cleaning sees them, whatever ends them, and a rule that meets none is said."""
 
 import gzip
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +116,43 @@ def test_a_heading_after_a_byte_order_mark_is_one(tmp_path: Path) -> None:
     path.write_text(chapter * 3, encoding="utf-8")
     documents = list(Corpus([path], ReadOptions(split_at="^CHAPTER")).documents())
     assert [document.origin for document in documents] == [f"{path}:{line}" for line in (1, 3, 5)]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_text_of_many_lines_that_is_one_document_is_told_with_ways_that_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
+) -> None:
+    text = "".join(f"the mill {n} turned\n" for n in range(60)).encode()
+    path = tmp_path / f"molecules.txt{suffix}"
+    path.write_bytes(gzip.compress(text) if suffix else text)
+    prepare(path, tmp_path / "one", vocab_size=200)
+    [told] = [record.getMessage() for record in caplog.records if "one; cut it" in record.getMessage()]
+    assert f"the store has 1 document, and {path} with 60 lines is one; cut it with --split-at; where" in told
+    command = told.partition("as the input: ")[2]
+    if shutil.which("jq"):
+        subprocess.run(command, shell=True, check=True)
+        caplog.clear()
+        assert prepare(tmp_path / "molecules.jsonl", tmp_path / "all", vocab_size=200).num_documents == 60
+        assert not [record for record in caplog.records if "one; cut it" in record.getMessage()]
+    cut = prepare(path, tmp_path / "cut", split_at="mill 10 |mill 20 ", vocab_size=200)
+    assert cut.num_documents == 3
+
+
+def test_blank_lines_are_a_way_only_where_there_are_some(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = _write(tmp_path / "book.txt", BOOK * 10)
+    prepare(path, tmp_path / "one", vocab_size=100)
+    assert "with 150 lines is one; cut it with --split-at or --blank-line-documents; where each" in caplog.text
+    caplog.clear()
+    cut = prepare(path, tmp_path / "cut", vocab_size=100, blank_line_documents=True)
+    assert cut.num_documents == 60
+    prepare(_write(tmp_path / "short.txt", BOOK), tmp_path / "short", vocab_size=100)
+    assert "cut it with" not in caplog.text
+
+
+def test_a_column_of_ids_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = _write(tmp_path / "a.csv", "".join(f"f{n},the mill {n} turned\n" for n in range(20)))
+    prepare(path, tmp_path / "ids", text_field="1", vocab_size=100)
+    assert "nearly all of the 20 documents have one word; if --text-field names a column of ids" in caplog.text
+    caplog.clear()
+    prepare(path, tmp_path / "texts", text_field="2", vocab_size=100)
+    assert "one word" not in caplog.text

@@ -104,3 +104,14 @@ def test_transformers_gives_the_same_ids_for_the_folder_of_a_cased_vocabulary(tm
     text = "The mills of Paris, THE mill"
     theirs = AutoTokenizer.from_pretrained(tmp_path / "saved")(text, add_special_tokens=False)["input_ids"]
     assert theirs == tokenizer.encode_batch([text])[0]
+
+
+def test_capitals_that_lower_cased_text_cannot_hold_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = bare(tmp_path, CASED)
+    Tokenizer.load(given, lowercase=True)
+    assert "has capitals in 2 of its 5 entries with letters, such as 'The', which cannot occur" in caplog.text
+    caplog.clear()
+    # the way out, and a vocabulary without capitals
+    Tokenizer.load(given, lowercase=False)
+    Tokenizer.load(bare(tmp_path / "uncased", UNCASED), lowercase=True)
+    assert not caplog.records

@@ -180,3 +180,15 @@ def test_a_vocabulary_without_room_for_all_characters_is_told_so(caplog: pytest.
     assert f"has {size} entries instead of 120: each word of its 60 most frequent characters is an entry" in told
     assert told.endswith("240 rarer ones have no room; a larger vocab_size takes more of them")
     assert Tokenizer.train([text], 240).vocab_size > size
+
+
+def test_a_large_vocabulary_of_a_small_text_names_the_size_for_a_small_model(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "unmask")
+    letters = "bdfgklmnprstvz"
+    text = " ".join(a + b + c + d for a in letters for b in letters for c in letters for d in "aeiou")
+    size = Tokenizer.train([text], 30_522).vocab_size
+    assert size > 8192
+    assert caplog.messages[0].endswith("; a small model needs fewer, give --vocab-size 8192")
+    caplog.clear()
+    assert Tokenizer.train([text], 8192).vocab_size == 8192
+    assert not caplog.messages
