@@ -284,7 +284,16 @@ def _take(part: str, folder: Path) -> None:
         _command(StepWalk(package, folder / "step.jsonl"), pretrain)
         return
     text, vocabulary = write_text(folder)
-    prepare = ["prepare", "--input", str(text), "--blank-line-documents", "--tokenizer", str(vocabulary)]
+    # Without --allow-unknown a sample of the text is read once before, to see whether the vocabulary fits.
+    prepare = [
+        "prepare",
+        "--input",
+        str(text),
+        "--blank-line-documents",
+        "--tokenizer",
+        str(vocabulary),
+        "--allow-unknown",
+    ]
     to_store, to_model = TextWalk(package), TextWalk(package)
     _command(to_store, [*prepare, "--out", store, "--workers", "1"])
     _command(to_model, [*pretrain, "--stream.workers", "0"])

@@ -38,6 +38,7 @@ _WAYS = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), _ACCESS),
     errno.EROFS: "choose a place that can be written",
     errno.EFBIG: "raise the limit for the size of a file, ulimit -f",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit for open files, ulimit -n",
     errno.ENOMEM: "end other programs, or raise the limit, ulimit -v",
 }
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if not arguments or arguments in (["-h"], ["--help"], ["help"]):
+    words = ("help", "-h", "--help")
+    if all(word in words for word in arguments):
         print(_usage())
         return 0
     if arguments[0] in ("-V", "--version"):
@@ -77,7 +79,7 @@ def _run(arguments: list[str]) -> int:
         print(f"unmask {__version__}")
         return 0
     command, *rest = arguments
-    if command == "help":
+    if command in words:
         command, rest = rest[0], ["--help"]
     if command not in COMMANDS:
         return _fail(f"{command!r} is not a command; {_nearest_command(command)}")

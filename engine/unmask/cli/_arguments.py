@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import re
 import shutil
 import textwrap
 import types
@@ -24,10 +25,12 @@ from unmask.config.settings import hints_of, setting
 from unmask.errors import SettingError, UnmaskError
 from unmask.paths import expanded
 
-__all__ = ["Parser", "add_option", "option", "parser_of", "read", "value_of", "with_dashes"]
+__all__ = ["Parser", "add_option", "complete_files", "option", "parser_of", "read", "value_of", "with_dashes"]
 
 T = TypeVar("T")
 
+# words after a switch that are its value, right or wrong
+_SAID = frozenset(["true", "false", "none", "yes", "no", "on", "off", "0", "1"])
 # choices that are longer together are listed in the text of an option
 _LONG = 40
 
@@ -63,10 +66,13 @@ class Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
             formatter_class=_Help,
         )
+        # argparse itself takes -1e-3 for an option
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\Z")
 
     def error(self, message: str) -> NoReturn:
         """Raise the error that argparse found."""
-        raise UnmaskError(f"{_command(self.prog)}: {message}; run `{self.prog} --help` for the options")
+        way = "write one that begins with - as in --run=-x, or " if "expected" in message else ""
+        raise UnmaskError(f"{_command(self.prog)}: {message}; {way}run `{self.prog} --help` for the options")
 
     def known(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """Return the values of the options, by their names, and the words that belong to none.
@@ -79,7 +85,11 @@ class Parser(argparse.ArgumentParser):
             if word.startswith("-") and len(word) > 1:
                 name = word.partition("=")[0]
                 nearest = self.nearest(name)
-                way = f"did you mean {nearest}?" if nearest else f"run `{self.prog} --help` for the options"
+                way = (
+                    f"did you mean {nearest}?{self.unit(name, nearest)}"
+                    if nearest
+                    else f"run `{self.prog} --help` for the options"
+                )
                 raise UnmaskError(f"{_command(self.prog)}: {name} is not an option; {way}")
         return vars(found), words
 
@@ -93,10 +103,14 @@ class Parser(argparse.ArgumentParser):
         while left:
             word = left.pop(0)
             if word in on:
-                said = left.pop(0) if left and left[0].lower() in ("true", "false") else "true"
+                said = left.pop(0) if left and left[0].lower() in _SAID else "true"
                 word = f"{word}={said}"
             words.append(f"{off[word]}=false" if word in off else word)
         return words
+
+    def unit(self, word: str, nearest: str) -> str:
+        """Return a sentence about the unit of an option that is offered in the place of another."""
+        return ""
 
     def nearest(self, word: str) -> str | None:
         """Return the option that is most similar to an unknown one; None if none is."""
@@ -196,9 +210,15 @@ def add_option(
     else:
         required = default is dataclasses.MISSING
         added = group.add_argument(*spelling, dest=name, metavar=metavar, help=text, required=required)
-    if kind is Path:
-        # read by shtab, for the completion of file names
-        added.complete = {"bash": "_shtab_compgen_files", "zsh": "_files"}  # type: ignore[attr-defined]
+    if typing.get_origin(kind) is Literal or kind is bool:
+        added.values = list(typing.get_args(kind)) or ["true", "false"]  # type: ignore[attr-defined]
+    if kind is Path or field.metadata.get("is_path"):
+        complete_files(added)
+
+
+def complete_files(action: argparse.Action) -> None:
+    """Have a shell complete the value of an option as the name of a file; shtab reads this."""
+    action.complete = {"bash": "_shtab_compgen_files", "zsh": "_files"}  # type: ignore[attr-defined]
 
 
 def with_dashes(word: str) -> str:
@@ -218,6 +238,9 @@ def value_of(hint: Any, given: Any) -> Any:
         if (typing.get_origin(hint) or hint) in (dict, Mapping):
             if len(given) % 2:
                 raise UnmaskError(f"{' '.join(given)!r} must be pairs of a name and a number, got {len(given)} words")
+            twice = next((name for name in given[::2] if given[::2].count(name) > 1), None)
+            if twice is not None:
+                raise UnmaskError(f"{twice!r} must stand once, got it several times")
             pairs = zip(given[::2], given[1::2], strict=True)
             return {name: value_of(members[1], value) for name, value in pairs}
         values = [value_of(members[0], one) for one in given]

@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unmask.cli._arguments import Parser, add_option, value_of
+from unmask.cli._arguments import Parser, add_option, complete_files, value_of
 from unmask.config.backends import BACKENDS
 from unmask.config.load import read_settings, recipe_names
 from unmask.config.mappings import (
@@ -18,6 +18,7 @@ from unmask.config.mappings import (
     old_names,
     settings_of,
     starred,
+    unit_of,
 )
 from unmask.errors import ConfigError, UnmaskError
 from unmask.paths import expanded
@@ -74,8 +75,10 @@ def settings_parser(
         description=f"{description}\n\nRecipes: {', '.join(recipe_names())} (default: tiny).",
     )
     if may_resume:
-        parser.add_argument(
-            "--resume", metavar="RUN", help="Go on with a run that stopped, from its newest whole checkpoint."
+        complete_files(
+            parser.add_argument(
+                "--resume", metavar="RUN", help="Go on with a run that stopped, from its newest whole checkpoint."
+            )
         )
     sections: dict[str, argparse._ArgumentGroup] = {}
     for name, (field, hint) in settings_of().items():
@@ -107,10 +110,16 @@ class _SettingsParser(Parser):
                 self.add_argument(f"--{name}", dest=name, help=argparse.SUPPRESS)
         return super().parse_known_args(args, namespace)
 
+    def unit(self, word: str, nearest: str) -> str:
+        return unit_of(word.lstrip("-"), nearest.lstrip("-"))
+
     def nearest(self, word: str) -> str | None:
         if difflib.get_close_matches(word, ["--resume", "--help"], n=1, cutoff=0.8):
             return super().nearest(word)
         found = nearest_setting(word.lstrip("-"))
+        if found in groups_of():
+            # a group is no option
+            found = next(name for name in settings_of() if name.startswith(f"{found}."))
         return None if found is None else f"--{found}"
 
 
@@ -124,7 +133,10 @@ def _value(hint: Any, given: Any, name: str) -> Any:
     if name == "train.phases":
         from unmask.config.yaml_text import parse_yaml
 
-        return parse_yaml(f"phases: {' '.join(given)}", source="--train.phases")["phases"]
+        found = parse_yaml(f"phases: {' '.join(given)}", source="--train.phases")
+        if list(found) != ["phases"]:
+            raise ConfigError("config: --train.phases must be one list, got more; write it in quotes on one line")
+        return found["phases"]
     try:
         return value_of(hint, given)
     except UnmaskError as error:

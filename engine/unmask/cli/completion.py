@@ -8,6 +8,7 @@ from typing import Literal
 from unmask.cli import COMMANDS
 from unmask.cli._arguments import option, parser_of, read
 from unmask.cli._settings import settings_parser
+from unmask.config.load import recipe_names
 from unmask.config.settings import Checked
 
 __all__ = ["Options", "run", "whole_parser"]
@@ -42,5 +43,10 @@ def whole_parser() -> argparse.ArgumentParser:
         else:
             module = importlib.import_module(f"unmask.cli.{command.replace('-', '_')}")
             parser = parser_of(module.Options, prog=f"unmask {command}")
+        if command in ("pretrain", "config"):
+            parser.add_argument("recipe", nargs="?", choices=recipe_names())
+        for action in parser._actions:
+            # argparse would refuse other values with a sentence of its own, so only completion knows them
+            action.choices = action.choices or getattr(action, "values", None)
         commands.add_parser(command, help=about, parents=[parser], add_help=False)
     return whole

@@ -19,7 +19,7 @@ from unmask.config.yaml_text import dump_yaml, lines_of, parse_yaml
 from unmask.errors import ConfigError
 from unmask.paths import expanded, expanded_input
 
-__all__ = ["load_config", "read_settings", "recipe_names", "to_mapping", "to_yaml"]
+__all__ = ["load_config", "read_settings", "recipe_names", "to_mapping", "to_yaml", "unchecked"]
 
 _PATHS = ("run", "data.store", "data.tokenizer", "masking.similar_words")
 
@@ -44,17 +44,33 @@ def load_config(
             contradiction, or a setting that nothing reads.
     """
     file = read_settings("tiny" if recipe_or_yaml is None else recipe_or_yaml)
-    below, changes = file.settings, _with_one_budget(flat(overrides or {}))
+    below, changes = file.settings, _with_one_budget(flat({} if overrides is None else overrides))
+    asked = {name if name in defaults() else name.rsplit(".", 2)[0] for name in changes}
     whole = check_values(
         changed(below, changes),
         source=file.source,
-        line_of=lambda name: None if name in changes else file.line_of(name),
+        line_of=lambda name: None if name in asked else file.line_of(name),
     )
     whole = _at_home(whole)
-    asked = {name if name in defaults() else name.rsplit(".", 2)[0] for name in changes}
     config = build(without_unused(whole, below=_right_ones(below), changes=asked, saved=saved))
     _require_length_read(config, asked, below)
     return config
+
+
+def unchecked(recipe_or_yaml: str | Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all settings in their groups as `load_config` would read them, also if they contradict each other.
+
+    Raises:
+        ConfigError: a name is unknown, or a value has the wrong type or is out of its range.
+    """
+    file = read_settings("tiny" if recipe_or_yaml is None else recipe_or_yaml)
+    settings = {**defaults(), **check_values(changed(file.settings, _with_one_budget(flat(overrides))))}
+    groups: dict[str, Any] = {}
+    for name, value in settings.items():
+        group, _, last = name.rpartition(".")
+        items = [asdict(one) for one in value] if name == "train.phases" else value
+        (groups.setdefault(group, {}) if group else groups)[last] = list(items) if isinstance(items, tuple) else items
+    return groups
 
 
 def _with_one_budget(settings: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +113,7 @@ def read_settings(recipe_or_path: str | Path) -> SettingsFile:
     if wanted in recipe_names():
         return _parsed(files("unmask.recipes").joinpath(f"{wanted}.yaml").read_text("utf-8"), wanted)
     path = Path(expanded(wanted))
-    if not path.exists():
+    if not wanted or not _exists(path):
         close = difflib.get_close_matches(wanted, recipe_names(), n=1)
         hint = f"did you mean {close[0]}?" if close else f"recipes are {', '.join(recipe_names())}"
         raise ConfigError(f"config: no recipe or file is called {wanted!r}; {hint}")
@@ -110,12 +126,21 @@ def read_settings(recipe_or_path: str | Path) -> SettingsFile:
     return _parsed(text, wanted)
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # a name that is too long for a file
+        return False
+
+
 def _parsed(text: str, source: str) -> SettingsFile:
     def line_of(name: str) -> int | None:
         lines = lines_of(text)
         return lines.get(name) or {current_name(old): line for old, line in lines.items()}.get(name)
 
-    settings = _with_one_budget(flat(parse_yaml(text, source=source), source=source, line_of=line_of))
+    settings = changed({}, flat(parse_yaml(text, source=source), source=source, line_of=line_of))
+    settings = _with_one_budget(settings)
     if settings.get("data.lowercase") is True and any(current_name(old) != old for old in lines_of(text)):
         # 0.1 wrote its default, which had no effect on a given tokenizer
         settings["data.lowercase"] = None

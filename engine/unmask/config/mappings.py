@@ -4,6 +4,7 @@ A setting is known by its dotted name. Earlier versions had other names for some
 may still use them. The error for an unknown name gives the most similar one.
 """
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -12,6 +13,8 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Integral, Real
+from pathlib import PurePath
 from typing import Any
 
 from unmask.config.schema import RunConfig
@@ -31,6 +34,7 @@ __all__ = [
     "old_names",
     "settings_of",
     "starred",
+    "unit_of",
 ]
 
 LineOf = Callable[[str], int | None]
@@ -89,6 +93,11 @@ _ELSEWHERE = {
     "hidden_dropout_prob": "model.hidden_dropout",
     "attention_probs_dropout_prob": "model.attention_dropout",
     "bf16": "train.dtype",
+    "fp16": "train.dtype",
+    "train_file": "data.input",
+    "whole_word_mask": "masking.strategy",
+    "wwm": "masking.strategy",
+    "warmup_ratio": "optimizer.warmup_steps",
 }
 
 
@@ -149,7 +158,7 @@ def current_name(setting: str) -> str:
     renamed = _RENAMED.get(starred(setting))
     if renamed is None:
         return setting
-    numbers = iter(step for step in steps if step.isdigit())
+    numbers = iter(step for step in steps if _is_number(step))
     return ".".join(next(numbers, step) if step == "*" else step for step in renamed.split("."))
 
 
@@ -163,6 +172,10 @@ def flat(mapping: Mapping[str, Any], *, source: str = "", line_of: LineOf = _no_
     Raises:
         ConfigError: a name is unknown, or a setting is given twice.
     """
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(
+            f"config: settings must be a mapping such as {{'train.steps': 200}}, got {described(mapping)}"
+        )
     found: dict[str, Any] = {}
     old: dict[str, str] = {}
     for name, value in _leaves(mapping):
@@ -186,6 +199,8 @@ def flat(mapping: Mapping[str, Any], *, source: str = "", line_of: LineOf = _no_
 def _leaves(mapping: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in mapping.items():
         if key in groups_of():
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                value = dataclasses.asdict(value)
             if value is not None and not isinstance(value, Mapping):
                 raise ConfigError(f"config: {key} must be a group of settings, got {described(value)}")
             for name, one in (value or {}).items():
@@ -197,7 +212,7 @@ def _leaves(mapping: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _current_items(setting: str, value: Any) -> Any:
     """Return a list of groups with the names of today in each item; other values as they are."""
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list | tuple) or not any(item.startswith(f"{setting}.*.") for item in ITEMS):
         return value
     items = []
     for number, item in enumerate(value):
@@ -232,7 +247,11 @@ def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
         if name in settings_of():
             continue
         group, number, last = name.rsplit(".", 2)
-        items = [dict(item) if isinstance(item, Mapping) else item for item in result.get(group) or []]
+        held = result.get(group) or []
+        if not isinstance(held, list | tuple):
+            # no list at all, which is refused later
+            continue
+        items = [dict(item) if isinstance(item, Mapping) else item for item in held]
         if int(number) >= len(items) or not isinstance(items[int(number)], dict):
             raise ConfigError(
                 f"config: {name} changes an item of {group}, which has {len(items)}; give the whole list, as in "
@@ -273,7 +292,8 @@ def build(settings: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: two settings contradict each other.
     """
-    whole = {**defaults(), **settings}
+    # a list of one configuration is not that of the next one
+    whole = copy.deepcopy({**defaults(), **settings})
     groups: dict[str, Any] = {}
     for group, cls in groups_of().items():
         with _named(group):
@@ -305,6 +325,11 @@ def _named(group: str) -> Iterator[None]:
 
 def _converted(hint: Any, value: Any, name: str) -> Any:
     """Return 1000000 for 1e6 where a whole number is needed, 1.0 for 1 where any number is, and groups for mappings."""
+    if isinstance(value, PurePath):
+        return str(value)
+    # NumPy's numbers are no numbers of YAML
+    if isinstance(value, Real) and type(value) not in (int, float, bool):
+        value = int(value) if isinstance(value, Integral) else float(value)
     members = typing.get_args(hint)
     kinds = members if isinstance(hint, types.UnionType) else (hint,)
     if isinstance(value, float) and int in kinds and float not in kinds and value.is_integer():
@@ -341,7 +366,7 @@ def _require_known(name: str, given: str) -> None:
         return
     nearest = nearest_setting(name)
     if nearest is not None:
-        raise ConfigError(f"config: {given} is not a setting; did you mean {nearest}?")
+        raise ConfigError(f"config: {given} is not a setting; did you mean {nearest}?{unit_of(name, nearest)}")
     group = name.rpartition(".")[0]
     known = [one.rpartition(".")[2] for one in (*settings_of(), *ITEMS) if one.rpartition(".")[0] == starred(group)]
     if not group or not known:
@@ -360,12 +385,26 @@ def nearest_setting(name: str) -> str | None:
     for known, cutoff in ((inside, 0.6), (everywhere, 0.7)):
         close = difflib.get_close_matches(last, known, n=1, cutoff=cutoff)
         if close:
-            numbers = iter(step for step in name.split(".") if step.isdigit())
+            numbers = iter(step for step in name.split(".") if _is_number(step))
             steps = current_name(known[close[0]]).split(".")
             return ".".join(next(numbers) if step == "*" else step for step in steps)
     return None
 
 
+def unit_of(name: str, nearest: str) -> str:
+    """Return a sentence about the unit of a setting that other programs count in sequences; empty for others."""
+    counted = name.rpartition(".")[2] in _ELSEWHERE and nearest in (
+        "train.tokens_per_step",
+        "stream.micro_batch_tokens",
+    )
+    return " It counts tokens: 32 sequences of 128 are 4096" if counted else ""
+
+
 def starred(name: str) -> str:
     """Return "train.phases.*.share" for "train.phases.0.share"."""
-    return ".".join("*" if step.isdigit() else step for step in name.split("."))
+    return ".".join("*" if _is_number(step) else step for step in name.split("."))
+
+
+def _is_number(step: str) -> bool:
+    """Return whether a part of a name is the number of an item."""
+    return step.isascii() and step.isdecimal() and len(step) < 10

@@ -59,13 +59,13 @@ class DataConfig(Checked):
         list,
         "Text to prepare before training, as for `unmask prepare --input`: files, folders and patterns such as "
         "'news/*/' of .txt, .md, .jsonl, .json, .csv, .tsv, .parquet, .conll, .conllu (each also .gz, .zst), here or "
-        "at s3://, gs:// or hf://datasets/; data sets; stores; docstrings: for those of the installed Python packages. "
-        "`name=path` names a source.",
+        "at s3://, gs:// or hf://datasets/; data sets; stores; docstrings: for those of the installed Python "
+        "packages. `name=path` names a source.",
     )
     text_field: str = setting(
         "text",
-        "Field of JSON, or column of a table, that holds the text of `input`. Several, as in title,text, are joined by "
-        "a blank line. A number is a column, from 1, of a .csv or .tsv without a header line, or of CoNLL columns.",
+        "Field of JSON, or column of a table, that holds the text of `input`. Several, as in title,text, are joined "
+        "by a blank line. A number is a column, from 1, of a .csv or .tsv without a header line, or of CoNLL columns.",
     )
     blank_line_documents: bool = setting(
         False, "Whether blank lines separate the documents in a text file of `input`. If not, a file is one document."
@@ -98,8 +98,8 @@ class DataConfig(Checked):
     )
     lowercase: bool | None = setting(
         None,
-        "Whether the tokenizer ignores case. None: one that is trained here does; a given one does what its files say, "
-        "or what the entries of a vocab.txt alone show.",
+        "Whether the tokenizer ignores case. None: one that is trained here does; a given one does what its files "
+        "say, or what the entries of a vocab.txt alone show.",
     )
     strip_accents: bool = setting(
         True,
@@ -132,7 +132,10 @@ class StreamConfig(Checked):
     )
     micro_batch_tokens: int = setting(2048, "Token capacity of one forward and backward pass (T).", ge=1)
     max_documents: int | None = setting(
-        None, "Document slots of a micro-batch (S). None: as many as the lengths in the corpus need.", ge=1
+        None,
+        "Document slots of a micro-batch (S). None: as many as the lengths in the corpus need.",
+        ge=1,
+        le=2**31 - 1,
     )
     held_out_fraction: float = setting(
         0.01,
@@ -157,11 +160,11 @@ class CompositionConfig(Checked):
     strategy: Literal["documents", "doc_sentences", "full_sentences", "mix", "uni", "bm25", "best_fit", "pairs"] = (
         setting(
             "documents",
-            "How. documents: a whole document, or even pieces of a long one. doc_sentences: "
-            "whole sentences of one document. full_sentences: whole sentences across documents. mix: cuts of "
-            "`stream.max_length` from one stream of all documents. uni: the same from a stream for each source. bm25: "
-            "the next document is the most similar one. best_fit: several pieces in a sequence with little room left. "
-            "pairs: two segments, for `objective.nsp` or `objective.sop`.",
+            "How. documents: a whole document, or even pieces of a long one. doc_sentences: whole sentences of one "
+            "document. full_sentences: whole sentences across documents. mix: cuts of `stream.max_length` from one "
+            "stream of all documents. uni: the same from a stream for each source. bm25: the next document is the "
+            "most similar one. best_fit: several pieces in a sequence with little room left. pairs: two segments, for "
+            "`objective.nsp` or `objective.sop`.",
         )
     )
     scope: Literal["document", "sequence"] = setting(
@@ -187,8 +190,8 @@ class CompositionConfig(Checked):
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         for source, weight in self.weights.items():
-            if weight < 0:
-                yield f"weights.{source}", f"must be at least 0, got {weight:g}"
+            if not 0 <= weight <= 1e6:
+                yield f"weights.{source}", f"must be at least 0 and at most 1000000, got {weight:g}"
 
     @property
     def joins(self) -> bool:
@@ -318,19 +321,23 @@ class TrainConfig(Checked):
     """Budget, precision and intervals. Intervals are in optimizer steps."""
 
     steps: int | None = setting(
-        2100, "Optimizer steps of the whole run. None: `epochs` or `minutes` decides; give one of the three.", ge=1
+        2100,
+        "Optimizer steps of the whole run. None: `epochs` or `minutes` decides; give one of the three.",
+        ge=1,
     )
     epochs: float | None = setting(
         None,
         "Readings of the training data, as 2 or 0.5; the steps follow from the tokens of the store. None: `steps` or "
         "`minutes` decides.",
         gt=0,
+        le=10**7,
     )
     minutes: float | None = setting(
         None,
         "Minutes of training, compilation and evaluations included, after which the learning rate is 0. Such a run "
         "does not repeat bit for bit. None: `steps` or `epochs` decides.",
         gt=0,
+        le=10**7,
     )
     tokens_per_step: int = setting(
         2048,
@@ -351,13 +358,14 @@ class TrainConfig(Checked):
         "CPU threads of PyTorch. None: its own choice, one for each core. On a busy machine, or in a container with "
         "few cores, fewer are faster. A resumed run repeats its bits only with the same number.",
         ge=1,
+        le=4096,
     )
     tensorboard: bool = setting(False, "Whether to write TensorBoard events too (extra `tensorboard`).")
     phases: list[PhaseConfig] = setting(
         list,
-        "Phases of the run. Empty: one phase at `stream.max_length`. A file has them as "
-        "`phases: [{share: 0.9, max_length: 128}, {share: 0.1, max_length: 512}]`; the command line can change those "
-        "of a recipe, counted from 0 (`--train.phases.0.max_length 64`).",
+        "Phases of the run. Empty: one phase at `stream.max_length`. A file has them as `phases: [{share: 0.9, "
+        "max_length: 128}, {share: 0.1, max_length: 512}]`; the command line can change those of a recipe, counted "
+        "from 0 (`--train.phases.0.max_length 64`).",
     )
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
@@ -365,7 +373,11 @@ class TrainConfig(Checked):
         if not given:
             yield "steps", "and epochs and minutes are all None; give one of them"
         if len(given) > 1:
-            yield given[0], f"and {given[1]} are given together, but one of them ends a run; leave one of them out"
+            yield (
+                given[0],
+                f"and {given[1]} are given together, but one of them ends a run; leave one of them out, or make it "
+                "None",
+            )
         if self.minutes is not None and len(self.phases) > 1:
             yield (
                 "minutes",

@@ -26,6 +26,8 @@ from unmask.errors import SettingError, SettingTypeError
 
 __all__ = ["Checked", "check_value", "described", "hints_of", "setting"]
 
+# the largest number of float32; a whole number has 63 bits
+_LARGEST = 3.4e38
 _SIGNS = {"gt": "above", "ge": "at least", "le": "at most", "lt": "below"}
 _EXPECTED: dict[object, tuple[type, str]] = {
     bool: (bool, "true or false"),
@@ -110,11 +112,19 @@ def check_value(group: str, field: "dataclasses.Field[Any]", hint: Any, value: o
     """
     for below, problem in _type_problems(hint, value):
         raise SettingTypeError(group, field.name + below, problem)
-    for _, problem in _range_problems(field.metadata, value):
+    for _, problem in _range_problems(hint, field.metadata, value):
         raise SettingError(group, field.name, problem)
 
 
-def _range_problems(metadata: Mapping[str, Any], value: Any) -> Iterator[tuple[str, str]]:
+def _range_problems(hint: Any, metadata: Mapping[str, Any], value: Any) -> Iterator[tuple[str, str]]:
+    literals = [kind for kind in (hint, *typing.get_args(hint)) if typing.get_origin(kind) is Literal]
+    choices = [one for kind in literals for one in typing.get_args(kind)]
+    if choices and value is not None and value not in choices:
+        yield "", f"must be one of {', '.join(map(repr, choices))}, got {described(value)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        yield "", f"must be a finite number, got {value}"
+    if isinstance(value, int | float) and abs(value) > (_LARGEST if isinstance(value, float) else 2**63):
+        yield "", f"must be at most {_LARGEST if isinstance(value, float) else 2**63:g}, got {value:.3g}"
     bounds = {sign: metadata[sign] for sign in _SIGNS if sign in metadata}
     if value is None or not bounds:
         return
@@ -139,19 +149,18 @@ def _type_problems(hint: Any, value: object) -> Iterator[tuple[str, str]]:
         hint = next(member for member in typing.get_args(hint) if member is not types.NoneType)
     kind, members = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind is Literal:
-        if value not in members:
+        if not isinstance(value, str):
             yield "", f"must be one of {', '.join(map(repr, members))}, got {described(value)}"
     elif dataclasses.is_dataclass(kind):
         if not isinstance(value, kind):  # type: ignore[arg-type]
-            yield "", f"must be a group of settings, got {described(value)}"
+            wanted = getattr(kind, "__name__", "") if isinstance(value, Mapping) else "a group of settings"
+            yield "", f"must be {wanted}, got {described(value)}"
     elif kind in _EXPECTED:
         wanted, words = _EXPECTED[kind]
         if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
             plain = value is not None and not isinstance(value, list | tuple | Mapping)
             quotes = "; write it in quotes" if kind is str and plain else ""
             yield "", f"must be {words}, got {described(value)}{quotes}"
-        elif kind is float and not _is_finite(value):
-            yield "", f"must be a finite number, got {value}"
     elif issubclass(kind, Mapping):
         if not isinstance(value, Mapping):
             yield "", f"must be a group of settings, got {described(value)}"
@@ -169,13 +178,6 @@ def _type_problems(hint: Any, value: object) -> Iterator[tuple[str, str]]:
         for number, item in enumerate(value):
             for below, problem in _type_problems(members[0], item):
                 yield f".{number}{below}", problem
-
-
-def _is_finite(value: Any) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 def described(value: object) -> str:

@@ -51,7 +51,11 @@ def _is_store(given: str) -> bool:
     """Return whether an input, `path` or `name=path`, is a token store, or a pattern that matches one."""
     location = name_and_location(given)[1]
     matches = glob.iglob(location, recursive=True) if glob.has_magic(location) else ()  # noqa: PTH207
-    return is_store(Path(location)) or any(is_store(Path(match)) for match in matches)
+    try:
+        return is_store(Path(location)) or any(is_store(Path(match)) for match in matches)
+    except (UnicodeError, OSError):
+        # no file has such a name, which is refused later
+        return False
 
 
 # what only the training of a vocabulary reads
@@ -173,6 +177,9 @@ _READ = (
 )
 
 
+_DEFAULTS_OF_0_1 = {"data.lowercase": (True,)}
+
+
 def without_unused(
     settings: Mapping[str, Any], *, below: Mapping[str, Any], changes: Collection[str], saved: bool = False
 ) -> dict[str, Any]:
@@ -205,4 +212,5 @@ def _unread(settings: Mapping[str, Any], row: _Read) -> list[str]:
     """Return the settings of the row that differ from their defaults and that nothing reads."""
     if row.reads(settings):
         return []
-    return [name for name in row.settings if settings[name] != defaults()[name]]
+    # `lowercase: true` was the default of 0.1
+    return [name for name in row.settings if settings[name] not in (defaults()[name], *_DEFAULTS_OF_0_1.get(name, ()))]

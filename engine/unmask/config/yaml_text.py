@@ -69,27 +69,74 @@ def dump_yaml(mapping: Mapping[str, Any]) -> str:
     return written.getvalue()
 
 
-@functools.cache
-def _yaml() -> Any:
-    from ruamel.yaml import YAML
+# The scalars of YAML 1.2's core schema: tag, pattern, first characters. ruamel.yaml alone also reads 1_000 and dates.
+_SCALARS: tuple[tuple[str, str, str], ...] = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    ("null", r"~|null|Null|NULL|", "~nN"),
+)
+_TAGS = ("null", "bool", "int", "float", "seq", "map", "str")
 
-    yaml: Any = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
-    yaml.allow_unicode = True
-    # long text stays on one line
-    yaml.width = 2**31
-    # a list given twice is written twice, without anchors
-    yaml.representer.ignore_aliases = lambda data: True
-    yaml.representer.add_representer(
+
+@functools.cache
+def _classes() -> tuple[type[Any], type[Any], type[Any]]:
+    """Return a resolver, a constructor and a representer that know YAML 1.2's core schema and nothing else."""
+    from ruamel.yaml.constructor import SafeConstructor
+    from ruamel.yaml.representer import SafeRepresenter
+    from ruamel.yaml.resolver import BaseResolver
+
+    class Resolver(BaseResolver):
+        """Follows the table above, whatever version a file names."""
+
+        def __init__(self, version: Any = None, loader: Any = None) -> None:
+            super().__init__(loader)
+
+        processing_version = (1, 2)
+
+    for tag, pattern, first in _SCALARS:
+        characters = [*first, ""] if tag == "null" else list(first)
+        Resolver.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{pattern})\Z"), characters)
+
+    class Constructor(SafeConstructor):
+        """Makes values of the tags above; a file with another tag (!!python/name, !!binary) is refused."""
+
+    known = {*(f"tag:yaml.org,2002:{tag}" for tag in _TAGS), None}
+    Constructor.yaml_constructors = {
+        tag: made for tag, made in SafeConstructor.yaml_constructors.items() if tag in known
+    }
+
+    class Representer(SafeRepresenter):
+        """Quotes text that could be taken for something else."""
+
+        def ignore_aliases(self, data: Any) -> bool:
+            # a list given twice is written twice, without anchors
+            return True
+
+    Representer.add_representer(
         str,
         lambda representer, text: representer.represent_scalar(
             "tag:yaml.org,2002:str", text, style=None if _PLAIN.match(text) else '"'
         ),
     )
-    yaml.representer.add_representer(
+    Representer.add_representer(
         float, lambda representer, value: representer.represent_scalar("tag:yaml.org,2002:float", _text(value))
     )
+    return Resolver, Constructor, Representer
+
+
+def _yaml() -> Any:
+    """Return a reader and writer. It is made for each text, since it keeps what a text said of its version."""
+    from ruamel.yaml import YAML
+
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.Resolver, yaml.Constructor, yaml.Representer = _classes()
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.allow_unicode = True
+    # long text stays on one line
+    yaml.width = 2**31
     return yaml
 
 

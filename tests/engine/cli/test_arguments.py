@@ -79,7 +79,11 @@ def test_values_of_a_repeated_option_are_joined_and_the_last_of_others_counts() 
         (["--needed", "1", "--quick=perhaps"], "it: --quick must be true or false, got 'perhaps' (str)"),
         (["--needed", "1", "--plain-txt", "a"], "it: --plain-txt is not an option; did you mean --plain-text?"),
         (["--needed", "1", "--zzz"], "it: --zzz is not an option; run `unmask it --help` for the options"),
-        (["--needed"], "it: argument --needed: expected one argument; run `unmask it --help` for the options"),
+        (
+            ["--needed"],
+            "it: argument --needed: expected one argument; write one that begins with - as in --run=-x, or run "
+            "`unmask it --help` for the options",
+        ),
         (["a", "--needed", "1"], "it: 'a' belongs to no option; run `unmask it --help` for the options"),
     ],
 )

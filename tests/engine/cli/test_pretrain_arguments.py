@@ -111,7 +111,9 @@ def test_a_budget_on_the_command_line_takes_the_place_of_the_steps_of_a_recipe()
 
 def test_two_budgets_on_the_command_line_are_refused_and_one_of_them_is_not() -> None:
     words = ["--train.epochs", "3", "--train.minutes", "10"]
-    with pytest.raises(ConfigError, match=r"train\.epochs and minutes are given together.*leave one of them out$"):
+    with pytest.raises(
+        ConfigError, match=r"train\.epochs and minutes are given together.*leave one of them out, or make it None$"
+    ):
         parse(words)
     assert parse(words[:2])[0].train.epochs == 3.0
     assert parse(words[2:])[0].train.minutes == 10.0
@@ -135,12 +137,14 @@ def test_two_budgets_on_the_command_line_are_refused_and_one_of_them_is_not() ->
     ],
 )
 def test_unknown_option_names_the_nearest_one(option: str, meant: str) -> None:
-    with pytest.raises(UnmaskError, match=rf"{option.replace('-', '.')} is not an option; did you mean {meant}\?$"):
+    with pytest.raises(UnmaskError, match=rf"{option.replace('-', '.')} is not an option; did you mean {meant}\?"):
         parse([option, "3"])
 
 
 def test_an_option_without_its_value_is_named() -> None:
-    with pytest.raises(UnmaskError, match=r"--train\.steps: expected one argument; run `unmask pretrain --help` for"):
+    with pytest.raises(
+        UnmaskError, match=r"--train\.steps: expected one argument; write one that begins with - as in --run=-x, or"
+    ):
         parse(["--train.steps"])
 
 
@@ -175,7 +179,7 @@ def test_help_shows_where_the_recipe_goes_and_what_it_sets(capsys: pytest.Captur
 def test_pairs_and_lists_that_are_none_are_named() -> None:
     with pytest.raises(ConfigError, match=r"composition\.weights: 'a 2 b' must be pairs of a name and a number, got 3"):
         parse(["--composition.weights", "a", "2", "b"])
-    with pytest.raises(ConfigError, match=r"masking\.split must be a list of 3, got \[0\.8, 0\.2\]"):
+    with pytest.raises(ConfigError, match=r"masking\.split must be a list of 3, got \(0\.8, 0\.2\)"):
         parse(["--masking.split", "0.8", "0.2"])
 
 

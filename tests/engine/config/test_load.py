@@ -209,7 +209,10 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
             {"composition.scope": "sequence"},
             "composition.scope is 'sequence' but composition.strategy is 'documents', whose sequences hold one",
         ),
-        ({"composition.weights": {"books": -1}}, "composition.weights.books must be at least 0, got -1"),
+        (
+            {"composition.weights": {"books": -1}},
+            "composition.weights.books must be at least 0 and at most 1000000, got -1",
+        ),
         (
             {"composition.strategy": "pairs", "composition.short_pairs": 2},
             "composition.short_pairs must be at least 0 and at most 1, got 2",

@@ -88,6 +88,7 @@ def test_unknown_words_and_words_of_special_tokens_are_left_out(tmp_path: Path) 
     (tmp_path / "text.txt").write_text("a b zebra aa bz c a\n" * 9)
     made = str(tmp_path / "store")
     arguments = ["--input", str(tmp_path / "text.txt"), "--tokenizer", str(tmp_path / "vocab.txt"), "--out", made]
+    arguments.append("--allow-unknown")
     assert main(["prepare", *arguments]) == 0
     words = words_of(Store.open(made))
     assert dict(zip(words.spelled, words.counts.tolist(), strict=True)) == {"a": 18, "b": 9, "c": 9, "aa": 9}
