@@ -66,4 +66,4 @@ def run(arguments: list[str]) -> None:
         )
     print(f"{options.out}: {table.coverage}, made in {time.perf_counter() - began:.1f} s")
     store, out = as_typed(options.store), as_typed(options.out)
-    print(f"try: unmask pretrain macbert --data.store {store} --masking.similar_words {out}")
+    print(f"try: unmask pretrain macbert-mini --data.store {store} --masking.similar_words {out}")

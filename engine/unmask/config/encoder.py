@@ -15,9 +15,9 @@ _SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderConfig(Checked):
-    """Sizes and constants of the encoder; the defaults are BERT-base (Devlin et al. 2019, arXiv:1810.04805).
+    """Sizes and constants of the encoder (Devlin et al. 2019, arXiv:1810.04805).
 
-    A run has smaller defaults, those of its recipe `tiny`.
+    The defaults are BERT-base. A run has smaller ones, those of its recipe `tiny`.
     """
 
     vocab_size: int | None = setting(

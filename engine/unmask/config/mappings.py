@@ -328,7 +328,7 @@ def _converted(hint: Any, value: Any, name: str) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     # NumPy's numbers are no numbers of YAML
-    if isinstance(value, Real) and type(value) not in (int, float, bool):
+    if isinstance(value, Real) and type(value).__module__ != "builtins":
         value = int(value) if isinstance(value, Integral) else float(value)
     members = typing.get_args(hint)
     kinds = members if isinstance(hint, types.UnionType) else (hint,)

@@ -19,7 +19,7 @@ def complaint(overrides: Mapping[str, Any], source: str | Path | None = None) ->
 
 
 # what a recipe cannot bring along
-NEEDED = {"macbert": {"masking.similar_words": "similar.tsv"}}
+NEEDED = {name: {"masking.similar_words": "similar.tsv"} for name in ("macbert", "macbert-mini")}
 
 
 @pytest.mark.parametrize("name", recipe_names())

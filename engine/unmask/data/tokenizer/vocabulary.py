@@ -123,9 +123,12 @@ def train_vocabulary(
     tokens = sorted(backend.get_vocab().items(), key=lambda pair: pair[1])
     if len(tokens) < vocab_size:
         left = len(alphabet) - len(kept)
+        enough = vocab_size
+        while len(characters(enough)[0]) < len(alphabet):
+            enough += max(1, enough // 20)
         why = (
             f"each word of its {len(kept):,} most frequent characters is an entry already, and {left:,} rarer ones "
-            "have no room; a larger vocab_size takes more of them"
+            f"have no room, since characters take at most half of a vocabulary; vocab_size {enough:,} takes all of them"
             if left
             else "each word of it is an entry already, and nothing is left to join; more text gives more entries"
         )
