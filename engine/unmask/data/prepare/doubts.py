@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def _warn_of_uncut(documents: int, files: Sequence[FilePath], options: ReadOptio
 def _lines(path: Path) -> tuple[int, bool]:
     """Return how many lines a file has, and whether some are blank."""
     lines, blank = 0, False
-    with decoding.open_bytes(path) as stream:
+    # the store is whole already: a file that is gone by now spoils nothing
+    with suppress(OSError), decoding.open_bytes(path) as stream:
         for block in iter(partial(stream.read, _BLOCK_BYTES), b""):
             lines += block.count(b"\n")
             blank = blank or b"\n\n" in block or b"\n\r\n" in block

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from unmask.data.prepare import prepare
+from unmask.data.prepare.doubts import warn_of_documents
 from unmask.data.prepare.inputs import Corpus
 from unmask.data.text import decoding
 from unmask.data.text.cleaning import clean
@@ -145,7 +146,8 @@ def test_blank_lines_are_a_way_only_where_there_are_some(tmp_path: Path, caplog:
     caplog.clear()
     cut = prepare(path, tmp_path / "cut", vocab_size=100, blank_line_documents=True)
     assert cut.num_documents == 60
-    prepare(_write(tmp_path / "short.txt", BOOK), tmp_path / "short", vocab_size=100)
+    store = prepare(_write(tmp_path / "short.txt", BOOK), tmp_path / "short", vocab_size=100)
+    warn_of_documents(store, [tmp_path / "gone.txt"], ReadOptions())
     assert "cut it with" not in caplog.text
 
 
