@@ -8,7 +8,7 @@ its own; with one seed, two phases would begin with the same documents and the s
 A stream is a pure function of the store and the configuration, so nothing here has a state that must be saved.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -166,13 +166,16 @@ class RunData:
         index = (step - phase.first) * self.micro_batches
         return Position(phase=phase.number, index=index, fingerprint=self.stream(phase).fingerprint)
 
-    def steps(self, done: int, cursor: Cursor | None = None) -> Generator[list[PackedBatch], None, None]:
+    def steps(
+        self, done: int, cursor: Cursor | None = None, *, stop: Callable[[], bool] = lambda: False
+    ) -> Generator[list[PackedBatch], None, None]:
         """Yield the micro-batches of every update after the first `done`, on the CPU, to the end of the run.
 
         Args:
             done: updates that are already done.
             cursor: cursor of the last micro-batch used. With it, a resumed stream need not plan all micro-batches
                 before it again.
+            stop: whether the run is to stop, so that no more workers start.
         """
         for phase in self.phases:
             if phase.end <= done:
@@ -182,7 +185,8 @@ class RunData:
             if start > 0 and cursor is not None:
                 stream.remember(start - 1, cursor)
             before = self.waited_seconds
-            with closing(Loader(stream, start=start, workers=self.config.stream.workers)) as loader:
+            workers = self.config.stream.workers
+            with closing(Loader(stream, start=start, workers=workers, stop=stop)) as loader:
                 for _ in range(max(done, phase.first), phase.end):
                     batches = list(islice(loader, self.micro_batches))
                     self.waited_seconds = before + loader.waited_seconds

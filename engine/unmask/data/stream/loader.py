@@ -57,6 +57,7 @@ class Loader:
         world_size: int = 1,
         workers: int = 1,
         prefetch: int = 4,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Start the workers.
 
@@ -66,6 +67,8 @@ class Loader:
             rank, world_size: this process takes the numbers start + rank, start + rank + world_size, ...
             workers: background processes; with 0, `next` makes the batch itself.
             prefetch: batches made ahead, over all workers; each makes at least one.
+            stop: asked before each worker starts. Once it is true, no more start, those that did end, and `next` makes
+                the batch itself: the consumer will not want many.
         Raises:
             ValueError: an argument out of range.
         """
@@ -92,35 +95,35 @@ class Loader:
         self._pipes: list[Any] = []
         self._block: Any = None
         started = (self._processes, self._helpers, self._pipes)
-        self._stop = multiprocessing.util.Finalize(self, _stop, started, exitpriority=10)
-        if workers:
-            self._start(workers, -(-prefetch // workers))
-        else:
+        self._stop = multiprocessing.util.Finalize(self, _end, started, exitpriority=10)
+        if not (workers and self._start(workers, -(-prefetch // workers), stop)):
             self._here = stream.arrays(self._index, world_size)
 
-    def _start(self, workers: int, depth: int) -> None:
+    def _start(self, workers: int, depth: int, stop: Callable[[], bool]) -> bool:
+        """Start the workers and return True, or False if a stop was asked for meanwhile."""
         # Seek once, here, for all workers, which inherit it. Past the end of a held-out epoch there is nothing to
         # find, as the workers will say.
         with contextlib.suppress(IndexError):
             self._stream.locate(self._index)
         context = multiprocessing.get_context("fork")
         parent = os.getpid()
-        # A fork inherits the signal mask, so there is no moment in which a worker could react to these signals.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
-            for worker in range(workers):
-                receiver, sender = context.Pipe(duplex=False)
-                first = self._index + worker * self._step
-                self._pipes.append(receiver)
-                arguments = self._stream, first, workers * self._step, depth, sender, parent
-                self._processes.append(_fork(f"unmask-loader-{worker}", _work, arguments))
-                # Now only the worker holds this end of the pipe: it closes when the worker dies, even in mid-message.
-                sender.close()
-            if self._stream.composes_ahead:
-                self._block = context.RawValue("q", self._stream.block_of(self._stream.locate(self._index)))
-                self._helpers.append(_fork("unmask-composer", _compose_ahead, (self._stream, self._block, parent)))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for worker in range(workers):
+            if stop():
+                _end(self._processes, self._helpers, self._pipes)
+                self._processes.clear()
+                self._pipes.clear()
+                return False
+            receiver, sender = context.Pipe(duplex=False)
+            first = self._index + worker * self._step
+            self._pipes.append(receiver)
+            arguments = self._stream, first, workers * self._step, depth, sender, parent
+            self._processes.append(_fork(f"unmask-loader-{worker}", _work, arguments))
+            # Now only the worker holds this end of the pipe: it closes when the worker dies, even in mid-message.
+            sender.close()
+        if self._stream.composes_ahead:
+            self._block = context.RawValue("q", self._stream.block_of(self._stream.locate(self._index)))
+            self._helpers.append(_fork("unmask-composer", _compose_ahead, (self._stream, self._block, parent)))
+        return True
 
     def __iter__(self) -> Iterator[PackedBatch]:
         return self
@@ -174,15 +177,20 @@ class Loader:
 
 def _fork(name: str, target: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
     process = multiprocessing.get_context("fork").Process(target=target, args=arguments, name=name, daemon=True)
-    with warnings.catch_warnings():
-        # Python 3.12 warns that a fork beside threads may copy a lock that is taken. The child runs NumPy, nothing of
-        # PyTorch, and prints nothing, so it takes no such lock.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        process.start()
+    # A fork inherits the signal mask, so there is no moment in which a worker could react to these signals.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        with warnings.catch_warnings():
+            # Python 3.12 warns that a fork beside threads may copy a lock that is taken. The child runs NumPy, nothing
+            # of PyTorch, and prints nothing, so it takes no such lock.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 
-def _stop(processes: Sequence[Any], helpers: Sequence[Any], pipes: Sequence[Any]) -> None:
+def _end(processes: Sequence[Any], helpers: Sequence[Any], pipes: Sequence[Any]) -> None:
     for process in (*processes, *helpers):
         process.kill()  # none owns anything that could be left half done
     for process in (*processes, *helpers):

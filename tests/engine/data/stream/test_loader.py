@@ -265,3 +265,21 @@ def test_the_consumers_stream_learns_where_blocks_begin():
 def test_refuses_arguments_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         Loader(make(), **arguments)
+
+
+def test_a_stop_while_workers_start_starts_no_more_and_loses_no_batch(monkeypatch):
+    forked = []
+    original = Loader.__init__.__globals__["_fork"]
+
+    def fork(*arguments):
+        forked.append(original(*arguments))
+        return forked[-1]
+
+    monkeypatch.setattr("unmask.data.stream.loader._fork", fork)
+    stream = make()
+    with Loader(stream, start=3, workers=50, stop=lambda: len(forked) == 2) as loader:
+        assert [process.is_alive() for process in forked] == [False, False]
+        got = [next(loader) for _ in range(3)]
+    with Loader(stream, start=3, workers=0) as loader:
+        for batch in got:
+            assert torch.equal(batch.ids, next(loader).ids)
