@@ -6,6 +6,8 @@ the composition, the masks and the length.
 """
 
 import json
+import logging
+import time
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from unmask.train.evaluate import Score, Split
 
 ALL_TOKENS = 1 << 62
+# between two lines of progress; the first comes sooner
+_FIRST_LINE, _LINE_SECONDS = 3.0, 30.0
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Evaluation", "evaluate_model", "run"]
 
@@ -163,7 +169,9 @@ def evaluate_model(
     from unmask.train.checkpoint.tokenizer_hash import require_bound
     from unmask.train.data import RunData
     from unmask.train.evaluate import evaluate, part_of
+    from unmask.train.logging.progress import clock_time
     from unmask.train.precision import choose_precision
+    from unmask.train.threads import CrowdWatch
     from unmask.train.unigram import baseline
 
     found = find_model(folder)
@@ -188,15 +196,27 @@ def evaluate_model(
     stream = part.held_out(phase)
     if stream is None:
         raise StoreError(f"evaluate: {opened.folder} has no document in the split {split!r}; give --split all")
+    limit = config.train.evaluate_tokens if tokens is None else tokens or ALL_TOKENS
+    expected = min(stream.tokens_per_epoch, limit)
+    _log.info(f"scoring about {expected:,} tokens of {opened.folder} on {device}")
     read_tokens = 0
 
     def counted() -> "Iterator[PackedBatch]":
         nonlocal read_tokens
+        began, due, crowd = time.monotonic(), _FIRST_LINE, CrowdWatch()
         for batch in stream.batches():
+            passed = time.monotonic() - began
+            if read_tokens and passed >= due:
+                due = passed + _LINE_SECONDS
+                left = max(0.0, passed * (expected / read_tokens - 1.0))
+                speed = f"{read_tokens / max(passed, 1e-9):,.0f} tokens/s"
+                _log.info(f"scored {read_tokens:,} of about {expected:,} tokens, {speed}, until {clock_time(left)}")
+                notice = crowd.look(torch.get_num_threads(), option="OMP_NUM_THREADS=")
+                if notice is not None and device.type == "cpu":
+                    _log.warning(notice)
             read_tokens += batch.real_tokens
             yield batch
 
-    limit = config.train.evaluate_tokens if tokens is None else tokens or ALL_TOKENS
     scores = evaluate(model, build_objectives(weights), counted(), tokens=limit, device=device)
     unigram = whole.unigram(part.sources("held_out")) if weights.keys() & set(TOKEN_OBJECTIVES) else None
     return Evaluation(
@@ -253,6 +273,8 @@ def _config_of_folder(found: ModelFolder, store: Path | None, recipe: str | None
             f"evaluate: {found.path} is no run, so no store belongs to it; give one with --store, made by `unmask "
             f"prepare --input TEXT --tokenizer {as_typed(found.path)} --out STORE`"
         )
+    if recipe is None:
+        _log.info("length, masks and composition of recipe tiny; --recipe RUN/config.yaml for those of the run")
     return load_config(recipe, {"data": {"store": str(store), "input": [], "tokenizer": None}})
 
 

@@ -44,7 +44,7 @@ class CrowdWatch:
         self._own = 0.0
         self._seen: tuple[float, float] | None = None
 
-    def look(self, threads: int, *, workers: int = 0) -> str | None:
+    def look(self, threads: int, *, workers: int = 0, option: str = "--train.threads ") -> str | None:
         """Return a notice for a run with `threads` threads on the CPU; None if they have a core each.
 
         It is given once. It looks at most once in half a minute.
@@ -52,6 +52,7 @@ class CrowdWatch:
         Args:
             threads: threads of PyTorch.
             workers: processes of this run that make batches meanwhile.
+            option: what sets the threads, to stand before the number in the advice.
         """
         used, now = sum(os.times()[:4]), time.monotonic()
         before, then = self._seen or (0.0, _IMPORTED)
@@ -71,7 +72,7 @@ class CrowdWatch:
         fewer = max(1, int(free + 0.5))
         return (
             f"PyTorch has {threads} threads, but {cores:g} cores are here and other programs want {others:.1f}, so the "
-            f"threads wait for one another; --train.threads {fewer} may be several times as fast"
+            f"threads wait for one another; {option}{fewer} may be several times as fast"
         )
 
 

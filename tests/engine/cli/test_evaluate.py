@@ -243,3 +243,34 @@ def test_what_is_no_model_is_told(folder: Path) -> None:
         evaluate_model(folder / "nothing")
     with pytest.raises(UnmaskError, match="holds neither a run"):
         evaluate_model(folder / "store")
+
+
+def test_a_long_evaluation_tells_where_it_stands_and_when_it_ends(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def look(self: object, threads: int, *, option: str) -> str:
+        return f"busy; {option}1"
+
+    monkeypatch.setattr("unmask.cli.evaluate._FIRST_LINE", 0.0)
+    monkeypatch.setattr("unmask.cli.evaluate._LINE_SECONDS", 0.0)
+    monkeypatch.setattr("unmask.train.threads.CrowdWatch.look", look)
+    with caplog.at_level("INFO", "unmask"):
+        evaluate_model(folder / "run", split="all", tokens=0)
+    assert re.search(r"scoring about [\d,]+ tokens of .*store on cpu", caplog.text)
+    assert re.search(r"scored [\d,]+ of about [\d,]+ tokens, [\d,]+ tokens/s, until \d", caplog.text)
+    assert "busy; OMP_NUM_THREADS=1" in caplog.messages
+
+
+def test_a_folder_is_scored_with_tiny_and_told_how_its_run_would_be(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = "length, masks and composition of recipe tiny; --recipe RUN/config.yaml for those of the run"
+    with caplog.at_level("INFO", "unmask"):
+        evaluate_model(folder / "model", folder / "store", tokens=256)
+    assert told in caplog.messages
+    caplog.clear()
+    with caplog.at_level("INFO", "unmask"):
+        found = evaluate_model(folder / "model", folder / "store", recipe=str(folder / "run" / "config.yaml"))
+    assert told not in caplog.messages
+    assert found.max_length == 32
+    assert found.scores == evaluate_model(folder / "run").scores
