@@ -24,6 +24,7 @@ class Deadline:
         self.seconds = 60.0 * minutes
         self._before = 0.0
         self._begun: float | None = None
+        self._tenths = 0
 
     def resume(self, seconds: float) -> None:
         """Take over the time that earlier processes spent."""
@@ -32,6 +33,12 @@ class Deadline:
     def start(self) -> None:
         """Start the clock of this process."""
         self._begun = time.monotonic()
+        self.passes_tenth()
+
+    def passes_tenth(self) -> bool:
+        """Return whether a tenth of the time ended since this was last asked."""
+        before, self._tenths = self._tenths, int(10.0 * self.share)
+        return self._tenths > before
 
     @property
     def passed(self) -> float:

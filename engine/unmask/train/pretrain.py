@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from unmask.config import EncoderConfig, RunConfig
+from unmask.config import BUDGETS, EncoderConfig, RunConfig
 from unmask.data.compose import describe_composition
 from unmask.errors import ConfigError
 from unmask.model import PretrainingModel
@@ -14,9 +14,9 @@ from unmask.objectives import TOKEN_OBJECTIVES, build_objectives
 from unmask.terminal import messages_through
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.resume import inherit, log_schedule_change
-from unmask.train.checkpoint.state import load_facts
+from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.data import RunData
-from unmask.train.logging.log import event_writer_class
+from unmask.train.logging.log import event_writer_class, read_evaluations
 from unmask.train.logging.progress import Display
 from unmask.train.precision import choose_precision
 from unmask.train.run_folder import RunFolder, located, saved_config
@@ -81,7 +81,11 @@ def _train(folder: RunFolder, display: Display) -> None:
     checkpoints.clean()
     newest = checkpoints.latest_valid()
     facts = None if newest is None else load_facts(newest / "training")
-    if facts is not None:
+    if newest is not None and facts is not None:
+        if _is_finished(folder, facts):
+            budget = next(name for name in BUDGETS if getattr(config.train, name) is not None)
+            _log.info(f"already finished: {facts.step} steps, model in {newest}; a larger --train.{budget} goes on")
+            return
         config = inherit(config, facts)
     dtype_is_saved = facts is not None and folder.config.train.dtype != config.train.dtype
     if config.train.threads is not None:
@@ -100,6 +104,15 @@ def _train(folder: RunFolder, display: Display) -> None:
     folder.save_config()
     with using(**config.kernels.named()):
         trainer.run()
+
+
+def _is_finished(folder: RunFolder, facts: Facts) -> bool:
+    """Return whether the run of so many steps or minutes is over and evaluated, and nothing is to change in it."""
+    train = folder.config.train
+    over = facts.step == train.steps or (train.minutes is not None and (facts.seconds or 0.0) >= 60.0 * train.minutes)
+    rows = read_evaluations(folder.path)
+    evaluated = bool(rows) and rows[-1]["step"] == facts.step
+    return over and evaluated and replace(saved_config(folder.path), run=folder.config.run) == folder.config
 
 
 def _with_vocabulary(model: EncoderConfig, vocab_size: int) -> EncoderConfig:

@@ -12,8 +12,8 @@ The first evaluation comes before the first step. It changes nothing that traini
 """
 
 import logging
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -70,11 +70,13 @@ class Trainer:
         tokens: real tokens so far.
         cursor: cursor of the last micro-batch used.
         saved: step of the last checkpoint, -1 before the first.
+        saved_at: seconds of the run at the last checkpoint, if the clock ends the run.
         evaluated: step of the last evaluation of this process, -1 before the first.
         unigram: loss of a model that knows only token frequencies, in nats; None if it is not known.
         rate: learning rate of the last update.
         ended: whether the last step is done.
         deadline: the clock that ends the run; None if the number of steps does.
+        costs: seconds that the last `save` and the last `evaluation` took, if the clock ends the run.
     """
 
     config: RunConfig
@@ -88,11 +90,13 @@ class Trainer:
     tokens: int = 0
     cursor: Cursor | None = None
     saved: int = -1
+    saved_at: float = 0.0
     evaluated: int = -1
     unigram: float | None = None
     rate: float = 0.0
     ended: bool = False
     deadline: Deadline | None = field(init=False)
+    costs: dict[str, float] = field(default_factory=dict)
     device: torch.device = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     schedule: LinearSchedule | TimedSchedule = field(init=False)
@@ -140,7 +144,7 @@ class Trainer:
             closing(log),
             self.display,
             StopRequest() as stop,
-            closing(self.data.steps(self.done, self.cursor)) as steps,
+            closing(self.data.steps(self.done, self.cursor, stop=lambda: bool(stop))) as steps,
         ):
             if self.done > log.evaluated and (self.done == 0 or self._due(train.evaluate_every)):
                 # A new run, or one that stopped or was killed between this step and its evaluation.
@@ -154,15 +158,18 @@ class Trainer:
                 elif self.display.waits:
                     self.display.show(self.meter.glance(waited_seconds=self.data.waited_seconds))
                     self._watch_load(workers=self.config.stream.workers)
-                if stop or self._due(train.save_every):
+                tenth = self.deadline is not None and self.deadline.passes_tenth()
+                if stop or self._due(train.save_every) or (tenth and self._is_cheap("save")):
                     self._save()
-                if not stop and self._due(train.evaluate_every):
+                if not stop and (self._due(train.evaluate_every) or (tenth and self._is_cheap("evaluation"))):
                     self._evaluate(log, stop)
                 self.ended = self._is_over()
             if self.ended and self.done > began and self.meter.open_interval():
                 # A save or an evaluation took the last of the minutes, and the last row of the log is to come.
                 self._log(log)
-            if self.done > 0 and self.saved != self.done:
+            # A resumed run has to find in the checkpoint that the minutes are over.
+            over = self.ended and self.deadline is not None and self.saved_at < self.deadline.seconds
+            if self.done > 0 and (self.saved != self.done or over):
                 self._save()
             if self.ended and not stop and log.evaluated < self.done:
                 self._evaluate(log, stop)
@@ -177,6 +184,18 @@ class Trainer:
             self.display.begin(self.done, steps=None, seconds_left=lambda: deadline.left)
         self.ended = self._is_over()
         self._watch_load(workers=0)
+
+    def _is_cheap(self, work: str) -> bool:
+        """Return whether ten times `work`, `save` or `evaluation`, takes at most a tenth of the minutes."""
+        return self.deadline is None or 100.0 * self.costs.get(work, 0.0) <= self.deadline.seconds
+
+    @contextmanager
+    def _paused(self, work: str) -> Iterator[None]:
+        """Leave the time spent inside this context out of the speed, and keep it as the cost of `work`."""
+        before = 0.0 if self.deadline is None else self.deadline.passed
+        with self.meter.paused():
+            yield
+        self.costs[work] = 0.0 if self.deadline is None else self.deadline.passed - before
 
     def _is_over(self) -> bool:
         return self.done >= self.data.num_steps if self.deadline is None else self.deadline.left == 0.0
@@ -223,6 +242,7 @@ class Trainer:
         self.cursor = None if facts.cursor is None else Cursor(*facts.cursor)
         if self.deadline is not None and facts.seconds is not None:
             self.deadline.resume(facts.seconds)
+            self.saved_at = facts.seconds
         self.skipped.fill_(facts.skipped)
         self.meter.resume_interval(facts.interval, self.device)
         _log.info(f"resumed from {checkpoint}")
@@ -272,7 +292,7 @@ class Trainer:
 
     def _evaluate(self, log: RunLog, stop: StopRequest) -> None:
         """Score the model on held-out text. If a stop is asked for meanwhile, the resumed run evaluates."""
-        with self.meter.paused():
+        with self._paused("evaluation"):
             phase = phase_at(self.data.phases, self.done - 1)
             stream = self.data.held_out(phase)
             scores = evaluate(
@@ -296,9 +316,10 @@ class Trainer:
 
     def _save(self) -> None:
         """Save a checkpoint that a run resumes from and that `transformers` loads."""
-        with self.meter.paused():
+        with self._paused("save"):
             self._require_directory()
             here = self.data.position(self.done)
+            passed = None if self.deadline is None else self.deadline.passed
             facts = Facts(
                 step=self.done,
                 phase=here.phase,
@@ -310,7 +331,7 @@ class Trainer:
                 threads=torch.get_num_threads(),
                 machine=self._machine(),
                 interval=self.meter.open_interval(),
-                seconds=None if self.deadline is None else self.deadline.passed,
+                seconds=passed,
             )
 
             def write(folder: Path) -> None:
@@ -321,6 +342,7 @@ class Trainer:
 
             self.checkpoints.save(self.done, write, bytes_needed=state_bytes(self.model))
             self.saved = self.done
+            self.saved_at = passed or 0.0
 
     def _require_directory(self) -> None:
         """Make the run directory again if it was moved or removed, so that its next checkpoint can be resumed."""

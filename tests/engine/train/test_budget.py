@@ -121,12 +121,13 @@ def test_the_clock_ends_a_run_with_its_last_checkpoint_and_evaluation(
     tiny: ModuleType, tmp_path: Path, clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"
-    tiny.pretrain(by(tiny, run, minutes=10 / 60, warmup_steps=0, evaluate_every=4, save_every=3))
+    tiny.pretrain(by(tiny, run, minutes=10 / 60, warmup_steps=0, evaluate_every=100, save_every=100))
     rows = read_log(run)
     assert [row["step"] for row in rows] == list(range(1, 11))
     peak = tiny.config(run).optimizer.learning_rate
     assert [row["learning_rate"] for row in rows] == pytest.approx([peak * (1 - step / 10) for step in range(10)])
-    assert [row["step"] for row in read_evaluations(run)] == [0, 4, 8, 10]
+    # a tenth of the minutes is one step here
+    assert [row["step"] for row in read_evaluations(run)] == list(range(11))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000009", "step-000010"]
     assert "the clock decides its learning rate and its last step, so no other run repeats it" in caplog.text
     assert "done: 10 steps" in caplog.text
@@ -146,7 +147,7 @@ def test_a_resumed_run_has_the_minutes_that_are_left(tiny: ModuleType, tmp_path:
     # at its end there is nothing left
     tiny.pretrain(saved_config(run), resume=run)
     assert read_log(run) == rows
-    assert [row["step"] for row in read_evaluations(run)] == [0, 4, 8, 10]
+    assert [row["step"] for row in read_evaluations(run)] == list(range(11))
     tiny.pretrain(saved_config(run, {"train.minutes": 12 / 60}), resume=run)
     assert read_log(run)[-1]["step"] == 12
 
@@ -165,6 +166,35 @@ def test_evaluations_and_saves_take_of_the_minutes(
     # three seconds before the first step and three after the fourth
     assert [row["step"] for row in read_log(tmp_path / "run")] == [3, 4]
     assert [row["step"] for row in read_evaluations(tmp_path / "run")] == [0, 4]
+    # the last save came before the last minute, and a resumed run knows all the same that it is over
+    tiny.pretrain(saved_config(tmp_path / "run"), resume=tmp_path / "run")
+    assert [row["step"] for row in read_log(tmp_path / "run")] == [3, 4]
+
+
+def test_evaluations_and_saves_come_at_tenths_of_the_minutes_too(
+    tiny: ModuleType, tmp_path: Path, clock: list[float]
+) -> None:
+    run = tmp_path / "run"
+    tiny.pretrain(by(tiny, run, minutes=40 / 60, evaluate_every=10, save_every=100, keep_checkpoints=100))
+    tenths = list(range(4, 41, 4))
+    assert [row["step"] for row in read_evaluations(run)] == sorted({0, 10, 30, *tenths})
+    assert sorted(int(path.name[5:]) for path in (run / "checkpoints").iterdir()) == tenths
+
+
+def test_a_finished_run_says_so_at_once_and_a_larger_budget_goes_on(
+    tiny: ModuleType, tmp_path: Path, clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    steps, minutes = tmp_path / "steps", tmp_path / "minutes"
+    tiny.pretrain(tiny.config(steps, steps=2, warmup_steps=0, phases=[]))
+    tiny.pretrain(by(tiny, minutes, minutes=2 / 60))
+    for run, budget, more in ((steps, "steps", 3), (minutes, "minutes", 3 / 60)):
+        caplog.clear()
+        tiny.pretrain(saved_config(run), resume=run)
+        place = run / "checkpoints" / "step-000002"
+        told = f"already finished: 2 steps, model in {place}; a larger --train.{budget} goes on"
+        assert [message for message in caplog.messages if "model" in message] == [told]
+        tiny.pretrain(saved_config(run, {f"train.{budget}": more}), resume=run)
+        assert (run / "checkpoints" / "step-000003").is_dir()
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:

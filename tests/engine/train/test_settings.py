@@ -149,9 +149,9 @@ def test_a_resumed_run_knows_its_place_its_counts_its_leftovers_and_another_mach
     threads: list[int] = []
     original = RunData.steps
 
-    def steps(run_data: RunData, *arguments: Any) -> Any:
+    def steps(run_data: RunData, *arguments: Any, **options: Any) -> Any:
         asked.append(arguments)
-        return original(run_data, *arguments)
+        return original(run_data, *arguments, **options)
 
     monkeypatch.setattr(RunData, "steps", steps)
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
@@ -265,7 +265,7 @@ def test_micro_batches_go_on_where_the_steps_are_with_the_workers_asked_for(
         """Batches by number; a second of waiting in all."""
 
         def __init__(self, stream: object, **options: Any) -> None:
-            made.append(options)
+            made.append({name: options[name] for name in ("start", "workers")})
             self.waited_seconds = 1.0
             self.batches = iter(range(options["start"], 1000))
 

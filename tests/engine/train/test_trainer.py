@@ -216,6 +216,25 @@ def test_a_stop_before_the_first_step_saves_nothing_and_the_run_starts_again(
     tiny.assert_same_end(run, unbroken)
 
 
+def test_a_signal_is_heard_while_workers_start(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmask.data.stream import loader
+
+    forked: list[Any] = []
+    original = loader._fork
+
+    def fork(*arguments: Any) -> Any:
+        forked.append(original(*arguments))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return forked[-1]
+
+    monkeypatch.setattr(loader, "_fork", fork)
+    tiny.pretrain(tiny.config(tmp_path / "run", workers=50))
+    assert len(forked) == 1
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
+
+
 def test_each_evaluation_has_the_loss_of_token_frequencies_beside_it(
     tiny: ModuleType, tmp_path: Path, unbroken: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

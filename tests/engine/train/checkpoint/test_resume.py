@@ -282,7 +282,7 @@ def test_a_tampered_fingerprint_is_refused(tiny: ModuleType, tmp_path: Path, mon
 
     monkeypatch.setattr("unmask.train.pretrain.load_facts", tampered)
     with pytest.raises(CheckpointError, match="stream 0000000000000000 was saved"):
-        resume(tiny, run)
+        resume(tiny, run, **{"train.steps": 5})
 
 
 def test_more_steps_go_on_at_a_learning_rate_that_is_said_and_fewer_than_done_are_refused(
