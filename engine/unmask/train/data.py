@@ -38,6 +38,9 @@ __all__ = ["ENDLESS", "DeviceMasking", "Phase", "Position", "RunData", "phase_at
 ENDLESS = 2**62
 """Number of steps of a run that the clock ends."""
 
+# documents that are looked at for words of the table of similar words, and tokens of each
+_SAMPLED_DOCUMENTS, _SAMPLED_TOKENS = 2048, 512
+
 # Spreads the seeds of phases, so that a later phase does not get the seed of another run.
 _SEED_STRIDE = 0x9E3779B97F4A7C15
 
@@ -266,6 +269,17 @@ class RunData:
             held_out_fraction=self.config.stream.held_out_fraction,
             train=train,
         )
+
+    def covered_words(self) -> float:
+        """Return the share of the words of the text that the table of similar words has, from a sample of documents."""
+        assert self.similar_words is not None
+        count = self.store.lengths.size
+        documents = np.linspace(0, count, min(count, _SAMPLED_DOCUMENTS), endpoint=False).astype(np.int64)
+        lengths = np.minimum(self.store.lengths[documents].astype(np.int64), _SAMPLED_TOKENS)
+        ids, starts = self.store.gather(documents, np.zeros(documents.size, np.int64), lengths)
+        first = np.flatnonzero(starts)
+        found = self.similar_words.find(ids, first, np.diff(np.append(first, ids.size)))
+        return float((found >= 0).mean()) if first.size else 0.0
 
     def text_tokens(self, split: Literal["train", "held_out"] = "train") -> int:
         """Count the tokens of text in an epoch of a part of the store, without [CLS] and [SEP]."""

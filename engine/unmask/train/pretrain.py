@@ -30,6 +30,9 @@ __all__ = ["build_trainer", "pretrain"]
 
 _log = logging.getLogger(__name__)
 
+# tokens below which a held-out loss is rough, the share that helps, and the share of the words that a table should have
+_FEW_HELD_OUT, _MORE_HELD_OUT, _WELL_COVERED = 10_000, 0.05, 0.5
+
 
 def pretrain(config: RunConfig | None = None, *, resume: str | Path | None = None) -> Path:
     """Train to the last step, or until SIGTERM or Ctrl-C, and return the run directory.
@@ -145,8 +148,21 @@ def build_trainer(
     stream = data.stream(data.phases[0])
     _log.info(f"data: {_describe_budget(data)}")
     _log.info(f"data: {describe_composition(stream.composition, store.sources, stream.pair_task)}")
+    held_out = data.text_tokens("held_out")
+    if 0 < held_out < _FEW_HELD_OUT and config.stream.held_out_fraction < _MORE_HELD_OUT:
+        _log.info(
+            f"data: {held_out:,} tokens are few for a held-out loss; --stream.held_out_fraction {_MORE_HELD_OUT} holds "
+            "out more, in a new run"
+        )
     if data.similar_words is not None:
-        _log.info(f"similar words: {data.similar_words.coverage}")
+        covered = data.covered_words()
+        table = data.similar_words.coverage
+        _log.info(f"similar words: {table}; they are {covered:.0%} of the words of the text")
+        if covered < _WELL_COVERED:
+            _log.warning(
+                f"similar words: {covered:.0%} of the words of the text are few; one without a similar word is seldom "
+                "predicted, so make a table for this store with unmask similar-words"
+            )
     precision = choose_precision(config.train.dtype, device, saved=dtype_is_saved)
     weights = {name: weight for name, weight in asdict(config.objective).items() if weight > 0}
     objectives = build_objectives(weights)

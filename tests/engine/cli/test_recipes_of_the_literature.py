@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,10 @@ def test_a_macbert_run_trains_both_losses_and_is_analysed_and_exported(
     run = tmp_path / "run"
     assert pretrain(store, run, *MACBERT, "--masking.similar_words", str(table)) == 0, capsys.readouterr().err
     told = capsys.readouterr().out
-    assert "similar words: " in told
+    covered = re.search(r"similar words: .*; they are (\d+)% of the words of the text", told)
+    assert covered is not None, told
+    assert int(covered[1]) > 50
+    assert "are few; one" not in told
     assert f"try: unmask analyse {run}" in told
     row = read_log(run)[-1]
     assert {"mlm_loss", "sop_loss", "sop_accuracy", "masked_accuracy", "perplexity"} <= row.keys()
@@ -84,6 +88,15 @@ def test_a_macbert_run_trains_both_losses_and_is_analysed_and_exported(
     assert main(["export", str(run), str(tmp_path / "out")]) == 0
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["BertForPreTraining"]
+
+
+def test_a_table_that_has_few_words_of_the_text_is_told(
+    tmp_path: Path, store: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = tmp_path / "few.tsv"
+    few.write_text(table.read_text("utf-8").splitlines()[0] + "\n", "utf-8")
+    assert pretrain(store, tmp_path / "run", *MACBERT, "--masking.similar_words", str(few), "--train.steps", "1") == 0
+    assert "of the words of the text are few; one without a similar word is seldom" in capsys.readouterr().out
 
 
 def test_a_causal_run_across_documents_is_analysed_and_its_export_refused_by_name(
