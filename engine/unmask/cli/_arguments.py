@@ -86,7 +86,7 @@ class Parser(argparse.ArgumentParser):
                 name = word.partition("=")[0]
                 nearest = self.nearest(name)
                 way = (
-                    f"did you mean {nearest}?{self.unit(name, nearest)}"
+                    f"did you mean {nearest}{self.unit(name, nearest)}?"
                     if nearest
                     else f"run `{self.prog} --help` for the options"
                 )
@@ -109,7 +109,7 @@ class Parser(argparse.ArgumentParser):
         return words
 
     def unit(self, word: str, nearest: str) -> str:
-        """Return a sentence about the unit of an option that is offered in the place of another."""
+        """Return a clause about the unit of an option that is offered in the place of another."""
         return ""
 
     def nearest(self, word: str) -> str | None:

@@ -366,7 +366,7 @@ def _require_known(name: str, given: str) -> None:
         return
     nearest = nearest_setting(name)
     if nearest is not None:
-        raise ConfigError(f"config: {given} is not a setting; did you mean {nearest}?{unit_of(name, nearest)}")
+        raise ConfigError(f"config: {given} is not a setting; did you mean {nearest}{unit_of(name, nearest)}?")
     group = name.rpartition(".")[0]
     known = [one.rpartition(".")[2] for one in (*settings_of(), *ITEMS) if one.rpartition(".")[0] == starred(group)]
     if not group or not known:
@@ -392,12 +392,12 @@ def nearest_setting(name: str) -> str | None:
 
 
 def unit_of(name: str, nearest: str) -> str:
-    """Return a sentence about the unit of a setting that other programs count in sequences; empty for others."""
+    """Return a clause about the unit of a setting that other programs count in sequences; empty for others."""
     counted = name.rpartition(".")[2] in _ELSEWHERE and nearest in (
         "train.tokens_per_step",
         "stream.micro_batch_tokens",
     )
-    return " It counts tokens: 32 sequences of 128 are 4096" if counted else ""
+    return ", which counts tokens (32 sequences of 128 are 4096)" if counted else ""
 
 
 def starred(name: str) -> str:
