@@ -33,9 +33,9 @@ class Deadline:
     def start(self) -> None:
         """Start the clock of this process."""
         self._begun = time.monotonic()
-        self.passes_tenth()
+        self.ends_tenth()
 
-    def passes_tenth(self) -> bool:
+    def ends_tenth(self) -> bool:
         """Return whether a tenth of the time ended since this was last asked."""
         before, self._tenths = self._tenths, int(10.0 * self.share)
         return self._tenths > before

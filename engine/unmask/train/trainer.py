@@ -158,7 +158,7 @@ class Trainer:
                 elif self.display.waits:
                     self.display.show(self.meter.glance(waited_seconds=self.data.waited_seconds))
                     self._watch_load(workers=self.config.stream.workers)
-                tenth = self.deadline is not None and self.deadline.passes_tenth()
+                tenth = self.deadline is not None and self.deadline.ends_tenth()
                 if stop or self._due(train.save_every) or (tenth and self._is_cheap("save")):
                     self._save()
                 if not stop and (self._due(train.evaluate_every) or (tenth and self._is_cheap("evaluation"))):
