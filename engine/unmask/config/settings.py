@@ -26,7 +26,7 @@ from unmask.errors import SettingError, SettingTypeError
 
 __all__ = ["Checked", "check_value", "described", "hints_of", "setting"]
 
-# the largest number of float32; a whole number has 63 bits
+# the largest number of float32
 _LARGEST = 3.4e38
 _SIGNS = {"gt": "above", "ge": "at least", "le": "at most", "lt": "below"}
 _EXPECTED: dict[object, tuple[type, str]] = {
@@ -123,8 +123,10 @@ def _range_problems(hint: Any, metadata: Mapping[str, Any], value: Any) -> Itera
         yield "", f"must be one of {', '.join(map(repr, choices))}, got {described(value)}"
     if isinstance(value, float) and not math.isfinite(value):
         yield "", f"must be a finite number, got {value}"
-    if isinstance(value, int | float) and abs(value) > (_LARGEST if isinstance(value, float) else 2**63):
-        yield "", f"must be at most {_LARGEST if isinstance(value, float) else 2**63:g}, got {value:.3g}"
+    if isinstance(value, float) and math.isfinite(value) and abs(value) > _LARGEST:
+        yield "", f"must be at most {_LARGEST:g}, got {value:.3g}"
+    if isinstance(value, int) and value.bit_length() > 64:
+        yield "", f"must be at most {2**63}, got a number of some {value.bit_length() * 3 // 10} digits"
     bounds = {sign: metadata[sign] for sign in _SIGNS if sign in metadata}
     if value is None or not bounds:
         return

@@ -133,7 +133,10 @@ CONFIGS: dict[str, tuple[Change, str]] = {
     "negative": (set_config(max_position_embeddings=-4), r"max_position_embeddings must be at least 1, got -4"),
     "bool": (set_config(vocab_size=True), r"vocab_size must be a whole number, got True \(bool\)"),
     "float": (set_config(num_hidden_layers=1.0), r"num_hidden_layers must be a whole number, got 1.0 \(float\)"),
-    "huge": (set_config(hidden_size=2 * 10**30), r"hidden_size must be at most 2147483647, got 2000"),
+    "huge": (
+        set_config(hidden_size=2 * 10**30),
+        r"hidden_size must be at most 9223372036854775808, got a number of some 30 digits",
+    ),
     "many layers": (set_config(num_hidden_layers=2**31 - 1), r"lacks the weight bert\.encoder\.layer\.1\."),
     "large": (
         set_config(vocab_size=2**30),

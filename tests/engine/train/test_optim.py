@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from unmask.config import OptimizerConfig
-from unmask.errors import ConfigError, SettingTypeError
+from unmask.errors import ConfigError, SettingError, SettingTypeError
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.train.optim import adamw, parameter_groups, set_learning_rate
 
@@ -107,7 +107,7 @@ def test_the_learning_rate_is_written_into_tensors_that_stay() -> None:
     ("changes", "error", "message"),
     [
         ({"learning_rate": 0.0}, ConfigError, "learning_rate must be above 0, got 0"),
-        ({"learning_rate": float("nan")}, SettingTypeError, "learning_rate must be a finite number, got nan"),
+        ({"learning_rate": float("nan")}, SettingError, "learning_rate must be a finite number, got nan"),
         ({"weight_decay": -0.1}, ConfigError, "weight_decay must be at least 0, got -0.1"),
         ({"beta1": 1.0}, ConfigError, "beta1 must be at least 0 and below 1, got 1"),
         ({"beta2": -0.5}, ConfigError, "beta2 must be at least 0 and below 1, got -0.5"),

@@ -211,11 +211,15 @@ def test_a_source_of_weight_0_is_left_out_by_name(stream, make_store):
     [
         ({"sorce-1": 2}, ConfigError, "composition.weights names 'sorce-1', .*; did you mean source-1?"),
         ({"books": 2}, ConfigError, "no source of the store; the store has source-0, source-1, source-2"),
-        ({"source-1": -1.0}, ConfigError, r"CompositionConfig: weights\.source-1 must be at least 0, got -1"),
+        (
+            {"source-1": -1.0},
+            ConfigError,
+            r"CompositionConfig: weights\.source-1 must be at least 0 and at most 1000000, got -1",
+        ),
         (
             {"source-1": float("inf")},
             ConfigError,
-            r"CompositionConfig: weights\.source-1 must be a finite number, got inf",
+            r"CompositionConfig: weights\.source-1 must be at least 0 and at most 1000000, got inf",
         ),
         ({"source-1": "2"}, TypeError, r"CompositionConfig: weights\.source-1 must be a number, got '2' \(str\)"),
         ({f"source-{n}": 0 for n in range(3)}, CorpusError, "none of 300 is in it; .* or composition.weights"),

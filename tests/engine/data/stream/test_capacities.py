@@ -63,8 +63,8 @@ def test_what_is_given_is_kept():
 REFUSED = [
     ({"max_length": 2}, "StreamConfig: max_length must be at least 3, got 2"),
     ({"micro_batch_tokens": 0}, "StreamConfig: micro_batch_tokens must be at least 1, got 0"),
-    ({"max_documents": 0}, "StreamConfig: max_documents must be at least 1, got 0"),
-    ({"workers": -1}, "StreamConfig: workers must be at least 0, got -1"),
+    ({"max_documents": 0}, "StreamConfig: max_documents must be at least 1 and at most 2147483647, got 0"),
+    ({"workers": -1}, "StreamConfig: workers must be at least 0 and at most 256, got -1"),
     ({"held_out_fraction": 0.51}, "StreamConfig: held_out_fraction must be at least 0 and at most 0.5, got 0.51"),
     ({"held_out_fraction": -0.1}, "StreamConfig: held_out_fraction must be at least 0 and at most 0.5, got -0.1"),
     (
