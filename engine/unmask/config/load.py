@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unmask.config.mappings import LineOf, build, changed, check_values, current_name, defaults, flat
+from unmask.config.mappings import LineOf, build, changed, check_values, current_name, defaults, flat, has_old_names
 from unmask.config.schema import BUDGETS, RunConfig
 from unmask.config.unused import without_unused
 from unmask.config.yaml_text import dump_yaml, lines_of, parse_yaml
@@ -139,9 +139,9 @@ def _parsed(text: str, source: str) -> SettingsFile:
         lines = lines_of(text)
         return lines.get(name) or {current_name(old): line for old, line in lines.items()}.get(name)
 
-    settings = changed({}, flat(parse_yaml(text, source=source), source=source, line_of=line_of))
-    settings = _with_one_budget(settings)
-    if settings.get("data.lowercase") is True and any(current_name(old) != old for old in lines_of(text)):
+    mapping = parse_yaml(text, source=source)
+    settings = _with_one_budget(changed({}, flat(mapping, source=source, line_of=line_of)))
+    if settings.get("data.lowercase") is True and has_old_names(mapping):
         # 0.1 wrote its default, which had no effect on a given tokenizer
         settings["data.lowercase"] = None
     return SettingsFile(source, settings, line_of)

@@ -30,6 +30,7 @@ __all__ = [
     "defaults",
     "flat",
     "groups_of",
+    "has_old_names",
     "nearest_setting",
     "old_names",
     "settings_of",
@@ -194,6 +195,11 @@ def flat(mapping: Mapping[str, Any], *, source: str = "", line_of: LineOf = _no_
     if old:
         _notice(old, source)
     return found
+
+
+def has_old_names(mapping: Mapping[str, Any]) -> bool:
+    """Return whether settings are given under names of an earlier version."""
+    return any(current_name(name) != name for name, _ in _leaves(mapping))
 
 
 def _leaves(mapping: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
