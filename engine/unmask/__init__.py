@@ -4,7 +4,7 @@ The public names, each imported when it is first used:
 
     Encoder, PretrainingModel, EncoderConfig     the model, its heads and its sizes
     pack, PackedBatch, mean_pool                 batches of whole documents, and one vector for each document
-    prepare, load_config, pretrain               the commands as functions
+    prepare, load_config, pretrain, export       the commands as functions
 
 Importing the package imports nothing else. The model and its batches need only PyTorch and NumPy.
 
@@ -20,6 +20,7 @@ import importlib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unmask.batch import PackedBatch, pack
+    from unmask.commands.export import export
     from unmask.config import load_config
     from unmask.data.prepare import prepare
     from unmask.model import Encoder, EncoderConfig, PretrainingModel, mean_pool
@@ -31,6 +32,7 @@ __all__ = [
     "PackedBatch",
     "PretrainingModel",
     "__version__",
+    "export",
     "load_config",
     "mean_pool",
     "pack",
@@ -45,6 +47,7 @@ _HOMES = {
     "EncoderConfig": "unmask.model",
     "PackedBatch": "unmask.batch",
     "PretrainingModel": "unmask.model",
+    "export": "unmask.commands.export",
     "load_config": "unmask.config",
     "mean_pool": "unmask.model",
     "pack": "unmask.batch",

@@ -25,11 +25,13 @@ def test_type_checkers_see_every_public_name_from_the_module_that_gives_it() -> 
 
 
 def test_the_commands_are_functions() -> None:
+    from unmask.commands.export import export
     from unmask.config import load_config
     from unmask.data.prepare import prepare
     from unmask.train.pretrain import pretrain
 
     assert (unmask.load_config, unmask.prepare, unmask.pretrain) == (load_config, prepare, pretrain)
+    assert unmask.export is export
 
 
 def test_the_package_loads_nothing_and_the_encoder_only_pytorch_and_numpy() -> None:
