@@ -12,11 +12,13 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import logging
 import re
 import shutil
 import textwrap
 import types
 import typing
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
@@ -28,6 +30,8 @@ from unmask.paths import expanded
 __all__ = ["Parser", "add_option", "complete_files", "option", "parser_of", "read", "value_of", "with_dashes"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 # words after a switch that are its value, right or wrong
 _SAID = frozenset(["true", "false", "none", "yes", "no", "on", "off", "0", "1"])
@@ -80,17 +84,13 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UnmaskError: an unknown option, with the most similar one, or one without its value.
         """
-        found, words = self.parse_known_args(self._switched(arguments))
+        switched = self._switched(arguments)
+        self._tell_of_repeated(switched)
+        found, words = self.parse_known_args(switched)
         for word in words:
             if word.startswith("-") and len(word) > 1:
                 name = word.partition("=")[0]
-                nearest = self.nearest(name)
-                way = (
-                    f"did you mean {nearest}{self.unit(name, nearest)}?"
-                    if nearest
-                    else f"run `{self.prog} --help` for the options"
-                )
-                raise UnmaskError(f"{_command(self.prog)}: {name} is not an option; {way}")
+                raise UnmaskError(f"{_command(self.prog)}: {name} is not an option; {self.way_of(name)}")
         return vars(found), words
 
     def _switched(self, arguments: Sequence[str]) -> list[str]:
@@ -105,17 +105,32 @@ class Parser(argparse.ArgumentParser):
             if word in on:
                 said = left.pop(0) if left and left[0].lower() in _SAID else "true"
                 word = f"{word}={said}"
-            words.append(f"{off[word]}=false" if word in off else word)
+            name, equals, value = word.partition("=")
+            if name in off:
+                if equals or (left and left[0].lower() in _SAID):
+                    raise UnmaskError(
+                        f"{_command(self.prog)}: {name} takes no value, got {value if equals else left[0]!r}; write "
+                        f"{name} alone, or {off[name]}=true or {off[name]}=false"
+                    )
+                word = f"{off[name]}=false"
+            words.append(word)
         return words
 
-    def unit(self, word: str, nearest: str) -> str:
-        """Return a clause about the unit of an option that is offered in the place of another."""
-        return ""
+    def _tell_of_repeated(self, words: Sequence[str]) -> None:
+        """Say which of two values counts if an option that takes one is given twice."""
+        of_one = {name: action for action in self._actions for name in action.option_strings if action.nargs is None}
+        given = Counter(
+            of_one[name].option_strings[0] for name in (word.partition("=")[0] for word in words) if name in of_one
+        )
+        for name, times in given.items():
+            if times > 1:
+                _log.warning(f"{_command(self.prog)}: {name} is given {times} times; the last one counts")
 
-    def nearest(self, word: str) -> str | None:
-        """Return the option that is most similar to an unknown one; None if none is."""
+    def way_of(self, word: str) -> str:
+        """Return what to do about an unknown option: the most similar one, or where all are."""
         names = [name for action in self._actions for name in action.option_strings if action.help != argparse.SUPPRESS]
-        return next(iter(difflib.get_close_matches(word, names, n=1, cutoff=0.6)), None)
+        nearest = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+        return f"did you mean {nearest[0]}?" if nearest else f"run `{self.prog} --help` for the options"
 
 
 class _Help(argparse.HelpFormatter):

@@ -16,6 +16,7 @@ from unmask.config.mappings import (
     groups_of,
     nearest_setting,
     old_names,
+    settings_beside,
     settings_of,
     starred,
     unit_of,
@@ -33,14 +34,23 @@ class Given(NamedTuple):
         source: recipe or YAML file; None if none is given.
         changes: the settings that are given, by their dotted names.
         resume: the run to resume, or None.
+        only_changed: whether to leave out the settings that have their defaults.
     """
 
     source: str | None
     changes: dict[str, Any]
     resume: Path | None
+    only_changed: bool = False
 
 
-def read_settings_of(command: str, description: str, arguments: list[str], *, may_resume: bool = False) -> Given:
+def read_settings_of(
+    command: str,
+    description: str,
+    arguments: list[str],
+    *,
+    may_resume: bool = False,
+    may_leave_out: bool = False,
+) -> Given:
     """Read the words of a command that takes settings. Print the help and exit if they ask for it.
 
     Raises:
@@ -48,9 +58,11 @@ def read_settings_of(command: str, description: str, arguments: list[str], *, ma
     """
     first = arguments[0] if arguments and not arguments[0].startswith("-") else None
     base = read_settings(first).settings if first is not None and {"-h", "--help"} & set(arguments) else {}
-    parser = settings_parser(command, description, may_resume=may_resume, values={**defaults(), **base})
+    parser = settings_parser(
+        command, description, may_resume=may_resume, may_leave_out=may_leave_out, values={**defaults(), **base}
+    )
     values, words = parser.known([_with_underscores(word) for word in arguments])
-    resume = values.pop("resume", None)
+    resume, only_changed = values.pop("resume", None), values.pop("changed", False)
     if len(words) > 1:
         raise ConfigError(
             f"config: {words[1]!r} stands beside {words[0]}; give one recipe or YAML file, and settings as "
@@ -60,11 +72,17 @@ def read_settings_of(command: str, description: str, arguments: list[str], *, ma
         raise ConfigError(f"config: --resume {resume} keeps the saved configuration; leave {words[0]!r} out")
     known = settings_of() | ITEMS
     changes = {name: _value(known[starred(current_name(name))][1], text, name) for name, text in values.items()}
-    return Given(words[0] if words else None, changes, None if resume is None else Path(expanded(resume)))
+    run = None if resume is None else Path(expanded(resume))
+    return Given(words[0] if words else None, changes, run, only_changed)
 
 
 def settings_parser(
-    command: str, description: str, *, may_resume: bool = False, values: dict[str, Any] | None = None
+    command: str,
+    description: str,
+    *,
+    may_resume: bool = False,
+    may_leave_out: bool = False,
+    values: dict[str, Any] | None = None,
 ) -> Parser:
     """Return the parser of a command that takes settings; its help shows `values` as the defaults."""
     shown = values or dict(defaults())
@@ -79,6 +97,10 @@ def settings_parser(
             parser.add_argument(
                 "--resume", metavar="RUN", help="Go on with a run that stopped, from its newest whole checkpoint."
             )
+        )
+    if may_leave_out:
+        parser.add_argument(
+            "--changed", action="store_true", help="Print only the settings that differ from the defaults."
         )
     sections: dict[str, argparse._ArgumentGroup] = {}
     for name, (field, hint) in settings_of().items():
@@ -110,17 +132,18 @@ class _SettingsParser(Parser):
                 self.add_argument(f"--{name}", dest=name, help=argparse.SUPPRESS)
         return super().parse_known_args(args, namespace)
 
-    def unit(self, word: str, nearest: str) -> str:
-        return unit_of(word.lstrip("-"), nearest.lstrip("-"))
-
-    def nearest(self, word: str) -> str | None:
-        if difflib.get_close_matches(word, ["--resume", "--help"], n=1, cutoff=0.8):
-            return super().nearest(word)
-        found = nearest_setting(word.lstrip("-"))
+    def way_of(self, word: str) -> str:
+        plain = [name for name in self._option_string_actions if name.startswith("--") and "." not in name]
+        if difflib.get_close_matches(word, plain, n=1, cutoff=0.8):
+            return super().way_of(word)
+        name = word.lstrip("-")
+        found = nearest_setting(name)
         if found in groups_of():
             # a group is no option
-            found = next(name for name in settings_of() if name.startswith(f"{found}."))
-        return None if found is None else f"--{found}"
+            found = next(one for one in settings_of() if one.startswith(f"{found}."))
+        if found is not None:
+            return f"did you mean --{found}{unit_of(name, found)}?"
+        return f"{settings_beside(name)}; run `{self.prog} --help` for the options"
 
 
 def _with_underscores(word: str) -> str:

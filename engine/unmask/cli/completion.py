@@ -22,7 +22,13 @@ class Options(Checked):
     `_unmask` in a folder of $fpath.
     """
 
-    shell: Literal["bash", "zsh", "tcsh"] = option(MISSING, "The shell.", metavar="bash|zsh|tcsh", positional=True)
+    shell: Literal["bash", "zsh", "tcsh"] = option(
+        MISSING,
+        "bash, zsh or tcsh.",
+        metavar="SHELL",
+        positional=True,
+        hint="shtab 1.13 knows others, as in `shtab --shell fish unmask.cli.completion.whole_parser`",
+    )
 
 
 def run(arguments: list[str]) -> None:
@@ -39,7 +45,9 @@ def whole_parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers()
     for command, about in COMMANDS.items():
         if command in ("pretrain", "config"):
-            parser = settings_parser(command, about, may_resume=command == "pretrain")
+            parser = settings_parser(
+                command, about, may_resume=command == "pretrain", may_leave_out=command == "config"
+            )
         else:
             module = importlib.import_module(f"unmask.cli.{command.replace('-', '_')}")
             parser = parser_of(module.Options, prog=f"unmask {command}")

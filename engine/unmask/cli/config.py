@@ -1,10 +1,10 @@
-"""`unmask config [RECIPE|FILE.yaml] [--group.field value ...]`: all settings of a run, as YAML."""
+"""`unmask config [RECIPE|FILE.yaml] [--changed] [--group.field value ...]`: the settings of a run, as YAML."""
 
 import logging
 
 from unmask.cli._settings import read_settings_of
-from unmask.config import load_config, to_yaml
-from unmask.config.load import unchecked
+from unmask.config import load_config, to_mapping
+from unmask.config.load import changed_settings, unchecked
 from unmask.config.yaml_text import dump_yaml
 from unmask.errors import ConfigError
 
@@ -18,11 +18,13 @@ under the names of today. `unmask config > mine.yaml`, and then `unmask pretrain
 
 def run(arguments: list[str]) -> None:
     """Print the settings."""
-    given = read_settings_of("config", _DESCRIPTION, arguments)
+    given = read_settings_of("config", _DESCRIPTION, arguments, may_leave_out=True)
     try:
-        text = to_yaml(load_config(given.source, given.changes))
+        settings = to_mapping(load_config(given.source, given.changes))
     except ConfigError as error:
         # a recipe may need a table that is made later, and an old file may lack something
-        text = dump_yaml(unchecked(given.source, given.changes))
+        settings = unchecked(given.source, given.changes)
         _log.warning(f"{error}; until then a run refuses these settings")
-    print(text, end="")
+    if given.only_changed:
+        settings = changed_settings(settings)
+    print(dump_yaml(settings) if settings else "# every setting has its default\n", end="")

@@ -12,14 +12,32 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unmask.config.mappings import LineOf, build, changed, check_values, current_name, defaults, flat, has_old_names
+from unmask.config.mappings import (
+    LineOf,
+    build,
+    changed,
+    check_values,
+    current_name,
+    defaults,
+    flat,
+    groups_of,
+    has_old_names,
+)
 from unmask.config.schema import BUDGETS, RunConfig
 from unmask.config.unused import without_unused
 from unmask.config.yaml_text import dump_yaml, lines_of, parse_yaml
 from unmask.errors import ConfigError
 from unmask.paths import expanded, expanded_input
 
-__all__ = ["load_config", "read_settings", "recipe_names", "to_mapping", "to_yaml", "unchecked"]
+__all__ = [
+    "changed_settings",
+    "load_config",
+    "read_settings",
+    "recipe_names",
+    "to_mapping",
+    "to_yaml",
+    "unchecked",
+]
 
 _PATHS = ("run", "data.store", "data.tokenizer", "masking.similar_words")
 
@@ -46,15 +64,27 @@ def load_config(
     file = read_settings("tiny" if recipe_or_yaml is None else recipe_or_yaml)
     below, changes = file.settings, _with_one_budget(flat({} if overrides is None else overrides))
     asked = {name if name in defaults() else name.rsplit(".", 2)[0] for name in changes}
-    whole = check_values(
-        changed(below, changes),
-        source=file.source,
-        line_of=lambda name: None if name in asked else file.line_of(name),
+    line_of = _lines(file, asked=asked)
+    whole = _at_home(check_values(changed(below, changes), source=file.source, line_of=line_of))
+    with_read = without_unused(
+        whole, below=_right_ones(below), changes=asked, saved=saved, source=file.source, line_of=line_of
     )
-    whole = _at_home(whole)
-    config = build(without_unused(whole, below=_right_ones(below), changes=asked, saved=saved))
+    config = build(with_read, source=file.source, line_of=line_of)
     _require_length_read(config, asked, below)
     return config
+
+
+def _lines(file: "SettingsFile", *, asked: set[str]) -> LineOf:
+    """Return what gives the line of a setting in the user's file; None for one that the overrides give."""
+
+    def line_of(name: str) -> int | None:
+        # a list has a line, its items have none of their own
+        while name not in defaults() and name.count(".") > 1:
+            name = name.rpartition(".")[0]
+        is_asked = any(one == name or one.startswith(f"{name}.") for one in asked)
+        return None if is_asked or file.source in recipe_names() else file.line_of(name)
+
+    return line_of
 
 
 def unchecked(recipe_or_yaml: str | Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +94,10 @@ def unchecked(recipe_or_yaml: str | Path | None, overrides: Mapping[str, Any]) -
         ConfigError: a name is unknown, or a value has the wrong type or is out of its range.
     """
     file = read_settings("tiny" if recipe_or_yaml is None else recipe_or_yaml)
-    settings = {**defaults(), **check_values(changed(file.settings, _with_one_budget(flat(overrides))))}
+    changes = _with_one_budget(flat(overrides))
+    line_of = _lines(file, asked={name if name in defaults() else name.rsplit(".", 2)[0] for name in changes})
+    checked = check_values(changed(file.settings, changes), source=file.source, line_of=line_of)
+    settings = {**defaults(), **checked}
     groups: dict[str, Any] = {}
     for name, value in settings.items():
         group, _, last = name.rpartition(".")
@@ -114,6 +147,9 @@ def read_settings(recipe_or_path: str | Path) -> SettingsFile:
         return _parsed(files("unmask.recipes").joinpath(f"{wanted}.yaml").read_text("utf-8"), wanted)
     path = Path(expanded(wanted))
     if not wanted or not _exists(path):
+        other = {".yml": ".yaml", ".yaml": ".yml"}.get(path.suffix)
+        if other is not None and _exists(path.with_suffix(other)):
+            raise ConfigError(f"config: there is no file {wanted}; did you mean {path.with_suffix(other)}?")
         close = difflib.get_close_matches(wanted, recipe_names(), n=1)
         hint = f"did you mean {close[0]}?" if close else f"recipes are {', '.join(recipe_names())}"
         raise ConfigError(f"config: no recipe or file is called {wanted!r}; {hint}")
@@ -193,6 +229,18 @@ def to_mapping(config: RunConfig) -> dict[str, Any]:
     mapping = asdict(config)
     mapping["masking"]["split"] = list(config.masking.split)
     return mapping
+
+
+def changed_settings(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of all settings, in their groups, that differ from the defaults; groups without one are left out."""
+    plain = to_mapping(RunConfig())
+    found: dict[str, Any] = {}
+    for name, value in mapping.items():
+        if name in groups_of():
+            value = {one: given for one, given in value.items() if given != plain[name][one]}
+        if value != ({} if name in groups_of() else plain[name]):
+            found[name] = value
+    return found
 
 
 def to_yaml(config: RunConfig) -> str:

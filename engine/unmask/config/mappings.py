@@ -11,7 +11,7 @@ import functools
 import logging
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import PurePath
@@ -33,6 +33,8 @@ __all__ = [
     "has_old_names",
     "nearest_setting",
     "old_names",
+    "placed",
+    "settings_beside",
     "settings_of",
     "starred",
     "unit_of",
@@ -179,7 +181,8 @@ def flat(mapping: Mapping[str, Any], *, source: str = "", line_of: LineOf = _no_
         )
     found: dict[str, Any] = {}
     old: dict[str, str] = {}
-    for name, value in _leaves(mapping):
+    leaves = list(_leaves(mapping))
+    for place, (name, value) in enumerate(leaves):
         here = current_name(name)
         if here != name:
             old[name] = here
@@ -189,12 +192,31 @@ def flat(mapping: Mapping[str, Any], *, source: str = "", line_of: LineOf = _no_
                 f"{also} is the old name of {here}, which is given too" if also != here else f"{here} is given twice"
             )
             raise ConfigError(f"config: {twice}; leave one out")
-        with _placed(source, name, line_of):
+        with placed(source, name, line_of):
+            _require_no_comma(leaves, place)
             _require_known(here, name)
         found[here] = _current_items(here, value)
     if old:
         _notice(old, source)
     return found
+
+
+def _require_no_comma(leaves: Sequence[tuple[str, Any]], place: int) -> None:
+    """Raise ConfigError where braces hold a text with a comma: YAML reads `{text_field: title,text}` as two names."""
+    name, value = leaves[place]
+    if value is not None or _is_known(current_name(name)) or place == 0:
+        return
+    before, text = leaves[place - 1]
+    if isinstance(text, str) and before.rpartition(".")[0] == name.rpartition(".")[0]:
+        parts = [text]
+        for one, nothing in leaves[place:]:
+            if nothing is not None:
+                break
+            parts.append(one.rpartition(".")[2].strip())
+        raise ConfigError(
+            f"config: {name} is not a setting; if it is of {before}, put the text in quotes, since a comma parts the "
+            f"settings in braces: {before.rpartition('.')[2]}: {','.join(parts)!r}"
+        )
 
 
 def has_old_names(mapping: Mapping[str, Any]) -> bool:
@@ -281,7 +303,7 @@ def check_values(settings: Mapping[str, Any], *, source: str = "", line_of: Line
     result = {}
     for name, value in settings.items():
         field, hint = settings_of()[name]
-        with _placed(source, name, line_of), _named(name.rpartition(".")[0]):
+        with placed(source, name, line_of), _named(name.rpartition(".")[0]):
             result[name] = _converted(hint, value, name)
             try:
                 check_value("", field, hint, result[name])
@@ -292,9 +314,13 @@ def check_values(settings: Mapping[str, Any], *, source: str = "", line_of: Line
     return result
 
 
-def build(settings: Mapping[str, Any]) -> RunConfig:
+def build(settings: Mapping[str, Any], *, source: str = "", line_of: LineOf = _no_line) -> RunConfig:
     """Make a configuration from flat settings that `check_values` returned. Missing ones have their defaults.
 
+    Args:
+        settings: under their names of today.
+        source: the file that some come from, for errors.
+        line_of: gives the line of one of these in the file; None for others.
     Raises:
         ConfigError: two settings contradict each other.
     """
@@ -302,14 +328,14 @@ def build(settings: Mapping[str, Any]) -> RunConfig:
     whole = copy.deepcopy({**defaults(), **settings})
     groups: dict[str, Any] = {}
     for group, cls in groups_of().items():
-        with _named(group):
+        with _named(group, source, line_of):
             groups[group] = cls(**{name: whole[f"{group}.{name}"] for name in hints_of(cls)})
-    with _named(""):
+    with _named("", source, line_of):
         return RunConfig(**{name: value for name, value in whole.items() if "." not in name}, **groups)
 
 
 @contextmanager
-def _placed(source: str, name: str, line_of: LineOf) -> Iterator[None]:
+def placed(source: str, name: str, line_of: LineOf) -> Iterator[None]:
     """Name the file and the line in an error about one of its settings."""
     try:
         yield
@@ -321,12 +347,14 @@ def _placed(source: str, name: str, line_of: LineOf) -> Iterator[None]:
 
 
 @contextmanager
-def _named(group: str) -> Iterator[None]:
-    """Name the setting by its dotted name in the error of a component."""
+def _named(group: str, source: str = "", line_of: LineOf = _no_line) -> Iterator[None]:
+    """Name the setting by its dotted name in the error of a component, with its line if it has one."""
     try:
         yield
     except SettingError as error:
-        raise ConfigError(f"config: {group}{'.' if group else ''}{error.setting} {error.problem}") from None
+        name = f"{group}{'.' if group else ''}{error.setting}"
+        with placed(source, name, line_of):
+            raise ConfigError(f"config: {name} {error.problem}") from None
 
 
 def _converted(hint: Any, value: Any, name: str) -> Any:
@@ -368,16 +396,25 @@ def _get(config: Any, name: str) -> Any:
 
 def _require_known(name: str, given: str) -> None:
     """Raise ConfigError, with the nearest known name, unless `name` is a setting or one of an item of a list."""
-    if name in settings_of() or starred(name) in ITEMS:
+    if _is_known(name):
         return
     nearest = nearest_setting(name)
     if nearest is not None:
         raise ConfigError(f"config: {given} is not a setting; did you mean {nearest}{unit_of(name, nearest)}?")
+    raise ConfigError(f"config: {given} is not a setting; {settings_beside(name)}")
+
+
+def _is_known(name: str) -> bool:
+    return name in settings_of() or starred(name) in ITEMS
+
+
+def settings_beside(name: str) -> str:
+    """Return a clause with the settings of the group of an unknown name, or with the groups if there is no such one."""
     group = name.rpartition(".")[0]
     known = [one.rpartition(".")[2] for one in (*settings_of(), *ITEMS) if one.rpartition(".")[0] == starred(group)]
     if not group or not known:
-        raise ConfigError(f"config: {given} is not a setting; there are the groups {', '.join(groups_of())}")
-    raise ConfigError(f"config: {given} is not a setting; {group} has {', '.join(known)}")
+        return f"there are the groups {', '.join(groups_of())}"
+    return f"{group} has {', '.join(known)}"
 
 
 def nearest_setting(name: str) -> str | None:

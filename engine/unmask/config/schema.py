@@ -19,6 +19,7 @@ from dataclasses import MISSING, asdict, dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
+from unmask.config.backends import BACKENDS
 from unmask.config.encoder import EncoderConfig
 from unmask.config.rules import disagreements
 from unmask.config.settings import Checked, setting
@@ -66,6 +67,7 @@ class DataConfig(Checked):
         "text",
         "Field of JSON, or column of a table, that holds the text of `input`. Several, as in title,text, are joined "
         "by a blank line. A number is a column, from 1, of a .csv or .tsv without a header line, or of CoNLL columns.",
+        by_commas=True,
     )
     blank_line_documents: bool = setting(
         False, "Whether blank lines separate the documents in a text file of `input`. If not, a file is one document."
@@ -411,6 +413,17 @@ class KernelsConfig(Checked):
         True,
         "Whether the last layer computes only the rows that an objective reads. Loss and gradients stay the same.",
     )
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        for operation, backend in self.named().items():
+            known = BACKENDS[operation]
+            if backend not in known:
+                close = difflib.get_close_matches(backend, known, n=1, cutoff=0.5)
+                yield (
+                    operation,
+                    f"must be one of {', '.join(known)}, got {backend!r}"
+                    + (f"; did you mean {close[0]}?" if close else "; `unmask doctor` says which of them run here"),
+                )
 
     def named(self) -> dict[str, str]:
         """Return the backends that are named, by operation, as `unmask_kernels.using` takes them."""

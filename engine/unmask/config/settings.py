@@ -47,6 +47,7 @@ def setting(
     le: float | None = None,
     lt: float | None = None,
     hint: str = "",
+    by_commas: bool = False,
 ) -> Any:
     """Return a dataclass field.
 
@@ -57,9 +58,12 @@ def setting(
         ge: smallest value; likewise `gt` (all values are above it), `le` (largest value) and `lt`. None is always
             in the range.
         hint: what to do about a value out of range, for the error.
+        by_commas: whether the text may be several names with commas between them.
     """
     bounds = {name: bound for name, bound in zip(_SIGNS, (gt, ge, le, lt), strict=True) if bound is not None}
     metadata = {"description": description, **bounds, **({"hint": hint} if hint else {})}
+    if by_commas:
+        metadata["by_commas"] = True
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -111,7 +115,10 @@ def check_value(group: str, field: "dataclasses.Field[Any]", hint: Any, value: o
         SettingTypeError: it has another type.
     """
     for below, problem in _type_problems(hint, value):
-        raise SettingTypeError(group, field.name + below, problem)
+        way = ""
+        if field.metadata.get("by_commas") and isinstance(value, list | tuple) and value:
+            way = f"; write {','.join(map(_between_commas, value))!r}"
+        raise SettingTypeError(group, field.name + below, problem + way)
     for _, problem in _range_problems(hint, field.metadata, value):
         raise SettingError(group, field.name, problem)
 
@@ -120,7 +127,8 @@ def _range_problems(hint: Any, metadata: Mapping[str, Any], value: Any) -> Itera
     literals = [kind for kind in (hint, *typing.get_args(hint)) if typing.get_origin(kind) is Literal]
     choices = [one for kind in literals for one in typing.get_args(kind)]
     if choices and value is not None and value not in choices:
-        yield "", f"must be one of {', '.join(map(repr, choices))}, got {described(value)}"
+        way = f"; {metadata['hint']}" if "hint" in metadata else ""
+        yield "", f"must be one of {', '.join(map(repr, choices))}, got {described(value)}{way}"
     if isinstance(value, float) and not math.isfinite(value):
         yield "", f"must be a finite number, got {value}"
     if isinstance(value, float) and math.isfinite(value) and abs(value) > _LARGEST:
@@ -175,11 +183,19 @@ def _type_problems(hint: Any, value: object) -> Iterator[tuple[str, str]]:
     else:
         length = len(members) if kind is tuple and Ellipsis not in members else None
         if not isinstance(value, list | tuple) or length not in (None, len(value)):
-            yield "", f"must be a list{f' of {length}' if length else ''}, got {described(value)}"
+            way = (
+                "; write it in brackets, " + f"[{value!r}]" if length is None and isinstance(value, members[0]) else ""
+            )
+            yield "", f"must be a list{f' of {length}' if length else ''}, got {described(value)}{way}"
             return
         for number, item in enumerate(value):
             for below, problem in _type_problems(members[0], item):
                 yield f".{number}{below}", problem
+
+
+def _between_commas(name: object) -> str:
+    """Return a name as it stands between commas: in double quotes if it holds a comma."""
+    return f'"{name}"' if "," in str(name) else str(name)
 
 
 def described(value: object) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.config.mappings import defaults
+from unmask.config.mappings import LineOf, defaults, placed
 from unmask.errors import ConfigError
 from unmask.folders import is_store
 from unmask.limits import JOINING
@@ -181,7 +181,13 @@ _DEFAULTS_OF_0_1 = {"data.lowercase": (True,)}
 
 
 def without_unused(
-    settings: Mapping[str, Any], *, below: Mapping[str, Any], changes: Collection[str], saved: bool = False
+    settings: Mapping[str, Any],
+    *,
+    below: Mapping[str, Any],
+    changes: Collection[str],
+    saved: bool = False,
+    source: str = "",
+    line_of: LineOf = lambda name: None,
 ) -> dict[str, Any]:
     """Return flat settings, with those of the recipe or file at their defaults if the changes made them unread.
 
@@ -190,6 +196,8 @@ def without_unused(
         below: the recipe or file alone.
         changes: names of the settings that were changed.
         saved: whether the file was saved by a run. Its settings then stay as they are, read or not.
+        source: the recipe or file, for errors.
+        line_of: gives the line of a setting in it; None for others.
     Raises:
         ConfigError: a change or the file gives a setting that nothing reads.
     """
@@ -203,7 +211,8 @@ def without_unused(
             if asked or setting in _unread({**defaults(), **below}, row):
                 value, chosen = result[setting], result[row.choice]
                 problem = f"{setting} is {value!r} but {row.choice} is {chosen!r}, {row.why}"
-                raise ConfigError(f"config: {problem}; {row.way} or leave {setting} out")
+                with placed(source, setting, line_of):
+                    raise ConfigError(f"config: {problem}; {row.way} or leave {setting} out")
             result[setting] = defaults()[setting]
     return result
 

@@ -15,7 +15,10 @@ from unmask.errors import ConfigError
 
 __all__ = ["dump_yaml", "lines_of", "parse_yaml"]
 
-_WAY = "write a setting a line, as in 'seed: 1', those of a group below its name and indented"
+_WAY = (
+    "write a setting a line, as in 'seed: 1', those of a group below its name and indented, and put text with signs "
+    "such as { [ , : # in quotes"
+)
 # Text that stands without quotes: words and paths, but not the words that some version of YAML reads as something else.
 _PLAIN = re.compile(r"(?!(?i:y|n|yes|no|on|off|true|false|null)\Z)[A-Za-z_/](?:[\w./-]| (?=[\w./-]))*\Z", re.ASCII)
 

@@ -80,7 +80,7 @@ def plan_phases(steps: int, phases: Sequence[PhaseConfig], *, max_length: int, s
         if end <= first:
             raise ConfigError(
                 f"config: train.phases.{number} has a share of {phase.share:g}, less than one of {steps} steps; raise "
-                "its share or train.steps"
+                "its share or train.steps, or give --train.phases '[]' for one phase at stream.max_length"
             )
         own_seed = (seed + number * _SEED_STRIDE) % 2**63
         planned.append(Phase(number=number, first=first, end=end, max_length=phase.max_length, seed=own_seed))

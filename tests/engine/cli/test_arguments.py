@@ -92,6 +92,35 @@ def test_words_that_are_no_options_are_refused_in_one_line(words: list[str], tol
         given(*words)
 
 
+@pytest.mark.parametrize("words", [["--no-quick=true"], ["--no-quick", "true"], ["--no-quick=x"]])
+def test_a_switch_that_is_turned_off_takes_no_value(words: list[str]) -> None:
+    with pytest.raises(UnmaskError) as told:
+        given("--needed", "1", *words)
+    way = re.search(r"takes no value, got '.*'; write (.+) alone, or (.+) or (.+)$", str(told.value))
+    assert way is not None
+    assert [given("--needed", "1", word).quick for word in way.groups()] == [False, True, False]
+
+
+def test_an_option_given_twice_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert given("--needed", "1", "--needed=2", "--quick", "--no-quick", "--names", "a", "--names", "b") == Options(
+        needed=2, names=["a", "b"]
+    )
+    assert caplog.messages == [
+        "it: --needed is given 2 times; the last one counts",
+        "it: --quick is given 2 times; the last one counts",
+    ]
+
+
+def test_a_shell_without_a_script_of_ours_gets_one_from_shtab(capsys: pytest.CaptureFixture[str]) -> None:
+    shtab = pytest.importorskip("shtab.main").main
+    assert main(["completion", "fish"]) == 2
+    told = capsys.readouterr().err
+    assert "SHELL must be one of 'bash', 'zsh', 'tcsh', got 'fish' (str); shtab 1.13 knows others" in told
+    command = told.partition("`shtab ")[2].partition("`")[0]
+    shtab(command.split())
+    assert "complete -c unmask" in capsys.readouterr().out
+
+
 def test_the_help_has_the_description_the_texts_and_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         given("--help")

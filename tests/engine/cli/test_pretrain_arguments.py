@@ -1,5 +1,7 @@
 """How `unmask pretrain` reads its arguments; the training itself is tested elsewhere."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,44 @@ def test_unknown_option_names_the_nearest_one(option: str, meant: str) -> None:
         match=rf"{option.replace('-', '.')} is not an option; did you mean {meant}(, which counts tokens .*)?\?$",
     ):
         parse([option, "3"])
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"), [("zzz", "there are the groups data, "), ("train.zzz", "train has steps, epochs, ")]
+)
+def test_an_unknown_name_without_a_near_one_is_told_alike_here_and_in_a_file(
+    name: str, beside: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"{name}: 3\n")
+    with pytest.raises(ConfigError) as in_file:
+        load_config(tmp_path / "mine.yaml")
+    with pytest.raises(UnmaskError) as here:
+        parse([f"--{name}", "3"])
+    told = str(in_file.value).partition("is not a setting; ")[2]
+    assert told.startswith(beside)
+    assert str(here.value) == (
+        f"pretrain: --{name} is not an option; {told}; run `unmask pretrain --help` for the options"
+    )
+
+
+def test_a_run_too_short_for_its_phases_may_have_one(tmp_path: Path) -> None:
+    from unmask.train.data import plan_phases
+
+    words = ["bert-original", "--train.steps", "3", "--data.input", "a.txt"]
+
+    def planned(words: list[str]) -> list[int]:
+        config, _ = parse(words)
+        assert config.train.steps is not None
+        phases = plan_phases(
+            config.train.steps, config.train.phases, max_length=config.stream.max_length, seed=config.seed
+        )
+        return [phase.max_length for phase in phases]
+
+    with pytest.raises(ConfigError) as told:
+        planned(words)
+    way = re.search(r"or give (--train\.phases .+) for one phase at stream\.max_length$", str(told.value))
+    assert way is not None
+    assert planned([*words, *shlex.split(way[1])]) == [512]
 
 
 def test_an_option_without_its_value_is_named() -> None:
