@@ -246,7 +246,8 @@ def hashes() -> None:
     import xxhash
     from safetensors.torch import load_file, save_file
 
-    from unmask.train.checkpoint.checkpoints import Checkpoints, damage_of
+    from unmask.interop.checkpoint_folder import damage_of
+    from unmask.train.checkpoint.checkpoints import Checkpoints
 
     weights = {f"weight {n}": torch.randn(1024, 1024) for n in range(64)}
     with tempfile.TemporaryDirectory() as folder:

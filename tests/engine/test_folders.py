@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from unmask.cli._models import find_model
 from unmask.data.store import Store
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CheckpointError, StoreError
 from unmask.folders import is_store, kind_of
-from unmask.train.checkpoint.checkpoints import Checkpoints, is_checkpoint
+from unmask.interop.checkpoint_folder import is_checkpoint
+from unmask.interop.find_model import find_model
+from unmask.train.checkpoint.checkpoints import Checkpoints
 
 
 @pytest.fixture

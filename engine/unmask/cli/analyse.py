@@ -181,8 +181,9 @@ def _open(path: Path, config: "RunConfig") -> "RunData":
 def _distraction(path: Path, data: "RunData", batches: "list[PackedBatch]") -> "Distraction | None":
     """Return the attention of the newest checkpoint on other documents; None if the run has no checkpoint."""
     from unmask.analysis.distraction import measure_distraction, reference_masses
-    from unmask.cli._models import find_model, load_model
+    from unmask.commands.load_model import load_model
     from unmask.data.stream import Stream
+    from unmask.interop.find_model import find_model
 
     try:
         model, _ = load_model(find_model(path))

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.cli._arguments import option, read
-from unmask.cli._models import ModelFolder, find_model
 from unmask.config.settings import Checked
 from unmask.errors import CheckpointError, RunError, StoreError
+from unmask.interop.find_model import ModelFolder, find_model
 from unmask.paths import as_typed
 
 if TYPE_CHECKING:
@@ -175,12 +175,12 @@ def evaluate_model(
     from unmask.train.unigram import baseline
 
     found = find_model(folder)
-    run = _run_of(found)
+    run = found.run
     facts = None if run is None else _facts_of(found)
     config = _config_of_run(run, facts, store, recipe) if run else _config_of_folder(found, store, recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision(config.train.dtype, device)
-    model = PretrainingModel.from_pretrained(found.path, compute_dtype=precision.dtype).to(device)
+    model = PretrainingModel.from_pretrained(found, compute_dtype=precision.dtype).to(device)
     tokenizer = Tokenizer.load(found.path)
     require_bound(found.path, tokenizer, model.config.token_rows)
     if run is None:
@@ -230,12 +230,6 @@ def evaluate_model(
         weights=weights,
         unigram_loss=None if unigram is None else baseline(unigram.loss, weights),
     )
-
-
-def _run_of(found: ModelFolder) -> Path | None:
-    """Return the run directory of a checkpoint; None for another folder."""
-    run = found.path.parent.parent
-    return run if found.path.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
 
 
 def _facts_of(found: ModelFolder) -> "Facts":

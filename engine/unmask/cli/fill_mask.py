@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unmask.cli._arguments import option, read
-from unmask.cli._models import ModelFolder, config_of, find_model, load_model
+from unmask.commands.load_model import config_of, load_model
 from unmask.config.settings import Checked
 from unmask.errors import UnmaskError
+from unmask.interop.find_model import ModelFolder, find_model
 
 if TYPE_CHECKING:
     from unmask.data.tokenizer import Tokenizer

@@ -48,7 +48,7 @@ class Options(Checked):
     )
     tokenizer: Path | None = option(
         None,
-        "Existing tokenizer, WordPiece or WordLevel: a folder, a tokenizer.json, a vocab.txt or a store; none: "
+        "Existing tokenizer, WordPiece or WordLevel: a folder, a tokenizer.json, a vocab.txt, a run or a store; none: "
         "that of a store among the inputs, else one is trained on the text.",
         metavar="FOLDER",
     )

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from unmask.cli._models import find_model, load_model
+from unmask.commands.load_model import load_model
 from unmask.errors import CheckpointError, RunError, TokenizerError
 from unmask.interop.config_json import foreign_settings
+from unmask.interop.find_model import find_model
 from unmask.train.checkpoint.tokenizer_hash import bind
 
 __all__ = ["Exported", "export"]
@@ -60,7 +61,7 @@ def export(model: str | Path, out: str | Path) -> Exported:
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists and is not an empty folder; choose another name")
-    found = find_model(Path(model))
+    found = find_model(model)
     if not any((found.path / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         raise TokenizerError(
             f"{found.path} has no tokenizer.json and no vocab.txt; put the model's tokenizer there first"

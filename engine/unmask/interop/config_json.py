@@ -13,7 +13,7 @@ from typing import Any
 
 from unmask.config import EncoderConfig
 from unmask.errors import CheckpointError
-from unmask.interop.model_folder import CONFIG, describe_value, read_object, require_folder, require_model
+from unmask.interop.model_folder import CONFIG, describe_value, read_object
 
 __all__ = ["foreign_settings", "read_config", "write_config"]
 
@@ -44,10 +44,8 @@ def read_config(folder: Path) -> EncoderConfig:
     """Read the sizes in a folder's config.json.
 
     Raises:
-        CheckpointError: there is no such folder or file, or this engine does not compute the model.
+        CheckpointError: the file cannot be read, or this engine does not compute the model.
     """
-    require_folder(folder)
-    require_model(folder)
     path = folder / CONFIG
     theirs = read_object(path)
     is_ours = theirs.get("model_type") == _OUR_TYPE

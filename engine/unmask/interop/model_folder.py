@@ -77,11 +77,6 @@ def require_model(folder: Path) -> None:
     if config.is_symlink() and not config.exists():
         raise CheckpointError(link_to_nothing(config))
     if not config.exists():
-        if (folder / "config.yaml").is_file():
-            newest = max((folder / "checkpoints").glob("step-*[0-9]"), default=None)
-            if newest is None:
-                raise CheckpointError(f"{folder} is a run without a checkpoint; wait for its first one")
-            raise CheckpointError(f"{folder} is a run, which holds models in its checkpoints; give one, as {newest}")
         raise CheckpointError(
             f"{folder} holds neither a run (config.yaml) nor a model ({CONFIG}); give the folder of a Hugging Face "
             f"BERT model or a checkpoint of a run{_nearby(folder)}"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,9 @@ from torch import Tensor, nn
 from unmask.config import EncoderConfig
 from unmask_kernels import Documents, attention, embedding, layer_norm, linear_gelu, philox
 from unmask_kernels.precision import under_autocast
+
+if TYPE_CHECKING:
+    from unmask.interop.find_model import ModelFolder
 
 __all__ = ["Encoder", "Linear", "Norm", "initialise", "with_dropout"]
 
@@ -285,20 +289,21 @@ class Encoder(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
+        folder: str | Path | ModelFolder,
         *,
         dropout: float | None = None,
         pooler: bool | None = None,
         compute_dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ) -> Encoder:
-        """Read the encoder of a Hugging Face BERT folder or of a checkpoint, in evaluation mode.
+        """Read the encoder of a run, a checkpoint or a Hugging Face BERT folder, in evaluation mode.
 
         Weights come from safetensors files, or from .bin files, which are read with `weights_only=True`. A log message
         names the heads of the folder, which this class leaves out, and a pooler that is new.
 
         Args:
-            folder: folder of a BertModel, BertForMaskedLM or BertForPreTraining, or a checkpoint of a run.
+            folder: a run, whose newest whole checkpoint is read, a checkpoint, or the folder of a BertModel,
+                BertForMaskedLM or BertForPreTraining.
             dropout: dropout of hidden states and of attention probabilities, in [0, 1). Default: the two rates in
                 config.json.
             pooler: True: with a pooler, whose weights are new if the folder has none. False: without one, even if the
@@ -306,12 +311,15 @@ class Encoder(nn.Module):
             compute_dtype: see `Encoder`.
             seed: seed of dropout and of the weights of a new pooler.
         Raises:
-            CheckpointError: a file is missing, the weights do not fit, or the model needs what this encoder lacks.
+            RunError: the run has no checkpoint yet.
+            CheckpointError: a file is missing or damaged, the weights do not fit, or the model needs what this encoder
+                lacks.
             ValueError: dropout is out of range.
         """
         from unmask.interop import hf
+        from unmask.interop.find_model import find_model
 
-        found = hf.read_encoder(Path(folder), pooler=pooler)
+        found = hf.read_encoder(find_model(folder).path, pooler=pooler)
         config = with_dropout(found.config, dropout)
         encoder = cls(config, compute_dtype=compute_dtype, seed=seed, pooler=found.pooler)
         found.copy_into(encoder)

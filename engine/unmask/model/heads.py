@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ from unmask.batch import PackedBatch
 from unmask.config import EncoderConfig
 from unmask.model.encoder import Encoder, Linear, Norm, initialise, with_dropout
 from unmask_kernels import MLMLoss, gelu, mlm_loss
+
+if TYPE_CHECKING:
+    from unmask.interop.find_model import ModelFolder
 
 __all__ = ["MLMHead", "NSPHead", "PretrainingModel"]
 
@@ -129,34 +133,37 @@ class PretrainingModel(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
+        folder: str | Path | ModelFolder,
         *,
         heads: Sequence[str] | None = None,
         dropout: float | None = None,
         compute_dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ) -> PretrainingModel:
-        """Read a Hugging Face BERT folder or a checkpoint with its heads. The model is in evaluation mode.
+        """Read a run, a checkpoint or a Hugging Face BERT folder with its heads. The model is in evaluation mode.
 
         A log message names a head of the folder that is left out, and a head that is new.
 
         Args:
-            folder: folder of a BertForMaskedLM or BertForPreTraining, or a checkpoint of a run. With `heads`, also that
-                of a BertModel.
+            folder: a run, whose newest whole checkpoint is read, a checkpoint, or the folder of a BertForMaskedLM or
+                BertForPreTraining. With `heads`, also that of a BertModel.
             heads: "mlm", or "mlm" and "nsp"; a head that the folder lacks gets new weights. Default: the heads of the
                 folder, which must have the masked-LM head.
             dropout: see `Encoder.from_pretrained`.
             compute_dtype: see `Encoder`.
             seed: seed of dropout and of the weights of new heads.
         Raises:
-            CheckpointError: a file is missing, the weights do not fit, or the model needs what this one lacks.
+            RunError: the run has no checkpoint yet.
+            CheckpointError: a file is missing or damaged, the weights do not fit, or the model needs what this one
+                lacks.
             ValueError: dropout is out of range, or there are no such heads.
         """
         from unmask.interop import hf
+        from unmask.interop.find_model import find_model
 
         if heads is not None:
             _require_heads(heads)
-        found = hf.read_pretraining_model(Path(folder), heads=heads)
+        found = hf.read_pretraining_model(find_model(folder).path, heads=heads)
         model = cls(with_dropout(found.config, dropout), heads=found.heads, compute_dtype=compute_dtype, seed=seed)
         found.copy_into(model)
         return model.eval()

@@ -23,6 +23,7 @@ from unmask.data.store.duplicates import describe_duplicates
 from unmask.data.text.corpus import DOCSTRINGS
 from unmask.data.text.docstrings import cache_folder, docstring_corpus
 from unmask.data.tokenizer import Tokenizer
+from unmask.data.tokenizer.find_tokenizer import find_tokenizer
 from unmask.data.tokenizer.folder import case_is_open
 from unmask.errors import StoreError
 
@@ -61,8 +62,9 @@ def open_store(config: RunConfig, run: Path) -> tuple[Store, Tokenizer]:
     tokenizer = store.load_tokenizer()
     if (given := config.data.tokenizer) is not None:
         # a store may be older than the reading of case from a bare vocabulary, which is the same one with either case
-        lowercase = tokenizer.lowercase if case_is_open(Path(given)) else None
-        store.require_tokenizer(Tokenizer.load(given, lowercase=lowercase))
+        place = find_tokenizer(given)
+        lowercase = tokenizer.lowercase if case_is_open(place) else None
+        store.require_tokenizer(Tokenizer.load(place, lowercase=lowercase))
     _log.info(describe(store))
     return store, tokenizer
 

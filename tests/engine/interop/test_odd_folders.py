@@ -375,15 +375,3 @@ def test_paths_that_are_no_folder_say_what_to_give(folder: Path, capsys: pytest.
             assert capsys.readouterr().err == f"unmask: {raised.value}\n"
     with pytest.raises(CheckpointError, match=r"snapshots/0a1b has one"):
         unmask.Encoder.from_pretrained(cache)
-
-
-def test_a_run_is_named_with_its_newest_checkpoint(tmp_path: Path) -> None:
-    for number in (4, 12):
-        (tmp_path / f"run/checkpoints/step-{number:06}").mkdir(parents=True)
-    (tmp_path / "run/config.yaml").touch()
-    with pytest.raises(CheckpointError, match=r"run is a run, .*; give one, as .*checkpoints/step-000012"):
-        unmask.Encoder.from_pretrained(tmp_path / "run")
-    (tmp_path / "young/checkpoints").mkdir(parents=True)
-    (tmp_path / "young/config.yaml").touch()
-    with pytest.raises(CheckpointError, match=r"young is a run without a checkpoint; wait for its first one"):
-        unmask.Encoder.from_pretrained(tmp_path / "young")

@@ -17,10 +17,10 @@ import torch
 
 from unmask.config import KernelsConfig, MaskingConfig, RunConfig
 from unmask.errors import ConfigError, RunError
+from unmask.interop.checkpoint_folder import verify
 from unmask.model import PretrainingModel
 from unmask.objectives import build_objectives
 from unmask.terminal import install_messages
-from unmask.train.checkpoint.checkpoints import verify
 from unmask.train.data import RunData
 from unmask.train.evaluate import evaluate
 from unmask.train.logging.log import RunLog, read_evaluations, read_log

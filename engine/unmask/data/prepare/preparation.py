@@ -36,6 +36,7 @@ from unmask.data.text.options import ReadOptions
 from unmask.data.text.words import load_segmenter
 from unmask.data.tokenizer import Tokenizer
 from unmask.data.tokenizer.case import require_case
+from unmask.data.tokenizer.find_tokenizer import find_tokenizer
 from unmask.data.tokenizer.folder import case_is_open
 from unmask.errors import CorpusError, StoreError
 from unmask.processes import ProcessPool, cores
@@ -104,8 +105,8 @@ def prepare(
         inputs: files, folders, patterns, data sets, `docstrings:` (`text/corpus.py`) and token stores; one or a list.
         out: the store to make; it must not exist. A killed run leaves `<out>.partial`, with which the same call goes
             on.
-        tokenizer: a tokenizer, its folder or `vocab.txt`, or a store that has one; the store keeps a copy. Default:
-            that of the first store among the inputs, else one is trained on this text.
+        tokenizer: a tokenizer, its folder or `vocab.txt`, or a store or run that has one; the store keeps a copy.
+            Default: that of the first store among the inputs, else one is trained on this text.
         vocab_size: number of tokens of a trained tokenizer. Default: 30,522.
         lowercase: whether the tokenizer drops case. Default: True for a trained one, which then drops accents too; a
             given one says it, and the entries of a `vocab.txt` alone show it (`Tokenizer.load`).
@@ -206,8 +207,9 @@ def _tokenizer(
 ) -> tuple[Tokenizer | None, Origin]:
     """Return the tokenizer that is given or that a store has, None to train one, and where it comes from."""
     if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
-        origin: Origin = "bare vocabulary" if case_is_open(Path(tokenizer)) else "given"
-        return Tokenizer.load(tokenizer, lowercase=lowercase), origin
+        place = find_tokenizer(tokenizer)
+        origin: Origin = "bare vocabulary" if case_is_open(place) else "given"
+        return Tokenizer.load(place, lowercase=lowercase), origin
     given, origin = (corpus.tokenizer, "store") if tokenizer is None else (tokenizer, "given")
     if given is None:
         return None, "trained"

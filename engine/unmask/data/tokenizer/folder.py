@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 from unmask.data.tokenizer import bert
 from unmask.data.tokenizer.added_tokens import add_tokens, declared_tokens
 from unmask.data.tokenizer.case import case_of_vocabulary, require_case, warn_of_capitals
+from unmask.data.tokenizer.find_tokenizer import find_tokenizer
 from unmask.errors import TokenizerError
-from unmask.folders import is_store
 from unmask.interop.model_folder import on_the_hub
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ class TokenizerFolder:
 
 def case_is_open(given: Path) -> bool:
     """Return whether no file decides about case, so that the option `lowercase` does; `given` as of `read_folder`."""
-    given = _of_store(given)
+    given = find_tokenizer(given)
     whole, _ = _whole_and_vocabulary(given)
     return whole is None and "do_lower_case" not in _read_json(_folder_of(given) / "tokenizer_config.json")
 
 
 def read_folder(given: Path, lowercase: bool | None = None) -> TokenizerFolder:
-    """Read a folder; `given` is the folder, a `tokenizer.json` or vocabulary in it, or a store with such a folder.
+    """Read a folder; `given` is the folder, a `tokenizer.json` or vocabulary in it, or a store or run that has one.
 
     `lowercase` says whether to drop case. It decides for a bare vocabulary (`case.py`); other files must agree with it.
 
@@ -68,7 +68,7 @@ def read_folder(given: Path, lowercase: bool | None = None) -> TokenizerFolder:
         TokenizerError: there is nothing to read, a file is damaged, a setting is not supported here, or `lowercase`
             contradicts the folder.
     """
-    given = _of_store(given)
+    given = find_tokenizer(given)
     folder = _folder_of(given)
     whole, vocabulary = _whole_and_vocabulary(given)
     config = _read_json(folder / "tokenizer_config.json")
@@ -150,10 +150,6 @@ def write_folder(
         (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
     # the library has no error of its own for a full disk
     (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8", newline="\n")
-
-
-def _of_store(given: Path) -> Path:
-    return given / "tokenizer" if is_store(given) else given
 
 
 def _folder_of(given: Path) -> Path:

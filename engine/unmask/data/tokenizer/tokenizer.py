@@ -186,13 +186,14 @@ class Tokenizer:
         case follow `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` if they exist.
 
         Args:
-            folder: the folder or file.
+            folder: the folder or file; or a store, or a run, of whose newest whole checkpoint it is.
             lowercase: whether to drop case, for a vocabulary beside which no file decides about it. Default: what its
                 entries show (`case.py`).
 
         Raises:
             TokenizerError: there is nothing to load; a file is damaged; its model is neither WordPiece nor WordLevel; a
                 special token is missing; a setting is not supported here; or `lowercase` contradicts the files.
+            RunError, CheckpointError: the run has no checkpoint, or none that is whole.
         """
         found = read_folder(Path(folder), lowercase)
         try:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from unmask.errors import CheckpointError
-from unmask.train.checkpoint.checkpoints import Checkpoints, verify
+from unmask.interop.checkpoint_folder import verify
+from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.state import Facts, load_facts, load_tensors, save_state, state_bytes
 
 
@@ -97,7 +98,7 @@ def test_a_newer_format_asks_for_an_upgrade_and_is_not_passed_over(
 ) -> None:
     checkpoints = filled(tmp_path, 5)
     with monkeypatch.context() as patched:
-        patched.setattr("unmask.train.checkpoint.checkpoints.FORMAT", 3)
+        patched.setattr("unmask.interop.checkpoint_folder.FORMAT", 3)
         checkpoints.save(10, write_numbers, bytes_needed=0)
     with pytest.raises(CheckpointError) as caught:
         checkpoints.latest_valid()

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from unmask.errors import CheckpointError
-from unmask.train.checkpoint.checkpoints import MANIFEST, Checkpoints, _digest, _encode, is_checkpoint, verify
+from unmask.interop.checkpoint_folder import MANIFEST, _digest, _encode, is_checkpoint, verify
+from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.state import Facts, _as_written, load_facts, load_tensors, save_state
 from unmask.train.logging.metrics import Meter
 

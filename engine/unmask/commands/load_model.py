@@ -1,0 +1,42 @@
+"""Loading what `find_model` finds: a model with its tokenizer, and the configuration of its run."""
+
+from typing import TYPE_CHECKING
+
+from unmask.errors import ConfigError
+
+if TYPE_CHECKING:
+    from unmask.config import RunConfig
+    from unmask.data.tokenizer import Tokenizer
+    from unmask.interop.find_model import ModelFolder
+    from unmask.model import PretrainingModel
+
+__all__ = ["config_of", "load_model"]
+
+
+def load_model(found: "ModelFolder") -> "tuple[PretrainingModel, Tokenizer]":
+    """Load the model of a folder and its tokenizer.
+
+    Raises:
+        CheckpointError: see `PretrainingModel.from_pretrained`.
+        TokenizerError: there is no tokenizer, or the model was trained with another one.
+    """
+    from unmask.data.tokenizer import Tokenizer
+    from unmask.model import PretrainingModel
+    from unmask.train.checkpoint.tokenizer_hash import require_bound
+
+    model = PretrainingModel.from_pretrained(found)
+    tokenizer = Tokenizer.load(found.path)
+    require_bound(found.path, tokenizer, model.encoder.config.token_rows)
+    return model, tokenizer
+
+
+def config_of(found: "ModelFolder") -> "RunConfig | None":
+    """Return the configuration of a checkpoint's run; None for other folders, or if it cannot be read."""
+    if found.run is None:
+        return None
+    from unmask.train.run_folder import saved_config
+
+    try:
+        return saved_config(found.run)
+    except ConfigError:
+        return None
