@@ -12,15 +12,16 @@ inert documents, which no loss reads. So shapes never change, and no kernel need
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unmask.one_row import DocumentRow, from_row, to_row
 from unmask_kernels import Documents
 
 __all__ = ["IGNORED", "Cursor", "PackedBatch", "assemble", "pack"]
@@ -37,10 +38,13 @@ class Cursor(NamedTuple):
     k: int
 
 
-# comparing tensors gives tensors: two batches are equal when they are the same object
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
-class PackedBatch:
+@dataclass(frozen=True, kw_only=True, slots=True, init=False, eq=False, repr=False)
+class PackedBatch(Mapping[str, Any]):
     """A micro-batch of T tokens in S document slots with M slots for masked tokens.
+
+    To PyTorch it is a pytree. To loaders of other libraries it is a mapping, in which each tensor has a first dimension
+    of 1 (see `one_row`). `PackedBatch(mapping)` is the batch again, so a model that a trainer calls as
+    `model(**batch)` begins with `batch = PackedBatch(inputs)`.
 
     Attributes:
         ids: token ids as the model reads them, already corrupted where masked, int64 (T,).
@@ -66,8 +70,68 @@ class PackedBatch:
     real_documents: int
     cursor: Cursor | None = None
 
+    # comparing tensors gives tensors: two batches are equal when they are the same object
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    @overload
+    def __init__(self, values: Mapping[str, Any], /) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        *,
+        ids: Tensor,
+        documents: Documents,
+        segments: Tensor,
+        word_starts: Tensor | None = None,
+        masked: Tensor | None = None,
+        labels: Tensor | None = None,
+        pair_labels: Tensor | None = None,
+        real_tokens: int,
+        real_documents: int,
+        cursor: Cursor | None = None,
+    ) -> None: ...
+
+    def __init__(self, *mappings: Mapping[str, Any], **given: Any) -> None:
+        for values in mappings:
+            given = {name: from_row(value) for name, value in values.items()}
+            given["documents"] = DocumentRow(given["documents"]).documents(given.pop("max_seqlen"))
+            if "cursor" in given:
+                given["cursor"] = Cursor(**given["cursor"])
+        for field in fields(self):
+            value = given.pop(field.name, field.default)
+            if value is MISSING:
+                raise TypeError(f"PackedBatch: {field.name} must be given; pack(...) makes a batch of lists of ids")
+            object.__setattr__(self, field.name, value)
+        if given:
+            known = ", ".join(field.name for field in fields(self))
+            raise TypeError(f"PackedBatch: {next(iter(given))} is no part of a batch; it has {known}")
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "documents":
+            return DocumentRow.of(self.documents)
+        if name == "cursor" and self.cursor is not None:
+            # the Trainer of transformers cannot put a named tuple together again
+            return self.cursor._asdict()
+        value = self.documents.max_seqlen if name == "max_seqlen" else getattr(self, name, None)
+        if value is None or name not in iter(self):
+            raise KeyError(name)
+        return to_row(value)
+
+    def __iter__(self) -> Iterator[str]:
+        # Documents come first: they refuse batches that were joined.
+        yield from ("documents", "max_seqlen")
+        yield from (field.name for field in fields(self) if field.name != "documents" and self._has(field.name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _has(self, name: str) -> bool:
+        return getattr(self, name) is not None
+
     def __repr__(self) -> str:
-        masked = "" if self.masked is None else f", {len(self.masked)} slots for masked tokens"
+        masked = "" if not isinstance(self.masked, Tensor) else f", {len(self.masked)} slots for masked tokens"
         return f"PackedBatch({self.real_tokens} real tokens in {self.documents}{masked})"
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedBatch:
@@ -88,6 +152,9 @@ class PackedBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor | Documents)}
         return replace(self, **{name: change(value) for name, value in tensors.items()})
+
+
+torch.export.register_dataclass(PackedBatch)
 
 
 def pack(

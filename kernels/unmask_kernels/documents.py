@@ -66,6 +66,8 @@ class Documents:
     tiles: Tensor
 
     def __repr__(self) -> str:
+        if not isinstance(self.keys, Tensor):
+            return "Documents(of what stands for its tensors)"
         slots, device = len(self.keys), self.keys.device
         return f"Documents({slots} slots, {self.tokens} tokens, none longer than {self.max_seqlen}, on {device})"
 
@@ -153,6 +155,10 @@ class Documents:
     def _with_each(self, change: Callable[[Any], Any]) -> Documents:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return Documents(**{k: change(value) if isinstance(value, Tensor) else value for k, value in values.items()})
+
+
+# a pytree: torch.export and torch.utils._pytree see its tensors
+torch.export.register_dataclass(Documents)
 
 
 def _tiles(cu_seqlens: Tensor, lengths: Tensor, order: Tensor, tokens: int) -> Tensor:

@@ -121,6 +121,10 @@ def _define(family: Family, direction: str, name: str, fake: Callable[..., Any])
     single = len(makes._fields) == 1
 
     def run(*call: Any) -> Any:
+        # A graph of torch.export calls the operation without the autograd.Function around it.
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return run(*call)
         with without_autocast(call[0].device.type):
             results = getattr(family.module(call[-1]), direction)(takes(*call[:-1]))
         return results[0] if single else tuple(results)
