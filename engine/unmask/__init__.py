@@ -4,6 +4,7 @@ The public names, each imported when it is first used:
 
     Encoder, PretrainingModel, EncoderConfig     the model, its heads and its sizes
     pack, PackedBatch, mean_pool                 batches of whole documents, and one vector for each document
+    packed_inputs                                batches of the inputs that other encoders take
     prepare, load_config, pretrain, export       the commands as functions
 
 Importing the package imports nothing else. The model and its batches need only PyTorch and NumPy.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from unmask.commands.export import export
     from unmask.config import load_config
     from unmask.data.prepare import prepare
+    from unmask.layouts import packed_inputs
     from unmask.model import Encoder, EncoderConfig, PretrainingModel, mean_pool
     from unmask.train.pretrain import pretrain
 
@@ -36,6 +38,7 @@ __all__ = [
     "load_config",
     "mean_pool",
     "pack",
+    "packed_inputs",
     "prepare",
     "pretrain",
 ]
@@ -51,6 +54,7 @@ _HOMES = {
     "load_config": "unmask.config",
     "mean_pool": "unmask.model",
     "pack": "unmask.batch",
+    "packed_inputs": "unmask.layouts",
     "prepare": "unmask.data.prepare",
     "pretrain": "unmask.train.pretrain",
 }

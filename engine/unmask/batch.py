@@ -99,14 +99,14 @@ class PackedBatch(Mapping[str, Any]):
             given["documents"] = DocumentRow(given["documents"]).documents(given.pop("max_seqlen"))
             if "cursor" in given:
                 given["cursor"] = Cursor(**given["cursor"])
-        for field in fields(self):
-            value = given.pop(field.name, field.default)
-            if value is MISSING:
-                raise TypeError(f"PackedBatch: {field.name} must be given; pack(...) makes a batch of lists of ids")
-            object.__setattr__(self, field.name, value)
-        if given:
-            known = ", ".join(field.name for field in fields(self))
-            raise TypeError(f"PackedBatch: {next(iter(given))} is no part of a batch; it has {known}")
+        for name in _NEEDED:
+            if name not in given:
+                raise TypeError(f"PackedBatch: {name} must be given; pack(...) makes a batch of lists of ids")
+        for name in given:
+            if name not in _PARTS:
+                raise TypeError(f"PackedBatch: {name} is no part of a batch; it has {', '.join(_PARTS)}")
+        for name in _PARTS:
+            object.__setattr__(self, name, given.get(name))
 
     def __getitem__(self, name: str) -> Any:
         if name == "documents":
@@ -122,13 +122,10 @@ class PackedBatch(Mapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         # Documents come first: they refuse batches that were joined.
         yield from ("documents", "max_seqlen")
-        yield from (field.name for field in fields(self) if field.name != "documents" and self._has(field.name))
+        yield from (name for name in _PARTS if name != "documents" and getattr(self, name) is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-    def _has(self, name: str) -> bool:
-        return getattr(self, name) is not None
 
     def __repr__(self) -> str:
         masked = "" if not isinstance(self.masked, Tensor) else f", {len(self.masked)} slots for masked tokens"
@@ -149,11 +146,13 @@ class PackedBatch(Mapping[str, Any]):
         return self._with_each(lambda x: x.pin_memory())
 
     def _with_each(self, change: Callable[[Any], Any]) -> PackedBatch:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {name: getattr(self, name) for name in _PARTS}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor | Documents)}
         return replace(self, **{name: change(value) for name, value in tensors.items()})
 
 
+_PARTS = tuple(field.name for field in fields(PackedBatch))
+_NEEDED = tuple(field.name for field in fields(PackedBatch) if field.default is MISSING)
 torch.export.register_dataclass(PackedBatch)
 
 

@@ -104,14 +104,14 @@ class Documents:
             raise ValueError(
                 f"documents: cu_seqlens must have shape (S + 1,) with S >= 1, got {tuple(cu_seqlens.shape)}"
             )
-        on_host = cu_seqlens.device.type == "cpu"
+        on_host = cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling()
         if not on_host and (tokens is None or max_seqlen is None):
             raise ValueError(
-                "documents: tokens and max_seqlen must be given for cu_seqlens on a GPU, "
-                "since reading them from the device would stall it"
+                "documents: tokens and max_seqlen must be given for cu_seqlens on a GPU and under torch.compile, "
+                "since reading them would stall the device or cut the graph"
             )
         lengths = cu_seqlens.diff()
-        if on_host or checks.DEBUG:
+        if on_host or (checks.DEBUG and not torch.compiler.is_compiling()):
             tokens, max_seqlen = _check_contents(cu_seqlens, lengths, tokens, max_seqlen)
         assert tokens is not None and max_seqlen is not None
         count = len(lengths)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.config import EncoderConfig
+from unmask.layouts import packed_inputs
 from unmask_kernels import Documents, attention, embedding, layer_norm, linear_gelu, philox
 from unmask_kernels.precision import under_autocast
 
@@ -217,28 +218,76 @@ class Encoder(nn.Module):
         initialise(self, config.initializer_range, seed)
 
     def forward(
-        self, ids: Tensor, documents: Documents, segments: Tensor | None = None, *, rows: Tensor | None = None
+        self,
+        ids: Tensor | None = None,
+        documents: Documents | Tensor | None = None,
+        segments: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        *,
+        rows: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        max_length_q: int | Tensor | None = None,
+        max_length_k: int | Tensor | None = None,
     ) -> Tensor:
-        """Return the hidden states of packed documents.
+        """Return the hidden states of packed documents, or of the inputs that other encoders take.
+
+            encoder(ids, documents, segments)                          # (T, D)
+            encoder(input_ids, attention_mask, token_type_ids)         # padded: (B, L, D), 0 at padding
+            encoder(input_ids=ids, position_ids=positions)             # flat: (1, T, D)
 
         Args:
             ids: token ids, int64 or int32 (T,), in [0, vocab_size).
             documents: boundaries of the documents, T tokens in all, none longer than max_positions.
             segments: token type of each token, 0 or 1, int64 (T,). Default: all 0.
             rows: tokens whose hidden states are wanted, int64 (R,), in [0, T), repetitions allowed. The last layer
-                computes only these after its attention, which saves most of its work. Default: all.
+                computes only these after its attention, which saves most of its work. Default: all. Only with
+                `documents`.
+            input_ids, attention_mask, token_type_ids, position_ids, cu_seq_lens_q, cu_seq_lens_k, max_length_q,
+                max_length_k: instead of the first three, as for `unmask.packed_inputs`.
         Returns:
-            (T, D), or (R, D) with rows, in compute_dtype, or in autocast's dtype under `torch.autocast`. Dropout is
-            applied in training mode only.
+            (T, D), or (R, D) with rows, or (B, L, D); in compute_dtype, or in autocast's dtype under `torch.autocast`.
+            Dropout is applied in training mode only.
         Raises:
-            ValueError: ids and documents disagree, a document may be longer than the position table, or an id on the
-                CPU is outside the vocabulary.
+            TypeError, ValueError: ids and documents disagree, a document may be longer than the position table, or an
+                id on the CPU is outside the vocabulary. For the other inputs, see `unmask.packed_inputs`.
         """
+        if isinstance(documents, Documents):
+            return self._encode(_one_of("ids", ids, input_ids), documents, segments, rows)
+        if documents is not None and not isinstance(documents, Tensor):
+            raise TypeError(
+                f"encoder: documents must be Documents, or an attention mask (B, L), got {type(documents).__name__}; "
+                "a batch that a trainer took apart is whole again as unmask.PackedBatch(inputs)"
+            )
+        if rows is not None:
+            raise TypeError(
+                "encoder: rows needs ids and documents; call encoder(batch.ids, batch.documents, batch.segments, "
+                "rows=rows) with batch = unmask.packed_inputs(...).batch"
+            )
+        inputs = packed_inputs(
+            _one_of("input_ids", ids, input_ids),
+            attention_mask if documents is None else documents,
+            token_type_ids if segments is None else segments,
+            position_ids,
+            cu_seq_lens_q=cu_seq_lens_q,
+            cu_seq_lens_k=cu_seq_lens_k,
+            max_length_q=max_length_q,
+            max_length_k=max_length_k,
+            draw_keys=self._drops(),
+        )
+        batch = inputs.batch
+        return inputs.restore(self._encode(batch.ids, batch.documents, batch.segments, None))
+
+    def _encode(self, ids: Tensor, documents: Documents, segments: Tensor | None, rows: Tensor | None) -> Tensor:
         if documents.max_seqlen > self.config.max_positions:
             raise ValueError(
                 f"encoder: documents.max_seqlen is {documents.max_seqlen} but the model has "
-                f"{self.config.max_positions} positions; cut documents into pieces, or train a model with a "
-                "larger max_positions"
+                f"{self.config.max_positions} positions; cut documents into pieces (a tokenizer of transformers does "
+                f"with truncation=True, max_length={self.config.max_positions}), or train a model with a larger "
+                "max_positions"
             )
         keys = self._dropout_keys()
         dtype = under_autocast(self.compute_dtype, ids.device.type)
@@ -281,10 +330,11 @@ class Encoder(nn.Module):
 
     def _dropout_keys(self) -> Tensor | None:
         """Return the keys of all sites, int64 (L + 1, 3), the embeddings' in the last row; None without dropout."""
-        config = self.config
-        if not self.training or config.hidden_dropout == config.attention_dropout == 0.0:
-            return None
-        return philox.dropout_keys(self.dropout_seed, config.num_layers + 1, _SITES)
+        return philox.dropout_keys(self.dropout_seed, self.config.num_layers + 1, _SITES) if self._drops() else None
+
+    def _drops(self) -> bool:
+        """Whether dropout is applied."""
+        return self.training and not self.config.hidden_dropout == self.config.attention_dropout == 0.0
 
     @classmethod
     def from_pretrained(
@@ -347,3 +397,13 @@ class Encoder(nn.Module):
             pad_id=pad_id,
             for_transformers=for_transformers,
         )
+
+
+def _one_of(name: str, one: Tensor | None, other: Tensor | None) -> Tensor:
+    """Return the token ids, which have two names."""
+    ids = other if one is None else one
+    if ids is None:
+        raise TypeError(
+            f"encoder: {name} must be given; a tokenizer of transformers makes input_ids and attention_mask"
+        )
+    return ids
