@@ -12,6 +12,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # cuBLAS reads it at the first product on a GPU; deterministic algorithms need it
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# no test asks the Hugging Face Hub for the name of a folder that does not exist; huggingface_hub reads it at its import
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_configure() -> None:

@@ -10,6 +10,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "CorpusError",
+    "HubError",
     "RunError",
     "SettingError",
     "SettingTypeError",
@@ -59,6 +60,10 @@ class StoreError(UnmaskError):
 
 class CheckpointError(UnmaskError):
     """A checkpoint is truncated, altered, of an unknown format, or does not fit the model it is loaded into."""
+
+
+class HubError(UnmaskError):
+    """The Hugging Face Hub does not give a model, or does not take one."""
 
 
 class RunError(UnmaskError):

@@ -48,8 +48,8 @@ class Options(Checked):
     )
     tokenizer: Path | None = option(
         None,
-        "Existing tokenizer, WordPiece or WordLevel: a folder, a tokenizer.json, a vocab.txt, a run or a store; none: "
-        "that of a store among the inputs, else one is trained on the text.",
+        "Existing tokenizer, WordPiece or WordLevel: a folder, a tokenizer.json, a vocab.txt, a run, a store, or "
+        "ORG/NAME of the Hugging Face Hub; none: that of a store among the inputs, else one is trained on the text.",
         metavar="FOLDER",
     )
     vocab_size: int | None = option(

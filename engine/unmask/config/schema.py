@@ -92,8 +92,8 @@ class DataConfig(Checked):
     )
     tokenizer: str | None = setting(
         None,
-        "Existing tokenizer, WordPiece or WordLevel: a folder, a tokenizer.json or a vocab.txt. None: a vocabulary is "
-        "trained on the text.",
+        "Existing tokenizer, WordPiece or WordLevel: a folder, a tokenizer.json, a vocab.txt, a run, or ORG/NAME of "
+        "the Hugging Face Hub. None: a vocabulary is trained on the text.",
     )
     vocab_size: int = setting(
         8192, "Entries of a vocabulary that is trained here. A store or a given tokenizer keeps its own.", ge=100

@@ -1,19 +1,23 @@
-"""Finding the folder of a model: from a run, a checkpoint, or any folder that transformers loads.
+"""Finding the folder of a model: from a run, a checkpoint, any folder that transformers loads, or a name of the Hub.
 
     runs/news                            its newest whole checkpoint
     runs/news/checkpoints/step-000500    this checkpoint, all its files verified
     folder with config.json              this folder
+    ORG/NAME, ORG/NAME@REVISION          the files in the cache of the Hugging Face Hub (`hub.py`)
 
-Whatever takes a model finds it here: `from_pretrained` and the commands.
+Whatever takes a model finds it here: `from_pretrained` and the commands. A path that exists is never looked up at the
+Hub.
 """
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from unmask.errors import CheckpointError, RunError
 from unmask.interop.checkpoint_folder import damage_of, folder_of_step, is_checkpoint, steps_in, verify
-from unmask.interop.model_folder import CONFIG, require_folder, require_model
+from unmask.interop.hub import HubModel, NotAtHubError, hub_model, snapshot
+from unmask.interop.model_folder import CONFIG, absent, require_folder, require_model
 from unmask.paths import as_typed
 
 __all__ = ["ModelFolder", "find_model"]
@@ -32,33 +36,64 @@ class ModelFolder:
         path: the folder.
         steps: steps of training; None if they are not known.
         run: directory of the run that the checkpoint belongs to; None for another folder.
+        hub: its name at the Hugging Face Hub; None if it does not come from there.
     """
 
     path: Path
     steps: int | None = None
     run: Path | None = None
+    hub: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What people call it: its name at the Hub, else its path."""
+        return self.hub or str(self.path)
 
 
-def find_model(given: str | Path | ModelFolder) -> ModelFolder:
-    """Return the newest whole checkpoint of a run, or the folder itself if it is a model.
+def find_model(given: str | Path | ModelFolder, *, revision: str | None = None) -> ModelFolder:
+    """Return the newest whole checkpoint of a run, the folder itself if it is a model, or the cached files of the Hub.
 
     A warning names the damaged checkpoints of a run that are passed over. What this function returned is taken as it
     is: its files are not read again.
 
+    Args:
+        given: a run, a checkpoint, a model folder, or a name or address of the Hub.
+        revision: branch, tag or commit of a model of the Hub; as in ORG/NAME@REVISION.
     Raises:
         RunError: the run has no checkpoint yet.
         CheckpointError: there is no such folder; it holds neither a run nor a model; it is a damaged checkpoint; or
             every checkpoint of the run is damaged.
+        HubError: the Hub does not give the model.
+        ValueError: a revision is given for a folder, or two revisions.
     """
     if isinstance(given, ModelFolder):
         return given
     path = Path(given)
+    model = None if os.path.lexists(path) else hub_model(given)
+    if model is not None:
+        return _of_hub(path, model.with_revision(revision))
     require_folder(path)
+    if revision is not None:
+        raise ValueError(
+            f"from_pretrained: revision {revision!r} is for a model of the Hugging Face Hub, and {path} is a folder "
+            "here; leave revision out"
+        )
     if (path / _RUN).is_file() and not (path / CONFIG).exists():
         return _newest(path)
     require_model(path)
     steps = int(verify(path)["step"]) if is_checkpoint(path) else None
     return ModelFolder(path=path, steps=steps, run=_run_of(path))
+
+
+def _of_hub(path: Path, model: HubModel) -> ModelFolder:
+    try:
+        folder = snapshot(model, files="model")
+    except NotAtHubError as problem:
+        if model.surely:
+            raise
+        raise CheckpointError(f"{absent(path)}; {problem}") from None
+    require_model(folder)
+    return ModelFolder(path=folder, hub=str(model))
 
 
 def _newest(run: Path) -> ModelFolder:

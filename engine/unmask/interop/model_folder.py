@@ -4,7 +4,6 @@ All readers of model folders share these checks, so one problem always gives the
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ from unmask.errors import CheckpointError
 
 __all__ = [
     "CONFIG",
+    "absent",
     "describe_value",
     "is_pointer",
     "link_to_nothing",
-    "on_the_hub",
     "pointer",
     "read_object",
     "require_folder",
@@ -25,9 +24,6 @@ __all__ = [
 
 CONFIG = "config.json"
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-# `Path` leaves one of the two slashes
-_HUB_ADDRESS = re.compile(r"^(https?:/huggingface\.co/|hf:/)")
 _LFS = b"version https://git-lfs"
 # files of other programs in the place of weights: pattern of the name, and what the file is
 _FOREIGN = {
@@ -60,10 +56,12 @@ def require_folder(folder: Path) -> None:
         raise CheckpointError(f"{folder} is a file; give the folder that it lies in, with {CONFIG} and weights")
     if folder.is_symlink():
         raise CheckpointError(f"{folder} is a link to {folder.readlink()}, which is not there; give the folder itself")
-    raise CheckpointError(
-        f"{folder} does not exist; give a checkpoint of a run, or a folder with {CONFIG} and "
-        f"weights{on_the_hub(folder)}"
-    )
+    raise CheckpointError(absent(folder))
+
+
+def absent(folder: Path) -> str:
+    """Return the error for a folder that does not exist."""
+    return f"{folder} does not exist; give a run, a checkpoint of one, or a folder with {CONFIG} and weights"
 
 
 def require_model(folder: Path) -> None:
@@ -81,14 +79,6 @@ def require_model(folder: Path) -> None:
             f"{folder} holds neither a run (config.yaml) nor a model ({CONFIG}); give the folder of a Hugging Face "
             f"BERT model or a checkpoint of a run{_nearby(folder)}"
         )
-
-
-def on_the_hub(path: Path) -> str:
-    """Return the end of an error for a path that does not exist but may be the name of a model of the Hub."""
-    name = _HUB_ADDRESS.sub("", str(path))
-    if not _HUB_NAME.fullmatch(name):
-        return ""
-    return f"; a model of the Hugging Face Hub is downloaded first: `hf download {name} --local-dir FOLDER`"
 
 
 def what_else(folder: Path) -> str:

@@ -341,6 +341,7 @@ class Encoder(nn.Module):
         cls,
         folder: str | Path | ModelFolder,
         *,
+        revision: str | None = None,
         dropout: float | None = None,
         pooler: bool | None = None,
         compute_dtype: torch.dtype = torch.float32,
@@ -353,7 +354,8 @@ class Encoder(nn.Module):
 
         Args:
             folder: a run, whose newest whole checkpoint is read, a checkpoint, or the folder of a BertModel,
-                BertForMaskedLM or BertForPreTraining.
+                BertForMaskedLM or BertForPreTraining, or the name of such a model of the Hugging Face Hub.
+            revision: branch, tag or commit of a model of the Hub. Default: its newest state.
             dropout: dropout of hidden states and of attention probabilities, in [0, 1). Default: the two rates in
                 config.json.
             pooler: True: with a pooler, whose weights are new if the folder has none. False: without one, even if the
@@ -364,12 +366,13 @@ class Encoder(nn.Module):
             RunError: the run has no checkpoint yet.
             CheckpointError: a file is missing or damaged, the weights do not fit, or the model needs what this encoder
                 lacks.
+            HubError: the Hub does not give the model.
             ValueError: dropout is out of range.
         """
         from unmask.interop import hf
         from unmask.interop.find_model import find_model
 
-        found = hf.read_encoder(find_model(folder).path, pooler=pooler)
+        found = hf.read_encoder(find_model(folder, revision=revision).path, pooler=pooler)
         config = with_dropout(found.config, dropout)
         encoder = cls(config, compute_dtype=compute_dtype, seed=seed, pooler=found.pooler)
         found.copy_into(encoder)

@@ -135,6 +135,7 @@ class PretrainingModel(nn.Module):
         cls,
         folder: str | Path | ModelFolder,
         *,
+        revision: str | None = None,
         heads: Sequence[str] | None = None,
         dropout: float | None = None,
         compute_dtype: torch.dtype = torch.float32,
@@ -146,7 +147,8 @@ class PretrainingModel(nn.Module):
 
         Args:
             folder: a run, whose newest whole checkpoint is read, a checkpoint, or the folder of a BertForMaskedLM or
-                BertForPreTraining. With `heads`, also that of a BertModel.
+                BertForPreTraining, or the name of such a model of the Hugging Face Hub. With `heads`, also a BertModel.
+            revision: branch, tag or commit of a model of the Hub. Default: its newest state.
             heads: "mlm", or "mlm" and "nsp"; a head that the folder lacks gets new weights. Default: the heads of the
                 folder, which must have the masked-LM head.
             dropout: see `Encoder.from_pretrained`.
@@ -156,6 +158,7 @@ class PretrainingModel(nn.Module):
             RunError: the run has no checkpoint yet.
             CheckpointError: a file is missing or damaged, the weights do not fit, or the model needs what this one
                 lacks.
+            HubError: the Hub does not give the model.
             ValueError: dropout is out of range, or there are no such heads.
         """
         from unmask.interop import hf
@@ -163,7 +166,7 @@ class PretrainingModel(nn.Module):
 
         if heads is not None:
             _require_heads(heads)
-        found = hf.read_pretraining_model(find_model(folder).path, heads=heads)
+        found = hf.read_pretraining_model(find_model(folder, revision=revision).path, heads=heads)
         model = cls(with_dropout(found.config, dropout), heads=found.heads, compute_dtype=compute_dtype, seed=seed)
         found.copy_into(model)
         return model.eval()

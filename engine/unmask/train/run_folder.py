@@ -35,6 +35,7 @@ from unmask.config.mappings import flat
 from unmask.data.store.unfinished import unfinished_hint
 from unmask.errors import RunError
 from unmask.folders import kind_of
+from unmask.interop.hub import hub_model
 from unmask.paths import as_typed, expanded, printable, replace_text
 
 __all__ = ["MAY_CHANGE", "RunFolder", "located", "not_written", "note_start", "saved_config"]
@@ -65,6 +66,9 @@ _STARTED_IN = ".started_in"
 _ADDRESS = "://"
 # settings that are one path, with the names of their groups
 _PATHS = (("data", "store"), ("data", "tokenizer"), ("masking", "similar_words"))
+
+# of these, the ones that take a model of the Hugging Face Hub too
+_OF_HUB = frozenset({"data.tokenizer"})
 
 _PREPARED = "store.partial"
 # What a process leaves that was killed before it saved the configuration, text that was prepared for a run that failed
@@ -329,7 +333,7 @@ def located(config: RunConfig, run: Path) -> RunConfig:
             continue
         if (start / given).exists():
             config = replace(config, **{group: replace(getattr(config, group), **{name: str(start / given)})})
-        elif not Path(given).exists():
+        elif not Path(given).exists() and not _may_be_of_hub(f"{group}.{name}", given):
             raise RunError(
                 f"run {run}: {group}.{name} is {printable(given)}, which is neither in {start}, where the run was "
                 f"started, nor here; put it back, or give its place now as --{group}.{name}"
@@ -344,9 +348,19 @@ def _absolute_changes(run: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
         return flat_changes
     paths = {f"{group}.{name}" for group, name in _PATHS}
     return {
-        name: str(Path(expanded(value)).resolve()) if name in paths and isinstance(value, str) else value
+        name: str(Path(expanded(value)).resolve())
+        if name in paths and isinstance(value, str) and not _may_be_of_hub(name, value)
+        else value
         for name, value in flat_changes.items()
     }
+
+
+def _may_be_of_hub(setting: str, given: str) -> bool:
+    """Return whether a path that does not exist may be ORG/NAME, a model of the Hub, which is found from any folder."""
+    if setting not in _OF_HUB or Path(given).exists():
+        return False
+    model = hub_model(given)
+    return model is not None and "/" in model.repo
 
 
 def _elsewhere(run: Path) -> Path | None:

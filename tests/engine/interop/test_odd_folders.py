@@ -355,11 +355,7 @@ def test_paths_that_are_no_folder_say_what_to_give(folder: Path, capsys: pytest.
     for path, message in {
         folder / "model.safetensors": "model.safetensors is a file; give the folder that it lies in",
         folder / "gone": "gone is a link to nowhere, which is not there",
-        folder / "absent": "absent does not exist; give a checkpoint of a run, or a folder with config.json",
-        Path("bert-base-uncased"): "downloaded first: `hf download bert-base-uncased --local-dir FOLDER`",
-        Path("google-bert/bert-base-uncased"): "`hf download google-bert/bert-base-uncased --local-dir FOLDER`",
-        Path("https://huggingface.co/owner/name"): "`hf download owner/name --local-dir FOLDER`",
-        Path("hf://owner/name"): "`hf download owner/name --local-dir FOLDER`",
+        folder / "absent": "absent does not exist; give a run, a checkpoint of one, or a folder with config.json",
         Path("x" * 5000): "cannot be the name of a folder",
         cache: "neither a run (config.yaml) nor a model (config.json); give the folder of a Hugging Face BERT model",
         sentences: f"; {sentences / '0_Transformer'} has one",

@@ -386,6 +386,19 @@ def test_what_is_nowhere_is_named_with_both_places_and_the_way_out(
     assert located(saved_config(Path("a")), Path("a")).data.store == f"{project}/renamed"
 
 
+def test_a_model_of_the_hub_is_found_from_any_folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project / "runs")
+    run = Path("a")
+    for given in ("org/name", "org/name@v1", "hf://org/name"):
+        config = saved_config(run, {"data.tokenizer": given})
+        assert config.data.tokenizer == given
+        assert located(config, run).data.tokenizer == given
+    # a folder of the name comes first, and a name without an owner is that of a folder
+    (project / "runs" / "org" / "name").mkdir(parents=True)
+    assert saved_config(run, {"data.tokenizer": "org/name"}).data.tokenizer == f"{project}/runs/org/name"
+    assert saved_config(run, {"data.tokenizer": "words"}).data.tokenizer == f"{project}/runs/words"
+
+
 def test_what_lies_here_alone_is_found_here(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a run of an earlier version, which noted nothing, is resumed."""
     (project / "store").rename(project / "runs" / "store")

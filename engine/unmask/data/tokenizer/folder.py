@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any
 from unmask.data.tokenizer import bert
 from unmask.data.tokenizer.added_tokens import add_tokens, declared_tokens
 from unmask.data.tokenizer.case import case_of_vocabulary, require_case, warn_of_capitals
-from unmask.data.tokenizer.find_tokenizer import find_tokenizer
+from unmask.data.tokenizer.find_tokenizer import find_tokenizer, no_tokenizer
 from unmask.errors import TokenizerError
-from unmask.interop.model_folder import on_the_hub
 
 if TYPE_CHECKING:
     import tokenizers
@@ -60,7 +59,7 @@ def case_is_open(given: Path) -> bool:
 
 
 def read_folder(given: Path, lowercase: bool | None = None) -> TokenizerFolder:
-    """Read a folder; `given` is the folder, a `tokenizer.json` or vocabulary in it, or a store or run that has one.
+    """Read a folder; `given` is the folder, a `tokenizer.json` or vocabulary in it, or as of `find_tokenizer`.
 
     `lowercase` says whether to drop case. It decides for a bare vocabulary (`case.py`); other files must agree with it.
 
@@ -74,10 +73,7 @@ def read_folder(given: Path, lowercase: bool | None = None) -> TokenizerFolder:
     config = _read_json(folder / "tokenizer_config.json")
     named = _read_json(folder / "special_tokens_map.json")
     if whole is None and not vocabulary.is_file():
-        state = "is no folder with tokenizer.json or vocab.txt"
-        if folder.is_dir():
-            state = "has neither tokenizer.json nor vocab.txt"
-        raise TokenizerError(f"tokenizer: {folder} {state}{_other(folder)}")
+        raise TokenizerError(no_tokenizer(folder))
     if whole is not None:
         # checked first: no setting makes another model fit
         backend = _read_backend(whole)
@@ -237,20 +233,6 @@ def _is_rebuilt(description: Mapping[str, Any], special_tokens: Mapping[str, str
         return [one["normalizer"], one["pre_tokenizer"], one["decoder"], one["model"] | {"vocab": None}, added]
 
     return compared(description) == compared(json.loads(pipeline.to_str()))
-
-
-def _other(folder: Path) -> str:
-    """Return the end of a message: what a folder without WordPiece holds instead."""
-    others = ("spiece.model", "vocab.json", "merges.txt", "tokenizer.model")
-    found = [name for name in others if (folder / name).exists()]
-    if not found:
-        files = [path for file in ("tokenizer.json", "vocab.txt") for path in folder.glob(f"*/{file}")]
-        # the layout of the cache of the Hub
-        files += folder.glob("snapshots/*/tokenizer.json")
-        inside = f" ({min(files).parent})" if files else ""
-        hub = "" if folder.exists() else on_the_hub(folder)
-        return f"; give a folder that has one of them{inside}, or leave the tokenizer out to train one{hub}"
-    return f", but {found[0]}, of a tokenizer other than WordPiece; leave the tokenizer out to train one"
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:

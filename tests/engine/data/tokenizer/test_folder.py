@@ -280,12 +280,8 @@ def test_where_a_tokenizer_may_be_instead_is_said(folder: Path, tmp_path: Path) 
     inside = tmp_path / "sentences" / "0_Transformer"
     inside.mkdir(parents=True)
     (folder / "vocab.txt").rename(inside / "vocab.txt")
-    for given, message in {
-        tmp_path / "sentences": f"give a folder that has one of them ({inside}), or leave",
-        Path("owner/name"): "`hf download owner/name --local-dir FOLDER`",
-    }.items():
-        with pytest.raises(TokenizerError, match=re.escape(message)):
-            Tokenizer.load(given)
+    with pytest.raises(TokenizerError, match=re.escape(f"give a folder that has one of them ({inside}), or leave")):
+        Tokenizer.load(tmp_path / "sentences")
     # as the message says
     assert Tokenizer.load(inside).vocab_size == len(WORDS)
 
