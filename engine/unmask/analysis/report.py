@@ -103,6 +103,8 @@ class Report:
     def write(self, folder: Path) -> list[Path]:
         """Write numbers, tables and plots into `folder`, which is made if it is missing; returns the files.
 
+        Files of an earlier analysis are replaced, and its plots of parts that this one lacks removed.
+
         Raises:
             UnmaskError: matplotlib is not installed; numbers and tables are written all the same.
         """
@@ -122,6 +124,9 @@ class Report:
             plots["ngrams"] = self._draw_ngrams
         if self.distraction is not None:
             plots["distraction"] = self._draw_distraction
+        # those of an earlier analysis, which had more parts
+        for name in {"ngrams", "distraction"} - plots.keys():
+            (folder / f"{name}.png").unlink(missing_ok=True)
         for name, draw in plots.items():
             # a name may hold a $, which would begin a formula
             with rc_context({"text.parse_math": False}):

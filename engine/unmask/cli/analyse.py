@@ -63,14 +63,17 @@ def run(arguments: list[str]) -> None:
     # a word behind the value of a setting
     own += [] if given.source is None else [given.source]
     options = read(Options, prog="unmask analyse", arguments=own)
+    out = options.out or _beside(options.path)
+    if out.exists() and not out.is_dir():
+        raise RunError(f"analyse: {out} is a file, where a folder is to be; give another one with --out")
     with messages_through(print):
         report = analyse(
             options.path, recipe=options.recipe, settings=given.changes, micro_batches=options.micro_batches
         )
     print(report.tables())
-    store = is_store(options.path)
-    beside = options.path.with_name(f"{options.path.name}-analysis") if store else _run_of(options.path) / "analysis"
-    for file in report.write(options.out or beside):
+    if (out / "analysis.json").exists():
+        _log.warning(f"analyse: the earlier analysis in {out} is replaced; --out FOLDER keeps it")
+    for file in report.write(out):
         print(file)
 
 
@@ -124,6 +127,11 @@ def analyse(
         distraction=None if is_store(path) else _distraction(path, data, batches),
         unigram_loss=None if unigram is None else unigram.loss,
     )
+
+
+def _beside(path: Path) -> Path:
+    """Return the folder of an analysis if none is given."""
+    return path.with_name(f"{path.name}-analysis") if is_store(path) else _run_of(path) / "analysis"
 
 
 def _run_of(path: Path) -> Path:

@@ -36,7 +36,6 @@ class Options(Checked):
     OUT.partial when the same command is given again, after the last finished shard, and gives the same store.
     """
 
-    out: Path = option(MISSING, "Store to make; must not exist.", metavar="FOLDER")
     input: list[str] = option(
         list,
         "Files, folders or patterns such as 'news/*/', here or at s3://, gs:// and hf://datasets/owner/name/: .txt "
@@ -45,7 +44,9 @@ class Options(Checked):
         "hf://owner/name:split (extra `datasets`); docstrings: for those of the installed Python packages. NAME names "
         "the source, several may share one; else it is the name of the file or folder.",
         metavar="[NAME=]PATH",
+        usual=True,
     )
+    out: Path = option(MISSING, "Store to make; must not exist.", metavar="FOLDER")
     tokenizer: Path | None = option(
         None,
         "Existing tokenizer, WordPiece or WordLevel: a folder, a tokenizer.json, a vocab.txt, a run, a store, or "

@@ -10,6 +10,7 @@ Memory: 4 bytes a dimension and word, and 4 BLOCK bytes a word. Cost: words^2 di
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,9 @@ __all__ = ["Neighbours", "nearest_words", "nearest_words_of_equal_length", "writ
 _log = logging.getLogger(__name__)
 
 BLOCK = 512
+
+# of text to train vectors on
+_LITTLE_TOKENS = 5_000_000
 
 MOST_VECTORS = 1_000_000
 """Vectors that are read of a file, the first; files begin with their most frequent words."""
@@ -66,15 +70,19 @@ def nearest_words(vectors: Vectors, *, neighbours: int) -> Iterator[tuple[int, N
 def nearest_words_of_equal_length(words: StoreWords, vectors: Vectors, *, neighbours: int) -> dict[int, Neighbours]:
     """Return the nearest words of as many tokens for each word that has one, by its number.
 
+    Punctuation has only punctuation as neighbours.
+
     Args:
         words: W words.
         vectors: (W, D), fp32, zeros for a word without a vector.
         neighbours: as in `nearest_words`.
     """
     sizes = np.array([len(ids) for ids in words.ids])
+    marks = np.array([not any(map(str.isalnum, word)) for word in words.spelled])
     found: dict[int, Neighbours] = {}
-    for size in np.unique(sizes):
-        group = np.flatnonzero(sizes == size)
+    # no comma is a similar word of "the"
+    for size, is_mark in itertools.product(np.unique(sizes), (False, True)):
+        group = np.flatnonzero((sizes == size) & (marks == is_mark))
         for row, near in nearest_words(vectors[group], neighbours=neighbours):
             found[int(group[row])] = [(int(group[other]), score) for other, score in near]
     return found
@@ -129,6 +137,7 @@ def write_similar_words(
         )
     _warn_of_single_characters(found, store)
     if vectors is None:
+        _warn_of_little_text(store, found)
         rows = train_vectors(store, found, epochs=epochs, seed=seed)
     else:
         rows = read_vectors(vectors, found, tokenizer, most=MOST_VECTORS)
@@ -155,6 +164,16 @@ def _write(table: Path, spelled: list[str], near: dict[int, Neighbours]) -> None
         except BaseException:
             table.unlink()
             raise
+
+
+def _warn_of_little_text(store: Store, words: StoreWords) -> None:
+    """Say that vectors of little text are rough."""
+    tokens = int(store.lengths[words.documents].sum(dtype=np.int64))
+    if tokens < _LITTLE_TOKENS:
+        _log.warning(
+            f"similar-words: the vectors are trained on {tokens:,} tokens, so neighbours are rough; "
+            "prepare more text, or read vectors that were trained on more with --vectors FILE"
+        )
 
 
 def _warn_of_single_characters(words: StoreWords, store: Store) -> None:

@@ -107,6 +107,34 @@ def test_a_trained_table_has_words_of_one_kind_as_neighbours(store: Store, tmp_p
         assert set(lengths) == {lengths[0]}
 
 
+def test_punctuation_has_only_punctuation_as_neighbours() -> None:
+    spelled = ["mill", ",", "barn", "!", "的", "…"]
+    words = StoreWords(
+        spelled=spelled,
+        ids=[(number,) for number in range(6)],
+        counts=np.ones(6, np.int64),
+        hashes=np.arange(6, dtype=np.uint64),
+        occurrences=6,
+        documents=np.zeros(1, np.int64),
+    )
+    vectors = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    near = nearest_words_of_equal_length(words, vectors, neighbours=5)
+    others = {spelled[number]: {spelled[other] for other, _ in found} for number, found in near.items()}
+    letters, marks = {"mill", "barn", "的"}, {",", "!", "…"}
+    assert others == {word: (letters if word in letters else marks) - {word} for word in spelled}
+
+
+def test_vectors_of_much_text_are_not_called_rough(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_similar_words(store, tmp_path / "few.tsv", epochs=1)
+    assert "neighbours are rough" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(module, "_LITTLE_TOKENS", store.num_tokens)
+    write_similar_words(store, tmp_path / "many.tsv", epochs=1)
+    assert "rough" not in caplog.text
+
+
 def test_the_same_seed_gives_the_same_table_in_another_process(store: Store, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from unmask.data.store import Store\n"
