@@ -90,7 +90,7 @@ def test_a_complete_program_learns_and_its_folder_is_read_again(
             torch.testing.assert_close(again.eval()(batch), expected, rtol=0, atol=1e-5)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["prepare", "load_config", "pretrain", "export"])
+@pytest.mark.parametrize("name", ["prepare", "load_config", "pretrain", "export", "PackedDataset"])
 def test_the_example_of_a_public_function_gives_what_it_shows(name: str, folder: Path) -> None:
     if name not in ("prepare", "load_config"):
         unmask.prepare(["texts"], "store", vocab_size=200)

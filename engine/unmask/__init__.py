@@ -5,6 +5,7 @@ The public names, each imported when it is first used:
     Encoder, PretrainingModel, EncoderConfig     the model, its heads and its sizes
     pack, PackedBatch, mean_pool                 batches of whole documents, and one vector for each document
     packed_inputs                                batches of the inputs that other encoders take
+    PackedDataset                                a token store as a dataset for other trainers
     prepare, load_config, pretrain, export       the commands as functions
 
 Importing the package imports nothing else. The model and its batches need only PyTorch and NumPy.
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from unmask.commands.export import export
     from unmask.config import load_config
     from unmask.data.prepare import prepare
+    from unmask.data.stream.dataset import PackedDataset
     from unmask.layouts import packed_inputs
     from unmask.model import Encoder, EncoderConfig, PretrainingModel, mean_pool
     from unmask.train.pretrain import pretrain
@@ -32,6 +34,7 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "PackedBatch",
+    "PackedDataset",
     "PretrainingModel",
     "__version__",
     "export",
@@ -49,6 +52,7 @@ _HOMES = {
     "Encoder": "unmask.model",
     "EncoderConfig": "unmask.model",
     "PackedBatch": "unmask.batch",
+    "PackedDataset": "unmask.data.stream.dataset",
     "PretrainingModel": "unmask.model",
     "export": "unmask.commands.export",
     "load_config": "unmask.config",
