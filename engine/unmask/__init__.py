@@ -6,7 +6,7 @@ The public names, each imported when it is first used:
     pack, PackedBatch, mean_pool                 batches of whole documents, and one vector for each document
     packed_inputs                                batches of the inputs that other encoders take
     PackedDataset                                a token store as a dataset for other trainers
-    prepare, load_config, pretrain, export       the commands as functions
+    prepare, similar_words, analyse, load_config, pretrain, evaluate, fill_mask, export: the commands as functions
 
 Importing the package imports nothing else. The model and its batches need only PyTorch and NumPy.
 
@@ -22,8 +22,12 @@ import importlib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unmask.batch import PackedBatch, pack
+    from unmask.commands.analyse import analyse
+    from unmask.commands.evaluate import evaluate
     from unmask.commands.export import export
+    from unmask.commands.fill_mask import fill_mask
     from unmask.config import load_config
+    from unmask.data.masking.neighbours import similar_words
     from unmask.data.prepare import prepare
     from unmask.data.stream.dataset import PackedDataset
     from unmask.layouts import packed_inputs
@@ -37,13 +41,17 @@ __all__ = [
     "PackedDataset",
     "PretrainingModel",
     "__version__",
+    "analyse",
+    "evaluate",
     "export",
+    "fill_mask",
     "load_config",
     "mean_pool",
     "pack",
     "packed_inputs",
     "prepare",
     "pretrain",
+    "similar_words",
 ]
 
 __version__ = "0.1.0"
@@ -54,13 +62,17 @@ _HOMES = {
     "PackedBatch": "unmask.batch",
     "PackedDataset": "unmask.data.stream.dataset",
     "PretrainingModel": "unmask.model",
+    "analyse": "unmask.commands.analyse",
+    "evaluate": "unmask.commands.evaluate",
     "export": "unmask.commands.export",
+    "fill_mask": "unmask.commands.fill_mask",
     "load_config": "unmask.config",
     "mean_pool": "unmask.model",
     "pack": "unmask.batch",
     "packed_inputs": "unmask.layouts",
     "prepare": "unmask.data.prepare",
     "pretrain": "unmask.train.pretrain",
+    "similar_words": "unmask.data.masking.neighbours",
 }
 
 

@@ -100,7 +100,7 @@ class Report:
             parts += ["## Distraction", _table(rows)]
         return "\n\n".join(parts) + "\n"
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: str | Path) -> list[Path]:
         """Write numbers, tables and plots into `folder`, which is made if it is missing; returns the files.
 
         Files of an earlier analysis are replaced, and its plots of parts that this one lacks removed.
@@ -108,6 +108,7 @@ class Report:
         Raises:
             UnmaskError: matplotlib is not installed; numbers and tables are written all the same.
         """
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / "analysis.json", folder / "tables.md"]
         written[0].write_text(json.dumps(self.numbers(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

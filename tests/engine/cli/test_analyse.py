@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from unmask import analyse
 from unmask.cli import main
-from unmask.cli.analyse import analyse
 from unmask.errors import RunError
 
 pytest.importorskip("matplotlib")
