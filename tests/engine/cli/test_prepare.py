@@ -24,11 +24,6 @@ def corpus(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_usage_shows_the_input(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["prepare", "--help"]) == 0
-    assert capsys.readouterr().out.startswith("usage: unmask prepare --input [NAME=]PATH --out FOLDER [OPTIONS]\n")
-
-
 def test_files_become_a_store_with_its_tokenizer(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,7 +119,8 @@ def test_every_option_reaches_the_preparation(tmp_path: Path, monkeypatch: pytes
         "workers": 3,
         "shard_tokens": 1000,
     }
-    words = ["--input", "a.txt", "--input", "b.txt", "--out", str(tmp_path / "store")]
+    (tmp_path / "words.txt").write_text("one\ntwo\n")
+    words = ["--input", "a.txt", "--input", "b.txt", "--out", str(tmp_path / "store"), "--add-words", "words.txt"]
     for name, value in options.items():
         flag = f"{'' if value is not False else 'no-'}{name.replace('_', '-')}"
         words += [f"--{flag}", *([] if isinstance(value, bool) else [str(value)])]
@@ -133,6 +129,7 @@ def test_every_option_reaches_the_preparation(tmp_path: Path, monkeypatch: pytes
         Path(name).touch()
     assert main(["prepare", *words]) == 2
     assert callable(asked.pop("progress"))
+    assert asked.pop("add_words") == ["one", "two"]
     assert asked == {"inputs": ["a.txt", "b.txt"], "out": tmp_path / "store", **options}
 
 

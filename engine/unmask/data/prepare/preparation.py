@@ -72,6 +72,7 @@ def prepare(
     out: str | Path,
     *,
     tokenizer: Tokenizer | str | Path | None = None,
+    add_words: Sequence[str] | None = None,
     vocab_size: int | None = None,
     lowercase: bool | None = None,
     strip_accents: bool | None = None,
@@ -107,6 +108,8 @@ def prepare(
             on.
         tokenizer: a tokenizer, its folder or `vocab.txt`, or a store or run that has one; the store keeps a copy.
             Default: that of the first store among the inputs, else one is trained on this text.
+        add_words: words that become further entries of the given tokenizer, after its others
+            (`tokenizer/further_words.py`).
         vocab_size: number of tokens of a trained tokenizer. Default: 30,522.
         lowercase: whether the tokenizer drops case. Default: True for a trained one, which then drops accents too; a
             given one says it, and the entries of a `vocab.txt` alone show it (`Tokenizer.load`).
@@ -165,6 +168,12 @@ def prepare(
     )
     corpus = Corpus(inputs, options, normalisation, cache, out=out, drop_duplicates=drop_duplicates)
     given, origin = _tokenizer(tokenizer, corpus, lowercase)
+    if add_words is not None:
+        if given is None:
+            raise ValueError(
+                "prepare: add_words needs a tokenizer to add them to, but one is trained on the text; give tokenizer"
+            )
+        given = given.with_words(add_words)
     name = corpus.segmenter if segmenter is None else segmenter
     cutter = None if name is None else load_segmenter(name)
     settings = {

@@ -30,6 +30,7 @@ from unmask.data.text.accents import letters_lost, warning_of
 from unmask.data.text.cleaning import clean
 from unmask.data.tokenizer.bert import SPECIAL_TOKENS, bert_pipeline, drops_case, frame_as_bert, require_tokenizer_model
 from unmask.data.tokenizer.folder import read_folder, write_folder
+from unmask.data.tokenizer.further_words import with_words
 from unmask.data.tokenizer.seen_text import may_be_cut, seen_characters
 from unmask.data.tokenizer.vocabulary import sample_by_hash, train_vocabulary
 from unmask.errors import TokenizerError
@@ -37,11 +38,12 @@ from unmask.errors import TokenizerError
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["SPECIAL_TOKENS", "Tokenizer"]
+__all__ = ["SPECIAL_TOKENS", "UNUSED", "Tokenizer"]
 
 _log = logging.getLogger(__name__)
 
-_UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")
+UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")
+"""Entries that a vocabulary keeps free, such as `[unused7]`."""
 
 
 class Placed(NamedTuple):
@@ -222,6 +224,20 @@ class Tokenizer:
         backend = Backend.from_str(json.dumps(changed))
         return Tokenizer(backend, special_tokens=self.special_tokens, max_length=self.max_length)
 
+    def with_words(self, words: Iterable[str]) -> Tokenizer:
+        """Return the tokenizer with these words as further entries of its vocabulary, after all others.
+
+        Raises:
+            TokenizerError: a word is cut before the vocabulary is asked, so no entry can hold it.
+        """
+        backend = with_words(self._backend, self._description, words)
+        return Tokenizer(backend, special_tokens=self.special_tokens, max_length=self.max_length)
+
+    def normalized(self, text: str) -> str:
+        """Return a text as the vocabulary is asked for it: in lower case, for example."""
+        normalizer = self._backend.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
+
     def encode_batch(self, texts: Sequence[str], *, special_tokens: bool = False) -> list[list[int]]:
         """Encode texts in parallel, without adding [CLS] or [SEP], and return the token ids of each.
 
@@ -270,6 +286,23 @@ class Tokenizer:
         return sorted(vocabulary, key=vocabulary.__getitem__)
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """The id of each token."""
+        return dict(self._backend.get_vocab())
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """The rules by which text is cut, without the vocabulary: equal ones cut text at the same places."""
+        model = self._description["model"]
+        kept = [
+            model[key] for key in ("unk_token", "continuing_subword_prefix", "max_input_chars_per_word") if key in model
+        ]
+        if model["type"] != "WordPiece":
+            kept.append(model["type"])
+        named = {name: self._description[name] for name in ("normalizer", "pre_tokenizer")}
+        return {**named, "rules": kept}
+
+    @property
     def lowercase(self) -> bool:
         """Whether case is dropped."""
         return drops_case(self._backend)
@@ -277,7 +310,7 @@ class Tokenizer:
     @property
     def spells_words(self) -> bool:
         """Whether the spelling of a token shows if it starts a word; False if pieces have no prefix such as `##`."""
-        return self._description["model"]["type"] == "WordLevel" or bool(self._prefix)
+        return self._description["model"]["type"] == "WordLevel" or bool(self.prefix)
 
     @property
     def isolates_punctuation(self) -> bool:
@@ -307,7 +340,7 @@ class Tokenizer:
     @cached_property
     def ordinary_ids(self) -> NDArray[np.int64]:
         """The ids that random replacement may draw, ascending: all but special tokens and `[unused7]`."""
-        unused = [index for token, index in self._backend.get_vocab().items() if _UNUSED.fullmatch(token)]
+        unused = [index for token, index in self._backend.get_vocab().items() if UNUSED.fullmatch(token)]
         return np.setdiff1d(self.used_ids, [*self.special_ids.values(), *self.added_special_ids, *unused])
 
     @cached_property
@@ -323,16 +356,8 @@ class Tokenizer:
         return self._hash_with({})
 
     def _hash_with(self, more: Mapping[str, object]) -> str:
-        model = self._description["model"]
-        rules = [
-            model[key] for key in ("unk_token", "continuing_subword_prefix", "max_input_chars_per_word") if key in model
-        ]
-        if model["type"] != "WordPiece":
-            rules.append(model["type"])
         meaning: dict[str, object] = {
-            "normalizer": self._description["normalizer"],
-            "pre_tokenizer": self._description["pre_tokenizer"],
-            "rules": rules,
+            **self.rules,
             "vocabulary": sorted((index, token) for token, index in self._backend.get_vocab().items()),
             "added": [token for token in self._description["added_tokens"] if not token["special"]],
             "special": self.special_ids,
@@ -354,12 +379,12 @@ class Tokenizer:
     def _starts_word(self) -> NDArray[np.bool_]:
         vocabulary = self._backend.get_vocab()
         starts = np.ones(max(vocabulary.values()) + 1, dtype=np.bool_)
-        if prefix := self._prefix:
+        if prefix := self.prefix:
             words = self._description["model"]["vocab"]
             starts[[index for token, index in words.items() if token.startswith(prefix) and token != prefix]] = False
         return starts
 
     @property
-    def _prefix(self) -> str:
+    def prefix(self) -> str:
         """What a piece begins with that continues a word; empty for a WordLevel model, which has no pieces."""
         return str(self._description["model"].get("continuing_subword_prefix", ""))

@@ -1,0 +1,93 @@
+"""Further entries for a vocabulary: words of a field that it would cut into many pieces.
+
+The new entries come after all others, so every id that the tokenizer gave before keeps its meaning, and a model can
+take the vocabulary over (`init.vocabulary: extend`). A word is written as text has it. It is normalised first (lower
+case, accents), and then it must be one word for the tokenizer: an entry "e-mail" would never be found, because
+punctuation is cut off before the vocabulary is asked. A word that begins with `##` is a piece that continues others, as
+in `vocab.txt`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.errors import TokenizerError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["read_words", "with_words"]
+
+_NAMED = 3
+
+
+def read_words(path: str | Path) -> list[str]:
+    """Return the words of a text file, one a line; blank lines do not count.
+
+    Raises:
+        TokenizerError: the file cannot be read, is not UTF-8, or holds no word.
+    """
+    try:
+        text = Path(path).read_text("utf-8-sig")
+    except OSError as error:
+        raise TokenizerError(
+            f"tokenizer: {path} cannot be read ({error.strerror}); give a text file with one word on each line"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"tokenizer: {path} is not UTF-8 at byte {error.start}; save it as UTF-8 text") from None
+    words = [line.strip() for line in text.splitlines() if line.strip()]
+    if not words:
+        raise TokenizerError(f"tokenizer: {path} holds no word; write one word on each line, or leave the file out")
+    return words
+
+
+def with_words(
+    backend: tokenizers.Tokenizer, description: Mapping[str, Any], words: Iterable[str]
+) -> tokenizers.Tokenizer:
+    """Return a tokenizer with these words after its other entries; those that it has already change nothing.
+
+    Args:
+        backend: the tokenizer.
+        description: its JSON.
+        words: as text has them.
+    Raises:
+        TokenizerError: a word is more than one word for the tokenizer, or is longer than the words that it looks up.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    vocabulary: dict[str, int] = dict(backend.get_vocab())
+    prefix = str(description["model"].get("continuing_subword_prefix", ""))
+    longest = description["model"].get("max_input_chars_per_word")
+    refused = []
+    following = max(vocabulary.values()) + 1
+    for word in words:
+        continues = bool(prefix) and word.startswith(prefix) and word != prefix
+        pieces = _looked_up(backend, word.removeprefix(prefix) if continues else word)
+        if len(pieces) != 1 or (longest is not None and len(pieces[0]) > longest):
+            refused.append(word)
+            continue
+        entry = f"{prefix}{pieces[0]}" if continues else pieces[0]
+        if entry not in vocabulary:
+            vocabulary[entry] = following
+            following += 1
+    if refused:
+        named = ", ".join(map(repr, refused[:_NAMED])) + (
+            f" and {len(refused) - _NAMED} more" * (len(refused) > _NAMED)
+        )
+        raise TokenizerError(
+            f"tokenizer: {named} cannot be entries of the vocabulary, because the tokenizer cuts them into several "
+            "words before it looks one up, or because they are too long for it; write the parts of each on lines of "
+            "their own, or take them out of the list"
+        )
+    return Backend.from_str(json.dumps({**description, "model": {**description["model"], "vocab": vocabulary}}))
+
+
+def _looked_up(backend: tokenizers.Tokenizer, word: str) -> list[str]:
+    """Return the words of a text that the vocabulary is asked for."""
+    text = word if backend.normalizer is None else backend.normalizer.normalize_str(word)
+    if backend.pre_tokenizer is None:
+        return [text]
+    return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
