@@ -23,6 +23,7 @@ from typing import NamedTuple
 import pytest
 
 from unmask.config import RunConfig
+from unmask.config.mappings import setting_name
 
 ROOT = Path(__file__).parents[1]
 GLOSSARY = ROOT / "docs" / "glossary.md"
@@ -389,6 +390,7 @@ def defined(kind: type[ast.ClassDef | ast.FunctionDef]) -> dict[str, list[str]]:
 def settings(cls: type, prefix: str = "") -> Iterator[str]:
     """Dotted names of all settings, those of a phase among them."""
     for name, hint in typing.get_type_hints(cls).items():
+        name = setting_name(name)
         yield f"{prefix}{name}"
         for inner in (hint, *typing.get_args(hint)):
             if dataclasses.is_dataclass(inner):

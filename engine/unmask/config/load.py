@@ -8,10 +8,13 @@ import difflib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unmask.config.encoder import EncoderConfig
+from unmask.config.initial import contradicting_sizes, sizes_from
 from unmask.config.mappings import (
     LineOf,
     build,
@@ -22,6 +25,8 @@ from unmask.config.mappings import (
     flat,
     groups_of,
     has_old_names,
+    placed,
+    setting_name,
 )
 from unmask.config.schema import BUDGETS, RunConfig
 from unmask.config.unused import without_unused
@@ -39,7 +44,7 @@ __all__ = [
     "unchecked",
 ]
 
-_PATHS = ("run", "data.store", "data.tokenizer", "masking.similar_words")
+_PATHS = ("run", "data.store", "data.tokenizer", "masking.similar_words", "init.from")
 
 
 def load_config(
@@ -66,6 +71,8 @@ def load_config(
     asked = {name if name in defaults() else name.rsplit(".", 2)[0] for name in changes}
     line_of = _lines(file, asked=asked)
     whole = _at_home(check_values(changed(below, changes), source=file.source, line_of=line_of))
+    if whole.get("init.from") and not saved:
+        whole |= _sizes_of_checkpoint(whole, source=file.source, line_of=line_of)
     with_read = without_unused(
         whole, below=_right_ones(below), changes=asked, saved=saved, source=file.source, line_of=line_of
     )
@@ -85,6 +92,22 @@ def _lines(file: "SettingsFile", *, asked: set[str]) -> LineOf:
         return None if is_asked or file.source in recipe_names() else file.line_of(name)
 
     return line_of
+
+
+def _sizes_of_checkpoint(settings: Mapping[str, Any], *, source: str, line_of: LineOf) -> dict[str, Any]:
+    """Return the settings of `model` for a run that starts from the checkpoint that flat settings name.
+
+    Raises:
+        ConfigError: a size in `settings` is not the checkpoint's.
+        CheckpointError, RunError: the checkpoint cannot be read.
+    """
+    # by their names, since what reads checkpoints stands above the configuration
+    folder = import_module("unmask.interop.find_model").find_model(settings["init.from"]).path
+    sizes: EncoderConfig = import_module("unmask.interop.config_json").read_config(folder)
+    for name, problem in contradicting_sizes(settings, sizes):
+        with placed(source, name, line_of):
+            raise ConfigError(f"config: {name} {problem}")
+    return sizes_from(settings, sizes)
 
 
 def unchecked(recipe_or_yaml: str | Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,6 +250,8 @@ def _at_home(settings: dict[str, Any]) -> dict[str, Any]:
 def to_mapping(config: RunConfig) -> dict[str, Any]:
     """Return the configuration as nested dicts and lists. `load_config` reads them back to an equal configuration."""
     mapping = asdict(config)
+    for group in groups_of():
+        mapping[group] = {setting_name(field): value for field, value in mapping[group].items()}
     mapping["masking"]["split"] = list(config.masking.split)
     return mapping
 

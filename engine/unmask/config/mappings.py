@@ -1,13 +1,15 @@
 """From nested or dotted mappings to flat settings, `{"train.steps": 200}`, and from these to a `RunConfig`.
 
 A setting is known by its dotted name. Earlier versions had other names for some; files, saved runs and command lines
-may still use them. The error for an unknown name gives the most similar one.
+may still use them. The error for an unknown name gives the most similar one. A name that Python keeps for itself has an
+underscore as a field: the setting `init.from` is the field `from_` of `InitConfig`.
 """
 
 import copy
 import dataclasses
 import difflib
 import functools
+import keyword
 import logging
 import types
 import typing
@@ -34,6 +36,7 @@ __all__ = [
     "nearest_setting",
     "old_names",
     "placed",
+    "setting_name",
     "settings_beside",
     "settings_of",
     "starred",
@@ -101,6 +104,9 @@ _ELSEWHERE = {
     "whole_word_mask": "masking.strategy",
     "wwm": "masking.strategy",
     "warmup_ratio": "optimizer.warmup_steps",
+    "model_name_or_path": "init.from",
+    "pretrained_model_name_or_path": "init.from",
+    "init_checkpoint": "init.from",
 }
 
 
@@ -121,8 +127,18 @@ def _settings_of(cls: Any) -> dict[str, tuple["dataclasses.Field[Any]", Any]]:
         if dataclasses.is_dataclass(hint):
             found |= {f"{field.name}.{name}": one for name, one in settings_of(hint).items()}
         else:
-            found[field.name] = field, hint
+            found[setting_name(field.name)] = field, hint
     return found
+
+
+def setting_name(field: str) -> str:
+    """Return the name of the setting that a field holds: `from` for `from_`, others as they are."""
+    name = field.removesuffix("_")
+    return name if keyword.iskeyword(name) else field
+
+
+def _field_name(setting: str) -> str:
+    return f"{setting}_" if keyword.iskeyword(setting) else setting
 
 
 def groups_of() -> dict[str, Any]:
@@ -228,7 +244,7 @@ def _leaves(mapping: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in mapping.items():
         if key in groups_of():
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
-                value = dataclasses.asdict(value)
+                value = {setting_name(name): one for name, one in dataclasses.asdict(value).items()}
             if value is not None and not isinstance(value, Mapping):
                 raise ConfigError(f"config: {key} must be a group of settings, got {described(value)}")
             for name, one in (value or {}).items():
@@ -329,7 +345,7 @@ def build(settings: Mapping[str, Any], *, source: str = "", line_of: LineOf = _n
     groups: dict[str, Any] = {}
     for group, cls in groups_of().items():
         with _named(group, source, line_of):
-            groups[group] = cls(**{name: whole[f"{group}.{name}"] for name in hints_of(cls)})
+            groups[group] = cls(**{name: whole[f"{group}.{setting_name(name)}"] for name in hints_of(cls)})
     with _named("", source, line_of):
         return RunConfig(**{name: value for name, value in whole.items() if "." not in name}, **groups)
 
@@ -352,7 +368,8 @@ def _named(group: str, source: str = "", line_of: LineOf = _no_line) -> Iterator
     try:
         yield
     except SettingError as error:
-        name = f"{group}{'.' if group else ''}{error.setting}"
+        setting = ".".join(map(setting_name, error.setting.split(".")))
+        name = f"{group}{'.' if group else ''}{setting}"
         with placed(source, name, line_of):
             raise ConfigError(f"config: {name} {error.problem}") from None
 
@@ -391,7 +408,7 @@ def _item(hint: Any, value: Any, name: str) -> Any:
 
 
 def _get(config: Any, name: str) -> Any:
-    return functools.reduce(getattr, name.split("."), config)
+    return functools.reduce(getattr, map(_field_name, name.split(".")), config)
 
 
 def _require_known(name: str, given: str) -> None:

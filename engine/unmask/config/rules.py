@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unmask.folders import is_store
 from unmask.limits import INCOMPATIBLE_OBJECTIVES, SHORTEST_PAIR
-from unmask.paths import as_typed
+from unmask.paths import as_typed, name_and_location
 
 if TYPE_CHECKING:
     from unmask.config.schema import RunConfig
@@ -17,6 +19,15 @@ def disagreements(config: "RunConfig") -> Iterator[tuple[str, str]]:
     """Yield each setting that contradicts one of another group, and what is wrong with it."""
     yield from _lengths(config)
     yield from _objectives(config)
+    data = config.data
+    if config.init.vocabulary == "extend" and data.store is None and data.tokenizer is None and not _has_store(config):
+        given = as_typed(config.init.from_ or "FOLDER")
+        yield (
+            "init.vocabulary",
+            "is 'extend', which needs a tokenizer with more entries as data.tokenizer, or a store that it made; make "
+            f"one with `unmask prepare --input TEXT --tokenizer {given} --add-words WORDS.txt --out STORE`, and give "
+            "--data.store STORE",
+        )
     if config.masking.strategy == "mac" and config.masking.similar_words is None:
         store = as_typed(config.data.store or "STORE")
         yield (
@@ -29,6 +40,11 @@ def disagreements(config: "RunConfig") -> Iterator[tuple[str, str]]:
             "masking.place",
             "is 'device', which masks documents one by one, not composition.scope 'sequence'; set it to 'host'",
         )
+
+
+def _has_store(config: "RunConfig") -> bool:
+    """Return whether a store is among the inputs."""
+    return any(is_store(Path(name_and_location(given)[1])) for given in config.data.input)
 
 
 def _lengths(config: "RunConfig") -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@
     composition   how documents become sequences                     composition.strategy
     masking       what is predicted                                  masking.strategy
     model         the encoder's sizes                                model.Encoder (`config.encoder`)
+    init          the checkpoint that the weights come from          train.initial
     objective     weights of the losses                              objectives
     optimizer     AdamW and its schedule                             train.optim, train.schedule
     train         budget, precision, intervals                       train.trainer
@@ -30,6 +31,7 @@ __all__ = [
     "BUDGETS",
     "CompositionConfig",
     "DataConfig",
+    "InitConfig",
     "KernelsConfig",
     "MaskingConfig",
     "ObjectiveConfig",
@@ -279,6 +281,30 @@ class MaskingConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class InitConfig(Checked):
+    """The initial checkpoint: a model that the run starts from. Without one, all weights are new."""
+
+    from_: str | None = setting(
+        None,
+        "Run (its newest whole checkpoint), checkpoint or Hugging Face BERT folder. Weights, the sizes in `model` and "
+        "the tokenizer come from it; the optimizer starts anew. None: new weights.",
+    )
+    vocabulary: Literal["keep", "extend", "replace"] = setting(
+        "keep",
+        "Tokenizer of the text. keep: the checkpoint's. extend: one that has more entries after the checkpoint's. "
+        "replace: any. A new entry starts from the mean of the pieces that the checkpoint's tokenizer cuts it into.",
+    )
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.from_ == "":
+            yield (
+                "from",
+                "must name the model to start from, is empty; give a run, a checkpoint or a Hugging Face folder as "
+                "--init.from FOLDER",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveConfig(Checked):
     """Weights of the losses; a weight of 0 leaves the loss out."""
 
@@ -447,6 +473,7 @@ class RunConfig(Checked):
     composition: CompositionConfig = setting(CompositionConfig, "how documents become sequences")
     masking: MaskingConfig = setting(MaskingConfig, "what is predicted")
     model: EncoderConfig = setting(_tiny, "the encoder's sizes")
+    init: InitConfig = setting(InitConfig, "the checkpoint to start from")
     objective: ObjectiveConfig = setting(ObjectiveConfig, "weights of the losses")
     optimizer: OptimizerConfig = setting(OptimizerConfig, "AdamW and its learning rate")
     train: TrainConfig = setting(TrainConfig, "budget, precision, intervals")

@@ -73,6 +73,20 @@ _READ = (
         for choice, settings in (("data.store", (*_TRAINED, "data.lowercase")), ("data.tokenizer", _TRAINED))
     ),
     _Read(
+        settings=_TRAINED,
+        choice="init.from",
+        reads=lambda settings: settings["init.from"] is None or settings["init.vocabulary"] == "replace",
+        why="which has a vocabulary",
+        way="set init.vocabulary to 'replace', to train another one,",
+    ),
+    _Read(
+        settings=("init.vocabulary",),
+        choice="init.from",
+        reads=lambda settings: settings["init.from"] is not None,
+        why="so all weights are new",
+        way="give the checkpoint to start from as init.from",
+    ),
+    _Read(
         settings=("data.allow_unknown",),
         choice="data.store",
         reads=_absent("data.store"),

@@ -23,7 +23,7 @@ from unmask.config import EncoderConfig
 from unmask.errors import CheckpointError
 from unmask.interop import names
 from unmask.interop.config_json import read_config, write_config
-from unmask.interop.left_out import log_difference
+from unmask.interop.left_out import Difference
 from unmask.interop.model_folder import CONFIG, read_object
 from unmask.interop.names import Parameter
 from unmask.interop.weights import read_weights
@@ -49,6 +49,7 @@ class FolderWeights:
     Attributes:
         config: sizes of the model.
         heads: the heads that the model gets.
+        difference: what the model gets new, and what of the folder it leaves out.
         pooler: whether it gets a pooler.
         parameters: our name, their names and the shape of each parameter that the folder has; the model's others are
             new.
@@ -57,6 +58,7 @@ class FolderWeights:
 
     config: EncoderConfig
     heads: tuple[str, ...]
+    difference: Difference
     pooler: bool
     parameters: tuple[Parameter, ...]
     tensors: dict[str, Tensor]
@@ -65,8 +67,13 @@ class FolderWeights:
         """Copy the weights, as fp32, into a module made for this configuration; its other parameters stay."""
         ours = dict(module.named_parameters())
         with torch.no_grad():
-            for parameter in self.parameters:
-                ours[parameter.ours].copy_(torch.cat([self.tensors[name].float() for name in parameter.theirs]))
+            for name, value in self.values():
+                ours[name].copy_(value)
+
+    def values(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the weights, as fp32, by our names."""
+        for parameter in self.parameters:
+            yield parameter.ours, torch.cat([self.tensors[name].float() for name in parameter.theirs])
 
 
 def read_encoder(folder: Path, *, pooler: bool | None = None) -> FolderWeights:
@@ -78,12 +85,18 @@ def read_encoder(folder: Path, *, pooler: bool | None = None) -> FolderWeights:
     wanted = found if pooler is None else pooler
     parameters = _checked(_encoder_parameters(config, found and wanted, "", theirs), weights, theirs, folder)
     new = ["pooler"] if wanted and not found else []
-    log_difference(folder, weights, parameters, prefix=theirs, new=new)
-    return FolderWeights(config=config, heads=(), pooler=wanted, parameters=parameters, tensors=weights)
+    difference = Difference.of(weights, parameters, prefix=theirs, new=new)
+    difference.log(folder)
+    return FolderWeights(
+        config=config, heads=(), difference=difference, pooler=wanted, parameters=parameters, tensors=weights
+    )
 
 
 def read_pretraining_model(folder: Path, *, heads: Sequence[str] | None = None) -> FolderWeights:
-    """Read the encoder and its heads; see `PretrainingModel.from_pretrained`."""
+    """Read the encoder and its heads; see `PretrainingModel.from_pretrained`.
+
+    The caller logs the `difference` between the folder and the model.
+    """
     config = read_config(folder)
     weights = read_weights(folder)
     theirs = _encoder_prefix(weights, folder)
@@ -109,9 +122,13 @@ def read_pretraining_model(folder: Path, *, heads: Sequence[str] | None = None) 
     parameters = _checked(_model_parameters(config, read, theirs), weights, theirs, folder)
     if "mlm" in read:
         _require_tied(folder, weights, outer, table=f"{theirs}{_TABLE}")
-    log_difference(folder, weights, parameters, prefix=theirs, new=new)
     return FolderWeights(
-        config=config, heads=tuple(heads), pooler="nsp" in heads, parameters=parameters, tensors=weights
+        config=config,
+        heads=tuple(heads),
+        difference=Difference.of(weights, parameters, prefix=theirs, new=new),
+        pooler="nsp" in heads,
+        parameters=parameters,
+        tensors=weights,
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from unmask.errors import CheckpointError
 from unmask.interop.model_folder import describe_value, is_pointer, link_to_nothing, pointer, read_object, what_else
 
-__all__ = ["read_weights"]
+__all__ = ["files_of_weights", "read_weights"]
 
 _SAFETENSORS, _BIN = "model.safetensors", "pytorch_model.bin"
 # keys under which trainers keep the state dict in a checkpoint
@@ -30,11 +30,20 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: there are no weights, or a file cannot be read or holds something else.
     """
+    return _joined(files_of_weights(folder))
+
+
+def files_of_weights(folder: Path) -> list[Path]:
+    """Return the files that hold the weights of a folder.
+
+    Raises:
+        CheckpointError: there are none, or an index of shards is damaged.
+    """
     for name in (_SAFETENSORS, _BIN):
         # The whole file comes first: an index may be left over from before the shards were joined.
         files = [folder / name] if _is_there(folder / name) else _shards(folder / f"{name}.index.json")
         if files:
-            return _joined(files)
+            return files
     way = what_else(folder) or "; copy or download them too"
     raise CheckpointError(f"{folder} has no weights; looked for {_SAFETENSORS} and {_BIN}, whole or in shards{way}")
 

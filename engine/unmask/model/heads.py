@@ -166,7 +166,9 @@ class PretrainingModel(nn.Module):
 
         if heads is not None:
             _require_heads(heads)
-        found = hf.read_pretraining_model(find_model(folder, revision=revision).path, heads=heads)
+        path = find_model(folder, revision=revision).path
+        found = hf.read_pretraining_model(path, heads=heads)
+        found.difference.log(path)
         model = cls(with_dropout(found.config, dropout), heads=found.heads, compute_dtype=compute_dtype, seed=seed)
         found.copy_into(model)
         return model.eval()

@@ -16,6 +16,7 @@ from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.resume import inherit, log_schedule_change
 from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.data import RunData
+from unmask.train.initial import InitialCheckpoint
 from unmask.train.logging.log import event_writer_class, read_evaluations
 from unmask.train.logging.progress import Display
 from unmask.train.precision import choose_precision
@@ -97,7 +98,14 @@ def _train(folder: RunFolder, display: Display) -> None:
     here = located(config, folder.path)
     if config.data.store is None and not config.data.input:
         _log.warning("no data.store and no data.input: training on the docstrings of the installed Python packages")
-    trainer = build_trainer(here, folder.path, checkpoints, display, dtype_is_saved=dtype_is_saved)
+    initial = None
+    if newest is None and config.init.from_ is not None:
+        initial = InitialCheckpoint.open(here)
+        here = initial.with_tokenizer(here)
+    trainer = build_trainer(here, folder.path, checkpoints, display, dtype_is_saved=dtype_is_saved, initial=initial)
+    if initial is not None:
+        # A resumed run does not read the initial checkpoint, so it needs all sizes.
+        folder = replace(folder, config=replace(folder.config, model=trainer.config.model))
     if newest is not None and facts is not None:
         saved = saved_config(folder.path)
         trainer.restore(newest, facts, saved)
@@ -129,7 +137,13 @@ def _with_vocabulary(model: EncoderConfig, vocab_size: int) -> EncoderConfig:
 
 
 def build_trainer(
-    config: RunConfig, run: Path, checkpoints: Checkpoints, display: Display, *, dtype_is_saved: bool = False
+    config: RunConfig,
+    run: Path,
+    checkpoints: Checkpoints,
+    display: Display,
+    *,
+    dtype_is_saved: bool = False,
+    initial: InitialCheckpoint | None = None,
 ) -> Trainer:
     """Build model, objectives and data of the run in `run`, and the trainer over them.
 
@@ -141,9 +155,13 @@ def build_trainer(
         checkpoints: its checkpoints.
         display: its progress.
         dtype_is_saved: whether `train.dtype` of `config` is what auto chose for the checkpoint to resume.
+        initial: what a new run starts from; None for new weights, or for those of the checkpoint to resume.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     store, tokenizer = open_store(config, run)
+    if initial is not None:
+        initial.require_vocabulary(tokenizer, store.folder)
+        config = replace(config, model=initial.sizes_for(config.model, tokenizer))
     data = RunData(store, tokenizer, config, composed=run / "composed")
     stream = data.stream(data.phases[0])
     _log.info(f"data: {_describe_budget(data)}")
@@ -171,7 +189,10 @@ def build_trainer(
         _log.info(f"data: {unigram}")
     heads = sorted({"mlm", *(head for objective, _ in objectives for head in objective.heads)})
     encoder = _with_vocabulary(config.model, store.vocab_size)
-    model = PretrainingModel(encoder, heads=heads, compute_dtype=precision.dtype, seed=config.seed).to(device)
+    model = PretrainingModel(encoder, heads=heads, compute_dtype=precision.dtype, seed=config.seed)
+    if initial is not None:
+        initial.fill(model, tokenizer, run=run)
+    model = model.to(device)
     size = sum(p.numel() for p in model.parameters())
     dtype = str(precision.dtype).removeprefix("torch.")
     _log.info(f"model: {size:,} parameters on {device}, activations in {dtype} ({precision.reason})")

@@ -5,6 +5,7 @@ log.jsonl       a row for each log interval; evaluation.jsonl has a row for each
 checkpoints/    see `checkpoint.checkpoints`
 store/          the prepared text, if the run prepared it itself
 composed/       sequences that are expensive to compose, made ahead; see `data.compose.stored`
+initial.json    what the run started from, with `init.from`; see `initial`
 .started_in     the way from here to the folder that the run was started in, where its relative paths begin
 
 If two processes start a run under one name, one of them gets it. Without a name, each gets a directory of its own.
@@ -76,6 +77,7 @@ _PREPARED = "store.partial"
 _EMPTY = frozenset({".config.yaml.partial", ".lock", ".started_in", "lost+found", _PREPARED})
 _MADE = (
     *("config.yaml", ".config.yaml.partial", ".started_in", "log.jsonl", "evaluation.jsonl", "tensorboard"),
+    *("initial.json", ".initial.json.partial"),
     *("store", _PREPARED, "composed", ".log.jsonl.partial", ".evaluation.jsonl.partial", ".lock"),
 )
 
@@ -129,6 +131,11 @@ class RunFolder:
         before, after = flat(to_mapping(saved_config(path))), flat(to_mapping(config))
         changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
         refused = [key for key in changed if key not in MAY_CHANGE]
+        if any(key.startswith("init.") for key in refused):
+            raise RunError(
+                f"run {path}: init.from and resume are given together, but a resumed run goes on with its own weights; "
+                f"leave init.from out, or start a new run from it with another --run, without resume"
+            )
         if refused:
             key = refused[0]
             named = {"kernels.*" if name.startswith("kernels.") else name for name in MAY_CHANGE - {"run"}}
@@ -325,6 +332,10 @@ def located(config: RunConfig, run: Path) -> RunConfig:
     start = _elsewhere(run)
     if start is None:
         return config
+    initial = config.init.from_
+    if initial is not None and (start / initial).exists():
+        # only a run that has no checkpoint yet reads it, so it may be gone
+        config = replace(config, init=replace(config.init, from_=str(start / initial)))
     inputs = [_located_input(given, start) for given in config.data.input]
     config = replace(config, data=replace(config.data, input=inputs))
     for group, name in _PATHS:

@@ -2,6 +2,7 @@
 
 data.store    opened as it is
 data.input    prepared once, as <run>/store
+init.from     with it, text is prepared as <run>/store, whatever it is, with the tokenizer that the run begins with
 neither       the docstrings of the installed Python packages, as for data.input: [docstrings:]; prepared once for this
               machine in the cache folder, where the name of the store is a hash of the text and of the tokenizer's
               settings
@@ -20,7 +21,6 @@ from unmask.data.prepare import Progress, describe, prepare
 from unmask.data.prepare.inputs import stores_among
 from unmask.data.store import Store
 from unmask.data.store.duplicates import describe_duplicates
-from unmask.data.store.summary import headline
 from unmask.data.text.corpus import DOCSTRINGS
 from unmask.data.text.docstrings import cache_folder, docstring_corpus
 from unmask.data.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ def open_store(config: RunConfig, run: Path) -> tuple[Store, Tokenizer]:
         TokenizerError: the tokenizer cannot be used.
     """
     if config.data.store is not None:
-        store = _opened(Path(config.data.store))
+        store = Store.open(config.data.store)
         asked, made_by = config.data.segmenter, store.segmenter.partition(" ")[0]
         if asked is not None and not made_by:
             raise StoreError(
@@ -56,7 +56,7 @@ def open_store(config: RunConfig, run: Path) -> tuple[Store, Tokenizer]:
                 f"store: {store.folder} has words by {store.segmenter}, but data.segmenter is {asked!r}; prepare the "
                 f"text again with --segmenter {asked}, or give --data.segmenter {made_by}"
             )
-    elif config.data.input and config.data.input != [DOCSTRINGS]:
+    elif config.init.from_ is not None or config.data.input not in ([], [DOCSTRINGS]):
         store = _prepared(run / "store", config)
     else:
         store = _docstrings(config, run)
@@ -66,20 +66,14 @@ def open_store(config: RunConfig, run: Path) -> tuple[Store, Tokenizer]:
         place = find_tokenizer(given)
         lowercase = tokenizer.lowercase if case_is_open(place) else None
         store.require_tokenizer(Tokenizer.load(place, lowercase=lowercase))
+    _log.info(describe(store))
     return store, tokenizer
-
-
-def _opened(folder: Path) -> Store:
-    """Open a store that was described when it was made."""
-    store = Store.open(folder)
-    _log.info(headline(store))
-    return store
 
 
 def _prepared(folder: Path, config: RunConfig) -> Store:
     """Open the store in `folder`, or make it there from the configured text."""
     if folder.exists():
-        return _opened(folder)
+        return Store.open(folder)
     stages: list[str] = []
 
     def log_stage(progress: Progress) -> None:
@@ -107,7 +101,6 @@ def _prepared(folder: Path, config: RunConfig) -> Store:
         segmenter=data.segmenter,
         progress=log_stage,
     )
-    _log.info(describe(store))
     if copies := describe_duplicates(store):
         _log.info(copies)
     return store
@@ -137,7 +130,7 @@ def _docstrings(config: RunConfig, run: Path) -> Store:
         # Another run may have prepared the same text meanwhile. A damaged store is made again.
         _log.warning(f"{error}; preparing the cached text again")
         try:
-            return _opened(folder)
+            return Store.open(folder)
         except StoreError:
             shutil.rmtree(folder, ignore_errors=True)
         try:

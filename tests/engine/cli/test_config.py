@@ -19,7 +19,10 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_the_changed_settings_of_a_recipe_make_its_run(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}')
     table = {"masking.similar_words": "similar.tsv"} if "macbert" in recipe else {}
+    table |= {"init.from": str(tmp_path / "model")} if recipe == "continue" else {}
     words = [word for name, value in table.items() for word in (f"--{name}", value)]
     (tmp_path / "mine.yaml").write_text(printed(capsys, recipe, "--changed", "--train.epochs", "3", *words))
     whole = load_config(recipe, {"train.epochs": 3, **table})

@@ -20,10 +20,16 @@ def complaint(overrides: Mapping[str, Any], source: str | Path | None = None) ->
 
 # what a recipe cannot bring along
 NEEDED = {name: {"masking.similar_words": "similar.tsv"} for name in ("macbert", "macbert-mini")}
+NEEDED["continue"] = {"init.from": "model"}
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_is_valid_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
+def test_every_recipe_is_valid_and_survives_a_round_trip(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}')
     config = load_config(name, NEEDED.get(name, {}))
     assert load_config(None, to_mapping(config)) == config
     saved = tmp_path / "config.yaml"
@@ -112,7 +118,7 @@ def test_numbers_follow_yaml_1_2() -> None:
         ({"train.phases": [{"share": 1, "max_lenght": 9}]}, "did you mean train.phases.0.max_length?"),
         (
             {"qqq": 1},
-            "qqq is not a setting; there are the groups data, stream, composition, masking, model, objective",
+            "qqq is not a setting; there are the groups data, stream, composition, masking, model, init, objective",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """The bounds of every setting: the last value that is taken, the first that is refused, and one sentence for all."""
 
+import keyword
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,13 @@ WRONG = [1.5, "many", 5, ["abc", 2], None, {"a": "b"}]
 def test_the_component_and_the_file_say_the_same_about_a_wrong_type(setting: str) -> None:
     group, _, name = setting.rpartition(".")
     component = groups_of().get(group, RunConfig)
-    errors = [(value, error) for value in WRONG if (error := error_of(component, name, value)) is not None]
+    # a word that Python keeps for itself is no name of a field
+    field = f"{name}_" if keyword.iskeyword(name) else name
+    errors = [(value, error) for value in WRONG if (error := error_of(component, field, value)) is not None]
     assert errors
     for value, error in errors:
-        dotted = f"{group}.{error.setting}" if group else error.setting
+        told = error.setting.removeprefix(field)
+        dotted = f"{group}.{name}{told}" if group else f"{name}{told}"
         assert complaint(setting, value) == f"config: {dotted} {error.problem}"
 
 

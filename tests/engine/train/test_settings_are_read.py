@@ -5,26 +5,27 @@ What a run does: its rows, its weights at the end, what it keeps, and, for setti
 how it came by them: shapes of the batches, backends chosen, workers, threads.
 """
 
-import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from operator import attrgetter
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
 from unmask.batch import PackedBatch
-from unmask.config import RunConfig, load_config
+from unmask.config import EncoderConfig, load_config
+from unmask.config.mappings import defaults, settings_of
 from unmask.config.unused import _READ
 from unmask.data.prepare import prepare
 from unmask.data.store import Store
 from unmask.data.stream.loader import Loader
 from unmask.data.text.corpus import Document
 from unmask.errors import UnmaskError
+from unmask.model import PretrainingModel
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.logging.log import read_evaluations, read_log
 from unmask.train.pretrain import pretrain
@@ -86,6 +87,8 @@ OTHER: dict[str, Any] = {
     "model.causal": True,
     "model.attention_window": 2,
     "model.global_every": 0,
+    "init.from": "MODEL",
+    "init.vocabulary": "extend",
     "objective.mlm": 0.5,
     "objective.nsp": 0.5,
     "objective.sop": 0.5,
@@ -175,6 +178,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         "train.evaluate_every": 200,
         "train.evaluate_tokens": 32768,
     },
+    "checkpoint": {"init.from": "MODEL"},
     "phases": {"train.phases": [{"share": 0.5, "max_length": 16}, {"share": 0.5, "max_length": 32}], "train.steps": 8},
 }
 
@@ -199,6 +203,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, step in (("WORDS", 1), ("SIMILAR", 2)):
         pairs = zip(WORDS, WORDS[step:] + WORDS[:step], strict=True)
         (folder / name).write_text("".join(f"{word}\t{other}:0.9\n" for word, other in pairs))
+    sizes = {name.removeprefix("model."): value for name, value in BASE.items() if name.startswith("model.")}
+    config = EncoderConfig(vocab_size=Store.open(folder / "STORE").vocab_size, **sizes)
+    PretrainingModel(config).save_pretrained(folder / "MODEL")
+    shutil.copytree(folder / "STORE" / "tokenizer", folder / "MODEL", dirs_exist_ok=True)
     return folder
 
 
@@ -270,17 +278,8 @@ def behaviour(folder: Path, watched: list[str], tmp_path: Path, monkeypatch: pyt
     return behave
 
 
-def fields_of(cls: Any, prefix: str = "") -> Iterator[str]:
-    for field in dataclasses.fields(cls):
-        nested = get_type_hints(cls)[field.name]
-        if dataclasses.is_dataclass(nested):
-            yield from fields_of(nested, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}"
-
-
 def test_every_setting_has_another_value_here() -> None:
-    assert set(OTHER) == set(fields_of(RunConfig))
+    assert set(OTHER) == set(settings_of())
 
 
 def ignored(behaviour: Behaviour, context: str, names: Iterable[str]) -> list[str]:
@@ -289,9 +288,7 @@ def ignored(behaviour: Behaviour, context: str, names: Iterable[str]) -> list[st
     before = behaviour(settings, {})
     assert not before.startswith("refused"), before
     assert behaviour(settings, {}) == before
-    others = {
-        name: attrgetter(name)(RunConfig()) if settings.get(name) == OTHER[name] else OTHER[name] for name in names
-    }
+    others = {name: defaults()[name] if settings.get(name) == OTHER[name] else OTHER[name] for name in names}
     return [name for name, value in others.items() if behaviour(settings, {name: value}) == before]
 
 

@@ -1,0 +1,261 @@
+"""The initial checkpoint of a run, `init.from`: its weights in a new model, with a new optimizer and from step 0.
+
+    heads        those that the objectives use are read; one that the checkpoint lacks is new
+    vocabulary   keep: the checkpoint's tokenizer made the text
+                 extend, replace: the rows of new entries by `data.tokenizer.transfer`
+                 rows beyond the tokenizer, of a padded table, stay as they are
+    positions    fewer: the first rows of the table
+                 more: row p is a copy of row p mod n, for a table of n rows (as Longformer does, Beltagy et al. 2020,
+                 arXiv:2004.05150, section 5)
+
+`initial.json` in the run directory says what the run started from, with the SHA-256 of the files of the weights. A
+resumed run reads its own checkpoint, so the initial one may be gone by then.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unmask.config import EncoderConfig, RunConfig
+from unmask.config.initial import same_architecture
+from unmask.data.tokenizer import Tokenizer
+from unmask.data.tokenizer.transfer import Transfer, extension_problem, named, transfer
+from unmask.errors import ConfigError, TokenizerError
+from unmask.interop import hf
+from unmask.interop.config_json import read_config
+from unmask.interop.find_model import ModelFolder, find_model
+from unmask.interop.left_out import PARTS
+from unmask.interop.weights import files_of_weights
+from unmask.model import PretrainingModel
+from unmask.paths import as_typed, replace_text
+from unmask.train.checkpoint.tokenizer_hash import require_bound
+from unmask.train.run_folder import not_written
+
+__all__ = ["InitialCheckpoint"]
+
+_log = logging.getLogger(__name__)
+
+_WORD, _POSITION, _BIAS = "encoder.embeddings.word.weight", "encoder.embeddings.position.weight", "mlm.bias"
+_FILE = "initial.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InitialCheckpoint:
+    """A model that a run starts from.
+
+    Attributes:
+        given: as the settings name it.
+        folder: where its files are.
+        sizes: of the model.
+        tokenizer: that the model was trained with.
+        vocabulary: `init.vocabulary`.
+    """
+
+    given: str
+    folder: ModelFolder
+    sizes: EncoderConfig
+    tokenizer: Tokenizer
+    vocabulary: Literal["keep", "extend", "replace"]
+
+    @classmethod
+    def open(cls, config: RunConfig) -> "InitialCheckpoint":
+        """Open the checkpoint that `config.init` names.
+
+        Raises:
+            CheckpointError, RunError: it cannot be read, is damaged, or is a model that this engine does not compute.
+            TokenizerError: it has no tokenizer, or not that of its model.
+        """
+        given = str(config.init.from_)
+        folder = find_model(given)
+        sizes = read_config(folder.path)
+        if not any((folder.path / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+            raise TokenizerError(
+                f"init.from: {given} has no tokenizer (tokenizer.json or vocab.txt), so nothing says what its ids "
+                "mean; copy the tokenizer that the model was trained with into the folder"
+            )
+        tokenizer = Tokenizer.load(folder.path)
+        require_bound(folder.path, tokenizer, sizes.token_rows)
+        return cls(given=given, folder=folder, sizes=sizes, tokenizer=tokenizer, vocabulary=config.init.vocabulary)
+
+    def with_tokenizer(self, config: RunConfig) -> RunConfig:
+        """Return the configuration in which the checkpoint's tokenizer reads the text, unless another one is given.
+
+        Raises:
+            TokenizerError: `data.tokenizer` is not the one that `init.vocabulary` asks for.
+        """
+        data = config.data
+        if data.tokenizer is not None and data.store is None:
+            self.require_vocabulary(Tokenizer.load(data.tokenizer, lowercase=data.lowercase), data.tokenizer)
+        if self.vocabulary != "keep" or data.store is not None or data.tokenizer is not None:
+            return config
+        return replace(config, data=replace(data, tokenizer=str(self.folder.path)))
+
+    def require_vocabulary(self, tokenizer: Tokenizer, place: str | Path) -> None:
+        """Check that the tokenizer of the text is one that `init.vocabulary` asks for.
+
+        Args:
+            tokenizer: the tokenizer.
+            place: its folder, or the store that it made.
+        Raises:
+            TokenizerError: it is another one.
+        """
+        if self.vocabulary != "keep" and tokenizer.hash == self.tokenizer.hash:
+            raise TokenizerError(
+                f"init.vocabulary: it is {self.vocabulary!r} but the tokenizer of {place} is that of {self.given} "
+                "already; leave init.vocabulary out"
+            )
+        if self.vocabulary == "replace" or tokenizer.hash == self.tokenizer.hash:
+            return
+        problem = extension_problem(self.tokenizer, tokenizer)
+        if problem is None and self.vocabulary == "extend":
+            return
+        begin = f"init.from: the tokenizer of {place} is not that of {self.given}"
+        if problem is None:
+            more = len(tokenizer.vocabulary) - len(self.tokenizer.vocabulary)
+            raise TokenizerError(
+                f"{begin}: it has {max(more, 1):,} new entries and keeps all others; give --init.vocabulary extend, "
+                "whose new entries start from the mean of their pieces"
+            )
+        raise TokenizerError(
+            f"{begin}: it {problem}; prepare the text again with `unmask prepare --input TEXT --tokenizer "
+            f"{as_typed(self.given)} --out STORE` and give --data.store STORE, or give --init.vocabulary replace, "
+            "which takes over the rows of equal entries alone"
+        )
+
+    def sizes_for(self, model: EncoderConfig, tokenizer: Tokenizer) -> EncoderConfig:
+        """Return the sizes of the run's model, with the rows that its vocabulary needs.
+
+        Args:
+            model: the sizes in the settings.
+            tokenizer: that of the text.
+        Raises:
+            ConfigError: they are not the checkpoint's, or have too few rows for tokens.
+        """
+        differing = same_architecture(model, self.sizes)
+        if differing is not None:
+            raise ConfigError(
+                f"config: model.{differing} is {getattr(model, differing)} but init.from, {self.given}, has "
+                f"{getattr(self.sizes, differing)}; make the configuration with unmask.load_config, which takes the "
+                "sizes from the checkpoint"
+            )
+        rows = self.sizes.token_rows
+        needed = tokenizer.vocab_size if self.vocabulary == "replace" else max(rows, tokenizer.vocab_size)
+        given = model.vocab_size
+        if given is not None and (given < needed or (self.vocabulary == "keep" and given != rows)):
+            raise ConfigError(
+                f"config: model.vocab_size is {given} but init.from, {self.given}, with init.vocabulary "
+                f"{self.vocabulary!r} has {needed} rows; leave model.vocab_size out"
+            )
+        return replace(model, vocab_size=given or needed)
+
+    def fill(self, model: PretrainingModel, tokenizer: Tokenizer, *, run: Path) -> None:
+        """Copy the weights into a new model, log what was done, and write `initial.json` into the run directory.
+
+        Args:
+            model: a model of the sizes of `sizes_for`, on the CPU.
+            tokenizer: that of the text.
+            run: the run directory.
+        Raises:
+            CheckpointError: the weights cannot be read or do not fit.
+            RunError: `initial.json` cannot be written.
+        """
+        heads = ("mlm",) if model.nsp is None else ("mlm", "nsp")
+        weights = hf.read_pretraining_model(self.folder.path, heads=heads)
+        rows = None if self.vocabulary == "keep" else transfer(self.tokenizer, tokenizer)
+        ours = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, value in weights.values():
+                target = ours[name]
+                if rows is not None and name in (_WORD, _BIAS):
+                    value = self._token_rows(value, rows, len(target))
+                elif name == _POSITION:
+                    value = _positions(value, len(target))
+                target.copy_(value)
+        self._log_start(model)
+        self._log_heads(weights.difference.new, weights.difference.unread, weights.difference.foreign)
+        if rows is not None:
+            self._log_vocabulary(rows, tokenizer)
+        facts = {
+            "from": self.given,
+            "folder": str(self.folder.path.resolve()),
+            "hub": self.folder.hub,
+            "step": self.folder.steps,
+            "weights": {file.name: _sha256(file) for file in files_of_weights(self.folder.path)},
+            "tokenizer_hash": self.tokenizer.hash,
+            "vocabulary": self.vocabulary,
+            "new_entries": 0 if rows is None else len(rows.new),
+            "new_parts": list(weights.difference.new),
+            "positions": self.sizes.max_positions,
+        }
+        try:
+            replace_text(run / _FILE, json.dumps(facts, indent=2) + "\n")
+        except OSError as error:
+            raise not_written(run / _FILE, error) from error
+
+    def _token_rows(self, old: Tensor, rows: Transfer, count: int) -> Tensor:
+        """Return the `count` rows of a table or bias over tokens, from those of the checkpoint, (V, D) or (V,)."""
+        mean = old[torch.from_numpy(self.tokenizer.used_ids)].mean(0)
+        made = mean.expand(count, *old.shape[1:]).clone()
+        changed = rows.sources
+        if self.vocabulary == "extend":
+            made[: len(old)] = old
+            changed = {index: rows.sources[index] for index in rows.new.values()}
+        single = [(index, ids[0]) for index, ids in changed.items() if len(ids) == 1]
+        if single:
+            to, come = torch.tensor(single).unbind(1)
+            made[to] = old[come]
+        for index, ids in changed.items():
+            if len(ids) != 1:
+                made[index] = old[ids].mean(0) if ids else mean
+        return made
+
+    def _log_start(self, model: PretrainingModel) -> None:
+        step = "" if self.folder.steps is None else f", step {self.folder.steps}"
+        _log.info(f"init: weights and tokenizer of {self.given}{step}; the optimizer starts anew, at step 0")
+        before, now = self.sizes.max_positions, model.config.max_positions
+        if now > before:
+            _log.info(
+                f"init: the position table grows from {before} rows to {now}: row p is a copy of row p mod {before}, "
+                "which training has to tell apart"
+            )
+        elif now < before:
+            _log.info(f"init: the position table is cut from {before} rows to its first {now}")
+
+    def _log_heads(self, new: Sequence[str], unread: Sequence[str], foreign: Sequence[str]) -> None:
+        if new:
+            parts = " and ".join(f"no {PARTS[part]}" for part in new)
+            _log.warning(f"init: {self.given} has {parts}; the run starts with new weights there")
+        if unread or foreign:
+            left = ", ".join([*(f"the {PARTS[part]}" for part in unread), *foreign])
+            _log.info(f"init: left out {left} of {self.given}, which no objective of this run uses")
+
+    def _log_vocabulary(self, rows: Transfer, tokenizer: Tokenizer) -> None:
+        kept = len(tokenizer.vocabulary) - len(rows.new)
+        text = f"init: {kept:,} entries of the vocabulary start from their old rows"
+        if rows.new:
+            token, index = next(iter(rows.new.items()))
+            pieces = " ".join(self.tokenizer.token(piece) for piece in rows.sources[index]) or "all rows"
+            text += f", {len(rows.new):,} new ones from the mean of their pieces, such as {token!r} of {pieces}"
+        _log.info(text)
+        if rows.lost:
+            _log.warning(
+                f"init: the vocabulary lacks {named(rows.lost)} of the checkpoint's {len(self.tokenizer.vocabulary):,} "
+                "entries; what the model knew of them is left out"
+            )
+
+
+def _positions(old: Tensor, count: int) -> Tensor:
+    """Return a position table of `count` rows from one of n, (n, D): row p is row p mod n."""
+    return old[torch.arange(count) % len(old)]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
