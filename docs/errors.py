@@ -38,7 +38,9 @@ TABLES: dict[str, Callable[[Message], bool]] = {
     "runs": lambda one: one.kind == "RunError",
     "model folders": lambda one: one.kind == "CheckpointError" and "/interop/" in one.module,
     "checkpoints": lambda one: one.kind == "CheckpointError",
-    "commands": lambda one: one.kind == "UnmaskError" or "/cli/" in one.module,
+    "commands": lambda one: (
+        one.kind == "UnmaskError" or one.module.startswith(("engine/unmask/cli/", "engine/unmask/commands/"))
+    ),
     "the library": lambda one: True,
 }
 

@@ -10,10 +10,7 @@ It makes three things in the folder `--out`: `store`, the text as token ids; `ru
 import argparse
 from pathlib import Path
 
-import torch
-
 import unmask
-from unmask.data.tokenizer import Tokenizer
 
 PAGES = Path(__file__).resolve().parent.parent / "docs"
 
@@ -45,25 +42,11 @@ def main(arguments: list[str] | None = None) -> None:
     # 3. train; a killed run continues with unmask.pretrain(resume=RUN)
     run = unmask.pretrain(config)
 
-    # 4. the newest checkpoint is a model folder with its tokenizer
-    checkpoint = max((run / "checkpoints").glob("step-*"))
-    model, tokenizer = unmask.PretrainingModel.from_pretrained(checkpoint), Tokenizer.load(checkpoint)
-    model.save_pretrained(options.out / "model", pad_id=tokenizer.pad_id)
-    tokenizer.save(options.out / "model")
+    # 4. a folder with the newest checkpoint and its tokenizer, for unmask.Encoder.from_pretrained and transformers
+    unmask.export(run, options.out / "model")
     print(f"\n{options.text}")
-    for token, probability in predict(model, tokenizer, options.text):
-        print(f"  {probability:6.1%}  {token}")
-
-
-@torch.inference_mode()
-def predict(model: unmask.PretrainingModel, tokenizer: Tokenizer, text: str, top: int = 5) -> list[tuple[str, float]]:
-    """Return the most probable tokens for the [MASK] of a text, and their probabilities."""
-    (ids,) = tokenizer.encode_batch([text], special_tokens=True)
-    batch = unmask.pack([[tokenizer.cls_id, *ids, tokenizer.sep_id]])
-    place = (batch.ids == tokenizer.mask_id).nonzero().flatten()
-    hidden = model.eval()(batch, rows=place)  # (1, D): the encoder's last layer computes this row only
-    best = model.mlm_logits(hidden).softmax(-1)[0].topk(top)
-    return [(tokenizer.token(int(token)), float(p)) for token, p in zip(best.indices, best.values, strict=True)]
+    for prediction in unmask.fill_mask(run, options.text)[0]:
+        print(f"  {prediction.probability:6.1%}  {prediction.token}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 
 import unmask
 from unmask import EncoderConfig, PretrainingModel
+from unmask.commands.evaluate import Evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ["the", "a", "cat", "dog", "sat", "ran", "on", "mat", "and", "hello", "world"]
@@ -39,10 +40,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def sections_of(page: str) -> dict[str, str]:
-    """The Python blocks of each section of a page, one after the other, by its title."""
-    parts = re.split(r"^## (.+)$", (ROOT / page).read_text("utf-8"), flags=re.MULTILINE)
+    """The Python blocks of each section of a page, one after the other, by its title; "" before the first one."""
+    parts = ["", *re.split(r"^## (.+)$", (ROOT / page).read_text("utf-8"), flags=re.MULTILINE)]
     blocks = re.compile(r"^```python\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
-    return {title: "\n".join(blocks.findall(text)) for title, text in zip(parts[1::2], parts[2::2], strict=True)}
+    return {title: "\n".join(blocks.findall(text)) for title, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def run(code: str, name: str) -> dict[str, object]:
@@ -90,14 +91,28 @@ def test_a_complete_program_learns_and_its_folder_is_read_again(
             torch.testing.assert_close(again.eval()(batch), expected, rtol=0, atol=1e-5)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["prepare", "load_config", "pretrain", "export"])
+@pytest.mark.parametrize("name", ["prepare", "similar_words", "analyse", "load_config", "pretrain", "PackedDataset"])
 def test_the_example_of_a_public_function_gives_what_it_shows(name: str, folder: Path) -> None:
     if name not in ("prepare", "load_config"):
         unmask.prepare(["texts"], "store", vocab_size=200)
-    if name in ("export",):
-        unmask.pretrain(unmask.load_config("tiny", {"data.store": "store", "run": "runs/mine", "train.steps": 2}))
-    function = getattr(unmask, name)
-    examples = doctest.DocTestParser().get_examples(function.__doc__)
+    follow_example(name)
+
+
+def test_the_examples_that_read_a_run_give_what_they_show(folder: Path) -> None:
+    unmask.prepare(["texts"], "store", vocab_size=200)
+    small = {"train.steps": 20, "train.tokens_per_step": 256, "stream.micro_batch_tokens": 256}
+    unmask.pretrain(unmask.load_config("tiny", {"data.store": "store", "run": "runs/mine", **small}))
+    for name in ("evaluate", "fill_mask", "export"):
+        follow_example(name)
+    found = run("\n".join(sections_of("docs/training.md").values()), "docs/training.md")["found"]
+    assert isinstance(found, Evaluation) and found.step == 20
+    run("\n".join(sections_of("docs/analysis.md").values()), "docs/analysis.md")
+    assert "analysis.json" in {path.name for path in Path("store-analysis").iterdir()}
+
+
+def follow_example(name: str) -> None:
+    """Run the example in the docstring of a function, and compare what it gives with what it shows."""
+    examples = doctest.DocTestParser().get_examples(getattr(unmask, name).__doc__)
     assert len(examples) >= 3
     names: dict[str, object] = {}
     for example in examples:

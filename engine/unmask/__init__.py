@@ -5,7 +5,8 @@ The public names, each imported when it is first used:
     Encoder, PretrainingModel, EncoderConfig     the model, its heads and its sizes
     pack, PackedBatch, mean_pool                 batches of whole documents, and one vector for each document
     packed_inputs                                batches of the inputs that other encoders take
-    prepare, load_config, pretrain, export       the commands as functions
+    PackedDataset                                a token store as a dataset for other trainers
+    prepare, similar_words, analyse, load_config, pretrain, evaluate, fill_mask, export: the commands as functions
 
 Importing the package imports nothing else. The model and its batches need only PyTorch and NumPy.
 
@@ -21,9 +22,14 @@ import importlib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unmask.batch import PackedBatch, pack
+    from unmask.commands.analyse import analyse
+    from unmask.commands.evaluate import evaluate
     from unmask.commands.export import export
+    from unmask.commands.fill_mask import fill_mask
     from unmask.config import load_config
+    from unmask.data.masking.neighbours import similar_words
     from unmask.data.prepare import prepare
+    from unmask.data.stream.dataset import PackedDataset
     from unmask.layouts import packed_inputs
     from unmask.model import Encoder, EncoderConfig, PretrainingModel, mean_pool
     from unmask.train.pretrain import pretrain
@@ -32,15 +38,20 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "PackedBatch",
+    "PackedDataset",
     "PretrainingModel",
     "__version__",
+    "analyse",
+    "evaluate",
     "export",
+    "fill_mask",
     "load_config",
     "mean_pool",
     "pack",
     "packed_inputs",
     "prepare",
     "pretrain",
+    "similar_words",
 ]
 
 __version__ = "0.1.0"
@@ -49,14 +60,19 @@ _HOMES = {
     "Encoder": "unmask.model",
     "EncoderConfig": "unmask.model",
     "PackedBatch": "unmask.batch",
+    "PackedDataset": "unmask.data.stream.dataset",
     "PretrainingModel": "unmask.model",
+    "analyse": "unmask.commands.analyse",
+    "evaluate": "unmask.commands.evaluate",
     "export": "unmask.commands.export",
+    "fill_mask": "unmask.commands.fill_mask",
     "load_config": "unmask.config",
     "mean_pool": "unmask.model",
     "pack": "unmask.batch",
     "packed_inputs": "unmask.layouts",
     "prepare": "unmask.data.prepare",
     "pretrain": "unmask.train.pretrain",
+    "similar_words": "unmask.data.masking.neighbours",
 }
 
 

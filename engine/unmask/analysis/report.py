@@ -100,12 +100,15 @@ class Report:
             parts += ["## Distraction", _table(rows)]
         return "\n\n".join(parts) + "\n"
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: str | Path) -> list[Path]:
         """Write numbers, tables and plots into `folder`, which is made if it is missing; returns the files.
+
+        Files of an earlier analysis are replaced, and its plots of parts that this one lacks removed.
 
         Raises:
             UnmaskError: matplotlib is not installed; numbers and tables are written all the same.
         """
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / "analysis.json", folder / "tables.md"]
         written[0].write_text(json.dumps(self.numbers(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -122,6 +125,9 @@ class Report:
             plots["ngrams"] = self._draw_ngrams
         if self.distraction is not None:
             plots["distraction"] = self._draw_distraction
+        # those of an earlier analysis, which had more parts
+        for name in {"ngrams", "distraction"} - plots.keys():
+            (folder / f"{name}.png").unlink(missing_ok=True)
         for name, draw in plots.items():
             # a name may hold a $, which would begin a formula
             with rc_context({"text.parse_math": False}):

@@ -40,7 +40,14 @@ _LONG = 40
 
 
 def option(
-    default: Any, description: str, *, metavar: str = "", short: str = "", positional: bool = False, **bounds: Any
+    default: Any,
+    description: str,
+    *,
+    metavar: str = "",
+    short: str = "",
+    positional: bool = False,
+    usual: bool = False,
+    **bounds: Any,
 ) -> Any:
     """Return a dataclass field that is an option of a command.
 
@@ -50,10 +57,11 @@ def option(
         metavar: what stands for its value in the help.
         short: a second spelling, such as "-o".
         positional: whether it is an argument without a name.
+        usual: whether the line of the usage names it although it has a default.
         **bounds: its range, as for `setting`.
     """
     field = setting(default, description, **bounds)
-    shown = {"metavar": metavar, "short": short, "positional": positional}
+    shown = {"metavar": metavar, "short": short, "positional": positional, "usual": usual}
     field.metadata = types.MappingProxyType({**field.metadata, **shown})
     return field
 
@@ -174,7 +182,8 @@ def read(options: type[T], *, prog: str, arguments: Sequence[str]) -> T:
 def parser_of(options: type[Any], *, prog: str) -> Parser:
     """Return the parser of a dataclass of options; its docstring describes the command."""
     fields = dataclasses.fields(options)
-    needed = [one for one in fields if _default(one) is dataclasses.MISSING and not one.metadata["positional"]]
+    named = [one for one in fields if not one.metadata["positional"]]
+    needed = [one for one in named if _default(one) is dataclasses.MISSING or one.metadata["usual"]]
     words = [f"--{one.name.replace('_', '-')} {one.metadata['metavar'] or 'VALUE'}" for one in needed]
     words += ["[OPTIONS]"] * (len(needed) + sum(one.metadata["positional"] for one in fields) < len(fields))
     words += [one.metadata["metavar"] for one in fields if one.metadata["positional"]]

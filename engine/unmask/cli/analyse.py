@@ -5,30 +5,16 @@ store is analysed as `unmask pretrain` would train on it with the recipe or YAML
 """
 
 import logging
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, replace
-from itertools import islice
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from unmask.cli._arguments import option, read
 from unmask.cli._settings import read_settings_of
 from unmask.config.settings import Checked
 from unmask.errors import RunError
-from unmask.folders import is_store
-from unmask.paths import printable
 from unmask.terminal import messages_through
 
-if TYPE_CHECKING:
-    from unmask.analysis.distraction import Distraction
-    from unmask.analysis.report import Report
-    from unmask.batch import PackedBatch
-    from unmask.config import RunConfig
-    from unmask.train.data import RunData
-
-__all__ = ["analyse", "run"]
+__all__ = ["run"]
 
 _log = logging.getLogger(__name__)
 
@@ -63,80 +49,20 @@ def run(arguments: list[str]) -> None:
     # a word behind the value of a setting
     own += [] if given.source is None else [given.source]
     options = read(Options, prog="unmask analyse", arguments=own)
+    from unmask.commands.analyse import analyse, beside
+
+    out = options.out or beside(options.path)
+    if out.exists() and not out.is_dir():
+        raise RunError(f"analyse: {out} is a file, where a folder is to be; give another one with --out")
     with messages_through(print):
         report = analyse(
             options.path, recipe=options.recipe, settings=given.changes, micro_batches=options.micro_batches
         )
     print(report.tables())
-    store = is_store(options.path)
-    beside = options.path.with_name(f"{options.path.name}-analysis") if store else _run_of(options.path) / "analysis"
-    for file in report.write(options.out or beside):
+    if (out / "analysis.json").exists():
+        _log.warning(f"analyse: the earlier analysis in {out} is replaced; --out FOLDER keeps it")
+    for file in report.write(out):
         print(file)
-
-
-def analyse(
-    path: Path,
-    *,
-    recipe: str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    micro_batches: int = 64,
-) -> "Report":
-    """Analyse the run, checkpoint or store at `path`.
-
-    Args:
-        path: of the run, checkpoint or store.
-        recipe: for a store: recipe or YAML file. Default: `tiny`.
-        settings: for a store: settings laid over the recipe, as for `load_config`.
-        micro_batches: number of micro-batches to analyse.
-    Raises:
-        RunError: `path` is none of these, or a recipe or setting is given for a run.
-        ConfigError: no run could have these settings.
-    """
-    from unmask.analysis.burstiness import exponents
-    from unmask.analysis.masks import measure_masks
-    from unmask.analysis.packing import describe_lengths, measure_packing, sequences_of, texts_of
-    from unmask.analysis.report import Report
-
-    config = _config(path, recipe, settings or {})
-    data = _open(path, config)
-    stream = data.stream(data.phases[-1])
-    batches = list(islice(stream.batches(), micro_batches))
-    special = data.store.special_ids | {f"added {token}": token for token in data.store.added_special_ids}
-    masked = stream.masking != "next_token"
-    unigram = data.unigram()
-    if unigram is not None and unigram.counted < unigram.total:
-        _log.info(str(unigram))
-    masks = None
-    if masked:
-        masks = measure_masks(batches, special, similar_words=data.similar_words)
-    documents = {}
-    for number, name in enumerate(data.store.sources):
-        lengths = data.store.lengths[data.store.source_of == number]
-        if lengths.any():
-            documents[name] = describe_lengths(lengths)
-    return Report(
-        title=printable(path.resolve().name),
-        documents=documents,
-        sequences=describe_lengths(np.concatenate([sequences_of(batch) for batch in batches])),
-        packing=measure_packing(batches),
-        masks=masks,
-        burstiness=exponents(text for batch in batches for text in texts_of(batch, special, masked=masked)),
-        distraction=None if is_store(path) else _distraction(path, data, batches),
-        unigram_loss=None if unigram is None else unigram.loss,
-    )
-
-
-def _run_of(path: Path) -> Path:
-    """Return the run directory of `path`, which is the directory or one of its checkpoints."""
-    run = path.parent.parent if path.parent.name == "checkpoints" else path
-    if not (run / "config.yaml").is_file():
-        if not path.exists():
-            raise RunError(f"analyse: {path} does not exist; give a run, one of its checkpoints, or a store")
-        raise RunError(
-            f"analyse: {path} must be a run directory (config.yaml), one of its checkpoints, or a store "
-            "(manifest.json); unmask prepare makes a store, unmask pretrain a run"
-        )
-    return run
 
 
 def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -150,64 +76,3 @@ def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
             words = settings if name == "--seed" or "." in name else own
         words.append(word)
     return own, settings
-
-
-def _config(path: Path, recipe: str | None, settings: Mapping[str, Any]) -> "RunConfig":
-    from unmask.config import load_config
-    from unmask.train.run_folder import located, saved_config
-
-    if is_store(path):
-        if "data.store" in settings:
-            raise RunError(f"analyse: {path} is the store to analyse; leave --data.store out")
-        return load_config(recipe, {"data": {"input": [], "tokenizer": None}, **settings, "data.store": str(path)})
-    run = _run_of(path)
-    if recipe is not None:
-        raise RunError(f"analyse: {run} has its own configuration; leave --recipe {recipe} out")
-    if settings:
-        raise RunError(f"analyse: {run} has its own configuration; leave --{next(iter(settings))} out")
-    return located(saved_config(run), run)
-
-
-def _open(path: Path, config: "RunConfig") -> "RunData":
-    from unmask.train.data import RunData
-    from unmask.train.store import open_store
-
-    folder = path if is_store(path) else _run_of(path)
-    store, tokenizer = open_store(config, folder)
-    # The host makes the masks that the device would make, and this analysis runs on the host.
-    return RunData(store, tokenizer, replace(config, masking=replace(config.masking, place="host")))
-
-
-def _distraction(path: Path, data: "RunData", batches: "list[PackedBatch]") -> "Distraction | None":
-    """Return the attention of the newest checkpoint on other documents; None if the run has no checkpoint."""
-    from unmask.analysis.distraction import measure_distraction, reference_masses
-    from unmask.commands.load_model import load_model
-    from unmask.data.stream import Stream
-    from unmask.interop.find_model import find_model
-
-    try:
-        model, _ = load_model(find_model(path))
-    except RunError:
-        return None
-    sep = data.store.special_ids["sep"]
-    found = measure_distraction(model.encoder, batches, sep_id=sep)
-    stream = data.stream(data.phases[-1])
-    if stream.composition.scope == "sequence" or not stream.composition.joins:
-        return found
-    # In scope `document` no token attends to another document, so the reference comes from scope `sequence`.
-    joined = Stream(
-        data.store,
-        stream.config,
-        data.tokenizer.ordinary_ids,
-        composition=replace(stream.composition, scope="sequence"),
-        masking=stream.masking,
-        pair_task=stream.pair_task,
-        seed=data.phases[-1].seed,
-        similar_words=data.similar_words,
-    )
-    causal = model.encoder.config.causal
-    masses = [
-        reference_masses(batch, sep, causal=causal)[: batch.real_tokens]
-        for batch in islice(joined.batches(), len(batches))
-    ]
-    return replace(found, reference=float(np.concatenate(masses).mean()))

@@ -1,24 +1,29 @@
 """`unmask plot RUN [-o out.png]`: training and held-out loss of a run, from its log.jsonl and evaluation.jsonl.
 
-A logged row covers few tokens, so the training loss is also drawn as a running mean over a fiftieth of the rows. A
-dashed line is the loss of a model that knows only token frequencies (`train.unigram`), if an evaluation has it.
+A logged row covers few tokens, so the training loss is also drawn as a running mean over a fiftieth of the rows. Where
+a run has several objectives, the training loss is their weighted sum, and a thin line is the same mean of each of them.
+A dashed line is the loss of a model that knows only token frequencies (`train.unigram`), if an evaluation has it.
 """
 
-from dataclasses import MISSING, dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from unmask.cli._arguments import option, read
+from unmask.config import ObjectiveConfig
 from unmask.config.settings import Checked
 from unmask.errors import RunError, UnmaskError
 from unmask.paths import printable
 from unmask.train.logging.log import read_evaluations, read_log
 
-__all__ = ["Curve", "draw", "read_curves", "read_unigram", "run"]
+__all__ = ["Curve", "draw", "read_curves", "read_objectives", "read_unigram", "run"]
+
+_COLORS = ("#2e7d32", "#8e5ea2", "#b8860b", "#008080")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options(Checked):
-    """Draw the training and held-out loss of a run."""
+    """Draw the training and held-out loss of a run, and the loss of each objective if there are several."""
 
     run: Path = option(MISSING, "Run directory.", positional=True, metavar="RUN")
     out: Path | None = option(
@@ -40,10 +45,20 @@ def run(arguments: list[str]) -> None:
     training, held_out = read_curves(options.run)
     unigram = read_unigram(options.run)
     out = options.out or options.run / "loss.png"
-    draw(training, held_out, title=f"{printable(options.run.absolute().name)}: loss", out=out, unigram=unigram)
+    objectives = read_objectives(options.run)
+    draw(
+        training,
+        held_out,
+        title=f"{printable(options.run.absolute().name)}: loss",
+        out=out,
+        unigram=unigram,
+        objectives=objectives,
+    )
+    parts = ", ".join(f"{name} {curve.losses[-1]:.3f}" for name, curve in objectives.items())
     last = f", held-out {held_out.losses[-1]:.3f} at step {held_out.steps[-1]}" if held_out.steps else ""
     frequencies = "" if unigram is None else f"; token frequencies alone have {unigram:.3f}"
-    print(f"{out}: training loss {training.losses[-1]:.3f} at step {training.steps[-1]}{last}{frequencies}")
+    weighted = f" ({parts})" if parts else ""
+    print(f"{out}: training loss {training.losses[-1]:.3f}{weighted} at step {training.steps[-1]}{last}{frequencies}")
 
 
 def read_curves(folder: Path) -> tuple[Curve, Curve]:
@@ -71,7 +86,26 @@ def read_unigram(folder: Path) -> float | None:
     return losses[-1] if losses else None
 
 
-def draw(training: Curve, held_out: Curve, *, title: str, out: Path, unigram: float | None = None) -> None:
+def read_objectives(folder: Path) -> dict[str, Curve]:
+    """Return the training loss of each objective of the run in `folder`; nothing if it has one objective."""
+    rows = read_log(folder)
+    losses = {
+        field.name: {row["step"]: row[key] for row in rows if row.get(key) is not None}
+        for field in fields(ObjectiveConfig)
+        for key in [f"{field.name}_loss"]
+    }
+    return {name: _curve(found) for name, found in losses.items() if found}
+
+
+def draw(
+    training: Curve,
+    held_out: Curve,
+    *,
+    title: str,
+    out: Path,
+    unigram: float | None = None,
+    objectives: Mapping[str, Curve] | None = None,
+) -> None:
     """Write the plot.
 
     Args:
@@ -80,6 +114,7 @@ def draw(training: Curve, held_out: Curve, *, title: str, out: Path, unigram: fl
         title: title of the plot.
         out: image to write.
         unigram: loss of a model that knows only token frequencies, for a dashed line.
+        objectives: training loss of each of several objectives, for thin lines.
     Raises:
         UnmaskError: matplotlib is not installed, or cannot write this kind of file.
     """
@@ -105,6 +140,16 @@ def draw(training: Curve, held_out: Curve, *, title: str, out: Path, unigram: fl
                 color="#1f4e79",
                 linewidth=1.4,
                 label=f"training, mean of {rows} rows",
+            )
+        for (name, curve), color in zip((objectives or {}).items(), _COLORS, strict=False):
+            over = max(1, len(curve.steps) // 50)
+            axes.plot(
+                curve.steps[over - 1 :],
+                _running_mean(curve.losses, over),
+                color=color,
+                marker=marker,
+                linewidth=0.8,
+                label=f"{name} alone" + (f", mean of {over} rows" if over > 1 else ""),
             )
         if held_out.steps:
             axes.plot(held_out.steps, held_out.losses, color="#c0392b", marker="o", markersize=3, label="held-out")

@@ -1,32 +1,24 @@
 """`unmask prepare --input docs.jsonl --out store`: raw text to a tokenizer and a token store, once for many runs."""
 
 import logging
-import time
-from contextlib import AbstractContextManager
 from dataclasses import MISSING, dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from unmask.cli._arguments import option, read
+from unmask.cli._progress import ProgressReport
 from unmask.config.settings import Checked
 from unmask.folders import kind_of
 from unmask.paths import as_typed
-from unmask.terminal import messages_through, with_width
+from unmask.terminal import messages_through
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
-
     from unmask.data.prepare import Progress
 
 __all__ = ["Options", "run"]
 
 _log = logging.getLogger(__name__)
-
-_TELL_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +29,6 @@ class Options(Checked):
     OUT.partial when the same command is given again, after the last finished shard, and gives the same store.
     """
 
-    out: Path = option(MISSING, "Store to make; must not exist.", metavar="FOLDER")
     input: list[str] = option(
         list,
         "Files, folders or patterns such as 'news/*/', here or at s3://, gs:// and hf://datasets/owner/name/: .txt "
@@ -46,7 +37,9 @@ class Options(Checked):
         "hf://owner/name:split (extra `datasets`); docstrings: for those of the installed Python packages. NAME names "
         "the source, several may share one; else it is the name of the file or folder.",
         metavar="[NAME=]PATH",
+        usual=True,
     )
+    out: Path = option(MISSING, "Store to make; must not exist.", metavar="FOLDER")
     tokenizer: Path | None = option(
         None,
         "Existing tokenizer, WordPiece or WordLevel: a folder, a tokenizer.json, a vocab.txt, a run, a store, or "
@@ -139,7 +132,7 @@ def run(arguments: list[str]) -> None:
     from unmask.data.store.unfinished import unfinished_hint
     from unmask.data.tokenizer.further_words import read_words
 
-    with _Report() as report, messages_through(report.show):
+    with ProgressReport() as report, messages_through(report.show):
         try:
             store = prepare(
                 options.input,
@@ -161,7 +154,7 @@ def run(arguments: list[str]) -> None:
                 normalisation=options.normalisation,
                 workers=options.workers,
                 shard_tokens=options.shard_tokens,
-                progress=report,
+                progress=lambda progress: _tell(report, progress),
             )
         except BaseException:
             hint = unfinished_hint(options.out)
@@ -180,48 +173,8 @@ def run(arguments: list[str]) -> None:
         )
 
 
-class _Report(AbstractContextManager["_Report"]):
-    """Shows progress on stderr: a bar for each stage on a terminal, else a line for each stage and half minute."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self._console = with_width(Console(stderr=True))
-        self._bar: Bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[counted]}"),
-            TimeElapsedColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._told = 0.0
-
-    def __call__(self, progress: "Progress") -> None:
-        counted = f"{progress.documents:,} documents"
-        if progress.characters:
-            counted += f", {progress.characters:,} characters"
-        new = progress.stage not in self._tasks
-        if new:
-            self._tasks[progress.stage] = self._bar.add_task(
-                progress.stage, total=progress.total_characters, counted=counted
-            )
-        if not self._console.is_terminal and (new or time.monotonic() - self._told > _TELL_SECONDS):
-            self._console.print(f"{progress.stage}: {counted} so far", highlight=False)
-            self._told = time.monotonic()
-        self._bar.update(self._tasks[progress.stage], completed=progress.characters, counted=counted)
-
-    def show(self, message: str) -> None:
-        """Print a message on a line of its own, above the bar if there is one."""
-        self._console.print(f"unmask: {message}", highlight=False, markup=False, soft_wrap=True)
-
-    def __enter__(self) -> "_Report":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
-    ) -> None:
-        self._bar.stop()
+def _tell(report: ProgressReport, progress: "Progress") -> None:
+    counted = f"{progress.documents:,} documents"
+    if progress.characters:
+        counted += f", {progress.characters:,} characters"
+    report.update(progress.stage, counted, done=progress.characters, total=progress.total_characters)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from unmask.cli._arguments import option, read
 from unmask.config.settings import Checked
-from unmask.errors import ConfigError
 from unmask.paths import as_typed
 from unmask.terminal import messages_through
 
@@ -44,25 +43,20 @@ class Options(Checked):
 def run(arguments: list[str]) -> None:
     """Make the table, and print how many words it has and how to use it."""
     options = read(Options, prog="unmask similar-words", arguments=arguments)
-    for name in ("epochs", "seed"):
-        if options.vectors is not None and getattr(options, name) is not None:
-            raise ConfigError(f"similar-words: --{name} is of the training, and --vectors reads vectors; leave one out")
-
-    from unmask.data.masking.neighbours import write_similar_words
-    from unmask.data.store import Store
+    from unmask.data.masking.neighbours import similar_words
 
     began = time.perf_counter()
     with messages_through(print):
-        table = write_similar_words(
-            Store.open(options.store),
+        table = similar_words(
+            options.store,
             options.out,
             vectors=options.vectors,
             words=options.words,
             neighbours=options.neighbours,
             min_count=options.min_count,
             tokens=options.tokens,
-            epochs=5 if options.epochs is None else options.epochs,
-            seed=1 if options.seed is None else options.seed,
+            epochs=options.epochs,
+            seed=options.seed,
         )
     print(f"{options.out}: {table.coverage}, made in {time.perf_counter() - began:.1f} s")
     store, out = as_typed(options.store), as_typed(options.out)

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from unmask.errors import SettingError, SettingTypeError
 
-__all__ = ["Checked", "check_value", "described", "hints_of", "setting"]
+__all__ = ["Checked", "check_argument", "check_value", "described", "hints_of", "setting"]
 
 # the largest number of float32
 _LARGEST = 3.4e38
@@ -114,13 +114,33 @@ def check_value(group: str, field: "dataclasses.Field[Any]", hint: Any, value: o
         SettingError: the value is out of its range.
         SettingTypeError: it has another type.
     """
+    _check(group, field.name, hint, field.metadata, value)
+
+
+def check_argument(call: str, name: str, hint: Any, value: object, **bounds: float) -> None:
+    """Raise if an argument of a function has not its type or its range, in the words that an option of a command has.
+
+    Args:
+        call: what the error begins with, such as "evaluate".
+        name: of the argument.
+        hint: its type.
+        value: the value.
+        **bounds: its range, as for `setting`.
+    Raises:
+        SettingError: the value is out of its range.
+        SettingTypeError: it has another type.
+    """
+    _check(call, name, hint, bounds, value)
+
+
+def _check(group: str, name: str, hint: Any, metadata: Mapping[str, Any], value: object) -> None:
     for below, problem in _type_problems(hint, value):
         way = ""
-        if field.metadata.get("by_commas") and isinstance(value, list | tuple) and value:
+        if metadata.get("by_commas") and isinstance(value, list | tuple) and value:
             way = f"; write {','.join(map(_between_commas, value))!r}"
-        raise SettingTypeError(group, field.name + below, problem + way)
-    for _, problem in _range_problems(hint, field.metadata, value):
-        raise SettingError(group, field.name, problem)
+        raise SettingTypeError(group, name + below, problem + way)
+    for _, problem in _range_problems(hint, metadata, value):
+        raise SettingError(group, name, problem)
 
 
 def _range_problems(hint: Any, metadata: Mapping[str, Any], value: Any) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ from unmask.model import PretrainingModel
 from unmask.objectives import TOKEN_OBJECTIVES, Objective, score_batch
 from unmask.train.logging.metrics import perplexity
 
-__all__ = ["Score", "Split", "as_row", "evaluate", "part_of"]
+__all__ = ["Score", "Split", "as_row", "part_of", "score_model"]
 
 Split = Literal["held_out", "train", "all"]
 """Documents of a store: the held-out ones, those to train on, or all."""
@@ -74,7 +74,7 @@ def as_row(scores: Sequence[Score], weights: Sequence[float]) -> dict[str, float
 
 
 @torch.no_grad()
-def evaluate(
+def score_model(
     model: PretrainingModel,
     objectives: Sequence[tuple[Objective, float]],
     batches: Iterable[PackedBatch],

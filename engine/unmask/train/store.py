@@ -21,6 +21,7 @@ from unmask.data.prepare import Progress, describe, prepare
 from unmask.data.prepare.inputs import stores_among
 from unmask.data.store import Store
 from unmask.data.store.duplicates import describe_duplicates
+from unmask.data.store.summary import headline
 from unmask.data.text.corpus import DOCSTRINGS
 from unmask.data.text.docstrings import cache_folder, docstring_corpus
 from unmask.data.tokenizer import Tokenizer
@@ -43,7 +44,7 @@ def open_store(config: RunConfig, run: Path) -> tuple[Store, Tokenizer]:
         TokenizerError: the tokenizer cannot be used.
     """
     if config.data.store is not None:
-        store = Store.open(config.data.store)
+        store = _opened(Path(config.data.store))
         asked, made_by = config.data.segmenter, store.segmenter.partition(" ")[0]
         if asked is not None and not made_by:
             raise StoreError(
@@ -66,14 +67,20 @@ def open_store(config: RunConfig, run: Path) -> tuple[Store, Tokenizer]:
         place = find_tokenizer(given)
         lowercase = tokenizer.lowercase if case_is_open(place) else None
         store.require_tokenizer(Tokenizer.load(place, lowercase=lowercase))
-    _log.info(describe(store))
     return store, tokenizer
+
+
+def _opened(folder: Path) -> Store:
+    """Open a store that was described when it was made."""
+    store = Store.open(folder)
+    _log.info(headline(store))
+    return store
 
 
 def _prepared(folder: Path, config: RunConfig) -> Store:
     """Open the store in `folder`, or make it there from the configured text."""
     if folder.exists():
-        return Store.open(folder)
+        return _opened(folder)
     stages: list[str] = []
 
     def log_stage(progress: Progress) -> None:
@@ -101,6 +108,7 @@ def _prepared(folder: Path, config: RunConfig) -> Store:
         segmenter=data.segmenter,
         progress=log_stage,
     )
+    _log.info(describe(store))
     if copies := describe_duplicates(store):
         _log.info(copies)
     return store
@@ -130,7 +138,7 @@ def _docstrings(config: RunConfig, run: Path) -> Store:
         # Another run may have prepared the same text meanwhile. A damaged store is made again.
         _log.warning(f"{error}; preparing the cached text again")
         try:
-            return Store.open(folder)
+            return _opened(folder)
         except StoreError:
             shutil.rmtree(folder, ignore_errors=True)
         try:

@@ -34,7 +34,7 @@ from unmask.train.checkpoint.state import Facts, load_tensors, save_state, state
 from unmask.train.checkpoint.tokenizer_hash import bind
 from unmask.train.data import RunData, phase_at
 from unmask.train.deadline import Deadline
-from unmask.train.evaluate import as_row, evaluate
+from unmask.train.evaluate import as_row, score_model
 from unmask.train.logging.log import RunLog
 from unmask.train.logging.metrics import FlopCount, Meter, peak_flops
 from unmask.train.logging.progress import Display, next_command
@@ -295,7 +295,7 @@ class Trainer:
         with self._paused("evaluation"):
             phase = phase_at(self.data.phases, self.done - 1)
             stream = self.data.held_out(phase)
-            scores = evaluate(
+            scores = score_model(
                 self.model,
                 self.objectives,
                 () if stream is None else takewhile(lambda _: not stop, stream.batches()),

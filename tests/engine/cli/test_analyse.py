@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from unmask import analyse
 from unmask.cli import main
-from unmask.cli.analyse import analyse
 from unmask.errors import RunError
 
 pytest.importorskip("matplotlib")
@@ -114,6 +114,35 @@ def test_a_run_keeps_its_own_settings(tmp_path: Path) -> None:
         analyse(tmp_path, settings={"masking.rate": 0.3})
     with pytest.raises(RunError, match="has its own configuration; leave --recipe macbert out"):
         analyse(tmp_path, recipe="macbert")
+
+
+def test_an_earlier_analysis_is_replaced_with_a_word_and_kept_in_another_folder(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "first"
+    command = ["analyse", str(store), *SMALL, "-o"]
+    assert main([*command, str(out)]) == 0
+    assert "earlier" not in capsys.readouterr().err
+    (out / "distraction.png").write_text("of a run")
+    (out / "mine.txt").write_text("stays")
+    assert main([*command, str(out)]) == 0
+    assert f"the earlier analysis in {out} is replaced; --out FOLDER keeps it" in capsys.readouterr().err
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("analysis.json", "burstiness.png", "lengths.png", "mine.txt", "ngrams.png", "tables.md")
+    ]
+    kept = (out / "analysis.json").read_bytes()
+    assert main([*command, str(tmp_path / "second"), "--masking.rate", "0.3"]) == 0
+    assert (out / "analysis.json").read_bytes() == kept
+    assert main([*command, str(out / "mine.txt")]) == 2
+    assert "mine.txt is a file, where a folder is to be; give another one with --out" in capsys.readouterr().err
+
+
+def test_a_store_that_exists_is_described_in_one_line(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyse", str(store), *SMALL]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(store)) and "docum" in line]
+    assert "40 documents" in line
+    assert main(["prepare", "--input", str(store), "--out", str(store.with_name("again"))]) == 0
+    assert "tokens per document:" in capsys.readouterr().out
 
 
 def test_the_axis_of_lengths_has_plain_numbers(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

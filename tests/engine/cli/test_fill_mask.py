@@ -1,32 +1,10 @@
 """`unmask fill-mask`: probabilities of the model, a head line that says what it is, and refusals."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from unmask.cli import main
-from unmask.cli.fill_mask import predict
-
-
-def test_predictions_are_those_of_the_logits_at_the_mask(model_folder: Path) -> None:
-    import torch
-
-    from unmask import PretrainingModel, pack
-    from unmask.data.tokenizer import Tokenizer
-
-    model, tokenizer = PretrainingModel.from_pretrained(model_folder), Tokenizer.load(model_folder)
-    (predictions,) = predict(model, tokenizer, "the old [MASK] turns", top=tokenizer.vocab_size + 1)
-    inside = tokenizer.encode_batch(["the old", "turns"])
-    ids = [tokenizer.cls_id, *inside[0], tokenizer.mask_id, *inside[1], tokenizer.sep_id]
-    with torch.no_grad():
-        hidden = model(pack([ids]))
-        truth = model.mlm_logits(hidden)[1 + len(inside[0])].softmax(-1)
-    assert len(predictions) == tokenizer.vocab_size
-    assert sum(prediction.probability for prediction in predictions) == pytest.approx(1, abs=1e-5)
-    best = int(truth.argmax())
-    assert predictions[0].token == tokenizer.token(best)
-    assert predictions[0].probability == pytest.approx(float(truth[best]), rel=1e-5)
 
 
 def test_every_mask_gets_its_own_predictions(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,26 +67,6 @@ def test_run_without_a_checkpoint_is_refused(run_folder: Path, capsys: pytest.Ca
         (run_folder / "checkpoints" / step).rename(run_folder / step)
     assert main(["fill-mask", str(run_folder), "a [MASK]"]) == 2
     assert "has no checkpoint yet" in capsys.readouterr().err
-
-
-def test_an_added_special_token_in_a_text_is_whole(model_folder: Path) -> None:
-    from unmask.data.tokenizer import Tokenizer
-    from unmask.model import EncoderConfig, PretrainingModel
-
-    path = model_folder / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"additional_special_tokens": ["[USER]"]}))
-    tokenizer = Tokenizer.load(model_folder)
-    config = EncoderConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=16,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=32,
-        max_positions=6,
-    )
-    # [CLS] [USER] the [MASK] cat [SEP] fill the six positions
-    (best,) = predict(PretrainingModel(config, seed=3), tokenizer, "[USER] the [MASK] cat", top=tokenizer.vocab_size)
-    assert "[USER]" in [prediction.token for prediction in best]
 
 
 def test_scores_that_are_no_numbers_are_not_shown(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,6 +71,35 @@ def test_the_loss_of_token_frequencies_is_a_dashed_line(
     assert "held-out 6.400 at step 10; token frequencies alone have 6.021" in capsys.readouterr().out
 
 
+def test_the_losses_of_several_objectives_are_thin_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = pytest.importorskip("matplotlib.axes")
+    drawn: dict[str, tuple[list[int], list[float], float]] = {}
+    original = axes.Axes.plot
+
+    def plot(self: object, *points: list[Any], **options: Any) -> object:
+        drawn[options["label"]] = (list(points[0]), list(points[1]), options.get("linewidth", 1.5))
+        return original(self, *points, **options)
+
+    monkeypatch.setattr(axes.Axes, "plot", plot)
+    write_log(
+        tmp_path,
+        [{"step": step, "loss": 5.0 - step, "mlm_loss": 4.0 - step, "sop_loss": 1.0} for step in (1, 2)]
+        + [{"step": 3, "loss": 4.0, "mlm_loss": 3.0, "sop_loss": None}],
+    )
+    assert main(["plot", str(tmp_path)]) == 0
+    assert drawn["mlm alone"] == ([1, 2, 3], [3.0, 2.0, 3.0], 0.8)
+    assert drawn["sop alone"] == ([1, 2], [1.0, 1.0], 0.8)
+    assert "training loss 4.000 (mlm 3.000, sop 1.000) at step 3" in capsys.readouterr().out
+    drawn.clear()
+    rows = [{"step": step, "loss": 5.0, "mlm_loss": float(step), "nsp_loss": 1.0} for step in range(1, 151)]
+    write_log(tmp_path, list[dict[str, object]](rows))
+    assert main(["plot", str(tmp_path)]) == 0
+    assert drawn["mlm alone, mean of 3 rows"][0][:2] == [3, 4]
+    assert drawn["mlm alone, mean of 3 rows"][1][:2] == [2.0, 3.0]
+
+
 def test_running_mean_starts_where_its_window_is_full(tmp_path: Path) -> None:
     from unmask.cli.plot import _running_mean
 

@@ -24,6 +24,11 @@ def corpus(tmp_path: Path) -> Path:
     return file
 
 
+def test_the_usage_shows_the_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: unmask prepare --input [NAME=]PATH --out FOLDER [OPTIONS]\n")
+
+
 def test_files_become_a_store_with_its_tokenizer(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from unmask import analyse
 from unmask.cli import main
-from unmask.cli.analyse import analyse
 from unmask.train.logging.log import read_evaluations, read_log
 
 SMALL = [
@@ -84,7 +84,7 @@ def test_a_macbert_run_trains_both_losses_and_is_analysed_and_exported(
         assert (run / "analysis" / f"{name}.png").stat().st_size > 1000
 
     assert main(["fill-mask", str(run), "the [MASK]"]) == 0
-    assert "never showed it [MASK]" in capsys.readouterr().out
+    assert "never showed it [MASK]" in capsys.readouterr().err
     assert main(["export", str(run), str(tmp_path / "out")]) == 0
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["BertForPreTraining"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unmask.cli import main
-from unmask.cli.fill_mask import predict
+from unmask.commands.fill_mask import predict
 from unmask.data.tokenizer import Tokenizer
 
 

@@ -155,13 +155,13 @@ def test_a_resumed_run_has_the_minutes_that_are_left(tiny: ModuleType, tmp_path:
 def test_evaluations_and_saves_take_of_the_minutes(
     tiny: ModuleType, tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unmask.train.evaluate import evaluate
+    from unmask.train.evaluate import score_model
 
     def slow(*arguments: Any, **options: Any) -> Any:
         clock[0] += 3.0
-        return evaluate(*arguments, **options)
+        return score_model(*arguments, **options)
 
-    monkeypatch.setattr("unmask.train.trainer.evaluate", slow)
+    monkeypatch.setattr("unmask.train.trainer.score_model", slow)
     tiny.pretrain(by(tiny, tmp_path / "run", minutes=10 / 60, evaluate_every=4, log_every=3))
     # three seconds before the first step and three after the fourth
     assert [row["step"] for row in read_log(tmp_path / "run")] == [3, 4]

@@ -10,7 +10,7 @@ from unmask.batch import PackedBatch
 from unmask.data.stream import Stream
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives, score_batch
-from unmask.train.evaluate import Score, as_row, evaluate
+from unmask.train.evaluate import Score, as_row, score_model
 
 OBJECTIVES = build_objectives({"mlm": 1.0})
 
@@ -32,13 +32,13 @@ def model(tiny: ModuleType) -> PretrainingModel:
 
 
 def test_two_evaluations_of_the_same_weights_agree(stream: Stream, model: PretrainingModel) -> None:
-    first = evaluate(model, OBJECTIVES, stream.batches(), tokens=10**9)
-    again = evaluate(model, OBJECTIVES, stream.batches(), tokens=10**9)
+    first = score_model(model, OBJECTIVES, stream.batches(), tokens=10**9)
+    again = score_model(model, OBJECTIVES, stream.batches(), tokens=10**9)
     assert first == again
 
 
 def test_an_untrained_model_hesitates_between_all_tokens(stream: Stream, model: PretrainingModel) -> None:
-    (score,) = evaluate(model, OBJECTIVES, stream.batches(), tokens=10**9)
+    (score,) = score_model(model, OBJECTIVES, stream.batches(), tokens=10**9)
     assert score.loss == pytest.approx(math.log(model.config.vocab_size), abs=0.3)
     assert score.perplexity == pytest.approx(math.exp(score.loss))
 
@@ -48,7 +48,7 @@ def test_the_mean_is_over_masked_tokens_and_not_over_batches(stream: Stream, mod
     batches = list(stream.batches())
     with torch.no_grad():
         tallies = [score_batch(model, OBJECTIVES, batch)[0] for batch in batches]
-    (result,) = evaluate(model, OBJECTIVES, batches, tokens=10**9)
+    (result,) = score_model(model, OBJECTIVES, batches, tokens=10**9)
     count = sum(int(tally.count) for tally in tallies)
     assert len({int(tally.count) for tally in tallies}) > 1
     assert result.count == count
@@ -67,7 +67,7 @@ def test_at_most_so_many_tokens_are_read_and_one_batch_at_least(
             taken.append(batch)
             yield batch
 
-    evaluate(model, OBJECTIVES, watched(), tokens=tokens)  # type: ignore[arg-type]
+    score_model(model, OBJECTIVES, watched(), tokens=tokens)  # type: ignore[arg-type]
     total = len(list(stream.batches()))
     assert total > 2
     assert len(taken) == (total if used is None else used)
@@ -76,20 +76,20 @@ def test_at_most_so_many_tokens_are_read_and_one_batch_at_least(
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_of_the_model_comes_back(stream: Stream, model: PretrainingModel, training: bool) -> None:
     model.train(training)
-    evaluate(model, OBJECTIVES, stream.batches(), tokens=1)
+    score_model(model, OBJECTIVES, stream.batches(), tokens=1)
     assert model.training is training
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_nothing_held_out_gives_no_score(model: PretrainingModel) -> None:
-    assert evaluate(model, OBJECTIVES, (), tokens=100) == []
+    assert score_model(model, OBJECTIVES, (), tokens=100) == []
 
 
 def test_text_without_a_prediction_has_no_score_rather_than_a_perfect_one(
     stream: Stream, model: PretrainingModel
 ) -> None:
     nothing = [replace(batch, labels=torch.full_like(batch.labels, -100)) for batch in stream.batches()]  # type: ignore[arg-type]
-    (score,) = evaluate(model, OBJECTIVES, nothing, tokens=10**9)
+    (score,) = score_model(model, OBJECTIVES, nothing, tokens=10**9)
     assert score.count == 0
     assert math.isnan(score.loss)
     assert math.isnan(score.accuracy)

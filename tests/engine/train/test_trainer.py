@@ -22,7 +22,7 @@ from unmask.model import PretrainingModel
 from unmask.objectives import build_objectives
 from unmask.terminal import install_messages
 from unmask.train.data import RunData
-from unmask.train.evaluate import evaluate
+from unmask.train.evaluate import score_model
 from unmask.train.logging.log import RunLog, read_evaluations, read_log
 from unmask.train.logging.provenance import machine
 from unmask.train.run_folder import saved_config
@@ -204,10 +204,10 @@ def test_a_stop_before_the_first_step_saves_nothing_and_the_run_starts_again(
 
     def stopped(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(*arguments, **options)
+        return score_model(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("unmask.train.trainer.evaluate", stopped)
+        patched.setattr("unmask.train.trainer.score_model", stopped)
         tiny.pretrain(tiny.config(run))
     told = re.search(r"SIGTERM: stopped before the first step; .*`unmask pretrain --resume (.*)`", caplog.text)
     assert told is not None

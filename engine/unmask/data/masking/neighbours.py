@@ -10,28 +10,30 @@ Memory: 4 bytes a dimension and word, and 4 BLOCK bytes a word. Cost: words^2 di
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unmask.config.settings import check_argument
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.masking.store_words import StoreWords, count_words
 from unmask.data.masking.word_vectors import Vectors, read_vectors, require_gensim, train_vectors
+from unmask.data.store import Store
 from unmask.data.text.words import ideographs
-from unmask.errors import CorpusError
+from unmask.errors import ConfigError, CorpusError
 from unmask.paths import as_typed
 
-if TYPE_CHECKING:
-    from unmask.data.store import Store
-
-__all__ = ["Neighbours", "nearest_words", "nearest_words_of_equal_length", "write_similar_words"]
+__all__ = ["Neighbours", "nearest_words", "nearest_words_of_equal_length", "similar_words"]
 
 _log = logging.getLogger(__name__)
 
 BLOCK = 512
+
+# of text to train vectors on
+_LITTLE_TOKENS = 5_000_000
 
 MOST_VECTORS = 1_000_000
 """Vectors that are read of a file, the first; files begin with their most frequent words."""
@@ -66,50 +68,69 @@ def nearest_words(vectors: Vectors, *, neighbours: int) -> Iterator[tuple[int, N
 def nearest_words_of_equal_length(words: StoreWords, vectors: Vectors, *, neighbours: int) -> dict[int, Neighbours]:
     """Return the nearest words of as many tokens for each word that has one, by its number.
 
+    Punctuation has only punctuation as neighbours.
+
     Args:
         words: W words.
         vectors: (W, D), fp32, zeros for a word without a vector.
         neighbours: as in `nearest_words`.
     """
     sizes = np.array([len(ids) for ids in words.ids])
+    marks = np.array([not any(map(str.isalnum, word)) for word in words.spelled])
     found: dict[int, Neighbours] = {}
-    for size in np.unique(sizes):
-        group = np.flatnonzero(sizes == size)
+    # no comma is a similar word of "the"
+    for size, is_mark in itertools.product(np.unique(sizes), (False, True)):
+        group = np.flatnonzero((sizes == size) & (marks == is_mark))
         for row, near in nearest_words(vectors[group], neighbours=neighbours):
             found[int(group[row])] = [(int(group[other]), score) for other, score in near]
     return found
 
 
-def write_similar_words(
-    store: Store,
-    table: Path,
+def similar_words(
+    store: Store | str | Path,
+    out: str | Path,
     *,
-    vectors: Path | None = None,
+    vectors: str | Path | None = None,
     words: int = 30_000,
     neighbours: int = 5,
     min_count: int = 5,
     tokens: int = 100_000_000,
-    epochs: int = 5,
-    seed: int = 1,
+    epochs: int | None = None,
+    seed: int | None = None,
 ) -> SimilarWords:
     """Write a table of similar words for a store and return it, as masking reads it.
 
     The same arguments give the same table on one machine.
 
+    Example:
+        >>> import unmask
+        >>> table = unmask.similar_words("store", "similar.tsv")
+        >>> changes = {"data.store": "store", "masking.similar_words": "similar.tsv"}
+        >>> config = unmask.load_config("macbert-mini", changes)
+
     Args:
-        store: its words are those of the table.
-        table: file to write, a line 'word<TAB>neighbour:0.83 ...' for each word, the most frequent first.
+        store: a store, or its folder; its words are those of the table.
+        out: file to write, a line 'word<TAB>neighbour:0.83 ...' for each word, the most frequent first.
         vectors: file of word vectors. Default: they are trained on the store.
         words: number of the most frequent words to compare.
         neighbours: number of neighbours to write for a word. Masking takes the first.
         min_count: occurrences that a word needs.
         tokens: read at most about this many tokens of the store, of documents spread evenly over it.
-        epochs, seed: of the training.
+        epochs: readings of the text in training. Default: 5.
+        seed: of the training. Default: 1.
     Raises:
-        CorpusError: `table` exists, the store has no words to compare, or the vectors cannot be read.
+        ConfigError: an argument is out of its range, or is of the training and `vectors` is given; a `ValueError`.
+        CorpusError: `out` exists, the store has no words to compare, or the vectors cannot be read.
         StoreError, TokenizerError: the store has no tokenizer, or another one.
         UnmaskError: gensim is not installed.
     """
+    for name, value in {"words": words, "neighbours": neighbours, "min_count": min_count, "tokens": tokens}.items():
+        check_argument("similar-words", name, int, value, ge=1)
+    check_argument("similar-words", "epochs", int | None, epochs, ge=1)
+    for name, given in (("epochs", epochs), ("seed", seed)):
+        if vectors is not None and given is not None:
+            raise ConfigError(f"similar-words: --{name} is of the training, and --vectors reads vectors; leave one out")
+    table = Path(out)
     if table.is_dir():
         raise CorpusError(
             f"similar-words: {table} is a folder; give the name of a file, {as_typed(table / 'similar.tsv')}"
@@ -117,6 +138,7 @@ def write_similar_words(
     if table.exists():
         raise CorpusError(f"similar-words: {table} exists; give another name, or remove it: rm {as_typed(table)}")
     require_gensim()
+    store = Store.open(store) if isinstance(store, str | Path) else store
     table.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = store.load_tokenizer()
     found = count_words(store, tokenizer, most=words, min_count=min_count, tokens=tokens)
@@ -129,9 +151,10 @@ def write_similar_words(
         )
     _warn_of_single_characters(found, store)
     if vectors is None:
-        rows = train_vectors(store, found, epochs=epochs, seed=seed)
+        _warn_of_little_text(store, found)
+        rows = train_vectors(store, found, epochs=5 if epochs is None else epochs, seed=1 if seed is None else seed)
     else:
-        rows = read_vectors(vectors, found, tokenizer, most=MOST_VECTORS)
+        rows = read_vectors(Path(vectors), found, tokenizer, most=MOST_VECTORS)
     near = nearest_words_of_equal_length(found, rows, neighbours=neighbours)
     if not near:
         raise CorpusError(
@@ -155,6 +178,16 @@ def _write(table: Path, spelled: list[str], near: dict[int, Neighbours]) -> None
         except BaseException:
             table.unlink()
             raise
+
+
+def _warn_of_little_text(store: Store, words: StoreWords) -> None:
+    """Say that vectors of little text are rough."""
+    tokens = int(store.lengths[words.documents].sum(dtype=np.int64))
+    if tokens < _LITTLE_TOKENS:
+        _log.warning(
+            f"similar-words: the vectors are trained on {tokens:,} tokens, so neighbours are rough; "
+            "prepare more text, or read vectors that were trained on more with --vectors FILE"
+        )
 
 
 def _warn_of_single_characters(words: StoreWords, store: Store) -> None:

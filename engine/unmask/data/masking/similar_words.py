@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unmask.data.randomness import mix64
+from unmask.data.text.undecoded import converted
 from unmask.errors import CorpusError
 from unmask.paths import as_typed
 
@@ -201,7 +202,14 @@ def read_neighbours(path: str | Path) -> Iterator[tuple[str, list[str]]]:
             f"masking.similar_words: there is no table {path}; make one with unmask similar-words --store STORE --out "
             f"{as_typed(Path(path))}"
         ) from None
-    except (UnicodeDecodeError, OSError) as error:
+    except IsADirectoryError:
         raise CorpusError(
-            f"masking.similar_words: {path} cannot be read as UTF-8 text ({error}); convert it, or make it anew"
-        ) from error
+            f"masking.similar_words: {path} is a folder; give the table, a file that `unmask similar-words` made"
+        ) from None
+    except UnicodeDecodeError as error:
+        way = converted(Path(path), error) or "give a table that `unmask similar-words` made"
+        raise CorpusError(f"masking.similar_words: {path} is not UTF-8 ({error.reason}); {way}") from None
+    except OSError as error:
+        raise CorpusError(
+            f"masking.similar_words: {path} cannot be read ({error.strerror}); make it readable, or copy it again"
+        ) from None

@@ -318,6 +318,13 @@ class Corpus:
                 f"jq -cR '{{text: .}}' {printable(typed)} > lines.jsonl"
             )
         if self._cuts.found:
+            if self._cuts.missed:
+                names = ", ".join(printable(str(path)) for path in self._cuts.named)
+                more = self._cuts.missed - len(self._cuts.named)
+                _log.warning(
+                    f"corpus: split_at {rule!r} is found in no line of {self._cuts.missed:,} of the text files, and "
+                    f"each of these is one document: {names}{f' and {more:,} more' if more else ''}"
+                )
             return
         missed = (
             "blank_line_documents found no blank line" if rule is None else f"split_at {rule!r} is found in no line"

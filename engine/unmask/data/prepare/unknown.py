@@ -35,6 +35,8 @@ _MOST_WORDS = 20_000
 _SHOWN_CHARACTERS = 24
 # a cause is named if it explains at least this share of the unknown words
 _EXPLAINS = 0.5
+# another way out is mentioned if it helps this share of them
+_MENTIONED = 0.05
 _FEW_ENTRIES = 0.01
 
 Origin = Literal["given", "bare vocabulary", "trained", "store"]
@@ -109,13 +111,20 @@ def require_known(
         f"{share:.1%} of the tokens{where} are unknown ({counts.unknown:,} of {counts.tokens:,}), of which a model "
         f"learns nothing; most frequent words: {words}"
     )
-    advice = _advice(_Words(words=counts.words, tokenizer=tokenizer), origin)
+    unknown = _Words(words=counts.words, tokenizer=tokenizer)
+    cause, way = _advice(unknown, origin)
+    plain = unknown.share(unknown.known_if_normalised())
+    if plain >= _MENTIONED:
+        way += (
+            f"; prepare the text with --normalisation NFKC, which writes full-width characters and the like in their "
+            f"usual form and makes {plain:.0%} of these words known"
+        )
     if refused:
         raise TokenizerError(
-            f"tokenizer: {finding}; {advice.cause}; {advice.way}; or set allow_unknown (--allow-unknown, "
-            "data.allow_unknown in a run) to take the text as it is"
+            f"tokenizer: {finding}; {cause}; {way}; or set allow_unknown (--allow-unknown, data.allow_unknown in a "
+            "run) to take the text as it is"
         )
-    _log.warning(f"tokenizer: {finding}; {advice.cause}; {advice.way}")
+    _log.warning(f"tokenizer: {finding}; {cause}; {way}")
 
 
 class _Advice(NamedTuple):
@@ -134,7 +143,18 @@ class _Words:
 
     def explained(self, found: Iterable[str]) -> bool:
         """Return whether these words make up most of all."""
-        return sum(self.words[word] for word in found) >= _EXPLAINS * self.words.total()
+        return self.share(found) >= _EXPLAINS
+
+    def share(self, found: Iterable[str]) -> float:
+        """Return the share of these words, by their occurrences."""
+        return sum(self.words[word] for word in found) / max(1, self.words.total())
+
+    def known_if_normalised(self) -> list[str]:
+        """Return the words that are known in normal form NFKC: full-width letters, ligatures, fractions and others."""
+        forms = {word: unicodedata.normalize("NFKC", word) for word in self.words}
+        changed = [word for word, form in forms.items() if form != word]
+        encoded = self.tokenizer.encode_batch([forms[word] for word in changed])
+        return [word for word, ids in zip(changed, encoded, strict=True) if self.tokenizer.unk_id not in ids]
 
     def long(self) -> list[str]:
         return [word for word in self.words if len(word) > LONGEST_WORD]

@@ -106,6 +106,10 @@ class Store:
             f"{self.vocab_size:,}, sources {', '.join(self.sources)}>"
         )
 
+    def __fspath__(self) -> str:
+        # a store may be given where its folder may
+        return str(self.folder)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # the shards were verified when the store was first opened
         return partial(Store.open, verify=False), (self.folder,)

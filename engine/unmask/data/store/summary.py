@@ -15,10 +15,12 @@ from unmask.data.store.reader import Store
 from unmask.data.text.cleaning import KINDS
 from unmask.data.tokenizer.bert import LONGEST_WORD
 
-__all__ = ["SummaryCounts", "describe"]
+__all__ = ["SummaryCounts", "describe", "headline"]
 
 # a larger share of unknown tokens in a source is reported; Chinese text in BERT's vocabulary has about 3%
 _MUCH_UNKNOWN = 0.1
+# a larger share of all tokens stands in the line about a store
+_SOME_UNKNOWN = 0.01
 
 
 class SummaryCounts:
@@ -93,15 +95,21 @@ class SummaryCounts:
         }
 
 
-def describe(store: Store) -> str:
-    """Describe a store in a few lines: documents, tokens, lengths, unknown tokens and removed characters by source."""
-    summary = store.manifest["summary"]
+def headline(store: Store) -> str:
+    """Describe a store in one line: documents, tokens, vocabulary, segmenter, and unknown tokens if they are many."""
     counts = (
         f"{store.num_documents:,} documents, {store.num_tokens:,} tokens without [CLS] and [SEP], vocabulary "
         f"{store.vocab_size:,}"
     )
     words = f", words of Chinese by {store.segmenter}" if store.segmenter else ""
-    lines = [f"{store.folder}: {counts}{words}"]
+    unknown = sum(store.manifest["summary"].get("unknown_tokens", {}).values()) / max(1, store.num_tokens)
+    return f"{store.folder}: {counts}{words}" + (f", {unknown:.1%} unknown" if unknown > _SOME_UNKNOWN else "")
+
+
+def describe(store: Store) -> str:
+    """Describe a store in a few lines: documents, tokens, lengths, unknown tokens and removed characters by source."""
+    summary = store.manifest["summary"]
+    lines = [headline(store)]
     if summary.get("empty_documents"):
         lines.append(f"{summary['empty_documents']:,} documents without a token were left out")
     if summary.get("dropped_duplicates"):

@@ -221,10 +221,14 @@ class Permutation:
 
 
 class BlockStarts:
-    """The micro-batches at which blocks begin: known for block 0, which begins at 0, and for blocks that were met."""
+    """The micro-batches at which blocks begin: known for the first block, which begins at 0, and for those met since.
 
-    def __init__(self) -> None:
-        self._blocks, self._starts = [0], [0]
+    Args:
+        first: the block from which micro-batches are counted.
+    """
+
+    def __init__(self, first: int = 0) -> None:
+        self._blocks, self._starts = [first], [0]
 
     def at_or_before(self, index: int) -> tuple[int, int]:
         """Return the last known block that begins at or before micro-batch `index`, and where it begins."""

@@ -17,6 +17,7 @@ every block before once, about 1.5 us a document.
 `fingerprint` is a hash of everything that the micro-batches depend on; a resumed run must find the same one.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ from unmask.data.stream.blocks import BlockStarts, TokenStore, sources_of
 from unmask.data.stream.capacities import capacities, compose_sample, count_tokens, times_read
 from unmask.data.stream.plan import BlockPlan, Planner
 from unmask.data.stream.rows import BatchArrays, join, lay_out
+from unmask.errors import ConfigError
 
 __all__ = ["Stream"]
 
@@ -158,6 +160,8 @@ class Stream:
         )
         self.fingerprint = self._fingerprint(seed, ordinary_ids, similar_words)
         self._starts = BlockStarts()
+        # the block after the last one
+        self._end = None if self._endless else self._planner.blocks
         self._planned: tuple[int, BlockPlan] | None = None
 
     def _stored_sequences(self, folder: Path | None, seed: int) -> StoredSequences | None:
@@ -196,6 +200,44 @@ class Stream:
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    def from_epoch(self, epoch: int, *, endless: bool) -> "Stream":
+        """Return this stream with its micro-batches counted from the beginning of an epoch.
+
+        It plans none of the blocks before that epoch.
+
+        Args:
+            epoch: the epoch, from 0 on; held-out documents have one only.
+            endless: whether later epochs follow.
+        Raises:
+            ConfigError: a mask rate that changes, which is counted from the beginning of the run.
+        """
+        if epoch and self._rule.rate_end is not None:
+            raise ConfigError(
+                "stream: masking.rate_end is set, and the mask rate is counted from the first micro-batch, so the "
+                f"stream must be read from epoch 0, got epoch {epoch}; read it from there, or set masking.rate_end to "
+                "None"
+            )
+        other = copy.copy(self)
+        first = epoch * self._planner.blocks
+        other._starts = BlockStarts(first)
+        if not endless:
+            other._end = first + self._planner.blocks
+        return other
+
+    def count(self) -> int:
+        """Count the micro-batches to the end of the epoch, which plans all of its blocks.
+
+        Raises:
+            ValueError: the stream does not end.
+        """
+        if self._end is None:
+            raise ValueError("stream: it has no end to count to; count one epoch, from_epoch(epoch, endless=False)")
+        block, first = self._starts.at_or_before(1 << 62)
+        for number in range(block, self._end):
+            first += len(self._plan(number))
+            self._starts.learn(number + 1, first)
+        return first
+
     def batches(self, start: int = 0, *, rank: int = 0, world_size: int = 1) -> Iterator[PackedBatch]:
         """Yield micro-batches start + rank, start + rank + world_size, ...; without end when training."""
         for arrays in self.arrays(start + rank, world_size):
@@ -230,20 +272,21 @@ class Stream:
 
         Raises:
             ValueError: a negative index.
-            IndexError: past the end of the held-out epoch.
+            IndexError: past the end of the epoch, if the stream has one.
         """
         if index < 0:
             raise ValueError(f"stream: index must be at least 0, got {index}")
         # From the nearest known block on, plan every block once until the index lies in it.
         block, first = self._starts.at_or_before(index)
-        while self._endless or block < self._planner.blocks:
+        while self._end is None or block < self._end:
             count = len(self._plan(block))
             self._starts.learn(block + 1, first + count)
             if index < first + count:
                 epoch, number = divmod(block, self._planner.blocks)
                 return Cursor(epoch, number, index - first)
             block, first = block + 1, first + count
-        raise IndexError(f"stream: index must be below {first}, the micro-batches of the held-out epoch, got {index}")
+        epoch_name = "epoch" if self._endless else "held-out epoch"
+        raise IndexError(f"stream: index must be below {first}, the micro-batches of the {epoch_name}, got {index}")
 
     def remember(self, index: int, cursor: Cursor) -> None:
         """Note that micro-batch `index` lies at `cursor`, so that no block before it has to be planned.
@@ -285,7 +328,7 @@ class Stream:
         return epoch % self._rule.static_masks if self._rule.static_masks else epoch, number
 
     def _make(self, index: int) -> BatchArrays | None:
-        """Make micro-batch `index`; None past the end of the held-out epoch."""
+        """Make micro-batch `index`; None past the end of the epoch, if the stream has one."""
         try:
             cursor = self.locate(index)
         except IndexError:

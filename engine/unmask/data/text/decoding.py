@@ -20,6 +20,7 @@ from typing import IO, cast
 from unmask.data.text.cleaning import OTHER_BREAKS
 from unmask.data.text.remote import FilePath
 from unmask.errors import CorpusError
+from unmask.paths import as_typed
 
 __all__ = [
     "COMPRESSED",
@@ -43,18 +44,19 @@ _BLOCK_BYTES = 1 << 20
 _NEAR = 24
 # a line ends where `cleaning.py` puts a line break, so that later steps see the same lines
 _LINE = re.compile(f"[^\n\r{OTHER_BREAKS}]*+(?:\r\n?|[\n{OTHER_BREAKS}])|[^\n\r{OTHER_BREAKS}]++")
-# first bytes of a format, its name, and what to do with such a file
+# first bytes of a format, its name, what to do with such a file, and the command for it
 _FORMATS = (
-    (b"\x1f\x8b", "gzip", "give its name the suffix .gz"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "give its name the suffix .zst"),
-    (b"PAR1", "parquet", "give its name the suffix .parquet"),
-    (b"BZh", "bzip2", "decompress it with bunzip2"),
-    (b"\xfd7zXZ\0", "xz", "decompress it with unxz"),
-    (b"PK\x03\x04", "zip", "unpack it and take the text out"),
-    (b"%PDF-", "PDF", "take the text out first"),
-    (b"\xff\xfe", "UTF-16", "read it with --encoding utf-16 (data.encoding of a run)"),
-    (b"\xfe\xff", "UTF-16", "read it with --encoding utf-16 (data.encoding of a run)"),
+    (b"\x1f\x8b", "gzip", "give its name the suffix .gz", "mv {typed} {gz}"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "give its name the suffix .zst", "mv {typed} {zst}"),
+    (b"PAR1", "parquet", "give its name the suffix .parquet", "mv {typed} {parquet}"),
+    (b"BZh", "bzip2", "decompress it", "mv {typed} {bz2} && bunzip2 {bz2}"),
+    (b"\xfd7zXZ\0", "xz", "decompress it", "mv {typed} {xz} && unxz {xz}"),
+    (b"PK\x03\x04", "zip", "unpack it", "mv {typed} {zip} && python -m zipfile -e {zip} {bare}"),
+    (b"%PDF-", "PDF", "take the text out", "mv {typed} {pdf} && pdftotext {pdf} {txt}"),
+    (b"\xff\xfe", "UTF-16", "read it with --encoding utf-16 (data.encoding of a run)", ""),
+    (b"\xfe\xff", "UTF-16", "read it with --encoding utf-16 (data.encoding of a run)", ""),
 )
+_PROGRAMS = {".gz": "gzip", ".zst": "zstd"}
 
 
 class UndecodedError(CorpusError):
@@ -78,11 +80,28 @@ def compression_of(path: FilePath) -> str:
     return suffix if suffix in COMPRESSED else ""
 
 
-def other_format(head: bytes) -> str:
-    """Return the clause of a message that names the format of a file by its first bytes; empty if it is unknown."""
-    for begin, name, way in _FORMATS:
-        if head.startswith(begin):
-            return f"; by its first bytes it is {name}: {way}"
+def other_format(head: bytes, path: FilePath, *, raw: bool = False) -> str:
+    """Return the clause of a message that names the format of a file by its first bytes; empty if it is unknown.
+
+    Args:
+        head: the first bytes, decompressed if the name of the file says that it is compressed.
+        path: the file.
+        raw: whether the first bytes are those of the file itself, which is not compressed as its name says.
+    """
+    for begin, name, way, command in _FORMATS:
+        if not head.startswith(begin):
+            continue
+        packed = compression_of(path)
+        if packed and command and not raw:
+            unpack = f"{_PROGRAMS[packed]} -d {as_typed(path)}"
+            return f"; inside it is {name} by its first bytes: {unpack}, and give the file that it makes"
+        bare = str(path).removesuffix(path.suffix)
+        whole = bare if packed else str(path)
+        names = {suffix: as_typed(f"{bare}.{suffix}") for suffix in ("pdf", "txt", "zip", "parquet")}
+        names |= {suffix: as_typed(f"{whole}.{suffix}") for suffix in ("gz", "zst", "bz2", "xz")}
+        typed = command.format(typed=as_typed(path), bare=as_typed(bare), **names)
+        # a command needs the file here
+        return f"; by its first bytes it is {name}: {way}" + (f": {typed}" if typed and isinstance(path, Path) else "")
     return ""
 
 
@@ -106,11 +125,13 @@ def _not_whole(path: FilePath, name: str, error: Exception) -> CorpusError:
     head = b""
     with suppress(OSError), path.open("rb") as stream:
         head = stream.read(8)
-    begin = next(begin for begin, known, _ in _FORMATS if known == name)
+    begin = next(begin for begin, known, *_ in _FORMATS if known == name)
     if head.startswith(begin):
         way = "; copy or compress it again"
     else:
-        way = other_format(head) or f"; leave {path.suffix} out of its name, or copy or compress it again"
+        way = (
+            other_format(head, path, raw=True) or f"; leave {path.suffix} out of its name, or copy or compress it again"
+        )
     return CorpusError(f"corpus: {path} is not a whole {name} file ({error}){way}")
 
 
@@ -191,7 +212,7 @@ def _decoded(path: FilePath, stream: IO[bytes], encoding: str) -> Iterator[str]:
         head = head or data[:8]
         nul = -1 if is_wide else data.find(b"\0")
         if nul >= 0:
-            way = other_format(head) or (
+            way = other_format(head, path) or (
                 "; give the encoding of a text, such as --encoding utf-16-le (data.encoding of a run), leave out what "
                 "is no text"
             )

@@ -126,7 +126,7 @@ def _parsed(text: str, origin: str, path: FilePath, *, is_line: bool = True) -> 
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        known = decoding.other_format(text[:8].encode())
+        known = decoding.other_format(text[:8].encode(), path)
         place = f"column {error.colno}" if is_line else f"line {error.lineno}, column {error.colno}"
         file = as_typed(path)
         whole = f" (jq -c '.[]' {file} makes such lines of an array, jq -c . {file} of objects over several lines)"

@@ -17,6 +17,7 @@ __all__ = ["Cuts", "ReadOptions", "joined", "missing_field"]
 
 _BETWEEN = "\n\n"
 _TAB = "tab"
+_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +98,8 @@ class Cuts:
     Attributes:
         heading: what is found in a line that opens a document; None cuts at blank lines.
         found: whether a file was cut.
+        missed: number of the text files in which no line opens a document.
+        named: the first of these.
         all_headings: a file of many lines that are all headings, and so one document; None before any.
         told: whether the user was warned about the cuts.
     """
@@ -104,8 +107,16 @@ class Cuts:
     def __init__(self, options: ReadOptions) -> None:
         self.heading = None if options.split_at is None else re.compile(options.split_at)
         self.found = False
+        self.missed = 0
+        self.named: list[FilePath] = []
         self.all_headings: FilePath | None = None
         self.told = False
+
+    def note_missed(self, path: FilePath) -> None:
+        """Note a text file in which no line opens a document."""
+        self.missed += 1
+        if self.missed <= _NAMED:
+            self.named.append(path)
 
 
 def joined(texts: Iterable[str | None]) -> str:

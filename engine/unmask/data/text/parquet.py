@@ -44,7 +44,7 @@ def read_parquet(path: FilePath, options: ReadOptions, cuts: Cuts) -> Iterator[t
         # names in a damaged footer may be no text
         except (pa.ArrowException, UnicodeDecodeError) as error:
             stream.seek(0)
-            way = decoding.other_format(stream.read(8)) or "; copy it again"
+            way = decoding.other_format(stream.read(8), path) or "; copy it again"
             raise CorpusError(f"corpus: {path} cannot be read as parquet ({error}){way}") from None
 
 

@@ -25,7 +25,7 @@ _LIST = 10
 def read_plain(path: FilePath, options: ReadOptions, cuts: Cuts) -> Iterator[tuple[str, str]]:
     """Yield (text, `Document.origin`) for each document of a text file; `cuts` notes whether it was cut."""
     with decoding.open_bytes(path) as stream:
-        blocks = _without_columns(path, decoding.decoded_blocks(path, stream, options.encoding))
+        blocks = _checked(path, decoding.decoded_blocks(path, stream, options.encoding))
         if not options.cuts_text:
             yield "".join(blocks), str(path)
             return
@@ -35,9 +35,11 @@ def read_plain(path: FilePath, options: ReadOptions, cuts: Cuts) -> Iterator[tup
             yield text, f"{path}:{first}"
 
 
-def _without_columns(path: FilePath, blocks: Iterator[str]) -> Iterator[str]:
-    """Yield the blocks of a text; refuse the tags of CoNLL columns, which nobody means to learn."""
+def _checked(path: FilePath, blocks: Iterator[str]) -> Iterator[str]:
+    """Yield the blocks of a text; refuse CoNLL columns, whose tags nobody means to learn, and a PDF."""
     first = next(blocks, "")
+    if first.startswith("%PDF-"):
+        raise CorpusError(f"corpus: {path} is no text{decoding.other_format(b'%PDF-', path)}")
     if first.startswith("-DOCSTART-"):
         renamed = as_typed(f"{str(path).removesuffix(path.suffix)}.conll")
         raise CorpusError(
@@ -62,12 +64,12 @@ def _sections(
 ) -> Iterator[tuple[str, int]]:
     section: list[str] = []
     first = 1
-    has_text = False
+    has_text = has_heading = False
     for number, line in lines:
         if not heading.search(decoding.without_break(line)):
             has_text = has_text or not line.isspace()
         else:
-            cuts.found = True
+            cuts.found = has_heading = True
             if has_text:
                 yield "".join(section), first
                 section, first, has_text = [], number, False
@@ -77,3 +79,5 @@ def _sections(
         if first == 1 and not has_text and sum(not line.isspace() for line in section) >= _LIST:
             cuts.all_headings = path
         yield "".join(section), first
+    if has_text and not has_heading:
+        cuts.note_missed(path)

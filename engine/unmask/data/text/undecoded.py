@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from unmask.data.text import decoding
 from unmask.data.text.decoding import UndecodedError
@@ -19,7 +20,7 @@ from unmask.data.text.remote import FilePath
 from unmask.errors import CorpusError
 from unmask.paths import as_typed, printable
 
-__all__ = ["all_undecoded", "probably_utf8"]
+__all__ = ["all_undecoded", "converted", "probably_utf8"]
 
 # encodings to try, with the names that iconv knows
 _TRIED = {
@@ -50,7 +51,7 @@ def all_undecoded(first: UndecodedError, files: Sequence[FilePath], options: Rea
         files: all files of text; those after the first are looked at, up to a gigabyte.
         options: how they are read.
     """
-    known = decoding.other_format(first.head)
+    known = decoding.other_format(first.head, first.path)
     found, missed = _failures(first, files, options.encoding)
     name = options.encoding.upper()
     if len(found) == 1 and not missed:
@@ -72,6 +73,21 @@ def probably_utf8(files: Sequence[FilePath]) -> list[FilePath]:
             if not head.isascii() and _decodes(head, "utf-8", final=False):
                 found.append(path)
     return found
+
+
+def converted(path: Path, error: UnicodeDecodeError) -> str:
+    """Return the command that makes UTF-8 of a file, with what it then reads; empty if no known encoding decodes it."""
+    typed = as_typed(path)
+    with path.open("rb") as stream:
+        if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return f"convert it: iconv -f UTF-16 -t UTF-8 {typed} > utf8 && mv utf8 {typed}"
+    near = error.object[error.object.rfind(b"\n", 0, error.start) + 1 : error.start + 2 * _SAMPLE]
+    for name, known in _TRIED.items():
+        sample = _sample(near, name)
+        if sample and _reads(path, name):
+            command = f"iconv -f {known} -t UTF-8 {typed} > utf8 && mv utf8 {typed}"
+            return f"if {sample!r} is text of it, convert it: {command}"
+    return ""
 
 
 def _failures(first: UndecodedError, files: Sequence[FilePath], encoding: str) -> tuple[list[UndecodedError], int]:

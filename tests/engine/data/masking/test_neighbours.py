@@ -14,7 +14,7 @@ import pytest
 
 from unmask.cli import main
 from unmask.data.masking import neighbours as module
-from unmask.data.masking.neighbours import nearest_words, nearest_words_of_equal_length, write_similar_words
+from unmask.data.masking.neighbours import nearest_words, nearest_words_of_equal_length, similar_words
 from unmask.data.masking.similar_words import SimilarWords, read_neighbours
 from unmask.data.masking.store_words import StoreWords, count_words, sentences
 from unmask.data.masking.word_vectors import read_vectors
@@ -95,7 +95,7 @@ def test_unknown_words_and_words_of_special_tokens_are_left_out(tmp_path: Path) 
 
 
 def test_a_trained_table_has_words_of_one_kind_as_neighbours(store: Store, tmp_path: Path) -> None:
-    table = write_similar_words(store, tmp_path / "table.tsv", epochs=30)
+    table = similar_words(store, tmp_path / "table.tsv", epochs=30)
     found = dict(read_neighbours(tmp_path / "table.tsv"))
     for kind in (ANIMALS, PLACES):
         for word in kind:
@@ -107,17 +107,45 @@ def test_a_trained_table_has_words_of_one_kind_as_neighbours(store: Store, tmp_p
         assert set(lengths) == {lengths[0]}
 
 
+def test_punctuation_has_only_punctuation_as_neighbours() -> None:
+    spelled = ["mill", ",", "barn", "!", "的", "…"]
+    words = StoreWords(
+        spelled=spelled,
+        ids=[(number,) for number in range(6)],
+        counts=np.ones(6, np.int64),
+        hashes=np.arange(6, dtype=np.uint64),
+        occurrences=6,
+        documents=np.zeros(1, np.int64),
+    )
+    vectors = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    near = nearest_words_of_equal_length(words, vectors, neighbours=5)
+    others = {spelled[number]: {spelled[other] for other, _ in found} for number, found in near.items()}
+    letters, marks = {"mill", "barn", "的"}, {",", "!", "…"}
+    assert others == {word: (letters if word in letters else marks) - {word} for word in spelled}
+
+
+def test_vectors_of_much_text_are_not_called_rough(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    similar_words(store, tmp_path / "few.tsv", epochs=1)
+    assert "neighbours are rough" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(module, "_LITTLE_TOKENS", store.num_tokens)
+    similar_words(store, tmp_path / "many.tsv", epochs=1)
+    assert "rough" not in caplog.text
+
+
 def test_the_same_seed_gives_the_same_table_in_another_process(store: Store, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from unmask.data.store import Store\n"
-        "from unmask.data.masking.neighbours import write_similar_words\n"
-        "write_similar_words(Store.open(sys.argv[1]), Path(sys.argv[2]), seed=3)"
+        "from unmask.data.masking.neighbours import similar_words\n"
+        "similar_words(Store.open(sys.argv[1]), Path(sys.argv[2]), seed=3)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"}
     there = tmp_path / "there.tsv"
     subprocess.run([sys.executable, "-c", code, str(store.folder), str(there)], check=True, env=environment)
-    write_similar_words(store, tmp_path / "here.tsv", seed=3)
-    write_similar_words(store, tmp_path / "other.tsv", seed=4)
+    similar_words(store, tmp_path / "here.tsv", seed=3)
+    similar_words(store, tmp_path / "other.tsv", seed=4)
     assert there.read_bytes() == (tmp_path / "here.tsv").read_bytes()
     assert there.read_bytes() != (tmp_path / "other.tsv").read_bytes()
 
@@ -169,7 +197,7 @@ def test_only_the_first_vectors_of_a_large_file_are_read(store: Store, tmp_path:
 
 
 def test_a_table_made_from_vectors_is_read_back(store: Store, tmp_path: Path) -> None:
-    table = write_similar_words(store, tmp_path / "table.tsv", vectors=written(tmp_path, "word2vec text"), neighbours=2)
+    table = similar_words(store, tmp_path / "table.tsv", vectors=written(tmp_path, "word2vec text"), neighbours=2)
     found = dict(read_neighbours(tmp_path / "table.tsv"))
     assert found["猫咪"] == ["小狗", "磨坊"]
     assert found["谷仓"] == ["磨坊", "小狗"]
@@ -177,7 +205,7 @@ def test_a_table_made_from_vectors_is_read_back(store: Store, tmp_path: Path) ->
     assert isinstance(table, SimilarWords)
     assert table.coverage.kept == 4
     with pytest.raises(CorpusError, match=r"table\.tsv exists; give another name, or remove it: rm "):
-        write_similar_words(store, tmp_path / "table.tsv")
+        similar_words(store, tmp_path / "table.tsv")
 
 
 @pytest.mark.parametrize(
@@ -195,26 +223,26 @@ def test_vectors_of_an_unknown_format_are_refused(store: Store, tmp_path: Path, 
     path = tmp_path / "vectors"
     path.write_bytes(contents)
     with pytest.raises(CorpusError, match=message):
-        write_similar_words(store, tmp_path / "table.tsv", vectors=path)
+        similar_words(store, tmp_path / "table.tsv", vectors=path)
     assert not (tmp_path / "table.tsv").exists()
 
 
 def test_missing_vectors_are_refused_by_name(store: Store, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"word vectors: there is no file .*absent; give the file"):
-        write_similar_words(store, tmp_path / "table.tsv", vectors=tmp_path / "absent")
+        similar_words(store, tmp_path / "table.tsv", vectors=tmp_path / "absent")
 
 
 def test_vectors_of_another_language_are_refused_and_training_is_the_way_out(store: Store, tmp_path: Path) -> None:
     (tmp_path / "vectors").write_bytes(text_of({"whale": (1.0, 0.0), "shark": (0.9, 0.1)}))
     with pytest.raises(CorpusError, match=r"must have vectors, none have; .* or leave --vectors out to train them"):
-        write_similar_words(store, tmp_path / "table.tsv", vectors=tmp_path / "vectors")
-    write_similar_words(store, tmp_path / "table.tsv")
+        similar_words(store, tmp_path / "table.tsv", vectors=tmp_path / "vectors")
+    similar_words(store, tmp_path / "table.tsv")
 
 
 def test_rare_words_alone_are_refused_and_a_lower_count_is_the_way_out(store: Store, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="two words of at least 9000 occurrences, has 0; lower --min-count"):
-        write_similar_words(store, tmp_path / "table.tsv", min_count=9000)
-    write_similar_words(store, tmp_path / "table.tsv", min_count=100)
+        similar_words(store, tmp_path / "table.tsv", min_count=9000)
+    similar_words(store, tmp_path / "table.tsv", min_count=100)
 
 
 def test_without_gensim_the_extra_is_named(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +251,7 @@ def test_without_gensim_the_extra_is_named(store: Store, tmp_path: Path, monkeyp
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gensim" else found(name))
     with pytest.raises(UnmaskError, match=r"need gensim; pip install 'unmask\[vectors\]'"):
-        write_similar_words(store, tmp_path / "table.tsv")
+        similar_words(store, tmp_path / "table.tsv")
 
 
 def test_a_chinese_store_without_words_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -231,7 +259,7 @@ def test_a_chinese_store_without_words_is_warned_of(tmp_path: Path, caplog: pyte
     made = str(tmp_path / "store")
     assert main(["prepare", "--input", str(tmp_path / "text.txt"), "--vocab-size", "80", "--out", made]) == 0
     with caplog.at_level("WARNING", logger="unmask"):
-        write_similar_words(Store.open(made), tmp_path / "table.tsv", epochs=1)
+        similar_words(Store.open(made), tmp_path / "table.tsv", epochs=1)
     assert "each Chinese character is a word; prepare the text with --segmenter chinese" in caplog.text
 
 

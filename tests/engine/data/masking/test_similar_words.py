@@ -1,11 +1,13 @@
 """The table of similar words: which neighbour is kept, and how words are found."""
 
+import shutil
+import subprocess
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from unmask.data.masking.similar_words import SimilarWords
+from unmask.data.masking.similar_words import SimilarWords, read_neighbours
 from unmask.errors import CorpusError
 
 
@@ -112,5 +114,31 @@ def test_a_missing_or_binary_table_is_refused_by_name(tmp_path):
     with pytest.raises(CorpusError, match=r"there is no table .*absent\.tsv"):
         SimilarWords.load(tmp_path / "absent.tsv", Letters())
     (tmp_path / "vectors.bin").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(CorpusError, match="cannot be read as UTF-8 text"):
+    with pytest.raises(CorpusError, match=r"is not UTF-8 \(invalid start byte\)"):
         SimilarWords.load(tmp_path / "vectors.bin", Letters())
+    (tmp_path / "vectors.bin").write_bytes(b"\x00\xff\x81")
+    with pytest.raises(CorpusError, match=r"is not UTF-8 .*; give a table that `unmask similar-words` made$"):
+        SimilarWords.load(tmp_path / "vectors.bin", Letters())
+
+
+def test_a_folder_is_no_table(tmp_path):
+    with pytest.raises(CorpusError, match="is a folder; give the table, a file that `unmask similar-words` made"):
+        SimilarWords.load(tmp_path, Letters())
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "big5", "utf-16"])
+def test_a_table_in_another_encoding_is_read_after_the_command_in_the_error(tmp_path, encoding):
+    if shutil.which("iconv") is None:
+        pytest.skip("no iconv")
+    text = "".join(f"{one}\t{two}:0.9\n" for one, two in (("高興", "快樂"), ("天氣", "氣候")))
+    table = tmp_path / "a table.tsv"
+    table.write_bytes(text.encode(encoding))
+    with pytest.raises(CorpusError, match="is not UTF-8") as told:
+        list(read_neighbours(table))
+    command = str(told.value).partition("convert it: ")[2]
+    assert command.startswith("iconv -f ")
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    found = dict(read_neighbours(table))
+    # the bytes do not tell Chinese encodings apart, so the message shows what they would read
+    assert encoding == "big5" or found == {"高興": ["快樂"], "天氣": ["氣候"]}
+    assert len(found) == 2

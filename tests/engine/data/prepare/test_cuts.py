@@ -83,8 +83,28 @@ def test_a_rule_that_meets_no_line_of_all_files_is_said_once(
         _write(tmp_path / "in" / "c.txt", "before\n\nKAPITEL 1\ntext\n")
     prepare([tmp_path / "in"], tmp_path / "store", vocab_size=80, workers=1, **options)
     said = caplog.messages
+    if matches and "split_at" in options:
+        names = ", ".join(str(tmp_path / "in" / name) for name in ("a.txt", "b.txt"))
+        some = "is found in no line of 2 of the text files, and each of these is one document: "
+        assert said == [f"corpus: split_at '^KAPITEL' {some}{names}"]
+        return
     assert [message for message in said if message.startswith(told)] == ([] if matches else said)
     assert len(said) == (0 if matches else 1)
+
+
+def test_many_files_without_a_match_are_counted_and_empty_ones_are_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(8):
+        _write(tmp_path / "in" / f"{number}.txt", "no heading\n")
+    _write(tmp_path / "in" / "8.txt", "\n\n")
+    _write(tmp_path / "in" / "9.txt", "CHAPTER I\ntext\nCHAPTER II\ntext\n")
+    store = prepare([tmp_path / "in"], tmp_path / "store", vocab_size=80, workers=1, split_at="^CHAPTER")
+    assert store.num_documents == 10
+    [told] = caplog.messages
+    assert "is found in no line of 8 of the text files, and each of these is one document: " in told
+    assert told.endswith("4.txt and 3 more")
 
 
 @pytest.mark.parametrize(("lines", "said_once"), [(10, True), (9, False)])

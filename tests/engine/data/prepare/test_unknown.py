@@ -151,6 +151,20 @@ def test_the_wrong_vocabulary_is_named(tmp_path: Path) -> None:
     assert "the vocabulary was made for other text; give a tokenizer made for such text, or leave" in told
 
 
+@pytest.mark.parametrize("share", [1.0, 0.2])
+def test_full_width_characters_are_named_with_the_option_that_mends_them(
+    tokenizer: Tokenizer, tmp_path: Path, share: float
+) -> None:
+    wide = KNOWN.translate({ord(letter): ord(letter) + 0xFEE0 for letter in "abcdefghijklmnopqrstuvwxyz"})
+    strange = round(wide.count(" ") / share) - wide.count(" ")
+    text = rows(tmp_path / "a.jsonl", [wide, *["жук"] * strange])
+    told = refusal([text], tmp_path / "store", tokenizer=tokenizer)
+    assert "prepare the text with --normalisation NFKC, which writes full-width characters" in told
+    store = prepare([text], tmp_path / "store", tokenizer=tokenizer, normalisation="NFKC", allow_unknown=True)
+    assert store.manifest["summary"]["unknown_tokens"] == {"a": strange}
+    assert "NFKC" not in refusal([rows(text, ["жук"])], tmp_path / "other", tokenizer=tokenizer)
+
+
 def test_words_that_are_too_long_are_named_and_spaces_mend_them(tokenizer: Tokenizer, tmp_path: Path) -> None:
     told = refusal([rows(tmp_path / "a.jsonl", ["acgt" * 50] * 5)], tmp_path / "store", tokenizer=tokenizer)
     assert f"{'acgt' * 6}... (5)" in told

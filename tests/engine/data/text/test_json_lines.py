@@ -92,14 +92,15 @@ def _gzip(data: bytes) -> bytes:
         ("a.jsonl", _gzip(b'{"text": "x"}'), r"by its first bytes it is gzip: give its name the suffix \.gz"),
         ("a.txt", b"\x28\xb5\x2f\xfd\x00\x58", r"by its first bytes it is zstd: give its name the suffix \.zst"),
         ("a.md", b"PAR1\x15\x04\x00", r"it is parquet: give its name the suffix \.parquet"),
-        ("a.txt", b"%PDF-1.7\n\xe2\xe3", "it is PDF: take the text out first"),
+        ("a.txt", b"%PDF-1.7\n\xe2\xe3", r"it is PDF: take the text out: mv (.*)a\.txt \1a\.pdf && pdftotext \1a\.pdf"),
         ("a.txt", "text".encode("utf-16"), r"it is UTF-16: read it with --encoding utf-16 \(data\.encoding of a run\)"),
         ("a.txt.gz", b"plain text", r"is not a whole gzip file .*; leave \.gz out of its name, or copy or compress"),
         ("a.TXT.GZ", _gzip(b"text")[:-6], "is not a whole gzip file .*; copy or compress it again"),
         ("a.jsonl.gz", b"\x28\xb5\x2f\xfd\x00\x58", "not a whole gzip file .*by its first bytes it is zstd"),
         ("a.txt.Zst", b"plain text, and more of it", r"is not a whole zstd file .*; leave \.Zst out of its name"),
         ("a.parquet", _gzip(b"x"), "cannot be read as parquet .*by its first bytes it is gzip"),
-        ("a.txt.gz", _gzip(_gzip(b"text")), "by its first bytes it is gzip"),
+        ("a.txt.gz", _gzip(_gzip(b"text")), r"inside it is gzip by its first bytes: gzip -d \S+/a\.txt\.gz, and give"),
+        ("a.md", b"%PDF-1.7 in ASCII", r"a\.md is no text; by its first bytes it is PDF: take the text out: mv "),
     ],
 )
 def test_content_that_belies_the_suffix_is_named(tmp_path: Path, name: str, data: bytes, message: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 from unmask.config import MaskingConfig
 from unmask.errors import CheckpointError, RunError
 from unmask.train.checkpoint.state import Facts, load_facts
-from unmask.train.evaluate import evaluate
+from unmask.train.evaluate import score_model
 from unmask.train.logging.log import read_log
 from unmask.train.logging.progress import Display
 from unmask.train.run_folder import saved_config
@@ -72,10 +72,10 @@ def test_a_stop_does_not_wait_for_an_evaluation_which_the_resumed_run_makes(
         evaluated.append(1)
         if len(evaluated) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(*arguments, **options)
+        return score_model(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("unmask.train.trainer.evaluate", stopped)
+        patched.setattr("unmask.train.trainer.score_model", stopped)
         if not inside:
             at_step(patched, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
         tiny.pretrain(tiny.config(run))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from unmask import analyse, evaluate
 from unmask.cli import main
-from unmask.cli.analyse import analyse
-from unmask.cli.evaluate import evaluate_model
+from unmask.commands.evaluate import EvaluationProgress
 from unmask.config import load_config
 from unmask.data.prepare import prepare
 from unmask.data.store import Store
@@ -63,7 +63,7 @@ def last_row(run: Path) -> dict[str, Any]:
 
 
 def test_a_run_has_the_numbers_of_its_own_evaluation(folder: Path) -> None:
-    found = evaluate_model(folder / "run").numbers()
+    found = evaluate(folder / "run").numbers()
     row = last_row(folder / "run")
     assert row["step"] == 4
     assert {name: found[name] for name in row} == row
@@ -84,7 +84,7 @@ def test_a_run_has_the_numbers_of_its_own_evaluation(folder: Path) -> None:
 )
 def test_so_has_a_run_of_any_kind(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     run = pretrained(folder, tmp_path / "run", **changes)
-    found, row = evaluate_model(run).numbers(), last_row(run)
+    found, row = evaluate(run).numbers(), last_row(run)
     assert {name: found[name] for name in row} == row
 
 
@@ -100,7 +100,7 @@ def test_a_checkpoint_in_an_earlier_phase_is_scored_at_its_length(folder: Path, 
     )
     rows = {row["step"]: row for row in read_evaluations(run)}
     for step, length in ((1, 16), (2, 16), (3, 32), (4, 32)):
-        found = evaluate_model(run / "checkpoints" / f"step-{step:06d}").numbers()
+        found = evaluate(run / "checkpoints" / f"step-{step:06d}").numbers()
         assert (found["max_length"], found["loss"]) == (length, rows[step]["loss"])
 
 
@@ -120,7 +120,7 @@ def test_json_has_the_same_numbers_and_nothing_else_on_standard_output(
 ) -> None:
     assert main(["evaluate", str(folder / "run"), "--json", "--data.store", str(folder / "second")]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found == evaluate_model(folder / "run", folder / "second").numbers()
+    assert found == evaluate(folder / "run", folder / "second").numbers()
     assert found["store"] == str(folder / "second")
     assert found["step"] == 4
 
@@ -133,18 +133,18 @@ def test_an_exported_folder_has_the_numbers_of_its_run(folder: Path, tmp_path: P
     )
     run = pretrained(folder, tmp_path / "run", train__dtype="float32")
     assert main(["export", str(run), str(tmp_path / "model")]) == 0
-    found = evaluate_model(tmp_path / "model", folder / "store", recipe=str(recipe)).numbers()
+    found = evaluate(tmp_path / "model", folder / "store", recipe=str(recipe)).numbers()
     row = last_row(run)
     assert found["step"] is None
     assert {name: found[name] for name in row if name != "step"} == {name: row[name] for name in row if name != "step"}
 
 
 def test_a_longer_recipe_is_cut_to_what_the_model_reads(folder: Path) -> None:
-    assert evaluate_model(folder / "model", folder / "store", recipe="bert-base").max_length == 32
+    assert evaluate(folder / "model", folder / "store", recipe="bert-base").max_length == 32
 
 
 def test_the_parts_of_a_store_make_up_all_of_it(folder: Path) -> None:
-    parts = {split: evaluate_model(folder / "run", split=split, tokens=0) for split in ("held_out", "train", "all")}
+    parts = {split: evaluate(folder / "run", split=split, tokens=0) for split in ("held_out", "train", "all")}
     tokens = {split: found.tokens for split, found in parts.items()}
     assert 0 < tokens["held_out"] < tokens["train"]
     assert tokens["held_out"] + tokens["train"] == tokens["all"]
@@ -155,7 +155,7 @@ def test_the_parts_of_a_store_make_up_all_of_it(folder: Path) -> None:
 
 
 def test_fewer_tokens_are_read_where_asked(folder: Path) -> None:
-    assert evaluate_model(folder / "run", tokens=1).tokens <= 128
+    assert evaluate(folder / "run", tokens=1).tokens <= 128
     assert main(["evaluate", str(folder / "run"), "--tokens", "-1"]) == 2
 
 
@@ -163,13 +163,13 @@ def test_a_store_of_another_tokenizer_is_refused_with_both_and_the_way_out_works
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(StoreError) as caught:
-        evaluate_model(folder / "run", folder / "foreign")
+        evaluate(folder / "run", folder / "foreign")
     told = str(caught.value)
     store = Store.open(folder / "foreign")
     assert f"{store.folder} was made by tokenizer {store.tokenizer_hash[:12]} with {store.vocab_size:,} tokens" in told
     assert f"step-000004 has {Store.open(folder / 'store').tokenizer_hash[:12]} with" in told
     follow(told, folder, tmp_path, monkeypatch)
-    assert evaluate_model(folder / "run", tmp_path / "STORE", split="all").tokens > 0
+    assert evaluate(folder / "run", tmp_path / "STORE", split="all").tokens > 0
 
 
 def test_a_folder_without_a_store_is_told_to_have_one(
@@ -178,9 +178,9 @@ def test_a_folder_without_a_store_is_told_to_have_one(
     with pytest.raises(
         StoreError, match="is no run, so no store belongs to it; give one with --store, made by"
     ) as caught:
-        evaluate_model(folder / "model")
+        evaluate(folder / "model")
     follow(str(caught.value), folder, tmp_path, monkeypatch)
-    assert evaluate_model(folder / "model", tmp_path / "STORE", split="all").tokens > 0
+    assert evaluate(folder / "model", tmp_path / "STORE", split="all").tokens > 0
 
 
 def follow(message: str, folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,9 +197,9 @@ def follow(message: str, folder: Path, here: Path, monkeypatch: pytest.MonkeyPat
 def test_a_part_without_documents_is_told(folder: Path, tmp_path: Path) -> None:
     run = pretrained(folder, tmp_path / "run", stream__held_out_fraction=0, train__evaluate_tokens=32768)
     with pytest.raises(StoreError, match=r"store has no document in the split 'held_out'; give --split all$"):
-        evaluate_model(run)
-    assert evaluate_model(run, split="all").tokens > 0
-    assert evaluate_model(run, split="train").numbers()["masked_tokens"] > 0
+        evaluate(run)
+    assert evaluate(run, split="all").tokens > 0
+    assert evaluate(run, split="train").numbers()["masked_tokens"] > 0
 
 
 def test_analyse_and_the_start_of_a_run_tell_the_same_loss_of_token_frequencies(
@@ -227,38 +227,77 @@ def test_analyse_and_the_start_of_a_run_tell_the_same_loss_of_token_frequencies(
 
 def test_a_recipe_beside_a_run_is_refused(folder: Path) -> None:
     with pytest.raises(RunError, match=r"run has its own configuration; leave --recipe tiny out$"):
-        evaluate_model(folder / "run", recipe="tiny")
+        evaluate(folder / "run", recipe="tiny")
 
 
 def test_a_model_without_a_head_for_pairs_is_not_asked_for_them(folder: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"has no head for pairs, which objective\.nsp needs; give a recipe without"
     ):
-        evaluate_model(folder / "model", folder / "store", recipe="bert-original")
-    assert evaluate_model(folder / "model", folder / "store", recipe="roberta").tokens > 0
+        evaluate(folder / "model", folder / "store", recipe="bert-original")
+    assert evaluate(folder / "model", folder / "store", recipe="roberta").tokens > 0
 
 
 def test_what_is_no_model_is_told(folder: Path) -> None:
     with pytest.raises(UnmaskError, match="does not exist"):
-        evaluate_model(folder / "nothing")
+        evaluate(folder / "nothing")
     with pytest.raises(UnmaskError, match="holds neither a run"):
-        evaluate_model(folder / "store")
+        evaluate(folder / "store")
 
 
-def test_a_long_evaluation_tells_where_it_stands_and_when_it_ends(
+def test_the_loss_and_each_score_have_names(folder: Path, tmp_path: Path) -> None:
+    found = evaluate(str(folder / "run"))
+    row = last_row(folder / "run")
+    assert (found.loss, found.scores["mlm"].loss) == (row["loss"], row["loss"])
+    assert found.scores["mlm"].accuracy == row["masked_accuracy"]
+    run = pretrained(folder, tmp_path / "run", composition__strategy="pairs", objective__sop=0.5)
+    found = evaluate(run)
+    assert list(found.scores) == ["mlm", "sop"]
+    assert found.loss == found.scores["mlm"].loss + 0.5 * found.scores["sop"].loss
+
+
+def test_a_store_may_be_given_as_prepare_returns_it(folder: Path) -> None:
+    store = Store.open(folder / "second")
+    assert evaluate(folder / "run", store, split="all") == evaluate(folder / "run", folder / "second", split="all")
+
+
+def test_a_long_evaluation_reports_where_it_stands(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def look(self: object, threads: int, *, option: str) -> str:
         return f"busy; {option}1"
 
-    monkeypatch.setattr("unmask.cli.evaluate._FIRST_LINE", 0.0)
-    monkeypatch.setattr("unmask.cli.evaluate._LINE_SECONDS", 0.0)
+    monkeypatch.setattr("unmask.commands.evaluate._WATCH_AFTER_SECONDS", 0.0)
     monkeypatch.setattr("unmask.train.threads.CrowdWatch.look", look)
+    reports: list[EvaluationProgress] = []
     with caplog.at_level("INFO", "unmask"):
-        evaluate_model(folder / "run", split="all", tokens=0)
+        found = evaluate(folder / "run", split="all", tokens=0, progress=reports.append)
     assert re.search(r"scoring about [\d,]+ tokens of .*store on cpu", caplog.text)
-    assert re.search(r"scored [\d,]+ of about [\d,]+ tokens, [\d,]+ tokens/s, until \d", caplog.text)
     assert "busy; OMP_NUM_THREADS=1" in caplog.messages
+    tokens = [report.tokens for report in reports]
+    assert len(tokens) > 3 and tokens == sorted(tokens) and tokens[-1] == found.tokens
+    assert all(report.tokens <= report.expected and report.tokens_per_second > 0 for report in reports)
+
+
+def test_the_command_shows_a_bar_on_a_terminal_and_lines_elsewhere(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(folder / "run"), "--split", "all", "--tokens", "0", "--json"]
+    assert main(command) == 0
+    assert "tokens/s" not in capsys.readouterr().err
+    monkeypatch.setattr("unmask.cli.evaluate._FIRST_LINE_SECONDS", 1e-9)
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["split"] == "all"
+    pattern = r"score: [\d,]+ tokens/s  until \d\d:\d\d  [\d,]+ of about [\d,]+ tokens so far"
+    assert re.search(pattern, told.err)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["split"] == "all"
+    bar = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told.err)
+    assert re.search(r"score ━+ [\d,]+ tokens/s  until \d\d:\d\d  [\d,]+ of about [\d,]+ tokens", bar)
 
 
 def test_a_folder_is_scored_with_tiny_and_told_how_its_run_would_be(
@@ -266,11 +305,11 @@ def test_a_folder_is_scored_with_tiny_and_told_how_its_run_would_be(
 ) -> None:
     told = "length, masks and composition of recipe tiny; --recipe RUN/config.yaml for those of the run"
     with caplog.at_level("INFO", "unmask"):
-        evaluate_model(folder / "model", folder / "store", tokens=256)
+        evaluate(folder / "model", folder / "store", tokens=256)
     assert told in caplog.messages
     caplog.clear()
     with caplog.at_level("INFO", "unmask"):
-        found = evaluate_model(folder / "model", folder / "store", recipe=str(folder / "run" / "config.yaml"))
+        found = evaluate(folder / "model", folder / "store", recipe=str(folder / "run" / "config.yaml"))
     assert told not in caplog.messages
     assert found.max_length == 32
-    assert found.scores == evaluate_model(folder / "run").scores
+    assert found.scores == evaluate(folder / "run").scores
