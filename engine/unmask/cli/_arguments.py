@@ -98,7 +98,7 @@ class Parser(argparse.ArgumentParser):
         for word in words:
             if word.startswith("-") and len(word) > 1:
                 name = word.partition("=")[0]
-                raise UnmaskError(f"{_command(self.prog)}: {name} is not an option; {self.way_of(name)}")
+                raise UnmaskError(f"{_command(self.prog)}: {name} is not an option; {self.advice_for(name)}")
         return vars(found), words
 
     def _switched(self, arguments: Sequence[str]) -> list[str]:
@@ -134,7 +134,7 @@ class Parser(argparse.ArgumentParser):
             if times > 1:
                 _log.warning(f"{_command(self.prog)}: {name} is given {times} times; the last one counts")
 
-    def way_of(self, word: str) -> str:
+    def advice_for(self, word: str) -> str:
         """Return what to do about an unknown option: the most similar one, or where all are."""
         names = [name for action in self._actions for name in action.option_strings if action.help != argparse.SUPPRESS]
         nearest = difflib.get_close_matches(word, names, n=1, cutoff=0.6)

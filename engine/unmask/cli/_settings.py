@@ -132,10 +132,10 @@ class _SettingsParser(Parser):
                 self.add_argument(f"--{name}", dest=name, help=argparse.SUPPRESS)
         return super().parse_known_args(args, namespace)
 
-    def way_of(self, word: str) -> str:
+    def advice_for(self, word: str) -> str:
         plain = [name for name in self._option_string_actions if name.startswith("--") and "." not in name]
         if difflib.get_close_matches(word, plain, n=1, cutoff=0.8):
-            return super().way_of(word)
+            return super().advice_for(word)
         name = word.lstrip("-")
         found = nearest_setting(name)
         if found in groups_of():

@@ -96,3 +96,201 @@ def test_what_the_command_line_or_a_recipe_says_has_no_line(file: Path) -> None:
     assert refusal(file, {"stream.max_length": 600}).startswith("config: stream.max_length is 600 but")
     assert refusal(file, {"objective.mlm": 0}).startswith("config: objective must give one of")
     assert re.match(r"config: objective\.nsp is 1\.0 but", refusal("bert-original", {"composition.strategy": "mix"}))
+
+
+CAUSAL = {"model.causal": True, "objective.clm": 1, "objective.mlm": 0}
+PAIRS = {"composition.strategy": "pairs", "objective.sop": 1}
+TEXT = {"data.input": ["a.txt"]}
+# a mistake, the advice in its error, and what following it changes; None takes a setting out
+FOLLOWED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
+    ({"masking.rate": 2}, "got 2; BERT masks 0.15", {"masking.rate": 0.15}),
+    ({"stream.workers": 300}, "got 300; two are enough for most", {"stream.workers": 2}),
+    ({"model.hidden_size": 31}, "the nearest is 32", {"model.hidden_size": 32}),
+    ({"model.global_every": 1, "model.attention_window": 8}, "at least 2, or 0", {"model.global_every": 2}),
+    ({"model.global_every": 1, "model.attention_window": 8}, "or 0 to make every layer", {"model.global_every": 0}),
+    (
+        {"model.global_every": 1, "model.attention_window": 8},
+        "leave attention_window out to make every layer global",
+        {"model.attention_window": None, "model.global_every": None},
+    ),
+    ({"data.store": "s", **TEXT}, "give the prepared store or the text, not both", {"data.input": None}),
+    ({"data.store": "s", **TEXT}, "give the prepared store or the text, not both", {"data.store": None}),
+    ({"train.steps": 9, "train.epochs": 1}, "leave one of them out, or make it None", {"train.steps": None}),
+    ({"masking.static_masks": 3, "masking.rate_end": 0.2}, "choose one of them", {"masking.rate_end": None}),
+    ({"masking.static_masks": 3, "masking.rate_end": 0.2}, "choose one of them", {"masking.static_masks": None}),
+    ({"masking.place": "device", "masking.strategy": "span"}, "set it to 'host'", {"masking.place": "host"}),
+    ({"masking.place": "device", "masking.rate_end": 0.2}, "set it to 'host'", {"masking.place": "host"}),
+    (
+        {"masking.place": "device", "composition.strategy": "mix", "composition.scope": "sequence"},
+        "not composition.scope 'sequence'; set it to 'host'",
+        {"masking.place": "host"},
+    ),
+    (
+        {"train.minutes": 5, "masking.rate_end": 0.2},
+        "give train.steps or train.epochs",
+        {"train.minutes": None, "train.epochs": 1},
+    ),
+    ({"train.minutes": 5, "masking.rate_end": 0.2}, "or leave out masking.rate_end", {"masking.rate_end": None}),
+    (
+        {"train.minutes": 5, "train.phases": [{"share": 0.5, "max_length": n} for n in (64, 128)]},
+        "give steps or epochs, or phases [] for one phase",
+        {"train.phases": []},
+    ),
+    (
+        {"train.minutes": 5, "train.phases": [{"share": 0.5, "max_length": n} for n in (64, 128)]},
+        "give steps or epochs",
+        {"train.minutes": None, "train.epochs": 1},
+    ),
+    ({"train.tokens_per_step": 3000}, "the nearest is 2048", {"train.tokens_per_step": 2048}),
+    ({"stream.max_length": 600}, "cut the documents shorter", {"stream.max_length": 512}),
+    ({"stream.max_length": 600}, "or lengthen the position table", {"model.max_positions": 600}),
+    ({"stream.micro_batch_tokens": 64}, "shorten the one", {"stream.max_length": 64}),
+    ({"stream.micro_batch_tokens": 64}, "or raise the other", {"stream.micro_batch_tokens": 128}),
+    ({"objective.mlm": 0}, "must give one of mlm, nsp, sop, clm a weight", {"objective.mlm": 1}),
+    (
+        {**PAIRS, "objective.nsp": 1},
+        "; set objective.sop to 0",
+        {"objective.sop": 0},
+    ),
+    ({"objective.sop": 1}, "set composition.strategy to 'pairs'", {"composition.strategy": "pairs"}),
+    ({"composition.strategy": "pairs"}, "give one of them a weight", {"objective.nsp": 1}),
+    ({"composition.strategy": "pairs"}, "or set composition.strategy to 'documents'", {"composition.strategy": None}),
+    ({**PAIRS, "model.num_segments": 1}, "set it to 2, the segments of a pair", {"model.num_segments": 2}),
+    ({**PAIRS, "model.causal": True}, "set model.causal to false", {"model.causal": False}),
+    ({**CAUSAL, "model.causal": False}, "set model.causal to true", {"model.causal": True}),
+    ({"train.phases.0.max_length": 64}, "give the whole list", {"train.phases.0.max_length": None, "train.phases": 2}),
+    ({"train.phases": [{"share": 1.0}]}, "max_length is missing; give it a value", {"train.phases": 1}),
+    ({"train.lr": 1e-3}, "did you mean optimizer.learning_rate?", {"train.lr": None, "optimizer.learning_rate": 1e-3}),
+    ({"stream.len": 64}, "stream has max_length, ", {"stream.len": None, "stream.max_length": 64}),
+    ({"data.masking": "span", "masking.strategy": "span"}, "leave one out", {"data.masking": None}),
+    ({"data.masking": "span", "masking.strategy": "span"}, "leave one out", {"masking.strategy": None}),
+    ({"run": 7}, "must be text, got 7 (int); write it in quotes", {"run": "7"}),
+    ({"composition.weights": {7: 1.0}}, "write it in quotes", {"composition.weights": {"7": 1.0}}),
+    # settings that nothing reads
+    ({"data.store": "s", "data.vocab_size": 500}, "leave data.store out, to train one,", {"data.store": None}),
+    ({"data.store": "s", "data.lowercase": False}, "or leave data.lowercase out", {"data.lowercase": None}),
+    ({"data.store": "s", "data.allow_unknown": True}, "leave data.store out, to prepare", {"data.store": None}),
+    ({"data.tokenizer": "t", "data.vocab_size": 500}, "leave data.tokenizer out, to train", {"data.tokenizer": None}),
+    ({"data.text_field": "a"}, "give the text as data.input", TEXT),
+    ({"composition.bm25_buffer": 9}, "set composition.strategy to 'bm25'", {"composition.strategy": "bm25"}),
+    ({"composition.short_pairs": 0.5}, "set composition.strategy to 'pairs'", PAIRS),
+    *(
+        (
+            {"composition.scope": "sequence"},
+            "set composition.strategy to one of full_sentences, mix, uni, bm25, best_fit",
+            {"composition.strategy": strategy},
+        )
+        for strategy in ("full_sentences", "mix", "uni", "bm25", "best_fit")
+    ),
+    ({**CAUSAL, "masking.rate": 0.3}, "set objective.clm to 0", {"objective.clm": 0, "objective.mlm": 1}),
+    ({**CAUSAL, "masking.rate": 0.3}, "or leave masking.rate out", {"masking.rate": None}),
+    ({"masking.similar_words": "a"}, "set masking.strategy to 'mac'", {"masking.strategy": "mac"}),
+    ({"kernels.masking": "torch"}, "set masking.place to 'device'", {"masking.place": "device"}),
+    (
+        {"model.attention_window": 8, "model.num_layers": 1},
+        "set model.global_every to 0",
+        {"model.global_every": 0},
+    ),
+    (
+        {"stream.held_out_fraction": 0, "train.evaluate_every": 7},
+        "set stream.held_out_fraction to a share above 0",
+        {"stream.held_out_fraction": 0.1},
+    ),
+    (
+        {**PAIRS, "objective.mlm": 0, "kernels.mlm_loss": "torch"},
+        "give objective.mlm a weight",
+        {"objective.mlm": 1},
+    ),
+    ({"model.global_every": 4}, "give model.attention_window a number of tokens", {"model.attention_window": 8}),
+]
+PHASES = {
+    1: [{"share": 1.0, "max_length": 128}],
+    2: [{"share": 0.9, "max_length": 128}, {"share": 0.1, "max_length": 512}],
+}
+
+
+@pytest.mark.parametrize(("mistake", "advice", "change"), FOLLOWED, ids=[row[1] for row in FOLLOWED])
+def test_advice_about_settings_works(mistake: dict[str, Any], advice: str, change: dict[str, Any]) -> None:
+    assert advice in refusal(None, mistake)
+    followed = {name: value for name, value in (mistake | change).items() if change.get(name, "") is not None}
+    if followed.get("train.phases") in (1, 2):
+        followed["train.phases"] = PHASES[followed["train.phases"]]
+    if "stream.micro_batch_tokens" in followed:
+        followed.setdefault("train.tokens_per_step", followed["stream.micro_batch_tokens"])
+    load_config(None, followed)
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        ("leave it out", None),
+        ("give --train.phases.0.max_length", {"train.phases.0.max_length": 64}),
+        ("[] for one phase of this length", {"train.phases": [], "stream.max_length": 64}),
+    ],
+)
+def test_a_length_that_the_phases_hide_has_three_ways(words: str, change: dict[str, Any] | None) -> None:
+    assert words in refusal("bert-base", {"stream.max_length": 64})
+    lengths = [phase.max_length for phase in load_config("bert-base", change).train.phases]
+    assert lengths == {"leave it out": [128, 512], "[] for one phase of this length": []}.get(words, [64, 512])
+
+
+@pytest.mark.parametrize(
+    ("name", "advice", "followed"),
+    [
+        ("bert-mni", "did you mean bert-mini?", "bert-mini"),
+        ("zzz", "recipes are bert-base, ", "bert-base"),
+    ],
+)
+def test_a_recipe_that_does_not_exist_has_a_near_one_or_a_list(name: str, advice: str, followed: str) -> None:
+    assert advice in refusal(name)
+    load_config(followed)
+
+
+def test_a_file_in_another_encoding_or_with_a_folder_in_its_place_is_mended(file: Path) -> None:
+    file.write_bytes("run: größer\n".encode("latin-1"))
+    assert refusal(file).endswith("save it as UTF-8 text")
+    file.write_text("run: größer\n", "utf-8")
+    assert load_config(file).run == "größer"
+    assert refusal(file.parent).endswith("give a YAML file that can")
+
+
+def test_a_source_that_the_store_lacks_is_named_with_those_it_has() -> None:
+    def weights(name: str) -> list[float]:
+        composition = load_config(None, {"composition.weights": {name: 2.0}}).composition
+        return [float(weight) for weight in composition.source_weights(["books", "peps"])]
+
+    with pytest.raises(ConfigError, match=r"did you mean books\?$"):
+        weights("book")
+    with pytest.raises(ConfigError, match=r"the store has books, peps$"):
+        weights("zzz")
+    assert weights("books") == [2.0, 1.0]
+
+
+def test_old_names_are_told_with_the_command_that_writes_new_ones(
+    file: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    from unmask.cli import main
+
+    file.write_text("data: {masking: span, mask_rate: 0.2, longest: 64, held_out: 0.1}\n")
+    old = load_config(file)
+    [told] = caplog.messages
+    command = told.partition("`unmask ")[2].partition("`")[0].split()
+    assert main(command) == 0
+    file.write_text(capsys.readouterr().out)
+    caplog.clear()
+    assert load_config(file) == old
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("run", "advice", "followed"),
+    [
+        ("~nobody-here/a", "write the path out, or ./~nobody-here/a", "./~nobody-here/a"),
+        ("a\0b", "since it holds a NUL; leave that out", "ab"),
+        ("caf\udce9", "rename it, for example with convmv", "café"),
+        ("caf\ud800", "write the character", "café"),
+    ],
+)
+def test_a_path_that_is_none_is_mended(run: str, advice: str, followed: str) -> None:
+    assert advice in refusal(None, {"run": run})
+    assert load_config(None, {"run": followed}).run == followed

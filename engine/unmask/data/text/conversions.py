@@ -29,7 +29,7 @@ _COMMANDS = {
     ".xml": _XML,
     ".bz2": "bunzip2 -k {typed}",
     ".xz": "unxz -k {typed}",
-    ".lz4": "lz4 -d {typed}",
+    ".lz4": "lz4 -d {typed} {stem_typed}",
     ".7z": "7z x {typed}",
     ".zip": "python -m zipfile -e {typed} {stem_typed}",
     **dict.fromkeys((".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz"), "python -m tarfile -e {typed} {stem_typed}"),

@@ -44,8 +44,9 @@ def read_parquet(path: FilePath, options: ReadOptions, cuts: Cuts) -> Iterator[t
         # names in a damaged footer may be no text
         except (pa.ArrowException, UnicodeDecodeError) as error:
             stream.seek(0)
-            way = decoding.other_format(stream.read(8), path) or "; copy it again"
-            raise CorpusError(f"corpus: {path} cannot be read as parquet ({error}){way}") from None
+            head = stream.read(8)
+            way = "" if head.startswith(b"PAR1") else decoding.other_format(head, path)
+            raise CorpusError(f"corpus: {path} cannot be read as parquet ({error}){way or '; copy it again'}") from None
 
 
 def _check_column(schema: pa.Schema, path: FilePath, name: str) -> None:

@@ -1,0 +1,375 @@
+"""What the errors about text advise: each is followed here, and then the text is read.
+
+A command runs as it is printed. A program that may be missing (pandoc, pdftotext, 7z, openpyxl) is replaced by one that
+takes exactly the documented arguments.
+"""
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unmask.data.prepare.inputs import Corpus
+from unmask.data.text.options import ReadOptions
+from unmask.errors import CorpusError
+
+# with the arguments that the manual of each has: name, test of the arguments, command that does the work on small text
+STAND_INS = {
+    "pdftotext": ('[ $# = 2 ] && [ "$(head -c5 "$1")" = %PDF- ]', 'echo one > "$2"'),
+    "pandoc": ('[ $# = 5 ] && [ "$1 $2 $3" = "-t plain -o" ] && [ -f "$5" ]', 'echo one > "$4"'),
+    "7z": ('[ $# = 2 ] && [ "$1" = x ] && [ -f "$2" ]', "echo one > unpacked.txt"),
+}
+PANDAS = """
+class _Frame:
+    def to_csv(self, path, *, index):
+        assert index is False
+        open(path, "w").write("text\\none\\n")
+def read_excel(path):
+    open(path, "rb").close()
+    return _Frame()
+"""
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """What runs a command in the current folder, with `python` and the stand-ins on the path."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, (takes, does) in STAND_INS.items():
+        (programs / name).write_text(f"#!/bin/sh\n{takes} || exit 64\n{does}\n")
+    (programs / "python").write_text(f'#!/bin/sh\nPYTHONPATH="{programs}" exec {sys.executable} "$@"\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    (programs / "pandas.py").write_text(PANDAS)
+    here = tmp_path / "my texts"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+
+    def run(command: str) -> None:
+        subprocess.run(["sh", "-c", command], check=True, env=os.environ | {"PATH": path})
+
+    return run
+
+
+def texts(*inputs: str | Path, **options: Any) -> list[str]:
+    return [document.text.strip() for document in Corpus(list(inputs), ReadOptions(**options)).documents()]
+
+
+def refusal(*inputs: str | Path, **options: Any) -> str:
+    with pytest.raises(CorpusError) as caught:
+        texts(*inputs, **options)
+    return str(caught.value)
+
+
+def packed(program: str, data: bytes) -> bytes:
+    if shutil.which(program) is None:
+        pytest.skip(f"needs {program}")
+    return subprocess.run([program, "-c"], input=data, stdout=subprocess.PIPE, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "marker", "made"),
+    [
+        *((f"a b{suffix}", b"x", "python -c", "a b.csv") for suffix in (".xlsx", ".xls", ".ods")),
+        *(
+            (f"a b{suffix}", b"x", "pandoc", "a b.txt")
+            for suffix in (".html", ".htm", ".docx", ".odt", ".rtf", ".epub", ".tex")
+        ),
+        ("a b.pdf", b"%PDF-1.7", "pdftotext", "a b.txt"),
+        ("a b.7z", b"x", "7z x", "unpacked.txt"),
+        ("a b.txt.bz2", bz2.compress(b"one"), "bunzip2", "a b.txt"),
+        ("a b.txt.xz", lzma.compress(b"one"), "unxz", "a b.txt"),
+        ("a b.txt.lz4", b"one", "lz4 -d", "a b.txt"),
+        ("a b.gz", gzip.compress(b"one"), "mv", "a b.txt.gz"),
+        ("a b.ner", b"one O\n", "cp", "a b.conll"),
+    ],
+)
+def test_a_file_with_another_suffix_is_read_after_the_command(
+    name: str, data: bytes, marker: str, made: str, shell: Callable[[str], None]
+) -> None:
+    Path(name).write_bytes(packed("lz4", data) if name.endswith("lz4") else data)
+    told = refusal(name)
+    shell(told[told.index(marker) :].removesuffix(" (pandas and openpyxl)"))
+    assert texts(made) == ["one"]
+    # the files of a folder get the same advice
+    (Path.cwd() / "folder").mkdir()
+    Path(name).write_bytes(b"") if Path(name).exists() else None
+    (Path.cwd() / "folder" / name).write_bytes(b"x")
+    assert marker in refusal("folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "made"),
+    [
+        ("a b.txt", bz2.compress(b"one"), "a b.txt"),
+        ("a b.txt", lzma.compress(b"one"), "a b.txt"),
+        ("a b.txt", gzip.compress(b"one"), "a b.txt.gz"),
+        ("a b.jsonl", gzip.compress(b'{"text": "one"}'), "a b.jsonl.gz"),
+        ("a b.txt", b"zstd", "a b.txt.zst"),
+        ("a b.txt.gz", b"zstd", "a b.txt.zst"),
+        ("a b.txt", b"%PDF-1.4 plain", "a b.txt"),
+        ("a b.md", b"%PDF-1.4 \xe2\xe3", "a b.txt"),
+        ("a b.json", b"%PDF-1.4 plain", "a b.txt"),
+        ("a b.txt", b"zip", "a b"),
+        ("a b.txt", b"parquet", "a b.parquet"),
+    ],
+)
+def test_a_file_of_another_format_is_read_after_the_command(
+    name: str, data: bytes, made: str, shell: Callable[[str], None]
+) -> None:
+    if data == b"zstd":
+        data = packed("zstd", b"one")
+    elif data == b"zip":
+        with zipfile.ZipFile("made.zip", "w") as archive:
+            archive.writestr("inside.txt", "one")
+        data = Path("made.zip").read_bytes()
+    elif data == b"parquet":
+        pa = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pa.table({"text": ["one"]}), "made")
+        data = Path("made").read_bytes()
+    Path(name).write_bytes(data)
+    shell(refusal(name).rpartition(": ")[2])
+    assert texts(made) == ["one"]
+
+
+def test_a_compressed_file_of_another_format_is_unpacked_first(shell: Callable[[str], None]) -> None:
+    Path("a b.txt.gz").write_bytes(gzip.compress(b"%PDF-1.4 \xe2\xe3"))
+    told = refusal("a b.txt.gz")
+    shell(told.rpartition("first bytes: ")[2].partition(", and give")[0])
+    shell(refusal("a b.txt").rpartition(": ")[2])
+    assert texts("a b.txt") == ["one"]
+
+
+def test_a_damaged_or_misnamed_compressed_file_is_mended(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"one")[:-4])
+    assert refusal(path).endswith("; copy or compress it again")
+    path.write_bytes(gzip.compress(b"one"))
+    assert texts(path) == ["one"]
+    path.write_bytes(b"one")
+    assert "; leave .gz out of its name, or copy or compress it again" in refusal(path)
+    assert texts(path.rename(tmp_path / "a.txt")) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "advice", "mended", "changes"),
+    [
+        ({"a.txt": "one"}, {"split_at": "("}, "put a backslash before each sign", {}, {"split_at": r"\("}),
+        ({"a.txt": "one"}, {"split_at": "x", "blank_line_documents": True}, "leave one out", {}, {"split_at": "x"}),
+        ({"a.csv": "text\none\n"}, {"delimiter": "ab"}, "give for example ';', or tab", {}, {"delimiter": ";"}),
+        ({"a.csv": "text\none\n"}, {"delimiter": "ab"}, "give for example ';', or tab", {}, {"delimiter": "tab"}),
+        ({"a.csv": "text\none\n"}, {"text_field": ""}, "write for example title,text", {}, {"text_field": "text"}),
+        ({"a.csv": 'x,"a,b"\n,one\n'}, {"text_field": '"a,b'}, "in double quotes", {}, {"text_field": '"a,b"'}),
+        ({"a.txt": "one"}, {"encoding": "latin-11"}, "give latin", {}, {"encoding": "latin-1"}),
+        ({"a.txt": "one"}, {"delimiter": ";"}, "no input is one; leave it out", {}, {}),
+        ({"a.csv": "body\none\n"}, {}, "name the one that holds the text", {}, {"text_field": "body"}),
+        ({"a.csv": "txt\none\n"}, {}, "the nearest is 'txt'", {}, {"text_field": "txt"}),
+        ({"a.csv": "text;x\none;1\n"}, {}, "give --delimiter ';'", {}, {"delimiter": ";"}),
+        ({"a.csv": "7,one\n"}, {}, "give --text-field the number of the text's column", {}, {"text_field": "2"}),
+        ({"a.csv": "7,one\n"}, {"text_field": "3"}, "give a number from 1 to 2", {}, {"text_field": "2"}),
+        (
+            {"a.tsv": 'text\tx\n"one\n"\tb\n'},
+            {},
+            "name the file .csv and give --delimiter tab",
+            {"a.tsv": None, "a.csv": 'text\tx\n"one\n"\tb\n'},
+            {"delimiter": "tab"},
+        ),
+        ({"a.jsonl": '{"body": "one"}'}, {}, "name the one that holds the text", {}, {"text_field": "body"}),
+        ({"a.jsonl": '{"txt": "one"}'}, {}, "the nearest is 'txt'", {}, {"text_field": "txt"}),
+        (
+            {"a.jsonl": '{"text": "one", "text": "two"}'},
+            {},
+            "keep the one that is the text",
+            {"a.jsonl": '{"text": "one"}'},
+            {},
+        ),
+        ({"a.jsonl": "[1]"}, {}, "write one object a line", {"a.jsonl": '{"text": "one"}'}, {}),
+        (
+            {"a.jsonl": '{"text": "one", "x": ' + "[" * 9999 + "]" * 9999 + "}"},
+            {},
+            "leave the field that is out",
+            {"a.jsonl": '{"text": "one"}'},
+            {},
+        ),
+        ({"a.conll": "1 one\n"}, {"text_field": "w"}, "leave it out for column 1", {"a.conll": "one 1\n"}, {}),
+        (
+            {"a.conll": "1 one\n"},
+            {"text_field": "3"},
+            "give the number of its column with --text-field",
+            {},
+            {"text_field": "2"},
+        ),
+        ({"a.txt": ""}, {}, "holds no text, every document is empty; give text", {"a.txt": "one"}, {}),
+        ({".a.txt": "one"}, {}, "names that begin with a dot are passed over, rename", {"a.txt": "one"}, {}),
+    ],
+)
+def test_a_file_or_an_option_that_is_mended_as_the_error_says_is_read(
+    files: dict[str, str],
+    options: dict[str, Any],
+    advice: str,
+    mended: dict[str, str | None],
+    changes: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    def write(given: dict[str, Any]) -> None:
+        for name, text in given.items():
+            path = tmp_path / "in" / name
+            path.parent.mkdir(exist_ok=True)
+            path.unlink() if text is None else path.write_text(text)
+
+    def read(**given: Any) -> list[str]:
+        return [document.text.strip() for document in Corpus([tmp_path / "in"], ReadOptions(**given))]  # type: ignore[union-attr]
+
+    write(files)
+    with pytest.raises(CorpusError) as caught:
+        read(**options)
+    assert advice in str(caught.value)
+    write(mended)
+    assert read(**changes) == ["one"]
+
+
+def test_a_pipe_a_link_to_nothing_and_a_locked_file_are_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    assert "write it to a file first, for example FILE.txt" in refusal(tmp_path / "a.txt")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").symlink_to(tmp_path / "text.txt")
+    told = refusal(tmp_path / "in")
+    assert "restore the text or remove the link" in told
+    (tmp_path / "text.txt").write_text("one")
+    assert texts(tmp_path / "in") == ["one"]
+    (tmp_path / "text.txt").unlink()
+    assert "a.txt is a link to" in refusal(tmp_path / "in" / "a.txt")
+    (tmp_path / "in" / "a.txt").unlink()
+    (tmp_path / "in" / "b.txt").write_text("one")
+    assert texts(tmp_path / "in") == ["one"]
+    allowed = os.access
+    locked = tmp_path / "in" / "b.txt"
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked and allowed(path, mode))
+    assert "make it readable, or move it away" in refusal(tmp_path / "in")
+    (tmp_path / "in" / "c.txt").write_text("two")
+    locked.rename(tmp_path / "away.txt")
+    assert texts(tmp_path / "in") == ["two"]
+
+
+def test_names_and_patterns_of_inputs_are_mended(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("one")
+    assert "give text with --input, or the embedded corpus with --input docstrings:" in refusal()
+    assert "give one that matches files or folders (** stands" in refusal(f"{tmp_path}/*.txt")
+    assert texts(f"{tmp_path}/**/*.txt") == ["one"]
+    assert "give a file or folder that does" in refusal(tmp_path / "out")
+    assert texts(tmp_path / "in") == ["one"]
+    told = refusal(f"my text={tmp_path}/in")
+    assert "name a source with letters, digits, '.', '-' and '_' only" in told
+    assert texts(f"my-text_1.0={tmp_path}/in") == ["one"]
+    with pytest.raises(CorpusError, match="docstrings: is no input; leave one of them out"):
+        Corpus([tmp_path / "in"], ReadOptions(), cache=tmp_path / "cache")
+    assert len(list(Corpus([tmp_path / "in"], ReadOptions()))) == 1
+
+
+def test_a_folder_of_another_kind_names_what_to_give(tmp_path: Path) -> None:
+    from unmask.data.prepare import prepare
+
+    (tmp_path / "a.txt").write_text("one two three")
+    run = tmp_path / "run"
+    prepare([tmp_path / "a.txt"], run / "store", vocab_size=60, workers=1)
+    (run / "config.yaml").write_text("data:\nmodel:\nobjective:\ntrain:\nkernels:\n")
+    told = refusal(run)
+    given = told.rpartition("; give ")[2].partition(",")[0]
+    assert Corpus([given], ReadOptions()).names
+    (run / "manifest.json").write_text(json.dumps({}))
+    unfinished = tmp_path / "store.partial"
+    unfinished.mkdir()
+    (unfinished / "unfinished.json").write_text('{"settings": {}, "shards": []}')
+    assert "finish it with the command that began it and give the store, or give the text" in refusal(unfinished)
+    assert texts(tmp_path / "a.txt") == ["one two three"]
+
+
+def test_a_file_that_changes_is_read_when_nothing_writes_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+    corpus = Corpus([path], ReadOptions())
+    path.write_text("one and more")
+    with pytest.raises(CorpusError, match="run the command again when nothing writes to it"):
+        list(corpus)
+    assert texts(path) == ["one and more"]
+
+
+def test_a_damaged_parquet_file_or_column_is_mended(tmp_path: Path) -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": ["one"]}), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    assert refusal(path).endswith("; copy it again")
+    path.write_bytes(whole)
+    assert texts(path) == ["one"]
+    bad = pa.StringArray.from_buffers(
+        1, pa.array([0, 3], pa.int32()).buffers()[1], pa.py_buffer("né".encode("latin-1") + b"e")
+    )
+    parquet.write_table(pa.table({"text": bad}), path)
+    assert refusal(path).endswith("; convert the column first")
+    parquet.write_table(pa.table({"text": pa.array([bytes(bad.cast(pa.binary())[0].as_py()).decode("latin-1")])}), path)
+    assert texts(path) == ["née"]
+    parquet.write_table(pa.table({"body": ["one"]}), path)
+    assert "name the one that holds the text" in refusal(path)
+    assert texts(path, text_field="body") == ["one"]
+
+
+def test_a_segmenter_that_is_none_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unmask.data.text.words import load_segmenter
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_words.py").write_text(
+        "def cut(text):\n    return text.split(' ')\ndef kept(text):\n    return list(text)\n"
+    )
+    for given, advice, mended in (
+        ("jeiba", "choose ", "spaces"),
+        ("my_words:cat", "name it as module:function", "my_words:kept"),
+        ("my_word:kept", "of a module that is installed or lies in the current folder", "my_words:kept"),
+    ):
+        with pytest.raises(CorpusError, match=advice):
+            load_segmenter(given)
+        load_segmenter(mended)
+
+
+def test_an_address_that_is_none_is_mended_with_a_protocol_of_fsspec() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    with memory.open("/advice/a.txt", "wb") as out:
+        out.write(b"one")
+    told = refusal("memry://advice/a.txt")
+    assert "give an address of s3://, gs://, hf://datasets/, https:// or another protocol of fsspec" in told
+    assert texts("memory://advice/a.txt") == ["one"]
+    memory.rm("/advice", recursive=True)
+
+
+def test_a_file_that_the_system_refuses_is_read_when_it_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+    opened = Path.open
+
+    def refuses(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == path and not stat.S_IMODE(self.stat().st_mode) & stat.S_IRUSR:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuses)
+    path.chmod(0)
+    told = refusal(path)
+    assert "make it readable" in told
+    path.chmod(0o600)
+    assert texts(path) == ["one"]
