@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unmask.batch import PackedBatch
 from unmask.model import Encoder
-from unmask.model.encoder import Layer
+from unmask.model.layer import Layer
 from unmask_kernels import Documents, attention
 
 __all__ = ["Distraction", "documents_of", "measure_distraction", "reference_masses"]

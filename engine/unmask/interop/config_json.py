@@ -15,7 +15,10 @@ from unmask.config import EncoderConfig
 from unmask.errors import CheckpointError
 from unmask.interop.model_folder import CONFIG, describe_value, read_object
 
-__all__ = ["foreign_settings", "read_config", "write_config"]
+__all__ = ["MODEL_TYPE", "foreign_settings", "hugging_face_fields", "read_config", "write_config"]
+
+MODEL_TYPE = "unmask"
+"""The model_type of a folder with settings that transformers' BERT does not have."""
 
 # our field: theirs
 _FIELDS = {
@@ -34,9 +37,8 @@ _FIELDS = {
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 # a BERT model has these values; a file may leave them out
 _REQUIRED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-# settings that transformers' BERT does not have, and the model_type of a folder with one of them
+# settings that transformers' BERT does not have
 _OURS = ("causal", "attention_window", "global_every")
-_OUR_TYPE = "unmask"
 _READ = "BertModel, BertForMaskedLM and BertForPreTraining are read"
 
 
@@ -48,8 +50,8 @@ def read_config(folder: Path) -> EncoderConfig:
     """
     path = folder / CONFIG
     theirs = read_object(path)
-    is_ours = theirs.get("model_type") == _OUR_TYPE
-    if theirs.get("model_type", "bert") not in ("bert", _OUR_TYPE):
+    is_ours = theirs.get("model_type") == MODEL_TYPE
+    if theirs.get("model_type", "bert") not in ("bert", MODEL_TYPE):
         found = describe_value(theirs["model_type"]).removesuffix(" (str)")
         raise CheckpointError(f"{path}: model_type must be 'bert' for a BERT encoder, is {found}; {_READ}")
     # Old folders have no model_type, and RoBERTa's weights have the same names as BERT's.
@@ -104,16 +106,23 @@ def write_config(
         )
     theirs: dict[str, Any] = {
         "architectures": [architecture],
-        "model_type": _OUR_TYPE if foreign else "bert",
+        "model_type": MODEL_TYPE if foreign else "bert",
         **{name: getattr(config, name) for name in _OURS if foreign},
-        **{other: getattr(config, ours) for ours, other in _FIELDS.items()},
-        "hidden_act": "gelu" if config.activation == "gelu" else "gelu_new",
+        **hugging_face_fields(config),
         "position_embedding_type": "absolute",
         "pad_token_id": pad_id,
         "tie_word_embeddings": True,
         "torch_dtype": "float32",
     }
     (folder / CONFIG).write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
+
+
+def hugging_face_fields(config: EncoderConfig) -> dict[str, Any]:
+    """Return the sizes and constants under their names in config.json."""
+    return {
+        **{other: getattr(config, ours) for ours, other in _FIELDS.items()},
+        "hidden_act": "gelu" if config.activation == "gelu" else "gelu_new",
+    }
 
 
 def foreign_settings(config: EncoderConfig) -> list[str]:

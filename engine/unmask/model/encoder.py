@@ -7,33 +7,35 @@
 Shapes: T packed tokens, S documents, R chosen rows, L layers, D hidden, H heads of K elements, F feed-forward.
 
 A batch is one row of T tokens. Documents do not attend to one another, and positions restart in each document, so a
-packed document gets the hidden states that it gets alone. Parameters and their gradients are fp32; activations have
-`compute_dtype`, to which each matrix is cast where it is used. The random numbers of dropout are a function of seed,
-layer, site, document and position (`unmask_kernels.philox`).
+packed document gets the hidden states that it gets alone. Parameters and their gradients are fp32, unless the module is
+converted; activations have `compute_dtype`, to which each matrix is cast where it is used. Norms, and the sum of the
+embeddings, are computed in fp32 whatever the dtype of their parameters. The random numbers of dropout are a function of
+seed, layer, site, document and position (`unmask_kernels.philox`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.config import EncoderConfig
 from unmask.layouts import packed_inputs
-from unmask_kernels import Documents, attention, embedding, layer_norm, linear_gelu, philox
+from unmask.model.checkpointing import Checkpointed, LayerCheckpointing
+from unmask.model.layer import SITES, Embeddings, Layer, Linear
+from unmask.model.model_config import ModelConfig
+from unmask_kernels import Documents, philox
 from unmask_kernels.precision import under_autocast
 
 if TYPE_CHECKING:
     from unmask.interop.find_model import ModelFolder
 
-__all__ = ["Encoder", "Linear", "Norm", "initialise", "with_dropout"]
+__all__ = ["Encoder", "initialise", "with_dropout"]
 
-# Places in a layer that apply dropout. The embeddings use the first site of one extra layer.
-_SITES = 3
 # Spreads the seeds of a model's parts, so that a head does not start with the numbers of the next seed's encoder.
 _SEED_STRIDE = 0x9E3779B97F4A7C15
 
@@ -77,119 +79,7 @@ def with_dropout(config: EncoderConfig, dropout: float | None) -> EncoderConfig:
         ) from None
 
 
-class Linear(nn.Linear):
-    """A linear layer with fp32 parameters that computes in the dtype of its input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x W^T + b, (..., in) -> (..., out)."""
-        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
-
-    def product_and_bias(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the product, and the bias if the next operation still has to add it, else None.
-
-        On a GPU the next operation reads every element anyway, so it also adds the bias and sums its gradient. On a
-        CPU the matrix product adds the bias at no cost.
-        """
-        if x.device.type == "cpu":
-            return self(x), None
-        return F.linear(x, self.weight.to(x.dtype)), self.bias
-
-
-class Norm(nn.Module):
-    """Dropout, residual and layer norm in one operation."""
-
-    def __init__(self, size: int, eps: float, p: float = 0.0) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.bias = nn.Parameter(torch.zeros(size))
-        self.eps, self.p = eps, p
-
-    def extra_repr(self) -> str:
-        """Return the settings that `print(module)` shows."""
-        return f"{len(self.weight)}, eps={self.eps}, p={self.p}"
-
-    def forward(
-        self,
-        x: Tensor,
-        residual: Tensor | None = None,
-        key: Tensor | None = None,
-        row_keys: Tensor | None = None,
-        x_bias: Tensor | None = None,
-    ) -> Tensor:
-        """Return norm(residual + dropout(x + x_bias)), (T, D), with dropout if a key is given; see `layer_norm`."""
-        p = self.p if key is not None else 0.0
-        return layer_norm(
-            x, residual, self.weight, self.bias, x_bias=x_bias, eps=self.eps, p=p, key=key, row_keys=row_keys
-        )
-
-
-class Embeddings(nn.Module):
-    """Sum of the token, position and segment embeddings, with layer norm and dropout, in one operation."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.word = nn.Embedding(config.token_rows, config.hidden_size)
-        self.position = nn.Embedding(config.max_positions, config.hidden_size)
-        self.segment = nn.Embedding(config.num_segments, config.hidden_size)
-        self.norm = Norm(config.hidden_size, config.layer_norm_eps, config.hidden_dropout)
-
-    def forward(
-        self, ids: Tensor, documents: Documents, segments: Tensor | None, key: Tensor | None, dtype: torch.dtype
-    ) -> Tensor:
-        """Embed ids (T,) with segments (T,) to (T, D) in `dtype`, with dropout if a key is given; see `embedding`."""
-        tables = (self.word.weight, self.position.weight, self.segment.weight)
-        norm, p = self.norm, self.norm.p if key is not None else 0.0
-        return embedding(
-            ids, documents, segments, *tables, norm.weight, norm.bias, eps=norm.eps, p=p, key=key, dtype=dtype
-        )
-
-
-class Pooler(Linear):
-    """BERT's pooler: tanh(W h + b) of the hidden state h of a token, as a rule [CLS]."""
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Pool hidden states, (R, D) -> (R, D)."""
-        return torch.tanh(super().forward(rows))
-
-
-class Layer(nn.Module):
-    """Self-attention and feed-forward, each followed by its residual and layer norm."""
-
-    def __init__(self, config: EncoderConfig, window: int | None = None) -> None:
-        super().__init__()
-        size, eps, p = config.hidden_size, config.layer_norm_eps, config.hidden_dropout
-        self.heads, self.head_dim = config.num_heads, config.head_dim
-        self.attention_dropout = config.attention_dropout
-        self.causal, self.window = config.causal, window
-        self.activation = config.activation
-        self.qkv = Linear(size, 3 * size)
-        self.attention_output = Linear(size, size)
-        self.attention_norm = Norm(size, eps, p)
-        self.up = Linear(size, config.intermediate_size)
-        self.down = Linear(config.intermediate_size, size)
-        self.norm = Norm(size, eps, p)
-
-    def forward(self, x: Tensor, documents: Documents, keys: Tensor | None, rows: Tensor | None = None) -> Tensor:
-        """Apply the layer to x (T, D), with dropout if there are keys, int64 (3,), one for each site.
-
-        Returns (T, D), or (R, D) for the given rows, int64 (R,).
-        """
-        on_scores, on_attention, on_output = (None,) * _SITES if keys is None else keys.unbind()
-        p = self.attention_dropout if keys is not None else 0.0
-        qkv = self.qkv(x).view(-1, 3, self.heads, self.head_dim)
-        context = attention(qkv, documents, causal=self.causal, window=self.window, p=p, key=on_scores).flatten(1)
-        row_keys = documents.row_keys
-        if rows is not None:
-            # All tokens were keys and values above; nothing below mixes rows.
-            context, x, row_keys = (tensor.index_select(0, rows) for tensor in (context, x, row_keys))
-        product, bias = self.attention_output.product_and_bias(context)
-        x = self.attention_norm(product, x, on_attention, row_keys, bias)
-        hidden = linear_gelu(x, self.up.weight, self.up.bias, activation=self.activation)
-        product, bias = self.down.product_and_bias(hidden)
-        return self.norm(product, x, on_output, row_keys, bias)
-
-
-class Encoder(nn.Module):
+class Encoder(Checkpointed):
     """BERT's encoder. `config` can make it causal or give it local layers.
 
     Args:
@@ -208,11 +98,12 @@ class Encoder(nn.Module):
         pooler: bool = True,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config = ModelConfig(config)
         self.compute_dtype = compute_dtype
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config, config.window(index)) for index in range(config.num_layers))
-        self.pooler = Pooler(config.hidden_size, config.hidden_size) if pooler else None
+        self.pooler = Linear(config.hidden_size, config.hidden_size) if pooler else None
+        self.layer_checkpointing: LayerCheckpointing | None = None
         self.register_buffer("dropout_seed", torch.tensor(seed, dtype=torch.int64), persistent=False)
         self.dropout_seed: Tensor
         initialise(self, config.initializer_range, seed)
@@ -292,9 +183,11 @@ class Encoder(nn.Module):
         keys = self._dropout_keys()
         dtype = under_autocast(self.compute_dtype, ids.device.type)
         x = self.embeddings(ids, documents, segments, None if keys is None else keys[-1, 0], dtype)
+        again = self.layer_checkpointing if self.training and torch.is_grad_enabled() else None
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
-            x = layer(x, documents, None if keys is None else keys[index], rows if last else None)
+            arguments = (x, documents, None if keys is None else keys[index], rows if last else None)
+            x = layer(*arguments) if again is None else again.run(index, layer, *arguments)
         return x
 
     def pool(self, hidden: Tensor, documents: Documents | None = None) -> Tensor:
@@ -325,12 +218,24 @@ class Encoder(nn.Module):
                     f"{len(hidden)}; leave documents out if they are the rows to pool"
                 )
             hidden = hidden[documents.first_rows()]
-        pooled: Tensor = self.pooler(hidden)
-        return pooled
+        return torch.tanh(self.pooler(hidden))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the token table, as models of transformers do."""
+        return self.embeddings.word
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
+        """Move or convert the parameters. `half()`, `bfloat16()`, `float()` and `to(dtype)` set `compute_dtype` too."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        # What moves tensors leaves both as they are, what converts them makes one dtype of both.
+        found = {fn(torch.empty(0, dtype=dtype)).dtype for dtype in (torch.float32, torch.float64)}
+        if len(found) == 1:
+            self.compute_dtype = found.pop()
+        return self
 
     def _dropout_keys(self) -> Tensor | None:
         """Return the keys of all sites, int64 (L + 1, 3), the embeddings' in the last row; None without dropout."""
-        return philox.dropout_keys(self.dropout_seed, self.config.num_layers + 1, _SITES) if self._drops() else None
+        return philox.dropout_keys(self.dropout_seed, self.config.num_layers + 1, SITES) if self._drops() else None
 
     def _drops(self) -> bool:
         """Whether dropout is applied."""

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from unmask.batch import PackedBatch
 from unmask.config import EncoderConfig
-from unmask.model.encoder import Encoder, Linear, Norm, initialise, with_dropout
+from unmask.model.checkpointing import Checkpointed
+from unmask.model.encoder import Encoder, initialise, with_dropout
+from unmask.model.layer import Linear, Norm, product_and_bias, token_table
 from unmask_kernels import MLMLoss, gelu, mlm_loss
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class MLMHead(nn.Module):
 
     def transform(self, rows: Tensor) -> Tensor:
         """Apply the dense layer, GELU and layer norm in front of the projection, (M, D) -> (M, D)."""
-        return self.norm(gelu(*self.dense.product_and_bias(rows), activation=self.activation))
+        return self.norm(gelu(*product_and_bias(self.dense, rows), activation=self.activation))
 
     def logits(self, rows: Tensor, table: Tensor) -> Tensor:
         """Return the logits of all tokens, (M, D) -> (M, V). Training uses `forward`, which never stores them."""
@@ -69,7 +71,7 @@ class NSPHead(nn.Module):
         return self.classifier(pooled)
 
 
-class PretrainingModel(nn.Module):
+class PretrainingModel(Checkpointed):
     """An encoder with its pre-training heads: BERT's masked-LM head, and its next-sentence head if it is asked for.
 
         model = unmask.PretrainingModel(unmask.EncoderConfig(vocab_size=30_522), heads=("mlm", "nsp"))
@@ -99,8 +101,8 @@ class PretrainingModel(nn.Module):
     ) -> None:
         super().__init__()
         _require_heads(heads)
-        self.config = config
         self.encoder = Encoder(config, compute_dtype=compute_dtype, seed=seed, pooler="nsp" in heads)
+        self.config = self.encoder.config
         self.mlm = MLMHead(config)
         self.nsp = NSPHead(config) if "nsp" in heads else None
         for part, head in enumerate(filter(None, (self.mlm, self.nsp)), start=1):
@@ -112,11 +114,11 @@ class PretrainingModel(nn.Module):
 
     def mlm_loss(self, rows: Tensor, labels: Tensor) -> MLMLoss:
         """Return the summed masked-LM loss, count and correct predictions of hidden states (M, D), labels (M,)."""
-        return self.mlm(rows, labels, self.encoder.embeddings.word.weight)
+        return self.mlm(rows, labels, self._table())
 
     def mlm_logits(self, rows: Tensor) -> Tensor:
         """Return the masked-LM logits of hidden states, (M, D) -> (M, V)."""
-        return self.mlm.logits(rows, self.encoder.embeddings.word.weight)
+        return self.mlm.logits(rows, self._table())
 
     def nsp_logits(self, rows: Tensor) -> Tensor:
         """Return the next-sentence logits of the hidden states at [CLS], (S, D) -> (S, 2).
@@ -127,8 +129,14 @@ class PretrainingModel(nn.Module):
             raise ValueError(
                 "PretrainingModel: it has no next-sentence head; make or read it with heads=('mlm', 'nsp')"
             )
-        assert self.encoder.pooler is not None
-        return self.nsp(self.encoder.pooler(rows))
+        return self.nsp(self.encoder.pool(rows))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the token table, as models of transformers do."""
+        return self.encoder.get_input_embeddings()
+
+    def _table(self) -> Tensor:
+        return token_table(self.encoder.embeddings.word, self.config.token_rows)
 
     @classmethod
     def from_pretrained(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +18,10 @@ from .chunks import chunk_sizes
 __all__ = ["MLMLoss", "mlm_loss"]
 
 
-@dataclass(frozen=True, slots=True)
-class MLMLoss:
+class MLMLoss(NamedTuple):
     """What `mlm_loss` returns, all scalars on the device of hidden.
+
+    It is a tuple of tensors, so that backward hooks of a module that returns it are called.
 
     Attributes:
         loss_sum: summed loss in nats, fp32 (fp64 for fp64 hidden); carries the gradient.
@@ -29,7 +30,7 @@ class MLMLoss:
     """
 
     loss_sum: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
     correct: Tensor
 
 

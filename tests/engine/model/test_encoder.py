@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-import unmask.model.encoder as encoder_module
+import unmask.model.layer as layer_module
 from unmask import Encoder, EncoderConfig, pack
 from unmask.batch import PackedBatch
-from unmask.model.encoder import Linear
+from unmask.model.layer import Linear
 from unmask_kernels import BackendUnavailable, using
 
 CONFIG = EncoderConfig(
@@ -101,7 +101,7 @@ def test_a_bias_added_by_what_follows_a_product_gives_what_one_inside_it_gives(m
         hidden = hidden_of(encoder, batch)
         (hidden * incoming).sum().backward()
         results.append((hidden, {name: one.grad.clone() for name, one in encoder.named_parameters() if _used(one)}))
-        monkeypatch.setattr(Linear, "product_and_bias", outside)  # as on a GPU
+        monkeypatch.setattr(layer_module, "product_and_bias", outside)  # as on a GPU
     (inside, expected), (hidden, gradients) = results
     torch.testing.assert_close(hidden, inside, rtol=0, atol=1e-5)
     for name, gradient in expected.items():
@@ -164,13 +164,13 @@ def test_every_place_of_every_layer_drops_under_a_key_of_its_own_at_its_own_rate
     seen: list[tuple[str, int, float, float | None]] = []
 
     def watch(name: str) -> None:
-        original = getattr(encoder_module, name)
+        original = getattr(layer_module, name)
 
         def watched(*arguments: Any, key: torch.Tensor, p: float, **options: Any) -> torch.Tensor:
             seen.append((name, int(key), p, options.get("eps")))
             return original(*arguments, key=key, p=p, **options)
 
-        monkeypatch.setattr(encoder_module, name, watched)
+        monkeypatch.setattr(layer_module, name, watched)
 
     for name in ("embedding", "attention", "layer_norm"):
         watch(name)
