@@ -15,7 +15,6 @@ share, so that `set_epoch` reaches workers that are already there.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -23,13 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from unmask.config.schema import CompositionConfig, MaskingConfig, StreamConfig
 from unmask.data.compose import PairTask
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.stream.blocks import TokenStore
+from unmask.data.stream.ranks import check_place, rank_and_world_size
 from unmask.data.stream.reading import Reading, continued
 from unmask.data.stream.stream import Stream
 from unmask.errors import ConfigError, StoreError
@@ -286,18 +285,9 @@ class PackedDataset(IterableDataset[Any]):
     def _rank_and_world_size(self) -> tuple[int, int]:
         if self._place is not None:
             return self._place
-        group = torch.distributed
-        if not (group.is_available() and group.is_initialized()):
-            # a worker that was spawned knows no process group
-            return self._inherited if get_worker_info() is not None else (0, 1)
-        if group.get_world_size() > 1 and _accelerate_runs():
-            raise ValueError(
-                "PackedDataset: rank and world_size must be given beside accelerate, which may share out the "
-                "micro-batches too; give rank=0, world_size=1 if accelerate or the Trainer of transformers prepares "
-                "the loader, with dispatch_batches=False, else rank=accelerator.process_index, "
-                "world_size=accelerator.num_processes"
-            )
-        return group.get_rank(), group.get_world_size()
+        # a worker that was spawned knows no process group
+        alone = self._inherited if get_worker_info() is not None else (0, 1)
+        return rank_and_world_size("PackedDataset", alone=alone)
 
 
 def _opened(store: str | Path | TokenStore) -> TokenStore:
@@ -328,13 +318,7 @@ def _check(
             "PackedDataset: flat must be False for masking 'next_token', since causal models of transformers shift "
             "labels themselves; leave flat out, and give them the ids alone"
         )
-    if (rank is None) != (world_size is None) or (
-        rank is not None and world_size is not None and not 0 <= rank < world_size
-    ):
-        raise ValueError(
-            f"PackedDataset: rank and world_size must be given together, rank in [0, world_size), got {rank} and "
-            f"{world_size}; leave both out to take those of torch.distributed"
-        )
+    check_place("PackedDataset", rank, world_size)
     scheduled = isinstance(masking, MaskingConfig) and masking.rate_end is not None
     if scheduled and rate_over is None:
         raise ValueError(
@@ -346,9 +330,3 @@ def _check(
             "PackedDataset: endless must be True with masking.rate_end, since the rate is counted from the first "
             "micro-batch; leave endless out, or set masking.rate_end to None"
         )
-
-
-def _accelerate_runs() -> bool:
-    """Return whether accelerate has set up this process."""
-    state = sys.modules.get("accelerate.state")
-    return state is not None and bool(state.PartialState._shared_state)
