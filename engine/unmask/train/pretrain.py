@@ -118,12 +118,27 @@ def _train(folder: RunFolder, display: Display) -> None:
 
 
 def _is_finished(folder: RunFolder, facts: Facts) -> bool:
-    """Return whether the run of so many steps or minutes is over and evaluated, and nothing is to change in it."""
+    """Return whether the run is over and evaluated, and nothing is to change in it."""
     train = folder.config.train
-    over = facts.step == train.steps or (train.minutes is not None and (facts.seconds or 0.0) >= 60.0 * train.minutes)
     rows = read_evaluations(folder.path)
-    evaluated = bool(rows) and rows[-1]["step"] == facts.step
-    return over and evaluated and replace(saved_config(folder.path), run=folder.config.run) == folder.config
+    if not rows or rows[-1]["step"] != facts.step:
+        return False
+    if replace(saved_config(folder.path), run=folder.config.run) != folder.config:
+        return False
+    if train.minutes is not None:
+        return (facts.seconds or 0.0) >= 60.0 * train.minutes
+    return facts.step == (train.steps if train.epochs is None else _steps_of_epochs(folder))
+
+
+def _steps_of_epochs(folder: RunFolder) -> int | None:
+    """Return the steps that the epochs of a run make; None if its text is not prepared."""
+    config = located(folder.config, folder.path)
+    if config.data.store is None and config.data.input and not (folder.path / "store").exists():
+        return None
+    # A finished run needs none of the messages, and one that goes on gives them when it opens the store again.
+    with messages_through(lambda message: None):
+        store, tokenizer = open_store(config, folder.path)
+    return RunData(store, tokenizer, config).num_steps
 
 
 def _with_vocabulary(model: EncoderConfig, vocab_size: int) -> EncoderConfig:
