@@ -6,7 +6,9 @@ The public names, each imported when it is first used:
     pack, PackedBatch, mean_pool                 batches of whole documents, and one vector for each document
     packed_inputs                                batches of the inputs that other encoders take
     PackedDataset                                a token store as a dataset for other trainers
-    prepare, similar_words, analyse, load_config, pretrain, evaluate, fill_mask, export: the commands as functions
+    prepare, similar_words, analyse              the commands as functions: text and stores,
+    load_config, pretrain                        training,
+    evaluate, fill_mask, export                  and models
 
 Importing the package imports nothing else. The model and its batches need only PyTorch and NumPy.
 

@@ -143,7 +143,7 @@ def evaluate(
         >>> loss, accuracy = found.loss, found.scores["mlm"].accuracy
 
     Args:
-        model: a run, whose newest whole checkpoint is read; a checkpoint; or a model folder.
+        model: a run, whose newest whole checkpoint is read; a checkpoint; a model folder; or `ORG/NAME` of the Hub.
         store: the store, or its folder. Default: that of the run.
         split: the documents to read.
         tokens: token capacity to read; 0 reads all. Default: `train.evaluate_tokens` of the configuration.
@@ -174,6 +174,9 @@ def evaluate(
     weights = {name: weight for name, weight in asdict(config.objective).items() if weight > 0}
     fraction = config.stream.held_out_fraction
     whole = RunData(opened, tokenizer, config)
+    if config.train.epochs is not None:
+        # the part that is made here may leave no document whose epochs could be counted
+        config = replace(config, train=replace(config.train, epochs=None, steps=whole.num_steps))
     # a fraction of 0 would leave out the part that is made here
     config = replace(config, stream=replace(config.stream, held_out_fraction=fraction or 0.5))
     part = RunData(part_of(opened, split, held_out_fraction=fraction), tokenizer, config)

@@ -42,7 +42,7 @@ def fill_mask(model: str | Path, text: str, *, top: int = 5) -> list[list[Predic
         >>> best = first[0].token, first[0].probability
 
     Args:
-        model: a run, whose newest whole checkpoint is read; a checkpoint; or a model folder.
+        model: a run, whose newest whole checkpoint is read; a checkpoint; a model folder; or `ORG/NAME` of the Hub.
         text: with at least one [MASK].
         top: number of tokens for each [MASK].
     Raises:

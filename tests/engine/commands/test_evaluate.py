@@ -86,6 +86,7 @@ def test_so_has_a_run_of_any_kind(folder: Path, tmp_path: Path, changes: dict[st
     run = pretrained(folder, tmp_path / "run", **changes)
     found, row = evaluate(run).numbers(), last_row(run)
     assert {name: found[name] for name in row} == row
+    assert evaluate(run, split="all").tokens > 0
 
 
 def test_a_checkpoint_in_an_earlier_phase_is_scored_at_its_length(folder: Path, tmp_path: Path) -> None:
