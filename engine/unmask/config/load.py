@@ -5,6 +5,7 @@ checks the result: names, types, ranges, settings that contradict each other, an
 """
 
 import difflib
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -44,6 +45,8 @@ __all__ = [
     "unchecked",
 ]
 
+_log = logging.getLogger(__name__)
+
 _PATHS = ("run", "data.store", "data.tokenizer", "masking.similar_words", "init.from")
 
 
@@ -72,7 +75,7 @@ def load_config(
     line_of = _lines(file, asked=asked)
     whole = _at_home(check_values(changed(below, changes), source=file.source, line_of=line_of))
     if whole.get("init.from") and not saved:
-        whole |= _sizes_of_checkpoint(whole, source=file.source, line_of=line_of)
+        whole |= _sizes_of_checkpoint(whole, asked=asked, source=file.source, line_of=line_of)
     with_read = without_unused(
         whole, below=_right_ones(below), changes=asked, saved=saved, source=file.source, line_of=line_of
     )
@@ -94,9 +97,18 @@ def _lines(file: "SettingsFile", *, asked: set[str]) -> LineOf:
     return line_of
 
 
-def _sizes_of_checkpoint(settings: Mapping[str, Any], *, source: str, line_of: LineOf) -> dict[str, Any]:
+def _sizes_of_checkpoint(
+    settings: Mapping[str, Any], *, asked: set[str], source: str, line_of: LineOf
+) -> dict[str, Any]:
     """Return the settings of `model` for a run that starts from the checkpoint that flat settings name.
 
+    The sizes of a shipped recipe give way to the checkpoint's, since nobody can leave them out.
+
+    Args:
+        settings: the recipe or file with the overrides.
+        asked: names of the overrides.
+        source: the recipe or file.
+        line_of: gives the line of a setting in the file.
     Raises:
         ConfigError: a size in `settings` is not the checkpoint's.
         CheckpointError, RunError: the checkpoint cannot be read.
@@ -104,10 +116,16 @@ def _sizes_of_checkpoint(settings: Mapping[str, Any], *, source: str, line_of: L
     # by their names, since what reads checkpoints stands above the configuration
     folder = import_module("unmask.interop.find_model").find_model(settings["init.from"]).path
     sizes: EncoderConfig = import_module("unmask.interop.config_json").read_config(folder)
+    giving_way = []
     for name, problem in contradicting_sizes(settings, sizes):
+        if name not in asked and source in recipe_names():
+            giving_way.append(name)
+            continue
         with placed(source, name, line_of):
             raise ConfigError(f"config: {name} {problem}")
-    return sizes_from(settings, sizes)
+    if giving_way:
+        _log.info(f"config: {', '.join(giving_way)} of recipe {source} give way to the sizes of init.from")
+    return sizes_from({name: value for name, value in settings.items() if name not in giving_way}, sizes)
 
 
 def unchecked(recipe_or_yaml: str | Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:

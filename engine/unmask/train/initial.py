@@ -26,6 +26,7 @@ from torch import Tensor
 from unmask.config import EncoderConfig, RunConfig
 from unmask.config.initial import same_architecture
 from unmask.data.tokenizer import Tokenizer
+from unmask.data.tokenizer.folder import case_is_open
 from unmask.data.tokenizer.transfer import Transfer, extension_problem, named, transfer
 from unmask.errors import ConfigError, TokenizerError
 from unmask.interop import hf
@@ -92,42 +93,56 @@ class InitialCheckpoint:
         """
         data = config.data
         if data.tokenizer is not None and data.store is None:
-            self.require_vocabulary(Tokenizer.load(data.tokenizer, lowercase=data.lowercase), data.tokenizer)
+            given = Tokenizer.load(data.tokenizer, lowercase=data.lowercase)
+            self.require_vocabulary(
+                given, data.tokenizer, way="leave data.tokenizer out, to read the text with the checkpoint's"
+            )
         if self.vocabulary != "keep" or data.store is not None or data.tokenizer is not None:
             return config
         return replace(config, data=replace(data, tokenizer=str(self.folder.path)))
 
-    def require_vocabulary(self, tokenizer: Tokenizer, place: str | Path) -> None:
+    def require_vocabulary(self, tokenizer: Tokenizer, place: str | Path, *, way: str | None = None) -> None:
         """Check that the tokenizer of the text is one that `init.vocabulary` asks for.
 
         Args:
             tokenizer: the tokenizer.
             place: its folder, or the store that it made.
+            way: how to get the right one, for the error. Default: to prepare the text again.
         Raises:
             TokenizerError: it is another one.
         """
-        if self.vocabulary != "keep" and tokenizer.hash == self.tokenizer.hash:
+        own = self._own_tokenizer(tokenizer)
+        if self.vocabulary != "keep" and tokenizer.hash == own.hash:
             raise TokenizerError(
                 f"init.vocabulary: it is {self.vocabulary!r} but the tokenizer of {place} is that of {self.given} "
                 "already; leave init.vocabulary out"
             )
-        if self.vocabulary == "replace" or tokenizer.hash == self.tokenizer.hash:
+        if self.vocabulary == "replace" or tokenizer.hash == own.hash:
             return
-        problem = extension_problem(self.tokenizer, tokenizer)
+        problem = extension_problem(own, tokenizer)
         if problem is None and self.vocabulary == "extend":
             return
         begin = f"init.from: the tokenizer of {place} is not that of {self.given}"
         if problem is None:
-            more = len(tokenizer.vocabulary) - len(self.tokenizer.vocabulary)
+            more = len(tokenizer.vocabulary) - len(own.vocabulary)
             raise TokenizerError(
                 f"{begin}: it has {max(more, 1):,} new entries and keeps all others; give --init.vocabulary extend, "
                 "whose new entries start from the mean of their pieces"
             )
-        raise TokenizerError(
-            f"{begin}: it {problem}; prepare the text again with `unmask prepare --input TEXT --tokenizer "
-            f"{as_typed(self.given)} --out STORE` and give --data.store STORE, or give --init.vocabulary replace, "
-            "which takes over the rows of equal entries alone"
+        again = (
+            f"prepare the text again with `unmask prepare --input TEXT --tokenizer {as_typed(self.given)} --out STORE` "
+            "and give --data.store STORE"
         )
+        raise TokenizerError(
+            f"{begin}: it {problem}; {way or again}, or give --init.vocabulary replace, which takes over the rows of "
+            "equal entries alone"
+        )
+
+    def _own_tokenizer(self, tokenizer: Tokenizer) -> Tokenizer:
+        """Return the checkpoint's tokenizer; a bare vocabulary reads case as the tokenizer of the text does."""
+        if not case_is_open(self.folder.path):
+            return self.tokenizer
+        return Tokenizer.load(self.folder.path, lowercase=tokenizer.lowercase)
 
     def sizes_for(self, model: EncoderConfig, tokenizer: Tokenizer) -> EncoderConfig:
         """Return the sizes of the run's model, with the rows that its vocabulary needs.

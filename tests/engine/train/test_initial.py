@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import unmask
+from local_hub import serving
 from unmask.batch import PackedBatch
 from unmask.cli import main
 from unmask.config import EncoderConfig, InitConfig, RunConfig, load_config
@@ -23,7 +24,7 @@ from unmask.data.prepare import prepare
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CheckpointError, ConfigError, RunError, TokenizerError
 from unmask.train.checkpoint.checkpoints import Checkpoints
-from unmask.train.evaluate import evaluate
+from unmask.train.evaluate import score_model
 from unmask.train.initial import InitialCheckpoint
 from unmask.train.logging.log import read_evaluations, read_log
 from unmask.train.logging.progress import Display
@@ -261,7 +262,7 @@ def test_a_run_goes_on_with_another_store_from_its_own_loss(first_run: Path, cor
     here = trainer(first_run, tmp_path / "store", tmp_path / "third")
     held_out = here.data.held_out(here.data.phases[0])
     assert held_out is not None
-    [score] = evaluate(model, here.objectives, held_out.batches(), tokens=SMALL["train.evaluate_tokens"])
+    [score] = score_model(model, here.objectives, held_out.batches(), tokens=SMALL["train.evaluate_tokens"])
     rows = read_evaluations(second)
     assert rows[0]["loss"] == score.loss
     assert [row["step"] for row in read_log(second)] == [1, 2]
@@ -270,6 +271,13 @@ def test_a_run_goes_on_with_another_store_from_its_own_loss(first_run: Path, cor
     assert (facts["from"], facts["step"], facts["new_parts"]) == (str(first_run), 2, [])
     manifest = json.loads((first_run / "checkpoints" / "step-000002" / "manifest.json").read_text())
     assert facts["weights"] == {"model.safetensors": manifest["files"]["model.safetensors"]["sha256"]}
+
+
+def test_the_settings_of_a_run_go_on_from_its_weights_with_another_rate(first_run: Path, tmp_path: Path) -> None:
+    changes = {"init.from": str(first_run), "optimizer.learning_rate": 1e-5, "run": str(tmp_path / "run")}
+    run = pretrain(load_config(first_run / "config.yaml", changes))
+    assert read_evaluations(run)[0]["loss"] == read_evaluations(first_run)[-1]["loss"]
+    assert read_log(run)[0]["learning_rate"] == 1e-5
 
 
 def test_a_resumed_run_does_not_read_the_initial_checkpoint(
@@ -329,6 +337,26 @@ def test_docstrings_are_prepared_with_it_too_and_a_resumed_run_finds_them(
     shutil.rmtree(model_folder)
     pretrain(saved_config(run, {"train.steps": 3}), resume=run)
     assert read_log(run)[-1]["step"] == 3
+    assert main(["evaluate", str(run)]) == 0
+
+
+def test_a_run_starts_from_a_model_of_the_hub(
+    model_folder: Path,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serving(monkeypatch, tmp_path / "home") as hub:
+        hub.add("org/name", model_folder)
+        run = start("org/name", None, tmp_path / "run", data__input=[str(corpus / "text.jsonl")])
+        command = ["prepare", "--input", str(corpus / "text.jsonl"), "--tokenizer", "org/name", "--out", "store"]
+        assert main(command) == 0
+    assert "try: unmask pretrain continue --init.from org/name --data.store store" in capsys.readouterr().out
+    assert json.loads((run / "initial.json").read_text())["hub"] == "org/name"
+    shutil.rmtree(tmp_path / "home")
+    pretrain(saved_config(run, {"train.steps": 3}), resume=run)
 
 
 # sizes and positions
@@ -353,6 +381,29 @@ def test_a_size_that_contradicts_the_checkpoint_is_refused(model_folder: Path, t
     # both ways out
     assert load_config(None, {"init.from": str(model_folder)}).model.num_layers == 2
     assert load_config(None, {"model.num_layers": 3}).model.num_layers == 3
+
+
+def test_the_sizes_of_a_recipe_give_way(model_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = load_config("bert-mini", {"init.from": str(model_folder)})
+    assert (config.model.num_layers, config.model.hidden_size, config.stream.max_length) == (2, 32, 256)
+    assert re.search(
+        r"config: model\.hidden_size, .* of recipe bert-mini give way to the sizes of init\.from", caplog.text
+    )
+    with pytest.raises(ConfigError, match=r"model\.num_layers is 4 but"):
+        load_config("bert-mini", {"init.from": str(model_folder), "model.num_layers": 4})
+
+
+@pytest.mark.parametrize("vocabulary", ["keep", "extend"])
+def test_rows_that_contradict_the_checkpoint_are_refused(
+    vocabulary: str, model_folder: Path, corpus: Path, tmp_path: Path
+) -> None:
+    store = corpus / "store"
+    if vocabulary == "extend":
+        store = tmp_path / "store"
+        extended_by_command(model_folder, corpus, store)
+    with pytest.raises(ConfigError, match=r"model\.vocab_size is 70 but init\.from, .*; leave "):
+        start(model_folder, store, tmp_path / "run", init__vocabulary=vocabulary, model__vocab_size=70)
+    start(model_folder, store, tmp_path / "run", init__vocabulary=vocabulary)
 
 
 def test_a_configuration_made_by_hand_must_have_the_sizes_too(model_folder: Path, corpus: Path, tmp_path: Path) -> None:
@@ -526,8 +577,29 @@ def test_a_store_of_another_tokenizer_is_refused_with_the_command_that_makes_the
     assert main([*shlex.split(again), *small, "--run", str(tmp_path / "run")]) == 0
     # a tokenizer beside text is refused before the text is read
     given = {"data__input": [str(tmp_path / "nowhere")], "data__tokenizer": str(tmp_path / "other" / "tokenizer")}
-    with pytest.raises(TokenizerError, match="is not that of"):
+    with pytest.raises(
+        TokenizerError, match=r"is not that of .*; leave data\.tokenizer out, to read the text with the c"
+    ):
         start(model_folder, None, tmp_path / "again", **given)
+
+
+def test_a_bare_vocabulary_keeps_case_as_the_store_does(model_folder: Path, corpus: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (model_folder / name).unlink(missing_ok=True)
+    for lowercase in (True, False):
+        store = tmp_path / f"store-{lowercase}"
+        prepare([corpus / "text.jsonl"], store, tokenizer=model_folder, lowercase=lowercase, allow_unknown=True)
+        trainer(model_folder, store, tmp_path / f"run-{lowercase}")
+
+
+def test_text_is_prepared_with_an_extended_tokenizer_that_is_given(
+    model_folder: Path, corpus: Path, tmp_path: Path
+) -> None:
+    extended_by_hand(model_folder, corpus, tmp_path / "store")
+    given = {"data__input": [str(corpus / "text.jsonl")], "data__tokenizer": str(tmp_path / "extended")}
+    run = start(model_folder, None, tmp_path / "run", init__vocabulary="extend", **given)
+    assert Tokenizer.load(run / "store").hash == Tokenizer.load(tmp_path / "store").hash
+    assert saved_config(run).model.vocab_size == 78
 
 
 def test_extending_needs_a_tokenizer_and_the_advice_makes_one(model_folder: Path, corpus: Path, tmp_path: Path) -> None:
