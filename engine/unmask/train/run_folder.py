@@ -142,6 +142,7 @@ class RunFolder:
             raise RunError(
                 f"run {path}: {key} is {before.get(key)} in the saved configuration, got {after.get(key)}; resuming "
                 f"may change only {', '.join(sorted(named))}, so start a new run for anything else"
+                f"{_from_its_weights(path, key, after.get(key))}"
             )
         timed = [after["train.minutes"] is not None, before.get("train.minutes") is not None]
         if timed[0] != timed[1]:
@@ -246,6 +247,18 @@ def _new_directory(name: str | None) -> tuple[Path, bool]:
         raise RunError(
             f"run directory {what} cannot be made ({error.strerror}); choose another place with --run"
         ) from None
+
+
+def _from_its_weights(path: Path, setting: str, value: object) -> str:
+    """Return a clause with the command that starts another run from the weights of this one; empty if none can."""
+    group = setting.partition(".")[0]
+    if group in ("data", "model", "run") or not any((path / "checkpoints").glob("step-*")):
+        return ""
+    given = as_typed(str(value)) if value is None or isinstance(value, str | int | float) else "..."
+    return (
+        f", from its weights: `unmask pretrain {as_typed(path / 'config.yaml')} --init.from {as_typed(path)} "
+        f"--{setting} {given} --run NEW`"
+    )
 
 
 def _exists(path: Path) -> RunError:

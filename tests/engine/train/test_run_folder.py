@@ -65,6 +65,35 @@ def test_a_resumed_run_may_change_how_it_is_watched_but_not_what_it_computes(tmp
         RunFolder.reopen(run, saved_config(run, {"optimizer.learning_rate": 0.5}))
 
 
+def test_other_settings_start_from_the_weights_with_the_command_of_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unmask.cli import main
+    from unmask.train.logging.log import read_log
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for number in range(30):
+        (tmp_path / "in" / f"{number}.txt").write_text(f"the mill {number} turned and the river ran past it. " * 4)
+    small = "--model.num_layers 1 --model.hidden_size 16 --model.intermediate_size 32 --stream.max_length 32 "
+    small += "--stream.micro_batch_tokens 64 --train.tokens_per_step 64 --train.evaluate_tokens 64 --stream.workers 0 "
+    small += "--stream.held_out_fraction 0.2 --data.vocab_size 100 --train.steps 1"
+    assert main(["pretrain", "--data.input", "in", *small.split(), "--run", "my run"]) == 0
+    with pytest.raises(RunError) as told:
+        RunFolder.reopen(Path("my run"), saved_config(Path("my run"), {"optimizer.learning_rate": 2e-4}))
+    command = str(told.value).partition("from its weights: `unmask ")[2].removesuffix("`")
+    assert main(shlex.split(command.replace("NEW", "new"))) == 0
+    assert saved_config(Path("new")).optimizer.learning_rate == 2e-4
+    assert read_log(Path("new"))
+    assert "init: weights and tokenizer of my run" in capsys.readouterr().out
+    # no weights have another size, and a run without a checkpoint has none
+    for path, change in ((Path("my run"), {"model.hidden_size": 32}), (tmp_path / "none", {"seed": 7})):
+        if path.name == "none":
+            RunFolder.create(replace(CONFIG, run=str(path)))
+        with pytest.raises(RunError, match=r"start a new run for anything else$"):
+            RunFolder.reopen(path, saved_config(path, change))
+
+
 def test_every_setting_of_watching_may_change_and_no_other() -> None:
     watching = {"run", "masking.similar_words", "data.store", "stream.workers"}
     for name in (
