@@ -44,8 +44,7 @@ def pretrain(config: RunConfig | None = None, *, resume: str | Path | None = Non
         >>> run = unmask.pretrain(config)
         >>> unmask.pretrain(resume=run)  # goes on, or finds that the run is complete
         PosixPath('runs/mine')
-        >>> checkpoint = max((run / "checkpoints").glob("step-*"))
-        >>> encoder = unmask.Encoder.from_pretrained(checkpoint)
+        >>> encoder = unmask.Encoder.from_pretrained(run)  # its newest checkpoint
 
     Args:
         config: configuration of the run. With `resume`, the configuration saved there, in which at most the settings of
