@@ -40,7 +40,7 @@ class LocalHub:
 
     url: str = ""
     repos: dict[str, dict[str, Files]] = field(default_factory=dict)
-    private: dict[str, bool | None] = field(default_factory=dict)
+    private: dict[str, bool] = field(default_factory=dict)
     failures: dict[str, tuple[int, str, str]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
@@ -159,7 +159,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _revision(self, repo: str, files: Files, name: str, sent: bytes) -> None:
         siblings = [{"rfilename": name} for name in files]
-        self._answer({"id": repo, "sha": commit_of(files), "siblings": siblings, "private": False, "tags": []})
+        self._answer(
+            {"id": repo, "sha": commit_of(files), "siblings": siblings, "private": bool(self.hub.private.get(repo))}
+        )
 
     def _tree(self, repo: str, files: Files, name: str, sent: bytes) -> None:
         self._answer([{"type": "file", "path": n, "size": len(c), "oid": _oid(c)} for n, c in files.items()])
@@ -191,10 +193,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self._token() != _TOKEN:
             self._refuse(401, "", "Invalid username or password.")
         elif repo in self.hub.repos:
-            self._answer({"error": "You already created this model repo"}, status=409)
+            url = f"{self.hub.url}/{repo}"
+            self._answer({"error": "You already created this model repo", "url": url}, status=409)
         else:
             self.hub.repos[repo] = {"main": {".gitattributes": b""}}
-            self.hub.private[repo] = asked.get("private")
+            # the older versions of huggingface_hub send private, the newer ones visibility
+            self.hub.private[repo] = asked.get("private") or asked.get("visibility") == "private"
             self._answer({"url": f"{self.hub.url}/{repo}"})
 
     def _token(self) -> str | None:

@@ -186,7 +186,8 @@ def parser_of(options: type[Any], *, prog: str) -> Parser:
     needed = [one for one in named if _default(one) is dataclasses.MISSING or one.metadata["usual"]]
     words = [f"--{one.name.replace('_', '-')} {one.metadata['metavar'] or 'VALUE'}" for one in needed]
     words += ["[OPTIONS]"] * (len(needed) + sum(one.metadata["positional"] for one in fields) < len(fields))
-    words += [one.metadata["metavar"] for one in fields if one.metadata["positional"]]
+    given = [(one.metadata["metavar"], _default(one)) for one in fields if one.metadata["positional"]]
+    words += [f"[{metavar}]" if default is None else metavar for metavar, default in given]
     parser = Parser(prog=prog, description=inspect.getdoc(options) or "", usage=" ".join([prog, *words]))
     for field in fields:
         add_option(parser, _spelling(field), field.name, hints_of(options)[field.name], field, default=_default(field))

@@ -25,7 +25,7 @@ class Options(Checked):
 
     model: Path = option(
         MISSING,
-        "Run directory, checkpoint, or folder that transformers loads.",
+        "Run directory, checkpoint, folder that transformers loads, or ORG/NAME of the Hugging Face Hub.",
         positional=True,
         metavar="RUN_OR_FOLDER",
     )

@@ -264,8 +264,8 @@ def _config_of_run(run: Path, facts: Facts | None, store: Path | None, recipe: s
 def _config_of_folder(found: ModelFolder, store: Path | None, recipe: str | Path | None) -> RunConfig:
     if store is None:
         raise StoreError(
-            f"evaluate: {found.path} is no run, so no store belongs to it; give one with --store, made by `unmask "
-            f"prepare --input TEXT --tokenizer {as_typed(found.path)} --out STORE`"
+            f"evaluate: {found.name} is no run, so no store belongs to it; give one with --store, made by `unmask "
+            f"prepare --input TEXT --tokenizer {as_typed(found.name)} --out STORE`"
         )
     if recipe is None:
         _log.info("length, masks and composition of recipe tiny; --recipe RUN/config.yaml for those of the run")
@@ -281,7 +281,7 @@ def _suited(config: RunConfig, model: PretrainingModel, found: ModelFolder) -> R
     pairs = next((name for name in ("nsp", "sop") if getattr(config.objective, name) > 0), None)
     if pairs is not None and model.nsp is None:
         raise CheckpointError(
-            f"evaluate: {found.path} has no head for pairs, which objective.{pairs} needs; give a recipe without pairs"
+            f"evaluate: {found.name} has no head for pairs, which objective.{pairs} needs; give a recipe without pairs"
         )
     lengths = [phase.max_length for phase in config.train.phases] or [config.stream.max_length]
     sizes = model.config
@@ -308,7 +308,7 @@ def _open(config: RunConfig, run: Path | None, tokenizer: Tokenizer, found: Mode
     if store.tokenizer_hash != tokenizer.hash:
         raise StoreError(
             f"evaluate: {store.folder} was made by tokenizer {store.tokenizer_hash[:12]} with {store.vocab_size:,} "
-            f"tokens, {found.path} has {tokenizer.hash[:12]} with {tokenizer.vocab_size:,}, so the ids mean other "
-            f"words; make a store with `unmask prepare --input TEXT --tokenizer {as_typed(found.path)} --out STORE`"
+            f"tokens, {found.name} has {tokenizer.hash[:12]} with {tokenizer.vocab_size:,}, so the ids mean other "
+            f"words; make a store with `unmask prepare --input TEXT --tokenizer {as_typed(found.name)} --out STORE`"
         )
     return store

@@ -61,8 +61,9 @@ class MaskFiller:
     """A model that fills in [MASK], read from the disk once for any number of texts.
 
     Args:
-        model: a run, a checkpoint or a model folder, as for `fill_mask`.
+        model: a run, a checkpoint, a model folder or a model of the Hub, as for `fill_mask`.
     Attributes:
+        name: of the model: its folder, or its name at the Hugging Face Hub.
         folder: folder of the model.
         step: steps of its training; None if they are not known.
         model, tokenizer: what was read.
@@ -70,7 +71,7 @@ class MaskFiller:
 
     def __init__(self, model: str | Path) -> None:
         found = find_model(model)
-        self.folder, self.step = found.path, found.steps
+        self.name, self.folder, self.step = found.name, found.path, found.steps
         config = config_of(found)
         if config is not None and config.objective.mlm == 0:
             raise UnmaskError(
@@ -99,7 +100,7 @@ class MaskFiller:
         config = self.model.encoder.config
         trained = "training unknown" if self.step is None else f"trained for {self.step:,} steps"
         return (
-            f"{self.folder}: {config.num_layers} layers, {config.hidden_size} wide, "
+            f"{self.name}: {config.num_layers} layers, {config.hidden_size} wide, "
             f"{self.tokenizer.vocab_size:,} tokens, {trained}"
         )
 

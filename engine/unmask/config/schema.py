@@ -286,8 +286,8 @@ class InitConfig(Checked):
 
     from_: str | None = setting(
         None,
-        "Run (its newest whole checkpoint), checkpoint or Hugging Face BERT folder. Weights, the sizes in `model` and "
-        "the tokenizer come from it; the optimizer starts anew. None: new weights.",
+        "Run (its newest whole checkpoint), checkpoint, Hugging Face BERT folder, or ORG/NAME of the Hugging Face Hub. "
+        "Weights, the sizes in `model` and the tokenizer come from it; the optimizer starts anew. None: new weights.",
     )
     vocabulary: Literal["keep", "extend", "replace"] = setting(
         "keep",

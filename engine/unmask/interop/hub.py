@@ -6,8 +6,8 @@
     https://huggingface.co/ORG/NAME[/tree/REVISION]
 
 The Hub is asked for the newest state first. If it cannot be reached, the copy in the cache is used. Only what is read
-here is downloaded: config.json, weights (safetensors if there are any) and the tokenizer. The package `huggingface_hub`
-comes with the extra `hub`; it is imported when a model of the Hub is asked for.
+here is downloaded: config.json, weights (safetensors if there are any), the tokenizer and the card. The package
+`huggingface_hub` comes with the extra `hub`; it is imported when a model of the Hub is asked for.
 """
 
 import logging
@@ -38,7 +38,8 @@ _LONGEST = 96
 # what a file is called, and no model
 _FILES = (".git", ".json", ".txt", ".bin", ".safetensors", ".yaml", ".yml", ".jsonl", ".gz")
 
-_CONFIG = ("config.json", "adapter_config.json")
+# the card may say what `unmask export` keeps: the licence and the languages
+_CONFIG = ("config.json", "adapter_config.json", "README.md")
 # an error names these
 _OTHER_TOKENIZERS = ("spiece.model", "vocab.json", "merges.txt", "tokenizer.model")
 _TOKENIZER = (

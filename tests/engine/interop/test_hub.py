@@ -146,11 +146,15 @@ def test_every_command_takes_a_model_of_the_hub(
 ) -> None:
     hub.add("org/name", model_folder)
     text = tmp_path / "text.txt"
-    text.write_text("the river runs past the old mill\n" * 40, "utf-8")
-    store = prepare(text, tmp_path / "store", tokenizer="hf://org/name", workers=1)
+    text.write_text("\n\n".join("the river " * (1 + number) + "runs past the mill" for number in range(40)), "utf-8")
+    store = prepare(text, tmp_path / "store", tokenizer="hf://org/name", blank_line_documents=True, workers=1)
     assert store.tokenizer_hash == Tokenizer.load(model_folder).hash
     assert main(["prepare", "--input", str(text), "--out", "again", "--tokenizer", "org/name", "--workers", "1"]) == 0
     assert main(["fill-mask", "org/name", "the [MASK]"]) == 0
+    assert "org/name: 1 layers, 16 wide" in capsys.readouterr().out
+    start = ["--init.from", "org/name", "--data.store", str(tmp_path / "store"), "--stream.max-length", "24"]
+    short = ["--stream.micro-batch-tokens", "128", "--train.tokens-per-step", "128", "--train.steps", "1"]
+    assert main(["pretrain", "--run", "run", *start, *short]) == 0
     assert main(["export", "org/name@main", "exported"]) == 0
     assert main(["evaluate", "org/name", "--store", str(tmp_path / "store"), "--split", "all"]) == 0
     assert same(unmask.Encoder.from_pretrained("exported"), unmask.Encoder.from_pretrained(model_folder))

@@ -303,6 +303,11 @@ class Tokenizer:
         return {**named, "rules": kept}
 
     @property
+    def kind(self) -> str:
+        """The name of its model: WordPiece or WordLevel."""
+        return str(self._description["model"]["type"])
+
+    @property
     def lowercase(self) -> bool:
         """Whether case is dropped."""
         return drops_case(self._backend)
@@ -310,7 +315,7 @@ class Tokenizer:
     @property
     def spells_words(self) -> bool:
         """Whether the spelling of a token shows if it starts a word; False if pieces have no prefix such as `##`."""
-        return self._description["model"]["type"] == "WordLevel" or bool(self.prefix)
+        return self.kind == "WordLevel" or bool(self.prefix)
 
     @property
     def isolates_punctuation(self) -> bool:
