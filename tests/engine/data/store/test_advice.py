@@ -1,0 +1,124 @@
+"""What the errors about a store advise: each is followed here, and then the store opens."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from unmask.cli import main
+from unmask.data.prepare import prepare
+from unmask.data.store import Store
+from unmask.data.tokenizer import Tokenizer
+from unmask.errors import StoreError
+
+TEXT = "the mill turns by the river and the river runs past the mill"
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    (tmp_path / "text.txt").write_text(TEXT)
+    return tmp_path / "text.txt"
+
+
+def made(text: Path, name: str = "store") -> Path:
+    return prepare([text], text.parent / name, vocab_size=60, workers=1).folder
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(StoreError) as told:
+        Store.open(folder)
+    return str(told.value)
+
+
+def test_what_is_no_store_is_made_one_by_the_command_of_the_error(text: Path, tmp_path: Path) -> None:
+    told = refusal(text)
+    assert "give text with data.input" in told
+    command = told.partition("with unmask ")[2].replace("--out store", f"--out {tmp_path}/made")
+    assert main([*shlex.split(command), "--vocab-size", "60"]) == 0
+    Store.open(tmp_path / "made")
+    for folder in (tmp_path, tmp_path / "absent"):
+        told = refusal(folder)
+        assert "give the folder of a store, or make one with unmask prepare --out " in told
+    command = told.partition("make one with unmask ")[2]
+    assert main([*shlex.split(command), "--input", str(text), "--vocab-size", "60"]) == 0
+    Store.open(tmp_path / "absent")
+    (tmp_path / "manifest.json").write_text("{}")
+    assert refusal(tmp_path).endswith("; make one with unmask prepare")
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "manifest", "lacks", "version"])
+def test_a_damaged_store_is_copied_or_prepared_again(text: Path, damage: str) -> None:
+    folder = made(text)
+    shutil.copytree(folder, folder.with_name("copy"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    shard = folder / manifest["shards"][0]["file"]
+    if damage == "cut":
+        shard.write_bytes(shard.read_bytes()[:-8])
+    elif damage == "changed":
+        shard.write_bytes(shard.read_bytes()[:-8] + b"12345678")
+    elif damage == "gone":
+        shard.unlink()
+    elif damage == "lacks":
+        del manifest["tokenizer_hash"]
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    elif damage == "version":
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 99}))
+    else:
+        (folder / "manifest.json").write_text(json.dumps(manifest)[:-9])
+    told = refusal(folder)
+    again = {"version": "or prepare the store again", "lacks": "remove the store and prepare it again"}
+    assert again.get(damage, "; ") in told
+    shutil.rmtree(folder)
+    if "copy the store again" in told:
+        shutil.copytree(folder.with_name("copy"), folder)
+        Store.open(folder)
+        shutil.rmtree(folder)
+    assert made(text) == folder
+    assert Store.open(folder).fingerprint == Store.open(folder.with_name("copy")).fingerprint
+
+
+def test_an_unfinished_store_goes_on_or_is_removed(text: Path) -> None:
+    folder = text.parent / "store"
+    partial = folder.with_name("store.partial")
+    partial.mkdir()
+    assert f"run the unmask prepare that began {partial} again, which goes on with it" in refusal(folder)
+    made(text)
+    Store.open(folder)
+    with pytest.raises(StoreError, match="exists already; choose another folder or remove it first"):
+        made(text)
+    made(text, "other")
+    shutil.rmtree(folder)
+    made(text)
+    (text.parent / "foreign.partial").mkdir()
+    (text.parent / "foreign.partial" / "mine.txt").write_text("mine")
+    with pytest.raises(StoreError, match="move that away or choose another folder"):
+        made(text, "foreign")
+    (text.parent / "foreign.partial" / "mine.txt").rename(text.parent / "mine.txt")
+    made(text, "foreign")
+
+
+def test_a_store_of_another_tokenizer_or_without_one_is_mended(text: Path, tmp_path: Path) -> None:
+    folder = made(text)
+    other = Tokenizer.train([TEXT, "a cat sat on a warm wall"], 90)
+    other.save(tmp_path / "tokenizer")
+    with pytest.raises(StoreError, match="use the tokenizer in the store's folder or prepare the text again with"):
+        Store.open(folder).require_tokenizer(other)
+    Store.open(folder).require_tokenizer(Tokenizer.load(folder / "tokenizer"))
+    again = prepare([text], tmp_path / "again", tokenizer=tmp_path / "tokenizer", workers=1)
+    again.require_tokenizer(other)
+    (again.folder / "tokenizer").rename(tmp_path / "kept")
+    with pytest.raises(StoreError) as told:
+        again.load_tokenizer()
+    place = str(told.value).partition("its ids to ")[2].partition(",")[0]
+    shutil.copytree(tmp_path / "kept", place)
+    assert again.load_tokenizer().hash == other.hash
+    with pytest.raises(
+        StoreError, match="stores of different tokenizers cannot be mixed; prepare the text of"
+    ) as mixed:
+        prepare([folder, again.folder], tmp_path / "both", workers=1)
+    option, given = shlex.split(str(mixed.value).rpartition(" again with ")[2])
+    assert option == "--tokenizer"
+    mended = prepare([text], tmp_path / "mended", tokenizer=given, workers=1)
+    assert prepare([folder, mended.folder], tmp_path / "both", workers=1).num_documents == 2
