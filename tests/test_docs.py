@@ -62,8 +62,10 @@ def test_the_code_of_a_page_runs(page: str, folder: Path) -> None:
     if page == "README.md":
         assert list(Path("runs/mine/checkpoints").glob("step-*"))
     if page == "docs/encoder.md":
-        from transformers import BertModel
+        from transformers import AutoTokenizer, BertModel
 
+        theirs = AutoTokenizer.from_pretrained("folder")
+        assert names["documents"] == theirs(["hello world", "the cat sat"])["input_ids"]
         names["first"], names["second"], names["trainer"]
         assert BertModel.from_pretrained("trained/encoder").config.hidden_size == 32
 

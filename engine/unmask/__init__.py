@@ -5,6 +5,7 @@ The public names, each imported when it is first used:
     Encoder, PretrainingModel, EncoderConfig     the model, its heads and its sizes
     pack, PackedBatch, mean_pool                 batches of whole documents, and one vector for each document
     packed_inputs                                batches of the inputs that other encoders take
+    Tokenizer, Store                             what makes the ids of texts, and texts that are ids already
     PackedDataset                                a token store as a dataset for other trainers
     prepare, similar_words, analyse              the commands as functions: text and stores,
     load_config, pretrain                        training,
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from unmask.config import load_config
     from unmask.data.masking.neighbours import similar_words
     from unmask.data.prepare import prepare
+    from unmask.data.store import Store
     from unmask.data.stream.dataset import PackedDataset
+    from unmask.data.tokenizer import Tokenizer
     from unmask.layouts import packed_inputs
     from unmask.model import Encoder, EncoderConfig, PretrainingModel, mean_pool
     from unmask.train.pretrain import pretrain
@@ -42,6 +45,8 @@ __all__ = [
     "PackedBatch",
     "PackedDataset",
     "PretrainingModel",
+    "Store",
+    "Tokenizer",
     "__version__",
     "analyse",
     "evaluate",
@@ -64,6 +69,8 @@ _HOMES = {
     "PackedBatch": "unmask.batch",
     "PackedDataset": "unmask.data.stream.dataset",
     "PretrainingModel": "unmask.model",
+    "Store": "unmask.data.store",
+    "Tokenizer": "unmask.data.tokenizer",
     "analyse": "unmask.commands.analyse",
     "evaluate": "unmask.commands.evaluate",
     "export": "unmask.commands.export",
