@@ -1,5 +1,6 @@
 """Write docs/runs.md from the training runs in bench/results: a table of all, then a section for each.
 
+The figure of a run that started from a checkpoint also shows the run of the same model and settings with new weights.
 The page shows the settings that differ from the defaults of today's `RunConfig`; the result file has all of them.
 """
 
@@ -42,9 +43,11 @@ def render(results: Path, figures: Path, *, draw: bool = True) -> str:
         page += [f"## {folder.name}\n", _table([run for _, run in runs], headings)]
         for path, run in runs:
             figure = f"{folder.name}-{path.stem}.png"
+            scratch = _from_scratch(run, [other for _, other in runs])
             if draw:
-                _plot(run, figures / figure)
-            page.append(_section(run, f"{figures.name}/{figure}", f"../bench/results/{folder.name}/{path.name}"))
+                _plot(run, figures / figure, scratch)
+            source = f"../bench/results/{folder.name}/{path.name}"
+            page.append(_section(run, f"{figures.name}/{figure}", source, scratch))
     if len(page) == 1:
         page.append("No run has been recorded yet.\n")
     return "\n".join(page)
@@ -78,9 +81,35 @@ def _table(runs: Sequence[dict[str, Any]], headings: Counter[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _section(run: dict[str, Any], figure: str, source: str) -> str:
+def _from_scratch(run: Mapping[str, Any], runs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the run with new weights that is otherwise the same as one with `init.from`; None if there is none."""
+
+    def rest(one: Mapping[str, Any]) -> dict[str, Any]:
+        settings = _today(one["settings"])
+        # without a checkpoint the rows of the token table follow from the store
+        apart = ("run", "init.from", "init.vocabulary", "model.vocab_size")
+        return {name: value for name, value in settings.items() if name not in apart}
+
+    if _today(run["settings"]).get("init.from") is None:
+        return None
+    others = (other for other in runs if _today(other["settings"]).get("init.from") is None)
+    return next((other for other in others if rest(other) == rest(run)), None)
+
+
+def _compared(run: Mapping[str, Any], scratch: Mapping[str, Any]) -> str:
+    """Return a sentence with the last held-out losses of a run and of the same one with new weights."""
+    ours, theirs = run["evaluations"][-1], scratch["evaluations"][-1]
+    return (
+        f"At its end, after {ours['step']} steps, the held-out loss is {_short(ours['loss'])}. The same run with new "
+        f"weights, {scratch['run']}, has {_short(theirs['loss'])} after {theirs['step']} steps, its end."
+    )
+
+
+def _section(run: dict[str, Any], figure: str, source: str, scratch: Mapping[str, Any] | None = None) -> str:
     lines = [f"### {run['run']}\n", machine.describe(run), "", f"![loss of the run {run['run']}]({figure})", ""]
     evaluations = run["evaluations"]
+    if scratch is not None and evaluations and scratch["evaluations"]:
+        lines += [_compared(run, scratch), ""]
     if evaluations:
         names = [name for name in evaluations[-1] if name != "event"]
         shown = evaluations[:: max(1, len(evaluations) // _EVALUATIONS)]
@@ -131,20 +160,23 @@ def _item(item: Any, above: str) -> Any:
     return {current_name(f"{above}{name}").removeprefix(above): value for name, value in item.items()}
 
 
-def _plot(run: dict[str, Any], path: Path) -> None:
+def _plot(run: dict[str, Any], path: Path, scratch: Mapping[str, Any] | None = None) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for rows, label in ((run["curve"], "training"), (run["evaluations"], "held out")):
+    curves = [(run["curve"], "training"), (run["evaluations"], "held out")]
+    if scratch is not None:
+        curves.append((scratch["evaluations"], "held out, with new weights"))
+    for rows, label in curves:
         points = [(row["step"], row["loss"]) for row in rows if "loss" in row]
         if points:
             axes.plot(
                 *zip(*points, strict=True),
                 label=label,
-                marker="o" if label == "held out" else "",
+                marker="o" if label.startswith("held out") else "",
                 linewidth=1,
             )
     pairs = [(row["step"], row[name]) for row in run["evaluations"] for name in _PAIRS if row.get(name) is not None]

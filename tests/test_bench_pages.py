@@ -126,6 +126,24 @@ def test_settings_of_a_run_are_those_that_differ_from_the_defaults(tmp_path: Pat
     assert "Settings other than the defaults: `seed: 7`, `optimizer.warmup_steps: 3`, `data.gone: 1`." in page
 
 
+def test_a_run_from_a_checkpoint_stands_beside_the_same_run_with_new_weights(tmp_path: Path) -> None:
+    shared = {"data": {"store": "s"}, "train": {"minutes": 10}, "model": {"num_layers": 6}}
+    for name, loss, changes in (
+        ("continued", 5.0, {"init": {"from": "model"}, "model": {"num_layers": 6, "vocab_size": 90}}),
+        ("scratch", 7.0, {}),
+        ("another", 6.0, {"seed": 2}),
+    ):
+        evaluations = [{"event": "evaluate", "step": 3, "loss": loss}]
+        run = {"run": name, "settings": {**shared, **changes}, "curve": [], "evaluations": evaluations}
+        record.save(tmp_path / "box" / f"run-{name}.json", {**record.benchmark_file([]), **run})
+    page = runs_page.render(tmp_path, tmp_path / "figures")
+    assert page.count("The same run with new weights, ") == 1
+    assert (
+        "At its end, after 3 steps, the held-out loss is 5. The same run with new weights, scratch, has 7 after 3 steps"
+        in page
+    )
+
+
 def test_the_committed_pages_are_what_the_results_say() -> None:
     assert report.PAGE.read_text() == report.render()
     figures = report.RUNS_PAGE.parent / "figures"

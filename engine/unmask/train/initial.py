@@ -124,10 +124,10 @@ class InitialCheckpoint:
             return
         begin = f"init.from: the tokenizer of {place} is not that of {self.given}"
         if problem is None:
-            more = len(tokenizer.vocabulary) - len(own.vocabulary)
+            more = len(tokenizer.vocabulary.keys() - own.vocabulary.keys())
             raise TokenizerError(
-                f"{begin}: it has {max(more, 1):,} new entries and keeps all others; give --init.vocabulary extend, "
-                "whose new entries start from the mean of their pieces"
+                f"{begin}: it has {more:,} new entries and keeps all others; give --init.vocabulary extend, whose new "
+                "entries start from the mean of their pieces"
             )
         again = (
             f"prepare the text again with `unmask prepare --input TEXT --tokenizer {as_typed(self.given)} --out STORE` "
