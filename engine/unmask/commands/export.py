@@ -13,7 +13,7 @@ from pathlib import Path
 
 from unmask.commands.load_model import load_model
 from unmask.commands.model_card import CARD, MARK, CardChoices, model_card
-from unmask.errors import CheckpointError, RunError, TokenizerError
+from unmask.errors import CheckpointError, HubError, RunError, TokenizerError
 from unmask.interop.checkpoint_folder import damage_of, folder_of_step, steps_in
 from unmask.interop.config_json import foreign_settings
 from unmask.interop.find_model import ModelFolder, find_model
@@ -108,21 +108,31 @@ def export(
     if target is None:
         assert folder is not None
         return _write(found, folder, choices)
+    every = _checkpoints_of(found, Path(model)) if every_checkpoint else []
     with tempfile.TemporaryDirectory(prefix="unmask-export-") as room:
         written = _write(found, folder or Path(room) / "newest", choices)
-        # a branch and the folder that goes there, main last
+        # a branch and what goes there, main last
         branches: list[tuple[str | None, Exported]] = [
-            (one.path.name, _write(one, Path(room) / one.path.name, choices))
-            for one in (_checkpoints_of(found) if every_checkpoint else ())
+            (one.path.name, written if one.path == found.path else _write(one, Path(room) / one.path.name, choices))
+            for one in every
         ]
         branches.append((target.revision, written))
-        uploader = Uploader(target.repo, private=private, mark=MARK)
-        uploads = []
-        for branch, one in branches:
-            assert one.folder is not None
-            steps = "" if one.step is None else f" after {one.step:,} steps"
-            uploads.append(uploader.upload(one.folder, revision=branch, message=f"Model{steps}, by unmask export"))
+        try:
+            uploads = _upload(branches, Uploader(target.repo, private=private, mark=MARK))
+        except HubError as error:
+            if folder is None:
+                raise
+            raise HubError(f"{error}; {folder} is whole, so leave it out of the command that you give again") from None
     return replace(written, folder=folder, uploads=tuple(uploads))
+
+
+def _upload(branches: Sequence[tuple[str | None, Exported]], uploader: Uploader) -> list[Upload]:
+    uploads = []
+    for branch, one in branches:
+        assert one.folder is not None
+        steps = "" if one.step is None else f" after {one.step:,} steps"
+        uploads.append(uploader.upload(one.folder, revision=branch, message=f"Model{steps}, by unmask export"))
+    return uploads
 
 
 def _require_choices(
@@ -156,10 +166,14 @@ def _require_choices(
         )
 
 
-def _checkpoints_of(found: ModelFolder) -> list[ModelFolder]:
-    """Return the whole checkpoints of the run that a checkpoint belongs to, the oldest first."""
+def _checkpoints_of(found: ModelFolder, given: Path) -> list[ModelFolder]:
+    """Return the whole checkpoints of the run `given`, whose newest one is `found`, the oldest first."""
     if found.run is None:
         raise RunError(f"export: {found.name} is no run, so --every-checkpoint finds none; leave it out")
+    if given.resolve() == found.path.resolve():
+        raise RunError(
+            f"export: {given} is one checkpoint; give its run, {found.run}, with --every-checkpoint, or leave that out"
+        )
     place = found.path.parent
     whole = []
     for step in steps_in(place):

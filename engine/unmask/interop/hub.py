@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-__all__ = ["HubModel", "NotAtHubError", "hub_model", "refusal", "snapshot"]
+__all__ = ["HubModel", "NotAtHubError", "broken_by", "hub_model", "refusal", "snapshot"]
 
 _log = logging.getLogger(__name__)
 
@@ -71,10 +71,14 @@ class HubModel:
         """Return the name with a revision that was given beside it.
 
         Raises:
-            ValueError: the name has another one.
+            ValueError: it is empty, or the name has another one.
         """
         if revision is None:
             return self
+        if not revision:
+            raise ValueError(
+                "revision must name a branch, a tag or a commit, is empty; leave it out for the newest state"
+            )
         if self.revision not in (None, revision):
             raise ValueError(f"{self} names the revision {self.revision!r}, and revision is {revision!r}; give one")
         return replace(self, revision=revision, surely=True)
@@ -190,8 +194,15 @@ def _answers(model: HubModel, api: "HfApi") -> Iterator[None]:
         raise HubError(refusal(error, f"read {model}")) from None
     except errors.OfflineModeIsEnabled:
         raise _Unreachable("HF_HUB_OFFLINE is set") from None
-    except (errors.LocalEntryNotFoundError, errors.HTTPError, ConnectionError, TimeoutError) as error:
-        raise _Unreachable(type(error.__cause__ or error).__name__) from None
+    except (errors.LocalEntryNotFoundError, errors.HTTPError, ConnectionError, TimeoutError, RuntimeError) as error:
+        raise _Unreachable(broken_by(error)) from None
+
+
+def broken_by(error: Exception) -> str:
+    """Return what broke off a connection: the name of the error, and what the library of the transfer says."""
+    # hf_xet, which moves large files, raises RuntimeError alone
+    said = f": {str(error).splitlines()[0]}" if isinstance(error, RuntimeError) and str(error) else ""
+    return f"{type(error.__cause__ or error).__name__}{said}"
 
 
 def refusal(error: "HfHubHTTPError", deed: str) -> str:

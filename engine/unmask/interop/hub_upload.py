@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unmask.errors import HubError
-from unmask.interop.hub import HubModel, hub_model, refusal
+from unmask.interop.hub import HubModel, broken_by, hub_model, refusal
 
 if TYPE_CHECKING:
     pass
@@ -151,9 +151,8 @@ def _failures(repo: str) -> Iterator[None]:
         raise HubError(refusal(error, f"upload to {repo}")) from None
     except errors.OfflineModeIsEnabled:
         raise HubError(f"export: HF_HUB_OFFLINE is set, so nothing is uploaded to {repo}; unset it") from None
-    except (errors.LocalEntryNotFoundError, errors.HTTPError, ConnectionError, TimeoutError) as error:
-        kind = type(error.__cause__ or error).__name__
+    except (errors.LocalEntryNotFoundError, errors.HTTPError, ConnectionError, TimeoutError, RuntimeError) as error:
         raise HubError(
-            f"export: the Hugging Face Hub cannot be reached ({kind}), so the upload to {repo} is not complete; give "
-            "the same command again when the network is there"
+            f"export: the Hugging Face Hub cannot be reached ({broken_by(error)}), so the upload to {repo} is not "
+            "complete; give the same command again when the network is there"
         ) from None

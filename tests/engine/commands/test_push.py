@@ -247,7 +247,10 @@ def test_options_that_would_do_nothing_are_refused(
     assert not hub.requests
 
 
-def test_every_checkpoint_needs_a_run(hub: LocalHub, model_folder: Path) -> None:
+def test_every_checkpoint_needs_a_run(hub: LocalHub, model_folder: Path, run_folder: Path) -> None:
+    checkpoint = run_folder / "checkpoints/step-000010"
+    with pytest.raises(UnmaskError, match=rf"step-000010 is one checkpoint; give its run, {run_folder}, with --every"):
+        unmask.export(checkpoint, push_to="org/name", every_checkpoint=True)
     with pytest.raises(UnmaskError, match="is no run, so --every-checkpoint finds none; leave it out"):
         unmask.export(model_folder, push_to="org/name", every_checkpoint=True)
     assert not uploads(hub)

@@ -130,6 +130,8 @@ def test_a_revision_is_a_branch_or_a_commit(hub: LocalHub, model_folder: Path) -
         unmask.Encoder.from_pretrained("org/name@v1", revision="main")
     with pytest.raises(ValueError, match=r"revision 'v1' is for a model of the Hugging Face Hub, and .* is a folder"):
         unmask.Encoder.from_pretrained(model_folder, revision="v1")
+    with pytest.raises(ValueError, match="revision must name a branch, a tag or a commit, is empty; leave it out for"):
+        unmask.Encoder.from_pretrained("org/name", revision="")
     with pytest.raises(HubError, match=r"org/name of the Hugging Face Hub has no revision 'v3'; give one of v1, main"):
         unmask.Encoder.from_pretrained("org/name@v3")
 
@@ -214,6 +216,27 @@ def test_without_the_hub_and_a_copy_the_command_that_downloads_it_is_named_and_w
     done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert same(unmask.Encoder.from_pretrained("downloaded"), unmask.Encoder.from_pretrained(model_folder))
+
+
+def test_a_download_that_breaks_off_goes_on_with_the_same_command(
+    hub: LocalHub, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("org/name", model_folder)
+    for error, shown in (
+        (ConnectionResetError(), r"ConnectionResetError"),
+        (RuntimeError("xet: closed\nat"), r"RuntimeError: xet: closed"),
+    ):
+
+        def broken(*given: object, error: Exception = error, **named: object) -> str:
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr("huggingface_hub.snapshot_download", broken)
+            with pytest.raises(
+                HubError, match=rf"download of org/name .* broke off \({shown}\); give the same command"
+            ):
+                unmask.Encoder.from_pretrained("org/name")
+    unmask.Encoder.from_pretrained("org/name")
 
 
 def test_a_network_that_swallows_everything_is_not_waited_for(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
