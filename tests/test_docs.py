@@ -70,6 +70,12 @@ def test_the_code_of_a_page_runs(page: str, folder: Path) -> None:
         assert BertModel.from_pretrained("trained/encoder").config.hidden_size == 32
 
 
+def test_the_code_for_other_trainers_runs(folder: Path) -> None:
+    names = run("\n".join(sections_of("docs/other-trainers.md").values()), "docs/other-trainers.md")
+    trainer = names["trainer"]
+    assert trainer.global_step == 4  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("title", PROGRAMS)
 def test_a_complete_program_learns_and_its_folder_is_read_again(
     title: str, folder: Path, capsys: pytest.CaptureFixture[str]

@@ -57,6 +57,9 @@ class TokenBatchSampler(Sampler[list[int]]):
         ValueError: no examples, an example without tokens or with more than `tokens`, or a rank that is none.
     """
 
+    # accelerate, where it shares out the batches itself, then gives all processes the same number
+    drop_last = True
+
     def __init__(
         self,
         lengths: Sequence[int] | ArrayLike,
@@ -189,4 +192,4 @@ class TokenBatchSampler(Sampler[list[int]]):
         return [part.tolist() for part in np.split(order[packed], bounds[1:-1])]
 
     def _rank_and_world_size(self) -> tuple[int, int]:
-        return self._place or rank_and_world_size(_WHO)
+        return self._place or rank_and_world_size(_WHO, setting="even_batches=False")

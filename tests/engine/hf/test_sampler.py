@@ -84,6 +84,25 @@ def test_ranks_have_the_same_number_of_batches_and_share_an_epoch(ranks: int, mo
     assert list(sampler()) == shares[1]
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_beside_accelerate_the_share_is_asked_for_and_both_ways_out_work(
+    ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate.data_loader import BatchSamplerShard
+    from accelerate.state import PartialState
+
+    for name, value in {"is_initialized": True, "get_rank": 1, "get_world_size": ranks}.items():
+        monkeypatch.setattr(dist, name, lambda value=value: value)
+    monkeypatch.setattr(PartialState, "_shared_state", {"backend": "gloo"})
+    with pytest.raises(ValueError, match=r"give rank=0, world_size=1 if accelerate .*, with even_batches=False, else"):
+        iter(sampler())
+    expected = [list(sampler(rank=rank, world_size=ranks)) for rank in range(ranks)]
+    for rank in range(ranks):
+        whole: Any = sampler(rank=0, world_size=1)
+        share = BatchSamplerShard(whole, num_processes=ranks, process_index=rank, even_batches=False)
+        assert list(share) == expected[rank] and len(share) == len(expected[rank])
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_continues_in_a_stateful_loader(workers: int) -> None:
     data = [int(length) for length in LENGTHS]

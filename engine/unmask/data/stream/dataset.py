@@ -287,7 +287,7 @@ class PackedDataset(IterableDataset[Any]):
             return self._place
         # a worker that was spawned knows no process group
         alone = self._inherited if get_worker_info() is not None else (0, 1)
-        return rank_and_world_size("PackedDataset", alone=alone)
+        return rank_and_world_size("PackedDataset", setting="dispatch_batches=False", alone=alone)
 
 
 def _opened(store: str | Path | TokenStore) -> TokenStore:

@@ -18,11 +18,12 @@ def check_place(who: str, rank: int | None, world_size: int | None) -> None:
         )
 
 
-def rank_and_world_size(who: str, *, alone: tuple[int, int] = (0, 1)) -> tuple[int, int]:
+def rank_and_world_size(who: str, *, setting: str, alone: tuple[int, int] = (0, 1)) -> tuple[int, int]:
     """Return rank and number of processes by torch.distributed.
 
     Args:
         who: what the error begins with.
+        setting: what accelerate needs to share out the batches itself, for the error.
         alone: the result where torch.distributed is not initialised.
     Raises:
         ValueError: accelerate runs with several processes, so it is open who shares out the micro-batches.
@@ -34,7 +35,7 @@ def rank_and_world_size(who: str, *, alone: tuple[int, int] = (0, 1)) -> tuple[i
         raise ValueError(
             f"{who}: rank and world_size must be given beside accelerate, which may share out the micro-batches too; "
             "give rank=0, world_size=1 if accelerate or the Trainer of transformers prepares the loader, with "
-            "dispatch_batches=False, else rank=accelerator.process_index, world_size=accelerator.num_processes"
+            f"{setting}, else rank=accelerator.process_index, world_size=accelerator.num_processes"
         )
     return group.get_rank(), group.get_world_size()
 
