@@ -257,7 +257,7 @@ class InitialCheckpoint:
         if rows.new:
             token, index = next(iter(rows.new.items()))
             pieces = " ".join(self.tokenizer.token(piece) for piece in rows.sources[index]) or "all rows"
-            text += f", {len(rows.new):,} new ones from the mean of their pieces, such as {token!r} of {pieces}"
+            text += f"; new entries: {len(rows.new):,}, each from the mean of its pieces, as {token!r} from {pieces}"
         _log.info(text)
         if rows.lost:
             _log.warning(

@@ -485,7 +485,7 @@ def test_a_new_entry_starts_from_the_mean_of_its_pieces(
         assert index >= len(before) and len(pieces) > 1
         torch.testing.assert_close(table(here)[index], before[pieces].mean(0))
         torch.testing.assert_close(here.model.mlm.bias[index], bias[pieces].mean())
-    assert "3 new ones from the mean of their pieces, such as 'catran' of" in caplog.text
+    assert "new entries: 3, each from the mean of its pieces, as 'catran' from" in caplog.text
     here.run()
     # what the run saved is read again, and exported with the rows
     assert unmask.PretrainingModel.from_pretrained(tmp_path / "run").config.vocab_size == len(before) + 3
