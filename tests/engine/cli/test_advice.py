@@ -1,0 +1,127 @@
+"""What the commands advise about their words: each is followed here, and then the command does its work."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from unmask.cli import COMMANDS, main
+from unmask.cli.pretrain import parse
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> "type[_Told]":
+    _Told.capsys = capsys
+    return _Told
+
+
+class _Told:
+    """What a command says as it refuses, and what it prints as it works."""
+
+    capsys: pytest.CaptureFixture[str]
+
+    @classmethod
+    def refused(cls, *words: str) -> str:
+        cls.capsys.readouterr()
+        assert main(list(words)) == 2
+        return cls.capsys.readouterr().err.strip()
+
+    @classmethod
+    def done(cls, *words: str) -> str:
+        cls.capsys.readouterr()
+        assert main(list(words)) == 0, cls.capsys.readouterr().err
+        return cls.capsys.readouterr().out
+
+
+def test_a_command_that_does_not_exist_has_a_near_one_or_a_list(told: type[_Told]) -> None:
+    found = re.search(r"did you mean ([a-z-]+)\?", told.refused("pretrian"))
+    assert found is not None
+    assert told.done(found[1], "--help").startswith("usage: unmask pretrain")
+    listed = told.refused("zzz").partition("commands are ")[2].split(", ")
+    assert listed == list(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "followed"),
+    [
+        (["plot", "--zzz", "runs/a"], None),
+        (["config", "--zzz", "1"], None),
+        (["prepare", "--out"], None),
+        (["plot", "a", "b"], None),
+        (["config", "--train.stps", "3"], ["config", "--train.steps", "3"]),
+        (["config", "--train.no_tensorboard=1"], ["config", "--train.no_tensorboard"]),
+        (["config", "tiny", "roberta"], ["config", "tiny"]),
+        (["config", "tiny", "train.steps=3"], ["config", "tiny", "--train.steps", "3"]),
+        (["config", "--run", "-x"], ["config", "--run=-x"]),
+        (["config", "--train.phases", "[]\nx: 1"], ["config", "--train.phases", "[]"]),
+        (["doctor", "--why", "gelo"], ["doctor", "--why", "gelu"]),
+    ],
+)
+def test_words_that_are_wrong_are_mended(words: list[str], followed: list[str] | None, told: type[_Told]) -> None:
+    message = told.refused(*words)
+    if followed is None:
+        command = re.search(r"run `unmask (.+ --help)` for the options", message)
+        assert command is not None, message
+        assert told.done(*command[1].split()).startswith(f"usage: unmask {words[0]}")
+    else:
+        assert told.done(*followed)
+
+
+def test_a_recipe_beside_a_run_that_goes_on_is_left_out(tmp_path: Path, told: type[_Told]) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    message = told.refused("pretrain", "bert-mini", "--resume", str(tmp_path))
+    left_out = message.partition("leave '")[2].partition("'")[0]
+    words = [word for word in ["bert-mini", "--resume", str(tmp_path)] if word != left_out]
+    assert parse(words)[0].seed == 3
+
+
+def test_text_and_fields_without_an_option_get_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[_Told]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my text.jsonl").write_text('{"body": "the mill turns", "title": "a mill"}\n')
+    common = ["prepare", "--vocab-size", "100"]
+    message = told.refused(*common, "my text.jsonl", "--out", "a")
+    given = shlex.split(message.partition("give text as ")[2].partition(", or run")[0])
+    message = told.refused(*common, *given, "--text-field", "title", "body", "--out", "a")
+    fields = shlex.split(message.partition("give several fields as ")[2].partition(", or run")[0])
+    assert "1 documents" in told.done(*common, *given, *fields, "--out", "a")
+    message = told.refused("prepare", "--out", "b")
+    assert "give text with --input, or the embedded corpus with --input docstrings:" in message
+    told.done(*common, *given, *fields, "--out", "b")
+    message = told.refused(*common, *given, *fields, "--tokenizer", "a/tokenizer", "--out", "c")
+    assert "leave one of them out" in message
+    told.done("prepare", *given, *fields, "--tokenizer", "a/tokenizer", "--out", "c")
+
+
+def test_a_plot_is_drawn_after_the_advice(tmp_path: Path, told: type[_Told]) -> None:
+    pytest.importorskip("matplotlib")
+    run = tmp_path / "run"
+    run.mkdir()
+    assert "give the directory of a run" in told.refused("plot", str(tmp_path / "absent"))
+    (run / "log.jsonl").write_text("")
+    assert "wait for the first, after train.log_every steps" in told.refused("plot", str(run))
+    (run / "log.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + "\n")
+    assert "give --out another suffix" in told.refused("plot", str(run), "--out", str(tmp_path / "a.xyz"))
+    assert "give --out another place" in told.refused("plot", str(run), "--out", str(tmp_path / "gone" / "a.svg"))
+    assert str(tmp_path / "a.svg") in told.done("plot", str(run), "--out", str(tmp_path / "a.svg"))
+
+
+def test_an_analysis_is_made_after_the_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[_Told]
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("\n\n".join(f"the mill {number} turns and the river runs past it" for number in range(60)))
+    assert "give a run, one of its checkpoints, or a store" in told.refused("analyse", "store")
+    Path("folder").mkdir()
+    assert "unmask prepare makes a store, unmask pretrain a run" in told.refused("analyse", "folder")
+    made = ["prepare", "--input", "a.txt", "--blank-line-documents", "--vocab-size", "100", "--out", "store"]
+    told.done(*made)
+    small = ["--micro-batches", "2", "--stream.micro_batch_tokens", "256"]
+    assert "leave --data.store out" in told.refused("analyse", "store", *small, "--data.store", "other")
+    assert "give another one with --out" in told.refused("analyse", "store", *small, "--out", "a.txt")
+    assert "tables.md" in told.done("analyse", "store", *small, "--out", "found")
+    assert "is replaced; --out FOLDER keeps it" not in told.done("analyse", "store", *small)
