@@ -51,6 +51,12 @@ class PackedInputs:
     places: Tensor | None = None
     mask: Tensor | None = None
 
+    def first_rows(self) -> Tensor:
+        """Return the row of each document's first token in the batch, int64 (S,), not of padding."""
+        rows = self.batch.documents.first_rows()
+        # padding that was kept follows each document
+        return rows if self.mask is None else rows[::2]
+
     def take(self, values: Tensor) -> Tensor:
         """Return what belongs to the tokens of the batch, such as labels, (B, L, ...) -> (T, ...)."""
         if tuple(values.shape[:2]) != self.shape:

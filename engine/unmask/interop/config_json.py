@@ -8,6 +8,7 @@ is written only into our checkpoints, with a `model_type` that only we read. Cod
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from unmask.config import EncoderConfig
 from unmask.errors import CheckpointError
 from unmask.interop.model_folder import CONFIG, describe_value, read_object
 
-__all__ = ["MODEL_TYPE", "foreign_settings", "hugging_face_fields", "read_config", "write_config"]
+__all__ = [
+    "MODEL_TYPE",
+    "fields_of",
+    "foreign_settings",
+    "hugging_face_fields",
+    "parse_config",
+    "read_config",
+    "write_config",
+]
 
 MODEL_TYPE = "unmask"
 """The model_type of a folder with settings that transformers' BERT does not have."""
@@ -49,7 +58,15 @@ def read_config(folder: Path) -> EncoderConfig:
         CheckpointError: the file cannot be read, or this engine does not compute the model.
     """
     path = folder / CONFIG
-    theirs = read_object(path)
+    return parse_config(read_object(path), path)
+
+
+def parse_config(theirs: Mapping[str, Any], path: Path) -> EncoderConfig:
+    """Return the sizes in the values of a config.json; `path` is its name in errors.
+
+    Raises:
+        CheckpointError: this engine does not compute the model.
+    """
     is_ours = theirs.get("model_type") == MODEL_TYPE
     if theirs.get("model_type", "bert") not in ("bert", MODEL_TYPE):
         found = describe_value(theirs["model_type"]).removesuffix(" (str)")
@@ -107,14 +124,18 @@ def write_config(
     theirs: dict[str, Any] = {
         "architectures": [architecture],
         "model_type": MODEL_TYPE if foreign else "bert",
-        **{name: getattr(config, name) for name in _OURS if foreign},
-        **hugging_face_fields(config),
+        **(fields_of(config) if foreign else hugging_face_fields(config)),
         "position_embedding_type": "absolute",
         "pad_token_id": pad_id,
         "tie_word_embeddings": True,
         "torch_dtype": "float32",
     }
     (folder / CONFIG).write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
+
+
+def fields_of(config: EncoderConfig) -> dict[str, Any]:
+    """Return the sizes and constants under their names in a config.json with our `model_type`."""
+    return {**{name: getattr(config, name) for name in _OURS}, **hugging_face_fields(config)}
 
 
 def hugging_face_fields(config: EncoderConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ read off the name of the token table.
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -28,7 +28,7 @@ from unmask.interop.model_folder import CONFIG, read_object
 from unmask.interop.names import Parameter
 from unmask.interop.weights import read_weights
 
-__all__ = ["FolderWeights", "read_encoder", "read_pretraining_model", "save"]
+__all__ = ["FolderWeights", "layout", "read_encoder", "read_pretraining_model", "save", "save_weights"]
 
 _TABLE = "embeddings.word_embeddings.weight"
 # the field of config.json that gives the length of a table
@@ -166,24 +166,37 @@ def save(
 
     The arguments are those of `PretrainingModel.save_pretrained`.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     write_config(config, folder, architecture=architecture, pad_id=pad_id, for_transformers=for_transformers)
     ours = dict(module.named_parameters())
-    if architecture == "BertModel":
-        layout = _encoder_parameters(config, "pooler.weight" in ours, "", "")
-    else:
-        heads = ("mlm", "nsp", "pooler") if architecture == "BertForPreTraining" else ("mlm",)
-        layout = _model_parameters(config, heads, "bert.")
+    heads = {"BertModel": (), "BertForMaskedLM": ("mlm",), "BertForPreTraining": ("mlm", "nsp")}[architecture]
     weights: dict[str, Tensor] = {}
-    for parameter in layout:
-        parts = ours[parameter.ours].detach().cpu().chunk(len(parameter.theirs))
-        weights.update({name: part.contiguous().clone() for name, part in zip(parameter.theirs, parts, strict=True)})
+    for parameter in layout(config, heads=heads, pooler="pooler.weight" in ours or "nsp" in heads):
+        parts = ours[parameter.ours].detach().chunk(len(parameter.theirs))
+        weights.update(zip(parameter.theirs, parts, strict=True))
+    save_weights(weights, folder)
+
+
+def layout(config: EncoderConfig, *, heads: Sequence[str], pooler: bool) -> Iterator[Parameter]:
+    """Yield the parameters of an `Encoder` as BertModel, or with heads those of a `PretrainingModel`."""
+    if not heads:
+        return _encoder_parameters(config, pooler, "", "")
+    return _model_parameters(config, (*heads, "pooler") if pooler else heads, "bert.")
+
+
+def save_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write weights, by the names that they have in the file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     file = folder / "model.safetensors"
     try:
-        save_file(weights, file, metadata={"format": "pt"})
+        # a file holds no tensor twice, and parts of one tensor share its memory
+        save_file({name: value.cpu().contiguous().clone() for name, value in weights.items()}, file, {"format": "pt"})
     except SafetensorError as error:
         # the library keeps the number only as text
         number = re.search(r"os error (\d+)", str(error))

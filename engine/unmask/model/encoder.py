@@ -167,7 +167,7 @@ class Encoder(Checkpointed):
             cu_seq_lens_k=cu_seq_lens_k,
             max_length_q=max_length_q,
             max_length_k=max_length_k,
-            draw_keys=self._drops(),
+            draw_keys=self.applies_dropout(),
         )
         batch = inputs.batch
         return inputs.restore(self._encode(batch.ids, batch.documents, batch.segments, None))
@@ -235,10 +235,14 @@ class Encoder(Checkpointed):
 
     def _dropout_keys(self) -> Tensor | None:
         """Return the keys of all sites, int64 (L + 1, 3), the embeddings' in the last row; None without dropout."""
-        return philox.dropout_keys(self.dropout_seed, self.config.num_layers + 1, SITES) if self._drops() else None
+        return (
+            philox.dropout_keys(self.dropout_seed, self.config.num_layers + 1, SITES)
+            if self.applies_dropout()
+            else None
+        )
 
-    def _drops(self) -> bool:
-        """Whether dropout is applied."""
+    def applies_dropout(self) -> bool:
+        """Return whether a forward pass drops elements now."""
         return self.training and not self.config.hidden_dropout == self.config.attention_dropout == 0.0
 
     @classmethod
