@@ -1,0 +1,119 @@
+"""What a run says that cannot go on: each advice is followed here, and then it goes on, or another one starts."""
+
+import re
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from unmask.config import load_config, to_yaml
+from unmask.errors import CheckpointError, RunError
+from unmask.train.checkpoint.checkpoints import Checkpoints
+from unmask.train.checkpoint.state import load_facts
+from unmask.train.logging.log import read_log
+from unmask.train.run_folder import RunFolder, saved_config
+
+
+@pytest.fixture
+def run(tiny: ModuleType, tmp_path: Path) -> Path:
+    """A run of six steps with checkpoints after five and six."""
+    tiny.pretrain(tiny.config(tmp_path / "run", steps=6, phases=[]))
+    return tmp_path / "run"
+
+
+def resume(tiny: ModuleType, run: Path, **changes: Any) -> int:
+    tiny.pretrain(saved_config(run, changes), resume=run)
+    return int(read_log(run)[-1]["step"])
+
+
+def test_settings_that_do_not_fit_the_checkpoint_are_put_back(tiny: ModuleType, run: Path) -> None:
+    saved = (run / "config.yaml").read_text()
+    config = saved_config(run)
+    for model in (
+        replace(config.model, num_layers=2),
+        replace(config.model, intermediate_size=64),
+    ):
+        (run / "config.yaml").write_text(to_yaml(replace(config, model=model)))
+        with pytest.raises(CheckpointError, match=r"put config\.yaml of the run back as it was, or start a new run"):
+            resume(tiny, run, **{"train.steps": 7})
+    (run / "config.yaml").write_text(saved)
+    assert resume(tiny, run, **{"train.steps": 7}) == 7
+
+
+def test_fewer_steps_than_are_done_become_at_least_as_many(tiny: ModuleType, run: Path) -> None:
+    with pytest.raises(RunError, match="but 6 steps are done; give at least that many") as told:
+        resume(tiny, run, **{"train.steps": 5})
+    done = re.search(r"but (\d+) steps", str(told.value))
+    assert done is not None
+    assert resume(tiny, run, **{"train.steps": int(done[1]) + 1}) == 7
+
+
+def test_an_emptied_configuration_comes_back_from_a_copy(tiny: ModuleType, run: Path) -> None:
+    saved = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text("")
+    with pytest.raises(RunError, match="put the saved one back from a copy, or start a new run"):
+        resume(tiny, run)
+    (run / "config.yaml").write_text(saved)
+    assert resume(tiny, run, **{"train.steps": 7}) == 7
+
+
+def test_other_data_is_put_back(tiny: ModuleType, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = tiny.text()
+    with monkeypatch.context() as patched:
+        ids = store.ids.copy()
+        ids[0] += 1
+        patched.setattr(store, "ids", ids)
+        with pytest.raises(CheckpointError, match="put the original store back or start a new run"):
+            resume(tiny, run, **{"train.steps": 7})
+        tiny.pretrain(tiny.config(run.with_name("new"), steps=1, phases=[]))
+    assert resume(tiny, run, **{"train.steps": 7}) == 7
+
+
+def test_training_state_that_is_gone_is_removed_to_go_on_from_the_one_before(tiny: ModuleType, run: Path) -> None:
+    newest = run / "checkpoints" / "step-000006"
+    (newest / "training" / "state.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="remove it to go on from the one before it, or start a new run"):
+        load_facts(newest / "training")
+    shutil.rmtree(newest)
+    assert Checkpoints(folder=run / "checkpoints").latest_valid() == newest.with_name("step-000005")
+    assert resume(tiny, run) == 6
+
+
+def test_a_name_that_is_taken_goes_on_or_gets_another(run: Path) -> None:
+    with pytest.raises(RunError) as told:
+        RunFolder.create(saved_config(run))
+    command = str(told.value).partition("continue it with `unmask ")[2].partition("`")[0]
+    word, option, given = shlex.split(command)
+    assert (word, option) == ("pretrain", "--resume")
+    assert RunFolder.reopen(Path(given), saved_config(Path(given))).path == Path(given)
+    assert "or choose another name with --run" in str(told.value)
+    RunFolder.create(replace(saved_config(run), run=str(run.with_name("other"))))
+
+
+def test_a_run_of_steps_gets_steps_and_one_of_minutes_minutes(tmp_path: Path) -> None:
+    for name, value, other, mended in (
+        ("a", {"train.steps": 5}, {"train.minutes": 3.0}, {"train.epochs": 1.0}),
+        ("b", {"train.minutes": 3.0}, {"train.epochs": 1.0}, {"train.minutes": 4.0}),
+    ):
+        path = tmp_path / name
+        RunFolder.create(load_config(None, {"run": str(path), **value}))
+        with pytest.raises(RunError, match=f"so give .*{next(iter(mended))}.* or start a new run"):
+            RunFolder.reopen(path, saved_config(path, other))
+        RunFolder.reopen(path, saved_config(path, mended))
+
+
+def test_what_is_no_run_names_the_run_or_starts_one(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError) as told:
+        saved_config(run / "checkpoints" / "step-000006")
+    way = re.search(r"with `unmask pretrain --resume (.*)`$", str(told.value))
+    assert way is not None
+    assert saved_config(Path(way[1])) == saved_config(run)
+    with pytest.raises(RunError, match=r"start it with `unmask pretrain --run ") as absent:
+        saved_config(tmp_path / "absent")
+    option, name = shlex.split(str(absent.value).partition("unmask pretrain ")[2].removesuffix("`"))
+    assert option == "--run"
+    assert RunFolder.create(load_config(None, {"run": name})).path == tmp_path / "absent"
