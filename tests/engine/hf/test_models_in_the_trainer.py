@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from unmask import EncoderConfig, PackedBatch, PretrainingModel, pack
+from unmask import EncoderConfig, PackedBatch, PretrainingModel, pack, packed_inputs
 
 CONFIG = EncoderConfig(
     vocab_size=60,
@@ -135,3 +135,52 @@ def test_the_trainer_of_transformers(streaming: bool, expected: list[float], tmp
         optimizers=(optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)),
     ).train()
     assert losses == pytest.approx(expected, abs=1e-5)
+
+
+def arguments_of(folder: Path, **options: Any) -> Any:
+    transformers = pytest.importorskip("transformers")
+    common: dict[str, Any] = {"use_cpu": True, "disable_tqdm": True, "max_grad_norm": 0.0, "logging_steps": 1}
+    common |= {"per_device_train_batch_size": DOCUMENTS, "max_steps": 4, "report_to": [], "save_strategy": "no"}
+    return transformers.TrainingArguments(str(folder), **(common | options))
+
+
+def all_examples() -> list[dict[str, list[int]]]:
+    return [one for step in range(STEPS) for one in examples(step)]
+
+
+def test_a_run_of_the_trainer_resumes_from_the_files_that_the_model_wrote(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+
+    def finished(folder: str, resume: str | None = None, **options: Any) -> Any:
+        arguments = arguments_of(tmp_path / folder, **options)
+        trainer = transformers.Trainer(registered(), arguments, train_dataset=all_examples(), data_collator=padded)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model.state_dict()
+
+    expected = finished("whole", save_strategy="steps", save_steps=2)
+    found = finished("again", resume=str(tmp_path / "whole/checkpoint-2"))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+class Mine(PretrainingModel):
+    """A model of a user's own class, with the configuration and the methods of the model."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        inputs = packed_inputs(input_ids, attention_mask)
+        flat = inputs.take(labels)
+        rows = (flat != -100).nonzero().flatten()
+        hidden = super().forward(inputs.batch, rows=rows)
+        return {"loss": self.mlm_loss(hidden, flat[rows]).loss_sum / len(rows)}
+
+
+def test_the_trainer_writes_and_reads_the_configuration_and_switches_checkpointing_on(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("tensorboard")
+    model = Mine(CONFIG, seed=3).train()
+    arguments = arguments_of(tmp_path, report_to=["tensorboard"], gradient_checkpointing=True, max_steps=2)
+    trainer = transformers.Trainer(model, arguments, train_dataset=all_examples(), data_collator=padded)
+    trainer.train()
+    assert model.is_gradient_checkpointing and list(tmp_path.rglob("events.out.tfevents*"))
+    assert model.config == CONFIG and trainer.state.global_step == 2
