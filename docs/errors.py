@@ -36,7 +36,10 @@ TABLES: dict[str, Callable[[Message], bool]] = {
     "tokenizers": lambda one: one.kind == "TokenizerError",
     "stores": lambda one: one.kind == "StoreError",
     "runs": lambda one: one.kind == "RunError",
-    "model folders": lambda one: one.kind == "CheckpointError" and "/interop/" in one.module,
+    "model folders": lambda one: (
+        one.kind in ("HubError", "NotAtHubError")
+        or (one.kind == "CheckpointError" and "/interop/" in one.module and "checkpoint" not in one.module)
+    ),
     "checkpoints": lambda one: one.kind == "CheckpointError",
     "commands": lambda one: (
         one.kind == "UnmaskError" or one.module.startswith(("engine/unmask/cli/", "engine/unmask/commands/"))
@@ -46,9 +49,9 @@ TABLES: dict[str, Callable[[Message], bool]] = {
 
 # What a way out begins with: something to do, what there is to choose from, or a question that names the usual cause.
 ACTIONS = (
-    "add|ask|call|change|choose|continue|convert|copy|cut|decompress|download|end|fetch|finish|give|hold|install|join|keep|leave|"
+    "accept|add|ask|call|change|check|choose|continue|convert|copy|cut|decompress|download|end|fetch|finish|give|hold|install|join|keep|leave|log|"
     "lower|make|mask|mend|merge|move|name|number|pack|pass|pip|prepare|put|raise|read|remove|rename|restore|resume|run|"
-    "save|set|shorten|start|take|train|unmask|upgrade|use|wait|wrap|write"
+    "save|set|shorten|start|take|train|unmask|unset|upgrade|use|wait|wrap|write"
 )
 # of a reason that stands in another sentence
 WITHIN = "what the rest of the sentence says"

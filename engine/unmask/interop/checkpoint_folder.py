@@ -15,11 +15,10 @@ from unmask.errors import CheckpointError
 __all__ = [
     "FORMAT",
     "MANIFEST",
-    "DamagedCheckpoint",
-    "checked",
     "damage_of",
     "folder_of_step",
     "is_checkpoint",
+    "newest_whole",
     "steps_in",
     "verify",
     "write_manifest",
@@ -43,7 +42,7 @@ def steps_in(checkpoints: Path) -> list[int]:
     return sorted(step for step in steps if folder_of_step(checkpoints, step).name in names)
 
 
-class DamagedCheckpoint(CheckpointError):
+class _Damaged(CheckpointError):
     """The contents of a checkpoint differ from its manifest."""
 
 
@@ -66,25 +65,45 @@ def verify(path: Path) -> dict[str, Any]:
         CheckpointError: a file is missing, short or altered, or this version does not read the format.
     """
     try:
-        return checked(path)
-    except DamagedCheckpoint as damage:
+        return _checked(path)
+    except _Damaged as damage:
         raise CheckpointError(f"{damage}; copy it again, or take another checkpoint of the run") from damage
 
 
 def damage_of(path: Path) -> str | None:
-    """Return why a checkpoint cannot be used, or None if it can."""
+    """Return how a checkpoint differs from its manifest; None if it is whole.
+
+    Raises:
+        CheckpointError: this version does not read the format.
+    """
     try:
-        checked(path)
-    except CheckpointError as error:
-        return str(error)
+        _checked(path)
+    except _Damaged as damage:
+        return str(damage)
     return None
 
 
-def checked(path: Path) -> dict[str, Any]:
+def newest_whole(checkpoints: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """Return the newest whole checkpoint in a folder, None without one, and those that are newer with their damage.
+
+    Raises:
+        CheckpointError: this version does not read the format of a checkpoint that it comes to.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for step in reversed(steps_in(checkpoints)):
+        path = folder_of_step(checkpoints, step)
+        damage = damage_of(path)
+        if damage is None:
+            return path, damaged
+        damaged.append((path, damage))
+    return None, damaged
+
+
+def _checked(path: Path) -> dict[str, Any]:
     """Check every file of a checkpoint against its manifest and return the manifest.
 
     Raises:
-        DamagedCheckpoint: a file is missing, short or altered.
+        _Damaged: a file is missing, short or altered.
         CheckpointError: this version does not read the format.
     """
     try:
@@ -92,9 +111,9 @@ def checked(path: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(text)
         intact = manifest["digest"] == _digest(manifest) and text == _encode(manifest)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedCheckpoint(f"checkpoint {path} has no readable {MANIFEST} ({type(error).__name__})") from error
+        raise _Damaged(f"checkpoint {path} has no readable {MANIFEST} ({type(error).__name__})") from error
     if not intact:
-        raise DamagedCheckpoint(f"checkpoint {path}: {MANIFEST} was altered")
+        raise _Damaged(f"checkpoint {path}: {MANIFEST} was altered")
     written = manifest.get("format")
     if written not in READS:
         reads = " and ".join(str(known) for known in READS)
@@ -102,21 +121,17 @@ def checked(path: Path) -> dict[str, Any]:
             f"checkpoint {path} was written by format {written}; this version reads {reads} - upgrade unmask"
         )
     if not _well_formed(manifest):
-        raise DamagedCheckpoint(
-            f"checkpoint {path}: {MANIFEST} does not name the step and the bytes and sha256 of its files"
-        )
+        raise _Damaged(f"checkpoint {path}: {MANIFEST} does not name the step and the bytes and sha256 of its files")
     for name, entry in manifest["files"].items():
         file = path / name
         try:
             size = file.stat().st_size
             if size != entry["bytes"]:
-                raise DamagedCheckpoint(
-                    f"checkpoint {path}: {name} has {size:,} bytes, {entry['bytes']:,} were written"
-                )
+                raise _Damaged(f"checkpoint {path}: {name} has {size:,} bytes, {entry['bytes']:,} were written")
             if _sha256(file) != entry["sha256"]:
-                raise DamagedCheckpoint(f"checkpoint {path}: {name} was altered since it was written (sha256 differs)")
+                raise _Damaged(f"checkpoint {path}: {name} was altered since it was written (sha256 differs)")
         except OSError as error:
-            raise DamagedCheckpoint(f"checkpoint {path}: {name} cannot be read ({error.strerror})") from error
+            raise _Damaged(f"checkpoint {path}: {name} cannot be read ({error.strerror})") from error
     return manifest
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unmask.errors import CheckpointError, RunError
-from unmask.interop.checkpoint_folder import damage_of, folder_of_step, is_checkpoint, steps_in, verify
+from unmask.interop.checkpoint_folder import is_checkpoint, newest_whole, verify
 from unmask.interop.hub import HubModel, NotAtHubError, hub_model, snapshot
 from unmask.interop.model_folder import CONFIG, absent, require_folder, require_model
 from unmask.paths import as_typed
@@ -97,18 +97,14 @@ def _of_hub(path: Path, model: HubModel) -> ModelFolder:
 
 
 def _newest(run: Path) -> ModelFolder:
-    problems: list[str] = []
-    for step in reversed(steps_in(run / _CHECKPOINTS)):
-        path = folder_of_step(run / _CHECKPOINTS, step)
-        problem = damage_of(path)
-        if problem is not None:
-            problems.append(problem)
-            continue
-        for problem in problems:
-            _log.warning(f"{problem}; using {path.name} instead")
-        return ModelFolder(path=path, steps=step, run=run)
-    if problems:
-        raise CheckpointError(f"no checkpoint in {run} is whole: {'; '.join(problems)}; start a new run")
+    path, damaged = newest_whole(run / _CHECKPOINTS)
+    if path is not None:
+        for _, damage in damaged:
+            _log.warning(f"{damage}; using {path.name} instead")
+        return ModelFolder(path=path, steps=int(path.name.removeprefix("step-")), run=run)
+    if damaged:
+        problems = "; ".join(damage for _, damage in damaged)
+        raise CheckpointError(f"no checkpoint in {run} is whole: {problems}; start a new run")
     raise RunError(
         f"{run} has no checkpoint yet; wait for the first, after train.save_every steps, or continue it with `unmask "
         f"pretrain --resume {as_typed(run)}`"

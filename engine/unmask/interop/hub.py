@@ -177,7 +177,7 @@ def _answers(model: HubModel, api: "HfApi") -> Iterator[None]:
         yield
     except errors.GatedRepoError:
         raise HubError(
-            f"{model} is gated at the Hugging Face Hub: accept its terms at {constants.ENDPOINT}/{model.repo}, log in "
+            f"{model} is gated at the Hugging Face Hub; accept its terms at {constants.ENDPOINT}/{model.repo}, log in "
             "with `hf auth login`, and give the same command again"
         ) from None
     except errors.RevisionNotFoundError:
@@ -215,11 +215,15 @@ def refusal(error: "HfHubHTTPError", deed: str) -> str:
     status = error.response.status_code
     said = f" ({error.server_message})" if error.server_message else ""
     if status not in (401, 403):
-        return f"the Hugging Face Hub refuses to {deed}: {status}{said}"
-    way = "log in with `hf auth login`"
+        return (
+            f"the Hugging Face Hub refuses to {deed}: {status}{said}; wait and give the same command again, or upgrade "
+            "huggingface_hub"
+        )
+    refused = f"the Hugging Face Hub refuses the token that was sent to {deed}: {status}{said}"
     if os.environ.get("HF_TOKEN"):
-        way = "set HF_TOKEN to one that is valid and has the right, or unset it and " + way
-    return f"the Hugging Face Hub refuses the token that was sent to {deed}: {status}{said}; {way}"
+        way = "set HF_TOKEN to one that is valid and has the right, or unset it and log in with `hf auth login`"
+        return f"{refused}; {way}"
+    return f"{refused}; log in with `hf auth login`"
 
 
 def _no_revision(model: HubModel, api: "HfApi") -> str:

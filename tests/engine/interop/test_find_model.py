@@ -63,6 +63,15 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(run: Path, ca
         unmask.Encoder.from_pretrained(run)
 
 
+def test_a_checkpoint_of_a_newer_version_is_not_passed_over(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("unmask.interop.checkpoint_folder.FORMAT", 3)
+        model = unmask.PretrainingModel(CONFIG, seed=30)
+        Checkpoints(folder=run / "checkpoints", keep=9).save(30, model.save_pretrained, bytes_needed=0)
+    with pytest.raises(CheckpointError, match="was written by format 3; this version reads 1 - upgrade unmask"):
+        unmask.Encoder.from_pretrained(run)
+
+
 def test_a_run_without_a_checkpoint_says_so(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(RunError, match=r"run has no checkpoint yet; wait for the first, .* `unmask pretrain --resume"):

@@ -287,7 +287,7 @@ def test_what_the_hub_refuses_is_told_with_the_way_out(
 ) -> None:
     hub.add("org/name", model_folder)
     hub.gated.add("org/name")
-    with pytest.raises(HubError, match=rf"org/name is gated .*: accept its terms at {hub.url}/org/name, log in with"):
+    with pytest.raises(HubError, match=rf"org/name is gated .*; accept its terms at {hub.url}/org/name, log in with"):
         unmask.Encoder.from_pretrained("org/name")
     hub.gated.clear()
     hub.failures["org/name"] = (401, "", "Invalid credentials in Authorization header")

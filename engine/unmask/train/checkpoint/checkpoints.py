@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unmask.errors import CheckpointError
-from unmask.interop.checkpoint_folder import DamagedCheckpoint, checked, folder_of_step, steps_in, write_manifest
+from unmask.interop.checkpoint_folder import folder_of_step, newest_whole, steps_in, write_manifest
 from unmask.paths import as_typed, sync
 
 __all__ = ["Checkpoints"]
@@ -91,24 +91,17 @@ class Checkpoints:
         Raises:
             CheckpointError: checkpoints exist and none is whole, or the newest whole one has an unknown format.
         """
-        found = self.steps()
-        problems: list[str] = []
-        for step in reversed(found):
-            path = self.path(step)
-            try:
-                checked(path)
-            except DamagedCheckpoint as damage:
-                problems.append(str(damage))
-                _log.warning(f"{damage}; falling back to the one before it")
-                continue
-            for bad in (self.path(s) for s in found if s > step):
-                aside = bad.with_name(f"{bad.name}.damaged")
-                shutil.rmtree(aside, ignore_errors=True)
-                bad.rename(aside)
-            return path
-        if problems:
-            raise CheckpointError(f"no checkpoint in {self.folder} is whole: {'; '.join(problems)}; start a new run")
-        return None
+        path, damaged = newest_whole(self.folder)
+        for _, damage in damaged:
+            _log.warning(f"{damage}; falling back to the one before it")
+        if path is None and damaged:
+            problems = "; ".join(damage for _, damage in damaged)
+            raise CheckpointError(f"no checkpoint in {self.folder} is whole: {problems}; start a new run")
+        for bad, _ in damaged:
+            aside = bad.with_name(f"{bad.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            bad.rename(aside)
+        return path
 
     def clean(self) -> None:
         """Remove the leftovers of interrupted saves and removals."""
