@@ -122,3 +122,27 @@ def test_a_store_of_another_tokenizer_or_without_one_is_mended(text: Path, tmp_p
     assert option == "--tokenizer"
     mended = prepare([text], tmp_path / "mended", tokenizer=given, workers=1)
     assert prepare([folder, mended.folder], tmp_path / "both", workers=1).num_documents == 2
+
+
+def test_a_store_that_another_process_writes_or_that_would_be_empty_waits_for_its_turn(tmp_path: Path) -> None:
+    import numpy as np
+
+    from unmask.data.store import StoredDocument, write_store
+    from unmask.data.store.unfinished import UnfinishedStore
+
+    with UnfinishedStore(tmp_path / "store"):
+        with (
+            pytest.raises(StoreError, match="wait for it or choose another folder"),
+            UnfinishedStore(tmp_path / "store"),
+        ):
+            pass
+        with UnfinishedStore(tmp_path / "other"):
+            pass
+    with UnfinishedStore(tmp_path / "store"):
+        pass
+    Tokenizer.train([TEXT], 60).save(tmp_path / "tokenizer")
+    with pytest.raises(StoreError, match="give at least one document with text"):
+        write_store(tmp_path / "made", [], tokenizer=tmp_path / "tokenizer")
+    document = StoredDocument(ids=np.array([5, 6, 7]), source="a", content_hash=1)
+    write_store(tmp_path / "made", [document], tokenizer=tmp_path / "tokenizer")
+    assert Store.open(tmp_path / "made").num_documents == 1

@@ -373,3 +373,68 @@ def test_a_file_that_the_system_refuses_is_read_when_it_may_be(tmp_path: Path, m
     assert "make it readable" in told
     path.chmod(0o600)
     assert texts(path) == ["one"]
+
+
+def test_a_segmenter_that_loses_text_is_wrapped_and_a_missing_one_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unmask.data.text.words import Segmenter, load_segmenter
+
+    text, lossy = "他 好", str.split
+    with pytest.raises(CorpusError, match="wrap it in a function that keeps every character"):
+        Segmenter(name="lossy", version="", cut=lossy).continues(text, [0, 3])
+
+    def kept(text: str) -> list[str]:
+        # each word, with the space before it
+        words, end = [], 0
+        for word in lossy(text):
+            begin = text.index(word, end)
+            words.append(text[end : begin + len(word)])
+            end = begin + len(word)
+        return [*words, text[end:]] if text[end:] else words
+
+    Segmenter(name="kept", version="", cut=kept).continues(text, [0, 3])
+    with pytest.raises(CorpusError, match="choose rjieba, jieba, chinese, spaces, or name a function") as told:
+        load_segmenter("pkuseg")
+    assert load_segmenter("spaces")
+    assert "spaces" in str(told.value)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name in ("rjieba", "jieba"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(CorpusError, match=r"pip install 'unmask\[chinese\]' brings it, or leave the segmenter out"):
+        load_segmenter("chinese")
+
+
+def test_zstd_without_its_library_is_decompressed_first(
+    shell: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    Path("a.txt.zst").write_bytes(packed("zstd", b"one"))
+    monkeypatch.setattr(pa, "Codec", _NoCodec)
+    assert refusal("a.txt.zst").endswith("which has it, or decompress the file")
+    shell("zstd -d a.txt.zst")
+    assert texts("a.txt") == ["one"]
+
+
+class _NoCodec:
+    @staticmethod
+    def is_available(name: str) -> bool:
+        return False
+
+
+def test_a_data_set_that_cannot_be_loaded_is_saved_or_named_by_a_split(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "nothing").mkdir()
+    assert "give hf://owner/name:split, hf://datasets/owner/name/PATH" in refusal(f"hf://{tmp_path}/nothing")
+    (tmp_path / "nothing" / "train.jsonl").write_text('{"text": "one"}\n')
+    assert texts(f"hf://{tmp_path}/nothing:train") == ["one"]
+    datasets.Dataset.from_dict({"text": ["one"]}).save_to_disk(tmp_path / "saved")
+    assert texts(tmp_path / "saved") == ["one"]
+
+
+def test_without_docstrings_files_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unmask.data.text.docstrings import docstring_corpus
+
+    monkeypatch.setattr("unmask.data.text.docstrings._extract", lambda chosen, processes: [])
+    with pytest.raises(CorpusError, match="give files with --input instead"):
+        docstring_corpus(["topics"], cache=tmp_path)
+    (tmp_path / "a.txt").write_text("one")
+    assert texts(tmp_path / "a.txt") == ["one"]
