@@ -28,6 +28,11 @@ class SharedEpoch:
         # the epoch, -1 for none; and whether the warning was given
         self._numbers = torch.tensor([-1, 0]).share_memory_()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # a copy has memory of its own, which its workers share
+        self._numbers.share_memory_()
+
     def set(self, epoch: int) -> None:
         """Set the epoch.
 

@@ -6,6 +6,7 @@ The heavy libraries are imported where they are used: the second process of DDP 
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from itertools import islice
@@ -79,10 +80,10 @@ def adamw(trained: nn.Module) -> torch.optim.AdamW:
     return torch.optim.AdamW(trained.parameters(), lr=RATE, weight_decay=0.0)
 
 
-def dataset() -> PackedDataset:
+def dataset(**options: Any) -> PackedDataset:
     store = MemoryStore.generated(np.random.default_rng(0).integers(3, 30, 400), vocab_size=VOCAB)
     stream = StreamConfig(max_length=32, micro_batch_tokens=96)
-    return PackedDataset(store, stream, seed=1, flat=True, ordinary_ids=store.ordinary_ids)
+    return PackedDataset(store, stream, seed=1, flat=True, ordinary_ids=store.ordinary_ids, **options)
 
 
 def first(batches: list[Any]) -> Any:
@@ -117,6 +118,13 @@ def in_a_loop(batches: Iterable[dict[str, Any]]) -> list[float]:
             optimizer.step()
             optimizer.zero_grad()
     return trained.losses
+
+
+@pytest.fixture(autouse=True)
+def _accelerate_is_not_left_set_up() -> Iterator[None]:
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
@@ -206,18 +214,26 @@ def test_what_accelerate_shares_out_is_each_batch_once() -> None:
 
     every = [batch["input_ids"].tolist() for batch in islice(dataset(), 12)]
     for process in (0, 1):
-        data = dataset()
-        data._place = (0, 1)
-        loader = prepare_data_loader(
-            DataLoader(data, batch_size=1, collate_fn=first),
-            num_processes=2,
-            process_index=process,
-            dispatch_batches=False,
-        )
+        one_by_one = DataLoader(dataset(rank=0, world_size=1), batch_size=1, collate_fn=first)
+        loader = prepare_data_loader(one_by_one, num_processes=2, process_index=process, dispatch_batches=False)
         assert [batch["input_ids"].tolist() for batch in islice(loader, 6)] == every[process::2]
 
 
-def test_lightning_gives_the_losses_of_a_loop(tmp_path: Path, streamed: list[float]) -> None:
+def test_a_loader_that_accelerate_prepared_continues_from_its_state() -> None:
+    from accelerate import Accelerator
+    from accelerate.utils import DataLoaderConfiguration
+
+    stateful = DataLoaderConfiguration(dispatch_batches=False, use_stateful_dataloader=True)
+    accelerator = Accelerator(cpu=True, dataloader_config=stateful)
+    every = [batch["labels"].tolist() for batch in islice(dataset(), 12)]
+    loader, again = (accelerator.prepare(DataLoader(dataset(), batch_size=None)) for _ in range(2))
+    for _ in islice(loader, 5):
+        state = loader.state_dict()
+    again.load_state_dict(state)
+    assert [batch["labels"].tolist() for batch in islice(again, 7)] == every[5:]
+
+
+def lightning_losses(loader: Any, *, checkpoint: str | None = None, **settings: Any) -> list[float]:
     from pytorch_lightning import LightningModule, Trainer
 
     class Module(LightningModule):
@@ -233,24 +249,33 @@ def test_lightning_gives_the_losses_of_a_loop(tmp_path: Path, streamed: list[flo
             return adamw(self)
 
     module = Module()
-    trainer = Trainer(
-        max_steps=STEPS,
-        accumulate_grad_batches=MICRO_BATCHES,
-        accelerator="cpu",
-        devices=1,
-        barebones=True,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(module, DataLoader(dataset(), batch_size=None))
-    assert_equal_losses(module.trained.losses, streamed)
+    shown = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", devices=1, **shown, **settings)
+    trainer.fit(module, loader, ckpt_path=checkpoint)
+    return module.trained.losses
+
+
+def test_lightning_gives_the_losses_of_a_loop(streamed: list[float]) -> None:
+    settings = {"accumulate_grad_batches": MICRO_BATCHES, "enable_checkpointing": False}
+    loader = DataLoader(dataset(), batch_size=None)
+    assert_equal_losses(lightning_losses(loader, max_steps=STEPS, **settings), streamed)
+
+
+def test_lightning_continues_an_epoch_from_its_checkpoint(tmp_path: Path) -> None:
+    from pytorch_lightning.callbacks import ModelCheckpoint
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    def losses(**given: Any) -> list[float]:
+        keep = ModelCheckpoint(tmp_path, every_n_train_steps=5, save_top_k=-1, filename="{step}")
+        loader = StatefulDataLoader(dataset(endless=False), batch_size=None)
+        return lightning_losses(loader, max_steps=12, callbacks=[keep], **given)
+
+    unbroken = losses()
+    assert losses(checkpoint=str(tmp_path / "step=5.ckpt")) == unbroken[5:]
 
 
 def test_two_processes_of_ddp_give_the_losses_of_a_loop(tmp_path: Path, streamed: list[float]) -> None:
     """This process and another one, each on half of the micro-batches, which its dataset finds by torch.distributed."""
-    from accelerate.state import AcceleratorState
-
-    # the tests before this one leave accelerate set up
-    AcceleratorState._reset_state(reset_partial_state=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import pickle
+import sys
 from itertools import islice
 from typing import Any
 
@@ -79,6 +80,8 @@ def test_ranks_have_the_same_number_of_batches_and_share_an_epoch(ranks: int, mo
     assert [batch for together in zip(*shares, strict=True) for batch in together] == whole[
         : len(whole) // ranks * ranks
     ]
+    # other tests leave accelerate set up
+    monkeypatch.delitem(sys.modules, "accelerate.state", raising=False)
     for name, value in {"is_initialized": True, "get_rank": 1, "get_world_size": ranks}.items():
         monkeypatch.setattr(dist, name, lambda value=value: value)
     assert list(sampler()) == shares[1]
@@ -121,6 +124,13 @@ def test_it_continues_in_a_stateful_loader(workers: int) -> None:
         again = loader()
         again.load_state_dict(pickle.loads(state))
         assert [*taken, *again] == second
+
+
+def test_a_state_at_the_end_of_an_epoch_is_the_beginning_of_the_next() -> None:
+    first, second = sampler(), sampler()
+    list(first)
+    second.load_state_dict(first.state_dict())
+    assert list(second) == list(first)
 
 
 def test_a_loaded_state_is_not_lost_by_set_epoch_and_one_of_another_sampler_is_refused() -> None:

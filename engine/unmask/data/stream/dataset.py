@@ -138,6 +138,11 @@ class PackedDataset(IterableDataset[Any]):
         """Leave out what a process makes for itself; a store that is pickled is opened anew by its path."""
         return self.__dict__ | {"_made": None, "_reading": None, "_inherited": self._rank_and_world_size()}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # a copy has memory of its own, which its workers share
+        self._epochs.share_memory_()
+
     def __repr__(self) -> str:
         kind = "endless" if self.endless else "one epoch at a time"
         return f"<PackedDataset of {self.store!r}, split {self.split}, {kind}>"
@@ -204,14 +209,16 @@ class PackedDataset(IterableDataset[Any]):
                 "that accelerate prepared, or load the state afterwards"
             )
         self._epochs.fill_(epoch)
+        self._reading = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position after the last item, in numbers and text. A worker of a DataLoader has its own."""
         if self._loaded is not None:
             return dict(self._loaded)
-        if self._reading is not None:
-            return self._reading.state()
-        return self._state(epoch=self.epoch)
+        # A worker that has read its share keeps the end of this epoch, because other workers may not be there yet.
+        if self._reading is None or (self._reading.over and get_worker_info() is None):
+            return self._state(epoch=self.epoch)
+        return self._reading.state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Have the next iteration continue where `state_dict` was called, with the same number of workers.

@@ -18,6 +18,8 @@ __all__ = ["Reading", "continued"]
 class Reading(Iterator[Any]):
     """The items of one worker.
 
+    Attributes:
+        over: whether the epoch has been read to its end.
     Args:
         stream: counted from the beginning of the epoch.
         state: where to begin.
@@ -45,7 +47,7 @@ class Reading(Iterator[Any]):
         self._rest = rest
         self._flat = flat
         self._ended = ended
-        self._over = False
+        self.over = False
         self._index = state["start"] + first + state["taken"] * step
         if state["last"] is not None:
             number, *cursor = state["last"]
@@ -57,7 +59,7 @@ class Reading(Iterator[Any]):
 
     def __next__(self) -> PackedBatch | dict[str, Any]:
         self._end_if_over()
-        if self._over:
+        if self.over:
             raise StopIteration
         arrays = next(self._arrays)
         self._state["taken"] += 1
@@ -71,12 +73,12 @@ class Reading(Iterator[Any]):
         return dict(self._state)
 
     def _end_if_over(self) -> None:
-        if self._over:
+        if self.over:
             return
         try:
             self._stream.locate(self._index + self._rest)
         except IndexError:
-            self._over = True
+            self.over = True
             self._ended()
 
 

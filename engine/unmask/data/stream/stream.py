@@ -231,7 +231,9 @@ class Stream:
             ValueError: the stream does not end.
         """
         if self._end is None:
-            raise ValueError("stream: it has no end to count to; count one epoch, from_epoch(epoch, endless=False)")
+            raise ValueError(
+                "stream: it must have an end to be counted, and has none; call from_epoch(epoch, endless=False).count()"
+            )
         block, first = self._starts.at_or_before(1 << 62)
         for number in range(block, self._end):
             first += len(self._plan(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import pickle
 import sys
@@ -234,6 +235,8 @@ def test_workers_of_a_rank_share_what_the_rank_has() -> None:
 
 
 def test_ranks_are_those_of_torch_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # other tests leave accelerate set up
+    monkeypatch.delitem(sys.modules, "accelerate.state", raising=False)
     every = list(islice(dataset(), 6))
     for name, value in {"is_initialized": True, "get_rank": 1, "get_world_size": 2}.items():
         monkeypatch.setattr(dist, name, lambda value=value: value)
@@ -249,6 +252,22 @@ def test_ranks_are_those_of_torch_distributed(monkeypatch: pytest.MonkeyPatch) -
         iter(dataset())
     assert_same(islice(dataset(rank=0, world_size=1), 6), every)
     assert_same(islice(dataset(rank=1, world_size=2), 3), every[1::2])
+
+
+def test_a_state_at_the_end_of_an_epoch_is_the_beginning_of_the_next() -> None:
+    first, second = in_epochs(), in_epochs()
+    list(first)
+    second.load_state_dict(first.state_dict())
+    assert_same(second, first)
+
+
+def test_a_copy_of_a_dataset_has_epochs_of_its_own_that_its_workers_share() -> None:
+    data = in_epochs()
+    data.set_epoch(3)
+    other = copy.deepcopy(data)
+    read = loader(other, 2)
+    assert [{batch.cursor.epoch for batch in read} for _ in range(2)] == [{3}, {4}]
+    assert (data.epoch, other.epoch) == (3, 5)
 
 
 def test_a_state_without_workers_is_continued_by_other_numbers_of_workers_and_ranks() -> None:
