@@ -29,7 +29,7 @@ def launched(case: Case, dtype: torch.dtype, architecture: int = 90, *, form: st
         return recorder.launches(partial(attention, backend="triton"), case.make(dtype), architecture)
 
 
-def check(launch: recorder.Launch, architecture: int) -> None:
+def check(launch: recorder.Launch, architecture: int) -> aot.Built:
     kernel = aot.build(launch, architecture)
     assert kernel.spills == kernel.stack_bytes == 0, kernel
     # an H100's program has 227 KiB of shared memory, an A100's 163
@@ -49,6 +49,7 @@ def check(launch: recorder.Launch, architecture: int) -> None:
         assert products * elements // (16 * 8 * 16 * warps) in [loop["HMMA"] for loop in kernel.loops], kernel
     # Deterministic sums: no atomics in any form.
     assert not {"RED", "ATOM", "ATOMG"} & kernel.instructions.keys(), kernel
+    return kernel
 
 
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
@@ -71,8 +72,7 @@ def test_a_bitmask_of_dropout_stays_in_registers_and_crosses_no_shared_memory(ar
     stores = {}
     for form in ("", "-bitmask"):
         for launch in launched(attention_case("bert", [300], heads=12, p=0.1), torch.bfloat16, architecture, form=form):
-            check(launch, architecture)
-            stores[launch.name + form] = aot.build(launch, architecture).instructions["STS"]
+            stores[launch.name + form] = check(launch, architecture).instructions["STS"]
     assert all(stores[f"{kernel}-bitmask"] < stores[kernel] for kernel in (FORWARD, SHORT, FUSED)), stores
 
 
