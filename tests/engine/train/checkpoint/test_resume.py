@@ -39,8 +39,9 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], Non
     monkeypatch.setattr(Display, "advance", advance)
 
 
-@pytest.mark.parametrize("step", [1, 7, 8, 15])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("step", "number"), [(1, signal.SIGTERM), (7, signal.SIGINT), (8, signal.SIGTERM), (15, signal.SIGINT)]
+)
 def test_after_a_polite_stop(
     tiny: ModuleType,
     tmp_path: Path,
