@@ -99,11 +99,12 @@ def run_interpreted(*paths: Path, options: tuple[str, ...] = (), slow: bool = Fa
     """
     # not a worker of pytest-xdist, and without the options of the outer run
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
-    environment = inherited | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    # loading every plugin of pytest takes longer than many a test; modules name a limit of pytest-timeout
+    environment = inherited | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(entry for entry in sys.path if entry))
     command = [sys.executable, "-m", "pytest", *map(str, paths), "-q", "--tb=short", "-rap"]
     command += ["-m", "triton and not gpu" + ("" if slow else " and not slow")]
-    command += ["-p", "no:cacheprovider", "--color=no", *options]
+    command += ["-p", "pytest_timeout", "-p", "no:cacheprovider", "--color=no", *options]
     names = ", ".join(path.name for path in paths)
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
