@@ -26,6 +26,11 @@ def pytest_configure() -> None:
         os.environ["UNMASK_TEST_RUN"] = mark
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests: at the end of the run one process would wait for the other's."""
+    items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logfinish() -> None:
     """After its report is sent, end a worker of pytest-xdist whose last test caused a fault on the GPU.

@@ -45,6 +45,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.longest
 @pytest.mark.parametrize("family", BY_FAMILY)
 def test_passes_under_the_interpreter(family: str) -> None:
     print(run_interpreted(*BY_FAMILY[family]))
