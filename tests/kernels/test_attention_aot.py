@@ -32,6 +32,7 @@ def launched(case: Case, dtype: torch.dtype, architecture: int = 90, *, form: st
 def check(launch: recorder.Launch, architecture: int) -> aot.Built:
     kernel = aot.build(launch, architecture)
     assert kernel.spills == kernel.stack_bytes == 0, kernel
+    assert not kernel.touched and kernel.unfenced == 0, kernel
     # an H100's program has 227 KiB of shared memory, an A100's 163
     assert kernel.shared_bytes <= (227 if architecture == 90 else 163) * 1024, kernel
     if launch.name == DRAW:
@@ -47,6 +48,11 @@ def check(launch: recorder.Launch, architecture: int) -> aot.Built:
         warps = launch.options["num_warps"]
         products = PRODUCTS[launch.name] + (launch.name == FUSED and 16 * warps > tile.block_k)
         assert products * elements // (16 * 8 * 16 * warps) in [loop["HMMA"] for loop in kernel.loops], kernel
+    if launch.name in (FUSED, TWO[1]) and launch.signature["qkv_ptr"] != "*fp32":
+        # a round copies q and dout, 16 bytes at a time, and lse and delta, each element by one thread or two
+        tile, threads = launch.constants["TILE"], 32 * launch.options["num_warps"]
+        rows = 2 * max(1, tile.rows * tile.block_k * 2 // (16 * threads))
+        assert max(loop["LDGSTS"] for loop in kernel.loops) <= rows + 4, kernel
     # Deterministic sums: no atomics in any form.
     assert not {"RED", "ATOM", "ATOMG"} & kernel.instructions.keys(), kernel
     return kernel

@@ -59,6 +59,7 @@ def check(case: Case, dtype: torch.dtype, architecture: int) -> None:
     assert [launch.name for launch in launches] == ["_forward_kernel", "_backward_kernel"]
     kernel = aot.build(launches[0], architecture)
     assert kernel.spills == kernel.stack_bytes == 0, kernel
+    assert not kernel.touched and kernel.unfenced == 0, kernel
     # fp32 is multiplied as fp32
     unit = "FFMA" if dtype == torch.float32 else "HGMMA" if architecture == 90 else "HMMA"
     assert kernel.instructions[unit] > 0, kernel

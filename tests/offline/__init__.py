@@ -6,6 +6,7 @@ recorder       records the launches of a public function instead of starting the
 cases          which calls of each family are compiled
 aot            compiles recorded launches for sm_80 and sm_90: registers, spills, instructions
 sass           reads the listing of a compiled kernel
+in_flight      finds registers in a listing that are touched while a wgmma uses them
 emulator       runs the compiled code (PTX) on the CPU, on the machine in `ptx`: layouts, barriers, races between warps
 
 pyproject.toml puts `tests` on the import path of pytest and mypy, so that this package is `offline`.

@@ -26,6 +26,7 @@ import torch
 
 from offline import sass as read_sass
 from offline.cases import CASES, FORMS
+from offline.in_flight import touched_in_flight
 from offline.recorder import Launch, launches
 from unmask_kernels import FAMILIES
 from unmask_kernels.testing.inputs import Inputs
@@ -49,6 +50,8 @@ class Built:
         instructions: counts of instructions by opcode, without modifiers: "LDG", "HMMA", "HGMMA", ...
         wide_accesses: loads and stores of global memory with 16 bytes a thread.
         loops: counts of instructions by opcode, of each innermost loop.
+        touched: what touches registers of a wgmma in flight, see `in_flight`; empty in sound code.
+        unfenced: how many waits for a copy have a wgmma behind them and no fence in between; 0 in sound code.
     """
 
     name: str
@@ -60,6 +63,8 @@ class Built:
     instructions: collections.Counter[str]
     wide_accesses: int
     loops: tuple[collections.Counter[str], ...]
+    touched: tuple[str, ...]
+    unfenced: int
 
     @property
     def tensor_core_instructions(self) -> int:
@@ -71,7 +76,8 @@ def compile_launch(launch: Launch, architecture: int) -> Any:
     """Compile a recorded launch; of the result, `asm` has "ttgir", "ptx" and "cubin", `metadata` the shared memory."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
-    from triton.compiler import compile as triton_compile
+
+    from unmask_kernels._triton.fences import compiler_of
 
     names = launch.kernel.arg_names
     source = ASTSource(
@@ -80,7 +86,7 @@ def compile_launch(launch: Launch, architecture: int) -> Any:
         constexprs={(names.index(name),): value for name, value in launch.constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in launch.aligned},
     )
-    return triton_compile(source, target=GPUTarget("cuda", architecture, 32), options=launch.options)
+    return compiler_of(launch.kernel)(source, target=GPUTarget("cuda", architecture, 32), options=launch.options)
 
 
 def build(launch: Launch, architecture: int) -> Built:
@@ -110,7 +116,18 @@ def build(launch: Launch, architecture: int) -> Built:
         instructions=instructions,
         wide_accesses=sum(opcode.startswith(("LDG", "STG")) and ".128" in opcode for opcode in opcodes),
         loops=tuple(_counted(loop) for loop in read_sass.inner_loops(sass)),
+        touched=tuple(touched_in_flight(sass)),
+        unfenced=unfenced_waits(binary.asm["ptx"]),
     )
+
+
+def unfenced_waits(ptx: str) -> int:
+    """Return how many waits for a copy into shared memory have a wgmma behind them and no fence in between."""
+    count, waited = 0, False
+    for kind in re.findall(r"cp\.async\.wait|fence\.proxy\.async|wgmma\.mma_async", ptx):
+        count += waited and kind.startswith("wgmma")
+        waited = kind.startswith("cp")
+    return count
 
 
 def _counted(opcodes: Sequence[str]) -> collections.Counter[str]:

@@ -43,6 +43,7 @@ def attend(name: str, lengths: list[int], **settings: Any) -> Case:
 Form = Callable[[], AbstractContextManager[None]]
 FEW: dict[str, tuple[Case, int, Form]] = {
     "attention-short": (attend("short", [40, 64], head_dim=32), 90, nullcontext),
+    "attention-fused": (attend("fused", [70]), 90, nullcontext),
     "layer_norm": (layer_norm_case(7, 40, p=0.3, x_bias=True), 80, nullcontext),
     "masking": (masking_case("words", [60, 0, 1, 2, 17, 128], words=0.6), 90, nullcontext),
 }

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .._triton.fences import fenced_jit
 from ._triton_documents import load_item, load_rows, load_rows_clamped, store_rows, visible, visible_range
 from ._triton_dropout import Dropout, keep_tile
 
@@ -97,6 +98,16 @@ def _from_register_order(values, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
 
 
 @triton.jit
+def _each_in_one_thread(first, ROWS: tl.constexpr):
+    """first, first + 1, ..., as rows of a load that one thread does for all who use the element.
+
+    Triton 3.6.0 would load a column of a few elements in the layout of the scores, in 16 threads each. To do so it
+    computes the addresses there, which it cannot past a maximum: here that of one element, which is no instruction.
+    """
+    return first + tl.max(tl.arange(0, ROWS)[:, None], axis=1)
+
+
+@triton.jit
 def _add_to_dq(dS, k, pointers, scratch_ptr, column, row, length, left, right, scales, TILE: tl.constexpr):
     """Add dS^T (columns, rows) k (columns, block_k) to dq of the rows from `row` on, in the scratch between visits."""
     SIZE: tl.constexpr = TILE.rows * TILE.block_k
@@ -124,8 +135,9 @@ def _add_rows(
     q = load_rows(pointers.q_ptr, row, item.length, 3 * width, TILE.rows, TILE)
     dout = load_rows(pointers.dout_ptr, row, item.length, width, TILE.rows, TILE)
     # q, dout, lse and delta are zeros for rows past the end: their P is 1 and adds nothing
-    lse = tl.load(pointers.lse_ptr + rows, mask=rows < item.length, other=0.0)
-    delta = tl.load(pointers.delta_ptr + rows, mask=rows < item.length, other=0.0)
+    once = _each_in_one_thread(row, TILE.rows)
+    lse = tl.load(pointers.lse_ptr + once, mask=once < item.length, other=0.0)
+    delta = tl.load(pointers.delta_ptr + once, mask=once < item.length, other=0.0)
     S = tl.dot(k, tl.trans(q), input_precision="ieee")  # (columns, rows), as P, dP and dS
     P = tl.exp2(S * scales.log2 - lse[None, :])
     if TILE.banded:
@@ -169,7 +181,7 @@ def _grad_columns(pointers, scratch_ptr, dropout, item, column, left, right, sca
     store_rows(dv_ptr, dv * scales.inv_keep, column, item.length, 3 * width, TILE.columns, TILE)
 
 
-@triton.jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
+@fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
 def grad_key_value_kernel(
     qkv_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
     tokens, slots, upper, lower, left, right, scale_log2, scale_grad, inv_keep, threshold,
@@ -188,7 +200,7 @@ def grad_key_value_kernel(
         _grad_columns(pointers, None, dropout, item, column, left, right, scales, TILE)
 
 
-@triton.jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
+@fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
 def fused_backward_kernel(
     qkv_ptr, out_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, scratch_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
     tokens, upper, lower, left, right, scale_log2, scale_grad, keep_probability, inv_keep, threshold, scratch_rows,
@@ -244,7 +256,7 @@ def _add_columns(
     return tl.dot(dS, k, dq, input_precision="ieee")
 
 
-@triton.jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
+@fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
 def grad_query_kernel(
     qkv_ptr, out_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
     tokens, slots, upper, lower, left, right, scale_log2, scale_grad, keep_probability, threshold,
@@ -288,7 +300,7 @@ def grad_query_kernel(
         store_rows(pointers.dq_ptr, dq * scale_grad, first, item.length, 3 * width, TILE.rows, TILE)
 
 
-@triton.jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
+@fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
 def short_backward_kernel(
     qkv_ptr, dout_ptr, lse_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
     tokens, upper, lower, left, right, scale_log2, scale_grad, inv_keep, threshold,

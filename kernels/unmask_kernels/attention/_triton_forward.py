@@ -22,6 +22,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .._triton.fences import fenced_jit
 from ._triton_documents import load_item, load_rows, store_rows, visible, visible_range
 from ._triton_dropout import Dropout, keep_tile
 
@@ -119,7 +120,7 @@ def _store(out_ptr, lse_ptr, acc, m, l, item, first, tokens, inv_keep, TILE: tl.
 _NOT_COMPILED_IN = ["tokens", "slots", "upper", "lower", "lower_short", "left", "right", "threshold"]
 
 
-@triton.jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
+@fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
 def forward_kernel(
     qkv_ptr, out_ptr, lse_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
     tokens, slots, upper, lower, lower_short, left, right, scale_log2, inv_keep, threshold,

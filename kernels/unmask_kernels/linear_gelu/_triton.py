@@ -29,6 +29,7 @@ from torch import Tensor
 
 from .. import capability
 from .._triton.activation import activate, is_gated
+from .._triton.fences import fenced_jit
 from .._triton.launch import OPTIONS, device_guard, persistent_programs
 from ..gelu.arguments import GATED
 from .arguments import Arguments, BackwardArguments, Gradients, Results
@@ -91,7 +92,7 @@ def _finish(z, value, z_ptr, y_ptr, bias_ptr, row, col, in_rows, COLS: tl.conste
     _write(y_ptr, y, row, col, mask, COLS)
 
 
-@triton.jit(do_not_specialize=["rows", "depth"])
+@fenced_jit(do_not_specialize=["rows", "depth"])
 def _forward_kernel(
     x_ptr, weight_ptr, bias_ptr, z_ptr, y_ptr,
     rows, depth,

@@ -160,7 +160,8 @@ class Machine:
         elif name in ("bar", "barrier"):
             self.barriers += opcode[1] == "sync"
         elif name == "fence":
-            self.shared.unfenced[:] = False
+            if opcode[1:3] == ("proxy", "async"):
+                self.shared.unfenced[:] = False
         elif name in ("mma", "wgmma", "ldmatrix", "stmatrix"):
             self._matrices.execute(opcode, operands)
         elif name == "mov" and "{" in "".join(operands):
@@ -191,9 +192,9 @@ class Machine:
             self.note_store(words)
         return None
 
-    def note_store(self, words: NDArray[np.int64], fenced: bool = False) -> None:
-        """Record an ordinary store to shared memory; or a copy's (`fenced`), which tensor cores see without a fence."""
-        self.shared.unfenced[words] = not fenced
+    def note_store(self, words: NDArray[np.int64]) -> None:
+        """Record a store to shared memory, a thread's or a copy's: wgmma may read it behind a fence."""
+        self.shared.unfenced[words] = True
         self._matrices.overwrites(words)
 
     def _move(self, kind: str, operands: tuple[str, ...]) -> None:
@@ -243,4 +244,4 @@ class Machine:
         words = self.shared.store(
             copy.to[copy.threads], data[copy.threads], self.warp[copy.threads], self.barriers, self.now
         )
-        self.note_store(words, fenced=True)
+        self.note_store(words)

@@ -2,9 +2,9 @@
 
 A product of wgmma runs while its warps go on. Until the program waits for it, the program must neither touch the
 registers of its result nor write the operands that it reads from shared memory. These operands must have been written
-before a barrier and, by an ordinary store, before a fence. The machine records violations in `found`. Shapes: m16n8k16
-and m64nNk16, 16-bit operands, fp32 sums. Layouts: PTX ISA, "Matrix Fragments for mma.m16n8k16" and the canonical
-layouts of wgmma.
+before a fence and a barrier, by a store or by a copy that has arrived. The machine records violations in `found`.
+Shapes: m16n8k16 and m64nNk16, 16-bit operands, fp32 sums. Layouts: PTX ISA, "Matrix Fragments for mma.m16n8k16" and the
+canonical layouts of wgmma.
 """
 
 from __future__ import annotations

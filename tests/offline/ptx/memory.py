@@ -26,7 +26,7 @@ class Memory:
         name: "global" or "shared", for messages.
         data: uint8 (bytes,).
         found: counts of faults, by description.
-        unfenced: for each word, whether an ordinary store wrote it after the last fence; tensor cores may not read it.
+        unfenced: for each word, whether it was written after the last fence; wgmma may not read it.
         written: for each word, how many barriers the program had passed at its last write; likewise for the last read.
         writer: for each word, the warp that wrote it last; likewise for the last reader.
     """
