@@ -7,6 +7,11 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 REQUIREMENTS := pyproject.toml setup.py constraints.txt
 
+# The oldest Triton that is supported lies in a folder of its own beside the one that pip installs; tests compile with both.
+# Triton has packages for Linux alone.
+OLDEST_TRITON := 3.6.0
+OLDEST_TRITON_INSTALLED := $(if $(filter Linux,$(shell uname)),$(VENV)/.triton-$(OLDEST_TRITON)-installed)
+
 # processes of the test run, one thread each
 JOBS ?= 2
 
@@ -47,7 +52,7 @@ demo: $(VENV)/.plots-installed
 	@$(BIN)/unmask plot $(DEMO_RUN)
 
 # A limit ends what hangs and nothing else: attention's interpreted module, among the longest, took 66 s, and 152 s on a busy machine
-test: $(VENV)/.test-installed
+test: $(VENV)/.test-installed $(OLDEST_TRITON_INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -p no:benchmark \
 	    --timeout 1500 --timeout-method thread
 
@@ -66,7 +71,7 @@ lint: $(VENV)/.test-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test-slow: $(VENV)/.test-installed
+test-slow: $(VENV)/.test-installed $(OLDEST_TRITON_INSTALLED)
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.test-installed
@@ -74,6 +79,11 @@ bench: $(VENV)/.test-installed
 
 $(VENV)/.%-installed: $(BIN)/python $(REQUIREMENTS)
 	$(PIP_INSTALL) --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.triton-$(OLDEST_TRITON)-installed: $(BIN)/python
+	@rm -rf $(VENV)/triton-$(OLDEST_TRITON)
+	$(PIP_INSTALL) --no-deps --no-compile --target $(VENV)/triton-$(OLDEST_TRITON) triton==$(OLDEST_TRITON)
 	@touch $@
 
 $(BIN)/python:

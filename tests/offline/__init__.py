@@ -7,6 +7,7 @@ cases          which calls of each family are compiled
 aot            compiles recorded launches for sm_80 and sm_90: registers, spills, instructions
 sass           reads the listing of a compiled kernel
 in_flight      finds registers in a listing that are touched while a wgmma uses them
+oldest         runs tests with the oldest Triton that is supported
 emulator       runs the compiled code (PTX) on the CPU, on the machine in `ptx`: layouts, barriers, races between warps
 
 pyproject.toml puts `tests` on the import path of pytest and mypy, so that this package is `offline`.

@@ -4,8 +4,11 @@
 recorded launch for sm_80 or sm_90, exactly as on such a GPU, and reads registers, stack, spills, shared memory and
 instruction counts. With these a test can demand, for example, that nothing spills and that tensor cores are used.
 
-    PYTHONPATH=tests python -m offline.aot layer_norm                  the table of the family's documentation page
-    PYTHONPATH=tests python -m offline.aot attention --loops k64-p10   the innermost loops of these cases
+    PYTHONPATH=tests python -m offline.aot layer_norm                          all of the table of a documentation page
+    PYTHONPATH=tests python -m offline.aot attention "k64-p10 sm_90" --loops   the innermost loops of these cases
+
+Where the oldest supported Triton is installed beside the newest (`offline.oldest`), a number that differs between them
+is printed twice, "126 / 128"; `--alone` leaves the oldest out.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import Any
 
 import torch
 
+from offline import oldest
 from offline import sass as read_sass
 from offline.cases import CASES, FORMS
 from offline.in_flight import touched_in_flight
@@ -31,7 +35,7 @@ from offline.recorder import Launch, launches
 from unmask_kernels import FAMILIES
 from unmask_kernels.testing.inputs import Inputs
 
-__all__ = ["ARCHITECTURES", "Built", "build", "compile_launch", "loops", "table"]
+__all__ = ["ARCHITECTURES", "Built", "beside", "build", "compile_launch", "loops", "table"]
 
 ARCHITECTURES = (80, 90)
 
@@ -134,69 +138,82 @@ def _counted(opcodes: Sequence[str]) -> collections.Counter[str]:
     return collections.Counter(opcode.split(".")[0] for opcode in opcodes)
 
 
-def table(family: str, dtypes: Sequence[torch.dtype] = (torch.bfloat16, torch.float32)) -> Iterator[str]:
-    """Yield the lines of a Markdown table: a line for each kernel of each case, dtype and architecture."""
-    import triton
+def table(family: str, only: str = "") -> Iterator[str]:
+    """Yield the lines of a Markdown table: a line for each kernel of each case, dtype and architecture.
 
-    import unmask_kernels
-
-    function = partial(_differentiable, getattr(unmask_kernels, family), backend="triton")
-    yield f"Triton {triton.__version__}; registers a thread; 16-byte accesses and instructions as in the SASS."
-    yield ""
+    Args:
+        family: such as "attention".
+        only: what a line's case, dtype and architecture have to contain, such as "k64-p10 bfloat16 sm_90".
+    """
     yield "| kernel | case | dtype | arch | warps | registers | spills | shared | 16-byte | instructions | HMMA |"
     yield "|---" * 4 + "|---:" * 7 + "|"
-    for case in CASES[family]:
-        for dtype in dtypes:
-            for form, architecture, launch in _of_every_form(family, function, case.make(dtype)):
-                built = build(launch, architecture)
-                cells = [
-                    launch.name.strip("_").removesuffix("_kernel"),
-                    f"{case}{form}",
-                    str(dtype).removeprefix("torch."),
-                    f"sm_{architecture}",
-                    launch.options["num_warps"],
-                    built.registers,
-                    built.spills,
-                    built.shared_bytes,
-                    built.wide_accesses,
-                    built.instructions.total(),
-                    built.tensor_core_instructions,
-                ]
-                yield f"| {' | '.join(str(cell) for cell in cells)} |"
+    for name, launch, architecture in _wanted(family, only, (torch.bfloat16, torch.float32)):
+        built = build(launch, architecture)
+        cells = [
+            *name,
+            launch.options["num_warps"],
+            built.registers,
+            built.spills,
+            built.shared_bytes,
+            built.wide_accesses,
+            built.instructions.total(),
+            built.tensor_core_instructions,
+        ]
+        yield f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
 def loops(family: str, only: str = "") -> Iterator[str]:
-    """Yield the lines of a Markdown table: the innermost loops in bf16, of cases whose name contains `only`.
+    """Yield the lines of a Markdown table: the innermost loops in bf16, of cases as `table` selects them.
 
     A line counts the instructions that a warp executes in one round of the loop, and how many of them access shared
     memory. For a kernel with ROWS and COLUMNS it also gives both for an element of the tile: an instruction of a warp
     serves 32 elements.
     """
-    import triton
+    yield "| kernel | case | dtype | arch | warps | tile | instructions | shared memory | an element | shared memory |"
+    yield "|---" * 4 + "|---:" * 6 + "|"
+    for name, launch, architecture in _wanted(family, only, (torch.bfloat16,)):
+        tile = _tile(launch.constants)
+        elements = math.prod(tile) / (32 * launch.options["num_warps"]) if len(tile) == 2 else None
+        for loop in build(launch, architecture).loops:
+            counts = (loop.total(), loop["STS"] + loop["LDS"])
+            cells = [
+                *name,
+                launch.options["num_warps"],
+                " x ".join(map(str, tile)),
+                *counts,
+                *("" if elements is None else f"{count / elements:.1f}" for count in counts),
+            ]
+            yield f"| {' | '.join(str(cell) for cell in cells)} |"
 
+
+def beside(older: Sequence[str], newer: Sequence[str]) -> Iterator[str]:
+    """Yield one table from the tables of two releases: "126 / 128" where they differ, and one value where they agree.
+
+    Raises:
+        ValueError: the tables are of other kernels, or a kernel has another number of loops.
+    """
+    for old, new in zip(older, newer, strict=True):
+        pairs = [*zip(*([cell.strip() for cell in line.strip("|").split("|")] for line in (old, new)), strict=True)]
+        if any(left != right for left, right in pairs[:4]):
+            raise ValueError(f"aot: these lines are of two kernels:\n{old}\n{new}")
+        yield old if old == new else f"| {' | '.join(a if a == b else f'{a} / {b}' for a, b in pairs)} |"
+
+
+def _wanted(
+    family: str, only: str, dtypes: Sequence[torch.dtype]
+) -> Iterator[tuple[tuple[str, str, str, str], Launch, int]]:
+    """Yield (kernel, case, dtype and architecture as they are printed; launch; architecture)."""
     import unmask_kernels
 
     function = partial(_differentiable, getattr(unmask_kernels, family), backend="triton")
-    yield f"Triton {triton.__version__}; instructions of one round of each innermost loop, as in the SASS."
-    yield ""
-    yield "| kernel | case | arch | warps | tile | instructions | shared memory | an element | shared memory |"
-    yield "|---" * 3 + "|---:" * 6 + "|"
-    for case in (case for case in CASES[family] if only in str(case)):
-        for form, architecture, launch in _of_every_form(family, function, case.make(torch.bfloat16)):
-            tile = _tile(launch.constants)
-            elements = math.prod(tile) / (32 * launch.options["num_warps"]) if len(tile) == 2 else None
-            for loop in build(launch, architecture).loops:
-                counts = (loop.total(), loop["STS"] + loop["LDS"])
-                cells = [
-                    launch.name.strip("_").removesuffix("_kernel"),
-                    f"{case}{form}",
-                    f"sm_{architecture}",
-                    launch.options["num_warps"],
-                    " x ".join(map(str, tile)),
-                    *counts,
-                    *("" if elements is None else f"{count / elements:.1f}" for count in counts),
-                ]
-                yield f"| {' | '.join(str(cell) for cell in cells)} |"
+    words = only.split()
+    for case in CASES[family]:
+        for dtype in dtypes:
+            for form, architecture, launch in _of_every_form(family, function, case.make(dtype)):
+                kernel = launch.name.strip("_").removesuffix("_kernel")
+                name = (kernel, f"{case}{form}", str(dtype).removeprefix("torch."), f"sm_{architecture}")
+                if all(any(word in part for part in name) for word in words):
+                    yield name, launch, architecture
 
 
 def _tile(constants: dict[str, Any]) -> list[int]:
@@ -239,13 +256,29 @@ def _tools_folder() -> Path:
 
 
 def _main(arguments: Sequence[str]) -> int:
+    import triton
+
     known = [family for family in CASES if "triton" in FAMILIES[family].backends]
-    if arguments and arguments[0] in known and (len(arguments) == 1 or arguments[1] == "--loops"):
-        for line in table(arguments[0]) if len(arguments) == 1 else loops(arguments[0], *arguments[2:3]):
-            print(line, flush=True)
-        return 0
-    print(f"usage: PYTHONPATH=tests python -m offline.aot {{{','.join(known)}}} [--loops [CASE]]", file=sys.stderr)
-    return 2
+    flags = [argument for argument in arguments if argument.startswith("--")]
+    family, only = ([argument for argument in arguments if argument not in flags] + ["", ""])[:2]
+    if family not in known or not {*flags} <= {"--loops", "--alone"}:
+        usage = f"usage: PYTHONPATH=tests python -m offline.aot {{{','.join(known)}}} [WORDS] [--loops] [--alone]"
+        print(usage, file=sys.stderr)
+        return 2
+    lines = loops(family, only) if "--loops" in flags else table(family, only)
+    what = "instructions of a round of each innermost loop" if "--loops" in flags else "registers of a thread"
+    if "--alone" in flags or not oldest.INSTALLED or triton.__version__ == oldest.RELEASE:
+        print(f"Triton {triton.__version__}; {what}.\n")
+    else:
+        print(f"Triton {oldest.RELEASE} / {triton.__version__}; {what}.\n")
+        done = oldest.run_with_oldest(["-m", "offline.aot", *arguments, "--alone"], seconds=36_000.0)
+        if done.returncode != 0:
+            raise RuntimeError(f"aot: Triton {oldest.RELEASE} failed:\n{done.stdout}{done.stderr}")
+        # behind the line that names the release and the empty line
+        lines = beside(done.stdout.splitlines()[2:], [*lines])
+    for line in lines:
+        print(line, flush=True)
+    return 0
 
 
 if __name__ == "__main__":

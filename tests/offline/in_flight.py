@@ -3,7 +3,7 @@
 A wgmma (HGMMA) runs while its warps go on. Until they wait for it (WARPGROUP.DEPBAR), its sums may be neither read nor
 written, and neither may the registers of its left operand, if it has them: the result would depend on time. Triton and
 NVIDIA's assembler both move instructions over products in flight, and assemblers before 13.3 are known to give such a
-register to another value (https://github.com/triton-lang/triton/issues/11781).
+register to another value (https://github.com/triton-lang/triton/pull/11781).
 
     HGMMA.64x64x16.F32.BF16 R88, R56, gdesc[UR28].tnspB, R88, gsb0     sums in R88 to R119, left operand in R56 to R59
     WARPGROUP.DEPBAR.LE gsb0, 0x1                                      all groups but the last one have ended
@@ -115,8 +115,13 @@ def _registers(line: Line) -> frozenset[int]:
     if line.opcode == "CS2R":
         width = 2
     found: set[int] = set()
-    # in brackets there are addresses, of one register, or two with ".64"
+    # in brackets there are addresses, of one register, or of two with ".64"
     for outside, inside in re.findall(r"([^\[\]]+)|\[([^\[\]]*)\]", line.operands):
-        for number, pair in _REGISTER.findall(outside or inside):
-            found |= {*range(int(number), int(number) + (width if outside else 2 if pair else 1))}
+        for number, pair in _REGISTER.findall(inside):
+            found |= {*range(int(number), int(number) + (2 if pair else 1))}
+        for place, operand in enumerate(outside.split(",")):
+            # a wide product: two factors of one register, a result and a summand of two
+            narrow = ".WIDE" in line.opcode and place in (1, 2)
+            for number, _ in _REGISTER.findall(operand):
+                found |= {*range(int(number), int(number) + (1 if narrow else width))}
     return frozenset(found)

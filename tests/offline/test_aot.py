@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -138,3 +139,20 @@ def test_a_key_is_not_compiled_in_by_its_place_in_the_table_of_keys() -> None:
     for launch in recorder.launches(partial(layer_norm, backend="triton"), inputs):
         assert launch.signature["key_ptr"] == "*i64"
         assert "key_ptr" not in launch.aligned and "row_keys_ptr" in launch.aligned
+
+
+def test_tables_of_two_releases_are_one_with_both_numbers_where_they_differ() -> None:
+    older = ["| kernel | case | dtype | arch | warps | registers |", "| forward | k64 | bf16 | sm_90 | 8 | 126 |"]
+    newer = [older[0], older[1].replace("126", "128")]
+    assert [*aot.beside(older, newer)] == [older[0], "| forward | k64 | bf16 | sm_90 | 8 | 126 / 128 |"]
+    with pytest.raises(ValueError, match="are of two kernels"):
+        [*aot.beside(older, [older[0], newer[1].replace("k64", "k32")])]
+    with pytest.raises(ValueError, match="shorter"):
+        [*aot.beside(older, older[:1])]
+
+
+def test_a_word_selects_the_lines_whose_names_contain_it() -> None:
+    lines = [*aot.table("layer_norm", "64x312-p10 bfloat16 sm_90")][2:]
+    assert lines and all(
+        re.match(r"\| (forward|backward) \| \S*64x312-p10\S* \| bfloat16 \| sm_90 \|", line) for line in lines
+    )

@@ -41,6 +41,8 @@ def test_code_that_waits_for_its_products_is_sound() -> None:
         ("IADD3 R4, R4, 0x1, RZ", "LDG.E R4, desc[UR4][R54.64]", "touches R54"),
         ("IADD3 R4, R4, 0x1, RZ", "CS2R R22, SRZ", None),
         ("IADD3 R4, R4, 0x1, RZ", "CS2R R23, SRZ", "touches R24"),
+        ("IADD3 R4, R4, 0x1, RZ", "IMAD.WIDE R22, R23, 0x600, RZ", None),
+        ("IADD3 R4, R4, 0x1, RZ", "IMAD.WIDE R20, R21, R22, R23", "touches R24"),
         ("LDS.128 R0, [R4+0x10]", "LDS.128 R0, [R59+0x10]", "touches R59"),
         ("LDS.128 R0, [R4+0x10]", "@!P1 MOV R58, R4", "MOV R58, R4 touches R58"),
         # behind the loop, and in its next round
