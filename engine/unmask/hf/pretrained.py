@@ -168,7 +168,7 @@ class UnmaskPreTrainedModel(Checkpointed, PreTrainedModel):  # type: ignore[misc
         stored = read_object(folder / CONFIG)
         chosen = UnmaskConfig.of(found.config) if config is None else config
         for option, value in options.items():
-            if value is None or value is False or value == {}:
+            if value is None or value is False or value in ("", {}):
                 continue
             if not hasattr(chosen, option):
                 raise TypeError(

@@ -190,6 +190,9 @@ def test_options_replace_values_and_dtypes_of_the_folder(tmp_path: Path) -> None
     ):
         again = unmask_hf.UnmaskModel.from_pretrained(tmp_path / "half", **options)
         assert again.dtype == again.encoder.compute_dtype == dtype
+    # as sentence-transformers calls it; and a rate of 0 is a value
+    again = transformers.AutoModel.from_pretrained(tmp_path, subfolder="", cache_dir=None, hidden_dropout_prob=0.0)
+    assert again.encoder.config.hidden_dropout == 0.0 != again.encoder.config.attention_dropout
     with pytest.raises(TypeError, match="from_pretrained: device_map is not honoured by UnmaskModel; leave it out"):
         unmask_hf.UnmaskModel.from_pretrained(tmp_path, device_map="auto")
 
