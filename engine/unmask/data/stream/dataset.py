@@ -209,7 +209,9 @@ class PackedDataset(IterableDataset[Any]):
                 "that accelerate prepared, or load the state afterwards"
             )
         self._epochs.fill_(epoch)
-        self._reading = None
+        # a loader may have begun to read this epoch before it says which one it is
+        if self._reading is not None and self._reading.epoch != epoch:
+            self._reading = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position after the last item, in numbers and text. A worker of a DataLoader has its own."""

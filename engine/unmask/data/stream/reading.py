@@ -19,6 +19,7 @@ class Reading(Iterator[Any]):
     """The items of one worker.
 
     Attributes:
+        epoch: the epoch that it began with.
         over: whether the epoch has been read to its end.
     Args:
         stream: counted from the beginning of the epoch.
@@ -47,6 +48,7 @@ class Reading(Iterator[Any]):
         self._rest = rest
         self._flat = flat
         self._ended = ended
+        self.epoch: int = state["epoch"]
         self.over = False
         self._index = state["start"] + first + state["taken"] * step
         if state["last"] is not None:
