@@ -178,7 +178,7 @@ def _checkpoints_of(found: ModelFolder, given: Path) -> list[ModelFolder]:
     whole = []
     for step in steps_in(place):
         path = folder_of_step(place, step)
-        if (damage := damage_of(path)) is not None:
+        if (damage := damage_of(path, model_only=True)) is not None:
             _log.warning(f"{damage}; it is left out")
         else:
             whole.append(ModelFolder(path=path, steps=step, run=found.run))

@@ -2,7 +2,10 @@
 
 `manifest.json` of a checkpoint holds the format, the step, bytes and sha256 of every file, and a digest of itself. With
 the digest, a flipped bit in the manifest is damage and not another format. `train.checkpoint.checkpoints` writes the
-folders. Cost of a check: every file is read once.
+folders. Cost of a check: every file that it covers is read once.
+
+Who reads a model does not read the optimizer's state, two thirds of the bytes. So it is checked only for a run that is
+resumed: with `model_only`, damage to it is no damage.
 """
 
 import hashlib
@@ -27,6 +30,8 @@ __all__ = [
 FORMAT = 1
 READS = (1,)
 MANIFEST = "manifest.json"
+# the state of the training, and what it says about the model: steps, phase, versions
+_TRAINING, _FACTS = "training/", "training/state.json"
 
 
 def folder_of_step(checkpoints: Path, step: int) -> Path:
@@ -58,49 +63,58 @@ def is_checkpoint(path: Path) -> bool:
     return not isinstance(manifest, dict) or len(ours & manifest.keys()) > 1 or (path / "training").is_dir()
 
 
-def verify(path: Path) -> dict[str, Any]:
-    """Check every file of a checkpoint against its manifest and return the manifest.
+def verify(path: Path, *, model_only: bool = False) -> dict[str, Any]:
+    """Check the files of a checkpoint against its manifest and return the manifest.
 
+    Args:
+        path: the checkpoint.
+        model_only: whether the optimizer's state is left out.
     Raises:
         CheckpointError: a file is missing, short or altered, or this version does not read the format.
     """
     try:
-        return _checked(path)
+        return _checked(path, model_only=model_only)
     except _Damaged as damage:
         raise CheckpointError(f"{damage}; copy it again, or take another checkpoint of the run") from damage
 
 
-def damage_of(path: Path) -> str | None:
+def damage_of(path: Path, *, model_only: bool = False) -> str | None:
     """Return how a checkpoint differs from its manifest; None if it is whole.
 
+    Args:
+        path: the checkpoint.
+        model_only: whether the optimizer's state is left out.
     Raises:
         CheckpointError: this version does not read the format.
     """
     try:
-        _checked(path)
+        _checked(path, model_only=model_only)
     except _Damaged as damage:
         return str(damage)
     return None
 
 
-def newest_whole(checkpoints: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+def newest_whole(checkpoints: Path, *, model_only: bool = False) -> tuple[Path | None, list[tuple[Path, str]]]:
     """Return the newest whole checkpoint in a folder, None without one, and those that are newer with their damage.
 
+    Args:
+        checkpoints: the folder.
+        model_only: whether a checkpoint counts as whole without its optimizer's state.
     Raises:
         CheckpointError: this version does not read the format of a checkpoint that it comes to.
     """
     damaged: list[tuple[Path, str]] = []
     for step in reversed(steps_in(checkpoints)):
         path = folder_of_step(checkpoints, step)
-        damage = damage_of(path)
+        damage = damage_of(path, model_only=model_only)
         if damage is None:
             return path, damaged
         damaged.append((path, damage))
     return None, damaged
 
 
-def _checked(path: Path) -> dict[str, Any]:
-    """Check every file of a checkpoint against its manifest and return the manifest.
+def _checked(path: Path, *, model_only: bool) -> dict[str, Any]:
+    """Check the files of a checkpoint against its manifest and return the manifest.
 
     Raises:
         _Damaged: a file is missing, short or altered.
@@ -123,6 +137,8 @@ def _checked(path: Path) -> dict[str, Any]:
     if not _well_formed(manifest):
         raise _Damaged(f"checkpoint {path}: {MANIFEST} does not name the step and the bytes and sha256 of its files")
     for name, entry in manifest["files"].items():
+        if model_only and name.startswith(_TRAINING) and name != _FACTS:
+            continue
         file = path / name
         try:
             size = file.stat().st_size

@@ -1,7 +1,7 @@
 """Finding the folder of a model: from a run, a checkpoint, any folder that transformers loads, or a name of the Hub.
 
-    runs/news                            its newest whole checkpoint
-    runs/news/checkpoints/step-000500    this checkpoint, all its files verified
+    runs/news                            its newest checkpoint whose model is whole
+    runs/news/checkpoints/step-000500    this checkpoint, all files of its model verified
     folder with config.json              this folder
     ORG/NAME, ORG/NAME@REVISION          the files in the cache of the Hugging Face Hub (`hub.py`)
 
@@ -53,7 +53,8 @@ class ModelFolder:
 def find_model(given: str | Path | ModelFolder, *, revision: str | None = None) -> ModelFolder:
     """Return the newest whole checkpoint of a run, the folder itself if it is a model, or the cached files of the Hub.
 
-    A warning names the damaged checkpoints of a run that are passed over. What this function returned is taken as it
+    The optimizer's state is not read, so damage to it does not count. A warning names the damaged checkpoints of a run
+    that are passed over. What this function returned is taken as it
     is: its files are not read again.
 
     Args:
@@ -81,7 +82,7 @@ def find_model(given: str | Path | ModelFolder, *, revision: str | None = None) 
     if (path / _RUN).is_file() and not (path / CONFIG).exists():
         return _newest(path)
     require_model(path)
-    steps = int(verify(path)["step"]) if is_checkpoint(path) else None
+    steps = int(verify(path, model_only=True)["step"]) if is_checkpoint(path) else None
     return ModelFolder(path=path, steps=steps, run=_run_of(path))
 
 
@@ -97,7 +98,7 @@ def _of_hub(path: Path, model: HubModel) -> ModelFolder:
 
 
 def _newest(run: Path) -> ModelFolder:
-    path, damaged = newest_whole(run / _CHECKPOINTS)
+    path, damaged = newest_whole(run / _CHECKPOINTS, model_only=True)
     if path is not None:
         for _, damage in damaged:
             _log.warning(f"{damage}; using {path.name} instead")

@@ -63,6 +63,37 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(run: Path, ca
         unmask.Encoder.from_pretrained(run)
 
 
+def test_an_optimizer_state_that_is_damaged_or_gone_does_no_harm_to_reading_the_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+
+    def write(folder: Path) -> None:
+        unmask.PretrainingModel(CONFIG, seed=10).save_pretrained(folder)
+        (folder / "training").mkdir()
+        for name in ("moments.distcp", "state.json"):
+            (folder / "training" / name).write_text("{}")
+
+    checkpoints = Checkpoints(folder=run / "checkpoints")
+    checkpoint = checkpoints.save(10, write, bytes_needed=0)
+    (run / "config.yaml").write_text("seed: 1\n")
+    moments = checkpoint / "training" / "moments.distcp"
+    moments.write_text("[]")
+    for given in (run, checkpoint):
+        assert find_model(given) == ModelFolder(path=checkpoint, steps=10, run=run)
+    moments.unlink()
+    unmask.Encoder.from_pretrained(checkpoint)
+    assert not caplog.records
+    # the steps and the phase of the model stand there
+    (checkpoint / "training" / "state.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"training/state\.json was altered"):
+        find_model(checkpoint)
+    # a run goes on only with a whole one
+    (checkpoint / "training" / "state.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"is whole: .*training/moments\.distcp cannot be read"):
+        checkpoints.latest_valid()
+
+
 def test_a_checkpoint_of_a_newer_version_is_not_passed_over(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr("unmask.interop.checkpoint_folder.FORMAT", 3)
