@@ -49,10 +49,11 @@ def check(launch: recorder.Launch, architecture: int) -> aot.Built:
         products = PRODUCTS[launch.name] + (launch.name == FUSED and 16 * warps > tile.block_k)
         assert products * elements // (16 * 8 * 16 * warps) in [loop["HMMA"] for loop in kernel.loops], kernel
     if launch.name in (FUSED, TWO[1]) and launch.signature["qkv_ptr"] != "*fp32":
-        # a round copies q and dout, 16 bytes at a time, and lse and delta, each element by one thread or two
+        # a round copies q and dout, 16 bytes at a time; lse and delta, each element by one thread or two; the bitmask
         tile, threads = launch.constants["TILE"], 32 * launch.options["num_warps"]
         rows = 2 * max(1, tile.rows * tile.block_k * 2 // (16 * threads))
-        assert max(loop["LDGSTS"] for loop in kernel.loops) <= rows + 4, kernel
+        words = 0 if "bitmask_ptr" in launch.constants else 4
+        assert max(loop["LDGSTS"] for loop in kernel.loops) <= rows + 4 + words, kernel
     # Deterministic sums: no atomics in any form.
     assert not {"RED", "ATOM", "ATOMG"} & kernel.instructions.keys(), kernel
     return kernel
