@@ -12,7 +12,7 @@ inert documents, which no loss reads. So shapes never change, and no kernel need
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, NamedTuple, overload
 
@@ -176,9 +176,11 @@ def pack(
         max_seqlen: a bound on the length of a document. Default: that of the longest document.
         pad_id: id of the padding token.
     Raises:
+        TypeError: the documents are texts, or one list of ids.
         ValueError: no documents, lengths that disagree, or more tokens than the capacity.
     """
-    if not documents:
+    _require_lists(documents)
+    if not len(documents):
         raise ValueError("pack: documents must hold at least one list of token ids, got none")
     lengths = np.array([len(ids) for ids in documents], dtype=np.int64)
     if segments is not None:
@@ -284,6 +286,30 @@ def _padded(values: NDArray[np.generic], capacity: int, fill: int) -> Tensor:
 
 def _flat(lists: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     return np.concatenate([np.asarray(one, dtype=np.int64) for one in lists])
+
+
+def _require_lists(documents: object) -> None:
+    """Raise a TypeError unless the first of the documents is a list of ids. Others are read when they are packed."""
+    way = "unmask.pack(tokenizer(texts, truncation=True)['input_ids']) with a tokenizer of transformers"
+    if isinstance(documents, str):
+        raise TypeError(f"pack: documents must be lists of token ids, got a text; call {way}, where texts is a list")
+    if isinstance(documents, Mapping):
+        raise TypeError(
+            f"pack: documents must be lists of token ids, got a {type(documents).__name__}; pass its 'input_ids', made "
+            "without return_tensors and padding"
+        )
+    if not isinstance(documents, Collection):
+        raise TypeError(
+            f"pack: documents must be lists of token ids, got {type(documents).__name__}; pass list(...) of it"
+        )
+    first = next(iter(documents), ())
+    if isinstance(first, str):
+        raise TypeError(f"pack: documents[0] must be a list of token ids, got the text {first[:40]!r}; call {way}")
+    if not hasattr(first, "__len__") or (isinstance(first, np.ndarray | Tensor) and not first.ndim):
+        raise TypeError(
+            f"pack: documents[0] must be a list of token ids, got {type(first).__name__}; pass a list of documents, "
+            "and [ids] for one"
+        )
 
 
 def _fits(name: str, needed: int, capacity: int) -> None:

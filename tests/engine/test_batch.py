@@ -32,6 +32,39 @@ def test_packs_documents_one_after_the_other() -> None:
     assert batch.masked is batch.labels is batch.cursor is None
 
 
+TEXTS = ["the cat sat", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            TEXTS,
+            r"documents\[0\] must be a list of token ids, got the text 'the cat sat'; call unmask\.pack\(tokenizer",
+        ),
+        (TEXTS[0], r"must be lists of token ids, got a text; call unmask\.pack\(tokenizer\(texts, truncation=True"),
+        (DOCUMENTS[0], r"documents\[0\] must be a list of token ids, got int; pass a list of documents, and \[ids\]"),
+        (torch.tensor(DOCUMENTS[0]), r"got Tensor; pass a list of documents, and \[ids\] for one"),
+        ({"input_ids": DOCUMENTS}, r"got a dict; pass its 'input_ids', made without return_tensors and padding"),
+        (iter(DOCUMENTS), r"must be lists of token ids, got list_iterator; pass list\(\.\.\.\) of it"),
+    ],
+)
+def test_documents_that_are_no_lists_of_ids_are_named_with_what_to_pass(given: object, told: str) -> None:
+    with pytest.raises(TypeError, match=f"^pack: .*{told}"):
+        pack(given)  # type: ignore[arg-type]
+
+
+def test_the_advice_about_documents_works() -> None:
+    def tokenizer(texts: list[str], truncation: bool) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[101, *range(5, 5 + len(text.split())), 102] for text in texts]}
+
+    assert pack(tokenizer(TEXTS, truncation=True)["input_ids"]).real_documents == 2
+    assert pack([DOCUMENTS[0]]).real_documents == 1
+    assert pack(list(iter(DOCUMENTS))).real_documents == 3
+    assert pack(np.array([[101, 5, 102], [101, 6, 102]])).real_documents == 2
+    assert pack([torch.tensor(ids) for ids in DOCUMENTS]).real_documents == 3
+
+
 def test_segments_follow_their_tokens() -> None:
     batch = pack(DOCUMENTS, segments=[[0, 0, 1, 1], [0, 0, 0], [0, 1]])
     assert batch.segments.tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 
 import unmask
 from unmask.cli import COMMANDS
+from unmask.config import to_yaml
+from unmask.data.store.duplicates import describe_duplicates
+from unmask.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +40,48 @@ def test_the_commands_are_functions() -> None:
         assert inspect.isfunction(function) and function.__name__ == name
         # a module of this name would take the place of the function once it is imported
         assert importlib.util.find_spec(f"unmask.{name}") is None
+    said = (ROOT / "README.md").read_text("utf-8").split(" are commands alone")[0].rpartition("; ")[2]
+    assert set(re.findall("`(.*?)`", said)) == others
+
+
+def test_a_configuration_that_is_none_is_named_with_what_to_pass(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml(unmask.load_config()))
+    given = {
+        "tiny": r"'tiny' \(str\); pass unmask.load_config\('tiny'\)",
+        str(run / "config.yaml"): r"config.yaml' \(str\); pass unmask.load_config\('.*/config.yaml'\)",
+        str(run): r"\(str\); pass resume='.*/run' to continue this run",
+    }
+    for config, told in given.items():
+        with pytest.raises(TypeError, match=f"^pretrain: config must be a RunConfig, got .*{told}") as raised:
+            unmask.pretrain(config)  # type: ignore[arg-type]
+        way = str(raised.value).rpartition("; pass ")[2]
+        if way.startswith("unmask."):
+            assert eval(way) == unmask.load_config()
+    settings = {"train": {"steps": 5}}
+    with pytest.raises(TypeError, match=r"; pass unmask.load_config\(None, ...\) of these settings"):
+        unmask.pretrain(settings)  # type: ignore[arg-type]
+    assert unmask.load_config(None, settings).train.steps == 5
+
+
+def test_a_store_may_be_given_where_its_folder_may(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("the old mill turns\n" * 20)
+    store = unmask.prepare([tmp_path / "text.txt"], tmp_path / "store", vocab_size=60, workers=1)
+    assert unmask.load_config("tiny", {"data.store": store}).data.store == str(tmp_path / "store")
+
+
+def test_a_name_with_a_comma_is_quoted_in_lists_of_sources(tmp_path: Path) -> None:
+    inputs = []
+    for name in ("sports", "world, culture"):
+        (tmp_path / f"{name}.txt").write_text("the old mill turns\n" * 20)
+        inputs.append(tmp_path / f"{name}.txt")
+    store = unmask.prepare(inputs, tmp_path / "store", vocab_size=60, workers=1)
+    assert 'sources sports, "world, culture">' in repr(store)
+    assert '("world, culture" ' in describe_duplicates(store)
+    weights = unmask.load_config(None, {"composition.weights": {"letters": 2.0}}).composition
+    with pytest.raises(ConfigError, match='the store has sports, "world, culture"'):
+        weights.source_weights(store.sources)
 
 
 def test_the_package_loads_nothing_and_the_encoder_only_pytorch_and_numpy() -> None:

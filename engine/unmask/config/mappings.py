@@ -11,12 +11,12 @@ import difflib
 import functools
 import keyword
 import logging
+import os
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from numbers import Integral, Real
-from pathlib import PurePath
 from typing import Any
 
 from unmask.config.schema import RunConfig
@@ -376,8 +376,9 @@ def _named(group: str, source: str = "", line_of: LineOf = _no_line) -> Iterator
 
 def _converted(hint: Any, value: Any, name: str) -> Any:
     """Return 1000000 for 1e6 where a whole number is needed, 1.0 for 1 where any number is, and groups for mappings."""
-    if isinstance(value, PurePath):
-        return str(value)
+    # a path, or a store in the place of its folder
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     # NumPy's numbers are no numbers of YAML
     if isinstance(value, Real) and type(value).__module__ != "builtins":
         value = int(value) if isinstance(value, Integral) else float(value)

@@ -23,7 +23,7 @@ from typing import Literal
 from unmask.config.backends import BACKENDS
 from unmask.config.encoder import EncoderConfig
 from unmask.config.rules import disagreements
-from unmask.config.settings import Checked, setting
+from unmask.config.settings import Checked, between_commas, setting
 from unmask.errors import ConfigError
 from unmask.limits import JOINING, SHORTEST
 
@@ -225,7 +225,11 @@ class CompositionConfig(Checked):
         for name in self.weights:
             if name not in sources:
                 close = difflib.get_close_matches(name, sources, n=1, cutoff=0.5)
-                hint = f"; did you mean {close[0]}?" if close else f"; the store has {', '.join(sources)}"
+                hint = (
+                    f"; did you mean {close[0]}?"
+                    if close
+                    else f"; the store has {', '.join(map(between_commas, sources))}"
+                )
                 raise ConfigError(f"stream: composition.weights names {name!r}, which is no source of the store{hint}")
         return [Fraction(self.weights.get(name, 1)).limit_denominator(_DENOMINATOR) for name in sources]
 

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from unmask.errors import SettingError, SettingTypeError
 
-__all__ = ["Checked", "check_argument", "check_value", "described", "hints_of", "setting"]
+__all__ = ["Checked", "between_commas", "check_argument", "check_value", "described", "hints_of", "setting"]
 
 # the largest number of float32
 _LARGEST = 3.4e38
@@ -137,7 +137,7 @@ def _check(group: str, name: str, hint: Any, metadata: Mapping[str, Any], value:
     for below, problem in _type_problems(hint, value):
         way = ""
         if metadata.get("by_commas") and isinstance(value, list | tuple) and value:
-            way = f"; write {','.join(map(_between_commas, value))!r}"
+            way = f"; write {','.join(map(between_commas, value))!r}"
         raise SettingTypeError(group, name + below, problem + way)
     for _, problem in _range_problems(hint, metadata, value):
         raise SettingError(group, name, problem)
@@ -213,7 +213,7 @@ def _type_problems(hint: Any, value: object) -> Iterator[tuple[str, str]]:
                 yield f".{number}{below}", problem
 
 
-def _between_commas(name: object) -> str:
+def between_commas(name: object) -> str:
     """Return a name as it stands between commas: in double quotes if it holds a comma."""
     return f'"{name}"' if "," in str(name) else str(name)
 

@@ -15,7 +15,7 @@ seed, layer, site, document and position (`unmask_kernels.philox`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from unmask.batch import PackedBatch
 from unmask.config import EncoderConfig
 from unmask.layouts import packed_inputs
 from unmask.model.checkpointing import Checkpointed, LayerCheckpointing
@@ -38,6 +39,8 @@ __all__ = ["Encoder", "initialise", "with_dropout"]
 
 # Spreads the seeds of a model's parts, so that a head does not start with the numbers of the next seed's encoder.
 _SEED_STRIDE = 0x9E3779B97F4A7C15
+
+_CALL = "call encoder(batch.ids, batch.documents, batch.segments)"
 
 
 def initialise(module: nn.Module, std: float, seed: int, *, part: int = 0) -> None:
@@ -148,6 +151,8 @@ class Encoder(Checkpointed):
         """
         if isinstance(documents, Documents):
             return self._encode(_one_of("ids", ids, input_ids), documents, segments, rows)
+        if isinstance(documents, PackedBatch):
+            raise TypeError(f"encoder: documents must be Documents, got a PackedBatch; {_CALL}")
         if documents is not None and not isinstance(documents, Tensor):
             raise TypeError(
                 f"encoder: documents must be Documents, or an attention mask (B, L), got {type(documents).__name__}; "
@@ -204,6 +209,7 @@ class Encoder(Checkpointed):
             (S, D) with `documents`, where the rows of padding and of empty documents have no meaning; else (R, D). The
             dtype is that of `hidden`.
         Raises:
+            TypeError: `documents` are no documents.
             ValueError: the encoder has no pooler, or `hidden` does not have a row for each token of `documents`.
         """
         if self.pooler is None:
@@ -212,6 +218,11 @@ class Encoder(Checkpointed):
                 "hidden[documents.first_rows()], or make the encoder with pooler=True and train the pooler"
             )
         if documents is not None:
+            if not isinstance(documents, Documents):
+                raise TypeError(
+                    f"pool: documents must be Documents, got {type(documents).__name__}; pass batch.documents of the "
+                    "batch from unmask.pack"
+                )
             if len(hidden) != documents.tokens:
                 raise ValueError(
                     f"pool: hidden must have a row for each of the {documents.tokens} tokens of documents, got "
@@ -318,4 +329,15 @@ def _one_of(name: str, one: Tensor | None, other: Tensor | None) -> Tensor:
         raise TypeError(
             f"encoder: {name} must be given; a tokenizer of transformers makes input_ids and attention_mask"
         )
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"encoder: {name} must be a tensor, got {type(ids).__name__}; {_way_to_ids(ids)}")
     return ids
+
+
+def _way_to_ids(given: object) -> str:
+    """Return how to call the encoder with what was given in the place of the ids."""
+    if isinstance(given, PackedBatch):
+        return _CALL
+    if isinstance(given, Mapping):
+        return "call encoder(**inputs), with tensors in them (return_tensors='pt')"
+    return f"pack lists of ids with batch = unmask.pack(documents) and {_CALL}"

@@ -25,8 +25,14 @@ def mean_pool(hidden: Tensor, batch: PackedBatch) -> Tensor:
     Returns:
         (N, D) in the dtype of `hidden`. Sums are fp32, or fp64 for fp64.
     Raises:
+        TypeError: `batch` is no batch.
         ValueError: `hidden` does not have a row for each token of the batch.
     """
+    if not isinstance(batch, PackedBatch):
+        raise TypeError(
+            f"mean_pool: batch must be a PackedBatch, got {type(batch).__name__}; pass the batch itself, "
+            "mean_pool(hidden, batch)"
+        )
     documents, count = batch.documents, batch.real_documents
     if hidden.dim() != 2 or len(hidden) != documents.tokens:
         raise ValueError(

@@ -1,14 +1,17 @@
 """A run from its configuration to its end, new or resumed."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from unmask.config import BUDGETS, EncoderConfig, RunConfig
+from unmask.config.settings import described
 from unmask.data.compose import describe_composition
 from unmask.errors import ConfigError
+from unmask.folders import kind_of
 from unmask.model import PretrainingModel
 from unmask.objectives import TOKEN_OBJECTIVES, build_objectives
 from unmask.terminal import messages_through
@@ -38,6 +41,11 @@ _FEW_HELD_OUT, _MORE_HELD_OUT, _WELL_COVERED = 10_000, 0.05, 0.5
 def pretrain(config: RunConfig | None = None, *, resume: str | Path | None = None) -> Path:
     """Train to the last step, or until SIGTERM or Ctrl-C, and return the run directory.
 
+    A finished run goes on with more steps, and with the settings that it saved:
+
+        config = unmask.load_config(run / "config.yaml", {"train.steps": 40})
+        unmask.pretrain(config, resume=run)
+
     Example:
         >>> import unmask
         >>> config = unmask.load_config("tiny", {"data.store": "store", "run": "runs/mine", "train.steps": 20})
@@ -48,10 +56,11 @@ def pretrain(config: RunConfig | None = None, *, resume: str | Path | None = Non
 
     Args:
         config: configuration of the run. With `resume`, the configuration saved there, in which at most the settings of
-            `run_folder.MAY_CHANGE` differ (`run_folder.saved_config` makes one); None takes it as it is.
+            `run_folder.MAY_CHANGE` differ; None takes it as it is.
         resume: directory of the run to continue. None starts a new run in `config.run`.
     Raises:
         ValueError: there is neither a configuration nor a run to continue.
+        TypeError: `config` is no configuration.
         RunError: the directory exists already, is in use, or holds nothing to resume; or the run diverged.
         ConfigError: a setting is wrong.
         CorpusError: the text cannot be used.
@@ -63,6 +72,8 @@ def pretrain(config: RunConfig | None = None, *, resume: str | Path | None = Non
         if resume is None:
             raise ValueError("pretrain: needs config or resume, got neither; pass unmask.load_config('tiny')")
         config = saved_config(Path(resume))
+    if not isinstance(config, RunConfig):
+        raise TypeError(f"pretrain: config must be a RunConfig, got {described(config)}; {_way_to_config(config)}")
     if config.train.tensorboard:
         event_writer_class()
     folder = RunFolder.create(config) if resume is None else RunFolder.reopen(Path(resume), config)
@@ -75,6 +86,17 @@ def pretrain(config: RunConfig | None = None, *, resume: str | Path | None = Non
                 folder.abandon()
             raise
     return folder.path
+
+
+def _way_to_config(given: object) -> str:
+    """Return what to pass to `pretrain` instead of a recipe, a file, settings or a run."""
+    if isinstance(given, Mapping):
+        return "pass unmask.load_config(None, ...) of these settings"
+    if not isinstance(given, str | Path):
+        return "pass unmask.load_config('tiny')"
+    if kind_of(Path(given)) == "run":
+        return f"pass resume={str(given)!r} to continue this run"
+    return f"pass unmask.load_config({str(given)!r})"
 
 
 def _train(folder: RunFolder, display: Display) -> None:

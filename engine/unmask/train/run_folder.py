@@ -136,6 +136,12 @@ class RunFolder:
                 f"run {path}: init.from and resume are given together, but a resumed run goes on with its own weights; "
                 f"leave init.from out, or start a new run from it with another --run, without resume"
             )
+        if before.get("data.store") is not None and after["data.store"] is None:
+            raise RunError(
+                f"run {path}: data.store is {before['data.store']} in the saved configuration, and this one has none; "
+                f"make it from the saved one, with unmask.load_config({str(path / 'config.yaml')!r}, "
+                "{'train.steps': 1000}), or leave config out"
+            )
         if refused:
             key = refused[0]
             named = {"kernels.*" if name.startswith("kernels.") else name for name in MAY_CHANGE - {"run"}}

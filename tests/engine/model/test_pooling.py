@@ -97,6 +97,36 @@ def test_rows_that_are_not_the_tokens_of_the_batch_are_refused_and_the_advice_wo
     assert encoder.pool(chosen).shape == (4, 16)
 
 
+def test_the_documents_in_the_place_of_the_batch_and_the_reverse_are_told_apart(encoder: Encoder) -> None:
+    batch = pack(DOCUMENTS)
+    hidden = encoder(batch.ids, batch.documents, batch.segments)
+    with pytest.raises(TypeError, match=r"batch must be a PackedBatch, got Documents; .*mean_pool\(hidden, batch\)"):
+        mean_pool(hidden, batch.documents)  # type: ignore[arg-type]
+    assert mean_pool(hidden, batch).shape == (4, 16)
+    with pytest.raises(TypeError, match=r"documents must be Documents, got PackedBatch; pass batch\.documents"):
+        encoder.pool(hidden, batch)  # type: ignore[arg-type]
+    assert encoder.pool(hidden, batch.documents).shape == (4, 16)
+
+
+def test_an_input_that_is_no_tensor_is_named_with_the_call_that_works(encoder: Encoder) -> None:
+    batch = pack(DOCUMENTS)
+    call = r"call encoder\(batch\.ids, batch\.documents, batch\.segments\)"
+    for inputs in ((batch,), (batch, batch.documents)):
+        with pytest.raises(TypeError, match=rf"must be a tensor, got PackedBatch; {call}"):
+            encoder(*inputs)
+    with pytest.raises(TypeError, match=rf"documents must be Documents, got a PackedBatch; {call}"):
+        encoder(batch.ids, batch)
+    with pytest.raises(
+        TypeError, match=rf"got list; pack lists of ids with batch = unmask\.pack\(documents\) and {call}"
+    ):
+        encoder(DOCUMENTS)
+    assert encoder(batch.ids, batch.documents, batch.segments).shape == (20, 16)
+    inputs = {"input_ids": torch.tensor([DOCUMENTS[0]]), "attention_mask": torch.ones(1, 5, dtype=torch.int64)}
+    with pytest.raises(TypeError, match=r"got dict; call encoder\(\*\*inputs\)"):
+        encoder(inputs)
+    assert encoder(**inputs).shape == (1, 5, 16)
+
+
 def test_rows_of_choice_are_pooled_as_the_first_tokens_are(encoder: Encoder) -> None:
     batch = pack(DOCUMENTS)
     hidden = encoder(batch.ids, batch.documents)

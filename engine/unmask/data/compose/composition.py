@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from unmask.config.schema import CompositionConfig
+from unmask.config.settings import between_commas
 from unmask.data.compose.bm25 import Bm25
 from unmask.data.compose.by_length import compose_best_fit, compose_documents, compose_mix, compose_uni
 from unmask.data.compose.pairs import PairBuilder
@@ -79,8 +80,8 @@ def describe_composition(composition: CompositionConfig, sources: Sequence[str],
     if composition.strategy == "pairs":
         words = [f"sequences composed as pairs for {pair_task}"]
     weights = composition.weights
-    dropped = [name for name in sources if weights.get(name) == 0]
-    weighted = [f"{name} {w:g} times" for name in sources if (w := weights.get(name, 1)) not in (0, 1)]
+    dropped = [between_commas(name) for name in sources if weights.get(name) == 0]
+    weighted = [f"{between_commas(name)} {w:g} times" for name in sources if (w := weights.get(name, 1)) not in (0, 1)]
     if weighted:
         words.append("an epoch reads " + ", ".join(weighted))
     if dropped:

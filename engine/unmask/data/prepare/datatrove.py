@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from unmask.config.settings import between_commas
 from unmask.data.prepare.encoding import TextEncoder
 from unmask.data.prepare.unknown import UnknownTokens, require_known
 from unmask.data.store import Store
@@ -160,7 +161,7 @@ class TokenStoreWriter(PipelineStep):  # type: ignore[misc]
         if source not in self.sources:
             raise CorpusError(
                 f"corpus: document {document.id} has the source {source!r} in its metadata field {self.source_key!r}; "
-                f"sources are {', '.join(self.sources)}"
+                f"sources are {', '.join(map(between_commas, self.sources))}"
             )
         return str(source)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from unmask.config.settings import between_commas
 from unmask.data.store.reader import Store
 
 __all__ = ["describe_duplicates"]
@@ -25,7 +26,9 @@ def describe_duplicates(store: Store) -> str:
     is_copy = np.ones(store.num_documents, np.bool_)
     is_copy[first] = False
     by_source = np.bincount(store.source_of[is_copy], minlength=len(store.sources))
-    sources = ", ".join(f"{name} {count:,}" for name, count in zip(store.sources, by_source, strict=True) if count)
+    sources = ", ".join(
+        f"{between_commas(name)} {count:,}" for name, count in zip(store.sources, by_source, strict=True) if count
+    )
     share = f"{copies / store.num_documents:.1%}"
     return (
         f"{copies:,} of {store.num_documents:,} documents are copies of earlier ones, {share} ({sources}); "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from unmask.config.settings import between_commas
 from unmask.data.compose.sequences import Indices, ranges
 from unmask.data.store.manifest import Manifest, ShardEntry, check_shards, fingerprint, read_manifest
 from unmask.errors import StoreError
@@ -103,7 +104,7 @@ class Store:
     def __repr__(self) -> str:
         return (
             f"<Store {str(self.folder)!r}: {self.num_documents:,} documents, {self.num_tokens:,} tokens, vocabulary "
-            f"{self.vocab_size:,}, sources {', '.join(self.sources)}>"
+            f"{self.vocab_size:,}, sources {', '.join(map(between_commas, self.sources))}>"
         )
 
     def __fspath__(self) -> str:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from unmask.config.settings import between_commas
 from unmask.data.store.reader import Store
 from unmask.data.text.cleaning import KINDS
 from unmask.data.tokenizer.bert import LONGEST_WORD
@@ -124,14 +125,14 @@ def describe(store: Store) -> str:
         share = unknown / max(1, tokens)
         lines.append(f"  {name}: {source['documents']:,} documents, {tokens:,} tokens, {share:.3%} unknown")
         if unknown > _MUCH_UNKNOWN * tokens:
-            strange.append(name)
+            strange.append(between_commas(name))
     if strange:
         lines.append(
             f"more than {_MUCH_UNKNOWN:.0%} of {', '.join(strange)} is [UNK], of which a model learns nothing; give a "
             "tokenizer made for such text, or none to train one"
         )
     for kind, by_source in summary.get("removed_characters", {}).items():
-        counted = ", ".join(f"{name} {count:,}" for name, count in by_source.items())
+        counted = ", ".join(f"{between_commas(name)} {count:,}" for name, count in by_source.items())
         lines.append(f"{kind} characters removed: {counted}")
     if summary.get("long_words"):
         lines.append(

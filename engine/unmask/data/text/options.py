@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from unmask.config.settings import between_commas
 from unmask.data.text.remote import FilePath
 from unmask.errors import CorpusError
 
@@ -147,9 +148,13 @@ def _is_number(name: str) -> bool:
 
 def _check_names(text_field: str) -> None:
     if not isinstance(text_field, str):
-        raise CorpusError(
-            f'corpus: text_field must be a string, got {text_field!r}; write a number in quotes too, such as "3"'
+        listed = isinstance(text_field, list | tuple) and text_field
+        way = (
+            f"write {','.join(map(between_commas, text_field))!r}, with commas between the names"
+            if listed
+            else 'write a number in quotes too, such as "3"'
         )
+        raise CorpusError(f"corpus: text_field must be a string, got {text_field!r}; {way}")
     try:
         names = _names(text_field)
     except csv.Error:

@@ -77,6 +77,13 @@ def require_same_data(
                 f"{now.masking.rate_end}, by the end of {saved}; with {_budget(now.train)} the steps already done "
                 f"would have had other masks; resume with the saved {saved}"
             )
+        store, there = now.data.store, before.data.store
+        if store is not None and there is not None and Path(store).resolve() != Path(there).resolve():
+            raise CheckpointError(
+                f"checkpoint {checkpoint} was trained on other data: data.store is {store}, and the saved "
+                f"configuration has {there}; leave data.store out, give the place where that store is now, or start a "
+                "new run"
+            )
         raise CheckpointError(
             f"checkpoint {checkpoint} was trained on other data: stream {facts.fingerprint[:16]} was saved, this "
             f"store gives {here.fingerprint[:16]}; put the original store back or start a new run"

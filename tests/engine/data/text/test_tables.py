@@ -355,3 +355,11 @@ def test_a_number_that_is_no_string_is_told_to_stand_in_quotes() -> None:
     with pytest.raises(CorpusError, match=r'must be a string, got 3; write a number in quotes too, such as "3"'):
         ReadOptions(text_field=3)  # type: ignore[arg-type]
     assert ReadOptions(text_field="3").columns == (3,)
+
+
+def test_a_list_of_fields_is_told_to_be_one_string_with_commas() -> None:
+    for fields in (["title", "body"], ("body, long", "title")):
+        with pytest.raises(CorpusError, match=r"text_field must be a string, got .*; write '.*', with commas") as told:
+            ReadOptions(text_field=fields)  # type: ignore[arg-type]
+        advised = str(told.value).partition("write '")[2].partition("'")[0]
+        assert ReadOptions(text_field=advised).fields == tuple(fields)

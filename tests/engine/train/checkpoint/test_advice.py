@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from unmask.config import load_config, to_yaml
+from unmask.config import RunConfig, load_config, to_yaml
 from unmask.errors import CheckpointError, RunError
 from unmask.train.checkpoint.checkpoints import Checkpoints
+from unmask.train.checkpoint.resume import require_same_data
 from unmask.train.checkpoint.state import load_facts
+from unmask.train.data import Position
 from unmask.train.logging.log import read_log
 from unmask.train.run_folder import RunFolder, saved_config
 
@@ -71,6 +73,37 @@ def test_other_data_is_put_back(tiny: ModuleType, run: Path, monkeypatch: pytest
             resume(tiny, run, **{"train.steps": 7})
         tiny.pretrain(tiny.config(run.with_name("new"), steps=1, phases=[]))
     assert resume(tiny, run, **{"train.steps": 7}) == 7
+
+
+def test_a_configuration_that_was_not_made_from_that_of_the_run_is_made_from_it(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    RunFolder.create(load_config("tiny", {"run": str(path), "data.store": "store", "train.steps": 5}))
+    with pytest.raises(
+        RunError, match=r"data\.store is store in the saved configuration, and this one has none"
+    ) as told:
+        RunFolder.reopen(path, load_config("tiny", {"train.steps": 26}))
+    call = re.search(r"unmask\.(load_config\(.*\)), or leave config out", str(told.value))
+    assert call is not None
+    config = eval(call[1], {"load_config": load_config})
+    reopened = RunFolder.reopen(path, config).config
+    assert (reopened.data.store, reopened.train.steps) == ("store", 1000)
+
+
+def test_another_store_is_named_beside_that_of_the_run(tiny: ModuleType, run: Path) -> None:
+    saved = saved_config(run)
+    facts = load_facts(run / "checkpoints" / "step-000006" / "training")
+    before, now = (replace(saved, data=replace(saved.data, store=name)) for name in ("store", "other"))
+    here = Position(phase=facts.phase, index=facts.index, fingerprint="another")
+
+    def check(now: RunConfig, here: Position) -> None:
+        require_same_data(facts, here, checkpoint=run, run=run, before=before, now=now, num_steps=6)
+
+    with pytest.raises(
+        CheckpointError, match=r"data\.store is other, and the saved .* has store; leave data\.store out"
+    ):
+        check(now, here)
+    check(before, replace(here, fingerprint=facts.fingerprint))
+    check(now, replace(here, fingerprint=facts.fingerprint))
 
 
 def test_training_state_that_is_gone_is_removed_to_go_on_from_the_one_before(tiny: ModuleType, run: Path) -> None:
