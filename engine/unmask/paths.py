@@ -5,6 +5,7 @@ A path may begin with `~` or `~name` for a home folder, as in a shell, wherever 
 surrogates, which no text file takes; `printable` shows them as escapes.
 """
 
+import difflib
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ __all__ = [
     "expanded",
     "expanded_input",
     "name_and_location",
+    "nearest_name",
     "printable",
     "replace_text",
     "require_utf8",
@@ -38,6 +40,15 @@ def expanded(path: str) -> str:
     """
     require_utf8(path)
     return _at_home(path)
+
+
+def nearest_name(path: Path) -> Path | None:
+    """Return what lies beside a path that does not exist and has nearly its name; None if nothing does."""
+    with suppress(OSError, ValueError):
+        close = difflib.get_close_matches(path.name, [one.name for one in path.parent.iterdir()], n=1, cutoff=0.75)
+        if close:
+            return path.with_name(close[0])
+    return None
 
 
 def require_utf8(path: str) -> None:

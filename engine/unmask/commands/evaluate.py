@@ -41,6 +41,8 @@ __all__ = ["Evaluation", "EvaluationProgress", "evaluate"]
 _ALL_TOKENS = 1 << 62
 # a shorter evaluation does not look at what other programs do
 _WATCH_AFTER_SECONDS = 3.0
+# with fewer, the standard error of the loss is about a twentieth of a nat or more
+_FEW_PREDICTIONS = 2_000
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +106,13 @@ class Evaluation:
         if len(self.scores) > 1:
             lines.append(f"loss {self.loss:.3f}, the weighted sum")
         if self.unigram_loss is not None:
-            lines.append(f"a model that knows only token frequencies has loss {self.unigram_loss:.3f}")
+            more = "" if self.loss < self.unigram_loss else ", so this one has learnt no more than that; train longer"
+            lines.append(f"a model that knows only token frequencies has loss {self.unigram_loss:.3f}{more}")
+        predictions = min(score.count for score in self.scores.values())
+        if 0 < predictions < _FEW_PREDICTIONS:
+            lines.append(
+                f"{predictions:,} predictions are few, so the loss is rough; compare models on more text of one store"
+            )
         return "\n".join(lines)
 
 
@@ -302,6 +310,10 @@ def _open(config: RunConfig, run: Path | None, tokenizer: Tokenizer, found: Mode
     """
     if config.data.store is not None or run is None:
         assert config.data.store is not None
+        if run is not None and not Path(config.data.store).exists():
+            raise StoreError(
+                f"evaluate: {config.data.store}, the store of {run}, is not there; give its place now with --store"
+            )
         store = Store.open(config.data.store)
     else:
         store, _ = open_store(config, run)

@@ -449,7 +449,9 @@ def nearest_setting(name: str) -> str | None:
             numbers = iter(step for step in name.split(".") if _is_number(step))
             steps = current_name(known[close[0]]).split(".")
             return ".".join(next(numbers) if step == "*" else step for step in steps)
-    return None
+    # init_from for init.from
+    whole = difflib.get_close_matches(name, settings_of(), n=1, cutoff=0.85)
+    return whole[0] if whole else None
 
 
 def unit_of(name: str, nearest: str) -> str:

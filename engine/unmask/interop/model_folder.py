@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import CheckpointError
+from unmask.paths import nearest_name
 
 __all__ = [
     "CONFIG",
@@ -61,7 +62,9 @@ def require_folder(folder: Path) -> None:
 
 def absent(folder: Path) -> str:
     """Return the error for a folder that does not exist."""
-    return f"{folder} does not exist; give a run, a checkpoint of one, or a folder with {CONFIG} and weights"
+    near = nearest_name(folder)
+    way = f"did you mean {near}?" if near else f"give a run, a checkpoint of one, or a folder with {CONFIG} and weights"
+    return f"{folder} does not exist; {way}"
 
 
 def require_model(folder: Path) -> None:

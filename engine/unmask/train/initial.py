@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 
 _WORD, _POSITION, _BIAS = "encoder.embeddings.word.weight", "encoder.embeddings.position.weight", "mlm.bias"
 _FILE = "initial.json"
+_RATE_OF_A_NEW_HEAD = 5e-4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,12 +171,13 @@ class InitialCheckpoint:
             )
         return replace(model, vocab_size=given or needed)
 
-    def fill(self, model: PretrainingModel, tokenizer: Tokenizer, *, run: Path) -> None:
+    def fill(self, model: PretrainingModel, tokenizer: Tokenizer, *, learning_rate: float, run: Path) -> None:
         """Copy the weights into a new model, log what was done, and write `initial.json` into the run directory.
 
         Args:
             model: a model of the sizes of `sizes_for`, on the CPU.
             tokenizer: that of the text.
+            learning_rate: of the run; a notice says when new weights need a higher one.
             run: the run directory.
         Raises:
             CheckpointError: the weights cannot be read or do not fit.
@@ -194,7 +196,9 @@ class InitialCheckpoint:
                     value = _positions(value, len(target))
                 target.copy_(value)
         self._log_start(model)
-        self._log_heads(weights.difference.new, weights.difference.unread, weights.difference.foreign)
+        self._log_heads(
+            weights.difference.new, weights.difference.unread, weights.difference.foreign, learning_rate=learning_rate
+        )
         if rows is not None:
             self._log_vocabulary(rows, tokenizer)
         facts = {
@@ -243,10 +247,17 @@ class InitialCheckpoint:
         elif now < before:
             _log.info(f"init: the position table is cut from {before} rows to its first {now}")
 
-    def _log_heads(self, new: Sequence[str], unread: Sequence[str], foreign: Sequence[str]) -> None:
+    def _log_heads(
+        self, new: Sequence[str], unread: Sequence[str], foreign: Sequence[str], *, learning_rate: float
+    ) -> None:
         if new:
             parts = " and ".join(f"no {PARTS[part]}" for part in new)
-            _log.warning(f"init: {self.given} has {parts}; the run starts with new weights there")
+            low = "mlm" in new and learning_rate < _RATE_OF_A_NEW_HEAD / 5
+            rate = (
+                f", which learn slowly at optimizer.learning_rate {learning_rate:g}; "
+                f"--optimizer.learning_rate {_RATE_OF_A_NEW_HEAD:g} suits a new head"
+            )
+            _log.warning(f"init: {self.given} has {parts}; the run starts with new weights there{rate if low else ''}")
         if unread or foreign:
             left = ", ".join([*(f"the {PARTS[part]}" for part in unread), *foreign])
             _log.info(f"init: left out {left} of {self.given}, which no objective of this run uses")

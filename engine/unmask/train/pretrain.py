@@ -16,7 +16,7 @@ from unmask.model import PretrainingModel
 from unmask.objectives import TOKEN_OBJECTIVES, build_objectives
 from unmask.terminal import messages_through
 from unmask.train.checkpoint.checkpoints import Checkpoints
-from unmask.train.checkpoint.resume import inherit, log_schedule_change
+from unmask.train.checkpoint.resume import inherit, log_schedule_change, require_steps
 from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.data import RunData
 from unmask.train.initial import InitialCheckpoint
@@ -111,6 +111,8 @@ def _train(folder: RunFolder, display: Display) -> None:
             budget = next(name for name in BUDGETS if getattr(config.train, name) is not None)
             _log.info(f"already finished: {facts.step} steps, model in {newest}; a larger --train.{budget} goes on")
             return
+        if config.train.steps is not None:
+            require_steps(facts, folder.path, config, config.train.steps)
         config = inherit(config, facts)
     dtype_is_saved = facts is not None and folder.config.train.dtype != config.train.dtype
     if config.train.threads is not None:
@@ -227,7 +229,7 @@ def build_trainer(
     encoder = _with_vocabulary(config.model, store.vocab_size)
     model = PretrainingModel(encoder, heads=heads, compute_dtype=precision.dtype, seed=config.seed)
     if initial is not None:
-        initial.fill(model, tokenizer, run=run)
+        initial.fill(model, tokenizer, learning_rate=config.optimizer.learning_rate, run=run)
     model = model.to(device)
     size = sum(p.numel() for p in model.parameters())
     dtype = str(precision.dtype).removeprefix("torch.")

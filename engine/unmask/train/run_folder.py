@@ -16,6 +16,7 @@ project that was moved or copied as a whole still finds its store. A path that d
 current folder; so are all paths of runs of earlier versions, which wrote no `.started_in`.
 """
 
+import difflib
 import errno
 import fcntl
 import glob
@@ -329,7 +330,18 @@ def _way_to_run(path: Path) -> str:
         return "give the directory of a run"
     if any(kind_of(parent) is not None for parent in path.parents):
         return "give the directory of a run"
+    if (near := _similar_run(path)) is not None:
+        return f"did you mean `unmask pretrain --resume {as_typed(near)}`?"
     return f"start it with `unmask pretrain --run {as_typed(path)}`"
+
+
+def _similar_run(path: Path) -> Path | None:
+    """Return a run of nearly the same name beside `path` or in runs/; None if there is none."""
+    runs = {
+        one.name: one for folder in (Path("runs"), path.parent) for one in folder.glob("*") if kind_of(one) == "run"
+    }
+    close = difflib.get_close_matches(path.name, runs, n=1, cutoff=0.7)
+    return runs[close[0]] if close else None
 
 
 def note_start(run: Path) -> None:

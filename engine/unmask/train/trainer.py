@@ -310,6 +310,11 @@ class Trainer:
                 weights = [weight for _, weight in self.objectives]
                 row = {"step": self.done, "max_length": phase.max_length} | as_row(scores, weights)
                 log.write_evaluation(row if self.unigram is None else row | {"unigram_loss": self.unigram})
+                if self.ended and self.unigram is not None and row["loss"] >= self.unigram:
+                    _log.info(
+                        f"the held-out loss is not below {self.unigram:.3f}, that of token frequencies alone: the run "
+                        "was too short to learn more"
+                    )
             elif self.evaluated < 0:
                 _log.warning("no held-out document in this store: training goes on without evaluation")
             self.evaluated = self.done

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,29 @@ def test_the_command_prints_each_objective_and_its_tokens(folder: Path, capsys: 
     assert lines[0] == f"{folder / 'run' / 'checkpoints' / 'step-000004'}: trained for 4 steps"
     assert re.fullmatch(rf"held-out documents of {folder / 'store'}: \d+ tokens, at most 32 in a sequence", lines[1])
     assert lines[2] == str(score)
-    assert lines[3] == f"a model that knows only token frequencies has loss {row['unigram_loss']:.3f}"
+    assert lines[3].startswith(f"a model that knows only token frequencies has loss {row['unigram_loss']:.3f}")
+
+
+def test_a_loss_that_says_little_is_said_to(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = evaluate(folder / "run")
+    assert found.unigram_loss is not None and "predictions are few, so the loss is rough" in found.lines()
+    scored = found.scores["mlm"]
+    for loss, count, rough, learnt in ((9.0, 100, True, False), (0.1, 10_000, False, True)):
+        made = replace(found, scores={"mlm": replace(scored, loss=loss, count=count)}).lines()
+        assert ("predictions are few" in made) == rough
+        assert ("has learnt no more than that; train longer" in made) != learnt
+    with caplog.at_level("INFO"):
+        pretrained(folder, tmp_path / "run", train__steps=1, optimizer__learning_rate=1e-9)
+    assert "that of token frequencies alone: the run was too short to learn more" in caplog.text
+
+
+def test_a_store_that_has_moved_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    run = pretrained(folder, tmp_path / "run")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(str(folder / "store"), str(tmp_path / "gone")))
+    with pytest.raises(StoreError, match=r"gone, the store of .*run, is not there; give its place now with --store$"):
+        evaluate(run)
+    assert evaluate(run, folder / "store").tokens > 0
 
 
 def test_json_has_the_same_numbers_and_nothing_else_on_standard_output(

@@ -142,6 +142,11 @@ FOLLOWED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
         {"train.minutes": None, "train.epochs": 1},
     ),
     ({"train.tokens_per_step": 3000}, "the nearest is 2048", {"train.tokens_per_step": 2048}),
+    (
+        {"train.tokens_per_step": 1024},
+        "the nearest is 2048, or set stream.micro_batch_tokens to 1024, too",
+        {"stream.micro_batch_tokens": 1024},
+    ),
     ({"stream.max_length": 600}, "cut the documents shorter", {"stream.max_length": 512}),
     ({"stream.max_length": 600}, "or lengthen the position table", {"model.max_positions": 600}),
     ({"stream.micro_batch_tokens": 64}, "shorten the one", {"stream.max_length": 64}),

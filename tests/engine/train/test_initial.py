@@ -227,6 +227,16 @@ def test_a_real_checkpoint_without_a_head_goes_on(
     assert here.config.model.num_layers == 6 and here.config.model.token_rows == 30522
 
 
+def test_a_rate_that_is_low_for_a_new_head_is_said_with_one_that_suits_it(
+    folders: dict[str, Path], corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    notice = "learn slowly at optimizer.learning_rate 2e-05; --optimizer.learning_rate 0.0005 suits a new head"
+    for rate, said in ((2e-5, True), (5e-4, False)):
+        caplog.clear()
+        trainer(folders["BertModel"], corpus / "store", tmp_path / f"run-{rate}", **{"optimizer.learning_rate": rate})
+        assert (notice in caplog.text) == said
+
+
 def test_heads_that_no_objective_uses_are_said(
     folders: dict[str, Path], corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -126,6 +126,15 @@ def test_resuming_what_is_not_a_run_says_so(tmp_path: Path) -> None:
         saved_config(tmp_path / "nowhere")
 
 
+def test_a_run_of_nearly_the_name_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    RunFolder.create(replace(CONFIG, run="runs/longer"))
+    for given in ("longer", "runs/longr"):
+        with pytest.raises(RunError, match=r"did you mean `unmask pretrain --resume runs/longer`\?$"):
+            saved_config(Path(given))
+    assert saved_config(Path("runs/longer"))
+
+
 def test_what_is_no_run_is_never_advised_to_become_one(tmp_path: Path) -> None:
     """A model, a place in a model, a checkpoint of a run: a new run would lie among the files of another thing."""
     model = tmp_path / "model"

@@ -32,7 +32,7 @@ from unmask.data.text.readers import read_file, suffix_of
 from unmask.data.text.remote import is_remote, remote_matches, shown
 from unmask.errors import CorpusError
 from unmask.folders import kind_of
-from unmask.paths import expanded_input, name_and_location, printable
+from unmask.paths import expanded_input, name_and_location, nearest_name, printable
 
 __all__ = ["DOCSTRINGS", "Document", "Input", "named_inputs", "read_input"]
 
@@ -162,6 +162,8 @@ def _absent(location: str) -> CorpusError:
     # the part after the first = exists, so the name was not understood
     named = _exists(location.partition("=")[2])
     way = "name a source with letters, digits, '.', '-' and '_' only" if named else "give a file or folder that does"
+    if not named and (near := nearest_name(path)) is not None:
+        way = f"did you mean {near}?"
     return CorpusError(f"corpus: {location or repr(location)} {what}; {way}")
 
 

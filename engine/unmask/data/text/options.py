@@ -129,12 +129,12 @@ def joined(texts: Iterable[str | None]) -> str:
 def missing_field(origin: str, text_field: str, fields: Iterable[str]) -> str:
     """Return the message for a record without the field `text_field`; it names the field with the nearest name."""
     names = [str(field) for field in fields]
-    nearest = difflib.get_close_matches(text_field, names, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(text_field, names, n=1)
     hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
     return (
         f"corpus: {origin} has no field {text_field!r}, its fields are {', '.join(names) or '(none)'}{hint}; name the "
-        "one that holds the text with `unmask prepare --text-field`, or data.text_field of a run; a pattern such as "
-        "--input 'texts/*.txt' leaves this file out"
+        "one that holds the text with `unmask prepare --text-field`, or data.text_field of a run, and several with a "
+        "comma between them, as in title,body; a pattern such as --input 'texts/*.txt' leaves this file out"
     )
 
 

@@ -12,7 +12,7 @@ from unmask.train.checkpoint.state import Facts
 from unmask.train.data import Position
 from unmask.train.schedule import LinearSchedule, TimedSchedule
 
-__all__ = ["inherit", "log_schedule_change", "require_same_data"]
+__all__ = ["inherit", "log_schedule_change", "require_same_data", "require_steps"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +41,15 @@ def inherit(config: RunConfig, facts: Facts) -> RunConfig:
     return replace(config, train=replace(train, threads=train.threads or facts.threads))
 
 
+def require_steps(facts: Facts, run: Path, now: RunConfig, num_steps: int) -> None:
+    """Raise a `RunError` if a run is configured to end, after `num_steps`, before the step of its checkpoint."""
+    if facts.step > num_steps:
+        few = (
+            f"train.steps is {num_steps}" if now.train.epochs is None else f"{_budget(now.train)} is {num_steps} steps"
+        )
+        raise RunError(f"run {run}: {few} but {facts.step} steps are done; give at least that many")
+
+
 def require_same_data(
     facts: Facts, here: Position, *, checkpoint: Path, run: Path, before: RunConfig, now: RunConfig, num_steps: int
 ) -> None:
@@ -59,11 +68,7 @@ def require_same_data(
         CheckpointError: the position or the data differs.
     """
     saved = _budget(before.train)
-    if facts.step > num_steps:
-        few = (
-            f"train.steps is {num_steps}" if now.train.epochs is None else f"{_budget(now.train)} is {num_steps} steps"
-        )
-        raise RunError(f"run {run}: {few} but {facts.step} steps are done; give at least that many")
+    require_steps(facts, run, now, num_steps)
     if (facts.phase, facts.index) != (here.phase, here.index):
         raise CheckpointError(
             f"checkpoint {checkpoint} stands at micro-batch {facts.index} of phase {facts.phase}; with these "

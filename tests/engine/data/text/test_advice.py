@@ -176,6 +176,7 @@ def test_a_damaged_or_misnamed_compressed_file_is_mended(tmp_path: Path) -> None
         ({"a.txt": "one"}, {"delimiter": ";"}, "no input is one; leave it out", {}, {}),
         ({"a.csv": "body\none\n"}, {}, "name the one that holds the text", {}, {"text_field": "body"}),
         ({"a.csv": "txt\none\n"}, {}, "the nearest is 'txt'", {}, {"text_field": "txt"}),
+        ({"a.csv": "top,body\none,\n"}, {}, "as in title,body", {}, {"text_field": "top,body"}),
         ({"a.csv": "text;x\none;1\n"}, {}, "give --delimiter ';'", {}, {"delimiter": ";"}),
         ({"a.csv": "7,one\n"}, {}, "give --text-field the number of the text's column", {}, {"text_field": "2"}),
         ({"a.csv": "7,one\n"}, {"text_field": "3"}, "give a number from 1 to 2", {}, {"text_field": "2"}),
