@@ -104,7 +104,9 @@ class PackedBatch(Mapping[str, Any]):
                 raise TypeError(f"PackedBatch: {name} must be given; pack(...) makes a batch of lists of ids")
         for name in given:
             if name not in _PARTS:
-                raise TypeError(f"PackedBatch: {name} is no part of a batch; it has {', '.join(_PARTS)}")
+                raise TypeError(
+                    f"PackedBatch: {name} is no part of a batch; leave it out, a batch has {', '.join(_PARTS)}"
+                )
         for name in _PARTS:
             object.__setattr__(self, name, given.get(name))
 

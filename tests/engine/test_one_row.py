@@ -80,7 +80,7 @@ def test_a_part_that_is_missing_or_unknown_is_named() -> None:
     values = {name: getattr(a_batch(), name) for name in PackedBatch.__dataclass_fields__}
     with pytest.raises(TypeError, match="segments must be given"):
         PackedBatch(**{name: value for name, value in values.items() if name != "segments"})
-    with pytest.raises(TypeError, match="weights is no part of a batch; it has ids, documents"):
+    with pytest.raises(TypeError, match="weights is no part of a batch; leave it out, a batch has ids, documents"):
         PackedBatch(**values, weights=1)
 
 

@@ -58,12 +58,12 @@ def _lengths(config: "RunConfig") -> Iterator[tuple[str, str]]:
         )
     if train.tokens_per_step % micro:
         nearest = max(1, round(train.tokens_per_step / micro)) * micro
-        longest = max([stream.max_length] if not train.phases else [phase.max_length for phase in train.phases])
+        needed = max([stream.max_length] if not train.phases else [phase.max_length for phase in train.phases])
         smaller = f", or set stream.micro_batch_tokens to {train.tokens_per_step}, too"
         yield (
             "train.tokens_per_step",
             f"must be a multiple of stream.micro_batch_tokens ({micro}), got {train.tokens_per_step}; the nearest is "
-            f"{nearest}{smaller if longest <= train.tokens_per_step < micro else ''}",
+            f"{nearest}{smaller if needed <= train.tokens_per_step < micro else ''}",
         )
     lengths = {f"train.phases.{i}.max_length": phase.max_length for i, phase in enumerate(train.phases)}
     for name, tokens in (lengths or {"stream.max_length": stream.max_length}).items():

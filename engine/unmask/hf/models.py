@@ -27,7 +27,7 @@ from transformers.models.bert.modeling_bert import BertForPreTrainingOutput
 
 from unmask.batch import IGNORED
 from unmask.hf.configuration import UnmaskConfig
-from unmask.hf.pretrained import STANDARD, Given, UnmaskPreTrainedModel, drawn_seed
+from unmask.hf.pretrained import STANDARD, ReadInputs, UnmaskPreTrainedModel, drawn_seed
 from unmask.interop import hf
 from unmask.model import Encoder, PretrainingModel
 
@@ -146,7 +146,7 @@ class UnmaskForMaskedLM(UnmaskPreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def _mlm(
-        self, given: Given, items: Tensor | int | None, return_logits: bool | None, first: Tensor | None = None
+        self, given: ReadInputs, items: Tensor | int | None, return_logits: bool | None, first: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the loss, the hidden states (T, D) if logits are wanted, and those of the rows `first`."""
         batch, rows, labels = given.inputs.batch, given.rows, given.labels

@@ -21,7 +21,7 @@ from unmask.layouts import PackedInputs, packed_inputs
 from unmask.model import Encoder, PretrainingModel
 from unmask.model.checkpointing import Checkpointed
 
-__all__ = ["STANDARD", "Given", "UnmaskPreTrainedModel", "drawn_seed"]
+__all__ = ["STANDARD", "ReadInputs", "UnmaskPreTrainedModel", "drawn_seed"]
 
 STANDARD = (
     *("input_ids", "attention_mask", "token_type_ids", "position_ids", "labels"),
@@ -37,7 +37,7 @@ _WITHOUT_MEANING = (
 )
 
 
-class Given(NamedTuple):
+class ReadInputs(NamedTuple):
     """What a forward pass reads.
 
     Attributes:
@@ -191,29 +191,29 @@ class UnmaskPreTrainedModel(Checkpointed, PreTrainedModel):  # type: ignore[misc
         """Return the weights in a folder, and the arguments of the class that make a model with places for them."""
         raise NotImplementedError
 
-    def read_inputs(self, names: dict[str, Any], others: dict[str, Any]) -> Given:
+    def read_inputs(self, names: dict[str, Any], others: dict[str, Any]) -> ReadInputs:
         """Read the inputs: standard ones, or the entries of a PackedBatch."""
         labels = names.pop("labels", None)
         if "documents" in others:
             entries = others if labels is None else {**others, "labels": labels}
             batch = PackedBatch({name: entries[name] for name in _ENTRIES if entries.get(name) is not None})
             inputs = PackedInputs(batch=batch, shape=(1, len(batch.ids)))
-            return Given(inputs, batch.masked, batch.labels, batch.pair_labels)
+            return ReadInputs(inputs, batch.masked, batch.labels, batch.pair_labels)
         for name, value in others.items():
             if value is not None and value is not False and name != "return_dict":
                 raise TypeError(
                     f"{type(self).__name__}: {name} is not read: ids go in, and the last hidden states come out; leave "
-                    "it out. The states of a layer are the output of model.encoder.layers[i], which a forward hook sees"
+                    "it out. The states of a layer are the output of encoder.layers[i], which a forward hook sees"
                 )
         if names["input_ids"] is None:
             raise TypeError(f"{type(self).__name__}: input_ids must be given; a tokenizer of transformers makes them")
         inputs = packed_inputs(**names, draw_keys=self.encoder.applies_dropout())
         if labels is None:
-            return Given(inputs, None, None, None)
+            return ReadInputs(inputs, None, None, None)
         flat = inputs.take(labels)
         # The host waits here for a GPU.
         rows = (flat != IGNORED).nonzero().flatten()
-        return Given(inputs, rows, flat.index_select(0, rows), None)
+        return ReadInputs(inputs, rows, flat.index_select(0, rows), None)
 
 
 def drawn_seed() -> int:

@@ -125,15 +125,6 @@ def test_the_encoder_of_a_folder_with_an_untied_projection_is_read(other: str, t
     assert unmask.Encoder.from_pretrained(tmp_path).config == CONFIG
 
 
-def test_the_checkpoint_that_a_run_is_answered_with_is_read(tmp_path: Path) -> None:
-    unmask.PretrainingModel(CONFIG).save_pretrained(tmp_path / "run/checkpoints/step-000004")
-    (tmp_path / "run/config.yaml").touch()
-    with pytest.raises(CheckpointError) as raised:
-        unmask.Encoder.from_pretrained(tmp_path / "run")
-    advised = str(raised.value).rpartition("; give one, as ")[2]
-    assert unmask.Encoder.from_pretrained(advised).config == CONFIG
-
-
 def test_the_folder_inside_that_an_error_names_is_read(tmp_path: Path) -> None:
     unmask.PretrainingModel(CONFIG).save_pretrained(tmp_path / "trainer/checkpoint-10")
     with pytest.raises(CheckpointError) as raised:

@@ -223,7 +223,8 @@ def _tokenizer(
     if given is None:
         return None, "trained"
     said = "that of the input store" if origin == "store" else "the given tokenizer"
-    require_case(lowercase, given.lowercase, f"{said} {'drops' if given.lowercase else 'keeps'} case")
+    if lowercase is not None:
+        require_case(lowercase, given.lowercase, f"{said} {'drops' if given.lowercase else 'keeps'} case")
     return given, origin
 
 

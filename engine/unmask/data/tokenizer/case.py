@@ -70,15 +70,15 @@ def _words(vocabulary: Iterable[str]) -> tuple[list[str], list[str]]:
     return words, [token for token in words if token.lower() != token]
 
 
-def require_case(lowercase: bool | None, found: bool, said: str) -> None:
+def require_case(lowercase: bool, found: bool, said: str) -> None:
     """Refuse the option `lowercase` if it contradicts what decides.
 
     Args:
-        lowercase: the option; None if it was not given.
+        lowercase: the option.
         found: whether the tokenizer drops case.
         said: what decides, a clause such as "the given tokenizer drops case".
     """
-    if lowercase is not None and lowercase != found:
+    if lowercase != found:
         other = "drops" if lowercase else "keeps"
         raise TokenizerError(
             f"tokenizer: lowercase is {lowercase}, but {said}; leave lowercase out, or give a tokenizer that {other} "

@@ -53,9 +53,15 @@ class TokenizerFolder:
 
 def case_is_open(given: Path) -> bool:
     """Return whether no file decides about case, so that the option `lowercase` does; `given` as of `read_folder`."""
-    given = find_tokenizer(given)
+    given = _found(given)
     whole, _ = _whole_and_vocabulary(given)
     return whole is None and "do_lower_case" not in _read_json(_folder_of(given) / "tokenizer_config.json")
+
+
+def _found(given: Path) -> Path:
+    """Return a folder or file of a tokenizer as it is; look elsewhere for any other."""
+    there = given.is_file() or any((given / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
+    return given if there else find_tokenizer(given)
 
 
 def read_folder(given: Path, lowercase: bool | None = None) -> TokenizerFolder:
@@ -67,7 +73,7 @@ def read_folder(given: Path, lowercase: bool | None = None) -> TokenizerFolder:
         TokenizerError: there is nothing to read, a file is damaged, a setting is not supported here, or `lowercase`
             contradicts the folder.
     """
-    given = find_tokenizer(given)
+    given = _found(given)
     folder = _folder_of(given)
     whole, vocabulary = _whole_and_vocabulary(given)
     config = _read_json(folder / "tokenizer_config.json")
@@ -86,14 +92,15 @@ def read_folder(given: Path, lowercase: bool | None = None) -> TokenizerFolder:
         description = json.loads(backend.to_str())
         bert.require_agreement(config, folder, backend, description)
         drops = bert.drops_case(backend)
-        require_case(lowercase, drops, f"{whole} {'drops' if drops else 'keeps'} case")
+        if lowercase is not None:
+            require_case(lowercase, drops, f"{whole} {'drops' if drops else 'keeps'} case")
         if given == folder:
             _require_same(vocabulary, whole, backend, description)
         basic = (description["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
     else:
         added = {token.content for token in declared if token.index is not None}
         settings = bert.pipeline_settings(config, folder)
-        if (said := settings["lowercase"]) is not None:
+        if (said := settings["lowercase"]) is not None and lowercase is not None:
             where = folder / "tokenizer_config.json"
             require_case(lowercase, said, f"{where} says do_lower_case {json.dumps(said)}")
         backend = _around(vocabulary, special_tokens, added, settings, lowercase)
