@@ -17,6 +17,7 @@ from unmask.commands.evaluate import Evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ["the", "a", "cat", "dog", "sat", "ran", "on", "mat", "and", "hello", "world"]
+VECTORS = "From texts to vectors"
 PROGRAMS = ("Classification", "Pairs of texts", "Continued pre-training")
 
 
@@ -55,7 +56,7 @@ def run(code: str, name: str) -> dict[str, object]:
 @pytest.mark.parametrize("page", ["README.md", "docs/encoder.md"])
 def test_the_code_of_a_page_runs(page: str, folder: Path) -> None:
     sections = sections_of(page)
-    names = run("\n".join(code for title, code in sections.items() if title not in PROGRAMS), page)
+    names = run("\n".join(code for title, code in sections.items() if title not in (*PROGRAMS, VECTORS)), page)
     hidden, vectors = names["hidden"], names["vectors"]
     assert isinstance(hidden, torch.Tensor) and hidden.shape == (7, 32)
     assert isinstance(vectors, torch.Tensor) and vectors.shape == (2, 32)
@@ -74,6 +75,16 @@ def test_the_code_for_other_trainers_runs(folder: Path) -> None:
     names = run("\n".join(sections_of("docs/other-trainers.md").values()), "docs/other-trainers.md")
     trainer = names["trainer"]
     assert trainer.global_step == 4  # type: ignore[attr-defined]
+
+
+def test_texts_become_vectors_of_what_the_encoder_reads(folder: Path) -> None:
+    names = run(sections_of("docs/encoder.md")[VECTORS], VECTORS)
+    vectors, encoder, tokenizer = names["vectors"], names["encoder"], names["tokenizer"]
+    assert isinstance(vectors, torch.Tensor) and isinstance(encoder, unmask.Encoder)
+    for text, vector in zip(names["texts"], vectors, strict=True):  # type: ignore[call-overload]
+        inputs = tokenizer(text, truncation=True, max_length=32, return_tensors="pt")  # type: ignore[operator]
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(**inputs)[0].mean(0), vector)
 
 
 @pytest.mark.parametrize("title", PROGRAMS)

@@ -13,6 +13,7 @@ from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UnmaskError
 from unmask.interop.find_model import find_model
 from unmask.model import PretrainingModel
+from unmask.train.trained_length import trained_length
 
 __all__ = ["MASK", "MaskFiller", "Prediction", "fill_mask", "predict", "require_mask"]
 
@@ -67,6 +68,7 @@ class MaskFiller:
         folder: folder of the model.
         step: steps of its training; None if they are not known.
         model, tokenizer: what was read.
+        trained_length: tokens of the longest sequences of its training; None if they are not known.
     """
 
     def __init__(self, model: str | Path) -> None:
@@ -79,6 +81,7 @@ class MaskFiller:
                 "run with it"
             )
         self.model, self.tokenizer = load_model(found)
+        self.trained_length = trained_length(found)
         if config is not None and config.masking.strategy == "mac":
             _log.warning(
                 f"fill-mask: the training of {found.path} (masking.strategy 'mac') never showed it {MASK}, so what it "
@@ -93,6 +96,12 @@ class MaskFiller:
         """
         check_argument("fill-mask", "top", int, top, ge=1)
         require_mask(text)
+        tokens = len(_ids_of(text, self.tokenizer))
+        if self.trained_length is not None and self.trained_length < tokens <= self.model.config.max_positions:
+            _log.warning(
+                f"fill-mask: the text has {tokens} tokens and {self.name} was trained on at most "
+                f"{self.trained_length}; the positions from {self.trained_length} on are untrained, so shorten it"
+            )
         return predict(self.model, self.tokenizer, text, top=top)
 
     def line(self) -> str:
@@ -122,11 +131,7 @@ def predict(model: PretrainingModel, tokenizer: Tokenizer, text: str, *, top: in
     Raises:
         UnmaskError: the text is longer than the model's position table, or a score is not finite.
     """
-    between = tokenizer.encode_batch(text.split(MASK))
-    ids = [tokenizer.cls_id, *between[0]]
-    for piece in between[1:]:
-        ids += [tokenizer.mask_id, *piece]
-    ids.append(tokenizer.sep_id)
+    ids = _ids_of(text, tokenizer)
     limit = model.encoder.config.max_positions
     if len(ids) > limit:
         raise UnmaskError(f"fill-mask: the text has {len(ids)} tokens, the model reads {limit}; shorten it")
@@ -150,3 +155,12 @@ def predict(model: PretrainingModel, tokenizer: Tokenizer, text: str, *, top: in
         ]
         for row_ids, row_values in zip(used[best.indices].tolist(), best.values.tolist(), strict=True)
     ]
+
+
+def _ids_of(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of a text with [MASK], between [CLS] and [SEP]."""
+    between = tokenizer.encode_batch(text.split(MASK))
+    ids = [tokenizer.cls_id, *between[0]]
+    for piece in between[1:]:
+        ids += [tokenizer.mask_id, *piece]
+    return [*ids, tokenizer.sep_id]

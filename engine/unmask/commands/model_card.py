@@ -24,6 +24,7 @@ from unmask.paths import printable
 from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.logging.log import read_evaluations
 from unmask.train.run_folder import located
+from unmask.train.trained_length import INITIAL, trained_length
 
 if TYPE_CHECKING:
     from unmask.config import RunConfig
@@ -37,7 +38,6 @@ CARD = "README.md"
 MARK = "<!-- Written by unmask export, which writes it anew. Take this line out to keep what you write here. -->"
 
 _ROWS = 10
-_INITIAL = "initial.json"
 # settings that are places on this machine
 _PLACES = {"run": None, "data": ("store", "input", "tokenizer"), "masking": ("similar_words",), "init": None}
 # what the metadata of another card may say
@@ -77,7 +77,7 @@ def model_card(
     metadata = _metadata(found, config, initial, choices)
     name = choices.name or (found.run.absolute().name if found.run else found.hub or found.path.absolute().name)
     parts = [
-        f"---\n{dump_yaml(metadata)}---\n\n{MARK}\n\n# {_text(name)}\n\n{_what_it_is(model, tokenizer, facts)}",
+        f"---\n{dump_yaml(metadata)}---\n\n{MARK}\n\n# {_text(name)}\n\n{_what_it_is(found, model, tokenizer, facts)}",
         _how_to_load(choices.name, loader),
     ]
     if config is not None and found.run is not None:
@@ -119,7 +119,7 @@ def _metadata_beside(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _what_it_is(model: "PretrainingModel", tokenizer: "Tokenizer", facts: Facts | None) -> str:
+def _what_it_is(found: "ModelFolder", model: "PretrainingModel", tokenizer: "Tokenizer", facts: Facts | None) -> str:
     config = model.config
     heads = "masked-LM head" if model.nsp is None else "masked-LM and next-sentence heads"
     parameters = sum(one.numel() for one in model.parameters())
@@ -128,6 +128,12 @@ def _what_it_is(model: "PretrainingModel", tokenizer: "Tokenizer", facts: Facts 
         f"attention heads, {tokenizer.vocab_size:,} tokens of vocabulary, sequences of up to {config.max_positions} "
         f"tokens, {parameters:,} parameters."
     ]
+    trained = trained_length(found)
+    if trained is not None and trained < config.max_positions:
+        lines.append(
+            f"It was trained on sequences of at most {trained} tokens. The positions from {trained} on are untrained, "
+            f"so cut longer texts: `tokenizer(text, truncation=True, max_length={trained})`."
+        )
     if facts is not None:
         version = facts.machine.get("unmask", "")
         lines.append(f"Pre-trained with unmask {version}: {facts.step:,} steps, {facts.tokens:,} tokens.")
@@ -275,7 +281,7 @@ def _facts_of(found: "ModelFolder") -> Facts | None:
 def _initial_of(found: "ModelFolder") -> dict[str, Any]:
     """Return what a run noted about the model that it started from; empty if it started with new weights."""
     with suppress(OSError, ValueError):
-        value = json.loads((found.run / _INITIAL).read_text("utf-8")) if found.run else {}
+        value = json.loads((found.run / INITIAL).read_text("utf-8")) if found.run else {}
         return value if isinstance(value, dict) else {}
     return {}
 

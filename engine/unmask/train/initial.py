@@ -38,13 +38,13 @@ from unmask.model import PretrainingModel
 from unmask.paths import as_typed, replace_text
 from unmask.train.checkpoint.tokenizer_hash import require_bound
 from unmask.train.run_folder import not_written
+from unmask.train.trained_length import INITIAL, trained_length
 
 __all__ = ["InitialCheckpoint"]
 
 _log = logging.getLogger(__name__)
 
 _WORD, _POSITION, _BIAS = "encoder.embeddings.word.weight", "encoder.embeddings.position.weight", "mlm.bias"
-_FILE = "initial.json"
 _RATE_OF_A_NEW_HEAD = 5e-4
 
 
@@ -58,6 +58,7 @@ class InitialCheckpoint:
         sizes: of the model.
         tokenizer: that the model was trained with.
         vocabulary: `init.vocabulary`.
+        max_length: of the longest sequences of the run.
     """
 
     given: str
@@ -65,6 +66,7 @@ class InitialCheckpoint:
     sizes: EncoderConfig
     tokenizer: Tokenizer
     vocabulary: Literal["keep", "extend", "replace"]
+    max_length: int
 
     @classmethod
     def open(cls, config: RunConfig) -> "InitialCheckpoint":
@@ -84,7 +86,14 @@ class InitialCheckpoint:
             )
         tokenizer = Tokenizer.load(folder.path)
         require_bound(folder.path, tokenizer, sizes.token_rows)
-        return cls(given=given, folder=folder, sizes=sizes, tokenizer=tokenizer, vocabulary=config.init.vocabulary)
+        return cls(
+            given=given,
+            folder=folder,
+            sizes=sizes,
+            tokenizer=tokenizer,
+            vocabulary=config.init.vocabulary,
+            max_length=max([phase.max_length for phase in config.train.phases] or [config.stream.max_length]),
+        )
 
     def with_tokenizer(self, config: RunConfig) -> RunConfig:
         """Return the configuration in which the checkpoint's tokenizer reads the text, unless another one is given.
@@ -195,7 +204,8 @@ class InitialCheckpoint:
                 elif name == _POSITION:
                     value = _positions(value, len(target))
                 target.copy_(value)
-        self._log_start(model)
+        trained = trained_length(self.folder)
+        self._log_start(model, trained)
         self._log_heads(
             weights.difference.new, weights.difference.unread, weights.difference.foreign, learning_rate=learning_rate
         )
@@ -212,11 +222,12 @@ class InitialCheckpoint:
             "new_entries": 0 if rows is None else len(rows.new),
             "new_parts": list(weights.difference.new),
             "positions": self.sizes.max_positions,
+            "trained_length": trained,
         }
         try:
-            replace_text(run / _FILE, json.dumps(facts, indent=2) + "\n")
+            replace_text(run / INITIAL, json.dumps(facts, indent=2) + "\n")
         except OSError as error:
-            raise not_written(run / _FILE, error) from error
+            raise not_written(run / INITIAL, error) from error
 
     def _token_rows(self, old: Tensor, rows: Transfer, count: int) -> Tensor:
         """Return the `count` rows of a table or bias over tokens, from those of the checkpoint, (V, D) or (V,)."""
@@ -235,7 +246,7 @@ class InitialCheckpoint:
                 made[index] = old[ids].mean(0) if ids else mean
         return made
 
-    def _log_start(self, model: PretrainingModel) -> None:
+    def _log_start(self, model: PretrainingModel, trained: int | None) -> None:
         step = "" if self.folder.steps is None else f", step {self.folder.steps}"
         _log.info(f"init: weights and tokenizer of {self.given}{step}; the optimizer starts anew, at step 0")
         before, now = self.sizes.max_positions, model.config.max_positions
@@ -246,6 +257,11 @@ class InitialCheckpoint:
             )
         elif now < before:
             _log.info(f"init: the position table is cut from {before} rows to its first {now}")
+        if trained is not None and trained < self.max_length:
+            _log.warning(
+                f"init: {self.given} was trained on sequences of at most {trained} tokens and this run reads up to "
+                f"{self.max_length}; the positions from {trained} on start untrained"
+            )
 
     def _log_heads(
         self, new: Sequence[str], unread: Sequence[str], foreign: Sequence[str], *, learning_rate: float

@@ -137,11 +137,12 @@ class RunFolder:
                 f"run {path}: init.from and resume are given together, but a resumed run goes on with its own weights; "
                 f"leave init.from out, or start a new run from it with another --run, without resume"
             )
-        if before.get("data.store") is not None and after["data.store"] is None:
+        text = next((name for name in ("data.store", "data.input") if before.get(name) and not after[name]), None)
+        if text is not None:
             raise RunError(
-                f"run {path}: data.store is {before['data.store']} in the saved configuration, and this one has none; "
-                f"make it from the saved one, with unmask.load_config({str(path / 'config.yaml')!r}, "
-                "{'train.steps': 1000}), or leave config out"
+                f"run {path}: {text} is {before[text]} in the saved configuration, and this one has none; make it from "
+                f"the saved one, with unmask.load_config({str(path / 'config.yaml')!r}, {{'train.steps': 1000}}), or "
+                "leave config out"
             )
         if refused:
             key = refused[0]

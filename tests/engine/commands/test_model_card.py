@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 import yaml
 
 import unmask
-from unmask.config import load_config, to_mapping
+from unmask.commands.fill_mask import MaskFiller
+from unmask.config import InitConfig, PhaseConfig, load_config, to_mapping, to_yaml
 from unmask.config.load import changed_settings
+from unmask.interop.find_model import ModelFolder, find_model
+from unmask.train.trained_length import trained_length
 
 SMALL = {
     "model.num_layers": 1,
@@ -56,6 +60,53 @@ def rows_of(text: str, title: str) -> list[list[str]]:
     part = text.split(f"## {title}\n")[1].split("\n## ")[0]
     lines = [line for line in part.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+
+
+def test_a_model_says_where_its_position_table_is_untrained(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unmask.export(trained, tmp_path / "out")
+    said = card_of(tmp_path / "out")[1]
+    assert "It was trained on sequences of at most 32 tokens. The positions from 32 on are untrained" in said
+    filler = MaskFiller(trained)
+    filler.fill(" ".join(["mill"] * 20 + ["[MASK]"]))
+    assert not caplog.messages
+    long = unmask.PretrainingModel.from_pretrained(trained).config.max_positions
+    assert long > 50
+    filler.fill(" ".join(["mill"] * 40 + ["[MASK]"]))
+    (told,) = caplog.messages
+    assert "tokens and" in told and "was trained on at most 32; the positions from 32 on are untrained" in told
+    # as the card advises
+    transformers = pytest.importorskip("transformers")
+    advised = re.search(r"`tokenizer(\(.*\))`", said)
+    assert advised is not None
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "out"))
+    ids = eval(f"tokenizer{advised[1]}", {"tokenizer": tokenizer, "text": "mill " * 40})["input_ids"]
+    assert len(ids) == 32
+
+
+def test_the_trained_length_is_that_of_the_phases_so_far_and_of_what_the_run_started_from(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    found = find_model(run)
+    config = load_config(run / "config.yaml", saved=True)
+    two = (PhaseConfig(share=0.5, max_length=16), PhaseConfig(share=0.5, max_length=64))
+    (run / "config.yaml").write_text(to_yaml(replace(config, train=replace(config.train, phases=two))))
+    assert trained_length(found) == 16
+    state = found.path / "training/state.json"
+    facts = json.loads(state.read_text())
+    for index, expected in ((0, 16), (1, 64)):
+        state.write_text(json.dumps(facts | {"segment": 1, "index": index}))
+        assert trained_length(found) == expected
+    state.unlink()
+    assert trained_length(found) == 64
+    (run / "config.yaml").write_text(to_yaml(replace(config, init=InitConfig(from_="other"))))
+    assert trained_length(found) is None
+    for before, expected in ((128, 128), (16, 32), (None, None)):
+        (run / "initial.json").write_text(json.dumps({"trained_length": before}))
+        assert trained_length(found) == expected
+    assert trained_length(ModelFolder(path=found.path)) is None
 
 
 def test_the_card_of_a_run_says_what_its_files_say(trained: Path, tmp_path: Path) -> None:

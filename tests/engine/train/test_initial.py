@@ -279,8 +279,19 @@ def test_a_run_goes_on_with_another_store_from_its_own_loss(first_run: Path, cor
     assert read_log(second)[0]["learning_rate"] == read_log(first_run)[0]["learning_rate"]
     facts = json.loads((second / "initial.json").read_text())
     assert (facts["from"], facts["step"], facts["new_parts"]) == (str(first_run), 2, [])
+    assert facts["trained_length"] == 32
     manifest = json.loads((first_run / "checkpoints" / "step-000002" / "manifest.json").read_text())
     assert facts["weights"] == {"model.safetensors": manifest["files"]["model.safetensors"]["sha256"]}
+
+
+def test_sequences_longer_than_those_of_the_initial_run_are_announced(
+    first_run: Path, corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer(first_run, corpus / "store", tmp_path / "same")
+    assert "untrained" not in caplog.text
+    trainer(first_run, corpus / "store", tmp_path / "longer", stream__max_length=40)
+    assert f"{first_run} was trained on sequences of at most 32 tokens and this run reads up to 40" in caplog.text
+    assert "the positions from 32 on start untrained" in caplog.text
 
 
 def test_the_settings_of_a_run_go_on_from_its_weights_with_another_rate(first_run: Path, tmp_path: Path) -> None:

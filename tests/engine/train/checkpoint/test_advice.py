@@ -76,17 +76,15 @@ def test_other_data_is_put_back(tiny: ModuleType, run: Path, monkeypatch: pytest
 
 
 def test_a_configuration_that_was_not_made_from_that_of_the_run_is_made_from_it(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    RunFolder.create(load_config("tiny", {"run": str(path), "data.store": "store", "train.steps": 5}))
-    with pytest.raises(
-        RunError, match=r"data\.store is store in the saved configuration, and this one has none"
-    ) as told:
-        RunFolder.reopen(path, load_config("tiny", {"train.steps": 26}))
-    call = re.search(r"unmask\.(load_config\(.*\)), or leave config out", str(told.value))
-    assert call is not None
-    config = eval(call[1], {"load_config": load_config})
-    reopened = RunFolder.reopen(path, config).config
-    assert (reopened.data.store, reopened.train.steps) == ("store", 1000)
+    for name, text in (("store", "store"), ("input", ["corpus"])):
+        path = tmp_path / name
+        RunFolder.create(load_config("tiny", {"run": str(path), f"data.{name}": text, "train.steps": 5}))
+        with pytest.raises(RunError, match=rf"data\.{name} is .* in the saved configuration, and this one has") as told:
+            RunFolder.reopen(path, load_config("tiny", {"train.steps": 26}))
+        call = re.search(r"unmask\.(load_config\(.*\)), or leave config out", str(told.value))
+        assert call is not None
+        reopened = RunFolder.reopen(path, eval(call[1], {"load_config": load_config})).config
+        assert (getattr(reopened.data, name), reopened.train.steps) == (text, 1000)
 
 
 def test_another_store_is_named_beside_that_of_the_run(tiny: ModuleType, run: Path) -> None:
