@@ -30,7 +30,7 @@ from unmask.data.store.manifest import StoreHead, make_manifest
 from unmask.data.store.summary import SummaryCounts, describe
 from unmask.data.store.unfinished import UnfinishedStore
 from unmask.data.store.writer import SHARD_TOKENS, ShardWriter, StoredDocument
-from unmask.data.text.cleaning import KINDS, Normalisation
+from unmask.data.text.cleaning import KINDS, Normalisation, clean
 from unmask.data.text.corpus import Document
 from unmask.data.text.options import ReadOptions
 from unmask.data.text.words import load_segmenter
@@ -176,11 +176,13 @@ def prepare(
         given = given.with_words(add_words)
     name = corpus.segmenter if segmenter is None else segmenter
     cutter = None if name is None else load_segmenter(name)
+    # an earlier version trained on the text as it is: what it began is not continued
+    changes = normalisation != "none"
     settings = {
         **options.identity,
         **({"drop_duplicates": True} if drop_duplicates else {}),
         "input": corpus.identity,
-        "tokenizer": trained if given is None else given.hash,
+        "tokenizer": given.hash if given is not None else trained | ({"normalised": True} if changes else {}),
         "segmenter": "" if cutter is None else cutter.label,
         "normalisation": normalisation,
         "shard_tokens": shard_tokens,
@@ -192,7 +194,7 @@ def prepare(
         if given is None and place.journal is not None:
             given = Tokenizer.load(saved)
         elif given is None:
-            reader = _Reader(corpus.documents(), report)
+            reader = _Reader(corpus.documents(), report, normalisation)
             given = Tokenizer.train(reader.texts(), **trained, long_words=long_words.append)
             total = reader.characters
         given.save(saved)
@@ -390,12 +392,15 @@ def _texts(batch: Sequence[Document | StoredDocument]) -> list[str] | None:
 
 
 class _Reader:
-    """Yields texts to training and reports how many were read."""
+    """Yields texts to training, normalised as they are when they are encoded, and reports how many were read."""
 
-    def __init__(self, documents: Iterable[Document], report: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, documents: Iterable[Document], report: Callable[[Progress], None], normalisation: Normalisation
+    ) -> None:
         self.characters = 0
         self._documents = documents
         self._report = report
+        self._normalisation = normalisation
 
     def texts(self) -> Iterator[str]:
         read = 0
@@ -403,7 +408,8 @@ class _Reader:
             self.characters += len(document.text)
             if read % 1024 == 0:
                 self._report(Progress("read", read, self.characters, None))
-            yield document.text
+            # training leaves out what cleaning removes; only normalisation gives other characters
+            yield document.text if self._normalisation == "none" else clean(document.text, self._normalisation).text
         self._report(Progress("train tokenizer", read, self.characters, self.characters))
 
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 from unmask.data.prepare import prepare
 from unmask.data.prepare.unknown import UnknownTokens
 from unmask.data.store import Store
+from unmask.data.text.cleaning import Cleaned
 from unmask.data.tokenizer import Tokenizer
-from unmask.errors import TokenizerError
+from unmask.errors import StoreError, TokenizerError
 
 ROLES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 KNOWN = "the mill turns by the river"
@@ -181,6 +184,44 @@ def test_a_trained_vocabulary_without_room_names_its_size(tmp_path: Path) -> Non
     (tmp_path / "larger").mkdir()
     store = prepare([text], tmp_path / "larger" / "store", vocab_size=1000, workers=1)
     assert store.manifest["summary"]["unknown_tokens"] == {"a": 0}
+
+
+@pytest.mark.parametrize(
+    ("line", "form", "lowercase"),
+    [
+        ("The cat ｎｕｍｂｅｒ 1 sat, and the ﬁsh ran away ＡＢＣ.", "NFKC", True),
+        (unicodedata.normalize("NFD", "Der Bär läuft über die Brücke."), "NFC", False),
+        ("他来了，真的？是！好：对；", "NFKC", True),
+    ],
+)
+def test_a_vocabulary_is_trained_on_the_normalised_text_that_is_encoded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str, form: Any, lowercase: bool
+) -> None:
+    text = rows(tmp_path / "a.jsonl", [line] * 30)
+    store = prepare(text, tmp_path / "store", vocab_size=300, lowercase=lowercase, normalisation=form, workers=1)
+    assert store.manifest["summary"]["unknown_tokens"] == {"a": 0}
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    ready = rows(tmp_path / "a.jsonl", [unicodedata.normalize(form, line)] * 30)
+    plain = prepare(ready, tmp_path / "plain", vocab_size=300, lowercase=lowercase, workers=1)
+    assert (store.tokenizer_hash, store.num_tokens) == (plain.tokenizer_hash, plain.num_tokens)
+
+
+def test_what_was_begun_with_a_vocabulary_of_other_text_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = rows(tmp_path / "a.jsonl", ["ａｂｃ ｄｅｆ"] * 30)
+    with monkeypatch.context() as old, pytest.raises(TokenizerError, match="unknown"):
+        # as it was trained once: on the text as it is
+        old.setattr("unmask.data.prepare.preparation.clean", lambda text, form: Cleaned(text, (0, 0, 0)))
+        prepare(text, tmp_path / "store", vocab_size=100, normalisation="NFKC", workers=1)
+    journal = tmp_path / "store.partial" / "unfinished.json"
+    begun = json.loads(journal.read_text(encoding="utf-8"))
+    del begun["settings"]["tokenizer"]["normalised"]
+    journal.write_text(json.dumps(begun), encoding="utf-8")
+    with pytest.raises(StoreError, match="begun with another tokenizer; .* or remove it to start afresh"):
+        prepare(text, tmp_path / "store", vocab_size=100, normalisation="NFKC", workers=1)
+    shutil.rmtree(tmp_path / "store.partial")
+    prepare(text, tmp_path / "store", vocab_size=100, normalisation="NFKC", workers=1)
 
 
 def test_the_way_out_beside_a_store_is_to_leave_it_out(tokenizer: Tokenizer, tmp_path: Path) -> None:
