@@ -210,15 +210,15 @@ def test_what_was_begun_with_a_vocabulary_of_other_text_is_not_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = rows(tmp_path / "a.jsonl", ["ａｂｃ ｄｅｆ"] * 30)
-    with monkeypatch.context() as old, pytest.raises(TokenizerError, match="unknown"):
+    with monkeypatch.context() as old:
         # as it was trained once: on the text as it is
         old.setattr("unmask.data.prepare.preparation.clean", lambda text, form: Cleaned(text, (0, 0, 0)))
-        prepare(text, tmp_path / "store", vocab_size=100, normalisation="NFKC", workers=1)
+        assert "unknown" in refusal(text, tmp_path / "store", vocab_size=100, normalisation="NFKC")
     journal = tmp_path / "store.partial" / "unfinished.json"
     begun = json.loads(journal.read_text(encoding="utf-8"))
     del begun["settings"]["tokenizer"]["normalised"]
     journal.write_text(json.dumps(begun), encoding="utf-8")
-    with pytest.raises(StoreError, match="begun with another tokenizer; .* or remove it to start afresh"):
+    with pytest.raises(StoreError, match=r"begun with another tokenizer; .* or remove it to start afresh"):
         prepare(text, tmp_path / "store", vocab_size=100, normalisation="NFKC", workers=1)
     shutil.rmtree(tmp_path / "store.partial")
     prepare(text, tmp_path / "store", vocab_size=100, normalisation="NFKC", workers=1)
