@@ -18,10 +18,11 @@ import torch
 
 from unmask.batch import PackedBatch
 from unmask.config import ObjectiveConfig, RunConfig, load_config
+from unmask.config.load import recipe_names
 from unmask.config.settings import check_argument
 from unmask.data.store import Store
 from unmask.data.tokenizer import Tokenizer
-from unmask.errors import CheckpointError, RunError, StoreError
+from unmask.errors import CheckpointError, ConfigError, RunError, StoreError
 from unmask.interop.find_model import ModelFolder, find_model
 from unmask.model import PretrainingModel
 from unmask.objectives import TOKEN_OBJECTIVES, build_objectives
@@ -277,7 +278,16 @@ def _config_of_folder(found: ModelFolder, store: Path | None, recipe: str | Path
         )
     if recipe is None:
         _log.info("length, masks and composition of recipe tiny; --recipe RUN/config.yaml for those of the run")
-    return load_config(recipe, {"data": {"store": str(store), "input": [], "tokenizer": None}})
+    try:
+        return load_config(recipe, {"data": {"store": str(store), "input": [], "tokenizer": None}})
+    except ConfigError as error:
+        if recipe not in recipe_names():
+            raise
+        # a recipe that needs a setting, as macbert needs its table
+        raise ConfigError(
+            f"{error}; for evaluate, write the setting to a file with `unmask config {recipe} --masking.similar_words "
+            "similar.tsv > mine.yaml`, and give --recipe mine.yaml"
+        ) from None
 
 
 def _suited(config: RunConfig, model: PretrainingModel, found: ModelFolder) -> RunConfig:

@@ -201,7 +201,12 @@ def _training(config: "RunConfig", facts: Facts | None, initial: Mapping[str, An
             *_table(("", ""), [(name, _text(value)) for name, value in rows]),
             "",
             "The settings that differ from the defaults of unmask. `unmask pretrain settings.yaml --data.store STORE` "
-            "trains with them, where `settings.yaml` holds these lines and `unmask prepare` made STORE.",
+            "trains with them, where `settings.yaml` holds these lines and `unmask prepare` made STORE."
+            + (
+                " It also needs `--masking.similar_words`, a table that `unmask similar-words` makes."
+                if mapping["masking"]["similar_words"] is not None
+                else ""
+            ),
             "",
             f"```yaml\n{settings}```",
         ]

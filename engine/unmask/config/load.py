@@ -191,7 +191,7 @@ def read_settings(recipe_or_path: str | Path) -> SettingsFile:
         other = {".yml": ".yaml", ".yaml": ".yml"}.get(path.suffix)
         if other is not None and _exists(path.with_suffix(other)):
             raise ConfigError(f"config: there is no file {wanted}; did you mean {path.with_suffix(other)}?")
-        close = difflib.get_close_matches(wanted, recipe_names(), n=1)
+        close = difflib.get_close_matches(wanted.lower(), recipe_names(), n=1)
         hint = f"did you mean {close[0]}?" if close else f"recipes are {', '.join(recipe_names())}"
         raise ConfigError(f"config: no recipe or file is called {wanted!r}; {hint}")
     try:

@@ -30,10 +30,12 @@ def disagreements(config: "RunConfig") -> Iterator[tuple[str, str]]:
         )
     if config.masking.strategy == "mac" and config.masking.similar_words is None:
         store = as_typed(config.data.store or "STORE")
+        first = "" if config.data.store else f"prepare the text with `unmask prepare --input TEXT --out {store}`, "
         yield (
             "masking.strategy",
-            "is 'mac', which needs masking.similar_words; make a table with `unmask similar-words --store "
-            f"{store} --out similar.tsv`, and add --masking.similar_words similar.tsv",
+            f"is 'mac', which needs masking.similar_words; {first}make a table with `unmask similar-words --store "
+            f"{store} --out similar.tsv`, and add {'--data.store STORE ' if first else ''}--masking.similar_words "
+            "similar.tsv",
         )
     if config.masking.place == "device" and config.composition.scope == "sequence":
         yield (

@@ -193,6 +193,7 @@ class UnmaskForPreTraining(UnmaskForMaskedLM):
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
+        sentence_order_label: Tensor | None = None,
         *,
         cu_seq_lens_q: Tensor | None = None,
         cu_seq_lens_k: Tensor | None = None,
@@ -208,6 +209,7 @@ class UnmaskForPreTraining(UnmaskForMaskedLM):
         Args:
             next_sentence_label: 0 where B follows A, 1 where it does not, -100 for a document without a label, int64
                 (S,), for each document: for each row of a padded batch.
+            sentence_order_label: the same with sentence order as the task, as ALBERT's argument in `transformers`.
             others: see `UnmaskForMaskedLM.forward`.
         """
         names = {name: value for name, value in locals().items() if name in STANDARD}
@@ -216,7 +218,8 @@ class UnmaskForPreTraining(UnmaskForMaskedLM):
         loss, hidden, at_first = self._mlm(given, num_items_in_batch, return_logits, first)
         assert at_first is not None
         pairs = self.model.nsp_logits(at_first)
-        labels_of_pairs = given.pairs if next_sentence_label is None else next_sentence_label
+        labelled = sentence_order_label if next_sentence_label is None else next_sentence_label
+        labels_of_pairs = given.pairs if labelled is None else labelled
         if labels_of_pairs is not None:
             summed = F.cross_entropy(pairs.float(), labels_of_pairs.view(-1), reduction="sum", ignore_index=IGNORED)
             pair_loss = summed / (labels_of_pairs != IGNORED).sum().clamp(min=1)

@@ -16,7 +16,7 @@ from unmask.commands.evaluate import EvaluationProgress
 from unmask.config import load_config
 from unmask.data.prepare import prepare
 from unmask.data.store import Store
-from unmask.errors import CheckpointError, RunError, StoreError, UnmaskError
+from unmask.errors import CheckpointError, ConfigError, RunError, StoreError, UnmaskError
 from unmask.train.evaluate import Score
 from unmask.train.logging.log import read_evaluations
 from unmask.train.pretrain import pretrain
@@ -181,6 +181,21 @@ def test_the_parts_of_a_store_make_up_all_of_it(folder: Path) -> None:
 def test_fewer_tokens_are_read_where_asked(folder: Path) -> None:
     assert evaluate(folder / "run", tokens=1).tokens <= 128
     assert main(["evaluate", str(folder / "run"), "--tokens", "-1"]) == 2
+
+
+def test_a_recipe_that_needs_a_setting_gets_it_from_a_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"and give --recipe mine\.yaml$") as told:
+        evaluate(folder / "model", folder / "store", recipe="macbert")
+    command = re.search(r"`unmask (config macbert .*) > mine\.yaml`", str(told.value))
+    assert command is not None
+    Path("similar.tsv").write_text("cat\tdog:0.9\n")
+    capsys.readouterr()
+    assert main([*command[1].split(), "--objective.sop", "0", "--composition.strategy", "documents"]) == 0
+    Path("mine.yaml").write_text(capsys.readouterr().out)
+    assert evaluate(folder / "model", folder / "store", recipe="mine.yaml").tokens > 0
 
 
 def test_a_store_of_another_tokenizer_is_refused_with_both_and_the_way_out_works(

@@ -70,6 +70,9 @@ def test_outputs_and_losses_are_those_of_bert_on_the_same_weights(auto: str, tmp
         inputs["next_sentence_label"] = PAIRS
     with torch.no_grad():
         found, expected = ours(**inputs), theirs(**inputs)
+        if "next_sentence_label" in inputs:
+            order = {name.replace("next_sentence", "sentence_order"): value for name, value in inputs.items()}
+            assert torch.equal(ours(**order).loss, found.loss)
     assert type(found) is not dict and list(found) == [name for name in expected if name in found]
     for name in expected:
         one, other = found[name], expected[name]

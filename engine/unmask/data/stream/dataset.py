@@ -16,7 +16,7 @@ share, so that `set_epoch` reaches workers that are already there.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from unmask.config.schema import CompositionConfig, MaskingConfig, StreamConfig
+from unmask.config.schema import CompositionConfig, MaskingConfig, RunConfig, StreamConfig
 from unmask.data.compose import PairTask
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.stream.blocks import TokenStore
@@ -54,7 +54,7 @@ class PackedDataset(IterableDataset[Any]):
     Example:
         >>> import unmask
         >>> config = unmask.load_config("tiny", {"stream.micro_batch_tokens": 512})
-        >>> dataset = unmask.PackedDataset("store", config.stream, seed=config.seed)
+        >>> dataset = unmask.PackedDataset.of_run("store", config)
         >>> next(iter(dataset)).ids.shape
         torch.Size([512])
 
@@ -127,6 +127,43 @@ class PackedDataset(IterableDataset[Any]):
         self._reading: Reading | None = None
         self._lengths: dict[int, int] = {}
         self._facts = {"store": self.store.fingerprint, "fingerprint": self._stream.fingerprint}
+
+    @classmethod
+    def of_run(cls, store: str | Path | TokenStore, config: RunConfig, **options: Any) -> PackedDataset:
+        """Return the dataset of the micro-batches that `unmask pretrain` makes of a store with these settings.
+
+        Args:
+            store: as for the class.
+            config: the settings, of `unmask.load_config`; those of `train` and `model` decide nothing here.
+            **options: `split`, `endless`, `flat`, `rank` and `world_size` of the class.
+        Raises:
+            ConfigError: the run has several phases, each of which has a stream of its own.
+        """
+        train, objective, masking = config.train, config.objective, config.masking
+        if len(train.phases) > 1:
+            raise ConfigError(
+                f"PackedDataset: the run has {len(train.phases)} phases, each with a stream of its own; give "
+                "train.phases [] for one at stream.max_length, or make a dataset for each"
+            )
+        if masking.rate_end is not None and train.steps is None:
+            raise ConfigError(
+                "PackedDataset: masking.rate_end needs train.steps, in which the rate gets there, got None; give "
+                "train.steps, or leave masking.rate_end out"
+            )
+        stream = config.stream
+        if train.phases:
+            stream = replace(stream, max_length=train.phases[0].max_length)
+        micro_batches = (train.steps or 0) * (train.tokens_per_step // stream.micro_batch_tokens)
+        return cls(
+            store,
+            stream,
+            composition=config.composition,
+            masking="next_token" if objective.clm > 0 else masking,
+            pair_task="sop" if objective.sop > 0 else "nsp",
+            seed=config.seed,
+            rate_over=None if masking.rate_end is None else micro_batches,
+            **options,
+        )
 
     @property
     def _stream(self) -> Stream:

@@ -21,7 +21,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from unmask import PackedBatch, PackedDataset
 from unmask.batch import IGNORED
-from unmask.config import CompositionConfig, MaskingConfig, RunConfig, StreamConfig
+from unmask.config import CompositionConfig, MaskingConfig, PhaseConfig, RunConfig, StreamConfig
 from unmask.data.prepare import prepare
 from unmask.data.store import Store
 from unmask.data.store.memory import MemoryStore
@@ -104,18 +104,29 @@ def test_its_batches_are_those_of_a_run() -> None:
         seed=5,
     )
     expected = [batch for step in RunData(store, tokenizer, config).steps(0) for batch in step]
-    data = PackedDataset(
-        store,
-        config.stream,
-        composition=config.composition,
-        masking=config.masking,
-        pair_task="sop",
-        seed=config.seed,
-        rate_over=20,
-        ordinary_ids=tokenizer.ordinary_ids,
-    )
+    data = PackedDataset.of_run(store, config, ordinary_ids=tokenizer.ordinary_ids)
     assert_same(islice(data, 20), expected)
     assert len({batch.cursor.epoch for batch in expected}) > 1
+
+
+def test_a_run_with_several_streams_or_without_an_end_for_its_rate_is_refused() -> None:
+    run = RunConfig()
+    halves = [PhaseConfig(share=0.5, max_length=length) for length in (16, 32)]
+    several = dataclasses.replace(run, stream=STREAM, train=dataclasses.replace(run.train, phases=halves))
+    with pytest.raises(ConfigError, match=r"2 phases, .*; give train\.phases \[\] for one at stream\.max_length"):
+        PackedDataset.of_run(STORE, several, ordinary_ids=STORE.ordinary_ids)
+    one = dataclasses.replace(several, train=run.train)
+    assert_same(
+        islice(PackedDataset.of_run(STORE, one, ordinary_ids=STORE.ordinary_ids), 3),
+        islice(dataset(seed=run.seed), 3),
+    )
+    rising = dataclasses.replace(
+        one,
+        masking=MaskingConfig(rate_end=0.3),
+        train=dataclasses.replace(run.train, steps=None, epochs=2.0),
+    )
+    with pytest.raises(ConfigError, match=r"needs train\.steps, .*; give train\.steps, or leave masking\.rate_end out"):
+        PackedDataset.of_run(STORE, rising, ordinary_ids=STORE.ordinary_ids)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
