@@ -198,13 +198,15 @@ def prepare(
             given = Tokenizer.train(reader.texts(), **trained, long_words=long_words.append)
             total = reader.characters
         given.save(saved)
-        known = partial(require_known, tokenizer=given, origin=origin, allow=allow_unknown)
         encode = TextEncoder(tokenizer=given, segmenter=cutter, normalisation=normalisation)
+        # a segmenter changes no token, and a failing one would end this process
+        plain = replace(encode, segmenter=None)
+        try_nfkc = partial(_unknown_shares, corpus, plain, replace(plain, normalisation="NFKC"))
+        known = partial(require_known, tokenizer=given, origin=origin, allow=allow_unknown, try_nfkc=try_nfkc)
         head = StoreHead.of(given, settings["segmenter"])
         corpus.require(head)
         if place.journal is None and origin != "trained" and not allow_unknown:
-            # a segmenter changes no token, and a failing one would end this process
-            known(_counted(replace(encode, segmenter=None), corpus.sample(_SAMPLE_CHARACTERS)), sampled=True)
+            known(_counted(plain, corpus.sample(_SAMPLE_CHARACTERS)), sampled=True)
         with ProcessPool(encode, cores() if workers is None else workers) as pool:
             writer = _DocumentWriter(place, head, shard_tokens, given.unk_id, sum(long_words), known)
             writer.run(corpus, pool, report, total)
@@ -236,6 +238,13 @@ def _counted(encode: TextEncoder, texts: Iterable[str]) -> UnknownTokens:
     for tokens, words in zip(encoded.lengths, encoded.unknown_words, strict=True):
         counts.note(int(tokens), words)
     return counts
+
+
+def _unknown_shares(corpus: Corpus, first: TextEncoder, second: TextEncoder) -> tuple[float, float]:
+    """Return the share of unknown tokens that each of two encoders makes of a sample of the text."""
+    texts = list(corpus.sample(_SAMPLE_CHARACTERS))
+    one, other = _counted(first, texts), _counted(second, texts)
+    return one.unknown / max(1, one.tokens), other.unknown / max(1, other.tokens)
 
 
 def _require_trained(

@@ -14,7 +14,7 @@ import json
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -87,7 +87,13 @@ class UnknownTokens:
 
 
 def require_known(
-    counts: UnknownTokens, tokenizer: Tokenizer, origin: Origin, *, allow: bool, sampled: bool = False
+    counts: UnknownTokens,
+    tokenizer: Tokenizer,
+    origin: Origin,
+    *,
+    allow: bool,
+    sampled: bool = False,
+    try_nfkc: Callable[[], tuple[float, float]] | None = None,
 ) -> None:
     """Warn of many unknown tokens, and refuse very many.
 
@@ -97,6 +103,8 @@ def require_known(
         origin: where it comes from.
         allow: whether to warn only.
         sampled: whether the counts are those of a sample; a share between 1% and 10% is then told later, exactly.
+        try_nfkc: returns the share of unknown tokens of a sample of the text as it is, and in normal form NFKC. None if
+            the text is not at hand: NFKC is then no way out.
 
     Raises:
         TokenizerError: more than 10% of the tokens are unknown.
@@ -113,18 +121,30 @@ def require_known(
     )
     unknown = _Words(words=counts.words, tokenizer=tokenizer)
     cause, way = _advice(unknown, origin)
-    plain = unknown.share(unknown.known_if_normalised())
-    if plain >= _MENTIONED:
-        way += (
-            f"; prepare the text with --normalisation NFKC, which writes full-width characters and the like in their "
-            f"usual form and makes {plain:.0%} of these words known"
-        )
+    if unknown.share(unknown.known_if_normalised()) >= _MENTIONED:
+        way += _nfkc(origin, try_nfkc)
     if refused:
         raise TokenizerError(
             f"tokenizer: {finding}; {cause}; {way}; or set allow_unknown (--allow-unknown, data.allow_unknown in a "
             "run) to take the text as it is"
         )
     _log.warning(f"tokenizer: {finding}; {cause}; {way}")
+
+
+def _nfkc(origin: Origin, try_nfkc: Callable[[], tuple[float, float]] | None) -> str:
+    """Return the advice to normalise; empty if it makes as many known characters unknown."""
+    advice = (
+        "; prepare the text with --normalisation NFKC, which writes full-width characters and the like in their usual "
+        "form"
+    )
+    if origin == "trained":
+        return f"{advice}, before the vocabulary is trained"
+    if try_nfkc is None:
+        return ""
+    plain, normalised = try_nfkc()
+    if normalised > plain * (1.0 - _MENTIONED):
+        return ""
+    return f"{advice}: in a sample, the unknown tokens become {normalised:.1%} instead of {plain:.1%}"
 
 
 class _Advice(NamedTuple):
@@ -210,7 +230,10 @@ def _advice(words: _Words, origin: Origin) -> _Advice:
         return _Advice(
             f"the vocabulary has next to no {script} letters", f"give a tokenizer for this script, or {instead}"
         )
-    return _Advice("the vocabulary was made for other text", f"give a tokenizer made for such text, or {instead}")
+    way = f"give a tokenizer made for such text, or {instead}"
+    if origin != "store" and words.explained(word for word, _ in words.words.most_common(_NAMED)):
+        way += "; or make entries of these words: write them to a file, one on each line, and give it as --add-words"
+    return _Advice("the vocabulary was made for other text", way)
 
 
 def _scripts(word: str) -> set[str]:

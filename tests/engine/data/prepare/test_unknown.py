@@ -14,6 +14,7 @@ from unmask.data.prepare.unknown import UnknownTokens
 from unmask.data.store import Store
 from unmask.data.text.cleaning import Cleaned
 from unmask.data.tokenizer import Tokenizer
+from unmask.data.tokenizer.further_words import read_words
 from unmask.errors import StoreError, TokenizerError
 
 ROLES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -166,6 +167,41 @@ def test_full_width_characters_are_named_with_the_option_that_mends_them(
     store = prepare([text], tmp_path / "store", tokenizer=tokenizer, normalisation="NFKC", allow_unknown=True)
     assert store.manifest["summary"]["unknown_tokens"] == {"a": strange}
     assert "NFKC" not in refusal([rows(text, ["жук"])], tmp_path / "other", tokenizer=tokenizer)
+
+
+def test_nfkc_is_advised_only_if_fewer_tokens_are_unknown_with_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The vocabulary has ，and ？ but neither , nor ? as NFKC writes them; it has a and no full-width ａ."""
+    chinese = [*ROLES, "他", "来", "了", "，", "？", "a"]
+    given = bare(tmp_path / "there", chinese)
+    text = rows(tmp_path / "a.jsonl", ["他来了，他来了？" * 8 + "ａ"] * 20)
+    for number in range(2):
+        caplog.clear()
+        store = prepare(text, tmp_path / f"store-{number}", tokenizer=given, workers=1)
+        [told] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        unknown = store.manifest["summary"]["unknown_tokens"]["a"]
+        normalised = tmp_path / f"normalised-{number}"
+        found = prepare(text, normalised, tokenizer=given, normalisation="NFKC", allow_unknown=True, workers=1)
+        after = found.manifest["summary"]["unknown_tokens"]["a"]
+        assert ("NFKC" in told) == (after < unknown) == (number == 1)
+        given = bare(tmp_path / "there", [*chinese, ",", "?"])
+    assert "in a sample, the unknown tokens become 0.0% instead of 1.5%" in told
+
+
+def test_a_few_unknown_words_become_entries_as_the_message_says(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = bare(tmp_path / "there", [*ROLES, *"天地玄黄宇宙洪荒"])
+    text = rows(tmp_path / "a.jsonl", ["天地玄黄宇宙洪荒" * 5 + "龘“"] * 20)
+    prepare(text, tmp_path / "store", tokenizer=given, workers=1)
+    [told] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "write them to a file, one on each line, and give it as --add-words" in told
+    named = told.partition("most frequent words: ")[2].partition(";")[0].split(", ")
+    (tmp_path / "words.txt").write_text("".join(f"{one.split(' (')[0].strip(chr(34))}\n" for one in named), "utf-8")
+    words = read_words(tmp_path / "words.txt")
+    store = prepare(text, tmp_path / "more", tokenizer=given, add_words=words, workers=1)
+    assert store.manifest["summary"]["unknown_tokens"] == {"a": 0}
 
 
 def test_words_that_are_too_long_are_named_and_spaces_mend_them(tokenizer: Tokenizer, tmp_path: Path) -> None:
