@@ -15,6 +15,7 @@ from unmask.terminal import messages_through
 
 if TYPE_CHECKING:
     from unmask.data.prepare import Progress
+    from unmask.data.store import Store
 
 __all__ = ["Options", "run"]
 
@@ -49,7 +50,8 @@ class Options(Checked):
     add_words: Path | None = option(
         None,
         "Text file with one word on each line: further entries of the tokenizer, after its others, for words that it "
-        "cuts into many pieces. A model takes them over with --init.vocabulary extend.",
+        "cuts into many pieces. Of Chinese, only single characters can be entries: BERT's rules make a word of each. A "
+        "model takes them over with --init.vocabulary extend.",
         metavar="FILE",
     )
     vocab_size: int | None = option(
@@ -167,10 +169,20 @@ def run(arguments: list[str]) -> None:
     given = options.tokenizer
     # what is not here is a model of the Hub
     if given is not None and (kind_of(given) in ("run", "model") or not given.exists()):
-        extend = " --init.vocabulary extend" if options.add_words is not None else ""
+        extend = " --init.vocabulary extend" if options.add_words is not None and _has_grown(store, options) else ""
         print(
             f"try: unmask pretrain continue --init.from {as_typed(given)}{extend} --data.store {as_typed(options.out)}"
         )
+
+
+def _has_grown(store: "Store", options: Options) -> bool:
+    """Return whether the words of `add_words` made the vocabulary of the store larger than the given one."""
+    from unmask.data.tokenizer import Tokenizer
+    from unmask.data.tokenizer.find_tokenizer import find_tokenizer
+
+    assert options.tokenizer is not None
+    given = Tokenizer.load(find_tokenizer(options.tokenizer), lowercase=options.lowercase)
+    return store.tokenizer_hash != given.hash
 
 
 def _tell(report: ProgressReport, progress: "Progress") -> None:

@@ -148,6 +148,20 @@ def test_given_tokenizer_is_used(corpus: Path, model_folder: Path, tmp_path: Pat
     assert Store.open(out).tokenizer_hash == Tokenizer.load(model_folder).hash
 
 
+@pytest.mark.parametrize(("word", "grows"), [("quixotic", True), ("the", False)])
+def test_the_next_command_extends_a_vocabulary_that_grew_and_no_other(
+    word: str, grows: bool, corpus: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "words.txt").write_text(word)
+    arguments = ["--input", str(corpus), "--text-field", "body", "--tokenizer", str(model_folder)]
+    arguments += ["--add-words", str(tmp_path / "words.txt"), "--out", str(tmp_path / "store"), "--workers", "1"]
+    assert main(["prepare", *arguments]) == 0
+    told = capsys.readouterr()
+    [tried] = [line for line in told.out.splitlines() if line.startswith("try: ")]
+    assert ("--init.vocabulary extend" in tried) == grows
+    assert f"{int(grows)} of 1 words are new entries" in told.err + told.out
+
+
 def test_existing_store_is_not_overwritten(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "--input", str(corpus), "--text-field", "body", "--out", str(tmp_path)]) == 2
     assert "exists already" in capsys.readouterr().err

@@ -3,13 +3,15 @@
 The new entries come after all others, so every id that the tokenizer gave before keeps its meaning, and a model can
 take the vocabulary over (`init.vocabulary: extend`). A word is written as text has it. It is normalised first (lower
 case, accents), and then it must be one word for the tokenizer: an entry "e-mail" would never be found, because
-punctuation is cut off before the vocabulary is asked. A word that begins with `##` is a piece that continues others, as
-in `vocab.txt`.
+punctuation is cut off before the vocabulary is asked. BERT's rules make a word of each Chinese character, so single
+characters can be entries, and words of several cannot. A word that begins with `##` is a piece that continues others,
+as in `vocab.txt`.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import tokenizers
 
 __all__ = ["read_words", "with_words"]
+
+_log = logging.getLogger(__name__)
 
 _NAMED = 3
 
@@ -49,10 +53,13 @@ def with_words(
 ) -> tokenizers.Tokenizer:
     """Return a tokenizer with these words after its other entries; those that it has already change nothing.
 
+    Logs how many words are new, and warns if none is.
+
     Args:
         backend: the tokenizer.
         description: its JSON.
         words: as text has them.
+
     Raises:
         TokenizerError: a word is more than one word for the tokenizer, or is longer than the words that it looks up.
     """
@@ -61,28 +68,41 @@ def with_words(
     vocabulary: dict[str, int] = dict(backend.get_vocab())
     prefix = str(description["model"].get("continuing_subword_prefix", ""))
     longest = description["model"].get("max_input_chars_per_word")
-    refused = []
-    following = max(vocabulary.values()) + 1
-    for word in words:
+    refused, parts = [], dict[str, None]()
+    first = following = max(vocabulary.values()) + 1
+    given = list(dict.fromkeys(words))
+    for word in given:
         continues = bool(prefix) and word.startswith(prefix) and word != prefix
         pieces = _looked_up(backend, word.removeprefix(prefix) if continues else word)
         if len(pieces) != 1 or (longest is not None and len(pieces[0]) > longest):
             refused.append(word)
+            parts.update(dict.fromkeys(piece for piece in pieces if len(pieces) > 1 and piece not in vocabulary))
             continue
         entry = f"{prefix}{pieces[0]}" if continues else pieces[0]
         if entry not in vocabulary:
             vocabulary[entry] = following
             following += 1
     if refused:
-        named = ", ".join(map(repr, refused[:_NAMED])) + (
-            f" and {len(refused) - _NAMED} more" * (len(refused) > _NAMED)
-        )
+        new = [part for part in parts if part not in vocabulary and (longest is None or len(part) <= longest)]
+        way = "take them out of the list; their parts are entries already, or too long too"
+        if new:
+            way = f"take them out of the list, and write their parts on lines of their own: {_some(new)}"
         raise TokenizerError(
-            f"tokenizer: {named} cannot be entries of the vocabulary, because the tokenizer cuts them into several "
-            "words before it looks one up, or because they are too long for it; write the parts of each on lines of "
-            "their own, or take them out of the list"
+            f"tokenizer: {_some(refused)} cannot be entries of the vocabulary, because the tokenizer cuts them into "
+            "several words before it looks one up (BERT's rules make a word of each Chinese character), or because "
+            f"they are too long for it; {way}"
         )
+    added = following - first
+    counts = f"{added:,} of {len(given):,} words are new entries, {len(given) - added:,} were entries already"
+    if added:
+        _log.info(f"tokenizer: {counts}")
+    else:
+        _log.warning(f"tokenizer: {counts}; the vocabulary stays as it is, so leave the list of words out")
     return Backend.from_str(json.dumps({**description, "model": {**description["model"], "vocab": vocabulary}}))
+
+
+def _some(words: list[str]) -> str:
+    return ", ".join(map(repr, words[:_NAMED])) + (f" and {len(words) - _NAMED:,} more" * (len(words) > _NAMED))
 
 
 def _looked_up(backend: tokenizers.Tokenizer, word: str) -> list[str]:

@@ -38,12 +38,33 @@ def test_words_are_entries_after_all_others(old: Tokenizer, tmp_path: Path) -> N
 
 def test_a_word_that_is_cut_before_it_is_looked_up_is_refused(old: Tokenizer) -> None:
     with pytest.raises(
-        TokenizerError, match=r"'cat-fish', 'cat fish' cannot be entries .* write the parts of each on l"
+        TokenizerError,
+        match=r"'cat-fish', 'cat fish' cannot be entries .* write their parts on lines of their own: '-'$",
     ):
         old.with_words(["catfish", "cat-fish", "cat fish"])
-    assert old.with_words(["catfish", "cat", "fish"]).vocab_size == old.vocab_size + 1
+    assert old.with_words(["catfish", "-"]).vocab_size == old.vocab_size + 2
     with pytest.raises(TokenizerError, match="cannot be entries"):
         old.with_words(["a" * 101])
+
+
+def test_words_of_chinese_are_refused_with_the_characters_that_are_new(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chinese = tokenizer(tmp_path / "chinese", ["孽", "海", "中"])
+    with pytest.raises(TokenizerError, match=r"a word of each Chinese character.* lines of their own: '花'$"):
+        chinese.with_words(["孽海花", "中"])
+    with caplog.at_level("INFO", "unmask"):
+        assert chinese.with_words(["花", "中", "花"]).vocab_size == chinese.vocab_size + 1
+        assert caplog.messages == ["tokenizer: 1 of 2 words are new entries, 1 were entries already"]
+    with pytest.raises(TokenizerError, match=r"'孽海' cannot .*; take them out of the list; their parts are entries"):
+        chinese.with_words(["孽海", "花"])
+    assert chinese.with_words(["花"]).vocab_size == chinese.vocab_size + 1
+
+
+def test_a_list_without_a_new_word_is_told_with_the_way_out(old: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    assert old.with_words(["the", "Cat"]).hash == old.hash
+    [told] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith("tokenizer: 0 of 2 words are new entries, 2 were entries already; ")
 
 
 def test_words_come_from_a_file(tmp_path: Path) -> None:
