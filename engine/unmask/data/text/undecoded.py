@@ -9,8 +9,9 @@ from __future__ import annotations
 import codecs
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from unmask.data.text import decoding
@@ -38,6 +39,8 @@ _CONTROLS = re.compile("[\x80-\x9f]")
 _DAMAGES = (CorpusError, OSError, EOFError, zlib.error)
 _TRIED_BYTES = 1 << 23
 _TRIED_FILES = 20
+_LOOKED_FILES = 1000
+_NAMED = 5
 _LOOKED_BYTES = 1 << 30
 _SAMPLE = 16
 _HEAD = 1 << 16
@@ -55,9 +58,9 @@ def all_undecoded(first: UndecodedError, files: Sequence[FilePath], options: Rea
     found, missed = _failures(first, files, options.encoding)
     name = options.encoding.upper()
     if len(found) == 1 and not missed:
-        way = known or f"; {_way(found, options.encoding, as_typed(first.path))}"
+        way = known or f"; {_way(found, files, options.encoding, as_typed(first.path))}"
         return CorpusError(f"corpus: {first.path} is not {name} {first.place}{way}")
-    way = _way(found, options.encoding, "FILE")
+    way = _way(found, files, options.encoding, "FILE")
     rest = f"; {missed:,} files were not looked at" if missed else ""
     listed = "".join(f"\n  {printable(str(one.path))} {one.place}" for one in found)
     return CorpusError(f"corpus: {len(found):,} of {len(files):,} files of text are not {name}{rest}; {way}{listed}")
@@ -107,7 +110,7 @@ def _failures(first: UndecodedError, files: Sequence[FilePath], encoding: str) -
     return found, 0
 
 
-def _way(found: Sequence[UndecodedError], encoding: str, file: str) -> str:
+def _way(found: Sequence[UndecodedError], files: Sequence[FilePath], encoding: str, file: str) -> str:
     """Return what reads the files: the encodings that decode all of them, each with what the first bytes become."""
     paths = [one.path for one in found[:_TRIED_FILES]]
     shown = {name: _sample(found[0].near, name) for name in _TRIED if codecs.lookup(name) != codecs.lookup(encoding)}
@@ -119,6 +122,8 @@ def _way(found: Sequence[UndecodedError], encoding: str, file: str) -> str:
             "give their encoding with --encoding (data.encoding of a run), for example utf-16 or cp1251; leave out "
             "what is no text"
         )
+    if names[0] == "utf-8":
+        return _way_to_utf8({one.path for one in found}, files, encoding, shown["utf-8"])
     options = ", ".join(f"--encoding {name} reads {shown[name]!r}" for name in names)
     return (
         f"of the bytes there, {options}; give the right one (data.encoding of a run), or if other files have another "
@@ -126,8 +131,24 @@ def _way(found: Sequence[UndecodedError], encoding: str, file: str) -> str:
     )
 
 
+def _way_to_utf8(found: Collection[FilePath], files: Sequence[FilePath], encoding: str, sample: str) -> str:
+    """Return what reads files that are UTF-8, among others that are text in the given encoding."""
+    way = f"as UTF-8 the bytes there read {sample!r}; leave --encoding (data.encoding of a run) out"
+    others = [path for path in islice(files, _LOOKED_FILES) if path not in found and not _reads(path, "utf-8")]
+    if not others:
+        return way
+    known = {codecs.lookup(name): iconv for name, iconv in _TRIED.items()}
+    name = known.get(codecs.lookup(encoding), encoding.upper().replace("_", "-"))
+    names, file = "", as_typed(others[0])
+    if len(others) > 1:
+        more = f" and {len(others) - _NAMED:,} more" if len(others) > _NAMED else ""
+        names, file = f" {', '.join(printable(str(path)) for path in others[:_NAMED])}{more}", "FILE"
+    return f"{way}, and convert what is not UTF-8{names}: iconv -f {name} -t UTF-8 {file} > utf8 && mv utf8 {file}"
+
+
 def _sample(near: bytes, encoding: str) -> str:
-    text = " ".join(near.decode(encoding, "ignore").split())[:_SAMPLE]
+    # a byte order mark is no text
+    text = " ".join(near.decode(encoding, "ignore").replace("\ufeff", "").split())[:_SAMPLE]
     return text if text.isprintable() and not text.isascii() else ""
 
 

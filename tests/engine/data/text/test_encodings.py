@@ -89,6 +89,34 @@ def test_the_command_of_the_error_converts_one_file_among_others(tmp_path: Path)
     assert _texts(tmp_path) == [CHINESE, FRENCH]
 
 
+@pytest.mark.parametrize("utf8", [1, 4])
+def test_utf8_beside_one_file_in_the_given_encoding_is_read_without_the_option(tmp_path: Path, utf8: int) -> None:
+    if not shutil.which("iconv"):
+        pytest.skip("needs iconv")
+    text = CHINESE.replace("\r\n", "\n话")
+    for number in range(utf8):
+        (tmp_path / f"{number}.txt").write_text(text, "utf-8", newline="")
+    (tmp_path / "o n e.txt").write_bytes(text.encode("gbk"))
+    with pytest.raises(CorpusError, match=r"GBK.*; as UTF-8 the bytes there read .*; leave --encoding") as error:
+        _texts(tmp_path, encoding="gbk")
+    command = str(error.value).partition("not UTF-8: ")[2].splitlines()[0]
+    assert command.startswith("iconv -f GBK -t UTF-8 '")
+    subprocess.run(["sh", "-c", command], check=True, cwd=tmp_path)
+    assert _texts(tmp_path) == [text] * (utf8 + 1)
+    with pytest.raises(CorpusError, match=r"leave --encoding \(data\.encoding of a run\) out(\n|$)"):
+        _texts(tmp_path, encoding="gbk")
+
+
+def test_a_byte_order_mark_does_not_hide_the_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(("\ufeff" + CHINESE).encode("gb18030"))
+    with pytest.raises(CorpusError, match="--encoding gb18030 reads '话说天下大势，"):
+        _texts(tmp_path / "a.txt")
+    (tmp_path / "b.txt").write_bytes(CHINESE.encode("gbk"))
+    with pytest.raises(CorpusError, match="--encoding gb18030 reads '话说天下大势，"):
+        _texts(tmp_path)
+    assert _texts(tmp_path, encoding="gb18030") == [CHINESE, CHINESE]
+
+
 def test_all_files_that_cannot_be_decoded_are_listed_at_once(tmp_path: Path) -> None:
     for number in range(4):
         (tmp_path / f"bad{number}.txt").write_bytes(b"fine\n" * number + CHINESE.encode("gb18030"))
