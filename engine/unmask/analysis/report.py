@@ -44,6 +44,8 @@ class Report:
         burstiness: exponent of each of the sequences, (Q,).
         distraction: of the model.
         unigram_loss: loss of a model that knows only token frequencies, in nats; None if there is no such number.
+        held_out_documents: documents that are held out from training.
+        held_out_tokens: their tokens; the unigram loss is measured on them if there are any.
     """
 
     title: str
@@ -54,6 +56,8 @@ class Report:
     burstiness: npt.NDArray[np.float64]
     distraction: Distraction | None
     unigram_loss: float | None = None
+    held_out_documents: int = 0
+    held_out_tokens: int = 0
 
     def numbers(self) -> dict[str, Any]:
         """Return all numbers as plain values, for JSON."""
@@ -87,6 +91,8 @@ class Report:
         if self.unigram_loss is not None:
             rows = [["a model that knows only", "loss"], ["the frequency of each token", f"{self.unigram_loss:.3f}"]]
             parts += ["## Unigram loss", _table(rows)]
+        rows = [["held-out documents", "tokens"], [f"{self.held_out_documents:,}", f"{self.held_out_tokens:,}"]]
+        parts += ["## Held-out text", _table(rows)]
         bursts = self.numbers()["burstiness"]
         low, middle, high = (f"{value:.2f}" for value in bursts["quartiles"])
         rows = [["sequences", "mean exponent", "25 %", "50 %", "75 %"]]

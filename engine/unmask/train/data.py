@@ -259,14 +259,16 @@ class RunData:
         sample = compose_sample(self.config.composition, self.store, max_length=max_length, pair_task=self._pair_task)
         return count_tokens(config, self.store, self.sources(), sample, needed=config.micro_batch_tokens)
 
-    def sources(self, split: Literal["train", "held_out"] = "train") -> list[Source]:
-        """Return the documents of a part of the store, by source."""
+    def sources(
+        self, split: Literal["train", "held_out"] = "train", *, held_out_fraction: float | None = None
+    ) -> list[Source]:
+        """Return the documents of a part of the store, by source; `held_out_fraction` is that of the run by default."""
         train = split == "train"
         composition = self.config.composition if train else self.config.composition.held_out()
         return sources_of(
             self.store,
             composition.source_weights(self.store.sources),
-            held_out_fraction=self.config.stream.held_out_fraction,
+            held_out_fraction=self.config.stream.held_out_fraction if held_out_fraction is None else held_out_fraction,
             train=train,
         )
 
@@ -281,12 +283,14 @@ class RunData:
         found = self.similar_words.find(ids, first, np.diff(np.append(first, ids.size)))
         return float((found >= 0).mean()) if first.size else 0.0
 
-    def text_tokens(self, split: Literal["train", "held_out"] = "train") -> int:
-        """Count the tokens of text in an epoch of a part of the store, without [CLS] and [SEP]."""
+    def text_tokens(
+        self, split: Literal["train", "held_out"] = "train", *, held_out_fraction: float | None = None
+    ) -> int:
+        """Count the tokens of text in an epoch of a part of the store, without [CLS] and [SEP]; see `sources`."""
         return int(
             sum(
                 source.weight * int(self.store.lengths[source.documents].sum(dtype=np.int64))
-                for source in self.sources(split)
+                for source in self.sources(split, held_out_fraction=held_out_fraction)
             )
         )
 

@@ -35,7 +35,10 @@ __all__ = ["build_trainer", "pretrain"]
 _log = logging.getLogger(__name__)
 
 # tokens below which a held-out loss is rough, the share that helps, and the share of the words that a table should have
-_FEW_HELD_OUT, _MORE_HELD_OUT, _WELL_COVERED = 10_000, 0.05, 0.5
+_WELL_COVERED = 0.5
+# held-out tokens are enough if there are so many, or if they are this share of the text
+_ENOUGH_HELD_OUT, _ENOUGH_OF_THE_TEXT = 10_000, 0.03
+_FRACTIONS = (0.05, 0.1, 0.2, 0.3)
 
 
 def pretrain(config: RunConfig | None = None, *, resume: str | Path | None = None) -> Path:
@@ -204,12 +207,8 @@ def build_trainer(
     stream = data.stream(data.phases[0])
     _log.info(f"data: {_describe_budget(data)}")
     _log.info(f"data: {describe_composition(stream.composition, store.sources, stream.pair_task)}")
-    held_out = data.text_tokens("held_out")
-    if 0 < held_out < _FEW_HELD_OUT and config.stream.held_out_fraction < _MORE_HELD_OUT:
-        _log.info(
-            f"data: {held_out:,} tokens are few for a held-out loss; --stream.held_out_fraction {_MORE_HELD_OUT} holds "
-            "out more, in a new run"
-        )
+    if few := _few_held_out(data):
+        _log.info(f"data: {few}")
     if data.similar_words is not None:
         covered = data.covered_words()
         table = data.similar_words.coverage
@@ -256,6 +255,26 @@ def build_trainer(
             "its last step, so no other run repeats it bit for bit, nor does a resumed one"
         )
     return trainer
+
+
+def _few_held_out(data: RunData) -> str:
+    """Return that the held-out tokens are few, with a share that holds out enough; empty if they are enough or none.
+
+    A document is held out by the hash of its text, so the share of a few documents may be far from the one asked for.
+    """
+    held_out = data.text_tokens("held_out")
+    enough = min(_ENOUGH_HELD_OUT, _ENOUGH_OF_THE_TEXT * (held_out + data.text_tokens()))
+    if not 0 < held_out < enough:
+        return ""
+    few = f"{held_out:,} tokens are few for a held-out loss"
+    for fraction in _FRACTIONS:
+        tokens = data.text_tokens("held_out", held_out_fraction=fraction)
+        if tokens >= enough:
+            return f"{few}; --stream.held_out_fraction {fraction} holds out {tokens:,}, in a new run"
+    return (
+        f"{few}, and no share up to {_FRACTIONS[-1]} holds out enough of so few documents; prepare more text, or "
+        "cut it into more documents (--split-at or --blank-line-documents of unmask prepare)"
+    )
 
 
 def _describe_budget(data: RunData) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from unmask import analyse
 from unmask.cli import main
+from unmask.data.store import Store
 from unmask.errors import RunError
 
 pytest.importorskip("matplotlib")
@@ -58,6 +59,18 @@ def test_a_recipe_and_a_table_describe_what_macbert_would_read(
     assert masks["mask_tokens"] == 0
     assert masks["similar"] > 0.5
     assert 0.3 < numbers(store)["packing"]["second_label"] < 0.7
+
+
+def test_the_held_out_documents_and_their_tokens_are_those_of_the_store(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = Store.open(store)
+    held_out = opened.held_out_mask(0.2)
+    counts = f"| {held_out.sum()} | {opened.lengths[held_out].sum():,} |"
+    command = ["analyse", str(store), "--stream.held_out_fraction", "0.2", "-o", str(tmp_path), *SMALL]
+    assert main(command) == 0, capsys.readouterr().err
+    told = re.sub(" +", " ", capsys.readouterr().out)
+    assert counts in told.partition("## Held-out text")[2]
 
 
 @pytest.mark.parametrize("spelling", ["--data.similar-words", "--masking.similar-words"])

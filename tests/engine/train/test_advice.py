@@ -1,5 +1,6 @@
 """What the errors about a run's data advise: each is followed here, and then the run has its data."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,8 +10,12 @@ from typing import Any
 import pytest
 
 from unmask.config import load_config
+from unmask.data.prepare.encoding import content_hash
 from unmask.errors import ConfigError, CorpusError, StoreError, UnmaskError
+from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.data import RunData
+from unmask.train.logging.progress import Display
+from unmask.train.pretrain import build_trainer
 from unmask.train.store import open_store
 
 WORDS = "the mill turns by the river and the river runs past the mill where a cat sleeps on the warm wall all day"
@@ -64,6 +69,49 @@ def test_a_text_that_is_held_out_as_a_whole_is_cut(
     given = {"stream.held_out_fraction": 0.5, "data.input": [str(text)]}
     assert advice in held_out(text, tmp_path / "run", given)
     data(tmp_path / "run", **(given | change))
+
+
+def few_held_out(text: Path, run: Path, fraction: float, caplog: pytest.LogCaptureFixture) -> tuple[str, int]:
+    """Return what the run says of few held-out tokens, if anything, and how many there are."""
+    config = load_config(None, SMALL | {"data.input": [str(text)], "stream.held_out_fraction": fraction})
+    caplog.clear()
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir()
+    with caplog.at_level("INFO", "unmask"):
+        made = build_trainer(config, run, Checkpoints(folder=run), Display())
+    told = [message for message in caplog.messages if "few for a held-out loss" in message]
+    return "".join(told), made.data.text_tokens("held_out")
+
+
+def test_few_held_out_tokens_name_the_share_that_holds_out_enough(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 62 documents a short one is held out first, by its hash, for any small share."""
+    short = min((f"mill {number}" for number in range(5000)), key=content_hash)
+    longer = sorted((f"{WORDS} {number}" for number in range(200)), key=content_hash)
+    # none of the longer ones is held out by a share of 0.05
+    longer = [one for one in longer if content_hash(one) > 0.06 * 2**64][:61]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": one}) + "\n" for one in [short, *longer]))
+    for fraction in (0.01, 0.05):
+        told, tokens = few_held_out(path, tmp_path / "run", fraction, caplog)
+        found = re.search(
+            rf"{tokens} tokens are few .*; --stream\.held_out_fraction ([\d.]+) holds out ([\d,]+), in", told
+        )
+        assert found is not None, told
+        assert float(found[1]) == 0.1
+    assert few_held_out(path, tmp_path / "run", 0.1, caplog) == ("", int(found[2].replace(",", "")))
+
+
+def test_one_long_document_beside_a_short_held_out_one_is_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.jsonl"
+    long = "\n\n".join(f"{WORDS} {number}" for number in range(40))
+    short = next(f"mill {number}" for number in range(5000) if content_hash(f"mill {number}") < content_hash(long))
+    path.write_text("".join(json.dumps({"text": one}) + "\n" for one in (short, long)))
+    told, _ = few_held_out(path, tmp_path / "run", 0.1, caplog)
+    assert "no share up to 0.3 holds out enough of so few documents; prepare more text, or cut it" in told
+    path.write_text("".join(json.dumps({"text": one}) + "\n" for one in (short, *long.split("\n\n"))))
+    assert few_held_out(path, tmp_path / "run", 0.1, caplog)[0] == ""
 
 
 def test_weights_that_leave_out_all_text_are_changed(text: Path, tmp_path: Path) -> None:
