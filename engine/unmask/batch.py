@@ -96,6 +96,11 @@ class PackedBatch(Mapping[str, Any]):
     def __init__(self, *mappings: Mapping[str, Any], **given: Any) -> None:
         for values in mappings:
             given = {name: from_row(value) for name, value in values.items()}
+            if "documents" not in given or "max_seqlen" not in given:
+                raise TypeError(
+                    "PackedBatch: a mapping must have the entries of a batch, documents and max_seqlen among them; "
+                    "pass what a trainer made of a batch, or make one with pack(...)"
+                )
             given["documents"] = DocumentRow(given["documents"]).documents(given.pop("max_seqlen"))
             if "cursor" in given:
                 given["cursor"] = Cursor(**given["cursor"])
@@ -287,7 +292,11 @@ def _padded(values: NDArray[np.generic], capacity: int, fill: int) -> Tensor:
 
 
 def _flat(lists: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    return np.concatenate([np.asarray(one, dtype=np.int64) for one in lists])
+    arrays = [np.asarray(one) for one in lists]
+    for one in arrays:
+        if one.size and one.dtype.kind not in "iu":
+            raise TypeError(f"pack: ids must be integers, got {one.dtype}; pass the ids that the tokenizer makes")
+    return np.concatenate([one.astype(np.int64) for one in arrays])
 
 
 def _require_lists(documents: object) -> None:

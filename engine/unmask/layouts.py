@@ -127,9 +127,18 @@ def packed_inputs(
     return _from_contents(input_ids, attention_mask, token_type_ids, position_ids, draw_keys)
 
 
+def _require_tensors(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{_WHERE}: {name} must be a tensor, got {type(value).__name__}; use torch.tensor({name})")
+
+
 def _check_shapes(
     input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None, position_ids: Tensor | None
 ) -> None:
+    _require_tensors(
+        input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids, position_ids=position_ids
+    )
     if input_ids.dim() != 2:
         way = "; use input_ids[None] for one flat row" if input_ids.dim() == 1 else ""
         raise ValueError(f"{_WHERE}: input_ids must have shape (B, L), got {tuple(input_ids.shape)}{way}")
@@ -170,6 +179,7 @@ def _the_same(q: Tensor | None, k: Tensor | None) -> Tensor | None:
     found = q if q is not None else k
     if found is None:
         return None
+    _require_tensors(cu_seq_lens_q=q, cu_seq_lens_k=k)
     if found.dim() == 2 and found.shape[0] == 1:
         found, k = found[0], None if k is None else k.flatten()
     if found.dim() != 1 or len(found) < 2:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.batch import IGNORED, Cursor, assemble, pack
+from unmask.batch import IGNORED, Cursor, PackedBatch, assemble, pack
 
 DOCUMENTS = [[101, 5, 6, 102], [101, 7, 102], [101, 102]]
 
@@ -195,3 +195,12 @@ def test_refuses_contents_that_do_not_fit(call: object, message: str) -> None:
     assert callable(call)
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+def test_ids_that_are_no_integers_and_a_mapping_of_something_else_are_named() -> None:
+    with pytest.raises(
+        TypeError, match="pack: ids must be integers, got float64; pass the ids that the tokenizer makes"
+    ):
+        pack([[1.5, 2.0]])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"documents and max_seqlen among them; .* or make one with pack\(\.\.\.\)"):
+        PackedBatch({"ids": torch.zeros(1, 3)})

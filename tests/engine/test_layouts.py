@@ -286,3 +286,11 @@ def test_a_call_without_ids_or_with_rows_of_another_layout_is_refused(encoder: E
     assert encoder(batch.ids, batch.documents, batch.segments, rows=torch.tensor([0])).shape == (1, 32)
     with pytest.raises(TypeError, match=r"must be Documents.* got DocumentRow; .*unmask.PackedBatch\(inputs\)"):
         encoder(batch["ids"][0], batch["documents"])
+
+
+def test_lists_are_refused_with_the_call_that_makes_a_tensor() -> None:
+    ids = torch.tensor([[2, 7, 3, 2, 3]])
+    for name, value in (("cu_seq_lens_q", [0, 3, 5]), ("attention_mask", [[1, 1, 1, 1, 1]])):
+        with pytest.raises(TypeError, match=rf"{name} must be a tensor, got list; use torch\.tensor\({name}\)"):
+            packed_inputs(ids, **{name: value})  # type: ignore[arg-type]
+        assert packed_inputs(ids, **{name: torch.tensor(value)}).batch.real_tokens == 5  # type: ignore[arg-type]

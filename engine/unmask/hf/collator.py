@@ -109,6 +109,7 @@ class PackedCollator:
         lengths = np.array([len(ids) for ids in documents])
         self._check_lengths(lengths)
         ids = np.concatenate(documents)
+        self._vocabulary.require(documents, _WHO)
         row: dict[str, Any] = {}
         if self._masker is not None:
             row["ids"], row["masked"], row["labels"] = self._masked(examples, documents, ids, lengths)
@@ -183,8 +184,8 @@ class PackedCollator:
     ) -> NDArray[np.bool_]:
         """Return where words begin, (N,)."""
         known = self._vocabulary.begins_word
-        if "word_ids" in examples[0]:
-            numbers = [[-1 if word is None else word for word in example["word_ids"]] for example in examples]
+        if any("word_ids" in example for example in examples):
+            numbers = [[-1 if word is None else word for word in example.get("word_ids", [])] for example in examples]
             given = _joined("word_ids", numbers, lengths)
             begins = np.diff(given, prepend=-2) != 0
         elif known is not None:
@@ -249,6 +250,10 @@ def _ids(number: int, example: Mapping[str, Any]) -> NDArray[np.int64]:
             f"{_WHO}: examples must not be padded, the attention_mask of example {number} has {padding} zeros; "
             "tokenize with padding=False"
         )
+    if ids.dtype.kind not in "iu":
+        raise ValueError(
+            f"{_WHO}: input_ids must be integers, example {number} has {ids.dtype}; pass the tokenizer's input_ids"
+        )
     return ids.astype(np.int64)
 
 
@@ -256,7 +261,7 @@ def _of_tokens(
     name: str, examples: Sequence[Mapping[str, Any]], lengths: NDArray[np.int64]
 ) -> NDArray[np.int64] | None:
     """Return a column that has a number for each token, (N,); None if the examples do not have it."""
-    if name not in examples[0]:
+    if not any(name in example for example in examples):
         return None
     return _joined(name, [example.get(name, []) for example in examples], lengths)
 
@@ -272,7 +277,14 @@ def _joined(name: str, values: Sequence[Any], lengths: NDArray[np.int64]) -> NDA
 
 
 def _label_column(examples: Sequence[Mapping[str, Any]]) -> str | None:
-    return next((name for name in ("labels", "label") if name in examples[0]), None)
+    names = [name for name in ("labels", "label") if any(name in example for example in examples)]
+    for number, example in enumerate(examples):
+        if names and names[0] not in example:
+            raise ValueError(
+                f"{_WHO}: all examples must have {names[0]} or none, example {number} has {', '.join(example)}; "
+                f"give it {names[0]} too"
+            )
+    return names[0] if names else None
 
 
 def _labels(name: str, examples: Sequence[Mapping[str, Any]], lengths: NDArray[np.int64], tokens: int) -> Tensor:

@@ -12,6 +12,7 @@ The first token after a special token begins a word in each case.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,16 @@ class MaskedVocabulary:
             # transformers has 1e30 for no limit
             max_length=length if isinstance(length, int) and length < 1 << 31 else None,
         )
+
+    def require(self, documents: Sequence[NDArray[np.int64]], who: str) -> None:
+        """Raise a ValueError if an id is none of the tokenizer's; `who` begins the message."""
+        for number, ids in enumerate(documents):
+            if ids.min() < 0 or ids.max() >= self.size:
+                wrong = ids[(ids < 0) | (ids >= self.size)][0]
+                raise ValueError(
+                    f"{who}: input_ids must be ids of the tokenizer, in [0, {self.size}), example {number} has "
+                    f"{wrong}; tokenize the texts with the tokenizer that the collator got"
+                )
 
     def is_special(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return whether each id is never masked, (N,) -> (N,)."""

@@ -166,12 +166,19 @@ def save(
 
     The arguments are those of `PretrainingModel.save_pretrained`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(config, folder, architecture=architecture, pad_id=pad_id, for_transformers=for_transformers)
     ours = dict(module.named_parameters())
     heads = {"BertModel": (), "BertForMaskedLM": ("mlm",), "BertForPreTraining": ("mlm", "nsp")}[architecture]
+    parameters = list(layout(config, heads=heads, pooler="pooler.weight" in ours or "nsp" in heads))
+    if absent := [parameter.ours for parameter in parameters if parameter.ours not in ours]:
+        raise CheckpointError(
+            f"{folder}: the model has no parameter {absent[0]}, because a module was wrapped or parametrized; merge an "
+            "adapter with peft's merge_and_unload(), or take a parametrization away with "
+            "torch.nn.utils.parametrize.remove_parametrizations, and save then"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(config, folder, architecture=architecture, pad_id=pad_id, for_transformers=for_transformers)
     weights: dict[str, Tensor] = {}
-    for parameter in layout(config, heads=heads, pooler="pooler.weight" in ours or "nsp" in heads):
+    for parameter in parameters:
         parts = ours[parameter.ours].detach().chunk(len(parameter.theirs))
         weights.update(zip(parameter.theirs, parts, strict=True))
     save_weights(weights, folder)

@@ -325,6 +325,10 @@ class Encoder(Checkpointed):
 def _one_of(name: str, one: Tensor | None, other: Tensor | None) -> Tensor:
     """Return the token ids, which have two names."""
     ids = other if one is None else one
+    if one is not None and other is not None:
+        raise TypeError(
+            "encoder: ids and input_ids are two names of the same argument, and both are given; leave one out"
+        )
     if ids is None:
         raise TypeError(
             f"encoder: {name} must be given; a tokenizer of transformers makes input_ids and attention_mask"

@@ -309,3 +309,18 @@ def test_a_table_of_similar_words_is_not_read_here(tokenizer: Any) -> None:
         PackedCollator(tokenizer, masking="mac")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="rate must be above 0 and at most 1, got 2"):
         PackedCollator(tokenizer, rate=2)
+
+
+def test_examples_that_disagree_and_ids_of_another_tokenizer_are_named(tokenizer: Any) -> None:
+    made = collator(tokenizer, masking="whole_word")
+    size = len(tokenizer)
+    for wrong in (size, -1):
+        with pytest.raises(ValueError, match=rf"in \[0, {size}\), example 1 has {wrong}; tokenize the texts with"):
+            made([{"input_ids": [2, 7, 3]}, {"input_ids": [2, wrong, 3]}])
+    with pytest.raises(ValueError, match="must be integers, example 0 has float64; pass the tokenizer's input_ids"):
+        made([{"input_ids": [2, 7.7, 3]}])
+    for name in ("token_type_ids", "word_ids"):
+        with pytest.raises(ValueError, match=f"{name} must have 3 entries, the tokens of example 0, got 0"):
+            made([{"input_ids": [2, 7, 3]}, {"input_ids": [2, 7, 3], name: [0, 0, 1]}])
+    with pytest.raises(ValueError, match="all examples must have labels or none, example 0 has input_ids; give it"):
+        collator(tokenizer, masking=None)([{"input_ids": [2, 7, 3]}, {"input_ids": [2, 7, 3], "labels": [1, 2, 3]}])

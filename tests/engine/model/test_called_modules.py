@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from unmask import EncoderConfig, PackedBatch, PretrainingModel, pack
+from unmask.errors import CheckpointError
 from unmask.model.layer import Linear, is_plain
 from unmask_kernels import mlm_loss
 
@@ -221,3 +223,31 @@ def test_the_loss_of_a_model_is_that_of_the_table_it_reads() -> None:
     hidden = model(a_batch())[ROWS]
     expected = mlm_loss(model.mlm.transform(hidden), None, LABELS, model.get_input_embeddings().weight, model.mlm.bias)
     assert torch.equal(model.mlm_loss(hidden, LABELS).loss_sum, expected.loss_sum)
+
+
+def test_a_wrapped_model_is_not_saved_and_its_merged_one_is(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = EncoderConfig(
+        vocab_size=40, hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, max_positions=16
+    )
+    model = peft.get_peft_model(PretrainingModel(config), peft.LoraConfig(target_modules=["qkv", "up"]))
+    with pytest.raises(CheckpointError, match=r"merge an adapter with peft's merge_and_unload\(\)"):
+        model.base_model.model.save_pretrained(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+    model.merge_and_unload().save_pretrained(tmp_path / "folder")
+    assert PretrainingModel.from_pretrained(tmp_path / "folder").config == config
+    encoder = PretrainingModel(config).encoder
+    parametrize.register_parametrization(encoder.layers[0].up, "weight", nn.Identity())
+    with pytest.raises(CheckpointError, match=r"torch\.nn\.utils\.parametrize\.remove_parametrizations"):
+        encoder.save_pretrained(tmp_path / "encoder")
+    parametrize.remove_parametrizations(encoder.layers[0].up, "weight")
+    encoder.save_pretrained(tmp_path / "encoder")
+
+
+def test_ids_under_both_names_are_refused() -> None:
+    config = EncoderConfig(
+        vocab_size=40, hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, max_positions=16
+    )
+    ids = torch.ones(1, 4, dtype=torch.int64)
+    with pytest.raises(TypeError, match="two names of the same argument, and both are given; leave one out"):
+        PretrainingModel(config).encoder(ids, input_ids=ids)
