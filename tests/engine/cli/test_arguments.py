@@ -6,6 +6,7 @@ import itertools
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal
@@ -111,7 +112,11 @@ def test_an_option_given_twice_is_said(caplog: pytest.LogCaptureFixture) -> None
     ]
 
 
-def test_a_shell_without_a_script_of_ours_gets_one_from_shtab(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shell_without_a_script_of_ours_gets_one_from_shtab(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # its main adds the current folder to the path of this process
+    monkeypatch.setattr(sys, "path", list(sys.path))
     shtab = pytest.importorskip("shtab.main").main
     assert main(["completion", "fish"]) == 2
     told = capsys.readouterr().err
