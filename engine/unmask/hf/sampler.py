@@ -108,7 +108,17 @@ class TokenBatchSampler(Sampler[list[int]]):
         return self._count // self._rank_and_world_size()[1]
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Begin the next epoch, or continue where a loaded state says."""
+        """Begin the next epoch, or continue where a loaded state says.
+
+        Raises:
+            ValueError: there are more processes than micro-batches in an epoch.
+        """
+        world_size = self._rank_and_world_size()[1]
+        if self._count < world_size:
+            raise ValueError(
+                f"{_WHO}: the epoch has {self._count} micro-batches, fewer than its {world_size} processes; give fewer "
+                "tokens to a micro-batch, or train with fewer processes"
+            )
         if self._loaded is not None:
             self._epoch, self._taken = self._loaded["epoch"], self._loaded["taken"]
             self._loaded = None

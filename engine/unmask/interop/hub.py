@@ -3,7 +3,7 @@
     ORG/NAME                              the newest state of the model
     ORG/NAME@REVISION                     a branch, a tag or a commit
     hf://ORG/NAME[@REVISION]
-    https://huggingface.co/ORG/NAME[/tree/REVISION]
+    https://huggingface.co/ORG/NAME[/tree/REVISION], also the address of a file of it
 
 The Hub is asked for the newest state first. If it cannot be reached, the copy in the cache is used. Only what is read
 here is downloaded: config.json, weights (safetensors if there are any), the tokenizer and the card. The package
@@ -13,6 +13,7 @@ here is downloaded: config.json, weights (safetensors if there are any), the tok
 import logging
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from unmask.errors import HubError
-from unmask.paths import as_typed
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -30,7 +30,9 @@ __all__ = ["HubModel", "NotAtHubError", "broken_by", "hub_model", "refusal", "sn
 
 _log = logging.getLogger(__name__)
 
-_ADDRESS = re.compile(r"(https?:/+huggingface\.co/|hf:/+)(?P<rest>.*?)/*", re.DOTALL)
+_ADDRESS = re.compile(r"(https?:/+(huggingface|hf)\.co/|hf:/+)(?P<rest>.*?)(\.git)?/*", re.DOTALL)
+# the page of a file of a model
+_FILE = re.compile(r"/(blob|resolve)/([^/]+)/.*")
 _NAME = re.compile(
     r"(?P<repo>\w(?:[\w.-]*\w)?(?:/\w(?:[\w.-]*\w)?)?)(?:(?:@|/tree/)(?P<revision>[^\s@:?~^\\]+))?", re.ASCII
 )
@@ -85,7 +87,10 @@ class HubModel:
 
     def download(self) -> str:
         """Return the command that downloads it to a folder."""
-        revision = "" if self.revision is None else f" --revision {as_typed(self.revision)}"
+        revision = self.revision or ""
+        if revision:
+            # a branch may begin with a hyphen, as no option's value does
+            revision = f" --revision{'=' if revision.startswith('-') else ' '}{shlex.quote(revision)}"
         return f"`hf download {self.repo}{revision} --local-dir FOLDER`"
 
 
@@ -97,7 +102,7 @@ def hub_model(given: str | Path) -> HubModel | None:
     """Return the model of the Hub that `given` may name; None if it can only be a path."""
     text = str(given)
     if address := _ADDRESS.fullmatch(text):
-        text = address["rest"]
+        text = _FILE.sub(r"/tree/\2", address["rest"])
     # `Path` drops the dot of ./name, which says that a folder is meant
     found = _NAME.fullmatch(text)
     if found is None or len(found["repo"]) > _LONGEST or "--" in found["repo"] or ".." in found["repo"]:

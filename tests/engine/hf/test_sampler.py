@@ -173,3 +173,11 @@ def test_its_example_gives_what_it_shows() -> None:
     runner = doctest.DocTestRunner()
     for test in doctest.DocTestFinder(recurse=False).find(TokenBatchSampler, "sampler"):
         assert runner.run(test).attempted >= 3 and runner.failures == 0
+
+
+def test_more_processes_than_micro_batches_are_refused_before_a_loop_that_does_nothing() -> None:
+    few = TokenBatchSampler([4, 4, 4], 4, rank=0, world_size=4)
+    with pytest.raises(ValueError, match="3 micro-batches, fewer than its 4 processes; give fewer tokens to a micro-"):
+        list(few)
+    assert len(list(TokenBatchSampler([4, 4, 4], 4, rank=0, world_size=3))) == 1
+    assert len(list(TokenBatchSampler([2, 2, 2, 2], 2, rank=3, world_size=4))) == 1

@@ -77,12 +77,22 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
         (Path("hf://org/name@v1"), "org/name", "v1", True),
         ("https://huggingface.co/org/name/", "org/name", None, True),
         (Path("https://huggingface.co/org/name/tree/v1"), "org/name", "v1", True),
+        ("https://huggingface.co/org/name/blob/v1/config.json", "org/name", "v1", True),
+        (Path("https://hf.co/org/name"), "org/name", None, True),
+        ("https://huggingface.co/org/name.git", "org/name", None, True),
     ],
 )
 def test_names_and_addresses_of_models_are_understood(
     given: str | Path, repo: str, revision: str | None, surely: bool
 ) -> None:
     assert hub_model(given) == HubModel(repo=repo, revision=revision, surely=surely)
+
+
+def test_the_command_that_downloads_a_revision_takes_any_name_of_a_branch() -> None:
+    assert (
+        HubModel(repo="org/name", revision="-x").download() == "`hf download org/name --revision=-x --local-dir FOLDER`"
+    )
+    assert "--revision 'a b'" in HubModel(repo="org/name", revision="a b").download()
 
 
 @pytest.mark.parametrize(
