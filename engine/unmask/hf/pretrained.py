@@ -110,7 +110,8 @@ class UnmaskPreTrainedModel(Checkpointed, PreTrainedModel):  # type: ignore[misc
 
     def name_state(self, *, heads: Sequence[str] = (), pooler: bool) -> None:
         """Give the state dict the names of the files."""
-        layout = hf.layout(self.encoder.config, heads=heads, pooler=pooler)
+        layout = list(hf.layout(self.encoder.config, heads=heads, pooler=pooler))
+        self._names_in_files = [name for one in layout for name in one.theirs]
         name_as_in_files(self, (one._replace(ours=f"model.{one.ours}") for one in layout))
 
     def save_pretrained(  # type: ignore[override]
@@ -130,11 +131,13 @@ class UnmaskPreTrainedModel(Checkpointed, PreTrainedModel):  # type: ignore[misc
                 "save_pretrained: push_to_hub is not done here; save, and push the folder with `hf upload`"
             )
         folder = Path(save_directory)
+        weights = self.state_dict() if state_dict is None else state_dict
+        hf.require_parameters(folder, self._names_in_files, weights)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.architectures = [type(self).__name__]
         self.config.dtype = self.dtype
         self.config.save_pretrained(folder)
-        hf.save_weights(self.state_dict() if state_dict is None else state_dict, folder)
+        hf.save_weights(weights, folder)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

@@ -11,7 +11,7 @@ read off the name of the token table.
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -28,7 +28,15 @@ from unmask.interop.model_folder import CONFIG, read_object
 from unmask.interop.names import Parameter
 from unmask.interop.weights import read_weights
 
-__all__ = ["FolderWeights", "layout", "read_encoder", "read_pretraining_model", "save", "save_weights"]
+__all__ = [
+    "FolderWeights",
+    "layout",
+    "read_encoder",
+    "read_pretraining_model",
+    "require_parameters",
+    "save",
+    "save_weights",
+]
 
 _TABLE = "embeddings.word_embeddings.weight"
 # the field of config.json that gives the length of a table
@@ -169,12 +177,7 @@ def save(
     ours = dict(module.named_parameters())
     heads = {"BertModel": (), "BertForMaskedLM": ("mlm",), "BertForPreTraining": ("mlm", "nsp")}[architecture]
     parameters = list(layout(config, heads=heads, pooler="pooler.weight" in ours or "nsp" in heads))
-    if absent := [parameter.ours for parameter in parameters if parameter.ours not in ours]:
-        raise CheckpointError(
-            f"{folder}: the model has no parameter {absent[0]}, because a module was wrapped or parametrized; merge an "
-            "adapter with peft's merge_and_unload(), or take a parametrization away with "
-            "torch.nn.utils.parametrize.remove_parametrizations, and save then"
-        )
+    require_parameters(folder, (parameter.ours for parameter in parameters), ours)
     folder.mkdir(parents=True, exist_ok=True)
     write_config(config, folder, architecture=architecture, pad_id=pad_id, for_transformers=for_transformers)
     weights: dict[str, Tensor] = {}
@@ -182,6 +185,16 @@ def save(
         parts = ours[parameter.ours].detach().chunk(len(parameter.theirs))
         weights.update(zip(parameter.theirs, parts, strict=True))
     save_weights(weights, folder)
+
+
+def require_parameters(folder: Path, names: Iterable[str], there: Collection[str]) -> None:
+    """Raise a `CheckpointError`, before `folder` is made, unless a model has all parameters of its files."""
+    if absent := [name for name in names if name not in there]:
+        raise CheckpointError(
+            f"{folder}: the model has no parameter {absent[0]}, because a module was wrapped or parametrized; merge an "
+            "adapter with peft's merge_and_unload(), or take a parametrization away with "
+            "torch.nn.utils.parametrize.remove_parametrizations, and save then"
+        )
 
 
 def layout(config: EncoderConfig, *, heads: Sequence[str], pooler: bool) -> Iterator[Parameter]:

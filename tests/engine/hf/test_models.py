@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unmask import Encoder, EncoderConfig, PretrainingModel, pack
+from unmask.errors import CheckpointError
 
 transformers = pytest.importorskip("transformers")
 unmask_hf = pytest.importorskip("unmask.hf")
@@ -267,3 +268,15 @@ def test_without_transformers_the_error_names_the_extra(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r"unmask.hf needs transformers .*; pip install unmask\[transformers\]"):
         __import__("unmask.hf")
+
+
+def test_a_model_under_an_adapter_is_not_saved_as_if_it_were_whole(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    saved(tmp_path / "bert", CONFIG)
+    model = unmask_hf.UnmaskForMaskedLM.from_pretrained(tmp_path / "bert")
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear"))
+    with pytest.raises(CheckpointError, match=r"merge an adapter with peft's merge_and_unload\(\)"):
+        wrapped.base_model.model.save_pretrained(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+    wrapped.merge_and_unload().save_pretrained(tmp_path / "folder")
+    assert unmask_hf.UnmaskForMaskedLM.from_pretrained(tmp_path / "folder").config.hidden_size == CONFIG.hidden_size
