@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -14,6 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # no test asks the Hugging Face Hub for the name of a folder that does not exist; huggingface_hub reads it at its import
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# no test reads what was verified or measured on this machine; a test that writes a record names its own folder
+os.environ["UNMASK_CACHE"] = str(Path(tempfile.gettempdir()) / f"no-cache-of-unmask-{os.getpid()}")
+os.environ.pop("UNMASK_SHARED_CACHE", None)
 
 
 def pytest_configure() -> None:
@@ -27,7 +31,7 @@ def pytest_configure() -> None:
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Name contents of files by their length: a gzip header holds the time, and every process must name a test alike."""
+    """Name contents of files by length: a gzip header holds the time, and every process must name a test alike."""
     return f"{len(val)} bytes" if isinstance(val, bytes) else None
 
 
