@@ -3,6 +3,7 @@
 interpreter    runs test modules under Triton's interpreter, whose arithmetic it repairs: is the formula right?
 memory_guard   refuses interpreted kernels that leave their tensors, or whose programs race
 recorder       records the launches of a public function instead of starting them
+launch_count   counts what a layer of the encoder launches
 cases          which calls of each family are compiled
 aot            compiles recorded launches for sm_80 and sm_90: registers, spills, instructions
 sass           reads the listing of a compiled kernel

@@ -1,0 +1,163 @@
+"""Count what a layer of the encoder starts on a GPU: operations, and launches of kernels, forward and backward.
+
+    PYTHONPATH=tests python -m offline.launch_count                 the table of docs/measuring.md
+    PYTHONPATH=tests python -m offline.launch_count --operations    each call and kernel, with its number of launches
+
+The layer runs on tensors of the `meta` device, which have shapes and no values. Each call of PyTorch counts unless it
+only makes a view or allocates memory. An operation of `unmask_kernels` counts as what its Triton backend starts: its
+kernels, and the calls of PyTorch around them.
+
+A product counts as one launch, although the library may split it into two. `addmm` counts as two where it adds a matrix
+and is not in place, since CUDA then copies the matrix first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from offline.recorder import redirected
+from unmask import EncoderConfig
+from unmask.model.layer import Layer
+from unmask_kernels import FAMILIES, Documents, using
+
+__all__ = ["ALLOCATIONS", "Launches", "count", "of_layer", "table"]
+
+ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view"}
+"""Calls of PyTorch that start nothing, beside views."""
+
+_TOKENS, _LENGTH = 16_384, 512
+
+
+@dataclass
+class Launches:
+    """What was started.
+
+    Attributes:
+        operations: calls from outside: of PyTorch, and of the operations of `unmask_kernels`, by name.
+        kernels: launches by name: of a call of PyTorch, or of a kernel of ours with its family.
+    """
+
+    operations: Counter[str] = field(default_factory=Counter)
+    kernels: Counter[str] = field(default_factory=Counter)
+
+
+class _Counting(TorchDispatchMode):
+    def __init__(self, found: Launches) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = found
+        self.family = ""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = function.name().split("::")[1].split(".")[0]
+        if function.namespace == "unmask":
+            self.found.operations[name] += 1
+            with self:
+                return self._run_backend(name, args)
+        starts = not function.is_view and name not in ALLOCATIONS
+        if starts and not self.family:
+            self.found.operations[name] += 1
+        if starts:
+            copies = name == "addmm" and args[0].dim() == 2 and (kwargs or {}).get("out") is not args[0]
+            self.found.kernels[f"{self.family} {name}".strip()] += 2 if copies else 1
+        return function(*args, **(kwargs or {}))
+
+    def _run_backend(self, name: str, args: Sequence[Any]) -> Any:
+        """Run the backend that was chosen, as the registered implementation does."""
+        family, direction = name.rsplit("_", 1)
+        records = importlib.import_module(f"unmask_kernels.{family}.arguments")
+        takes, run = ("Arguments", "forward") if direction == "fwd" else ("BackwardArguments", "backward")
+        before, self.family = self.family, family
+        results = getattr(FAMILIES[family].module(args[-1]), run)(getattr(records, takes)(*args[:-1]))
+        self.family = before
+        return results[0] if len(results) == 1 else tuple(results)
+
+
+@contextmanager
+def count() -> Iterator[Launches]:
+    """Count what the block starts. Its tensors are on the `meta` device, and the backends are those of a GPU.
+
+    Raises:
+        RuntimeError: the process interprets kernels.
+    """
+    found = Launches()
+    counting = _Counting(found)
+
+    def launched(launch: Any, values: dict[str, Any], grid: Any) -> None:
+        found.kernels[f"{counting.family} {launch.name.strip('_').removesuffix('_kernel')}"] += 1
+
+    # PyTorch knows no autocast of the device `meta`
+    is_enabled, torch.is_autocast_enabled = torch.is_autocast_enabled, lambda *device: False
+    try:
+        with redirected(launched, 90), using("triton", linear_gelu="torch"), counting:
+            yield found
+    finally:
+        torch.is_autocast_enabled = is_enabled
+
+
+def of_layer(*, p: float = 0.1, dtype: torch.dtype = torch.bfloat16) -> dict[str, Launches]:
+    """Return what a layer of BERT-base starts: `forward`, `backward`, and `accumulate`, a backward into `.grad`.
+
+    Args:
+        p: of dropout, in both places.
+        dtype: of activations; parameters are fp32.
+    """
+    config = EncoderConfig(vocab_size=100, hidden_dropout=p, attention_dropout=p)
+    layer = Layer(config).to("meta")
+    ends = torch.arange(0, _TOKENS + 1, _LENGTH, dtype=torch.int32)
+    documents = Documents.build(ends).to("meta")
+    keys = torch.empty(3, dtype=torch.int64, device="meta") if p > 0.0 else None
+    x = torch.empty(_TOKENS, config.hidden_size, dtype=dtype, device="meta", requires_grad=True)
+    dy = torch.empty_like(x)
+    results: dict[str, Launches] = {}
+    for name in ("backward", "accumulate"):
+        x.grad = None
+        with count() as results["forward"]:
+            y = layer(x, documents, keys)
+        with count() as results[name]:
+            y.backward(dy)
+    return results
+
+
+def table() -> Iterator[str]:
+    """Yield the lines of a Markdown table: operations and launches of a layer."""
+    yield "| a layer of BERT-base in bf16 | operations | launches |"
+    yield "|---|---:|---:|"
+    for p in (0.0, 0.1):
+        found = of_layer(p=p)
+        dropout = f", dropout {p}" if p else ""
+        first = [found["forward"], found["backward"]]
+        rows = {
+            "forward": first[:1],
+            "backward": first[1:],
+            "**together**": first,
+            "**together**, with gradients to add to": [found["forward"], found["accumulate"]],
+        }
+        for name, parts in rows.items():
+            operations = sum(part.operations.total() for part in parts)
+            yield f"| {name}{dropout} | {operations} | {sum(part.kernels.total() for part in parts)} |"
+
+
+def _main(arguments: Sequence[str]) -> int:
+    if "--operations" not in arguments:
+        print("\n".join(table()))
+        return 0
+    for direction, found in of_layer().items():
+        print(f"{direction}: {found.operations.total()} operations, {found.kernels.total()} launches")
+        for name, times in sorted(found.kernels.items()):
+            print(f"    {times} {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))
