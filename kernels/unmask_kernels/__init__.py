@@ -13,6 +13,7 @@ from .linear_gelu.op import linear_gelu
 from .masking.arguments import MaskedTokens
 from .masking.op import masking
 from .mlm_loss.op import MLMLoss, mlm_loss
+from .passes import note_passes
 
 __all__ = [
     "FAMILIES",
@@ -30,6 +31,9 @@ __all__ = [
     "mlm_loss",
     "using",
 ]
+
+# what has passed on this machine is read once: a choice is traced by the compiler, which must not read files
+note_passes()
 
 FAMILIES: dict[str, Family] = dict(known)
 """All families by name, for `unmask doctor` and for tests."""

@@ -5,13 +5,16 @@ Everything here is a constant or a traceable function, so that choosing a backen
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import platform
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-__all__ = ["HAS_TRITON", "INTERPRETING", "architecture", "triton_reasons"]
+__all__ = ["HAS_TRITON", "INTERPRETING", "architecture", "device_names", "processor_name", "triton_reasons"]
 
 HAS_TRITON: bool = importlib.util.find_spec("triton") is not None
 """Whether the `triton` package is installed; it is imported only inside a launcher."""
@@ -26,6 +29,33 @@ def architecture(x: Tensor) -> str:
         return x.device.type
     properties = torch.cuda.get_device_properties(x.device)
     return f"sm_{properties.major}{properties.minor}"
+
+
+_names: dict[str, tuple[str, ...]] = {}
+
+
+def device_names(architecture: str) -> tuple[str, ...]:
+    """The names of the GPUs of this machine with a compute capability, or that of the processor for "cpu"."""
+    if architecture not in _names:
+        if architecture.startswith("sm_"):
+            gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+            here = [gpu.name for gpu in gpus if f"sm_{gpu.major}{gpu.minor}" == architecture]
+        else:
+            here = [processor_name()]
+        _names[architecture] = tuple(dict.fromkeys(here))
+    return _names[architecture]
+
+
+# what `torch.compiler.assume_constant_result` sets; that imports the whole compiler
+device_names._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def processor_name() -> str:
+    """The processor's model name, or its architecture if the system does not tell the name."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"Triton's interpreter on {name}" if INTERPRETING else name
 
 
 def triton_reasons(device: str, dtype: torch.dtype | None = None, activations: str = "activations") -> list[str]:

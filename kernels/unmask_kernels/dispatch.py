@@ -5,7 +5,8 @@ A *family* is one operation (``layer_norm``) with several *backends* (``referenc
 
 - A backend asked for by name runs or raises `BackendUnavailable` with those reasons: there is no silent fallback.
 - Otherwise the first backend in the family's order without a reason is taken. A hand-written backend also has
-  to be *verified* on the device at hand, that is, its tests have passed there on real hardware.
+  to be *verified* on the device at hand: its tests have passed there on real hardware, at ours (`Backend.verified`) or
+  on the user's own machine (`unmask verify`, see `passes`), for calls of that kind.
 - ``with using("reference"):`` asks for one backend by name for every call inside the block, and
   ``with using(layer_norm="torch"):`` for the calls of one family.
 
@@ -24,7 +25,9 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-__all__ = ["Backend", "BackendUnavailable", "Call", "Family", "known", "using"]
+from .capability import device_names
+
+__all__ = ["Backend", "BackendUnavailable", "Call", "Family", "Pass", "known", "using"]
 
 
 class BackendUnavailable(RuntimeError):
@@ -50,12 +53,28 @@ class Backend(NamedTuple):
         refuses: why it cannot run a call, empty if it can.
         verified: architectures ("cpu", "sm_90") where its tests have passed on real hardware; None means a library or
             plain PyTorch, trusted everywhere.
+        must_win: whether right results on the user's machine are not enough to choose it: it must be faster there too.
         module: its code. Default: `_<name>.py` in the folder of its family; the reference is `reference.py`.
     """
 
     refuses: Callable[[Any], list[str]] = lambda call: []
     verified: tuple[str, ...] | None = None
+    must_win: bool = False
     module: str | None = None
+
+
+class Pass(NamedTuple):
+    """A call that a backend has passed on the user's machine.
+
+    Attributes:
+        backend: its name.
+        device: name of the GPU.
+        call: as it was run.
+    """
+
+    backend: str
+    device: str
+    call: Any
 
 
 known: dict[str, Family] = {}
@@ -102,14 +121,23 @@ class Family:
         name: of the operation.
         backends: by name.
         example: the call at BERT-base size, of a device type, an architecture and a dtype of activations.
+        covers: whether a backend that has passed one call is right for another one too: `covers(passed, call)`.
+        passed: what has passed on this machine. The tuple is replaced as a whole: compiled functions follow it.
     """
 
     def __init__(
-        self, name: str, backends: dict[str, Backend], *, example: Callable[[str, str, torch.dtype], Call]
+        self,
+        name: str,
+        backends: dict[str, Backend],
+        *,
+        example: Callable[[str, str, torch.dtype], Call],
+        covers: Callable[[Any, Any], bool] = lambda passed, call: bool(passed == call),
     ) -> None:
         self.name = name
         self.backends = backends
         self.example = example
+        self.covers = covers
+        self.passed: tuple[Pass, ...] = ()
         self._modules: dict[str, ModuleType] = {}
         known[name] = self
 
@@ -125,7 +153,7 @@ class Family:
                 asked = block.get(self.name, block.get(""))
         if asked is None:
             for name, backend in self.backends.items():
-                if not backend.refuses(call) and _is_verified(backend, call):
+                if not backend.refuses(call) and self.is_verified(name, call):
                     return name
             raise BackendUnavailable(
                 f"{self.name}: no backend can run this call; mend what one of them needs:\n{self._reasons(call)}"
@@ -150,8 +178,25 @@ class Family:
         return {name: list(backend.refuses(call)) for name, backend in self.backends.items()}
 
     def is_verified(self, name: str, call: Call) -> bool:
-        """Whether backend `name` may be chosen on the device of `call` without being asked for."""
-        return _is_verified(self.backends[name], call)
+        """Whether backend `name` may be chosen for `call` without being asked for."""
+        backend = self.backends[name]
+        if backend.verified is None or call.architecture in backend.verified:
+            return True
+        return not backend.must_win and self.has_passed(name, call)
+
+    def has_passed(self, name: str, call: Call) -> bool:
+        """Whether backend `name` has passed such a call on every GPU of this machine with that architecture."""
+        if not self.passed:
+            return False
+        devices = device_names(call.architecture)
+        for device in devices:
+            found = False
+            for one in self.passed:
+                if one.backend == name and one.device == device and self.covers(one.call, call):
+                    found = True
+            if not found:
+                return False
+        return len(devices) > 0
 
     def explain(self, call: Call) -> str:
         """Which backend `call` gets and why the others do not run it, one line each."""
@@ -169,11 +214,20 @@ class Family:
         lines = []
         for name, reasons in self.reasons(call).items():
             if not reasons and not self.is_verified(name, call):
-                reasons = [f"not verified on {call.architecture} yet; runs when asked for by name"]
+                reasons = [f"{self._missing(name, call)}; runs when asked for by name"]
+            elif not reasons and self.has_passed(name, call):
+                reasons = ["can run; has passed `unmask verify` on this machine"]
             elif self.backends[name].verified == ():
                 reasons.append("has not run on a GPU yet")
             lines.append(f"  {name}: {'; '.join(reasons) or 'can run'}")
         return "\n".join(lines)
+
+    def _missing(self, name: str, call: Call) -> str:
+        """What keeps a backend that can run from being chosen."""
+        if self.has_passed(name, call):
+            return "right on this machine, but not known to be faster"
+        way = " (`unmask verify` tries it here)" if call.device == "cuda" else ""
+        return f"not verified on {call.architecture} yet{way}"
 
     def module(self, name: str) -> ModuleType:
         """The module of backend `name`, imported on first use. Call it only inside a registered implementation."""
@@ -183,7 +237,3 @@ class Family:
             path = self.backends[name].module or f"unmask_kernels.{self.name}.{file}"
             self._modules[name] = importlib.import_module(path)
         return self._modules[name]
-
-
-def _is_verified(backend: Backend, call: Call) -> bool:
-    return backend.verified is None or call.architecture in backend.verified

@@ -24,7 +24,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import platform
 import re
 import sys
 import tempfile
@@ -37,7 +36,7 @@ from typing import Any
 
 import torch
 
-from .capability import INTERPRETING
+from .capability import processor_name
 
 __all__ = [
     "Machine",
@@ -231,14 +230,6 @@ def _stale(machine: Machine) -> str:
         return f"made with {'; '.join(changed)}"
     # sources are read last: a record of another machine does not need them
     return "" if machine.kernels == hash_of_sources() else "made with other sources of the kernels"
-
-
-def processor_name() -> str:
-    """The processor's model name, or its architecture if the system does not tell the name."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"Triton's interpreter on {name}" if INTERPRETING else name
 
 
 def driver_version() -> str:

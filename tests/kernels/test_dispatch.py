@@ -57,7 +57,10 @@ def test_takes_a_hand_written_backend_only_where_it_was_verified(family: Family)
     old = Call(architecture="sm_80")
     assert family.choose(None, old) == "torch"
     assert family.choose("triton", old) == "triton"
-    assert "triton: not verified on sm_80 yet; runs when asked for by name" in family.explain(old)
+    assert (
+        "triton: not verified on sm_80 yet (`unmask verify` tries it here); runs when asked for by name"
+        in family.explain(old)
+    )
 
 
 def test_a_backend_asked_for_runs_or_raises_its_reasons(family: Family) -> None:

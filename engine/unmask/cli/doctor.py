@@ -8,7 +8,9 @@ training. `--why` gives the reasons, `--json` everything as JSON:
     gpu          why there is none, or null
     devices      one for each device: name, dtype of activations and its reason, free and total bytes of a GPU, and
                  for each operation the backend that is chosen, or null, and of every backend the reasons why it
-                 cannot run, and whether its tests have passed on this kind of device
+                 cannot run, whether it may be chosen without being named ("verified"), and whether that is so
+                 because it has passed `unmask verify` on this machine ("passed")
+    records      the files of `unmask verify` and `unmask tune` in the cache: path, and why it is ignored, or null
 """
 
 import difflib
@@ -46,6 +48,9 @@ _PACKAGES = {
     "matplotlib": "unmask plot",
     "tensorboard": "train.tensorboard",
 }
+
+
+_YOUNG = "its tests have not passed on this kind of device yet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +110,7 @@ def facts(operations: Sequence[str] = ()) -> dict[str, Any]:
         },
         "gpu": None if len(devices) > 1 else _why_no_gpu(torch),
         "devices": [_device(device, [known[name] for name in operations or known]) for device in devices],
+        "records": _records(devices),
     }
 
 
@@ -129,7 +135,9 @@ def table(found: dict[str, Any]) -> Iterator[str]:
                 free, total = (device[key] / 2**30 for key in ("free_bytes", "total_bytes"))
                 name += f" ({device['name']}, {free:.1f} of {total:.1f} GiB free)"
             yield from _folded(f"{name}: activations in {device['dtype']}, {device['dtype_reason']}")
-        yield from _rows(devices[0]["operations"])
+        yield from _rows(devices[0])
+    for record in found["records"]:
+        yield from _folded(f"record {record['path']}: {_told(record)}")
     yield ""
     yield from _folded("unmask doctor --why OPERATION gives the reasons")
 
@@ -142,20 +150,35 @@ def reasons(found: dict[str, Any]) -> Iterator[str]:
             yield f"{name} on {device['device']} in {device['dtype']}, at BERT-base size"
             width = max(map(len, operation["backends"]))
             for backend, state in operation["backends"].items():
-                what = "; ".join(state["reasons"]) or _standing(backend, operation)
+                what = "; ".join(state["reasons"]) or _standing(backend, operation, device["device"])
                 yield from _folded(f"  {backend:{width}}  {what}", indent=" " * (width + 4))
             yield ""
+    for record in found["records"]:
+        yield from _folded(f"record {record['path']}: {_told(record)}")
 
 
-def _standing(backend: str, operation: dict[str, Any]) -> str:
+def _standing(backend: str, operation: dict[str, Any], device: str) -> str:
+    state = operation["backends"][backend]
+    passed = "; it has passed `unmask verify` on this machine" if state["passed"] else ""
     if backend == operation["chosen"]:
-        return "chosen"
-    if operation["backends"][backend]["verified"]:
-        return "can run"
-    return "can run if you name it; its tests have not passed on this kind of device yet"
+        return f"chosen{passed}"
+    if state["verified"]:
+        return f"can run{passed}"
+    if passed:
+        return f"can run if you name it{passed}, but is not known to be faster"
+    return f"can run if you name it; {_YOUNG}{_way(device)}"
 
 
-def _rows(operations: dict[str, Any]) -> Iterator[str]:
+def _way(device: str) -> str:
+    return "; `unmask verify` runs them here" if device.startswith("cuda") else ""
+
+
+def _told(record: dict[str, Any]) -> str:
+    return "in use" if record["ignored"] is None else f"ignored, {record['ignored']}"
+
+
+def _rows(device: dict[str, Any]) -> Iterator[str]:
+    operations = device["operations"]
     rows = [("operation", "chosen", "can run too", "cannot run")]
     for name, operation in operations.items():
         backends = operation["backends"]
@@ -167,7 +190,7 @@ def _rows(operations: dict[str, Any]) -> Iterator[str]:
     for row in rows:
         yield "   ".join(map(str.ljust, row, widths)).rstrip()
     if any("*" in row[2] for row in rows):
-        yield "* runs only if you name it: its tests have not passed on this kind of device yet"
+        yield from _folded(f"* runs only if you name it: {_YOUNG}{_way(device['device'])}")
 
 
 def _alike(devices: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -220,10 +243,29 @@ def _device(device: "torch.device", families: Sequence[Any]) -> dict[str, Any]:
         found["operations"][family.name] = {
             "chosen": family.chosen(call),
             "backends": {
-                name: {"reasons": why, "verified": family.is_verified(name, call)} for name, why in refusals.items()
+                name: {
+                    "reasons": why,
+                    "verified": family.is_verified(name, call),
+                    "passed": family.has_passed(name, call),
+                }
+                for name, why in refusals.items()
             },
         }
     return found
+
+
+def _records(devices: "Sequence[torch.device]") -> list[dict[str, Any]]:
+    from unmask_kernels.machine_record import Record, read_records, this_machine
+    from unmask_kernels.passes import read_verified
+
+    here = {this_machine(device).device for device in devices}
+
+    def told(record: Record) -> dict[str, Any]:
+        foreign = record.machine is not None and record.machine.device not in here
+        made_for = f"made for {record.machine.device}" if foreign and record.machine is not None else None
+        return {"path": str(record.path), "ignored": record.ignored or made_for}
+
+    return [told(record) for record in [*read_verified(), *read_records("tuned")]]
 
 
 def _why_no_gpu(torch: Any) -> str:

@@ -14,17 +14,19 @@ __all__ = ["FAMILY", "GeluCall", "describe"]
 
 
 class GeluCall(NamedTuple):
-    """What the choice of a backend may depend on."""
+    """What the choice of a backend may depend on; width is that of x."""
 
     device: str
     architecture: str
     dtype: torch.dtype
+    activation: str = "gelu"
+    width: int = 3072
 
 
 def describe(arguments: Arguments) -> GeluCall:
     """The call as the choice sees it."""
     x = arguments.x
-    return GeluCall(x.device.type, architecture(x), x.dtype)
+    return GeluCall(x.device.type, architecture(x), x.dtype, arguments.activation, x.shape[1])
 
 
 def _triton_refuses(call: GeluCall) -> list[str]:

@@ -14,16 +14,19 @@ __all__ = ["FAMILY", "LinearGeluCall", "describe"]
 
 
 class LinearGeluCall(NamedTuple):
-    """What the choice of a backend may depend on."""
+    """What the choice of a backend may depend on; depth and width are those of the product, D and N."""
 
     device: str
     architecture: str
     dtype: torch.dtype
+    activation: str = "gelu"
+    depth: int = 768
+    width: int = 3072
 
 
-def describe(x: Tensor) -> LinearGeluCall:
-    """The call on x (T, D), in the dtype that it computes in, as the choice sees it."""
-    return LinearGeluCall(x.device.type, architecture(x), x.dtype)
+def describe(x: Tensor, weight: Tensor, activation: str) -> LinearGeluCall:
+    """The call on x (T, D), in the dtype that it computes in, and weight (N, D), as the choice sees it."""
+    return LinearGeluCall(x.device.type, architecture(x), x.dtype, activation, x.shape[1], weight.shape[0])
 
 
 def _triton_refuses(call: LinearGeluCall) -> list[str]:
@@ -34,7 +37,7 @@ FAMILY = Family(
     "linear_gelu",
     {
         # `verified` gets an architecture once the backend has also beaten product and gelu there.
-        "triton": Backend(_triton_refuses, verified=()),
+        "triton": Backend(_triton_refuses, verified=(), must_win=True),
         "torch": Backend(module="unmask_kernels.linear_gelu.composed"),
         "reference": Backend(),
     },

@@ -49,7 +49,7 @@ def linear_gelu(
     """
     _check(x, weight, bias, activation)
     x = x.to(autocast_dtype(x))
-    chosen = FAMILY.choose(backend, describe(x))
+    chosen = FAMILY.choose(backend, describe(x, weight, activation))
     if chosen in ("reference", "torch"):
         product = reference.linear_gelu if chosen == "reference" else composed.linear_gelu
         with without_autocast(x.device.type):

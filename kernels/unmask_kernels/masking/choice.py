@@ -36,8 +36,18 @@ def _triton_refuses(call: MaskingCall) -> list[str]:
     return reasons
 
 
+def _covers(passed: MaskingCall, call: MaskingCall) -> bool:
+    """A kernel's block is the power of two that holds the longest document."""
+    block = 16
+    while block < passed.max_seqlen:
+        block *= 2
+    same = (passed.device, passed.architecture) == (call.device, call.architecture)
+    return same and call.max_seqlen <= block and (block == 16 or call.max_seqlen > block // 2)
+
+
 FAMILY = Family(
     "masking",
     {"triton": Backend(_triton_refuses, verified=()), "torch": Backend(), "reference": Backend()},
     example=lambda device, architecture, dtype: MaskingCall(device, architecture, max_seqlen=512),
+    covers=_covers,
 )

@@ -2,14 +2,19 @@
 
 import json
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from unmask.cli import main
 from unmask.cli.doctor import facts, reasons, table
 from unmask_kernels import FAMILIES
 from unmask_kernels.dispatch import Backend, Family, known
+from unmask_kernels.machine_record import this_machine, update_record
+from unmask_kernels.passes import Entry, note_passes, table_of
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +86,7 @@ def test_the_advice_of_the_table_works(capsys: pytest.CaptureFixture[str]) -> No
 def test_json_holds_every_backend_with_its_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert found.keys() == {"versions", "processor", "gpu", "devices"}
+    assert found.keys() == {"versions", "processor", "gpu", "devices", "records"}
     cpu = found["devices"][0]
     assert cpu["dtype"] in ("float32", "bfloat16")
     assert {name: list(one["backends"]) for name, one in cpu["operations"].items()} == {
@@ -129,7 +134,8 @@ def test_alike_gpus_share_a_table() -> None:
     found = facts(["gelu"])
     young = {"chosen": "torch", "backends": {}}
     young["backends"] = {
-        name: {"reasons": [], "verified": name != "triton"} for name in ("triton", "torch", "reference")
+        name: {"reasons": [], "verified": name != "triton", "passed": False}
+        for name in ("triton", "torch", "reference")
     }
     for number in range(2):
         gpu = {"device": f"cuda:{number}", "name": "GPU X", "dtype": "bfloat16", "dtype_reason": "it has tensor cores"}
@@ -145,3 +151,47 @@ def test_alike_gpus_share_a_table() -> None:
     told = list(reasons(found))
     assert sum(line.startswith("gelu on ") for line in told) == 2
     assert any("can run if you name it" in line for line in told)
+
+
+def test_what_has_passed_here_is_told_and_records_that_are_ignored_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    here = this_machine("cpu")
+    family = FAMILIES["gelu"]
+    [cpu] = [device for device in facts(["gelu"])["devices"] if device["device"] == "cpu"]
+    call = family.example("cpu", "cpu", getattr(torch, cpu["dtype"]))
+    entry = table_of(Entry("gelu", "young", call))
+    monkeypatch.setitem(family.backends, "young", Backend(verified=()))
+    monkeypatch.setattr(family, "passed", ())
+    used = update_record("verified", here, lambda old: {"passed": [entry]})
+    stale = update_record("verified", replace(here, torch="2.11.0"), lambda old: {"passed": [entry]})
+    foreign = update_record("verified", replace(here, device="Another GPU"), lambda old: {"passed": [entry]})
+    damaged = foreign.with_name("damaged.toml")
+    damaged.write_text(foreign.read_text()[:-10])
+    note_passes()
+    assert main(["doctor", "--why", "gelu"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "young can run; it has passed `unmask verify` on this machine" in text
+    for path, what in (
+        (used, "in use"),
+        (stale, f"ignored, made with PyTorch 2.11.0, here {torch.__version__}"),
+        (foreign, "ignored, made for Another GPU"),
+        (damaged, "ignored, damaged: its end is missing"),
+    ):
+        assert f"record {path}: {what}" in text
+    assert main(["doctor"]) == 0
+    assert f"record {used}: in use" in " ".join(capsys.readouterr().out.split())
+    assert facts()["records"][0].keys() == {"path", "ignored"}
+
+
+def test_a_gpu_without_a_record_is_told_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = facts(["gelu"])
+    backends = {"triton": {"reasons": [], "verified": False, "passed": False}}
+    gpu = {"device": "cuda:0", "name": "GPU X", "dtype": "bfloat16", "dtype_reason": "it has tensor cores"}
+    found["devices"] = [gpu | {"operations": {"gelu": {"chosen": None, "backends": backends}}}]
+    monkeypatch.setenv("COLUMNS", "200")
+    way = "its tests have not passed on this kind of device yet; `unmask verify` runs them here"
+    assert f"* runs only if you name it: {way}" in list(table(found))
+    assert f"can run if you name it; {way}" in "".join(reasons(found))
