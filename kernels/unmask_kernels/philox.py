@@ -13,8 +13,8 @@ One call gives 4 words of 32 bits = 8 lanes of 16 bits for 8 neighbouring column
 (j even) or high (j odd) half of word j // 2. An element is kept when lane >= round(65536 p).
 
 This file is bit-equal to Triton's `tl.philox`. Words are int64 tensors, because PyTorch lacks uint32 arithmetic. A call
-takes about 100 integer operations, 12 for each element. A CPU works on as many counters at a time as fit in its cache,
-a GPU on as many as keep the intermediate words below two gigabytes.
+takes about 100 integer operations, 12 for each element. A GPU works on as many counters at a time as keep the
+intermediate words below two gigabytes. On a CPU, NumPy draws the masks of dropout (`philox_numpy`).
 
 Every public function but `threshold` is one operation to a compiler, which calls it and generates no code for it,
 because generated code is not always exact: with vectors of 256 bits, Inductor of torch 2.13 gets
@@ -46,9 +46,7 @@ _MASK32 = 0xFFFFFFFF
 _ROUND_A, _ROUND_B = 0xD2511F53, 0xCD9E8D57
 _KEY_A, _KEY_B = 0x9E3779B9, 0xBB67AE85
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # as a signed 64-bit number
-# counters that are worked on at a time: for each thread of a CPU, the fewest that PyTorch gives one; and on a GPU
-_COUNTERS_PER_THREAD = 1 << 15
-_COUNTERS_ON_GPU = 1 << 24
+_COUNTERS = 1 << 24  # that PyTorch works on at a time
 
 _LIBRARY = torch.library.Library("unmask", "FRAGMENT")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -149,8 +147,17 @@ def keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tens
     Returns:
         bool (T, columns), True where an element is kept.
     """
+    if key.device.type == "cpu":
+        from . import philox_numpy
+
+        kept = philox_numpy.keep_rows(*_for_numpy(key, keys_of_rows), columns, threshold(p), torch.get_num_threads())
+        return torch.from_numpy(kept)
+    return _rows_by_torch(key, keys_of_rows, columns, p)
+
+
+def _rows_by_torch(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tensor:
     group = torch.arange(_groups(columns), device=key.device)
-    rows_at_a_time = max(1, _counters_at_a_time(key) // len(group))
+    rows_at_a_time = max(1, _COUNTERS // len(group))
     keep = torch.empty(len(keys_of_rows), columns, dtype=torch.bool, device=key.device)
     for some in _slices(len(keys_of_rows), rows_at_a_time):
         keep[some] = _keep(group, torch.zeros_like(group), keys_of_rows[some, None], key, columns, p)
@@ -183,12 +190,24 @@ def keep_scores(key: Tensor, document_keys: Tensor, heads: int, rows: range, col
 def _keep_scores(
     key: Tensor, document_keys: Tensor, heads: int, first_row: int, end_row: int, columns: int, p: float
 ) -> Tensor:
+    if key.device.type == "cpu":
+        from . import philox_numpy
+
+        address, rows = _for_numpy(key, document_keys), range(first_row, end_row)
+        kept = philox_numpy.keep_scores(*address, heads, rows, columns, threshold(p), torch.get_num_threads())
+        return torch.from_numpy(kept)
+    return _scores_by_torch(key, document_keys, heads, first_row, end_row, columns, p)
+
+
+def _scores_by_torch(
+    key: Tensor, document_keys: Tensor, heads: int, first_row: int, end_row: int, columns: int, p: float
+) -> Tensor:
     group = torch.arange(_groups(columns), device=key.device)
     row = torch.arange(first_row, end_row, device=key.device)
     head = torch.arange(heads, device=key.device)[:, None, None]
     keep = torch.empty(len(document_keys), heads, len(row), columns, dtype=torch.bool, device=key.device)
-    rows_at_a_time = min(max(1, _counters_at_a_time(key) // (len(group) * heads)), len(row))
-    documents_at_a_time = max(1, _counters_at_a_time(key) // max(1, len(group) * heads * rows_at_a_time))
+    rows_at_a_time = min(max(1, _COUNTERS // (len(group) * heads)), len(row))
+    documents_at_a_time = max(1, _COUNTERS // max(1, len(group) * heads * rows_at_a_time))
     for documents in _slices(len(document_keys), documents_at_a_time):
         address = document_keys[documents, None, None, None]
         for some in _slices(len(row), rows_at_a_time):
@@ -197,8 +216,9 @@ def _keep_scores(
     return keep
 
 
-def _counters_at_a_time(x: Tensor) -> int:
-    return _COUNTERS_PER_THREAD * torch.get_num_threads() if x.device.type == "cpu" else _COUNTERS_ON_GPU
+def _for_numpy(key: Tensor, keys: Tensor) -> tuple[int, Any]:
+    """The key of the stream and those of rows or documents as numbers without a sign."""
+    return int(key) & 0xFFFFFFFFFFFFFFFF, keys.contiguous().numpy().view("uint64")
 
 
 def _slices(count: int, size: int) -> list[slice]:

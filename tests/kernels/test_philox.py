@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask_kernels import philox
+from unmask_kernels import philox, philox_numpy
 from unmask_kernels.testing import contracts
 
 # Counter, key and result of philox4x32-10 from Random123's known-answer tests (Salmon et al. 2011).
@@ -137,20 +137,47 @@ def test_any_number_of_counters_at_a_time_gives_the_same_bits(at_a_time: int, mo
     counters: list[int] = []
     draw = philox.philox_4x32
     monkeypatch.setattr(philox, "philox_4x32", lambda *words: counters.append(words[0].numel()) or draw(*words))
-    monkeypatch.setattr(philox, "_counters_at_a_time", lambda x: at_a_time)
+    monkeypatch.setattr(philox, "_COUNTERS", at_a_time)
+    monkeypatch.setattr(philox_numpy, "_BLOCK", at_a_time)
     assert torch.equal(philox.keep_scores(key, keys, 2, range(3, 9), 21, 0.4), scores)
     assert torch.equal(philox.keep_rows(key, keys, 21, 0.4), rows)
+    assert counters == [], "a CPU draws with NumPy"
+    assert torch.equal(philox._scores_by_torch(key, keys, 2, 3, 9, 21, 0.4), scores)
+    assert torch.equal(philox._rows_by_torch(key, keys, 21, 0.4), rows)
     assert max(counters) <= max(at_a_time, 2 * 3), "a row of two heads is drawn at once"
     assert torch.equal(philox.keep_scores(key, keys[1:2], 2, range(9), 21, 0.4)[0, :, 3:], scores[1])
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_threads_that_share_a_mask_draw_what_one_draws(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, keys = torch.tensor(-7), philox.mix64(torch.arange(300))
+    few, many = (philox.keep_scores(key, keys[:count], 3, range(5, 64), 70, 0.4) for count in (1, 40))
+    rows = philox.keep_rows(key, keys, 24, 0.4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(philox_numpy, "_WORTH_A_THREAD", 100)
+    workers: list[int] = []
+    pool = philox_numpy.ThreadPoolExecutor
+    monkeypatch.setattr(philox_numpy, "ThreadPoolExecutor", lambda count: workers.append(count) or pool(count))
+    assert torch.equal(philox.keep_scores(key, keys[:1], 3, range(5, 64), 70, 0.4), few)
+    assert torch.equal(philox.keep_scores(key, keys[:40], 3, range(5, 64), 70, 0.4), many)
+    assert torch.equal(philox.keep_rows(key, keys, 24, 0.4), rows)
+    assert workers == [threads] * 3
 
 
 def test_a_gpu_decides_many_documents_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     draw = philox.philox_4x32
     monkeypatch.setattr(philox, "philox_4x32", lambda *words: calls.append(1) or draw(*words))
-    monkeypatch.setattr(philox, "_counters_at_a_time", lambda x: philox._COUNTERS_ON_GPU)
-    philox.keep_scores(torch.tensor(7), torch.arange(50), 2, range(64), 64, 0.4)
+    philox._scores_by_torch(torch.tensor(7), torch.arange(50), 2, 0, 64, 64, 0.4)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 21), (5, 0), (0, 0)])
+def test_nothing_is_decided_for_no_rows_or_columns(rows: int, columns: int) -> None:
+    key, keys = torch.tensor(7), philox.mix64(torch.arange(5))
+    assert philox.keep_rows(key, keys[:rows], columns, 0.4).shape == (rows, columns)
+    assert philox.keep_scores(key, keys, 2, range(rows), columns, 0.4).shape == (5, 2, rows, columns)
+    assert philox.keep_scores(key, keys[:0], 2, range(3), 21, 0.4).shape == (0, 2, 3, 21)
 
 
 NAMES = philox.mix64(torch.arange(50))
