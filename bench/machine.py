@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["ROOT", "SHORT", "commit", "describe", "facts", "fast_dtype", "name"]
+__all__ = ["ROOT", "SHORT", "commit", "cpu_features", "describe", "facts", "fast_dtype", "features", "name"]
 
 ROOT = Path(__file__).resolve().parent.parent
 """The root of the repository."""
@@ -45,6 +45,7 @@ def facts() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_features": cpu_features(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
@@ -58,6 +59,16 @@ def facts() -> dict[str, Any]:
         found["cuda"] = torch.version.cuda
         found |= _nvidia_smi()
     return found
+
+
+def cpu_features() -> str:
+    """Return the instructions that decide which dtype is fast, such as "AVX2" or "AVX512 AVX512_BF16 AMX_BF16"."""
+    found = torch.cpu.get_capabilities()
+    bf16 = [name.upper() for name in ("avx512_bf16", "amx_bf16") if found.get(name)]
+    limits = [
+        f"{name}={os.environ[name]}" for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA") if os.environ.get(name)
+    ]
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *bf16, *limits])
 
 
 def name() -> str:
@@ -93,13 +104,21 @@ def commit() -> dict[str, Any]:
 def describe(result: dict[str, Any]) -> str:
     """Return one line about a result: day, commit, machine, versions."""
     found, measured = result["machine_info"], result["commit_info"]
-    device = found.get("gpu") or f"{found['cpu']}, {found['threads']} of {found['cores']} cores"
+    cores = f"{found['threads']} of {found['cores']} cores"
+    device = found.get("gpu") or f"{found['cpu']}, {features(result)}, {cores}"
     versions = ", ".join(f"{name} {found[name]}" for name in ("torch", "triton", "transformers") if found.get(name))
     dirty = " with uncommitted changes" if measured.get("dirty") else ""
     parts = [str(result["datetime"])[:10], f"commit {measured['id'][:10]}{dirty}", device, versions]
     if found.get("nvidia_smi.driver_version"):
         parts.append(f"driver {found['nvidia_smi.driver_version']}, at most {found['nvidia_smi.clocks.max.sm']}")
     return "; ".join(parts) + "."
+
+
+def features(result: dict[str, Any]) -> str:
+    """Return the features of the processor on which a result was measured."""
+    found = result["machine_info"]
+    # files from before November 2026 name the vector instructions alone
+    return str(found.get("cpu_features") or found.get("cpu_capability") or "features unknown")
 
 
 def _cpu_name() -> str:

@@ -11,6 +11,8 @@ benchmark's `extra_info`:
     floor_seconds     the time that the roofline allows, for the share of the ceiling
     ceiling           which ceiling that is
     peak_bytes        peak memory of one call
+    dtype, attention  of the activations, and what computes attention, shown after the variant
+    trials            how other settings of a variant did beside the one that was chosen because it is the fastest
     note              a sentence below the table
 """
 

@@ -61,50 +61,75 @@ def render(results: Path = record.RESULTS) -> str:
 
 
 def in_readme(readme: str, results: Path = record.RESULTS) -> str:
-    """Return README.md with the table of training steps between its two marks, the largest ratio first."""
+    """Return README.md with the table of training steps between its two marks, the largest ratio first.
+
+    A step is shown if its file tells the dtype of both sides and the settings of the peer that were tried.
+    """
     lines = [
-        "| machine | model | documents | real tokens/s | times as fast | share of ceiling | share of the memory |",
-        "|---|---|---|---:|---:|---:|---:|",
+        "| machine | model | documents | real tokens/s | times as fast | times as fast as grouped by length "
+        "| share of ceiling | share of the memory |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
     ]
-    for folder in sorted(path for path in results.glob("*") if path.is_dir()):
-        groups = _groups(json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
-        steps = [(group, row, base) for group, parts in groups.items() for row, base in _step_rows(group, parts)]
-        for group, row, base in sorted(steps, key=lambda step: step[2]["stats"]["median"] / step[1]["stats"]["median"]):
-            ours, theirs = row["stats"]["median"], base["stats"]["median"]
-            share = _share(row)
-            peaks = [side["extra_info"].get("peak_bytes") for side in (row, base)]
-            cells = [
-                folder.name,
-                group.removeprefix("training step, "),
-                _of(row, "case"),
-                _rate(row["extra_info"], ours).removesuffix(" tokens/s"),
-                f"{theirs / ours:.1f}",
-                "" if share is None else f"{share:.0%}",
-                f"{peaks[0] / peaks[1]:.2f}" if all(peaks) else "",
-            ]
-            lines.insert(2, f"| {' | '.join(cells)} |")
+    steps = [
+        (content, group, ours, theirs, grouped)
+        for folder in sorted(path for path in results.glob("*") if path.is_dir())
+        for group, parts in _groups(json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))).items()
+        for content, ours, theirs, grouped in _step_rows(group, parts)
+    ]
+    for content, group, ours, theirs, grouped in sorted(steps, key=lambda step: _times(step[2], step[3]), reverse=True):
+        share = _share(ours)
+        peaks = [side["extra_info"].get("peak_bytes") for side in (ours, theirs)]
+        cells = [
+            _machine(content, ours, theirs),
+            group.removeprefix("training step, "),
+            _of(ours, "case"),
+            _rate(ours["extra_info"], ours["stats"]["median"]).removesuffix(" tokens/s"),
+            f"{_times(ours, theirs):.1f}",
+            f"{_times(ours, grouped):.2f}" if grouped else "",
+            "" if share is None else f"{share:.0%}",
+            f"{peaks[0] / peaks[1]:.2f}" if all(peaks) else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    table = "\n".join(lines) if steps else "No step has been measured yet.\n"
     before, rest = readme.split(_MARKS[0])
-    return "".join([before, _MARKS[0], "\n", "\n".join(lines), "\n", _MARKS[1], rest.split(_MARKS[1])[1]])
+    return "".join([before, _MARKS[0], "\n", table, "\n", _MARKS[1], rest.split(_MARKS[1])[1]])
 
 
-def _step_rows(group: str, parts: Sequence[Part]) -> Iterator[tuple[Row, Row]]:
-    """Yield our training steps, each with its baseline."""
-    for _, rows in parts if group.startswith("training step") else ():
+def _machine(content: dict[str, Any], ours: Row, theirs: Row) -> str:
+    """Return processor or GPU, dtype and CPU features, such as "AMD EPYC, 2 cores: fp32, AVX2"."""
+    found = content["machine_info"]
+    dtype, other = _of(ours, "dtype"), _of(theirs, "dtype")
+    parts = [dtype if dtype == other else f"{dtype} (transformers {other})"]
+    if not found.get("gpu"):
+        parts.append(machine.features(content))
+    return f"{found.get('gpu') or '{cpu}, {threads} cores'.format(**found)}: {', '.join(parts)}"
+
+
+def _times(ours: Row, other: Row) -> float:
+    """Return how many times as fast ours is."""
+    return float(other["stats"]["median"] / ours["stats"]["median"])
+
+
+def _step_rows(group: str, parts: Sequence[Part]) -> Iterator[tuple[dict[str, Any], Row, Row, Row | None]]:
+    """Yield our training steps, each with its file, its baseline and the row of batches grouped by length."""
+    for content, rows in parts if group.startswith("training step") else ():
         known = {(_of(row, "case"), _of(row, "variant")): row for row in rows}
         for row in rows:
-            base = known.get((_of(row, "case"), str(row["extra_info"].get("baseline"))))
-            if base is not None and _of(row, "variant").startswith("unmask"):
-                yield row, base
+            baseline = str(row["extra_info"].get("baseline"))
+            theirs = known.get((_of(row, "case"), baseline))
+            if _of(row, "variant") == "unmask" and theirs is not None and theirs["extra_info"].get("trials"):
+                yield content, row, theirs, known.get((_of(row, "case"), f"{baseline}, grouped by length"))
 
 
 def _groups(contents: Iterable[dict[str, Any]]) -> dict[str, list[Part]]:
-    """Return for every group the files that are the newest for one of its cases; `_FIRST` come first."""
-    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    """Return for every group the files that are the newest for one of its cases on a CPU; `_FIRST` come first."""
+    newest: dict[tuple[str, str, str], dict[str, Any]] = {}
     for content in sorted((c for c in contents if "benchmarks" in c), key=lambda c: str(c["datetime"])):
         for row in content["benchmarks"]:
-            newest[_group(row), _of(row, "case")] = content
+            # processors of one name may have other instructions: such files do not replace each other
+            newest[_group(row), _of(row, "case"), str(content["machine_info"].get("cpu_capability"))] = content
     parts: dict[str, dict[str, Part]] = {}
-    for (group, case), content in newest.items():
+    for (group, case, _), content in newest.items():
         _, rows = parts.setdefault(group, {}).setdefault(str(content["datetime"]), (content, []))
         rows += [row for row in content["benchmarks"] if (_group(row), _of(row, "case")) == (group, case)]
     order = sorted(parts, key=lambda group: ([not group.startswith(first) for first in _FIRST], group))
@@ -154,7 +179,7 @@ def _line(row: Row, base: float | None) -> str:
     info, stats, share = row["extra_info"], row["stats"], _share(row)
     cells = [
         _of(row, "case"),
-        _of(row, "variant"),
+        " ".join(filter(None, (_of(row, name) for name in ("variant", "dtype", "attention")))),
         _seconds(stats["median"]),
         _seconds(stats["iqr"]),
         str(stats["rounds"]),

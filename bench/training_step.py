@@ -1,15 +1,19 @@
 """Both training steps that are compared, ours and that of `transformers`, and the inputs that they share.
 
 `transformers` gets the documents as its collator pads and masks them. Ours gets the same ids and the same masked
-tokens, packed without the padding. Lengths come from a distribution of `lengths.py`; ids are random. Without the
-package `transformers`, NumPy draws the masks, and our step runs alone.
+tokens, packed without the padding. `documents.py` says where documents come from. Without the package `transformers`,
+NumPy draws the masks, and our step runs alone.
+
+Batches grouped by length hold other documents of the same source: a batch is one of the sampler's, whose documents have
+similar lengths. `GROUPED_UPDATES` of them, spread evenly over an epoch from its short batches to its long ones, stand
+for the epoch.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,20 +21,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench.lengths import DISTRIBUTIONS, random_documents
-from bench.transformers_step import SPECIAL_IDS, Collator, TransformersStep
+from bench.documents import BERT_SPECIAL_IDS, Documents
+from bench.transformers_step import Collator, Setting, TransformersStep, length_grouped
 from torch import Tensor
 
 from unmask.batch import PackedBatch, assemble
 
 __all__ = [
+    "GROUPED_UPDATES",
     "HAS_TRANSFORMERS",
     "MAX_LENGTH",
     "SIZES",
     "STEP_OPERATIONS",
+    "GroupedInputs",
     "Size",
     "StepInputs",
     "check_agreement",
+    "make_grouped",
     "make_inputs",
     "ours",
     "theirs",
@@ -58,9 +65,14 @@ class Size:
 
 SIZES = {
     "nano": Size(vocab=2_000, layers=1, hidden=64, heads=2, intermediate=128, tokens=1024),
-    "mini": Size(vocab=30_522, layers=4, hidden=256, heads=4, intermediate=1024, tokens=8192),
-    "base": Size(vocab=30_522, layers=12, hidden=768, heads=12, intermediate=3072, tokens=4096),
+    "mini": Size(vocab=30_522, layers=4, hidden=256, heads=4, intermediate=1024, tokens=4096),
+    "minilm": Size(vocab=30_522, layers=6, hidden=384, heads=12, intermediate=1536, tokens=2048),
+    "base": Size(vocab=30_522, layers=12, hidden=768, heads=12, intermediate=3072, tokens=2048),
 }
+GROUPED_UPDATES = 4
+"""Updates of a round of `transformers` with batches grouped by length."""
+_EPOCH_BATCHES = 200
+# the sampler sorts 50 batches at a time where there are four times as many, as in any corpus of real size
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,45 +90,80 @@ class StepInputs:
     packed: PackedBatch
 
 
+@dataclass(frozen=True, slots=True)
+class GroupedInputs:
+    """The updates of one round of `transformers` with batches grouped by length.
+
+    Attributes:
+        padded: the batch of each update, from short documents to long ones.
+        real_tokens: tokens without padding of all of them.
+    """
+
+    padded: list[dict[str, Tensor]]
+    real_tokens: int
+
+
 def make_inputs(
-    size: Size, tokens: int, count: int, device: torch.device, multiple: int | None, lengths: str = "lognormal-512"
+    documents: Documents, vocab: int, tokens: int, count: int, device: torch.device, multiple: int | None = None
 ) -> list[StepInputs]:
     """Make the inputs of `count` steps, each of other documents with exactly `tokens` tokens without padding.
 
-    `lengths` names a distribution of `bench/lengths.py`; `multiple` is the collator's pad_to_multiple_of.
+    `vocab` is the model's, from which masking draws random words; `multiple` is the collator's pad_to_multiple_of.
     """
-    collate = Collator(size.vocab, multiple) if HAS_TRANSFORMERS else partial(collate_with_numpy, vocab=size.vocab)
-    drawn = [DISTRIBUTIONS[lengths].fill(tokens, seed) for seed in range(count)]
+    collate = _collator(documents, vocab, multiple)
+    drawn = [documents.fill(tokens, seed) for seed in range(count)]
     slots = max(map(len, drawn))
     made = []
-    for seed, sizes in enumerate(drawn):
-        ids = random_documents(
-            sizes,
-            size.vocab,
-            cls_id=SPECIAL_IDS["[CLS]"],
-            sep_id=SPECIAL_IDS["[SEP]"],
-            first_id=1000,
-            seed=seed,
-        )
+    for seed, ids in enumerate(drawn):
+        sizes = [len(document) for document in ids]
         padded = collate(ids, seed)
         packed = to_packed(padded, sizes, slots, seed).to(device)
         made.append(StepInputs(sizes, {name: value.to(device) for name, value in padded.items()}, packed))
     return made
 
 
-def collate_with_numpy(ids: Sequence[list[int]], seed: int, *, vocab: int) -> dict[str, Tensor]:
+def make_grouped(
+    documents: Documents, vocab: int, batch: int, count: int, device: torch.device, multiple: int | None = None
+) -> list[GroupedInputs]:
+    """Make the batches of `count` rounds, of `batch` documents each, as `LengthGroupedSampler` makes them."""
+    collate = _collator(documents, vocab, multiple)
+    pool = documents.pool(batch * _EPOCH_BATCHES, 0)
+    batches = length_grouped(pool.lengths, min(batch, len(pool.lengths)), 0)
+    batches.sort(key=lambda chosen: sum(pool.lengths[index] for index in chosen))
+    made = []
+    for round_ in range(count):
+        # each round has one batch of each quarter of the epoch; all rounds together cover every quarter evenly
+        shares = [(part + (round_ + 0.5) / count) / GROUPED_UPDATES for part in range(GROUPED_UPDATES)]
+        chosen = [batches[int(share * len(batches))] for share in shares]
+        padded = [collate(pool.read(indices), round_) for indices in chosen]
+        real = sum(pool.lengths[index] for indices in chosen for index in indices)
+        made.append(GroupedInputs([{name: value.to(device) for name, value in one.items()} for one in padded], real))
+    return made
+
+
+def _collator(
+    documents: Documents, vocab: int, multiple: int | None
+) -> Callable[[Sequence[list[int]], int], dict[str, Tensor]]:
+    if HAS_TRANSFORMERS:
+        return Collator(vocab, multiple, documents.special_ids)
+    return partial(collate_with_numpy, vocab=vocab, special_ids=documents.special_ids)
+
+
+def collate_with_numpy(
+    ids: Sequence[list[int]], seed: int, *, vocab: int, special_ids: Mapping[str, int] = BERT_SPECIAL_IDS
+) -> dict[str, Tensor]:
     """Pad and mask as `Collator` does, with NumPy: 15 % of the tokens between [CLS] and [SEP], 80/10/10."""
     random = np.random.Generator(np.random.PCG64(seed))
     lengths = np.array([len(document) for document in ids])
     column = np.arange(lengths.max())
     ordinary = (column > 0) & (column < lengths[:, None] - 1)  # neither [CLS] nor [SEP]
     real = column < lengths[:, None]
-    padded = np.full(real.shape, SPECIAL_IDS["[PAD]"], dtype=np.int64)
+    padded = np.full(real.shape, special_ids["[PAD]"], dtype=np.int64)
     padded[real] = np.concatenate([np.asarray(document) for document in ids])
     chosen = ordinary & (random.random(real.shape) < 0.15)
     labels = np.where(chosen, padded, -100)
     kind = random.random(real.shape)
-    padded[chosen & (kind < 0.8)] = SPECIAL_IDS["[MASK]"]
+    padded[chosen & (kind < 0.8)] = special_ids["[MASK]"]
     swapped = chosen & (kind >= 0.9)
     padded[swapped] = random.integers(vocab, size=int(swapped.sum()))
     arrays = {"input_ids": padded, "attention_mask": real.astype(np.int64), "labels": labels}
@@ -184,13 +231,15 @@ def _initialised(size: Size, dropout: float, dtype: torch.dtype) -> Any:
     return PretrainingModel(config, heads=("mlm",), compute_dtype=dtype, seed=0)
 
 
-def theirs(size: Size, dropout: float, autocast: bool, device: torch.device) -> TransformersStep:
+def theirs(size: Size, dropout: float, setting: Setting, device: torch.device, pad_id: int = 0) -> TransformersStep:
     """Make the training step of `transformers`."""
     sizes = {name: value for name, value in asdict(size).items() if name != "tokens"}
-    return TransformersStep.build(**sizes, max_length=MAX_LENGTH, dropout=dropout, autocast=autocast, device=device)
+    return TransformersStep.build(
+        **sizes, max_length=MAX_LENGTH, dropout=dropout, setting=setting, device=device, pad_id=pad_id
+    )
 
 
-def check_agreement(size: Size, inputs: StepInputs, device: torch.device) -> float:
+def check_agreement(size: Size, inputs: StepInputs, device: torch.device, pad_id: int = 0) -> float:
     """Compare the two losses with the same weights and batch, in fp32 without dropout.
 
     Returns:
@@ -201,7 +250,7 @@ def check_agreement(size: Size, inputs: StepInputs, device: torch.device) -> flo
     from unmask.model import PretrainingModel
     from unmask.objectives import build_objectives, score_batch
 
-    peer = theirs(size, 0.0, False, device)
+    peer = theirs(size, 0.0, Setting(torch.float32, "sdpa"), device, pad_id)
     with peer.saved() as folder:
         model = PretrainingModel.from_pretrained(Path(folder)).to(device).train()
     with torch.no_grad():

@@ -1,39 +1,60 @@
 """A training step of `transformers`, with which ours is compared.
 
-It runs as its users run it, with its own defaults, and is never slowed down: SDPA attention, the fused AdamW, bf16
-autocast over fp32 parameters, and its own collator, which pads to the longest document of the batch.
+It runs as its users run it and is never slowed down: the fused AdamW, fp32 parameters, and its own collator, which pads
+to the longest document of the batch. `Setting` holds what its users choose: the dtype and the implementation of
+attention. `fastest` finds the best setting on this machine, and `length_grouped` makes the batches of
+`TrainingArguments(train_sampling_strategy="group_by_length")`.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from bench import machine
+from bench.documents import BERT_SPECIAL_IDS
 from torch import Tensor
 
-__all__ = ["SPECIAL_IDS", "Collator", "TransformersStep"]
+__all__ = ["SETTINGS", "Collator", "Setting", "TransformersStep", "fastest", "length_grouped"]
 
-SPECIAL_IDS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
-"""As in the vocabulary of bert-base-uncased; other ids start at 1,000."""
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What users of `transformers` choose: bf16 is autocast over fp32 parameters, as `TrainingArguments(bf16=True)`."""
+
+    dtype: torch.dtype
+    attention: str
+
+    def __str__(self) -> str:
+        return f"transformers {machine.SHORT[self.dtype]} {self.attention}"
+
+
+SETTINGS = [Setting(dtype, attention) for dtype in machine.SHORT for attention in ("sdpa", "eager")]
+"""All settings that are tried."""
 
 
 class Collator:
     """DataCollatorForLanguageModeling with a synthetic vocabulary: pads and masks documents of ids."""
 
-    def __init__(self, vocab_size: int, pad_to_multiple_of: int | None = None) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        pad_to_multiple_of: int | None = None,
+        special_ids: Mapping[str, int] = BERT_SPECIAL_IDS,
+    ) -> None:
         from tokenizers import Tokenizer
         from tokenizers.models import WordPiece
         from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
-        names = {id_: token for token, id_ in SPECIAL_IDS.items()}
+        names = {id_: token for token, id_ in special_ids.items()}
         vocabulary = {names.get(id_, f"[token{id_}]"): id_ for id_ in range(vocab_size)}
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer(WordPiece(vocabulary, unk_token="[UNK]")),
-            **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_IDS},
+            **{f"{token[1:-1].lower()}_token": token for token in special_ids},
         )
         self._collate = DataCollatorForLanguageModeling(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
 
@@ -49,14 +70,14 @@ class TransformersStep:
     """A training step of BertForMaskedLM: forward, loss, backward, clipping at 1, AdamW, as in `Trainer`.
 
     Attributes:
-        model: BertForMaskedLM with SDPA attention and fp32 parameters, in training mode.
+        model: BertForMaskedLM with fp32 parameters, in training mode.
         optimizer: fused AdamW.
-        autocast: whether the forward pass runs under bf16 autocast (`TrainingArguments(bf16=True)`).
+        setting: dtype and attention.
     """
 
     model: Any
     optimizer: torch.optim.Optimizer
-    autocast: bool
+    setting: Setting
 
     @classmethod
     def build(
@@ -69,8 +90,9 @@ class TransformersStep:
         intermediate: int,
         max_length: int,
         dropout: float,
-        autocast: bool,
+        setting: Setting,
         device: torch.device,
+        pad_id: int = 0,
         seed: int = 0,
     ) -> TransformersStep:
         """Make a step of a newly initialised model of these sizes."""
@@ -86,16 +108,17 @@ class TransformersStep:
             max_position_embeddings=max_length,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
-            attn_implementation="sdpa",
+            pad_token_id=pad_id,
+            attn_implementation=setting.attention,
         )
         model = BertForMaskedLM(config).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        return cls(model, optimizer, autocast)
+        return cls(model, optimizer, setting)
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean loss over the masked tokens of the batch, a scalar."""
         device = next(self.model.parameters()).device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.setting.dtype == torch.bfloat16):
             loss: Tensor = self.model(**batch).loss
         return loss
 
@@ -116,3 +139,49 @@ class TransformersStep:
         folder = tempfile.TemporaryDirectory(prefix="unmask-peer-")
         self.model.save_pretrained(Path(folder.name))
         return folder
+
+
+def fastest(
+    try_dtype: Callable[[Setting], float], try_step: Callable[[Setting], float], settings: Sequence[Setting] = SETTINGS
+) -> tuple[Setting, dict[str, str]]:
+    """Find the fastest setting, and say by name how each of the others did.
+
+    A step in a dtype that the machine emulates can take hundreds of times as long. So a small model is tried first, and
+    only dtypes within `CLOSE` of the fastest are tried at full size.
+
+    Args:
+        try_dtype: returns the seconds of a step of a small model.
+        try_step: returns the seconds of the step that is to be timed; it may raise `torch.OutOfMemoryError`.
+        settings: those to choose from.
+    """
+    small = {dtype: min(try_dtype(s) for s in settings if s.dtype == dtype) for dtype in {s.dtype for s in settings}}
+    least = min(small.values())
+    told = {
+        str(s): f"{small[s.dtype] / least:.0f} times the time, small model"
+        for s in settings
+        if small[s.dtype] > CLOSE * least
+    }
+    seconds: dict[Setting, float] = {}
+    for setting in settings:
+        if str(setting) in told:
+            continue
+        try:
+            seconds[setting] = try_step(setting)
+        except torch.OutOfMemoryError:
+            told[str(setting)] = "out of memory"
+    best = min(seconds, key=seconds.__getitem__)
+    times = {str(s): f"{taken / seconds[best]:.2f} times the time" for s, taken in seconds.items() if s != best}
+    return best, times | told
+
+
+CLOSE = 4.0
+"""How much longer a small step may take in a dtype that is still tried at full size."""
+
+
+def length_grouped(lengths: Sequence[int], batch: int, seed: int) -> list[list[int]]:
+    """Return the batches of an epoch of `LengthGroupedSampler`: indices of `batch` documents of similar lengths."""
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
+    sampler = LengthGroupedSampler(batch, lengths=list(lengths), generator=torch.Generator().manual_seed(seed))
+    order = list(sampler)
+    return [order[first : first + batch] for first in range(0, len(order) - batch + 1, batch)]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,13 +15,26 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import attention_peers, machine, record, roofline  # noqa: E402
+from bench import attention_peers, machine, record, record_steps, roofline  # noqa: E402
 from bench.clock import DeviceClock, peak_bytes  # noqa: E402
+from bench.documents import from_distribution, from_store  # noqa: E402
+from bench.engine import bench_step  # noqa: E402
 from bench.lengths import DISTRIBUTIONS, LengthDistribution, random_documents  # noqa: E402
-from bench.training_step import SIZES, check_agreement, collate_with_numpy, make_inputs, to_packed  # noqa: E402
+from bench.training_step import (  # noqa: E402
+    GROUPED_UPDATES,
+    SIZES,
+    check_agreement,
+    collate_with_numpy,
+    make_grouped,
+    make_inputs,
+    to_packed,
+)
+from bench.transformers_step import Setting, fastest, length_grouped  # noqa: E402
 
 from unmask_kernels import attention  # noqa: E402
 from unmask_kernels.testing.attention import attention_case  # noqa: E402
+
+DOCUMENTS = from_distribution(DISTRIBUTIONS["lognormal-512"], SIZES["nano"].vocab)
 
 
 @pytest.mark.parametrize("case", DISTRIBUTIONS.values(), ids=str)
@@ -131,7 +145,7 @@ def test_flex_attention_sees_the_documents_that_ours_sees() -> None:
 def test_both_sides_of_a_step_have_the_same_loss() -> None:
     pytest.importorskip("transformers")
     device = torch.device("cpu")
-    (inputs,) = make_inputs(SIZES["nano"], 600, 1, device, None)
+    (inputs,) = make_inputs(DOCUMENTS, SIZES["nano"].vocab, 600, 1, device)
     assert sum(inputs.lengths) == inputs.packed.real_tokens == int(inputs.padded["attention_mask"].sum()) == 600
     assert check_agreement(SIZES["nano"], inputs, device) <= 1e-5
 
@@ -173,3 +187,127 @@ def test_the_loaders_that_are_compared_give_the_same_batches() -> None:
         for one, two in zip(theirs, islice(loader, 4), strict=True):
             assert one.cursor == two.cursor
             assert torch.equal(one.ids, two.ids)
+
+
+def test_the_text_of_a_store_is_cut_evenly_and_fills_a_step_exactly(tmp_path: Path) -> None:
+    from unmask.data.store import StoredDocument, write_store
+
+    special = {"pad": 3, "unk": 4, "cls": 1, "sep": 2, "mask": 0}
+    texts = [list(range(10, 31)), [40, 41], [50] * 9]
+    stored = [StoredDocument(ids=np.array(ids), source="s", content_hash=at) for at, ids in enumerate(texts)]
+    write_store(tmp_path / "words", stored, tokenizer_hash="0" * 64, vocab_size=60, special_ids=special)
+    documents = from_store(tmp_path / "words", max_length=12)
+    assert (documents.name, documents.vocab, documents.special_ids["[MASK]"]) == ("words", 60, 0)
+    pool = documents.pool(100, seed=0)
+    # 21 tokens with room for 10 become three pieces of 7
+    assert sorted(pool.lengths) == [4, 9, 9, 9, 11]
+    read = pool.read(range(5))
+    assert [len(ids) for ids in read] == pool.lengths
+    assert all(ids[0] == 1 and ids[-1] == 2 for ids in read)
+    assert sorted(token for ids in read for token in ids[1:-1]) == sorted(token for ids in texts for token in ids)
+    for tokens in range(3, 43):
+        filled = documents.fill(tokens, 5)
+        assert sum(map(len, filled)) == tokens and min(map(len, filled)) >= 3
+    with pytest.raises(ValueError, match="must hold at least 43 tokens, which a step reads; give more text"):
+        documents.fill(43, 5)
+
+
+def test_grouped_batches_are_those_of_the_sampler_of_transformers() -> None:
+    pytest.importorskip("transformers")
+    lengths = DISTRIBUTIONS["queries"].draw(2000)
+    batches = length_grouped(lengths, 10, seed=0)
+    assert sorted(index for batch in batches for index in batch) == list(range(2000))
+    padded = sum(10 * max(lengths[index] for index in batch) for batch in batches)
+    assert sum(lengths) / padded > 0.9
+
+
+def test_grouped_rounds_cover_an_epoch_from_its_shortest_to_its_longest_batches() -> None:
+    pytest.importorskip("transformers")
+    documents = from_distribution(DISTRIBUTIONS["queries"], SIZES["nano"].vocab)
+    rounds = make_grouped(documents, SIZES["nano"].vocab, 8, 3, torch.device("cpu"))
+    tokens = [[int(padded["attention_mask"].sum()) for padded in made.padded] for made in rounds]
+    assert [len(made.padded) for made in rounds] == [GROUPED_UPDATES] * 3
+    # from short batches to long ones, and every quarter of the epoch is visited from its short to its long end
+    in_order = [count for quarter in zip(*tokens, strict=True) for count in quarter]
+    assert in_order == sorted(in_order)
+    assert [made.real_tokens for made in rounds] == [sum(counts) for counts in tokens]
+    mean = sum(made.real_tokens for made in rounds) / (3 * GROUPED_UPDATES * 8)
+    assert mean == pytest.approx(fmean(DISTRIBUTIONS["queries"].draw(1600)), rel=0.1)
+
+
+def test_the_fastest_setting_is_found_and_a_slow_dtype_costs_one_small_step() -> None:
+    fp32, bf16 = torch.float32, torch.bfloat16
+    settings = [Setting(dtype, attention) for dtype in (bf16, fp32) for attention in ("sdpa", "eager")]
+    steps = []
+
+    def step(setting: Setting) -> float:
+        steps.append(setting)
+        return {"sdpa": 2.0, "eager": 1.0}[setting.attention]
+
+    best, others = fastest(lambda setting: 90.0 if setting.dtype == bf16 else 1.0, step, settings)
+    assert best == Setting(fp32, "eager")
+    assert [setting.dtype for setting in steps] == [fp32, fp32]
+    assert others == {
+        "transformers fp32 sdpa": "2.00 times the time",
+        "transformers bf16 sdpa": "90 times the time, small model",
+        "transformers bf16 eager": "90 times the time, small model",
+    }
+
+
+def test_a_setting_without_room_is_left_out() -> None:
+    def step(setting: Setting) -> float:
+        if setting.dtype == torch.float32:
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    settings = [Setting(dtype, "sdpa") for dtype in (torch.bfloat16, torch.float32)]
+    best, others = fastest(lambda setting: 1.0, step, settings)
+    assert best.dtype == torch.bfloat16
+    assert others == {"transformers fp32 sdpa": "out of memory"}
+
+
+def test_a_step_is_timed_beside_transformers_in_its_best_setting(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    out = tmp_path / "step.json"
+    bench_step.main(f"--size nano --tokens 256 --rounds 1 --out {out}".split())
+    rows = [row["extra_info"] for row in json.loads(out.read_text())["benchmarks"]]
+    assert [row["variant"] for row in rows] == [bench_step.OURS, bench_step.THEIRS, bench_step.GROUPED]
+    assert {row["baseline"] for row in rows} == {bench_step.THEIRS}
+    assert all(row["dtype"] in ("fp32", "bf16") and row["case"] == "lognormal-512, dropout 0.1" for row in rows)
+    assert len(rows[1]["trials"]) == 3 and rows[1]["attention"] in ("sdpa", "eager")
+
+
+def test_steps_are_recorded_each_into_a_file_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(parts: list[str]) -> int:
+        ran.append(parts)
+        if "--out" in parts:
+            Path(parts[-1]).touch()
+        return 0
+
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(record_steps, "run", run)
+    (tmp_path / machine.name()).mkdir()
+    steps = len(record_steps.chosen([], None))
+    assert record_steps.main([]) == 0
+    assert len({parts[-1] for parts in ran[:-1]}) == len(ran) - 1 == steps
+    assert ran[-1][-1].endswith("report.py")
+    # the second time every file is there, and only the pages are written
+    assert record_steps.main([]) == 0
+    assert len(ran) == steps + 2
+    assert f"{steps} steps, about" in capsys.readouterr().out
+    # every command is one that the bench takes
+    for parts in ran[:steps]:
+        assert parts[3] in SIZES and parts[5] in DISTRIBUTIONS
+
+
+def test_a_store_adds_its_steps_to_those_that_are_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert record_steps.main(["--documents", str(tmp_path / "words"), "--only", "mini", "store", "--dry"]) == 0
+    printed = capsys.readouterr().out
+    assert f"--size mini --documents {tmp_path / 'words'} --tokens" in printed and "-step-mini-words.json" in printed
+    with pytest.raises(SystemExit):
+        record_steps.main(["--only", "gigantic"])
+    assert "no step is named so; there are: minilm queries, mini lognormal-512" in capsys.readouterr().err

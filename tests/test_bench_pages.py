@@ -95,27 +95,64 @@ def test_the_summary_spans_all_cases_of_what_is_ours(tmp_path: Path) -> None:
     assert "| [step](#step-1) | unmask | theirs | 2 |" in page
 
 
-def test_readme_has_the_steps_between_its_marks_and_keeps_the_rest(tmp_path: Path) -> None:
-    rows = [
+def _step(case: str, seconds: tuple[float, float, float], **known: object) -> list[dict[str, Any]]:
+    names = ("unmask", "transformers", "transformers, grouped by length")
+    peaks = (100, 400, 400)
+    return [
         record.benchmark_entry(
-            "training step, mini", variant, [seconds], case=case, baseline="theirs", tokens=10, peak_bytes=peak
+            "training step, mini",
+            variant,
+            [taken],
+            case=case,
+            baseline="transformers",
+            tokens=10,
+            peak_bytes=peak,
+            **{"dtype": "fp32", "trials": {"transformers bf16 sdpa": "90 times"}} | known,
         )
-        for case, variant, seconds, peak in (
-            ("even", "unmask", 0.5, 100),
-            ("even", "theirs", 1.0, 400),
-            ("even", "theirs fp32", 2.0, 400),
-            ("short", "unmask", 0.2, 100),
-            ("short", "theirs", 1.0, 400),
-        )
+        for variant, taken, peak in zip(names, seconds, peaks, strict=True)
     ]
-    record.save(tmp_path / "box" / "all.json", record.benchmark_file(rows))
+
+
+def _on(features: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    content = record.benchmark_file(rows)
+    found = {"cpu": "Box", "threads": 2, "cpu_features": features, "cpu_capability": features.split()[0], "gpu": None}
+    return {**content, "machine_info": {**content["machine_info"], **found}}
+
+
+def test_readme_has_the_steps_between_its_marks_and_keeps_the_rest(tmp_path: Path) -> None:
+    rows = [*_step("even", (0.5, 1.0, 0.8)), *_step("short", (0.2, 1.0, 0.3))]
+    record.save(tmp_path / "box" / "all.json", _on("AVX2", rows))
     readme = "above\n<!-- from bench/report.py -->\nold\n<!-- until here -->\nbelow\n"
     written = report.in_readme(readme, tmp_path)
     assert written.startswith("above\n") and written.endswith("below\n") and "old" not in written
-    short, even = "| box | mini | short | 50 | 5.0 |  | 0.25 |", "| box | mini | even | 20 | 2.0 |  | 0.25 |"
+    short = "| Box, 2 cores: fp32, AVX2 | mini | short | 50 | 5.0 | 1.50 |  | 0.25 |"
+    even = "| Box, 2 cores: fp32, AVX2 | mini | even | 20 | 2.0 | 1.60 |  | 0.25 |"
     assert written.index(short) < written.index(even)
-    assert written.count("| box |") == 2
+    assert written.count("| Box") == 2
     assert report.in_readme(written, tmp_path) == written
+
+
+def test_readme_leaves_out_a_step_whose_file_does_not_tell_which_settings_were_tried(tmp_path: Path) -> None:
+    record.save(tmp_path / "box" / "old.json", _on("AVX512", _step("even", (0.5, 1.0, 0.8), trials=None)))
+    readme = "<!-- from bench/report.py --><!-- until here -->"
+    assert "No step has been measured yet." in report.in_readme(readme, tmp_path)
+
+
+def test_readme_names_both_dtypes_where_they_differ(tmp_path: Path) -> None:
+    ours, theirs, grouped = _step("even", (0.5, 1.0, 0.8))
+    ours["extra_info"]["dtype"] = "bf16"
+    record.save(tmp_path / "box" / "all.json", _on("AVX512 AVX512_BF16", [ours, theirs, grouped]))
+    written = report.in_readme("<!-- from bench/report.py --><!-- until here -->", tmp_path)
+    assert "| Box, 2 cores: bf16 (transformers fp32), AVX512 AVX512_BF16 | mini |" in written
+
+
+def test_results_of_processors_with_other_instructions_do_not_replace_each_other(tmp_path: Path) -> None:
+    old = {**_on("AVX512", _step("even", (0.5, 1.0, 0.8), dtype="bf16")), "datetime": "2025-01-01T00:00:00"}
+    record.save(tmp_path / "box" / "old.json", old)
+    record.save(tmp_path / "box" / "new.json", _on("AVX2", _step("even", (5.0, 9.0, 8.0))))
+    page = report.render(tmp_path)
+    assert "| even | unmask bf16 | 500 ms |" in page and "Box, AVX512, 2 of" in page
+    assert "| even | unmask fp32 | 5 s |" in page and "Box, AVX2, 2 of" in page
 
 
 def test_settings_of_a_run_are_those_that_differ_from_the_defaults(tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     )
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(out.read_text())["benchmarks"]
-    assert row["extra_info"]["variant"] in ("unmask bf16", "unmask fp32")
+    assert row["extra_info"]["variant"] == "unmask"
+    assert row["extra_info"]["dtype"] in ("bf16", "fp32")
     assert row["extra_info"]["loss_agreement"] is None
     assert "transformers is not installed here" in row["extra_info"]["note"]
 

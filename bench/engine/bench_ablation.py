@@ -29,6 +29,7 @@ sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kern
 
 from bench import machine, record  # noqa: E402
 from bench.clock import DeviceClock, interleave, peak_bytes  # noqa: E402
+from bench.documents import from_distribution  # noqa: E402
 from bench.lengths import DISTRIBUTIONS  # noqa: E402
 from bench.training_step import MAX_LENGTH, SIZES, STEP_OPERATIONS, StepInputs, make_inputs, ours  # noqa: E402
 
@@ -68,7 +69,9 @@ def measure(
     """Compare the first losses, time all variants, and return result entries, "everything" first."""
     size = SIZES[name]
     tokens = tokens or size.tokens
-    inputs = make_inputs(size, tokens, min(rounds, 4), device, None, lengths)
+    inputs = make_inputs(
+        from_distribution(DISTRIBUTIONS[lengths], size.vocab), size.vocab, tokens, min(rounds, 4), device
+    )
     settings = variants(device, backend)
 
     def fresh(all_rows: bool) -> Callable[[StepInputs], Tensor]:

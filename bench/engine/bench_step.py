@@ -1,14 +1,18 @@
 """A whole MLM training step, ours against `transformers` BertForMaskedLM, in real tokens per second.
 
     python bench/engine/bench_step.py --size mini --rounds 5        prints a table
+    python bench/engine/bench_step.py --documents STORE             text of a store that `unmask prepare` made
     python bench/engine/bench_step.py --size base --out FILE.json   also writes a result file
     pytest bench/engine/bench_training_step.py                      mini on a CPU, base on a GPU, five rounds
 
-Ours runs in the dtype that `train.dtype: auto` chooses; `transformers` runs in that dtype and in fp32. Both sides make
-one update from the same documents with the same masks: forward, loss, backward, clipping and AdamW. Unless `--lengths`
-names another distribution, lengths are lognormal (median 300, sigma 1.1, at most 512). Ids are random; the collator of
-`transformers` draws the masks. `transformers` reads documents padded to the longest of the batch, ours packed without
-padding. Only tokens of documents count. Rounds rotate up to eight sets of documents. Collating is timed separately.
+Each side runs as is best for it on this machine. Ours takes the dtype that `train.dtype: auto` chooses. `transformers`
+is tried in fp32 and bf16, with SDPA and eager attention, and the fastest of the four is timed twice: on the documents
+of ours, and with its own batches grouped by length. Every update has forward, loss, backward, clipping and AdamW.
+
+The first two variants have the same documents and masks. The collator of `transformers` draws the masks and pads to the
+longest document of the batch; ours gets the documents packed. Grouped batches have as many documents on average, of the
+same source. A round times `GROUPED_UPDATES` of them, and counts the seconds for as many real tokens as the others have.
+Only tokens of documents count. Collating is timed separately. Rounds rotate up to eight sets of documents.
 
 Before the timing, the losses of the two models with the same weights, in fp32 without dropout, must agree within 1e-5.
 Without `transformers`, or with `--no-peer`, ours runs alone, and the result says so.
@@ -20,6 +24,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,6 +37,7 @@ sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kern
 
 from bench import machine, record  # noqa: E402
 from bench.clock import DeviceClock, interleave, peak_bytes  # noqa: E402
+from bench.documents import Documents, from_distribution, from_store  # noqa: E402
 from bench.lengths import DISTRIBUTIONS  # noqa: E402
 from bench.roofline import bert_step_flops, matmul_rate  # noqa: E402
 from bench.training_step import (  # noqa: E402
@@ -39,18 +45,36 @@ from bench.training_step import (  # noqa: E402
     MAX_LENGTH,
     SIZES,
     STEP_OPERATIONS,
+    Size,
     StepInputs,
     check_agreement,
+    make_grouped,
     make_inputs,
     ours,
     theirs,
 )
+from bench.transformers_step import SETTINGS, Setting, TransformersStep, fastest  # noqa: E402
 
 from unmask_kernels import using  # noqa: E402
+
+OURS, THEIRS, GROUPED = "unmask", "transformers", "transformers, grouped by length"
+"""The variants."""
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 SHORT_CASES = [name for name, case in DISTRIBUTIONS.items() if case.max_length <= MAX_LENGTH]
+
+_SMALL_TOKENS = 64
+"""Tokens of the small step that decides which dtypes are tried at full size."""
+
+
+def documents_of(size: Size, lengths: str, store: Path | None) -> tuple[Size, Documents]:
+    """Return where documents come from, and the size with the vocabulary of the store, if one is given."""
+    if store is None:
+        return size, from_distribution(DISTRIBUTIONS[lengths], size.vocab)
+    documents = from_store(store, MAX_LENGTH)
+    assert documents.vocab is not None
+    return replace(size, vocab=documents.vocab), documents
 
 
 def measure(
@@ -61,93 +85,136 @@ def measure(
     tokens: int | None = None,
     device: torch.device,
     dtype: torch.dtype | None = None,
-    peers: Sequence[str] | None = None,
-    include_ours: bool = True,
+    variants: Sequence[str] = (OURS, THEIRS, GROUPED),
     multiple: int | None = None,
     lengths: str = "lognormal-512",
+    store: Path | None = None,
     backend: str | None = None,
     profile: bool = False,
 ) -> list[dict[str, Any]]:
-    """Compare, time, and return result entries, ours first; `backend` is asked for in all of our operations.
+    """Compare, time, and return result entries, ours first.
 
-    `dtype` is that of activations, by default the machine's fast one; `peers` are by default those of `peers_in`. With
-    `profile` first print where one step of ours spends its time.
+    Args:
+        name: of the size.
+        dropout: of both sides, in all places that have it.
+        rounds: timed rounds.
+        tokens: real tokens of a step; by default those of the size.
+        device: where both run.
+        dtype: of the activations of both sides; by default each has its own best.
+        variants: those to time; without `transformers`, ours alone.
+        multiple: `pad_to_multiple_of` of the collator of `transformers`.
+        lengths: name of the distribution of random documents.
+        store: folder of a token store, in place of random documents.
+        backend: asked for in all of our operations.
+        profile: first print where one step of ours spends its time.
     """
-    size = SIZES[name]
-    dtype = dtype or machine.fast_dtype()
-    peers = peers_in(dtype) if peers is None else peers
+    size, documents = documents_of(SIZES[name], lengths, store)
     tokens = tokens or size.tokens
     note = "" if HAS_TRANSFORMERS else " transformers is not installed here: no peer, masks drawn with NumPy."
-    peers = peers if HAS_TRANSFORMERS else ()
+    variants = [variant for variant in variants if variant == OURS or HAS_TRANSFORMERS]
     start = time.perf_counter()
-    inputs = make_inputs(size, tokens, min(rounds, 8), device, multiple, lengths)
+    inputs = make_inputs(documents, size.vocab, tokens, min(rounds, 8), device, multiple)
     collate_seconds = (time.perf_counter() - start) / len(inputs)
-    steps: dict[str, Callable[[StepInputs], Tensor]] = {}
+    pad_id = documents.special_ids["[PAD]"]
+    steps: dict[str, Callable[[int], object]] = {}
+    facts: dict[str, dict[str, Any]] = {}
     agreement = None
-    if include_ours:
-        agreement = check_agreement(size, inputs[0], device) if peers else None
-        own = ours(size, dropout, dtype, device)
+    if OURS in variants:
+        agreement = check_agreement(size, inputs[0], device, pad_id) if len(variants) > 1 else None
+        own_dtype = dtype or machine.fast_dtype()
+        own = ours(size, dropout, own_dtype, device)
         asked = dict.fromkeys(STEP_OPERATIONS, backend) if backend else {}
 
-        def unmask(made: StepInputs) -> Tensor:
+        def unmask(at: int) -> Tensor:
             with using(**asked):
-                return own(made.packed)
+                return own(inputs[at % len(inputs)].packed)
 
-        steps[ours_in(dtype)] = unmask
+        steps[OURS], facts[OURS] = unmask, {"dtype": machine.SHORT[own_dtype]}
         if profile:
-            print_kernels(lambda: unmask(inputs[0]))
-    for peer_name in peers:
-        peer = theirs(size, dropout, peer_name.endswith("bf16"), device)
-        steps[peer_name] = lambda made, peer=peer: peer(made.padded)  # type: ignore[misc]
-    calls = {key: lambda at, step=step: step(inputs[at % len(inputs)]) for key, step in steps.items()}
-    ceiling = matmul_rate(str(device), dtype)
-    times = interleave(calls, DeviceClock(device), rounds=rounds, warmup=1)
-    masked = fmean(int((made.packed.labels != -100).sum()) for made in inputs)  # type: ignore[union-attr]
-    flops = fmean(
-        bert_step_flops(
-            made.lengths,
-            masked=round(masked),
-            layers=size.layers,
-            hidden=size.hidden,
-            intermediate=size.intermediate,
-            vocab=size.vocab,
-        )
-        for made in inputs
-    )
+            print_kernels(lambda: unmask(0))
+    scale = {variant: [1.0] * rounds for variant in variants}
+    if variants != [OURS]:
+        setting, trials = best_setting(size, dropout, inputs[0], dtype, device, pad_id)
+        peer = theirs(size, dropout, setting, device, pad_id)
+        known = {"dtype": machine.SHORT[setting.dtype], "attention": setting.attention, "trials": trials}
+        others = "; ".join(f"{other.removeprefix('transformers ')} {result}" for other, result in trials.items())
+        note += f" {setting}; tried as well: {others}." if others else f" {setting}."
+        if THEIRS in variants:
+            steps[THEIRS], facts[THEIRS] = lambda at: peer(inputs[at % len(inputs)].padded), known
+        if GROUPED in variants:
+            batch = max(1, round(fmean(len(made.lengths) for made in inputs)))
+            grouped = make_grouped(documents, size.vocab, batch, min(rounds, 8), device, multiple)
+
+            def update(at: int) -> None:
+                for padded in grouped[at % len(grouped)].padded:
+                    peer(padded)
+
+            steps[GROUPED], facts[GROUPED] = update, known
+            scale[GROUPED] = [tokens / grouped[at % len(grouped)].real_tokens for at in range(rounds)]
+    times = interleave(steps, DeviceClock(device), rounds=rounds, warmup=1)
+    largest = {variant: lambda step=steps[variant]: step(0) for variant in steps}  # type: ignore[misc]
+    if GROUPED in steps:
+        largest[GROUPED] = lambda: peer(grouped[-1].padded[-1])
+    peaks = {variant: peak_bytes(call, device) for variant, call in largest.items()}
+    rates = {variant: matmul_rate(str(device), _named(facts[variant]["dtype"])) for variant in steps}
+    flops = fmean(step_flops(size, made) for made in inputs)
     real = fmean(made.packed.real_tokens / made.padded["input_ids"].numel() for made in inputs)
     shape = f"layers {size.layers}, hidden {size.hidden}, vocabulary {size.vocab:,}"
     return [
         record.benchmark_entry(
             f"training step, {name}: {shape}",
             variant,
-            times[variant],
-            case=f"{lengths}, dropout {dropout:g}"
+            [seconds * share for seconds, share in zip(times[variant], scale[variant], strict=True)],
+            case=f"{documents.name}, dropout {dropout:g}"
             + (f", padded to {multiple}" if multiple else "")
             + (f", {backend}" if backend else ""),
-            baseline=peers[0] if peers else None,
+            baseline=THEIRS if THEIRS in steps else None,
             tokens=tokens,
             flops=flops,
-            floor_seconds=flops / ceiling,
-            ceiling=f"{machine.SHORT[dtype]} matrix product of this run, {ceiling / 1e12:.2f} TFLOP/s",
-            peak_bytes=peak_bytes(lambda call=calls[variant]: call(0), device),  # type: ignore[misc]
+            floor_seconds=flops / rates[variant],
+            ceiling=f"{facts[variant]['dtype']} matrix product of this run, {rates[variant] / 1e12:.2f} TFLOP/s",
+            peak_bytes=peaks[variant],
             real_share_of_padded_batch=real,
             collate_seconds=collate_seconds,
             loss_agreement=agreement,
             threads=torch.get_num_threads(),
             note=f"{tokens:,} real tokens a step; {100 * real:.0f} % of the padded batch is real.{note}",
+            **facts[variant],
         )
         for variant in steps
     ]
 
 
-def ours_in(dtype: torch.dtype) -> str:
-    """The name of our variant."""
-    return f"unmask {machine.SHORT[dtype]}"
+def best_setting(
+    size: Size, dropout: float, made: StepInputs, dtype: torch.dtype | None, device: torch.device, pad_id: int
+) -> tuple[Setting, dict[str, str]]:
+    """Find the setting in which `transformers` is fastest, of those in `dtype` if it is given; and how others did."""
+    small = replace(size, layers=1, vocab=2000)
+    little = make_inputs(
+        from_distribution(DISTRIBUTIONS["all-128"], small.vocab), small.vocab, _SMALL_TOKENS, 1, device
+    )
+    clock = DeviceClock(device)
+
+    def best_of_two(peer: TransformersStep, padded: dict[str, Tensor]) -> float:
+        return min(clock.seconds(lambda: peer(padded)) for _ in range(2))
+
+    return fastest(
+        lambda setting: best_of_two(theirs(small, dropout, setting, device), little[0].padded),
+        lambda setting: best_of_two(theirs(size, dropout, setting, device, pad_id), made.padded),
+        [setting for setting in SETTINGS if dtype in (None, setting.dtype)],
+    )
 
 
-def peers_in(dtype: torch.dtype) -> list[str]:
-    """The peers of a step in `dtype`: the same dtype, against which ratios are taken, and fp32."""
-    return [f"transformers {name}" for name in dict.fromkeys((machine.SHORT[dtype], "fp32"))]
+def step_flops(size: Size, made: StepInputs) -> float:
+    """Count the operations of the matrix products of a step."""
+    assert made.packed.labels is not None
+    masked = int((made.packed.labels != -100).sum())
+    parts = {name: value for name, value in asdict(size).items() if name not in ("heads", "tokens")}
+    return bert_step_flops(made.lengths, masked=masked, **parts)
+
+
+def _named(short: str) -> torch.dtype:
+    return next(dtype for dtype, name in machine.SHORT.items() if name == short)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -156,46 +223,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=sorted(SIZES), default="mini")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, help="real tokens of a step (default: by size)")
-    parser.add_argument("--dropout", type=float, nargs="+", default=[0.0, 0.1])
-    parser.add_argument("--lengths", choices=SHORT_CASES, default="lognormal-512", help="lengths of the documents")
+    parser.add_argument("--dropout", type=float, nargs="+", default=[0.1], help="one or several (default: 0.1)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--lengths", choices=SHORT_CASES, default="lognormal-512", help="lengths of random documents")
+    source.add_argument("--documents", type=Path, metavar="STORE", help="text: a store that `unmask prepare` made")
     parser.add_argument("--backend", help="ask for this one in every operation, as triton before it is verified")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=DTYPES, help="of activations (default: the one that is fast here)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of both sides (default: the best for each)")
     parser.add_argument("--pad-to-multiple-of", type=int, help="as in the collator of transformers")
-    parser.add_argument("--no-float32", action="store_true", help="leave out the row for transformers in fp32")
     alone = parser.add_mutually_exclusive_group()
     alone.add_argument("--only-peer", action="store_true", help="time transformers alone")
     alone.add_argument("--no-peer", action="store_true", help="time ours alone")
+    parser.add_argument("--no-grouped", action="store_true", help="leave out batches grouped by length")
     parser.add_argument("--profile", action="store_true", help="print where a step of ours spends its time")
     parser.add_argument("--out", type=Path, help="result file to write ('auto' for bench/results)")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    dtype = DTYPES.get(options.dtype, machine.fast_dtype())
-    peers = peers_in(dtype)
-    rows = []
+    left_out = {OURS} if options.only_peer else {THEIRS, GROUPED} if options.no_peer else set()
+    left_out |= {GROUPED} if options.no_grouped else set()
+    path = options.out
+    if str(path) == "auto":
+        source_name = options.documents.resolve().name if options.documents else options.lengths
+        path = record.result_path(f"step-{options.size}-{source_name}")
+    rows: list[dict[str, Any]] = []
+    print(_HEADER, flush=True)
     for dropout in options.dropout:
-        rows += measure(
+        measured = measure(
             options.size,
             dropout=dropout,
             rounds=options.rounds,
             tokens=options.tokens,
             device=torch.device(options.device),
-            dtype=dtype,
-            peers=() if options.no_peer else peers[:1] if options.no_float32 else peers,
-            include_ours=not options.only_peer,
+            dtype=DTYPES.get(options.dtype),
+            variants=[variant for variant in (OURS, THEIRS, GROUPED) if variant not in left_out],
             multiple=options.pad_to_multiple_of,
             lengths=options.lengths,
+            store=options.documents,
             backend=options.backend,
             profile=options.profile,
         )
-    print_table(rows)
-    if options.out:
-        path = options.out
-        if str(path) == "auto":
-            path = record.result_path(f"step-{options.size}-{options.lengths}")
-        record.save(path, record.benchmark_file(rows))
+        print_rows(measured)
+        rows += measured
+        if path:
+            record.save(path, record.benchmark_file(rows))
 
 
 def print_kernels(step: Callable[[], Tensor]) -> None:
@@ -210,18 +282,23 @@ def print_kernels(step: Callable[[], Tensor]) -> None:
     print(profiled.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=60))
 
 
-def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """A line for each case and variant: median, real tokens/s, share of the ceiling, ratio to the baseline."""
-    medians = {(r["extra_info"]["case"], r["extra_info"]["variant"]): r["stats"]["median"] for r in rows}
-    print(f"{'case':<28}{'variant':<20}{'median s':>10}{'IQR s':>9}{'tokens/s':>11}{'ceiling':>9}{'ratio':>7}")
+_HEADER = (
+    f"{'case':<30}{'variant':<34}{'dtype':<7}{'median s':>9}{'IQR s':>8}{'tokens/s':>10}{'ceiling':>9}{'ratio':>7}"
+)
+
+
+def print_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """Print a line for each variant of a case: median, real tokens/s, share of the ceiling, ratio to the baseline."""
+    medians = {row["extra_info"]["variant"]: row["stats"]["median"] for row in rows}
     for row in rows:
         info, stats = row["extra_info"], row["stats"]
         taken = stats["median"]
-        ratio = medians.get((info["case"], info["baseline"]), float("nan")) / taken
+        ratio = medians.get(info["baseline"], float("nan")) / taken
         print(
-            f"{info['case']:<28}{info['variant']:<20}{taken:>10.3f}{stats['iqr']:>9.3f}{info['tokens'] / taken:>11,.0f}"
-            f"{info['floor_seconds'] / taken:>9.0%}{ratio:>7.2f}"
+            f"{info['case']:<30}{info['variant']:<34}{info['dtype']:<7}{taken:>9.3f}{stats['iqr']:>8.3f}"
+            f"{info['tokens'] / taken:>10,.0f}{info['floor_seconds'] / taken:>9.0%}{ratio:>7.2f}"
         )
+    print(rows[0]["extra_info"]["note"], flush=True)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from bench import machine
 from bench.clock import PLAYBACK
-from bench.engine.bench_step import measure, ours_in, peers_in
+from bench.engine.bench_step import GROUPED, OURS, THEIRS, measure
+from bench.training_step import HAS_TRANSFORMERS
 
 pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 
@@ -20,10 +20,10 @@ pytestmark = pytest.mark.benchmark(timer=PLAYBACK)
 def measured(device: torch.device, pytestconfig: pytest.Config) -> dict[str, dict[str, Any]]:
     rounds = pytestconfig.getoption("--rounds") or 5
     name = "base" if device.type == "cuda" else "mini"
-    return {row["extra_info"]["variant"]: row for row in measure(name, dropout=0.0, rounds=rounds, device=device)}
+    return {row["extra_info"]["variant"]: row for row in measure(name, dropout=0.1, rounds=rounds, device=device)}
 
 
-@pytest.mark.parametrize("variant", [ours_in(machine.fast_dtype()), *peers_in(machine.fast_dtype())])
+@pytest.mark.parametrize("variant", [OURS, THEIRS, GROUPED] if HAS_TRANSFORMERS else [OURS])
 def bench_training_step(benchmark: Any, measured: dict[str, dict[str, Any]], variant: str) -> None:
     row = measured[variant]
     benchmark.group = row["group"]
