@@ -263,7 +263,7 @@ def assemble(
     label_slots: Tensor | None = None
     if masked is not None and labels is not None:
         capacity = len(masked) if masked_capacity is None else masked_capacity
-        _fits("masked", len(masked), capacity)
+        _fits("masked", len(masked), capacity, "masked_capacity")
         masked_slots = _padded(masked, capacity, 0)
         label_slots = _padded(labels, capacity, IGNORED)
     return PackedBatch(
@@ -323,9 +323,9 @@ def _require_lists(documents: object) -> None:
         )
 
 
-def _fits(name: str, needed: int, capacity: int) -> None:
+def _fits(name: str, needed: int, capacity: int, argument: str = "") -> None:
     if needed > capacity:
-        raise ValueError(f"assemble: {name} has capacity {capacity} but {needed} are needed; raise {name}")
+        raise ValueError(f"assemble: {name} has capacity {capacity} but {needed} are needed; raise {argument or name}")
 
 
 def _check_segments(lengths: NDArray[np.int64], segments: Sequence[Sequence[int]]) -> None:

@@ -45,7 +45,9 @@ def expanded(path: str) -> str:
 def nearest_name(path: Path) -> Path | None:
     """Return what lies beside a path that does not exist and has nearly its name; None if nothing does."""
     with suppress(OSError, ValueError):
-        close = difflib.get_close_matches(path.name, [one.name for one in path.parent.iterdir()], n=1, cutoff=0.75)
+        # a link to nothing is no help
+        there = [one.name for one in path.parent.iterdir() if one.exists()]
+        close = difflib.get_close_matches(path.name, there, n=1, cutoff=0.75)
         if close:
             return path.with_name(close[0])
     return None

@@ -30,6 +30,18 @@ COMMANDS = {
 }
 
 _TRACEBACK = "UNMASK_TRACEBACK"
+# what pip calls packages that others import under another name
+_NAMES_FOR_PIP = {
+    "attr": "attrs",
+    "dateutil": "python-dateutil",
+    "distutils": "setuptools",
+    "google": "protobuf",
+    "PIL": "pillow",
+    "pkg_resources": "setuptools",
+    "ruamel": "ruamel.yaml",
+    "sklearn": "scikit-learn",
+    "yaml": "PyYAML",
+}
 _ROOM = "make room, or choose another place"
 _ACCESS = "give yourself the right to it, or choose another place"
 # what the machine refuses, and the way out; any other OSError is a mistake of ours
@@ -114,17 +126,27 @@ def _message(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, ValueError | TypeError) and _raised_by_a_check(error):
         return str(error)
-    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("unmask"):
-        package = error.name.split(".")[0]
-        return f"package {package} is not installed; pip install {package}"
     if isinstance(error, ImportError) and error.name and not error.name.startswith("unmask"):
-        package = error.name.split(".")[0]
-        return f"package {package} cannot be loaded ({error}); install it again, or free memory if it lacks that"
+        return _import_message(error, error.name)
     if isinstance(error, OSError) and error.errno in _WAYS:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}; {_WAYS[error.errno]}"
     if isinstance(error, MemoryError):
         return "the memory, or what ulimit -v leaves of it, is used up; end other programs or raise the limit"
     return None
+
+
+def _import_message(error: ImportError, module: str) -> str:
+    from importlib.util import find_spec
+
+    package = module.partition(".")[0]
+    if package in sys.stdlib_module_names:
+        return f"this Python was built without its module {package}; use one that has it, such as those of python.org"
+    name = _NAMES_FOR_PIP.get(package, package)
+    if not isinstance(error, ModuleNotFoundError):
+        return f"package {package} cannot be loaded ({error}); install it again, or free memory if it lacks that"
+    if "." in module and find_spec(package) is not None:
+        return f"package {package} has no module {module}; pip install --force-reinstall {name}"
+    return f"package {package} is not installed; pip install {name}"
 
 
 def _raised_by_a_check(error: Exception) -> bool:

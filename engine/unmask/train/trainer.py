@@ -371,7 +371,8 @@ class Trainer:
 
     def _log_end(self, stop: StopRequest) -> None:
         if self.ended:
-            self._tell(f"done: {self.done} steps, {self.tokens:,} tokens, model in {self.checkpoints.path(self.done)}")
+            steps = "1 step" if self.done == 1 else f"{self.done} steps"
+            self._tell(f"done: {steps}, {self.tokens:,} tokens, model in {self.checkpoints.path(self.done)}")
             _log.info(f"try: unmask {next_command(self.config, self.folder)}")
         elif self.done == 0:
             _log.info(

@@ -1,8 +1,11 @@
 """What the commands advise about their words: each is followed here, and then the command does its work."""
 
+import importlib.metadata
+import importlib.util
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -125,3 +128,59 @@ def test_an_analysis_is_made_after_the_advice(
     assert "give another one with --out" in told.refused("analyse", "store", *small, "--out", "a.txt")
     assert "tables.md" in told.done("analyse", "store", *small, "--out", "found")
     assert "is replaced; --out FOLDER keeps it" not in told.done("analyse", "store", *small)
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "known_to_pip"),
+    [
+        (ModuleNotFoundError("no", name="ruamel"), "package ruamel is not installed; pip install", "ruamel.yaml"),
+        (ModuleNotFoundError("no", name="yaml"), "package yaml is not installed; pip install", "PyYAML"),
+        (
+            ModuleNotFoundError("no", name="frobnicate"),
+            "package frobnicate is not installed; pip install",
+            "frobnicate",
+        ),
+        (
+            ModuleNotFoundError("no", name="pyarrow.absent"),
+            "package pyarrow has no module pyarrow.absent; pip install --force-reinstall",
+            "pyarrow",
+        ),
+    ],
+)
+def test_a_package_that_is_missing_has_the_name_that_pip_knows(
+    error: ImportError, says: str, known_to_pip: str, monkeypatch: pytest.MonkeyPatch, told: type[_Told]
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name in ("ruamel", "yaml") else find_spec(name)
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr("unmask.cli.doctor.run", _raising(error))
+        assert told.refused("doctor") == f"unmask: {says} {known_to_pip}"
+    assert told.done("doctor", "--json")
+
+
+def test_a_module_that_this_python_lacks_is_no_package(monkeypatch: pytest.MonkeyPatch, told: type[_Told]) -> None:
+    monkeypatch.setattr("unmask.cli.doctor.run", _raising(ModuleNotFoundError("no", name="_lzma")))
+    assert told.refused("doctor") == (
+        "unmask: this Python was built without its module _lzma; use one that has it, such as those of python.org"
+    )
+
+
+def test_each_package_that_unmask_requires_has_the_name_that_pip_knows() -> None:
+    """Of those whose names for import and for pip differ."""
+    from unmask.cli import _NAMES_FOR_PIP
+
+    required = {re.match(r"[\w.-]+", line)[0] for line in importlib.metadata.requires("unmask") or []}  # type: ignore[index]
+    for module, distributions in importlib.metadata.packages_distributions().items():
+        for name in set(distributions) & required:
+            as_imported = name.replace("-", "_").lower()
+            if module in _NAMES_FOR_PIP or (as_imported != module.lower() and as_imported.startswith(f"{module}.")):
+                assert _NAMES_FOR_PIP.get(module) == name
+
+
+def _raising(error: Exception) -> Callable[[list[str]], None]:
+    def run(arguments: list[str]) -> None:
+        raise error
+
+    return run

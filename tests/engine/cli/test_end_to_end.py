@@ -88,7 +88,7 @@ def test_missing_tensorboard_is_noticed_before_anything_is_made(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert main(["pretrain", "--train.tensorboard", "--run", str(tmp_path / "run"), *SMALL]) == 2
     told = capsys.readouterr()
-    assert "pip install unmask[tensorboard]" in told.err
+    assert "pip install 'unmask[tensorboard]'" in told.err
     assert told.out == ""
     assert not (tmp_path / "run").exists()
 

@@ -82,7 +82,7 @@ def test_unknown_command_names_the_nearest_one(capsys: pytest.CaptureFixture[str
         (
             ModuleNotFoundError("no", name="pyarrow.lib"),
             2,
-            "unmask: package pyarrow is not installed; pip install pyarrow\n",
+            "unmask: package pyarrow has no module pyarrow.lib; pip install --force-reinstall pyarrow\n",
         ),
         (
             ImportError("libarrow.so: failed to map segment", name="pyarrow.lib"),

@@ -352,7 +352,7 @@ def test_results_are_printed_and_notices_are_log_messages_which_a_command_prints
 ) -> None:
     settings: dict[str, Any] = {"steps": 1, "warmup_steps": 0, "phases": []}
     tiny.pretrain(tiny.config(tmp_path / "library", **settings))
-    assert "done: 1 steps" in caplog.text
+    assert "done: 1 step, " in caplog.text
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines if not line.startswith("step 1/1")] == [
         "held-out at step 0",
@@ -363,7 +363,7 @@ def test_results_are_printed_and_notices_are_log_messages_which_a_command_prints
         tiny.pretrain(tiny.config(tmp_path / "command", **settings))
     told = capsys.readouterr()
     assert told.err == ""
-    assert [told.out.count(line) for line in ("done: 1 steps", "held-out at step 1")] == [1, 1]
+    assert [told.out.count(line) for line in ("done: 1 step, ", "held-out at step 1")] == [1, 1]
     assert told.out.startswith("no data.store and no data.input: training on the docstrings of the installed Python")
     assert [line.split(":")[0] for line in told.out.splitlines() if ":" in line][-2:] == ["done", "try"]
 

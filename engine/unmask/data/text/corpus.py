@@ -158,12 +158,14 @@ def _matches(location: str) -> list[str] | None:
 
 def _absent(location: str) -> CorpusError:
     path = Path(location)
-    what = f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
     # the part after the first = exists, so the name was not understood
-    named = _exists(location.partition("=")[2])
-    way = "name a source with letters, digits, '.', '-' and '_' only" if named else "give a file or folder that does"
-    if not named and (near := nearest_name(path)) is not None:
-        way = f"did you mean {near}?"
+    if _exists(location.partition("=")[2]):
+        return CorpusError(
+            f"corpus: {location} does not exist; name a source with letters, digits, '.', '-' and '_' only"
+        )
+    what = f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
+    near = nearest_name(path)
+    way = "give a file or folder that does" if near is None else f"did you mean {near}?"
     return CorpusError(f"corpus: {location or repr(location)} {what}; {way}")
 
 

@@ -45,7 +45,7 @@ _NEAR = 24
 # a line ends where `cleaning.py` puts a line break, so that later steps see the same lines
 _LINE = re.compile(f"[^\n\r{OTHER_BREAKS}]*+(?:\r\n?|[\n{OTHER_BREAKS}])|[^\n\r{OTHER_BREAKS}]++")
 # first bytes of a format, its name, what to do with such a file, and the command for it
-_FORMATS = (
+_FILE_FORMATS = (
     (b"\x1f\x8b", "gzip", "give its name the suffix .gz", "mv {typed} {gz}"),
     (b"\x28\xb5\x2f\xfd", "zstd", "give its name the suffix .zst", "mv {typed} {zst}"),
     (b"PAR1", "parquet", "give its name the suffix .parquet", "mv {typed} {parquet}"),
@@ -53,6 +53,9 @@ _FORMATS = (
     (b"\xfd7zXZ\0", "xz", "decompress it", "mv {typed} {xz} && unxz {xz}"),
     (b"PK\x03\x04", "zip", "unpack it", "mv {typed} {zip} && python -m zipfile -e {zip} {bare}"),
     (b"%PDF-", "PDF", "take the text out", "mv {typed} {pdf} && pdftotext {pdf} {txt}"),
+)
+_FORMATS = (
+    *_FILE_FORMATS,
     (b"\xff\xfe", "UTF-16", "read it with --encoding utf-16 (data.encoding of a run)", ""),
     (b"\xfe\xff", "UTF-16", "read it with --encoding utf-16 (data.encoding of a run)", ""),
 )
@@ -80,23 +83,28 @@ def compression_of(path: FilePath) -> str:
     return suffix if suffix in COMPRESSED else ""
 
 
-def other_format(head: bytes, path: FilePath, *, raw: bool = False) -> str:
+def other_format(head: bytes, path: FilePath) -> str:
     """Return the clause of a message that names the format of a file by its first bytes; empty if it is unknown.
 
     Args:
         head: the first bytes, decompressed if the name of the file says that it is compressed.
         path: the file.
-        raw: whether the first bytes are those of the file itself, which is not compressed as its name says.
     """
-    for begin, name, way, command in _FORMATS:
-        if not head.startswith(begin):
-            continue
-        packed = compression_of(path)
-        if packed and command and not raw:
+    packed = compression_of(path)
+    for begin, name, *_ in _FILE_FORMATS if packed else ():
+        if head.startswith(begin):
             unpack = f"{_PROGRAMS[packed]} -d {as_typed(path)}"
             return f"; inside it is {name} by its first bytes: {unpack}, and give the file that it makes"
+    return _by_its_first_bytes(head, path, _FORMATS)
+
+
+def _by_its_first_bytes(head: bytes, path: FilePath, formats: Iterable[tuple[bytes, str, str, str]]) -> str:
+    """Return the clause for the first bytes of the file itself, whatever its name says."""
+    for begin, name, way, command in formats:
+        if not head.startswith(begin):
+            continue
         bare = str(path).removesuffix(path.suffix)
-        whole = bare if packed else str(path)
+        whole = bare if compression_of(path) else str(path)
         names = {suffix: as_typed(f"{bare}.{suffix}") for suffix in ("pdf", "txt", "zip", "parquet")}
         names |= {suffix: as_typed(f"{whole}.{suffix}") for suffix in ("gz", "zst", "bz2", "xz")}
         typed = command.format(typed=as_typed(path), bare=as_typed(bare), **names)
@@ -125,12 +133,13 @@ def _not_whole(path: FilePath, name: str, error: Exception) -> CorpusError:
     head = b""
     with suppress(OSError), path.open("rb") as stream:
         head = stream.read(8)
-    begin = next(begin for begin, known, *_ in _FORMATS if known == name)
+    begin = next(begin for begin, known, *_ in _FILE_FORMATS if known == name)
     if head.startswith(begin):
         way = "; copy or compress it again"
     else:
-        way = (
-            other_format(head, path, raw=True) or f"; leave {path.suffix} out of its name, or copy or compress it again"
+        # text in UTF-16 is read under a name that says nothing else
+        way = _by_its_first_bytes(head, path, _FILE_FORMATS) or (
+            f"; leave {path.suffix} out of its name, or copy or compress it again"
         )
     return CorpusError(f"corpus: {path} is not a whole {name} file ({error}){way}")
 
@@ -213,8 +222,8 @@ def _decoded(path: FilePath, stream: IO[bytes], encoding: str) -> Iterator[str]:
         nul = -1 if is_wide else data.find(b"\0")
         if nul >= 0:
             way = other_format(head, path) or (
-                "; give the encoding of a text, such as --encoding utf-16-le (data.encoding of a run), leave out what "
-                "is no text"
+                "; give the encoding of a text, such as --encoding utf-16-le (data.encoding of a run), or leave it "
+                "out if it is no text"
             )
             raise CorpusError(f"corpus: {path} is binary: NUL at byte {offset + nul}{way}")
         waiting = len(decoder.getstate()[0])

@@ -95,7 +95,9 @@ def _chosen(sources: Sequence[str] | None) -> list[str]:
         if name not in SOURCES:
             raise CorpusError(f"corpus: embedded source {name!r} is unknown; there are {', '.join(SOURCES)}")
         if _root(name) is None:
-            raise CorpusError(f"corpus: embedded source {name!r} is not installed; pip install {name}")
+            # this Python came in parts, and the one with help() was left out
+            way = "leave it out, or use a Python of python.org" if name == "topics" else f"pip install {name}"
+            raise CorpusError(f"corpus: embedded source {name!r} is not installed; {way}")
     return [name for name in SOURCES if name in sources]
 
 

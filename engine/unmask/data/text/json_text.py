@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -45,7 +46,7 @@ def read_json(path: FilePath, options: ReadOptions, cuts: Cuts) -> Iterator[tupl
             return
         # lines keep their numbers for messages
         whole = "\n" * (first[0] - 1) + first[1].lstrip("\ufeff") + "".join(line for _, line in lines)
-        value = _parsed(whole, str(path), path, is_line=False)
+        value = _parsed(whole, path)
         yield from _items(path, [value] if isinstance(value, tuple) else value, options.fields)
 
 
@@ -67,7 +68,7 @@ def _lines(path: FilePath, lines: Iterator[tuple[int, str]], fields: tuple[str, 
         if not line.strip():
             continue
         origin = f"{path}:{number}"
-        row = _parsed(line, origin, path)
+        row = _parsed_line(line, origin, path, is_first=number == 1)
         # an object is a tuple of pairs here, which shows a field that comes twice
         if not isinstance(row, tuple):
             way = f", for example with jq -c '.[]' {as_typed(path)}" if isinstance(row, list) else ""
@@ -122,20 +123,39 @@ def _kind(value: Any) -> str:
     return _TYPES.get(type(value), "null")
 
 
-def _parsed(text: str, origin: str, path: FilePath, *, is_line: bool = True) -> Any:
+def _parsed_line(line: str, origin: str, path: FilePath, *, is_first: bool) -> Any:
+    with _errors_of_depth(origin):
+        try:
+            return _DECODER.decode(line)
+        except json.JSONDecodeError as error:
+            known = decoding.other_format(line[:8].encode(), path) if is_first else ""
+            way = known or "; write one object a line" + (_way_to_lines(path) if line.strip() in ("[", "{") else "")
+            raise CorpusError(f"corpus: {origin} is not valid JSON ({error.msg}, column {error.colno}){way}") from None
+
+
+def _parsed(text: str, path: FilePath) -> Any:
+    with _errors_of_depth(str(path)):
+        try:
+            return _DECODER.decode(text)
+        except json.JSONDecodeError as error:
+            way = decoding.other_format(text[:8].encode(), path) or f"; write one object a line{_way_to_lines(path)}"
+            place = f"line {error.lineno}, column {error.colno}"
+            raise CorpusError(f"corpus: {path} is not valid JSON ({error.msg}, {place}){way}") from None
+
+
+@contextmanager
+def _errors_of_depth(origin: str) -> Iterator[None]:
     try:
-        return _DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        known = decoding.other_format(text[:8].encode(), path)
-        place = f"column {error.colno}" if is_line else f"line {error.lineno}, column {error.colno}"
-        file = as_typed(path)
-        whole = f" (jq -c '.[]' {file} makes such lines of an array, jq -c . {file} of objects over several lines)"
-        way = known or ("; write one object a line" + (whole if text.strip() in ("[", "{") or not is_line else ""))
-        raise CorpusError(f"corpus: {origin} is not valid JSON ({error.msg}, {place}){way}") from None
+        yield
     except RecursionError:
         raise CorpusError(
             f"corpus: {origin} is nested too deeply to be read, about a thousand levels; leave the field that is out"
         ) from None
+
+
+def _way_to_lines(path: FilePath) -> str:
+    file = as_typed(path)
+    return f" (jq -c '.[]' {file} makes such lines of an array, jq -c . {file} of objects over several lines)"
 
 
 def _refuse_surrogates(text: str, origin: str) -> None:

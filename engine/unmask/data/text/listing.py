@@ -336,8 +336,9 @@ def _refused(folder: Path, kind: Kind) -> CorpusError:
         way = f"give {folder / 'store'}, the store of the text that it was trained on"
     elif kind == "unfinished store":
         way = "finish it with the command that began it and give the store, or give the text"
-    return CorpusError(f"corpus: {folder} is {_with_article(kind)}, which is not read as text; {way}")
+    what = _with_article(kind)
+    return CorpusError(f"corpus: {folder} is {what}, which is not read as text; {way}")
 
 
 def _with_article(kind: str) -> str:
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+    return " ".join(["an" if kind[0] in "aeiou" else "a", kind])

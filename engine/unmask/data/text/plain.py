@@ -39,8 +39,8 @@ def _checked(path: FilePath, blocks: Iterator[str]) -> Iterator[str]:
     """Yield the blocks of a text; refuse CoNLL columns, whose tags nobody means to learn, and a PDF."""
     first = next(blocks, "")
     if first.startswith("%PDF-"):
-        way = decoding.other_format(b"%PDF-", path) or "; leave it out"
-        raise CorpusError(f"corpus: {path} is no text{way}")
+        way = decoding.other_format(b"%PDF-", path)
+        raise CorpusError(f"corpus: {path} is no text; leave it out, or make text of it{way}")
     if first.startswith("-DOCSTART-"):
         renamed = as_typed(f"{str(path).removesuffix(path.suffix)}.conll")
         raise CorpusError(

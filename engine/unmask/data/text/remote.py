@@ -126,7 +126,7 @@ def shown(location: str) -> str:
         return location
     protocol, mark, rest = location.partition("?")[0].partition("://")
     bucket, slash, path = rest.partition("/")
-    return f"{protocol}{mark}{bucket.rpartition('@')[2]}{slash}{path}"
+    return "".join((protocol, mark, bucket.rpartition("@")[2], slash, path))
 
 
 def remote_path(uri: str) -> RemotePath:

@@ -60,10 +60,10 @@ def all_undecoded(first: UndecodedError, files: Sequence[FilePath], options: Rea
     if len(found) == 1 and not missed:
         way = known or f"; {_way(found, files, options.encoding, as_typed(first.path))}"
         return CorpusError(f"corpus: {first.path} is not {name} {first.place}{way}")
-    way = _way(found, files, options.encoding, "FILE")
+    ways = _way(found, files, options.encoding, "FILE")
     rest = f"; {missed:,} files were not looked at" if missed else ""
     listed = "".join(f"\n  {printable(str(one.path))} {one.place}" for one in found)
-    return CorpusError(f"corpus: {len(found):,} of {len(files):,} files of text are not {name}{rest}; {way}{listed}")
+    return CorpusError(f"corpus: {len(found):,} of {len(files):,} files of text are not {name}{rest}; {ways}{listed}")
 
 
 def probably_utf8(files: Sequence[FilePath]) -> list[FilePath]:

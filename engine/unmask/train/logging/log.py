@@ -138,6 +138,6 @@ def event_writer_class() -> Any:
     except ImportError as error:
         raise ConfigError(
             "config: train.tensorboard needs the package tensorboard, which is not installed; "
-            "`pip install unmask[tensorboard]`, or leave it off: log.jsonl holds the same numbers"
+            "`pip install 'unmask[tensorboard]'`, or leave it off: log.jsonl holds the same numbers"
         ) from error
     return SummaryWriter

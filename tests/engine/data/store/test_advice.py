@@ -1,9 +1,11 @@
 """What the errors about a store advise: each is followed here, and then the store opens."""
 
+import hashlib
 import json
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,10 +47,27 @@ def test_what_is_no_store_is_made_one_by_the_command_of_the_error(text: Path, tm
     assert main([*shlex.split(command), "--input", str(text), "--vocab-size", "60"]) == 0
     Store.open(tmp_path / "absent")
     (tmp_path / "manifest.json").write_text("{}")
-    assert refusal(tmp_path).endswith("; make one with unmask prepare")
+    assert refusal(tmp_path).endswith(
+        "is no token store (its manifest.json was not written by unmask); make one with unmask prepare"
+    )
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "manifest", "lacks", "version"])
+SAYS = {
+    "cut": "is truncated: ",
+    "grown": "is altered: ",
+    "changed": "is damaged: its SHA-256 begins ",
+    "gone": "is missing (No such file or directory); copy the store again, or remove it and prepare it anew",
+    "manifest": "manifest.json is damaged; remove the store and prepare it again",
+    "lacks": "is damaged, it lacks tokenizer_hash; remove the store and prepare it again",
+    "version": "was written in format 99; this version reads format 1 - upgrade unmask or prepare the store again",
+    "unreadable": "cannot be read ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte); make it "
+    "readable, or prepare the store again",
+    "count": "holds 1 documents, the manifest says 7; prepare it again",
+    "no shard": "is no shard of a token store (",
+}
+
+
+@pytest.mark.parametrize("damage", SAYS)
 def test_a_damaged_store_is_copied_or_prepared_again(text: Path, damage: str) -> None:
     folder = made(text)
     shutil.copytree(folder, folder.with_name("copy"))
@@ -56,6 +75,16 @@ def test_a_damaged_store_is_copied_or_prepared_again(text: Path, damage: str) ->
     shard = folder / manifest["shards"][0]["file"]
     if damage == "cut":
         shard.write_bytes(shard.read_bytes()[:-8])
+    elif damage == "grown":
+        shard.write_bytes(shard.read_bytes() + b"12345678")
+    elif damage == "unreadable":
+        (folder / "manifest.json").write_bytes(b"\xff")
+    elif damage == "count":
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"documents": 7}))
+    elif damage == "no shard":
+        shard.write_bytes(bytes(len(shard.read_bytes())))
+        manifest["shards"][0]["sha256"] = hashlib.sha256(shard.read_bytes()).hexdigest()
+        (folder / "manifest.json").write_text(json.dumps(manifest))
     elif damage == "changed":
         shard.write_bytes(shard.read_bytes()[:-8] + b"12345678")
     elif damage == "gone":
@@ -68,8 +97,7 @@ def test_a_damaged_store_is_copied_or_prepared_again(text: Path, damage: str) ->
     else:
         (folder / "manifest.json").write_text(json.dumps(manifest)[:-9])
     told = refusal(folder)
-    again = {"version": "or prepare the store again", "lacks": "remove the store and prepare it again"}
-    assert again.get(damage, "; ") in told
+    assert SAYS[damage] in told
     shutil.rmtree(folder)
     if "copy the store again" in told:
         shutil.copytree(folder.with_name("copy"), folder)
@@ -146,3 +174,53 @@ def test_a_store_that_another_process_writes_or_that_would_be_empty_waits_for_it
     document = StoredDocument(ids=np.array([5, 6, 7]), source="a", content_hash=1)
     write_store(tmp_path / "made", [document], tokenizer=tmp_path / "tokenizer")
     assert Store.open(tmp_path / "made").num_documents == 1
+
+
+def test_a_store_that_appears_while_it_is_written_is_named_otherwise_or_removed(
+    text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmask.data.store import unfinished
+
+    store = text.parent / "store"
+    publish = unfinished.UnfinishedStore.publish
+
+    def after_another(self: unfinished.UnfinishedStore, *arguments: Any) -> None:
+        if self.folder == store:
+            store.mkdir()
+        publish(self, *arguments)
+
+    monkeypatch.setattr(unfinished.UnfinishedStore, "publish", after_another)
+    with pytest.raises(
+        StoreError, match="appeared while it was being written, nothing was replaced; run the same command with another"
+    ):
+        made(text)
+    Store.open(made(text, "other"))
+    monkeypatch.undo()
+    store.rmdir()
+    Store.open(made(text))
+
+
+def test_an_unfinished_store_that_the_disk_stops_goes_on_after_room_is_made(
+    text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmask.data.store import unfinished
+
+    write = unfinished.UnfinishedStore._write
+
+    def full(self: unfinished.UnfinishedStore, name: str, value: Any) -> None:
+        if name == "manifest.json":
+            raise OSError(28, "No space left on device")
+        write(self, name, value)
+
+    monkeypatch.setattr(unfinished.UnfinishedStore, "_write", full)
+    with pytest.raises(StoreError) as told:
+        prepare([text], text.parent / "store", vocab_size=60, workers=1, shard_tokens=5)
+    assert str(told.value) == (
+        f"store: {text.parent}/store cannot be written (No space left on device); {text.parent}/store.partial is an "
+        "unfinished store; run the same command on the same text to go on with it, or remove it to start afresh"
+    )
+    monkeypatch.undo()
+    assert prepare([text], text.parent / "store", vocab_size=60, workers=1, shard_tokens=5).num_documents == 1
+    shutil.rmtree(text.parent / "store")
+    shutil.rmtree(text.parent / "store.partial", ignore_errors=True)
+    assert prepare([text], text.parent / "store", vocab_size=60, workers=1, shard_tokens=5).num_documents == 1

@@ -152,6 +152,69 @@ def test_a_compressed_file_of_another_format_is_unpacked_first(shell: Callable[[
     assert texts("a b.txt") == ["one"]
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a b.txt", b"%PDF-1.4 plain", "is no text; leave it out, or make text of it; inside it is PDF"),
+        ("a b.json", b"%PDF-1.4 plain", "is not valid JSON (Expecting value, line 1, column 1); inside it is PDF"),
+        ("a b.jsonl", b"%PDF-1.4 plain", "is not valid JSON (Expecting value, column 1); inside it is PDF"),
+        ("a b.parquet", b"%PDF-1.4 plain", "cannot be read as parquet ("),
+        ("a b.txt", b"%PDF-1.4 \0", "is binary: NUL at byte 9; inside it is PDF by its first bytes"),
+    ],
+)
+def test_what_is_no_text_inside_a_compressed_file_is_unpacked_and_converted(
+    name: str, data: bytes, says: str, shell: Callable[[str], None]
+) -> None:
+    Path(f"{name}.gz").write_bytes(gzip.compress(data))
+    told = refusal(f"{name}.gz")
+    assert says in told and told.endswith(", and give the file that it makes")
+    shell(told.rpartition("first bytes: ")[2].partition(", and give")[0])
+    told = refusal(name)
+    assert "by its first bytes it is PDF: take the text out" in told
+    shell(told.rpartition(": ")[2])
+    assert texts("a b.txt") == ["one"]
+
+
+def test_a_file_that_is_no_text_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    pdf = tmp_path / "b.txt"
+    pdf.write_bytes(b"%PDF-1.4 plain")
+    assert f"{pdf} is no text; leave it out, or make text of it; by its first bytes it is PDF" in refusal(tmp_path)
+    pdf.unlink()
+    assert texts(tmp_path) == ["one"]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_utf_16_under_the_name_of_a_compressed_file_is_read_under_another(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes("né".encode("utf-16"))
+    assert f"; leave {suffix} out of its name, or copy or compress it again" in refusal(path, encoding="utf-16")
+    path = path.rename(tmp_path / "a.txt")
+    told = refusal(path)
+    assert "by its first bytes it is UTF-16: read it with --encoding utf-16" in told
+    assert texts(path, encoding="utf-16") == ["né"]
+
+
+def test_a_file_under_the_name_of_another_compression_is_named_after_its_own(shell: Callable[[str], None]) -> None:
+    Path("a b.txt.zst").write_bytes(gzip.compress(b"one"))
+    told = refusal("a b.txt.zst")
+    assert "is not a whole zstd file (" in told and "; by its first bytes it is gzip: give its name the suffix" in told
+    shell(told.rpartition(": ")[2])
+    assert texts("a b.txt.gz") == ["one"]
+
+
+def test_an_object_that_holds_the_objects_is_parted_by_the_command(shell: Callable[[str], None]) -> None:
+    if shutil.which("jq") is None:
+        pytest.skip("needs jq")
+    for name, near in (("a b.json", "data"), ("c d.jsonl", "data"), ("e f.json", "texts"), ("g h.jsonl", "texts")):
+        Path(name).write_text(json.dumps({near: [{"text": "one"}]}))
+        told = refusal(name)
+        assert f"leaves this file out; for the objects in the field '{near}': jq -c" in told
+        assert ("the nearest is 'texts'; name the one that holds" in told) == (near == "texts")
+        shell(told[told.index("jq -c") :])
+        assert texts(f"{name}.lines.jsonl") == ["one"]
+
+
 def test_a_damaged_or_misnamed_compressed_file_is_mended(tmp_path: Path) -> None:
     path = tmp_path / "a.txt.gz"
     path.write_bytes(gzip.compress(b"one")[:-4])
@@ -166,8 +229,20 @@ def test_a_damaged_or_misnamed_compressed_file_is_mended(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("files", "options", "advice", "mended", "changes"),
     [
-        ({"a.txt": "one"}, {"split_at": "("}, "put a backslash before each sign", {}, {"split_at": r"\("}),
-        ({"a.txt": "one"}, {"split_at": "x", "blank_line_documents": True}, "leave one out", {}, {"split_at": "x"}),
+        (
+            {"a.txt": "one"},
+            {"split_at": "("},
+            "at position 0); put a backslash before each sign that stands for itself",
+            {},
+            {"split_at": r"\("},
+        ),
+        (
+            {"a.txt": "one"},
+            {"split_at": "x", "blank_line_documents": True},
+            "at split_at, not at both; leave one out",
+            {},
+            {"split_at": "x"},
+        ),
         ({"a.csv": "text\none\n"}, {"delimiter": "ab"}, "give for example ';', or tab", {}, {"delimiter": ";"}),
         ({"a.csv": "text\none\n"}, {"delimiter": "ab"}, "give for example ';', or tab", {}, {"delimiter": "tab"}),
         ({"a.csv": "text\none\n"}, {"text_field": ""}, "write for example title,text", {}, {"text_field": "text"}),
@@ -197,10 +272,22 @@ def test_a_damaged_or_misnamed_compressed_file_is_mended(tmp_path: Path) -> None
             {},
         ),
         ({"a.jsonl": "[1]"}, {}, "write one object a line", {"a.jsonl": '{"text": "one"}'}, {}),
+        ({"a.jsonl": "\nBZh"}, {}, ":2 is not valid JSON (", {"a.jsonl": '{"text": "one"}'}, {}),
+        ({"a.json": '[{"body": "one"}]'}, {}, "its fields are body; name the one", {}, {"text_field": "body"}),
+        ({"a.json": '[{"txt": "one"}]'}, {}, "the nearest is 'txt'; name the one", {}, {"text_field": "txt"}),
+        (
+            {"a.json": '[{"text": "one", "text": "two"}]'},
+            {},
+            "item 0 has the field 'text' 2 times; keep the one that is the text",
+            {"a.json": '[{"text": "one"}]'},
+            {},
+        ),
+        ({"a.csv": "a,b\n,one\n"}, {"text_field": ["a", "b"]}, "write 'a,b', with commas", {}, {"text_field": "a,b"}),
+        ({"a.csv": "x,one\n"}, {"text_field": 2}, 'write a number in quotes too, such as "3"', {}, {"text_field": "2"}),
         (
             {"a.jsonl": '{"text": "one", "x": ' + "[" * 9999 + "]" * 9999 + "}"},
             {},
-            "leave the field that is out",
+            "is nested too deeply to be read, about a thousand levels; leave the field that is out",
             {"a.jsonl": '{"text": "one"}'},
             {},
         ),
@@ -258,7 +345,7 @@ def test_a_pipe_a_link_to_nothing_and_a_locked_file_are_mended(tmp_path: Path, m
     allowed = os.access
     locked = tmp_path / "in" / "b.txt"
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked and allowed(path, mode))
-    assert "make it readable, or move it away" in refusal(tmp_path / "in")
+    assert "b.txt cannot be read (Permission denied); make it readable, or move it away" in refusal(tmp_path / "in")
     (tmp_path / "in" / "c.txt").write_text("two")
     locked.rename(tmp_path / "away.txt")
     assert texts(tmp_path / "in") == ["two"]
@@ -270,7 +357,16 @@ def test_names_and_patterns_of_inputs_are_mended(tmp_path: Path) -> None:
     assert "give text with --input, or the embedded corpus with --input docstrings:" in refusal()
     assert "give one that matches files or folders (** stands" in refusal(f"{tmp_path}/*.txt")
     assert texts(f"{tmp_path}/**/*.txt") == ["one"]
-    assert "give a file or folder that does" in refusal(tmp_path / "out")
+    assert refusal(tmp_path / "out").endswith("out does not exist; give a file or folder that does")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    assert refusal(tmp_path / "nowhere").endswith("gone, which does not exist; give a file or folder that does")
+    told = refusal(tmp_path / "inn")
+    assert "inn does not exist; did you mean " in told
+    assert texts(told.rpartition("mean ")[2].removesuffix("?")) == ["one"]
+    (tmp_path / "inx").symlink_to(tmp_path / "gone")
+    told = refusal(tmp_path / "inx")
+    assert "gone, which does not exist; did you mean " in told
+    assert texts(told.rpartition("mean ")[2].removesuffix("?")) == ["one"]
     assert texts(tmp_path / "in") == ["one"]
     told = refusal(f"my text={tmp_path}/in")
     assert "name a source with letters, digits, '.', '-' and '_' only" in told
@@ -290,6 +386,10 @@ def test_a_folder_of_another_kind_names_what_to_give(tmp_path: Path) -> None:
     told = refusal(run)
     given = told.rpartition("; give ")[2].partition(",")[0]
     assert Corpus([given], ReadOptions()).names
+    shutil.rmtree(run / "store")
+    assert refusal(run).endswith(
+        "run is a run, which is not read as text; give the files or folders with the text by name"
+    )
     (run / "manifest.json").write_text(json.dumps({}))
     unfinished = tmp_path / "store.partial"
     unfinished.mkdir()
@@ -358,6 +458,43 @@ def test_an_address_that_is_none_is_mended_with_a_protocol_of_fsspec() -> None:
     memory.rm("/advice", recursive=True)
 
 
+def test_an_address_whose_package_is_missing_is_read_as_copied_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec.core
+
+    def missing(uri: str) -> None:
+        raise ImportError('Please install "paramiko" to access sftp')
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    told = refusal("sftp://host/texts/a.txt")
+    assert told == (
+        'corpus: sftp://host/texts/a.txt needs a package (Please install "paramiko" to access sftp); install what it '
+        "names, or copy the files"
+    )
+    (tmp_path / "a.txt").write_text("one")
+    assert texts(tmp_path / "a.txt") == ["one"]
+
+
+class _Rows(list[dict[str, Any]]):
+    """Rows of a streamed data set, whose columns are not known before."""
+
+    column_names = None
+
+
+def test_a_column_that_a_streamed_row_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for column, told in (
+        ("body", "hf://a/b:row 0 has no field 'text', its fields are body; name the one"),
+        ("txt", "its fields are txt; the nearest is 'txt'; name the one that holds the text"),
+    ):
+        monkeypatch.setattr(
+            "unmask.data.text.hugging_face._splits",
+            lambda location, column=column: [(location, _Rows([{column: "one"}]))],
+        )
+        assert told in refusal("hf://a/b")
+        assert texts("hf://a/b", text_field=column) == ["one"]
+
+
 def test_a_file_that_the_system_refuses_is_read_when_it_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one")
@@ -410,7 +547,10 @@ def test_zstd_without_its_library_is_decompressed_first(
     pa = pytest.importorskip("pyarrow")
     Path("a.txt.zst").write_bytes(packed("zstd", b"one"))
     monkeypatch.setattr(pa, "Codec", _NoCodec)
-    assert refusal("a.txt.zst").endswith("which has it, or decompress the file")
+    assert refusal("a.txt.zst").endswith(
+        "needs zstd, which this build of pyarrow leaves out; install pyarrow from PyPI, which has it, or decompress "
+        "the file"
+    )
     shell("zstd -d a.txt.zst")
     assert texts("a.txt") == ["one"]
 
@@ -424,7 +564,11 @@ class _NoCodec:
 def test_a_data_set_that_cannot_be_loaded_is_saved_or_named_by_a_split(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     (tmp_path / "nothing").mkdir()
-    assert "give hf://owner/name:split, hf://datasets/owner/name/PATH" in refusal(f"hf://{tmp_path}/nothing")
+    told = refusal(f"hf://{tmp_path}/nothing")
+    assert "cannot be loaded as a data set (" in told
+    assert told.endswith(
+        "; give hf://owner/name:split, hf://datasets/owner/name/PATH for files in its repository, or a saved one"
+    )
     (tmp_path / "nothing" / "train.jsonl").write_text('{"text": "one"}\n')
     assert texts(f"hf://{tmp_path}/nothing:train") == ["one"]
     datasets.Dataset.from_dict({"text": ["one"]}).save_to_disk(tmp_path / "saved")
@@ -435,7 +579,22 @@ def test_without_docstrings_files_are_given(tmp_path: Path, monkeypatch: pytest.
     from unmask.data.text.docstrings import docstring_corpus
 
     monkeypatch.setattr("unmask.data.text.docstrings._extract", lambda chosen, processes: [])
-    with pytest.raises(CorpusError, match="give files with --input instead"):
+    with pytest.raises(CorpusError, match="no docstring found in topics; give files with --input instead"):
         docstring_corpus(["topics"], cache=tmp_path)
     (tmp_path / "a.txt").write_text("one")
     assert texts(tmp_path / "a.txt") == ["one"]
+
+
+def test_the_docstrings_of_what_is_not_installed_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unmask.data.text import docstrings
+
+    found = docstrings._root
+    monkeypatch.setattr(docstrings, "_root", lambda name: None if name in ("topics", "sympy") else found(name))
+    monkeypatch.setattr(docstrings, "_extract", lambda chosen, processes: [chosen])
+    monkeypatch.setattr(docstrings, "cache_folder", lambda: None)
+    for name, way in (("topics", "leave it out, or use a Python of python.org"), ("sympy", "pip install sympy")):
+        with pytest.raises(CorpusError, match=f"embedded source '{name}' is not installed; {way}"):
+            docstrings.docstring_corpus([name, "numpy"])
+    assert docstrings.docstring_corpus(["numpy"]) == [["numpy"]]
+    monkeypatch.setattr(docstrings, "_root", found)
+    assert docstrings.docstring_corpus(["topics"]) == [["topics"]]

@@ -63,11 +63,16 @@ BARE: list[tuple[Files, str, Files]] = [
     ({CONFIG: {"tokenizer_class": "MyTokenizer"}}, "or set it to 'BertTokenizer'", {CONFIG: {}}),
     ({CONFIG: {"tokenizer_class": "My"}}, "if BERT's rules are meant", {CONFIG: {"tokenizer_class": "BertTokenizer"}}),
     ({CONFIG: {"auto_map": {"AutoTokenizer": ["a.B", None]}}}, "and remove auto_map", {CONFIG: {}}),
-    ({CONFIG: {"do_basic_tokenize": False}}, "remove the setting, or give a tokenizer.json", {CONFIG: {}}),
-    ({CONFIG: {"clean_text": False}}, "remove the setting", {CONFIG: {}}),
+    (
+        {CONFIG: {"do_basic_tokenize": False}},
+        "text would be cut at white space alone; remove the setting, or give a tokenizer.json whose pre_tokenizer is "
+        "WhitespaceSplit",
+        {CONFIG: {}},
+    ),
+    ({CONFIG: {"clean_text": False}}, "characters are always removed here; remove the setting", {CONFIG: {}}),
     (
         {CONFIG: {"split_special_tokens": True, "additional_special_tokens": ["[USER]"]}},
-        "remove the setting, or",
+        "such as '[USER]' are kept whole here; remove the setting, or",
         {CONFIG: {"additional_special_tokens": ["[USER]"]}},
     ),
     (
@@ -77,20 +82,24 @@ BARE: list[tuple[Files, str, Files]] = [
     ),
     (
         {CONFIG: {"never_split": ["[USER]"]}},
-        "name these tokens as additional_special_tokens",
+        "says never_split [USER], which is not followed here; name these tokens as additional_special_tokens",
         {CONFIG: {"never_split": ["[USER]"], "additional_special_tokens": ["[USER]"]}},
     ),
     ({CONFIG: {"never_split": ["[USER]"]}}, "or in added_tokens.json", {ADDED: {"[USER]": NEXT}}),
     (
         {CONFIG: {"mask_token": "[MASK]"}, MAP: {"mask_token": "[unused0]"}},
-        "make them agree",
+        "in tokenizer_config.json and '[unused0]' in special_tokens_map.json; make them agree",
         {MAP: {"mask_token": "[MASK]"}},
     ),
     ({CONFIG: {"mask_token": "<mask>"}}, "add it, or name", {"vocab.txt": vocabulary(*WORDS, "<mask>")}),
     ({CONFIG: {"mask_token": "<mask>"}}, "or name the one that it has", {CONFIG: {"mask_token": "[MASK]"}}),
     ({ADDED: {"mill": NEXT}}, "make them agree", {ADDED: {"mill": 6}}),
-    ({ADDED: {"new": 5}}, f"number added tokens on from {NEXT}", {ADDED: {"new": NEXT}}),
-    ({ADDED: {"new": NEXT + 1}}, "number added tokens on without a gap", {ADDED: {"new": NEXT}}),
+    ({ADDED: {"new": 5}}, f"which is that of 'the'; number added tokens on from {NEXT}", {ADDED: {"new": NEXT}}),
+    (
+        {ADDED: {"new": NEXT + 1}},
+        f"the next free id is {NEXT}; number added tokens on without a gap",
+        {ADDED: {"new": NEXT}},
+    ),
     (
         {ADDED: {"new": NEXT + 1}},
         "or is a line of the vocabulary missing?",
@@ -106,7 +115,28 @@ BARE: list[tuple[Files, str, Files]] = [
         "give each id a token of its own, such as [unused7]",
         {"vocab.txt": vocabulary(*WORDS, "[unused7]", "last")},
     ),
-    ({"vocab.txt": vocabulary(*WORDS, "a\rb")}, "end every line the same way", {"vocab.txt": vocabulary(*WORDS, "b")}),
+    (
+        {"vocab.txt": vocabulary(*WORDS, "a\rb")},
+        "for some programs and not for others, so ids would differ; end every line the same way",
+        {"vocab.txt": vocabulary(*WORDS, "b")},
+    ),
+    ({MAP: []}, f"{MAP} must hold a JSON object", {MAP: {}}),
+    (
+        {CONFIG: {"max_input_chars_per_word": 0}},
+        "must be a number of at least 1, got 0",
+        {CONFIG: {"max_input_chars_per_word": 1}},
+    ),
+    (
+        {CONFIG: {"wordpieces_prefix": ""}},
+        "must be a string such as '##', got ''",
+        {CONFIG: {"wordpieces_prefix": "##"}},
+    ),
+    (
+        {CONFIG: {"mask_token": 7}},
+        "must be a token or an object with its content, got 7",
+        {CONFIG: {"mask_token": {"content": "[MASK]"}}},
+    ),
+    ({CONFIG: {"mask_token": {}}}, "with its content, got {}", {CONFIG: {"mask_token": "[MASK]"}}),
     (
         {"vocab.txt": "\n".join([*WORDS, "café"]).encode("latin-1")},
         "save it as UTF-8",
@@ -120,7 +150,13 @@ BARE: list[tuple[Files, str, Files]] = [
 BESIDE: list[tuple[Files, str, Files]] = [
     (
         {CONFIG: {"tokenizer_class": "MyTokenizer"}},
+        "names tokenizer_class 'MyTokenizer', which is not followed here; if its tokenizer.json alone is to decide, "
         "set tokenizer_class to 'PreTrainedTokenizerFast'",
+        {CONFIG: {"tokenizer_class": "PreTrainedTokenizerFast"}},
+    ),
+    (
+        {CONFIG: {"auto_map": {"AutoTokenizer": ["a.B", None]}}},
+        "names auto_map, code of its own, which is not followed here; if its tokenizer.json alone is to decide, set",
         {CONFIG: {"tokenizer_class": "PreTrainedTokenizerFast"}},
     ),
     ({CONFIG: {"do_lower_case": False}}, "remove the setting if tokenizer.json is right", {CONFIG: {}}),
@@ -131,7 +167,11 @@ BESIDE: list[tuple[Files, str, Files]] = [
         "number added tokens on from the last id of the vocabulary",
         {WHOLE: lambda description: description["added_tokens"][-1].update(id=NEXT)},
     ),
-    ({"vocab.txt": vocabulary(*WORDS[:5], "mill", "the", *WORDS[7:])}, "remove the one that is", {WHOLE: None}),
+    (
+        {"vocab.txt": vocabulary(*WORDS[:5], "mill", "the", *WORDS[7:])},
+        "the id 5, but tokenizer.json beside it 6; remove the one that is wrong",
+        {WHOLE: None},
+    ),
     ({"vocab.txt": vocabulary(*WORDS[:5], "mill", "the", *WORDS[7:])}, "remove the one", {"vocab.txt": None}),
     ({CONFIG: {"unk_token": "the"}, MAP: None}, "name that one as unk_token", {CONFIG: {"unk_token": "[UNK]"}}),
     (
@@ -164,12 +204,23 @@ def test_a_folder_that_is_mended_as_the_error_says_is_read(
 
 
 def test_another_model_leaves_training_as_the_way_out(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
+
     from unmask.data.prepare import prepare
 
     (tmp_path / "merges.txt").write_text("a b\n")
     (tmp_path / "text.txt").write_text("the mill turns and the river runs")
-    with pytest.raises(TokenizerError, match="leave the tokenizer out to train one"):
+    with pytest.raises(
+        TokenizerError,
+        match=r"has neither tokenizer\.json nor vocab\.txt, but merges\.txt, of a tokenizer other than WordPiece; "
+        "leave the tokenizer out to train one",
+    ):
         prepare([tmp_path / "text.txt"], tmp_path / "store", tokenizer=tmp_path, workers=1)
+    with pytest.raises(
+        TokenizerError, match="WordPiece or WordLevel is needed, got BPE; leave the tokenizer out to train"
+    ):
+        Tokenizer(Backend(models.BPE()))
     prepare([tmp_path / "text.txt"], tmp_path / "store", vocab_size=60, workers=1)
 
 
@@ -179,8 +230,14 @@ def test_the_folder_that_the_error_names_holds_the_tokenizer(tmp_path: Path) -> 
     (inside / "vocab.txt").write_bytes(vocabulary(*WORDS))
     with pytest.raises(TokenizerError) as told:
         Tokenizer.load(inside.parent)
+    assert "has neither tokenizer.json nor vocab.txt; give a folder that has one of them (" in str(told.value)
     named = str(told.value).partition("has one of them (")[2].partition(")")[0]
     assert Tokenizer.load(named).vocab_size == NEXT
+    assert Tokenizer.load(inside).vocab_size == NEXT
+    with pytest.raises(
+        TokenizerError, match=r"no folder with tokenizer\.json or vocab\.txt; give a folder that has one of "
+    ):
+        Tokenizer.load(tmp_path / "absent")
 
 
 def test_the_advice_of_training_is_followed(caplog: pytest.LogCaptureFixture) -> None:

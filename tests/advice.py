@@ -1,0 +1,34 @@
+"""What the tests of advice share: do what is wrong, compare the words, then do what they advise."""
+
+from collections.abc import Callable
+
+import pytest
+
+from unmask.errors import UnmaskError
+from unmask_kernels import BackendUnavailable
+
+Action = Callable[[], object]
+
+
+def refusal(wrong: Action) -> str:
+    """Return the message with which something is refused."""
+    with pytest.raises((UnmaskError, BackendUnavailable, ValueError, TypeError, IndexError)) as caught:
+        wrong()
+    return str(caught.value)
+
+
+def follow(wrong: Action, told: str, *advised: Action) -> None:
+    """Require that what is wrong is refused in these words, and that each thing that they advise works.
+
+    Args:
+        wrong: what is refused.
+        told: what the message says and its way out; ` ... ` stands for any words.
+        advised: what the message advises, each way out in turn.
+    """
+    message, place = refusal(wrong), 0
+    for part in told.split(" ... "):
+        place = message.find(part, place)
+        assert place >= 0, f"{part!r} is not in {message!r}"
+        place += len(part)
+    for action in advised:
+        action()

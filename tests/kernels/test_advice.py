@@ -1,0 +1,379 @@
+"""What the errors of operations advise: each wrong call is refused in these words, and the call as advised works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import unmask_kernels
+from advice import Action, follow
+from unmask_kernels import FAMILIES, Documents, philox, using
+from unmask_kernels.attention.arguments import schedule
+from unmask_kernels.attention.op import MAX_DROPOUT_LENGTH
+
+BOUNDARIES = torch.tensor([0, 3, 5], dtype=torch.int32)
+DOCUMENTS = Documents.build(BOUNDARIES)
+KEY = philox.dropout_keys(torch.tensor(7), 1, 1)[0, 0]
+X = torch.linspace(-1, 1, 40).view(5, 8)
+IDS = torch.tensor([4, 1, 2, 3, 0])
+# one row of documents too long for a random address; it takes no memory
+LONG = Documents.build(torch.tensor([0, 2], dtype=torch.int32), max_seqlen=MAX_DROPOUT_LENGTH + 1)
+TABLE, COLUMN = torch.ones(6, 8), torch.ones(8)
+
+RIGHT: dict[str, dict[str, Any]] = {
+    "attention": {"qkv": torch.ones(5, 3, 2, 8), "documents": DOCUMENTS},
+    "embedding": {
+        "ids": IDS,
+        "segments": torch.zeros(5, dtype=torch.int64),
+        "documents": DOCUMENTS,
+        "word": TABLE,
+        "position": TABLE,
+        "segment": TABLE[:2],
+        "weight": COLUMN,
+        "bias": COLUMN,
+    },
+    "gelu": {"x": X, "bias": COLUMN},
+    "layer_norm": {"x": X, "residual": X, "weight": COLUMN, "bias": COLUMN},
+    "linear_gelu": {"x": X, "weight": TABLE, "bias": torch.ones(6)},
+    "masking": {
+        "ids": IDS,
+        "documents": DOCUMENTS,
+        "word_starts": torch.ones(5, dtype=torch.bool),
+        "rate": 0.5,
+        "split": (0.8, 0.1, 0.1),
+        "special": torch.tensor([True] + [False] * 5),
+        "ordinary": torch.arange(1, 6),
+        "mask_id": 0,
+        "keys": torch.tensor([1, 2]),
+        "capacity": 5,
+    },
+    "mlm_loss": {"hidden": X, "positions": torch.tensor([0, 2]), "labels": torch.tensor([3, 1]), "weight": TABLE},
+}
+
+
+def call(family: str, **changes: Any) -> Action:
+    arguments = {name: value for name, value in (RIGHT[family] | changes).items() if value is not LEFT_OUT}
+    return lambda: getattr(unmask_kernels, family)(**arguments)
+
+
+def built(cu_seqlens: Any, **given: Any) -> Action:
+    return lambda: Documents.build(cu_seqlens, **given)
+
+
+def block(*args: Any, make: Callable[..., Any] = using, **given: Any) -> Action:
+    def enter() -> None:
+        with make(*args, **given):
+            pass
+
+    return enter
+
+
+def under_compile(**given: Any) -> Action:
+    def compiled() -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(torch.compiler, "is_compiling", lambda: True)
+            Documents.build(BOUNDARIES, **given)
+
+    return compiled
+
+
+LEFT_OUT = object()
+ONE = torch.ones(())
+
+# what is wrong, what the message says and advises, and the same call as it advises
+CASES: dict[str, tuple[Action, str, Action]] = {
+    "rank": (
+        call("layer_norm", x=X[0]),
+        "layer_norm: x must have shape (T, D), got (8,)",
+        call("layer_norm", x=X[:1], residual=X[:1]),
+    ),
+    "shape": (
+        call("layer_norm", weight=torch.ones(7)),
+        "layer_norm: weight must have shape (8,), the last dimension of x, got (7,)",
+        call("layer_norm", weight=torch.ones(8)),
+    ),
+    "dtype": (
+        call("mlm_loss", labels=torch.tensor([3, 1], dtype=torch.int32)),
+        "mlm_loss: labels must be int64, got int32",
+        call("mlm_loss", labels=torch.tensor([3, 1], dtype=torch.int32).long()),
+    ),
+    "device": (
+        call("gelu", bias=COLUMN.to("meta")),
+        "gelu: bias must be on cpu, the device of x, got meta; move it with bias.to('cpu')",
+        call("gelu", bias=torch.ones_like(COLUMN.to("meta"), device="cpu").to("cpu")),
+    ),
+    "id": (
+        call("embedding", ids=IDS + 2),
+        "embedding: ids must be in [0, 6), the rows of word; use the tokenizer that the model was trained with, got 6",
+        call("embedding", ids=IDS),
+    ),
+    "random address": (
+        call("layer_norm", p=0.1, key=KEY),
+        "layer_norm: p is 0.1, so row_keys is needed to address the random numbers; take keys from "
+        "philox.dropout_keys and row_keys from Documents, or pass p=0.0",
+        call("layer_norm", p=0.1, key=KEY, row_keys=DOCUMENTS.row_keys),
+    ),
+    "no random address": (
+        call("layer_norm", p=0.1),
+        "layer_norm: p is 0.1, so key is needed to address the random numbers; take keys from ... , or pass p=0.0",
+        call("layer_norm", p=0.0),
+    ),
+    "key of another dtype": (
+        call("attention", p=0.1, key=KEY.float()),
+        "attention: key must be int64, got float32",
+        call("attention", p=0.1, key=KEY),
+    ),
+    "several keys": (
+        call("attention", p=0.1, key=KEY[None]),
+        "attention: key must be a scalar tensor, got shape (1,)",
+        call("attention", p=0.1, key=KEY),
+    ),
+    "probability": (
+        call("attention", p=1.0, key=KEY),
+        "attention: p must be at least 0 and below 1, got 1.0",
+        call("attention", p=0.5, key=KEY),
+    ),
+    "probability near 1": (
+        call("attention", p=0.999999, key=KEY),
+        "attention: p must be at most 1 - 2**-16, the step of dropout's random numbers, got 0.999999",
+        call("attention", p=1 - 2**-16, key=KEY),
+    ),
+    "documents of another class": (
+        call("attention", documents=BOUNDARIES),
+        "attention: documents must be Documents, got Tensor; make them with Documents.build(cu_seqlens)",
+        call("attention", documents=Documents.build(BOUNDARIES)),
+    ),
+    "parts of qkv": (
+        call("attention", qkv=torch.ones(5, 2, 2, 8)),
+        "attention: qkv must hold 3 parts in dimension 1 (q, k, v), got shape (5, 2, 2, 8)",
+        call("attention", qkv=torch.ones(5, 3, 2, 8)),
+    ),
+    "rows of qkv": (
+        call("attention", qkv=torch.ones(6, 3, 2, 8)),
+        "attention: qkv must have one row per token of documents (5), got 6",
+        call("attention", qkv=torch.ones(6, 3, 2, 8)[:5]),
+    ),
+    "strides of qkv": (
+        call("attention", qkv=torch.ones(5, 3, 8, 2).mT),
+        "attention: qkv must be contiguous in its last dimension, got strides (48, 16, 1, 2); call qkv.contiguous()",
+        call("attention", qkv=torch.ones(5, 3, 8, 2).mT.contiguous()),
+    ),
+    "window": (
+        call("attention", window=2.5),
+        "attention: window must be a whole number of tokens, or None to see the whole document, got 2.5",
+        call("attention", window=2),
+    ),
+    "no window": (
+        call("attention", window=-1),
+        "attention: window must be a whole number of tokens, or None to see the whole document, got -1",
+        call("attention", window=None),
+    ),
+    "long documents with dropout": (
+        call("attention", qkv=torch.ones(2, 3, 2, 8), documents=LONG, p=0.1, key=KEY),
+        f"attention: with dropout a document may have {MAX_DROPOUT_LENGTH} tokens, the rows a random address can name, "
+        f"documents.max_seqlen is {MAX_DROPOUT_LENGTH + 1}; pass p=0.0",
+        call("attention", qkv=torch.ones(2, 3, 2, 8), documents=LONG, p=0.0, backend="reference"),
+    ),
+    "boundaries that are a list": (
+        built([0, 3, 5]),
+        "documents: cu_seqlens must be an int32 tensor, got list; use torch.tensor(cu_seqlens, dtype=torch.int32)",
+        built(torch.tensor([0, 3, 5], dtype=torch.int32)),
+    ),
+    "keys that are a list": (
+        built(BOUNDARIES, keys=[1, 2]),
+        "documents: keys must be an int64 tensor, got list; use torch.tensor(keys, dtype=torch.int64)",
+        built(BOUNDARIES, keys=torch.tensor([1, 2], dtype=torch.int64)),
+    ),
+    "boundaries of another dtype": (
+        built(BOUNDARIES.long()),
+        "documents: cu_seqlens must be int32, got torch.int64; use cu_seqlens.int()",
+        built(BOUNDARIES.long().int()),
+    ),
+    "no boundaries": (
+        built(BOUNDARIES[:1]),
+        "documents: cu_seqlens must have shape (S + 1,) with S >= 1, got (1,)",
+        built(BOUNDARIES[:2]),
+    ),
+    "boundaries under the compiler": (
+        under_compile(),
+        "documents: tokens and max_seqlen must be given for cu_seqlens on a GPU and under torch.compile, since reading "
+        "them would stall the device or cut the graph",
+        under_compile(tokens=5, max_seqlen=3),
+    ),
+    "keys of another shape": (
+        built(BOUNDARIES, keys=torch.tensor([1])),
+        "documents: keys must be int64 of shape (2,), one per document, got torch.int64 (1,)",
+        built(BOUNDARIES, keys=torch.tensor([1, 2])),
+    ),
+    "boundaries that start late": (
+        built(BOUNDARIES[1:]),
+        "documents: cu_seqlens must start at 0, starts at 3",
+        built(BOUNDARIES[1:] - 3),
+    ),
+    "lengths": (
+        built(torch.tensor([0, 3, 2], dtype=torch.int32)),
+        "documents: cu_seqlens must not decrease, entry 2 is 2 after 3; give offsets, not lengths",
+        built(torch.tensor([0, 3, 2], dtype=torch.int32).cumsum(0).int()),
+    ),
+    "padded tokens": (
+        built(BOUNDARIES, tokens=4),
+        "documents: cu_seqlens must end at the number of tokens (4), ends at 5; does it count padded tokens?",
+        built(BOUNDARIES.clamp(max=4), tokens=4),
+    ),
+    "longest document": (
+        built(BOUNDARIES, max_seqlen=2),
+        "documents: max_seqlen must bound every document, is 2 but one has 3 tokens",
+        built(BOUNDARIES, max_seqlen=3),
+    ),
+    "few positions": (
+        call("embedding", position=TABLE[:2]),
+        "embedding: documents.max_seqlen is 3 but position has 2 rows; cut documents into pieces, or make a larger "
+        "table of positions",
+        call("embedding", position=TABLE[:3]),
+    ),
+    "few positions for whole documents": (
+        call("embedding", position=TABLE[:2]),
+        "cut documents into pieces",
+        call("embedding", position=TABLE[:2], documents=Documents.build(torch.tensor([0, 2, 4, 5]).int())),
+    ),
+    "dtype of an embedding": (
+        call("embedding", dtype=torch.int64),
+        "embedding: dtype must be float16, bfloat16, float32 or float64, got torch.int64",
+        call("embedding", dtype=torch.float64),
+    ),
+    "eps of an embedding": (
+        call("embedding", eps=0.0),
+        "embedding: eps must be above 0, got 0.0; BERT uses 1e-12",
+        call("embedding", eps=1e-12),
+    ),
+    "empty table": (
+        call("embedding", segment=TABLE[:0]),
+        "embedding: segment must have at least one row, got shape (0, 8)",
+        call("embedding", segment=TABLE[:1]),
+    ),
+    "activation": (
+        call("gelu", activation="relu"),
+        "gelu: activation must be one of 'gelu', 'gelu_tanh', 'geglu', 'swiglu', got 'relu'",
+        call("gelu", activation="gelu_tanh"),
+    ),
+    "columns of a gate": (
+        call("gelu", x=X[:, :7], bias=None, activation="geglu"),
+        "gelu: x must have an even number of columns for activation 'geglu', a gate and a value of equal width, got",
+        call("gelu", x=X[:, :6], bias=None, activation="geglu"),
+    ),
+    "eps": (
+        call("layer_norm", eps=-1.0),
+        "layer_norm: eps must be above 0, got -1.0; BERT uses 1e-12",
+        call("layer_norm", eps=1e-12),
+    ),
+    "activation of a product": (
+        call("linear_gelu", activation="relu"),
+        "linear_gelu: activation must be one of 'gelu', 'gelu_tanh', 'geglu', 'swiglu', got 'relu'",
+        call("linear_gelu", activation="swiglu"),
+    ),
+    "rows of a gate": (
+        call("linear_gelu", weight=TABLE[:5], bias=None, activation="geglu"),
+        "linear_gelu: weight must have an even number of rows for activation 'geglu', a gate and a value of equal",
+        call("linear_gelu", weight=TABLE[:4], bias=None, activation="geglu"),
+    ),
+    "columns of a product": (
+        call("linear_gelu", weight=TABLE[:, :5]),
+        "linear_gelu: weight must have 8 columns, the last dimension of x, got shape (6, 5)",
+        call("linear_gelu", x=X[:, :5], weight=TABLE[:, :5]),
+    ),
+    "no columns": (
+        call("linear_gelu", x=X[:, :0], weight=TABLE[:, :0]),
+        "linear_gelu: x must have at least one column, got shape (5, 0)",
+        call("linear_gelu", x=X[:, :1], weight=TABLE[:, :1]),
+    ),
+    "slots": (
+        call("masking", capacity=0),
+        "masking: capacity is 0 but 1 slots are needed; raise it, or pack fewer tokens",
+        call("masking", capacity=1),
+    ),
+    "slots for fewer tokens": (
+        call("masking", capacity=0),
+        "or pack fewer tokens",
+        call(
+            "masking",
+            capacity=0,
+            ids=IDS[:2],
+            word_starts=torch.ones(2, dtype=torch.bool),
+            documents=Documents.build(torch.tensor([0, 2]).int()),
+        ),
+    ),
+    "negative slots": (
+        call("masking", capacity=-1),
+        "masking: capacity must be at least 0, got -1",
+        call("masking", capacity=5),
+    ),
+    "mask id": (
+        call("masking", mask_id=6),
+        "masking: mask_id must be in [0, 6), the ids that special knows, got 6",
+        call("masking", mask_id=5),
+    ),
+    "no ordinary ids": (
+        call("masking", ordinary=IDS[:0]),
+        "masking: ordinary must hold the ids that a random replacement draws, got none",
+        call("masking", ordinary=IDS[:1]),
+    ),
+    "mask rate": (
+        call("masking", rate=0.0),
+        "masking: rate must lie in (0, 1], got 0.0; BERT masks 0.15",
+        call("masking", rate=0.15),
+    ),
+    "mask split": (
+        call("masking", split=(0.8, 0.1, 0.2)),
+        "masking: split must be three shares that sum to 1, got (0.8, 0.1, 0.2)",
+        call("masking", split=(0.7, 0.1, 0.2)),
+    ),
+    "no rows": (
+        call("mlm_loss", weight=TABLE[:0]),
+        "mlm_loss: weight must have a row for every id, at least one, got shape (0, 8)",
+        call("mlm_loss", weight=TABLE[:4]),
+    ),
+    "columns of weight": (
+        call("mlm_loss", weight=TABLE[:, :4]),
+        "mlm_loss: weight must have 8 columns, the last dimension of hidden, got shape (6, 4)",
+        call("mlm_loss", weight=TABLE),
+    ),
+    "hidden states without positions": (
+        call("mlm_loss", positions=None),
+        "mlm_loss: without positions hidden must have one row per label (2), got 5; pass positions to take rows",
+        call("mlm_loss", positions=torch.tensor([0, 2])),
+    ),
+    "a backend that does not exist": (
+        call("gelu", backend="tritn"),
+        "gelu: backend must be one of 'triton', 'torch', 'reference', got 'tritn'",
+        call("gelu", backend="torch"),
+    ),
+    "an operation that does not exist": (
+        block(layernorm="torch"),
+        f"using: 'layernorm' is not an operation; there are {', '.join(FAMILIES)}",
+        block(layer_norm="torch"),
+    ),
+    "a backend that cannot run": (
+        call("gelu", x=X.double(), bias=None, backend="triton"),
+        "gelu: backend 'triton' cannot run this call: ... ; leave it out, and one that can is chosen",
+        call("gelu", x=X.double(), bias=None),
+    ),
+    "fused lengths": (
+        block(make=schedule, fused_up_to=7),
+        "attention: fused_up_to must be one of ... , got 7",
+        block(make=schedule, fused_up_to=64),
+    ),
+    "lengths with a bit mask": (
+        block(make=schedule, bitmask_up_to=7),
+        "attention: bitmask_up_to must be 0 or one of ... , got 7",
+        block(make=schedule, bitmask_up_to=0),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_call_as_its_error_advises_works(case: str) -> None:
+    wrong, told, advised = CASES[case]
+    follow(wrong, told, advised)
