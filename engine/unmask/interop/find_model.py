@@ -18,7 +18,7 @@ from unmask.errors import CheckpointError, RunError
 from unmask.interop.checkpoint_folder import is_checkpoint, newest_whole, verify
 from unmask.interop.hub import HubModel, NotAtHubError, hub_model, snapshot
 from unmask.interop.model_folder import CONFIG, absent, require_folder, require_model
-from unmask.paths import as_typed, nearest_name
+from unmask.paths import as_typed
 
 __all__ = ["ModelFolder", "find_model"]
 
@@ -92,7 +92,7 @@ def _of_hub(path: Path, model: HubModel) -> ModelFolder:
     except NotAtHubError as problem:
         if model.surely:
             raise
-        raise CheckpointError(absent(path) if nearest_name(path) else f"{absent(path)}; {problem}") from None
+        raise CheckpointError(absent(path, f"; {problem}")) from None
     require_model(folder)
     return ModelFolder(path=folder, hub=str(model))
 

@@ -60,11 +60,11 @@ def require_folder(folder: Path) -> None:
     raise CheckpointError(absent(folder))
 
 
-def absent(folder: Path) -> str:
-    """Return the error for a folder that does not exist."""
-    near = nearest_name(folder)
-    way = f"did you mean {near}?" if near else f"give a run, a checkpoint of one, or a folder with {CONFIG} and weights"
-    return f"{folder} does not exist; {way}"
+def absent(folder: Path, problem: str = "") -> str:
+    """Return the error for a folder that does not exist; `problem` ends it unless one of nearly its name does."""
+    if (near := nearest_name(folder)) is not None:
+        return f"{folder} does not exist; did you mean {near}?"
+    return f"{folder} does not exist; give a run, a checkpoint of one, or a folder with {CONFIG} and weights{problem}"
 
 
 def require_model(folder: Path) -> None:

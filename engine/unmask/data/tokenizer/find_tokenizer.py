@@ -31,7 +31,7 @@ def find_tokenizer(given: str | Path) -> Path:
         except NotAtHubError as problem:
             if model.surely:
                 raise
-            raise TokenizerError(f"{no_tokenizer(path)}; {problem}") from None
+            raise TokenizerError(f"{_no_folder(path)}; {problem}") from None
     kind = kind_of(path)
     if kind == "token store":
         return path / "tokenizer"
@@ -40,9 +40,8 @@ def find_tokenizer(given: str | Path) -> Path:
 
 def no_tokenizer(folder: Path) -> str:
     """Return the error for a folder without the files of a tokenizer that is read here: what it holds instead."""
-    state = "is no folder with tokenizer.json or vocab.txt"
-    if folder.is_dir():
-        state = "has neither tokenizer.json nor vocab.txt"
+    if not folder.is_dir():
+        return _no_folder(folder)
     others = ("spiece.model", "vocab.json", "merges.txt", "tokenizer.model")
     if other := next((name for name in others if (folder / name).exists()), None):
         way = f", but {other}, of a tokenizer other than WordPiece; leave the tokenizer out to train one"
@@ -52,4 +51,11 @@ def no_tokenizer(folder: Path) -> str:
         files += folder.glob("snapshots/*/tokenizer.json")
         inside = f" ({min(files).parent})" if files else ""
         way = f"; give a folder that has one of them{inside}, or leave the tokenizer out to train one"
-    return f"tokenizer: {folder} {state}{way}"
+    return f"tokenizer: {folder} has neither tokenizer.json nor vocab.txt{way}"
+
+
+def _no_folder(path: Path) -> str:
+    return (
+        f"tokenizer: {path} is no folder with tokenizer.json or vocab.txt; give a folder that has one of them, or "
+        "leave the tokenizer out to train one"
+    )

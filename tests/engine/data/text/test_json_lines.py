@@ -100,7 +100,11 @@ def _gzip(data: bytes) -> bytes:
         ("a.txt.Zst", b"plain text, and more of it", r"is not a whole zstd file .*; leave \.Zst out of its name"),
         ("a.parquet", _gzip(b"x"), "cannot be read as parquet .*by its first bytes it is gzip"),
         ("a.txt.gz", _gzip(_gzip(b"text")), r"inside it is gzip by its first bytes: gzip -d \S+/a\.txt\.gz, and give"),
-        ("a.md", b"%PDF-1.7 in ASCII", r"a\.md is no text; by its first bytes it is PDF: take the text out: mv "),
+        (
+            "a.md",
+            b"%PDF-1.7 in ASCII",
+            r"a\.md is no text; leave it out, or make text of it; by its first bytes it is PDF: take the text out: mv ",
+        ),
     ],
 )
 def test_content_that_belies_the_suffix_is_named(tmp_path: Path, name: str, data: bytes, message: str) -> None:
