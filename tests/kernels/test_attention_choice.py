@@ -95,12 +95,17 @@ def test_a_captured_call_on_a_cpu_may_read_lengths() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"head_dim": 16}, "head dim must be one of 32, 64, 96, 128, got 16"),
+        ({"head_dim": 129}, "head dim must be at most 128, got 129"),
         ({"dtype": torch.float64}, "activations must be fp16, bf16 or fp32, got float64"),
     ],
 )
 def test_triton_says_what_its_tiles_do_not_hold(change: dict[str, Any], reason: str) -> None:
     assert reason in lines_of(ON_H100._replace(**change))["triton"]
+
+
+@pytest.mark.parametrize("head_dim", [1, 26, 48, 80, 127, 128])
+def test_triton_runs_every_head_dim_up_to_its_widest(head_dim: int) -> None:
+    assert FAMILY.choose("triton", ON_H100._replace(head_dim=head_dim, p=0.1, captured=True)) == "triton"
 
 
 @pytest.mark.parametrize(

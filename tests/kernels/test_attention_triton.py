@@ -105,10 +105,16 @@ def test_the_fused_backward_differs_from_two_kernels_in_the_order_of_one_sum(p: 
 
 
 @on_device
-@pytest.mark.parametrize("p", [0.0, 0.1])
-def test_documents_of_every_kind_give_the_bits_they_give_alone(p: float, device: str) -> None:
+@pytest.mark.parametrize(
+    ("head_dim", "window", "p"),
+    [(32, None, 0.0), (32, None, 0.1), (26, 20, 0.1), pytest.param(80, None, 0.1, marks=pytest.mark.slow)],
+)
+def test_documents_of_every_kind_give_the_bits_they_give_alone(
+    head_dim: int, window: int | None, p: float, device: str
+) -> None:
     lengths = [30, 150, 0, 100, 64]
-    packed = attention_case("kinds", lengths, heads=1, head_dim=32, p=p).make(torch.bfloat16, device)
+    case = attention_case("kinds", lengths, heads=1, head_dim=head_dim, window=window, p=p)
+    packed = case.make(torch.bfloat16, device)
     documents = packed.arguments["documents"]
 
     def alone(tokens: slice, index: int) -> Inputs:
@@ -121,6 +127,39 @@ def test_documents_of_every_kind_give_the_bits_they_give_alone(p: float, device:
     with schedule(fused_up_to=128):
         contracts.packed_as_alone(ours, packed, alone, lengths, ("y", "dqkv"))
         contracts.deterministic(ours, packed)
+
+
+@on_device
+@pytest.mark.parametrize(
+    ("head_dim", "dtype", "mask", "p", "fused_up_to"),
+    [
+        (26, torch.bfloat16, {}, 0.1, ALL),
+        (26, torch.float32, {"window": 20}, 0.1, SHORT_UP_TO),
+        (48, torch.float16, {"window": 20}, 0.1, ALL),
+        (80, torch.bfloat16, {"causal": True}, 0.1, SHORT_UP_TO),
+        # no load of two elements
+        (25, torch.bfloat16, {}, 0.0, ALL),
+    ],
+    ids=str,
+)
+def test_head_dims_that_a_tile_pads_match_fp64_truth(
+    head_dim: int, dtype: torch.dtype, mask: dict[str, Any], p: float, fused_up_to: int, device: str
+) -> None:
+    inputs = attention_case("padded", [133, 70, 5], head_dim=head_dim, p=p, **mask).make(dtype, device)
+    matches_truth(inputs, fused_up_to)
+
+
+@on_device
+@pytest.mark.parametrize("head_dim", [26, pytest.param(80, marks=pytest.mark.slow)])
+def test_a_padded_head_reads_nothing_of_the_next_one(head_dim: int, device: str) -> None:
+    inputs = attention_case("neighbours", [70, 5], heads=3, head_dim=head_dim, p=0.1).make(torch.bfloat16, device)
+    poisoned = inputs.arguments["qkv"].clone()
+    poisoned[:, :, 1] = float("nan")
+    clean, found = run(ours, inputs), run(ours, inputs.change(qkv=poisoned))
+    assert found["y"][:, 1].isnan().all() and found["dqkv"][:, :, 1].isnan().all()
+    for head in (0, 2):
+        assert torch.equal(found["y"][:, head], clean["y"][:, head])
+        assert torch.equal(found["dqkv"][:, :, head], clean["dqkv"][:, :, head])
 
 
 @on_device
@@ -178,7 +217,7 @@ def test_refuses_a_scale_that_is_not_above_zero(device: str) -> None:
 @pytest.mark.parametrize(
     ("head_dim", "dtype", "reason"),
     [
-        (48, torch.float32, "head dim must be one of 32, 64, 96, 128, got 48"),
+        (136, torch.float32, "head dim must be at most 128, got 136; leave it out, and one that can is chosen"),
         (32, torch.float64, "activations must be fp16, bf16 or fp32, got float64"),
     ],
 )
@@ -188,6 +227,7 @@ def test_refuses_head_dims_and_dtypes_with_a_reason(
     inputs = attention_case("refused", [5], head_dim=head_dim).make(dtype, device)
     with pytest.raises(BackendUnavailable, match=reason):
         run(ours, inputs)
+    run(attention, inputs)
 
 
 @on_device

@@ -34,9 +34,8 @@ from .arguments import SHORT_UP_TO, Arguments, BackwardArguments, Gradients, Res
 
 __all__ = ["backward", "forward"]
 
-WIDEST_FUSED = 64
-"""The five products of the fused backward fill the registers. With wider heads its tiles are so small that the two
-kernels for long documents do less work together."""
+_NARROWEST = 32
+"""Elements of the narrowest head that a tile has: one of fewer is padded to it, others to the next power of two."""
 
 _LOG2_E = 1.4426950408889634
 _NOTHING_HIDDEN = 1 << 30
@@ -91,7 +90,7 @@ def backward(arguments: BackwardArguments) -> Gradients:
     }
     of_query: dict[str, Any] = {"out_ptr": arguments.out, "keep_probability": keep_probability}
     of_key_value: dict[str, Any] = {"inv_keep": 1.0 / keep_probability}
-    fused_up_to = arguments.fused_up_to if qkv.shape[3] <= WIDEST_FUSED else SHORT_UP_TO
+    fused_up_to = arguments.fused_up_to if not _is_wide(qkv) else SHORT_UP_TO
     with device_guard(qkv):
         by_row, by_column = draw_for_backward(arguments, fused_up_to)
         _launch_short(arguments, shared | of_key_value | {"bitmask_ptr": by_row})
@@ -110,7 +109,7 @@ def backward(arguments: BackwardArguments) -> Gradients:
 
 
 def _launch_short(arguments: BackwardArguments, shared: dict[str, Any]) -> None:
-    tile = _SHORT_TILE._replace(warps=8 if arguments.qkv.shape[3] > 64 else 4)
+    tile = _SHORT_TILE._replace(warps=8 if _is_wide(arguments.qkv) else 4)
     items = (len(arguments.tiles) - TILES_HEAD) * arguments.qkv.shape[2]
     short_backward_kernel[(persistent_programs(arguments.qkv, items, tile.programs),)](
         upper=BOUNDS.index(SHORT_UP_TO), lower=0, **tile.options(arguments), **shared
@@ -209,13 +208,28 @@ class TileShape(NamedTuple):
     def options(self, arguments: Arguments | BackwardArguments) -> dict[str, Any]:
         """The tile and what goes with it, as arguments of a launch."""
         _, _, heads, width = arguments.qkv.shape
-        block_k = triton.next_power_of_2(width)
+        block_k = max(_NARROWEST, triton.next_power_of_2(width))
         tile = Tile(self.rows, self.columns, heads, width, block_k, is_banded(arguments))
         options = {"TILE": tile, "num_warps": self.warps, "num_stages": self.stages}
         return options if self.registers is None else options | {"maxnreg": self.registers}
 
 
 _SHORT_TILE = TileShape(SHORT_UP_TO, SHORT_UP_TO, warps=4, stages=1, programs=2)
+
+
+def _is_aligned(qkv: Tensor) -> bool:
+    """Whether every head begins at a multiple of 16 bytes in 16 bits, so that a load takes that many."""
+    return qkv.shape[3] % 8 == 0
+
+
+def _is_wide(qkv: Tensor) -> bool:
+    """Whether a head takes too many registers for the fused backward, and smaller tiles in the other kernels.
+
+    The five products of the fused backward fill the registers. With heads of more than 64 elements its tiles are so
+    small that the two kernels for long documents do less work together. Heads that are not aligned need addresses for
+    more loads, each of fewer bytes.
+    """
+    return qkv.shape[3] > (64 if _is_aligned(qkv) else _NARROWEST)
 
 
 def _tile(kernel: str, arguments: Arguments | BackwardArguments, bitmask: Tensor | None) -> TileShape:
@@ -228,8 +242,10 @@ def _tile(kernel: str, arguments: Arguments | BackwardArguments, bitmask: Tensor
     # a band and dropout together leave the fewest registers
     tight = dropped and is_banded(arguments)
     if capability.architecture(qkv) in _FROM_REGISTERS:
-        return _tile_from_registers(kernel, qkv.shape[3] > 64, drawn, tight)
-    if qkv.shape[3] > 64:
+        if _is_wide(qkv) and not _is_aligned(qkv):
+            return _tile_of_wide_unaligned_heads(kernel, drawn)
+        return _tile_from_registers(kernel, _is_wide(qkv), drawn, tight or (dropped and not _is_aligned(qkv)))
+    if _is_wide(qkv):
         return _tile_of_wide_heads(kernel, dropped, drawn)
     if kernel == "grad_query":
         return (
@@ -240,16 +256,18 @@ def _tile(kernel: str, arguments: Arguments | BackwardArguments, bitmask: Tensor
     if kernel == "fused":
         return TileShape(32 if drawn or tight else 64, 128, 8, 2)
     # half the registers: two programs on a multiprocessor, so that one multiplies while the other exponentiates
-    return TileShape(128, 64, 8, 2, registers=255) if drawn else TileShape(128, 32 if dropped else 64, 8, 2, 2, 128)
+    if drawn:
+        return TileShape(128, 64, 8, 2, registers=255)
+    return TileShape(128, 32 if dropped or not _is_aligned(qkv) else 64, 8, 2, 2, 128)
 
 
-def _tile_from_registers(kernel: str, wide: bool, drawn: bool, tight: bool) -> TileShape:
+def _tile_from_registers(kernel: str, wide: bool, drawn: bool, crowded: bool) -> TileShape:
     if kernel == "fused":
-        if tight and not drawn:
+        if crowded and not drawn:
             return TileShape(32, 32, 2, 2, 4, registers=255)
         return TileShape(16 if drawn else 32, 64, 4, 2, 2, registers=255)
     if wide:
-        few = kernel == "grad_key_value" and not (drawn or tight)
+        few = kernel == "grad_key_value" and not (drawn or crowded)
         return TileShape(32, 64, 4, 2, 2) if few else TileShape(64, 64, 8, 2)
     if kernel == "forward":
         return TileShape(64, 64, 4, 2, 2, registers=255)
@@ -259,8 +277,17 @@ def _tile_from_registers(kernel: str, wide: bool, drawn: bool, tight: bool) -> T
     )
 
 
+def _tile_of_wide_unaligned_heads(kernel: str, drawn: bool) -> TileShape:
+    """For sm_80 and its like."""
+    if kernel == "forward":
+        return TileShape(64, 64, 8, 2, registers=255)
+    if kernel == "grad_query":
+        return TileShape(64, 32, 4, 2, registers=255)
+    return TileShape(16 if drawn else 32, 64, 4, 2, registers=255)
+
+
 def _tile_of_wide_heads(kernel: str, dropped: bool, drawn: bool) -> TileShape:
-    """For heads of more than 64 elements, which the fused backward does not take."""
+    """For heads that the fused backward does not take."""
     if kernel == "grad_key_value":
         return TileShape(32, 64, 8, 2) if drawn else TileShape(32, 64, 4, 2, 2)
     # reading a bitmask takes the last registers of the forward, drawing those of grad_query

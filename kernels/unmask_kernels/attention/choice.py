@@ -26,7 +26,7 @@ from .arguments import Arguments, BackwardArguments
 
 __all__ = ["FAMILY", "FLASH_ATTN_INSTALLED", "AttentionCall", "describe", "saves_lse", "varlen_refuses"]
 
-TRITON_HEAD_DIMS = (32, 64, 96, 128)
+_WIDEST_TRITON = 128
 
 _HAS_VARLEN = torch.backends.cuda.is_flash_attention_available()
 _WIDEST_VARLEN = 192
@@ -77,8 +77,8 @@ def describe(arguments: Arguments | BackwardArguments) -> AttentionCall:
 
 def _triton_refuses(call: AttentionCall) -> list[str]:
     reasons = triton_reasons(call.device, call.dtype)
-    if call.head_dim not in TRITON_HEAD_DIMS:
-        reasons.append(f"head dim must be one of {', '.join(map(str, TRITON_HEAD_DIMS))}, got {call.head_dim}")
+    if call.head_dim > _WIDEST_TRITON:
+        reasons.append(f"head dim must be at most {_WIDEST_TRITON}, got {call.head_dim}")
     if call.dtype == torch.float32 and call.head_dim > 64 and call.architecture in _LITTLE_SHARED_MEMORY:
         reasons.append(
             f"fp32 with heads wider than 64 takes 147 KB of shared memory, {call.architecture} has 99; use bf16 or fp16"

@@ -75,6 +75,8 @@ def plain_attention(
 
 
 HEAD_DIMS = (32, 64, 96, 128)
+PADDED_HEAD_DIMS = (26, 48, 80)
+"""Head dims that a tile of the Triton backend pads; TinyBERT's 26 in rows of which no two begin at 16 bytes."""
 MASKS: tuple[dict[str, Any], ...] = ({}, {"causal": True}, {"window": 7}, {"causal": True, "window": 16})
 DROPOUT = (0.0, 0.1)
 
@@ -105,6 +107,11 @@ CASES = [
     *(
         attention_case("grid", [17, 0, 1, 22], head_dim=head_dim, p=p, **mask)
         for head_dim, mask, p in product(HEAD_DIMS, MASKS, DROPOUT)
+    ),
+    *(
+        attention_case("padded", [17, 0, 1, 70], head_dim=head_dim, p=p, **mask)
+        for i, head_dim in enumerate(PADDED_HEAD_DIMS)
+        for p, mask in ((0.1, {}), (0.0, MASKS[1 + i]))
     ),
 ]
 """Documents of every kind that a batch may hold, up to 432 tokens."""
