@@ -27,11 +27,16 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
 
 def under_autocast(dtype: torch.dtype, device: str) -> torch.dtype:
     """What activations of `dtype` are cast to on a device type: autocast's dtype where it is on; fp64 is left alone."""
-    if not torch.is_autocast_enabled(device) or dtype == torch.float64:
+    if not _is_on(device) or dtype == torch.float64:
         return dtype
     return torch.get_autocast_dtype(device)
 
 
 def without_autocast(device: str) -> AbstractContextManager[object]:
     """A context in which autocast is off; free when it already is."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if _is_on(device) else nullcontext()
+
+
+def _is_on(device: str) -> bool:
+    # PyTorch raises an error for `meta`, on which tensors have shapes and no values
+    return device != "meta" and torch.is_autocast_enabled(device)

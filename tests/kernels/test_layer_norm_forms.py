@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from unmask_kernels import layer_norm as public
+from unmask_kernels.layer_norm import FAMILY, reference
+from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.contracts import Target, backends_here
 from unmask_kernels.testing.inputs import run
-from unmask_kernels.testing.layer_norm import layer_norm_case
+from unmask_kernels.testing.layer_norm import layer_norm_case, plain_layer_norm
 
 everywhere = pytest.mark.parametrize("target", backends_here("layer_norm"))
 
@@ -28,6 +30,18 @@ def test_a_bias_of_x_is_a_bias_added_before(p: float, target: Target) -> None:
     torch.testing.assert_close(joined["y"], apart["y"])
     torch.testing.assert_close(joined["dx"], apart["dx"])
     torch.testing.assert_close(joined["dx_bias"], apart["dx"].sum(0))
+
+
+@everywhere
+def test_the_sums_of_more_programs_than_are_added_at_a_time_join_up(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if target.backend == "triton":
+        # even the interpreter has three programs
+        monkeypatch.setattr(FAMILY.module("triton"), "_SUMMED_ROWS", 2)
+    inputs = layer_norm_case(260, 40, p=0.25, x_bias=True).make(torch.float32, target.device)
+    ours = run(partial(public, backend=target.backend), inputs)
+    compare(ours, run(plain_layer_norm, inputs), run(reference.layer_norm, inputs.double()))
 
 
 @everywhere

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from unmask_kernels import layer_norm
 from unmask_kernels.precision import accumulation_dtype, autocast_dtype, without_autocast
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -29,6 +30,13 @@ def test_autocast_gives_its_dtype_to_all_but_fp64(dtype: torch.dtype, asked: tor
             assert autocast_dtype(x) == dtype
         assert torch.is_autocast_enabled("cpu")
     assert autocast_dtype(x) == dtype
+
+
+def test_there_is_no_autocast_of_tensors_without_values() -> None:
+    x = torch.zeros(2, 8, device="meta")
+    with torch.autocast("cpu", dtype=torch.bfloat16), without_autocast("meta"):
+        assert autocast_dtype(x) == torch.float32
+        assert layer_norm(x, None, x[0], None).shape == (2, 8)
 
 
 def test_autocast_of_another_device_changes_nothing() -> None:

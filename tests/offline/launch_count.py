@@ -8,7 +8,8 @@ only makes a view or allocates memory. An operation of `unmask_kernels` counts a
 kernels, and the calls of PyTorch around them.
 
 A product counts as one launch, although the library may split it into two. `addmm` counts as two where it adds a matrix
-and is not in place, since CUDA then copies the matrix first.
+and is not in place, since CUDA then copies the matrix first. "PyTorch's products" are those of autograd, without
+`unmask_kernels.product`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import importlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from offline.recorder import redirected
 from unmask import EncoderConfig
 from unmask.model.layer import Layer
-from unmask_kernels import FAMILIES, Documents, using
+from unmask_kernels import FAMILIES, Documents, product, using
 
 __all__ = ["ALLOCATIONS", "Launches", "count", "of_layer", "table"]
 
@@ -96,21 +98,17 @@ def count() -> Iterator[Launches]:
     def launched(launch: Any, values: dict[str, Any], grid: Any) -> None:
         found.kernels[f"{counting.family} {launch.name.strip('_').removesuffix('_kernel')}"] += 1
 
-    # PyTorch knows no autocast of the device `meta`
-    is_enabled, torch.is_autocast_enabled = torch.is_autocast_enabled, lambda *device: False
-    try:
-        with redirected(launched, 90), using("triton", linear_gelu="torch"), counting:
-            yield found
-    finally:
-        torch.is_autocast_enabled = is_enabled
+    with redirected(launched, 90), using("triton", linear_gelu="torch"), counting:
+        yield found
 
 
-def of_layer(*, p: float = 0.1, dtype: torch.dtype = torch.bfloat16) -> dict[str, Launches]:
+def of_layer(*, p: float = 0.1, dtype: torch.dtype = torch.bfloat16, plain: bool = False) -> dict[str, Launches]:
     """Return what a layer of BERT-base starts: `forward`, `backward`, and `accumulate`, a backward into `.grad`.
 
     Args:
         p: of dropout, in both places.
         dtype: of activations; parameters are fp32.
+        plain: whether products are those of PyTorch's autograd.
     """
     config = EncoderConfig(vocab_size=100, hidden_dropout=p, attention_dropout=p)
     layer = Layer(config).to("meta")
@@ -120,32 +118,32 @@ def of_layer(*, p: float = 0.1, dtype: torch.dtype = torch.bfloat16) -> dict[str
     x = torch.empty(_TOKENS, config.hidden_size, dtype=dtype, device="meta", requires_grad=True)
     dy = torch.empty_like(x)
     results: dict[str, Launches] = {}
-    for name in ("backward", "accumulate"):
-        x.grad = None
-        with count() as results["forward"]:
-            y = layer(x, documents, keys)
-        with count() as results[name]:
-            y.backward(dy)
+    with mock.patch.object(product, "applies_to", return_value=False) if plain else nullcontext():
+        for name in ("backward", "accumulate"):
+            x.grad = None
+            with count() as results["forward"]:
+                y = layer(x, documents, keys)
+            with count() as results[name]:
+                y.backward(dy)
     return results
 
 
 def table() -> Iterator[str]:
     """Yield the lines of a Markdown table: operations and launches of a layer."""
-    yield "| a layer of BERT-base in bf16 | operations | launches |"
-    yield "|---|---:|---:|"
-    for p in (0.0, 0.1):
-        found = of_layer(p=p)
-        dropout = f", dropout {p}" if p else ""
-        first = [found["forward"], found["backward"]]
-        rows = {
-            "forward": first[:1],
-            "backward": first[1:],
-            "**together**": first,
-            "**together**, with gradients to add to": [found["forward"], found["accumulate"]],
-        }
-        for name, parts in rows.items():
-            operations = sum(part.operations.total() for part in parts)
-            yield f"| {name}{dropout} | {operations} | {sum(part.kernels.total() for part in parts)} |"
+    yield "| a layer of BERT-base in bf16, dropout 0.1 | operations | launches | launches with PyTorch's products |"
+    yield "|---|---:|---:|---:|"
+    rows = {
+        "forward": (0.1, ["forward"]),
+        "backward": (0.1, ["backward"]),
+        "**together**": (0.1, ["forward", "backward"]),
+        "**together**, with gradients to add to": (0.1, ["forward", "accumulate"]),
+        "**together**, without dropout": (0.0, ["forward", "backward"]),
+    }
+    found = {(p, plain): of_layer(p=p, plain=plain) for p in (0.0, 0.1) for plain in (False, True)}
+    for name, (p, parts) in rows.items():
+        operations = sum(found[p, False][part].operations.total() for part in parts)
+        launches = (sum(found[p, plain][part].kernels.total() for part in parts) for plain in (False, True))
+        yield f"| {name} | {operations} | {' | '.join(map(str, launches))} |"
 
 
 def _main(arguments: Sequence[str]) -> int:

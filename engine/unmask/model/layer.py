@@ -1,9 +1,10 @@
 """The parts of the encoder: linear layers, norms, the embeddings and the transformer layer.
 
 The layers are fused where nothing watches or replaces them: one operation multiplies and applies GELU, the norm adds
-the bias of the product in front of it. A fused operation reads the parameters of a layer and does not call it. So a
-layer is *called* if calling it may do more: it is of another class (a LoRA adapter, a parametrized layer), it has
-hooks, or somebody replaced its `forward`. Results agree within rounding.
+the bias of the product in front of it, and on a GPU a product adds the gradient of the residual connection beside it. A
+fused operation reads the parameters of a layer and does not call it. So a layer is *called* if calling it may do more:
+it is of another class (a LoRA adapter, a parametrized layer), it has hooks, or somebody replaced its `forward`. Results
+agree within rounding.
 
 Shapes: T packed tokens, R chosen rows, D hidden, H heads of K elements, F feed-forward.
 """
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from unmask.config import EncoderConfig
-from unmask_kernels import Documents, attention, checks, embedding, gelu, layer_norm, linear_gelu, philox
+from unmask_kernels import Documents, attention, checks, embedding, gelu, layer_norm, linear_gelu, philox, product
+from unmask_kernels.linear_gelu import linear_gelu_and_residual
 from unmask_kernels.precision import accumulation_dtype, without_autocast
 
 __all__ = ["SITES", "Embeddings", "Layer", "Linear", "Norm", "is_plain", "product_and_bias", "token_table"]
@@ -48,7 +50,18 @@ def product_and_bias(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | Non
     if x.device.type == "cpu" or not is_plain(linear, Linear):
         return linear(x), None
     assert isinstance(linear, Linear)
+    if product.applies_to(x):
+        return product.multiply(x, linear.weight)[0], linear.bias
     return F.linear(x, linear.weight.to(x.dtype)), linear.bias
+
+
+def _adds_residual_gradient(x: Tensor, first: nn.Module, last: nn.Module, norm: nn.Module) -> bool:
+    """Whether the product of `first` may add the gradient of the residual connection, which `norm` ends behind `last`.
+
+    The product changes that gradient in place. Without dropout, the backward of the norm gives the same tensor to
+    `last`. So neither of the three may have a hook that could keep it.
+    """
+    return product.applies_to(x) and is_plain(first, Linear) and is_plain(last, Linear) and is_plain(norm, Norm)
 
 
 def token_table(word: nn.Module, rows: int) -> Tensor:
@@ -157,17 +170,23 @@ class Layer(nn.Module):
         """
         on_scores, on_attention, on_output = (None,) * SITES if keys is None else keys.unbind()
         p = self.attention_dropout if keys is not None else 0.0
-        qkv = self.qkv(x).view(-1, 3, self.heads, self.head_dim)
+        if _adds_residual_gradient(x, self.qkv, self.attention_output, self.attention_norm):
+            qkv, x = product.multiply(x, self.qkv.weight, self.qkv.bias)
+        else:
+            qkv = self.qkv(x)
+        qkv = qkv.view(-1, 3, self.heads, self.head_dim)
         context = attention(qkv, documents, causal=self.causal, window=self.window, p=p, key=on_scores).flatten(1)
         row_keys = documents.row_keys
         if rows is not None:
             # All tokens were keys and values above; nothing below mixes rows.
             context, x, row_keys = (tensor.index_select(0, rows) for tensor in (context, x, row_keys))
-        product, bias = product_and_bias(self.attention_output, context)
-        x = self.attention_norm(product, x, on_attention, row_keys, bias)
-        if is_plain(self.up, Linear):
+        z, bias = product_and_bias(self.attention_output, context)
+        x = self.attention_norm(z, x, on_attention, row_keys, bias)
+        if _adds_residual_gradient(x, self.up, self.down, self.norm):
+            hidden, x = linear_gelu_and_residual(x, self.up.weight, self.up.bias, activation=self.activation)
+        elif is_plain(self.up, Linear):
             hidden = linear_gelu(x, self.up.weight, self.up.bias, activation=self.activation)
         else:
             hidden = gelu(self.up(x), activation=self.activation)
-        product, bias = product_and_bias(self.down, hidden)
-        return self.norm(product, x, on_output, row_keys, bias)
+        z, bias = product_and_bias(self.down, hidden)
+        return self.norm(z, x, on_output, row_keys, bias)

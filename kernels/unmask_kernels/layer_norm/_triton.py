@@ -5,13 +5,13 @@ backward dy, x, residual and dresidual: 4 D s, and D s more for dx under dropout
 its address instead of being stored. Without a residual, neither it nor its gradient is read or written.
 
 A row is cut into parts (`row_tile`). Up to 1,024 columns, 768 in the backward, a warp has whole rows. A program of the
-forward takes one tile. Programs of the backward are persistent: each loops over tiles, and adds up dx_bias, dweight and
-dbias in registers. It then writes its sums into one row of a (programs, 3, D) fp32 buffer, which PyTorch adds up. No
-sum is atomic, so the result does not depend on timing.
+forward takes one tile. Programs of the backward are persistent: each loops over tiles, and adds up dweight, dbias and
+dx_bias in registers. It then writes them into its row of a (programs, SUMS, D) fp32 buffer, and a second kernel adds
+the rows up, for all three in one launch. No sum is atomic, so the result does not depend on timing.
 
 Pointers: x, residual, y, dy, dx, dresidual (rows, COLS) in the dtype of x; x_bias, weight, bias (COLS,) fp32; mean and
-rstd (rows,) fp32; key, a scalar, and row_keys (rows,) int64; partial (programs, 3, COLS) fp32. A pointer is None where
-the call has no such tensor.
+rstd (rows,) fp32; key, a scalar, and row_keys (rows,) int64; partial (programs, SUMS, COLS) fp32. SUMS is 3, or 2
+without x_bias. A pointer is None where the call has no such tensor.
 """
 
 # mypy: disable-error-code="assignment"
@@ -36,6 +36,9 @@ __all__ = ["backward", "forward", "warps_at_once"]
 # The most parts of eight columns a thread that do not spill: the backward holds some six values an element, the forward
 # one.
 _PARTS_FORWARD, _PARTS_FORWARD_FP32, _PARTS_BACKWARD = 4, 3, 3
+# A program of the second kernel takes few columns, so that many multiprocessors have work, and many rows at a time, 32
+# elements a thread, whose loads are under way together.
+_SUMMED_ROWS, _SUMMED_COLUMNS, _SUMMING_WARPS = 128, 32, 4
 
 
 @triton.jit
@@ -130,6 +133,7 @@ def _backward_kernel(
     ROWS: tl.constexpr = TILE.rows
     BLOCK: tl.constexpr = TILE.block
     HAS_DROPOUT: tl.constexpr = key_ptr is not None
+    SUMS: tl.constexpr = 2 if x_bias_ptr is None else 3
     zeros = (tl.zeros((ROWS, BLOCK), dtype=tl.float32),) * PARTS
     dx_bias, dweight, dbias = zeros, zeros, zeros
     for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=STAGES):
@@ -173,11 +177,35 @@ def _backward_kernel(
             dx_bias = new_dx_bias
     for part in tl.static_range(PARTS):
         col = part * BLOCK + tl.arange(0, BLOCK)
-        partial = partial_ptr + tl.program_id(0) * 3 * COLS + col
+        partial = partial_ptr + tl.program_id(0) * SUMS * COLS + col
+        tl.store(partial, tl.sum(dweight[part], axis=0), mask=col < COLS)
+        tl.store(partial + COLS, tl.sum(dbias[part], axis=0), mask=col < COLS)
         if x_bias_ptr is not None:
-            tl.store(partial, tl.sum(dx_bias[part], axis=0), mask=col < COLS)
-        tl.store(partial + COLS, tl.sum(dweight[part], axis=0), mask=col < COLS)
-        tl.store(partial + 2 * COLS, tl.sum(dbias[part], axis=0), mask=col < COLS)
+            tl.store(partial + 2 * COLS, tl.sum(dx_bias[part], axis=0), mask=col < COLS)
+
+
+@triton.jit(do_not_specialize=["programs"])
+def _sum_kernel(
+    partial_ptr, dweight_ptr, dbias_ptr, dx_bias_ptr,
+    programs,
+    COLS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    # The second axis of the grid says which sum; dweight, dbias and dx_bias are (COLS,) fp32.
+    SUMS: tl.constexpr = 2 if dx_bias_ptr is None else 3
+    col = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    in_cols = col < COLS
+    total = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
+    for first in range(0, programs, ROWS):
+        row = first + tl.arange(0, ROWS)
+        offset = (row[:, None] * SUMS + tl.program_id(1)) * COLS + col[None, :]
+        total += tl.load(partial_ptr + offset, mask=(row < programs)[:, None] & in_cols[None, :], other=0.0)
+    result = tl.sum(total, axis=0)  # (BLOCK,)
+    if tl.program_id(1) == 0:
+        tl.store(dweight_ptr + col, result, mask=in_cols)
+    elif tl.program_id(1) == 1:
+        tl.store(dbias_ptr + col, result, mask=in_cols)
+    elif dx_bias_ptr is not None:
+        tl.store(dx_bias_ptr + col, result, mask=in_cols)
 
 
 def forward(arguments: Arguments) -> Results:
@@ -207,12 +235,13 @@ def backward(arguments: BackwardArguments) -> Gradients:
     rows, cols = x.shape
     dx = torch.empty_like(x) if arguments.p > 0.0 else None
     dresidual = torch.empty_like(x) if arguments.p == 0.0 or arguments.residual is not None else None
-    tile = row_tile(cols, _PARTS_BACKWARD)
-    warps = warps_at_once(tile, x.dtype, has_x_bias)
-    programs = persistent_programs(x, triton.cdiv(rows, tile.rows), warps // tile.warps)
     weight = arguments.weight
-    partial = weight.new_empty((programs, 3, cols)) if rows else weight.new_zeros((1, 3, cols))
+    sums = [weight.new_empty(cols) if rows else weight.new_zeros(cols) for _ in range(2 + has_x_bias)]
     if rows > 0:
+        tile = row_tile(cols, _PARTS_BACKWARD)
+        warps = warps_at_once(tile, x.dtype, has_x_bias)
+        programs = persistent_programs(x, triton.cdiv(rows, tile.rows), warps // tile.warps)
+        partial = weight.new_empty((programs, len(sums), cols))
         with device_guard(x):
             _backward_kernel[(programs,)](
                 dy_ptr=arguments.dy.contiguous(),
@@ -225,12 +254,24 @@ def backward(arguments: BackwardArguments) -> Gradients:
                 STAGES=2 if warps == 8 else 1,
                 **_shared(arguments, tile),
             )
+            _sum_kernel[(triton.cdiv(cols, _SUMMED_COLUMNS), len(sums))](
+                partial_ptr=partial,
+                dweight_ptr=sums[0],
+                dbias_ptr=sums[1],
+                dx_bias_ptr=sums[2] if has_x_bias else None,
+                programs=programs,
+                COLS=cols,
+                ROWS=_SUMMED_ROWS,
+                BLOCK=_SUMMED_COLUMNS,
+                num_warps=_SUMMING_WARPS,
+                **OPTIONS,
+            )
     return Gradients(
         dx=x.new_empty(0) if dx is None else dx,
         dresidual=x.new_empty(0) if dresidual is None else dresidual,
-        dx_bias=partial[:, 0].sum(0) if has_x_bias else weight.new_empty(0),
-        dweight=partial[:, 1].sum(0),
-        dbias=partial[:, 2].sum(0),
+        dx_bias=sums[2] if has_x_bias else weight.new_empty(0),
+        dweight=sums[0],
+        dbias=sums[1],
     )
 
 

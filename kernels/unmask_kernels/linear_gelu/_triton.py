@@ -32,6 +32,7 @@ from .._triton.activation import activate, is_gated
 from .._triton.fences import fenced_jit
 from .._triton.launch import OPTIONS, device_guard, persistent_programs
 from ..gelu.arguments import GATED
+from ..product import grad_weight
 from .arguments import Arguments, BackwardArguments, Gradients, Results
 
 __all__ = ["backward", "forward"]
@@ -181,13 +182,9 @@ def backward(arguments: BackwardArguments) -> Gradients:
     x = arguments.x
     dz, dbias = torch.ops.unmask.gelu_bwd(arguments.dy, arguments.z, arguments.bias, arguments.activation, "triton")
     dx = dz @ arguments.narrow if arguments.needs_x else x.new_empty(0)
-    if not arguments.needs_weight:
-        dweight = x.new_empty(0, dtype=torch.float32)
-    elif x.device.type == "cuda" and x.element_size() == 2 and x.numel() > 0:
-        dweight = torch.mm(dz.t(), x, out_dtype=torch.float32)
-    else:
-        dweight = dz.t().float() @ x.float()
-    return Gradients(dx, dweight.to(arguments.weight_dtype), dbias)
+    dtype = arguments.weight_dtype
+    dweight = grad_weight(dz, x, dtype) if arguments.needs_weight else x.new_empty(0, dtype=dtype)
+    return Gradients(dx, dweight, dbias)
 
 
 def _tile(x: Tensor) -> Tile:

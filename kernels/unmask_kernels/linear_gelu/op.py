@@ -13,7 +13,7 @@ from . import composed, reference
 from .arguments import Arguments, BackwardArguments, Gradients, Results
 from .choice import FAMILY, describe
 
-__all__ = ["linear_gelu"]
+__all__ = ["linear_gelu", "linear_gelu_and_residual"]
 
 
 def linear_gelu(
@@ -47,13 +47,30 @@ def linear_gelu(
         TypeError, ValueError: a dtype, shape or device does not match, or activation is not one of the four.
         BackendUnavailable: the backend asked for cannot run this call.
     """
+    return linear_gelu_and_residual(x, weight, bias, activation=activation, backend=backend)[0]
+
+
+def linear_gelu_and_residual(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: Activation = "gelu",
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Do the same, and return x again for the residual connection, whose gradient the product may add.
+
+    Its gradient may be changed in place: `product.multiply` says what that asks for. Under `torch.autocast`, it has the
+    dtype of autocast.
+    """
     _check(x, weight, bias, activation)
     x = x.to(autocast_dtype(x))
     chosen = FAMILY.choose(backend, describe(x, weight, activation))
     if chosen in ("reference", "torch"):
-        product = reference.linear_gelu if chosen == "reference" else composed.linear_gelu
         with without_autocast(x.device.type):
-            return product(x, weight, bias, activation=activation)
+            if chosen == "torch":
+                return composed.linear_gelu(x, weight, bias, activation)
+            return reference.linear_gelu(x, weight, bias, activation=activation), x
     with_z = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)
     )
@@ -66,8 +83,7 @@ def linear_gelu(
         weight_dtype=weight.dtype,
         with_z=with_z,
     )
-    y: Tensor = _linear_gelu(arguments, chosen)
-    return y
+    return _linear_gelu(arguments, chosen), x
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> None:
