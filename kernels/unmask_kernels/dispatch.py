@@ -122,7 +122,8 @@ class Family:
         backends: by name.
         example: the call at BERT-base size, of a device type, an architecture and a dtype of activations.
         covers: whether a backend that has passed one call is right for another one too: `covers(passed, call)`.
-        passed: what has passed on this machine. The tuple is replaced as a whole: compiled functions follow it.
+        passed, failed: what has passed and what has failed on this machine. A tuple is replaced as a whole: compiled
+            functions follow it.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class Family:
         self.example = example
         self.covers = covers
         self.passed: tuple[Pass, ...] = ()
+        self.failed: tuple[Pass, ...] = ()
         self._modules: dict[str, ModuleType] = {}
         known[name] = self
 
@@ -198,6 +200,16 @@ class Family:
                 return False
         return len(devices) > 0
 
+    def has_failed(self, name: str, call: Call) -> bool:
+        """Whether backend `name` has failed a call on a GPU of this machine that a pass of `call` would cover."""
+        devices = device_names(call.architecture) if self.failed else ()
+        return any(
+            one.backend == name
+            and one.device in devices
+            and (self.covers(one.call, call) or self.covers(call, one.call))
+            for one in self.failed
+        )
+
     def explain(self, call: Call) -> str:
         """Which backend `call` gets and why the others do not run it, one line each."""
         chosen = self.chosen(call)
@@ -226,6 +238,8 @@ class Family:
         """What keeps a backend that can run from being chosen."""
         if self.has_passed(name, call):
             return "right on this machine, but not known to be faster"
+        if self.has_failed(name, call):
+            return "has failed `unmask verify` on this machine"
         way = " (`unmask verify` tries it here)" if call.device == "cuda" else ""
         return f"not verified on {call.architecture} yet{way}"
 

@@ -159,9 +159,14 @@ def read_records(kind: str) -> list[Record]:
 
 
 def update_record(
-    kind: str, machine: Machine, change: Callable[[Mapping[str, Any]], Mapping[str, Any]], *, comment: str = ""
+    kind: str,
+    machine: Machine,
+    change: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    *,
+    comment: str = "",
+    folder: Path | None = None,
 ) -> Path:
-    """Change the record of a machine in the user's own folder, or begin it.
+    """Change the record of a machine, or begin it.
 
     Args:
         kind: of the record, a folder's name.
@@ -169,12 +174,13 @@ def update_record(
         change: gets the contents, empty for a new record, and returns the new ones: values that are text, numbers,
             truth values, lists or tables.
         comment: lines for a reader, at the head of the file.
+        folder: where. Default: the user's own folder.
     Returns:
         The file.
     Raises:
         NotRecorded: the folder cannot be written.
     """
-    own = cache_folder()
+    own = folder or cache_folder()
     if own is None:
         raise NotRecorded(
             "the record is not kept, because there is no home folder; set UNMASK_CACHE to a folder that can be written"

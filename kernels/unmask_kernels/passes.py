@@ -16,15 +16,16 @@ a record names its device, and `Family.has_passed` asks for the devices that are
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from .dispatch import Call, Family, Pass, known
-from .machine_record import Machine, Record, read_records
+from .machine_record import Machine, NotRecorded, Record, read_records, update_record
 
-__all__ = ["KIND", "Entry", "call_from", "entries_of", "note_passes", "table_of"]
+__all__ = ["KIND", "Entry", "call_from", "entries_of", "keep_passes", "note_passes", "read_verified", "table_of"]
 
 KIND = "verified"
 """The kind of the record."""
@@ -41,15 +42,12 @@ class Entry(NamedTuple):
 
 
 def note_passes() -> None:
-    """Read the records, and give every family what has passed on machines with this driver and software."""
+    """Read the records, and give every family what has passed and failed with this driver and software."""
     passed: dict[str, list[Pass]] = {name: [] for name in known}
     failed: list[tuple[str, Entry]] = []
-    for record in read_verified():
-        if record.ignored or record.machine is None:
-            continue
-        device = record.machine.device
-        failed += [(device, entry) for entry in entries_of(record.contents, "failed", record.machine)]
-        for entry in entries_of(record.contents, "passed", record.machine):
+    for device, good, bad in [*_kept_here, *_recorded()]:
+        failed += [(device, entry) for entry in bad]
+        for entry in good:
             taken_back = any(device == where and contradicts(entry, other) for where, other in failed)
             if not taken_back:
                 passed[entry.family].append(Pass(entry.backend, device, entry.call))
@@ -57,6 +55,56 @@ def note_passes() -> None:
         # compiled functions are guarded on the tuple: one that is equal stays
         if (new := tuple(dict.fromkeys(passed[name]))) != family.passed:
             family.passed = new
+        family.failed = tuple(
+            dict.fromkeys(Pass(entry.backend, device, entry.call) for device, entry in failed if entry.family == name)
+        )
+
+
+def keep_passes(
+    machine: Machine, passed: Sequence[Entry], failed: Sequence[Entry], *, comment: str = "", folder: Path | None = None
+) -> Path:
+    """Add what has passed and failed to the record of a machine; this process chooses by it at once.
+
+    Args:
+        machine: on which it was run.
+        passed, failed: the calls. A pass replaces an earlier failure of the calls that it covers, and a failure every
+            earlier pass that covers it.
+        comment: lines for a reader, at the head of the record.
+        folder: of the record. Default: the user's own.
+    Raises:
+        NotRecorded: the record cannot be written; it holds in this process all the same.
+    """
+
+    def change(old: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            before, wrong = (list(entries_of(old, name, machine)) for name in ("passed", "failed"))
+        except ValueError:
+            before, wrong = [], []
+        good = [one for one in before if not any(contradicts(one, other) for other in failed)]
+        bad = [one for one in wrong if not any(contradicts(other, one) for other in passed)]
+        return {
+            name: [table_of(entry) for entry in dict.fromkeys(entries)]
+            for name, entries in (("passed", [*good, *passed]), ("failed", [*bad, *failed]))
+        }
+
+    try:
+        return update_record(KIND, machine, change, comment=comment, folder=folder)
+    except NotRecorded:
+        _kept_here.append((machine.device, list(passed), list(failed)))
+        raise
+    finally:
+        note_passes()
+
+
+_kept_here: list[tuple[str, list[Entry], list[Entry]]] = []
+"""What this process has found and could not record: device, what has passed, what has failed."""
+
+
+def _recorded() -> Iterator[tuple[str, list[Entry], list[Entry]]]:
+    for record in read_verified():
+        if not record.ignored and record.machine is not None:
+            good, bad = (list(entries_of(record.contents, name, record.machine)) for name in ("passed", "failed"))
+            yield record.machine.device, good, bad
 
 
 def read_verified() -> list[Record]:

@@ -12,13 +12,43 @@ flash-linear-attention compares RMS as well as maximum.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["FACTOR", "compare", "same_bits"]
+__all__ = ["FACTOR", "Measure", "OverBudget", "compare", "same_bits"]
 
 FACTOR = 2.0
+
+
+class Measure(NamedTuple):
+    """An error beside the largest one that is allowed.
+
+    Attributes:
+        result: name of the tensor, such as "dx".
+        kind: "max" or "RMS".
+        error: of ours.
+        budget: that the criterion allows.
+    """
+
+    result: str
+    kind: str
+    error: float
+    budget: float
+
+    @property
+    def share(self) -> float:
+        """The error as a share of its budget."""
+        return self.error / self.budget if self.budget else float(self.error > 0.0)
+
+
+class OverBudget(AssertionError):
+    """A comparison failed; `worst` is its largest error, or None if the results cannot be compared at all."""
+
+    def __init__(self, message: str, worst: Measure | None) -> None:
+        super().__init__(message)
+        self.worst = worst
 
 
 def compare(
@@ -27,7 +57,7 @@ def compare(
     truth: Mapping[str, Tensor],
     *,
     factor: float = FACTOR,
-) -> None:
+) -> Measure | None:
     """Compare every tensor of `ours` by the criterion.
 
     Args:
@@ -35,14 +65,21 @@ def compare(
         plain: the plain formula in the tested dtype; the same names and dtypes.
         truth: the reference in fp64; the same names.
         factor: how many times plain's error is allowed.
+    Returns:
+        The error that is the largest share of its budget; None if every tensor is empty.
     Raises:
-        AssertionError: names, shapes or dtypes differ, or an error is over its budget; lists every failure.
+        OverBudget: names, shapes or dtypes differ, or an error is over its budget; lists every failure.
     """
     if not ours.keys() == plain.keys() == truth.keys():
-        raise AssertionError(f"results differ in name: ours {[*ours]}, plain {[*plain]}, truth {[*truth]}")
-    failures = [failure for name in ours for failure in _failures(name, ours[name], plain[name], truth[name], factor)]
+        raise OverBudget(f"results differ in name: ours {[*ours]}, plain {[*plain]}, truth {[*truth]}", None)
+    failures: list[str] = []
+    measures: list[Measure] = []
+    for name in ours:
+        _compare_one(name, ours[name], plain[name], truth[name], factor, failures, measures)
+    worst = max(measures, key=lambda measure: measure.share, default=None)
     if failures:
-        raise AssertionError("\n".join(failures))
+        raise OverBudget("\n".join(failures), worst)
+    return worst
 
 
 def same_bits(first: Mapping[str, Tensor], second: Mapping[str, Tensor], what: str) -> None:
@@ -74,11 +111,21 @@ def _kind(x: Tensor) -> str:
     return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
 
 
-def _failures(name: str, ours: Tensor, plain: Tensor, truth: Tensor, factor: float) -> list[str]:
+def _compare_one(
+    name: str,
+    ours: Tensor,
+    plain: Tensor,
+    truth: Tensor,
+    factor: float,
+    failures: list[str],
+    measures: list[Measure],
+) -> None:
+    """Append what is wrong with a tensor, and its two errors."""
     if ours.dtype != plain.dtype or not ours.shape == plain.shape == truth.shape:
-        return [f"{name}: ours is {_kind(ours)}, plain {_kind(plain)}, truth {_kind(truth)}"]
+        failures.append(f"{name}: ours is {_kind(ours)}, plain {_kind(plain)}, truth {_kind(truth)}")
+        return
     if ours.numel() == 0:
-        return []
+        return
     eps = torch.finfo(ours.dtype).eps
     a, b, t = (x.detach().to("cpu", torch.float64) for x in (ours, plain, truth))
     # compared with plain: where the tested dtype overflows, the truth in fp64 may still be finite
@@ -86,27 +133,27 @@ def _failures(name: str, ours: Tensor, plain: Tensor, truth: Tensor, factor: flo
         wrong = of(a) != of(b)
         if wrong.any():
             index = tuple(wrong.nonzero()[0].tolist())
-            return [
+            failures.append(
                 f"{name}: {kind} at other places than plain in {int(wrong.sum())} of {a.numel()} elements, "
                 f"first at {index}: ours {a[index]:.6g}, plain {b[index]:.6g}, truth {t[index]:.6g}"
-            ]
+            )
+            return
     finite = torch.isfinite(a) & torch.isfinite(t)
     zero = torch.zeros((), dtype=torch.float64)
     size = torch.where(finite, t.abs(), zero)
     error = torch.where(finite, (a - t).abs(), zero)
     plain_error = torch.where(finite, (b - t).abs(), zero)
     index = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
-    failures = []
     for kind, measure in (("max", torch.amax), ("RMS", _rms)):
         got, base, band = (float(measure(x)) for x in (error, plain_error, size))
         budget = factor * (base + eps * band)
+        measures.append(Measure(name, kind, got, budget))
         if got > budget:
             failures.append(
                 f"{name}: {kind} error {got:.3g} is over its budget {budget:.3g} = {factor:g} x "
                 f"(plain {base:.3g} + band {eps * band:.3g}); worst at {index}: "
                 f"ours {a[index]:.6g}, plain {b[index]:.6g}, truth {t[index]:.6g}"
             )
-    return failures
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -17,7 +17,10 @@ from torch import Tensor
 from unmask_kernels import philox
 from unmask_kernels.documents import Documents
 
-__all__ = ["Case", "Inputs", "lengths_to_documents", "run"]
+__all__ = ["SEED", "Case", "Inputs", "lengths_to_documents", "run"]
+
+SEED = 0x5EED
+"""Of the values of every case."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +80,7 @@ class Case:
 
     def make(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Inputs:
         """Return the inputs in `dtype` on `device`; every call gives the same values."""
-        arguments = self.build(torch.Generator().manual_seed(0x5EED))
+        arguments = self.build(torch.Generator().manual_seed(SEED))
         floats = tuple(name for name, x in arguments.items() if isinstance(x, Tensor) and x.is_floating_point())
         return Inputs(arguments=arguments, differentiable=floats, parameters=self.parameters).to(dtype, device)
 

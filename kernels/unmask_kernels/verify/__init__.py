@@ -1,0 +1,21 @@
+"""Verify the kernels on the GPU at hand and record what has passed: `unmask verify`, `python -m unmask_kernels.verify`.
+
+A kernel that we have not run on a kind of GPU is not chosen there by itself. Whoever has one runs the checks, which are
+those of our tests, for the shapes of a run; from then on what has passed is chosen on that machine (`passes`).
+"""
+
+from .node import standing, verify_once
+from .outcome import Outcome, Verification
+from .session import CannotVerify, VerificationProgress, verify
+from .shapes import Shapes
+
+__all__ = [
+    "CannotVerify",
+    "Outcome",
+    "Shapes",
+    "Verification",
+    "VerificationProgress",
+    "standing",
+    "verify",
+    "verify_once",
+]
