@@ -29,14 +29,19 @@ def disagreements(config: "RunConfig") -> Iterator[tuple[str, str]]:
             "--data.store STORE",
         )
     if config.masking.strategy == "mac" and config.masking.similar_words is None:
-        store = as_typed(config.data.store or "STORE")
-        first = "" if config.data.store else f"prepare the text with `unmask prepare --input TEXT --out {store}`, "
-        yield (
-            "masking.strategy",
-            f"is 'mac', which needs masking.similar_words; {first}make a table with `unmask similar-words --store "
-            f"{store} --out similar.tsv`, and add {'--data.store STORE ' if first else ''}--masking.similar_words "
-            "similar.tsv",
-        )
+        if config.data.store:
+            way = (
+                f"make a table with `unmask similar-words --store {as_typed(config.data.store)} --out similar.tsv`, "
+                "and add --masking.similar_words similar.tsv"
+            )
+        else:
+            place = " in the place of data.input" if config.data.input else ""
+            way = (
+                "prepare the text with `unmask prepare --input TEXT --out STORE`, make a table with `unmask "
+                "similar-words --store STORE --out similar.tsv`, and give --data.store STORE --masking.similar_words "
+                f"similar.tsv{place}"
+            )
+        yield "masking.strategy", f"is 'mac', which needs masking.similar_words; {way}"
     if config.masking.place == "device" and config.composition.scope == "sequence":
         yield (
             "masking.place",

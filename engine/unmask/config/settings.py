@@ -203,10 +203,11 @@ def _type_problems(hint: Any, value: object) -> Iterator[tuple[str, str]]:
     else:
         length = len(members) if kind is tuple and Ellipsis not in members else None
         if not isinstance(value, list | tuple) or length not in (None, len(value)):
-            way = (
-                "; write it in brackets, " + f"[{value!r}]" if length is None and isinstance(value, members[0]) else ""
-            )
-            yield "", f"must be a list{f' of {length}' if length else ''}, got {described(value)}{way}"
+            way = f"; write it in brackets, [{value!r}]" if isinstance(value, members[0]) else ""
+            if length is None:
+                yield "", f"must be a list, got {described(value)}{way}"
+            else:
+                yield "", f"must be a list of {length}, got {described(value)}"
             return
         for number, item in enumerate(value):
             for below, problem in _type_problems(members[0], item):

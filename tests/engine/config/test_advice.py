@@ -1,6 +1,7 @@
 """What the errors about settings advise: each is followed here, and then the settings are taken."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,11 @@ def test_a_name_without_a_value_that_is_no_part_of_a_text_is_unknown(file: Path)
 
 def test_text_that_is_no_yaml_is_told_its_quotes(file: Path) -> None:
     file.write_text("data: {input: [a.md], split_at: ^#{1,2} }\n")
-    assert refusal(file).endswith("and put text with signs such as { [ , : # in quotes")
+    told = refusal(file)
+    assert "line 1, is not YAML: " in told
+    assert told.endswith(
+        "those of a group below its name and indented, and put text with signs such as { [ , : # in quotes"
+    )
     file.write_text("data: {input: [a.md], split_at: '^#{1,2} '}\n")
     assert load_config(file).data.split_at == "^#{1,2} "
 
@@ -149,7 +154,11 @@ FOLLOWED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ),
     ({"stream.max_length": 600}, "cut the documents shorter", {"stream.max_length": 512}),
     ({"stream.max_length": 600}, "or lengthen the position table", {"model.max_positions": 600}),
-    ({"stream.micro_batch_tokens": 64}, "shorten the one", {"stream.max_length": 64}),
+    (
+        {"stream.micro_batch_tokens": 64},
+        "but stream.micro_batch_tokens is 64; shorten the one",
+        {"stream.max_length": 64},
+    ),
     ({"stream.micro_batch_tokens": 64}, "or raise the other", {"stream.micro_batch_tokens": 128}),
     ({"objective.mlm": 0}, "must give one of mlm, nsp, sop, clm a weight", {"objective.mlm": 1}),
     (
@@ -157,56 +166,110 @@ FOLLOWED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
         "; set objective.sop to 0",
         {"objective.sop": 0},
     ),
-    ({"objective.sop": 1}, "set composition.strategy to 'pairs'", {"composition.strategy": "pairs"}),
+    (
+        {"objective.sop": 1},
+        "which gives no pairs of segments; set composition.strategy to 'pairs'",
+        {"composition.strategy": "pairs"},
+    ),
     ({"composition.strategy": "pairs"}, "give one of them a weight", {"objective.nsp": 1}),
     ({"composition.strategy": "pairs"}, "or set composition.strategy to 'documents'", {"composition.strategy": None}),
     ({**PAIRS, "model.num_segments": 1}, "set it to 2, the segments of a pair", {"model.num_segments": 2}),
-    ({**PAIRS, "model.causal": True}, "set model.causal to false", {"model.causal": False}),
-    ({**CAUSAL, "model.causal": False}, "set model.causal to true", {"model.causal": True}),
+    ({**PAIRS, "model.causal": True}, "sees nothing of the pair; set model.causal to false", {"model.causal": False}),
+    (
+        {**CAUSAL, "model.causal": False},
+        "so each token would see its answer; set model.causal to true",
+        {"model.causal": True},
+    ),
     ({"train.phases.0.max_length": 64}, "give the whole list", {"train.phases.0.max_length": None, "train.phases": 2}),
     ({"train.phases": [{"share": 1.0}]}, "max_length is missing; give it a value", {"train.phases": 1}),
     ({"train.lr": 1e-3}, "did you mean optimizer.learning_rate?", {"train.lr": None, "optimizer.learning_rate": 1e-3}),
     ({"stream.len": 64}, "stream has max_length, ", {"stream.len": None, "stream.max_length": 64}),
     ({"data.masking": "span", "masking.strategy": "span"}, "leave one out", {"data.masking": None}),
     ({"data.masking": "span", "masking.strategy": "span"}, "leave one out", {"masking.strategy": None}),
+    (
+        {"train.phases": [{"share": 1.0, "max_length": 64, "longest": 64}]},
+        "has a setting under its old name and its new one; leave one out",
+        {"train.phases": 1},
+    ),
+    (
+        {"train.batch_size": 32},
+        "did you mean train.tokens_per_step, which counts tokens (32 sequences of 128 are 4096)?",
+        {"train.batch_size": None, "train.tokens_per_step": 4096},
+    ),
+    (
+        {"masking.split": 0.8},
+        "must be a list of 3, got 0.8 (float)",
+        {"masking.split": [0.8, 0.1, 0.1]},
+    ),
+    ({"model.vocab_size": 2**40}, "must be at most", {"model.vocab_size": 30522}),
     ({"run": 7}, "must be text, got 7 (int); write it in quotes", {"run": "7"}),
     ({"composition.weights": {7: 1.0}}, "write it in quotes", {"composition.weights": {"7": 1.0}}),
     # settings that nothing reads
-    ({"data.store": "s", "data.vocab_size": 500}, "leave data.store out, to train one,", {"data.store": None}),
+    (
+        {"data.store": "s", "data.vocab_size": 500},
+        "which keeps its own vocabulary; leave data.store out, to train one,",
+        {"data.store": None},
+    ),
     ({"data.store": "s", "data.lowercase": False}, "or leave data.lowercase out", {"data.lowercase": None}),
-    ({"data.store": "s", "data.allow_unknown": True}, "leave data.store out, to prepare", {"data.store": None}),
+    (
+        {"data.store": "s", "data.allow_unknown": True},
+        "whose text was read before; leave data.store out, to prepare text",
+        {"data.store": None},
+    ),
     ({"data.tokenizer": "t", "data.vocab_size": 500}, "leave data.tokenizer out, to train", {"data.tokenizer": None}),
-    ({"data.text_field": "a"}, "give the text as data.input", TEXT),
-    ({"composition.bm25_buffer": 9}, "set composition.strategy to 'bm25'", {"composition.strategy": "bm25"}),
-    ({"composition.short_pairs": 0.5}, "set composition.strategy to 'pairs'", PAIRS),
+    ({"data.text_field": "a"}, "so no text is read here; give the text as data.input", TEXT),
+    (
+        {"composition.bm25_buffer": 9},
+        "which compares no documents; set composition.strategy to 'bm25'",
+        {"composition.strategy": "bm25"},
+    ),
+    ({"composition.short_pairs": 0.5}, "which makes no pairs; set composition.strategy to 'pairs'", PAIRS),
     *(
         (
             {"composition.scope": "sequence"},
-            "set composition.strategy to one of full_sentences, mix, uni, bm25, best_fit",
+            "whose sequences hold one document each; set composition.strategy to one of full_sentences, mix, uni, "
+            "bm25, "
+            "best_fit",
             {"composition.strategy": strategy},
         )
         for strategy in ("full_sentences", "mix", "uni", "bm25", "best_fit")
     ),
-    ({**CAUSAL, "masking.rate": 0.3}, "set objective.clm to 0", {"objective.clm": 0, "objective.mlm": 1}),
+    (
+        {**CAUSAL, "masking.rate": 0.3},
+        "which masks nothing; set objective.clm to 0",
+        {"objective.clm": 0, "objective.mlm": 1},
+    ),
     ({**CAUSAL, "masking.rate": 0.3}, "or leave masking.rate out", {"masking.rate": None}),
-    ({"masking.similar_words": "a"}, "set masking.strategy to 'mac'", {"masking.strategy": "mac"}),
-    ({"kernels.masking": "torch"}, "set masking.place to 'device'", {"masking.place": "device"}),
+    (
+        {"masking.similar_words": "a"},
+        "which replaces no word by a similar one; set masking.strategy to 'mac'",
+        {"masking.strategy": "mac"},
+    ),
+    (
+        {"kernels.masking": "torch"},
+        "so the workers mask and no kernel does; set masking.place to 'device'",
+        {"masking.place": "device"},
+    ),
     (
         {"model.attention_window": 8, "model.num_layers": 1},
-        "set model.global_every to 0",
+        "so the only layer is the first, which is global; set model.global_every to 0",
         {"model.global_every": 0},
     ),
     (
         {"stream.held_out_fraction": 0, "train.evaluate_every": 7},
-        "set stream.held_out_fraction to a share above 0",
+        "so there is nothing to evaluate on; set stream.held_out_fraction to a share above 0",
         {"stream.held_out_fraction": 0.1},
     ),
     (
         {**PAIRS, "objective.mlm": 0, "kernels.mlm_loss": "torch"},
-        "give objective.mlm a weight",
+        "so no token is predicted; give objective.mlm a weight",
         {"objective.mlm": 1},
     ),
-    ({"model.global_every": 4}, "give model.attention_window a number of tokens", {"model.attention_window": 8}),
+    (
+        {"model.global_every": 4},
+        "so every layer is global; give model.attention_window a number of tokens",
+        {"model.attention_window": 8},
+    ),
 ]
 PHASES = {
     1: [{"share": 1.0, "max_length": 128}],
@@ -243,7 +306,7 @@ def test_a_length_that_the_phases_hide_has_three_ways(words: str, change: dict[s
     ("name", "advice", "followed"),
     [
         ("bert-mni", "did you mean bert-mini?", "bert-mini"),
-        ("zzz", "recipes are bert-base, ", "bert-base"),
+        ("zzz", "no recipe or file is called 'zzz'; recipes are bert-base, ", "bert-base"),
     ],
 )
 def test_a_recipe_that_does_not_exist_has_a_near_one_or_a_list(name: str, advice: str, followed: str) -> None:
@@ -256,7 +319,7 @@ def test_a_file_in_another_encoding_or_with_a_folder_in_its_place_is_mended(file
     assert refusal(file).endswith("save it as UTF-8 text")
     file.write_text("run: größer\n", "utf-8")
     assert load_config(file).run == "größer"
-    assert refusal(file.parent).endswith("give a YAML file that can")
+    assert refusal(file.parent).endswith("cannot be read (Is a directory); give a YAML file that can")
 
 
 def test_a_source_that_the_store_lacks_is_named_with_those_it_has() -> None:
@@ -299,3 +362,46 @@ def test_old_names_are_told_with_the_command_that_writes_new_ones(
 def test_a_path_that_is_none_is_mended(run: str, advice: str, followed: str) -> None:
     assert advice in refusal(None, {"run": run})
     assert load_config(None, {"run": followed}).run == followed
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("data: " + "[" * 1000 + "]" * 1000, "is nested too deep; write a setting a line, as in 'seed: 1', those of"),
+        ("seed: \x07 1", "is not YAML: "),
+        ("seed", "must hold settings as 'name: value' lines, got 'seed' (str)"),
+    ],
+)
+def test_what_is_no_settings_becomes_a_setting_a_line(text: str, says: str, file: Path) -> None:
+    file.write_text(text)
+    assert says in refusal(file)
+    file.write_text("seed: 1")
+    assert load_config(file).seed == 1
+
+
+@pytest.mark.parametrize("given", [{}, {"data.store": "s"}, {"data.input": ["a.txt"]}])
+def test_a_table_of_similar_words_is_made_by_the_commands_of_the_error(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gensim")
+    from unmask.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text(
+        "the mill and the barn stand by the river and the lake where the cat and the dog sleep . " * 20
+    )
+    told = refusal(None, {"masking.strategy": "mac", **given})
+    assert "masking.strategy is 'mac', which needs masking.similar_words; " in told
+    if "data.store" in given:
+        assert main(["prepare", "--input", "a.txt", "--vocab-size", "100", "--out", "s"]) == 0
+    commands = re.findall(r"`unmask ([^`]+)`", told)
+    assert [command.split()[0] for command in commands] == ["prepare"] * ("data.store" not in given) + ["similar-words"]
+    for command in commands:
+        words = ["a.txt" if word == "TEXT" else word for word in shlex.split(command)]
+        assert main([*words, *(["--vocab-size", "100"] if words[0] == "prepare" else ["--epochs", "1"])]) == 0
+    store = shlex.split(commands[-1])[shlex.split(commands[-1]).index("--store") + 1]
+    options = dict(re.findall(r"--(\S+) (\S+)", re.split("and (?:add|give) ", told)[-1]))
+    added = {name: store if value == "STORE" else value for name, value in options.items()}
+    assert added["masking.similar_words"] == "similar.tsv"
+    changed = {name: value for name, value in given.items() if not told.endswith(f" in the place of {name}")}
+    load_config(None, {"masking.strategy": "mac", **changed, **added})

@@ -1,21 +1,36 @@
-"""What the errors about a run's data advise: each is followed here, and then the run has its data."""
+"""What a run says before its first step: each advice is followed here, and then it has its data and its weights."""
 
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from unmask.config import load_config
+import advice
+from unmask import EncoderConfig, PretrainingModel
+from unmask.config import PhaseConfig, RunConfig, load_config, to_yaml
 from unmask.data.prepare.encoding import content_hash
-from unmask.errors import ConfigError, CorpusError, StoreError, UnmaskError
+from unmask.data.store import Store
+from unmask.data.tokenizer import Tokenizer
+from unmask.errors import ConfigError, CorpusError, RunError, StoreError, UnmaskError
 from unmask.train.checkpoint.checkpoints import Checkpoints
-from unmask.train.data import RunData
+from unmask.train.data import RunData, plan_phases
+from unmask.train.initial import InitialCheckpoint
+from unmask.train.logging.log import event_writer_class
+from unmask.train.logging.metrics import Meter
 from unmask.train.logging.progress import Display
-from unmask.train.pretrain import build_trainer
+from unmask.train.precision import choose_precision
+from unmask.train.pretrain import build_trainer, pretrain
+from unmask.train.run_folder import RunFolder, saved_config
+from unmask.train.step import StepReport
 from unmask.train.store import open_store
 
 WORDS = "the mill turns by the river and the river runs past the mill where a cat sleeps on the warm wall all day"
@@ -176,7 +191,9 @@ def test_a_store_of_other_words_is_prepared_again_or_taken_as_it_is(text: Path, 
         opened(words, "jieba")
 
 
-def test_a_vocabulary_smaller_than_the_tokenizer_is_left_out_or_given_as_many(text: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_smaller_than_the_tokenizer_is_left_out_or_given_as_many(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from unmask.cli import main
 
     words = "--model.num_layers 1 --model.hidden_size 16 --model.intermediate_size 32 --train.tokens_per_step 64 "
@@ -186,6 +203,9 @@ def test_a_vocabulary_smaller_than_the_tokenizer_is_left_out_or_given_as_many(te
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(tmp_path)
         assert main([*given, "--model.vocab_size", "7", "--run", "a"]) == 2
+        told = capsys.readouterr().err
+        assert "config: model.vocab_size is 7 but the tokenizer has " in told
+        assert told.strip().endswith(" ids; leave it out, or give at least as many")
         assert main([*given, "--run", "b"]) == 0
         assert main([*given, "--model.vocab_size", "100", "--run", "c"]) == 0
 
@@ -195,3 +215,224 @@ def test_a_source_that_the_store_lacks_is_named(text: Path, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"did you mean text\?"):
         data(tmp_path / "run", **cut, **{"composition.weights": {"texts": 2.0}})
     data(tmp_path / "run", **cut, **{"composition.weights": {"text": 2.0}})
+
+
+MODEL = EncoderConfig(vocab_size=12, hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, max_positions=32)
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "mill", "river", "the", "##s", "runs", "cat", "wall"]
+
+
+def tokenizer_folder(folder: Path, words: list[str] = VOCABULARY, **settings: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True} | settings))
+    return folder
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """The folder of a model with its tokenizer."""
+    PretrainingModel(MODEL).save_pretrained(tmp_path / "model")
+    return tokenizer_folder(tmp_path / "model")
+
+
+def initial(checkpoint: Path, **changes: Any) -> InitialCheckpoint:
+    return InitialCheckpoint.open(load_config(None, {"init.from": str(checkpoint), **changes}))
+
+
+# the other tokenizer, and what is said of it
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "rules": ({"do_lower_case": False}, "it cuts text by other rules than the checkpoint's ("),
+    "roles": ({"mask_token": "mill"}, "it has other special tokens than the checkpoint's"),
+    "ids": (
+        {"words": [*VOCABULARY[:5], "river", "mill", *VOCABULARY[7:]]},
+        "it gives 'mill', 'river' other ids than the",
+    ),
+    "entries": ({"words": VOCABULARY[:-1]}, "it lacks 'wall' of the checkpoint's 12 entries: its vocabulary shrank"),
+}
+
+
+@pytest.mark.parametrize("differing", OTHERS)
+def test_text_of_another_tokenizer_is_read_with_the_checkpoint_s_or_its_rows_are_replaced(
+    differing: str, checkpoint: Path, tmp_path: Path, text: Path
+) -> None:
+    from unmask.cli import main
+
+    settings, says = OTHERS[differing]
+    other = tokenizer_folder(tmp_path / "other", **settings)
+    begin = f"init.from: the tokenizer of {other} is not that of {checkpoint}: {says}"
+    replaced = "or give --init.vocabulary replace, which takes over the rows of equal entries alone"
+    given = {"data.input": [str(text)], "data.tokenizer": str(other)}
+
+    def with_tokenizer(**changes: Any) -> RunConfig:
+        config = load_config(None, {"init.from": str(checkpoint), **given, **changes})
+        return InitialCheckpoint.open(config).with_tokenizer(config)
+
+    advice.follow(
+        with_tokenizer,
+        f"{begin} ... ; leave data.tokenizer out, to read the text with the checkpoint's, {replaced}",
+        lambda: with_tokenizer(**{"data.tokenizer": None}),
+        lambda: with_tokenizer(**{"init.vocabulary": "replace"}),
+    )
+    tokenizer = Tokenizer.load(other)
+    told = advice.refusal(lambda: initial(checkpoint).require_vocabulary(tokenizer, other))
+    assert told.startswith(begin) and told.endswith(f" and give --data.store STORE, {replaced}")
+    [command] = re.findall(r"prepare the text again with `unmask (prepare [^`]+)`", told)
+    places = {"TEXT": str(text), "STORE": str(tmp_path / "store")}
+    assert main([*(places.get(word, word) for word in shlex.split(command)), "--allow-unknown"]) == 0
+    initial(checkpoint).require_vocabulary(Store.open(tmp_path / "store").load_tokenizer(), tmp_path / "store")
+    initial(checkpoint, **{"init.vocabulary": "replace"}).require_vocabulary(tokenizer, other)
+
+
+def test_more_entries_extend_a_vocabulary_and_equal_ones_keep_it(checkpoint: Path, tmp_path: Path) -> None:
+    more = Tokenizer.load(tokenizer_folder(tmp_path / "more", [*VOCABULARY, "barn"]))
+    advice.follow(
+        lambda: initial(checkpoint).require_vocabulary(more, "more"),
+        f"init.from: the tokenizer of more is not that of {checkpoint}: it has 1 new entries and keeps all others; "
+        f"give "
+        "--init.vocabulary extend, whose new entries start from the mean of their pieces",
+        lambda: initial(checkpoint, **{"init.vocabulary": "extend", "data.store": "s"}).require_vocabulary(
+            more, "more"
+        ),
+    )
+    same = Tokenizer.load(checkpoint)
+    advice.follow(
+        lambda: initial(checkpoint, **{"init.vocabulary": "replace"}).require_vocabulary(same, "s"),
+        f"init.vocabulary: it is 'replace' but the tokenizer of s is that of {checkpoint} already; leave "
+        f"init.vocabulary "
+        "out",
+        lambda: initial(checkpoint).require_vocabulary(same, "s"),
+    )
+
+
+def test_a_checkpoint_gives_its_sizes_and_its_tokenizer(checkpoint: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(checkpoint)
+    loaded = load_config(None, {"init.from": str(checkpoint)}).model
+    advice.follow(
+        lambda: initial(checkpoint).sizes_for(EncoderConfig(), tokenizer),
+        f"config: model.hidden_size is 768 but init.from, {checkpoint}, has 16; make the configuration with "
+        "unmask.load_config, which takes the sizes from the checkpoint",
+        lambda: initial(checkpoint).sizes_for(loaded, tokenizer),
+    )
+    advice.follow(
+        lambda: initial(checkpoint).sizes_for(replace(loaded, vocab_size=9), tokenizer),
+        f"config: model.vocab_size is 9 but init.from, {checkpoint}, with init.vocabulary 'keep' has 12 rows; leave "
+        "model.vocab_size out",
+        lambda: initial(checkpoint).sizes_for(replace(loaded, vocab_size=None), tokenizer),
+    )
+    (checkpoint / "vocab.txt").rename(tmp_path / "vocab.txt")
+    advice.follow(
+        lambda: initial(checkpoint),
+        f"init.from: {checkpoint} has no tokenizer (tokenizer.json or vocab.txt), so nothing says what its ids mean; "
+        f"copy "
+        "the tokenizer that the model was trained with into the folder",
+        lambda: (shutil.copy(tmp_path / "vocab.txt", checkpoint), initial(checkpoint)),
+    )
+
+
+def test_a_phase_of_less_than_a_step_grows_or_goes() -> None:
+    def plan(steps: int, *shares: float) -> object:
+        phases = [PhaseConfig(share=share, max_length=32) for share in shares]
+        return plan_phases(steps, phases, max_length=64, seed=1)
+
+    advice.follow(
+        lambda: plan(10, 0.01, 0.99),
+        "config: train.phases.0 has a share of 0.01, less than one of 10 steps; raise its share or train.steps, or "
+        "give "
+        "--train.phases '[]' for one phase at stream.max_length",
+        lambda: plan(10, 0.1, 0.9),
+        lambda: plan(100, 0.01, 0.99),
+        lambda: plan(10),
+    )
+
+
+def test_tensorboard_is_installed_or_left_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "torch.utils.tensorboard", None)
+        told = advice.refusal(event_writer_class)
+    assert told == (
+        "config: train.tensorboard needs the package tensorboard, which is not installed; `pip install "
+        "'unmask[tensorboard]'`, or leave it off: log.jsonl holds the same numbers"
+    )
+    assert event_writer_class().__name__ == "SummaryWriter"
+    assert load_config(None).train.tensorboard is False
+
+
+def test_a_dtype_is_one_of_three_and_a_reading_needs_a_step() -> None:
+    advice.follow(
+        lambda: choose_precision("float16", device="cpu"),
+        "precision: train.dtype must be auto, float32 or bfloat16, got 'float16'",
+        *(lambda name=name: choose_precision(name, device="cpu") for name in ("auto", "float32", "bfloat16")),
+    )
+    meter = Meter(["mlm"])
+    one = torch.ones(1)
+    step = StepReport(loss=one[0], means=one, accuracy=one, counts=one, gradient_norm=one[0], skipped=0 * one[0])
+    advice.follow(
+        lambda: meter.read(waited_seconds=0.0),
+        "meter: read needs at least one step since the last reading, got none",
+        lambda: (meter.add(step, tokens=1, flops=0), meter.read(waited_seconds=0.0)),
+    )
+
+
+def test_pretrain_takes_what_its_errors_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration that is taken reaches the directory of the run."""
+    begun = "the run begins"
+
+    def create(config: RunConfig) -> None:
+        raise RunError(begun)
+
+    monkeypatch.setattr(RunFolder, "create", create)
+    monkeypatch.setattr(RunFolder, "reopen", lambda path, config: create(config))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml(load_config("tiny")))
+    (tmp_path / "mine.yaml").write_text("seed: 3\n")
+    settings = {"train.steps": 3}
+    for given, way, followed in (
+        (None, "needs config or resume, got neither; pass unmask.load_config('tiny')", {"config": load_config("tiny")}),
+        (7, "pass unmask.load_config('tiny')", {"config": load_config("tiny")}),
+        ("tiny", "pass unmask.load_config('tiny')", {"config": load_config("tiny")}),
+        (
+            tmp_path / "mine.yaml",
+            f"pass unmask.load_config('{tmp_path}/mine.yaml')",
+            {"config": load_config(tmp_path / "mine.yaml")},
+        ),
+        (
+            settings,
+            "pass unmask.load_config(None, ...) of these settings",
+            {"config": load_config(None, settings)},
+        ),
+        (run, f"pass resume='{run}' to continue this run", {"resume": run}),
+    ):
+        told = advice.refusal(lambda given=given: pretrain(given))  # type: ignore[misc, arg-type]
+        assert told.startswith("pretrain: ") and told.endswith(way)
+        assert given is None or "pretrain: config must be a RunConfig, got " in told
+        assert advice.refusal(lambda followed=followed: pretrain(**followed)) == begun  # type: ignore[misc]
+
+
+def test_a_directory_that_cannot_be_written_is_made_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unmask.train import run_folder
+
+    config = load_config(None, {"run": str(tmp_path / "run")})
+    for number, first in ((13, "make the directory writable"), (28, "make room")):
+        with monkeypatch.context() as patched:
+
+            def refuses(path: Path, text: str, number: int = number) -> None:
+                raise OSError(number, os.strerror(number))
+
+            patched.setattr(run_folder, "replace_text", refuses)
+            told = advice.refusal(lambda: RunFolder.create(config).save_config())
+        assert told == (
+            f"{tmp_path}/run/config.yaml could not be written ({os.strerror(number)}); {first} and start again"
+        )
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        RunFolder.create(config).save_config()
+        (tmp_path / "run" / "checkpoints").mkdir()
+        with monkeypatch.context() as patched:
+            patched.setattr(run_folder, "replace_text", refuses)
+            told = advice.refusal(
+                lambda: RunFolder.reopen(tmp_path / "run", saved_config(tmp_path / "run")).save_config()
+            )
+        assert told.endswith(f"; {first} and continue with `unmask pretrain --resume {tmp_path}/run`")
+        RunFolder.reopen(tmp_path / "run", saved_config(tmp_path / "run")).save_config()
+        shutil.rmtree(tmp_path / "run")

@@ -184,9 +184,11 @@ def finish_store(out: str | Path, *, allow_unknown: bool = False) -> Store:
     contents = [json.loads((path / _PART).read_text(encoding="utf-8")) for path in parts]
     tasks = contents[0]["tasks"]
     missing = [str(rank) for rank in range(tasks) if not (_parts(out) / f"part-{rank:05d}").is_dir()]
-    if missing or len(parts) != tasks:
-        what = f"lacks the parts of tasks {', '.join(missing)}" if missing else f"has {len(parts)} parts"
-        raise StoreError(f"store: {_parts(out)} {what} of {tasks}; run the pipeline again, it repeats what is missing")
+    if missing:
+        raise StoreError(
+            f"store: {_parts(out)} lacks the parts of tasks {', '.join(missing)} of {tasks}; run the pipeline again, "
+            "it repeats what is missing"
+        )
     for path, part in zip(parts, contents, strict=True):
         names = [[source["name"] for source in one["sources"]] for one in (contents[0], part)]
         if part["head"] != contents[0]["head"] or names[0] != names[1] or part["tasks"] != tasks:
