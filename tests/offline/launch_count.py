@@ -8,8 +8,8 @@ only makes a view or allocates memory. An operation of `unmask_kernels` counts a
 kernels, and the calls of PyTorch around them.
 
 A product counts as one launch, although the library may split it into two. `addmm` counts as two where it adds a matrix
-and is not in place, since CUDA then copies the matrix first. "PyTorch's products" are those of autograd, without
-`unmask_kernels.product`.
+and is not in place, since CUDA then copies the matrix first. "PyTorch's autograd" means: without
+`unmask_kernels.product`, and autograd adds the gradients of a later micro-batch.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from offline.recorder import redirected
 from unmask import EncoderConfig
 from unmask.model.layer import Layer
+from unmask.train.step import take_gradients
 from unmask_kernels import FAMILIES, Documents, product, using
 
 __all__ = ["ALLOCATIONS", "Launches", "count", "of_layer", "table"]
@@ -103,12 +105,12 @@ def count() -> Iterator[Launches]:
 
 
 def of_layer(*, p: float = 0.1, dtype: torch.dtype = torch.bfloat16, plain: bool = False) -> dict[str, Launches]:
-    """Return what a layer of BERT-base starts: `forward`, `backward`, and `accumulate`, a backward into `.grad`.
+    """Return what a layer of BERT-base starts: `forward`, `backward`, and `later`, the backward of a later micro-batch.
 
     Args:
         p: of dropout, in both places.
         dtype: of activations; parameters are fp32.
-        plain: whether products are those of PyTorch's autograd.
+        plain: whether PyTorch's autograd multiplies, and adds the gradients of micro-batches.
     """
     config = EncoderConfig(vocab_size=100, hidden_dropout=p, attention_dropout=p)
     layer = Layer(config).to("meta")
@@ -118,25 +120,28 @@ def of_layer(*, p: float = 0.1, dtype: torch.dtype = torch.bfloat16, plain: bool
     x = torch.empty(_TOKENS, config.hidden_size, dtype=dtype, device="meta", requires_grad=True)
     dy = torch.empty_like(x)
     results: dict[str, Launches] = {}
+    totals: dict[Tensor, Tensor] = {}
     with mock.patch.object(product, "applies_to", return_value=False) if plain else nullcontext():
-        for name in ("backward", "accumulate"):
+        for name in ("backward", "later"):
             x.grad = None
             with count() as results["forward"]:
                 y = layer(x, documents, keys)
             with count() as results[name]:
                 y.backward(dy)
+                if not plain:
+                    take_gradients(layer.parameters(), totals)
     return results
 
 
 def table() -> Iterator[str]:
     """Yield the lines of a Markdown table: operations and launches of a layer."""
-    yield "| a layer of BERT-base in bf16, dropout 0.1 | operations | launches | launches with PyTorch's products |"
+    yield "| a layer of BERT-base in bf16, dropout 0.1 | operations | launches | launches with PyTorch's autograd |"
     yield "|---|---:|---:|---:|"
     rows = {
         "forward": (0.1, ["forward"]),
         "backward": (0.1, ["backward"]),
         "**together**": (0.1, ["forward", "backward"]),
-        "**together**, with gradients to add to": (0.1, ["forward", "accumulate"]),
+        "**together**, of a later micro-batch": (0.1, ["forward", "later"]),
         "**together**, without dropout": (0.0, ["forward", "backward"]),
     }
     found = {(p, plain): of_layer(p=p, plain=plain) for p in (0.0, 0.1) for plain in (False, True)}

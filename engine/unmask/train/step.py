@@ -10,13 +10,14 @@ how the step is cut into micro-batches. With a mean for each micro-batch, a mask
 micro-batch has few masked tokens.
 
 Nothing here reads a device value on the host: counts, norms and the decision to skip an update are tensors, and the
-caller reads them when it logs. Gradients accumulate in `.grad`, in the dtype of the parameters (fp32). Beyond forward
-and backward, the step reads the gradients once for their norm; the fused optimizer kernel clips and skips.
+caller reads them when it logs. Gradients accumulate in `.grad`, in the dtype of the parameters (fp32). On a GPU, one
+call adds those of a micro-batch, where autograd would launch a kernel for each parameter (decision 0017). Beyond
+forward and backward, the step reads the gradients once for their norm; the fused optimizer kernel clips and skips.
 
 Shapes: O objectives. The shapes of the batches are static.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from unmask.batch import PackedBatch
 from unmask.model import PretrainingModel
 from unmask.objectives import Objective, score_batch
 
-__all__ = ["StepReport", "TrainingStep"]
+__all__ = ["StepReport", "TrainingStep", "take_gradients"]
 
 
 class StepReport(NamedTuple):
@@ -86,6 +87,7 @@ class TrainingStep:
         """
         counts = torch.stack([_total(objective, batches) for objective, _ in self.objectives])
         sums, correct = torch.zeros_like(counts), torch.zeros_like(counts)
+        totals: dict[Tensor, Tensor] = {}
         for batch in batches:
             tallies = score_batch(self.model, self.objectives, batch, all_rows=self.all_rows)
             terms = [
@@ -93,8 +95,12 @@ class TrainingStep:
                 for tally, (_, weight), count in zip(tallies, self.objectives, counts.unbind(), strict=True)
             ]
             torch.stack(terms).sum().backward()
+            if len(batches) > 1 and _launches_cost(counts.device):
+                take_gradients(self.model.parameters(), totals)
             sums += torch.stack([tally.loss_sum.detach().float() for tally in tallies])
             correct += torch.stack([tally.correct.detach().float() for tally in tallies])
+        for parameter, total in totals.items():
+            parameter.grad = total
         return counts, sums, correct
 
     def update(self) -> tuple[Tensor, Tensor]:
@@ -111,6 +117,21 @@ class TrainingStep:
         self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
         self.optimizer.step()
         return norm, skipped
+
+
+def _launches_cost(device: torch.device) -> bool:
+    return device.type != "cpu"
+
+
+def take_gradients(parameters: Iterable[Tensor], totals: dict[Tensor, Tensor]) -> None:
+    """Take the gradients out of `.grad`, and add each to the total of its parameter, in place and all in one call."""
+    found = {parameter: parameter.grad for parameter in parameters if parameter.grad is not None}
+    known = [parameter for parameter in found if parameter in totals]
+    if known:
+        torch._foreach_add_([totals[parameter] for parameter in known], [found[parameter] for parameter in known])
+    for parameter, gradient in found.items():
+        totals.setdefault(parameter, gradient)
+        parameter.grad = None
 
 
 def _total(objective: Objective, batches: Sequence[PackedBatch]) -> Tensor:

@@ -11,7 +11,7 @@ from unmask.config import OptimizerConfig
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives, score_batch
 from unmask.train.optim import adamw
-from unmask.train.step import TrainingStep
+from unmask.train.step import TrainingStep, take_gradients
 
 CONFIG = EncoderConfig(vocab_size=50, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=32)
 # Lengths and masked tokens of the documents: uneven, so that a mean per micro-batch would be another gradient.
@@ -202,3 +202,46 @@ def test_repeating_one_batch_learns_it() -> None:
     batches = batches_of([range(8)])
     losses = [float(step(batches).loss) for _ in range(40)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradients_that_one_call_adds_have_the_bits_of_those_that_autograd_adds(
+    frozen: bool, checkpointed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = batches_of([[0], [1, 2, 3, 4, 5, 6], [7]])
+    found = []
+    for in_one_call in (False, True):
+        monkeypatch.setattr("unmask.train.step._launches_cost", lambda device, answer=in_one_call: answer)
+        model, step = make_step()
+        model.encoder.layers[1].requires_grad_(not frozen)
+        if checkpointed:
+            model.activation_checkpointing_enable()
+        for _ in range(2):  # the second time there are gradients to add to before the first micro-batch
+            step.accumulate(batches)
+        found.append(gradients(model))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[1][name], gradient) for name, gradient in found[0].items())
+
+
+def test_a_parameter_that_a_micro_batch_does_not_reach_keeps_its_sum() -> None:
+    one, two, other = (torch.zeros(2, requires_grad=True) for _ in range(3))
+    totals: dict[Tensor, Tensor] = {}
+    for reached, value in (((one, two), 1.0), ((two,), 2.0), ((one, two), 4.0)):
+        for parameter in reached:
+            parameter.grad = torch.full((2,), value)
+        take_gradients([one, two, other], totals)
+        assert one.grad is two.grad is other.grad is None
+    assert [int(totals[parameter][0]) for parameter in (one, two)] == [5, 7]
+    assert other not in totals
+
+
+def test_a_micro_batch_whose_gradient_is_not_finite_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmask.train.step._launches_cost", lambda device: True)
+    model, step = make_step()
+    factors = iter([1.0, float("nan"), 1.0])
+    handle = model.mlm.bias.register_hook(lambda gradient: gradient * next(factors))
+    report = step(batches_of([[0], [1, 2, 3, 4, 5, 6], [7]]))
+    handle.remove()
+    assert float(report.skipped) == 1.0
+    assert float(step(batches_of([[0], [1, 2, 3, 4, 5, 6], [7]])).skipped) == 0.0
