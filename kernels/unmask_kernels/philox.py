@@ -16,8 +16,8 @@ This file is bit-equal to Triton's `tl.philox`. Words are int64 tensors, because
 takes about 100 integer operations, 12 for each element. A GPU works on as many counters at a time as keep the
 intermediate words below two gigabytes. On a CPU, NumPy draws the masks of dropout (`philox_numpy`).
 
-Every public function but `threshold` is one operation to a compiler, which calls it and generates no code for it,
-because generated code is not always exact: with vectors of 256 bits, Inductor of torch 2.13 gets
+Every public function that draws or makes keys is one operation to a compiler, which calls it and generates no code for
+it, because generated code is not always exact: with vectors of 256 bits, Inductor of torch 2.13 gets
 `seed + arange(12) * constant` wrong for a constant of 64 bits (decision 0010).
 """
 
@@ -36,9 +36,11 @@ __all__ = [
     "keep_rows",
     "keep_scores",
     "mix64",
+    "packed",
     "philox_4x32",
     "row_keys",
     "threshold",
+    "unpacked",
 ]
 
 COLUMNS_PER_CALL = 8
@@ -214,6 +216,20 @@ def _scores_by_torch(
             first = (row[some, None] << 16) | group
             keep[documents, :, some] = _keep(first, head, address, key, columns, p)
     return keep
+
+
+def packed(keep: Tensor) -> Tensor:
+    """Put the last dimension of a mask on a CPU into bits, the first element into the lowest; uint8 (..., bytes)."""
+    from . import philox_numpy
+
+    return torch.from_numpy(philox_numpy.packed(keep.numpy()))
+
+
+def unpacked(bits: Tensor, columns: int) -> Tensor:
+    """Undo `packed`, bool (..., columns)."""
+    from . import philox_numpy
+
+    return torch.from_numpy(philox_numpy.unpacked(bits.numpy(), columns))
 
 
 def _for_numpy(key: Tensor, keys: Tensor) -> tuple[int, Any]:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["keep_rows", "keep_scores"]
+__all__ = ["keep_rows", "keep_scores", "packed", "unpacked"]
 
 _Words = npt.NDArray[np.uint64]
 _Mask = npt.NDArray[np.bool_]
@@ -90,6 +90,16 @@ def keep_scores(
 
     _share(draw, shape[0] if many else shape[2], heads * groups * (shape[2] if many else shape[0]), threads)
     return _cut(keep.reshape(*shape, groups * _COLUMNS_PER_CALL), columns)
+
+
+def packed(keep: _Mask) -> npt.NDArray[np.uint8]:
+    """Put the last dimension into bits, the first element into the lowest bit of a byte."""
+    return np.packbits(keep, axis=-1, bitorder="little")
+
+
+def unpacked(bits: npt.NDArray[np.uint8], columns: int) -> _Mask:
+    """Undo `packed`, (..., columns)."""
+    return np.unpackbits(bits, axis=-1, count=columns, bitorder="little").view(np.bool_)
 
 
 def _share(draw: Callable[[slice], None], count: int, counters_of_each: int, threads: int) -> None:

@@ -217,8 +217,8 @@ def test_registration_is_sound(case: Case, target: Target) -> None:
     lists = (d.cu_seqlens, d.keys, d.order, d.tiles)
     rest = (*lists, a["key"] if a["p"] else None, a["p"], False, 5, 0.2, d.max_seqlen, 512, 0, target.backend)
     contracts.opcheck(torch.ops.unmask.attention_fwd.default, (a["qkv"], *rest))
-    out, lse = torch.ops.unmask.attention_fwd(a["qkv"], *rest)
-    contracts.opcheck(torch.ops.unmask.attention_bwd.default, (out, a["qkv"], out, lse, *rest))
+    out, lse, keep = torch.ops.unmask.attention_fwd(a["qkv"], *rest)
+    contracts.opcheck(torch.ops.unmask.attention_bwd.default, (out, a["qkv"], out, lse, keep, *rest))
 
 
 @everywhere

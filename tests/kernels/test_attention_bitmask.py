@@ -37,7 +37,7 @@ MANY = [1, 7, 64, 65, 128, 0, 300, 512, 513, 700, 0]
 
 def of_backward(arguments: Arguments) -> BackwardArguments:
     qkv = arguments.qkv
-    return BackwardArguments(dout=qkv[:, 0], out=qkv[:, 0], lse=qkv, **arguments._asdict())
+    return BackwardArguments(dout=qkv[:, 0], out=qkv[:, 0], lse=qkv, keep=qkv, **arguments._asdict())
 
 
 def drawn(bitmask: Tensor, start: int, length: int) -> Tensor:

@@ -18,7 +18,7 @@ from unmask_kernels import Documents
 from unmask_kernels import attention as public
 from unmask_kernels.attention import _torch_grouped
 from unmask_kernels.attention._torch_grouped import Limits
-from unmask_kernels.attention.arguments import Arguments, BackwardArguments
+from unmask_kernels.attention.arguments import Arguments, BackwardArguments, keep_bytes
 from unmask_kernels.testing.attention import attention_case
 from unmask_kernels.testing.inputs import lengths_to_documents, run
 
@@ -73,9 +73,12 @@ def arguments_of(qkv: Tensor, documents: Documents, **settings: Any) -> Argument
     return Arguments.of(qkv, documents, **defaults | settings)
 
 
-def backward_of(dout: Tensor, arguments: Arguments, limits: Limits) -> Tensor:
-    """dqkv; neither out nor a log-sum-exp is read."""
-    given = BackwardArguments(dout=dout, out=dout, lse=dout, **arguments._asdict())
+NOTHING = torch.empty(0, dtype=torch.uint8)
+
+
+def backward_of(dout: Tensor, arguments: Arguments, limits: Limits, keep: Tensor = NOTHING) -> Tensor:
+    """dqkv; neither out nor a log-sum-exp is read, and dropout is drawn again unless a mask is given."""
+    given = BackwardArguments(dout=dout, out=dout, lse=dout, keep=keep, **arguments._asdict())
     return _torch_grouped.backward(given, limits)
 
 
@@ -111,11 +114,35 @@ def test_blocks_of_rows_give_what_the_whole_gives(causal: bool, window: int | No
     dout = torch.randn(whole.shape, generator=RANDOM, dtype=torch.float64)
     (dqkv,) = torch.autograd.grad(whole, qkv, dout)
     arguments = arguments_of(qkv.detach(), **settings, scale=64**-0.5)
-    for limits in (Limits(1 << 10, 1), Limits(1 << 14, 32), Limits(1 << 21, 64)):
-        found = _torch_grouped.forward(arguments, limits)
+    for limits in (Limits(1 << 10, 1, 1), Limits(1 << 14, 32, 1 << 12), Limits(1 << 21, 64, 1 << 19)):
+        keep = torch.zeros(qkv.shape[2], len(qkv), keep_bytes(arguments), dtype=torch.uint8)
+        found = _torch_grouped.forward(arguments, keep, limits)
         torch.testing.assert_close(found, whole.detach(), rtol=1e-12, atol=1e-12)
-        found = backward_of(dout, arguments, limits)
+        assert torch.equal(_torch_grouped.forward(arguments, NOTHING, limits), found)
+        found = backward_of(dout, arguments, limits, keep)
         torch.testing.assert_close(found, dqkv, rtol=1e-12, atol=1e-12)
+        assert torch.equal(backward_of(dout, arguments, limits), found), "the saved mask is the one that is drawn"
+
+
+@pytest.mark.parametrize("lengths", [[40, 39, 7], [1024]])
+def test_a_mask_is_drawn_once_and_no_more_for_documents_up_to_1024(
+    lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    draw = _torch_grouped.philox.keep_scores
+    monkeypatch.setattr(
+        _torch_grouped.philox, "keep_scores", lambda *address: drawn.append(len(address[3])) or draw(*address)
+    )
+    for more in (0, 1):
+        settings = dict(
+            attention_case("bits", [*lengths[:-1], lengths[-1] + more], heads=1, p=0.1).make(torch.float32).arguments
+        )
+        qkv = settings.pop("qkv").requires_grad_()
+        out = public(qkv, backend="torch", **settings)
+        forward = sum(drawn)
+        out.sum().backward()
+        assert sum(drawn) == forward * (2 if lengths[-1] + more > 1024 else 1)
+        drawn.clear()
 
 
 def test_gradients_of_many_blocks_are_added_in_fp32() -> None:

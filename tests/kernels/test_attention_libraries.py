@@ -197,9 +197,9 @@ def test_registration_is_sound_and_its_lse_is_declared(backend: str) -> None:
     d = a["documents"]
     rest = (d.cu_seqlens, d.keys, d.order, d.tiles, None, 0.0, False, 3, 0.2, d.max_seqlen, 512, 0, backend)
     contracts.opcheck(torch.ops.unmask.attention_fwd.default, (a["qkv"], *rest))
-    out, lse = torch.ops.unmask.attention_fwd(a["qkv"], *rest)
+    out, lse, keep = torch.ops.unmask.attention_fwd(a["qkv"], *rest)
     assert (lse.dtype, tuple(lse.shape)) == (torch.float32, (2, 40))
-    contracts.opcheck(torch.ops.unmask.attention_bwd.default, (out, a["qkv"], out, lse, *rest))
+    contracts.opcheck(torch.ops.unmask.attention_bwd.default, (out, a["qkv"], out, lse, keep, *rest))
 
 
 def test_other_strides_and_no_tokens_at_all(backend: str) -> None:

@@ -23,8 +23,9 @@ def forward(arguments: Arguments) -> Results:
     """Returns out, and the log-sum-exp in base e."""
     qkv = arguments.qkv
     tokens, _, heads, width = qkv.shape
+    nothing = qkv.new_empty(0, dtype=torch.uint8)
     if tokens == 0:
-        return Results(qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32))
+        return Results(qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32), nothing)
     q, k, v = qkv.contiguous().unbind(1)
     documents, causal, scale = _documents(arguments), arguments.causal, arguments.scale
     version = flash_attn_version(describe(arguments))
@@ -40,7 +41,7 @@ def forward(arguments: Arguments) -> Results:
         assert version == 4
         attend = importlib.import_module("flash_attn.cute.interface")._flash_attn_fwd
         out, lse, *_ = attend(q, k, v, **documents, softmax_scale=scale, causal=causal, **window, return_lse=True)
-    return Results(out, lse)
+    return Results(out, lse, nothing)
 
 
 def backward(arguments: BackwardArguments) -> Gradients:

@@ -19,24 +19,27 @@ from typing import Any
 import torch
 
 from . import _torch_grouped
-from .arguments import Arguments, BackwardArguments, Gradients, Results, sides
-from .choice import describe, varlen_refuses
+from .arguments import Arguments, BackwardArguments, Gradients, Results, keep_bytes, sides
+from .choice import describe, saves_keep, varlen_refuses
 
 __all__ = ["backward", "forward"]
 
 
 def forward(arguments: Arguments) -> Results:
-    """Returns out, and the log-sum-exp in base e, or none from groups."""
+    """Returns out, and the log-sum-exp in base e, or from groups what dropout keeps."""
     qkv = arguments.qkv
-    if varlen_refuses(describe(arguments)):
-        return Results(_torch_grouped.forward(arguments), qkv.new_empty(0, dtype=torch.float32))
     tokens, _, heads, width = qkv.shape
+    nothing = qkv.new_empty(0, dtype=torch.uint8)
+    if varlen_refuses(describe(arguments)):
+        saved = saves_keep("torch", describe(arguments))
+        keep = nothing.new_zeros(heads, tokens, keep_bytes(arguments)) if saved else nothing
+        return Results(_torch_grouped.forward(arguments, keep), qkv.new_empty(0, dtype=torch.float32), keep)
     if tokens == 0:
-        return Results(qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32))
+        return Results(qkv.new_empty(tokens, heads, width), qkv.new_empty(heads, tokens, dtype=torch.float32), nothing)
     q, k, v = qkv.contiguous().unbind(1)
     positional, named = _of_varlen(arguments)
     out, lse, *_ = torch.ops.aten._flash_attention_forward(q, k, v, *positional, False, **named)
-    return Results(out, lse)
+    return Results(out, lse, nothing)
 
 
 def backward(arguments: BackwardArguments) -> Gradients:

@@ -6,16 +6,24 @@ document. It is also cut where a block of scores would have more than about `Lim
 the cache; a long document is cut by rows, and a block of a causal or local one has only the columns that its rows see.
 Memory is O(T): the backward forms P again from q and k, one block at a time.
 
+Within a group or a block of rows, a part of the documents and heads is worked on at a time, in buffers that stay in
+cache and are used again. Fresh memory of that size would cost more than the softmax: the pages are cleared in every
+call.
+
+The mask of dropout is drawn once, a group at a time, and saved for the backward as bits if the documents are not too
+long (`choice.saves_keep`).
+
 These are plain products, not `scaled_dot_product_attention`, whose bf16 kernel for CPUs is slower even where nothing is
 padded (docs/measured.md, all-512). Operands are made contiguous first, in one copy for a whole group; otherwise each
 product would copy its own.
 
-Shapes: a group has n documents padded to s tokens, so q, k, v and their gradients are (n * H, s, K), and S, P, dP and
-dS of a block are (n * H, rows, columns).
+Shapes: a group has n documents padded to s tokens, so q, k, v and their gradients are (n * H, s, K). S, P, dP and dS of
+m of the n * H matrices, and a block of their rows, are (m, rows, columns).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
@@ -39,10 +47,12 @@ class Limits(NamedTuple):
     Attributes:
         scores: elements of a block of scores, about.
         fewest_rows: of a block that is cut to save columns.
+        cached: of the elements of a block, worked on at a time on a CPU, or those of one matrix.
     """
 
     scores: int = 1 << 21
     fewest_rows: int = 64
+    cached: int = 1 << 19
 
 
 _LIMITS = Limits()
@@ -55,12 +65,14 @@ class _Group(NamedTuple):
         rows: their rows in the batch, a slice or int64 (n * s,); a padded token repeats some row.
         length: s.
         documents: their indices, int64 (n,).
+        spans: (first row in the batch, length) of each.
         real: True at real tokens, bool (n, s); None when nothing is padded.
     """
 
     rows: slice | Tensor
     length: int
     documents: Tensor
+    spans: list[tuple[int, int]]
     real: Tensor | None
 
 
@@ -71,21 +83,41 @@ class _Block(NamedTuple):
     columns: slice
 
 
-def forward(arguments: Arguments, limits: Limits = _LIMITS) -> Tensor:
-    """Returns out (T, H, K)."""
+class _Room:
+    """Buffers for blocks of scores, which grow with the largest one."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.on_cpu = like.device.type == "cpu"
+        self._like, self._buffers = like, [like.new_empty(0)] * 4
+
+    def take(self, *shape: int) -> list[Tensor]:
+        """Four buffers of this shape. What they hold is lost with the next call."""
+        size = math.prod(shape)
+        if len(self._buffers[0]) < size:
+            self._buffers = [self._like.new_empty(size) for _ in self._buffers]
+        return [buffer[:size].view(shape) for buffer in self._buffers]
+
+
+def forward(arguments: Arguments, keep: Tensor, limits: Limits = _LIMITS) -> Tensor:
+    """Returns out (T, H, K). Fills `keep` of `arguments.Results` with the mask of dropout unless it is empty."""
     qkv = arguments.qkv
     heads, p = qkv.shape[2], arguments.p
     out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
+    room = _Room(qkv)
     for group in _groups(arguments.cu_seqlens, arguments.order, heads, limits):
         q, k, v = _by_head(qkv, group)
         padding = _padding_bias(group, heads, q)
         values = torch.empty_like(q)
         for block in _blocks(group.length, len(q), arguments, limits):
-            P = _probabilities(q, k, padding, block, arguments)
-            keep = _keep(group, heads, block, arguments)
-            if keep is not None:
-                P *= keep
-            values[:, block.rows] = torch.bmm(P, v[:, block.columns])
+            rows, columns = block
+            kept = _draw(group, heads, block, arguments)
+            if kept is not None and len(keep):
+                _save(kept, group, block, keep)
+            for some, buffers in _parts(block, len(q), room, limits):
+                P = _probabilities(q[some], k[some], _of(padding, some), block, arguments, buffers)
+                if kept is not None:
+                    P *= _factors(kept, some, block, buffers[3])
+                values[some, rows] = torch.bmm(P, v[some, columns])
         _scatter(out, group, values if p == 0.0 else values.div_(1.0 - p))
     return out
 
@@ -95,6 +127,7 @@ def backward(arguments: BackwardArguments, limits: Limits = _LIMITS) -> Tensor:
     qkv = arguments.qkv
     heads, p = qkv.shape[2], arguments.p
     dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    room = _Room(qkv)
     for group in _groups(arguments.cu_seqlens, arguments.order, heads, limits):
         q, k, v = _by_head(qkv, group)
         (do,) = _by_head(arguments.dout.unsqueeze(1), group)
@@ -106,17 +139,23 @@ def backward(arguments: BackwardArguments, limits: Limits = _LIMITS) -> Tensor:
         dk, dv = (torch.zeros_like(k, dtype=wide) for _ in range(2))
         for block in blocks:
             rows, columns = block
-            P = _probabilities(q, k, padding, block, arguments)
-            dP = torch.bmm(do[:, rows], v[:, columns].mT)
-            keep = _keep(group, heads, block, arguments)
-            P_kept = P
-            if keep is not None:
-                P_kept = P * keep
-                dP *= keep
-            dv[:, columns] += torch.bmm(P_kept.mT, do[:, rows])
-            dS = torch.ops.aten._softmax_backward_data(dP, P, -1, q.dtype)
-            dq[:, rows] = torch.bmm(dS, k[:, columns])
-            dk[:, columns] += torch.bmm(dS.mT, q[:, rows])
+            kept = _saved(group, heads, block, arguments.keep) if len(arguments.keep) else None
+            if kept is None:
+                kept = _draw(group, heads, block, arguments)
+            for some, buffers in _parts(block, len(q), room, limits):
+                P = _probabilities(q[some], k[some], _of(padding, some), block, arguments, buffers)
+                dP, _, P_kept, dS = buffers
+                torch.bmm(do[some, rows], v[some, columns].mT, out=dP)
+                if kept is None:
+                    P_kept = P
+                else:
+                    factors = _factors(kept, some, block, dS)
+                    torch.mul(P, factors, out=P_kept)
+                    dP *= factors
+                dv[some, columns] += torch.bmm(P_kept.mT, do[some, rows])
+                torch.ops.aten._softmax_backward_data.out(dP, P, -1, q.dtype, grad_input=dS)
+                dq[some, rows] = torch.bmm(dS, k[some, columns])
+                dk[some, columns] += torch.bmm(dS.mT, q[some, rows])
         # the factor 1 / (1 - p) of dropout is linear all the way, so it is applied to the results, rounded once
         factor = arguments.scale / (1.0 - p)
         for part, gradient in enumerate((dq.mul_(factor), dk.mul_(factor), dv if p == 0.0 else dv.div_(1.0 - p))):
@@ -130,16 +169,17 @@ def _groups(cu_seqlens: Tensor, order: Tensor, heads: int, limits: Limits) -> It
     lengths = [end - start for start, end in pairwise(offsets)]
     for some in _members([index for index in order.tolist() if lengths[index] > 0], lengths, heads, limits):
         length, documents = lengths[some[0]], torch.tensor(some, device=order.device)
+        spans = [(offsets[index], lengths[index]) for index in some]
         if len(some) == 1:
-            yield _Group(slice(offsets[some[0]], offsets[some[0]] + length), length, documents, None)
+            yield _Group(slice(offsets[some[0]], offsets[some[0]] + length), length, documents, spans, None)
             continue
         position = torch.arange(length, device=order.device)
         rows = cu_seqlens[documents, None].long() + position
         if lengths[some[-1]] == length:
-            yield _Group(rows.flatten(), length, documents, None)
+            yield _Group(rows.flatten(), length, documents, spans, None)
             continue
         real = position < cu_seqlens.diff()[documents, None]
-        yield _Group(rows.clamp(max=offsets[-1] - 1).flatten(), length, documents, real)
+        yield _Group(rows.clamp(max=offsets[-1] - 1).flatten(), length, documents, spans, real)
 
 
 def _members(ordered: list[int], lengths: list[int], heads: int, limits: Limits) -> Iterator[list[int]]:
@@ -175,6 +215,15 @@ def _blocks(length: int, batch: int, arguments: _Call, limits: Limits) -> Iterat
         yield _Block(slice(start, end), slice(first, last))
 
 
+def _parts(block: _Block, batch: int, room: _Room, limits: Limits) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Cut the `batch` matrices of a block into slices that stay in cache, each with four buffers of its shape."""
+    rows, columns = (each.stop - each.start for each in block)
+    size = max(1, limits.cached // (rows * columns)) if room.on_cpu else batch
+    for start in range(0, batch, size):
+        end = min(start + size, batch)
+        yield slice(start, end), room.take(end - start, rows, columns)
+
+
 def _by_head(x: Tensor, group: _Group) -> Tensor:
     """(T, parts, H, K) -> (parts, n * H, s, K), contiguous; 0 at padded tokens."""
     taken = x[group.rows].unflatten(0, (-1, group.length))
@@ -204,31 +253,64 @@ def _padding_bias(group: _Group, heads: int, q: Tensor) -> Tensor | None:
     return bias.repeat_interleave(heads, 0).unsqueeze(1)
 
 
-def _probabilities(q: Tensor, k: Tensor, padding: Tensor | None, block: _Block, arguments: _Call) -> Tensor:
-    """P = softmax(scale * q k^T) of a block."""
+def _of(padding: Tensor | None, some: slice) -> Tensor | None:
+    return None if padding is None else padding[some]
+
+
+def _probabilities(
+    q: Tensor, k: Tensor, padding: Tensor | None, block: _Block, arguments: _Call, buffers: list[Tensor]
+) -> Tensor:
+    """P = softmax(scale * q k^T) of a block, in the second of the buffers; S is in the first."""
     rows, columns = block
-    shape = (len(q), rows.stop - rows.start, columns.stop - columns.start)
-    if padding is None:
-        nothing = q.new_empty(1, 1, 1).expand(shape)
-        S = torch.baddbmm(nothing, q[:, rows], k[:, columns].mT, beta=0.0, alpha=arguments.scale)
-    else:
-        S = torch.baddbmm(padding[..., columns].expand(shape), q[:, rows], k[:, columns].mT, alpha=arguments.scale)
+    S, P, *_ = buffers
+    before = S if padding is None else padding[..., columns].expand(S.shape)
+    # with beta = 0 what S held is not read
+    beta = 0.0 if padding is None else 1.0
+    torch.baddbmm(before, q[:, rows], k[:, columns].mT, beta=beta, alpha=arguments.scale, out=S)
     if is_banded(arguments):
-        everything = torch.ones(shape[1:], dtype=torch.bool, device=q.device)
+        everything = torch.ones(S.shape[1:], dtype=torch.bool, device=q.device)
         ahead = rows.start - columns.start
         unseen = everything.triu(ahead + 1 + (0 if arguments.causal else arguments.window))
         if arguments.window >= 0:
             unseen |= everything.tril(ahead - 1 - arguments.window)
-        S = S.masked_fill_(unseen, float("-inf"))
-    return S.softmax(-1)
+        S.masked_fill_(unseen, float("-inf"))
+    return torch.softmax(S, -1, out=P)
 
 
-def _keep(group: _Group, heads: int, block: _Block, arguments: _Call) -> Tensor | None:
-    """1 where dropout keeps an element of P and 0 elsewhere, uint8 like P; None without dropout."""
+def _draw(group: _Group, heads: int, block: _Block, arguments: _Call) -> Tensor | None:
+    """What dropout keeps of the block's rows and all columns up to its last, bool (n, H, rows, columns), or None."""
     if arguments.key is None or arguments.p == 0.0:
         return None
     rows, columns = block
-    keys, some = arguments.keys[group.documents], range(rows.start, rows.stop)
-    keep = philox.keep_scores(arguments.key, keys, heads, some, columns.stop, arguments.p)[..., columns]
-    # PyTorch multiplies by uint8 four times faster than by bool
-    return keep.flatten(0, 1).view(torch.uint8)
+    keys = arguments.keys[group.documents]
+    return philox.keep_scores(arguments.key, keys, heads, range(rows.start, rows.stop), columns.stop, arguments.p)
+
+
+def _save(kept: Tensor, group: _Group, block: _Block, keep: Tensor) -> None:
+    """Write the bits of a block to the rows of its documents in `keep`."""
+    bits = philox.packed(kept)  # (n, H, rows, bytes)
+    for document, (start, length) in enumerate(group.spans):
+        rows, size = _inside(block, length)
+        keep[:, start + rows.start : start + rows.stop, :size] = bits[document, :, : rows.stop - rows.start, :size]
+
+
+def _saved(group: _Group, heads: int, block: _Block, keep: Tensor) -> Tensor:
+    """Read what `_save` wrote; False at padded tokens."""
+    count = block.rows.stop - block.rows.start
+    bits = keep.new_zeros((len(group.spans), heads, count, -(-block.columns.stop // 8)))
+    for document, (start, length) in enumerate(group.spans):
+        rows, size = _inside(block, length)
+        bits[document, :, : rows.stop - rows.start, :size] = keep[:, start + rows.start : start + rows.stop, :size]
+    return philox.unpacked(bits, block.columns.stop)
+
+
+def _inside(block: _Block, length: int) -> tuple[slice, int]:
+    """The rows of a block that a document of this length has, and the bytes of its columns up to the block's last."""
+    first = min(block.rows.start, length)
+    return slice(first, max(first, min(block.rows.stop, length))), -(-min(block.columns.stop, length) // 8)
+
+
+def _factors(kept: Tensor, some: slice, block: _Block, buffer: Tensor) -> Tensor:
+    """1 where dropout keeps an element of P and 0 elsewhere, in the buffer."""
+    # a copy from uint8 and a product of two tensors of one dtype need no temporary
+    return buffer.copy_(kept.flatten(0, 1)[some, :, block.columns].view(torch.uint8))

@@ -52,7 +52,7 @@ def forward(arguments: Arguments) -> Results:
     out = qkv.new_empty((tokens, heads, width))
     lse = qkv.new_empty((heads, tokens), dtype=torch.float32)
     if tokens == 0:
-        return Results(out, lse)
+        return Results(out, lse, qkv.new_empty(0, dtype=torch.uint8))
     shared = _shared(arguments) | {"out_ptr": out, "lse_ptr": lse, "slots": len(arguments.keys)}
     with device_guard(qkv):
         drawn = draw_for_forward(arguments)
@@ -71,7 +71,7 @@ def forward(arguments: Arguments) -> Results:
                 **tile.options(arguments),
                 **shared,
             )
-    return Results(out, lse)
+    return Results(out, lse, qkv.new_empty(0, dtype=torch.uint8))
 
 
 def backward(arguments: BackwardArguments) -> Gradients:

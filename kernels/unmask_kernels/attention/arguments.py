@@ -13,7 +13,17 @@ from torch import Tensor
 
 from ..documents import BOUNDS, Documents
 
-__all__ = ["SHORT_UP_TO", "Arguments", "BackwardArguments", "Gradients", "Results", "is_banded", "schedule", "sides"]
+__all__ = [
+    "SHORT_UP_TO",
+    "Arguments",
+    "BackwardArguments",
+    "Gradients",
+    "Results",
+    "is_banded",
+    "keep_bytes",
+    "schedule",
+    "sides",
+]
 
 SHORT_UP_TO = 64
 """Documents up to this length are one tile of the Triton backend; an element of `BOUNDS`."""
@@ -131,10 +141,13 @@ class Results(NamedTuple):
         out: (T, H, K) in the dtype of qkv.
         lse: log-sum-exp of a row's scaled scores, fp32 (H, T), in the base that the backend likes; (0,) from a backend
             that does not save it, see `choice.saves_lse`.
+        keep: what dropout keeps, from a backend that draws it once, see `choice.saves_keep`; else (0,). uint8 (H, T,
+            ceil(max_seqlen / 8)): bit j of byte b of a row is column 8 b + j of its document.
     """
 
     out: Tensor
     lse: Tensor
+    keep: Tensor
 
 
 class BackwardArguments(NamedTuple):
@@ -144,6 +157,7 @@ class BackwardArguments(NamedTuple):
     qkv: Tensor
     out: Tensor
     lse: Tensor
+    keep: Tensor
     cu_seqlens: Tensor
     keys: Tensor
     order: Tensor
@@ -162,6 +176,11 @@ class Gradients(NamedTuple):
     """What the backward returns: dqkv (T, 3, H, K), contiguous, in the dtype of qkv."""
 
     dqkv: Tensor
+
+
+def keep_bytes(arguments: Arguments) -> int:
+    """Bytes of a row of `Results.keep`: a bit for each column of the longest document."""
+    return -(-arguments.max_seqlen // 8)
 
 
 def is_banded(arguments: Arguments | BackwardArguments) -> bool:

@@ -13,8 +13,8 @@ from ..documents import Documents
 from ..precision import autocast_dtype, without_autocast
 from ..registration import operation
 from . import reference
-from .arguments import Arguments, BackwardArguments, Gradients, Results
-from .choice import FAMILY, describe, saves_lse
+from .arguments import Arguments, BackwardArguments, Gradients, Results, keep_bytes
+from .choice import FAMILY, describe, saves_keep, saves_lse
 
 __all__ = ["attention"]
 
@@ -106,8 +106,14 @@ def _check(qkv: Tensor, documents: Documents, window: int | None, p: float, key:
 def _forward_fake(arguments: Arguments, backend: str) -> Results:
     qkv = arguments.qkv
     tokens, _, heads, width = qkv.shape
-    lse = (heads, tokens) if saves_lse(backend, describe(arguments)) else (0,)
-    return Results(out=qkv.new_empty((tokens, heads, width)), lse=qkv.new_empty(lse, dtype=torch.float32))
+    call = describe(arguments)
+    lse = (heads, tokens) if saves_lse(backend, call) else (0,)
+    keep = (heads, tokens, keep_bytes(arguments)) if saves_keep(backend, call) else (0,)
+    return Results(
+        out=qkv.new_empty((tokens, heads, width)),
+        lse=qkv.new_empty(lse, dtype=torch.float32),
+        keep=qkv.new_empty(keep, dtype=torch.uint8),
+    )
 
 
 def _backward_fake(arguments: BackwardArguments, backend: str) -> Gradients:
