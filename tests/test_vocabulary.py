@@ -98,7 +98,11 @@ RETIRED = (
         word="window of documents",
         term="shuffle block",
         where=_STREAM,
-        but=("engine/unmask/config/", "engine/unmask/train/logging/metrics.py"),
+        but=(
+            "engine/unmask/config/",
+            "engine/unmask/train/logging/metrics.py",
+            "engine/unmask/train/verification.py",
+        ),
         identifiers=r"windows?|Windows?|(?!attention_)\w*_windows?(_\w+)?|WindowPlan|WindowTable|windows?_of",
         phrases=r"windows? of (the )?(documents|shuffle|an? (pass|epoch)|[0-9,]+)|shuffle'?s? windows?|\(pass, window",
         found=("`window`", "`WindowPlan`", "`_window_of`", "reads the documents in windows of 65,536"),

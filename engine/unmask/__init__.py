@@ -10,6 +10,7 @@ The public names, each imported when it is first used:
     prepare, similar_words, analyse              the commands as functions: text and stores,
     load_config, pretrain                        training,
     evaluate, fill_mask, export                  and models
+    verify                                       the kernels on the GPU at hand
 
 Importing the package imports nothing else. The model and its batches need only PyTorch and NumPy.
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from unmask.commands.evaluate import evaluate
     from unmask.commands.export import export
     from unmask.commands.fill_mask import fill_mask
+    from unmask.commands.verify import verify
     from unmask.config import load_config
     from unmask.data.masking.neighbours import similar_words
     from unmask.data.prepare import prepare
@@ -59,6 +61,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "similar_words",
+    "verify",
 ]
 
 __version__ = "0.1.0"
@@ -82,6 +85,7 @@ _HOMES = {
     "prepare": "unmask.data.prepare",
     "pretrain": "unmask.train.pretrain",
     "similar_words": "unmask.data.masking.neighbours",
+    "verify": "unmask.commands.verify",
 }
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "score a model on held-out text",
     "fill-mask": "show what a model predicts for [MASK]",
     "export": "write a model as a folder that transformers loads",
+    "verify": "run the kernels on this GPU, and record what is right",
     "doctor": "say what this machine can run, and why not the rest",
     "completion": "print the completion of these commands for a shell",
 }

@@ -444,6 +444,13 @@ class KernelsConfig(Checked):
         "Whether the last layer computes only the rows that an objective reads. Loss and gradients stay the same.",
     )
 
+    verify: Literal["tell", "auto", "never", "require"] = setting(
+        "tell",
+        "What to do on a GPU where kernels of the run are not verified. tell: say so in one line. auto: verify them "
+        "before the first step, as `unmask verify` does, for at most two minutes, and train with what passes. require: "
+        "the same, but train only if everything passes.",
+    )
+
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         for operation, backend in self.named().items():
             known = BACKENDS[operation]
@@ -457,7 +464,7 @@ class KernelsConfig(Checked):
 
     def named(self) -> dict[str, str]:
         """Return the backends that are named, by operation, as `unmask_kernels.using` takes them."""
-        return {name: value for name, value in asdict(self).items() if isinstance(value, str)}
+        return {name: value for name, value in asdict(self).items() if name in BACKENDS and value is not None}
 
 
 def _tiny() -> EncoderConfig:

@@ -23,7 +23,7 @@ __all__ = [
     "is_checkpoint",
     "newest_whole",
     "steps_in",
-    "verify",
+    "verify_checkpoint",
     "write_manifest",
 ]
 
@@ -63,7 +63,7 @@ def is_checkpoint(path: Path) -> bool:
     return not isinstance(manifest, dict) or len(ours & manifest.keys()) > 1 or (path / "training").is_dir()
 
 
-def verify(path: Path, *, model_only: bool = False) -> dict[str, Any]:
+def verify_checkpoint(path: Path, *, model_only: bool = False) -> dict[str, Any]:
     """Check the files of a checkpoint against its manifest and return the manifest.
 
     Args:

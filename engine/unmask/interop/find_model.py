@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unmask.errors import CheckpointError, RunError
-from unmask.interop.checkpoint_folder import is_checkpoint, newest_whole, verify
+from unmask.interop.checkpoint_folder import is_checkpoint, newest_whole, verify_checkpoint
 from unmask.interop.hub import HubModel, NotAtHubError, hub_model, snapshot
 from unmask.interop.model_folder import CONFIG, absent, require_folder, require_model
 from unmask.paths import as_typed
@@ -82,7 +82,7 @@ def find_model(given: str | Path | ModelFolder, *, revision: str | None = None) 
     if (path / _RUN).is_file() and not (path / CONFIG).exists():
         return _newest(path)
     require_model(path)
-    steps = int(verify(path, model_only=True)["step"]) if is_checkpoint(path) else None
+    steps = int(verify_checkpoint(path, model_only=True)["step"]) if is_checkpoint(path) else None
     return ModelFolder(path=path, steps=steps, run=_run_of(path))
 
 

@@ -29,6 +29,7 @@ from unmask.train.store import open_store
 from unmask.train.trainer import Trainer
 from unmask.train.unigram import baseline
 from unmask_kernels import using
+from unmask_kernels.capability import INTERPRETING
 
 __all__ = ["build_trainer", "pretrain"]
 
@@ -230,6 +231,10 @@ def build_trainer(
     if initial is not None:
         initial.fill(model, tokenizer, learning_rate=config.optimizer.learning_rate, run=run)
     model = model.to(device)
+    if device.type == "cuda" or INTERPRETING or config.kernels.verify != "tell":
+        from unmask.train.verification import prepare_kernels, shapes_of
+
+        prepare_kernels(config, shapes_of(config, precision.dtype, encoder), device, run)
     size = sum(p.numel() for p in model.parameters())
     dtype = str(precision.dtype).removeprefix("torch.")
     _log.info(f"model: {size:,} parameters on {device}, activations in {dtype} ({precision.reason})")

@@ -6,7 +6,7 @@ those of our tests, for the shapes of a run; from then on what has passed is cho
 
 from .node import standing, verify_once
 from .outcome import Outcome, Verification
-from .session import CannotVerify, VerificationProgress, verify
+from .session import CannotVerify, VerificationProgress, is_interpreting, require_device, verify
 from .shapes import Shapes
 
 __all__ = [
@@ -15,6 +15,8 @@ __all__ = [
     "Shapes",
     "Verification",
     "VerificationProgress",
+    "is_interpreting",
+    "require_device",
     "standing",
     "verify",
     "verify_once",

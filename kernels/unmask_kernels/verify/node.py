@@ -12,7 +12,7 @@ import errno
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,8 +31,13 @@ __all__ = ["standing", "verify_once"]
 Standing = Literal["verified", "failed", "unknown", "nothing to verify"]
 
 
-def standing(shapes: Shapes, device: str = "cuda") -> Standing:
+def standing(shapes: Shapes, device: str = "cuda", operations: Sequence[str] | None = None) -> Standing:
     """What is known of the calls of a run on a device.
+
+    Args:
+        shapes: of the run.
+        device: on which.
+        operations: those to look at. Default: all.
 
     Returns:
         "verified" if all have passed, "failed" if some have failed and nothing is unknown, "unknown" if some were never
@@ -40,7 +45,7 @@ def standing(shapes: Shapes, device: str = "cuda") -> Standing:
     """
     machine = this_machine(device)
     capable = machine.architecture.removeprefix("sm_")
-    checks = plan(shapes, torch.device(device).type, machine.architecture)
+    checks = plan(shapes, torch.device(device).type, machine.architecture, operations)
     if not checks or (capable.isdecimal() and int(capable) < OLDEST_ARCHITECTURE):
         return "nothing to verify"
     failed = [known[check.family].has_failed(check.backend, check.call) for check in checks]
@@ -56,6 +61,7 @@ def verify_once(
     device: str = "cuda",
     seconds: float = 120.0,
     progress: Callable[[VerificationProgress], None] | None = None,
+    operations: Sequence[str] | None = None,
     own_process: bool = True,
 ) -> Verification | None:
     """Verify what is unknown, once for all processes of this machine; return None if there was nothing to do.
@@ -63,17 +69,23 @@ def verify_once(
     Raises:
         CannotVerify: there is no such device.
     """
-    if standing(shapes, device) != "unknown":
+    if standing(shapes, device, operations) != "unknown":
         return None
     machine = this_machine(device)
     shared = _folder_of_this_machine()
     _read_too(shared)
     with _one_at_a_time(machine, shared, wait_seconds=seconds + 60.0):
         note_passes()
-        if standing(shapes, device) != "unknown":
+        if standing(shapes, device, operations) != "unknown":
             return None
         return verify(
-            shapes, device=device, seconds=seconds, progress=progress, own_process=own_process, fallback=shared
+            shapes,
+            device=device,
+            seconds=seconds,
+            progress=progress,
+            operations=operations,
+            own_process=own_process,
+            fallback=shared,
         )
 
 

@@ -36,7 +36,7 @@ from .plan import Check, plan, refusals
 from .run_check import run_check
 from .shapes import Shapes
 
-__all__ = ["OLDEST_ARCHITECTURE", "CannotVerify", "VerificationProgress", "require_device", "verify"]
+__all__ = ["OLDEST_ARCHITECTURE", "CannotVerify", "VerificationProgress", "is_interpreting", "require_device", "verify"]
 
 OLDEST_ARCHITECTURE = 80
 """The compute capability from which on the kernels of this package run: they need bf16 and asynchronous copies."""
@@ -130,6 +130,11 @@ def verify(
 
 # a library that is not installed is no news
 _WORTH_A_LINE = ("triton", "cuda")
+
+
+def is_interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter, on the CPU."""
+    return capability.INTERPRETING
 
 
 def require_device(device: str) -> None:

@@ -15,7 +15,7 @@ __all__ = ["Shapes"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shapes:
-    """Sizes of a run; the defaults are BERT-base with sequences of up to 512 tokens.
+    """Sizes of a run; the defaults are BERT-base, first at 128 tokens, then at 512.
 
     Attributes:
         dtype: of activations.
@@ -41,7 +41,7 @@ class Shapes:
     windows: tuple[int | None, ...] = (None,)
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
-    max_lengths: tuple[int, ...] = (512,)
+    max_lengths: tuple[int, ...] = (128, 512)
     tokens: int = 4096
 
     def __post_init__(self) -> None:

@@ -123,6 +123,7 @@ OTHER: dict[str, Any] = {
     "kernels.masking": "reference",
     "kernels.embedding": "reference",
     "kernels.last_layer_rows": False,
+    "kernels.verify": "auto",
 }
 
 BASE: dict[str, Any] = {
@@ -246,6 +247,10 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("unmask.train.store.prepare", text)
     monkeypatch.setattr("unmask.train.store.docstring_corpus", lambda: [Document(text="a", source="b", origin="c")])
     monkeypatch.setattr("unmask.train.store.cache_folder", lambda: folder / "cache")
+    monkeypatch.setattr(
+        "unmask.train.verification.prepare_kernels",
+        lambda config, *rest: seen.append(f"verify {config.kernels.verify}"),
+    )
     monkeypatch.setattr("unmask.train.pretrain.event_writer_class", lambda: seen.append("events"))
     monkeypatch.setattr("unmask.train.logging.log.event_writer_class", MagicMock)
     return seen

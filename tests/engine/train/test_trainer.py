@@ -17,7 +17,7 @@ import torch
 
 from unmask.config import KernelsConfig, MaskingConfig, RunConfig
 from unmask.errors import ConfigError, RunError
-from unmask.interop.checkpoint_folder import verify
+from unmask.interop.checkpoint_folder import verify_checkpoint
 from unmask.model import PretrainingModel
 from unmask.objectives import build_objectives
 from unmask.terminal import install_messages
@@ -41,7 +41,7 @@ def test_a_run_leaves_its_configuration_a_log_and_the_newest_checkpoints(tiny: M
     assert all({"loss", "perplexity", "masked_accuracy"} <= row.keys() for row in evaluations)
     kept = sorted(p.name for p in (unbroken / "checkpoints").iterdir())
     assert kept == ["step-000015", "step-000016"]
-    files = verify(unbroken / "checkpoints" / "step-000016")["files"]
+    files = verify_checkpoint(unbroken / "checkpoints" / "step-000016")["files"]
     assert {"model.safetensors", "config.json", "tokenizer.json", "training/state.json"} <= files.keys()
     settings = json.loads((unbroken / "checkpoints" / "step-000016" / "config.json").read_text())
     assert settings["tokenizer_hash"] == tiny.text()[1].hash

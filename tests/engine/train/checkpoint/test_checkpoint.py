@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unmask.errors import CheckpointError
-from unmask.interop.checkpoint_folder import verify
+from unmask.interop.checkpoint_folder import verify_checkpoint
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.state import Facts, load_facts, load_tensors, save_state, state_bytes
 
@@ -69,7 +69,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_its_step_can_be_saved_again(tmp_p
     assert checkpoints.steps() == [5]
     assert (checkpoints.folder / "step-000010.damaged").is_dir()
     checkpoints.save(10, write_numbers, bytes_needed=0)
-    assert verify(checkpoints.path(10))["step"] == 10
+    assert verify_checkpoint(checkpoints.path(10))["step"] == 10
 
 
 def test_every_bit_of_the_manifest_counts(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_every_bit_of_the_manifest_counts(tmp_path: Path) -> None:
         content[place] ^= 1
         manifest.write_bytes(bytes(content))
         with pytest.raises(CheckpointError, match=r"manifest\.json"):
-            verify(checkpoints.path(5))
+            verify_checkpoint(checkpoints.path(5))
 
 
 def test_when_none_is_whole_all_are_named(tmp_path: Path) -> None:

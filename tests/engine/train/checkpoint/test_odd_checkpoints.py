@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unmask.errors import CheckpointError
-from unmask.interop.checkpoint_folder import MANIFEST, _digest, _encode, is_checkpoint, verify
+from unmask.interop.checkpoint_folder import MANIFEST, _digest, _encode, is_checkpoint, verify_checkpoint
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.state import Facts, _as_written, load_facts, load_tensors, save_state
 from unmask.train.logging.metrics import Meter
@@ -50,7 +50,7 @@ def rewrite(checkpoint: Path, **fields: Any) -> None:
 def test_a_manifest_that_is_none_is_damage(checkpoint: Path, content: bytes) -> None:
     (checkpoint / MANIFEST).write_bytes(content)
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
-        verify(checkpoint)
+        verify_checkpoint(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_manifest_that_is_none_is_damage(checkpoint: Path, content: bytes) -> 
 def test_a_manifest_of_odd_values_is_damage(checkpoint: Path, fields: dict[str, Any]) -> None:
     rewrite(checkpoint, **fields)
     with pytest.raises(CheckpointError, match=r"manifest\.json does not name the step and the bytes and sha256"):
-        verify(checkpoint)
+        verify_checkpoint(checkpoint)
     assert is_checkpoint(checkpoint)
 
 
@@ -83,7 +83,7 @@ def test_a_manifest_of_odd_values_is_damage(checkpoint: Path, fields: dict[str, 
 def test_a_format_that_is_not_ours_is_named(checkpoint: Path, written: object) -> None:
     rewrite(checkpoint, format=written)
     with pytest.raises(CheckpointError, match=r"was written by format .*; this version reads 1"):
-        verify(checkpoint)
+        verify_checkpoint(checkpoint)
 
 
 def test_the_manifest_of_another_program_makes_no_checkpoint(tmp_path: Path) -> None:
