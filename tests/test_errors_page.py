@@ -1,9 +1,12 @@
-"""docs/errors.md: every error of the code stands there, and every error names its way out."""
+"""docs/errors.md: every error of the code stands there, names its way out, and stands in a test with it."""
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,10 @@ import errors  # noqa: E402
 import messages  # noqa: E402
 
 COMMAND = "python docs/errors.py"
+# words in a row that show that a message is meant; a part of a message with fewer stands whole
+IN_A_ROW = 3
+
+Homes = dict[str, set[Path]]
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +168,71 @@ def test_what_is_written_by_hand_stays(tmp_path: Path) -> None:
 def test_a_table_without_a_place_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="must hold the marks of"):
         errors.page("# Mine\n", _code_of(tmp_path, ""))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a message, or of a pattern that matches one."""
+    return re.findall(r"\w+(?:[.-]\w+)*", re.sub(r"\\(.)", r"\1", text).casefold())
+
+
+def rows_of(words: list[str], count: int) -> set[str]:
+    """What stands in a row in words, of so many of them."""
+    return {" ".join(words[start : start + count]) for start in range(len(words) - count + 1)}
+
+
+def texts_of(source: str) -> Iterator[str]:
+    """The texts in a file of Python; what is filled in parts them."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+@pytest.fixture(scope="module")
+def homes() -> Homes:
+    """The files of tests in whose texts words stand in a row, by these words."""
+    found: Homes = defaultdict(set)
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for text in texts_of(path.read_text("utf-8")):
+            for count in range(2, IN_A_ROW + 1):
+                for row in rows_of(words_of(text), count):
+                    found[row].add(path)
+    return found
+
+
+def files_that_name(text: str, homes: Homes) -> set[Path] | None:
+    """The files with words in a row of a part of a message that no run fills in; None if it has no such part."""
+    parts = [words_of(part) for part in re.split(f"{messages.OPEN}[^{messages.CLOSE}]*{messages.CLOSE}", text)]
+    rows = [row for part in parts if len(part) > 1 for row in rows_of(part, min(len(part), IN_A_ROW))]
+    return set().union(*(homes.get(row, ()) for row in rows)) if rows else None
+
+
+def unnamed(texts: Iterable[str], homes: Homes) -> list[str]:
+    """The messages that no file of tests names together with the way out."""
+    found = []
+    for text in texts:
+        says, way = errors.way_out(text) or (text, "")
+        files = [one for one in (files_that_name(says, homes), files_that_name(way, homes)) if one is not None]
+        if files and not set.intersection(*files):
+            found.append(text)
+    return found
+
+
+def test_each_message_stands_in_a_test_with_its_way_out(code: messages.Code, homes: Homes) -> None:
+    """Whether the test follows the advice cannot be seen from outside; a new message without any test can."""
+    missing = unnamed((one.text for one in code.errors() if not one.within), homes)
+    assert not missing, "\n".join(
+        [
+            "add a test that meets the message and does what it advises (CONTRIBUTING.md, Style), for:",
+            *map(errors.shown, missing),
+        ]
+    )
+
+
+def test_a_message_without_a_test_is_found(homes: Homes) -> None:
+    blank = f"{messages.OPEN}path{messages.CLOSE}"
+    known = f"store: {blank} is truncated: 7 bytes, the manifest says 9; copy the store again, or remove it"
+    # put together, so that this file does not name them
+    way = " ".join(["remove", "all", "frogs"])
+    new = f"store: {blank} {' '.join(['holds', 'many', 'frogs'])}; {way}"
+    half = f"{known.partition('; ')[0]}; {way}"
+    assert unnamed([new, known, half], homes) == [new, half]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -450,3 +451,29 @@ def test_a_name_in_latin_1_is_renamed(tmp_path: Path) -> None:
         "with convmv",
         lambda: expanded(str(Path(os.fsdecode(wrong)).rename(tmp_path / "café"))),
     )
+
+
+def test_a_worker_that_died_leaves_fewer_workers_as_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for want of memory: a process that works beside another one dies."""
+    from unmask.processes import ProcessPool
+
+    (tmp_path / "hungry.py").write_text(
+        f"import os\ndef work(item):\n    return item if os.getpid() == {os.getpid()} else os._exit(9)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from hungry import work
+
+    def done(workers: int) -> list[object]:
+        with ProcessPool(work, workers) as pool:
+            return [result for _, result in pool.map([(None, 1), (None, 2), (None, 3)])]
+
+    follow(
+        lambda: done(2),
+        "prepare: a worker process died (status ... ), perhaps for want of memory; run the same command again, with "
+        "fewer "
+        "--workers",
+        lambda: done(1),
+    )
+    sys.modules.pop("hungry")

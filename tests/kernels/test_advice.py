@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -377,3 +378,41 @@ CASES: dict[str, tuple[Action, str, Action]] = {
 def test_a_call_as_its_error_advises_works(case: str) -> None:
     wrong, told, advised = CASES[case]
     follow(wrong, told, advised)
+
+
+def test_a_damaged_record_of_what_has_passed_is_made_again() -> None:
+    from unmask_kernels.machine_record import Machine
+    from unmask_kernels.passes import Entry, entries_of, table_of
+
+    machine = Machine(**dict.fromkeys(Machine.__dataclass_fields__, "sm_90"))
+    made = FAMILIES["gelu"].example("cuda", "sm_90", torch.float32)
+    right = table_of(Entry("gelu", "torch", made))
+
+    def read(table: Any, name: str = "passed") -> Action:
+        return lambda: list(entries_of({name: table}, name, machine))
+
+    again = "; run `unmask verify` again"
+    for wrong, told in (
+        (read({}), f"machine_record: passed must be a list, got {{}}{again}"),
+        (read({}, "failed"), f"machine_record: failed must be a list, got {{}}{again}"),
+        (
+            read([{**right, "backend": "tritn"}]),
+            f"machine_record: an entry of passed names no backend, got ... {again}",
+        ),
+        (read([7], "failed"), f"machine_record: an entry of failed names no backend, got 7{again}"),
+        (read([{**right, "call": {}}]), f"machine_record: a call of gelu must have ... , got {{}}{again}"),
+    ):
+        follow(wrong, told, read([right]), read([right], "failed"))
+
+
+def test_scores_are_scaled_by_a_backend_that_can() -> None:
+    pytest.importorskip("triton")
+    from unmask_kernels.attention import _triton
+
+    right = RIGHT["attention"]
+    follow(
+        # what the kernels of both directions begin with
+        lambda: _triton._shared(SimpleNamespace(scale=-0.5)),  # type: ignore[arg-type]
+        "attention: backend 'triton' needs a scale above 0, got -0.5; ask for backend 'torch'",
+        lambda: unmask_kernels.attention(**right, scale=-0.5, backend="torch"),
+    )

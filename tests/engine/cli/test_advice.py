@@ -2,9 +2,12 @@
 
 import importlib.metadata
 import importlib.util
+import io
 import json
+import os
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,8 +45,9 @@ def test_a_command_that_does_not_exist_has_a_near_one_or_a_list(told: type[_Told
     found = re.search(r"did you mean ([a-z-]+)\?", told.refused("pretrian"))
     assert found is not None
     assert told.done(found[1], "--help").startswith("usage: unmask pretrain")
-    listed = told.refused("zzz").partition("commands are ")[2].split(", ")
+    listed = told.refused("zzz").partition(" is not a command; commands are ")[2].split(", ")
     assert listed == list(COMMANDS)
+    assert "commands are prepare, similar-words, " in told.refused("zzz")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +79,7 @@ def test_words_that_are_wrong_are_mended(words: list[str], followed: list[str] |
 def test_a_recipe_beside_a_run_that_goes_on_is_left_out(tmp_path: Path, told: type[_Told]) -> None:
     (tmp_path / "config.yaml").write_text("seed: 3\n")
     message = told.refused("pretrain", "bert-mini", "--resume", str(tmp_path))
+    assert f"config: --resume {tmp_path} keeps the saved configuration; leave 'bert-mini' out" in message
     left_out = message.partition("leave '")[2].partition("'")[0]
     words = [word for word in ["bert-mini", "--resume", str(tmp_path)] if word != left_out]
     assert parse(words)[0].seed == 3
@@ -99,16 +104,21 @@ def test_text_and_fields_without_an_option_get_theirs(
     told.done("prepare", *given, *fields, "--tokenizer", "a/tokenizer", "--out", "c")
 
 
-def test_a_plot_is_drawn_after_the_advice(tmp_path: Path, told: type[_Told]) -> None:
+def test_a_plot_is_drawn_after_the_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[_Told]) -> None:
     pytest.importorskip("matplotlib")
     run = tmp_path / "run"
     run.mkdir()
     assert "give the directory of a run" in told.refused("plot", str(tmp_path / "absent"))
     (run / "log.jsonl").write_text("")
-    assert "wait for the first, after train.log_every steps" in told.refused("plot", str(run))
+    assert "has no logged step yet; wait for the first, after train.log_every steps" in told.refused("plot", str(run))
     (run / "log.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + "\n")
-    assert "give --out another suffix" in told.refused("plot", str(run), "--out", str(tmp_path / "a.xyz"))
-    assert "give --out another place" in told.refused("plot", str(run), "--out", str(tmp_path / "gone" / "a.svg"))
+    wrong = told.refused("plot", str(run), "--out", str(tmp_path / "a.xyz"))
+    assert "plot: cannot write " in wrong and wrong.endswith("; give --out another suffix")
+    wrong = told.refused("plot", str(run), "--out", str(tmp_path / "gone" / "a.svg"))
+    assert "a.svg cannot be written (No such file or directory); give --out another place" in wrong
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "matplotlib", None)
+        assert told.refused("plot", str(run)) == "unmask: plot: needs matplotlib; pip install 'unmask[plots]'"
     assert str(tmp_path / "a.svg") in told.done("plot", str(run), "--out", str(tmp_path / "a.svg"))
 
 
@@ -126,6 +136,12 @@ def test_an_analysis_is_made_after_the_advice(
     small = ["--micro-batches", "2", "--stream.micro_batch_tokens", "256"]
     assert "leave --data.store out" in told.refused("analyse", "store", *small, "--data.store", "other")
     assert "give another one with --out" in told.refused("analyse", "store", *small, "--out", "a.txt")
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "matplotlib", None)
+        assert told.refused("analyse", "store", *small, "--out", "numbers").endswith(
+            "unmask: analyse: numbers/tables.md is written, the plots need matplotlib; pip install 'unmask[plots]'"
+        )
+    assert Path("numbers/tables.md").exists()
     assert "tables.md" in told.done("analyse", "store", *small, "--out", "found")
     assert "is replaced; --out FOLDER keeps it" not in told.done("analyse", "store", *small)
 
@@ -171,12 +187,42 @@ def test_each_package_that_unmask_requires_has_the_name_that_pip_knows() -> None
     """Of those whose names for import and for pip differ."""
     from unmask.cli import _NAMES_FOR_PIP
 
-    required = {re.match(r"[\w.-]+", line)[0] for line in importlib.metadata.requires("unmask") or []}  # type: ignore[index]
+    required = {re.split(r"[^\w.-]", line)[0] for line in importlib.metadata.requires("unmask") or []}
     for module, distributions in importlib.metadata.packages_distributions().items():
         for name in set(distributions) & required:
             as_imported = name.replace("-", "_").lower()
             if module in _NAMES_FOR_PIP or (as_imported != module.lower() and as_imported.startswith(f"{module}.")):
                 assert _NAMES_FOR_PIP.get(module) == name
+
+
+def test_output_that_found_no_room_goes_to_another_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[_Told]
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", Full())
+        assert told.refused("--help") == (
+            "unmask: all is done, but standard output could not be written (No space left on device); make room, or "
+            "write it to another place"
+        )
+    with (tmp_path / "out").open("w") as out, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", out)
+        assert main(["--help"]) == 0
+    assert (tmp_path / "out").read_text().startswith("usage: unmask")
+
+
+def test_a_folder_that_is_gone_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[_Told]) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert told.refused("--help") == (
+        "unmask: the current folder is gone (No such file or directory); change to one that exists, cd ~"
+    )
+    os.chdir(tmp_path)
+    assert told.done("--help").startswith("usage: unmask")
 
 
 def _raising(error: Exception) -> Callable[[list[str]], None]:

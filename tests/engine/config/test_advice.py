@@ -367,7 +367,7 @@ def test_a_path_that_is_none_is_mended(run: str, advice: str, followed: str) -> 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("data: " + "[" * 1000 + "]" * 1000, "is nested too deep; write a setting a line, as in 'seed: 1', those of"),
+        ("data: " + "[" * 3000, "is nested too deep; write a setting a line, as in 'seed: 1', those of"),
         ("seed: \x07 1", "is not YAML: "),
         ("seed", "must hold settings as 'name: value' lines, got 'seed' (str)"),
     ],
@@ -392,6 +392,8 @@ def test_a_table_of_similar_words_is_made_by_the_commands_of_the_error(
     )
     told = refusal(None, {"masking.strategy": "mac", **given})
     assert "masking.strategy is 'mac', which needs masking.similar_words; " in told
+    way = "and add --masking.similar_words" if "data.store" in given else "prepare the text with `unmask prepare"
+    assert "make a table with `unmask similar-words --store " in told and way in told
     if "data.store" in given:
         assert main(["prepare", "--input", "a.txt", "--vocab-size", "100", "--out", "s"]) == 0
     commands = re.findall(r"`unmask ([^`]+)`", told)

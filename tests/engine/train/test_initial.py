@@ -554,7 +554,9 @@ def test_text_without_a_tokenizer_trains_the_vocabulary_that_replaces(
     run = start(model_folder, None, tmp_path / "run", **given)
     assert "catrans" in Tokenizer.load(run / "store").vocabulary
     with pytest.raises(
-        ConfigError, match=r"data\.vocab_size is 100 but init\.from is .*, which has a vocabulary; set ini"
+        ConfigError,
+        match=r"data\.vocab_size is 100 but init\.from is .*, which has a vocabulary; set "
+        r"init\.vocabulary to 'replace'",
     ):
         load_config(None, settings(model_folder, None, tmp_path / "b", data__input=["a"], data__vocab_size=100))
     with pytest.raises(

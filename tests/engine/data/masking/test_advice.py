@@ -1,5 +1,7 @@
 """What the errors about similar words and word vectors advise: each is followed here, and then the table is made."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,10 @@ from unmask.config import MaskingConfig
 from unmask.data.masking.masker import Masker
 from unmask.data.masking.neighbours import similar_words
 from unmask.data.masking.similar_words import SimilarWords
+from unmask.data.masking.word_vectors import require_gensim
 from unmask.data.prepare import prepare
 from unmask.data.store import Store
-from unmask.errors import ConfigError, CorpusError
+from unmask.errors import ConfigError, CorpusError, UnmaskError
 
 pytest.importorskip("gensim")
 
@@ -154,3 +157,26 @@ def test_a_masker_takes_a_table_with_mac_alone() -> None:
             )
     Masker(plain, special_ids=[0, 1, 2, 3, 4], ordinary_ids=ids, mask_id=4, vocab_size=9, seed=1)
     Masker(mac, special_ids=[0, 1, 2, 3, 4], ordinary_ids=ids, mask_id=4, vocab_size=9, seed=1, similar_words=table)
+
+
+def test_a_table_in_utf_16_is_converted_by_the_command(store: Store, tmp_path: Path) -> None:
+    if shutil.which("iconv") is None:
+        pytest.skip("needs iconv")
+    table = tmp_path / "my table.tsv"
+    similar_words(store, table, epochs=1)
+    table.write_text(table.read_text("utf-8"), "utf-16")
+    tokenizer = store.load_tokenizer()
+    with pytest.raises(CorpusError, match=r"is not UTF-8 \(.*\); convert it: iconv -f UTF-16 -t UTF-8 ") as told:
+        SimilarWords.load(table, tokenizer)
+    command = str(told.value).partition("convert it: ")[2]
+    subprocess.run(["sh", "-c", command], check=True, cwd=tmp_path)
+    assert SimilarWords.load(table, tokenizer).coverage.kept
+
+
+def test_word_vectors_need_gensim(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(UnmaskError, match=r"word vectors need gensim; pip install 'unmask\[vectors\]'"):
+            require_gensim()
+    require_gensim()
+    assert similar_words(store, tmp_path / "table.tsv", epochs=1).coverage.kept

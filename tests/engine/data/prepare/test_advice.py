@@ -4,6 +4,7 @@ import logging
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def test_text_in_another_language_than_the_tokenizer_s_is_not_encoded(text: Path
     tokenizer = store([text], tmp_path / "first").folder / "tokenizer"
     (tmp_path / "b.txt").write_text("\u200b\u200b\u2060 \u200b")
     told = refusal([tmp_path / "b.txt"], tmp_path / "second", vocab_size=None, tokenizer=tokenizer, allow_unknown=True)
-    assert re.search(r"is the text in the tokenizer's language\?$|every document is empty; give text$", told), told
+    ways = r"documents gives a token; is the text in the tokenizer's language\?$|every document is empty; give text$"
+    assert re.search(ways, told), told
     store([text], tmp_path / "second", vocab_size=None, tokenizer=tokenizer)
 
 
@@ -166,6 +168,43 @@ def test_a_pipeline_that_did_not_run_is_run(tmp_path: Path) -> None:
     with pytest.raises(UnmaskError, match="lacks the parts of tasks 1 of 2; run the pipeline again"):
         finish_store(tmp_path / "store")
     run(1, **{"from": "web"})
+    # a run of more tasks left a part
+    parts = tmp_path / "store.parts"
+    shutil.copytree(next(parts.glob("part-00001")), parts / "part-00002")
+    left = parts / "part-00002" / "part.json"
+    left.write_text(left.read_text().replace('"tasks": 2', '"tasks": 3'))
+    with pytest.raises(UnmaskError) as told:
+        finish_store(tmp_path / "store")
+    assert "was made by another tokenizer, segmenter, list of sources or number of tasks than " in str(told.value)
+    assert str(told.value).endswith(f"; remove {parts} and run the pipeline again")
+    shutil.rmtree(parts)
+    run(0, **{"from": "web"})
+    run(1, **{"from": "web"})
     assert finish_store(tmp_path / "store").num_documents == 2
     with pytest.raises(UnmaskError, match="exists already; choose another folder or remove it first"):
         run(0, **{"from": "web"})
+
+
+def test_words_are_added_to_a_tokenizer_that_is_given(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="add_words needs a tokenizer to add them to, but one is trained on the text; give tokenizer"
+    ):
+        store([text], tmp_path / "store", add_words=["barn"])
+    tokenizer = store([text], tmp_path / "first").folder / "tokenizer"
+    added = store([text], tmp_path / "store", vocab_size=None, tokenizer=tokenizer, add_words=["barn"])
+    assert "barn" in added.load_tokenizer().vocabulary
+
+
+def test_a_pipeline_needs_datatrove(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datatrove")
+    import importlib
+
+    name = "unmask.data.prepare.datatrove"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "datatrove.pipeline.base", None)
+        with pytest.raises(
+            UnmaskError, match=r"writing from a pipeline needs datatrove; pip install 'unmask\[datatrove\]' brings it"
+        ):
+            importlib.import_module(name)
+    assert importlib.import_module(name).TokenStoreWriter

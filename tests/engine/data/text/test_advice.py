@@ -232,7 +232,9 @@ def test_a_damaged_or_misnamed_compressed_file_is_mended(tmp_path: Path) -> None
         (
             {"a.txt": "one"},
             {"split_at": "("},
-            "at position 0); put a backslash before each sign that stands for itself",
+            "split_at '(' is no regular expression (missing ), unterminated subpattern at position 0); put a "
+            "backslash before "
+            "each sign that stands for itself",
             {},
             {"split_at": r"\("},
         ),
@@ -282,7 +284,13 @@ def test_a_damaged_or_misnamed_compressed_file_is_mended(tmp_path: Path) -> None
             {"a.json": '[{"text": "one"}]'},
             {},
         ),
-        ({"a.csv": "a,b\n,one\n"}, {"text_field": ["a", "b"]}, "write 'a,b', with commas", {}, {"text_field": "a,b"}),
+        (
+            {"a.csv": "a,b\n,one\n"},
+            {"text_field": ["a", "b"]},
+            "text_field must be a string, got ['a', 'b']; write 'a,b', with commas between the names",
+            {},
+            {"text_field": "a,b"},
+        ),
         ({"a.csv": "x,one\n"}, {"text_field": 2}, 'write a number in quotes too, such as "3"', {}, {"text_field": "2"}),
         (
             {"a.jsonl": '{"text": "one", "x": ' + "[" * 9999 + "]" * 9999 + "}"},
@@ -517,7 +525,9 @@ def test_a_segmenter_that_loses_text_is_wrapped_and_a_missing_one_is_left_out(mo
     from unmask.data.text.words import Segmenter, load_segmenter
 
     text, lossy = "他 好", str.split
-    with pytest.raises(CorpusError, match="wrap it in a function that keeps every character"):
+    with pytest.raises(
+        CorpusError, match=r"lossy must join up to the text .*; wrap it in a function that keeps every character"
+    ):
         Segmenter(name="lossy", version="", cut=lossy).continues(text, [0, 3])
 
     def kept(text: str) -> list[str]:

@@ -273,3 +273,39 @@ def test_an_unknown_token_outside_the_model_is_put_into_it(tmp_path: Path) -> No
         Tokenizer.load(tmp_path)
     put(tmp_path, {WHOLE: lambda description: description["model"]["vocab"].update({"[UNK]": NEXT - 1})})
     assert Tokenizer.load(tmp_path).unk_id == NEXT - 1
+
+
+def test_the_option_of_case_is_left_out_or_the_tokenizer_is_another(tmp_path: Path) -> None:
+    from unmask.data.prepare import prepare
+
+    (tmp_path / "text.txt").write_text("the mill turns and the river runs")
+    for name, lowercase, other in (("small", True, "keeps"), ("whole", False, "drops")):
+        prepare([tmp_path / "text.txt"], tmp_path / name, vocab_size=60, lowercase=lowercase, workers=1)
+        given: dict[str, Any] = {"tokenizer": tmp_path / name / "tokenizer", "workers": 1}
+        with pytest.raises(
+            TokenizerError,
+            match=f"tokenizer: lowercase is {not lowercase}, but .*; leave lowercase out, or give a tokenizer that "
+            f"{other} case",
+        ):
+            prepare([tmp_path / "text.txt"], tmp_path / f"{name}-store", lowercase=not lowercase, **given)
+        assert prepare([tmp_path / "text.txt"], tmp_path / f"{name}-store", **given).num_documents == 1
+    given = {"tokenizer": tmp_path / "whole" / "tokenizer", "workers": 1}
+    assert prepare([tmp_path / "text.txt"], tmp_path / "kept", lowercase=False, **given).num_documents == 1
+
+
+def test_a_list_of_words_that_is_none_is_mended_or_left_out(tmp_path: Path) -> None:
+    from unmask.data.tokenizer.further_words import read_words
+
+    words = tmp_path / "words.txt"
+    for content, says in (
+        (None, r"cannot be read \(.*\); give a text file with one word on each line"),
+        (b"\n \n", "holds no word; write one word on each line, or leave the file out"),
+        ("caf\u00e9\n".encode("latin-1"), "is not UTF-8 at byte 3; save it as UTF-8 text"),
+    ):
+        if content is not None:
+            words.write_bytes(content)
+        with pytest.raises(TokenizerError, match=says):
+            read_words(words)
+        words.write_text("caf\u00e9\nbarn\n", "utf-8")
+        assert list(read_words(words)) == ["caf\u00e9", "barn"]
+        words.unlink()

@@ -40,7 +40,11 @@ def test_settings_that_do_not_fit_the_checkpoint_are_put_back(tiny: ModuleType, 
         replace(config.model, intermediate_size=64),
     ):
         (run / "config.yaml").write_text(to_yaml(replace(config, model=model)))
-        with pytest.raises(CheckpointError, match=r"put config\.yaml of the run back as it was, or start a new run"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"(lacks .*, which the configured model has|, the configured model needs .*); put config\.yaml of "
+            "the run back as it was, or start a new run",
+        ):
             resume(tiny, run, **{"train.steps": 7})
     (run / "config.yaml").write_text(saved)
     assert resume(tiny, run, **{"train.steps": 7}) == 7
@@ -69,7 +73,9 @@ def test_other_data_is_put_back(tiny: ModuleType, run: Path, monkeypatch: pytest
         ids = store.ids.copy()
         ids[0] += 1
         patched.setattr(store, "ids", ids)
-        with pytest.raises(CheckpointError, match="put the original store back or start a new run"):
+        with pytest.raises(
+            CheckpointError, match=r"was saved, this store gives .*; put the original store back or start a new run"
+        ):
             resume(tiny, run, **{"train.steps": 7})
         tiny.pretrain(tiny.config(run.with_name("new"), steps=1, phases=[]))
     assert resume(tiny, run, **{"train.steps": 7}) == 7
@@ -107,7 +113,10 @@ def test_another_store_is_named_beside_that_of_the_run(tiny: ModuleType, run: Pa
 def test_training_state_that_is_gone_is_removed_to_go_on_from_the_one_before(tiny: ModuleType, run: Path) -> None:
     newest = run / "checkpoints" / "step-000006"
     (newest / "training" / "state.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="remove it to go on from the one before it, or start a new run"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"holds no training state to resume .*; remove it to go on from the one before it, or start a new run",
+    ):
         load_facts(newest / "training")
     shutil.rmtree(newest)
     assert Checkpoints(folder=run / "checkpoints").latest_valid() == newest.with_name("step-000005")
@@ -148,3 +157,52 @@ def test_what_is_no_run_names_the_run_or_starts_one(run: Path, tmp_path: Path) -
     option, name = shlex.split(str(absent.value).partition("unmask pretrain ")[2].removesuffix("`"))
     assert option == "--run"
     assert RunFolder.create(load_config(None, {"run": name})).path == tmp_path / "absent"
+
+
+def test_a_model_with_fewer_layers_than_the_checkpoint_is_put_back(tiny: ModuleType, tmp_path: Path) -> None:
+    config = tiny.config(tmp_path / "run", steps=1, phases=[])
+    tiny.pretrain(replace(config, model=replace(config.model, num_layers=2)))
+    saved = (tmp_path / "run" / "config.yaml").read_text()
+    kept = saved_config(tmp_path / "run")
+    fewer = replace(kept, model=replace(kept.model, num_layers=1))
+    (tmp_path / "run" / "config.yaml").write_text(to_yaml(fewer))
+    with pytest.raises(
+        CheckpointError,
+        match=r"holds .*, which the configured model lacks; put config\.yaml of the run back as it was",
+    ):
+        resume(tiny, tmp_path / "run", **{"train.steps": 2})
+    (tmp_path / "run" / "config.yaml").write_text(saved)
+    assert resume(tiny, tmp_path / "run", **{"train.steps": 2}) == 2
+
+
+def test_a_run_that_diverged_begins_again_with_a_lower_rate(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmask.train.trainer.GIVE_UP_AFTER", 3)
+    settings: dict[str, Any] = {"warmup_steps": 0, "phases": []}
+    with pytest.raises(
+        RunError,
+        match="gradient was not finite in each of the last .* steps and no update was made in them; start a new run "
+        r"with a lower optimizer\.learning_rate or a longer warm-up",
+    ):
+        tiny.pretrain(tiny.config(tmp_path / "high", learning_rate=1e30, **settings))
+    tiny.pretrain(tiny.config(tmp_path / "low", learning_rate=1e-3, **settings))
+    assert read_log(tmp_path / "low")[-1]["skipped"] == 0
+
+
+def test_an_empty_folder_beside_a_run_names_the_run(run: Path) -> None:
+    run.with_name("runs").mkdir()
+    with pytest.raises(RunError, match=r"it has no config\.yaml; did you mean `unmask pretrain --resume ") as told:
+        saved_config(run.with_name("runs"))
+    named = str(told.value).partition("--resume ")[2].removesuffix("`?")
+    assert saved_config(Path(named)) == saved_config(run)
+
+
+def test_a_model_without_its_training_is_no_run(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "checkpoints" / "step-000006", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "training")
+    with pytest.raises(
+        RunError, match="it is a model without the state of its training, so give the directory of a run"
+    ):
+        saved_config(tmp_path / "copy")
+    assert saved_config(run).run
