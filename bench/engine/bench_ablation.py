@@ -7,6 +7,7 @@
     without <family>         that family with the next simpler backend: PyTorch's kernels instead of a fused one, or the
                              reference instead of PyTorch's kernels
     last layer on all rows   the last layer also computes the rows that nothing reads
+    with PyTorch's products  on a GPU: autograd differentiates the products, without `unmask_kernels.product`
     with linear_gelu         on a GPU: the activation in the epilogue of its product
 
 All variants have the same documents, masks and weights; rounds are interleaved. Before the timing, the loss of the
@@ -18,8 +19,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -33,10 +36,11 @@ from bench.documents import from_distribution  # noqa: E402
 from bench.lengths import DISTRIBUTIONS  # noqa: E402
 from bench.training_step import MAX_LENGTH, SIZES, STEP_OPERATIONS, StepInputs, make_inputs, ours  # noqa: E402
 
-from unmask_kernels import FAMILIES, using  # noqa: E402
+from unmask_kernels import FAMILIES, product, using  # noqa: E402
 
 EVERYTHING = "everything"
 ALL_ROWS = "last layer on all rows"
+PLAIN_PRODUCTS = "with PyTorch's products"
 WITH_EPILOGUE = "with linear_gelu"
 AGREEMENT = 2e-2
 
@@ -53,7 +57,8 @@ def variants(device: torch.device, backend: str | None) -> dict[str, tuple[bool,
     plain = {f"without {name}": (False, base | {name: plain_form(name, fused)}) for name in STEP_OPERATIONS}
     # chosen by nobody until this row and its own bench say that it pays
     epilogue = {WITH_EPILOGUE: (False, base | {"linear_gelu": "triton"})} if fused == "triton" else {}
-    return {EVERYTHING: (False, base), ALL_ROWS: (True, base), **plain, **epilogue}
+    products = {} if device.type == "cpu" else {PLAIN_PRODUCTS: (False, base)}
+    return {EVERYTHING: (False, base), ALL_ROWS: (True, base), **products, **plain, **epilogue}
 
 
 def measure(
@@ -79,7 +84,8 @@ def measure(
         return lambda made: step(made.packed)
 
     def run(variant: str, step: Callable[[StepInputs], Tensor], made: StepInputs) -> Tensor:
-        with using(**settings[variant][1]):
+        plain = mock.patch.object(product, "applies_to", return_value=False)
+        with using(**settings[variant][1]), plain if variant == PLAIN_PRODUCTS else nullcontext():
             return step(made)
 
     losses = {variant: float(run(variant, fresh(all_rows), inputs[0])) for variant, (all_rows, _) in settings.items()}

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-__all__ = ["accumulation_dtype", "autocast_dtype", "under_autocast", "without_autocast"]
+__all__ = ["accumulation_dtype", "autocast_dtype", "autocasts", "under_autocast", "without_autocast"]
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -25,18 +25,19 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
     return under_autocast(x.dtype, x.device.type)
 
 
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for a device type."""
+    # PyTorch raises an error for `meta`, on which tensors have shapes and no values
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
 def under_autocast(dtype: torch.dtype, device: str) -> torch.dtype:
     """What activations of `dtype` are cast to on a device type: autocast's dtype where it is on; fp64 is left alone."""
-    if not _is_on(device) or dtype == torch.float64:
+    if not autocasts(device) or dtype == torch.float64:
         return dtype
     return torch.get_autocast_dtype(device)
 
 
 def without_autocast(device: str) -> AbstractContextManager[object]:
     """A context in which autocast is off; free when it already is."""
-    return torch.autocast(device, enabled=False) if _is_on(device) else nullcontext()
-
-
-def _is_on(device: str) -> bool:
-    # PyTorch raises an error for `meta`, on which tensors have shapes and no values
-    return device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if autocasts(device) else nullcontext()

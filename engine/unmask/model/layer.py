@@ -51,7 +51,7 @@ def product_and_bias(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | Non
         return linear(x), None
     assert isinstance(linear, Linear)
     if product.applies_to(x):
-        return product.multiply(x, linear.weight)[0], linear.bias
+        return product.multiply(x, linear.weight), linear.bias
     return F.linear(x, linear.weight.to(x.dtype)), linear.bias
 
 
@@ -171,7 +171,7 @@ class Layer(nn.Module):
         on_scores, on_attention, on_output = (None,) * SITES if keys is None else keys.unbind()
         p = self.attention_dropout if keys is not None else 0.0
         if _adds_residual_gradient(x, self.qkv, self.attention_output, self.attention_norm):
-            qkv, x = product.multiply(x, self.qkv.weight, self.qkv.bias)
+            qkv, x = product.multiply_beside_residual(x, self.qkv.weight, self.qkv.bias)
         else:
             qkv = self.qkv(x)
         qkv = qkv.view(-1, 3, self.heads, self.head_dim)

@@ -20,9 +20,9 @@ __all__ = ["linear_gelu"]
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> tuple[Tensor, Tensor]:
-    """y (T, F), and x as `product.multiply` returns it."""
+    """y (T, F), and x as `multiply_beside_residual` returns it."""
     if product.applies_to(x):
-        z, x = product.multiply(x, weight)
+        z, x = product.multiply_beside_residual(x, weight)
         return gelu(z, bias, activation=activation), x
     narrow = weight.to(x.dtype)
     if bias is None or x.device.type != "cpu":

@@ -60,8 +60,8 @@ def linear_gelu_and_residual(
 ) -> tuple[Tensor, Tensor]:
     """Do the same, and return x again for the residual connection, whose gradient the product may add.
 
-    Its gradient may be changed in place: `product.multiply` says what that asks for. Under `torch.autocast`, it has the
-    dtype of autocast.
+    That gradient may be changed in place: see `product.multiply_beside_residual`. Under `torch.autocast`, x has its
+    dtype.
     """
     _check(x, weight, bias, activation)
     x = x.to(autocast_dtype(x))

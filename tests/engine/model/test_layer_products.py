@@ -40,20 +40,25 @@ def results(model: PretrainingModel, rows: Tensor | None = ROWS) -> dict[str, Te
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Take the paths of a GPU; return the list of the weights that the products multiply by."""
     multiplied: list[Tensor] = []
-    multiply = product.multiply
+    alone, beside = product.multiply, product.multiply_beside_residual
 
-    def noted(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def noted(x: Tensor, weight: Tensor) -> Tensor:
         multiplied.append(weight)
-        return multiply(x, weight, bias)
+        return alone(x, weight)
+
+    def noted_beside(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        multiplied.append(weight)
+        return beside(x, weight, bias)
 
     def outside(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if not (product.applies_to(x) and layer_module.is_plain(linear, Linear)):
             return linear(x), None
         assert isinstance(linear, Linear)
-        return product.multiply(x, linear.weight)[0], linear.bias
+        return product.multiply(x, linear.weight), linear.bias
 
     monkeypatch.setattr(product, "applies_to", lambda x: not torch.compiler.is_compiling())
     monkeypatch.setattr(product, "multiply", noted)
+    monkeypatch.setattr(product, "multiply_beside_residual", noted_beside)
     monkeypatch.setattr(layer_module, "product_and_bias", outside)
     return multiplied
 
