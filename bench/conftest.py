@@ -3,10 +3,14 @@
 pytest bench                       prints tables
 pytest bench --record              also writes bench/results/<machine>/<date>-<commit>-<bench>.json
 pytest bench --rounds 50           more rounds than the default of a bench
+VARIANTS="triton;eager" pytest bench    only these variants; the others are not built
+
+With `-k` too, only variants of selected benches are built.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,7 @@ for _folder in (".", "engine", "kernels"):
     if _path not in sys.path:
         sys.path.append(_path)
 
-from bench import machine, record  # noqa: E402
+from bench import machine, record, variants  # noqa: E402
 from bench.clock import DeviceClock  # noqa: E402
 from bench.side_by_side import SideBySide  # noqa: E402
 
@@ -40,6 +44,20 @@ def pytest_configure(config: pytest.Config) -> None:
         path = record.result_path(asked)
         path.parent.mkdir(parents=True, exist_ok=True)
         config.option.benchmark_json = path
+
+
+# last, after the selection by -k
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def variant(item: pytest.Item) -> str | None:
+        return getattr(getattr(item, "callspec", None), "params", {}).get("variant")
+
+    if asked := os.environ.get("VARIANTS"):
+        names = {name.strip() for name in asked.split(";")}
+        left_out = [item for item in items if variant(item) not in names]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if variant(item) in names]
+    variants.select({name for item in items if (name := variant(item)) is not None})
 
 
 # optional: the hook exists only with pytest-benchmark

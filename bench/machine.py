@@ -15,10 +15,13 @@ from typing import Any
 
 import torch
 
-__all__ = ["ROOT", "SHORT", "commit", "cpu_features", "describe", "facts", "fast_dtype", "features", "name"]
+__all__ = ["DRY", "ROOT", "SHORT", "commit", "cpu_features", "describe", "facts", "fast_dtype", "features", "name"]
 
 ROOT = Path(__file__).resolve().parent.parent
 """The root of the repository."""
+
+DRY = bool(os.environ.get("DRY"))
+"""Whether `bench/gpu.sh` rehearses: benches then take tiny sizes on a CPU."""
 
 SHORT = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 """Short names of dtypes, for the names of cases."""

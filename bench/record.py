@@ -19,16 +19,17 @@ benchmark's `extra_info`:
 from __future__ import annotations
 
 import json
+import os
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
-__all__ = ["RESULTS", "benchmark_entry", "benchmark_file", "result_path", "run_file", "save"]
+__all__ = ["RESULTS", "benchmark_entry", "benchmark_file", "flush", "now", "result_path", "run_file", "save"]
 
 
 def benchmark_entry(
@@ -56,6 +57,16 @@ def benchmark_entry(
 def benchmark_file(benchmarks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Make the content of a result file of these benchmarks, with the facts of this machine."""
     return {**_stamp(), "benchmarks": list(benchmarks)}
+
+
+def flush(benchmarks: Iterable[Mapping[str, Any]]) -> None:
+    """Append entries to the file that the variable RESULT_LINES names, if there is one: a line each.
+
+    What was measured is then kept even if the bench is killed.
+    """
+    if path := os.environ.get("RESULT_LINES"):
+        with Path(path).open("a") as file:
+            file.writelines(f"{json.dumps(entry)}\n" for entry in benchmarks)
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
@@ -98,8 +109,12 @@ def _without_folders(value: Any) -> Any:
     return re.sub(r"^(.*?=)?(?:hf://)?/(?:.*/)?", r"\1", value) if isinstance(value, str) else value
 
 
+def now() -> str:
+    """Return the time, as result files have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _stamp() -> dict[str, Any]:
     from bench import machine
 
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"datetime": now, "machine_info": machine.facts(), "commit_info": machine.commit()}
+    return {"datetime": now(), "machine_info": machine.facts(), "commit_info": machine.commit()}

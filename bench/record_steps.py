@@ -1,6 +1,6 @@
 """Record the training steps of this machine, one after the other, and write the pages.
 
-    python bench/record_steps.py --documents STORE      about 80 minutes on two cores with AVX2; nothing else should run
+    python bench/record_steps.py --documents STORE      about an hour on two cores with AVX2; nothing else should run
     python bench/record_steps.py --only mini queries    the steps whose name holds both words
     python bench/record_steps.py --dry                  prints the steps and runs none
 
@@ -39,7 +39,7 @@ class Step:
         documents: a distribution of `lengths.py`, or `STORE`.
         tokens: real tokens of a step.
         rounds: timed rounds.
-        minutes: what it took on two cores with AVX2, for the plan that is printed.
+        minutes: an estimate for two cores with AVX2, for the plan that is printed.
     """
 
     size: str
@@ -53,13 +53,13 @@ class Step:
 
 
 STEPS = [
-    Step(size="mini", documents=STORE, tokens=4096, rounds=5, minutes=6),
+    Step(size="mini", documents=STORE, tokens=4096, rounds=5, minutes=5),
     Step(size="minilm", documents="queries", tokens=2048, rounds=5, minutes=6),
-    Step(size="mini", documents="lognormal-512", tokens=4096, rounds=5, minutes=8),
-    Step(size="mini", documents="queries", tokens=2048, rounds=5, minutes=6),
-    Step(size="minilm", documents=STORE, tokens=4096, rounds=5, minutes=9),
-    Step(size="base", documents=STORE, tokens=2048, rounds=3, minutes=18),
-    Step(size="base", documents="lognormal-512", tokens=2048, rounds=3, minutes=25),
+    Step(size="mini", documents="lognormal-512", tokens=4096, rounds=5, minutes=5),
+    Step(size="mini", documents="queries", tokens=2048, rounds=5, minutes=3),
+    Step(size="minilm", documents=STORE, tokens=4096, rounds=5, minutes=6),
+    Step(size="base", documents=STORE, tokens=2048, rounds=3, minutes=13),
+    Step(size="base", documents="lognormal-512", tokens=2048, rounds=3, minutes=16),
 ]
 """In the order in which they are recorded, the most telling first."""
 

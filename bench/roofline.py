@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
+from bench import machine
 from bench.clock import DeviceClock
 
 __all__ = ["bert_step_flops", "copy_bandwidth", "matmul_rate"]
@@ -24,7 +25,7 @@ _REPEATS = 20
 @lru_cache
 def copy_bandwidth(device: str, size: int | None = None) -> float:
     """Measure the bytes read plus written per second by a copy of `size` bytes (1 GiB on a GPU, 256 MiB on a CPU)."""
-    size = size or (1 << 30 if device.startswith("cuda") else 256 << 20)
+    size = size or (1 << 30 if device.startswith("cuda") else 1 << 20 if machine.DRY else 256 << 20)
     source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * size / _best_seconds(device, lambda: target.copy_(source))
@@ -33,7 +34,7 @@ def copy_bandwidth(device: str, size: int | None = None) -> float:
 @lru_cache
 def matmul_rate(device: str, dtype: torch.dtype, n: int | None = None) -> float:
     """Measure the operations per second of an n x n x n product (n is 8,192 on a GPU, 2,048 on a CPU)."""
-    n = n or (8192 if device.startswith("cuda") else 2048)
+    n = n or (8192 if device.startswith("cuda") else 256 if machine.DRY else 2048)
     a = torch.randn(n, n, device=device).to(dtype)
     b = torch.randn(n, n, device=device).to(dtype)
     return 2 * n**3 / _best_seconds(device, lambda: torch.mm(a, b))

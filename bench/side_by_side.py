@@ -3,6 +3,7 @@
 pytest-benchmark has one test per variant. The first test of a case times all of its variants. Each test then replays
 the durations of its own variant to pytest-benchmark, whose statistics, comparisons and files work as usual. A variant
 that fails its comparison, or cannot run at full size, is not timed: its test fails with the error, the others do not.
+Variants of which no test was selected are neither built nor timed. `record.flush` gets a case as soon as it is timed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from bench import record
 from bench.clock import PLAYBACK, DeviceClock, interleave, peak_bytes
+from bench.variants import wanted
 
 __all__ = ["SideBySide"]
 
@@ -60,8 +63,13 @@ class SideBySide:
         key = (group, case)
         if key not in self._results:
             self._results[key], self._failures[key] = {}, {}
-            able = self._able(enter(), self._failures[key])
+            chosen = {name: call for name, call in enter().items() if wanted(name)}
+            able = self._able(chosen, self._failures[key])
             self._results[key] = self._time(able, self._rounds or rounds)
+            record.flush(
+                record.benchmark_entry(group, name, taken, **{**extra, "case": case, "peak_bytes": peak})  # type: ignore[arg-type]
+                for name, (taken, peak) in self._results[key].items()
+            )
         if variant not in self._results[key]:
             reason = self._failures[key].get(variant, "nothing was timed because the preparation failed")
             pytest.fail(f"{group}, {case}, {variant}: {reason}")

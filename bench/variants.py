@@ -6,7 +6,7 @@ is timed alone: the first call makes the graphs of all sets, and keeps them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,18 +14,34 @@ from torch import Tensor
 
 from unmask_kernels.testing.inputs import Inputs
 
-__all__ = ["INPUT_SETS", "checked", "compiled", "input_sets", "timed_calls"]
+__all__ = ["INPUT_SETS", "checked", "compiled", "input_sets", "select", "timed_calls", "wanted"]
 
 INPUT_SETS = 4
 """How many copies of the inputs the rounds rotate."""
 
 
+_selected: frozenset[str] | None = None
+
+
+def select(names: Iterable[str] | None) -> None:
+    """Build and time variants of these names alone; None stands for all."""
+    global _selected
+    _selected = None if names is None else frozenset(names)
+
+
+def wanted(name: str) -> bool:
+    """Return whether the variant is selected."""
+    return _selected is None or name in _selected
+
+
 def checked(
     functions: Mapping[str, Callable[..., Any]], check: Callable[[str, Callable[..., Any]], object]
 ) -> dict[str, Callable[..., Any]]:
-    """Run `check(name, function)` on each function; replace a function that fails it by one that raises the error."""
+    """Run `check(name, function)` on each selected function; one that fails becomes one that raises the error."""
     judged: dict[str, Callable[..., Any]] = {}
     for name, function in functions.items():
+        if not wanted(name):
+            continue
         try:
             check(name, function)
         except Exception as error:
@@ -64,6 +80,7 @@ def timed_calls(
         inputs: a call at full size.
         direction: "forward", with inputs that require gradients; "backward"; or "both" in one call.
     """
+    functions = {name: function for name, function in functions.items() if wanted(name)}
     sets = input_sets(inputs)
     if direction == "forward":
         return {

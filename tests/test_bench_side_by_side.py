@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import mlm_loss_peers  # noqa: E402
+from bench import conftest, mlm_loss_peers, variants  # noqa: E402
 from bench.clock import PLAYBACK, DeviceClock, Playback, interleave  # noqa: E402
 from bench.side_by_side import SideBySide  # noqa: E402
 from bench.variants import checked, compiled  # noqa: E402
@@ -123,6 +125,57 @@ def test_a_variant_that_is_wrong_or_does_not_run_fails_alone() -> None:
     with pytest.raises(pytest.fail.Exception, match="g, c, large: MemoryError: 65,536 rows"):
         _run(side_by_side, "large", enter)
     assert len(_run(side_by_side, "right", enter).taken) == 3
+
+
+@pytest.fixture
+def every_variant_again() -> Iterator[None]:
+    yield
+    variants.select(None)
+
+
+def test_a_variant_without_a_selected_test_is_neither_built_nor_timed(every_variant_again: None) -> None:
+    built: list[str] = []
+
+    def check(name: str, function: Callable[[int], object]) -> None:
+        built.append(name)
+        function(0)
+
+    variants.select({"ours"})
+    side_by_side = SideBySide(DeviceClock("cpu"), None)
+    enter = partial(checked, {"ours": lambda at: None, "slow to compile": lambda at: time.sleep(9)}, check)
+    assert len(_run(side_by_side, "ours", enter).taken) == 3
+    assert built == ["ours"]
+    with pytest.raises(pytest.fail.Exception, match="nothing was timed"):
+        _run(side_by_side, "slow to compile", enter)
+
+
+@pytest.mark.parametrize(("asked", "kept"), [("", ["a", "b, c", None]), ("b, c;d", ["b, c"])])
+def test_variants_of_the_environment_select_benches(
+    asked: str, kept: list[str | None], monkeypatch: pytest.MonkeyPatch, every_variant_again: None
+) -> None:
+    monkeypatch.setenv("VARIANTS", asked)
+    left_out: list[Any] = []
+    hook = SimpleNamespace(pytest_deselected=lambda items: left_out.extend(items))
+    items: list[Any] = [
+        SimpleNamespace(callspec=SimpleNamespace(params={"variant": name})) if name else SimpleNamespace()
+        for name in ("a", "b, c", None)
+    ]
+    config: Any = SimpleNamespace(hook=hook)
+    conftest.pytest_collection_modifyitems(config, items)
+    assert [item.callspec.params["variant"] if hasattr(item, "callspec") else None for item in items] == kept
+    assert len(items) + len(left_out) == 3
+    assert variants.wanted("b, c") and variants.wanted("a") == (not asked)
+    assert not variants.wanted("of no bench")
+
+
+def test_a_case_is_kept_as_soon_as_it_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESULT_LINES", str(tmp_path / "lines"))
+    side_by_side = SideBySide(DeviceClock("cpu"), None)
+    _run(side_by_side, "a", lambda: {"a": lambda at: None, "b": lambda at: None})
+    # the test of b has not run yet
+    rows = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    assert [row["extra_info"]["variant"] for row in rows] == ["a", "b"]
+    assert {(row["group"], row["extra_info"]["case"], row["stats"]["rounds"]) for row in rows} == {("g", "c", 3)}
 
 
 def test_a_compiled_peer_is_compiled_for_every_shape(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows = []
     for dropout in options.dropout:
-        rows += measure(
+        measured = measure(
             options.size,
             dropout=dropout,
             rounds=options.rounds,
@@ -140,6 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             device=torch.device(options.device),
             backend=options.backend,
         )
+        record.flush(measured)
+        rows += measured
     medians = {row["extra_info"]["variant"]: row["stats"]["median"] for row in rows}
     for row in rows:
         info, median = row["extra_info"], row["stats"]["median"]

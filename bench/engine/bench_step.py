@@ -264,6 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             backend=options.backend,
             profile=options.profile,
         )
+        record.flush(measured)
         print_rows(measured)
         rows += measured
         if path:

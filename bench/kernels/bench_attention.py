@@ -1,7 +1,8 @@
 """attention: every backend beside other libraries, on lengths of real documents, with BERT-base's and -large's heads.
 
 Peers are the reference and those of `bench.attention_peers` that run here. "triton, bitmask" is the triton backend that
-draws its dropout before attention; its time includes the drawing. Operations are counted without padding, as the sum of
+draws its dropout before attention; its time includes the drawing. "triton, two kernels" has the backward of two kernels
+instead of the fused one. Operations are counted without padding, as the sum of
 s_i^2 over documents, so padding lowers a rate. Two more benches time the making of the lists of a micro-batch, beside
 FlexAttention's mask; and whether the static bounds of a call, the maximum length and the number of document slots,
 change its time when its documents stay the same.
@@ -12,7 +13,6 @@ case, `--rounds 3` fewer rounds.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
@@ -39,11 +39,10 @@ DTYPE = machine.fast_dtype()
 HEAD_DIM = 64
 BASE, LARGE = 12, 16
 ON_GPU = torch.cuda.is_available()
-DRY = bool(os.environ.get("DRY"))  # bench/gpu.sh: does it run at all?
-TOKENS = 16384 if ON_GPU else 512 if DRY else 4096
+TOKENS = 16384 if ON_GPU else 512 if machine.DRY else 4096
 ROUNDS = 50 if ON_GPU else 5
 DIRECTIONS = ("forward", "backward", "both")
-MIXED = [8192, *[64] * 500] if ON_GPU else [256, *[64] * 4] if DRY else [2048, *[64] * 32]
+MIXED = [8192, *[64] * 500] if ON_GPU else [256, *[64] * 4] if machine.DRY else [2048, *[64] * 32]
 MIXED_NAME = f"1x{MIXED[0]}+{len(MIXED) - 1}x64"
 LENGTHS = ("lognormal-512", "all-512", "all-128", "uniform-16-512", "queries", "lognormal-8192", MIXED_NAME)
 # cases with targets come first, after the two small benches: a run that is cut short has them
@@ -51,7 +50,9 @@ SHAPES = [(name, heads, p) for name in LENGTHS for heads in (BASE, LARGE) for p 
 if not ON_GPU:
     SHAPES = [(name, BASE, 0.0) for name in LENGTHS] + [("lognormal-512", LARGE, 0.0), ("lognormal-512", 4, 0.1)]
 BITMASK = "triton, bitmask"
-VARIANTS = (*attention_peers.NAMES, *FAMILY.backends, BITMASK)
+FORMS: dict[str, dict[str, int]] = {BITMASK: {"bitmask_up_to": 512}, "triton, two kernels": {"fused_up_to": 64}}
+"""Other forms of the triton backend, by the arguments of `schedule`."""
+VARIANTS = (*attention_peers.NAMES, *FAMILY.backends, *FORMS)
 
 
 def _lengths(name: str) -> list[int]:
@@ -70,8 +71,8 @@ def _functions(inputs: Inputs) -> dict[str, Callable[..., Tensor]]:
     """Return the backends and peers that can run the call, by name."""
     p = inputs.arguments["p"]
     functions = _backends(inputs)
-    if p > 0.0 and "triton" in functions:
-        functions[BITMASK] = functions["triton"]
+    if "triton" in functions:
+        functions |= {form: functions["triton"] for form in FORMS if p > 0.0 or form != BITMASK}
     return functions | attention_peers.peers(inputs.arguments["documents"], p)
 
 
@@ -104,8 +105,7 @@ def _enter(name: str, heads: int, p: float, device: torch.device, direction: str
     lengths = _lengths(name)
     inputs = attention_case("full", lengths, heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)
     calls = timed_calls(_functions(inputs) | _failures(heads, p, device), inputs, direction)
-    if BITMASK in calls:
-        calls[BITMASK] = _with_bitmask(calls[BITMASK])
+    calls.update({form: _in_form(form, calls[form]) for form in FORMS if form in calls})
     if name != MIXED_NAME:  # where padding would take a hundred times the memory
         rows = torch.nn.utils.rnn.pad_sequence(inputs.arguments["qkv"].split(lengths), batch_first=True)
         calls.update(timed_calls({"padded": attention_peers.padded}, inputs.change(qkv=rows), direction))
@@ -113,12 +113,12 @@ def _enter(name: str, heads: int, p: float, device: torch.device, direction: str
 
 
 def _form(variant: str) -> AbstractContextManager[None]:
-    return schedule(bitmask_up_to=512) if variant == BITMASK else nullcontext()
+    return schedule(**FORMS[variant]) if variant in FORMS else nullcontext()
 
 
-def _with_bitmask(call: Callable[[int], object]) -> Callable[[int], object]:
+def _in_form(form: str, call: Callable[[int], object]) -> Callable[[int], object]:
     def inside(at: int) -> object:
-        with _form(BITMASK):
+        with _form(form):
             return call(at)
 
     return inside
@@ -129,8 +129,8 @@ def _skip_absent(variant: str, lengths: str, heads: int, p: float, device: torch
         if lengths == MIXED_NAME:
             pytest.skip("padded: a hundred times the memory")
         return
-    if variant == BITMASK:
-        if p == 0.0:
+    if variant in FORMS:
+        if variant == BITMASK and p == 0.0:
             pytest.skip(f"{variant}: without dropout nothing is drawn")
         variant = "triton"
     tiny = attention_case("tiny", [2], heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)

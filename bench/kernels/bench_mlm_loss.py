@@ -19,7 +19,7 @@ from bench import machine
 from bench.clock import PLAYBACK
 from bench.mlm_loss_peers import masked_head, names, peers
 from bench.roofline import matmul_rate
-from bench.variants import INPUT_SETS, checked, input_sets
+from bench.variants import INPUT_SETS, checked, input_sets, wanted
 from torch import Tensor
 
 from unmask_kernels import mlm_loss
@@ -43,6 +43,8 @@ SHAPES = (
         (16384, 768, MODERNBERT, 0.3),
     ]
     if ON_GPU
+    else [(64, 256, 2000, 0.15)]
+    if machine.DRY
     else [(4096, 256, BERT, 0.15), (4096, 768, BERT, 0.15), (4096, 768, BERT, 0.3)]
 )
 BACKENDS = [name for name in FAMILY.backends if name != "reference"]
@@ -67,7 +69,8 @@ def _enter(
     backends = checked(backends, lambda name, function: compare(run(function, small), plain, truth))
     case = mlm_loss_case("full", tokens=tokens, width=width, vocabulary=vocabulary, masked=round(share * tokens))
     sets = input_sets(case.make(DTYPE, device))
-    return {name: partial(_both_directions, function, sets) for name, function in {**peers(), **backends}.items()}
+    functions = {name: function for name, function in {**peers(), **backends}.items() if wanted(name)}
+    return {name: partial(_both_directions, function, sets) for name, function in functions.items()}
 
 
 def _both_directions(function: Callable[..., Tensor], sets: list[Inputs], at: int) -> object:

@@ -1,0 +1,279 @@
+"""Run the stages of `gpu_plan.py` on a machine with a GPU and no network, within a budget of seconds.
+
+    bench/gpu.sh OUT                    the first call on a new GPU: ten minutes
+    bench/gpu.sh OUT second             the second call: the whole suite of tests, and the peer of the step
+    bench/gpu.sh OUT attention step     these stages
+
+    BUDGET=seconds    for all stages together (default 570, for machines that allow ten minutes)
+    VARIANTS="a;b"    the variants that the benches of operations build and time, in place of those of the plan
+    PTXAS=path        another assembler, with which a verification that failed is repeated
+    WHEELS=folder     wheels of packages that the machine lacks; they are unpacked into a temporary folder
+    COMMIT=id         the commit, if this copy of the repository has no .git
+    DRY=1             tiny sizes on the CPU, to check the script; the default on a machine without a GPU
+
+A stage may take its share of the budget and all that the stages before it have saved. Where its share no longer fits,
+it is skipped, and the summary says so. A stage that outlasts its time is interrupted, and killed `_GRACE` seconds
+later; its exit code is 124. One that fails does not stop the others. The script changes no setting of the GPU and uses
+no network.
+
+Every result is a line of OUT/results.jsonl as soon as it exists, so nothing that was measured is lost. After each stage
+OUT also gets summary.json, logs.tar.gz, results.json (the format of bench/results) and verified.json, which says what
+`verified=` may be set to. With facts.json, verify.json and run-generated.json that is at most 8 files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench import gpu_verdict  # noqa: E402
+from bench.gpu_plan import FIRST, SECOND, STAGES, Command, Stage, stages  # noqa: E402
+
+__all__ = ["Share", "main", "share_of"]
+
+_GRACE = 4.0
+"""Seconds between the interrupt, at which pytest writes its report, and the kill."""
+
+_OUTLASTED = 124
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a stage may take.
+
+    Attributes:
+        seconds: until it is killed; 0 if it is skipped.
+        reason: why it is skipped, or "".
+    """
+
+    seconds: float
+    reason: str = ""
+
+
+def share_of(plan: Sequence[Stage], at: int, left: float) -> Share:
+    """Return what stage `at` of the plan may take, with `left` seconds left of the budget.
+
+    It gets its share, and what earlier stages have saved: what is left beyond the shares of the stages from here on.
+    """
+    own = plan[at].seconds
+    if left < own:
+        return Share(0.0, f"its {own} s no longer fit into the {max(0.0, left):.0f} s that are left")
+    return Share(own + max(0.0, left - sum(stage.seconds for stage in plan[at:])))
+
+
+class Runner:
+    """Runs stages and writes what OUT gets.
+
+    Args:
+        out: the folder of results.
+        dry: whether this is a rehearsal.
+        budget: seconds of all stages together.
+        environment: of every command.
+        scratch: for logs and reports of tests.
+    """
+
+    def __init__(self, out: Path, *, dry: bool, budget: float, environment: Mapping[str, str], scratch: Path) -> None:
+        self._out, self._dry, self._environment, self._scratch = out, dry, environment, scratch
+        self._began = time.monotonic()
+        self._budget = budget
+        self._rows: dict[str, dict[str, Any]] = {}
+        (scratch / "logs").mkdir()
+
+    def run(self, plan: Sequence[Stage]) -> int:
+        """Run the stages and return 1 if one of them failed."""
+        for at, stage in enumerate(plan):
+            share = share_of(plan, at, self._budget - (time.monotonic() - self._began))
+            row: dict[str, Any] = {"share": stage.seconds, "shows": stage.shows}
+            if share.reason:
+                row["skipped"] = share.reason
+                print(f"{stage.name}: skipped, {share.reason}", flush=True)
+            else:
+                began = time.monotonic()
+                code = self._stage(stage, began + share.seconds)
+                row |= {"code": code, "seconds": round(time.monotonic() - began, 1), "limit": round(share.seconds)}
+                print(f"{stage.name}: exit code {code}, {row['seconds']:.0f} s of {row['limit']} s", flush=True)
+                self._show_log(stage.name, 3 if code == 0 else 25)
+            self._rows[stage.name] = row
+            self._write()
+        self._table()
+        return int(any(row.get("code") for row in self._rows.values()))
+
+    def _stage(self, stage: Stage, ends: float) -> int:
+        worst = last = 0
+        with (self._scratch / "logs" / f"{stage.name}.log").open("w") as log:
+            for index, command in enumerate(stage.commands):
+                log.write(f"$ {' '.join(command.arguments)}\n")
+                if command.tool and shutil.which(command.tool, path=self._environment.get("PATH")) is None:
+                    log.write(f"{command.tool} is not installed: nothing to run\n")
+                    continue
+                if command.after_failure and last == 0:
+                    continue
+                now = time.monotonic()
+                last = self._command(command, now + (ends - now) / (len(stage.commands) - index), log)
+                worst = worst or last
+        return worst
+
+    def _command(self, command: Command, ends: float, log: Any) -> int:
+        left = max(1, int(ends - time.monotonic() - _GRACE - 2))
+        given = {"$SECONDS_LEFT": str(left), "$OUT": str(self._out), "$LOGS": str(self._scratch / "logs")}
+        arguments = [_replaced(argument, given) for argument in command.arguments]
+        log.flush()
+        with contextlib.ExitStack() as stack:
+            target = log
+            if command.output:
+                target = stack.enter_context(Path(_replaced(command.output, given)).open("w"))
+            process = subprocess.Popen(
+                arguments,
+                cwd=ROOT,
+                env={**self._environment, **command.environment},
+                stdout=target,
+                stderr=log,
+                start_new_session=True,
+            )
+            return _wait(process, ends)
+
+    def _show_log(self, name: str, lines: int) -> None:
+        text = (self._scratch / "logs" / f"{name}.log").read_text(errors="replace").splitlines()
+        print("".join(f"    {line[:200]}\n" for line in text[-lines:]), end="", flush=True)
+
+    def _write(self) -> None:
+        """Write all files of OUT again, each in one move: a file is whole or absent."""
+        summary = {"dry": self._dry, "budget": self._budget, "stages": self._rows}
+        _in_one_move(self._out / "summary.json", lambda path: path.write_text(json.dumps(summary, indent=1)))
+        facts = self._out / "facts.json"
+        lines = self._out / "results.jsonl"
+        if facts.exists() and lines.exists():
+            rows = [json.loads(line) for line in lines.read_text().splitlines() if line.endswith("}")]
+            content = {**json.loads(facts.read_text()), "benchmarks": rows}
+            _in_one_move(self._out / "results.json", lambda path: path.write_text(json.dumps(content)))
+        found = gpu_verdict.verdict(
+            self._scratch / "tests.xml",
+            complete=not self._dry and self._rows.get("tests", {}).get("code") in (0, 1),
+            architecture=gpu_verdict.architecture(facts),
+        )
+        _in_one_move(self._out / "verified.json", lambda path: path.write_text(json.dumps(found, indent=1)))
+
+        def pack(path: Path) -> None:
+            with tarfile.open(path, "w:gz") as archive:
+                archive.add(self._scratch / "logs", "logs")
+                for report in sorted(self._scratch.glob("*.xml")):
+                    archive.add(report, f"logs/{report.name}")
+
+        _in_one_move(self._out / "logs.tar.gz", pack)
+
+    def _table(self) -> None:
+        print(f"{'stage':<14}{'share':>6}{'took':>8}  {'result':<10}{'shows'}")
+        for name, row in self._rows.items():
+            took = f"{row['seconds']:.1f}" if "seconds" in row else "-"
+            result = "skipped" if "skipped" in row else "passed" if row["code"] == 0 else f"code {row['code']}"
+            print(f"{name:<14}{row['share']:>6}{took:>8}  {result:<10}{row['shows']}")
+        for line in gpu_verdict.lines(json.loads((self._out / "verified.json").read_text())):
+            print(line)
+
+
+def _wait(process: subprocess.Popen[bytes], ends: float) -> int:
+    """Wait for a process and return its exit code; interrupt its group near the end, kill it at the end: 124."""
+    try:
+        return process.wait(max(0.0, ends - _GRACE - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(max(0.0, ends - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return _OUTLASTED
+
+
+def _replaced(text: str, given: Mapping[str, str]) -> str:
+    for name, value in given.items():
+        text = text.replace(name, value)
+    return text
+
+
+def _in_one_move(path: Path, write: Callable[[Path], object]) -> None:
+    beside = path.with_name(f".{path.name}")
+    write(beside)
+    beside.replace(path)
+
+
+def _has(python: str, expression: str) -> bool:
+    return subprocess.run([python, "-c", expression], capture_output=True, check=False).returncode == 0
+
+
+def _environment(out: Path, scratch: Path) -> dict[str, str]:
+    """Return the variables of every command."""
+    paths = [str(ROOT / "engine"), str(ROOT / "kernels"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    if wheels := os.environ.get("WHEELS"):
+        site = scratch / "site"
+        files = sorted(map(str, Path(wheels).glob("*.whl")))
+        install = ["-q", "--no-index", "--no-deps", "--no-compile", "--target"]
+        subprocess.run([sys.executable, "-m", "pip", "install", *install, str(site), *files], check=True)
+        paths.append(str(site))
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HF_HUB_OFFLINE": "1",
+        # cuBLAS reads it once; the tests' deterministic algorithms need it
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        # what passes here is recorded for these stages alone
+        "UNMASK_CACHE": str(scratch / "cache"),
+        "RESULT_LINES": str(out / "results.jsonl"),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the stages that the arguments name; return 1 if one of them failed, and 2 if the arguments are wrong."""
+    if not arguments:
+        print("usage: bench/gpu.sh OUT [first | second | STAGE ...]", file=sys.stderr)
+        return 2
+    names = [
+        name for asked in arguments[1:] or ["first"] for name in {"first": FIRST, "second": SECOND}.get(asked, (asked,))
+    ]
+    for name in names:
+        if name not in STAGES:
+            print(f"gpu.sh: no stage '{name}'; there are: first second {' '.join(STAGES)}", file=sys.stderr)
+            return 2
+    budget = os.environ.get("BUDGET", "570")
+    if not budget.replace(".", "", 1).isdecimal():
+        print(f"gpu.sh: BUDGET must be a number of seconds, got '{budget}'; such as BUDGET=570", file=sys.stderr)
+        return 2
+    out = Path(arguments[0]).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.jsonl").unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unmask-gpu-") as folder:
+        scratch = Path(folder)
+        environment = _environment(out, scratch)
+        dry = bool(os.environ.get("DRY")) or not _has(
+            sys.executable, "import sys, torch; sys.exit(not torch.cuda.is_available())"
+        )
+        if dry:
+            # a rehearsal must look the same on every machine
+            environment |= {"DRY": "1", "CUDA_VISIBLE_DEVICES": ""}
+        cores = os.cpu_count() or 1
+        workers = min(12, -(-cores // 2)) if _has(sys.executable, "import xdist") else 1
+        variants, ptxas = os.environ.get("VARIANTS", ""), os.environ.get("PTXAS", "")
+        every = stages(dry=dry, variants=variants, ptxas=ptxas, workers=workers, scratch=scratch)
+        runner = Runner(out, dry=dry, budget=float(budget), environment=environment, scratch=scratch)
+        return runner.run([every[name] for name in names])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
