@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import multiprocessing
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from unmask_kernels import FAMILIES, capability, machine_record, passes
+from unmask_kernels import FAMILIES, capability, gelu, machine_record, passes
 from unmask_kernels.dispatch import Backend
 from unmask_kernels.passes import note_passes, read_verified
 from unmask_kernels.verify import (
@@ -54,6 +55,8 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(capability, "INTERPRETING", True)
+    # names of devices that were found before
+    monkeypatch.setattr(capability, "_names", {})
     monkeypatch.setattr(passes, "_kept_here", [])
     monkeypatch.delenv("UNMASK_SHARED_CACHE", raising=False)
     for name, family in FAMILIES.items():
@@ -485,3 +488,47 @@ def test_a_machine_without_kernels_of_ours_has_nothing_to_verify(monkeypatch: py
     for family in FAMILIES.values():
         monkeypatch.setattr(family, "backends", {"torch": Backend()})
     assert standing(SMALL, "cpu") == "nothing to verify"
+
+
+def _command_of_a_rank(arguments: list[str], said: Path) -> None:
+    with said.open("w") as file, contextlib.redirect_stdout(file):
+        assert main(arguments) == 0
+
+
+def test_of_the_ranks_of_torchrun_one_runs_the_command_and_the_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(session._Session, "run_apart", session._Session.run_here)
+    small = ["--num-heads", "2", "--head-dim", "8", "--intermediate-size", "24", "--vocab-size", "61", "--tokens", "80"]
+    arguments = ["gelu", "--device", "cpu", "--dtype", "float32", "--max-length", "30", *small]
+    fork = multiprocessing.get_context("fork")
+    said = [tmp_path / name for name in ("one", "two")]
+    ranks = [fork.Process(target=_command_of_a_rank, args=(arguments, file)) for file in said]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(120)
+    texts = sorted((file.read_text() for file in said), key=len)
+    assert texts[0] == "Verified by another process of this machine.\n"
+    assert "gelu" in texts[1]
+
+
+def test_a_full_graph_compile_traces_through_the_choice_before_and_after_a_verification() -> None:
+    made: list[int] = []
+    right = torch_module("gelu")
+    FAMILIES["gelu"]._modules["young"] = SimpleNamespace(  # type: ignore[assignment]
+        forward=lambda arguments: (made.append(len(arguments.x)), right.forward(arguments))[1], backward=right.backward
+    )
+    compiled = torch.compile(gelu, fullgraph=True, backend="aot_eager")
+    x = torch.randn(7, SMALL.intermediate_size)
+    before = compiled(x)
+    assert made == []
+    verify_here(operations=["gelu"])
+    made.clear()
+    assert torch.equal(compiled(x), before)
+    assert made == [7]
+    # another width was not run
+    made.clear()
+    compiled(torch.randn(7, 40))
+    assert made == []

@@ -9,7 +9,7 @@ training. `--why` gives the reasons, `--json` everything as JSON:
     devices      one for each device: name, dtype of activations and its reason, free and total bytes of a GPU, and
                  for each operation the backend that is chosen, or null, and of every backend the reasons why it
                  cannot run, whether it may be chosen without being named ("verified"), and whether that is so
-                 because it has passed `unmask verify` on this machine ("passed")
+                 because it has passed `unmask verify` on this machine ("passed"); "failed" if it has failed there
     records      the files of `unmask verify` and `unmask tune` in the cache: path, and why it is ignored, or null
 """
 
@@ -166,6 +166,8 @@ def _standing(backend: str, operation: dict[str, Any], device: str) -> str:
         return f"can run{passed}"
     if passed:
         return f"can run if you name it{passed}, but is not known to be faster"
+    if state["failed"]:
+        return "can run if you name it; it has failed `unmask verify` on this machine"
     return f"can run if you name it; {_YOUNG}{_way(device)}"
 
 
@@ -247,6 +249,7 @@ def _device(device: "torch.device", families: Sequence[Any]) -> dict[str, Any]:
                     "reasons": why,
                     "verified": family.is_verified(name, call),
                     "passed": family.has_passed(name, call),
+                    "failed": family.has_failed(name, call),
                 }
                 for name, why in refusals.items()
             },

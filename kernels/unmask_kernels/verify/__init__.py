@@ -4,7 +4,7 @@ A kernel that we have not run on a kind of GPU is not chosen there by itself. Wh
 those of our tests, for the shapes of a run; from then on what has passed is chosen on that machine (`passes`).
 """
 
-from .node import standing, verify_once
+from .node import among_ranks, standing, verify_once
 from .outcome import Outcome, Verification
 from .session import CannotVerify, VerificationProgress, is_interpreting, require_device, verify
 from .shapes import Shapes
@@ -15,6 +15,7 @@ __all__ = [
     "Shapes",
     "Verification",
     "VerificationProgress",
+    "among_ranks",
     "is_interpreting",
     "require_device",
     "standing",

@@ -26,7 +26,7 @@ from .plan import plan
 from .session import OLDEST_ARCHITECTURE, VerificationProgress, verify
 from .shapes import Shapes
 
-__all__ = ["standing", "verify_once"]
+__all__ = ["among_ranks", "standing", "verify_once"]
 
 Standing = Literal["verified", "failed", "unknown", "nothing to verify"]
 
@@ -53,6 +53,11 @@ def standing(shapes: Shapes, device: str = "cuda", operations: Sequence[str] | N
     if all(passed):
         return "verified"
     return "failed" if all(good or bad for good, bad in zip(passed, failed, strict=True)) else "unknown"
+
+
+def among_ranks() -> bool:
+    """Whether this process is one of several of `torchrun` on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
 
 
 def verify_once(

@@ -88,7 +88,8 @@ def verify(
         seconds: after which what has not been run is left.
         progress: is told of each check.
         operations: those to verify. Default: all.
-        own_process: whether the checks run in a process of their own, which a fault of a kernel may end.
+        own_process: whether the checks run in a process of their own, which a fault of a kernel may end. On a GPU they
+            always do.
         fallback: folder for the record if the user's own cannot be written.
     Raises:
         ValueError: there is no such operation.
@@ -111,7 +112,7 @@ def verify(
     checks = plan(shapes, kind, machine.architecture, operations)
     session = _Session(shapes, device, machine, operations, checks, begun, seconds, progress or (lambda told: None))
     try:
-        (session.run_apart if own_process else session.run_here)()
+        (session.run_apart if own_process or kind == "cuda" else session.run_here)()
     finally:
         # an interruption keeps what is done
         session.fill("not run: the time was over" if session.is_over() else "interrupted")
@@ -365,6 +366,7 @@ def _write_finding(report: Verification, shapes: Shapes) -> Path | None:
         "machine": dict(report.machine),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
+        "command": sys.argv,
         "shapes": shapes.to_json(),
         "seed": SEED,
         "factor": FACTOR,

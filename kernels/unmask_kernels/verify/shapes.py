@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..capability import INTERPRETING
 from ..gelu.arguments import ACTIVATIONS
 
 __all__ = ["Shapes"]
@@ -27,7 +28,8 @@ class Shapes:
         windows: of the layers: tokens on either side, None for a global layer.
         hidden_dropout, attention_dropout: in training; without it everything is verified too, for evaluation.
         max_lengths: maximum length of each phase.
-        tokens: of the largest case. Where the memory does not hold it, a case is made smaller.
+        tokens: of the largest case; few in the interpreter, which is slow. Where the memory does not hold a case, it is
+            made smaller.
     """
 
     dtype: torch.dtype = torch.bfloat16
@@ -42,7 +44,7 @@ class Shapes:
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
     max_lengths: tuple[int, ...] = (128, 512)
-    tokens: int = 4096
+    tokens: int = 64 if INTERPRETING else 4096
 
     def __post_init__(self) -> None:
         for field in fields(self):

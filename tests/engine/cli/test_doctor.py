@@ -134,7 +134,7 @@ def test_alike_gpus_share_a_table() -> None:
     found = facts(["gelu"])
     young = {"chosen": "torch", "backends": {}}
     young["backends"] = {
-        name: {"reasons": [], "verified": name != "triton", "passed": False}
+        name: {"reasons": [], "verified": name != "triton", "passed": False, "failed": False}
         for name in ("triton", "torch", "reference")
     }
     for number in range(2):
@@ -165,6 +165,7 @@ def test_what_has_passed_here_is_told_and_records_that_are_ignored_with_the_reas
     entry = table_of(Entry("gelu", "young", call))
     monkeypatch.setitem(family.backends, "young", Backend(verified=()))
     monkeypatch.setattr(family, "passed", ())
+    monkeypatch.setattr(family, "failed", ())
     used = update_record("verified", here, lambda old: {"passed": [entry]})
     stale = update_record("verified", replace(here, torch="2.11.0"), lambda old: {"passed": [entry]})
     foreign = update_record("verified", replace(here, device="Another GPU"), lambda old: {"passed": [entry]})
@@ -183,12 +184,17 @@ def test_what_has_passed_here_is_told_and_records_that_are_ignored_with_the_reas
         assert f"record {path}: {what}" in text
     assert main(["doctor"]) == 0
     assert f"record {used}: in use" in " ".join(capsys.readouterr().out.split())
+    update_record("verified", here, lambda old: {"failed": [entry]})
+    note_passes()
+    assert main(["doctor", "--why", "gelu"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "young can run if you name it; it has failed `unmask verify` on this machine" in text
     assert facts()["records"][0].keys() == {"path", "ignored"}
 
 
 def test_a_gpu_without_a_record_is_told_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     found = facts(["gelu"])
-    backends = {"triton": {"reasons": [], "verified": False, "passed": False}}
+    backends = {"triton": {"reasons": [], "verified": False, "passed": False, "failed": False}}
     gpu = {"device": "cuda:0", "name": "GPU X", "dtype": "bfloat16", "dtype_reason": "it has tensor cores"}
     found["devices"] = [gpu | {"operations": {"gelu": {"chosen": None, "backends": backends}}}]
     monkeypatch.setenv("COLUMNS", "200")

@@ -30,6 +30,8 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(capability, "INTERPRETING", True)
+    # names of devices that were found before
+    monkeypatch.setattr(capability, "_names", {})
     monkeypatch.setattr(passes, "_kept_here", [])
     monkeypatch.setattr(session._Session, "run_apart", session._Session.run_here)
     for name, family in FAMILIES.items():

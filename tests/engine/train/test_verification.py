@@ -30,6 +30,8 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(capability, "INTERPRETING", True)
+    # names of devices that were found before
+    monkeypatch.setattr(capability, "_names", {})
     monkeypatch.setattr("unmask.train.pretrain.INTERPRETING", True)
     monkeypatch.setattr(passes, "_kept_here", [])
     monkeypatch.setattr(session._Session, "run_apart", session._Session.run_here)
