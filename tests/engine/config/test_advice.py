@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -367,14 +368,21 @@ def test_a_path_that_is_none_is_mended(run: str, advice: str, followed: str) -> 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("data: " + "[" * 3000, "is nested too deep; write a setting a line, as in 'seed: 1', those of"),
+        ("data: " + "[" * 300, "is nested too deep; write a setting a line, as in 'seed: 1', those of"),
         ("seed: \x07 1", "is not YAML: "),
         ("seed", "must hold settings as 'name: value' lines, got 'seed' (str)"),
     ],
 )
 def test_what_is_no_settings_becomes_a_setting_a_line(text: str, says: str, file: Path) -> None:
     file.write_text(text)
-    assert says in refusal(file)
+    limit = sys.getrecursionlimit()
+    # a stack of this depth is reached at once
+    sys.setrecursionlimit(limit if len(text) < 300 else 500)
+    try:
+        told = refusal(file)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert says in told
     file.write_text("seed: 1")
     assert load_config(file).seed == 1
 

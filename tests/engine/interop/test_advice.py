@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -171,12 +172,76 @@ CASES: dict[str, tuple[Change, str, Change]] = {
             lambda folder: unmask.PretrainingModel(CONFIG, seed=5).save_pretrained(folder),
         ),
     ),
+    "an index without a map": (
+        lambda folder: in_shards(folder, {}),
+        "must hold 'weight_map', the file of each weight by its name, holds {} (dict); copy or download it again",
+        lambda folder: in_shards(folder, None),
+    ),
+    "an index to another folder": (
+        lambda folder: in_shards(folder, {TABLE: "../a.safetensors"}),
+        f"must name a .safetensors file of its folder for {TABLE}, names '../a.safetensors' (str); copy or download it "
+        "again",
+        lambda folder: in_shards(folder, None),
+    ),
+    "a shard that is not there": (
+        lambda folder: in_shards(folder, {TABLE: "model-2.safetensors"}),
+        "lacks model-2.safetensors, which model.safetensors.index.json names, the download is not complete; copy or "
+        "download it again",
+        lambda folder: in_shards(folder, None),
+    ),
+    "a cut file": (
+        lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:99]),
+        "copy or download it again",
+        lambda folder: unmask.PretrainingModel(CONFIG, seed=5).save_pretrained(folder),
+    ),
+    "a program in a file": (
+        all_of(
+            lambda folder: (folder / "model.safetensors").unlink(),
+            lambda folder: torch.save(Path(), folder / "pytorch_model.bin"),
+        ),
+        "cannot be read, it is damaged or holds more than tensors; copy or download it again, or take a folder with "
+        "safetensors",
+        lambda folder: unmask.PretrainingModel(CONFIG, seed=5).save_pretrained(folder),
+    ),
+    "weights that lead nowhere": (
+        all_of(
+            lambda folder: (folder / "model.safetensors").unlink(),
+            lambda folder: (folder / "model.safetensors").symlink_to("gone"),
+        ),
+        "model.safetensors is a link to gone, which is not there; copy or download it again",
+        all_of(
+            lambda folder: (folder / "model.safetensors").unlink(),
+            lambda folder: unmask.PretrainingModel(CONFIG, seed=5).save_pretrained(folder),
+        ),
+    ),
+    "no head": (
+        without("cls."),
+        "has no masked-LM head (no weights named cls.predictions.*); read its encoder with "
+        "unmask.Encoder.from_pretrained, or pass heads=('mlm',) to PretrainingModel.from_pretrained, which makes a new "
+        "one",
+        lambda folder: (
+            unmask.Encoder.from_pretrained(folder),
+            unmask.PretrainingModel.from_pretrained(folder, heads=("mlm",)).save_pretrained(folder),
+        ),
+    ),
     "an activation": (
         set_config(hidden_act="relu"),
         "hidden_act must be one of 'gelu', 'gelu_new', 'gelu_pytorch_tanh', is 'relu'",
         set_config(hidden_act="gelu"),
     ),
 }
+
+
+def in_shards(folder: Path, places: dict[str, str] | None) -> None:
+    """Put the weights into two files and an index; `places` are what it names, those of the weights by default."""
+    unmask.PretrainingModel(CONFIG, seed=5).save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    named = {name: f"model-{number % 2}.safetensors" for number, name in enumerate(weights)}
+    for file in set(named.values()):
+        save_file({name: value for name, value in weights.items() if named[name] == file}, folder / file)
+    index = {"weight_map": named if places is None else places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def in_a_bin_file(folder: Path, make: Callable[[Weights], object]) -> None:
@@ -195,7 +260,7 @@ def test_a_folder_changed_as_its_error_advises_is_read(case: str, tmp_path: Path
     broken(tmp_path)
     with pytest.raises(CheckpointError) as raised:
         unmask.PretrainingModel.from_pretrained(tmp_path)
-    assert re.search(rf"(; |: | ){re.escape(advice)}$", str(raised.value)), raised.value
+    assert re.search(rf"(; |: | |/){re.escape(advice)}$", str(raised.value)), raised.value
     mended(tmp_path)
     assert unmask.PretrainingModel.from_pretrained(tmp_path).config.num_layers == 1
 
@@ -491,3 +556,88 @@ def test_without_the_hub_a_downloaded_folder_is_given(
     )
     snapshot_download("org/name", revision="v1", local_dir=tmp_path / "copy")
     assert from_hub(str(tmp_path / "copy")).config == CONFIG
+
+
+def test_a_gated_model_and_a_refused_token_are_let_in(
+    hub: LocalHub, folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("org/name", folder)
+    hub.gated.add("org/name")
+    follow(
+        from_hub,
+        f"org/name is gated at the Hugging Face Hub; accept its terms at {hub.url}/org/name, log in with `hf auth "
+        f"login`, "
+        "and give the same command again",
+        lambda: (hub.gated.clear(), log_in(home), from_hub()),
+    )
+    for said, shown in (("", ""), ("Expired", " (Expired)")):
+        hub.add(f"org/a{said.lower()}", folder)
+        given = f"org/a{said.lower()}"
+        hub.failures[given] = (403, "", said)
+        begin = f"the Hugging Face Hub refuses the token that was sent to read {given}: 403{shown}; "
+        assert refusal(lambda given=given: from_hub(given)) == f"{begin}log in with `hf auth login`"  # type: ignore[misc]
+        with monkeypatch.context() as patched:
+            patched.setenv("HF_TOKEN", "hf_wrong")
+            told = refusal(lambda given=given: from_hub(given))  # type: ignore[misc]
+        assert told.startswith(begin) and told.endswith(
+            "set HF_TOKEN to one that is valid and has the right, or unset it and log in with `hf auth login`"
+        )
+        hub.failures.clear()
+        from_hub(given)
+    hub.add("org/name", folder, revision="v1")
+    for given, revision, told in (
+        ("org/name@v1", "main", "org/name@v1 names the revision 'v1', and revision is 'main'; give one"),
+        ("org/name", "", "revision must name a branch, a tag or a commit, is empty; leave it out for the newest state"),
+    ):
+        follow(
+            lambda given=given, revision=revision: unmask.Encoder.from_pretrained(given, revision=revision),  # type: ignore[misc]
+            told,
+            lambda given=given: unmask.Encoder.from_pretrained(given),  # type: ignore[misc]
+        )
+    assert unmask.Encoder.from_pretrained("org/name", revision="main").config == CONFIG
+
+
+def test_a_run_without_a_whole_checkpoint_waits_goes_on_or_is_another(folder: Path, tmp_path: Path) -> None:
+    from unmask.train.checkpoint.checkpoints import Checkpoints
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("seed: 1\n")
+
+    def save(run: Path) -> None:
+        checkpoints = Checkpoints(folder=run / "checkpoints", keep=2)
+        checkpoints.save(
+            10, lambda target: shutil.copytree(folder, target, dirs_exist_ok=True) and None, bytes_needed=0
+        )
+
+    read = lambda: unmask.Encoder.from_pretrained(run)  # noqa: E731
+    follow(
+        read,
+        f"{run} has no checkpoint yet; wait for the first, after train.save_every steps, or continue it with `unmask "
+        f"pretrain --resume {run}`",
+        lambda: (save(run), read()),
+    )
+    weights = run / "checkpoints" / "step-000010" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    told = refusal(read)
+    assert told.startswith(f"no checkpoint in {run} is whole: ") and told.endswith("; start a new run")
+    follow(
+        lambda: unmask.Encoder.from_pretrained(weights.parent),
+        "; copy it again, or take another checkpoint of the run",
+        lambda: (weights.write_bytes(whole), unmask.Encoder.from_pretrained(weights.parent)),
+    )
+
+
+def test_a_model_that_transformers_would_compute_otherwise_is_saved_for_unmask_alone(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    model = unmask.PretrainingModel(replace(CONFIG, causal=True))
+    follow(
+        lambda: model.save_pretrained(tmp_path / "model"),
+        "cannot compute this model, which has ... ; keep the checkpoint, or save with for_transformers=False, for "
+        "unmask's "
+        "from_pretrained alone",
+        lambda: model.save_pretrained(tmp_path / "model", for_transformers=False),
+    )
+    assert unmask.PretrainingModel.from_pretrained(tmp_path / "model").encoder.config.causal

@@ -22,6 +22,7 @@ from unmask.data.store import Store
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import ConfigError, CorpusError, RunError, StoreError, UnmaskError
 from unmask.train.checkpoint.checkpoints import Checkpoints
+from unmask.train.checkpoint.tokenizer_hash import bind, require_bound
 from unmask.train.data import RunData, plan_phases
 from unmask.train.initial import InitialCheckpoint
 from unmask.train.logging.log import event_writer_class
@@ -436,3 +437,92 @@ def test_a_directory_that_cannot_be_written_is_made_writable(tmp_path: Path, mon
         assert told.endswith(f"; {first} and continue with `unmask pretrain --resume {tmp_path}/run`")
         RunFolder.reopen(tmp_path / "run", saved_config(tmp_path / "run")).save_config()
         shutil.rmtree(tmp_path / "run")
+
+
+def test_a_model_gets_the_tokenizer_that_it_was_trained_with(checkpoint: Path, tmp_path: Path) -> None:
+    def check() -> None:
+        require_bound(checkpoint, Tokenizer.load(checkpoint), 12)
+
+    bind(checkpoint, Tokenizer.load(checkpoint))
+    check()
+    way = "put the tokenizer that the model was trained with into the folder"
+    for words, says in (
+        ([*VOCABULARY, "barn"], f"{checkpoint}: the tokenizer has 13 tokens, the model 12 rows; {way}"),
+        ([*VOCABULARY[:-1], "barn"], f"and gives other ids; {way}"),
+    ):
+        tokenizer_folder(checkpoint, words)
+        advice.follow(check, says, lambda: (tokenizer_folder(checkpoint), check()))
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"tokenizer_hash": 7}))
+    told = "config.json: tokenizer_hash must be the hash of a tokenizer, is 7 (int); take the line out if the tokenizer"
+    advice.follow(
+        check,
+        told,
+        lambda: (
+            (checkpoint / "config.json").write_text(
+                json.dumps({name: value for name, value in config.items() if name != "tokenizer_hash"})
+            ),
+            check(),
+        ),
+    )
+
+
+def test_a_directory_that_is_taken_or_impossible_gets_another_name(tmp_path: Path) -> None:
+    def create(name: str) -> RunFolder:
+        return RunFolder.create(load_config(None, {"run": str(tmp_path / name)}))
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "text.txt").touch()
+    (tmp_path / "file").touch()
+    advice.follow(
+        lambda: create("mine"),
+        f"run directory {tmp_path}/mine exists already and holds no run; choose another name with --run",
+        lambda: create("other"),
+    )
+    advice.follow(
+        lambda: create("file/run"),
+        f"run directory {tmp_path}/file cannot be made ( ... ); choose another place with --run",
+        lambda: create("place"),
+    )
+
+
+def test_a_run_that_another_process_has_waits_ends_it_or_gets_another_name(tmp_path: Path) -> None:
+    folder = RunFolder.create(load_config(None, {"run": str(tmp_path / "run")}))
+    script = (
+        "import sys; from pathlib import Path; from unmask.config import load_config\n"
+        "from unmask.train.run_folder import RunFolder\n"
+        "with RunFolder(path=Path(sys.argv[1]), config=load_config(None), made=False).locked():\n"
+        "    print('locked', flush=True); sys.stdin.read()\n"
+    )
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(folder.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": path},
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"locked\n"
+
+        def lock(run: RunFolder) -> None:
+            with run.locked():
+                pass
+
+        advice.follow(
+            lambda: lock(folder),
+            f"run {folder.path} is in use by another process; wait for it, stop it, or choose another name with --run",
+            lambda: lock(RunFolder.create(load_config(None, {"run": str(tmp_path / "other")}))),
+            lambda: (other.kill(), other.wait(), lock(folder)),
+        )
+
+
+@pytest.mark.parametrize("group", ["settings", "recipe"])
+def test_an_analysis_of_a_run_has_its_settings(group: str, tmp_path: Path) -> None:
+    from unmask.commands.analyse import analyse
+
+    (tmp_path / "config.yaml").write_text(to_yaml(load_config(None, {"data.store": str(tmp_path / "gone")})))
+    given: dict[str, Any] = {"settings": {"masking.rate": 0.3}} if group == "settings" else {"recipe": "macbert"}
+    named = "--masking.rate" if group == "settings" else "--recipe macbert"
+    told = advice.refusal(lambda: analyse(tmp_path, **given))
+    assert told == f"analyse: {tmp_path} has its own configuration; leave {named} out"
+    # it goes on to what the run lacks here
+    assert advice.refusal(lambda: analyse(tmp_path)).startswith(f"store: {tmp_path}/gone does not exist; ")

@@ -35,6 +35,7 @@ _TRIED = {
 }
 # control characters, which Latin-1 has where Windows has letters and quotes
 _CONTROLS = re.compile("[\x80-\x9f]")
+_NOT_ASCII = re.compile(rb"[\x80-\xff][^\n]{,63}")
 # a file that is damaged otherwise gets an error of its own when it is read
 _DAMAGES = (CorpusError, OSError, EOFError, zlib.error)
 _TRIED_BYTES = 1 << 23
@@ -113,7 +114,7 @@ def _failures(first: UndecodedError, files: Sequence[FilePath], encoding: str) -
 def _way(found: Sequence[UndecodedError], files: Sequence[FilePath], encoding: str, file: str) -> str:
     """Return what reads the files: the encodings that decode all of them, each with what the first bytes become."""
     paths = [one.path for one in found[:_TRIED_FILES]]
-    shown = {name: _sample(found[0].near, name) for name in _TRIED if codecs.lookup(name) != codecs.lookup(encoding)}
+    shown = {name: _shown(found[0], name) for name in _TRIED if codecs.lookup(name) != codecs.lookup(encoding)}
     names = [name for name, sample in shown.items() if sample and all(_reads(path, name) for path in paths)]
     if "latin-1" in names and "cp1252" in names:
         names.remove("cp1252")
@@ -144,6 +145,17 @@ def _way_to_utf8(found: Collection[FilePath], files: Sequence[FilePath], encodin
         more = f" and {len(others) - _NAMED:,} more" if len(others) > _NAMED else ""
         names, file = f" {', '.join(printable(str(path)) for path in others[:_NAMED])}{more}", "FILE"
     return f"{way}, and convert what is not UTF-8{names}: iconv -f {name} -t UTF-8 {file} > utf8 && mv utf8 {file}"
+
+
+def _shown(first: UndecodedError, encoding: str) -> str:
+    """Return what the bytes there read; empty if that is no text or ASCII alone."""
+    sample = _sample(first.near, encoding)
+    if sample or encoding != "utf-8":
+        return sample
+    # the byte may lie inside a character of UTF-8
+    with decoding.open_bytes(first.path) as stream:
+        found = _NOT_ASCII.search(stream.read(_TRIED_BYTES))
+    return _sample(found[0], encoding) if found else ""
 
 
 def _sample(near: bytes, encoding: str) -> str:

@@ -224,3 +224,62 @@ def test_an_unfinished_store_that_the_disk_stops_goes_on_after_room_is_made(
     shutil.rmtree(text.parent / "store")
     shutil.rmtree(text.parent / "store.partial", ignore_errors=True)
     assert prepare([text], text.parent / "store", vocab_size=60, workers=1, shard_tokens=5).num_documents == 1
+
+
+def test_a_disk_without_room_for_a_store_gets_room_or_another_folder(
+    text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmask.data.store import writer
+
+    def full(stream: object, data: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writer._HashingFile, "write", full)
+        with pytest.raises(StoreError) as told:
+            made(text)
+    assert str(told.value) == (
+        f"store: {text.parent}/store cannot be written (No space left on device); make room or choose another folder, "
+        "nothing of it was kept"
+    )
+    assert not (text.parent / "store.partial").exists()
+    Store.open(made(text))
+    Store.open(made(text, "other"))
+
+
+def test_an_unfinished_store_of_other_options_is_finished_or_removed(
+    text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmask.data.store import unfinished
+
+    tokenizer = Tokenizer.train([TEXT], 60)
+    store, partial = text.parent / "store", text.parent / "store.partial"
+
+    def begin(**options: Any) -> None:
+        prepare([text], store, **({"tokenizer": tokenizer, "shard_tokens": 5, "workers": 1} | options))
+
+    def stop(self: unfinished.UnfinishedStore, manifest: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(unfinished.UnfinishedStore, "publish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            begin()
+    shutil.copytree(partial, text.parent / "kept")
+    told = "run the command that began it, on the same text, to finish it, or remove it to start afresh"
+    with pytest.raises(StoreError, match=f"was begun with another shard_tokens; {told}"):
+        begin(shard_tokens=7)
+    begin()
+    assert Store.open(store).num_documents == 1
+    shutil.rmtree(store)
+    shutil.copytree(text.parent / "kept", partial)
+    text.write_text(TEXT + " and")
+    with pytest.raises(StoreError, match=rf"another input \(or a file of it has changed since\); {told}"):
+        begin()
+    for path in partial.glob("shard-*"):
+        path.write_bytes(b"")
+    with pytest.raises(StoreError, match="is damaged and cannot be continued; remove it to start afresh"):
+        begin()
+    shutil.rmtree(partial)
+    begin(shard_tokens=7)
+    assert Store.open(store).num_documents == 1

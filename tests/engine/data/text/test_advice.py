@@ -608,3 +608,182 @@ def test_the_docstrings_of_what_is_not_installed_are_left_out(monkeypatch: pytes
     assert docstrings.docstring_corpus(["numpy"]) == [["numpy"]]
     monkeypatch.setattr(docstrings, "_root", found)
     assert docstrings.docstring_corpus(["topics"]) == [["topics"]]
+
+
+CHINESE = "那只猫睡在磨坊旁边"
+# bytes of EBCDIC, which no encoding that is tried reads
+NEITHER = b"\x81\xff\x81\x8d\xff\x81\xf8\x81"
+TYPED = {"a.txt": "müde mühle".encode(), "b.txt": "größe".encode()}
+
+
+@pytest.mark.parametrize(
+    ("files", "encoding", "says"),
+    [
+        ({"a.txt": TYPED["a.txt"]}, "ascii", "as UTF-8 the bytes there read 'müde mühle'; leave --encoding (data.enc"),
+        (
+            TYPED,
+            "ascii",
+            "2 of 2 files of text are not ASCII; as UTF-8 the bytes there read 'müde mühle'; leave --encoding",
+        ),
+        (
+            {"a.txt": f"{CHINESE}é。".encode()},
+            "gb18030",
+            "as UTF-8 the bytes there read '那只猫睡在磨坊旁边é。'; leave",
+        ),
+    ],
+)
+def test_text_in_utf_8_is_read_without_the_encoding(
+    files: dict[str, bytes], encoding: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    told = refusal(tmp_path, encoding=encoding)
+    assert says in told and "(data.encoding of a run) out" in told
+    assert texts(tmp_path) == [data.decode() for data in files.values()]
+
+
+@pytest.mark.parametrize("undecoded", [1, 2])
+@pytest.mark.parametrize("others", [1, 2, 7])
+def test_text_beside_utf_8_is_converted_by_the_command(
+    undecoded: int, others: int, shell: Callable[[str], None]
+) -> None:
+    for number in range(undecoded):
+        Path(f"a {number}.txt").write_text(f"{CHINESE}é。", "utf-8")
+    for number in range(others):
+        Path(f"b {number}.txt").write_text(CHINESE, "gb18030")
+    told = refusal(Path.cwd(), encoding="gb18030")
+    assert "; leave --encoding (data.encoding of a run) out, and convert what is not UTF-8" in told
+    assert (" and 2 more: iconv" in told) == (others == 7)
+    command = told.partition(": iconv ")[2].partition("\n")[0]
+    for number in range(others):
+        shell(f"iconv {command}".replace("FILE", f"'b {number}.txt'"))
+    assert texts(Path.cwd()) == [f"{CHINESE}é。"] * undecoded + [CHINESE] * others
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("way", ["named", "left out"])
+def test_text_that_no_encoding_reads_is_named_or_left_out(count: int, way: str, tmp_path: Path) -> None:
+    (tmp_path / "z.txt").write_text("one")
+    for number in range(count):
+        (tmp_path / f"{number}.txt").write_bytes(NEITHER)
+    told = refusal(tmp_path)
+    assert (
+        "; give their encoding with --encoding (data.encoding of a run), for example utf-16 or cp1251; leave out what "
+        "is "
+        "no text" in told
+    )
+    if way == "named":
+        (tmp_path / "z.txt").unlink()
+        assert texts(tmp_path, encoding="cp037") == [NEITHER.decode("cp037").strip()] * count
+    else:
+        for number in range(count):
+            (tmp_path / f"{number}.txt").unlink()
+        assert texts(tmp_path) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "right"),
+    [
+        ("müde".encode("latin-1"), "utf-8", "latin-1"),
+        (TYPED["a.txt"], "ascii", "utf-8"),
+        (NEITHER, "utf-8", "cp037"),
+    ],
+)
+def test_files_that_were_not_looked_at_are_counted(
+    data: bytes, encoding: str, right: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmask.data.text import undecoded
+
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_bytes(data)
+    monkeypatch.setattr(undecoded, "_LOOKED_BYTES", 0)
+    told = refusal(tmp_path, encoding=encoding)
+    assert "1 of 2 files of text are not" in told and "; 1 files were not looked at; " in told
+    ways = {
+        "latin-1": "--encoding latin-1 reads 'müde'; give the right one",
+        "utf-8": "leave --encoding (data.encoding of a run) out",
+        "cp037": "give their encoding with --encoding (data.encoding of a run)",
+    }
+    assert ways[right] in told
+    assert texts(tmp_path, encoding=right) == [data.decode(right).strip()] * 2
+
+
+def test_some_others_beside_files_that_were_not_looked_at_are_converted(
+    shell: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmask.data.text import undecoded
+
+    monkeypatch.setattr(undecoded, "_LOOKED_BYTES", 0)
+    for others in (1, 2, 7):
+        Path("a.txt").write_text(f"{CHINESE}é。", "utf-8")
+        for number in range(others):
+            Path(f"b {number}.txt").write_text(CHINESE, "gb18030")
+        told = refusal(Path.cwd(), encoding="gb18030")
+        assert f"; {others} files were not looked at; as UTF-8 the bytes there read '" in told
+        command = told.partition(": iconv ")[2].partition("\n")[0]
+        for number in range(others):
+            shell(f"iconv {command}".replace("FILE", f"'b {number}.txt'"))
+        assert len(texts(Path.cwd())) == others + 1
+
+
+def test_a_package_a_device_or_a_name_that_is_missing_has_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"text": ["one"]}).save_to_disk(tmp_path / "saved")
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "datasets", None)
+        told = refusal(tmp_path / "saved")
+    assert told == f"corpus: {tmp_path}/saved needs the package datasets; pip install 'unmask[datasets]' brings it"
+    assert texts(tmp_path / "saved") == ["one"]
+    path = tmp_path / "a.txt.zst"
+    pa = pytest.importorskip("pyarrow")
+    with pa.CompressedOutputStream(str(path), "zstd") as out:
+        out.write(b"one " * 99)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])
+    told = refusal(path)
+    assert "is not a whole zstd file (" in told and told.endswith("; copy or compress it again")
+    path.write_bytes(whole)
+    assert texts(path) == [("one " * 99).strip()]
+    from unmask.data.text import docstrings
+
+    monkeypatch.setattr(docstrings, "_extract", lambda chosen, processes: [chosen])
+    monkeypatch.setattr(docstrings, "cache_folder", lambda: None)
+    with pytest.raises(CorpusError, match=r"'nunpy' is unknown; there are topics, python, torch, numpy, ") as unknown:
+        docstrings.docstring_corpus(["nunpy"])
+    for name in str(unknown.value).partition("there are ")[2].split(", "):
+        assert docstrings.docstring_corpus([name]) == [[name]]
+
+
+def test_the_folder_of_the_store_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("one")
+    with pytest.raises(
+        CorpusError, match="is where the store is made; give the text as input and another folder as the store"
+    ):
+        Corpus([tmp_path / "in"], ReadOptions(), out=tmp_path / "in")
+    assert len(list(Corpus([tmp_path / "in"], ReadOptions(), out=tmp_path / "store"))) == 1
+
+
+def test_an_address_that_cannot_be_read_is_checked_or_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    with memory.open("/advice/b.txt", "wb") as out:
+        out.write(b"one")
+
+    def breaks(*arguments: Any, **options: Any) -> None:
+        raise ConnectionError("the connection broke")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(memory), "_open", breaks)
+        told = refusal("memory://advice/b.txt")
+    assert told.endswith(
+        "cannot be read (ConnectionError: the connection broke); check the address, the network and your rights, or "
+        "copy "
+        "the files"
+    )
+    assert texts("memory://advice/b.txt") == ["one"]
+    memory.get("/advice/b.txt", str(tmp_path / "b.txt"))
+    assert texts(tmp_path / "b.txt") == ["one"]
+    memory.rm("/advice", recursive=True)

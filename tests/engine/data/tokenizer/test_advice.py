@@ -309,3 +309,21 @@ def test_a_list_of_words_that_is_none_is_mended_or_left_out(tmp_path: Path) -> N
         words.write_text("caf\u00e9\nbarn\n", "utf-8")
         assert list(read_words(words)) == ["caf\u00e9", "barn"]
         words.unlink()
+
+
+def test_a_role_without_an_entry_gets_one_or_another_name(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
+
+    def make(words: list[str], **roles: str) -> Tokenizer:
+        backend = Backend(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+        named = dict(zip(("pad", "unk", "cls", "sep", "mask"), ROLES, strict=True))
+        return Tokenizer(backend, special_tokens=named | roles)
+
+    with pytest.raises(
+        TokenizerError,
+        match=r"the mask token '\[MASK\]' is not in the vocabulary of 5 tokens; add it, or name it in tokenizer_config",
+    ):
+        make([*ROLES[:4], "mill"])
+    assert make([*ROLES, "mill"]).special_ids["mask"] == 4
+    assert make([*ROLES[:4], "mill"], mask="mill").special_ids["mask"] == 4

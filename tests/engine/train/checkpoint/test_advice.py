@@ -5,10 +5,11 @@ import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from unmask.config import RunConfig, load_config, to_yaml
 from unmask.errors import CheckpointError, RunError
@@ -179,7 +180,7 @@ def test_a_run_that_diverged_begins_again_with_a_lower_rate(
     tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unmask.train.trainer.GIVE_UP_AFTER", 3)
-    settings: dict[str, Any] = {"warmup_steps": 0, "phases": []}
+    settings: dict[str, Any] = {"steps": 6, "log_every": 1, "warmup_steps": 0, "phases": []}
     with pytest.raises(
         RunError,
         match="gradient was not finite in each of the last .* steps and no update was made in them; start a new run "
@@ -206,3 +207,62 @@ def test_a_model_without_its_training_is_no_run(run: Path, tmp_path: Path) -> No
     ):
         saved_config(tmp_path / "copy")
     assert saved_config(run).run
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("how", ["full", "fills up"])
+def test_a_disk_without_room_for_a_checkpoint_gets_room(
+    kept: bool, how: str, tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    if kept:
+        tiny.pretrain(tiny.config(path, steps=1, phases=[]))
+
+    def go_on() -> None:
+        if kept:
+            resume(tiny, path, **{"train.steps": 2})
+        else:
+            tiny.pretrain(tiny.config(path, steps=1, phases=[]))
+
+    with monkeypatch.context() as patched:
+        if how == "full":
+            patched.setattr(
+                "unmask.train.checkpoint.checkpoints.shutil.disk_usage", lambda folder: SimpleNamespace(free=10_000)
+            )
+        else:
+
+            def fills_up(*arguments: Any, **options: Any) -> None:
+                raise OSError(28, "No space left on device")
+
+            patched.setattr("safetensors.torch.save_file", fills_up)
+        with pytest.raises(CheckpointError) as told:
+            go_on()
+    reason = "the disk is too full" if how == "full" else "No space left on device"
+    assert f"could not be written ({reason}): it needs about " in str(told.value)
+    way = f"make room and continue with `unmask pretrain --resume {path}`"
+    assert str(told.value).endswith(f"step-000001 is whole, so {way}" if kept else f"free; {way}")
+    assert resume(tiny, path, **({"train.steps": 2} if kept else {})) == 2 if kept else 1
+
+
+def test_of_damaged_checkpoints_none_is_left_but_a_new_run(tiny: ModuleType, run: Path) -> None:
+    for path in (run / "checkpoints").glob("step-*/model.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .*checkpoints is whole: .*; start a new run$"):
+        resume(tiny, run, **{"train.steps": 7})
+    tiny.pretrain(tiny.config(run.with_name("new"), steps=1, phases=[]))
+
+
+def test_training_state_that_cannot_be_read_is_removed(tiny: ModuleType, run: Path) -> None:
+    newest = run / "checkpoints" / "step-000006"
+    damaged = shutil.copytree(newest, run.with_name("kept"))
+    (damaged / "training" / ".metadata").write_bytes(b"x")
+    from unmask.train.checkpoint.state import load_tensors
+
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(
+        CheckpointError,
+        match=r"\(its tensors cannot be read: .*\); remove it to go on from the one before it, or start",
+    ):
+        load_tensors(damaged / "training", model, torch.optim.AdamW(model.parameters()))
+    shutil.rmtree(newest)
+    assert resume(tiny, run) == 6
