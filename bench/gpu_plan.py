@@ -20,7 +20,7 @@ OPERATIONS = ("attention", "mlm_loss", "layer_norm", "gelu", "linear_gelu", "emb
 OURS = "torch;triton"
 """The backends that are timed; others and peers only where the plan or `VARIANTS` asks for them."""
 
-_FORMS = "triton, bitmask;triton, two kernels;flash"
+_FORMS = "triton, drawn;triton, two kernels;flash"
 """Other forms of attention that are ours."""
 
 

@@ -197,7 +197,7 @@ def test_variants_that_are_asked_for_replace_those_of_the_plan(tmp_path: Path) -
     assert asked == "triton;flex"
     planned = _plan(tmp_path)["attention"].commands[0].environment["VARIANTS"].split(";")
     # FlexAttention takes minutes to compile
-    assert {"triton", "padded", "varlen_attn", "triton, bitmask"} <= set(planned) and "flex" not in planned
+    assert {"triton", "padded", "varlen_attn", "triton, drawn"} <= set(planned) and "flex" not in planned
 
 
 @pytest.mark.parametrize(

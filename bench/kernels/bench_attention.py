@@ -1,7 +1,7 @@
 """attention: every backend beside other libraries, on lengths of real documents, with BERT-base's and -large's heads.
 
-Peers are the reference and those of `bench.attention_peers` that run here. "triton, bitmask" is the triton backend that
-draws its dropout before attention; its time includes the drawing. "triton, two kernels" has the backward of two kernels
+Peers are the reference and those of `bench.attention_peers` that run here. "triton, drawn" is the triton backend that
+draws its dropout in the kernels instead of before the forward. "triton, two kernels" has the backward of two kernels
 instead of the fused one. Operations are counted without padding, as the sum of
 s_i^2 over documents, so padding lowers a rate. Two more benches time the making of the lists of a micro-batch, beside
 FlexAttention's mask; and whether the static bounds of a call, the maximum length and the number of document slots,
@@ -49,8 +49,8 @@ LENGTHS = ("lognormal-512", "all-512", "all-128", "uniform-16-512", "queries", "
 SHAPES = [(name, heads, p) for name in LENGTHS for heads in (BASE, LARGE) for p in (0.0, 0.1)]
 if not ON_GPU:
     SHAPES = [(name, BASE, 0.0) for name in LENGTHS] + [("lognormal-512", LARGE, 0.0), ("lognormal-512", 4, 0.1)]
-BITMASK = "triton, bitmask"
-FORMS: dict[str, dict[str, int]] = {BITMASK: {"bitmask_up_to": 512}, "triton, two kernels": {"fused_up_to": 64}}
+DRAWN = "triton, drawn"
+FORMS: dict[str, dict[str, int]] = {DRAWN: {"bitmask_up_to": 0}, "triton, two kernels": {"fused_up_to": 64}}
 """Other forms of the triton backend, by the arguments of `schedule`."""
 VARIANTS = (*attention_peers.NAMES, *FAMILY.backends, *FORMS)
 
@@ -72,7 +72,7 @@ def _functions(inputs: Inputs) -> dict[str, Callable[..., Tensor]]:
     p = inputs.arguments["p"]
     functions = _backends(inputs)
     if "triton" in functions:
-        functions |= {form: functions["triton"] for form in FORMS if p > 0.0 or form != BITMASK}
+        functions |= {form: functions["triton"] for form in FORMS if p > 0.0 or form != DRAWN}
     return functions | attention_peers.peers(inputs.arguments["documents"], p)
 
 
@@ -130,7 +130,7 @@ def _skip_absent(variant: str, lengths: str, heads: int, p: float, device: torch
             pytest.skip("padded: a hundred times the memory")
         return
     if variant in FORMS:
-        if variant == BITMASK and p == 0.0:
+        if variant == DRAWN and p == 0.0:
             pytest.skip(f"{variant}: without dropout nothing is drawn")
         variant = "triton"
     tiny = attention_case("tiny", [2], heads=heads, head_dim=HEAD_DIM, p=p).make(DTYPE, device)

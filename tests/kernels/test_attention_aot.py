@@ -88,10 +88,10 @@ def test_the_fused_backward_keeps_its_sums_in_the_order_of_registers() -> None:
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
 def test_a_bitmask_of_dropout_stays_in_registers_and_crosses_no_shared_memory(architecture: int) -> None:
     stores = {}
-    for form in ("", "-bitmask"):
+    for form in ("", "-drawn"):
         for launch in launched(attention_case("bert", [300], heads=12, p=0.1), torch.bfloat16, architecture, form=form):
             stores[launch.name + form] = check(launch, architecture).instructions["STS"]
-    assert all(stores[f"{kernel}-bitmask"] < stores[kernel] for kernel in (FORWARD, SHORT, FUSED)), stores
+    assert all(stores[kernel] < stores[f"{kernel}-drawn"] for kernel in (FORWARD, SHORT, FUSED)), stores
 
 
 @pytest.mark.slow
@@ -130,25 +130,24 @@ def test_the_bound_on_lengths_decides_what_is_launched(lengths: list[int], head_
 @pytest.mark.parametrize(
     ("lengths", "head_dim", "kernels"),
     [
-        ([64, 3], 64, [DRAW, FORWARD, DRAW, SHORT]),
-        ([512, 3], 64, [DRAW, FORWARD, DRAW, DRAW, SHORT, FUSED]),
-        ([513, 3], 64, [DRAW, FORWARD, FORWARD, DRAW, DRAW, SHORT, FUSED, *TWO]),
-        ([513, 3], 128, [DRAW, FORWARD, FORWARD, DRAW, DRAW, SHORT, *[kernel for kernel in TWO for _ in "ab"]]),
+        ([64, 3], 64, [DRAW, FORWARD, SHORT]),
+        ([512, 3], 64, [DRAW, FORWARD, SHORT, FUSED]),
+        ([513, 3], 64, [DRAW, FORWARD, FORWARD, SHORT, FUSED, *TWO]),
+        ([513, 3], 128, [DRAW, FORWARD, FORWARD, SHORT, *[kernel for kernel in TWO for _ in "ab"]]),
     ],
 )
-def test_documents_too_long_for_the_bitmask_get_launches_of_their_own(
+def test_bits_are_drawn_once_and_documents_too_long_for_them_get_launches_of_their_own(
     lengths: list[int], head_dim: int, kernels: list[str]
 ) -> None:
-    found = launched(attention_case("bitmask", lengths, head_dim=head_dim, p=0.1), torch.bfloat16, form="-bitmask")
+    found = launched(attention_case("bitmask", lengths, head_dim=head_dim, p=0.1), torch.bfloat16)
     assert [launch.name for launch in found] == kernels
-    assert (
-        launched(attention_case("none", lengths, head_dim=head_dim), torch.bfloat16, form="-bitmask")[0].name == FORWARD
-    )
+    assert launched(attention_case("none", lengths, head_dim=head_dim), torch.bfloat16)[0].name == FORWARD
 
 
 def test_numbers_that_change_from_batch_to_batch_or_layer_to_layer_are_not_compiled_in() -> None:
-    numbers = {"tokens", "slots", "left", "right", "threshold", "scratch_rows", "upper", "lower", "lower_short"}
+    numbers = {"tokens", "slots", "left", "right", "threshold", "scratch_rows"}
+    numbers |= {"upper", "lower", "lower_short", "short_up_to"}
     case = attention_case("numbers", [592, 16], p=0.1, window=1)
-    for launch in launched(case, torch.bfloat16) + launched(case, torch.bfloat16, form="-bitmask"):
+    for launch in launched(case, torch.bfloat16) + launched(case, torch.bfloat16, form="-drawn"):
         assert not numbers & {*launch.constants, *launch.aligned}, launch
         assert launch.signature["key_ptr"] == "*i64" and "key_ptr" not in launch.aligned

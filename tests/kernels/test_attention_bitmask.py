@@ -8,19 +8,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 pytest.importorskip("triton")
 
 from unmask_kernels import attention, philox
 from unmask_kernels.attention import _triton, reference, schedule
-from unmask_kernels.attention._triton_dropout import draw_for_backward, draw_for_forward
-from unmask_kernels.attention.arguments import SHORT_UP_TO, Arguments, BackwardArguments
+from unmask_kernels.attention._triton_dropout import draw
+from unmask_kernels.attention.arguments import SHORT_UP_TO, Arguments
 from unmask_kernels.capability import INTERPRETING
 from unmask_kernels.documents import BOUNDS, TILE_ROWS
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.attention import attention_case, plain_attention
 from unmask_kernels.testing.compare import compare, same_bits
-from unmask_kernels.testing.inputs import Case, run
+from unmask_kernels.testing.inputs import Case, Inputs, run
 
 if INTERPRETING:
     DEVICES = [pytest.param("cpu", marks=pytest.mark.triton)]
@@ -35,9 +36,13 @@ FEW = [129, 0, 7, 65, 1, 0]
 MANY = [1, 7, 64, 65, 128, 0, 300, 512, 513, 700, 0]
 
 
-def of_backward(arguments: Arguments) -> BackwardArguments:
-    qkv = arguments.qkv
-    return BackwardArguments(dout=qkv[:, 0], out=qkv[:, 0], lse=qkv, keep=qkv, **arguments._asdict())
+def arguments_of(inputs: Inputs, **settings: int) -> Arguments:
+    """The record of a call inside `schedule(**settings)`."""
+    a = inputs.arguments
+    with schedule(**settings):
+        return Arguments.of(
+            a["qkv"], a["documents"], key=a["key"], p=a["p"], causal=a["causal"], window=a["window"], scale=1.0
+        )
 
 
 def drawn(bitmask: Tensor, start: int, length: int) -> Tensor:
@@ -56,34 +61,53 @@ def drawn(bitmask: Tensor, start: int, length: int) -> Tensor:
     ],
     ids=["few", "many"],
 )
-def test_the_bitmask_holds_the_elements_that_the_reference_keeps(lengths: list[int], p: float, device: str) -> None:
-    a = attention_case("bitmask", lengths, head_dim=32, p=p).make(torch.float32, device).arguments
-    documents, key = a["documents"], a["key"]
-    with schedule(bitmask_up_to=512):
-        arguments = Arguments.of(a["qkv"], documents, key=key, p=p, causal=False, window=None, scale=1.0)
-    forward = draw_for_forward(arguments)
-    by_row, by_column = draw_for_backward(of_backward(arguments), fused_up_to=512)
-    rows, columns = draw_for_backward(of_backward(arguments), fused_up_to=SHORT_UP_TO)
-    assert forward is not None and by_row is not None and rows is not None and columns is not None
-    assert by_row is by_column and rows is not columns
+def test_the_bitmasks_hold_the_elements_that_the_reference_keeps(lengths: list[int], p: float, device: str) -> None:
+    inputs = attention_case("bitmask", lengths, head_dim=32, p=p).make(torch.float32, device)
+    documents, key = inputs.arguments["documents"], inputs.arguments["key"]
+    by_row, one = draw(arguments_of(inputs, bitmask_up_to=512))
+    rows, two = draw(arguments_of(inputs, bitmask_up_to=512, fused_up_to=SHORT_UP_TO))
+    assert by_row is not None and rows is not None and rows.data_ptr() == two[0].data_ptr()
+    assert (len(one), len(two)) == (1, 2)
     # whole tiles read them, past the end of the longest document too
-    assert {len(bitmask) * 32 % TILE_ROWS for bitmask in (forward, by_row, rows, columns)} == {0}
+    assert {len(bitmask) * 32 % TILE_ROWS for bitmask in (by_row, *one, *two)} == {0}
     start = 0
     for index, length in enumerate(lengths):
         if 0 < length <= 512:
             keep = philox.keep_scores(key, documents.keys[index, None], 2, range(length), length, p)[0]
-            short = length <= SHORT_UP_TO
-            assert torch.equal(drawn(forward, start, length), keep)
-            assert torch.equal(drawn(by_row, start, length), keep if short else keep.mT)
-            assert torch.equal(drawn(rows, start, length), keep)
-            assert short or torch.equal(drawn(columns, start, length), keep.mT)
+            of_backward = keep if length <= SHORT_UP_TO else keep.mT
+            for bitmask in (by_row, two[0]):
+                assert torch.equal(drawn(bitmask, start, length), keep)
+            for bitmask in (one[0], two[1]):
+                assert torch.equal(drawn(bitmask, start, length), of_backward)
         start += length
+
+
+@on_device
+def test_documents_of_one_tile_have_one_bitmask_for_both_directions(device: str) -> None:
+    inputs = attention_case("short", [5, 64, 0], head_dim=32, p=0.1).make(torch.float32, device)
+    by_row, kept = draw(arguments_of(inputs))
+    assert by_row is not None and len(kept) == 1 and by_row.data_ptr() == kept.data_ptr()
+
+
+@on_device
+@pytest.mark.parametrize(("lengths", "head_dim", "orders"), [([70, 3], 32, 1), ([70, 3], 96, 2), ([3, 64], 96, 1)])
+def test_the_forward_saves_what_it_drew_and_the_backward_draws_nothing(
+    lengths: list[int], head_dim: int, orders: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = dict(attention_case("saved", lengths, head_dim=head_dim, p=0.1).make(torch.bfloat16, device).arguments)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        out = ours(a.pop("qkv").requires_grad_(), **a)
+    assert [tuple(x.shape) for x in saved if x.dtype == torch.int32 and x.dim() == 4] == [(orders, 4, 2, sum(lengths))]
+    monkeypatch.setattr(_triton, "draw", None)
+    out.sum().backward()
 
 
 def same_with_a_bitmask(case: Case, dtype: torch.dtype, device: str, fused_up_to: int, up_to: int) -> None:
     inputs = case.make(dtype, device)
     with schedule(fused_up_to=fused_up_to), contracts.poisoned_memory():
-        in_the_kernel = run(ours, inputs)
+        with schedule(bitmask_up_to=0):
+            in_the_kernel = run(ours, inputs)
         with schedule(bitmask_up_to=up_to):
             same_bits(run(ours, inputs), in_the_kernel, "drawn before and in the kernel")
 
@@ -134,15 +158,27 @@ def test_its_own_tiles_match_fp64_truth(device: str) -> None:
     scale = 64**-0.5
     truth = run(partial(reference.attention, scale=scale), inputs.double())
     plain = run(partial(plain_attention, scale=scale), inputs)
-    with schedule(bitmask_up_to=512), contracts.poisoned_memory():
+    with contracts.poisoned_memory():
         compare(run(ours, inputs), plain, truth)
 
 
-def test_nothing_is_drawn_outside_the_block_or_without_dropout() -> None:
-    a = attention_case("none", [3], head_dim=32, p=0.1).make(torch.float32).arguments
-    settings = {"key": a["key"], "causal": False, "window": None, "scale": 1.0}
-    with schedule(bitmask_up_to=512):
-        assert draw_for_forward(Arguments.of(a["qkv"], a["documents"], p=0.0, **settings)) is None
-    with_dropout = Arguments.of(a["qkv"], a["documents"], p=0.1, **settings)
-    assert draw_for_forward(with_dropout) is None
-    assert draw_for_backward(of_backward(with_dropout), fused_up_to=512) == (None, None)
+@on_device
+def test_a_layer_under_activation_checkpointing_draws_again_and_gets_the_same_gradient(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = dict(attention_case("again", [70, 3], heads=1, head_dim=32, p=0.1).make(torch.bfloat16, device).arguments)
+    qkv = a.pop("qkv").requires_grad_()
+    drawings: list[Arguments] = []
+    monkeypatch.setattr(_triton, "draw", lambda arguments: (drawings.append(arguments), draw(arguments))[1])
+    plain, again = (
+        torch.autograd.grad(out.sum(), qkv)[0]
+        for out in (ours(qkv, **a), checkpoint(ours, qkv, use_reentrant=False, **a))
+    )
+    assert torch.equal(plain, again) and len(drawings) == 3
+
+
+def test_nothing_is_drawn_before_where_the_kernels_draw_or_without_dropout() -> None:
+    for p, settings in ((0.0, {}), (0.1, {"bitmask_up_to": 0})):
+        inputs = attention_case("none", [3], head_dim=32, p=p).make(torch.float32)
+        by_row, kept = draw(arguments_of(inputs, **settings))
+        assert by_row is None and kept.shape == (0,)

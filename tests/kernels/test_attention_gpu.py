@@ -46,10 +46,10 @@ def forward_and_backward(target: Target, case: Case) -> tuple[Tensor, partial[tu
 
 
 @on_gpus
-def test_a_bitmask_of_dropout_is_in_a_cuda_graph_too(target: Target) -> None:
+def test_dropout_drawn_in_the_kernels_is_in_a_cuda_graph_too(target: Target) -> None:
     if target.backend != "triton":
-        pytest.skip("the triton backend has a bitmask")
-    with schedule(bitmask_up_to=512):
+        pytest.skip("the triton backend has both ways to draw")
+    with schedule(bitmask_up_to=0):
         test_nothing_waits_for_the_device(CASES[2], target)
         test_a_cuda_graph_gives_the_bits_of_a_call(CASES[2], target)
 

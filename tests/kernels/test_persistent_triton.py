@@ -44,10 +44,10 @@ ROWS: dict[str, tuple[Callable[..., Any], Case, Callable[[], AbstractContextMana
         attention_case("many", LENGTHS, heads=1, p=0.1),
         partial(schedule, fused_up_to=64),
     ),
-    "attention with a bitmask": (
+    "attention that draws in the kernels": (
         attention,
         attention_case("many", LENGTHS, heads=1, p=0.1),
-        partial(schedule, bitmask_up_to=128),
+        partial(schedule, bitmask_up_to=0),
     ),
     "embedding": (embedding, embedding_case(LENGTHS, 40, p=0.1), nullcontext),
     "gelu": (gelu, gelu_case(50 * LARGE, 300), nullcontext),

@@ -39,7 +39,7 @@ CASES: dict[str, tuple[Case, Callable[[], AbstractContextManager[None]]]] = {
     "attention-fused-dropout": (attention_case("mixed", MIXED, heads=12, p=0.1), nullcontext),
     "attention-fused-window": (attention_case("mixed", MIXED, heads=12, window=64), nullcontext),
     "attention-fused-narrow": (attention_case("mixed", MIXED, heads=12, head_dim=32, causal=True), nullcontext),
-    "attention-fused-bitmask": (attention_case("mixed", MIXED, heads=12, p=0.1), partial(schedule, bitmask_up_to=512)),
+    "attention-fused-drawn": (attention_case("mixed", MIXED, heads=12, p=0.1), partial(schedule, bitmask_up_to=0)),
     "attention-two-kernels": (attention_case("mixed", MIXED, heads=12, p=0.1), partial(schedule, fused_up_to=64)),
     "attention-wide": (attention_case("mixed", MIXED, heads=8, head_dim=128), nullcontext),
     "attention-short": (attention_case("short", SHORT, heads=12, p=0.1), nullcontext),

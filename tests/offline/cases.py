@@ -55,6 +55,6 @@ CASES: dict[str, list[Case]] = {
 
 
 FORMS: dict[str, dict[str, Callable[[], AbstractContextManager[None]]]] = defaultdict(
-    lambda: {"": nullcontext}, {"attention": {"": nullcontext, "-bitmask": partial(schedule, bitmask_up_to=512)}}
+    lambda: {"": nullcontext}, {"attention": {"": nullcontext, "-drawn": partial(schedule, bitmask_up_to=0)}}
 )
 """Context managers that select a form of a family's kernels, by what the form adds to the name of a case."""

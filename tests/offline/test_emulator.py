@@ -56,7 +56,7 @@ MANY: dict[str, tuple[Case, Form]] = {
     "attention-fused-dropout": (attend("fused", [200], p=0.1), nullcontext),
     "attention-fused-window": (attend("fused", [300], window=40), nullcontext),
     "attention-fused-narrow": (attend("fused", [300], head_dim=32, causal=True), nullcontext),
-    "attention-bitmask": (attend("bitmask", [200, 40], p=0.1), partial(schedule, bitmask_up_to=512)),
+    "attention-drawn": (attend("drawn", [200, 40], p=0.1), partial(schedule, bitmask_up_to=0)),
     "attention-two_kernels": (attend("two", [200, 70], p=0.1), partial(schedule, fused_up_to=64)),
     "attention-wide": (attend("wide", [200], head_dim=96), nullcontext),
     "attention-widest": (attend("wide", [200], head_dim=128, causal=True), nullcontext),

@@ -28,14 +28,24 @@ from .._triton.launch import OPTIONS, device_guard, persistent_programs
 from ..documents import BOUNDS, TILE_ROWS, TILES_HEAD
 from ._triton_backward import fused_backward_kernel, grad_key_value_kernel, grad_query_kernel, short_backward_kernel
 from ._triton_documents import Tile
-from ._triton_dropout import draw_for_backward, draw_for_forward
+from ._triton_dropout import draw, kept_bitmasks
 from ._triton_forward import forward_kernel
-from .arguments import SHORT_UP_TO, Arguments, BackwardArguments, Gradients, Results, is_banded, sides
+from .arguments import (
+    NARROWEST_TILE,
+    SHORT_UP_TO,
+    Arguments,
+    BackwardArguments,
+    Gradients,
+    Results,
+    bitmask_shape,
+    fused_bound,
+    is_aligned,
+    is_banded,
+    is_wide,
+    sides,
+)
 
 __all__ = ["backward", "forward"]
-
-_NARROWEST = 32
-"""Elements of the narrowest head that a tile has: one of fewer is padded to it, others to the next power of two."""
 
 _LOG2_E = 1.4426950408889634
 _NOTHING_HIDDEN = 1 << 30
@@ -45,18 +55,18 @@ _FROM_REGISTERS = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")
 
 
 def forward(arguments: Arguments) -> Results:
-    """Returns out, and the log-sum-exp in base 2."""
+    """Returns out, the log-sum-exp in base 2, and the bitmasks of dropout that the backward reads."""
     arguments = arguments._replace(qkv=arguments.qkv.contiguous())
     qkv = arguments.qkv
     tokens, _, heads, width = qkv.shape
     out = qkv.new_empty((tokens, heads, width))
     lse = qkv.new_empty((heads, tokens), dtype=torch.float32)
     if tokens == 0:
-        return Results(out, lse, qkv.new_empty(0, dtype=torch.uint8))
+        return Results(out, lse, qkv.new_empty(bitmask_shape(arguments), dtype=torch.int32))
     shared = _shared(arguments) | {"out_ptr": out, "lse_ptr": lse, "slots": len(arguments.keys)}
     with device_guard(qkv):
-        drawn = draw_for_forward(arguments)
-        for lower, upper, bitmask in _launches(SHORT_UP_TO, _ALL, arguments, drawn, takes_short=True):
+        by_row, keep = draw(arguments)
+        for lower, upper, bitmask in _launches(SHORT_UP_TO, _ALL, arguments, by_row, takes_short=True):
             tile = _tile("forward", arguments, bitmask)
             parts = TILE_ROWS // tile.rows
             forward_kernel[(persistent_programs(qkv, len(arguments.tiles) * heads * parts, tile.programs),)](
@@ -71,7 +81,7 @@ def forward(arguments: Arguments) -> Results:
                 **tile.options(arguments),
                 **shared,
             )
-    return Results(out, lse, qkv.new_empty(0, dtype=torch.uint8))
+    return Results(out, lse, keep)
 
 
 def backward(arguments: BackwardArguments) -> Gradients:
@@ -90,10 +100,10 @@ def backward(arguments: BackwardArguments) -> Gradients:
     }
     of_query: dict[str, Any] = {"out_ptr": arguments.out, "keep_probability": keep_probability}
     of_key_value: dict[str, Any] = {"inv_keep": 1.0 / keep_probability}
-    fused_up_to = arguments.fused_up_to if not _is_wide(qkv) else SHORT_UP_TO
+    fused_up_to = fused_bound(arguments)
+    by_row, by_column = kept_bitmasks(arguments)
     with device_guard(qkv):
-        by_row, by_column = draw_for_backward(arguments, fused_up_to)
-        _launch_short(arguments, shared | of_key_value | {"bitmask_ptr": by_row})
+        _launch_short(arguments, shared | of_key_value | {"bitmask_ptr": by_column})
         if arguments.max_seqlen > SHORT_UP_TO:
             shared["delta_ptr"] = torch.empty_like(lse)
             for lower, upper, bitmask in _launches(SHORT_UP_TO, fused_up_to, arguments, by_column):
@@ -109,7 +119,7 @@ def backward(arguments: BackwardArguments) -> Gradients:
 
 
 def _launch_short(arguments: BackwardArguments, shared: dict[str, Any]) -> None:
-    tile = _SHORT_TILE._replace(warps=8 if _is_wide(arguments.qkv) else 4)
+    tile = _SHORT_TILE._replace(warps=8 if is_wide(arguments.qkv) else 4)
     items = (len(arguments.tiles) - TILES_HEAD) * arguments.qkv.shape[2]
     short_backward_kernel[(persistent_programs(arguments.qkv, items, tile.programs),)](
         upper=BOUNDS.index(SHORT_UP_TO), lower=0, **tile.options(arguments), **shared
@@ -208,28 +218,13 @@ class TileShape(NamedTuple):
     def options(self, arguments: Arguments | BackwardArguments) -> dict[str, Any]:
         """The tile and what goes with it, as arguments of a launch."""
         _, _, heads, width = arguments.qkv.shape
-        block_k = max(_NARROWEST, triton.next_power_of_2(width))
+        block_k = max(NARROWEST_TILE, triton.next_power_of_2(width))
         tile = Tile(self.rows, self.columns, heads, width, block_k, is_banded(arguments))
         options = {"TILE": tile, "num_warps": self.warps, "num_stages": self.stages}
         return options if self.registers is None else options | {"maxnreg": self.registers}
 
 
 _SHORT_TILE = TileShape(SHORT_UP_TO, SHORT_UP_TO, warps=4, stages=1, programs=2)
-
-
-def _is_aligned(qkv: Tensor) -> bool:
-    """Whether every head begins at a multiple of 16 bytes in 16 bits, so that a load takes that many."""
-    return qkv.shape[3] % 8 == 0
-
-
-def _is_wide(qkv: Tensor) -> bool:
-    """Whether a head takes too many registers for the fused backward, and smaller tiles in the other kernels.
-
-    The five products of the fused backward fill the registers. With heads of more than 64 elements its tiles are so
-    small that the two kernels for long documents do less work together. Heads that are not aligned need addresses for
-    more loads, each of fewer bytes.
-    """
-    return qkv.shape[3] > (64 if _is_aligned(qkv) else _NARROWEST)
 
 
 def _tile(kernel: str, arguments: Arguments | BackwardArguments, bitmask: Tensor | None) -> TileShape:
@@ -242,10 +237,11 @@ def _tile(kernel: str, arguments: Arguments | BackwardArguments, bitmask: Tensor
     # a band and dropout together leave the fewest registers
     tight = dropped and is_banded(arguments)
     if capability.architecture(qkv) in _FROM_REGISTERS:
-        if _is_wide(qkv) and not _is_aligned(qkv):
+        if is_wide(qkv) and not is_aligned(qkv):
             return _tile_of_wide_unaligned_heads(kernel, drawn)
-        return _tile_from_registers(kernel, _is_wide(qkv), drawn, tight or (dropped and not _is_aligned(qkv)))
-    if _is_wide(qkv):
+        crowded = tight or (dropped and not is_aligned(qkv))
+        return _tile_from_registers(kernel, qkv.shape[3], drawn, crowded)
+    if is_wide(qkv):
         return _tile_of_wide_heads(kernel, dropped, drawn)
     if kernel == "grad_query":
         return (
@@ -258,19 +254,20 @@ def _tile(kernel: str, arguments: Arguments | BackwardArguments, bitmask: Tensor
     # half the registers: two programs on a multiprocessor, so that one multiplies while the other exponentiates
     if drawn:
         return TileShape(128, 64, 8, 2, registers=255)
-    return TileShape(128, 32 if dropped or not _is_aligned(qkv) else 64, 8, 2, 2, 128)
+    return TileShape(128, 32 if dropped or not is_aligned(qkv) else 64, 8, 2, 2, 128)
 
 
-def _tile_from_registers(kernel: str, wide: bool, drawn: bool, crowded: bool) -> TileShape:
+def _tile_from_registers(kernel: str, width: int, drawn: bool, crowded: bool) -> TileShape:
     if kernel == "fused":
         if crowded and not drawn:
             return TileShape(32, 32, 2, 2, 4, registers=255)
         return TileShape(16 if drawn else 32, 64, 4, 2, 2, registers=255)
-    if wide:
+    if width > 64:
         few = kernel == "grad_key_value" and not (drawn or crowded)
         return TileShape(32, 64, 4, 2, 2) if few else TileShape(64, 64, 8, 2)
     if kernel == "forward":
-        return TileShape(64, 64, 4, 2, 2, registers=255)
+        # a mask for the end of a head takes the last registers
+        return TileShape(64, 32 if crowded and not drawn and width % 32 else 64, 4, 2, 2, registers=255)
     # without a limit the assembler spills to reach two programs on a multiprocessor
     return (
         TileShape(128, 32, 8, 2, registers=255) if kernel == "grad_query" else TileShape(32, 128, 8, 2, registers=255)

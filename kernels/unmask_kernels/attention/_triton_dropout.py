@@ -2,8 +2,8 @@
 
 Both ways keep the same elements, those of `philox.keep_scores`. `keep_tile` gives a kernel the elements of its tile.
 
-The bitmask, int32 (W, H, T), has one bit for each attention probability of the documents up to
-`arguments.bitmask_up_to` tokens, which is 32 W at most. A document lies in it in one of two orders:
+A bitmask, int32 (W, H, T), has one bit for each attention probability of the documents up to `arguments.bitmask_up_to`
+tokens, which is 32 W at most. A document lies in it in one of two orders:
 
     by row       [w, h, t]: the row of token t, columns 32 w : 32 w + 32
     by column    [w, h, t]: the column of token t, rows 32 w : 32 w + 32
@@ -11,8 +11,16 @@ The bitmask, int32 (W, H, T), has one bit for each attention probability of the 
 So the words that neighbouring rows (or columns) of a tile need are neighbours in memory, and one word serves 32
 elements. A program of the kernel that draws is one warp; it takes 32 rows of a document and a head. A thread draws each
 word of its row with four calls of Philox, and no bit crosses shared memory. For the order by column the warp transposes
-32 words in five exchanges. Memory: 4 W H T bytes, that is 64 bytes for each token and head where documents have up to
-512 tokens. Each direction draws for itself, and nothing is kept between the two.
+32 words in five exchanges.
+
+The forward draws once, in both orders:
+
+    by row        read by the forward, and by `grad_query_kernel`
+    the other     documents of one tile by row, for `short_backward_kernel`, longer ones by column, for the kernels that
+                  hold scores transposed
+
+It keeps the other for the backward, and the one by row only where `grad_query_kernel` needs it, or where there is no
+difference. Memory: 4 W H T bytes, that is 64 bytes for each token and head where documents have up to 512 tokens.
 """
 
 from __future__ import annotations
@@ -29,9 +37,9 @@ from .._triton.launch import OPTIONS, persistent_programs
 from .._triton.random import keep_scores
 from ..documents import BOUNDS, TILE_ROWS, TILES_HEAD
 from ._triton_documents import load_item
-from .arguments import SHORT_UP_TO, Arguments, BackwardArguments
+from .arguments import SHORT_UP_TO, Arguments, BackwardArguments, bitmask_shape
 
-__all__ = ["Dropout", "draw_for_backward", "draw_for_forward", "keep_tile"]
+__all__ = ["Dropout", "draw", "keep_tile", "kept_bitmasks"]
 
 _PROGRAMS = 32  # on a multiprocessor, each of one warp
 
@@ -130,20 +138,24 @@ def _transpose(words):
 
 
 @triton.jit(
-    do_not_specialize=["tokens", "slots", "upper", "lower", "threshold"], do_not_specialize_on_alignment=["key_ptr"]
+    do_not_specialize=["tokens", "slots", "upper", "short_up_to", "threshold"],
+    do_not_specialize_on_alignment=["key_ptr", "by_row_ptr", "other_ptr"],
 )
 def draw_bitmask_kernel(
-    bitmask_ptr, tiles_ptr, key_ptr, keys_ptr, tokens, slots, upper, lower, threshold,
-    HEADS: tl.constexpr, HEAD_LINES: tl.constexpr, BY_COLUMN: tl.constexpr, PARTS: tl.constexpr,
+    by_row_ptr, other_ptr, tiles_ptr, key_ptr, keys_ptr, tokens, slots, upper, short_up_to, threshold,
+    HEADS: tl.constexpr, HEAD_LINES: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """The bitmask of the documents with a length in (BOUNDS[lower], BOUNDS[upper]].
+    """The bitmasks of the documents up to BOUNDS[upper] tokens.
 
-    Args: as in `forward_kernel`; PARTS times 32 rows are a tile of the work list.
+    Args: as in `forward_kernel`, and
+        by_row_ptr: all documents by row.
+        other_ptr: those over short_up_to tokens by column, the others by row; None where there is no document over it.
+        PARTS: so many times 32 rows are a tile of the work list.
     """
     key = tl.load(key_ptr)
     bound = threshold.to(tl.uint32) << 16
     begin = tl.load(tiles_ptr + 4 * upper + 1) * HEADS * PARTS
-    end = tl.load(tiles_ptr + 4 * lower + 1) * HEADS * PARTS
+    end = tl.load(tiles_ptr + 1) * HEADS * PARTS
     for index in range(begin + tl.program_id(0), end, tl.num_programs(0)):
         part = index // HEADS
         item = load_item(tiles_ptr, HEAD_LINES + slots + part // PARTS, index % HEADS)
@@ -155,68 +167,54 @@ def draw_bitmask_kernel(
         # nothing for a part past the end of its document
         for column in range(0, tl.where(first < item.length, item.length, 0), 32):
             words = _draw_word(key, low, high, item.head, row.to(tl.uint32), column, bound)
-            member, plane = row, column // 32
-            if BY_COLUMN:
-                words = _transpose(words)
-                member, plane = column + tl.arange(0, 32), first // 32
-            line = tl.cast(plane * HEADS + item.head, tl.int64) * tokens + item.start
-            tl.store(bitmask_ptr + line + member, words.to(tl.int32, bitcast=True), mask=member < item.length)
+            line = tl.cast(column // 32 * HEADS + item.head, tl.int64) * tokens + item.start
+            tl.store(by_row_ptr + line + row, words.to(tl.int32, bitcast=True), mask=row < item.length)
+            if other_ptr is not None:
+                member = row
+                if item.length > short_up_to:
+                    words = _transpose(words)
+                    member = column + tl.arange(0, 32)
+                    line = tl.cast(first // 32 * HEADS + item.head, tl.int64) * tokens + item.start
+                tl.store(other_ptr + line + member, words.to(tl.int32, bitcast=True), mask=member < item.length)
 
 
-def draw_for_forward(arguments: Arguments) -> Tensor | None:
-    """The bitmask by row, int32 (W, H, T); None where dropout is drawn in the kernel, or there is none."""
-    up_to = arguments.bitmask_up_to
-    return _draw(arguments, 0, up_to) if up_to > 0 else None
+def draw(arguments: Arguments) -> tuple[Tensor | None, Tensor]:
+    """Draw the bitmasks of the documents up to `bitmask_up_to` tokens.
 
-
-def draw_for_backward(arguments: BackwardArguments, fused_up_to: int) -> tuple[Tensor | None, Tensor | None]:
-    """Bitmasks by row and by column, int32 (W, H, T) each.
-
-    Documents up to `SHORT_UP_TO` tokens lie by row, longer ones by column, and those over `fused_up_to` in both orders.
-    The two results are one tensor where no document needs both.
+    Returns:
+        The bitmask by row, int32 (W, H, T), for the forward, None where its kernel draws; and what the backward takes,
+        of `bitmask_shape`: both orders, or the other alone.
     """
-    up_to = arguments.bitmask_up_to
-    if up_to == 0:
-        return None, None
-    both = fused_up_to < min(arguments.max_seqlen, up_to)
-    by_row = _draw(arguments, 0, up_to if both else SHORT_UP_TO)
-    return by_row, _draw(arguments, SHORT_UP_TO, up_to, by_column=True, into=None if both else by_row)
+    qkv, tiles = arguments.qkv, arguments.tiles
+    kept = qkv.new_empty(bitmask_shape(arguments), dtype=torch.int32)
+    if kept.dim() == 1:
+        return None, kept
+    is_one = arguments.max_seqlen <= SHORT_UP_TO
+    by_row = kept[0] if is_one or len(kept) == 2 else torch.empty_like(kept[0])
+    parts, heads, slots = TILE_ROWS // 32, qkv.shape[2], len(arguments.keys)
+    items = (len(tiles) - TILES_HEAD - slots) * heads * parts
+    draw_bitmask_kernel[(persistent_programs(qkv, items, _PROGRAMS),)](
+        by_row_ptr=by_row,
+        other_ptr=None if is_one else kept[-1],
+        tiles_ptr=tiles,
+        key_ptr=arguments.key,
+        keys_ptr=arguments.keys,
+        tokens=len(qkv),
+        slots=slots,
+        upper=BOUNDS.index(arguments.bitmask_up_to),
+        short_up_to=SHORT_UP_TO,
+        threshold=philox.threshold(arguments.p),
+        HEADS=heads,
+        HEAD_LINES=TILES_HEAD,
+        PARTS=parts,
+        num_warps=1,
+        num_stages=1,
+        **OPTIONS,
+    )
+    return by_row, kept
 
 
-def _draw(
-    arguments: Arguments | BackwardArguments,
-    lower: int,
-    upper: int,
-    by_column: bool = False,
-    into: Tensor | None = None,
-) -> Tensor:
-    """The bitmask of the documents with a length in (lower, upper]; W is enough for whole tiles of the longest one."""
-    qkv = arguments.qkv
-    tokens, _, heads, _ = qkv.shape
-    tiles, parts = arguments.tiles, TILE_ROWS // 32
-    largest = min(arguments.max_seqlen, arguments.bitmask_up_to)
-    if into is None:
-        words = triton.cdiv(largest, TILE_ROWS) * parts
-        into = torch.empty((words, heads, tokens), dtype=torch.int32, device=qkv.device)
-    if lower < min(arguments.max_seqlen, upper):
-        slots = len(arguments.keys)
-        items = (len(tiles) - TILES_HEAD - slots) * heads * parts
-        draw_bitmask_kernel[(persistent_programs(qkv, items, _PROGRAMS),)](
-            bitmask_ptr=into,
-            tiles_ptr=tiles,
-            key_ptr=arguments.key,
-            keys_ptr=arguments.keys,
-            tokens=tokens,
-            slots=slots,
-            upper=BOUNDS.index(upper),
-            lower=BOUNDS.index(lower),
-            threshold=philox.threshold(arguments.p),
-            HEADS=heads,
-            HEAD_LINES=TILES_HEAD,
-            BY_COLUMN=by_column,
-            PARTS=parts,
-            num_warps=1,
-            num_stages=1,
-            **OPTIONS,
-        )
-    return into
+def kept_bitmasks(arguments: BackwardArguments) -> tuple[Tensor | None, Tensor | None]:
+    """The bitmasks by row and in the other order that the forward kept, int32 (W, H, T); one tensor if it kept one."""
+    kept = arguments.keep
+    return (None, None) if kept.dim() == 1 else (kept[0], kept[-1])

@@ -11,15 +11,20 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..documents import BOUNDS, Documents
+from ..documents import BOUNDS, TILE_ROWS, Documents
 
 __all__ = [
+    "NARROWEST_TILE",
     "SHORT_UP_TO",
     "Arguments",
     "BackwardArguments",
     "Gradients",
     "Results",
+    "bitmask_shape",
+    "fused_bound",
+    "is_aligned",
     "is_banded",
+    "is_wide",
     "keep_bytes",
     "schedule",
     "sides",
@@ -28,10 +33,13 @@ __all__ = [
 SHORT_UP_TO = 64
 """Documents up to this length are one tile of the Triton backend; an element of `BOUNDS`."""
 
+NARROWEST_TILE = 32
+"""Elements of the narrowest head that a tile has: one of fewer is padded to it, others to the next power of two."""
+
 
 class _Schedule(NamedTuple):
     fused_up_to: int = 512
-    bitmask_up_to: int = 0
+    bitmask_up_to: int = 512
 
 
 # A variable of the module, not a ContextVar, which torch.compile cannot trace. Only `Arguments.of` reads it.
@@ -48,9 +56,10 @@ def schedule(*, fused_up_to: int | None = None, bitmask_up_to: int | None = None
         fused_up_to: documents up to this length take the fused backward, which makes dq, dk and dv in one kernel; an
             element of `BOUNDS` from 64 on. It saves two products in seven and half of the exponentials and random
             numbers; longer documents need the parallelism of tiles more. Default: as it is, 512 at first.
-        bitmask_up_to: dropout of documents up to this length is drawn before attention, into a bitmask that takes
-            bitmask_up_to / 8 bytes for each token and head while a direction runs; 128, 256 or 512, or 0 to draw in
-            the kernels. The same elements are dropped. Default: as it is, 0 at first.
+        bitmask_up_to: dropout of documents up to this length is drawn before the forward, into a bitmask that is kept
+            for the backward and takes bitmask_up_to / 8 bytes for each token and head, twice that where `fused_up_to`
+            or wide heads leave documents to two kernels; 128, 256 or 512, or 0 to draw in the kernels. The same
+            elements are dropped. Default: as it is, 512 at first.
     Raises:
         ValueError: a length that is not one of these.
     """
@@ -141,8 +150,9 @@ class Results(NamedTuple):
         out: (T, H, K) in the dtype of qkv.
         lse: log-sum-exp of a row's scaled scores, fp32 (H, T), in the base that the backend likes; (0,) from a backend
             that does not save it, see `choice.saves_lse`.
-        keep: what dropout keeps, from a backend that draws it once, see `choice.saves_keep`; else (0,). uint8 (H, T,
-            ceil(max_seqlen / 8)): bit j of byte b of a row is column 8 b + j of its document.
+        keep: what dropout keeps, from a backend that draws it once, for both directions; else (0,). From "torch", see
+            `choice.saves_keep`: uint8 (H, T, ceil(max_seqlen / 8)): bit j of byte b of a row is column 8 b + j of its
+            document. From "triton": int32 of `bitmask_shape`, see `_triton_dropout`.
     """
 
     out: Tensor
@@ -191,3 +201,37 @@ def is_banded(arguments: Arguments | BackwardArguments) -> bool:
 def sides(arguments: Arguments | BackwardArguments) -> tuple[int, int]:
     """Columns seen left and right of a row's own, -1 for all of them."""
     return arguments.window, 0 if arguments.causal else arguments.window
+
+
+def is_aligned(qkv: Tensor) -> bool:
+    """Whether every head begins at a multiple of 16 bytes in 16 bits, so that a load takes that many."""
+    return qkv.shape[3] % 8 == 0
+
+
+def is_wide(qkv: Tensor) -> bool:
+    """Whether a head takes too many registers for the fused backward, and smaller tiles in the other kernels.
+
+    The five products of the fused backward fill the registers. With heads of more than 64 elements its tiles are so
+    small that the two kernels for long documents do less work together. Heads that are not aligned need addresses for
+    more loads, each of fewer bytes.
+    """
+    return qkv.shape[3] > (64 if is_aligned(qkv) else NARROWEST_TILE)
+
+
+def fused_bound(arguments: Arguments | BackwardArguments) -> int:
+    """Documents over `SHORT_UP_TO` and up to this length take the fused backward of the Triton backend."""
+    return SHORT_UP_TO if is_wide(arguments.qkv) else arguments.fused_up_to
+
+
+def bitmask_shape(arguments: Arguments) -> tuple[int, ...]:
+    """The shape of the bitmasks that the Triton backend keeps: (orders, W, H, T), W words for the longest document.
+
+    One order, or two if the two kernels of the backward take documents of the bitmask. (0,) where dropout is drawn in
+    the kernels, or there is none.
+    """
+    if arguments.bitmask_up_to == 0:
+        return (0,)
+    tokens, _, heads, _ = arguments.qkv.shape
+    bound = min(arguments.max_seqlen, arguments.bitmask_up_to)
+    tiles = (bound + TILE_ROWS - 1) // TILE_ROWS
+    return 2 if fused_bound(arguments) < bound else 1, tiles * TILE_ROWS // 32, heads, tokens

@@ -13,7 +13,7 @@ from ..documents import Documents
 from ..precision import autocast_dtype, without_autocast
 from ..registration import operation
 from . import reference
-from .arguments import Arguments, BackwardArguments, Gradients, Results, keep_bytes
+from .arguments import Arguments, BackwardArguments, Gradients, Results, bitmask_shape, keep_bytes
 from .choice import FAMILY, describe, saves_keep, saves_lse
 
 __all__ = ["attention"]
@@ -108,12 +108,12 @@ def _forward_fake(arguments: Arguments, backend: str) -> Results:
     tokens, _, heads, width = qkv.shape
     call = describe(arguments)
     lse = (heads, tokens) if saves_lse(backend, call) else (0,)
-    keep = (heads, tokens, keep_bytes(arguments)) if saves_keep(backend, call) else (0,)
-    return Results(
-        out=qkv.new_empty((tokens, heads, width)),
-        lse=qkv.new_empty(lse, dtype=torch.float32),
-        keep=qkv.new_empty(keep, dtype=torch.uint8),
-    )
+    if backend == "triton":
+        keep = qkv.new_empty(bitmask_shape(arguments), dtype=torch.int32)
+    else:
+        saved = (heads, tokens, keep_bytes(arguments)) if saves_keep(backend, call) else (0,)
+        keep = qkv.new_empty(saved, dtype=torch.uint8)
+    return Results(out=qkv.new_empty((tokens, heads, width)), lse=qkv.new_empty(lse, dtype=torch.float32), keep=keep)
 
 
 def _backward_fake(arguments: BackwardArguments, backend: str) -> Gradients:
