@@ -18,6 +18,7 @@ from functools import partial
 
 import torch
 
+from ..capability import INTERPRETING
 from ..passes import Entry, table_of
 from ..testing import contracts
 from ..testing.compare import Measure, OverBudget, compare, same_bits
@@ -107,7 +108,8 @@ def _run_sample(check: Check, sample: Sample, dtype: torch.dtype, device: str) -
         measure = compare(first, run(subject.plain, inputs), run(subject.truth, inputs.double()))
     same_bits(first, run(ours, inputs), "two runs on the same inputs")
     if sample.lengths:
-        exact = check.backend in subject.exact
+        # the interpreter multiplies by a BLAS library, where the order of a sum may depend on the row
+        exact = check.backend in subject.exact and not INTERPRETING
         tolerance = 0.0 if exact else max(1e-5, 8 * torch.finfo(dtype).eps)
         alone = subject.document_of(inputs, sample.lengths)
         contracts.packed_as_alone(ours, inputs, alone, sample.lengths, subject.alone, tolerance=tolerance)

@@ -24,6 +24,11 @@ from unmask_kernels.verify import Shapes, session
 from unmask_kernels.verify.plan import plan
 
 
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A CPU on which gelu has a backend that nobody has verified, in place of a GPU with Triton."""
