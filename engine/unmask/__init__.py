@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from unmask.commands.evaluate import evaluate
     from unmask.commands.export import export
     from unmask.commands.fill_mask import fill_mask
+    from unmask.commands.tune import tune
     from unmask.commands.verify import verify
     from unmask.config import load_config
     from unmask.data.masking.neighbours import similar_words
@@ -61,6 +62,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "similar_words",
+    "tune",
     "verify",
 ]
 
@@ -85,6 +87,7 @@ _HOMES = {
     "prepare": "unmask.data.prepare",
     "pretrain": "unmask.train.pretrain",
     "similar_words": "unmask.data.masking.neighbours",
+    "tune": "unmask.commands.tune",
     "verify": "unmask.commands.verify",
 }
 

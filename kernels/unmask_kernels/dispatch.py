@@ -4,7 +4,8 @@ A *family* is one operation (``layer_norm``) with several *backends* (``referenc
 ``cuda``). Every backend says, for a described call, why it cannot run it; an empty list means that it can.
 
 - A backend asked for by name runs or raises `BackendUnavailable` with those reasons: there is no silent fallback.
-- Otherwise the first backend in the family's order without a reason is taken. A hand-written backend also has
+- Otherwise the first backend in the family's order without a reason is taken, or the one that `unmask tune` found to
+  be faster on this machine. A hand-written backend also has
   to be *verified* on the device at hand: its tests have passed there on real hardware, at ours (`Backend.verified`) or
   on the user's own machine (`unmask verify`, see `passes`), for calls of that kind.
 - ``with using("reference"):`` asks for one backend by name for every call inside the block, and
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from .capability import device_names
+from .tuned import Tunable
 
 __all__ = ["Backend", "BackendUnavailable", "Call", "Family", "Pass", "known", "using"]
 
@@ -126,6 +128,7 @@ class Family:
         covers: whether a backend that has passed one call is right for another one too: `covers(passed, call)`.
         passed, failed: what has passed and what has failed on this machine. A tuple is replaced as a whole: compiled
             functions follow it.
+        shape: what it depends on which backend is the fastest, for `unmask tune`; None: the order decides.
     """
 
     def __init__(
@@ -135,6 +138,7 @@ class Family:
         *,
         example: Callable[[str, str, torch.dtype], Call],
         covers: Callable[[Any, Any], bool] = lambda passed, call: bool(passed == call),
+        shape: Callable[[Any], str] | None = None,
     ) -> None:
         self.name = name
         self.backends = backends
@@ -144,6 +148,8 @@ class Family:
         self.failed: tuple[Pass, ...] = ()
         self._answered: tuple[Pass, ...] = ()
         self._answers: dict[tuple[str, Call], bool] = {}
+        self.shape = shape
+        self.fastest = None if shape is None else Tunable(f"{name}.backend", "first", *backends)
         self._modules: dict[str, ModuleType] = {}
         known[name] = self
 
@@ -158,6 +164,9 @@ class Family:
             if asked is None:
                 asked = block.get(self.name, block.get(""))
         if asked is None:
+            fastest = self._fastest(call)
+            if fastest is not None:
+                return fastest
             for name, backend in self.backends.items():
                 if not backend.refuses(call) and self.is_verified(name, call):
                     return name
@@ -172,6 +181,18 @@ class Family:
                 "and one that can is chosen"
             )
         return asked
+
+    def _fastest(self, call: Call) -> str | None:
+        """The backend that was the fastest on this machine, if it can run the call and is right; None if none is known.
+
+        "first" stands for the first one in the order.
+        """
+        if self.shape is None or self.fastest is None:
+            return None
+        name = self.fastest.value(self.shape(call))
+        if name not in self.backends or self.backends[name].refuses(call):
+            return None
+        return name if self.is_verified(name, call) or self.has_passed(name, call) else None
 
     def require_known(self, name: str) -> None:
         """Raise ValueError unless `name` is a backend of this family."""

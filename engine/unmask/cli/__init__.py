@@ -26,6 +26,7 @@ COMMANDS = {
     "fill-mask": "show what a model predicts for [MASK]",
     "export": "write a model as a folder that transformers loads",
     "verify": "run the kernels on this GPU, and record what is right",
+    "tune": "measure what is fastest here, and use it from then on",
     "doctor": "say what this machine can run, and why not the rest",
     "completion": "print the completion of these commands for a shell",
 }

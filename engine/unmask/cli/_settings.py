@@ -24,7 +24,7 @@ from unmask.config.mappings import (
 from unmask.errors import ConfigError, UnmaskError
 from unmask.paths import expanded
 
-__all__ = ["Given", "read_settings_of", "settings_parser"]
+__all__ = ["Given", "own_and_settings", "read_settings_of", "settings_parser"]
 
 
 class Given(NamedTuple):
@@ -74,6 +74,19 @@ def read_settings_of(
     changes = {name: _value(known[starred(current_name(name))][1], text, name) for name, text in values.items()}
     run = None if resume is None else Path(expanded(resume))
     return Given(words[0] if words else None, changes, run, only_changed)
+
+
+def own_and_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the words of a command's own options, and those of settings, `--group.field value ...` and `--seed`."""
+    own: list[str] = []
+    settings: list[str] = []
+    words = own
+    for word in arguments:
+        name = word.partition("=")[0]
+        if word.startswith("-"):
+            words = settings if name == "--seed" or "." in name else own
+        words.append(word)
+    return own, settings
 
 
 def settings_parser(

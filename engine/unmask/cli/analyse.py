@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from unmask.cli._arguments import option, read
-from unmask.cli._settings import read_settings_of
+from unmask.cli._settings import own_and_settings, read_settings_of
 from unmask.config.settings import Checked
 from unmask.errors import RunError
 from unmask.terminal import messages_through
@@ -44,7 +44,7 @@ class Options(Checked):
 
 def run(arguments: list[str]) -> None:
     """Print the tables, and write tables and plots to files."""
-    own, settings = _apart(arguments)
+    own, settings = own_and_settings(arguments)
     given = read_settings_of("analyse", "", settings)
     # a word behind the value of a setting
     own += [] if given.source is None else [given.source]
@@ -63,16 +63,3 @@ def run(arguments: list[str]) -> None:
         _log.warning(f"analyse: the earlier analysis in {out} is replaced; --out FOLDER keeps it")
     for file in report.write(out):
         print(file)
-
-
-def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return the words of this command's own options, and those of settings, `--group.field value ...` and `--seed`."""
-    own: list[str] = []
-    settings: list[str] = []
-    words = own
-    for word in arguments:
-        name = word.partition("=")[0]
-        if word.startswith("-"):
-            words = settings if name == "--seed" or "." in name else own
-        words.append(word)
-    return own, settings

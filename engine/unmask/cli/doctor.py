@@ -9,7 +9,8 @@ training. `--why` gives the reasons, `--json` everything as JSON:
     devices      one for each device: name, dtype of activations and its reason, free and total bytes of a GPU, and
                  for each operation the backend that is chosen, or null, and of every backend the reasons why it
                  cannot run, whether it may be chosen without being named ("verified"), and whether that is so
-                 because it has passed `unmask verify` on this machine ("passed"); "failed" if it has failed there
+                 because it has passed `unmask verify` on this machine ("passed"); "failed" if it has failed there; and
+                 `tuned`, what `unmask tune` found to be faster there than the default
     records      the files of `unmask verify` and `unmask tune` in the cache: path, and why it is ignored, or null
 """
 
@@ -21,7 +22,7 @@ import platform
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from unmask.cli._arguments import option, read
@@ -136,6 +137,8 @@ def table(found: dict[str, Any]) -> Iterator[str]:
                 name += f" ({device['name']}, {free:.1f} of {total:.1f} GiB free)"
             yield from _folded(f"{name}: activations in {device['dtype']}, {device['dtype_reason']}")
         yield from _rows(devices[0])
+        for one in devices[0].get("tuned", []):
+            yield from _folded(_tuned(one))
     for record in found["records"]:
         yield from _folded(f"record {record['path']}: {_told(record)}")
     yield ""
@@ -173,6 +176,15 @@ def _standing(backend: str, operation: dict[str, Any], device: str) -> str:
 
 def _way(device: str) -> str:
     return "; `unmask verify` runs them here" if device.startswith("cuda") else ""
+
+
+def _tuned(one: dict[str, Any]) -> str:
+    """Return what `unmask tune` found, in a line."""
+    what = f"--{one['choice']} {one['best']} would be" if one["advice"] else f"{one['choice']} {one['best']} is used,"
+    return (
+        f"tuned: {what} {one['ratio']:.2f} times as fast as {one['default']} for {one['shape']} "
+        f"(unmask tune, {one['date']})"
+    )
 
 
 def _told(record: dict[str, Any]) -> str:
@@ -227,6 +239,7 @@ def _device(device: "torch.device", families: Sequence[Any]) -> dict[str, Any]:
 
     from unmask.train.precision import choose_precision
     from unmask_kernels.capability import architecture
+    from unmask_kernels.tune.record import read_tuning
 
     precision = choose_precision("auto", device)
     found: dict[str, Any] = {
@@ -237,6 +250,8 @@ def _device(device: "torch.device", families: Sequence[Any]) -> dict[str, Any]:
     }
     if device.type == "cuda":
         found["free_bytes"], found["total_bytes"] = torch.cuda.mem_get_info(device)
+    tuning = read_tuning(device)
+    found["tuned"] = [asdict(one) | {"date": tuning.dates[key]} for key, one in tuning.findings.items() if one.taken]
     here = architecture(torch.empty(0, device=device))
     found["operations"] = {}
     for family in families:
@@ -258,8 +273,9 @@ def _device(device: "torch.device", families: Sequence[Any]) -> dict[str, Any]:
 
 
 def _records(devices: "Sequence[torch.device]") -> list[dict[str, Any]]:
-    from unmask_kernels.machine_record import Record, read_records, this_machine
+    from unmask_kernels.machine_record import Record, this_machine
     from unmask_kernels.passes import read_verified
+    from unmask_kernels.tune.record import read_tuned
 
     here = {this_machine(device).device for device in devices}
 
@@ -268,7 +284,7 @@ def _records(devices: "Sequence[torch.device]") -> list[dict[str, Any]]:
         made_for = f"made for {record.machine.device}" if foreign and record.machine is not None else None
         return {"path": str(record.path), "ignored": record.ignored or made_for}
 
-    return [told(record) for record in [*read_verified(), *read_records("tuned")]]
+    return [told(record) for record in [*read_verified(), *read_tuned()]]
 
 
 def _why_no_gpu(torch: Any) -> str:

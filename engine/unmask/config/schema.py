@@ -443,6 +443,11 @@ class KernelsConfig(Checked):
         True,
         "Whether the last layer computes only the rows that an objective reads. Loss and gradients stay the same.",
     )
+    tuned: Literal["auto", "never"] = setting(
+        "auto",
+        "Whether the run uses what `unmask tune` found to be faster on this machine. Results round differently. A "
+        "resumed run goes on with what it began with.",
+    )
 
     verify: Literal["tell", "auto", "never", "require"] = setting(
         "tell",

@@ -22,14 +22,18 @@ from unmask.train.data import RunData
 from unmask.train.initial import InitialCheckpoint
 from unmask.train.logging.log import event_writer_class, read_evaluations
 from unmask.train.logging.progress import Display
+from unmask.train.logging.provenance import machine
 from unmask.train.precision import choose_precision
 from unmask.train.run_folder import RunFolder, located, saved_config
 from unmask.train.schedule import LinearSchedule
 from unmask.train.store import open_store
+from unmask.train.threads import step_shape
 from unmask.train.trainer import Trainer
 from unmask.train.unigram import baseline
 from unmask_kernels import using
 from unmask_kernels.capability import INTERPRETING
+from unmask_kernels.tune.record import read_tuning
+from unmask_kernels.tuned import Key, Value, from_text, using_values
 
 __all__ = ["build_trainer", "pretrain"]
 
@@ -140,8 +144,43 @@ def _train(folder: RunFolder, display: Display) -> None:
         log_schedule_change(saved, config, facts, steps=steps)
     # Until here the changed configuration might have been refused.
     folder.save_config()
-    with using(**config.kernels.named()):
+    tuned = _tuned_values(trainer, facts)
+    with using(**config.kernels.named()), using_values(tuned):
         trainer.run()
+
+
+def _tuned_values(trainer: Trainer, facts: Facts | None) -> dict[Key, Value]:
+    """Return the values of `unmask tune` that a run uses: a resumed one those of its checkpoint, to repeat its bits.
+
+    Values are for one kind of device. So a run that goes on with another one takes that one's.
+    """
+    config = trainer.config
+    if config.kernels.tuned == "never":
+        return {}
+    dtype = trainer.model.encoder.compute_dtype
+    tuning = read_tuning(trainer.device)
+    values = tuning.values()
+    if facts is not None and facts.machine.get("device") == machine(trainer.device, dtype)["device"]:
+        began = from_text(facts.tuned or {})
+        if began != values:
+            _log.info(
+                f"kernels.tuned: the run goes on with the {len(began)} values of `unmask tune` that it began with, "
+                f"where a new run would take {len(values)}"
+            )
+        values = began
+    elif values:
+        named = ", ".join(f"{key.name} {value}" for key, value in values.items())
+        _log.info(
+            f"kernels.tuned: what `unmask tune` found to be faster on this machine is used ({named}), so results round "
+            "differently; --kernels.tuned never leaves it out"
+        )
+    advice = tuning.findings.get(Key("train.threads", step_shape(config.model, dtype)))
+    if advice is not None and advice.taken and config.train.threads is None and torch.get_num_threads() != advice.best:
+        _log.info(
+            f"train.threads: `unmask tune` found {advice.best} threads {advice.ratio:.2f} times as fast as "
+            f"{advice.default}; --train.threads {advice.best} takes them, in a new run"
+        )
+    return values
 
 
 def _is_finished(folder: RunFolder, facts: Facts) -> bool:

@@ -14,7 +14,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["CrowdWatch", "usable_cores"]
+import torch
+
+from unmask.config import EncoderConfig
+
+__all__ = ["CrowdWatch", "step_shape", "usable_cores"]
 
 _CGROUPS = Path("/sys/fs/cgroup")
 # the load that the system tells is a mean over this many seconds, weighted to the present
@@ -30,6 +34,12 @@ def usable_cores() -> float:
     except AttributeError:
         cores = float(os.cpu_count() or 1)
     return min(cores, _container_limit())
+
+
+def step_shape(model: EncoderConfig, dtype: torch.dtype) -> str:
+    """Return what the best number of threads is told for by `unmask tune`: the sizes of the products of a step."""
+    sizes = f"{model.hidden_size} and {model.intermediate_size} wide, heads of {model.head_dim}"
+    return f"{sizes}, {str(dtype).removeprefix('torch.')}"
 
 
 class CrowdWatch:

@@ -45,6 +45,7 @@ from unmask.train.schedule import LinearSchedule, TimedSchedule
 from unmask.train.signals import StopRequest
 from unmask.train.step import StepReport, TrainingStep
 from unmask.train.threads import CrowdWatch
+from unmask_kernels.tuned import in_effect, to_text
 
 __all__ = ["Trainer"]
 
@@ -337,6 +338,7 @@ class Trainer:
                 machine=self._machine(),
                 interval=self.meter.open_interval(),
                 seconds=passed,
+                tuned=to_text(in_effect()) or None,
             )
 
             def write(folder: Path) -> None:

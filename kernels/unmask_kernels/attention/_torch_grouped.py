@@ -4,7 +4,8 @@ Documents come sorted by length (`Documents.order`). A group takes the next ones
 documents' shares of 5% of the batch's work, so the whole batch wastes 5% at most. A group is as wide as its longest
 document. It is also cut where a block of scores would have more than about `Limits.scores` elements, which stay near
 the cache; a long document is cut by rows, and a block of a causal or local one has only the columns that its rows see.
-Memory is O(T): the backward forms P again from q and k, one block at a time.
+Memory is O(T): the backward forms P again from q and k, one block at a time. `unmask tune` may change these
+numbers, and how much is worked on at a time.
 
 Within a group or a block of rows, a part of the documents and heads is worked on at a time, in buffers that stay in
 cache and are used again. Fresh memory of that size would cost more than the softmax: the pages are cleared in every
@@ -33,12 +34,11 @@ from torch import Tensor
 
 from .. import philox
 from .arguments import Arguments, BackwardArguments, is_banded
+from .tunables import CACHED, PADDING, SCORES, shape
 
 __all__ = ["Limits", "backward", "forward"]
 
 _Call: TypeAlias = Arguments | BackwardArguments
-
-_WASTE = 0.05  # of the work, the sum of s^2 over documents
 
 
 class Limits(NamedTuple):
@@ -48,14 +48,21 @@ class Limits(NamedTuple):
         scores: elements of a block of scores, about.
         fewest_rows: of a block that is cut to save columns.
         cached: of the elements of a block, worked on at a time on a CPU, or those of one matrix.
+        padding: what padding may add, in percent of the work, the sum of s^2 over documents.
     """
 
-    scores: int = 1 << 21
+    scores: int = SCORES.default
     fewest_rows: int = 64
-    cached: int = 1 << 19
+    cached: int = CACHED.default
+    padding: int = PADDING.default
 
-
-_LIMITS = Limits()
+    @classmethod
+    def of(cls, arguments: _Call) -> Limits:
+        """The limits in effect for a call."""
+        here = shape(
+            arguments.qkv.shape[3], arguments.qkv.dtype, dropout=arguments.p > 0.0, banded=is_banded(arguments)
+        )
+        return cls(scores=SCORES.value(here), cached=CACHED.value(here), padding=PADDING.value(here))
 
 
 class _Group(NamedTuple):
@@ -98,8 +105,9 @@ class _Room:
         return [buffer[:size].view(shape) for buffer in self._buffers]
 
 
-def forward(arguments: Arguments, keep: Tensor, limits: Limits = _LIMITS) -> Tensor:
+def forward(arguments: Arguments, keep: Tensor, limits: Limits | None = None) -> Tensor:
     """Returns out (T, H, K). Fills `keep` of `arguments.Results` with the mask of dropout unless it is empty."""
+    limits = limits or Limits.of(arguments)
     qkv = arguments.qkv
     heads, p = qkv.shape[2], arguments.p
     out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
@@ -122,8 +130,9 @@ def forward(arguments: Arguments, keep: Tensor, limits: Limits = _LIMITS) -> Ten
     return out
 
 
-def backward(arguments: BackwardArguments, limits: Limits = _LIMITS) -> Tensor:
+def backward(arguments: BackwardArguments, limits: Limits | None = None) -> Tensor:
     """Returns dqkv (T, 3, H, K)."""
+    limits = limits or Limits.of(arguments)
     qkv = arguments.qkv
     heads, p = qkv.shape[2], arguments.p
     dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
@@ -184,7 +193,7 @@ def _groups(cu_seqlens: Tensor, order: Tensor, heads: int, limits: Limits) -> It
 
 def _members(ordered: list[int], lengths: list[int], heads: int, limits: Limits) -> Iterator[list[int]]:
     """Cut documents, longest first, into groups whose padding is within their documents' shares of the waste."""
-    share = _WASTE * sum(length * length for length in lengths) / max(1, len(ordered))
+    share = limits.padding / 100 * sum(length * length for length in lengths) / max(1, len(ordered))
     some: list[int] = []
     padding = 0.0
     for index in ordered:

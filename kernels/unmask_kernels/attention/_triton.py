@@ -17,6 +17,7 @@ tile that reads a bitmask has whole words of it, 32 elements. docs/kernels/atten
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor
 from .. import capability, philox
 from .._triton.launch import OPTIONS, device_guard, persistent_programs
 from ..documents import BOUNDS, TILE_ROWS, TILES_HEAD
+from . import tunables
 from ._triton_backward import fused_backward_kernel, grad_key_value_kernel, grad_query_kernel, short_backward_kernel
 from ._triton_documents import Tile
 from ._triton_dropout import draw, kept_bitmasks
@@ -46,6 +48,8 @@ from .arguments import (
 )
 
 __all__ = ["backward", "forward"]
+
+_TUNED = {"forward": tunables.FORWARD_TILE, "fused": tunables.FUSED_TILE}
 
 _LOG2_E = 1.4426950408889634
 _NOTHING_HIDDEN = 1 << 30
@@ -233,6 +237,12 @@ def _tile(kernel: str, arguments: Arguments | BackwardArguments, bitmask: Tensor
     if qkv.dtype == torch.float32:
         return TileShape(64, 32, 4, 1) if kernel in ("forward", "grad_query") else TileShape(32, 64, 4, 1)
     dropped = arguments.p > 0.0
+    if kernel in _TUNED:
+        here = tunables.shape(qkv.shape[3], qkv.dtype, dropout=dropped, banded=is_banded(arguments))
+        text = _TUNED[kernel].value(here)
+        if text != "auto":
+            rows, columns, warps, stages, programs = map(int, re.findall(r"\d+", text))
+            return TileShape(rows, columns, warps, stages, programs)
     drawn = dropped and bitmask is None
     # a band and dropout together leave the fewest registers
     tight = dropped and is_banded(arguments)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..documents import BOUNDS, TILE_ROWS, Documents
+from . import tunables
 
 __all__ = [
     "NARROWEST_TILE",
@@ -38,8 +39,8 @@ NARROWEST_TILE = 32
 
 
 class _Schedule(NamedTuple):
-    fused_up_to: int = 512
-    bitmask_up_to: int = 512
+    fused_up_to: int | None = None
+    bitmask_up_to: int | None = None
 
 
 # A variable of the module, not a ContextVar, which torch.compile cannot trace. Only `Arguments.of` reads it.
@@ -55,11 +56,12 @@ def schedule(*, fused_up_to: int | None = None, bitmask_up_to: int | None = None
     Args:
         fused_up_to: documents up to this length take the fused backward, which makes dq, dk and dv in one kernel; an
             element of `BOUNDS` from 64 on. It saves two products in seven and half of the exponentials and random
-            numbers; longer documents need the parallelism of tiles more. Default: as it is, 512 at first.
+            numbers; longer documents need the parallelism of tiles more. Default: as it is, at first what was tuned,
+            else 512.
         bitmask_up_to: dropout of documents up to this length is drawn before the forward, into a bitmask that is kept
             for the backward and takes bitmask_up_to / 8 bytes for each token and head, twice that where `fused_up_to`
             or wide heads leave documents to two kernels; 128, 256 or 512, or 0 to draw in the kernels. The same
-            elements are dropped. Default: as it is, 512 at first.
+            elements are dropped. Default: as it is, at first what was tuned, else 512.
     Raises:
         ValueError: a length that is not one of these.
     """
@@ -68,10 +70,10 @@ def schedule(*, fused_up_to: int | None = None, bitmask_up_to: int | None = None
     fused = before.fused_up_to if fused_up_to is None else fused_up_to
     bitmask = before.bitmask_up_to if bitmask_up_to is None else bitmask_up_to
     lengths = BOUNDS[BOUNDS.index(SHORT_UP_TO) :]
-    if fused not in lengths:
+    if fused is not None and fused not in lengths:
         raise ValueError(f"attention: fused_up_to must be one of {lengths}, got {fused}")
     # up to 64 tokens the forward draws in the kernel anyway
-    if bitmask != 0 and bitmask not in lengths[1:-1]:
+    if bitmask not in (None, 0) and bitmask not in lengths[1:-1]:
         raise ValueError(f"attention: bitmask_up_to must be 0 or one of {lengths[1:-1]}, got {bitmask}")
     _schedule = _Schedule(fused, bitmask)
     try:
@@ -125,6 +127,14 @@ class Arguments(NamedTuple):
     ) -> Arguments:
         """The record of a call of `attention`, whose window may be None."""
         max_seqlen = documents.max_seqlen
+        # no two tokens of a document are farther apart, so backends without windows may run it
+        window = -1 if window is None or window >= max_seqlen else window
+        here = tunables.shape(qkv.shape[3], qkv.dtype, dropout=p > 0.0, banded=causal or window >= 0)
+        fused, bitmask = _schedule
+        if fused is None:
+            fused = tunables.FUSED_UP_TO.value(here)
+        if bitmask is None:
+            bitmask = tunables.BITMASK_UP_TO.value(here)
         return cls(
             qkv=qkv,
             cu_seqlens=documents.cu_seqlens,
@@ -134,12 +144,11 @@ class Arguments(NamedTuple):
             key=None if p == 0.0 else key,
             p=p,
             causal=causal,
-            # no two tokens of a document are farther apart, so backends without windows may run it
-            window=-1 if window is None or window >= max_seqlen else window,
+            window=window,
             scale=scale,
             max_seqlen=max_seqlen,
-            fused_up_to=_schedule.fused_up_to,
-            bitmask_up_to=_schedule.bitmask_up_to if p > 0.0 else 0,
+            fused_up_to=fused,
+            bitmask_up_to=bitmask if p > 0.0 else 0,
         )
 
 

@@ -22,6 +22,7 @@ import torch
 
 from ..capability import architecture, triton_reasons
 from ..dispatch import Backend, Family
+from . import tunables
 from .arguments import Arguments, BackwardArguments
 
 __all__ = ["FAMILY", "FLASH_ATTN_INSTALLED", "AttentionCall", "describe", "saves_keep", "saves_lse", "varlen_refuses"]
@@ -207,6 +208,11 @@ def _covers(passed: AttentionCall, call: AttentionCall) -> bool:
     )
 
 
+def _shape(call: AttentionCall) -> str:
+    banded = call.causal or call.window >= 0
+    return tunables.shape(call.head_dim, call.dtype, dropout=call.p > 0.0, banded=banded)
+
+
 FAMILY = Family(
     "attention",
     {
@@ -219,6 +225,7 @@ FAMILY = Family(
         device, architecture, dtype, head_dim=64, causal=False, window=-1, p=0.1, max_seqlen=512, captured=False
     ),
     covers=_covers,
+    shape=_shape,
 )
 
 

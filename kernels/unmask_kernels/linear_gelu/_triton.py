@@ -20,6 +20,7 @@ where gated; bias (N,) fp32. z and bias may be None.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,8 @@ from .._triton.launch import OPTIONS, device_guard, persistent_programs
 from ..gelu.arguments import GATED
 from ..product import grad_weight
 from .arguments import Arguments, BackwardArguments, Gradients, Results
+from .choice import LinearGeluCall, shape
+from .tunables import TILE
 
 __all__ = ["backward", "forward"]
 
@@ -155,7 +158,7 @@ def forward(arguments: Arguments) -> Results:
     y = x.new_empty((rows, cols))
     z = x.new_empty((rows, width)) if arguments.with_z else None
     if y.numel() > 0:
-        tile = _tile(x)
+        tile = _tile(x, LinearGeluCall(x.device.type, "", x.dtype, activation, depth, width))
         tiles = triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns)
         with device_guard(x):
             _forward_kernel[(persistent_programs(x, tiles, tile.programs),)](
@@ -187,13 +190,17 @@ def backward(arguments: BackwardArguments) -> Gradients:
     return Gradients(dx, dweight, dbias)
 
 
-def _tile(x: Tensor) -> Tile:
+def _tile(x: Tensor, call: LinearGeluCall) -> Tile:
     """A tile that spills nothing with Triton 3.6.0 and 3.9.0.
 
     The tensor cores of sm_90 read shared memory in rows of 128 bytes.
     """
     if x.dtype == torch.float32:
         return Tile(64, 64, 32, 4, 2, programs=4)
+    text = TILE.value(shape(call))
+    if text != "auto":
+        rows, columns, step, warps, stages, programs = map(int, re.findall(r"\d+", text))
+        return Tile(rows, columns, step, warps, stages, programs)
     if capability.architecture(x) == "sm_90":
         return Tile(128, 256, 64, 8, 4, programs=1)
     return Tile(128, 128, 32, 4, 4, programs=2)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..capability import architecture, triton_reasons
 from ..dispatch import Backend, Family
 
-__all__ = ["FAMILY", "LinearGeluCall", "describe"]
+__all__ = ["FAMILY", "LinearGeluCall", "describe", "shape"]
 
 
 class LinearGeluCall(NamedTuple):
@@ -33,6 +33,11 @@ def _triton_refuses(call: LinearGeluCall) -> list[str]:
     return triton_reasons(call.device, call.dtype)
 
 
+def shape(call: LinearGeluCall) -> str:
+    """What it depends on which backend, and which tile of it, is the fastest."""
+    return f"{call.depth} to {call.width}, {call.activation}, {str(call.dtype).removeprefix('torch.')}"
+
+
 FAMILY = Family(
     "linear_gelu",
     {
@@ -42,4 +47,5 @@ FAMILY = Family(
         "reference": Backend(),
     },
     example=LinearGeluCall,
+    shape=shape,
 )

@@ -31,6 +31,9 @@ from unmask.train.logging.log import read_evaluations, read_log
 from unmask.train.pretrain import pretrain
 from unmask.train.step import StepReport, TrainingStep
 from unmask_kernels.dispatch import Call, Family
+from unmask_kernels.tune.finding import Finding
+from unmask_kernels.tune.record import Tuning
+from unmask_kernels.tuned import in_effect
 
 WORDS = "the cat sat on a mat dog ran fast tree house river blue green seven under".split()  # noqa: SIM905
 Behaviour = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
@@ -124,6 +127,7 @@ OTHER: dict[str, Any] = {
     "kernels.embedding": "reference",
     "kernels.last_layer_rows": False,
     "kernels.verify": "auto",
+    "kernels.tuned": "never",
 }
 
 BASE: dict[str, Any] = {
@@ -184,6 +188,18 @@ CONTEXTS: dict[str, dict[str, Any]] = {
 }
 
 
+FASTER = Finding(
+    choice="attention.scores",
+    shape="heads of 4, float32",
+    asked="",
+    measured="",
+    default=1 << 21,
+    best=1 << 20,
+    taken=True,
+)
+TUNING = Tuning(findings={FASTER.key: FASTER}, dates={FASTER.key: ""})
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small documents of two sources as a store, another store, another tokenizer, two tables of similar words."""
@@ -222,7 +238,8 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def step(self: TrainingStep, batches: list[PackedBatch], original: Any = TrainingStep.__call__) -> StepReport:
         seen.append(
-            f"step {self.all_rows} {[(len(b.documents.keys), len(b.ids), b.word_starts is None) for b in batches]}"
+            f"step {self.all_rows} {[(len(b.documents.keys), len(b.ids), b.word_starts is None) for b in batches]} "
+            f"{in_effect()}"
         )
         return original(self, batches)
 
@@ -238,6 +255,7 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(f"prepare {inputs} {settings}")
         return Store.open(folder / "STORE")
 
+    monkeypatch.setattr("unmask.train.pretrain.read_tuning", lambda device: TUNING)
     monkeypatch.setattr("unmask.train.run_folder.RunFolder.save_config", lambda self: None)
     monkeypatch.setattr(TrainingStep, "__call__", step)
     monkeypatch.setattr(Family, "choose", choose)

@@ -30,6 +30,8 @@ __all__ = ["Facts", "load_facts", "load_tensors", "save_state", "state_bytes"]
 
 # the names of format 1, where they differ from those of `Facts`
 _NAMES_IN_FILE = {"phase": "segment", "interval": "window"}
+# not in the file of a run that has none
+_OPTIONAL = {"seconds", "tuned"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +50,8 @@ class Facts:
         machine: the machine and the versions that computed the state, see `provenance`.
         interval: sums of the unfinished log interval, see `Meter.open_interval`; `window` in the file.
         seconds: time of training so far, if `train.minutes` ends the run; else None, and not in the file.
+        tuned: values of `unmask tune` that the run uses, see `unmask_kernels.tuned.to_text`; None, and not in the file,
+            if it uses none.
     """
 
     step: int
@@ -61,6 +65,7 @@ class Facts:
     machine: dict[str, str]
     interval: list[float]
     seconds: float | None = None
+    tuned: dict[str, int | str] | None = None
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: Facts) -> None:
@@ -73,9 +78,7 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
 def _as_written(facts: Facts) -> dict[str, object]:
     """Return the facts under the names of the file."""
     named = {_NAMES_IN_FILE.get(name, name): value for name, value in asdict(facts).items()}
-    if facts.seconds is None:
-        del named["seconds"]
-    return named
+    return {name: value for name, value in named.items() if name not in _OPTIONAL or value is not None}
 
 
 def load_facts(folder: Path) -> Facts:
@@ -104,7 +107,7 @@ def load_facts(folder: Path) -> Facts:
         name, *inner = map(str, first["loc"])
         where = ".".join([_NAMES_IN_FILE.get(name, name), *inner])
         raise unusable(f"state.json, {where}: {first['msg']}") from error
-    if unknown := sorted(found.keys() - {"seconds"} - _as_written(facts).keys()):
+    if unknown := sorted(found.keys() - _OPTIONAL - _as_written(facts).keys()):
         raise unusable(f"state.json holds {unknown[0]}, which this version does not know")
     for name, least in {"step": 0, "phase": 0, "index": 0, "tokens": 0, "skipped": 0, "threads": 1}.items():
         if getattr(facts, name) < least:
