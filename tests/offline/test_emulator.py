@@ -42,8 +42,8 @@ def attend(name: str, lengths: list[int], **settings: Any) -> Case:
 
 Form = Callable[[], AbstractContextManager[None]]
 FEW: dict[str, tuple[Case, int, Form]] = {
-    "attention-short": (attend("short", [40, 64], head_dim=32), 90, nullcontext),
-    "attention-fused": (attend("fused", [70]), 90, nullcontext),
+    "attention-short": (attend("short", [40, 64, 100], head_dim=32), 90, nullcontext),
+    "attention-fused": (attend("fused", [70], p=0.1), 90, nullcontext),
     "layer_norm": (layer_norm_case(7, 40, p=0.3, x_bias=True), 80, nullcontext),
     "masking": (masking_case("words", [60, 0, 1, 2, 17, 128], words=0.6), 90, nullcontext),
 }
@@ -52,7 +52,9 @@ MANY: dict[str, tuple[Case, Form]] = {
         f"attention-short-{head_dim}": (attend("short", [40, 64], head_dim=head_dim, p=p), nullcontext)
         for head_dim, p in ((32, 0.0), (64, 0.1), (96, 0.1), (128, 0.0))
     },
-    "attention-fused": (attend("fused", [300, 70]), nullcontext),
+    "attention-short-128-tokens": (attend("short", [128, 66]), nullcontext),
+    "attention-short-128-tokens-window": (attend("short", [100, 65], window=20), nullcontext),
+    "attention-fused": (attend("fused", [300, 140]), nullcontext),
     "attention-fused-dropout": (attend("fused", [200], p=0.1), nullcontext),
     "attention-fused-window": (attend("fused", [300], window=40), nullcontext),
     "attention-fused-narrow": (attend("fused", [300], head_dim=32, causal=True), nullcontext),

@@ -1,13 +1,14 @@
 """Triton attention: which kernel takes which documents, with which tiles, and the launches.
 
     length of a document   forward                         backward
-    up to SHORT_UP_TO      one tile                        `short_backward_kernel`, 5 products
+    up to SHORT_UP_TO      one tile                        `short_backward_kernel`, 5 products; also up to 128, where
+                                                           its tile fits, see `_short_tiles`
     up to fused_up_to      tiles of rows, online softmax   `fused_backward_kernel`, 5 products
     longer                 the same                        `grad_query_kernel`, `grad_key_value_kernel`, 7 products
 
 The rule looks at a document's own length and at the call, so a document gives the same bits wherever it is packed. q, k
 and v are read where the projection left them; dq, dk and dv are written into one (T, 3, H, K). No result depends on
-timing: each element is written by one program, in one order.
+timing: each element is written by one program, in one order. Atomics only count the items that programs have taken.
 
 Tiles are the largest that spill no register in 16 bits with Triton 3.6.0 and 3.9.0. Registers decide: drawing dropout
 in the kernel takes many, for eight columns of a row at once; a bitmask takes few; a band takes some for its bounds. No
@@ -18,6 +19,7 @@ tile that reads a bitmask has whole words of it, 32 elements. docs/kernels/atten
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -104,30 +106,46 @@ def backward(arguments: BackwardArguments) -> Gradients:
     }
     of_query: dict[str, Any] = {"out_ptr": arguments.out, "keep_probability": keep_probability}
     of_key_value: dict[str, Any] = {"inv_keep": 1.0 / keep_probability}
-    fused_up_to = fused_bound(arguments)
+    short_tiles = _short_tiles(arguments)
+    short_up_to = short_tiles[-1].rows
+    fused_up_to = max(fused_bound(arguments), short_up_to)
     by_row, by_column = kept_bitmasks(arguments)
     with device_guard(qkv):
-        _launch_short(arguments, shared | of_key_value | {"bitmask_ptr": by_column})
-        if arguments.max_seqlen > SHORT_UP_TO:
+        _launch_short(short_tiles, arguments, shared | of_key_value | {"bitmask_ptr": by_column})
+        fused = _launches(short_up_to, fused_up_to, arguments, by_column)
+        of_rows = _launches(fused_up_to, _ALL, arguments, by_row)
+        of_columns = _launches(fused_up_to, _ALL, arguments, by_column)
+        tickets = _tickets(qkv, len(fused) + len(of_rows) + len(of_columns))
+        if arguments.max_seqlen > short_up_to:
             shared["delta_ptr"] = torch.empty_like(lse)
-            for lower, upper, bitmask in _launches(SHORT_UP_TO, fused_up_to, arguments, by_column):
-                _launch_fused(arguments, lower, upper, shared | of_query | of_key_value | {"bitmask_ptr": bitmask})
-            # grad_query_kernel writes delta for grad_key_value_kernel
-            for kernel, drawn, extra in (
-                (grad_query_kernel, by_row, of_query),
-                (grad_key_value_kernel, by_column, of_key_value),
-            ):
-                for lower, upper, bitmask in _launches(fused_up_to, _ALL, arguments, drawn):
-                    _launch_tiles(kernel, arguments, lower, upper, shared | extra | {"bitmask_ptr": bitmask})
+        for lower, upper, bitmask in fused:
+            extra = of_query | of_key_value | {"bitmask_ptr": bitmask, "tickets_ptr": next(tickets)}
+            _launch_fused(arguments, lower, upper, shared | extra)
+        # grad_query_kernel writes delta for grad_key_value_kernel
+        for lower, upper, bitmask in of_rows:
+            extra = of_query | {"bitmask_ptr": bitmask, "tickets_ptr": next(tickets)}
+            _launch_tiles(grad_query_kernel, arguments, lower, upper, shared | extra)
+        for lower, upper, bitmask in of_columns:
+            extra = of_key_value | {"bitmask_ptr": bitmask, "tickets_ptr": next(tickets)}
+            _launch_tiles(grad_key_value_kernel, arguments, lower, upper, shared | extra)
     return Gradients(dqkv)
 
 
-def _launch_short(arguments: BackwardArguments, shared: dict[str, Any]) -> None:
-    tile = _SHORT_TILE._replace(warps=8 if is_wide(arguments.qkv) else 4)
-    items = (len(arguments.tiles) - TILES_HEAD) * arguments.qkv.shape[2]
-    short_backward_kernel[(persistent_programs(arguments.qkv, items, tile.programs),)](
-        upper=BOUNDS.index(SHORT_UP_TO), lower=0, **tile.options(arguments), **shared
-    )
+def _tickets(qkv: Tensor, launches: int) -> Iterator[Tensor]:
+    """A counter for each launch whose programs take items by number, int32 (1,), 0 at first; one operation for all."""
+    return iter(torch.zeros(launches, dtype=torch.int32, device=qkv.device).split(1) if launches else ())
+
+
+def _launch_short(tiles: Sequence[TileShape], arguments: BackwardArguments, shared: dict[str, Any]) -> None:
+    """A launch for each tile that a document may need."""
+    lower = 0
+    for tile in tiles:
+        if arguments.max_seqlen > lower:
+            items = (len(arguments.tiles) - TILES_HEAD) * arguments.qkv.shape[2]
+            short_backward_kernel[(persistent_programs(arguments.qkv, items, tile.programs),)](
+                upper=BOUNDS.index(tile.rows), lower=BOUNDS.index(lower), **tile.options(arguments), **shared
+            )
+        lower = tile.rows
 
 
 def _launch_fused(arguments: BackwardArguments, lower: int, upper: int, shared: dict[str, Any]) -> None:
@@ -229,6 +247,27 @@ class TileShape(NamedTuple):
 
 
 _SHORT_TILE = TileShape(SHORT_UP_TO, SHORT_UP_TO, warps=4, stages=1, programs=2)
+
+
+def _short_tiles(arguments: BackwardArguments) -> tuple[TileShape, ...]:
+    """The tiles of the backward of short documents, from the smallest: a document has the first that holds it.
+
+    In two stages the next document is fetched while this one is computed.
+    """
+    qkv = arguments.qkv
+    dropped = arguments.p > 0.0
+    if qkv.dtype == torch.float32 or not is_aligned(qkv):
+        return (TileShape(64, 64, 8 if is_wide(qkv) else 4, 1, 2),)
+    if is_wide(qkv):
+        # 128 x 128 would take more shared memory than there is
+        return (TileShape(64, 64, 8, 2),)
+    if capability.architecture(qkv) in _FROM_REGISTERS:
+        # 128 x 128 spills hundreds of registers, and two stages spill with dropout
+        return (TileShape(64, 64, 4, 1 if dropped else 2, 2),)
+    if dropped:
+        # drawing spills in 128 x 128, and a bitmask has documents over SHORT_UP_TO tokens by column
+        return (TileShape(64, 64, 4, 2, 2 if arguments.bitmask_up_to == 0 else 3),)
+    return (TileShape(64, 64, 4, 2, 3, registers=168), TileShape(128, 128, 8, 2))
 
 
 def _tile(kernel: str, arguments: Arguments | BackwardArguments, bitmask: Tensor | None) -> TileShape:

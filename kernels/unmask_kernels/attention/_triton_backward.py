@@ -1,4 +1,4 @@
-"""The backward kernels, without atomics: one for short documents, one fused for longer ones, two for the longest.
+"""The backward kernels: one for short documents, one fused for longer ones, two for the longest.
 
     short_backward_kernel      a document of one tile and a head           dq, dk, dv                    5 products
     fused_backward_kernel      a document and a head                       dq, dk, dv                    5 products
@@ -21,6 +21,9 @@ The fused backward adds up dq over tiles of columns in a scratch of fp32 that be
 document, so that it stays in the L2 cache. The first visit of a tile of rows overwrites the scratch and the last one
 writes dq, so the scratch is neither cleared nor converted. It lies in the order in which threads hold a result.
 
+Short documents of one tile cost the same, and are dealt. Programs of the other kernels take an item when they are done
+with the one before it.
+
 Shapes: see `_triton_documents`. delta is fp32 (H, T) like lse; kernel arguments that `forward_kernel` explains mean the
 same here.
 """
@@ -33,7 +36,15 @@ import triton
 import triton.language as tl
 
 from .._triton.fences import fenced_jit
-from ._triton_documents import load_item, load_rows, load_rows_clamped, store_rows, visible, visible_range
+from ._triton_documents import (
+    load_item,
+    load_rows,
+    load_rows_clamped,
+    next_number,
+    store_rows,
+    visible,
+    visible_range,
+)
 from ._triton_dropout import Dropout, keep_tile
 
 __all__ = ["fused_backward_kernel", "grad_key_value_kernel", "grad_query_kernel", "short_backward_kernel"]
@@ -181,30 +192,72 @@ def _grad_columns(pointers, scratch_ptr, dropout, item, column, left, right, sca
     store_rows(dv_ptr, dv * scales.inv_keep, column, item.length, 3 * width, TILE.columns, TILE)
 
 
-@fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
+@fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr", "tickets_ptr"])
 def grad_key_value_kernel(
     qkv_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
-    tokens, slots, upper, lower, left, right, scale_log2, scale_grad, inv_keep, threshold,
+    tickets_ptr, tokens, slots, upper, lower, left, right, scale_log2, scale_grad, inv_keep, threshold,
     HEAD_LINES: tl.constexpr, PARTS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of the tiles of documents with a length in (BOUNDS[lower], BOUNDS[upper]]; delta_ptr is read."""
     dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, TILE.heads)
     scales = _Scales(scale_log2, scale_grad, inv_keep)
-    begin = tl.load(tiles_ptr + 4 * upper + 1) * TILE.heads * PARTS
-    end = tl.load(tiles_ptr + 4 * lower + 1) * TILE.heads * PARTS
-    for index in range(begin + tl.program_id(0), end, tl.num_programs(0)):
+    first_line = HEAD_LINES + slots + tl.load(tiles_ptr + 4 * upper + 1)
+    items = (HEAD_LINES + slots + tl.load(tiles_ptr + 4 * lower + 1) - first_line) * TILE.heads * PARTS
+    index = tl.program_id(0)
+    while index < items:
         part = index // TILE.heads
-        item = load_item(tiles_ptr, HEAD_LINES + slots + part // PARTS, index % TILE.heads)
+        item = load_item(tiles_ptr, first_line + part // PARTS, index % TILE.heads)
         column = item.first_row + part % PARTS * TILE.columns
         pointers = _locate(item, qkv_ptr, dqkv_ptr, dout_ptr, lse_ptr, delta_ptr, tokens, TILE)
         _grad_columns(pointers, None, dropout, item, column, left, right, scales, TILE)
+        index = next_number(tickets_ptr)
 
 
-@fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
+@triton.jit
+def _short_document(pointers, dropout, item, left, right, scales, TILE: tl.constexpr):
+    """dq, dk and dv of a document that fits TILE. Everything is read once.
+
+    delta is summed up in registers from P and dP, so out is not needed.
+    """
+    width: tl.constexpr = TILE.heads * TILE.head_dim
+    stride: tl.constexpr = 3 * width
+    # `first` is 0, but the compiler does not know it. Otherwise it keeps addresses from document to document.
+    length, first = item.length, item.first_row
+    row = tl.arange(0, TILE.rows)
+    q = load_rows(pointers.q_ptr, first, length, stride, TILE.rows, TILE)
+    k = load_rows(pointers.q_ptr + width, first, length, stride, TILE.rows, TILE)
+    v = load_rows(pointers.q_ptr + 2 * width, first, length, stride, TILE.rows, TILE)
+    dout = load_rows(pointers.dout_ptr, first, length, width, TILE.rows, TILE)
+    lse = tl.load(pointers.lse_ptr + row, mask=row < length, other=0.0)
+    S = tl.dot(q, tl.trans(k), input_precision="ieee")  # (rows, columns)
+    P = tl.exp2(S * scales.log2 - lse[:, None])
+    P = tl.where(visible(row[:, None], row[None, :], left, right, length, TILE.banded), P, 0.0)
+    P_kept = P
+    if dropout.key_ptr is not None:
+        dP = tl.dot(dout, tl.trans(v), input_precision="ieee")
+        keep = keep_tile(dropout, item, 0, 0, TILE.rows, TILE.rows)
+        P_kept = tl.where(keep, P, 0.0)
+        dP = tl.where(keep, dP, 0.0)
+    dv = tl.dot(tl.trans(P_kept.to(dout.dtype)), dout, input_precision="ieee")
+    if dropout.key_ptr is not None:
+        dv *= scales.inv_keep
+    store_rows(pointers.dq_ptr + 2 * width, dv, first, length, stride, TILE.rows, TILE)
+    if dropout.key_ptr is None:
+        # not before dv is stored: fewer values are in registers at a time
+        dP = tl.dot(dout, tl.trans(v), input_precision="ieee")
+    delta = tl.sum(P * dP, axis=1)
+    dS = (P * (dP - delta[:, None])).to(q.dtype)
+    dk = tl.dot(tl.trans(dS), q, input_precision="ieee")
+    store_rows(pointers.dq_ptr + width, dk * scales.grad, first, length, stride, TILE.rows, TILE)
+    dq = tl.dot(dS, k, input_precision="ieee")
+    store_rows(pointers.dq_ptr, dq * scales.grad, first, length, stride, TILE.rows, TILE)
+
+
+@fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr", "tickets_ptr"])
 def fused_backward_kernel(
     qkv_ptr, out_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, scratch_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
-    tokens, upper, lower, left, right, scale_log2, scale_grad, keep_probability, inv_keep, threshold, scratch_rows,
-    HEAD_LINES: tl.constexpr, TILE: tl.constexpr,
+    tickets_ptr, tokens, upper, lower, left, right, scale_log2, scale_grad, keep_probability, inv_keep, threshold,
+    scratch_rows, HEAD_LINES: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """dq, dk and dv of the documents with a length in (BOUNDS[lower], BOUNDS[upper]].
 
@@ -214,10 +267,11 @@ def fused_backward_kernel(
     dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, TILE.heads)
     scales = _Scales(scale_log2, scale_grad, inv_keep)
     scratch_ptr += tl.program_id(0).to(tl.int64) * scratch_rows * TILE.block_k
-    begin = tl.load(tiles_ptr + 4 * upper) * TILE.heads
-    end = tl.load(tiles_ptr + 4 * lower) * TILE.heads
-    for index in range(begin + tl.program_id(0), end, tl.num_programs(0)):
-        item = load_item(tiles_ptr, HEAD_LINES + index // TILE.heads, index % TILE.heads)
+    first_line = HEAD_LINES + tl.load(tiles_ptr + 4 * upper)
+    items = (HEAD_LINES + tl.load(tiles_ptr + 4 * lower) - first_line) * TILE.heads
+    index = tl.program_id(0)
+    while index < items:
+        item = load_item(tiles_ptr, first_line + index // TILE.heads, index % TILE.heads)
         pointers = _locate(item, qkv_ptr, dqkv_ptr, dout_ptr, lse_ptr, delta_ptr, tokens, TILE)
         for first in range(0, item.length, TILE.rows):
             row = first + tl.arange(0, TILE.rows)
@@ -232,6 +286,7 @@ def fused_backward_kernel(
             _grad_columns(pointers, scratch_ptr, dropout, item, column, left, right, scales, TILE)
         # the next document uses the same scratch
         tl.debug_barrier()
+        index = next_number(tickets_ptr)
 
 
 @triton.jit
@@ -256,10 +311,10 @@ def _add_columns(
     return tl.dot(dS, k, dq, input_precision="ieee")
 
 
-@fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
+@fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr", "tickets_ptr"])
 def grad_query_kernel(
     qkv_ptr, out_ptr, dout_ptr, lse_ptr, delta_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
-    tokens, slots, upper, lower, left, right, scale_log2, scale_grad, keep_probability, threshold,
+    tickets_ptr, tokens, slots, upper, lower, left, right, scale_log2, scale_grad, keep_probability, threshold,
     HEAD_LINES: tl.constexpr, PARTS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """dq and delta of the tiles of documents with a length in (BOUNDS[lower], BOUNDS[upper]]; delta_ptr is written."""
@@ -268,11 +323,12 @@ def grad_query_kernel(
     width: tl.constexpr = TILE.heads * TILE.head_dim
     dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, TILE.heads)
     scales = _Scales(scale_log2, scale_grad, 1.0)
-    begin = tl.load(tiles_ptr + 4 * upper + 1) * TILE.heads * PARTS
-    end = tl.load(tiles_ptr + 4 * lower + 1) * TILE.heads * PARTS
-    for index in range(begin + tl.program_id(0), end, tl.num_programs(0)):
+    first_line = HEAD_LINES + slots + tl.load(tiles_ptr + 4 * upper + 1)
+    items = (HEAD_LINES + slots + tl.load(tiles_ptr + 4 * lower + 1) - first_line) * TILE.heads * PARTS
+    index = tl.program_id(0)
+    while index < items:
         part = index // TILE.heads
-        item = load_item(tiles_ptr, HEAD_LINES + slots + part // PARTS, index % TILE.heads)
+        item = load_item(tiles_ptr, first_line + part // PARTS, index % TILE.heads)
         first = item.first_row + part % PARTS * TILE.rows
         pointers = _locate(item, qkv_ptr, dqkv_ptr, dout_ptr, lse_ptr, delta_ptr, tokens, TILE)
         row = first + tl.arange(0, TILE.rows)
@@ -298,51 +354,22 @@ def grad_query_kernel(
                 q, dout, lse, delta, dq, pointers, dropout, item, first, column, left, right, scales, TILE, True
             )  # fmt: skip
         store_rows(pointers.dq_ptr, dq * scale_grad, first, item.length, 3 * width, TILE.rows, TILE)
+        index = next_number(tickets_ptr)
 
 
-@fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr"])
+@fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr", "tickets_ptr"])
 def short_backward_kernel(
     qkv_ptr, dout_ptr, lse_ptr, dqkv_ptr, tiles_ptr, key_ptr, keys_ptr, bitmask_ptr,
     tokens, upper, lower, left, right, scale_log2, scale_grad, inv_keep, threshold,
     HEAD_LINES: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """dq, dk and dv of the documents with a length in (BOUNDS[lower], BOUNDS[upper]], which fit TILE.
-
-    Everything is read once. delta is summed up in registers from P and dP, so out is not needed.
-    """
-    width: tl.constexpr = TILE.heads * TILE.head_dim
-    stride: tl.constexpr = 3 * width
-    row = tl.arange(0, TILE.rows)
+    """dq, dk and dv of the documents with a length in (BOUNDS[lower], BOUNDS[upper]], which fit TILE."""
     dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, TILE.heads)
+    scales = _Scales(scale_log2, scale_grad, inv_keep)
     begin = tl.load(tiles_ptr + 4 * upper) * TILE.heads
     end = tl.load(tiles_ptr + 4 * lower) * TILE.heads
+    # all items cost the same, so they need no tickets, and the next one is fetched ahead
     for index in range(begin + tl.program_id(0), end, tl.num_programs(0)):
         item = load_item(tiles_ptr, HEAD_LINES + index // TILE.heads, index % TILE.heads)
-        length = item.length
-        q_ptr = qkv_ptr + item.start * stride + item.head * TILE.head_dim
-        dq_ptr = dqkv_ptr + item.start * stride + item.head * TILE.head_dim
-        lse_row_ptr = lse_ptr + tl.cast(item.head, tl.int64) * tokens + item.start + row
-        q = load_rows(q_ptr, 0, length, stride, TILE.rows, TILE)
-        k = load_rows(q_ptr + width, 0, length, stride, TILE.rows, TILE)
-        v = load_rows(q_ptr + 2 * width, 0, length, stride, TILE.rows, TILE)
-        dout = load_rows(dout_ptr + item.start * width + item.head * TILE.head_dim, 0, length, width, TILE.rows, TILE)
-        lse = tl.load(lse_row_ptr, mask=row < length, other=0.0)
-        S = tl.dot(q, tl.trans(k), input_precision="ieee")  # (rows, columns)
-        P = tl.exp2(S * scale_log2 - lse[:, None])
-        P = tl.where(visible(row[:, None], row[None, :], left, right, length, TILE.banded), P, 0.0)
-        dP = tl.dot(dout, tl.trans(v), input_precision="ieee")
-        P_kept = P
-        if key_ptr is not None:
-            keep = keep_tile(dropout, item, 0, 0, TILE.rows, TILE.rows)
-            P_kept = tl.where(keep, P, 0.0)
-            dP = tl.where(keep, dP, 0.0)
-        dv = tl.dot(tl.trans(P_kept.to(dout.dtype)), dout, input_precision="ieee")
-        if key_ptr is not None:
-            dv *= inv_keep
-        store_rows(dq_ptr + 2 * width, dv, 0, length, stride, TILE.rows, TILE)
-        delta = tl.sum(P * dP, axis=1)
-        dS = (P * (dP - delta[:, None])).to(q.dtype)
-        dk = tl.dot(tl.trans(dS), q, input_precision="ieee")
-        store_rows(dq_ptr + width, dk * scale_grad, 0, length, stride, TILE.rows, TILE)
-        dq = tl.dot(dS, k, input_precision="ieee")
-        store_rows(dq_ptr, dq * scale_grad, 0, length, stride, TILE.rows, TILE)
+        pointers = _locate(item, qkv_ptr, dqkv_ptr, dout_ptr, lse_ptr, lse_ptr, tokens, TILE)
+        _short_document(pointers, dropout, item, left, right, scales, TILE)

@@ -1,9 +1,13 @@
 """Documents as the attention kernels see them: items of work, rows of q, k and v, and which tokens a token sees.
 
-A kernel is persistent: program i of n takes items i, i + n, ... of a range of the work list (see `documents`), which
-starts with the longest documents, and reads the ends of the range from memory. So the size of the grid depends neither
-on the longest document nor on the number of documents. An item is a document, or one tile of it, and a head. The heads
-of a tile follow each other, so programs that run at the same time read the same rows of memory.
+A kernel is persistent: its programs share the items of a range of the work list (see `documents`), and read the ends of
+the range from memory. So the size of the grid depends neither on the longest document nor on the number of documents.
+An item is a document, or one tile of it, and a head. The heads of a tile follow each other, so programs that run at the
+same time read the same rows of memory.
+
+The list starts with the longest documents. Where items cost the same, program i of n takes items i, i + n, ...
+Elsewhere it takes item i, and then the next one that no program has (`next_number`), so that all programs end at about
+the same time. What is written does not depend on who takes an item.
 
 Token i of a document sees token j when i - left <= j <= i + right. Both are 1 << 30 where nothing is hidden, and right
 is 0 when attention is causal. Tiles start at multiples of their size from the start of the document, so a document
@@ -20,7 +24,17 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-__all__ = ["Item", "Tile", "load_item", "load_rows", "load_rows_clamped", "store_rows", "visible", "visible_range"]
+__all__ = [
+    "Item",
+    "Tile",
+    "load_item",
+    "load_rows",
+    "load_rows_clamped",
+    "next_number",
+    "store_rows",
+    "visible",
+    "visible_range",
+]
 
 
 class Item(NamedTuple):
@@ -124,3 +138,14 @@ def visible(row, column, left, right, length, BANDED: tl.constexpr):
     if BANDED:
         seen = seen & (row - column <= left) & (column - row <= right)
     return seen
+
+
+@triton.jit
+def next_number(tickets_ptr):
+    """The next item that no program has taken, int32, counted from the first item of the launch.
+
+    tickets_ptr: a counter of the launch, int32, which starts at 0. The first items belong to the programs that have
+    their numbers.
+    """
+    # only this number passes from program to program, so it needs no order with other accesses
+    return tl.num_programs(0) + tl.atomic_add(tickets_ptr, 1, sem="relaxed")

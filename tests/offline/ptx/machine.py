@@ -155,6 +155,8 @@ class Machine:
         name = opcode[0]
         if name in ("ld", "st"):
             self._access(opcode, operands, where)
+        elif name == "atom":
+            self._add_atomically(opcode, operands, where)
         elif name == "cp":
             self._copy(opcode, operands, where)
         elif name in ("bar", "barrier"):
@@ -191,6 +193,20 @@ class Machine:
         if memory is self.shared:
             self.note_store(words)
         return None
+
+    def _add_atomically(self, opcode: tuple[str, ...], operands: tuple[str, ...], where: NDArray[np.bool_]) -> None:
+        """Add to a word of global memory, one thread of `where` after the other; each gets the value before its own."""
+        if opcode[1] != "global" or opcode[-2] != "add":
+            raise NotImplementedError(f"ptx: {self.now}")
+        kind, length = opcode[-1], size(opcode[-1])
+        first, amounts = self.address(operands[1]), self.read(operands[2], kind)
+        old = np.zeros_like(amounts)
+        for thread in np.flatnonzero(where):
+            at, warp = first[thread, None], self.warp[thread, None]
+            old[thread] = self.memory.load(at, length, warp, self.barriers, self.now).view(amounts.dtype)[0, 0]
+            total = np.array([[old[thread] + amounts[thread]]], amounts.dtype)
+            self.memory.store(at, total.view(np.uint8), warp, self.barriers, self.now)
+        self.write(operands[0], old, where)
 
     def note_store(self, words: NDArray[np.int64]) -> None:
         """Record a store to shared memory, a thread's or a copy's: wgmma may read it behind a fence."""
