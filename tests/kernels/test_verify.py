@@ -532,3 +532,15 @@ def test_a_full_graph_compile_traces_through_the_choice_before_and_after_a_verif
     made.clear()
     compiled(torch.randn(7, 40))
     assert made == []
+
+
+def test_a_worker_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unmask_kernels.verify import worker
+
+    ended: list[int] = []
+    monkeypatch.setattr(worker.os, "_exit", ended.append)
+    monkeypatch.setattr(worker.time, "sleep", lambda seconds: None)
+    parents = iter([7, 7, 1])
+    monkeypatch.setattr(worker.os, "getppid", lambda: next(parents))
+    worker._end_with(7)
+    assert ended == [1]

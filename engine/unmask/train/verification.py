@@ -80,8 +80,8 @@ def prepare_kernels(
     if mode == "never" or known in ("verified", "nothing to verify"):
         return
     command = f"unmask verify {run}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this device"
     if mode == "tell":
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this device"
         what = "have failed" if known == "failed" else "are not verified"
         _log.warning(
             f"kernels: some {what} on {name} for the shapes of this run, so PyTorch's operations run in their place; "
@@ -89,6 +89,8 @@ def prepare_kernels(
         )
         return
     problem = ""
+    if known == "unknown":
+        _log.info(f"kernels: verifying those of this run on {name}, for at most two minutes")
     try:
         found = verify_once(shapes, device=str(device), operations=operations, progress=progress)
         if found is not None:

@@ -1,7 +1,8 @@
 """A process of its own for the checks: a kernel that reads where it must not takes its process down, and no other.
 
 It reads one line of JSON, which says what to run, and answers with lines of JSON: {"begin": number} before a check and
-{"outcome": {...}} after it. After a fault the device is of no more use to a process: it ends, and another one goes on.
+{"outcome": {...}} after it. After a fault the device is of no more use to a process, so it ends, and another one goes
+on. It ends with its parent too, even if a kernel hangs.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+import time
 from typing import Any
 
 import torch
@@ -22,6 +25,7 @@ __all__ = ["serve"]
 
 def serve() -> None:
     """Be the worker."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # what a compiler prints goes to standard error, not between the answers
     os.dup2(2, 1)
@@ -38,6 +42,13 @@ def serve() -> None:
         answer({"outcome": outcome.to_json()})
         if outcome.verdict == "failed" and not _device_lives(device):
             return
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent has died; a kernel that hangs leaves no other way."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _device_lives(device: str) -> bool:

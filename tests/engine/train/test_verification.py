@@ -167,7 +167,8 @@ def test_a_run_verifies_before_its_first_step_if_it_is_asked_to(
 ) -> None:
     with caplog.at_level(logging.INFO):
         pretrain(brief(tiny, tmp_path / "run", mode))
-    [line] = [message for message in caplog.messages if message.startswith("kernels: ")]
+    begun, line = [message for message in caplog.messages if message.startswith("kernels: ")]
+    assert begun == "kernels: verifying those of this run on this device, for at most two minutes"
     assert line.startswith("kernels: verified in ")
     assert line.endswith("s: gelu young")
     assert calls[-1][0].name != ""
