@@ -33,7 +33,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ __all__ = ["Share", "main", "share_of"]
 _GRACE = 4.0
 """Seconds between the interrupt, at which pytest writes its report, and the kill."""
 
-_OUTLASTED = 124
+_OUTLASTED, _WITHOUT_GPU = 124, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +80,23 @@ class Runner:
     """Runs stages and writes what OUT gets.
 
     Args:
-        out: the folder of results.
+        out: the folder of results, with facts.json.
         dry: whether this is a rehearsal.
-        budget: seconds of all stages together.
+        ends: when the budget is spent, of `time.monotonic`.
         environment: of every command.
         scratch: for logs and reports of tests.
     """
 
-    def __init__(self, out: Path, *, dry: bool, budget: float, environment: Mapping[str, str], scratch: Path) -> None:
+    def __init__(self, out: Path, *, dry: bool, ends: float, environment: Mapping[str, str], scratch: Path) -> None:
         self._out, self._dry, self._environment, self._scratch = out, dry, environment, scratch
-        self._began = time.monotonic()
-        self._budget = budget
+        self._ends = ends
         self._rows: dict[str, dict[str, Any]] = {}
         (scratch / "logs").mkdir()
 
     def run(self, plan: Sequence[Stage]) -> int:
         """Run the stages and return 1 if one of them failed."""
         for at, stage in enumerate(plan):
-            share = share_of(plan, at, self._budget - (time.monotonic() - self._began))
+            share = share_of(plan, at, self._ends - time.monotonic())
             row: dict[str, Any] = {"share": stage.seconds, "shows": stage.shows}
             if share.reason:
                 row["skipped"] = share.reason
@@ -153,18 +152,17 @@ class Runner:
 
     def _write(self) -> None:
         """Write all files of OUT again, each in one move: a file is whole or absent."""
-        summary = {"dry": self._dry, "budget": self._budget, "stages": self._rows}
+        summary = {"dry": self._dry, "stages": self._rows}
         _in_one_move(self._out / "summary.json", lambda path: path.write_text(json.dumps(summary, indent=1)))
-        facts = self._out / "facts.json"
+        facts = json.loads((self._out / "facts.json").read_text())
         lines = self._out / "results.jsonl"
-        if facts.exists() and lines.exists():
-            rows = [json.loads(line) for line in lines.read_text().splitlines() if line.endswith("}")]
-            content = {**json.loads(facts.read_text()), "benchmarks": rows}
+        if lines.exists():
+            content = {**facts, "benchmarks": list(_rows(lines))}
             _in_one_move(self._out / "results.json", lambda path: path.write_text(json.dumps(content)))
         found = gpu_verdict.verdict(
             self._scratch / "tests.xml",
             complete=not self._dry and self._rows.get("tests", {}).get("code") in (0, 1),
-            architecture=gpu_verdict.architecture(facts),
+            architecture=str(facts["machine_info"].get("gpu_capability") or ""),
         )
         _in_one_move(self._out / "verified.json", lambda path: path.write_text(json.dumps(found, indent=1)))
 
@@ -198,6 +196,13 @@ def _wait(process: subprocess.Popen[bytes], ends: float) -> int:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     return _OUTLASTED
+
+
+def _rows(lines: Path) -> Iterator[Any]:
+    """Yield the results in a file of lines; one is cut off if its bench was killed while it wrote."""
+    for line in lines.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
 def _replaced(text: str, given: Mapping[str, str]) -> str:
@@ -255,23 +260,30 @@ def main(arguments: Sequence[str]) -> int:
     if not budget.replace(".", "", 1).isdecimal():
         print(f"gpu.sh: BUDGET must be a number of seconds, got '{budget}'; such as BUDGET=570", file=sys.stderr)
         return 2
+    began = time.monotonic()
     out = Path(arguments[0]).resolve()
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.jsonl").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="unmask-gpu-") as folder:
         scratch = Path(folder)
         environment = _environment(out, scratch)
-        dry = bool(os.environ.get("DRY")) or not _has(
-            sys.executable, "import sys, torch; sys.exit(not torch.cuda.is_available())"
-        )
+        dry = bool(os.environ.get("DRY"))
         if dry:
             # a rehearsal must look the same on every machine
-            environment |= {"DRY": "1", "CUDA_VISIBLE_DEVICES": ""}
+            environment |= {"CUDA_VISIBLE_DEVICES": ""}
+        told = [sys.executable, "bench/gpu_facts.py", "--write", str(out / "facts.json")]
+        code = subprocess.run(told, cwd=ROOT, env=environment, check=False).returncode
+        if code not in (0, _WITHOUT_GPU):
+            print(f"gpu.sh: {sys.executable} cannot run PyTorch; name another Python with PYTHON=", file=sys.stderr)
+            return 2
+        if code == _WITHOUT_GPU:
+            dry = True
+            environment |= {"DRY": "1"}
         cores = os.cpu_count() or 1
         workers = min(12, -(-cores // 2)) if _has(sys.executable, "import xdist") else 1
         variants, ptxas = os.environ.get("VARIANTS", ""), os.environ.get("PTXAS", "")
         every = stages(dry=dry, variants=variants, ptxas=ptxas, workers=workers, scratch=scratch)
-        runner = Runner(out, dry=dry, budget=float(budget), environment=environment, scratch=scratch)
+        runner = Runner(out, dry=dry, ends=began + float(budget), environment=environment, scratch=scratch)
         return runner.run([every[name] for name in names])
 
 

@@ -1,16 +1,16 @@
-"""What the machine is: versions, tools, copy rate, and the rates of BERT-base's five products; ten seconds.
+"""What the machine is: versions, tools, copy rate, and the rates of BERT-base's five products.
 
-Prints each fact as soon as it is known, writes OUT/facts.json before the first measurement, and gives the rates to
-`record.flush`.
+python bench/gpu_facts.py --write FILE    writes what needs no measurement; exit code 3 without a GPU
+python bench/gpu_facts.py [--tiny]        measures, in ten seconds; each rate is printed and kept by `record.flush`
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,19 +25,23 @@ from bench.roofline import copy_bandwidth  # noqa: E402
 TOOLS = ("nvcc", "ptxas", "ncu", "compute-sanitizer", "cuobjdump", "nvdisasm")
 
 
-def main() -> None:
-    """Print the facts, and record the rates."""
-    tiny = "--tiny" in sys.argv
-    facts = machine.facts() | {f"tool.{tool}": shutil.which(tool) or "" for tool in TOOLS} | {"ptxas": ptxas()}
-    content = {"datetime": record.now(), "machine_info": facts, "commit_info": machine.commit()}
-    folder = Path(os.environ["RESULT_LINES"]).parent if "RESULT_LINES" in os.environ else Path.cwd()
-    (folder / "facts.json").write_text(json.dumps(content, indent=1))
-    for name, value in facts.items():
-        print(f"{name}: {value}", flush=True)
+WITHOUT_GPU = 3
+"""The exit code of `--write` on a machine without a GPU."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the facts or measure the rates, and return the exit code."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if arguments[:1] == ["--write"]:
+        facts = machine.facts() | {f"tool.{tool}": shutil.which(tool) or "" for tool in TOOLS} | {"ptxas": ptxas()}
+        content = {"datetime": record.now(), "machine_info": facts, "commit_info": machine.commit()}
+        Path(arguments[1]).write_text(json.dumps(content, indent=1))
+        return 0 if device == "cuda" else WITHOUT_GPU
+    tiny = arguments == ["--tiny"]
     rate = copy_bandwidth(device, 1 << 20 if tiny else None)
     print(f"copy: {rate / 1e9:,.0f} GB/s", flush=True)
     products(device, tokens=64 if tiny else 16_384, dtype=machine.fast_dtype())
+    return 0
 
 
 def products(device: str, *, tokens: int, dtype: torch.dtype) -> None:
@@ -81,4 +85,4 @@ def ptxas() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -132,7 +132,7 @@ def stages(*, dry: bool, variants: str, ptxas: str, workers: int, scratch: Path)
         Stage(
             name="facts",
             seconds=10,
-            shows="versions, tools, copy rate, rates of BERT's products",
+            shows="copy rate, rates of BERT's products",
             commands=[Command(arguments=[python, "bench/gpu_facts.py", *(["--tiny"] if dry else [])])],
         ),
         Stage(
@@ -250,6 +250,6 @@ def stages(*, dry: bool, variants: str, ptxas: str, workers: int, scratch: Path)
 
 
 FIRST = ("facts", "correctness", "races", "attention", "counters", "sanitizer", "step", "operations")
-SECOND = ("facts", "tests", "peer")
-STAGES = (*FIRST, *SECOND[1:], "peers", "others", "ablation", "train")
+SECOND = ("tests", "peer")
+STAGES = (*FIRST, *SECOND, "peers", "others", "ablation", "train")
 """All names, those of the first call first."""

@@ -8,14 +8,13 @@ one of the random numbers, belongs to all.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-__all__ = ["architecture", "families", "lines", "verdict"]
+__all__ = ["families", "lines", "verdict"]
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "kernels" / "unmask_kernels"
@@ -24,13 +23,6 @@ KERNELS = ROOT / "kernels" / "unmask_kernels"
 def families() -> list[str]:
     """Return the families that have a Triton backend."""
     return sorted({path.parent.name for path in KERNELS.glob("*/_triton*")})
-
-
-def architecture(facts: Path) -> str:
-    """Return the architecture that `facts.json` names, such as "sm_90", or ""."""
-    if not facts.exists():
-        return ""
-    return str(json.loads(facts.read_text())["machine_info"].get("gpu_capability") or "")
 
 
 def verdict(report: Path, *, complete: bool, architecture: str) -> dict[str, Any]:

@@ -96,13 +96,13 @@ def in_readme(readme: str, results: Path = record.RESULTS) -> str:
 
 
 def _machine(content: dict[str, Any], ours: Row, theirs: Row) -> str:
-    """Return processor or GPU, dtype and CPU features, such as "AMD EPYC, 2 cores: fp32, AVX2"."""
+    """Return processor or GPU, dtype and CPU features, such as "AMD EPYC, 2 of 2 cores: fp32, AVX2"."""
     found = content["machine_info"]
     dtype, other = _of(ours, "dtype"), _of(theirs, "dtype")
     parts = [dtype if dtype == other else f"{dtype} (transformers {other})"]
     if not found.get("gpu"):
         parts.append(machine.features(content))
-    return f"{found.get('gpu') or '{cpu}, {threads} cores'.format(**found)}: {', '.join(parts)}"
+    return f"{found.get('gpu') or '{cpu}, {threads} of {cores} cores'.format(**found)}: {', '.join(parts)}"
 
 
 def _times(ours: Row, other: Row) -> float:

@@ -115,7 +115,14 @@ def _step(case: str, seconds: tuple[float, float, float], **known: object) -> li
 
 def _on(features: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     content = record.benchmark_file(rows)
-    found = {"cpu": "Box", "threads": 2, "cpu_features": features, "cpu_capability": features.split()[0], "gpu": None}
+    found = {
+        "cpu": "Box",
+        "threads": 2,
+        "cores": 2,
+        "cpu_features": features,
+        "cpu_capability": features.split()[0],
+        "gpu": None,
+    }
     return {**content, "machine_info": {**content["machine_info"], **found}}
 
 
@@ -125,8 +132,8 @@ def test_readme_has_the_steps_between_its_marks_and_keeps_the_rest(tmp_path: Pat
     readme = "above\n<!-- from bench/report.py -->\nold\n<!-- until here -->\nbelow\n"
     written = report.in_readme(readme, tmp_path)
     assert written.startswith("above\n") and written.endswith("below\n") and "old" not in written
-    short = "| Box, 2 cores: fp32, AVX2 | mini | short | 50 | 5.0 | 1.50 |  | 0.25 |"
-    even = "| Box, 2 cores: fp32, AVX2 | mini | even | 20 | 2.0 | 1.60 |  | 0.25 |"
+    short = "| Box, 2 of 2 cores: fp32, AVX2 | mini | short | 50 | 5.0 | 1.50 |  | 0.25 |"
+    even = "| Box, 2 of 2 cores: fp32, AVX2 | mini | even | 20 | 2.0 | 1.60 |  | 0.25 |"
     assert written.index(short) < written.index(even)
     assert written.count("| Box") == 2
     assert report.in_readme(written, tmp_path) == written
@@ -143,7 +150,7 @@ def test_readme_names_both_dtypes_where_they_differ(tmp_path: Path) -> None:
     ours["extra_info"]["dtype"] = "bf16"
     record.save(tmp_path / "box" / "all.json", _on("AVX512 AVX512_BF16", [ours, theirs, grouped]))
     written = report.in_readme("<!-- from bench/report.py --><!-- until here -->", tmp_path)
-    assert "| Box, 2 cores: bf16 (transformers fp32), AVX512 AVX512_BF16 | mini |" in written
+    assert "| Box, 2 of 2 cores: bf16 (transformers fp32), AVX512 AVX512_BF16 | mini |" in written
 
 
 def test_results_of_processors_with_other_instructions_do_not_replace_each_other(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from unmask_kernels import Documents, attention
 from unmask_kernels.attention import FAMILY, cost, reference, schedule
+from unmask_kernels.attention.arguments import SHORT_UP_TO
 from unmask_kernels.testing.attention import attention_case, described, plain_attention
 from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.inputs import Inputs, run
@@ -50,7 +51,7 @@ SHAPES = [(name, heads, p) for name in LENGTHS for heads in (BASE, LARGE) for p 
 if not ON_GPU:
     SHAPES = [(name, BASE, 0.0) for name in LENGTHS] + [("lognormal-512", LARGE, 0.0), ("lognormal-512", 4, 0.1)]
 DRAWN = "triton, drawn"
-FORMS: dict[str, dict[str, int]] = {DRAWN: {"bitmask_up_to": 0}, "triton, two kernels": {"fused_up_to": 64}}
+FORMS: dict[str, dict[str, int]] = {DRAWN: {"bitmask_up_to": 0}, "triton, two kernels": {"fused_up_to": SHORT_UP_TO}}
 """Other forms of the triton backend, by the arguments of `schedule`."""
 VARIANTS = (*attention_peers.NAMES, *FAMILY.backends, *FORMS)
 
