@@ -415,3 +415,14 @@ def test_a_table_of_similar_words_is_made_by_the_commands_of_the_error(
     assert added["masking.similar_words"] == "similar.tsv"
     changed = {name: value for name, value in given.items() if not told.endswith(f" in the place of {name}")}
     load_config(None, {"masking.strategy": "mac", **changed, **added})
+
+
+def test_a_name_of_no_group_and_one_that_comes_twice_are_mended(file: Path) -> None:
+    told = refusal(None, {"zzz.qqq": 1})
+    assert "config: zzz.qqq is not a setting; there are the groups " in told
+    assert set(re.split(", | and ", told.partition("groups ")[2])) >= {"data", "model", "train"}
+    file.write_text("train.steps: 3\ntrain: {steps: 4}\n")
+    assert "train.steps is given twice; leave one out" in refusal(file)
+    for text, steps in (("train.steps: 3\n", 3), ("train: {steps: 4}\n", 4)):
+        file.write_text(text)
+        assert load_config(file).train.steps == steps

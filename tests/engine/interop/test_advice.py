@@ -641,3 +641,13 @@ def test_a_model_that_transformers_would_compute_otherwise_is_saved_for_unmask_a
         lambda: model.save_pretrained(tmp_path / "model", for_transformers=False),
     )
     assert unmask.PretrainingModel.from_pretrained(tmp_path / "model").encoder.config.causal
+
+
+def test_a_dropout_that_is_no_rate_is_left_out(folder: Path) -> None:
+    follow(
+        lambda: unmask.Encoder.from_pretrained(folder, dropout=1.5),
+        "from_pretrained: dropout must be a number of at least 0 and below 1, got 1.5; leave it out for the rates in "
+        "config.json",
+        lambda: unmask.Encoder.from_pretrained(folder),
+        lambda: unmask.Encoder.from_pretrained(folder, dropout=0.5),
+    )

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import advice
+from advice import Action
 from unmask import EncoderConfig, PretrainingModel
 from unmask.config import PhaseConfig, RunConfig, load_config, to_yaml
 from unmask.data.prepare.encoding import content_hash
@@ -526,3 +527,34 @@ def test_an_analysis_of_a_run_has_its_settings(group: str, tmp_path: Path) -> No
     assert told == f"analyse: {tmp_path} has its own configuration; leave {named} out"
     # it goes on to what the run lacks here
     assert advice.refusal(lambda: analyse(tmp_path)).startswith(f"store: {tmp_path}/gone does not exist; ")
+
+
+def test_settings_beside_a_checkpoint_are_left_out_or_read(checkpoint: Path) -> None:
+    def load(**changes: Any) -> Action:
+        return lambda: load_config(None, {name.replace("__", "."): value for name, value in changes.items()})
+
+    given: dict[str, Any] = {"init__from": str(checkpoint), "data__input": ["a"]}
+    advice.follow(
+        load(**given, data__vocab_size=100),
+        "config: data.vocab_size is 100 but init.from is ... , which has a vocabulary; set init.vocabulary to "
+        "'replace', to "
+        "train another one, or leave data.vocab_size out",
+        load(**given, data__vocab_size=100, init__vocabulary="replace"),
+        load(**given),
+    )
+    advice.follow(
+        load(init__vocabulary="replace"),
+        "config: init.vocabulary is 'replace' but init.from is None, so all weights are new; give the checkpoint to "
+        "start "
+        "from as init.from or leave init.vocabulary out",
+        load(**given, init__vocabulary="replace"),
+        load(),
+    )
+    advice.follow(
+        load(**given, model__num_layers=3),
+        f"config: model.num_layers is 3 but init.from, {checkpoint}, has 1; leave it out to take it from there, or "
+        f"leave "
+        "init.from out to start with new weights",
+        load(**given),
+        load(model__num_layers=3),
+    )

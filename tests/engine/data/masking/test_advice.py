@@ -180,3 +180,15 @@ def test_word_vectors_need_gensim(store: Store, tmp_path: Path, monkeypatch: pyt
             require_gensim()
     require_gensim()
     assert similar_words(store, tmp_path / "table.tsv", epochs=1).coverage.kept
+
+
+def test_options_of_the_training_are_left_out_beside_vectors(store: Store, tmp_path: Path) -> None:
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text(VECTORS)
+    with pytest.raises(
+        (ConfigError, ValueError),
+        match="similar-words: --epochs is of the training, and --vectors reads vectors; leave one out",
+    ):
+        similar_words(store, tmp_path / "table.tsv", vectors=vectors, epochs=1)
+    assert similar_words(store, tmp_path / "read.tsv", vectors=vectors).coverage.kept == 4
+    assert similar_words(store, tmp_path / "trained.tsv", epochs=1).coverage.kept

@@ -283,3 +283,30 @@ def test_an_unfinished_store_of_other_options_is_finished_or_removed(
     shutil.rmtree(partial)
     begin(shard_tokens=7)
     assert Store.open(store).num_documents == 1
+
+
+def test_what_a_tokenizer_says_is_not_said_beside_it(text: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    from unmask.data.store import StoredDocument, write_store
+
+    Tokenizer.train([TEXT], 60).save(tmp_path / "tokenizer")
+
+    def write(name: str, **options: Any) -> Store:
+        document = StoredDocument(ids=np.array([5, 6, 7]), source="a", content_hash=1)
+        return write_store(tmp_path / name, [document], **options)
+
+    with pytest.raises(ValueError, match="vocab_size is given beside a tokenizer, which says it; leave it out"):
+        write("a", tokenizer=tmp_path / "tokenizer", vocab_size=60)
+    with pytest.raises(
+        ValueError, match="tokenizer must be given, or tokenizer_hash, vocab_size and special_ids in its"
+    ):
+        write("a", vocab_size=60)
+    made_with = write("a", tokenizer=tmp_path / "tokenizer")
+    ids = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    assert made_with.num_documents == 1
+    assert write("b", tokenizer_hash="0" * 64, vocab_size=60, special_ids=ids).num_documents == 1
+    with pytest.raises(ValueError, match="is a store, which keeps its own vocabulary; leave one of them out"):
+        prepare([tmp_path / "a"], tmp_path / "c", vocab_size=60, workers=1)
+    assert prepare([tmp_path / "a"], tmp_path / "c", workers=1).num_documents == 1
+    assert prepare([text], tmp_path / "d", vocab_size=60, workers=1).num_documents == 1
