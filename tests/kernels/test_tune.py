@@ -446,6 +446,7 @@ def test_on_a_cpu_attention_is_compared_and_timed_with_each_candidate(monkeypatc
         **{Key(SCORES.name, name): (1 << 19, ()) for name in names},
         **{Key(CACHED.name, name): (CACHED.default, ()) for name in names},
         **{Key(PADDING.name, name): (10, ()) for name in names},
+        Key("layer_norm.block", "32 wide, float32, dropout"): (100, ()),
     }
     assert {one.scores for one in seen} == set(SCORES.candidates)
     assert {one.cached for one in seen} == set(CACHED.candidates)

@@ -111,3 +111,22 @@ def test_the_backend_of_linear_gelu_is_a_choice_once_triton_is_right_here(monkey
     session.hold([contest])
     [finding] = session.findings
     assert (finding.choice, finding.rounds, finding.wrong) == ("linear_gelu.backend", 2, ())
+
+
+def test_one_tile_up_to_64_or_128_tokens_is_a_choice_without_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = tuple(choice for choice in CHOICES if choice.tunable is tunables.ONE_TILE_UP_TO)
+    shapes = replace(SHAPES, dtype=torch.float16, attention_dropout=0.0)
+    rows: list[int] = []
+    launch: Any = kernels._launch_short
+
+    def noted(tiles: Any, *rest: Any) -> None:
+        rows.append(tiles[-1].rows)
+        launch(tiles, *rest)
+
+    monkeypatch.setattr(kernels, "_launch_short", noted)
+    with using("triton"):
+        assert list(contests(replace(shapes, attention_dropout=0.1), CPU, chosen)) == []
+        [contest] = contests(shapes, CPU, chosen)
+        prepared = contest.prepare()
+        assert [one.check() for one in (prepared.default, *prepared.others)] == ["", ""]
+    assert rows == [128, 128, 64, 64]

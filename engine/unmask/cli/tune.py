@@ -59,6 +59,9 @@ def run(arguments: list[str]) -> None:
     try:
         with report, messages_through(report.show):
             hold_contests(session, config)
+    except KeyboardInterrupt:
+        report.show(f"what is measured so far is kept; run `{command}` again to go on")
+        raise
     finally:
         # an interruption, too, shows what was measured
         for line in (*table(session.findings), *conclusion(session, command)):

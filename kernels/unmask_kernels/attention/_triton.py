@@ -267,7 +267,9 @@ def _short_tiles(arguments: BackwardArguments) -> tuple[TileShape, ...]:
     if dropped:
         # drawing spills in 128 x 128, and a bitmask has documents over SHORT_UP_TO tokens by column
         return (TileShape(64, 64, 4, 2, 2 if arguments.bitmask_up_to == 0 else 3),)
-    return (TileShape(64, 64, 4, 2, 3, registers=168), TileShape(128, 128, 8, 2))
+    tiles = (TileShape(64, 64, 4, 2, 3, registers=168), TileShape(128, 128, 8, 2))
+    here = tunables.shape(qkv.shape[3], qkv.dtype, dropout=False, banded=is_banded(arguments))
+    return tiles[:1] if tunables.ONE_TILE_UP_TO.value(here) == SHORT_UP_TO else tiles
 
 
 def _tile(kernel: str, arguments: Arguments | BackwardArguments, bitmask: Tensor | None) -> TileShape:

@@ -3,6 +3,7 @@
     attention.scores          torch on a CPU: elements of a block of scores, about
     attention.cached          torch on a CPU: elements of such a block that are worked on at a time, and stay in cache
     attention.padding         torch on a CPU: percent of the work that padding of groups may add
+    attention.one_tile_up_to  triton in 16 bits without dropout: length of a document that is one tile of the backward
     attention.fused_up_to     triton: length up to which documents take the fused backward, see `arguments.schedule`
     attention.bitmask_up_to   triton: length up to which dropout is drawn before, see `arguments.schedule`
     attention.forward_tile    triton in 16 bits: the tile of the forward
@@ -18,12 +19,23 @@ import torch
 from ..documents import BOUNDS
 from ..tuned import Tunable
 
-__all__ = ["BITMASK_UP_TO", "CACHED", "FORWARD_TILE", "FUSED_TILE", "FUSED_UP_TO", "PADDING", "SCORES", "shape"]
+__all__ = [
+    "BITMASK_UP_TO",
+    "CACHED",
+    "FORWARD_TILE",
+    "FUSED_TILE",
+    "FUSED_UP_TO",
+    "ONE_TILE_UP_TO",
+    "PADDING",
+    "SCORES",
+    "shape",
+]
 
 SCORES = Tunable("attention.scores", 1 << 21, 1 << 19, 1 << 20, 1 << 22)
 CACHED = Tunable("attention.cached", 1 << 19, 1 << 17, 1 << 18, 1 << 20)
 PADDING = Tunable("attention.padding", 5, 2, 10)
 FUSED_UP_TO = Tunable("attention.fused_up_to", 512, 128, 256, BOUNDS[-1])
+ONE_TILE_UP_TO = Tunable("attention.one_tile_up_to", 128, 64)
 BITMASK_UP_TO = Tunable("attention.bitmask_up_to", 512, 0, 256)
 
 # rows x columns of scores; programs are those of a multiprocessor

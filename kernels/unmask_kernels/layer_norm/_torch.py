@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import philox
 from ..precision import accumulation_dtype
 from .arguments import Arguments, BackwardArguments, Gradients, Results
+from .choice import BLOCK, shape
 
 __all__ = ["backward", "forward"]
 
@@ -99,7 +100,8 @@ def _block_rows(x: Tensor, p: float) -> int:
     tokens, width = x.shape
     if x.device.type != "cpu" or (p == 0.0 and x.dtype == accumulation_dtype(x.dtype)):
         return max(1, tokens)
-    rows = _BLOCK * torch.get_num_threads() // width
+    block = _BLOCK * BLOCK.value(shape(width, x.dtype, dropout=p > 0.0)) // 100
+    rows = block * torch.get_num_threads() // width
     # a block is made of whole sums
     return max(1, min(tokens, rows // _SUMMED * _SUMMED or rows))
 

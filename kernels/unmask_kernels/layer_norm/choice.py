@@ -8,11 +8,15 @@ import torch
 
 from ..capability import architecture, triton_reasons
 from ..dispatch import Backend, Family
+from ..tuned import Tunable
 from .arguments import Arguments
 
-__all__ = ["FAMILY", "LayerNormCall", "describe"]
+__all__ = ["BLOCK", "FAMILY", "LayerNormCall", "describe", "shape"]
 
 MAX_TRITON_WIDTH = 4096  # wider rows spill registers
+
+# what torch works on at a time on a CPU, in percent of the usual block; `unmask tune` may change it
+BLOCK = Tunable("layer_norm.block", 100, 25, 50, 200)
 
 
 class LayerNormCall(NamedTuple):
@@ -28,6 +32,11 @@ def describe(arguments: Arguments) -> LayerNormCall:
     """The call as the choice sees it."""
     x = arguments.x
     return LayerNormCall(x.device.type, architecture(x), x.dtype, x.shape[1])
+
+
+def shape(width: int, dtype: torch.dtype, *, dropout: bool) -> str:
+    """What the best block depends on."""
+    return f"{width} wide, {str(dtype).removeprefix('torch.')}" + (", dropout" if dropout else "")
 
 
 def _triton_refuses(call: LayerNormCall) -> list[str]:

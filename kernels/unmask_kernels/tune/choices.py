@@ -21,6 +21,12 @@ from ..attention import tunables as of_attention
 from ..attention.choice import FAMILY as ATTENTION
 from ..attention.op import attention
 from ..attention.reference import attention as reference_attention
+from ..capability import architecture
+from ..layer_norm.choice import BLOCK, LayerNormCall
+from ..layer_norm.choice import FAMILY as LAYER_NORM
+from ..layer_norm.choice import shape as shape_of_layer_norm
+from ..layer_norm.op import layer_norm
+from ..layer_norm.reference import layer_norm as reference_layer_norm
 from ..linear_gelu.choice import FAMILY as LINEAR_GELU
 from ..linear_gelu.choice import LinearGeluCall
 from ..linear_gelu.choice import describe as linear_gelu_call
@@ -31,6 +37,7 @@ from ..linear_gelu.tunables import TILE
 from ..testing.attention import attention_case, described, plain_attention
 from ..testing.compare import compare, same_bits
 from ..testing.inputs import Case, Inputs, run
+from ..testing.layer_norm import layer_norm_case, plain_layer_norm
 from ..testing.linear_gelu import linear_gelu_case, plain_linear_gelu
 from ..tuned import Key, Tunable, Value, using_values
 from ..verify.shapes import Shapes
@@ -131,6 +138,12 @@ def _fused_calls(shapes: Shapes) -> Iterator[MeasuredCall]:
         yield from _attention_calls(shapes)
 
 
+def _one_tile_calls(shapes: Shapes) -> Iterator[MeasuredCall]:
+    """Those whose documents of 65 to 128 tokens fit a tile: without dropout, in rows that begin at 16 bytes."""
+    if shapes.attention_dropout == 0.0 and shapes.head_dim % 8 == 0:
+        yield from _fused_calls(shapes)
+
+
 def _dropout_calls(shapes: Shapes) -> Iterator[MeasuredCall]:
     if shapes.attention_dropout > 0.0 and shapes.max_length > 64:
         yield from _attention_calls(shapes)
@@ -158,6 +171,29 @@ def _linear_gelu_calls(shapes: Shapes) -> Iterator[MeasuredCall]:
     )
 
 
+def _layer_norm_calls(shapes: Shapes) -> Iterator[MeasuredCall]:
+    """Those that go a block at a time: rows that are dropped or widened."""
+    width, p = shapes.hidden_size, shapes.hidden_dropout
+    if p == 0.0 and shapes.dtype.itemsize != 2:
+        return
+    cases = [layer_norm_case(tokens, width, p=p) for tokens in (shapes.tokens, min(shapes.tokens, _FEWEST_TOKENS))]
+
+    def backend(inputs: Inputs) -> str | None:
+        x = inputs.arguments["x"]
+        return LAYER_NORM.chosen(LayerNormCall(x.device.type, architecture(x), x.dtype, width))
+
+    yield MeasuredCall(
+        shape=shape_of_layer_norm(width, shapes.dtype, dropout=p > 0.0),
+        measured=f"{shapes.tokens} rows",
+        case=cases[0],
+        compared=cases[1],
+        function=layer_norm,
+        plain=plain_layer_norm,
+        reference=reference_layer_norm,
+        backend=backend,
+    )
+
+
 def _in_16_bits(calls: Callable[[Shapes], Iterator[MeasuredCall]]) -> Callable[[Shapes], Iterator[MeasuredCall]]:
     """The same calls, or none in fp32, where tiles are small and serve accuracy."""
     return lambda shapes: calls(shapes) if shapes.dtype.itemsize == 2 else iter(())
@@ -171,12 +207,14 @@ CHOICES: tuple[Choice, ...] = (
     ),
     Choice(of_attention.FUSED_UP_TO, "triton", _EVERYWHERE, _fused_calls),
     Choice(of_attention.BITMASK_UP_TO, "triton", _EVERYWHERE, _dropout_calls),
+    Choice(of_attention.ONE_TILE_UP_TO, "triton", _EVERYWHERE, _in_16_bits(_one_tile_calls)),
     Choice(of_attention.FUSED_TILE, "triton", _EVERYWHERE, _in_16_bits(_fused_calls)),
     Choice(of_attention.FORWARD_TILE, "triton", _EVERYWHERE, _in_16_bits(_attention_calls)),
     Choice(TILE, "triton", _EVERYWHERE, _in_16_bits(_linear_gelu_calls)),
     Choice(of_attention.SCORES, "torch", ("cpu",), _attention_calls),
     Choice(of_attention.CACHED, "torch", ("cpu",), _attention_calls),
     Choice(of_attention.PADDING, "torch", ("cpu",), _attention_calls),
+    Choice(BLOCK, "torch", ("cpu",), _layer_norm_calls),
 )
 """Every choice, the most valuable first."""
 

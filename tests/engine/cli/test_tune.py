@@ -125,7 +125,10 @@ def test_an_interruption_shows_and_keeps_what_was_measured(
         assert main(["tune", "tiny", *SMALL]) == status
     finally:
         signal.signal(signal.SIGINT, before)
-    assert rows_of(capsys.readouterr().out).keys() == {"attention.scores", "attention.cached", "attention.padding"}
+    out, err = capsys.readouterr()
+    assert rows_of(out).keys() == {"attention.scores", "attention.cached", "attention.padding"}
+    command = " ".join(["unmask", "tune", "tiny", *SMALL])
+    assert f"what is measured so far is kept; run `{command}` again to go on" in " ".join(err.split())
     assert read_tuning("cpu").values() == {Key("attention.scores", SHAPE): 1 << 19}
     assert in_effect() == {}
     # the same command goes on
