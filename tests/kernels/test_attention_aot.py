@@ -62,7 +62,7 @@ def check(launch: recorder.Launch, architecture: int) -> aot.Built:
         assert max(loop["LDGSTS"] for loop in kernel.loops) <= rows + 4 + words, kernel
     # Deterministic sums: nothing is added up by atomics. One of them takes the number of an item.
     assert not {"RED", "ATOM"} & kernel.instructions.keys(), kernel
-    assert kernel.instructions["ATOMG"] == (launch.name in (FUSED, *TWO)), kernel
+    assert kernel.instructions["ATOMG"] == (launch.name in (FORWARD, FUSED, *TWO)), kernel
     return kernel
 
 

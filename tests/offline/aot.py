@@ -228,8 +228,10 @@ def _of_every_form(family: str, function: Callable[..., Any], inputs: Inputs) ->
     known: list[tuple[int, Launch]] = []
     for form, block in FORMS[family].items():
         with block():
-            recorded = zip(*(launches(function, inputs, each) for each in ARCHITECTURES), strict=True)
-            pairs = [pair for each in recorded for pair in zip(ARCHITECTURES, each, strict=True)]
+            recorded = {each: launches(function, inputs, each) for each in ARCHITECTURES}
+        # an architecture may launch a kernel once more than another
+        names = dict.fromkeys(launch.name for each in recorded.values() for launch in each)
+        pairs = [(at, launch) for name in names for at in recorded for launch in recorded[at] if launch.name == name]
         for architecture, launch in pairs:
             if (architecture, launch) not in known:
                 known.append((architecture, launch))

@@ -72,11 +72,14 @@ def forward(arguments: Arguments) -> Results:
     shared = _shared(arguments) | {"out_ptr": out, "lse_ptr": lse, "slots": len(arguments.keys)}
     with device_guard(qkv):
         by_row, keep = draw(arguments)
-        for lower, upper, bitmask in _launches(SHORT_UP_TO, _ALL, arguments, by_row, takes_short=True):
+        launches = _launches(SHORT_UP_TO, _ALL, arguments, by_row, takes_short=True)
+        tickets = _tickets(qkv, len(launches))
+        for lower, upper, bitmask in launches:
             tile = _tile("forward", arguments, bitmask)
             parts = TILE_ROWS // tile.rows
             forward_kernel[(persistent_programs(qkv, len(arguments.tiles) * heads * parts, tile.programs),)](
                 bitmask_ptr=bitmask,
+                tickets_ptr=next(tickets),
                 upper=BOUNDS.index(upper),
                 lower=BOUNDS.index(lower),
                 # the launch of the shortest long documents takes the short ones too
