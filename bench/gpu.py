@@ -279,6 +279,8 @@ def main(arguments: Sequence[str]) -> int:
         if code == _WITHOUT_GPU:
             dry = True
             environment |= {"DRY": "1"}
+        if dry:
+            print("gpu.sh: a rehearsal, with tiny sizes on the CPU: its numbers mean nothing", flush=True)
         cores = os.cpu_count() or 1
         workers = min(12, -(-cores // 2)) if _has(sys.executable, "import xdist") else 1
         variants, ptxas = os.environ.get("VARIANTS", ""), os.environ.get("PTXAS", "")

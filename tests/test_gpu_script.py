@@ -144,6 +144,7 @@ def test_gpu_script_keeps_what_it_had_when_it_is_killed(tmp_path: Path) -> None:
         text=True,
     )
     assert script.stdout is not None
+    assert script.stdout.readline().startswith("gpu.sh: a rehearsal")
     assert script.stdout.readline().startswith("facts: exit code 0")
     logs_file = tmp_path / "out" / "logs.tar.gz"
     # the second stage runs already when the archive of the first is complete

@@ -168,7 +168,7 @@ def _standing(backend: str, operation: dict[str, Any], device: str) -> str:
     if state["verified"]:
         return f"can run{passed}"
     if passed:
-        return f"can run if you name it{passed}, but is not known to be faster"
+        return f"can run if you name it{passed}, but is not known to be faster; `unmask tune` measures it"
     if state["failed"]:
         return "can run if you name it; it has failed `unmask verify` on this machine"
     return f"can run if you name it; {_YOUNG}{_way(device)}"
@@ -197,7 +197,7 @@ def _rows(device: dict[str, Any]) -> Iterator[str]:
     for name, operation in operations.items():
         backends = operation["backends"]
         able = [each for each, state in backends.items() if not state["reasons"] and each != operation["chosen"]]
-        marked = [each if backends[each]["verified"] else f"{each}*" for each in able]
+        marked = [f"{each}{_mark(backends[each])}" for each in able]
         unable = [each for each, state in backends.items() if state["reasons"]]
         rows.append((name, operation["chosen"] or "none", ", ".join(marked) or "-", ", ".join(unable) or "-"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -205,6 +205,15 @@ def _rows(device: dict[str, Any]) -> Iterator[str]:
         yield "   ".join(map(str.ljust, row, widths)).rstrip()
     if any("*" in row[2] for row in rows):
         yield from _folded(f"* runs only if you name it: {_YOUNG}{_way(device['device'])}")
+    if any("+" in row[2] for row in rows):
+        yield from _folded("+ runs if `unmask tune` finds it faster, or if you name it: it has passed `unmask verify`")
+
+
+def _mark(state: dict[str, Any]) -> str:
+    """Return what stands behind the name of a backend that can run and may not be chosen by itself."""
+    if state["verified"]:
+        return ""
+    return "+" if state["passed"] else "*"
 
 
 def _alike(devices: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

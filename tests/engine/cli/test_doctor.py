@@ -201,3 +201,19 @@ def test_a_gpu_without_a_record_is_told_the_command(monkeypatch: pytest.MonkeyPa
     way = "its tests have not passed on this kind of device yet; `unmask verify` runs them here"
     assert f"* runs only if you name it: {way}" in list(table(found))
     assert f"can run if you name it; {way}" in "".join(reasons(found))
+
+
+def test_a_backend_that_has_passed_and_must_also_be_faster_has_a_mark_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = facts(["linear_gelu"])
+    backends = {"triton": {"reasons": [], "verified": False, "passed": True, "failed": False}}
+    gpu = {"device": "cuda:0", "name": "GPU X", "dtype": "bfloat16", "dtype_reason": "it has tensor cores"}
+    found["devices"] = [gpu | {"operations": {"linear_gelu": {"chosen": None, "backends": backends}}}]
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = list(table(found))
+    assert "+ runs if `unmask tune` finds it faster, or if you name it: it has passed `unmask verify`" in lines
+    assert not any(line.startswith("*") for line in lines)
+    assert "triton+" in "".join(lines)
+    told = " ".join(" ".join(reasons(found)).split())
+    assert "but is not known to be faster; `unmask tune` measures it" in told
