@@ -109,19 +109,21 @@ def test_accelerate_gives_the_batches_of_a_streaming_dataset_as_they_are(whole: 
     assert number == 5
 
 
+def of_rank(rank: int) -> list[PackedBatch]:
+    """The batches of one of two processes that load their own."""
+    from accelerate.data_loader import prepare_data_loader
+
+    loader = DataLoader(Stream(), 1, collate_fn=lambda batches: batches[0])
+    return list(prepare_data_loader(loader, num_processes=2, process_index=rank, dispatch_batches=False))
+
+
 def test_batches_that_several_processes_would_share_are_refused_and_the_advice_works() -> None:
     message = r"PackedBatch: a batch must stay by itself, but a loader {}; set dispatch_batches=False"
     with pytest.raises(ValueError, match=message.format("joined 2 of them")):
         operations.concatenate([a_batch(), a_batch()])
     with pytest.raises(ValueError, match=message.format("divided it among processes")):
         operations.slice_tensors(a_batch(), slice(0, 0))
-    from accelerate.data_loader import prepare_data_loader
-
-    loader = DataLoader(Stream(), 1, collate_fn=lambda batches: batches[0])
-    parts = [
-        list(prepare_data_loader(loader, num_processes=2, process_index=rank, dispatch_batches=False))
-        for rank in (0, 1)
-    ]
+    parts = [of_rank(rank) for rank in (0, 1)]
     assert [len(part) for part in parts] == [3, 3]
     for place, part in enumerate(parts):
         for step, batch in enumerate(part):
@@ -135,6 +137,8 @@ def test_a_batch_that_accelerate_describes_to_another_process_is_refused(monkeyp
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with pytest.raises(ValueError, match="a loader sends it to 2 processes; set dispatch_batches=False"):
         operations.get_data_structure(a_batch())
+    monkeypatch.undo()
+    assert len(of_rank(0)) == 3
 
 
 def test_a_loader_that_stacks_batches_is_refused_and_the_advice_works() -> None:

@@ -3,6 +3,8 @@
 import os
 import pwd
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,17 @@ def test_a_name_in_utf8_is_itself_where_the_locale_knows_none(monkeypatch: pytes
     assert printable(name) == "m\u00fchle"
     with pytest.raises(ConfigError, match="the name m\u00fchle needs a locale that knows UTF-8; set PYTHONUTF8=1"):
         expanded(name)
+    # one process in a locale that knows none refuses the name, and one with the variable takes it
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from unmask.paths import expanded; print(ascii(expanded(sys.argv[1])))",
+    ]
+    plain = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHON"))}
+    plain |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    refused = subprocess.run([*command, "m\u00fchle"], env=plain, capture_output=True, text=True)
+    if refused.returncode == 0:
+        pytest.skip("the locale C knows UTF-8 here")
+    assert "needs a locale that knows UTF-8; set PYTHONUTF8=1" in refused.stderr
+    done = subprocess.run([*command, "m\u00fchle"], env=plain | {"PYTHONUTF8": "1"}, capture_output=True, text=True)
+    assert done.stdout == "'m\\xfchle'\n"

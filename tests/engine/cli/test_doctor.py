@@ -100,7 +100,11 @@ def test_an_unknown_operation_gets_the_nearest_name(capsys: pytest.CaptureFixtur
     assert main(["doctor", "--why", "atention"]) == 2
     assert capsys.readouterr().err == "unmask: doctor: 'atention' is not an operation; did you mean attention?\n"
     assert main(["doctor", "xyz"]) == 2
-    assert "choose one of attention, " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "'xyz' is not an operation; choose one of attention, " in told
+    chosen = told.partition("choose one of ")[2].partition(",")[0]
+    assert main(["doctor", chosen]) == 0
+    assert chosen in capsys.readouterr().out
 
 
 def test_no_backend_is_told_as_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,12 @@ def write_log(folder: Path, rows: list[dict[str, object]], tail: str = "") -> No
 def test_a_run_that_does_not_exist_is_said_to(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="absent does not exist; give the directory of a run"):
         read_curves(tmp_path / "absent")
-    with pytest.raises(RunError, match="has no log"):
+    with pytest.raises(RunError, match=r"has no log\.jsonl; give the directory of a run"):
         read_curves(tmp_path)
+    run = tmp_path / "run"
+    run.mkdir()
+    write_log(run, [{"step": 10, "loss": 6.0}])
+    assert read_curves(run)[0].steps == [10]
 
 
 def test_training_and_held_out_rows_are_told_apart(tmp_path: Path) -> None:

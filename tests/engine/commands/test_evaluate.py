@@ -267,6 +267,7 @@ def test_analyse_and_the_start_of_a_run_tell_the_same_loss_of_token_frequencies(
 def test_a_recipe_beside_a_run_is_refused(folder: Path) -> None:
     with pytest.raises(RunError, match=r"run has its own configuration; leave --recipe tiny out$"):
         evaluate(folder / "run", recipe="tiny")
+    assert evaluate(folder / "run").tokens > 0
 
 
 def test_a_model_without_a_head_for_pairs_is_not_asked_for_them(folder: Path) -> None:

@@ -201,6 +201,10 @@ def test_without_huggingface_hub_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(HubError, match=r"--push-to needs huggingface_hub; pip install 'unmask\[hub\]' brings it"):
         unmask.export(run_folder, push_to="org/name")
+    # as after its installation
+    monkeypatch.delitem(sys.modules, "huggingface_hub")
+    unmask.export(run_folder, push_to="org/name")
+    assert "main" in hub.repos["org/name"]
 
 
 def test_without_a_network_the_folder_here_is_kept(

@@ -421,6 +421,7 @@ def test_a_name_of_no_group_and_one_that_comes_twice_are_mended(file: Path) -> N
     told = refusal(None, {"zzz.qqq": 1})
     assert "config: zzz.qqq is not a setting; there are the groups " in told
     assert set(re.split(", | and ", told.partition("groups ")[2])) >= {"data", "model", "train"}
+    assert load_config(None, {"train.steps": 3}).train.steps == 3
     file.write_text("train.steps: 3\ntrain: {steps: 4}\n")
     assert "train.steps is given twice; leave one out" in refusal(file)
     for text, steps in (("train.steps: 3\n", 3), ("train: {steps: 4}\n", 4)):

@@ -262,7 +262,7 @@ def test_a_network_that_swallows_everything_is_not_waited_for(hub: LocalHub, mon
 
 
 def test_a_mistyped_folder_is_said_to_be_neither_here_nor_there(
-    hub: LocalHub, capsys: pytest.CaptureFixture[str]
+    hub: LocalHub, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(CheckpointError) as raised:
         unmask.Encoder.from_pretrained("runs/mine")
@@ -282,14 +282,27 @@ def test_a_mistyped_folder_is_said_to_be_neither_here_nor_there(
     with pytest.raises(CheckpointError, match="does not exist; give a run"):
         unmask.Encoder.from_pretrained("./runs/mine")
     assert not hub.requests
+    # the name is that of a model there, or of a folder here
+    hub.add("runs/ours", model_folder)
+    for name in ("runs/ours", "hf://runs/ours", model_folder):
+        unmask.Encoder.from_pretrained(name)
+        Tokenizer.load(name)
 
 
-def test_without_huggingface_hub_the_extra_is_named(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_huggingface_hub_the_extra_is_named(
+    hub: LocalHub, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointError, match=r"org/name does not exist; .* pip install 'unmask\[hub\]' brings it"):
         unmask.Encoder.from_pretrained("org/name")
     with pytest.raises(NotAtHubError, match=r"^models of the Hugging Face Hub, such as org/name@v1, need hugg"):
         unmask.Encoder.from_pretrained("org/name@v1")
+    # as after its installation
+    monkeypatch.delitem(sys.modules, "huggingface_hub")
+    hub.add("org/name", model_folder)
+    hub.add("org/name", model_folder, revision="v1")
+    for name in ("org/name", "org/name@v1"):
+        unmask.Encoder.from_pretrained(name)
 
 
 def test_what_the_hub_refuses_is_told_with_the_way_out(

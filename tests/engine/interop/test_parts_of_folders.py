@@ -210,3 +210,4 @@ def test_a_dropout_that_is_no_rate_is_refused_by_its_name(dropout: object, tmp_p
     for kind in (unmask.Encoder, unmask.PretrainingModel):
         with pytest.raises(ValueError, match=needed):
             kind.from_pretrained(folder, dropout=dropout)  # type: ignore[arg-type]
+        assert kind.from_pretrained(folder).config == unmask.Encoder.from_pretrained(folder).config

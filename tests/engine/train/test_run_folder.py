@@ -90,8 +90,10 @@ def test_other_settings_start_from_the_weights_with_the_command_of_the_error(
     for path, change in ((Path("my run"), {"model.hidden_size": 32}), (tmp_path / "none", {"seed": 7})):
         if path.name == "none":
             RunFolder.create(replace(CONFIG, run=str(path)))
+        other = saved_config(path, change)
         with pytest.raises(RunError, match=r"start a new run for anything else$"):
-            RunFolder.reopen(path, saved_config(path, change))
+            RunFolder.reopen(path, other)
+        assert RunFolder.create(replace(other, run=str(tmp_path / f"from {path.name}")))
 
 
 def test_every_setting_of_watching_may_change_and_no_other() -> None:
@@ -120,10 +122,13 @@ def test_a_moved_run_resumes_where_it_is(tmp_path: Path) -> None:
 
 
 def test_resuming_what_is_not_a_run_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"cannot be resumed: it has no config\.yaml"):
-        saved_config(tmp_path)
-    with pytest.raises(RunError, match=r"cannot be resumed: no such directory; start it with"):
-        saved_config(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    for path, says in ((tmp_path / "empty", "it has no config.yaml"), (tmp_path / "nowhere", "no such directory")):
+        with pytest.raises(RunError, match=rf"cannot be resumed: {says}; start it with `unmask pretrain --run") as told:
+            saved_config(path)
+        run = Path(str(told.value).partition("--run ")[2].removesuffix("`"))
+        RunFolder.create(replace(CONFIG, run=str(run)))
+        assert saved_config(run).run == str(run)
 
 
 def test_a_run_of_nearly_the_name_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +153,7 @@ def test_what_is_no_run_is_never_advised_to_become_one(tmp_path: Path) -> None:
         saved_config(model / "run")
     run = tmp_path / "a"
     RunFolder.create(replace(CONFIG, run=str(run)))
+    assert saved_config(run).run == str(run)
     (run / "checkpoints" / "step-000010").mkdir(parents=True)
     for place in ("checkpoints", "checkpoints/step-000010", "checkpoints/step-7"):
         with pytest.raises(RunError) as caught:
@@ -178,6 +184,8 @@ def test_a_folder_of_something_else_is_neither_started_nor_continued(tmp_path: P
     (tmp_path / "mine.txt").touch()
     with pytest.raises(RunError, match=r"it has no config\.yaml; give the directory of a run$"):
         saved_config(tmp_path)
+    RunFolder.create(replace(CONFIG, run=str(tmp_path / "a")))
+    assert saved_config(tmp_path / "a")
     with pytest.raises(RunError, match=r"exists already and holds no run; choose another name with --run$"):
         RunFolder.create(replace(CONFIG, run=str(tmp_path)))
 

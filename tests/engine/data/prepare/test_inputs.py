@@ -197,6 +197,8 @@ def test_what_is_about_text_is_refused_where_no_input_holds_such_text(tokenizer:
     for given, option, told in asked:
         with pytest.raises(CorpusError, match=told):
             prepare([given], tmp_path / "out", tokenizer=tokenizer, **option)
+    # the option is left out
+    assert prepare([tmp_path / "book.txt"], tmp_path / "book", tokenizer=tokenizer, allow_unknown=True, workers=1)
     assert prepare([store, rows], tmp_path / "both", normalisation="NFKC", workers=1).num_documents == 8
 
 

@@ -698,7 +698,7 @@ def test_files_that_were_not_looked_at_are_counted(
         (tmp_path / f"{name}.txt").write_bytes(data)
     monkeypatch.setattr(undecoded, "_LOOKED_BYTES", 0)
     told = refusal(tmp_path, encoding=encoding)
-    assert "1 of 2 files of text are not" in told and "; 1 files were not looked at; " in told
+    assert "1 of 2 files of text are not" in told and "; 1 file was not looked at; " in told
     ways = {
         "latin-1": "--encoding latin-1 reads 'müde'; give the right one",
         "utf-8": "leave --encoding (data.encoding of a run) out",
@@ -719,7 +719,8 @@ def test_some_others_beside_files_that_were_not_looked_at_are_converted(
         for number in range(others):
             Path(f"b {number}.txt").write_text(CHINESE, "gb18030")
         told = refusal(Path.cwd(), encoding="gb18030")
-        assert f"; {others} files were not looked at; as UTF-8 the bytes there read '" in told
+        missed = "1 file was" if others == 1 else f"{others} files were"
+        assert f"; {missed} not looked at; as UTF-8 the bytes there read '" in told
         command = told.partition(": iconv ")[2].partition("\n")[0]
         for number in range(others):
             shell(f"iconv {command}".replace("FILE", f"'b {number}.txt'"))

@@ -329,6 +329,10 @@ def test_a_suffix_that_is_not_read_becomes_text_by_the_command_of_the_error(tmp_
         ("a.json", '[{"text": ["a"]}]', "must be a string, got an array", '[{"text": "a"}]'),
         ("a.json", '[{"text": "a"},]', "write one object a line", '{"text": "a"}'),
         ("a.json", '["\\ud83d"]', "write the whole pair", '["\\ud83d\\ude00"]'),
+        ("a.json", "7", "a JSON object, got a number; write one object a line", '{"text": "7"}'),
+        ("a.jsonl", '{"text": "\\ud83d"}', "write the whole pair", '{"text": "\\ud83d\\ude00"}'),
+        ("a.jsonl", '"a"', "a JSON object, got a string; write one object a line", '{"text": "a"}'),
+        ("a.jsonl", '{\n"text": "a"\n}', "is not valid JSON .*; write one object a line", '{"text": "a"}'),
     ],
 )
 def test_a_file_that_is_mended_as_the_error_says_is_read(

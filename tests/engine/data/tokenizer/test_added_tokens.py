@@ -295,11 +295,16 @@ def test_the_store_says_its_special_tokens_only_where_there_are_any(folder: Path
     assert plain.added_special_ids == []
 
 
-def test_a_store_made_when_special_tokens_were_text_is_refused_with_the_way_out(store: Store, tmp_path: Path) -> None:
+def test_a_store_made_when_special_tokens_were_text_is_refused_with_the_way_out(
+    store: Store, folder: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "store" / "manifest.json"
     path.write_text(path.read_text().replace(store.tokenizer_hash, "0" * 64))
     with pytest.raises(StoreError, match=r"such as \[USER\] in a text were cut into pieces; prepare the text again"):
         Store.open(tmp_path / "store").load_tokenizer()
+    again = {"tokenizer": folder, "allow_unknown": True, "workers": 1}
+    prepare([tmp_path / "c.jsonl"], tmp_path / "again", **again)  # type: ignore[arg-type]
+    assert Store.open(tmp_path / "again").load_tokenizer().hash == store.tokenizer_hash
 
 
 def test_special_tokens_are_no_similar_words(folder: Path, tmp_path: Path) -> None:

@@ -172,6 +172,13 @@ def test_a_cased_tokenizer_json_is_not_made_uncased_by_settings(folder: Path) ->
     with pytest.raises(TokenizerError, match=r"says do_lower_case true .* says false; .* right, else mend that file"):
         Tokenizer.load(folder)
     assert pieces(say(folder), "the The") == ["the", "[UNK]"]
+    # or tokenizer.json is mended
+    say(folder, do_lower_case=True)
+    path = folder / "tokenizer.json"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    rules = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None}
+    path.write_text(json.dumps(description | {"normalizer": rules | {"lowercase": True}}), encoding="utf-8")
+    assert pieces(folder, "the The") == ["the", "the"]
 
 
 def test_two_files_that_name_two_tokens_for_a_role_are_refused(folder: Path) -> None:

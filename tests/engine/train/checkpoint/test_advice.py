@@ -1,8 +1,10 @@
 """What a run says that cannot go on: each advice is followed here, and then it goes on, or another one starts."""
 
+import os
 import re
 import shlex
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,6 +20,7 @@ from unmask.train.checkpoint.resume import require_same_data
 from unmask.train.checkpoint.state import load_facts
 from unmask.train.data import Position
 from unmask.train.logging.log import read_log
+from unmask.train.logging.progress import Display
 from unmask.train.run_folder import RunFolder, saved_config
 
 
@@ -189,6 +192,25 @@ def test_a_run_that_diverged_begins_again_with_a_lower_rate(
         tiny.pretrain(tiny.config(tmp_path / "high", learning_rate=1e30, **settings))
     tiny.pretrain(tiny.config(tmp_path / "low", learning_rate=1e-3, **settings))
     assert read_log(tmp_path / "low")[-1]["skipped"] == 0
+
+
+def test_a_run_that_diverged_begins_again_with_a_longer_warm_up(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmask.train.trainer.GIVE_UP_AFTER", 3)
+    settings: dict[str, Any] = {"log_every": 1, "learning_rate": 1e8, "phases": []}
+    with pytest.raises(RunError, match=r"start a new run with .* or a longer warm-up"):
+        tiny.pretrain(tiny.config(tmp_path / "none", steps=6, warmup_steps=0, **settings))
+    advance = Display.advance
+
+    def five_steps(display: Display) -> None:
+        advance(display)
+        if display._done == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Display, "advance", five_steps)
+    tiny.pretrain(tiny.config(tmp_path / "longer", steps=10**9, warmup_steps=10**9, **settings))
+    assert [row["skipped"] for row in read_log(tmp_path / "longer")] == [0] * 5
 
 
 def test_an_empty_folder_beside_a_run_names_the_run(run: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ from unmask.errors import CheckpointError
 from unmask.interop.checkpoint_folder import MANIFEST, _digest, _encode, is_checkpoint, verify_checkpoint
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.state import Facts, _as_written, load_facts, load_tensors, save_state
+from unmask.train.logging.log import read_log
 from unmask.train.logging.metrics import Meter
+from unmask.train.run_folder import saved_config
 
 FACTS = Facts(
     step=3,
@@ -154,3 +158,15 @@ def test_an_open_log_row_of_another_run_is_refused() -> None:
     meter.resume_interval([], "cpu")
     with pytest.raises(CheckpointError, match="the open log row has 4 numbers"):
         meter.resume_interval([1.0, 2.0, 3.0, 1.0], "cpu")
+
+
+def test_an_open_log_row_goes_on_after_the_configuration_is_put_back(tiny: ModuleType, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    tiny.pretrain(tiny.config(run, steps=6, phases=[], log_every=4, save_every=5))
+    shutil.rmtree(run / "checkpoints" / "step-000006")
+    facts = load_facts(run / "checkpoints" / "step-000005" / "training")
+    other = Meter(["mlm", "nsp"])
+    with pytest.raises(CheckpointError, match=r"put config\.yaml of the run back as it was, or start a new run"):
+        other.resume_interval(facts.interval, "cpu")
+    tiny.pretrain(saved_config(run), resume=run)
+    assert read_log(run)[-1]["step"] == 6
