@@ -113,7 +113,7 @@ def test_a_source_is_named_by_a_file_whose_name_is_no_text(tmp_path: Path, capfd
     store = tmp_path / "store"
     command = ["prepare", "--input", str(file), "--out", str(store), "--vocab_size", "120", "--workers", "1"]
     assert main(command) == 0
-    assert "caf\\xe9: 1 documents" in capfd.readouterr().out
+    assert "caf\\xe9: 1 document" in capfd.readouterr().out
     assert Store.open(store).sources == ["caf\\xe9"]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from unmask.cli._arguments import option, read
 from unmask.cli._progress import ProgressReport
-from unmask.config.settings import Checked
+from unmask.config.settings import Checked, counted
 from unmask.folders import kind_of
 from unmask.paths import as_typed
 from unmask.terminal import messages_through
@@ -186,7 +186,7 @@ def _has_grown(store: "Store", options: Options) -> bool:
 
 
 def _tell(report: ProgressReport, progress: "Progress") -> None:
-    counted = f"{progress.documents:,} documents"
+    read = counted(progress.documents, "document")
     if progress.characters:
-        counted += f", {progress.characters:,} characters"
-    report.update(progress.stage, counted, done=progress.characters, total=progress.total_characters)
+        read += f", {progress.characters:,} characters"
+    report.update(progress.stage, read, done=progress.characters, total=progress.total_characters)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from unmask.commands.load_model import config_of
 from unmask.config import to_mapping
 from unmask.config.load import changed_settings
+from unmask.config.settings import counted
 from unmask.config.yaml_text import dump_yaml, parse_yaml
 from unmask.data.store.manifest import Manifest, read_manifest
 from unmask.errors import CheckpointError, ConfigError, RunError, StoreError
@@ -159,8 +160,8 @@ def _data(run: Path, config: "RunConfig", tokenizer: "Tokenizer") -> str:
         return "\n".join(lines)
     held_out = 100 * config.stream.held_out_fraction
     lines.append(
-        f"The text has {manifest['documents']:,} documents and {manifest['tokens']:,} tokens; {held_out:.3g}% of the "
-        "documents are held out from training."
+        f"The text has {counted(manifest['documents'], 'document')} and {manifest['tokens']:,} tokens; "
+        f"{held_out:.3g}% of the documents are held out from training."
     )
     rows = [(_text(one["name"]), f"{one['documents']:,}", f"{one['tokens']:,}") for one in manifest["sources"]]
     return "\n".join([*lines, "", *_table(("source", "documents", "tokens"), rows)])

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from unmask.errors import SettingError, SettingTypeError
 
-__all__ = ["Checked", "between_commas", "check_argument", "check_value", "described", "hints_of", "setting"]
+__all__ = ["Checked", "between_commas", "check_argument", "check_value", "counted", "described", "hints_of", "setting"]
 
 # the largest number of float32
 _LARGEST = 3.4e38
@@ -217,6 +217,11 @@ def _type_problems(hint: Any, value: object) -> Iterator[tuple[str, str]]:
 def between_commas(name: object) -> str:
     """Return a name as it stands between commas: in double quotes if it holds a comma."""
     return f'"{name}"' if "," in str(name) else str(name)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 document", "2,000 documents"."""
+    return f"1 {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def described(value: object) -> str:

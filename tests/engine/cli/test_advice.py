@@ -95,7 +95,7 @@ def test_text_and_fields_without_an_option_get_theirs(
     given = shlex.split(message.partition("give text as ")[2].partition(", or run")[0])
     message = told.refused(*common, *given, "--text-field", "title", "body", "--out", "a")
     fields = shlex.split(message.partition("give several fields as ")[2].partition(", or run")[0])
-    assert "1 documents" in told.done(*common, *given, *fields, "--out", "a")
+    assert "1 document" in told.done(*common, *given, *fields, "--out", "a")
     message = told.refused("prepare", "--out", "b")
     assert "give text with --input, or the embedded corpus with --input docstrings:" in message
     told.done(*common, *given, *fields, "--out", "b")

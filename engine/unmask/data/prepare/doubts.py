@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unmask.config.settings import counted
 from unmask.data.store import Store
 from unmask.data.text import decoding
 from unmask.data.text.options import ReadOptions
@@ -51,11 +52,11 @@ def warn_of_documents(store: Store, files: Sequence[FilePath], options: ReadOpti
 def _warn_of_uncut(documents: int, files: Sequence[FilePath], options: ReadOptions) -> None:
     texts = [path for path in files if isinstance(path, Path) and format_of(path).split_at]
     # the others are empty
-    counted = [(*_lines(path), path) for path in texts[:_FEW_DOCUMENTS]]
-    lines, blank, path = max(counted, default=(0, False, Path()))
+    lengths = [(*_lines(path), path) for path in texts[:_FEW_DOCUMENTS]]
+    lines, blank, path = max(lengths, default=(0, False, Path()))
     if lines < _MANY_LINES:
         return
-    has = "1 document" if documents == 1 else f"{documents} documents"
+    has = counted(documents, "document")
     ways = "--split-at or --blank-line-documents" if blank else "--split-at"
     each = ""
     if options.encoding == ReadOptions().encoding:

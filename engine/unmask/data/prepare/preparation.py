@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from unmask.config.settings import counted
 from unmask.data.prepare.doubts import warn_of_documents
 from unmask.data.prepare.encoding import EncodedBatch, TextEncoder, content_hash
 from unmask.data.prepare.inputs import Corpus, stores_among
@@ -305,7 +306,8 @@ class _DocumentWriter:
             self._writer.abandon()
         if not self._writer.shards:
             raise CorpusError(
-                f"corpus: none of {self._counts.read} documents gives a token; is the text in the tokenizer's language?"
+                f"corpus: none of {counted(self._counts.read, 'document')} gives a token; is the text in the "
+                "tokenizer's language?"
             )
         # all shards are in the journal by now: what is refused here can go on
         self._require_known(self._words)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unmask.config.settings import between_commas
+from unmask.config.settings import between_commas, counted
 from unmask.data.compose.sequences import Indices, ranges
 from unmask.data.store.manifest import Manifest, ShardEntry, check_shards, fingerprint, read_manifest
 from unmask.errors import StoreError
@@ -73,7 +73,7 @@ class Store:
                 bounds.append(bounds[-1] + len(source))
         if bounds[-1] != self.num_documents:
             raise StoreError(
-                f"store: {folder} holds {bounds[-1]} documents, the manifest says {self.num_documents}; "
+                f"store: {folder} holds {counted(bounds[-1], 'document')}, the manifest says {self.num_documents}; "
                 "prepare it again"
             )
         self.lengths: NDArray[np.int32] = np.concatenate(lengths)
@@ -103,8 +103,8 @@ class Store:
 
     def __repr__(self) -> str:
         return (
-            f"<Store {str(self.folder)!r}: {self.num_documents:,} documents, {self.num_tokens:,} tokens, vocabulary "
-            f"{self.vocab_size:,}, sources {', '.join(map(between_commas, self.sources))}>"
+            f"<Store {str(self.folder)!r}: {counted(self.num_documents, 'document')}, {self.num_tokens:,} tokens, "
+            f"vocabulary {self.vocab_size:,}, sources {', '.join(map(between_commas, self.sources))}>"
         )
 
     def __fspath__(self) -> str:

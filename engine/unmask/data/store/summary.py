@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from unmask.config.settings import between_commas
+from unmask.config.settings import between_commas, counted
 from unmask.data.store.reader import Store
 from unmask.data.text.cleaning import KINDS
 from unmask.data.tokenizer.bert import LONGEST_WORD
@@ -99,7 +99,7 @@ class SummaryCounts:
 def headline(store: Store) -> str:
     """Describe a store in one line: documents, tokens, vocabulary, segmenter, and unknown tokens if they are many."""
     counts = (
-        f"{store.num_documents:,} documents, {store.num_tokens:,} tokens without [CLS] and [SEP], vocabulary "
+        f"{counted(store.num_documents, 'document')}, {store.num_tokens:,} tokens without [CLS] and [SEP], vocabulary "
         f"{store.vocab_size:,}"
     )
     words = f", words of Chinese by {store.segmenter}" if store.segmenter else ""
@@ -123,7 +123,7 @@ def describe(store: Store) -> str:
         name, tokens = source["name"], source["tokens"]
         unknown = summary.get("unknown_tokens", {}).get(name, 0)
         share = unknown / max(1, tokens)
-        lines.append(f"  {name}: {source['documents']:,} documents, {tokens:,} tokens, {share:.3%} unknown")
+        lines.append(f"  {name}: {counted(source['documents'], 'document')}, {tokens:,} tokens, {share:.3%} unknown")
         if unknown > _MUCH_UNKNOWN * tokens:
             strange.append(between_commas(name))
     if strange:
@@ -132,8 +132,8 @@ def describe(store: Store) -> str:
             "tokenizer made for such text, or none to train one"
         )
     for kind, by_source in summary.get("removed_characters", {}).items():
-        counted = ", ".join(f"{between_commas(name)} {count:,}" for name, count in by_source.items())
-        lines.append(f"{kind} characters removed: {counted}")
+        removed = ", ".join(f"{between_commas(name)} {count:,}" for name, count in by_source.items())
+        lines.append(f"{kind} characters removed: {removed}")
     if summary.get("long_words"):
         lines.append(
             f"{summary['long_words']:,} words of more than {LONGEST_WORD} characters can only become [UNK] and were "

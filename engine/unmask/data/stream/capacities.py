@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unmask.config.schema import CompositionConfig, StreamConfig
+from unmask.config.settings import counted
 from unmask.data.compose import Block, PairTask, Sequences, sampler
 from unmask.data.stream.blocks import Source, TokenStore
 from unmask.data.stream.plan import Capacities
@@ -134,15 +135,15 @@ def count_tokens(
         CorpusError: no documents, or fewer tokens than needed.
     """
     room = config.max_length - 2
-    documents, counted = 0, Fraction(0)
+    documents, weighted = 0, Fraction(0)
     for source in sources:
         lengths = store.lengths[source.documents].astype(np.int64)
         documents += lengths.size if source.weight else 0
         specials = 2 * -(-lengths // room) if sample is None else 0
-        counted += source.weight * int((lengths + specials).sum())
+        weighted += source.weight * int((lengths + specials).sum())
     if sample is not None:
-        counted *= Fraction(int((sample.lengths + 1 + sample.opens).sum()), max(1, int(sample.lengths.sum())))
-    tokens = int(counted)
+        weighted *= Fraction(int((sample.lengths + 1 + sample.opens).sum()), max(1, int(sample.lengths.sum())))
+    tokens = int(weighted)
     if not documents:
         other = ""
         if store.lengths.size > 1:
@@ -161,8 +162,8 @@ def count_tokens(
         # a micro-batch holds one piece at least
         way_out = f", or lower stream.micro_batch_tokens to at most {tokens}" if tokens >= config.max_length else ""
         raise CorpusError(
-            f"stream: the corpus has {tokens} tokens in {documents} documents, fewer than one micro-batch of {needed}; "
-            f"add text{way_out}"
+            f"stream: the corpus has {tokens} tokens in {counted(documents, 'document')}, fewer than one "
+            f"micro-batch of {needed}; add text{way_out}"
         )
     return tokens
 

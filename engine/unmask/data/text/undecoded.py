@@ -62,8 +62,8 @@ def all_undecoded(first: UndecodedError, files: Sequence[FilePath], options: Rea
         way = known or f"; {_way(found, files, options.encoding, as_typed(first.path))}"
         return CorpusError(f"corpus: {first.path} is not {name} {first.place}{way}")
     ways = _way(found, files, options.encoding, "FILE")
-    others = "1 file was" if missed == 1 else f"{missed:,} files were"
-    rest = f"; {others} not looked at" if missed else ""
+    left = "1 file was" if missed == 1 else f"{missed:,} files were"
+    rest = f"; {left} not looked at" if missed else ""
     listed = "".join(f"\n  {printable(str(one.path))} {one.place}" for one in found)
     return CorpusError(f"corpus: {len(found):,} of {len(files):,} files of text are not {name}{rest}; {ways}{listed}")
 

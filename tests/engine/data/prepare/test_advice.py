@@ -125,7 +125,7 @@ def test_text_in_another_language_than_the_tokenizer_s_is_not_encoded(text: Path
     tokenizer = store([text], tmp_path / "first").folder / "tokenizer"
     (tmp_path / "b.txt").write_text("\u200b\u200b\u2060 \u200b")
     told = refusal([tmp_path / "b.txt"], tmp_path / "second", vocab_size=None, tokenizer=tokenizer, allow_unknown=True)
-    ways = r"documents gives a token; is the text in the tokenizer's language\?$|every document is empty; give text$"
+    ways = r"document gives a token; is the text in the tokenizer's language\?$|every document is empty; give text$"
     assert re.search(ways, told), told
     store([text], tmp_path / "second", vocab_size=None, tokenizer=tokenizer)
 

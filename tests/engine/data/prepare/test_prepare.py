@@ -109,7 +109,7 @@ def test_the_summary_counts_lengths_and_unknown_tokens_by_source(tokenizer: Toke
     assert sum(summary["lengths"].values()) == 2
     assert summary["lengths"]["1-16"] == 1
     lines = describe(store).splitlines()
-    assert "  strange: 1 documents, 4 tokens, 50.000% unknown" in lines
+    assert "  strange: 1 document, 4 tokens, 50.000% unknown" in lines
     [told] = [line for line in lines if line.startswith("more than")]
     assert told.startswith("more than 10% of strange is [UNK]")
     # from the shortest document on
@@ -161,7 +161,7 @@ def test_failures_leave_nothing_behind(corpus: Path, tokenizer: Tokenizer, tmp_p
     with pytest.raises(CorpusError, match="is not UTF-8 at byte"):
         prepare([corpus], out, tokenizer=tokenizer)
     corpus.write_text(json.dumps({"text": "\u200b"}))
-    with pytest.raises(CorpusError, match="none of 1 documents gives a token"):
+    with pytest.raises(CorpusError, match="none of 1 document gives a token"):
         prepare([corpus], out, tokenizer=tokenizer)
     with pytest.raises(TokenizerError, match="vocab_size must be at least"):
         prepare([corpus.rename(tmp_path / "a.txt")], out, vocab_size=5)

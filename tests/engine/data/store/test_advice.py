@@ -62,7 +62,7 @@ SAYS = {
     "version": "was written in format 99; this version reads format 1 - upgrade unmask or prepare the store again",
     "unreadable": "cannot be read ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte); make it "
     "readable, or prepare the store again",
-    "count": "holds 1 documents, the manifest says 7; prepare it again",
+    "count": "holds 1 document, the manifest says 7; prepare it again",
     "no shard": "is no shard of a token store (",
 }
 

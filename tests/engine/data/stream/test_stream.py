@@ -261,7 +261,7 @@ def test_a_single_document_is_told_to_be_cut_and_nothing_that_does_not_help():
 
 
 def test_a_corpus_smaller_than_a_piece_is_not_told_to_lower_the_micro_batch():
-    with pytest.raises(CorpusError, match=r"has 7 tokens in 1 documents, fewer than one micro-batch of 128; add text$"):
+    with pytest.raises(CorpusError, match=r"has 7 tokens in 1 document, fewer than one micro-batch of 128; add text$"):
         stream(corpus(lengths=[5]), held_out_fraction=0.0)
 
 
