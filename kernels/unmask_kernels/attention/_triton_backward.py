@@ -323,12 +323,14 @@ def grad_query_kernel(
     width: tl.constexpr = TILE.heads * TILE.head_dim
     dropout = Dropout(key_ptr, keys_ptr, bitmask_ptr, threshold, tokens, TILE.heads)
     scales = _Scales(scale_log2, scale_grad, 1.0)
-    first_line = HEAD_LINES + slots + tl.load(tiles_ptr + 4 * upper + 1)
-    items = (HEAD_LINES + slots + tl.load(tiles_ptr + 4 * lower + 1) - first_line) * TILE.heads * PARTS
-    index = tl.program_id(0)
-    while index < items:
+    begin = tl.load(tiles_ptr + 4 * upper + 1) * TILE.heads * PARTS
+    end = tl.load(tiles_ptr + 4 * lower + 1) * TILE.heads * PARTS
+    # its first item is a numbered one too: one register less, which Triton 3.6.0 would spill
+    begin -= tl.num_programs(0)
+    index = begin + next_number(tickets_ptr)
+    while index < end:
         part = index // TILE.heads
-        item = load_item(tiles_ptr, first_line + part // PARTS, index % TILE.heads)
+        item = load_item(tiles_ptr, HEAD_LINES + slots + part // PARTS, index % TILE.heads)
         first = item.first_row + part % PARTS * TILE.rows
         pointers = _locate(item, qkv_ptr, dqkv_ptr, dout_ptr, lse_ptr, delta_ptr, tokens, TILE)
         row = first + tl.arange(0, TILE.rows)
@@ -354,7 +356,7 @@ def grad_query_kernel(
                 q, dout, lse, delta, dq, pointers, dropout, item, first, column, left, right, scales, TILE, True
             )  # fmt: skip
         store_rows(pointers.dq_ptr, dq * scale_grad, first, item.length, 3 * width, TILE.rows, TILE)
-        index = next_number(tickets_ptr)
+        index = begin + next_number(tickets_ptr)
 
 
 @fenced_jit(do_not_specialize=_NOT_COMPILED_IN, do_not_specialize_on_alignment=["key_ptr", "tickets_ptr"])
