@@ -262,12 +262,19 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     began = time.monotonic()
     out = Path(arguments[0]).resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.jsonl").unlink(missing_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "results.jsonl").unlink(missing_ok=True)
+    except OSError as error:
+        print(f"gpu.sh: OUT must be a folder that can be written, got {out} ({error.strerror})", file=sys.stderr)
+        return 2
+    if (wheels := os.environ.get("WHEELS")) and not list(Path(wheels).glob("*.whl")):
+        print(f"gpu.sh: WHEELS must be a folder with wheels, got '{wheels}'; unset it without any", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory(prefix="unmask-gpu-") as folder:
         scratch = Path(folder)
         environment = _environment(out, scratch)
-        dry = bool(os.environ.get("DRY"))
+        dry = os.environ.get("DRY", "0") not in ("", "0")
         if dry:
             # a rehearsal must look the same on every machine
             environment |= {"CUDA_VISIBLE_DEVICES": ""}

@@ -20,7 +20,7 @@ __all__ = ["DRY", "ROOT", "SHORT", "commit", "cpu_features", "describe", "facts"
 ROOT = Path(__file__).resolve().parent.parent
 """The root of the repository."""
 
-DRY = bool(os.environ.get("DRY"))
+DRY = os.environ.get("DRY", "0") not in ("", "0")
 """Whether `bench/gpu.sh` rehearses: benches then take tiny sizes on a CPU."""
 
 SHORT = {torch.bfloat16: "bf16", torch.float32: "fp32"}

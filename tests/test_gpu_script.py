@@ -231,6 +231,18 @@ def test_gpu_script_refuses_what_it_does_not_know(
     assert said in capsys.readouterr().err
 
 
+def test_gpu_script_refuses_a_folder_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert gpu.main([str(file), "facts"]) == 2
+    assert "gpu.sh: OUT must be a folder that can be written, got " in capsys.readouterr().err
+    monkeypatch.setenv("WHEELS", str(tmp_path))
+    assert gpu.main([str(tmp_path / "out"), "facts"]) == 2
+    assert "gpu.sh: WHEELS must be a folder with wheels, got " in capsys.readouterr().err
+
+
 def _report(path: Path, *cases: tuple[str, str, str]) -> Path:
     kinds = {"passed": "", "failed": "<failure/>", "skipped": "<skipped/>"}
     rows = [

@@ -25,6 +25,7 @@ import importlib.metadata
 import json
 import os
 import re
+import stat
 import sys
 import tempfile
 import time
@@ -128,7 +129,7 @@ def cache_folder() -> Path | None:
     """The user's own folder; None if there is neither a variable that names one nor a home folder."""
     named = os.environ.get("UNMASK_CACHE", "").strip()
     if named:
-        return Path(named).expanduser()
+        return _expanded(named)
     base = os.environ.get("XDG_CACHE_HOME", "").strip()
     # the standard says that a relative path is to be ignored
     if base and Path(base).is_absolute():
@@ -142,7 +143,16 @@ def cache_folder() -> Path | None:
 def shared_folders() -> list[Path]:
     """The folders that are only read."""
     named = os.environ.get("UNMASK_SHARED_CACHE", "").split(os.pathsep)
-    return [Path(folder.strip()).expanduser() for folder in named if folder.strip()]
+    folders = [_expanded(folder.strip()) for folder in named if folder.strip()]
+    return [folder for folder in folders if folder is not None]
+
+
+def _expanded(folder: str) -> Path | None:
+    """The path of a folder; None if it begins with "~" and there is no such home folder."""
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        return None
 
 
 def read_records(kind: str) -> list[Record]:
@@ -204,7 +214,11 @@ def update_record(
 
 def _read(path: Path) -> Record:
     try:
-        if path.stat().st_size > _LARGEST_BYTES:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            # to read a pipe would wait for ever
+            return Record(path=path, machine=None, contents={}, ignored="cannot be read: it is no file")
+        if state.st_size > _LARGEST_BYTES:
             return Record(path=path, machine=None, contents={}, ignored="damaged: it is too large for a record")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -217,6 +231,8 @@ def _read(path: Path) -> Record:
         contents = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         return Record(path=path, machine=None, contents={}, ignored=f"damaged: {error}")
+    except ValueError:
+        return Record(path=path, machine=None, contents={}, ignored="damaged: a number in it has too many digits")
     if contents.pop("format", None) != _FORMAT:
         return Record(path=path, machine=None, contents={}, ignored="made by another version of unmask")
     about = contents.pop("machine", None)

@@ -120,6 +120,30 @@ def test_a_record_of_this_machine_before_a_change_is_kept_beside_the_new_one(her
     assert {record.contents["a"]: bool(record.ignored) for record in read_records("verified")} == {1: True, 2: False}
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_what_is_no_file_is_ignored_with_the_reason(here: Machine, cache: Path) -> None:
+    path = update_record("verified", here, lambda old: {"a": 1})
+    os.mkfifo(path.with_name("pipe.toml"))
+    path.with_name("folder.toml").mkdir()
+    path.with_name("loop.toml").symlink_to("loop.toml")
+    path.with_name("endless.toml").symlink_to("/dev/zero")
+    ignored = {record.path.stem: record.ignored for record in read_records("verified") if record.ignored}
+    assert ignored.keys() == {"pipe", "folder", "loop", "endless"}
+    assert all(reason.startswith("cannot be read: ") for reason in ignored.values()), ignored
+
+
+def test_a_home_folder_that_does_not_exist_is_no_folder_of_records(
+    here: Machine, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNMASK_CACHE", "~nobody-of-this-name/unmask")
+    monkeypatch.setenv("UNMASK_SHARED_CACHE", "~nobody-of-this-name/unmask:/opt/a")
+    assert (cache_folder(), shared_folders()) == (None, [Path("/opt/a")])
+    with pytest.raises(NotRecorded, match="set UNMASK_CACHE to a folder that can be written"):
+        update_record("verified", here, lambda old: {"a": 1})
+    monkeypatch.setenv("UNMASK_CACHE", str(cache))
+    assert update_record("verified", here, lambda old: {"a": 1}).exists()
+
+
 def test_a_damaged_record_is_ignored_with_the_reason_and_written_anew(here: Machine) -> None:
     path = update_record("verified", here, lambda old: {"longest": 512})
     whole = path.read_text()
@@ -131,6 +155,7 @@ def test_a_damaged_record_is_ignored_with_the_reason_and_written_anew(here: Mach
         (b"\xff\xfe\x00", "damaged: it is no text"),
         (b"", "damaged: its end is missing"),
         (b"#" * (1 << 21), "damaged: it is too large for a record"),
+        (whole.replace("= 512", "= " + "5" * 5000).encode(), "damaged: a number in it has too many digits"),
     ):
         path.write_bytes(damaged)
         record = the_record()

@@ -336,6 +336,7 @@ def test_a_damaged_file_is_ignored_with_the_reason_and_written_anew(one: StandIn
         ("stand_in.one", "stand_in.gone", "nothing is named 'stand_in.gone' to be tuned"),
         ("taken = true", "taken = 1", "taken is 1"),
         ("ratio = 2.0", "", "ratio is None"),
+        ("ratio = 2.0", "ratio = nan", "ratio is nan"),
         ("[[measured]]", "[measured]\nx = 1\n[[others]]", "choice is None"),
     ],
 )
@@ -474,10 +475,16 @@ def test_the_module_is_a_command(
 
     monkeypatch.setattr("unmask_kernels.tune.session.DeviceClock", lambda device: interrupted)
     assert command.main(["--again"]) == 143
-    assert "interrupted; run `python -m unmask_kernels.tune` again to go on" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "interrupted; run `python -m unmask_kernels.tune` again to go on" in err
+    assert "nothing to tune" not in out
     assert signal.getsignal(signal.SIGTERM) is before
     assert command.main(["--num-heads", "0"]) == 2
     assert capsys.readouterr().err == "tune: num_heads must be at least 1, got 0\n"
+    assert command.main(["--tokens", "0"]) == 2
+    assert capsys.readouterr().err == "tune: tokens must be at least 1, got 0\n"
+    assert command.main(["--minutes", "nan"]) == 2
+    assert capsys.readouterr().err == "tune: minutes must be a number above 0, got nan; leave it out, and it is 2\n"
 
 
 def test_a_finding_without_a_home_folder_is_not_recorded(one: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -334,6 +334,29 @@ def test_a_driver_that_is_too_old_or_a_missing_gpu_is_one_sentence(
     assert str(raised.value) == told
 
 
+def test_a_gpu_that_is_not_there_is_one_sentence_and_a_rank_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for call in (verify, verify_once):
+        with pytest.raises(CannotVerify, match="verify: device must be below cuda:1, got cuda:7; leave it out"):
+            call(SMALL, device="cuda:7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(CannotVerify, match="verify: no GPU can be used"):
+        verify_once(SMALL)
+
+
+def test_a_triton_that_cannot_be_imported_is_told_and_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(arguments: Any) -> Any:
+        raise ImportError("libcuda.so.1: cannot open shared object file")
+
+    broken("gelu", monkeypatch, lambda result: result)
+    monkeypatch.setitem(FAMILIES["gelu"]._modules, "young", SimpleNamespace(forward=missing))  # type: ignore[misc]
+    report = verify_here(operations=["gelu"])
+    assert (report.failed, report.passed, report.finding, report.record) == ([], [], None, None)
+    assert "not run (cannot be imported: libcuda.so.1: cannot open shared object file)" in list(report.lines())[1]
+
+
 def test_a_cpu_has_nothing_to_verify(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capability, "INTERPRETING", False)
     with pytest.raises(CannotVerify, match="verify: device must be a GPU, got cpu: on a CPU PyTorch's own operations"):
@@ -441,6 +464,15 @@ def test_the_process_without_the_engine_prints_the_table(
     assert main(arguments) == 1
     assert main([*arguments, "--num-heads", "0"]) == 2
     assert "verify: num_heads must be at least 1, got 0" in capsys.readouterr().err
+    assert main([*arguments, "--seconds", "0"]) == 2
+    assert "not run (the time was over)" in capsys.readouterr().out
+    for wrong, told in (
+        (["--seconds", "nan"], "verify: seconds must be a number from 0 on, got nan; leave it out, and it is 120"),
+        (["--device", "gpu"], "verify: device must be a GPU such as cuda or cuda:1, got 'gpu'; leave it out"),
+        (["--window", "-4"], "verify: a window must be at least 0, got (None, -4)"),
+    ):
+        assert main([*arguments, *wrong]) == 2
+        assert told in capsys.readouterr().err
 
 
 def _verify_in_a_process(number: int, count: Path) -> None:

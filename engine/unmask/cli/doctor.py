@@ -247,6 +247,7 @@ def _device(device: "torch.device", families: Sequence[Any]) -> dict[str, Any]:
     import torch
 
     from unmask.train.precision import choose_precision
+    from unmask.train.threads import have_a_core_each
     from unmask_kernels.capability import architecture
     from unmask_kernels.tune.record import read_tuning
 
@@ -260,7 +261,11 @@ def _device(device: "torch.device", families: Sequence[Any]) -> dict[str, Any]:
     if device.type == "cuda":
         found["free_bytes"], found["total_bytes"] = torch.cuda.mem_get_info(device)
     tuning = read_tuning(device)
-    found["tuned"] = [asdict(one) | {"date": tuning.dates[key]} for key, one in tuning.findings.items() if one.taken]
+    found["tuned"] = [
+        asdict(one) | {"date": tuning.dates[key]}
+        for key, one in tuning.findings.items()
+        if one.taken and (not one.advice or have_a_core_each(one.best))
+    ]
     here = architecture(torch.empty(0, device=device))
     found["operations"] = {}
     for family in families:

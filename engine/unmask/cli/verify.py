@@ -38,7 +38,7 @@ class Options(Checked):
 
 
 def run(arguments: list[str]) -> None:
-    """Print the table. The exit status is 1 if a kernel has failed."""
+    """Print the table. The exit status is 1 if a kernel has failed, and 2 if none was run."""
     options = read(Options, prog="unmask verify", arguments=arguments)
     if options.run is not None and options.config is not None:
         raise UnmaskError(
@@ -64,6 +64,8 @@ def run(arguments: list[str]) -> None:
             print(f"recorded in {found.record}")
     if found.failed:
         raise SystemExit(1)
+    if found.outcomes and not found.passed:
+        raise SystemExit(2)
 
 
 def _tell(report: ProgressReport, progress: "VerificationProgress") -> None:

@@ -27,7 +27,7 @@ from unmask.train.precision import choose_precision
 from unmask.train.run_folder import RunFolder, located, saved_config
 from unmask.train.schedule import LinearSchedule
 from unmask.train.store import open_store
-from unmask.train.threads import step_shape
+from unmask.train.threads import have_a_core_each, step_shape
 from unmask.train.trainer import Trainer
 from unmask.train.unigram import baseline
 from unmask_kernels import using
@@ -175,7 +175,9 @@ def _tuned_values(trainer: Trainer, facts: Facts | None) -> dict[Key, Value]:
             "differently; --kernels.tuned never leaves it out"
         )
     advice = tuning.findings.get(Key("train.threads", step_shape(config.model, dtype)))
-    if advice is not None and advice.taken and config.train.threads is None and torch.get_num_threads() != advice.best:
+    # the record may be from a job with more cores
+    can = advice is not None and advice.taken and have_a_core_each(advice.best)
+    if advice is not None and can and config.train.threads is None and torch.get_num_threads() != advice.best:
         _log.info(
             f"train.threads: `unmask tune` found {advice.best} threads {advice.ratio:.2f} times as fast as "
             f"{advice.default}; --train.threads {advice.best} takes them, in a new run"

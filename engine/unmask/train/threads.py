@@ -18,7 +18,7 @@ import torch
 
 from unmask.config import EncoderConfig
 
-__all__ = ["CrowdWatch", "step_shape", "usable_cores"]
+__all__ = ["CrowdWatch", "have_a_core_each", "step_shape", "usable_cores"]
 
 _CGROUPS = Path("/sys/fs/cgroup")
 # the load that the system tells is a mean over this many seconds, weighted to the present
@@ -34,6 +34,11 @@ def usable_cores() -> float:
     except AttributeError:
         cores = float(os.cpu_count() or 1)
     return min(cores, _container_limit())
+
+
+def have_a_core_each(threads: object) -> bool:
+    """Return whether this process may use a core for each of so many threads; False for what is no such number."""
+    return type(threads) is int and 1 <= threads <= usable_cores()
 
 
 def step_shape(model: EncoderConfig, dtype: torch.dtype) -> str:

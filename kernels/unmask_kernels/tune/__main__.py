@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ def main(words: Sequence[str] | None = None) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         shapes = Shapes(
-            tokens=asked.tokens or (16384 if device.type == "cuda" else 2048),
+            tokens=(16384 if device.type == "cuda" else 2048) if asked.tokens is None else asked.tokens,
             max_lengths=(asked.max_length,),
             dtype=getattr(torch, asked.dtype or ("bfloat16" if device.type == "cuda" else "float32")),
             num_heads=asked.num_heads,
@@ -37,6 +38,11 @@ def main(words: Sequence[str] | None = None) -> int:
         )
     except ValueError as error:
         print(str(error).replace("verify:", "tune:", 1), file=sys.stderr)
+        return 2
+    if not 0.0 < asked.minutes < math.inf:
+        print(
+            f"tune: minutes must be a number above 0, got {asked.minutes}; leave it out, and it is 2", file=sys.stderr
+        )
         return 2
     session = Session(device=device, minutes=asked.minutes, again=asked.again, tell=_tell)
     before = signal.signal(signal.SIGTERM, _interrupt)

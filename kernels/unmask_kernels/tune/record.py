@@ -16,6 +16,7 @@ A file is used only if each of its values is one that the choice may have.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -117,6 +118,8 @@ def _finding(entry: object) -> tuple[Finding | None, str]:
     for name, value in values.items():
         kinds = _KINDS[name]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            return None, f"{name} is {value!r}"
+        if isinstance(value, float) and not math.isfinite(value):
             return None, f"{name} is {value!r}"
     if not all(isinstance(one, str) for one in values["wrong"]):
         return None, f"wrong is {values['wrong']!r}"

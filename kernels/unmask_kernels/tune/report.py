@@ -47,7 +47,7 @@ def conclusion(session: Session, command: str) -> Iterator[str]:
         session: the tuning.
         command: that goes on with it.
     """
-    if not session.findings and not session.left:
+    if session.asked == 0:
         yield "nothing to tune: no choice is inside a backend that runs these calls here"
     if session.known:
         yield f"{session.known} of {len(session.findings)} were measured before; --again measures them anew"

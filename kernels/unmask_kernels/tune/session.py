@@ -50,6 +50,7 @@ class Session:
         findings: what is decided, in order.
         known: how many of them were recorded before.
         left: contests that the time did not allow.
+        asked: number of contests; None before they are known.
         not_recorded: why the findings could not be written; empty if they could.
     """
 
@@ -61,10 +62,12 @@ class Session:
     findings: list[Finding] = field(default_factory=list)
     known: int = 0
     left: list[Contest] = field(default_factory=list)
+    asked: int | None = None
     not_recorded: str = ""
 
     def hold(self, contests: Sequence[Contest]) -> None:
         """Hold the contests. An interruption loses only the one that is being held."""
+        self.asked = len(contests)
         clock = self.clock or DeviceClock(self.device)
         until = time.monotonic() + 60.0 * self.minutes
         before = {} if self.again else read_tuning(self.device).findings

@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*report.lines(), sep="\n")
         if report.record is not None:
             print(f"recorded in {report.record}")
-    return 1 if report.failed else 0
+    if report.failed:
+        return 1
+    return 2 if report.outcomes and not report.passed else 0
 
 
 def _show(progress: VerificationProgress) -> None:

@@ -23,7 +23,7 @@ from ..machine_record import Machine, this_machine
 from ..passes import note_passes
 from .outcome import Verification
 from .plan import plan
-from .session import OLDEST_ARCHITECTURE, VerificationProgress, verify
+from .session import OLDEST_ARCHITECTURE, VerificationProgress, require_device, verify
 from .shapes import Shapes
 
 __all__ = ["among_ranks", "standing", "verify_once"]
@@ -74,6 +74,9 @@ def verify_once(
     Raises:
         CannotVerify: there is no such device.
     """
+    # a CPU has nothing to verify, and that is no error here
+    if not device.startswith("cpu"):
+        require_device(device)
     if standing(shapes, device, operations) != "unknown":
         return None
     machine = this_machine(device)

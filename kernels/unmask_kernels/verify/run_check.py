@@ -56,6 +56,10 @@ def run_check(check: Check, dtype: torch.dtype, device: str, tokens: int) -> Out
             problem = ""
         except torch.OutOfMemoryError:
             problem = "out of memory"
+        except ImportError as error:
+            # a Triton without a library that it needs says nothing of a kernel
+            problem = f"cannot be imported: {_first_line(error)}"
+            return _timed(Outcome(**entry, verdict="not run", problem=problem, case=at), begun)
         except OverBudget as error:
             problem, worst = _first_line(error), error.worst or worst
         except Exception as error:

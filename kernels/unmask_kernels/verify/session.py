@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import queue
@@ -92,12 +93,14 @@ def verify(
             always do.
         fallback: folder for the record if the user's own cannot be written.
     Raises:
-        ValueError: there is no such operation.
+        ValueError: there is no such operation, or `seconds` is no time.
         CannotVerify: there is no such device.
     """
     for name in operations or ():
         if name not in known:
             raise ValueError(f"verify: {name!r} is not an operation; choose from {', '.join(known)}")
+    if not 0.0 <= seconds < math.inf:
+        raise ValueError(f"verify: seconds must be a number from 0 on, got {seconds}; leave it out, and it is 120")
     require_device(device)
     machine = this_machine(device)
     report = Verification(machine=asdict(machine))
@@ -140,10 +143,18 @@ def is_interpreting() -> bool:
 
 def require_device(device: str) -> None:
     """Raise CannotVerify unless kernels run on a device, with the reason and what to do."""
-    if torch.device(device).type == "cuda":
+    try:
+        asked = torch.device(device)
+    except RuntimeError:
+        raise CannotVerify(
+            f"verify: device must be a GPU such as cuda or cuda:1, got {device!r}; leave it out, and it is cuda"
+        ) from None
+    if asked.type == "cuda":
         why = _why_no_gpu()
         if why:
             raise CannotVerify(f"verify: {why}")
+        if (asked.index or 0) >= (count := torch.cuda.device_count()):
+            raise CannotVerify(f"verify: device must be below cuda:{count}, got {device}; leave it out, and it is cuda")
     elif not capability.INTERPRETING:
         raise CannotVerify(
             f"verify: device must be a GPU, got {device}: on a CPU PyTorch's own operations run, and there is nothing "

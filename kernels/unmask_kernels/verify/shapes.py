@@ -57,6 +57,8 @@ class Shapes:
             raise ValueError(f"verify: dtype must be float32, bfloat16 or float16, got {self.dtype}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"verify: activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+        if any(window is not None and window < 0 for window in self.windows):
+            raise ValueError(f"verify: a window must be at least 0, got {self.windows}; None is a global layer")
         if not self.max_lengths or min(self.max_lengths) < 1:
             raise ValueError(f"verify: max_lengths must be at least 1, got {self.max_lengths}")
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from unmask.config import KernelsConfig
+from unmask.train import threads
 from unmask.train.logging.progress import Display
 from unmask.train.logging.provenance import machine
 from unmask.train.run_folder import saved_config
@@ -133,6 +134,10 @@ def test_the_number_of_threads_is_only_advised(
     advice = {"choice": "train.threads", "shape": shape, "default": here, "best": here + 1, "advice": True}
     write_finding("cpu", replace(FASTEST, **advice))
     caplog.set_level(logging.INFO, "unmask")
+    monkeypatch.setattr(threads, "usable_cores", lambda: float(here))
+    tiny.pretrain(tiny.config(tmp_path / "narrow", threads=None, steps=2))
+    assert "train.threads" not in caplog.text
+    monkeypatch.setattr(threads, "usable_cores", lambda: here + 1.0)
     tiny.pretrain(config)
     assert torch.get_num_threads() == here
     assert (
