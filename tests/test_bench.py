@@ -266,6 +266,13 @@ def test_a_setting_without_room_is_left_out() -> None:
     assert others == {"transformers fp32 sdpa": "out of memory"}
 
 
+@pytest.mark.parametrize("option", ["--tokens", "--rounds", "--threads", "--pad-to-multiple-of"])
+def test_the_bench_of_the_step_refuses_a_number_below_one(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench_step.main(["--size", "nano", option, "0"])
+    assert f"argument {option}: must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_a_step_is_timed_beside_transformers_in_its_best_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -217,21 +217,28 @@ def _named(short: str) -> torch.dtype:
     return next(dtype for dtype, name in machine.SHORT.items() if name == short)
 
 
+def _positive(text: str) -> int:
+    """Return a number of at least 1."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The script."""
     parser = argparse.ArgumentParser(description="Real tokens per second of a training step, ours and transformers'.")
     parser.add_argument("--size", choices=sorted(SIZES), default="mini")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, help="real tokens of a step (default: by size)")
+    parser.add_argument("--rounds", type=_positive, default=5)
+    parser.add_argument("--tokens", type=_positive, help="real tokens of a step (default: by size)")
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.1], help="one or several (default: 0.1)")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--lengths", choices=SHORT_CASES, default="lognormal-512", help="lengths of random documents")
     source.add_argument("--documents", type=Path, metavar="STORE", help="text: a store that `unmask prepare` made")
     parser.add_argument("--backend", help="ask for this one in every operation, as triton before it is verified")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="of both sides (default: the best for each)")
-    parser.add_argument("--pad-to-multiple-of", type=int, help="as in the collator of transformers")
+    parser.add_argument("--pad-to-multiple-of", type=_positive, help="as in the collator of transformers")
     alone = parser.add_mutually_exclusive_group()
     alone.add_argument("--only-peer", action="store_true", help="time transformers alone")
     alone.add_argument("--no-peer", action="store_true", help="time ours alone")
