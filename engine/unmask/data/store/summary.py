@@ -112,7 +112,8 @@ def describe(store: Store) -> str:
     summary = store.manifest["summary"]
     lines = [headline(store)]
     if summary.get("empty_documents"):
-        lines.append(f"{summary['empty_documents']:,} documents without a token were left out")
+        empty = summary["empty_documents"]
+        lines.append(f"{counted(empty, 'document')} without a token {'was' if empty == 1 else 'were'} left out")
     if summary.get("dropped_duplicates"):
         lines.append(f"{summary['dropped_duplicates']:,} copies of earlier documents were dropped")
     lines.extend(

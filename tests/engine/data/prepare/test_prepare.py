@@ -166,3 +166,15 @@ def test_failures_leave_nothing_behind(corpus: Path, tokenizer: Tokenizer, tmp_p
     with pytest.raises(TokenizerError, match="vocab_size must be at least"):
         prepare([corpus.rename(tmp_path / "a.txt")], out, vocab_size=5)
     assert list((tmp_path / "made").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(1, "1 document without a token was"), (2, "2 documents without a token were")]
+)
+def test_documents_without_a_token_are_told_by_their_number(
+    tokenizer: Tokenizer, tmp_path: Path, number: int, told: str
+) -> None:
+    rows = [{"text": "tensor"}, *({"text": "\u200b"} for _ in range(number))]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = prepare([tmp_path / "a.jsonl"], tmp_path / "store", tokenizer=tokenizer, workers=1)
+    assert f"{told} left out" in describe(store).splitlines()
