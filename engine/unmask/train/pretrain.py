@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from unmask.config import BUDGETS, EncoderConfig, RunConfig
-from unmask.config.settings import described
+from unmask.config.settings import counted, described
 from unmask.data.compose import describe_composition
 from unmask.errors import ConfigError
 from unmask.folders import kind_of
@@ -33,7 +33,7 @@ from unmask.train.unigram import baseline
 from unmask_kernels import using
 from unmask_kernels.capability import INTERPRETING
 from unmask_kernels.tune.record import read_tuning
-from unmask_kernels.tuned import Key, Value, from_text, using_values
+from unmask_kernels.tuned import Key, Value, from_text, to_text, using_values
 
 __all__ = ["build_trainer", "pretrain"]
 
@@ -162,10 +162,17 @@ def _tuned_values(trainer: Trainer, facts: Facts | None) -> dict[Key, Value]:
     values = tuning.values()
     if facts is not None and facts.machine.get("device") == machine(trainer.device, dtype)["device"]:
         began = from_text(facts.tuned or {})
+        unknown = (facts.tuned or {}).keys() - to_text(began).keys()
+        if unknown:
+            named = ", ".join(sorted(unknown))
+            _log.warning(
+                f"kernels.tuned: the run began with values that this version does not have ({named}), so from here it "
+                "rounds differently; to repeat its bits, resume it with the version that it began with"
+            )
         if began != values:
             _log.info(
-                f"kernels.tuned: the run goes on with the {len(began)} values of `unmask tune` that it began with, "
-                f"where a new run would take {len(values)}"
+                f"kernels.tuned: the run goes on with the {counted(len(began), 'value')} of `unmask tune` that it "
+                f"began with, where a new run would take {len(values)}"
             )
         values = began
     elif values:

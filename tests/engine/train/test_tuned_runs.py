@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from unmask.train.run_folder import saved_config
 from unmask.train.threads import step_shape
 from unmask_kernels.tune.finding import Finding
 from unmask_kernels.tune.record import read_tuned, write_finding
+from unmask_kernels.tuned import tunables
 
 # the plain definition in the place of the groups adds up in another order
 FASTEST = Finding(
@@ -82,7 +84,7 @@ def test_a_new_run_uses_what_was_tuned_and_a_resumed_one_repeats_its_bits_withou
     tiny.pretrain(saved_config(run), resume=run)
     tiny.assert_same_end(run, whole)
     assert saved_values(run) == TEXT
-    told = "the run goes on with the 1 values of `unmask tune` that it began with, where a new run would take 0"
+    told = "the run goes on with the 1 value of `unmask tune` that it began with, where a new run would take 0"
     assert told in caplog.text
 
 
@@ -97,6 +99,26 @@ def test_a_run_that_was_tuned_for_in_the_middle_goes_on_as_it_began(
     tiny.assert_same_end(run, unbroken)
     assert "the 0 values of `unmask tune` that it began with, where a new run would take 1" in caplog.text
     assert saved_values(run) is None
+
+
+def test_a_value_that_this_version_does_not_have_is_named(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_finding("cpu", FASTEST)
+    run = tmp_path / "run"
+    stopped_at(7, lambda: tiny.pretrain(tiny.config(run)))
+    other = run.parent / "other"
+    shutil.copytree(run, other)
+    caplog.set_level(logging.WARNING, "unmask")
+    with monkeypatch.context() as patched:
+        patched.delitem(tunables, "attention.backend")
+        tiny.pretrain(saved_config(run), resume=run)
+    assert "values that this version does not have (attention.backend: heads of 8, float32)" in caplog.text
+    # the way out
+    assert "resume it with the version that it began with" in caplog.text
+    caplog.clear()
+    tiny.pretrain(saved_config(other), resume=other)
+    assert "does not have" not in caplog.text
 
 
 def test_never_leaves_it_out(
