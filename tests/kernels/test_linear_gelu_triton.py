@@ -41,7 +41,7 @@ def test_tiles_in_groups_are_each_visited_once(programs: int, activation: str, m
     truth, plain = run(reference.linear_gelu, inputs.double()), run(reference.linear_gelu, inputs)
     module = FAMILY.module("triton")
     columns = 32 if activation == "swiglu" else 16
-    monkeypatch.setattr(module, "_tile", lambda x: module.Tile(16, columns, 32, 4, 1, programs=1, group=2))
+    monkeypatch.setattr(module, "_tile", lambda x, call: module.Tile(16, columns, 32, 4, 1, programs=1, group=2))
     monkeypatch.setattr(module, "persistent_programs", lambda x, tiles, limit: min(tiles, programs))
     with contracts.poisoned_memory():
         compare(run(ours, inputs), plain, truth)
@@ -69,7 +69,8 @@ def check(case: Case, dtype: torch.dtype, architecture: int) -> None:
     # the programs of a multiprocessor share its memory, 228 KiB on an H100 and 164 on an A100, of which the system
     # takes one for each, and its registers
     with mock.patch.object(capability, "architecture", return_value=f"sm_{architecture}"):
-        programs = FAMILY.module("triton")._tile(torch.empty(0, dtype=dtype)).programs
+        call = FAMILY.example("cuda", f"sm_{architecture}", dtype)
+        programs = FAMILY.module("triton")._tile(torch.empty(0, dtype=dtype), call).programs
     assert programs * (kernel.shared_bytes + 1024) <= (228 if architecture == 90 else 164) * 1024, kernel
     registers = 32 * -(-kernel.registers // 8) * 8 * launches[0].options["num_warps"]
     assert programs * registers <= 65536, kernel

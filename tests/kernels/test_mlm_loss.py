@@ -255,7 +255,7 @@ def test_explains_its_choice() -> None:
     call = MLMLossCall("cuda", "sm_90", torch.bfloat16, 30522, 768)
     assert FAMILY.explain(call).splitlines() == [
         "mlm_loss: torch",
-        "  triton: not verified on sm_90 yet; runs when asked for by name",
+        "  triton: not verified on sm_90 yet (`unmask verify` tries it here); runs when asked for by name",
         "  torch: can run",
         "  reference: can run",
     ]

@@ -305,6 +305,8 @@ def _tile(kernel: str, arguments: Arguments | BackwardArguments, bitmask: Tensor
         return TileShape(32 if tight else 64, 128, 8, 2)
     if kernel == "fused":
         return TileShape(32 if drawn or tight else 64, 128, 8, 2)
+    if dropped and not is_aligned(qkv):
+        return TileShape(128, 64 if drawn else 32, 8, 2, registers=255)
     # half the registers: two programs on a multiprocessor, so that one multiplies while the other exponentiates
     if drawn:
         return TileShape(128, 64, 8, 2, registers=255)

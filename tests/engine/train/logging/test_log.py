@@ -116,5 +116,5 @@ def test_missing_tensorboard_is_a_setting_to_mend(tmp_path: Path, monkeypatch: p
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match=r"pip install unmask\[tensorboard\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'unmask\[tensorboard\]'"):
         RunLog(tmp_path, tensorboard=True)
