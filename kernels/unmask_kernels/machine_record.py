@@ -44,6 +44,7 @@ __all__ = [
     "NotRecorded",
     "Record",
     "cache_folder",
+    "locked",
     "read_records",
     "shared_folders",
     "this_machine",
@@ -198,7 +199,7 @@ def update_record(
     path = own / kind / machine.file_name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent):
+        with locked(path.parent / ".lock", wait_seconds=_WAIT_SECONDS):
             before = _read(path) if path.exists() else None
             old = before.contents if before is not None and not before.ignored else {}
             contents = {"format": _FORMAT, "machine": asdict(machine), **change(old)}
@@ -291,15 +292,18 @@ def hash_of_sources() -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder; go on without it where the file system has no locks, or after ten seconds."""
+def locked(path: Path, *, wait_seconds: float) -> Iterator[None]:
+    """Hold the lock of a file, which is made if need be.
+
+    After the wait, or where the system or its file system has no locks, go on without it.
+    """
     if sys.platform == "win32":
         yield
         return
     import fcntl
 
-    with (folder / ".lock").open("a") as lock:
-        until = time.monotonic() + _WAIT_SECONDS
+    with path.open("a") as lock:
+        until = time.monotonic() + wait_seconds
         while time.monotonic() < until:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

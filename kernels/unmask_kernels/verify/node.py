@@ -8,18 +8,17 @@ machine that they all know.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from ..dispatch import known
-from ..machine_record import Machine, this_machine
+from ..machine_record import locked, this_machine
 from ..passes import note_passes
 from .outcome import Verification
 from .plan import plan
@@ -82,7 +81,9 @@ def verify_once(
     machine = this_machine(device)
     shared = _folder_of_this_machine()
     _read_too(shared)
-    with _one_at_a_time(machine, shared, wait_seconds=seconds + 60.0):
+    with contextlib.ExitStack() as stack:
+        if shared is not None:
+            stack.enter_context(locked(shared / f"{machine.file_name}.lock", wait_seconds=seconds + 60.0))
         note_passes()
         if standing(shapes, device, operations) != "unknown":
             return None
@@ -99,6 +100,8 @@ def verify_once(
 
 def _folder_of_this_machine() -> Path | None:
     """A folder of this user in the temporary folder, which no other user can write."""
+    if sys.platform == "win32":
+        return None
     folder = Path(tempfile.gettempdir()) / f"unmask-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -114,24 +117,3 @@ def _read_too(folder: Path | None) -> None:
         before = os.environ.get("UNMASK_SHARED_CACHE", "")
         if str(folder) not in before.split(os.pathsep):
             os.environ["UNMASK_SHARED_CACHE"] = os.pathsep.join(filter(None, (before, str(folder))))
-
-
-@contextlib.contextmanager
-def _one_at_a_time(machine: Machine, folder: Path | None, *, wait_seconds: float) -> Iterator[None]:
-    """Hold the lock of a machine; after the wait, or where there are no locks, go on without it."""
-    if folder is None:
-        yield
-        return
-    import fcntl
-
-    with (folder / f"{machine.file_name}.lock").open("a") as lock:
-        until = time.monotonic() + wait_seconds
-        while time.monotonic() < until:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    break
-                time.sleep(0.1)
-        yield
