@@ -1,8 +1,11 @@
-"""A model folder small enough for a test: one layer, a vocabulary trained on three sentences."""
+"""What many tests start from: a small model folder, a small store, and a Hugging Face Hub on this machine."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from local_hub import LocalHub, serving
 
 TEXTS = [
     "the river runs past the old mill and the mill turns",
@@ -58,3 +61,18 @@ def run_folder(model_folder: Path, tmp_path: Path) -> Path:
             step, lambda target: shutil.copytree(model_folder, target, dirs_exist_ok=True) and None, bytes_needed=0
         )
     return run
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where huggingface_hub keeps its cache and its token."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path) -> Iterator[LocalHub]:
+    """A Hub that huggingface_hub asks, from an empty folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with serving(monkeypatch, home) as served:
+        yield served

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import unmask
+from stand_in_kernel import put_in, spoil
 from unmask.cli import main
 from unmask.errors import ConfigError, UnmaskError
-from unmask_kernels import FAMILIES, capability, passes
-from unmask_kernels.dispatch import Backend
-from unmask_kernels.verify import session
+from unmask_kernels import capability
 
 SMALL = """
 model: {num_layers: 1, hidden_size: 16, num_heads: 2, intermediate_size: 32, vocab_size: 61, max_positions: 32}
@@ -26,21 +24,8 @@ train: {dtype: float32}
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A CPU on which gelu has a backend that nobody has verified; the settings of a run."""
-    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(capability, "INTERPRETING", True)
-    # names of devices that were found before
-    monkeypatch.setattr(capability, "_names", {})
-    monkeypatch.setattr(passes, "_kept_here", [])
-    monkeypatch.setattr(session._Session, "run_apart", session._Session.run_here)
-    for name, family in FAMILIES.items():
-        plain = {each: backend for each, backend in family.backends.items() if each in ("torch", "reference")}
-        young = {"young": Backend(verified=())} if name == "gelu" else {}
-        monkeypatch.setattr(family, "backends", {**young, **plain})
-        monkeypatch.setattr(family, "_modules", {**family._modules, "young": family.module("torch")})
-        monkeypatch.setattr(family, "passed", ())
-        monkeypatch.setattr(family, "failed", ())
+    put_in(monkeypatch, tmp_path)
     (tmp_path / "small.yaml").write_text(SMALL)
     return tmp_path / "small.yaml"
 
@@ -73,16 +58,7 @@ def test_json_holds_every_outcome(stand_in: Path, capsys: pytest.CaptureFixture[
 def test_a_failure_is_the_exit_status(
     stand_in: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right: Any = FAMILIES["gelu"].module("torch")
-
-    class Wrong:
-        backward = staticmethod(right.backward)
-
-        @staticmethod
-        def forward(arguments: Any) -> Any:
-            return right.forward(arguments)._replace(y=right.forward(arguments).y + 1)
-
-    monkeypatch.setitem(FAMILIES["gelu"]._modules, "young", Wrong)  # type: ignore[misc]
+    spoil(monkeypatch)
     assert main(["verify", str(stand_in)]) == 1
     out = capsys.readouterr().out
     assert "FAILED" in out

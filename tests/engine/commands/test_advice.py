@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,8 @@ import pytest
 
 import unmask
 from advice import Action, follow, refusal
-from local_hub import LocalHub, log_in, serving
+from local_hub import LocalHub, log_in
 from unmask.config import load_config, to_yaml
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path) -> Iterator[LocalHub]:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    log_in(home)
-    with serving(monkeypatch, home) as served:
-        yield served
 
 
 def export(model: Path, *out: str, **options: Any) -> Action:

@@ -10,7 +10,6 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +17,13 @@ import pytest
 import torch
 
 import unmask
-from local_hub import LocalHub, log_in, serving
+from local_hub import LocalHub
 from unmask.cli import main
 from unmask.commands.model_card import MARK
 from unmask.errors import HubError, UnmaskError
 
 FILES = {"README.md", "config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json"}
 FILES |= {"tokenizer_config.json", "vocab.txt"}
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path) -> Iterator[LocalHub]:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    log_in(home)
-    with serving(monkeypatch, home) as served:
-        yield served
 
 
 def uploads(hub: LocalHub) -> list[str]:

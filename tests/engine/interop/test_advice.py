@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import unmask
 from advice import follow, refusal
-from local_hub import LocalHub, commit_of, log_in, serving
+from local_hub import LocalHub, commit_of, log_in
 from unmask.errors import CheckpointError
 
 Change = Callable[[Path], object]
@@ -417,19 +417,6 @@ def test_a_wrapped_module_is_merged_or_its_parametrization_removed(tmp_path: Pat
             parametrize.remove_parametrizations(module, "weight")
     encoder.save_pretrained(tmp_path)
     assert unmask.Encoder.from_pretrained(tmp_path).config == CONFIG
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path) -> Iterator[LocalHub]:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    with serving(monkeypatch, home) as served:
-        yield served
 
 
 @pytest.fixture

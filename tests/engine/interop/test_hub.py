@@ -10,14 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 import unmask
-from local_hub import LocalHub, commit_of, log_in, serving
+from local_hub import LocalHub, commit_of, log_in
 from unmask.cli import main
 from unmask.data.prepare import prepare
 from unmask.data.tokenizer import Tokenizer
@@ -26,19 +25,6 @@ from unmask.interop.find_model import find_model
 from unmask.interop.hub import HubModel, NotAtHubError, hub_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path) -> Iterator[LocalHub]:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    with serving(monkeypatch, home) as served:
-        yield served
 
 
 def keep_in_cache(folder: Path, home: Path, repo: str = "org/name", revision: str = "main") -> Path:

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import torch
 
+from stand_in_kernel import put_in, spoil
 from unmask.cli import main
 from unmask.config import EncoderConfig, KernelsConfig, MaskingConfig, ObjectiveConfig, RunConfig, load_config
 from unmask.errors import RunError
 from unmask.train.pretrain import pretrain
 from unmask.train.verification import shapes_of
-from unmask_kernels import FAMILIES, capability, passes
-from unmask_kernels.dispatch import Backend, Call, Family
-from unmask_kernels.verify import Shapes, session
+from unmask_kernels import capability
+from unmask_kernels.dispatch import Call, Family
+from unmask_kernels.verify import Shapes
 from unmask_kernels.verify.plan import plan
 
 
@@ -32,37 +33,10 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A CPU on which gelu has a backend that nobody has verified, in place of a GPU with Triton."""
-    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(capability, "INTERPRETING", True)
-    # names of devices that were found before
-    monkeypatch.setattr(capability, "_names", {})
+    put_in(monkeypatch, tmp_path)
     monkeypatch.setattr("unmask.train.pretrain.INTERPRETING", True)
-    monkeypatch.setattr(passes, "_kept_here", [])
-    monkeypatch.setattr(session._Session, "run_apart", session._Session.run_here)
-    for name, family in FAMILIES.items():
-        plain = {each: backend for each, backend in family.backends.items() if each in ("torch", "reference")}
-        young = {"young": Backend(verified=())} if name == "gelu" else {}
-        monkeypatch.setattr(family, "backends", {**young, **plain})
-        monkeypatch.setattr(family, "_modules", {**family._modules, "young": family.module("torch")})
-        monkeypatch.setattr(family, "passed", ())
-        monkeypatch.setattr(family, "failed", ())
     yield
     os.environ.pop("UNMASK_SHARED_CACHE", None)
-
-
-def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the backend of gelu wrong."""
-    right: Any = FAMILIES["gelu"].module("torch")
-
-    class Wrong:
-        backward = staticmethod(right.backward)
-
-        @staticmethod
-        def forward(arguments: Any) -> Any:
-            return right.forward(arguments)._replace(y=right.forward(arguments).y + 1)
-
-    monkeypatch.setitem(FAMILIES["gelu"]._modules, "young", Wrong)  # type: ignore[misc]
 
 
 def brief(tiny: ModuleType, run: Path, mode: str = "tell") -> RunConfig:
