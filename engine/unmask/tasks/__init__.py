@@ -1,0 +1,1 @@
+"""Fine-tuning: the files of tasks, their examples as inputs of the model, and scores equal to the official ones."""
