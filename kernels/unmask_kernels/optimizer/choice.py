@@ -1,0 +1,89 @@
+"""Which backend runs an update: what the choice looks at, what each backend refuses, and their order."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import NamedTuple
+
+import torch
+
+from ..capability import architecture
+from ..dispatch import Backend, Family
+from .arguments import Arguments
+
+__all__ = ["FAMILY", "OptimizerCall", "describe"]
+
+_HAS_EXTENSION = importlib.util.find_spec("unmask_kernels._C") is not None
+
+
+class OptimizerCall(NamedTuple):
+    """What the choice of a backend may depend on.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        architecture: "cpu", or the compute capability such as "sm_90".
+        dtype: of parameters and moments.
+        grad_dtype: of gradients.
+        copy_dtype: of the copies; None without copies.
+        algorithm: "adamw" or "lamb".
+        clip_update: whether large updates are clipped.
+        clip_norm: whether the global norm is wanted.
+        contiguous: whether every tensor is.
+    """
+
+    device: str
+    architecture: str
+    dtype: torch.dtype
+    grad_dtype: torch.dtype
+    copy_dtype: torch.dtype | None
+    algorithm: str
+    clip_update: bool
+    clip_norm: bool
+    contiguous: bool
+
+
+def describe(arguments: Arguments) -> OptimizerCall:
+    """The call as the choice sees it. There is at least one parameter."""
+    param, grad, copies = arguments.params[0], arguments.grads[0], arguments.copies
+    device = param.device.type
+    lists = (arguments.params, arguments.grads, arguments.exp_avg, arguments.exp_avg_sq, copies)
+    return OptimizerCall(
+        device=device,
+        architecture=architecture(param),
+        dtype=param.dtype,
+        grad_dtype=grad.dtype,
+        copy_dtype=copies[0].dtype if copies else None,
+        algorithm=arguments.algorithm,
+        clip_update=arguments.clip_update,
+        clip_norm=arguments.norm is not None,
+        # on a CPU no backend asks
+        contiguous=device == "cpu" or all(x.is_contiguous() for each in lists for x in each),
+    )
+
+
+def _cuda_refuses(call: OptimizerCall) -> list[str]:
+    reasons = []
+    if not _HAS_EXTENSION:
+        reasons.append("the CUDA extension unmask_kernels._C is not built; `unmask doctor` says how")
+    if call.device != "cuda":
+        reasons.append(f"needs CUDA tensors, got {call.device}")
+    if call.dtype != torch.float32:
+        reasons.append(f"parameters and moments must be fp32, got {_name(call.dtype)}")
+    if call.grad_dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        reasons.append(f"gradients must be fp32, bf16 or fp16, got {_name(call.grad_dtype)}")
+    if not call.contiguous:
+        reasons.append("parameters, gradients, moments and copies must be contiguous; use backend 'torch'")
+    return reasons
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+FAMILY = Family(
+    "optimizer",
+    {"cuda": Backend(_cuda_refuses, verified=()), "torch": Backend(), "reference": Backend()},
+    example=lambda device, architecture, dtype: OptimizerCall(
+        device, architecture, torch.float32, torch.float32, None, "adamw", False, True, True
+    ),
+)
