@@ -54,6 +54,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     if asked := os.environ.get("VARIANTS"):
         names = {name.strip() for name in asked.split(";")}
+        known = dict.fromkeys(name for item in items if (name := variant(item)) is not None)
+        if known and not names & known.keys():
+            raise pytest.UsageError(
+                f"VARIANTS names none of the variants of these benches, got {asked!r}; there are: {'; '.join(known)}"
+            )
         left_out = [item for item in items if variant(item) not in names]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if variant(item) in names]

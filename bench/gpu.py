@@ -94,7 +94,7 @@ class Runner:
         (scratch / "logs").mkdir()
 
     def run(self, plan: Sequence[Stage]) -> int:
-        """Run the stages and return 1 if one of them failed."""
+        """Run the stages and return 1 if one of them failed, and 2 if the budget had room for none."""
         for at, stage in enumerate(plan):
             share = share_of(plan, at, self._ends - time.monotonic())
             row: dict[str, Any] = {"share": stage.seconds, "shows": stage.shows}
@@ -110,6 +110,10 @@ class Runner:
             self._rows[stage.name] = row
             self._write()
         self._table()
+        if all("skipped" in row for row in self._rows.values()):
+            least = min(stage.seconds for stage in plan)
+            print(f"gpu.sh: no stage was run; give BUDGET at least {least} seconds", file=sys.stderr)
+            return 2
         return int(any(row.get("code") for row in self._rows.values()))
 
     def _stage(self, stage: Stage, ends: float) -> int:
@@ -221,6 +225,25 @@ def _has(python: str, expression: str) -> bool:
     return subprocess.run([python, "-c", expression], capture_output=True, check=False).returncode == 0
 
 
+def _names_no_variant(stage: Stage, environment: Mapping[str, str]) -> str:
+    """Return what pytest says if `VARIANTS` leaves nothing of a stage's benches; "" if something is left."""
+    for command in stage.commands:
+        if "VARIANTS" in command.environment:
+            files = [part for part in command.arguments if part.endswith(".py")]
+            told = subprocess.run(
+                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--collect-only", *files],
+                cwd=ROOT,
+                env={**environment, **command.environment},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            found = [line for line in told.stderr.splitlines() if "VARIANTS" in line]
+            if found:
+                return found[-1].removeprefix("ERROR: ")
+    return ""
+
+
 def _environment(out: Path, scratch: Path) -> dict[str, str]:
     """Return the variables of every command."""
     paths = [str(ROOT / "engine"), str(ROOT / "kernels"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -245,7 +268,7 @@ def _environment(out: Path, scratch: Path) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the stages that the arguments name; return 1 if one of them failed, and 2 if the arguments are wrong."""
+    """Run the stages that the arguments name; return 1 if one failed, and 2 if the arguments are wrong or none ran."""
     if not arguments:
         print("usage: bench/gpu.sh OUT [first | second | STAGE ...]", file=sys.stderr)
         return 2
@@ -257,8 +280,10 @@ def main(arguments: Sequence[str]) -> int:
             print(f"gpu.sh: no stage '{name}'; there are: first second {' '.join(STAGES)}", file=sys.stderr)
             return 2
     budget = os.environ.get("BUDGET", "570")
-    if not budget.replace(".", "", 1).isdecimal():
-        print(f"gpu.sh: BUDGET must be a number of seconds, got '{budget}'; such as BUDGET=570", file=sys.stderr)
+    if not budget.replace(".", "", 1).isdecimal() or float(budget) == 0.0:
+        print(
+            f"gpu.sh: BUDGET must be a number of seconds above 0, got '{budget}'; such as BUDGET=570", file=sys.stderr
+        )
         return 2
     began = time.monotonic()
     out = Path(arguments[0]).resolve()
@@ -292,6 +317,10 @@ def main(arguments: Sequence[str]) -> int:
         workers = min(12, -(-cores // 2)) if _has(sys.executable, "import xdist") else 1
         variants, ptxas = os.environ.get("VARIANTS", ""), os.environ.get("PTXAS", "")
         every = stages(dry=dry, variants=variants, ptxas=ptxas, workers=workers, scratch=scratch)
+        for name in names if variants else ():
+            if reason := _names_no_variant(every[name], environment):
+                print(f"gpu.sh: stage {name} would be empty: {reason}", file=sys.stderr)
+                return 2
         runner = Runner(out, dry=dry, ends=began + float(budget), environment=environment, scratch=scratch)
         return runner.run([every[name] for name in names])
 

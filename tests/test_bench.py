@@ -273,6 +273,24 @@ def test_the_bench_of_the_step_refuses_a_number_below_one(option: str, capsys: p
     assert f"argument {option}: must be at least 1, got 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--dropout 2", "argument --dropout: must be at least 0 and below 1, got 2"),
+        ("--dropout 0.1 nan", "argument --dropout: must be at least 0 and below 1, got nan"),
+        ("--backend nope", "argument --backend: invalid choice: 'nope' (choose from "),
+        ("--backend triton --device cpu", "cannot run this call: "),
+    ],
+)
+def test_the_bench_of_the_step_refuses_what_cannot_run_in_a_sentence(
+    words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench_step.main(["--size", "nano", "--tokens", "64", "--rounds", "1", "--no-peer", *words.split()])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_step_is_timed_beside_transformers_in_its_best_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

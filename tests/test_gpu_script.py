@@ -213,7 +213,8 @@ def test_variants_that_are_asked_for_replace_those_of_the_plan(tmp_path: Path) -
     ("names", "environment", "said"),
     [
         (("fly",), {}, "no stage 'fly'; there are: first second facts correctness races"),
-        (("facts",), {"BUDGET": "ten"}, "BUDGET must be a number of seconds, got 'ten'; such as BUDGET=570"),
+        (("facts",), {"BUDGET": "ten"}, "BUDGET must be a number of seconds above 0, got 'ten'; such as BUDGET=570"),
+        (("facts",), {"BUDGET": "0"}, "BUDGET must be a number of seconds above 0, got '0'; such as BUDGET=570"),
         ((), {}, "usage: bench/gpu.sh OUT"),
     ],
 )
@@ -229,6 +230,22 @@ def test_gpu_script_refuses_what_it_does_not_know(
         monkeypatch.setenv(name, value)
     assert gpu.main([str(tmp_path / "out"), *names] if names else []) == 2
     assert said in capsys.readouterr().err
+
+
+def test_gpu_script_refuses_variants_that_name_nothing(tmp_path: Path) -> None:
+    done = _gpu_script(tmp_path / "out", "others", VARIANTS="trition; ", BUDGET="100")
+    assert done.returncode == 2, done.stdout + done.stderr
+    told = "gpu.sh: stage others would be empty: VARIANTS names none of the variants of these benches, got 'trition; '"
+    assert f"{told}; there are: " in done.stderr
+    assert "triton" in done.stderr.partition("there are: ")[2].strip().split("; ")
+
+
+def test_a_budget_without_room_for_a_stage_is_told_and_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = [_stage("one", 30, "print('one')"), _stage("two", 20, "print('two')")]
+    assert _runner(tmp_path, budget=5).run(plan) == 2
+    assert "gpu.sh: no stage was run; give BUDGET at least 20 seconds" in capsys.readouterr().err
 
 
 def test_gpu_script_refuses_a_folder_that_is_none(

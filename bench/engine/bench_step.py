@@ -55,7 +55,7 @@ from bench.training_step import (  # noqa: E402
 )
 from bench.transformers_step import SETTINGS, Setting, TransformersStep, fastest  # noqa: E402
 
-from unmask_kernels import using  # noqa: E402
+from unmask_kernels import FAMILIES, BackendUnavailable, using  # noqa: E402
 
 OURS, THEIRS, GROUPED = "unmask", "transformers", "transformers, grouped by length"
 """The variants."""
@@ -224,17 +224,31 @@ def _positive(text: str) -> int:
     return number
 
 
+def _rate(text: str) -> float:
+    """Return a dropout rate, which attention takes up to 1 - 2**-16."""
+    if not 0.0 <= (rate := float(text)) <= 1.0 - 2.0**-16:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, got {text}")
+    return rate
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The script."""
     parser = argparse.ArgumentParser(description="Real tokens per second of a training step, ours and transformers'.")
     parser.add_argument("--size", choices=sorted(SIZES), default="mini")
     parser.add_argument("--rounds", type=_positive, default=5)
     parser.add_argument("--tokens", type=_positive, help="real tokens of a step (default: by size)")
-    parser.add_argument("--dropout", type=float, nargs="+", default=[0.1], help="one or several (default: 0.1)")
+    parser.add_argument("--dropout", type=_rate, nargs="+", default=[0.1], help="one or several (default: 0.1)")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--lengths", choices=SHORT_CASES, default="lognormal-512", help="lengths of random documents")
     source.add_argument("--documents", type=Path, metavar="STORE", help="text: a store that `unmask prepare` made")
-    parser.add_argument("--backend", help="ask for this one in every operation, as triton before it is verified")
+    backends = [
+        name
+        for name in FAMILIES["attention"].backends
+        if all(name in FAMILIES[one].backends for one in STEP_OPERATIONS)
+    ]
+    parser.add_argument(
+        "--backend", choices=backends, help="ask for this one in every operation, as triton before it is verified"
+    )
     parser.add_argument("--threads", type=_positive, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="of both sides (default: the best for each)")
@@ -257,20 +271,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     print(_HEADER, flush=True)
     for dropout in options.dropout:
-        measured = measure(
-            options.size,
-            dropout=dropout,
-            rounds=options.rounds,
-            tokens=options.tokens,
-            device=torch.device(options.device),
-            dtype=DTYPES.get(options.dtype),
-            variants=[variant for variant in (OURS, THEIRS, GROUPED) if variant not in left_out],
-            multiple=options.pad_to_multiple_of,
-            lengths=options.lengths,
-            store=options.documents,
-            backend=options.backend,
-            profile=options.profile,
-        )
+        try:
+            measured = measure(
+                options.size,
+                dropout=dropout,
+                rounds=options.rounds,
+                tokens=options.tokens,
+                device=torch.device(options.device),
+                dtype=DTYPES.get(options.dtype),
+                variants=[variant for variant in (OURS, THEIRS, GROUPED) if variant not in left_out],
+                multiple=options.pad_to_multiple_of,
+                lengths=options.lengths,
+                store=options.documents,
+                backend=options.backend,
+                profile=options.profile,
+            )
+        except BackendUnavailable as error:
+            parser.error(str(error))
         record.flush(measured)
         print_rows(measured)
         rows += measured
