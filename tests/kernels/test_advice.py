@@ -172,6 +172,21 @@ CASES: dict[str, tuple[Action, str, Action]] = {
         "attention: window must be a whole number of tokens, or None to see the whole document, got -1",
         call("attention", window=None),
     ),
+    "causal": (
+        call("attention", causal="yes"),
+        "attention: causal must be True or False, got 'yes'",
+        call("attention", causal=True),
+    ),
+    "a scale that is no number": (
+        call("attention", scale=float("nan")),
+        "attention: scale must be a finite number, got nan; leave it out, and it is head_dim ** -0.5",
+        call("attention"),
+    ),
+    "a scale that is text": (
+        call("attention", scale="0.5"),
+        "attention: scale must be a finite number, got '0.5'; leave it out",
+        call("attention", scale=0.5),
+    ),
     "long documents with dropout": (
         call("attention", qkv=torch.ones(2, 3, 2, 8), documents=LONG, p=0.1, key=KEY),
         f"attention: with dropout a document may have {MAX_DROPOUT_LENGTH} tokens, the rows a random address can name, "

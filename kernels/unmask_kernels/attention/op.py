@@ -5,6 +5,8 @@ Shapes: qkv (T, 3, H, K); out (T, H, K); cu_seqlens (S + 1,); keys, order (S,); 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -58,6 +60,7 @@ def attention(
         BackendUnavailable: the backend asked for cannot run this call.
     """
     _check(qkv, documents, window, p, key)
+    _check_scores(causal, scale)
     qkv = qkv.to(autocast_dtype(qkv))
     if scale is None:
         scale = float(qkv.shape[3]) ** -0.5
@@ -101,6 +104,16 @@ def _check(qkv: Tensor, documents: Documents, window: int | None, p: float, key:
                 f"attention: with dropout a document may have {MAX_DROPOUT_LENGTH} tokens, the rows a random "
                 f"address can name, documents.max_seqlen is {documents.max_seqlen}; pass p=0.0"
             )
+
+
+def _check_scores(causal: bool, scale: float | None) -> None:
+    if not isinstance(causal, bool):
+        raise TypeError(f"attention: causal must be True or False, got {causal!r}")
+    # comparisons, unlike math.isfinite, can be traced; NaN is in no range
+    if scale is not None and not (isinstance(scale, int | float) and -math.inf < scale < math.inf):
+        raise ValueError(
+            f"attention: scale must be a finite number, got {scale!r}; leave it out, and it is head_dim ** -0.5"
+        )
 
 
 def _forward_fake(arguments: Arguments, backend: str) -> Results:
