@@ -327,9 +327,10 @@ class _DocumentWriter:
             digest = _chain(digest, item.source, hashed)
             read += 1
         if digest != self._digest:
+            count = self._counts.read
+            first = "its first document has" if count == 1 else f"its first {count:,} documents have"
             raise StoreError(
-                f"store: {self._place.path} was begun with another text: its first {self._counts.read} documents have "
-                f"changed; remove it to start afresh"
+                f"store: {self._place.path} was begun with another text: {first} changed; remove it to start afresh"
             )
         report(Progress("continue", read, self._counts.characters, None))
 

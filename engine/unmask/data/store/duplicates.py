@@ -30,8 +30,9 @@ def describe_duplicates(store: Store) -> str:
         f"{between_commas(name)} {count:,}" for name, count in zip(store.sources, by_source, strict=True) if count
     )
     share = f"{copies / store.num_documents:.1%}"
+    are = "is a copy of an earlier one" if copies == 1 else "are copies of earlier ones"
     return (
-        f"{copies:,} of {store.num_documents:,} documents are copies of earlier ones, {share} ({sources}); "
+        f"{copies:,} of {store.num_documents:,} documents {are}, {share} ({sources}); "
         f"{_beginning(store, int(first[most]))!r} comes {counts[most]:,} times; --drop-duplicates keeps one of each "
         "(data.drop_duplicates of a run)"
     )

@@ -115,7 +115,12 @@ def describe(store: Store) -> str:
         empty = summary["empty_documents"]
         lines.append(f"{counted(empty, 'document')} without a token {'was' if empty == 1 else 'were'} left out")
     if summary.get("dropped_duplicates"):
-        lines.append(f"{summary['dropped_duplicates']:,} copies of earlier documents were dropped")
+        copies = summary["dropped_duplicates"]
+        lines.append(
+            "1 copy of an earlier document was dropped"
+            if copies == 1
+            else f"{copies:,} copies of earlier documents were dropped"
+        )
     lines.extend(
         f"source {name} has no document with a token and is left out" for name in summary.get("empty_sources", ())
     )

@@ -24,6 +24,7 @@ __all__ = ["Display", "clock_time", "duration", "next_command"]
 # steps of this process before the forecast, the first one included
 FORECAST_AFTER = 4
 LINE_SECONDS = 30.0
+_SECONDS_OF_A_YEAR = 365.2425 * 86_400
 
 
 class Display:
@@ -161,7 +162,11 @@ def duration(seconds: float) -> str:
 def clock_time(seconds: float) -> str:
     """Return the clock time in so many seconds, with the day if it is not today."""
     now = datetime.now()
-    end = now + timedelta(seconds=seconds)
+    try:
+        end = now + timedelta(seconds=seconds)
+    except OverflowError:
+        # calendars end with the year 9999
+        return f"the year {now.year + seconds / _SECONDS_OF_A_YEAR:,.0f}"
     if end.date() == now.date():
         return f"{end:%H:%M}"
     return f"{end:%a %H:%M}" if end - now < timedelta(days=6) else f"{end:%Y-%m-%d}"

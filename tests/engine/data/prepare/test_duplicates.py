@@ -66,6 +66,14 @@ def test_dropped_copies_leave_the_store_of_the_distinct_texts(
     assert trained.tokenizer_hash == prepare(distinct, tmp_path / "same", vocab_size=60, **SETTINGS).tokenizer_hash
 
 
+def test_one_copy_is_told_as_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    text = [_write(tmp_path / "text.jsonl", [LINES[0], LINES[1], LINES[0]])]
+    store = prepare(text, tmp_path / "store", tokenizer=tokenizer, **SETTINGS)
+    assert describe_duplicates(store).startswith("1 of 3 documents is a copy of an earlier one, 33.3% (text 1); ")
+    dropped = prepare(text, tmp_path / "dropped", tokenizer=tokenizer, drop_duplicates=True, **SETTINGS)
+    assert "1 copy of an earlier document was dropped" in describe(dropped)
+
+
 def test_a_killed_preparation_that_drops_copies_goes_on_to_the_same_bytes(
     inputs: list[Path], tokenizer: Tokenizer, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,23 @@ def test_other_settings_or_another_text_do_not_go_on(
     (tmp_path / "store.partial" / "shard-00001.arrow").write_bytes(b"")
     with pytest.raises(StoreError, match="is damaged and cannot be continued; remove it"):
         prepare([corpus], tmp_path / "store", **common)
+
+
+def test_one_document_that_has_changed_is_told_as_one(
+    tmp_path: Path, stop_after: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = _write(tmp_path / "docs.jsonl", ["the river runs", "past the old mill", "on the warm wall"])
+    common: dict[str, Any] = {"tokenizer": Tokenizer.train(_texts(50), 120), "shard_tokens": 1, "workers": 1}
+    stop_after(1)
+    with pytest.raises(KeyboardInterrupt):
+        prepare([corpus], tmp_path / "store", **common)
+    monkeypatch.undo()
+    corpus.write_bytes(corpus.read_bytes().replace(b"river", b"rover"))
+    with pytest.raises(StoreError, match=r"text: its first document has changed; remove it to start afresh"):
+        prepare([corpus], tmp_path / "store", **common)
+    # the way out
+    shutil.rmtree(tmp_path / "store.partial")
+    assert prepare([corpus], tmp_path / "store", **common).num_documents > 1
 
 
 def test_an_interruption_right_after_the_journal_keeps_the_shards(tmp_path: Path, corpus: Path) -> None:

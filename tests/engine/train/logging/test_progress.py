@@ -108,7 +108,14 @@ def test_a_run_by_the_clock_is_forecast_in_steps(clock: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(60, "14:01"), (86_400, "Tue 14:00"), (20 * 86_400, "2026-12-20"), (10 * 3600, "Tue 00:00")]
+    ("seconds", "told"),
+    [
+        (60, "14:01"),
+        (86_400, "Tue 14:00"),
+        (20 * 86_400, "2026-12-20"),
+        (10 * 3600, "Tue 00:00"),
+        (1e15, "the year 31,690,765"),
+    ],
 )
 def test_another_day_is_named(clock: list[float], seconds: float, told: str) -> None:
     assert clock_time(seconds) == told
