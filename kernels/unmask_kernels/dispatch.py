@@ -149,7 +149,9 @@ class Family:
         self._answered: tuple[Pass, ...] = ()
         self._answers: dict[tuple[str, Call], bool] = {}
         self.shape = shape
-        self.fastest = None if shape is None else Tunable(f"{name}.backend", "first", *backends)
+        # the reference defines the operation; the compiler cannot trace it everywhere
+        ours = [backend for backend in backends if backend != "reference"]
+        self.fastest = None if shape is None else Tunable(f"{name}.backend", "first", *ours)
         self._modules: dict[str, ModuleType] = {}
         known[name] = self
 

@@ -142,3 +142,19 @@ def test_a_graph_of_linear_gelu_has_the_backend_that_was_the_fastest(monkeypatch
     monkeypatch.setattr(FAMILIES["linear_gelu"], "has_passed", lambda name, call: False)
     with using_values(faster):
         assert not any("linear_gelu_fwd" in name for name, _ in traced(linear_gelu, inputs))
+
+
+@pytest.mark.parametrize("name", ["attention", "linear_gelu"])
+def test_the_reference_is_no_backend_that_a_tuning_takes(name: str) -> None:
+    """The compiler cannot trace that of attention, so it would break a full graph."""
+    tunable = FAMILIES[name].fastest
+    assert tunable is not None
+    told = (
+        f"using_values: {name}.backend must be one of first, .*, got 'reference'; leave it out, and the default first"
+    )
+    with pytest.raises(ValueError, match=told), using_values({Key(tunable.name, "heads of 8, float32"): "reference"}):
+        pass
+    # the way out
+    inputs = attention_case("here", [5, 9], heads=1, head_dim=8).make(torch.float32)
+    with using_values({}):
+        assert any("attention_fwd" in node for node, _ in traced(attention, inputs))

@@ -11,7 +11,8 @@ training. `--why` gives the reasons, `--json` everything as JSON:
                  cannot run, whether it may be chosen without being named ("verified"), and whether that is so
                  because it has passed `unmask verify` on this machine ("passed"); "failed" if it has failed there; and
                  `tuned`, what `unmask tune` found to be faster there than the default
-    records      the files of `unmask verify` and `unmask tune` in the cache: path, and why it is ignored, or null
+    records      the files of `unmask verify` and `unmask tune` in the cache: kind ("verified", "tuned"), path, why it
+                 is ignored, or null, and whether something of it is used
 """
 
 import difflib
@@ -188,7 +189,12 @@ def _tuned(one: dict[str, Any]) -> str:
 
 
 def _told(record: dict[str, Any]) -> str:
-    return "in use" if record["ignored"] is None else f"ignored, {record['ignored']}"
+    if record["ignored"] is not None:
+        return f"ignored, {record['ignored']}"
+    if record["used"]:
+        return "in use"
+    nothing = "nothing has passed" if record["kind"] == "verified" else "no choice was faster than its default"
+    return f"read, but {nothing}"
 
 
 def _rows(device: dict[str, Any]) -> Iterator[str]:
@@ -287,18 +293,22 @@ def _device(device: "torch.device", families: Sequence[Any]) -> dict[str, Any]:
 
 
 def _records(devices: "Sequence[torch.device]") -> list[dict[str, Any]]:
+    from unmask_kernels import passes
     from unmask_kernels.machine_record import Record, this_machine
-    from unmask_kernels.passes import read_verified
-    from unmask_kernels.tune.record import read_tuned
+    from unmask_kernels.tune import record as tuning
 
     here = {this_machine(device).device for device in devices}
 
-    def told(record: Record) -> dict[str, Any]:
+    def told(record: Record, kind: str, holds: object) -> dict[str, Any]:
         foreign = record.machine is not None and record.machine.device not in here
         made_for = f"made for {record.machine.device}" if foreign and record.machine is not None else None
-        return {"path": str(record.path), "ignored": record.ignored or made_for}
+        ignored = record.ignored or made_for
+        return {"kind": kind, "path": str(record.path), "ignored": ignored, "used": bool(holds) and ignored is None}
 
-    return [told(record) for record in [*read_verified(), *read_tuned()]]
+    return [
+        *(told(one, passes.KIND, one.contents.get("passed")) for one in passes.read_verified()),
+        *(told(one, tuning.KIND, tuning.values_in(one)) for one in tuning.read_tuned()),
+    ]
 
 
 def _why_no_gpu(torch: Any) -> str:

@@ -244,7 +244,7 @@ def _candidates(choice: Choice, call: MeasuredCall, dtype: torch.dtype, device: 
             return call.backend(inputs)
 
     # a backend that is not right here, or refuses the call, is not chosen whatever its speed
-    return tuple(value for value in others if value not in (runs, "reference") and chosen(value) == value)
+    return tuple(value for value in others if value != runs and chosen(value) == value)
 
 
 def _contest(choice: Choice, number: int, shapes: Shapes, device: torch.device) -> Contest:

@@ -28,7 +28,7 @@ from ..machine_record import Record, read_records, this_machine, update_record
 from ..tuned import Key, Value, why_not
 from .finding import Finding
 
-__all__ = ["KIND", "Tuning", "read_tuned", "read_tuning", "write_finding"]
+__all__ = ["KIND", "Tuning", "read_tuned", "read_tuning", "values_in", "write_finding"]
 
 KIND = "tuned"
 _ENTRIES = "measured"
@@ -50,7 +50,7 @@ class Tuning:
 
     def values(self) -> dict[Key, Value]:
         """The values that replace a default, without what is only advice."""
-        return {key: one.best for key, one in self.findings.items() if one.taken and not one.advice}
+        return {key: one.best for key, one in self.findings.items() if _is_used(one)}
 
 
 def read_tuned() -> list[Record]:
@@ -62,6 +62,12 @@ def read_tuned() -> list[Record]:
             record = replace(record, contents={}, ignored=f"damaged: {wrong[0]}")
         checked.append(record)
     return checked
+
+
+def values_in(record: Record) -> dict[Key, Value]:
+    """The values that replace a default, of one record; none of one that is ignored."""
+    found = [] if record.ignored else [_finding(entry)[0] for entry in _entries(record.contents)]
+    return {one.key: one.best for one in found if one is not None and _is_used(one)}
 
 
 def read_tuning(device: torch.device | str) -> Tuning:
@@ -97,6 +103,10 @@ def write_finding(device: torch.device | str, finding: Finding) -> None:
         return {_ENTRIES: [*others, {**entry, "date": date}]}
 
     update_record(KIND, this_machine(device), with_entry, comment=_COMMENT)
+
+
+def _is_used(finding: Finding) -> bool:
+    return finding.taken and not finding.advice
 
 
 def _entries(contents: Mapping[str, Any]) -> list[Any]:

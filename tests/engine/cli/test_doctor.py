@@ -15,6 +15,8 @@ from unmask_kernels import FAMILIES
 from unmask_kernels.dispatch import Backend, Family, known
 from unmask_kernels.machine_record import this_machine, update_record
 from unmask_kernels.passes import Entry, note_passes, table_of
+from unmask_kernels.tune.finding import Finding
+from unmask_kernels.tune.record import write_finding
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +195,28 @@ def test_what_has_passed_here_is_told_and_records_that_are_ignored_with_the_reas
     assert main(["doctor", "--why", "gelu"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "young can run if you name it; it has failed `unmask verify` on this machine" in text
-    assert facts()["records"][0].keys() == {"path", "ignored"}
+    [record] = [one for one in facts()["records"] if one["ignored"] is None]
+    assert record == {"kind": "verified", "path": str(used), "ignored": None, "used": False}
+    assert f"record {used}: read, but nothing has passed" in text
+
+
+def test_a_record_of_a_tuning_that_took_nothing_is_not_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    found: dict[str, Any] = {"choice": "attention.padding", "shape": "heads of 64, float32", "default": 5}
+    slow = Finding(**found, asked="", measured="", best=10, taken=False)
+    advice = replace(slow, choice="train.threads", taken=True, advice=True)
+    for finding, told in (
+        (slow, "read, but no choice was faster than its default"),
+        (advice, "read, but no choice was faster than its default"),
+        (replace(slow, taken=True), "in use"),
+    ):
+        write_finding("cpu", finding)
+        assert main(["doctor", "gelu"]) == 0
+        line = " ".join(capsys.readouterr().out.split()).partition("record ")[2]
+        assert line.partition(".toml: ")[2].startswith(f"{told} unmask doctor --why")
 
 
 def test_a_gpu_without_a_record_is_told_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
