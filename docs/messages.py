@@ -20,6 +20,8 @@ __all__ = ["CLOSE", "OPEN", "ROOT", "Code", "Message"]
 ROOT = Path(__file__).resolve().parent.parent
 
 PLAIN = {"ValueError", "TypeError", "IndexError", "BackendUnavailable"}
+# what errors of the kernels may come from, and is raised by no name of its own
+BASE = "RuntimeError"
 # a value with more alternatives than this is shown as a word, unless each of them is a sentence, of this many blanks
 MOST_ALTERNATIVES = 4
 SENTENCE = 2
@@ -127,13 +129,14 @@ class Code:
             for node in ast.walk(module.tree)
             if isinstance(node, ast.ClassDef)
         }
-        known = {name: name for name in (*PLAIN, "UnmaskError")}
+        known = {name: name for name in (*PLAIN, "UnmaskError", BASE)}
         for _ in bases:
             for name, above in bases.items():
                 if name not in known and above and above[0] in known:
                     known[name] = known[above[0]] if name.startswith("_") else name
         # those of arguments are details of a reader's
-        return {name: kind for name, kind in known.items() if not (name.startswith("_") and kind in PLAIN)}
+        private = {name for name, kind in known.items() if name.startswith("_") and kind in PLAIN}
+        return {name: kind for name, kind in known.items() if name not in {BASE, *private}}
 
     def errors(self) -> list[Message]:
         """Every message of every error."""

@@ -6,13 +6,16 @@ import pytest
 
 from unmask.errors import UnmaskError
 from unmask_kernels import BackendUnavailable
+from unmask_kernels.machine_record import NotRecorded
+from unmask_kernels.verify import CannotVerify
 
 Action = Callable[[], object]
+REFUSALS = (UnmaskError, BackendUnavailable, CannotVerify, NotRecorded, ValueError, TypeError, IndexError)
 
 
 def refusal(wrong: Action) -> str:
     """Return the message with which something is refused."""
-    with pytest.raises((UnmaskError, BackendUnavailable, ValueError, TypeError, IndexError)) as caught:
+    with pytest.raises(REFUSALS) as caught:
         wrong()
     return str(caught.value)
 

@@ -21,6 +21,7 @@ from unmask_kernels.dispatch import Backend
 from unmask_kernels.passes import note_passes, read_verified
 from unmask_kernels.verify import (
     CannotVerify,
+    Outcome,
     Shapes,
     Verification,
     VerificationProgress,
@@ -252,7 +253,48 @@ def test_what_does_not_fit_into_the_time_is_told_and_not_recorded() -> None:
     report = verify_here(operations=["gelu"], seconds=0.0)
     assert {outcome.verdict for outcome in report.outcomes} == {"not run"}
     assert report.record is None
-    assert "run the same command again" in list(report.lines())[-1]
+    assert list(report.lines())[-1] == (
+        "The 0 s were over before everything was run: run the same command again, which begins with the rest, or give "
+        "it more time with --seconds."
+    )
+    assert chosen()["gelu"] == {"torch"}
+
+
+def test_given_again_a_time_that_is_too_short_goes_on_with_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    began: list[str] = []
+
+    def one_is_enough(progress: VerificationProgress) -> None:
+        began.append(progress.doing)
+        now[0] += 10.0
+
+    for left in (1, 0, 0):
+        report = verify_here(operations=["gelu"], seconds=10.0, progress=one_is_enough)
+        assert len(report.passed) == 1
+        assert (standing(SMALL, "cpu", ["gelu"]) == "unknown") == (left > 0)
+    assert began == ["gelu young (float32, gelu, width 24)", "gelu young (float32, gelu, width 16)", began[0]]
+    now[0] = 0.0
+    assert len(verify_here(operations=["gelu"], seconds=30.0, progress=one_is_enough).passed) == 2
+
+
+def test_a_verdict_tells_each_reason_once() -> None:
+    problems = ("the time was over while it ran", "the time was over", "the time was over")
+    outcomes = [Outcome(family="gelu", backend="young", call={}, verdict="not run", problem=each) for each in problems]
+    [_, row] = Verification(machine={}, outcomes=outcomes).lines()
+    assert row.split("   ")[-1].strip() == "not run (the time was over)"
+
+
+def test_a_backend_that_must_also_be_faster_is_told_as_right_and_not_yet_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backends = {"young": Backend(verified=(), must_win=True), "torch": Backend()}
+    monkeypatch.setattr(FAMILIES["gelu"], "backends", backends)
+    report = verify_here(operations=["gelu"])
+    assert report.passed
+    assert list(report.lines())[-1] == (
+        "gelu young is right here. It is chosen only where it is faster too, which `unmask tune` measures."
+    )
     assert chosen()["gelu"] == {"torch"}
 
 
@@ -304,9 +346,7 @@ def test_a_missing_triton_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = Backend(lambda call: ["package triton is not installed (pip install triton)"], verified=())
     monkeypatch.setattr(FAMILIES["gelu"], "backends", {"triton": refused, "torch": Backend()})
     lines = list(verify_here(operations=["gelu"]).lines())
-    assert lines[1].split("   ")[-1].strip() == (
-        "not run (cannot run: package triton is not installed (pip install triton))"
-    )
+    assert lines[1].split("   ")[-1].strip() == ("not run (package triton is not installed (pip install triton))")
     assert "Package triton is not installed, so its kernels were not run" in lines[-1]
 
 
@@ -408,12 +448,13 @@ def apart(code: str, monkeypatch: pytest.MonkeyPatch, seconds: float = 60.0) -> 
     """Run three checks in workers that do what `code` says."""
     monkeypatch.setattr(session, "_START", f"{code}\n{FAKE}")
     checks = plan(SMALL, "cpu", "cpu", ["gelu", "masking"])[:3]
+    order = list(range(len(checks)))
     machine = machine_record.this_machine("cpu")
     one = session._Session(
-        SMALL, "cpu", machine, None, checks, session.time.monotonic(), seconds, lambda progress: None
+        SMALL, "cpu", machine, None, checks, order, session.time.monotonic(), seconds, lambda progress: None
     )
     one.run_apart()
-    one.fill("not run: the time was over" if one.is_over() else "?")
+    one.fill(session._TIME_WAS_OVER if one.is_over() else "?")
     return [(one.outcomes[number].verdict, one.outcomes[number].problem) for number in range(3)]
 
 
@@ -439,12 +480,14 @@ def act(number):
     found = apart(code, monkeypatch, seconds=3.0)
     assert session.time.monotonic() - begun < 60
     assert [verdict for verdict, _ in found] == ["passed", "not run", "not run"]
-    assert found[1][1] == "it had not ended when the time was over"
+    assert [problem for _, problem in found] == ["", "the time was over while it ran", "the time was over"]
 
 
 def test_a_worker_that_cannot_begin_is_an_error_and_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CannotVerify, match=r"the worker process ended with status 1 \(.*no room.*\); run the command"):
         apart("raise SystemExit('no room')", monkeypatch)
+    # the way out, once there is room
+    assert apart("def act(number): pass", monkeypatch) == [("passed", "")] * 3
 
 
 def test_the_process_without_the_engine_prints_the_table(
@@ -457,7 +500,7 @@ def test_the_process_without_the_engine_prints_the_table(
     shown = capsys.readouterr()
     assert shown.out.splitlines()[1].split()[:3] == ["gelu", "young", "8"]
     assert "recorded in " in shown.out
-    assert "0/2" in shown.err
+    assert "call 1 of 2, gelu young (float32, gelu, width 24), 120 s left\n" in shown.err
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["outcomes"][0]["verdict"] == "passed"
     broken("gelu", monkeypatch, add_to_one)

@@ -40,15 +40,23 @@ class ProgressReport(AbstractContextManager["ProgressReport"]):
         self._tells_stages = first_seconds == 0.0
         self._due = time.monotonic() + first_seconds
 
-    def update(self, stage: str, numbers: str, *, done: float, total: float | None) -> None:
-        """Show how far a stage is: the part that is done of the total, if that is known, and `numbers` in words."""
+    def update(self, stage: str, numbers: str, *, done: float, total: float | None, ending: str = " so far") -> None:
+        """Show how far a stage is.
+
+        Args:
+            stage: its name.
+            numbers: how far, in words.
+            done: part of the total that is done.
+            total: all that is to be done, if that is known.
+            ending: what stands behind `numbers` where there is no bar.
+        """
         new = stage not in self._tasks
         if new:
             self._tasks[stage] = self._bar.add_task(stage, total=total, numbers=numbers)
         self._bar.update(self._tasks[stage], completed=done, total=total, numbers=numbers)
         now = time.monotonic()
         if not self._console.is_terminal and ((new and self._tells_stages) or now >= self._due):
-            self._console.print(f"{stage}: {numbers} so far", highlight=False, markup=False, soft_wrap=True)
+            self._console.print(f"{stage}: {numbers}{ending}", highlight=False, markup=False, soft_wrap=True)
             self._due = now + _LINE_SECONDS
 
     def show(self, message: str) -> None:

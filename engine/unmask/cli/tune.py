@@ -70,4 +70,5 @@ def run(arguments: list[str]) -> None:
 
 def _tell(report: ProgressReport, progress: "TuningProgress") -> None:
     name, shape = progress.contest.key
-    report.update("tune", f"{name}, {shape}", done=progress.number, total=progress.contests)
+    numbers = f"choice {progress.number + 1} of {progress.contests}, {name} for {shape}"
+    report.update("tune", numbers, done=progress.number, total=progress.contests, ending="")

@@ -69,7 +69,6 @@ def run(arguments: list[str]) -> None:
 
 
 def _tell(report: ProgressReport, progress: "VerificationProgress") -> None:
-    numbers = (
-        f"{progress.done} of {progress.total} calls, {progress.limit - progress.seconds:.0f} s left  {progress.doing}"
-    )
-    report.update("verify", numbers, done=progress.done, total=progress.total)
+    left = progress.limit - progress.seconds
+    numbers = f"call {progress.done + 1} of {progress.total}, {progress.doing}, {left:.0f} s left"
+    report.update("verify", numbers, done=progress.done, total=progress.total, ending="")

@@ -82,11 +82,15 @@ def prepare_kernels(
     command = f"unmask verify {run}"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this device"
     if mode == "tell":
-        what = "have failed" if known == "failed" else "are not verified"
-        _log.warning(
-            f"kernels: some {what} on {name} for the shapes of this run, so PyTorch's operations run in their place; "
-            f"`{command}` verifies them in at most two minutes, or --kernels.verify auto in the next run"
-        )
+        instead = f"on {name} for the shapes of this run, so PyTorch's operations run in their place"
+        if known == "failed":
+            # a run does not try again what has failed
+            _log.warning(f"kernels: some have failed {instead}; `{command}` runs them again and shows what is wrong")
+        else:
+            _log.warning(
+                f"kernels: some are not verified {instead}; `{command}` verifies them in at most two minutes, or "
+                "--kernels.verify auto in the next run"
+            )
         return
     problem = ""
     if known == "unknown":
@@ -104,7 +108,7 @@ def prepare_kernels(
     if mode == "require":
         raise RunError(
             f"kernels: kernels.verify is require, but not everything has passed on this machine ({problem}); "
-            f"`{command}` shows what, and --kernels.verify auto trains with what has passed"
+            f"train with --kernels.verify auto, which takes what has passed, and `{command}` then shows what has not"
         )
     _log.warning(f"kernels: PyTorch's operations run in place of what has not passed ({problem}); `{command}` shows it")
 

@@ -61,12 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _show(progress: VerificationProgress) -> None:
     bar = "#" * (progress.done * 20 // progress.total)
-    line = f"[{bar:20}] {progress.done}/{progress.total} {progress.seconds:3.0f} s  {progress.doing}"
-    print(
-        f"\r{line[:110]:110}" if sys.stderr.isatty() else line,
-        end="\r" if sys.stderr.isatty() else "\n",
-        file=sys.stderr,
-    )
+    left = progress.limit - progress.seconds
+    line = f"call {progress.done + 1} of {progress.total}, {progress.doing}, {left:.0f} s left"
+    if sys.stderr.isatty():
+        print(f"\r{f'[{bar:20}] {line}'[:110]:110}", end="\r", file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..dispatch import known
+
 __all__ = ["Outcome", "Verification"]
 
 Verdict = Literal["passed", "failed", "not run"]
@@ -105,6 +107,12 @@ class Verification:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         if pairs:
             yield from ("   ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        for family, backend in pairs:
+            if known[family].backends[backend].must_win and _all_passed(self.outcomes, family, backend):
+                yield (
+                    f"{family} {backend} is right here. It is chosen only where it is faster too, which `unmask tune` "
+                    "measures."
+                )
         for outcome in self.failed:
             yield f"{_named(outcome)}, case {outcome.case}: {outcome.problem}"
         yield from dict.fromkeys(f"{each.family} {each.backend}: {each.note}" for each in self.outcomes if each.note)
@@ -128,6 +136,10 @@ class Verification:
         return outcomes[0].family, outcomes[0].backend, cases, bound, _verdict(outcomes)
 
 
+def _all_passed(outcomes: Sequence[Outcome], family: str, backend: str) -> bool:
+    return all(one.verdict == "passed" for one in outcomes if (one.family, one.backend) == (family, backend))
+
+
 def _named(outcome: Outcome) -> str:
     call = ", ".join(f"{name} {value}" for name, value in outcome.call.items() if name != "captured")
     return f"{outcome.family} {outcome.backend} ({call})"
@@ -140,6 +152,8 @@ def _verdict(outcomes: Sequence[Outcome]) -> str:
     parts = [f"{count} of {len(outcomes)} calls {verdict}" for verdict, count in counts.items() if count]
     if len(parts) == 1:
         parts = [next(verdict for verdict, count in counts.items() if count)]
-    why = dict.fromkeys(each.problem for each in outcomes if each.verdict == "not run" and each.problem)
+    whys = dict.fromkeys(each.problem for each in outcomes if each.verdict == "not run" and each.problem)
+    # one that says another and more is left out
+    short = [why for why in whys if not any(other != why and other in why for other in whys)]
     text = ", ".join(parts).replace("failed", "FAILED")
-    return f"{text} ({'; '.join(why)})" if why else text
+    return f"{text} ({'; '.join(short)})" if short else text

@@ -56,15 +56,24 @@ class Check(NamedTuple):
     samples: Callable[[int], list[Sample]]
 
     def __str__(self) -> str:
-        told = [f"{name} {_told(value)}" for name, value in self.call._asdict().items() if name not in _UNTOLD]
-        return f"{self.family} {self.backend}: {', '.join(told)}"
+        told = (_told(name, value) for name, value in self.call._asdict().items() if name not in _UNTOLD)
+        return f"{self.family} {self.backend} ({', '.join(filter(None, told))})"
 
 
 _UNTOLD = ("device", "architecture", "captured")
+_WORDS = {"p": "dropout", "max_seqlen": "documents up to"}
 
 
-def _told(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).removeprefix("torch.")
+def _told(name: str, value: Any) -> str:
+    """A fact of a call in words; empty for what the call does not have, such as a window."""
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, bool):
+        return name if value else ""
+    if isinstance(value, str):
+        return value
+    absent = value < 0 or (name == "p" and value == 0.0)
+    return "" if absent else f"{_WORDS.get(name, name.replace('_', ' '))} {value:g}"
 
 
 def plan(shapes: Shapes, device: str, architecture: str, operations: Collection[str] | None = None) -> list[Check]:

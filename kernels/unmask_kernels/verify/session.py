@@ -45,6 +45,7 @@ OLDEST_ARCHITECTURE = 80
 NEWEST_TRITON = (3, 9)
 """The newest release that the kernels were compiled and inspected with."""
 
+_TIME_WAS_OVER = "the time was over"
 _START = "from unmask_kernels.verify.worker import serve; serve()"
 _COMMENT = """What has passed `unmask verify` on this machine, and what has failed. The kernels are chosen by it.
 Delete this file to forget it."""
@@ -113,16 +114,19 @@ def verify(
         return replace(report, notes=[note])
     kind = torch.device(device).type
     checks = plan(shapes, kind, machine.architecture, operations)
-    session = _Session(shapes, device, machine, operations, checks, begun, seconds, progress or (lambda told: None))
+    # a second call goes on where the time of the first was over
+    order = sorted(range(len(checks)), key=lambda number: _has_passed(checks[number]))
+    told = progress or (lambda progress: None)
+    session = _Session(shapes, device, machine, operations, checks, order, begun, seconds, told)
     try:
         (session.run_apart if own_process or kind == "cuda" else session.run_here)()
     finally:
         # an interruption keeps what is done
-        session.fill("not run: the time was over" if session.is_over() else "interrupted")
+        session.fill(_TIME_WAS_OVER if session.is_over() else "interrupted")
         notes = [*_notes(machine), *session.notes]
         record = _keep(machine, checks, session.outcomes, notes, fallback)
     refused = [
-        Outcome(family=family, backend=backend, call={}, verdict="not run", problem=f"cannot run: {'; '.join(reasons)}")
+        Outcome(family=family, backend=backend, call={}, verdict="not run", problem="; ".join(reasons))
         for (family, backend), reasons in refusals(shapes, kind, machine.architecture, operations).items()
         if backend in _WORTH_A_LINE and not any((one.family, one.backend) == (family, backend) for one in checks)
     ]
@@ -181,6 +185,10 @@ def _why_no_gpu() -> str:
     return f"no GPU can be used: {told}; {way}"
 
 
+def _has_passed(check: Check) -> bool:
+    return known[check.family].has_passed(check.backend, check.call)
+
+
 def _is_older(machine: Machine) -> bool:
     capable = machine.architecture.removeprefix("sm_")
     return capable.isdecimal() and int(capable) < OLDEST_ARCHITECTURE
@@ -209,6 +217,7 @@ class _Session:
     machine: Machine
     operations: Sequence[str] | None
     checks: list[Check]
+    order: list[int]
     begun: float
     seconds: float
     tell: Callable[[VerificationProgress], None]
@@ -221,16 +230,16 @@ class _Session:
 
     def run_here(self) -> None:
         """Run the checks in this process."""
-        for number, check in enumerate(self.checks):
+        for number in self.order:
             if self.is_over():
                 return
             self._tell(number)
-            self.outcomes[number] = run_check(check, self.shapes.dtype, self.device, self.shapes.tokens)
+            self.outcomes[number] = run_check(self.checks[number], self.shapes.dtype, self.device, self.shapes.tokens)
 
     def run_apart(self) -> None:
         """Run the checks in workers, one after the other as each of them ends."""
         while len(self.outcomes) < len(self.checks) and not self.is_over():
-            left = [number for number in range(len(self.checks)) if number not in self.outcomes]
+            left = [number for number in self.order if number not in self.outcomes]
             before = len(self.outcomes)
             self._run_worker(left)
             if len(self.outcomes) == before:
@@ -240,11 +249,11 @@ class _Session:
         """Say of every check without an outcome that it was not run."""
         left = [number for number in range(len(self.checks)) if number not in self.outcomes]
         for number in left:
-            self.outcomes[number] = self._outcome(number, "not run", why.removeprefix("not run: "))
-        if left and "time" in why:
+            self.outcomes[number] = self._outcome(number, "not run", why)
+        if any(_TIME_WAS_OVER in outcome.problem for outcome in self.outcomes.values()):
             self.notes.append(
-                f"The {self.seconds:g} s were over before everything was run: run the same command again, compiled "
-                "kernels are kept."
+                f"The {self.seconds:g} s were over before everything was run: run the same command again, which begins "
+                "with the rest, or give it more time with --seconds."
             )
 
     def _outcome(self, number: int, verdict: Any, problem: str) -> Outcome:
@@ -273,8 +282,7 @@ class _Session:
                     line = answers.get(timeout=max(0.0, left))
                 except queue.Empty:
                     if doing is not None:
-                        problem = "it had not ended when the time was over"
-                        self.outcomes[doing] = self._outcome(doing, "not run", problem)
+                        self.outcomes[doing] = self._outcome(doing, "not run", f"{_TIME_WAS_OVER} while it ran")
                     return
                 if line is None:
                     break

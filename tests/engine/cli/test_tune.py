@@ -87,7 +87,7 @@ def test_what_is_faster_is_shown_recorded_and_told_by_doctor(
     assert rows["attention.padding"] == f"{SHAPE} 5 - - - no: the default is the fastest"
     assert rows["train.threads"] == f"{threads} 1 2 2.00 2.00-2.00 advice: --train.threads 2"
     assert "runs on this machine use what is taken from now on; --kernels.tuned never leaves it out" in out
-    assert "tune: attention.scores, heads of 8, float32 so far" in err
+    assert "tune: choice 1 of 4, attention.scores for heads of 8, float32\n" in err
     assert read_tuning("cpu").values() == {Key("attention.scores", SHAPE): 1 << 19}
     # without the rows of the operations, whose choice has its own tests
     told = " ".join(" ".join(table(facts(["gelu"]))).split())

@@ -40,7 +40,7 @@ def test_the_table_is_printed_and_what_passes_is_recorded(
     assert row.split()[:3] == ["gelu", "young", "8"]
     assert row.endswith("passed")
     assert recorded.startswith(f"recorded in {tmp_path}/cache/verified/")
-    assert "verify: 0 of 2 calls, 120 s left  gelu young: dtype float32, activation gelu, width 32" in shown.err
+    assert "verify: call 1 of 2, gelu young (float32, gelu, width 32), 120 s left\n" in shown.err
     # doctor says so at BERT-base size only for calls like these
     assert main(["doctor", "--why", "gelu"]) == 0
     told = " ".join(capsys.readouterr().out.split())
@@ -71,6 +71,9 @@ def test_the_function_takes_a_run_a_file_a_recipe_and_a_configuration(stand_in: 
     assert [each.verdict for each in unmask.verify(stand_in, operations=["gelu"]).outcomes] == ["passed", "passed"]
     with pytest.raises(TypeError, match=r"verify: config must be a run, .*; pass 'bert-base'"):
         unmask.verify(3)  # type: ignore[arg-type]
+    # its sizes take this CPU too long to run
+    advised = unmask.verify("bert-base", seconds=0)
+    assert {each.call["width"] for each in advised.outcomes} == {768, 3072}
     with pytest.raises(ConfigError, match="no recipe or file is called 'nothing'"):
         unmask.verify("nothing")
     with pytest.raises(ValueError, match="verify: 'gelo' is not an operation; choose from attention, "):

@@ -135,6 +135,59 @@ def test_a_run_without_a_record_says_so_in_one_line_and_the_command_works(
     assert {chosen for family, _, chosen in calls if family.name == "gelu"} == {"young"}
 
 
+def test_what_is_not_verified_is_verified_by_the_next_run_as_the_line_says(
+    stand_in: None, tiny: ModuleType, calls: list[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretrain(brief(tiny, tmp_path / "run"))
+    assert "kernels: some are not verified on this device" in caplog.text
+    assert "verifies them in at most two minutes, or --kernels.verify auto in the next run" in caplog.text
+    calls.clear()
+    pretrain(brief(tiny, tmp_path / "next", "auto"))
+    assert "young" in {chosen for family, _, chosen in calls if family.name == "gelu"}
+
+
+def test_what_has_failed_is_shown_and_run_again_by_the_command_of_each_message(
+    stand_in: None,
+    tiny: ModuleType,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def told_and_shown(message: str, run: Path) -> str:
+        command = message.partition("; ")[2].split("`")[1]
+        assert command == f"unmask verify {run}"
+        capsys.readouterr()
+        assert main(command.split()[1:]) == 1
+        assert "   FAILED\n" in capsys.readouterr().out
+        return command
+
+    with monkeypatch.context() as patched:
+        spoil(patched)
+        pretrain(brief(tiny, tmp_path / "run", "auto"))
+        [line] = [one for one in caplog.messages if one.startswith("kernels: PyTorch's operations run in place of")]
+        assert line.endswith("(some have failed); `unmask verify {}` shows it".format(tmp_path / "run"))
+        told_and_shown(line, tmp_path / "run")
+        caplog.clear()
+        pretrain(brief(tiny, tmp_path / "next"))
+        [line] = [one for one in caplog.messages if one.startswith("kernels: some have failed on this device")]
+        assert line.endswith("runs them again and shows what is wrong")
+        command = told_and_shown(line, tmp_path / "next")
+        require = brief(tiny, tmp_path / "third", "require")
+        with pytest.raises(RunError, match=r"not everything has passed on this machine \(some have failed\); ") as no:
+            pretrain(require)
+        # a run that is refused leaves no directory to verify
+        told = "; train with --kernels.verify auto, which takes what has passed, and `unmask verify "
+        assert f"{told}{tmp_path}/third` then shows what has not" in str(no.value)
+        pretrain(brief(tiny, tmp_path / "third", "auto"))
+        told_and_shown(str(no.value), tmp_path / "third")
+    # a mended kernel passes, and then every run is content
+    assert main(command.split()[1:]) == 0
+    caplog.clear()
+    pretrain(replace(require, run=str(tmp_path / "fourth")))
+    assert not [message for message in caplog.messages if message.startswith("kernels: ")]
+
+
 @pytest.mark.parametrize("mode", ["auto", "require"])
 def test_a_run_verifies_before_its_first_step_if_it_is_asked_to(
     mode: str, stand_in: None, tiny: ModuleType, calls: list[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -174,7 +227,7 @@ def test_a_failure_is_told_and_the_run_goes_on_or_is_refused_if_it_must_pass(
     ) as no:
         pretrain(brief(tiny, tmp_path / "next", "require"))
     # the way out works
-    assert "--kernels.verify auto trains with what has passed" in str(no.value)
+    assert "; train with --kernels.verify auto, which takes what has passed, and `unmask verify " in str(no.value)
     pretrain(brief(tiny, tmp_path / "next", "auto"))
     # a failure that is known is not looked for again, and told without being asked
     caplog.clear()
