@@ -1,20 +1,19 @@
-"""The update by PyTorch's own kernels: fused AdamW where it does what is asked, else lists of operations ("foreach").
+"""The update by PyTorch's own kernels: fused AdamW where it does what is asked, else composed of operations.
 
 `torch._fused_adamw_` reads and writes each parameter, gradient and moment once. It has one learning rate and one weight
-decay a call, so parameters that differ in them are further calls. What it lacks (LAMB, StableAdamW, no bias correction,
-moments in another dtype than gradients) is composed of operations on whole lists, each of which reads and writes its
-lists. Nothing is read on the host of a GPU; a skipped update writes what was there before.
+decay a call, so parameters that differ in them are further calls. What it lacks is composed: LAMB, StableAdamW and
+AdamW without bias correction, on a GPU of operations on whole lists, on a CPU a parameter at a time. Nothing is read on
+the host of a GPU.
 """
 
 from __future__ import annotations
-
-import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..precision import accumulation_dtype
+from ._torch_lists import update_lists
+from ._torch_loop import update_each
 from .arguments import Arguments
 
 __all__ = ["step"]
@@ -37,8 +36,10 @@ def step(arguments: Arguments) -> None:
         scale = clip if scale is None else scale * clip
     if _is_plain_adamw(arguments):
         _fused(arguments, scale, skipped)
+    elif arguments.params[0].device.type == "cpu":
+        update_each(arguments, scale, skipped)
     else:
-        _composed(arguments, scale, skipped)
+        update_lists(arguments, scale, skipped)
     if arguments.copies:
         torch._foreach_copy_(list(arguments.copies), list(arguments.params))
 
@@ -55,8 +56,10 @@ def _is_plain_adamw(arguments: Arguments) -> bool:
 
 def _fused(arguments: Arguments, scale: Tensor | None, skipped: Tensor | None) -> None:
     params, steps = arguments.params, arguments.steps
-    # the kernel takes one dtype
-    grads = [grad.to(params[0].dtype) for grad in arguments.grads]
+    grads = arguments.grads
+    if grads[0].dtype != params[0].dtype:
+        # the kernel takes one dtype
+        grads = [grad.to(params[0].dtype) for grad in grads]
     alike: dict[tuple[int, float], list[int]] = {}
     for index, (rate, decay) in enumerate(zip(arguments.lr, arguments.weight_decay, strict=True)):
         alike.setdefault((id(rate), decay), []).append(index)
@@ -81,76 +84,3 @@ def _fused(arguments: Arguments, scale: Tensor | None, skipped: Tensor | None) -
         )
     if skipped is not None:
         torch._foreach_sub_(list(steps), [skipped] * len(steps))
-
-
-def _composed(arguments: Arguments, scale: Tensor | None, skipped: Tensor | None) -> None:
-    wide, eps = _wide(arguments), arguments.eps
-    on_cpu = arguments.params[0].device.type == "cpu"
-    if on_cpu and skipped is not None and bool(skipped != 0):
-        return
-    # elsewhere a skipped update is computed with gradients of zero, and with weights and rates of zero
-    kept = None if on_cpu or skipped is None else (1.0 - skipped).to(wide)
-    grads = [grad.to(wide) for grad in arguments.grads]
-    if scale is not None:
-        grads = list(torch._foreach_div(grads, scale.to(wide)))
-    if kept is not None:
-        grads = [torch.where(kept > 0, grad, 0.0) for grad in grads]
-    counts = torch.stack(list(arguments.steps)).to(wide) + 1
-    for count in arguments.steps:
-        count.add_(1 if kept is None else kept)
-    firsts = _averaged(arguments.exp_avg, grads, arguments.beta1, kept)
-    seconds = _averaged(arguments.exp_avg_sq, list(torch._foreach_mul(grads, grads)), arguments.beta2, kept)
-    roots, directions = list(torch._foreach_sqrt(seconds)), firsts
-    if arguments.bias_correction:
-        torch._foreach_div_(roots, list(_correction(arguments.beta2, counts).sqrt().unbind()))
-        directions = list(torch._foreach_div(directions, list(_correction(arguments.beta1, counts).unbind())))
-    rates = [rate.to(wide) for rate in arguments.lr]
-    if arguments.clip_update:
-        grads = list(torch._foreach_div(grads, torch._foreach_clamp_min(roots, eps)))
-        norms = torch._foreach_norm(grads)
-        rates = [
-            rate / (norm / math.sqrt(max(1, grad.numel()))).clamp(min=1.0)
-            for rate, norm, grad in zip(rates, norms, grads, strict=True)
-        ]
-    torch._foreach_add_(roots, eps)
-    directions = list(torch._foreach_div(directions, roots))
-    params = [param.to(wide) for param in arguments.params]
-    torch._foreach_add_(directions, torch._foreach_mul(params, list(arguments.weight_decay)))
-    if arguments.algorithm == "lamb":
-        ratios = _trust_ratios(params, directions)
-        rates = [
-            rate * ratio if trusted else rate
-            for rate, ratio, trusted in zip(rates, ratios, arguments.trust, strict=True)
-        ]
-    if kept is not None:
-        rates = [rate * kept for rate in rates]
-    torch._foreach_mul_(directions, rates)
-    torch._foreach_sub_(params, directions)
-    _write(arguments.params, params)
-
-
-def _averaged(moments: Sequence[Tensor], values: list[Tensor], beta: float, kept: Tensor | None) -> list[Tensor]:
-    """Move the moments towards the values by 1 - beta, and return them in the dtype of the values."""
-    held = [moment.to(values[0].dtype) for moment in moments]
-    change = list(torch._foreach_sub(values, held))
-    torch._foreach_mul_(change, 1 - beta if kept is None else (1 - beta) * kept)
-    torch._foreach_add_(held, change)
-    _write(moments, held)
-    return held
-
-
-def _correction(beta: float, counts: Tensor) -> Tensor:
-    """1 - beta^counts; as the power is near 1 at first, a difference would lose digits."""
-    return -torch.expm1(counts * (math.log(beta) if beta > 0.0 else -math.inf))
-
-
-def _trust_ratios(params: list[Tensor], directions: list[Tensor]) -> tuple[Tensor, ...]:
-    sizes, updates = (torch.stack(list(torch._foreach_norm(each))) for each in (params, directions))
-    usable = (sizes > 0) & (updates > 0) & sizes.isfinite() & updates.isfinite()
-    return torch.where(usable, sizes / updates, 1.0).unbind()
-
-
-def _write(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Write values that were computed in another dtype back; `to` gives the tensor itself if the dtype is the same."""
-    if tensors[0] is not values[0]:
-        torch._foreach_copy_(list(tensors), list(values))

@@ -20,7 +20,7 @@ from ..precision import without_autocast
 from .arguments import ALGORITHMS, Arguments
 from .choice import FAMILY, describe
 
-__all__ = ["step"]
+__all__ = ["check", "run", "step"]
 
 _WEIGHTS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _NARROW = (torch.bfloat16, torch.float16)
@@ -39,8 +39,12 @@ def step(arguments: Arguments, *, backend: str | None = None) -> None:
         BackendUnavailable: the backend asked for cannot run this call.
     """
     check(arguments)
-    if not arguments.params:
-        return
+    if arguments.params:
+        run(arguments, backend)
+
+
+def run(arguments: Arguments, backend: str | None) -> None:
+    """Do what `step` does with arguments that fit together and hold a parameter."""
     chosen = FAMILY.choose(backend, describe(arguments))
     if torch.compiler.is_compiling():
         torch.ops.unmask.optimizer_step.default(*arguments, chosen)
