@@ -22,7 +22,7 @@ from unmask.data.text.options import Cuts, ReadOptions
 from unmask.data.text.remote import FilePath
 from unmask.errors import CorpusError
 
-__all__ = ["read_conll", "read_conllu"]
+__all__ = ["is_document_mark", "read_conll", "read_conllu"]
 
 _OPENS = re.compile(r"-DOCSTART-|#\s*begin document\b")
 _OPENS_UNIVERSAL = re.compile(r"#\s*newdoc\b")
@@ -39,6 +39,11 @@ def read_conll(path: FilePath, options: ReadOptions, cuts: Cuts) -> Iterator[tup
 def read_conllu(path: FilePath, options: ReadOptions, cuts: Cuts) -> Iterator[tuple[str, str]]:
     """Yield (text, `Document.origin`) for each document of a `.conllu`."""
     return _read(path, options, cuts, 2, universal=True)
+
+
+def is_document_mark(line: str) -> bool:
+    """Return whether a line of a `.conll` opens or ends a document, and holds no word."""
+    return bool(_OPENS.match(line) or _ENDS.match(line))
 
 
 @dataclass(slots=True)

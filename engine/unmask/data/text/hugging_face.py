@@ -17,7 +17,7 @@ from typing import Any
 from unmask.data.text.options import joined, missing_field
 from unmask.errors import CorpusError
 
-__all__ = ["HUB", "read_dataset"]
+__all__ = ["HUB", "dataset_splits", "read_dataset"]
 
 HUB = "hf://"
 
@@ -29,7 +29,7 @@ def read_dataset(location: str, fields: Sequence[str]) -> Iterator[tuple[str, st
         CorpusError: `datasets` is not installed; the data set cannot be loaded; or it lacks a column of `fields`, or
             one that does not hold strings.
     """
-    for name, rows in _splits(location):
+    for name, rows in dataset_splits(location):
         columns = rows.column_names
         if columns is not None:
             for field in fields:
@@ -51,8 +51,12 @@ def _text(row: dict[str, Any], field: str, origin: str) -> str | None:
     return text
 
 
-def _splits(location: str) -> list[tuple[str, Any]]:
-    """Return name and rows of each split."""
+def dataset_splits(location: str) -> list[tuple[str, Any]]:
+    """Return name and rows of each split.
+
+    Raises:
+        CorpusError: `datasets` is not installed, or the data set cannot be loaded.
+    """
     try:
         import datasets
     except ImportError:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import IO, Any
 
 from unmask.data.text import decoding
 from unmask.data.text.options import Cuts, ReadOptions, joined, missing_field
@@ -21,7 +21,7 @@ from unmask.data.text.remote import FilePath
 from unmask.errors import CorpusError
 from unmask.paths import as_typed
 
-__all__ = ["read_json", "read_json_lines"]
+__all__ = ["json_value", "read_json", "read_json_lines", "read_objects"]
 
 # Python refuses whole numbers of more than 4,300 digits; a float is quick to read and becomes infinite
 _DECODER = json.JSONDecoder(object_pairs_hook=tuple, parse_int=float)
@@ -37,17 +37,71 @@ def read_json_lines(path: FilePath, options: ReadOptions, cuts: Cuts) -> Iterato
 def read_json(path: FilePath, options: ReadOptions, cuts: Cuts) -> Iterator[tuple[str, str]]:
     """Yield (text, `Document.origin`) for each item of an array, for one object, or for each line."""
     with decoding.open_bytes(path) as stream:
-        lines = ((number, line) for number, line in decoding.decoded_lines(path, stream, options.encoding))
-        first = next(((number, line) for number, line in lines if line.strip("\ufeff \t\n")), None)
-        if first is None:
+        lines, value = _lines_or_value(path, stream, options.encoding)
+        if lines is not None:
+            yield from _lines(path, lines, options.fields)
+        else:
+            yield from _items(path, [value] if isinstance(value, tuple) else value, options.fields)
+
+
+def read_objects(path: FilePath, encoding: str = "utf-8") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place, "line 3" or "item 3", and the fields of each object of a file of JSON or of JSON lines.
+
+    Raises:
+        CorpusError: the file is no JSON, or holds something else than objects, or half a surrogate pair.
+    """
+    with decoding.open_bytes(path) as stream:
+        lines, value = _lines_or_value(path, stream, encoding)
+        if lines is not None:
+            for number, row, line in _objects(path, lines):
+                if "\\ud" in line or "\\uD" in line:
+                    _refuse_surrogates(json.dumps(row, ensure_ascii=False), f"{path}:{number}")
+                yield f"line {number}", _plain(row)
             return
-        if _is_whole(first[1]) and not first[1].lstrip("\ufeff").lstrip().startswith("["):
-            yield from _lines(path, chain([first], lines), options.fields)
-            return
-        # lines keep their numbers for messages
-        whole = "\n" * (first[0] - 1) + first[1].lstrip("\ufeff") + "".join(line for _, line in lines)
-        value = _parsed(whole, path)
-        yield from _items(path, [value] if isinstance(value, tuple) else value, options.fields)
+        for number, row in enumerate([value] if isinstance(value, tuple) else value):
+            if not isinstance(row, tuple):
+                raise CorpusError(
+                    f"corpus: {path}:item {number} must be a JSON object, got {_kind(row)}; make an array of objects "
+                    "of it"
+                )
+            _refuse_surrogates(json.dumps(row, ensure_ascii=False), f"{path}:item {number}")
+            yield f"item {number}", _plain(row)
+
+
+def json_value(path: FilePath, encoding: str = "utf-8") -> Any:
+    """Return the one value that a file of JSON holds, with objects as dictionaries.
+
+    Raises:
+        CorpusError: the file is no JSON, or holds half a surrogate pair.
+    """
+    with decoding.open_bytes(path) as stream:
+        text = "".join(decoding.decoded_blocks(path, stream, encoding)).lstrip("\ufeff")
+    value = _parsed(text, path)
+    if "\\ud" in text or "\\uD" in text:
+        _refuse_surrogates(json.dumps(value, ensure_ascii=False), str(path))
+    return _plain(value)
+
+
+def _lines_or_value(path: FilePath, stream: IO[bytes], encoding: str) -> tuple[Iterator[tuple[int, str]] | None, Any]:
+    """Return the lines of a file with an object a line, or None and the one value of the file."""
+    lines = ((number, line) for number, line in decoding.decoded_lines(path, stream, encoding))
+    first = next(((number, line) for number, line in lines if line.strip("\ufeff \t\n")), None)
+    if first is None:
+        return iter(()), None
+    if _is_whole(first[1]) and not first[1].lstrip("\ufeff").lstrip().startswith("["):
+        return chain([first], lines), None
+    # lines keep their numbers for messages
+    whole = "\n" * (first[0] - 1) + first[1].lstrip("\ufeff") + "".join(line for _, line in lines)
+    return None, _parsed(whole, path)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with objects as dictionaries, and with whole numbers as such."""
+    if isinstance(value, tuple):
+        return {name: _plain(held) for name, held in value}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_whole(line: str) -> bool:
@@ -62,6 +116,18 @@ def _is_whole(line: str) -> bool:
 
 
 def _lines(path: FilePath, lines: Iterator[tuple[int, str]], fields: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for number, row, line in _objects(path, lines):
+        origin = f"{path}:{number}"
+        text = _text(row, fields, origin, path)
+        if "\\ud" in line or "\\uD" in line:
+            _refuse_surrogates(text, origin)
+        yield text, origin
+
+
+def _objects(
+    path: FilePath, lines: Iterator[tuple[int, str]]
+) -> Iterator[tuple[int, tuple[tuple[str, Any], ...], str]]:
+    """Yield the number of each line that is not blank, its object as pairs of names and values, and the line."""
     for number, line in lines:
         # a file that `cat` joined has a byte order mark for each part
         line = line.removeprefix("\ufeff")
@@ -73,10 +139,7 @@ def _lines(path: FilePath, lines: Iterator[tuple[int, str]], fields: tuple[str, 
         if not isinstance(row, tuple):
             way = f", for example with jq -c '.[]' {as_typed(path)}" if isinstance(row, list) else ""
             raise CorpusError(f"corpus: {origin} must be a JSON object, got {_kind(row)}; write one object a line{way}")
-        text = _text(row, fields, origin, path)
-        if "\\ud" in line or "\\uD" in line:
-            _refuse_surrogates(text, origin)
-        yield text, origin
+        yield number, row, line
 
 
 def _items(path: FilePath, items: Sequence[Any], fields: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -18,27 +18,30 @@ from unmask.data.text.remote import FilePath
 from unmask.errors import CorpusError
 from unmask.paths import printable
 
-__all__ = ["read_csv", "read_tsv"]
+__all__ = ["QUOTING", "read_csv", "read_tsv", "separated_rows"]
 
 # a cell may be a book; more does not fit a C long on every system
 _LARGEST_CELL = (1 << 31) - 1
+QUOTING = {",": csv.QUOTE_MINIMAL, "\t": csv.QUOTE_NONE}
+"""How quotes are read in a `.csv` and in a `.tsv`, by the character between their columns."""
+
 _SHOWN, _SHOWN_CHARACTERS = 10, 20
 _OTHERS = {";": "';'", "\t": "tab", "|": "'|'", ",": "','"}
 
 
 def read_csv(path: FilePath, options: ReadOptions, cuts: Cuts) -> Iterator[tuple[str, str]]:
     """Yield (text, `Document.origin`) for each row of a `.csv`."""
-    return _read(path, options, options.delimiter or ",", csv.QUOTE_MINIMAL)
+    return _read(path, options, options.delimiter or ",", QUOTING[","])
 
 
 def read_tsv(path: FilePath, options: ReadOptions, cuts: Cuts) -> Iterator[tuple[str, str]]:
     """Yield (text, `Document.origin`) for each row of a `.tsv`."""
-    return _read(path, options, options.delimiter or "\t", csv.QUOTE_NONE)
+    return _read(path, options, options.delimiter or "\t", QUOTING["\t"])
 
 
 def _read(path: FilePath, options: ReadOptions, delimiter: str, quoting: int) -> Iterator[tuple[str, str]]:
     with decoding.open_bytes(path) as stream:
-        rows = _rows(path, decoding.kept_lines(path, stream, options.encoding), delimiter, quoting)
+        rows = separated_rows(path, decoding.kept_lines(path, stream, options.encoding), delimiter, quoting)
         columns = options.columns
         chosen: list[int] = []
         width = 0
@@ -62,8 +65,19 @@ def _read(path: FilePath, options: ReadOptions, delimiter: str, quoting: int) ->
             yield joined(row[column] for column in chosen), origin
 
 
-def _rows(path: FilePath, lines: Iterator[str], delimiter: str, quoting: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of the first line, from 1, and the cells of each row that is not blank."""
+def separated_rows(
+    path: FilePath, lines: Iterator[str], delimiter: str, quoting: int
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of the first line, from 1, and the cells of each row that is not blank.
+
+    Args:
+        path: the file, for messages.
+        lines: its lines with their line breaks.
+        delimiter: the character between two cells.
+        quoting: whether quotes hold cells together, as in Python's `csv`.
+    Raises:
+        CorpusError: the file is not valid CSV.
+    """
     csv.field_size_limit(_LARGEST_CELL)
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
     number = 1

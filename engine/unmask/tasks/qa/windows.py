@@ -13,6 +13,7 @@ hold the whole answer has the span (0, 0), which is [CLS], and so has one of a q
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,12 +22,11 @@ from numpy.typing import NDArray
 
 from unmask.config.settings import check_argument, counted
 from unmask.data.tokenizer import Tokenizer
-from unmask.errors import CorpusError
 from unmask.limits import SHORTEST_PAIR
 from unmask.tasks.context import best_windows
 from unmask.tasks.examples import Answer, QuestionExample
 
-__all__ = ["QuestionWindow", "answer_tokens", "make_windows"]
+__all__ = ["QuestionWindow", "answer_tokens", "make_windows", "span_text"]
 
 _log = logging.getLogger(__name__)
 _NO_SPAN = (0, 0)
@@ -65,7 +65,7 @@ def make_windows(
 ) -> list[QuestionWindow]:
     """Return the windows of questions, in their order.
 
-    The first answer that is in the context gives the spans. Warns of questions that are cut.
+    The first answer that is in the context gives the spans. Warns of questions that are cut or empty.
 
     Args:
         examples: questions with their contexts.
@@ -76,7 +76,6 @@ def make_windows(
     Raises:
         SettingError: a size is out of its range, or `max_length` has no room for a context.
         TypeError: the tokenizer does not give the places of its tokens.
-        CorpusError: a question or a context is empty.
     """
     check_argument("qa", "max_length", int, max_length, ge=SHORTEST_PAIR)
     check_argument("qa", "max_question", int, max_question, ge=1, le=max_length - SHORTEST_PAIR + 1)
@@ -92,10 +91,11 @@ def make_windows(
     contexts = dict(zip(different, tokenizer.encode_with_places(different), strict=True))
     found: list[QuestionWindow] = []
     cut: list[str] = []
+    empty: list[str] = []
     for index, (one, question) in enumerate(zip(examples, questions, strict=True)):
         context = contexts[one.context]
         if not question or not context.ids:
-            _refuse_empty("question" if not question else "context", one.where)
+            empty.append(one.where)
         if len(question) > max_question:
             cut.append(one.where)
         front = [tokenizer.cls_id, *question[:max_question], tokenizer.sep_id]
@@ -106,6 +106,11 @@ def make_windows(
         _log.warning(
             f"data: {counted(len(cut), 'question')} of {len(examples):,} have more than {max_question} tokens and lose "
             f"their end, the first is {cut[0]}"
+        )
+    if empty:
+        _log.warning(
+            f"data: {counted(len(empty), 'question')} of {len(examples):,} have an empty text or context, the first is "
+            f"{empty[0]}; nothing answers them but chance"
         )
     return found
 
@@ -119,6 +124,17 @@ def answer_tokens(places: NDArray[np.int64], answer: Answer) -> tuple[int, int] 
     """
     inside = np.flatnonzero((places[:, 1] > answer.start) & (places[:, 0] < answer.end))
     return (int(inside[0]), int(inside[-1])) if len(inside) else None
+
+
+def span_text(context: str, places: NDArray[np.int64], first: int, last: int) -> str:
+    """Return the part of a context from the first to the last token of a span.
+
+    Marks that the tokenizer drops, such as accents after the last letter, stay with their letter.
+    """
+    start, end = int(places[first, 0]), int(places[last, 1])
+    while end < len(context) and unicodedata.category(context[end]) == "Mn":
+        end += 1
+    return context[start:end]
 
 
 def _windows(
@@ -153,7 +169,3 @@ def _windows(
             )
         )
     return windows
-
-
-def _refuse_empty(part: str, place: str) -> None:
-    raise CorpusError(f"data: {place} has an empty {part}; give it its text, or leave the question out")

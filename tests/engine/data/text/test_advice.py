@@ -496,7 +496,7 @@ def test_a_column_that_a_streamed_row_lacks_is_named(monkeypatch: pytest.MonkeyP
         ("txt", "its fields are txt; the nearest is 'txt'; name the one that holds the text"),
     ):
         monkeypatch.setattr(
-            "unmask.data.text.hugging_face._splits",
+            "unmask.data.text.hugging_face.dataset_splits",
             lambda location, column=column: [(location, _Rows([{column: "one"}]))],
         )
         assert told in refusal("hf://a/b")

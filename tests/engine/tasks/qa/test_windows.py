@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from advice import follow
 from unmask.data.tokenizer import Tokenizer
 from unmask.tasks.examples import Answer, QuestionExample
-from unmask.tasks.qa.windows import answer_tokens, make_windows
+from unmask.tasks.qa.windows import answer_tokens, make_windows, span_text
 
 TOKENIZER = Tokenizer.train(["a b c d e f g h i j k l m n o p q r s t u v w x y z"] * 4, 80)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -87,18 +87,19 @@ def test_a_long_question_is_cut_and_named(caplog: pytest.LogCaptureFixture) -> N
 
 
 @pytest.mark.parametrize("part", ["question", "context"])
-def test_an_empty_part_is_refused_with_its_place(part: str) -> None:
-    wrong = (
-        question(" ", place="q.json, question 7")
-        if part == "context"
-        else question("a", asked="\u200b", place="q.json, question 7")
-    )
-    follow(
-        lambda: make_windows([wrong], TOKENIZER),
-        f"data: q.json, question 7 has an empty {part}; give it its text, or leave the question out",
-        lambda: make_windows([question("a")], TOKENIZER),
-        lambda: make_windows([], TOKENIZER),
-    )
+def test_an_empty_part_is_named_with_its_place(part: str, caplog: pytest.LogCaptureFixture) -> None:
+    place = "q.json, question 7"
+    wrong = question(" ", place=place) if part == "context" else question("a", asked="\u200b", place=place)
+    with caplog.at_level(logging.WARNING):
+        [window] = make_windows([wrong], TOKENIZER)
+    assert len(window.ids) == {"context": 5, "question": 4}[part] and len(window.places) == (part == "question")
+    assert f"1 question of 1 have an empty text or context, the first is {place}" in caplog.text
+
+
+def test_the_text_of_a_span_keeps_marks_after_its_last_letter() -> None:
+    context = "cafe\u0301\u0323 b"
+    places = TOKENIZER.encode_with_places([context])[0].places
+    assert span_text(context, places, 0, len(places) - 2) == "cafe\u0301\u0323"
 
 
 def test_a_tokenizer_without_places_is_refused() -> None:
