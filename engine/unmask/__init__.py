@@ -8,7 +8,7 @@ The public names, each imported when it is first used:
     Tokenizer, Store                             what makes the ids of texts, and texts that are ids already
     PackedDataset                                a token store as a dataset for other trainers
     prepare, similar_words, analyse              the commands as functions: text and stores,
-    load_config, pretrain                        training,
+    load_config, plan, pretrain                  training,
     evaluate, fill_mask, export                  and models
     verify                                       the kernels on the GPU at hand
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from unmask.commands.evaluate import evaluate
     from unmask.commands.export import export
     from unmask.commands.fill_mask import fill_mask
+    from unmask.commands.plan import plan
     from unmask.commands.tune import tune
     from unmask.commands.verify import verify
     from unmask.config import load_config
@@ -59,6 +60,7 @@ __all__ = [
     "mean_pool",
     "pack",
     "packed_inputs",
+    "plan",
     "prepare",
     "pretrain",
     "similar_words",
@@ -84,6 +86,7 @@ _HOMES = {
     "mean_pool": "unmask.model",
     "pack": "unmask.batch",
     "packed_inputs": "unmask.layouts",
+    "plan": "unmask.commands.plan",
     "prepare": "unmask.data.prepare",
     "pretrain": "unmask.train.pretrain",
     "similar_words": "unmask.data.masking.neighbours",

@@ -20,6 +20,7 @@ COMMANDS = {
     "similar-words": "make the table of similar words for MacBERT's masking",
     "analyse": "describe a corpus as a run reads it, and where attention goes",
     "pretrain": "pre-train an encoder; without arguments, a demonstration",
+    "plan": "say what a run will need: memory, time, disk",
     "config": "print the settings of a run as YAML",
     "plot": "draw the loss curve of a run",
     "evaluate": "score a model on held-out text",

@@ -380,6 +380,11 @@ class TrainConfig(Checked):
         "auto",
         "Dtype of activations; auto: bfloat16 if the machine multiplies it fast, else float32. Parameters are float32.",
     )
+    activation_checkpointing: bool = setting(
+        False,
+        "Whether to keep only the input of each layer, and compute the layer again in the backward pass: less memory, "
+        "about a third more time, the same bits.",
+    )
     log_every: int = setting(20, "Steps between rows of log.jsonl.", ge=1)
     evaluate_every: int = setting(200, "Steps between evaluations on held-out text.", ge=1)
     evaluate_tokens: int = setting(32768, "Token capacity of one evaluation.", ge=1)

@@ -279,6 +279,8 @@ def build_trainer(
     if initial is not None:
         initial.fill(model, tokenizer, learning_rate=config.optimizer.learning_rate, run=run)
     model = model.to(device)
+    if config.train.activation_checkpointing:
+        model.activation_checkpointing_enable()
     if device.type == "cuda" or INTERPRETING or config.kernels.verify != "tell":
         from unmask.train.verification import prepare_kernels, shapes_of
 

@@ -51,6 +51,7 @@ MAY_CHANGE = frozenset(
         "masking.similar_words",
         "stream.workers",
         *(f"train.{name}" for name in BUDGETS),
+        "train.activation_checkpointing",
         "train.log_every",
         "train.evaluate_every",
         "train.save_every",

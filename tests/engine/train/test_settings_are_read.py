@@ -110,6 +110,7 @@ OTHER: dict[str, Any] = {
     "optimizer.eps": 1e-2,
     "optimizer.clip_norm": 1e-3,
     "train.dtype": "bfloat16",
+    "train.activation_checkpointing": True,
     "train.log_every": 1,
     "train.evaluate_every": 1,
     "train.evaluate_tokens": 4096,

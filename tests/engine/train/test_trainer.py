@@ -19,6 +19,7 @@ from unmask.config import KernelsConfig, MaskingConfig, RunConfig
 from unmask.errors import ConfigError, RunError
 from unmask.interop.checkpoint_folder import verify_checkpoint
 from unmask.model import PretrainingModel
+from unmask.model.checkpointing import LayerCheckpointing
 from unmask.objectives import build_objectives
 from unmask.terminal import install_messages
 from unmask.train.data import RunData
@@ -53,6 +54,17 @@ def test_a_checkpoint_tells_transformers_how_many_positions_it_has(tiny: ModuleT
     folder = tmp_path / "run" / "checkpoints" / "step-000001"
     assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 128
     assert json.loads((folder / "config.json").read_text())["max_position_embeddings"] == 128
+
+
+def test_activation_checkpointing_computes_layers_again_and_keeps_the_bits(
+    tiny: ModuleType, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointed = []
+    run = LayerCheckpointing.run
+    monkeypatch.setattr(LayerCheckpointing, "run", lambda *given: (checkpointed.append(given[1]), run(*given))[1])
+    tiny.pretrain(tiny.config(tmp_path / "run", activation_checkpointing=True))
+    assert checkpointed
+    tiny.assert_same_end(tmp_path / "run", unbroken)
 
 
 def test_the_padding_of_a_checkpoint_is_that_of_its_tokenizer(
