@@ -1,4 +1,4 @@
-"""What tests can know of Triton kernels on a machine without a GPU; not part of the shipped package.
+"""What tests can know of kernels on a machine without a GPU; not part of the shipped package.
 
 interpreter    runs test modules under Triton's interpreter, whose arithmetic it repairs: is the formula right?
 memory_guard   refuses interpreted kernels that leave their tensors, or whose programs race
@@ -10,6 +10,7 @@ sass           reads the listing of a compiled kernel
 in_flight      finds registers in a listing that are touched while a wgmma uses them
 oldest         runs tests with the oldest Triton that is supported
 emulator       runs the compiled code (PTX) on the CPU, on the machine in `ptx`: layouts, barriers, races between warps
+host           runs CUDA C++ on the CPU, a fiber a thread: results, races, stray accesses, deadlocks, with file and line
 
 pyproject.toml puts `tests` on the import path of pytest and mypy, so that this package is `offline`.
 """

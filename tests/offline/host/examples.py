@@ -1,0 +1,125 @@
+"""Checks of the example kernels: right results, and nothing found by the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from offline.host.build import HOST
+from offline.host.device import Device, Machine
+
+__all__ = ["CHECKS", "EQUIVALENT", "SOURCE", "build", "conversions", "noticed"]
+
+SOURCE = HOST / "kernels" / "examples.cu"
+
+
+def build(folder: Path = SOURCE.parent) -> Machine:
+    """Compile the example kernels, or a changed copy of them in another folder."""
+    return Machine.build(folder / SOURCE.name, strict=folder == SOURCE.parent)
+
+
+def _values(*shape: int) -> Tensor:
+    # small whole numbers, so that sums are exact in every order
+    return torch.randint(-9, 10, shape, generator=torch.Generator().manual_seed(1)).float()
+
+
+def _block_sum(device: Device) -> tuple[Tensor, Tensor]:
+    x, sums = _values(1000), device.empty((4,), torch.float32)
+    device.call("run_block_sum", device.tensor(x, read_only=True), sums, 1000, 4, 96)
+    return sums.sum(), x.sum()
+
+
+def _transpose(device: Device, pitch: int = 33) -> tuple[Tensor, Tensor]:
+    x, y = _values(64, 64), device.empty((64, 64), torch.float32)
+    device.call("run_transpose", device.tensor(x, read_only=True), y, 64, pitch)
+    return y, x.T
+
+
+def _normalise(device: Device, count: int = 150) -> tuple[Tensor, Tensor]:
+    x, y = _values(count).abs() + 1.0, device.empty((count,), torch.float32)
+    arrived = device.tensor(torch.zeros(1, dtype=torch.int32))
+    device.call(
+        "run_normalise", device.tensor(x, read_only=True), y, device.empty((3,), torch.float32), arrived, count, 3
+    )
+    return y, x / x.sum()
+
+
+def _last_block_sum(device: Device, count: int = 70) -> tuple[Tensor, Tensor]:
+    x, total = _values(count), device.empty((), torch.float32)
+    sums, arrived = device.empty((3,), torch.float32), device.tensor(torch.zeros(1, dtype=torch.int32))
+    device.call("run_last_block_sum", device.tensor(x, read_only=True), sums, arrived, total, count, 3)
+    return total, x.sum()
+
+
+def _warp_scan(device: Device) -> tuple[Tensor, Tensor]:
+    x, y = _values(64), device.empty((64,), torch.float32)
+    device.call("run_warp_scan", device.tensor(x, read_only=True), y, 64)
+    return y, x.view(2, 32).cumsum(1).view(-1)
+
+
+def _pipeline(device: Device, chunks: int = 5) -> tuple[Tensor, Tensor]:
+    x, y = _values(chunks, 128), device.empty((chunks, 128), torch.float32)
+    device.call("run_pipeline", device.tensor(x, read_only=True), y, chunks)
+    return y, 2.0 * x
+
+
+def _hand_over(device: Device, name: str) -> tuple[Tensor, Tensor]:
+    x, y = _values(5, 32), device.empty((5, 32), torch.float32)
+    device.call(name, device.tensor(x, read_only=True), y, 5)
+    return y, x.flip(1) + 1.0
+
+
+def conversions(device: Device) -> tuple[Tensor, Tensor]:
+    """Widen all numbers of 16 bits and round values between them; return the results and PyTorch's."""
+    numbers = torch.arange(1 << 16).to(torch.uint16)
+    x = torch.cat([numbers.view(torch.bfloat16), numbers.view(torch.float16)]).float().view(2, -1)
+    # also what lies between two numbers, and half-way
+    values = torch.cat([x, x * (1 + 2**-9), x * (1 + 2**-11), x * 1.3, x + 2**-25], 1)
+    wide = device.empty((2, 1 << 16), torch.float32)
+    narrow = device.empty((2, values.shape[1]), torch.uint16)
+    bits = device.tensor(numbers, read_only=True)
+    device.call("run_conversions", bits, wide, device.tensor(values, read_only=True), narrow, values.shape[1])
+    rounded = torch.stack([narrow[0].view(torch.bfloat16).float(), narrow[1].view(torch.float16).float()])
+    right = torch.stack([values[0].bfloat16().float(), values[1].half().float()])
+    return torch.cat([wide, rounded], 1).nan_to_num(1.5e30), torch.cat([x, right], 1).nan_to_num(1.5e30)
+
+
+CHECKS: dict[str, Callable[[Device], tuple[Tensor, Tensor]]] = {
+    "block_sum": _block_sum,
+    "transpose": _transpose,
+    "normalise": _normalise,
+    "last_block_sum": _last_block_sum,
+    "warp_scan": _warp_scan,
+    "pipeline": _pipeline,
+    "one chunk": partial(_pipeline, chunks=1),
+    "hand_over": partial(_hand_over, name="run_hand_over"),
+    "hand_over_named": partial(_hand_over, name="run_hand_over_named"),
+}
+"""Each check runs one kernel and returns its result and the right one."""
+
+_BEFORE_THE_FIRST = "the phase before the first one counts as over, so the wait returns at once"
+EQUIVALENT = {
+    "unmask::add_release(arrived, 1);": "the loop behind it acquires what the others published",
+    "for (unsigned distance = 1; distance <= 32; distance *= 2) {": "no lane is 32 places behind the first one",
+    "if ((round > 0) || true) host_machine::mbarrier_wait(empty, (round - 1) % 2);": _BEFORE_THE_FIRST,
+    "if (round >= 0) host_machine::mbarrier_wait(empty, (round - 1) % 2);": _BEFORE_THE_FIRST,
+}
+"""Changed lines that mean the same as before, and why."""
+
+
+def noticed(folder: Path, schedules: Iterable[int] = range(4)) -> str | None:
+    """Say what the checks notice of the kernels in a folder; None if they are right and the machine finds nothing."""
+    machine = build(folder)
+    for schedule in schedules:
+        for name, check in CHECKS.items():
+            with machine.device(schedule=schedule, most_accesses=1_000_000) as device:
+                result, right = check(device)
+            if device.report.faults:
+                return f"{name}, schedule {schedule}: {device.report.faults[0]}"
+            if not torch.equal(result, right):
+                return f"{name}, schedule {schedule}: the result is wrong"
+    return None
