@@ -328,11 +328,19 @@ class OptimizerConfig(Checked):
     """AdamW and the schedule of its learning rate."""
 
     learning_rate: float = setting(
-        1.5e-3, "Peak learning rate, reached at the end of the warm-up; then it decays linearly to 0.", gt=0
+        1.5e-3, "Peak learning rate, reached at the end of the warm-up; then it decays as `schedule` says.", gt=0
     )
     warmup_steps: int = setting(
         100, "Steps of linear warm-up. A run of fewer steps warms up for a tenth of them.", ge=0
     )
+    schedule: Literal["linear", "cosine", "polynomial", "wsd"] = setting(
+        "linear",
+        "Decay of the learning rate. linear: on a line over the whole run, as in BERT. cosine, polynomial: from the "
+        "end of the warm-up. wsd: it stays at its peak and falls on a line at the end (warm-up, stable, decay).",
+    )
+    power: float = setting(2.0, "Power of the schedule `polynomial`; 1 is a line.", gt=0)
+    decay_share: float = setting(0.2, "Share of the run in which the schedule `wsd` decays.", gt=0, le=1)
+    final_share: float = setting(0.0, "Learning rate at the end of the run, as a share of the peak.", ge=0, lt=1)
     weight_decay: float = setting(0.01, "Decoupled weight decay; biases and layer norms have none.", ge=0)
     beta1: float = setting(0.9, "Decay of the first moment.", ge=0, lt=1)
     beta2: float = setting(0.999, "Decay of the second moment.", ge=0, lt=1)

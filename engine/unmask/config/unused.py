@@ -154,6 +154,20 @@ _READ = (
         way="set masking.strategy to 'mac'",
     ),
     _Read(
+        settings=("optimizer.power",),
+        choice="optimizer.schedule",
+        reads=lambda settings: settings["optimizer.schedule"] == "polynomial",
+        why="which has no power",
+        way="set optimizer.schedule to 'polynomial'",
+    ),
+    _Read(
+        settings=("optimizer.decay_share",),
+        choice="optimizer.schedule",
+        reads=lambda settings: settings["optimizer.schedule"] == "wsd",
+        why="which decays over the whole run",
+        way="set optimizer.schedule to 'wsd'",
+    ),
+    _Read(
         settings=("kernels.masking",),
         choice="masking.place",
         reads=lambda settings: settings["masking.place"] == "device",

@@ -25,7 +25,7 @@ from unmask.train.logging.progress import Display
 from unmask.train.logging.provenance import machine
 from unmask.train.precision import choose_precision
 from unmask.train.run_folder import RunFolder, located, saved_config
-from unmask.train.schedule import LinearSchedule
+from unmask.train.schedule import StepSchedule
 from unmask.train.store import open_store
 from unmask.train.threads import have_a_core_each, step_shape
 from unmask.train.trainer import Trainer
@@ -299,7 +299,7 @@ def build_trainer(
         unigram=None if unigram is None else baseline(unigram.loss, weights),
     )
     warmup_steps = config.optimizer.warmup_steps
-    if isinstance(trainer.schedule, LinearSchedule) and trainer.schedule.warmup != warmup_steps:
+    if isinstance(trainer.schedule, StepSchedule) and trainer.schedule.warmup != warmup_steps:
         _log.warning(
             f"optimizer.warmup_steps is {warmup_steps}, more than the steps of the run, {data.num_steps}; the warm-up "
             f"is cut to a tenth of them, {trainer.schedule.warmup}"

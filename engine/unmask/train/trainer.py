@@ -41,7 +41,7 @@ from unmask.train.logging.progress import Display, next_command
 from unmask.train.logging.provenance import differences, machine
 from unmask.train.optim import adamw, set_learning_rate
 from unmask.train.run_folder import RunFolder, note_start
-from unmask.train.schedule import LinearSchedule, TimedSchedule
+from unmask.train.schedule import StepSchedule, TimedSchedule
 from unmask.train.signals import StopRequest
 from unmask.train.step import StepReport, TrainingStep
 from unmask.train.threads import CrowdWatch
@@ -100,7 +100,7 @@ class Trainer:
     costs: dict[str, float] = field(default_factory=dict)
     device: torch.device = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
-    schedule: LinearSchedule | TimedSchedule = field(init=False)
+    schedule: StepSchedule | TimedSchedule = field(init=False)
     step: TrainingStep = field(init=False)
     meter: Meter = field(init=False)
     flops: FlopCount = field(init=False)
@@ -111,13 +111,12 @@ class Trainer:
     def __post_init__(self) -> None:
         optimizer, train = self.config.optimizer, self.config.train
         self.device = next(self.model.parameters()).device
-        peak, warmup_steps = optimizer.learning_rate, optimizer.warmup_steps
         if train.minutes is None:
             self.deadline = None
-            self.schedule = LinearSchedule(peak=peak, warmup_steps=warmup_steps, steps=self.data.num_steps)
+            self.schedule = StepSchedule(optimizer, self.data.num_steps)
         else:
             deadline = self.deadline = Deadline(train.minutes)
-            self.schedule = TimedSchedule(peak=peak, warmup_steps=warmup_steps, passed=lambda: deadline.share)
+            self.schedule = TimedSchedule(optimizer, lambda: deadline.share)
         self.crowd = CrowdWatch()
         self.optimizer = adamw(self.model, optimizer)
         self.step = TrainingStep(

@@ -247,6 +247,21 @@ FOLLOWED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
         {"masking.strategy": "mac"},
     ),
     (
+        {"optimizer.power": 3.0},
+        "which has no power; set optimizer.schedule to 'polynomial'",
+        {"optimizer.schedule": "polynomial"},
+    ),
+    (
+        {"optimizer.power": 3.0, "optimizer.schedule": "wsd"},
+        "which has no power; set optimizer.schedule to 'polynomial' or leave optimizer.power out",
+        {"optimizer.power": None},
+    ),
+    (
+        {"optimizer.decay_share": 0.1},
+        "which decays over the whole run; set optimizer.schedule to 'wsd'",
+        {"optimizer.schedule": "wsd"},
+    ),
+    (
         {"kernels.masking": "torch"},
         "so the workers mask and no kernel does; set masking.place to 'device'",
         {"masking.place": "device"},

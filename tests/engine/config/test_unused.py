@@ -39,6 +39,8 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"masking.place": "device"}, CAUSAL, {}),
     ({"masking.static_masks": 4}, CAUSAL, {}),
     ({"masking.similar_words": "a.tsv"}, CAUSAL, {"masking.strategy": "mac"}),
+    ({"optimizer.power": 3.0}, {"optimizer.schedule": "cosine"}, {"optimizer.schedule": "polynomial"}),
+    ({"optimizer.decay_share": 0.1}, {"optimizer.schedule": "linear"}, {"optimizer.schedule": "wsd"}),
     ({"kernels.masking": "torch"}, {"masking.place": "host"}, {"masking.place": "device"}),
     ({"kernels.mlm_loss": "torch"}, {"composition.strategy": "pairs", "objective": {"sop": 1, "mlm": 0}}, {}),
     ({"model.attention_window": 8}, {"model.num_layers": 1}, {}),

@@ -31,7 +31,7 @@ from unmask.train.data import RunData
 from unmask.train.evaluate import score_model
 from unmask.train.logging.log import read_log
 from unmask.train.run_folder import saved_config
-from unmask.train.schedule import LinearSchedule
+from unmask.train.schedule import StepSchedule
 from unmask.train.step import StepReport, TrainingStep
 from unmask.train.trainer import Trainer
 
@@ -82,7 +82,7 @@ def test_every_update_has_the_rate_of_its_step_before_and_after_a_stop(
     assert len(rates) == 7
     tiny.pretrain(saved_config(run), resume=run)
     optimizer, steps = config.optimizer, config.train.steps
-    schedule = LinearSchedule(peak=optimizer.learning_rate, warmup_steps=optimizer.warmup_steps, steps=steps)
+    schedule = StepSchedule(optimizer, steps)
     expected = [schedule(step) for step in range(steps)]
     assert rates == pytest.approx(expected)
     assert [row["learning_rate"] for row in read_log(run)] == expected

@@ -104,6 +104,10 @@ OTHER: dict[str, Any] = {
     "stream.max_documents": 90,
     "optimizer.learning_rate": 1e-3,
     "optimizer.warmup_steps": 0,
+    "optimizer.schedule": "cosine",
+    "optimizer.power": 3.0,
+    "optimizer.decay_share": 0.6,
+    "optimizer.final_share": 0.5,
     "optimizer.weight_decay": 0.5,
     "optimizer.beta1": 0.5,
     "optimizer.beta2": 0.5,
@@ -167,7 +171,12 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         "masking.strategy": "mac",
         "masking.similar_words": "WORDS",
     },
-    "pairs alone": {"composition.strategy": "pairs", "objective.sop": 1, "objective.mlm": 0},
+    "pairs alone": {
+        "composition.strategy": "pairs",
+        "objective.sop": 1,
+        "objective.mlm": 0,
+        "optimizer.schedule": "polynomial",
+    },
     "causal": {"objective.mlm": 0, "objective.clm": 1, "model.causal": True},
     "neighbours": {
         "composition.strategy": "bm25",
@@ -184,7 +193,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         "train.evaluate_every": 200,
         "train.evaluate_tokens": 32768,
     },
-    "checkpoint": {"init.from": "MODEL"},
+    "checkpoint": {"init.from": "MODEL", "optimizer.schedule": "wsd"},
     "phases": {"train.phases": [{"share": 0.5, "max_length": 16}, {"share": 0.5, "max_length": 32}], "train.steps": 8},
 }
 

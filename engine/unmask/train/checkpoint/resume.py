@@ -10,7 +10,7 @@ from unmask.config import BUDGETS, RunConfig, TrainConfig
 from unmask.errors import CheckpointError, RunError
 from unmask.train.checkpoint.state import Facts
 from unmask.train.data import Position
-from unmask.train.schedule import LinearSchedule, TimedSchedule
+from unmask.train.schedule import StepSchedule, TimedSchedule
 
 __all__ = ["inherit", "log_schedule_change", "require_same_data", "require_steps"]
 
@@ -109,18 +109,17 @@ def log_schedule_change(before: RunConfig, now: RunConfig, facts: Facts, *, step
         return
     was, is_ = (_rate_at(run, facts, num_steps) for run, num_steps in zip((before, now), steps, strict=True))
     _log.info(
-        f"{budgets[0]} is now {budgets[1]}: the learning rate falls to 0 over the whole run, so it goes on at "
-        f"{is_:.3g} where it would have been {was:.3g}"
+        f"{budgets[0]} is now {budgets[1]}: the learning rate decays by the whole run, so it goes on at {is_:.3g} "
+        f"where it would have been {was:.3g}"
     )
 
 
 def _rate_at(run: RunConfig, facts: Facts, num_steps: int) -> float:
     """Return the learning rate of the first step after a checkpoint."""
-    peak, warmup_steps = run.optimizer.learning_rate, run.optimizer.warmup_steps
     if run.train.minutes is None:
-        return LinearSchedule(peak=peak, warmup_steps=warmup_steps, steps=num_steps)(facts.step)
+        return StepSchedule(run.optimizer, num_steps)(facts.step)
     passed = min(1.0, (facts.seconds or 0.0) / (60.0 * run.train.minutes))
-    return TimedSchedule(peak=peak, warmup_steps=warmup_steps, passed=lambda: passed)(facts.step)
+    return TimedSchedule(run.optimizer, lambda: passed)(facts.step)
 
 
 def _budget(train: TrainConfig) -> str:

@@ -20,7 +20,7 @@ from unmask.train.evaluate import score_model
 from unmask.train.logging.log import read_log
 from unmask.train.logging.progress import Display
 from unmask.train.run_folder import saved_config
-from unmask.train.schedule import LinearSchedule
+from unmask.train.schedule import StepSchedule
 
 
 def resume(tiny: ModuleType, run: Path, **changes: Any) -> None:
@@ -296,8 +296,8 @@ def test_more_steps_go_on_at_a_learning_rate_that_is_said_and_fewer_than_done_ar
     caplog.clear()
     resume(tiny, run, **{"train.steps": 6})
     optimizer = saved_config(run).optimizer
-    rate = LinearSchedule(peak=optimizer.learning_rate, warmup_steps=optimizer.warmup_steps, steps=6)(4)
-    told = "train.steps 4 is now train.steps 6: the learning rate falls to 0 over the whole run"
+    rate = StepSchedule(optimizer, 6)(4)
+    told = "train.steps 4 is now train.steps 6: the learning rate decays by the whole run"
     assert f"{told}, so it goes on at {rate:.3g} where it would have been 0" in caplog.text
     caplog.clear()
     resume(tiny, run)
