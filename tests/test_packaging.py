@@ -13,6 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from offline.nvcc import setup_script
+
 ROOT = Path(__file__).parents[1]
 MOST_PACKAGES = 30
 
@@ -24,6 +26,16 @@ def project() -> dict[str, Any]:
 
 def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements_of(name: str) -> list[str]:
+    """Return the requirements of a package. The parts of nvcc, which tests do not install, require one another."""
+    try:
+        return importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        if name.startswith("nvidia-"):
+            return []
+        raise
 
 
 def closure(requirements: list[str]) -> set[str]:
@@ -38,7 +50,7 @@ def closure(requirements: list[str]) -> set[str]:
             continue
         seen.add((name, extras))
         found.add(name)
-        for text in importlib.metadata.requires(name) or []:
+        for text in requirements_of(name):
             child = Requirement(text)
             environments = [{"extra": extra} for extra in (extras or {""})]
             if child.marker is None or any(child.marker.evaluate(environment) for environment in environments):
@@ -103,6 +115,13 @@ def test_version_is_stated_once() -> None:
     source = (ROOT / "engine/unmask/__init__.py").read_text("utf-8")
     # a literal, which setuptools reads without an import
     assert re.search(r'^__version__ = "\d+\.\d+\.\d+"$', source, flags=re.MULTILINE)
+
+
+def test_the_parts_of_the_compiler_are_of_one_release() -> None:
+    """They do not require one another's release, and a mixture of two compiles nothing."""
+    asked = [text.partition(";")[0] for text in project()["optional-dependencies"]["cuda-build"] if "nvidia" in text]
+    assert sorted(asked) == sorted(setup_script().COMPILER)
+    assert len({text.partition("==")[2] for text in asked}) == 1
 
 
 def test_both_packages_are_found_in_their_roots() -> None:

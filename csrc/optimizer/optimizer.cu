@@ -44,14 +44,38 @@ struct Shared {
   unsigned word;
 };
 
-// Elements of a row, [begin, end).
-struct Span {
-  long long begin, end;
+// The elements of a row that a block works on. Indices within a chunk have 32 bits; those of its begin have 64.
+struct Chunk {
+  float* weight;
+  const void* gradient;
+  float* first;
+  float* second;
+  void* copy;
+  int count;
+  Dtype gradient_dtype;
+  Dtype copy_dtype;
+  bool aligned;  // whether four elements may be accessed together
 };
 
-__device__ __forceinline__ Span span_of(const Item& item, long long elements) {
-  const long long begin = static_cast<long long>(item.chunk) * CHUNK;
-  return {begin, min(begin + CHUNK, elements)};
+__device__ __forceinline__ int bytes_of(Dtype dtype) {
+  return dtype == Dtype::NONE ? 0 : dtype == Dtype::FP32 ? 4 : 2;
+}
+
+__device__ __forceinline__ Chunk chunk_of(const Row& row, const Item& item) {
+  const long long begin = first_element(item);
+  Chunk chunk;
+  chunk.weight = row.weight + begin;
+  chunk.gradient = static_cast<const char*>(row.gradient) + begin * bytes_of(row.gradient_dtype);
+  chunk.first = row.first + begin;
+  chunk.second = row.second + begin;
+  chunk.copy = static_cast<char*>(row.copy) + begin * bytes_of(row.copy_dtype);
+  chunk.count = static_cast<int>(min(row.elements - begin, static_cast<long long>(CHUNK)));
+  chunk.gradient_dtype = row.gradient_dtype;
+  chunk.copy_dtype = row.copy_dtype;
+  const bool moments = is_aligned<16>(row.weight) && is_aligned<16>(row.first) && is_aligned<16>(row.second);
+  const bool gradient = row.gradient_dtype == Dtype::FP32 ? is_aligned<16>(row.gradient) : is_aligned<8>(row.gradient);
+  chunk.aligned = moments && gradient && is_aligned<8>(row.copy);
+  return chunk;
 }
 
 // How a thread accesses a tile: all its elements at once, four in one access; or what exists of four, one by one.
@@ -64,26 +88,19 @@ struct Part {
   static constexpr int places = 1;
 };
 
-// Call `body(access, at)` until the span is done. The thread owns `access.places` times four elements: from `at`, from
-// `at + STRIDE` and so on. It loads them all before it waits for the first.
+// Call `body(access, at)` until the chunk is done: whole tiles first, then the rest. The thread owns `access.places`
+// times four elements: from `at`, from `at + STRIDE` and so on. It loads them all before it waits for the first.
 constexpr int STRIDE = 4 * THREADS;
 
 template <typename Body>
-__device__ __forceinline__ void for_each_tile(Span span, bool aligned, Body body) {
-  const int own = 4 * static_cast<int>(threadIdx.x);
-  for (long long tile = span.begin; tile < span.end; tile += TILE) {
-    if (aligned && tile + TILE <= span.end) {
-      body(Whole{}, tile + own);
-    } else {
+__device__ __forceinline__ void for_each_tile(int count, bool aligned, Body body) {
+  int at = 4 * static_cast<int>(threadIdx.x);
+  if (aligned) {
 #pragma unroll 1
-      for (long long at = tile + own; at < min(tile + TILE, span.end); at += STRIDE) body(Part{}, at);
-    }
+    for (int tile = 0; tile + TILE <= count; tile += TILE, at += TILE) body(Whole{}, at);
   }
-}
-
-// Return how many of the four elements from `at` exist.
-__device__ __forceinline__ int count_of(long long at, Span span) {
-  return static_cast<int>(min(span.end - at, 4LL));
+#pragma unroll 1
+  for (; at < count; at += STRIDE) body(Part{}, at);
 }
 
 // Add 1 to a counter, and return to all threads of the block what it was. Everything that the block wrote before is
@@ -99,15 +116,15 @@ __device__ __forceinline__ unsigned block_count(unsigned* counter, Shared& share
 // The norm of the gradients
 
 template <typename Gradient>
-__device__ __forceinline__ float sum_of_squares(const Gradient* gradient, Span span) {
-  const bool aligned = is_aligned<4 * sizeof(Gradient)>(gradient);
+__device__ __forceinline__ float sum_of_squares(const Chunk& chunk) {
+  const Gradient* const gradient = static_cast<const Gradient*>(chunk.gradient);
   float sum = 0.0f;
-  for_each_tile(span, aligned, [&](auto access, long long begin) {
+  for_each_tile(chunk.count, is_aligned<4 * sizeof(Gradient)>(gradient), [&](auto access, int begin) {
     constexpr int PLACES = decltype(access)::places;
     float values[PLACES][4];
     for (int place = 0; place < PLACES; ++place) {
-      const long long at = begin + place * STRIDE;
-      load_four<decltype(access)::whole>(values[place], gradient + at, count_of(at, span));
+      const int at = begin + place * STRIDE;
+      load_four<decltype(access)::whole>(values[place], gradient + at, chunk.count - at);
     }
     for (int place = 0; place < PLACES; ++place) {
       for (int j = 0; j < 4; ++j) sum += values[place][j] * values[place][j];
@@ -119,18 +136,17 @@ __device__ __forceinline__ float sum_of_squares(const Gradient* gradient, Span s
 __global__ void __launch_bounds__(THREADS) norm_kernel(const __grid_constant__ NormParameters p) {
   Shared& shared = shared_memory<Shared>();
   const Item item = p.items[blockIdx.x];
-  const Row row = p.rows[item.row];
-  const Span span = span_of(item, row.elements);
+  const Chunk chunk = chunk_of(p.rows[item.row], item);
   float sum = 0.0f;
-  switch (row.gradient_dtype) {
+  switch (chunk.gradient_dtype) {
     case Dtype::BF16:
-      sum = sum_of_squares(static_cast<const Bf16*>(row.gradient), span);
+      sum = sum_of_squares<Bf16>(chunk);
       break;
     case Dtype::FP16:
-      sum = sum_of_squares(static_cast<const Fp16*>(row.gradient), span);
+      sum = sum_of_squares<Fp16>(chunk);
       break;
     default:
-      sum = sum_of_squares(static_cast<const float*>(row.gradient), span);
+      sum = sum_of_squares<float>(chunk);
   }
   sum = block_sum<THREADS>(sum, shared.sums);
   if (threadIdx.x == 0) p.partials[blockIdx.x] = sum;
@@ -199,40 +215,33 @@ __device__ __forceinline__ float direction(float first, float second, const Fact
   return f.correction1 * first / (sqrtf(second) * f.root_correction2 + f.eps);
 }
 
-__device__ __forceinline__ bool row_is_aligned(const Row& row) {
-  const bool fp32 = is_aligned<16>(row.weight) && is_aligned<16>(row.first) && is_aligned<16>(row.second);
-  const bool gradient = row.gradient_dtype == Dtype::FP32 ? is_aligned<16>(row.gradient) : is_aligned<8>(row.gradient);
-  return fp32 && gradient && is_aligned<8>(row.copy);
-}
-
 template <bool WHOLE>
-__device__ __forceinline__ void store_weights(const Row& row, long long at, const float (&weight)[4], int count) {
-  store_four<WHOLE>(row.weight + at, weight, count);
-  if (row.copy_dtype == Dtype::BF16) store_four<WHOLE>(static_cast<Bf16*>(row.copy) + at, weight, count);
-  if (row.copy_dtype == Dtype::FP16) store_four<WHOLE>(static_cast<Fp16*>(row.copy) + at, weight, count);
+__device__ __forceinline__ void store_weights(const Chunk& chunk, int at, const float (&weight)[4]) {
+  const int count = chunk.count - at;
+  store_four<WHOLE>(chunk.weight + at, weight, count);
+  if (chunk.copy_dtype == Dtype::BF16) store_four<WHOLE>(static_cast<Bf16*>(chunk.copy) + at, weight, count);
+  if (chunk.copy_dtype == Dtype::FP16) store_four<WHOLE>(static_cast<Fp16*>(chunk.copy) + at, weight, count);
 }
 
 // Update the moments of a chunk. AdamW: and its weights. Others: return the sums of this thread that the row needs,
 // which are of w^2 and (u + decay w)^2 for LAMB, and of g^2 / max(v_hat, eps^2) for StableAdamW.
 template <Rule RULE, typename Gradient>
-__device__ __forceinline__ float2 first_pass(const Row& row, const Factors& f, Span span) {
-  const Gradient* const gradients = static_cast<const Gradient*>(row.gradient);
+__device__ __forceinline__ float2 first_pass(const Chunk& chunk, const Factors& f) {
+  const Gradient* const gradients = static_cast<const Gradient*>(chunk.gradient);
   float2 sums = make_float2(0.0f, 0.0f);
-  for_each_tile(span, row_is_aligned(row), [&](auto access, long long begin) {
+  for_each_tile(chunk.count, chunk.aligned, [&](auto access, int begin) {
     constexpr bool WHOLE = decltype(access)::whole;
     constexpr int PLACES = decltype(access)::places;
     float weight[PLACES][4], gradient[PLACES][4], first[PLACES][4], second[PLACES][4];
-    int count[PLACES];
     for (int place = 0; place < PLACES; ++place) {
-      const long long at = begin + place * STRIDE;
-      count[place] = WHOLE ? 4 : count_of(at, span);
-      load_four<WHOLE>(gradient[place], gradients + at, count[place]);
-      load_four<WHOLE>(first[place], row.first + at, count[place]);
-      load_four<WHOLE>(second[place], row.second + at, count[place]);
-      if (RULE != Rule::STABLE_ADAMW) load_four<WHOLE>(weight[place], row.weight + at, count[place]);
+      const int at = begin + place * STRIDE;
+      load_four<WHOLE>(gradient[place], gradients + at, chunk.count - at);
+      load_four<WHOLE>(first[place], chunk.first + at, chunk.count - at);
+      load_four<WHOLE>(second[place], chunk.second + at, chunk.count - at);
+      if (RULE != Rule::STABLE_ADAMW) load_four<WHOLE>(weight[place], chunk.weight + at, chunk.count - at);
     }
     for (int place = 0; place < PLACES; ++place) {
-      const long long at = begin + place * STRIDE;
+      const int at = begin + place * STRIDE;
       for (int j = 0; j < 4; ++j) {
         const float g = gradient[place][j] * f.gradient;
         float& m = first[place][j];
@@ -243,7 +252,7 @@ __device__ __forceinline__ float2 first_pass(const Row& row, const Factors& f, S
           float& w = weight[place][j];
           w -= f.rate * f.decay * w;
           w -= f.rate * direction(m, v, f);
-        } else if (j < count[place]) {
+        } else if (WHOLE || at + j < chunk.count) {
           if constexpr (RULE == Rule::LAMB) {
             const float w = weight[place][j];
             const float u = direction(m, v, f) + f.decay * w;
@@ -254,9 +263,9 @@ __device__ __forceinline__ float2 first_pass(const Row& row, const Factors& f, S
           }
         }
       }
-      store_four<WHOLE>(row.first + at, first[place], count[place]);
-      store_four<WHOLE>(row.second + at, second[place], count[place]);
-      if constexpr (RULE == Rule::ADAMW) store_weights<WHOLE>(row, at, weight[place], count[place]);
+      store_four<WHOLE>(chunk.first + at, first[place], chunk.count - at);
+      store_four<WHOLE>(chunk.second + at, second[place], chunk.count - at);
+      if constexpr (RULE == Rule::ADAMW) store_weights<WHOLE>(chunk, at, weight[place]);
     }
   });
   return sums;
@@ -264,26 +273,24 @@ __device__ __forceinline__ float2 first_pass(const Row& row, const Factors& f, S
 
 // Update the weights of a chunk from its moments and the factor of its row.
 template <Rule RULE>
-__device__ __forceinline__ void second_pass(const Row& row, const Factors& f, Span span, float ratio) {
+__device__ __forceinline__ void second_pass(const Chunk& chunk, const Factors& f, float ratio) {
   const float rate = f.rate * ratio;
-  for_each_tile(span, row_is_aligned(row), [&](auto access, long long begin) {
+  for_each_tile(chunk.count, chunk.aligned, [&](auto access, int begin) {
     constexpr bool WHOLE = decltype(access)::whole;
     constexpr int PLACES = decltype(access)::places;
     float weight[PLACES][4], first[PLACES][4], second[PLACES][4];
-    int count[PLACES];
     for (int place = 0; place < PLACES; ++place) {
-      const long long at = begin + place * STRIDE;
-      count[place] = WHOLE ? 4 : count_of(at, span);
-      load_four<WHOLE>(weight[place], row.weight + at, count[place]);
-      load_four<WHOLE>(first[place], row.first + at, count[place]);
-      load_four<WHOLE>(second[place], row.second + at, count[place]);
+      const int at = begin + place * STRIDE;
+      load_four<WHOLE>(weight[place], chunk.weight + at, chunk.count - at);
+      load_four<WHOLE>(first[place], chunk.first + at, chunk.count - at);
+      load_four<WHOLE>(second[place], chunk.second + at, chunk.count - at);
     }
     for (int place = 0; place < PLACES; ++place) {
       for (int j = 0; j < 4; ++j) {
         float& w = weight[place][j];
         w -= rate * (direction(first[place][j], second[place][j], f) + f.decay * w);
       }
-      store_weights<WHOLE>(row, begin + place * STRIDE, weight[place], count[place]);
+      store_weights<WHOLE>(chunk, begin + place * STRIDE, weight[place]);
     }
   });
 }
@@ -324,22 +331,22 @@ template <Rule RULE>
 __device__ __forceinline__ void update(const UpdateParameters& p, const Item& item, Shared& shared) {
   const Row row = p.rows[item.row];
   const Factors factors = factors_of(p, row);
-  const Span span = span_of(item, row.elements);
+  const Chunk chunk = chunk_of(row, item);
   if (RULE != Rule::ADAMW && item.second_pass != 0) {
     block_wait(p.counters + FIRST_ROW_COUNTER + item.row, static_cast<unsigned>(chunk_count(row.elements)) + 1);
-    second_pass<RULE>(row, factors, span, p.ratios[item.row]);
+    second_pass<RULE>(chunk, factors, p.ratios[item.row]);
     return;
   }
   float2 sums;
-  switch (row.gradient_dtype) {
+  switch (chunk.gradient_dtype) {
     case Dtype::BF16:
-      sums = first_pass<RULE, Bf16>(row, factors, span);
+      sums = first_pass<RULE, Bf16>(chunk, factors);
       break;
     case Dtype::FP16:
-      sums = first_pass<RULE, Fp16>(row, factors, span);
+      sums = first_pass<RULE, Fp16>(chunk, factors);
       break;
     default:
-      sums = first_pass<RULE, float>(row, factors, span);
+      sums = first_pass<RULE, float>(chunk, factors);
   }
   if (RULE != Rule::ADAMW) reduce<RULE>(p, item, row, sums, shared);
 }

@@ -96,6 +96,11 @@ constexpr int FIRST_ROW_COUNTER = 2;
 // Return how many chunks a row has.
 __host__ __device__ constexpr long long chunk_count(long long elements) { return (elements + CHUNK - 1) / CHUNK; }
 
+// Return the index of the first element of an item in its row.
+__host__ __device__ constexpr long long first_element(const Item& item) {
+  return static_cast<long long>(item.chunk) * CHUNK;
+}
+
 // Return the items of rows with so many elements each, in the order in which blocks take them.
 //
 // With two passes, the second pass over a row follows the first one closely, while the row is still in the L2 cache.

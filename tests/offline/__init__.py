@@ -5,6 +5,7 @@ memory_guard   refuses interpreted kernels that leave their tensors, or whose pr
 recorder       records the launches of a public function instead of starting them
 launch_count   counts what a layer of the encoder launches
 cases          which calls of each family are compiled
+nvcc           compiles the kernels in CUDA C++ for sm_80 and sm_90a: registers, spills, instructions
 aot            compiles recorded launches for sm_80 and sm_90: registers, spills, instructions
 sass           reads the listing of a compiled kernel
 in_flight      finds registers in a listing that are touched while a wgmma uses them

@@ -6,6 +6,9 @@ training. `--why` gives the reasons, `--json` everything as JSON:
     versions     package: version, or null if it is not installed
     processor    name, threads, instructions for matrices
     gpu          why there is none, or null
+    extension    the kernels in CUDA C++: whether this installation has them ("built") and the command that builds them;
+                 if it has, what they are compiled for, the version of their CUDA runtime, the oldest driver for it, the
+                 CUDA that the driver here knows, null without a driver, and what is wrong with them, or null ("fault")
     devices      one for each device: name, dtype of activations and its reason, free and total bytes of a GPU, and
                  for each operation the backend that is chosen, or null, and of every backend the reasons why it
                  cannot run, whether it may be chosen without being named ("verified"), and whether that is so
@@ -111,6 +114,7 @@ def facts(operations: Sequence[str] = ()) -> dict[str, Any]:
             "instructions": sorted(name for name in capable if name.startswith(_INSTRUCTIONS)),
         },
         "gpu": None if len(devices) > 1 else _why_no_gpu(torch),
+        "extension": _extension(),
         "devices": [_device(device, [known[name] for name in operations or known]) for device in devices],
         "records": _records(devices),
     }
@@ -129,6 +133,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     yield from _folded(f"processor: {processor['name']}, {threads}, {instructions}")
     if found["gpu"] is not None:
         yield from _folded(f"GPU: none ({found['gpu']})")
+    yield from _folded(f"CUDA C++: {_told_extension(found['extension'])}")
     for devices in _alike(found["devices"]):
         yield ""
         for device in devices:
@@ -309,6 +314,33 @@ def _records(devices: "Sequence[torch.device]") -> list[dict[str, Any]]:
         *(told(one, passes.KIND, one.contents.get("passed")) for one in passes.read_verified()),
         *(told(one, tuning.KIND, tuning.values_in(one)) for one in tuning.read_tuned()),
     ]
+
+
+def _extension() -> dict[str, Any]:
+    from unmask_kernels.extension import build_command, installed, written
+
+    found = installed()
+    facts: dict[str, Any] = {"built": found is not None, "command": build_command()}
+    if found is not None:
+        facts |= {
+            "architectures": found.architectures.split(),
+            "runtime": written(found.runtime),
+            "oldest_driver": found.oldest_driver,
+            "driver": written(found.driver) if found.driver else None,
+            "fault": found.fault or None,
+        }
+    return facts
+
+
+def _told_extension(extension: dict[str, Any]) -> str:
+    if not extension["built"]:
+        return f"not built; {extension['command']}"
+    if extension["fault"] is not None:
+        return f"{extension['fault']}: {extension['command']}"
+    architectures = ", ".join(extension["architectures"])
+    needed = f"needs driver {extension['oldest_driver']} or newer"
+    driver = "there is none here" if extension["driver"] is None else f"the one here knows CUDA {extension['driver']}"
+    return f"built for {architectures} with CUDA {extension['runtime']}, which {needed}; {driver}"
 
 
 def _why_no_gpu(torch: Any) -> str:

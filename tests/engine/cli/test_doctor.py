@@ -11,8 +11,9 @@ import torch
 
 from unmask.cli import main
 from unmask.cli.doctor import facts, reasons, table
-from unmask_kernels import FAMILIES
+from unmask_kernels import FAMILIES, extension
 from unmask_kernels.dispatch import Backend, Family, known
+from unmask_kernels.extension import Extension
 from unmask_kernels.machine_record import this_machine, update_record
 from unmask_kernels.passes import Entry, note_passes, table_of
 from unmask_kernels.tune.finding import Finding
@@ -88,7 +89,7 @@ def test_the_advice_of_the_table_works(capsys: pytest.CaptureFixture[str]) -> No
 def test_json_holds_every_backend_with_its_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert found.keys() == {"versions", "processor", "gpu", "devices", "records"}
+    assert found.keys() == {"versions", "processor", "gpu", "extension", "devices", "records"}
     cpu = found["devices"][0]
     assert cpu["dtype"] in ("float32", "bfloat16")
     assert {name: list(one["backends"]) for name, one in cpu["operations"].items()} == {
@@ -96,6 +97,35 @@ def test_json_holds_every_backend_with_its_reasons(capsys: pytest.CaptureFixture
     }
     for one in cpu["operations"].values():
         assert not one["backends"][one["chosen"]]["reasons"]
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        (None, "CUDA C++: not built; UNMASK_BUILD_CUDA=1 pip install"),
+        (
+            Extension("sm_80 sm_90a", 12090, 0, ""),
+            "CUDA C++: built for sm_80, sm_90a with CUDA 12.9, which needs driver 525 or newer; there is none here",
+        ),
+        (
+            Extension("sm_80", 13000, 12080, ""),
+            "CUDA C++: built for sm_80 with CUDA 13.0, which needs driver 580 or newer; the one here knows CUDA 12.8",
+        ),
+        (
+            Extension("", 0, 0, "it is of another version"),
+            "CUDA C++: it is of another version: UNMASK_BUILD_CUDA=1 pip install",
+        ),
+    ],
+)
+def test_the_kernels_in_cuda_are_told_with_the_driver_that_they_need(
+    known: Extension | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extension, "installed", lambda: known)
+    monkeypatch.setenv("COLUMNS", "200")
+    found = facts(["gelu"])
+    assert any(line.startswith(said) for line in table(found))
+    assert found["extension"]["built"] == (known is not None)
+    assert found["extension"]["command"] == extension.build_command()
 
 
 def test_an_unknown_operation_gets_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,213 @@
+"""Compile the kernels of `csrc/` for a GPU that this machine lacks, and read the compiled code.
+
+`build` compiles a .cu file for sm_80 or sm_90a, warnings are errors, and gives for each kernel its registers, stack,
+spills, shared memory and the width of its accesses. nvcc has no disassembler beside it where it comes from PyPI;
+cuobjdump and nvdisasm come with Triton.
+
+    PYTHONPATH=tests python -m offline.nvcc            the table of a documentation page
+    PYTHONPATH=tests python -m offline.nvcc --loops    the innermost loops that access memory
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from offline import sass as read_sass
+
+__all__ = ["ARCHITECTURES", "ROOT", "SOURCES", "Compiled", "build", "build_all", "setup_script", "why_not"]
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "csrc"
+ARCHITECTURES = ("sm_80", "sm_90a")
+
+# what SASS calls an access to memory, and how many bytes it has for a thread
+_ACCESS = re.compile(r"(LDG|STG|LD|ST|LDL|STL)\.E(?:\.(U8|S8|U16|S16|64|128))?\b")
+_BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16, None: 4}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compiled:
+    """A kernel compiled for one architecture.
+
+    Attributes:
+        file: name of the .cu file.
+        name: of the kernel, with the arguments of its template: "update_kernel<LAMB>".
+        architecture: such as "sm_90a".
+        registers: registers of a thread.
+        stack_bytes: local memory of a thread.
+        spills: instructions that touch local memory; 0 means that all values stay in registers.
+        shared_bytes: static shared memory, which no kernel of ours has beyond the 1024 bytes of the system on sm_90.
+        instructions: how many there are.
+        loops: of each innermost loop that accesses global memory, how many instructions it has, and how many accesses
+            of each width: ("LDG", 16) -> 8.
+    """
+
+    file: str
+    name: str
+    architecture: str
+    registers: int
+    stack_bytes: int
+    spills: int
+    shared_bytes: int
+    instructions: int
+    loops: tuple[tuple[int, collections.Counter[tuple[str, int]]], ...]
+
+    @property
+    def wide_accesses(self) -> collections.Counter[str]:
+        """How many accesses of 16 bytes all loops have: "LDG" -> 8."""
+        found: collections.Counter[str] = collections.Counter()
+        for _, accesses in self.loops:
+            for (kind, width), count in accesses.items():
+                found[kind] += count if width == 16 else 0
+        return found
+
+
+@cache
+def setup_script() -> ModuleType:
+    """Return setup.py as a module: it knows where nvcc is."""
+    specification = importlib.util.spec_from_file_location("unmask_setup", ROOT / "setup.py")
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def why_not() -> str:
+    """Return why nothing can be compiled and read here, or ""."""
+    if setup_script().compiler() is None:
+        return "nvcc is not installed (pip install 'unmask[cuda-build]' brings it)"
+    if not (_tools() / "nvdisasm").is_file():
+        return "nvdisasm is not installed; it comes with Triton"
+    return ""
+
+
+def build(file: Path, architecture: str) -> list[Compiled]:
+    """Compile a .cu file, and return what its kernels became.
+
+    Raises:
+        RuntimeError: nvcc warns or fails, or the output of cuobjdump or nvdisasm cannot be parsed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernels.cubin"
+        options = ["-std=c++17", "-O3", "-Werror", "all-warnings", f"-arch={architecture}", f"-I{SOURCES}", "-cubin"]
+        done = subprocess.run(
+            [str(setup_script().compiler()), *options, "-o", str(cubin), str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"nvcc: {file.name} for {architecture} failed:\n{done.stdout}{done.stderr}")
+        usage = _run("cuobjdump", "--dump-resource-usage", str(cubin))
+        listing = _run("nvdisasm", "-c", str(cubin))
+    parts = re.split(r"^\s*\.section\s+\.text\.([^,\s]+),.*$", listing, flags=re.MULTILINE)
+    listings = dict(zip(parts[1::2], parts[2::2], strict=True))
+    numbers = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage)
+    if not numbers or {name for name, *_ in numbers} != listings.keys():
+        raise RuntimeError(f"nvcc: cannot parse the output of cuobjdump and nvdisasm for {file.name}:\n{usage}")
+    return sorted(
+        (_compiled(file, architecture, name, listings[name], *map(int, rest)) for name, *rest in numbers),
+        key=lambda kernel: kernel.name,
+    )
+
+
+def build_all() -> list[Compiled]:
+    """Compile every .cu file for every architecture, two at a time."""
+    jobs = [(file, architecture) for file in sorted(SOURCES.rglob("*.cu")) for architecture in ARCHITECTURES]
+    with ThreadPoolExecutor(2) as pool:
+        return [kernel for found in pool.map(lambda job: build(*job), jobs) for kernel in found]
+
+
+def table(kernels: Sequence[Compiled]) -> Iterator[str]:
+    """Yield the lines of a Markdown table: a line for each kernel and architecture."""
+    yield "| kernel | arch | registers | stack | spills | 16-byte loads | 16-byte stores | instructions |"
+    yield "|---" * 2 + "|---:" * 6 + "|"
+    for kernel in kernels:
+        wide = kernel.wide_accesses
+        cells = [kernel.name, kernel.architecture, kernel.registers, kernel.stack_bytes, kernel.spills]
+        yield f"| {' | '.join(map(str, [*cells, wide['LDG'], wide['STG'], kernel.instructions]))} |"
+
+
+def loops(kernels: Sequence[Compiled]) -> Iterator[str]:
+    """Yield the lines of a Markdown table: the innermost loops that access global memory."""
+    yield "| kernel | arch | instructions | accesses |"
+    yield "|---" * 2 + "|---:|---|"
+    for kernel in kernels:
+        for count, accesses in kernel.loops:
+            told = ", ".join(f"{times} {kind} of {width} B" for (kind, width), times in sorted(accesses.items()))
+            yield f"| {kernel.name} | {kernel.architecture} | {count} | {told} |"
+
+
+def _compiled(
+    file: Path, architecture: str, symbol: str, listing: str, registers: int, stack: int, shared: int, local: int
+) -> Compiled:
+    opcodes = read_sass.opcodes(listing)
+    found = [(len(loop), _accesses(loop)) for loop in read_sass.inner_loops(listing)]
+    return Compiled(
+        file=file.name,
+        name=_readable(symbol, file.with_suffix(".h")),
+        architecture=architecture,
+        registers=registers,
+        stack_bytes=stack + local,
+        spills=sum(opcode.startswith(("LDL", "STL")) for opcode in opcodes),
+        shared_bytes=shared,
+        instructions=len(opcodes),
+        loops=tuple((count, accesses) for count, accesses in found if accesses),
+    )
+
+
+def _accesses(opcodes: Sequence[str]) -> collections.Counter[tuple[str, int]]:
+    matches = [_ACCESS.match(opcode) for opcode in opcodes]
+    return collections.Counter((match[1], _BYTES[match[2]]) for match in matches if match)
+
+
+def _readable(symbol: str, header: Path) -> str:
+    """Return the name of a kernel as its source has it, with the names of an enum in place of its numbers."""
+    name = re.search(r"\d+([a-z_]+_kernel)(?:IL\w*?\d(Rule|[A-Z]\w*?)E(\d+)EE)?", symbol)
+    if name is None:
+        return symbol
+    if name[2] is None:
+        return name[1]
+    enum = re.search(rf"enum class {name[2]} : \w+ {{([^}}]*)}}", header.read_text("utf-8"))
+    names = dict(re.findall(r"(\w+) = (\d+)", enum[1])) if enum else {}
+    return f"{name[1]}<{next((key for key, value in names.items() if value == name[3]), name[3])}>"
+
+
+def _run(tool: str, *arguments: str) -> str:
+    return subprocess.run([str(_tools() / tool), *arguments], capture_output=True, text=True, check=True).stdout
+
+
+@cache
+def _tools() -> Path:
+    """Return the folder in the package triton that holds cuobjdump and nvdisasm."""
+    found = importlib.util.find_spec("triton")
+    folder = Path(found.origin).parent if found and found.origin else Path()
+    return folder / "backends" / "nvidia" / "bin"
+
+
+def _main(arguments: Sequence[str]) -> int:
+    if [*arguments] not in ([], ["--loops"]):
+        print("usage: PYTHONPATH=tests python -m offline.nvcc [--loops]", file=sys.stderr)
+        return 2
+    if reason := why_not():
+        print(f"nvcc: {reason}", file=sys.stderr)
+        return 1
+    kernels = build_all()
+    for line in loops(kernels) if arguments else table(kernels):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))
