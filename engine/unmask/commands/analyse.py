@@ -76,7 +76,7 @@ def analyse(
     masks = None
     if masked:
         masks = measure_masks(batches, special, similar_words=data.similar_words)
-    held_out = [source.documents for source in data.sources("held_out")]
+    held_out = data.sources("held_out")
     documents = {}
     for number, name in enumerate(data.store.sources):
         lengths = data.store.lengths[data.store.source_of == number]
@@ -91,8 +91,8 @@ def analyse(
         burstiness=exponents(text for batch in batches for text in texts_of(batch, special, masked=masked)),
         distraction=None if is_store(path) else _distraction(path, data, batches),
         unigram_loss=None if unigram is None else unigram.loss,
-        held_out_documents=sum(len(some) for some in held_out),
-        held_out_tokens=sum(int(data.store.lengths[some].sum(dtype=np.int64)) for some in held_out),
+        held_out_documents=sum(source.documents.size for source in held_out),
+        held_out_tokens=sum(source.lengths.tokens for source in held_out),
     )
 
 

@@ -289,7 +289,7 @@ class RunData:
         """Count the tokens of text in an epoch of a part of the store, without [CLS] and [SEP]; see `sources`."""
         return int(
             sum(
-                source.weight * int(self.store.lengths[source.documents].sum(dtype=np.int64))
+                source.weight * source.lengths.tokens
                 for source in self.sources(split, held_out_fraction=held_out_fraction)
             )
         )

@@ -11,12 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from unmask.batch import PackedBatch
+from unmask.data.documents import Chosen
 from unmask.data.stream import TokenStore
 from unmask.model import PretrainingModel
 from unmask.objectives import TOKEN_OBJECTIVES, Objective, score_batch
@@ -125,21 +124,19 @@ def part_of(store: TokenStore, split: Split, *, held_out_fraction: float) -> Tok
         split: those to evaluate on.
         held_out_fraction: share of them that training holds out, in [0, 1).
     """
-    held_out = np.zeros(store.lengths.size, dtype=np.bool_)
-    if held_out_fraction:
-        held_out = store.held_out_mask(held_out_fraction)
-    chosen = {"held_out": held_out, "train": ~held_out, "all": np.ones_like(held_out)}[split]
+    held_out = store.held_out(held_out_fraction) if held_out_fraction else Chosen()
+    chosen = {"held_out": held_out, "train": held_out.others(), "all": Chosen(all_but=True)}[split]
     return cast(TokenStore, _StorePart(store, chosen))
 
 
 class _StorePart:
-    """A store with a held-out mask of its own; all else is the other store's."""
+    """A store with held-out documents of its own; all else is the other store's."""
 
-    def __init__(self, store: TokenStore, held_out: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, store: TokenStore, held_out: Chosen) -> None:
         self._store = store
         self._held_out = held_out
 
-    def held_out_mask(self, fraction: float) -> npt.NDArray[np.bool_]:
+    def held_out(self, fraction: float) -> Chosen:
         return self._held_out
 
     def __getattr__(self, name: str) -> Any:

@@ -14,6 +14,7 @@ Each part of a large store is sampled: documents that are spread evenly and hold
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log
 
 import numpy as np
@@ -69,18 +70,17 @@ def measure_unigram(
     """
     ordinary = np.asarray(ordinary_ids, dtype=np.int64)
     counts, counted, total = np.zeros(ordinary.size), 0, 0
-    sizes = [int(store.lengths[source.documents].sum(dtype=np.int64)) for source in training]
+    sizes = [source.lengths.tokens for source in training]
     for source, size in zip(training, sizes, strict=True):
         if source.weight and size:
             share = max(1, sample_tokens * size // sum(sizes))
-            found, taken = _count(store, source.documents, share)
+            found, taken = _count(store, [source], share)
             # a source that was sampled counts as a whole
             counts += found[ordinary] * (float(source.weight) * size / taken)
             counted, total = counted + taken, total + size
     seen = np.zeros(ordinary.size)
-    documents = np.concatenate([source.documents for source in held_out]) if held_out else np.zeros(0, np.int64)
-    if size := int(store.lengths[documents].sum(dtype=np.int64)):
-        found, taken = _count(store, documents, sample_tokens)
+    if size := sum(source.lengths.tokens for source in held_out):
+        found, taken = _count(store, held_out, sample_tokens)
         seen += found[ordinary]
         counted, total = counted + taken, total + size
     if not seen.any():
@@ -101,14 +101,22 @@ def baseline(unigram: float, weights: Mapping[str, float]) -> float:
     return sum(weight * (unigram if name in TOKEN_OBJECTIVES else log(2.0)) for name, weight in weights.items())
 
 
-def _count(store: TokenStore, documents: npt.NDArray[np.int64], tokens: int) -> tuple[npt.NDArray[np.float64], int]:
+def _count(store: TokenStore, sources: Sequence[Source], tokens: int) -> tuple[npt.NDArray[np.float64], int]:
     """Count each id of the documents, or of some that hold about `tokens`; also return the number of tokens counted."""
+    total = sum(source.lengths.tokens for source in sources)
+    ends = np.cumsum([source.documents.size for source in sources])
+    size = int(ends[-1])
+    # a document has a token at least, so these are no more than the tokens
+    number = size if total <= tokens else max(1, size * tokens // total)
+    places = np.linspace(0, size, number, endpoint=False).astype(np.int64)
+    bounds = [0, *np.searchsorted(places, ends).tolist()]
+    documents = np.concatenate(
+        [
+            source.documents.documents(places[first:last] - (end - source.documents.size))
+            for source, end, (first, last) in zip(sources, ends, pairwise(bounds), strict=True)
+        ]
+    )
     lengths = store.lengths[documents].astype(np.int64)
-    total = int(lengths.sum())
-    if total > tokens:
-        fewer = max(1, documents.size * tokens // total)
-        documents = documents[np.linspace(0, documents.size, fewer, endpoint=False).astype(np.int64)]
-        lengths = store.lengths[documents].astype(np.int64)
     counts = np.zeros(store.vocab_size)
     part_of = np.cumsum(lengths) // _PART_TOKENS
     for part in np.split(np.arange(documents.size), np.flatnonzero(np.diff(part_of)) + 1):

@@ -1,5 +1,6 @@
 """The loss of a model that knows only token frequencies."""
 
+from fractions import Fraction
 from math import log
 from types import ModuleType
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from unmask.config import CompositionConfig
+from unmask.data.documents import LengthCounts, Members, Selection
 from unmask.data.store.memory import MemoryStore
 from unmask.data.stream.blocks import Source, sources_of
 from unmask.train.unigram import Unigram, baseline, measure_unigram
@@ -17,13 +19,18 @@ def store_of(documents: list[list[int]], **of: object) -> MemoryStore:
     return MemoryStore(ids, [len(document) for document in documents], vocab_size=8, **of)  # type: ignore[arg-type]
 
 
-def source(*documents: int, weight: int = 1) -> Source:
-    numbers = np.array(documents, dtype=np.int64)
-    return Source(documents=numbers, ranks=numbers, weight=weight)  # type: ignore[arg-type]
-
-
 # ids 5, 6 and 7 are ordinary, 1 is [UNK]
 STORE = store_of([[5, 5, 5, 6, 1], [6, 5], [7, 7, 1, 5]])
+
+
+def source(*documents: int, weight: int = 1, store: MemoryStore = STORE) -> Source:
+    numbers = np.array(documents, dtype=np.int64)
+    members = Members.of(np.arange(store.lengths.size))
+    return Source(
+        documents=Selection(members, numbers, all_but=False),
+        lengths=LengthCounts.of(store.lengths[numbers]),
+        weight=Fraction(weight),
+    )
 
 
 def test_it_is_the_cross_entropy_of_held_out_tokens_under_the_counts_of_training() -> None:
@@ -60,7 +67,10 @@ def test_nothing_to_predict_has_none() -> None:
 def test_even_tokens_have_the_logarithm_of_their_number() -> None:
     store = MemoryStore.generated([100] * 500, vocab_size=55)
     found = measure_unigram(
-        store, store.ordinary_ids, training=[source(*range(400))], held_out=[source(*range(400, 500))]
+        store,
+        store.ordinary_ids,
+        training=[source(*range(400), store=store)],
+        held_out=[source(*range(400, 500), store=store)],
     )
     assert found is not None
     assert found.loss == pytest.approx(log(50), abs=0.01)
@@ -84,7 +94,7 @@ def test_a_sample_is_near_and_says_that_it_is_one(tiny: ModuleType) -> None:
 
 def test_a_store_is_counted_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryStore.generated(range(1, 60), vocab_size=20)
-    parts = {"training": [source(*range(40))], "held_out": [source(*range(40, 59))]}
+    parts = {"training": [source(*range(40), store=store)], "held_out": [source(*range(40, 59), store=store)]}
     whole = measure_unigram(store, store.ordinary_ids, **parts)
     monkeypatch.setattr("unmask.train.unigram._PART_TOKENS", 50)
     assert measure_unigram(store, store.ordinary_ids, **parts) == whole

@@ -5,6 +5,7 @@ A store is a folder:
     manifest.json          format version, counts, sources, special ids, tokenizer hash; size and SHA-256 of each shard
     shard-00000.arrow ...  Arrow IPC files, a row per document (`writer.py` has the columns)
     tokenizer/             the tokenizer, if `prepare` made the store
+    index/                 made from the shards, and no part of the contents (`index.py`)
 
 The manifest is written last, and then the folder is renamed, so a store that exists is whole. The manifest holds no
 time and no path: the same text and tokenizer give the same manifest, and the `fingerprint` names the contents.
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from unmask.config.settings import counted
 from unmask.errors import StoreError
 from unmask.folders import MANIFEST, is_store
 from unmask.paths import as_typed
@@ -35,7 +37,9 @@ __all__ = [
     "check_shards",
     "fingerprint",
     "make_manifest",
+    "parse_manifest",
     "read_manifest",
+    "require_documents",
 ]
 
 SCHEMA_VERSION = 1
@@ -169,6 +173,16 @@ def read_manifest(folder: Path) -> Manifest:
             f"store: {folder} is no token store (its manifest.json was not written by unmask); make one with unmask "
             "prepare"
         )
+    return parse_manifest(text, str(folder))
+
+
+def parse_manifest(text: str, store: str) -> Manifest:
+    """Return the manifest that a text holds; `store` is the folder or the address of its store, for errors.
+
+    Raises:
+        StoreError: it is damaged, or of a newer format.
+    """
+    path = f"{store}/{MANIFEST}"
     try:
         manifest: Manifest = json.loads(text)
         version = int(manifest["schema_version"])
@@ -176,7 +190,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise StoreError(f"store: {path} is damaged; remove the store and prepare it again") from None
     if not 1 <= version <= SCHEMA_VERSION:
         raise StoreError(
-            f"store: {folder} was written in format {version}; this version reads format {SCHEMA_VERSION} - "
+            f"store: {store} was written in format {version}; this version reads format {SCHEMA_VERSION} - "
             "upgrade unmask or prepare the store again"
         )
     missing = sorted(Manifest.__required_keys__ - manifest.keys())
@@ -193,6 +207,7 @@ def check_shards(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
     Raises:
         StoreError: a shard is missing, truncated or altered; the message names it.
     """
+    require_documents(folder, manifest, sum(shard["documents"] for shard in manifest["shards"]))
     remedy = "copy the store again, or remove it and prepare it anew"
     for shard in manifest["shards"]:
         path = folder / shard["file"]
@@ -211,6 +226,19 @@ def check_shards(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
                     f"store: {path} is damaged: its SHA-256 begins {digest[:12]}, the manifest says "
                     f"{shard['sha256'][:12]}; {remedy}"
                 )
+
+
+def require_documents(folder: Path, manifest: Manifest, count: int) -> None:
+    """Check that the shards of a store hold as many documents as its manifest says.
+
+    Raises:
+        StoreError: they hold another number.
+    """
+    if count != manifest["documents"]:
+        raise StoreError(
+            f"store: {folder} holds {counted(count, 'document')}, the manifest says {manifest['documents']}; prepare "
+            "it again"
+        )
 
 
 def fingerprint(manifest: Manifest) -> str:

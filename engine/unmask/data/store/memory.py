@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unmask.data.compose.sequences import Indices, ranges
+from unmask.data.documents import Chosen, LengthCounts, Members
 
 __all__ = ["MemoryStore"]
 
@@ -77,8 +78,20 @@ class MemoryStore:
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()
 
+    def members(self, source: int) -> Members:
+        """Return the documents of a source, by its number."""
+        return Members.of(np.flatnonzero(self.source_of == source))
+
+    def length_counts(self, source: int) -> LengthCounts:
+        """Return how many documents of a source, by its number, have each length."""
+        return LengthCounts.of(self.lengths[self.source_of == source])
+
+    def held_out(self, fraction: float) -> Chosen:
+        """Return the documents whose content hash lies in the lowest `fraction`."""
+        return Chosen(np.flatnonzero(self.held_out_mask(fraction)))
+
     def held_out_mask(self, fraction: float) -> npt.NDArray[np.bool_]:
-        """Return (N,) bool: True for documents whose content hash lies in the lowest `fraction`."""
+        """Return (N,) bool: True for the documents of `held_out`."""
         bounds = zip(self.offsets[:-1], self.offsets[1:], strict=True)
         hashes = [hashlib.sha256(self.ids[first:last].tobytes()).digest()[:8] for first, last in bounds]
         return np.frombuffer(b"".join(hashes), dtype=np.uint64) < fraction * 2.0**64

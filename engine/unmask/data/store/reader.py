@@ -1,7 +1,8 @@
 """Reading a token store: documents as memory-mapped NumPy views, gathered by the thousand without a Python loop.
 
-N documents, T gathered tokens. Opening maps the shards and keeps 22 bytes a document in memory (length, place, source,
-hash). Tokens stay on disk and in the page cache, which all processes share. A store pickles as its path.
+N documents, T gathered tokens. Opening maps the index of the store (`index.py`), whatever its size: it takes no memory
+of the process for a document. Index and tokens stay on disk and in the page cache, which all processes share. A shard
+is mapped when a document of it is first asked for. A store pickles as its path.
 
 `gather` copies spans of documents into one flat array, by addresses in the Arrow buffers; `pyarrow.compute.take` on
 lists is two orders of magnitude slower. Cost: 10 ns a token for ids and word starts, if the pages are cached.
@@ -9,8 +10,9 @@ lists is two orders of magnitude slower. Cost: 10 ns a token for ids and word st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +20,9 @@ import numpy as np
 
 from unmask.config.settings import between_commas, counted
 from unmask.data.compose.sequences import Indices, ranges
-from unmask.data.store.manifest import Manifest, ShardEntry, check_shards, fingerprint, read_manifest
+from unmask.data.documents import Chosen, LengthCounts, Members
+from unmask.data.store.index import StoreIndex, cached_index, read_index, scan_shard
+from unmask.data.store.manifest import Manifest, check_shards, fingerprint, read_manifest
 from unmask.errors import StoreError
 from unmask.paths import require_utf8
 
@@ -31,6 +35,8 @@ __all__ = ["Store"]
 
 # hashing this much takes 0.1 s, so a store up to this size is verified at every opening
 _HASHED_ALWAYS_BYTES = 1 << 27
+# a mapped shard holds a file descriptor, of which a process may have 1,024
+_MOST_MAPPED = 256
 
 
 class Store:
@@ -46,12 +52,11 @@ class Store:
         special_ids: ids of pad, unk, cls, sep, mask.
         added_special_ids: ids of the other special tokens, ascending.
         segmenter: what joined ideographs to words, such as "rjieba 0.2.2"; empty if each is a word.
-        lengths: tokens of each document without [CLS] and [SEP], (N,) int32.
-        source_of: number of its source in `sources`, (N,) int16.
-        content_hashes: hash of its text, (N,) uint64.
+        lengths: tokens of each document without [CLS] and [SEP], (N,) int32, mapped.
+        source_of: number of its source in `sources`, (N,) int16, mapped.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, index: StoreIndex) -> None:
         self.folder = folder
         self.manifest = manifest
         self.fingerprint = fingerprint(manifest)
@@ -61,27 +66,13 @@ class Store:
         self.special_ids = dict(manifest["special_ids"])
         self.added_special_ids = list(manifest.get("added_special_ids", ()))
         self.segmenter = manifest.get("segmenter", "")
-        begins, lengths, sources, hashes, bounds = [], [], [], [], [0]
-        self._batches: list[_TokenBatch] = []
-        for shard in manifest["shards"]:
-            for batch, offsets, source, hashed in _map_shard(folder, shard):
-                self._batches.append(batch)
-                begins.append(offsets[:-1])
-                lengths.append(np.diff(offsets).astype(np.int32))
-                sources.append(source)
-                hashes.append(hashed)
-                bounds.append(bounds[-1] + len(source))
-        if bounds[-1] != self.num_documents:
-            raise StoreError(
-                f"store: {folder} holds {counted(bounds[-1], 'document')}, the manifest says {self.num_documents}; "
-                "prepare it again"
-            )
-        self.lengths: NDArray[np.int32] = np.concatenate(lengths)
-        self.source_of: NDArray[np.int16] = np.concatenate(sources)
-        self.content_hashes: NDArray[np.uint64] = np.concatenate(hashes)
-        # where each document begins in its record batch, and the first document of each record batch
-        self._begins: Indices = np.concatenate(begins)
-        self._bounds: Indices = np.array(bounds, np.int64)
+        self.lengths: NDArray[np.int32] = index.lengths
+        self.source_of: NDArray[np.int16] = index.sources
+        self._index = index
+        self._firsts: Indices = np.ascontiguousarray(index.batches["first"])
+        self._shards = _MappedShards(folder, [shard["file"] for shard in manifest["shards"]])
+        self._dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
+        self._held_out: dict[float, Chosen] = {}
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool | None = None) -> Store:
@@ -98,8 +89,9 @@ class Store:
         require_utf8(str(folder))
         manifest = read_manifest(folder)
         small = sum(shard["bytes"] for shard in manifest["shards"]) <= _HASHED_ALWAYS_BYTES
-        check_shards(folder, manifest, hashes=small if verify is None else verify)
-        return cls(folder, manifest)
+        hashes = small if verify is None else verify
+        check_shards(folder, manifest, hashes=hashes)
+        return cls(folder, manifest, _index_of(folder, manifest, hashes=hashes))
 
     def __repr__(self) -> str:
         return (
@@ -151,8 +143,31 @@ class Store:
         self.require_tokenizer(tokenizer)
         return tokenizer
 
-    def held_out_mask(self, fraction: float) -> NDArray[np.bool_]:
-        """Return (N,) bool: True for held-out documents, about `fraction` of them, by the hash of their text.
+    @cached_property
+    def content_hashes(self) -> NDArray[np.uint64]:
+        """The hash of each document's text, (N,): read from all shards and kept, 8 bytes a document."""
+        return np.concatenate(list(self.hash_batches()))
+
+    def hash_batches(self) -> Iterator[NDArray[np.uint64]]:
+        """Yield the content hashes of the documents of each record batch, (n,), in the order of the store."""
+        for shard in self.manifest["shards"]:
+            for batch in scan_shard(self.folder, shard):
+                yield batch.hashes
+
+    def members(self, source: int) -> Members:
+        """Return the documents of a source, by its number."""
+        runs = slice(self._index.runs[source], self._index.runs[source + 1])
+        size = self.manifest["sources"][source]["documents"]
+        return Members(firsts=self._index.firsts[runs], befores=self._index.befores[runs], size=size)
+
+    def length_counts(self, source: int) -> LengthCounts:
+        """Return how many documents of a source, by its number, have each length."""
+        rows = self._index.length_rows
+        own = rows[np.searchsorted(rows["source"], source) : np.searchsorted(rows["source"], source, side="right")]
+        return LengthCounts(np.ascontiguousarray(own["length"]), np.ascontiguousarray(own["count"]))
+
+    def held_out(self, fraction: float) -> Chosen:
+        """Return the held-out documents, about `fraction` of all, by the hash of their text.
 
         A document keeps its side if the corpus grows, is reordered or tokenised again, and copies of a text are on one
         side. At least one document is held out; if there are two different texts, at least one is not.
@@ -162,12 +177,14 @@ class Store:
         """
         if not 0.0 < fraction < 1.0:
             raise ValueError(f"store: the held-out fraction must be above 0 and below 1, got {fraction}")
-        held_out = self.content_hashes < np.uint64(int(fraction * 2.0**64))
-        smallest, largest = self.content_hashes.min(), self.content_hashes.max()
-        held_out |= self.content_hashes == smallest
-        if smallest != largest:
-            held_out &= self.content_hashes != largest
-        return np.asarray(held_out, dtype=np.bool_)
+        if fraction not in self._held_out:
+            # a run has one fraction, and asks for its documents again and again
+            self._held_out = {fraction: Chosen(self._index.held_out(fraction))}
+        return self._held_out[fraction]
+
+    def held_out_mask(self, fraction: float) -> NDArray[np.bool_]:
+        """Return (N,) bool: True for the documents of `held_out`."""
+        return self.held_out(fraction).mask(self.num_documents)
 
     def gather(
         self, documents: ArrayLike, starts: ArrayLike, lengths: ArrayLike
@@ -186,7 +203,7 @@ class Store:
             ValueError: a span reaches beyond its document or a document is not in the store.
         """
         begins, sizes, where = self._locate(documents, starts, lengths)
-        ids = np.empty(sizes.sum(), self._batches[0].ids.dtype)
+        ids = np.empty(sizes.sum(), self._dtype)
         words = np.empty(ids.size, np.bool_)
         for batch, taken, placed in self._parts(begins, sizes, where):
             ids[placed] = batch.ids[taken]
@@ -229,8 +246,8 @@ class Store:
                 f"gather: a span must lie in [0, {self.lengths[rows[at]]}], the tokens of its document {rows[at]}, "
                 f"got {first[at]} to {first[at] + sizes[at]} at place {at}"
             )
-        where = np.searchsorted(self._bounds, rows, side="right") - 1
-        return self._begins[rows] + first, sizes, where
+        where = np.searchsorted(self._firsts, rows, side="right") - 1
+        return self._index.begins[rows] + first, sizes, where
 
     def _parts(
         self, begins: Indices, sizes: Indices, where: Indices
@@ -238,13 +255,24 @@ class Store:
         """Yield each record batch with the tokens to take from it and their places in the flat result."""
         touched = np.unique(where)
         if len(touched) == 1:
-            yield self._batches[touched[0]], ranges(begins, sizes), slice(None)
+            yield self._batch(int(touched[0])), ranges(begins, sizes), slice(None)
             return
         places = np.cumsum(sizes) - sizes
         for number in touched:
             spans = np.flatnonzero(where == number)
             taken = ranges(begins[spans], sizes[spans])
-            yield self._batches[number], taken, ranges(places[spans], sizes[spans])
+            yield self._batch(int(number)), taken, ranges(places[spans], sizes[spans])
+
+    def _batch(self, number: int) -> _TokenBatch:
+        row = self._index.batches[number]
+        mapped, tokens = self._shards[int(row["shard"])], int(row["tokens"])
+        flags = -(-tokens // 8)
+        ids, words, sentences = (int(row[name]) for name in ("ids", "words", "sentences"))
+        return _TokenBatch(
+            ids=mapped[ids : ids + tokens * self._dtype.itemsize].view(self._dtype),
+            words=mapped[words : words + flags],
+            sentences=mapped[sentences : sentences + flags],
+        )
 
 
 class _TokenBatch(NamedTuple):
@@ -255,29 +283,37 @@ class _TokenBatch(NamedTuple):
     sentences: NDArray[np.uint8]  # (t / 8,)
 
 
-def _map_shard(
-    folder: Path, shard: ShardEntry
-) -> Iterator[tuple[_TokenBatch, Indices, NDArray[np.int16], NDArray[np.uint64]]]:
-    """Yield each record batch, memory-mapped: tokens, offsets (n + 1,), source numbers (n,), content hashes (n,)."""
-    import pyarrow as pa
+class _MappedShards:
+    """The bytes of shards, mapped when they are first asked for; the least recently used ones are let go."""
 
-    path = folder / shard["file"]
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        for index in range(reader.num_record_batches):
-            batch = reader.get_batch(index)
-            columns = {name: batch.column(name) for name in batch.schema.names}
-            ids = columns["ids"].values
-            words = np.frombuffer(columns["word_starts"].values.buffers()[1], np.uint8)
-            sentences = np.frombuffer(columns["sentence_starts"].values.buffers()[1], np.uint8)
-            yield (
-                _TokenBatch(ids.to_numpy(zero_copy_only=True), words, sentences),
-                columns["ids"].offsets.to_numpy(zero_copy_only=True),
-                columns["source"].to_numpy(zero_copy_only=True),
-                columns["content_hash"].to_numpy(zero_copy_only=True),
-            )
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise StoreError(f"store: {path} is no shard of a token store ({error}); prepare it again") from None
+    def __init__(self, folder: Path, files: Sequence[str]) -> None:
+        self._folder, self._files = folder, files
+        self._mapped: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+
+    def __getitem__(self, number: int) -> NDArray[np.uint8]:
+        if number in self._mapped:
+            self._mapped.move_to_end(number)
+            return self._mapped[number]
+        path = self._folder / self._files[number]
+        try:
+            mapped = np.asarray(np.memmap(path, np.uint8, "r"))
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"store: {path} cannot be read any more ({error}); copy the store again, or prepare it anew"
+            ) from None
+        self._mapped[number] = mapped
+        if len(self._mapped) > _MOST_MAPPED:
+            self._mapped.popitem(last=False)
+        return mapped
+
+
+def _index_of(folder: Path, manifest: Manifest, *, hashes: bool) -> StoreIndex:
+    found = read_index(folder, manifest, hashes=hashes)
+    if found is not None:
+        return found
+    from unmask.data.text.docstrings import cache_folder
+
+    return cached_index(folder, manifest, cache_folder())
 
 
 def _bits(packed: NDArray[np.uint8], index: Indices) -> NDArray[np.bool_]:

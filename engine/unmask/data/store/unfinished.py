@@ -5,6 +5,7 @@
         unfinished.json        written after each shard: the settings, the shards, their sources, where to go on
         shard-00000.arrow ...  finished shards, and perhaps a part of one more
         tokenizer/
+    index/                 made last (`index.py`)
 
 If `prepare` is killed, the folder stays. The same settings go on after the last finished shard and give the same bytes;
 other settings are refused by name. An error before the first shard is finished removes the folder. Journal and shards
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypedDict
 
+from unmask.data.store.index import INDEX, build_index
 from unmask.data.store.manifest import Manifest, ShardEntry, SourceEntry
 from unmask.errors import StoreError
 from unmask.folders import MANIFEST
@@ -33,7 +35,7 @@ __all__ = ["Journal", "UnfinishedStore", "partial_folder", "unfinished_hint"]
 _JOURNAL = "unfinished.json"
 _LOCK = "lock"
 _OURS = re.compile(
-    rf"{_LOCK}|tokenizer|\.?({re.escape(_JOURNAL)}|{re.escape(MANIFEST)})(\.partial)?|shard-\d+\.arrow|\.nfs.*"
+    rf"{_LOCK}|tokenizer|{INDEX}|\.?({re.escape(_JOURNAL)}|{re.escape(MANIFEST)})(\.partial)?|shard-\d+\.arrow|\.nfs.*"
 )
 
 
@@ -130,7 +132,7 @@ class UnfinishedStore:
         self._kept = True
 
     def publish(self, manifest: Manifest) -> None:
-        """Write the manifest and rename the folder to the store.
+        """Write the index and the manifest, and rename the folder to the store.
 
         Raises:
             StoreError: the store would be empty, or another one of this name has appeared.
@@ -138,6 +140,7 @@ class UnfinishedStore:
         """
         if not manifest["shards"]:
             raise StoreError(f"store: {self.folder} would be empty; give at least one document with text")
+        build_index(self.path, manifest, self.path)
         self._write(MANIFEST, manifest)
         if self.folder.exists():
             raise StoreError(

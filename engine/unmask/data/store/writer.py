@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,8 +176,7 @@ class ShardWriter:
         self._batch_documents, self._shard_tokens = batch_documents, shard_tokens
         self._finished = finished
         self._open_shard: _ShardFile | None = None
-        self._pending: list[StoredDocument] = []
-        self._pending_tokens = 0
+        self._pending = _Pending(self._dtype, head.vocab_size)
 
     def add(self, document: StoredDocument) -> None:
         """Append a document; the order of the calls is the order in the store.
@@ -190,11 +190,10 @@ class ShardWriter:
         number = self._numbers.setdefault(document.source, len(self.sources))
         if number == len(self.sources):
             self.sources.append(SourceEntry(name=document.source, documents=0, tokens=0))
+        self._pending.add(document, number)
         self.sources[number]["documents"] += 1
         self.sources[number]["tokens"] += len(document.ids)
-        self._pending.append(document)
-        self._pending_tokens += len(document.ids)
-        if len(self._pending) >= self._batch_documents or self._pending_tokens >= self._shard_tokens:
+        if len(self._pending) >= self._batch_documents or self._pending.tokens >= self._shard_tokens:
             self._flush()
 
     def close(self) -> None:
@@ -209,13 +208,14 @@ class ShardWriter:
             self._open_shard = None
 
     def _flush(self) -> None:
-        if not self._pending:
+        if not len(self._pending):
             return
-        batch = self._record_batch(self._pending)
+        metadata = {"unmask.schema_version": str(SCHEMA_VERSION), "unmask.tokenizer_hash": self._head.tokenizer_hash}
+        tokens, batch = self._pending.tokens, self._pending.record_batch().replace_schema_metadata(metadata)
+        self._pending = _Pending(self._dtype, self._head.vocab_size)
         if self._open_shard is None:
             self._open_shard = _ShardFile(self._folder / f"shard-{len(self.shards):05d}.arrow", batch.schema)
-        self._open_shard.write(batch, self._pending_tokens)
-        self._pending, self._pending_tokens = [], 0
+        self._open_shard.write(batch, tokens)
         if self._open_shard.tokens >= self._shard_tokens:
             self._close_shard()
 
@@ -226,30 +226,51 @@ class ShardWriter:
             if self._finished is not None:
                 self._finished()
 
-    def _record_batch(self, documents: list[StoredDocument]) -> pa.RecordBatch:
-        import pyarrow as pa
 
-        lengths = np.fromiter((len(document.ids) for document in documents), np.int64, len(documents))
-        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
-        ids = np.concatenate([document.ids for document in documents])
-        if ids.min() < 0 or ids.max() >= self._head.vocab_size:
-            raise ValueError(f"store: ids must be in [0, {self._head.vocab_size}), got {ids.min()} to {ids.max()}")
-        words, sentences = (np.concatenate(part) for part in zip(*map(_flags, documents), strict=True))
+class _Pending:
+    """The documents of the next record batch, as bytes: an object for each would take 400 bytes of memory."""
+
+    def __init__(self, dtype: np.dtype[Any], vocab_size: int) -> None:
+        self.tokens = 0
+        self._dtype, self._vocab_size = dtype, vocab_size
+        self._ids, self._words, self._sentences = bytearray(), bytearray(), bytearray()
+        self._lengths, self._sources, self._hashes = array("q"), array("h"), array("Q")
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def add(self, document: StoredDocument, source: int) -> None:
+        ids = np.asarray(document.ids)
+        if ids.min() < 0 or ids.max() >= self._vocab_size:
+            raise ValueError(f"store: ids must be in [0, {self._vocab_size}), got {ids.min()} to {ids.max()}")
+        words, sentences = _flags(document)
         if not len(words) == len(sentences) == len(ids):
             raise ValueError(
                 f"store: word_starts and sentence_starts need one flag for each of {len(ids)} tokens, got "
                 f"{len(words)} and {len(sentences)}"
             )
+        self.tokens += len(ids)
+        self._ids += ids.astype(self._dtype).tobytes()
+        self._words += np.asarray(words, np.bool_).tobytes()
+        self._sentences += np.asarray(sentences, np.bool_).tobytes()
+        self._lengths.append(len(ids))
+        self._sources.append(source)
+        self._hashes.append(document.content_hash)
+
+    def record_batch(self) -> pa.RecordBatch:
+        import pyarrow as pa
+
+        offsets = pa.array(np.concatenate([[0], np.cumsum(np.asarray(self._lengths))]), pa.int64())
         columns = {
-            "ids": pa.LargeListArray.from_arrays(offsets, pa.array(ids.astype(self._dtype))),
-            "word_starts": pa.LargeListArray.from_arrays(offsets, pa.array(words)),
-            "sentence_starts": pa.LargeListArray.from_arrays(offsets, pa.array(sentences)),
-            "source": pa.array([self._numbers[document.source] for document in documents], pa.int16()),
-            "content_hash": pa.array([document.content_hash for document in documents], pa.uint64()),
+            "ids": pa.LargeListArray.from_arrays(offsets, pa.array(np.frombuffer(self._ids, self._dtype))),
+            "word_starts": pa.LargeListArray.from_arrays(offsets, pa.array(np.frombuffer(self._words, np.bool_))),
+            "sentence_starts": pa.LargeListArray.from_arrays(
+                offsets, pa.array(np.frombuffer(self._sentences, np.bool_))
+            ),
+            "source": pa.array(np.asarray(self._sources), pa.int16()),
+            "content_hash": pa.array(np.asarray(self._hashes), pa.uint64()),
         }
-        batch = pa.RecordBatch.from_pydict(columns)
-        metadata = {"unmask.schema_version": str(SCHEMA_VERSION), "unmask.tokenizer_hash": self._head.tokenizer_hash}
-        return batch.replace_schema_metadata(metadata)
+        return pa.RecordBatch.from_pydict(columns)
 
 
 def _flags(document: StoredDocument) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

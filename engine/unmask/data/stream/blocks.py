@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unmask.data.compose.sequences import Block, Indices, Text, ranges
+from unmask.data.documents import Chosen, LengthCounts, Members, Selection
 from unmask.data.randomness import ORDER, mix64, site_key
 
 __all__ = ["BlockStarts", "Permutation", "ShuffleBlocks", "Source", "TokenStore", "sources_of"]
@@ -33,13 +34,14 @@ _MIN_GROUPS = 64
 _MEAN_BATCHES = 256
 
 _ROUNDS = 6
+_LOOKED_AT = 1 << 20
 
 
 class TokenStore(Text, Protocol):
     """What the stream reads of a token store; `unmask.data.store.Store` is one. N documents.
 
-    `held_out_mask` tells which documents are in the given share that is held out, (N,). `count_ids` counts each id in
-    documents (n,), (V,).
+    `members` and `length_counts` describe the documents of a source, by its number. `held_out` chooses the given share
+    of the documents. `count_ids` counts each id in documents (n,), (V,).
     """
 
     @property
@@ -56,7 +58,9 @@ class TokenStore(Text, Protocol):
     def vocab_size(self) -> int: ...
     @property
     def fingerprint(self) -> str: ...
-    def held_out_mask(self, fraction: float) -> npt.NDArray[np.bool_]: ...
+    def members(self, source: int) -> Members: ...
+    def length_counts(self, source: int) -> LengthCounts: ...
+    def held_out(self, fraction: float) -> Chosen: ...
     def count_ids(self, documents: Indices) -> npt.NDArray[np.int64]: ...
 
 
@@ -65,13 +69,13 @@ class Source:
     """The n documents of a source that are in a split.
 
     Attributes:
-        documents: store index of each document, (n,).
-        ranks: index of each document in its source, (n,).
+        documents: the documents; each has a rank, its index in its source.
+        lengths: how many of them have each length.
         weight: how often an epoch reads the source.
     """
 
-    documents: Indices
-    ranks: Indices
+    documents: Selection
+    lengths: LengthCounts
     weight: Fraction = Fraction(1)
 
 
@@ -86,17 +90,35 @@ def sources_of(
         held_out_fraction: share of the documents kept for evaluation.
         train: the documents to train on, else the held-out ones.
     """
-    kept = np.zeros(store.lengths.size, dtype=bool)
-    if held_out_fraction:
-        kept = store.held_out_mask(held_out_fraction)
-    if train:
-        kept = ~kept
+    chosen = store.held_out(held_out_fraction) if held_out_fraction else Chosen()
+    listed, all_but = chosen.others() if train else chosen
+    owners = store.source_of[listed]
+    # the listed documents of each source, still ascending
+    by_source = np.split(
+        listed[np.argsort(owners, kind="stable")], np.cumsum(np.bincount(owners, minlength=len(weights)))[:-1]
+    )
     sources = []
-    for number, weight in enumerate(weights):
-        members = np.flatnonzero(store.source_of == number)
-        ranks = np.flatnonzero(kept[members] & (store.lengths[members] > 0))
-        sources.append(Source(documents=members[ranks], ranks=ranks, weight=weight))
+    for number, (weight, own) in enumerate(zip(weights, by_source, strict=True)):
+        members, counts = store.members(number), store.length_counts(number)
+        lengths = LengthCounts.of(store.lengths[own])
+        if all_but:
+            lengths = counts.without(lengths)
+        if len(lengths.lengths) and lengths.lengths[0] == 0:
+            empty = _empty(store, members)
+            own = np.union1d(own, empty) if all_but else np.setdiff1d(own, empty)
+            lengths = LengthCounts(lengths.lengths[1:], lengths.counts[1:])
+        documents = Selection(members, members.ranks(own), all_but=all_but)
+        sources.append(Source(documents=documents, lengths=lengths, weight=weight))
     return sources
+
+
+def _empty(store: TokenStore, members: Members) -> Indices:
+    """Return the documents of a source that have no token, which a store that `prepare` made has not."""
+    found = [np.zeros(0, np.int64)]
+    for first in range(0, members.size, _LOOKED_AT):
+        documents = members.at(np.arange(first, min(first + _LOOKED_AT, members.size)))
+        found.append(documents[store.lengths[documents] == 0])
+    return np.concatenate(found)
 
 
 class ShuffleBlocks:
@@ -127,9 +149,7 @@ class ShuffleBlocks:
         order = np.lexsort((owner, place))
         # index in self._sources and number in its source of each group, (groups, 2)
         self._groups = np.stack([owner[order], number[order]], axis=1)
-        expected = sum(
-            source.weight * int(lengths[source.documents].sum(dtype=np.int64)) for _, source in self._sources
-        )
+        expected = sum(source.weight * source.lengths.tokens for _, source in self._sources)
         needed = ceil(Fraction(_MEAN_BATCHES * tokens * len(self._groups)) / max(1, expected))
         self.count = max(1, len(self._groups) // max(_MIN_GROUPS, needed))
 
@@ -151,7 +171,7 @@ class ShuffleBlocks:
                 inside = places[places // n == reading] - reading * n
                 if inside.size:
                     index = Permutation(n, self._seed, ORDER, reading, source_number)(inside)
-                    columns = source_number, reading, source.documents[index], source.ranks[index]
+                    columns = source_number, reading, *source.documents.find(index)
                     tables.append(np.stack(np.broadcast_arrays(*columns)))
         table = np.concatenate(tables, axis=1)
         sources, readings, documents, ranks = table[:, self._lengths[table[2]] > 0]

@@ -5,7 +5,7 @@ given they follow from the corpus: the mean number in T tokens, three standard d
 Mean and deviation come from the lengths of all documents, or from a sample that is composed as training composes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from math import ceil, sqrt
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from unmask.config.schema import CompositionConfig, StreamConfig
 from unmask.config.settings import counted
 from unmask.data.compose import Block, PairTask, Sequences, sampler
+from unmask.data.compose.sequences import Indices
 from unmask.data.stream.blocks import Source, TokenStore
 from unmask.data.stream.plan import Capacities
 from unmask.errors import ConfigError, CorpusError
@@ -27,12 +28,21 @@ _DEVIATIONS = 3.0
 _MORE_DOCUMENTS, _MORE_MASKED = 1.04, 1.01
 # documents of the sample
 _SAMPLE = 4096
+# documents that are summed at once, and runs of neighbours that are sorted in memory
+_SUMMED, _FEW_RUNS = 1 << 20, 1 << 16
 
 
-def times_read(composition: CompositionConfig, store: TokenStore) -> npt.NDArray[np.float64]:
-    """Return how often an epoch reads each document of a store, (N,)."""
-    weights = composition.source_weights(store.sources)
-    return np.array(weights, dtype=np.float64)[store.source_of]
+def times_read(composition: CompositionConfig, store: TokenStore) -> tuple[Indices, npt.NDArray[np.float64]]:
+    """Return the lengths of documents of a store, and how often an epoch reads a document of each, (K,) both."""
+    lengths: list[Indices] = [np.zeros(0, np.int64)]
+    often: list[npt.NDArray[np.float64]] = [np.zeros(0)]
+    for number, weight in enumerate(composition.source_weights(store.sources)):
+        counts = store.length_counts(number)
+        lengths.append(counts.lengths)
+        often.append(np.asarray(counts.counts * float(weight)))
+    found, place = np.unique(np.concatenate(lengths), return_inverse=True)
+    read = np.bincount(place, weights=np.concatenate(often), minlength=found.size)
+    return found, read.astype(np.float64)
 
 
 def compose_sample(
@@ -44,11 +54,11 @@ def compose_sample(
     sequences follow from the lengths of documents.
     """
     compose = sampler(composition, pair_task)
-    often = np.cumsum(times_read(composition, store) * (store.lengths > 0))
-    if compose is None or not often.size or not often[-1]:
+    if compose is None:
         return None
-    places = np.linspace(0, often[-1], min(_SAMPLE, often.size), endpoint=False)
-    chosen = np.searchsorted(often, places, side="right")
+    chosen = _spread(composition, store)
+    if not chosen.size:
+        return None
     chosen = chosen[np.argsort(store.source_of[chosen], kind="stable")]
     return compose(
         Block(
@@ -62,6 +72,58 @@ def compose_sample(
             text=store,
         )
     )
+
+
+def _spread(composition: CompositionConfig, store: TokenStore) -> Indices:
+    """Return documents that are spread evenly over those that an epoch reads, each as often as it is read.
+
+    Document j is read w_j times, and W_j = w_0 + ... + w_j. The documents are those with the first W_j above each of
+    evenly spaced numbers. Where all w are multiples of 1/1024, sums are exact in any order, so each run of neighbours
+    of a source is one step of W. Else W is summed document by document, as it always was: another order would round
+    otherwise and might choose another document.
+    """
+    weights = [float(weight) for weight in composition.source_weights(store.sources)]
+    members = [store.members(number) for number in range(len(weights))]
+    runs = sum(len(one.firsts) for one in members)
+    exact = all((weight * 1024).is_integer() for weight in weights)
+    empty = any(0 in store.length_counts(number).lengths[:1] for number in range(len(weights)))
+    if exact and not empty and runs <= _FEW_RUNS:
+        firsts = np.concatenate([one.firsts for one in members])
+        sizes = np.concatenate([np.diff(one.befores, append=one.size) for one in members])
+        weight = np.repeat(weights, [len(one.firsts) for one in members])
+        order = np.argsort(firsts)
+        firsts, weight, read = firsts[order], weight[order], (sizes * weight)[order]
+        ends = np.cumsum(read)
+        places = _places(float(ends[-1]) if ends.size else 0.0, store.lengths.size)
+        run = np.searchsorted(ends, places, side="right")
+        return np.asarray(firsts[run] + ((places - (ends - read)[run]) // weight[run]).astype(np.int64))
+    total = 0.0
+    for _, often in _often(store, weights):
+        total = float(often[-1])
+    places = _places(total, store.lengths.size)
+    chosen = [np.zeros(0, np.int64)]
+    done = 0
+    for first, often in _often(store, weights):
+        here = np.searchsorted(places, often[-1], side="left")
+        chosen.append(first + np.searchsorted(often, places[done:here], side="right"))
+        done = here
+    return np.concatenate(chosen)
+
+
+def _places(total: float, documents: int) -> npt.NDArray[np.float64]:
+    return np.linspace(0, total, min(_SAMPLE, documents), endpoint=False) if total else np.zeros(0)
+
+
+def _often(store: TokenStore, weights: Sequence[float]) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
+    """Yield the first document of each part of a store, and how often it and all before each are read."""
+    table, total = np.array(weights), 0.0
+    for first in range(0, store.lengths.size, _SUMMED):
+        part = slice(first, first + _SUMMED)
+        often = table[store.source_of[part]] * (store.lengths[part] > 0)
+        often[0] += total
+        often = np.cumsum(often)
+        total = float(often[-1])
+        yield first, often
 
 
 def capacities(
@@ -79,11 +141,11 @@ def capacities(
     Args:
         config: T, L, and S if it is given.
         composition: how documents become sequences.
-        lengths: tokens of every document of the store, without special ones, (N,).
+        lengths: tokens of documents, without special ones, (N,).
         mask_counts: masked tokens of a piece of n tokens, special ones included, at index n, (L + 1,).
         masked: M. Default: from the corpus. Short pieces have more masked tokens than the rate says, since each has
             at least one.
-        weights: the result of `times_read`, (N,). Default: once.
+        weights: how often an epoch reads documents of each of the lengths, (N,). Default: once.
         sample: the result of `compose_sample`. Default: the even pieces of all documents.
     Raises:
         ConfigError: T, S, M or L is too small for one sequence.
@@ -137,10 +199,10 @@ def count_tokens(
     room = config.max_length - 2
     documents, weighted = 0, Fraction(0)
     for source in sources:
-        lengths = store.lengths[source.documents].astype(np.int64)
-        documents += lengths.size if source.weight else 0
+        lengths, counts = source.lengths
+        documents += source.documents.size if source.weight else 0
         specials = 2 * -(-lengths // room) if sample is None else 0
-        weighted += source.weight * int((lengths + specials).sum())
+        weighted += source.weight * int((counts * (lengths + specials)).sum())
     if sample is not None:
         weighted *= Fraction(int((sample.lengths + 1 + sample.opens).sum()), max(1, int(sample.lengths.sum())))
     tokens = int(weighted)

@@ -129,15 +129,8 @@ class Stream:
         counts = self._masker.counts(np.arange(config.max_length + 1), rate=highest)
         chosen = composition if composition is not None else CompositionConfig()
         sample = compose_sample(chosen, store, max_length=config.max_length, pair_task=pair_task)
-        self.capacities = capacities(
-            config,
-            chosen,
-            store.lengths,
-            counts,
-            masked=masked_slots,
-            weights=times_read(chosen, store),
-            sample=sample,
-        )
+        lengths, often = times_read(chosen, store)
+        self.capacities = capacities(config, chosen, lengths, counts, masked=masked_slots, weights=often, sample=sample)
         self.composition = chosen if self._endless else chosen.held_out()
         sources = sources_of(
             store,

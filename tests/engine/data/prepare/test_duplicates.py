@@ -1,16 +1,20 @@
 """Documents with the same text: counted and named by default, dropped on request."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from unmask.cli import main
-from unmask.data.prepare import describe, prepare
-from unmask.data.store import Store
+from unmask.data.prepare import describe, prepare, seen
+from unmask.data.prepare.seen import SeenHashes
+from unmask.data.store import Store, duplicates
 from unmask.data.store.duplicates import describe_duplicates
 from unmask.data.tokenizer import Tokenizer
+from unmask.errors import StoreError
 
 LINES = [f"the {one} cat sat on the {two} mat" for one in ("red", "old", "sad") for two in ("big", "new")]
 AD = "share this on your wall"
@@ -34,7 +38,7 @@ def inputs(tmp_path: Path) -> list[Path]:
 
 
 def test_copies_are_counted_by_source_and_the_most_frequent_is_shown(
-    inputs: list[Path], tokenizer: Tokenizer, tmp_path: Path
+    inputs: list[Path], tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = prepare(inputs, tmp_path / "store", tokenizer=tokenizer, **SETTINGS)
     assert describe_duplicates(store) == (
@@ -43,6 +47,12 @@ def test_copies_are_counted_by_source_and_the_most_frequent_is_shown(
     )
     # the manifest of a store knows nothing of it: its bytes stay as they were
     assert "duplicates" not in json.dumps(store.manifest)
+    with monkeypatch.context() as few:
+        # in many parts, by way of a file
+        few.setattr(duplicates, "_SORTED", 1)
+        told = describe_duplicates(store)
+    assert told == describe_duplicates(store)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.jsonl", "second.jsonl", "store"]
     alone = prepare([_write(tmp_path / "alone.jsonl", LINES)], tmp_path / "alone", tokenizer=tokenizer, **SETTINGS)
     assert describe_duplicates(alone) == ""
 
@@ -115,3 +125,29 @@ def test_without_input_the_command_names_both_ways_out(
     assert not (tmp_path / "store").exists()
     assert main([*words, "--input", "docstrings:"]) == 0
     assert Store.open(tmp_path / "store").sources == ["topics"]
+
+
+def test_hashes_that_came_before_are_found_in_tables_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seen, "_FIRST_BITS", 2)
+    rng = np.random.default_rng(0)
+    drawn = [0, 2**64 - 1, 2**63, 2**63 + 1, *rng.integers(0, 2**64, 500, dtype=np.uint64).tolist()]
+    with SeenHashes(tmp_path) as found:
+        for number, hashed in enumerate(drawn):
+            assert hashed not in found
+            found.add(hashed)
+            assert all(before in found for before in drawn[: number + 1])
+        assert len(found._tables) > 5
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_of_hashes_is_told(
+    inputs: list[Path], tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(seen.tempfile, "TemporaryFile", full)
+    with pytest.raises(StoreError, match=r"cannot be written \(No space left on device\); make room"):
+        prepare(inputs, tmp_path / "store", tokenizer=tokenizer, drop_duplicates=True, **SETTINGS)

@@ -256,10 +256,10 @@ def test_newer_damaged_and_absent_manifests_are_refused(store: Store, tmp_path: 
 
 
 def test_an_existing_folder_is_never_touched(store: Store) -> None:
-    before = {path.name: path.read_bytes() for path in store.folder.iterdir()}
+    before = {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
     with pytest.raises(StoreError, match="exists already; choose another folder or remove it first"):
         write_store(store.folder, _documents(3), vocab_size=1000, **COMMON)
-    assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == before
+    assert {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()} == before
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:

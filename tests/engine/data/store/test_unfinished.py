@@ -85,7 +85,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
     assert 0 < seen[0].documents < 151
     assert _files(store.folder) == _files(whole.folder)
     shards = {shard["file"] for shard in store.manifest["shards"]}
-    assert {path.name for path in store.folder.iterdir()} == {"manifest.json", "tokenizer", *shards}
+    assert {path.name for path in store.folder.iterdir()} == {"manifest.json", "tokenizer", "index", *shards}
     assert not (tmp_path / "store.partial").exists()
     assert describe(store).splitlines()[1:] == describe(whole).splitlines()[1:]
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unmask.data.documents import LengthCounts, Members, Selection
 from unmask.data.stream import blocks
 from unmask.data.stream.blocks import Source
 from unmask.data.stream.plan import Capacities, Planner, pack_sequences
@@ -18,8 +19,14 @@ def planner(lengths, capacities, *, seed=3, source_of=None):
     sources = []
     for number in range(source_of.max() + 1):
         members = np.flatnonzero(source_of == number)
-        sources.append(Source(documents=members, ranks=np.arange(members.size)))
+        sources.append(whole_source(members, lengths))
     return Planner(sources, lengths, capacities, mask_counts(capacities.max_length), seed=seed)
+
+
+def whole_source(documents, lengths):
+    none = np.zeros(0, dtype=np.int64)
+    chosen = Selection(Members.of(documents), none, all_but=True)
+    return Source(documents=chosen, lengths=LengthCounts.of(lengths[documents]))
 
 
 def mask_counts(max_length):
@@ -190,7 +197,7 @@ def test_a_block_holds_at_least_its_runs_and_its_batches():
 
 
 def test_a_source_without_documents_is_passed_over():
-    empty = Source(documents=np.zeros(0, dtype=np.int64), ranks=np.zeros(0, dtype=np.int64))
-    full = Source(documents=np.arange(5), ranks=np.arange(5))
-    planner_ = Planner([empty, full], np.full(5, 7), roomy(64, 16), mask_counts(16), seed=0)
+    lengths = np.full(5, 7)
+    empty, full = whole_source(np.zeros(0, dtype=np.int64), lengths), whole_source(np.arange(5), lengths)
+    planner_ = Planner([empty, full], lengths, roomy(64, 16), mask_counts(16), seed=0)
     assert sorted(planner_.plan(0, 0).documents.tolist()) == [0, 1, 2, 3, 4]
