@@ -55,7 +55,7 @@ def test_each_command_that_a_message_names_takes_its_options() -> None:
     for row in ROWS:
         for command, rest in re.findall(
             r"`?\bunmask (prepare|similar-words|analyse|pretrain|config|plot|evaluate|"
-            r"fill-mask|export|verify|doctor|completion)\b([^`;|]*)",
+            r"fill-mask|score|export|verify|doctor|completion)\b([^`;|]*)",
             row,
         ):
             named += 1

@@ -10,6 +10,7 @@ The public names, each imported when it is first used:
     prepare, similar_words, analyse              the commands as functions: text and stores,
     load_config, plan, pretrain                  training,
     evaluate, fill_mask, export                  and models
+    score                                        predictions of a task
     verify                                       the kernels on the GPU at hand
 
 Importing the package imports nothing else. The model and its batches need only PyTorch and NumPy.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from unmask.commands.export import export
     from unmask.commands.fill_mask import fill_mask
     from unmask.commands.plan import plan
+    from unmask.commands.score import score
     from unmask.commands.tune import tune
     from unmask.commands.verify import verify
     from unmask.config import load_config
@@ -63,6 +65,7 @@ __all__ = [
     "plan",
     "prepare",
     "pretrain",
+    "score",
     "similar_words",
     "tune",
     "verify",
@@ -89,6 +92,7 @@ _HOMES = {
     "plan": "unmask.commands.plan",
     "prepare": "unmask.data.prepare",
     "pretrain": "unmask.train.pretrain",
+    "score": "unmask.commands.score",
     "similar_words": "unmask.data.masking.neighbours",
     "tune": "unmask.commands.tune",
     "verify": "unmask.commands.verify",

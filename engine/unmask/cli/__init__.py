@@ -24,6 +24,7 @@ COMMANDS = {
     "config": "print the settings of a run as YAML",
     "plot": "draw the loss curve of a run",
     "evaluate": "score a model on held-out text",
+    "score": "score predictions of a task against gold labels or answers",
     "fill-mask": "show what a model predicts for [MASK]",
     "export": "write a model as a folder that transformers loads",
     "verify": "run the kernels on this GPU, and record what is right",

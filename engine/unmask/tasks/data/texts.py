@@ -112,11 +112,11 @@ def require_pairs(examples: Sequence[TextExample], *, pairs: bool) -> None:
         if pairs:
             raise CorpusError(
                 f"data: {place} must be a pair of texts, as in training, got a single text; name the column of the "
-                "second text with --data.pair"
+                "second text"
             )
         raise CorpusError(
-            f"data: {place} must be a single text, as in training, got a pair; leave --data.pair out, or take a model "
-            "that was trained on pairs"
+            f"data: {place} must be a single text, as in training, got a pair; name one column of text, or take "
+            "a model that was trained on pairs"
         )
 
 
@@ -174,14 +174,13 @@ def _missing_column(place: str, name: str, columns: list[str], layout: TextLayou
     close = difflib.get_close_matches(name, columns, n=1)
     nearest = f", the nearest is {close[0]!r}" if close else ""
     if layout.name == OWN_COLUMNS:
-        way = "name the right one with --data.text, --data.pair or --data.label, or number the columns from 1 if the "
         return (
-            f"data: {place} has no column {name!r}, its columns are {', '.join(columns)}{nearest}; {way}first line is "
-            "no header"
+            f"data: {place} has no column {name!r}, its columns are {', '.join(columns)}{nearest}; name the right one, "
+            "or number the columns from 1 if the first line is no header"
         )
     return (
         f"data: {place} has no column {name!r} of the files of {layout.name}, its columns are {', '.join(columns)}"
-        f"{nearest}; give a file of {layout.name}, or name the columns of yours with --data.text and --data.label"
+        f"{nearest}; give a file of {layout.name}, or name the columns of yours and a task instead of a benchmark"
     )
 
 

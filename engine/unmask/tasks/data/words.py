@@ -61,6 +61,7 @@ def read_sentences(
     tagged: bool = True,
     scheme: Scheme | None = "BIO",
     encoding: str = "utf-8",
+    warns: bool = True,
 ) -> list[WordsExample]:
     """Return the sentences of a file.
 
@@ -72,6 +73,7 @@ def read_sentences(
         tagged: whether the file must have tags. If not, and it has none, `tags` is None.
         scheme: of the tags that are returned. None: as they stand in the file.
         encoding: of the file.
+        warns: whether broken sequences are told; those of predictions are no news.
     Raises:
         CorpusError: the file is missing, cannot be read or holds no sentence, or a line lacks its word or its tag.
     """
@@ -84,7 +86,8 @@ def read_sentences(
     ]
     if not found:
         raise CorpusError(f"data: {location} holds no sentence; give a file with a word a line")
-    _tell_of_breaks(found, scheme_of(one.tags for one in found if one.tags is not None))
+    if warns:
+        _tell_of_breaks(found, scheme_of(one.tags for one in found if one.tags is not None))
     if scheme is None:
         return found
     return [_converted(one, scheme) if one.tags is not None else one for one in found]

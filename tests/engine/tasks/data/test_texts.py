@@ -235,16 +235,14 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) ->
     follow(
         reads(path, "sentences\tlabel\na\tbad\n"),
         f"data: {path}, line 2 has no column 'sentence', its columns are sentences, label, the nearest is 'sentences'; "
-        "name the right one with --data.text, --data.pair or --data.label, or number the columns from 1 if the first "
-        "line is no header",
+        "name the right one, or number the columns from 1 if the first line is no header",
         reads(path, "sentences\tlabel\na\tbad\n", layout_of_columns("sentences", label="label")),
         reads(path, "a\tbad\n", layout_of_columns("1", label="2")),
         reads(path, good),
     )
     follow(
         reads(path, "sentence\tlabels\na\tbad\n"),
-        "has no column 'label', its columns are sentence, labels, the nearest is 'labels'; name the right one with "
-        "--data.text, --data.pair or --data.label",
+        "has no column 'label', its columns are sentence, labels, the nearest is 'labels'; name the right one",
         reads(path, "sentence\tlabels\na\tbad\n", layout_of_columns("sentence", label="labels")),
     )
 
@@ -256,7 +254,7 @@ def test_a_file_of_another_task_is_refused(tmp_path: Path) -> None:
     follow(
         reads(path, mrpc, GLUE["sst2"], GLUE["sst2"].labels),
         f"data: {path}, line 2 has no column 'sentence' of the files of sst2, its columns are Quality, #1 ID, #2 ID, "
-        "#1 String, #2 String; give a file of sst2, or name the columns of yours with --data.text and --data.label",
+        "#1 String, #2 String; give a file of sst2, or name the columns of yours and a task instead of a benchmark",
         reads(path, "sentence\tlabel\na\t1\n", GLUE["sst2"], GLUE["sst2"].labels),
         reads(path, mrpc, layout_of_columns("#1 String", label="Quality"), Labels(("0", "1"))),
     )
@@ -380,13 +378,13 @@ def test_pairs_and_single_texts_are_told_apart() -> None:
     follow(
         lambda: require_pairs([pair, single], pairs=True),
         "data: a.tsv, line 2 must be a pair of texts, as in training, got a single text; name the column of the second "
-        "text with --data.pair",
+        "text",
         lambda: require_pairs([pair], pairs=True),
     )
     follow(
         lambda: require_pairs([single, pair], pairs=False),
-        "data: a.tsv, line 3 must be a single text, as in training, got a pair; leave --data.pair out, or take a model "
-        "that was trained on pairs",
+        "data: a.tsv, line 3 must be a single text, as in training, got a pair; name one column of text, or take a "
+        "model that was trained on pairs",
         lambda: require_pairs([single], pairs=False),
         lambda: require_pairs([pair], pairs=True),
     )

@@ -1,0 +1,1 @@
+"""Scores of predictions, in percent, equal to those of the official scorers of the benchmarks."""

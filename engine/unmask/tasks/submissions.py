@@ -1,0 +1,140 @@
+"""Files of predictions, written: JSON lines with all that is known, and the forms that benchmarks take.
+
+    GLUE                      index<TAB>prediction with a header
+    TNEWS                     {"id": 0, "label": "108", "label_desc": "news_edu"} a line
+    OCNLI and other texts     {"id": 0, "label": "neutral"} a line
+    entities                  word, gold tag if there is one, predicted tag: what `conlleval` reads
+    SQuAD, CMRC and others    {"id": "answer", ...}; of v2 also the null odds, in null_odds.json
+
+A file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unmask.paths import replace_text
+from unmask.tasks.benchmarks import Benchmark
+from unmask.tasks.data.clue import TNEWS_CODES
+from unmask.tasks.data.glue import GLUE
+from unmask.tasks.examples import Labels, TextExample, WordsExample
+from unmask.tasks.qa.answers import PredictedAnswer
+
+__all__ = [
+    "answer_records",
+    "number_records",
+    "text_records",
+    "word_records",
+    "write_answers",
+    "write_entities",
+    "write_records",
+    "write_texts",
+]
+
+_CODES = {name: code for code, name in TNEWS_CODES.items()}
+
+
+def text_records(
+    examples: Sequence[TextExample], probabilities: Sequence[Sequence[float]], labels: Labels
+) -> list[dict[str, Any]]:
+    """Return a record for each text: its id, the most probable class, and the probability of each.
+
+    Args:
+        examples: the texts.
+        probabilities: of each class, for each text.
+        labels: names of the classes.
+    """
+    records = []
+    for one, shares in zip(examples, probabilities, strict=True):
+        best = max(range(len(shares)), key=shares.__getitem__)
+        named = {name: float(share) for name, share in zip(labels.names, shares, strict=True)}
+        records.append({"id": one.id, "label": labels.names[best], "probabilities": named})
+    return records
+
+
+def number_records(examples: Sequence[TextExample], values: Sequence[float]) -> list[dict[str, Any]]:
+    """Return a record for each text: its id and the predicted number."""
+    return [{"id": one.id, "value": float(value)} for one, value in zip(examples, values, strict=True)]
+
+
+def word_records(
+    examples: Sequence[WordsExample], tags: Sequence[Sequence[str]], probabilities: Sequence[Sequence[float]]
+) -> list[dict[str, Any]]:
+    """Return a record for each sentence: its id, its words, the predicted tags and the probability of each tag."""
+    return [
+        {
+            "id": one.id,
+            "words": list(one.words),
+            "tags": list(given),
+            "probabilities": [float(share) for share in shares],
+        }
+        for one, given, shares in zip(examples, tags, probabilities, strict=True)
+    ]
+
+
+def answer_records(answers: Iterable[PredictedAnswer]) -> list[dict[str, Any]]:
+    """Return a record for each question: its id, the answer, the null odds, and the candidates with probabilities."""
+    return [
+        {
+            "id": one.id,
+            "answer": one.text,
+            "null_odds": one.null_odds,
+            "candidates": [
+                {"text": other.text, "score": other.score, "probability": other.probability} for other in one.candidates
+            ],
+        }
+        for one in answers
+    ]
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records as JSON lines."""
+    replace_text(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
+
+
+def write_texts(
+    path: Path, benchmark: Benchmark, examples: Sequence[TextExample], predictions: Sequence[str | float]
+) -> None:
+    """Write the submission of a benchmark of texts.
+
+    Args:
+        path: the file; `benchmark.submission` is its usual name.
+        benchmark: whose form it has.
+        examples: the texts.
+        predictions: the name of a class, or a number, for each text.
+    """
+    if benchmark.name in GLUE:
+        rows = [
+            f"{one.id}\t{f'{given:.3f}' if isinstance(given, float) else given}"
+            for one, given in zip(examples, predictions, strict=True)
+        ]
+        replace_text(path, "".join(row + "\n" for row in ["index\tprediction", *rows]))
+        return
+    records: list[dict[str, Any]] = []
+    for one, given in zip(examples, predictions, strict=True):
+        number = int(one.id) if one.id.isdecimal() else one.id
+        if benchmark.name == "tnews":
+            records.append({"id": number, "label": _CODES[str(given)], "label_desc": given})
+        else:
+            records.append({"id": number, "label": given})
+    write_records(path, records)
+
+
+def write_entities(path: Path, examples: Sequence[WordsExample], tags: Sequence[Sequence[str]]) -> None:
+    """Write the columns that `conlleval` reads: word, gold tag where the file has one, predicted tag."""
+    sentences = []
+    for one, given in zip(examples, tags, strict=True):
+        columns = [one.words, given] if one.tags is None else [one.words, one.tags, given]
+        sentences.append("".join(" ".join(cells) + "\n" for cells in zip(*columns, strict=True)))
+    replace_text(path, "\n".join(sentences))
+
+
+def write_answers(path: Path, answers: Sequence[PredictedAnswer], *, null_odds: bool = False) -> None:
+    """Write the answers by the ids of the questions, and with `null_odds` those beside them, in null_odds.json."""
+    replace_text(path, json.dumps({one.id: one.text for one in answers}, ensure_ascii=False, indent=1) + "\n")
+    if null_odds:
+        odds = {one.id: one.null_odds for one in answers}
+        replace_text(path.with_name("null_odds.json"), json.dumps(odds, indent=1) + "\n")
