@@ -42,7 +42,7 @@ class Options(Checked):
     )
     several: bool = option(False, "A text may have several classes, with commas between them.")
     separator: str | None = option(None, "Between the columns of the gold file. None: tabs, commas or spaces.")
-    rules: Literal["default", "squad", "squad2", "cmrc"] = option(
+    rules: Literal["default", "squad", "squad2", "cmrc", "cjrc"] = option(
         "default", "How answers are compared; by default as the benchmark does, and for qa as SQuAD does."
     )
     null_odds: Path | None = option(

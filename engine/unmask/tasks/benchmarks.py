@@ -61,7 +61,7 @@ _QUESTIONS: dict[str, AnswerRules] = {
     "xquad": "squad",
     "cmrc2018": "cmrc",
     "drcd": "cmrc",
-    "cjrc": "cmrc",
+    "cjrc": "cjrc",
 }
 
 BENCHMARKS = {

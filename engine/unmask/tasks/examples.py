@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from unmask.errors import CorpusError
 
-__all__ = ["Answer", "Labels", "QuestionExample", "TextExample", "WordsExample"]
+__all__ = ["Answer", "Labels", "QuestionExample", "TextExample", "WordsExample", "listed"]
 
 _SHOWN = 20
 

@@ -5,6 +5,7 @@
     OCNLI and other texts     {"id": 0, "label": "neutral"} a line
     entities                  word, gold tag if there is one, predicted tag: what `conlleval` reads
     SQuAD, CMRC and others    {"id": "answer", ...}; of v2 also the null odds, in null_odds.json
+    CJRC                      [{"id": ..., "answer": ...}, ...]
 
 A file is written whole or not at all.
 """
@@ -132,9 +133,20 @@ def write_entities(path: Path, examples: Sequence[WordsExample], tags: Sequence[
     replace_text(path, "\n".join(sentences))
 
 
-def write_answers(path: Path, answers: Sequence[PredictedAnswer], *, null_odds: bool = False) -> None:
-    """Write the answers by the ids of the questions, and with `null_odds` those beside them, in null_odds.json."""
-    replace_text(path, json.dumps({one.id: one.text for one in answers}, ensure_ascii=False, indent=1) + "\n")
+def write_answers(
+    path: Path, answers: Sequence[PredictedAnswer], *, null_odds: bool = False, as_list: bool = False
+) -> None:
+    """Write the answers by the ids of the questions.
+
+    Args:
+        path: the file.
+        answers: of all questions.
+        null_odds: whether to write the null odds too, as null_odds.json beside it.
+        as_list: whether each answer is an object with `id` and `answer`, as CJRC takes them.
+    """
+    named = {one.id: one.text for one in answers}
+    rows = [{"id": name, "answer": text} for name, text in named.items()]
+    replace_text(path, json.dumps(rows if as_list else named, ensure_ascii=False, indent=1) + "\n")
     if null_odds:
         odds = {one.id: one.null_odds for one in answers}
         replace_text(path.with_name("null_odds.json"), json.dumps(odds, indent=1) + "\n")

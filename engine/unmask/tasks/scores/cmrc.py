@@ -7,7 +7,7 @@ segment, and words between them as the tokenizer of the Penn Treebank cuts them.
                   of the longest run of segments that both have
     exact match   equal without that punctuation, in small letters
 
-A question without a prediction is wrong. DRCD and CJRC are scored so too.
+A question without a prediction is wrong. DRCD is scored so too.
 
 The official scorer takes the tokenizer of NLTK; the rules here are those of NLTK 3.8. NLTK first cuts text into
 sentences by a trained model. That model is not here: a full stop before a space inside an answer stays with its word.

@@ -12,6 +12,7 @@ from unmask.config.settings import counted
 from unmask.errors import CorpusError
 from unmask.tasks.examples import Labels, QuestionExample, TextExample, WordsExample
 from unmask.tasks.scores.bootstrap import bootstrap
+from unmask.tasks.scores.cjrc import score_cjrc
 from unmask.tasks.scores.classes import score_classes, score_several
 from unmask.tasks.scores.cmrc import score_cmrc
 from unmask.tasks.scores.entities import count_entities, score_entities, score_entity_types
@@ -20,7 +21,7 @@ from unmask.tasks.scores.squad import best_threshold, score_squad, score_squad2
 
 __all__ = ["AnswerRules", "Scores", "score_questions", "score_texts", "score_words"]
 
-AnswerRules = Literal["squad", "squad2", "cmrc"]
+AnswerRules = Literal["squad", "squad2", "cmrc", "cjrc"]
 _RESAMPLES = 1000
 
 
@@ -123,7 +124,7 @@ def score_questions(
     Args:
         examples: questions with gold answers; in v2 those without one are impossible.
         predictions: the answers by the ids of the questions.
-        rules: of SQuAD v1.1, of v2 with its splits, or of CMRC 2018.
+        rules: of SQuAD v1.1, of v2 with its splits, of CMRC 2018, or of CJRC.
         null_odds: of v2, by the ids of the questions: gives the best threshold. The predictions are then those without
             a threshold.
         resamples: of the bootstrap over questions; 0 gives no intervals.
@@ -132,9 +133,9 @@ def score_questions(
     """
     if rules == "squad2":
         examples = [one for one in examples if one.id in predictions]
-    unanswered = [one.where for one in examples if not one.answers and rules != "squad2"]
+    unanswered = [one.where for one in examples if not one.answers and rules not in ("squad2", "cjrc")]
     _require_gold(unanswered, len(examples))
-    score = {"squad": score_squad, "squad2": score_squad2, "cmrc": score_cmrc}[rules]
+    score = {"squad": score_squad, "squad2": score_squad2, "cmrc": score_cmrc, "cjrc": score_cjrc}[rules]
     each = score(examples, predictions)
     exact, f1 = (np.array(each[name], np.float64) for name in ("exact", "f1"))
     answered = np.array([bool(one.answers) for one in examples])
