@@ -149,7 +149,9 @@ def plan_of(config: RunConfig, *, device: str | None = None, processes: int = 1,
         step = trace_step(
             changed, encoder, example_batch(changed, encoder, micro_batch_lengths(lengths, tokens)), dtype=dtype
         )
-        return _parts(step, place)
+        parts = _parts(step, place)
+        # as many values as the weights, in their dtype
+        return parts if config.optimizer.ema_decay is None else {**parts, "average": step.weights}
 
     memory = memory_of(config)
     share = replace(config, train=replace(config.train, tokens_per_step=config.train.tokens_per_step // processes))
@@ -214,7 +216,7 @@ def _count(module: torch.nn.Module) -> int:
 def _checkpoint_bytes(config: RunConfig, encoder: EncoderConfig, dtype: torch.dtype) -> int:
     with torch.device("meta"):
         model, _ = model_of(config, encoder, dtype)
-    return state_bytes(model)
+    return state_bytes(model, averaged=config.optimizer.ema_decay is not None)
 
 
 def _steps(config: RunConfig, store: Store | None) -> int | None:

@@ -346,6 +346,13 @@ class OptimizerConfig(Checked):
     beta2: float = setting(0.999, "Decay of the second moment.", ge=0, lt=1)
     eps: float = setting(1e-6, "Added to the root of the second moment; 1e-6 as in BERT.", gt=0)
     clip_norm: float = setting(1.0, "Largest global norm of the gradient; a larger gradient is scaled down.", gt=0)
+    ema_decay: float | None = setting(
+        None,
+        "Decay of a moving average of the weights, such as 0.999, which is evaluated and exported in their place. "
+        "None: no average.",
+        gt=0,
+        lt=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

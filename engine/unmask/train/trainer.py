@@ -45,6 +45,7 @@ from unmask.train.schedule import StepSchedule, TimedSchedule
 from unmask.train.signals import StopRequest
 from unmask.train.step import StepReport, TrainingStep
 from unmask.train.threads import CrowdWatch
+from unmask.train.weight_average import WeightAverage
 from unmask_kernels.tuned import in_effect, to_text
 
 __all__ = ["Trainer"]
@@ -77,6 +78,7 @@ class Trainer:
         rate: learning rate of the last update.
         ended: whether the last step is done.
         deadline: the clock that ends the run; None if the number of steps does.
+        average: the moving average of the weights; None without `optimizer.ema_decay`.
         costs: seconds that the last `save` and the last `evaluation` took, if the clock ends the run.
     """
 
@@ -101,6 +103,7 @@ class Trainer:
     device: torch.device = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     schedule: StepSchedule | TimedSchedule = field(init=False)
+    average: WeightAverage | None = field(init=False)
     step: TrainingStep = field(init=False)
     meter: Meter = field(init=False)
     flops: FlopCount = field(init=False)
@@ -119,6 +122,7 @@ class Trainer:
             self.schedule = TimedSchedule(optimizer, lambda: deadline.share)
         self.crowd = CrowdWatch()
         self.optimizer = adamw(self.model, optimizer)
+        self.average = None if optimizer.ema_decay is None else WeightAverage(self.model, optimizer.ema_decay)
         self.step = TrainingStep(
             model=self.model,
             objectives=self.objectives,
@@ -214,6 +218,8 @@ class Trainer:
         self.rate = self.schedule(self.done)
         set_learning_rate(self.optimizer, self.rate)
         report = self.step([self.data.to_device(batch, phase, self.device) for batch in batches])
+        if self.average is not None:
+            self.average.update(self.model, self.done)
         if self.deadline is not None:
             # Without this, the host and its clock would run ahead of a GPU.
             report.loss.item()
@@ -237,7 +243,7 @@ class Trainer:
             now=self.config,
             num_steps=self.data.num_steps,
         )
-        load_tensors(checkpoint / "training", self.model, self.optimizer)
+        load_tensors(checkpoint / "training", self.model, self.optimizer, self._average_model)
         self.done, self.tokens, self.saved = facts.step, facts.tokens, facts.step
         self.cursor = None if facts.cursor is None else Cursor(*facts.cursor)
         if self.deadline is not None and facts.seconds is not None:
@@ -296,7 +302,7 @@ class Trainer:
             phase = phase_at(self.data.phases, self.done - 1)
             stream = self.data.held_out(phase)
             scores = score_model(
-                self.model,
+                self._average_model or self.model,
                 self.objectives,
                 () if stream is None else takewhile(lambda _: not stop, stream.batches()),
                 tokens=self.config.train.evaluate_tokens,
@@ -341,12 +347,15 @@ class Trainer:
             )
 
             def write(folder: Path) -> None:
-                self.model.save_pretrained(folder, pad_id=self.data.tokenizer.pad_id, for_transformers=False)
+                model = self._average_model or self.model
+                model.save_pretrained(folder, pad_id=self.data.tokenizer.pad_id, for_transformers=False)
                 self.data.tokenizer.save(folder, max_length=self.config.model.max_positions)
                 bind(folder, self.data.tokenizer)
-                save_state(folder / "training", self.model, self.optimizer, facts)
+                save_state(folder / "training", self.model, self.optimizer, facts, self._average_model)
 
-            self.checkpoints.save(self.done, write, bytes_needed=state_bytes(self.model))
+            self.checkpoints.save(
+                self.done, write, bytes_needed=state_bytes(self.model, averaged=self.average is not None)
+            )
             self.saved = self.done
             self.saved_at = passed or 0.0
 
@@ -361,6 +370,10 @@ class Trainer:
             f"the run directory {self.folder} was moved or removed while it trained, so it is made anew for the "
             "checkpoints from here on; to keep one run, move them into checkpoints/ of the other"
         )
+
+    @property
+    def _average_model(self) -> PretrainingModel | None:
+        return None if self.average is None else self.average.model
 
     def _machine(self) -> dict[str, str]:
         return machine(self.device, self.model.encoder.compute_dtype)

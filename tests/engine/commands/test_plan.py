@@ -42,6 +42,14 @@ def test_a_plan_has_the_sizes_of_the_run() -> None:
     assert found.needed == sum(found.memory.values())
 
 
+def test_a_moving_average_takes_the_memory_of_the_weights_and_disk() -> None:
+    plain, averaged = planned(), planned({"optimizer.ema_decay": 0.999})
+    # what surrounds the step differs from one moment to the next
+    averaged.memory["process"] = plain.memory["process"]
+    assert averaged.memory == {**plain.memory, "average": plain.memory["weights"]}
+    assert averaged.checkpoint - plain.checkpoint == 4 * plain.parameters["total"]
+
+
 def test_the_memory_of_steps_that_ran_is_near_the_plan() -> None:
     # enough for the step to outweigh the process
     changes = {

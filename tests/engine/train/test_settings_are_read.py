@@ -113,6 +113,7 @@ OTHER: dict[str, Any] = {
     "optimizer.beta2": 0.5,
     "optimizer.eps": 1e-2,
     "optimizer.clip_norm": 1e-3,
+    "optimizer.ema_decay": 0.9,
     "train.dtype": "bfloat16",
     "train.activation_checkpointing": True,
     "train.log_every": 1,

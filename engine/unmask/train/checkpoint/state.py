@@ -1,11 +1,11 @@
 """The state that a run needs to continue exactly.
 
-Tensors are parameters, moments and random generators. They go through `torch.distributed.checkpoint` under flat names
-(`model/...`, `optimizer/<parameter>/exp_avg`, `rng/cpu`), so that another number of ranks can read them later. `Facts`
-goes to `state.json` as readable text. The learning rate and the settings are not saved here: they follow from the run's
-configuration and the step.
+Tensors are parameters, their moving average if the run has one, moments and random generators. They go through
+`torch.distributed.checkpoint` under flat names (`model/...`, `average/...`, `optimizer/<parameter>/exp_avg`,
+`rng/cpu`), so that another number of ranks can read them later. `Facts` goes to `state.json` as readable text. The
+learning rate and the settings are not saved here: they follow from the run's configuration and the step.
 
-Size: 12 bytes a parameter, for its fp32 value and two moments.
+Size: 12 bytes a parameter, for its fp32 value and two moments; 16 with an average.
 """
 
 import json
@@ -68,10 +68,12 @@ class Facts:
     tuned: dict[str, int | str] | None = None
 
 
-def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: Facts) -> None:
-    """Write tensors and facts into `folder`."""
+def save_state(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: Facts, average: nn.Module | None = None
+) -> None:
+    """Write tensors and facts into `folder`; `average` has the moving average of the weights."""
     with _quiet():
-        dcp.save(_tensors(model, optimizer), checkpoint_id=folder, no_dist=True)
+        dcp.save(_tensors(model, optimizer, average), checkpoint_id=folder, no_dist=True)
     (folder / "state.json").write_text(json.dumps(_as_written(facts), indent=1) + "\n")
 
 
@@ -117,14 +119,16 @@ def load_facts(folder: Path) -> Facts:
     return facts
 
 
-def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Copy parameters, moments and generator states of a checkpoint into place.
+def load_tensors(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
+) -> None:
+    """Copy parameters, their moving average, moments and generator states of a checkpoint into place.
 
     Raises:
         CheckpointError: names or shapes differ from those of `model`, or the files cannot be read.
     """
     try:
-        _load_tensors(folder, model, optimizer)
+        _load_tensors(folder, model, optimizer, average)
     except CheckpointError:
         raise
     # PyTorch raises errors of any class for odd files, and CheckpointException, which is no subclass of Exception.
@@ -135,19 +139,19 @@ def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
         ) from error
 
 
-def _load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def _load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> None:
     stored = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
     state = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in stored.items()
         if isinstance(entry, TensorStorageMetadata)
     }
-    targets = model.state_dict()
+    targets = _weights(model, average)
     _check_names(folder, state, targets)
     with _quiet():
         dcp.load(state, checkpoint_id=folder, no_dist=True)
     for name, target in targets.items():
-        target.copy_(state[f"model/{name}"])
+        target.copy_(state[name])
     optimizer.state.clear()
     for name, parameter in model.named_parameters():
         prefix = f"optimizer/{name}/"
@@ -159,13 +163,25 @@ def _load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         torch.cuda.set_rng_state(state["rng/cuda"])
 
 
-def state_bytes(model: nn.Module) -> int:
-    """Return the approximate size of a checkpoint: values, two moments, values as safetensors, and 8 MiB of text."""
-    return sum(4 * p.numel() * p.element_size() for p in model.parameters()) + 8 * 2**20
+def state_bytes(model: nn.Module, *, averaged: bool = False) -> int:
+    """Return the approximate size of a checkpoint: values, two moments, values as safetensors, and 8 MiB of text.
+
+    Args:
+        model: whose state it is.
+        averaged: whether the run keeps a moving average of the weights too.
+    """
+    copies = 5 if averaged else 4
+    return sum(copies * p.numel() * p.element_size() for p in model.parameters()) + 8 * 2**20
 
 
-def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = {f"model/{name}": value.detach() for name, value in model.state_dict().items()}
+def _weights(model: nn.Module, average: nn.Module | None) -> dict[str, Tensor]:
+    found = {f"model/{name}": value.detach() for name, value in model.state_dict().items()}
+    averaged = {} if average is None else average.state_dict()
+    return found | {f"average/{name}": value.detach() for name, value in averaged.items()}
+
+
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> dict[str, Tensor]:
+    state = _weights(model, average)
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             state[f"optimizer/{name}/{key}"] = value
@@ -177,16 +193,17 @@ def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 
 def _check_names(folder: Path, state: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
     way = "put config.yaml of the run back as it was, or start a new run"
-    held = {name.removeprefix("model/"): value.shape for name, value in state.items() if name.startswith("model/")}
+    held = {name: value.shape for name, value in state.items() if name.startswith(("model/", "average/"))}
     for name, target in targets.items():
+        shown = name.removeprefix("model/")
         if name not in held:
-            raise CheckpointError(f"checkpoint {folder.parent} lacks {name}, which the configured model has; {way}")
+            raise CheckpointError(f"checkpoint {folder.parent} lacks {shown}, which the configured model has; {way}")
         if held[name] != target.shape:
             raise CheckpointError(
-                f"checkpoint {folder.parent}: {name} has shape {tuple(held[name])}, the configured model "
+                f"checkpoint {folder.parent}: {shown} has shape {tuple(held[name])}, the configured model "
                 f"needs {tuple(target.shape)}; {way}"
             )
-    extra = sorted(held.keys() - targets.keys())
+    extra = sorted(name.removeprefix("model/") for name in held.keys() - targets.keys())
     if extra:
         raise CheckpointError(f"checkpoint {folder.parent} holds {extra[0]}, which the configured model lacks; {way}")
 
