@@ -57,11 +57,12 @@ def _has_store(config: "RunConfig") -> bool:
 def _lengths(config: "RunConfig") -> Iterator[tuple[str, str]]:
     stream, model, train = config.stream, config.model, config.train
     micro = stream.micro_batch_tokens
-    if train.minutes is not None and config.masking.rate_end is not None:
+    masking = config.masking
+    if train.minutes is not None and masking.rate_end is not None and masking.rate_steps is None:
         yield (
             "train.minutes",
-            f"is {train.minutes:g} but masking.rate_end is {config.masking.rate_end:g}, which the last step has; give "
-            "train.steps or train.epochs, or leave out masking.rate_end",
+            f"is {train.minutes:g} but masking.rate_end is {masking.rate_end:g}, which the last step has; give "
+            "masking.rate_steps, train.steps or train.epochs, or leave out masking.rate_end",
         )
     if train.tokens_per_step % micro:
         nearest = max(1, round(train.tokens_per_step / micro)) * micro

@@ -245,7 +245,16 @@ class MaskingConfig(Checked):
     )
     rate: float = setting(0.15, "Share of the tokens to predict.", gt=0, le=1, hint="BERT masks 0.15")
     rate_end: float | None = setting(
-        None, "Mask rate at the last step, reached linearly from `rate` at the first. None: the rate stays.", gt=0, le=1
+        None,
+        "Mask rate at the last step, or after `rate_steps`; it is reached linearly from `rate` at the first step. "
+        "None: the rate stays.",
+        gt=0,
+        le=1,
+    )
+    rate_steps: int | None = setting(
+        None,
+        "Steps in which the mask rate goes from `rate` to `rate_end`; then it stays there. None: all steps of the run.",
+        ge=1,
     )
     split: tuple[float, float, float] = setting(
         (0.8, 0.1, 0.1),

@@ -147,6 +147,13 @@ _READ = (
         way="set objective.clm to 0",
     ),
     _Read(
+        settings=("masking.rate_steps",),
+        choice="masking.rate_end",
+        reads=lambda settings: settings["masking.rate_end"] is not None,
+        why="so the mask rate stays",
+        way="give masking.rate_end the rate after them",
+    ),
+    _Read(
         settings=("masking.similar_words",),
         choice="masking.strategy",
         reads=lambda settings: settings["masking.strategy"] == "mac",

@@ -211,18 +211,17 @@ class RunData:
         self, phase: Phase, split: Literal["train", "held_out"], *, composed: Path | None = None, masks: bool = True
     ) -> Stream:
         config = self.config
-        scheduled = config.masking.rate_end is not None
+        masking, rate_over = self._masking_of(phase)
         return Stream(
             self.store,
             replace(config.stream, max_length=phase.max_length),
             self.tokenizer.ordinary_ids,
             composition=config.composition,
-            masking="next_token" if config.objective.clm > 0 else self._masking_of(phase),
+            masking="next_token" if config.objective.clm > 0 else masking,
             pair_task=self._pair_task,
             seed=phase.seed,
             split=split,
-            # part of the stream's identity, which without a schedule does not depend on the number of steps
-            rate_over=(phase.end - phase.first) * self.micro_batches if scheduled else 1,
+            rate_over=rate_over,
             similar_words=self.similar_words,
             composed=composed,
             masks=masks,
@@ -232,16 +231,23 @@ class RunData:
     def _pair_task(self) -> PairTask:
         return "sop" if self.config.objective.sop > 0 else "nsp"
 
-    def _masking_of(self, phase: Phase) -> MaskingConfig:
-        """Return the masking of a phase; its rates lie on the line from the run's `rate` to its `rate_end`."""
+    def _masking_of(self, phase: Phase) -> tuple[MaskingConfig, int]:
+        """Return the masking of a phase, and the micro-batches in which its mask rate goes to the end.
+
+        The rates lie on the line from the run's `rate` to its `rate_end`. Both values are part of the stream's
+        identity, which without a schedule, and with `rate_steps`, does not depend on the number of steps.
+        """
         masking = self.config.masking
         if masking.rate_end is None:
-            return masking
-        steps = self.num_steps
-        begin, end = (
-            masking.rate + (masking.rate_end - masking.rate) * step / steps for step in (phase.first, phase.end)
-        )
-        return replace(masking, rate=begin, rate_end=end)
+            return masking, 1
+        over = masking.rate_steps or self.num_steps
+        # with steps of its own the line goes on to their end, whatever the end of the phase
+        last = phase.end if masking.rate_steps is None else over
+        if phase.first >= over:
+            return replace(masking, rate=masking.rate_end, rate_end=None, rate_steps=None), 1
+        begin, end = (masking.rate + (masking.rate_end - masking.rate) * step / over for step in (phase.first, last))
+        micro_batches = (last - phase.first) * self.micro_batches
+        return replace(masking, rate=begin, rate_end=end), micro_batches
 
     def planned_steps(self, train: TrainConfig) -> int:
         """Return the steps of a run with the budget of `train`; with `train.epochs`, those that read so many epochs."""

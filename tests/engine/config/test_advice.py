@@ -133,9 +133,10 @@ FOLLOWED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ),
     (
         {"train.minutes": 5, "masking.rate_end": 0.2},
-        "give train.steps or train.epochs",
+        "give masking.rate_steps, train.steps or train.epochs",
         {"train.minutes": None, "train.epochs": 1},
     ),
+    ({"train.minutes": 5, "masking.rate_end": 0.2}, "give masking.rate_steps", {"masking.rate_steps": 100}),
     ({"train.minutes": 5, "masking.rate_end": 0.2}, "or leave out masking.rate_end", {"masking.rate_end": None}),
     (
         {"train.minutes": 5, "train.phases": [{"share": 0.5, "max_length": n} for n in (64, 128)]},
@@ -245,6 +246,11 @@ FOLLOWED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
         {"masking.similar_words": "a"},
         "which replaces no word by a similar one; set masking.strategy to 'mac'",
         {"masking.strategy": "mac"},
+    ),
+    (
+        {"masking.rate_steps": 9},
+        "so the mask rate stays; give masking.rate_end the rate after them",
+        {"masking.rate_end": 0.3},
     ),
     (
         {"optimizer.power": 3.0},

@@ -26,6 +26,7 @@ WITH: dict[str, dict[str, Any]] = {
     "composition.bm25_buffer": {"composition.strategy": "bm25"},
     "composition.bm25_query_terms": {"composition.strategy": "bm25"},
     "composition.short_pairs": {"composition.strategy": "pairs", "objective.sop": 1},
+    "masking.rate_steps": {"masking.rate_end": 0.3},
     "optimizer.power": {"optimizer.schedule": "polynomial"},
     "optimizer.decay_share": {"optimizer.schedule": "wsd"},
     "model.hidden_size": {"model.num_heads": 1},

@@ -34,6 +34,7 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"masking.similar_words": "a.tsv"}, {"masking.strategy": "ngram"}, {"masking.strategy": "mac"}),
     ({"masking.rate": 0.3}, CAUSAL, {}),
     ({"masking.rate_end": 0.3}, CAUSAL, {}),
+    ({"masking.rate_steps": 9}, {"masking.rate_end": None}, {"masking.rate_end": 0.3}),
     ({"masking.split": [1, 0, 0]}, CAUSAL, {}),
     ({"masking.strategy": "span"}, CAUSAL, {}),
     ({"masking.place": "device"}, CAUSAL, {}),

@@ -256,6 +256,30 @@ def test_a_scheduled_mask_rate_goes_on_from_phase_to_phase(tiny: ModuleType, tmp
     assert first._rate_at(16) == second._rate_at(0) == Fraction(1, 5)
 
 
+def test_a_mask_rate_with_steps_of_its_own_gets_there_in_them_and_stays(tiny: ModuleType, tmp_path: Path) -> None:
+    def streams(rate_steps: int, **changes: Any) -> list[Any]:
+        masking = MaskingConfig(rate=0.1, rate_end=0.3, rate_steps=rate_steps)
+        run_data = RunData(*tiny.text(), replace(tiny.config(tmp_path, **changes), masking=masking))
+        return [run_data.stream(phase) for phase in run_data.phases]
+
+    # two phases of eight steps with two micro-batches each
+    first, second = streams(4)
+    assert [first._rate_at(index) for index in (0, 4, 8, 15)] == [
+        Fraction(1, 10),
+        Fraction(1, 5),
+        Fraction(3, 10),
+        Fraction(3, 10),
+    ]
+    assert second._rate_at(0) == second._rate_at(15) == Fraction(3, 10)
+    first, second = streams(12)
+    assert first._rate_at(16) == second._rate_at(0) == pytest.approx(0.1 + 0.2 * 8 / 12)
+    assert second._rate_at(8) == second._rate_at(15) == Fraction(3, 10)
+    # it is no part of the run's length
+    [short], [long] = streams(12, phases=[], steps=8), streams(12, phases=[], steps=100)
+    assert short.fingerprint == long.fingerprint
+    assert short._rate_at(8) == Fraction(1, 10) + Fraction(1, 5) * 8 / 24
+
+
 def test_micro_batches_go_on_where_the_steps_are_with_the_workers_asked_for(
     tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ OTHER: dict[str, Any] = {
     "composition.weights": {"a": 2.0},
     "masking.rate": 0.4,
     "masking.rate_end": 0.5,
+    "masking.rate_steps": 1,
     "masking.split": [0.0, 1.0, 0.0],
     "masking.strategy": "span",
     "masking.similar_words": "SIMILAR",
@@ -171,6 +172,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         "objective.nsp": 1,
         "masking.strategy": "mac",
         "masking.similar_words": "WORDS",
+        "masking.rate_end": 0.6,
     },
     "pairs alone": {
         "composition.strategy": "pairs",

@@ -41,7 +41,7 @@ __all__ = ["PackedDataset"]
 _FORMAT = 1
 _MOST_WORKERS = 1024
 # they change who makes a micro-batch, not which one
-_NOT_OF_THE_STREAM = {"stream.workers", "masking.place", "masking.similar_words"}
+_NOT_OF_THE_STREAM = {"stream.workers", "masking.place", "masking.similar_words", "masking.rate_steps"}
 
 
 class PackedDataset(IterableDataset[Any]):
@@ -145,15 +145,16 @@ class PackedDataset(IterableDataset[Any]):
                 f"PackedDataset: the run has {len(train.phases)} phases, each with a stream of its own; give "
                 "train.phases [] for one at stream.max_length, or make a dataset for each"
             )
-        if masking.rate_end is not None and train.steps is None:
+        steps = masking.rate_steps or train.steps
+        if masking.rate_end is not None and steps is None:
             raise ConfigError(
-                "PackedDataset: masking.rate_end needs train.steps, in which the rate gets there, got None; give "
-                "train.steps, or leave masking.rate_end out"
+                "PackedDataset: masking.rate_end needs masking.rate_steps or train.steps, in which the rate gets "
+                "there, got None; give one of them, or leave masking.rate_end out"
             )
         stream = config.stream
         if train.phases:
             stream = replace(stream, max_length=train.phases[0].max_length)
-        micro_batches = (train.steps or 0) * (train.tokens_per_step // stream.micro_batch_tokens)
+        micro_batches = (steps or 0) * (train.tokens_per_step // stream.micro_batch_tokens)
         return cls(
             store,
             stream,

@@ -76,10 +76,11 @@ def require_same_data(
             f"saved {saved}"
         )
     if facts.fingerprint != here.fingerprint:
-        if now.masking.rate_end is not None and _budget(now.train) != saved:
+        masking = now.masking
+        if masking.rate_end is not None and masking.rate_steps is None and _budget(now.train) != saved:
             raise CheckpointError(
                 f"checkpoint {checkpoint} was saved with a mask rate that goes to masking.rate_end, "
-                f"{now.masking.rate_end}, by the end of {saved}; with {_budget(now.train)} the steps already done "
+                f"{masking.rate_end}, by the end of {saved}; with {_budget(now.train)} the steps already done "
                 f"would have had other masks; resume with the saved {saved}"
             )
         store, there = now.data.store, before.data.store

@@ -86,9 +86,13 @@ CASES: dict[str, tuple[Action, str, list[Action]]] = {
     ),
     "rate without steps": (
         of_run({"steps": None, "epochs": 2.0}, masking=RISING),
-        "PackedDataset: masking.rate_end needs train.steps, in which the rate gets there, got None; give train.steps, "
-        "or leave masking.rate_end out",
-        [of_run({"steps": 10}, masking=RISING), of_run({"steps": None, "epochs": 2.0}, masking=MaskingConfig())],
+        "PackedDataset: masking.rate_end needs masking.rate_steps or train.steps, in which the rate gets there, got "
+        "None; give one of them, or leave masking.rate_end out",
+        [
+            of_run({"steps": 10}, masking=RISING),
+            of_run({"steps": None, "epochs": 2.0}, masking=dataclasses.replace(RISING, rate_steps=10)),
+            of_run({"steps": None, "epochs": 2.0}, masking=MaskingConfig()),
+        ],
     ),
     "length": (
         lambda: len(dataset()),

@@ -125,8 +125,17 @@ def test_a_run_with_several_streams_or_without_an_end_for_its_rate_is_refused() 
         masking=MaskingConfig(rate_end=0.3),
         train=dataclasses.replace(run.train, steps=None, epochs=2.0),
     )
-    with pytest.raises(ConfigError, match=r"needs train\.steps, .*; give train\.steps, or leave masking\.rate_end out"):
+    with pytest.raises(
+        ConfigError, match=r"needs .* or train\.steps, .*; give one of them, or leave masking\.rate_end"
+    ):
         PackedDataset.of_run(STORE, rising, ordinary_ids=STORE.ordinary_ids)
+    # a warm-up of the mask rate has steps of its own
+    warming = dataclasses.replace(rising, masking=MaskingConfig(rate_end=0.3, rate_steps=4))
+    per_step = run.train.tokens_per_step // STREAM.micro_batch_tokens
+    assert_same(
+        islice(PackedDataset.of_run(STORE, warming, ordinary_ids=STORE.ordinary_ids), 3),
+        islice(dataset(seed=run.seed, masking=MaskingConfig(rate_end=0.3), rate_over=4 * per_step), 3),
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from unmask.config import MaskingConfig
+from unmask.config import MaskingConfig, RunConfig
 from unmask.errors import CheckpointError, RunError
 from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.evaluate import score_model
@@ -228,6 +228,23 @@ def test_other_steps_under_a_scheduled_mask_rate_are_refused_with_the_saved_numb
     with pytest.raises(CheckpointError, match=r"0\.3, by the end of train\.steps 4; .* with the saved train\.steps 4$"):
         resume(tiny, run, **{"train.steps": 8})
     resume(tiny, run)
+
+
+def test_a_mask_rate_with_steps_of_its_own_goes_on_with_more_steps_as_in_the_longer_run(
+    tiny: ModuleType, tmp_path: Path
+) -> None:
+    def config(run: Path, steps: int) -> RunConfig:
+        made: RunConfig = tiny.config(run, steps=steps, phases=[], schedule="wsd", decay_share=0.2)
+        return replace(made, masking=MaskingConfig(rate=0.3, rate_end=0.1, rate_steps=5))
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    tiny.pretrain(config(whole, 12))
+    with pytest.MonkeyPatch.context() as patched:
+        at_step(patched, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        tiny.pretrain(config(run, 8))
+    resume(tiny, run, **{"train.steps": 12})
+    assert tiny.without_times(run)[-1]["step"] == 12
+    tiny.assert_same_end(run, whole)
 
 
 def test_steps_that_move_the_phases_are_refused_with_the_saved_number(
