@@ -9,8 +9,9 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <stdexcept>
 #include <string>
-#include <unordered_set>
+#include <tuple>
 #include <vector>
 
 namespace py = pybind11;
@@ -36,17 +37,16 @@ void require(bool holds, const std::string& message) {
 template <typename Pointed>
 Pointed* needed(const char* name, Address address, std::size_t bytes = sizeof(Pointed)) {
   require(address != 0, std::string(name) + " must be an address, got 0");
-  require(address % bytes == 0, std::string(name) + " must be aligned to its elements of " + std::to_string(bytes) +
+  require(address % bytes == 0, std::string(name) + " must be aligned to elements of " + std::to_string(bytes) +
                                     " bytes, got address " + std::to_string(address));
   return pointer<Pointed>(address);
 }
 
 std::size_t bytes_of(Dtype dtype) { return dtype == Dtype::FP32 ? 4 : 2; }
 
-Dtype dtype_of(const char* name, int dtype, Dtype lowest) {
-  require(dtype >= static_cast<int>(lowest) && dtype <= static_cast<int>(Dtype::FP16),
-          std::string(name) + " must have a dtype from " + std::to_string(static_cast<int>(lowest)) + " to " +
-              std::to_string(static_cast<int>(Dtype::FP16)) + ", got " + std::to_string(dtype));
+Dtype dtype_of(const char* name, int dtype) {
+  require(dtype >= static_cast<int>(Dtype::FP32) && dtype <= static_cast<int>(Dtype::FP16),
+          std::string(name) + " must be fp32 (1), bf16 (2) or fp16 (3), got " + std::to_string(dtype));
   return static_cast<Dtype>(dtype);
 }
 
@@ -73,50 +73,47 @@ void write_items(Address address, const std::vector<long long>& elements, bool t
   if (!items.empty()) std::copy(items.begin(), items.end(), needed<Item>("items", address));
 }
 
-// Write the rows. Lists are one entry a row; a copy of 0 is no copy.
-void write_rows(Address address, const Addresses& weights, const Addresses& gradients, const Addresses& first,
-                const Addresses& second, const Addresses& copies, const Addresses& steps,
-                const std::vector<long long>& elements, const std::vector<int>& groups,
-                const std::vector<int>& gradient_dtypes, const std::vector<int>& copy_dtypes) {
+// Write rows into a table on a device. Lists have an entry for each row; a copy of 0 is no copy.
+void write_rows(int device, Address stream, Address address, const Addresses& weights, const Addresses& gradients,
+                const Addresses& first, const Addresses& second, const Addresses& copies, const Addresses& steps,
+                const std::vector<long long>& elements, const std::vector<int>& groups, int gradient_dtype,
+                int copy_dtype) {
   const std::size_t count = weights.size();
-  for (const std::size_t size : {gradients.size(), first.size(), second.size(), copies.size(), steps.size(),
-                                 elements.size(), groups.size(), gradient_dtypes.size(), copy_dtypes.size()}) {
+  for (const std::size_t size :
+       {gradients.size(), first.size(), second.size(), copies.size(), steps.size(), elements.size(), groups.size()}) {
     require(size == count, "every list must have one entry for each of " + std::to_string(count) + " rows, got " +
                                std::to_string(size));
   }
-  std::unordered_set<Address> counted;
+  const Dtype of_gradients = dtype_of("gradients", gradient_dtype);
+  const Dtype of_copies = copy_dtype == 0 ? Dtype::NONE : dtype_of("copies", copy_dtype);
+  require(of_copies != Dtype::FP32, "copies of the weights must be bf16 or fp16, got fp32");
+  std::vector<Row> rows(count);
   for (std::size_t at = 0; at < count; ++at) {
     require(groups[at] >= 0 && groups[at] < MAX_GROUPS,
             "a group must be from 0 to " + std::to_string(MAX_GROUPS - 1) + ", got " + std::to_string(groups[at]));
-    Row row{};
+    Row& row = rows[at];
     row.elements = elements[at];
     row.group = groups[at];
-    row.gradient_dtype = dtype_of("a gradient", gradient_dtypes[at], Dtype::FP32);
-    row.copy_dtype = dtype_of("a copy", copies[at] == 0 ? 0 : copy_dtypes[at], Dtype::NONE);
-    require(row.copy_dtype != Dtype::FP32, "a copy of the weights must be bf16 or fp16, got fp32");
+    row.gradient_dtype = of_gradients;
     row.step = needed<float>("a step count", steps[at]);
-    if (row.elements > 0) {
-      row.weight = needed<float>("a weight", weights[at]);
-      row.gradient = needed<void>("a gradient", gradients[at], bytes_of(row.gradient_dtype));
-      row.first = needed<float>("a first moment", first[at]);
-      row.second = needed<float>("a second moment", second[at]);
-      if (copies[at] != 0) row.copy = needed<void>("a copy", copies[at], bytes_of(row.copy_dtype));
+    row.counts_step = true;
+    // what has no elements has no address
+    if (row.elements == 0) continue;
+    row.weight = needed<float>("a parameter", weights[at]);
+    row.gradient = needed<void>("a gradient", gradients[at], bytes_of(of_gradients));
+    row.first = needed<float>("a first moment", first[at]);
+    row.second = needed<float>("a second moment", second[at]);
+    if (of_copies != Dtype::NONE) {
+      row.copy = needed<void>("a copy", copies[at], bytes_of(of_copies));
+      row.copy_dtype = of_copies;
     }
-    row.counts_step = counted.insert(steps[at]).second;
-    needed<Row>("rows", address)[at] = row;
   }
-}
-
-// Write new gradients into rows that stay as they are otherwise: training allocates gradients anew.
-void write_gradients(Address address, const Addresses& gradients) {
-  for (std::size_t at = 0; at < gradients.size(); ++at) {
-    Row& row = needed<Row>("rows", address)[at];
-    if (row.elements > 0) row.gradient = needed<void>("a gradient", gradients[at], bytes_of(row.gradient_dtype));
-  }
+  const DeviceGuard guard(device);
+  launch_rows(needed<Row>("rows", address), rows, pointer<CUstream_st>(stream));
 }
 
 Group make_group(double learning_rate, Address learning_rate_at, double beta1, double beta2, double eps,
-                 double weight_decay, bool corrects_bias, bool adapts, bool maximizes) {
+                 double weight_decay, bool corrects_bias, bool adapts) {
   Group group{};
   group.learning_rate = static_cast<float>(learning_rate);
   group.learning_rate_at = pointer<const float>(learning_rate_at);
@@ -130,7 +127,6 @@ Group make_group(double learning_rate, Address learning_rate_at, double beta1, d
   group.weight_decay = static_cast<float>(weight_decay);
   group.corrects_bias = corrects_bias;
   group.adapts = adapts;
-  group.maximizes = maximizes;
   return group;
 }
 
@@ -174,8 +170,8 @@ void update(int device, Address stream, int rule, Address rows, int row_count, A
   launch_update(static_cast<Rule>(rule), parameters, blocks_of(item_count), pointer<CUstream_st>(stream));
 }
 
-// Load all kernels onto a device and return for each its name, registers of a thread, bytes of local memory of a thread
-// and the architecture of the code that was chosen, such as 90.
+// Load all kernels onto a device, and return for each its name, registers and bytes of local memory of a thread, and the
+// architecture of the code that was chosen, such as 90.
 std::vector<std::tuple<std::string, int, std::size_t, int>> load(int device) {
   const DeviceGuard guard(device);
   std::vector<std::tuple<std::string, int, std::size_t, int>> found;
@@ -203,12 +199,12 @@ void register_optimizer(py::module_& module) {
   m.attr("FIRST_ROW_COUNTER") = family::FIRST_ROW_COUNTER;
   py::class_<family::Group>(m, "Group")
       .def(py::init(&family::make_group), py::kw_only(), "learning_rate"_a, "learning_rate_at"_a, "beta1"_a, "beta2"_a,
-           "eps"_a, "weight_decay"_a, "corrects_bias"_a, "adapts"_a, "maximizes"_a);
+           "eps"_a, "weight_decay"_a, "corrects_bias"_a, "adapts"_a);
   m.def("count_items", &family::count_items, "elements"_a, py::kw_only(), "two_passes"_a);
   m.def("write_items", &family::write_items, "address"_a, "elements"_a, py::kw_only(), "two_passes"_a);
-  m.def("write_rows", &family::write_rows, "address"_a, py::kw_only(), "weights"_a, "gradients"_a, "first"_a,
-        "second"_a, "copies"_a, "steps"_a, "elements"_a, "groups"_a, "gradient_dtypes"_a, "copy_dtypes"_a);
-  m.def("write_gradients", &family::write_gradients, "address"_a, "gradients"_a);
+  m.def("write_rows", &family::write_rows, py::kw_only(), "device"_a, "stream"_a, "address"_a, "weights"_a,
+        "gradients"_a, "first"_a, "second"_a, "copies"_a, "steps"_a, "elements"_a, "groups"_a, "gradient_dtype"_a,
+        "copy_dtype"_a);
   m.def("norm", &family::norm, py::kw_only(), "device"_a, "stream"_a, "rows"_a, "items"_a, "item_count"_a,
         "partials"_a, "finished"_a, "grad_scale"_a, "found_inf"_a, "norm"_a, "skipped"_a);
   m.def("update", &family::update, py::kw_only(), "device"_a, "stream"_a, "rule"_a, "rows"_a, "row_count"_a, "items"_a,

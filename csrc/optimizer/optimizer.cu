@@ -5,8 +5,9 @@
 //     m  = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g^2
 //     u  = m_hat / (sqrt(v_hat) + eps)      m_hat = m / (1 - beta1^step), v_hat likewise; m and v without correction
 //     AdamW         w = w - rate (decay w + u)
-//     StableAdamW   the same with rate / max(1, sqrt(mean(g^2 / max(v_hat, eps^2)))), the mean over one parameter
-//     LAMB          w = w - rate |w| / |u + decay w| (u + decay w), the norms over one parameter; ratio 1 if one is 0
+//     StableAdamW   the same with rate / max(1, rms(g / max(sqrt(v_hat), eps))), the mean over one parameter
+//     LAMB          w = w - rate |w| / |u + decay w| (u + decay w), the norms over one parameter; a ratio of 1 if one of
+//                   them is 0 or not finite
 //
 // Nothing changes if the norm is not finite or found_inf is set.
 //
@@ -25,6 +26,9 @@
 #include <common/device.cuh>
 #include <common/launch.h>
 #include <optimizer/optimizer.h>
+
+#include <algorithm>
+#include <cstddef>
 
 namespace unmask::optimizer {
 
@@ -113,6 +117,13 @@ __device__ __forceinline__ unsigned block_count(unsigned* counter, Shared& share
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// The table of rows, from the arguments of a launch: a captured graph keeps those, and no memory of the host
+
+__global__ void __launch_bounds__(ROWS_AT_ONCE) rows_kernel(const __grid_constant__ RowsParameters p) {
+  if (threadIdx.x < p.count) p.to[threadIdx.x] = p.rows[threadIdx.x];
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // The norm of the gradients
 
 template <typename Gradient>
@@ -173,7 +184,6 @@ struct Factors {
   float complement1, complement2;
   float correction1;           // 1 / (1 - beta1^step)
   float root_correction2;      // 1 / sqrt(1 - beta2^step)
-  float correction2;           // 1 / (1 - beta2^step)
   float eps;
   float decay;
   float rate;
@@ -185,8 +195,7 @@ __device__ __forceinline__ bool skips(const UpdateParameters& p) {
 
 __device__ __forceinline__ Factors factors_of(const UpdateParameters& p, const Row& row) {
   const Group& group = p.groups[row.group];
-  float gradient = group.maximizes ? -1.0f : 1.0f;
-  if (p.grad_scale != nullptr) gradient /= *p.grad_scale;
+  float gradient = p.grad_scale == nullptr ? 1.0f : 1.0f / *p.grad_scale;
   // an infinite max_norm never clips
   if (p.norm != nullptr && *p.norm > p.max_norm) gradient *= p.max_norm / *p.norm;
   float bias1 = 1.0f, bias2 = 1.0f;
@@ -203,7 +212,6 @@ __device__ __forceinline__ Factors factors_of(const UpdateParameters& p, const R
   factors.complement2 = group.complement2;
   factors.correction1 = 1.0f / bias1;
   factors.root_correction2 = 1.0f / sqrtf(bias2);
-  factors.correction2 = 1.0f / bias2;
   factors.eps = group.eps;
   factors.decay = group.weight_decay;
   factors.rate = group.learning_rate_at == nullptr ? group.learning_rate : *group.learning_rate_at;
@@ -224,7 +232,7 @@ __device__ __forceinline__ void store_weights(const Chunk& chunk, int at, const 
 }
 
 // Update the moments of a chunk. AdamW: and its weights. Others: return the sums of this thread that the row needs,
-// which are of w^2 and (u + decay w)^2 for LAMB, and of g^2 / max(v_hat, eps^2) for StableAdamW.
+// which are of w^2 and (u + decay w)^2 for LAMB, and of the squares that StableAdamW takes the mean of.
 template <Rule RULE, typename Gradient>
 __device__ __forceinline__ float2 first_pass(const Chunk& chunk, const Factors& f) {
   const Gradient* const gradients = static_cast<const Gradient*>(chunk.gradient);
@@ -259,7 +267,8 @@ __device__ __forceinline__ float2 first_pass(const Chunk& chunk, const Factors& 
             sums.x += w * w;
             sums.y += u * u;
           } else {
-            sums.x += g * g / fmaxf(v * f.correction2, f.eps * f.eps);
+            const float relative = g / fmaxf(sqrtf(v) * f.root_correction2, f.eps);
+            sums.x += relative * relative;
           }
         }
       }
@@ -317,7 +326,9 @@ __device__ __forceinline__ void reduce(const UpdateParameters& p, const Item& it
   if (threadIdx.x != 0) return;
   float ratio = 1.0f;
   if (p.groups[row.group].adapts) {
-    if (RULE == Rule::LAMB && total_x > 0.0 && total_y > 0.0) ratio = static_cast<float>(sqrt(total_x / total_y));
+    if (RULE == Rule::LAMB && total_x > 0.0 && total_y > 0.0 && isfinite(total_x) && isfinite(total_y)) {
+      ratio = static_cast<float>(sqrt(total_x / total_y));
+    }
     if (RULE == Rule::STABLE_ADAMW) {
       ratio = 1.0f / fmaxf(1.0f, static_cast<float>(sqrt(total_x / static_cast<double>(row.elements))));
     }
@@ -393,11 +404,22 @@ Kernel loaded(const char* name, Function* kernel) {
 
 std::vector<Kernel> load_kernels() {
   return {
+      loaded("rows_kernel", rows_kernel),
       loaded("norm_kernel", norm_kernel),
       loaded(name_of<Rule::ADAMW>(), update_kernel<Rule::ADAMW>),
       loaded(name_of<Rule::STABLE_ADAMW>(), update_kernel<Rule::STABLE_ADAMW>),
       loaded(name_of<Rule::LAMB>(), update_kernel<Rule::LAMB>),
   };
+}
+
+void launch_rows(Row* to, const std::vector<Row>& rows, cudaStream_t stream) {
+  for (std::size_t begin = 0; begin < rows.size(); begin += ROWS_AT_ONCE) {
+    RowsParameters parameters{};
+    parameters.to = to + begin;
+    parameters.count = static_cast<unsigned>(std::min<std::size_t>(rows.size() - begin, ROWS_AT_ONCE));
+    std::copy_n(rows.begin() + begin, parameters.count, parameters.rows);
+    launch(rows_kernel, 1, ROWS_AT_ONCE, 0, stream, "rows_kernel", parameters);
+  }
 }
 
 void launch_norm(const NormParameters& parameters, unsigned items, cudaStream_t stream) {

@@ -56,9 +56,18 @@ struct Group {
   float eps;
   float weight_decay;
   bool corrects_bias;
-  bool adapts;     // LAMB: use the trust ratio; StableAdamW: clip the update
-  bool maximizes;  // go up along the gradient
+  bool adapts;  // LAMB: use the trust ratio; StableAdamW: clip the update
 };
+
+constexpr int ROWS_AT_ONCE = 60;
+
+// A launch that writes rows.
+struct RowsParameters {
+  Row* to;
+  unsigned count;
+  Row rows[ROWS_AT_ONCE];
+};
+static_assert(sizeof(RowsParameters) <= 4096, "arguments of a kernel are at most 4096 bytes");
 
 // The first launch: the global norm of the gradients.
 struct NormParameters {
@@ -115,6 +124,9 @@ struct Kernel {
 
 // Load all kernels onto the current device, so that none is loaded while a graph is captured.
 std::vector<Kernel> load_kernels();
+
+// Write rows into a table in device memory, ROWS_AT_ONCE with each launch.
+void launch_rows(Row* to, const std::vector<Row>& rows, cudaStream_t stream);
 
 // Start one block for each item.
 void launch_norm(const NormParameters& parameters, unsigned items, cudaStream_t stream);

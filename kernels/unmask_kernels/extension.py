@@ -78,23 +78,30 @@ def installed() -> Extension | None:
     )
 
 
-# what `torch.compiler.assume_constant_result` sets; that imports the whole compiler
-installed._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def cuda_reasons(device: str, architecture: str) -> list[str]:
+def cuda_reasons(device: str, architecture: str) -> tuple[str, ...]:
     """Return why no CUDA backend runs on a kind of device, such as "cuda", of an architecture, such as "sm_90"."""
     found = installed()
-    if found is None:
-        return [f"{_NAME} is not built; {_BUILD}"]
-    if found.fault:
-        return [found.fault]
-    if device != "cuda":
-        return [f"needs a CUDA tensor, got {device}"]
     reasons = []
-    if not has_code(architecture, "compute_80"):
+    if found is None:
+        reasons.append(f"{_NAME} is not built; {_BUILD}")
+    elif found.fault:
+        reasons.append(found.fault)
+    if device != "cuda":
+        reasons.append(f"needs a CUDA tensor, got {device}")
+    elif not has_code(architecture, "compute_80"):
         reasons.append(f"needs a GPU of compute capability 8.0 or newer, got {architecture}")
-    elif not has_code(architecture, found.architectures):
+    elif found is not None and not found.fault:
+        reasons += _reasons_on_a_gpu(found, architecture)
+    return tuple(reasons)
+
+
+# what `torch.compiler.assume_constant_result` sets; that imports the whole compiler
+cuda_reasons._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _reasons_on_a_gpu(found: Extension, architecture: str) -> list[str]:
+    reasons = []
+    if not has_code(architecture, found.architectures):
         way = f"set UNMASK_CUDA_ARCHS={architecture} and run the build command of `unmask doctor`"
         reasons.append(f"{_NAME} is built for {found.architectures}, this GPU is {architecture}; {way}")
     needed = f"CUDA {written(found.runtime)} of {_NAME} needs driver {found.oldest_driver} or newer"

@@ -114,6 +114,7 @@ def test_code_runs_on_its_gpu_and_on_newer_ones_of_its_generation_and_ptx_on_all
             ["the driver knows CUDA up to 11.8 only; CUDA 12.9 of unmask_kernels._C needs driver 525 or newer"],
         ),
         (WHOLE._replace(fault="it is stale"), "cuda", "sm_90", ["it is stale"]),
+        (None, "cpu", "cpu", ["unmask_kernels._C is not built", "needs a CUDA tensor, got cpu"]),
     ],
 )
 def test_each_reason_against_a_kernel_in_cuda_is_named(
@@ -145,7 +146,7 @@ def test_an_extension_of_other_sources_is_refused_by_name(monkeypatch: pytest.Mo
     here = hash_of_sources(ROOT / "csrc")
     pretend_module(monkeypatch, version="0.0.9", sources="0123456789abcdef")
     said = rf"was built from other sources \(hash 0123456789abcdef, csrc here has {here}\); run `unmask doctor` for"
-    assert cuda_reasons("cuda", "sm_90") == [extension.installed().fault]  # type: ignore[union-attr]
+    assert cuda_reasons("cuda", "sm_90") == (extension.installed().fault,)  # type: ignore[union-attr]
     with pytest.raises(BackendUnavailable, match=said):
         load_extension()
     extension.installed.cache_clear()

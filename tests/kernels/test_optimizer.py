@@ -139,7 +139,9 @@ def test_a_norm_to_clip_at_needs_a_tensor_for_the_norm_or_is_inf() -> None:
 
 
 def test_a_backend_that_is_asked_for_runs_or_says_why_not() -> None:
-    with pytest.raises(BackendUnavailable, match=r"backend 'cuda' cannot run this call: .*needs CUDA tensors, got cpu"):
+    with pytest.raises(
+        BackendUnavailable, match=r"backend 'cuda' cannot run this call: .*needs a CUDA tensor, got cpu"
+    ):
         step(call(), backend="cuda")
     with pytest.raises(ValueError, match="backend must be one of 'cuda', 'torch', 'reference', got 'apex'"):
         step(call(), backend="apex")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import NamedTuple
 
 import torch
 
 from ..capability import architecture
 from ..dispatch import Backend, Family
+from ..extension import cuda_reasons
 from .arguments import Arguments
 
 __all__ = ["FAMILY", "OptimizerCall", "describe"]
-
-_HAS_EXTENSION = importlib.util.find_spec("unmask_kernels._C") is not None
 
 
 class OptimizerCall(NamedTuple):
@@ -62,11 +60,7 @@ def describe(arguments: Arguments) -> OptimizerCall:
 
 
 def _cuda_refuses(call: OptimizerCall) -> list[str]:
-    reasons = []
-    if not _HAS_EXTENSION:
-        reasons.append("the CUDA extension unmask_kernels._C is not built; `unmask doctor` says how")
-    if call.device != "cuda":
-        reasons.append(f"needs CUDA tensors, got {call.device}")
+    reasons = list(cuda_reasons(call.device, call.architecture))
     if call.dtype != torch.float32:
         reasons.append(f"parameters and moments must be fp32, got {_name(call.dtype)}")
     if call.grad_dtype not in (torch.float32, torch.bfloat16, torch.float16):
