@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib.util
 import re
+import shlex
 import types
 from pathlib import Path
 
@@ -108,6 +109,41 @@ def test_a_complete_program_learns_and_its_folder_is_read_again(
         with torch.no_grad():
             expected = theirs(ids, attention_mask=(ids != 0).long()).logits  # type: ignore[operator]
             torch.testing.assert_close(again.eval()(batch), expected, rtol=0, atol=1e-5)  # type: ignore[attr-defined]
+
+
+def test_the_commands_and_the_code_of_fine_tuning_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands of the page, with a model and files of the names that it gives them."""
+    from unmask.cli import main
+    from unmask.data.tokenizer import Tokenizer
+
+    Tokenizer.load("folder").save("FOLDER")
+    config = EncoderConfig(vocab_size=200, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64)
+    PretrainingModel(config, heads=("mlm",)).save_pretrained("FOLDER")
+    labelled = [(f"the {animal} {verb} on the mat", animal) for animal in ("cat", "dog") for verb in ("sat", "ran")] * 4
+    for name in ("train", "dev"):
+        Path(f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(f"{text}\t{kind}\n" for text, kind in labelled))
+    Path("test.tsv").write_text("sentence\n" + "".join(f"{text}\n" for text, _ in labelled))
+    page = (ROOT / "docs/finetuning.md").read_text("utf-8")
+    commands = re.findall(r"^```sh\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)[0].splitlines()
+    assert [command.split()[1] for command in commands] == ["finetune", "predict", "export"]
+    for command in commands:
+        assert main(shlex.split(command)[1:]) == 0
+    assert Path("runs/reviews/scores.json").is_file()
+    assert len(Path("predictions.jsonl").read_text().splitlines()) == len(labelled)
+    names = run("\n".join(sections_of("docs/finetuning.md").values()), "docs/finetuning.md")
+    assert len(names["found"].predictions) == len(labelled)  # type: ignore[attr-defined]
+    assert names["classify"]("the cat ran on the mat")[0]["label"] in ("cat", "dog")  # type: ignore[operator]
+    # the settings that the page names are settings
+    from unmask.config.mappings import settings_of
+    from unmask.tasks.config import FinetuneConfig
+
+    named = set(re.findall(r"--((?:data|input|train|optimizer|head)\.\w+)", page))
+    assert len(named) > 12 and named <= settings_of(FinetuneConfig).keys()
+    from unmask.tasks.load import task_recipe_names
+
+    table = page.partition("| recipes |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"`([a-z0-9]+)`", table)) == task_recipe_names()
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize("name", ["prepare", "similar_words", "analyse", "load_config", "pretrain", "PackedDataset"])

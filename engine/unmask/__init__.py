@@ -9,7 +9,8 @@ The public names, each imported when it is first used:
     PackedDataset                                a token store as a dataset for other trainers
     prepare, similar_words, analyse              the commands as functions: text and stores,
     load_config, plan, pretrain                  training,
-    evaluate, fill_mask, export                  and models
+    load_finetune_config, finetune, TaskModel    fine-tuning on a task, and the model of one,
+    evaluate, fill_mask, predict, export         and models
     score                                        predictions of a task
     verify                                       the kernels on the GPU at hand
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from unmask.commands.export import export
     from unmask.commands.fill_mask import fill_mask
     from unmask.commands.plan import plan
+    from unmask.commands.predict import predict
     from unmask.commands.score import score
     from unmask.commands.tune import tune
     from unmask.commands.verify import verify
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from unmask.data.tokenizer import Tokenizer
     from unmask.layouts import packed_inputs
     from unmask.model import Encoder, EncoderConfig, PretrainingModel, mean_pool
+    from unmask.model.task_model import TaskModel
+    from unmask.tasks.finetune import finetune
+    from unmask.tasks.load import load_finetune_config
     from unmask.train.pretrain import pretrain
 
 __all__ = [
@@ -52,17 +57,21 @@ __all__ = [
     "PackedDataset",
     "PretrainingModel",
     "Store",
+    "TaskModel",
     "Tokenizer",
     "__version__",
     "analyse",
     "evaluate",
     "export",
     "fill_mask",
+    "finetune",
     "load_config",
+    "load_finetune_config",
     "mean_pool",
     "pack",
     "packed_inputs",
     "plan",
+    "predict",
     "prepare",
     "pretrain",
     "score",
@@ -80,16 +89,20 @@ _HOMES = {
     "PackedDataset": "unmask.data.stream.dataset",
     "PretrainingModel": "unmask.model",
     "Store": "unmask.data.store",
+    "TaskModel": "unmask.model.task_model",
     "Tokenizer": "unmask.data.tokenizer",
     "analyse": "unmask.commands.analyse",
     "evaluate": "unmask.commands.evaluate",
     "export": "unmask.commands.export",
     "fill_mask": "unmask.commands.fill_mask",
+    "finetune": "unmask.tasks.finetune",
     "load_config": "unmask.config",
+    "load_finetune_config": "unmask.tasks.load",
     "mean_pool": "unmask.model",
     "pack": "unmask.batch",
     "packed_inputs": "unmask.layouts",
     "plan": "unmask.commands.plan",
+    "predict": "unmask.commands.predict",
     "prepare": "unmask.data.prepare",
     "pretrain": "unmask.train.pretrain",
     "score": "unmask.commands.score",

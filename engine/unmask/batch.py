@@ -54,6 +54,7 @@ class PackedBatch(Mapping[str, Any]):
         masked: rows of `ids` to predict, int64 (M,); unused slots are 0. None if the batch is not masked yet.
         labels: original ids at `masked`, int64 (M,); unused slots are -100.
         pair_labels: label of each document for pair objectives, int64 (S,); unused slots are -100. Or None.
+        targets: what a task predicts of each real document, with a first dimension of `real_documents`. Or None.
         real_tokens: number of tokens that are not padding.
         real_documents: number of documents that are not padding; they come first.
         cursor: where the batch lies in the stream, or None.
@@ -66,6 +67,7 @@ class PackedBatch(Mapping[str, Any]):
     masked: Tensor | None = None
     labels: Tensor | None = None
     pair_labels: Tensor | None = None
+    targets: Tensor | None = None
     real_tokens: int
     real_documents: int
     cursor: Cursor | None = None
@@ -88,6 +90,7 @@ class PackedBatch(Mapping[str, Any]):
         masked: Tensor | None = None,
         labels: Tensor | None = None,
         pair_labels: Tensor | None = None,
+        targets: Tensor | None = None,
         real_tokens: int,
         real_documents: int,
         cursor: Cursor | None = None,
@@ -230,6 +233,7 @@ def assemble(
     segments: NDArray[np.integer] | None = None,
     word_starts: NDArray[np.bool_] | None = None,
     pair_labels: NDArray[np.integer] | None = None,
+    targets: NDArray[np.generic] | None = None,
     masked: NDArray[np.integer] | None = None,
     labels: NDArray[np.integer] | None = None,
     masked_capacity: int | None = None,
@@ -246,6 +250,7 @@ def assemble(
         pad_id: id of the padding token.
         segments, word_starts: of each token, (N,).
         pair_labels: label of each document, (D,).
+        targets: what a task predicts of each document, (D, ...); it is no slot, so it keeps its shape and dtype.
         masked, labels: rows of `ids` to predict and their original ids, (m,) with m <= M.
         cursor: where the batch lies in the stream.
     Raises:
@@ -279,6 +284,7 @@ def assemble(
         masked=masked_slots,
         labels=label_slots,
         pair_labels=None if pair_labels is None else _padded(pair_labels, sequences, IGNORED),
+        targets=None if targets is None else torch.from_numpy(targets),
         real_tokens=total,
         real_documents=len(lengths),
         cursor=cursor,

@@ -5,6 +5,7 @@
                        is a part of one
     saved data set     dataset_dict.json or state.json, as `save_to_disk` of `datasets` writes them
     run                config.yaml with the groups of a run's configuration
+    fine-tuning run    finetune.yaml
     model              config.json with an architecture; a checkpoint is one
     tokenizer          tokenizer.json, tokenizer_config.json or special_tokens_map.json with the keys of one
 
@@ -19,12 +20,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["MANIFEST", "Kind", "is_store", "is_vocabulary", "kind_of"]
+__all__ = ["FINETUNE", "MANIFEST", "Kind", "is_store", "is_vocabulary", "kind_of"]
 
-Kind = Literal["token store", "unfinished store", "saved data set", "run", "model", "tokenizer"]
+Kind = Literal["token store", "unfinished store", "saved data set", "run", "fine-tuning run", "model", "tokenizer"]
 
 MANIFEST = "manifest.json"
 """The file that makes a folder a token store."""
+
+FINETUNE = "finetune.yaml"
+"""The settings of a fine-tuning run, which make a folder one."""
 
 _STORE = frozenset({"schema_version", "tokenizer_hash", "special_ids", "sources", "shards"})
 _TOKENIZER = frozenset({"tokenizer_class", "do_lower_case", "model_max_length", "cls_token", "mask_token", "unk_token"})
@@ -76,6 +80,8 @@ def kind_of(folder: Path, names: Collection[str] | None = None) -> Kind | None:
         return "saved data set"
     if "config.yaml" in names and set(_GROUP.findall(_text(folder / "config.yaml"))) >= _GROUPS:
         return "run"
+    if FINETUNE in names:
+        return "fine-tuning run"
     if "config.json" in names and _keys(folder / "config.json") & {"model_type", "architectures"}:
         return "model"
     return "tokenizer" if _is_tokenizer(folder, names) else None

@@ -14,11 +14,11 @@ Shapes: T packed tokens, M slots for masked tokens, S documents, D hidden, R row
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmask.batch import IGNORED, PackedBatch
 from unmask.limits import INCOMPATIBLE_OBJECTIVES
@@ -50,7 +50,7 @@ class Objective(Protocol):
 
     Attributes:
         name: its name in configurations and logs.
-        heads: the heads of `PretrainingModel` that it needs.
+        heads: the heads of `PretrainingModel` that it needs; none for the output layer of a `TaskModel`.
     """
 
     name: ClassVar[str]
@@ -62,7 +62,8 @@ class Objective(Protocol):
     def rows(self, batch: PackedBatch) -> Tensor | None:
         """Return the rows of the hidden states that it reads, int64 (R,) with a fixed R, or None for all T."""
 
-    def __call__(self, model: PretrainingModel, hidden: Tensor, batch: PackedBatch) -> Tally:
+    # `model` is the kind of model that has its heads
+    def __call__(self, model: Any, hidden: Tensor, batch: PackedBatch) -> Tally:
         """Score the hidden states of its rows, (R, D)."""
 
 
@@ -88,7 +89,7 @@ def build_objectives(weights: Mapping[str, float]) -> list[tuple[Objective, floa
 
 
 def score_batch(
-    model: PretrainingModel,
+    model: nn.Module,
     objectives: Sequence[tuple[Objective, float]],
     batch: PackedBatch,
     *,

@@ -21,6 +21,8 @@ COMMANDS = {
     "analyse": "describe a corpus as a run reads it, and where attention goes",
     "pretrain": "pre-train an encoder; without arguments, a demonstration",
     "plan": "say what a run will need: memory, time, disk",
+    "finetune": "train an output layer and the encoder on a task",
+    "predict": "write what a fine-tuned model predicts",
     "config": "print the settings of a run as YAML",
     "plot": "draw the loss curve of a run",
     "evaluate": "score a model on held-out text",
@@ -115,7 +117,6 @@ def _nearest_command(word: str) -> str:
         "train": "pretrain",
         "analyze": "analyse",
         "fill": "fill-mask",
-        "predict": "fill-mask",
         "settings": "config",
     }
     close = difflib.get_close_matches(word.lstrip("-"), ["help", *COMMANDS, *other], n=1)

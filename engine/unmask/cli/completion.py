@@ -6,10 +6,11 @@ from dataclasses import MISSING, dataclass
 from typing import Literal
 
 from unmask.cli import COMMANDS
-from unmask.cli._arguments import option, parser_of, read
+from unmask.cli._arguments import complete_files, option, parser_of, read
 from unmask.cli._settings import settings_parser
 from unmask.config.load import recipe_names
 from unmask.config.settings import Checked
+from unmask.tasks.load import TASKS, task_recipe_names
 
 __all__ = ["Options", "run", "whole_parser"]
 
@@ -48,6 +49,12 @@ def whole_parser() -> argparse.ArgumentParser:
             parser = settings_parser(
                 command, about, may_resume=command == "pretrain", may_leave_out=command == "config"
             )
+        elif command == "finetune":
+            from unmask.cli.finetune import finetune_parser
+
+            parser = finetune_parser()
+            parser.add_argument("task", nargs="?", choices=[*TASKS, *task_recipe_names()])
+            complete_files(parser.add_argument("model", nargs="?"))
         else:
             module = importlib.import_module(f"unmask.cli.{command.replace('-', '_')}")
             parser = parser_of(module.Options, prog=f"unmask {command}")

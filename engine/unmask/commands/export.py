@@ -7,18 +7,22 @@ before anything is uploaded.
 import logging
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unmask.commands.load_model import load_model
 from unmask.commands.model_card import CARD, MARK, CardChoices, model_card
+from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CheckpointError, HubError, RunError, TokenizerError
 from unmask.interop.checkpoint_folder import damage_of, folder_of_step, steps_in
 from unmask.interop.config_json import foreign_settings
 from unmask.interop.find_model import ModelFolder, find_model
 from unmask.interop.hub_upload import Upload, Uploader, upload_target
-from unmask.train.checkpoint.tokenizer_hash import bind
+from unmask.interop.task_folder import read_head, read_task_model, save_task_model
+from unmask.model.task_model import TaskModel
+from unmask.train.checkpoint.tokenizer_hash import bind, require_bound
 
 __all__ = ["Exported", "export"]
 
@@ -192,6 +196,8 @@ def _write(found: ModelFolder, out: Path, choices: CardChoices) -> Exported:
             f"{found.path} has no tokenizer.json and no vocab.txt; put the model's tokenizer there first"
         )
     # The model is read and written again, not copied, so that it passes our checks of names and shapes.
+    if read_head(found.path) is not None:
+        return _write_task_model(found, out, choices)
     loaded, tokenizer = load_model(found)
     if foreign := foreign_settings(loaded.config):
         raise CheckpointError(
@@ -201,14 +207,39 @@ def _write(found: ModelFolder, out: Path, choices: CardChoices) -> Exported:
     # Any other class of transformers warns that it leaves weights out or makes new ones.
     loader = "AutoModelForMaskedLM" if loaded.nsp is None else "AutoModelForPreTraining"
     card = model_card(found, loaded, tokenizer, choices, loader=loader)
-    there = out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    try:
+    with _whole_or_nothing(out):
         loaded.save_pretrained(out, pad_id=tokenizer.pad_id)
         # The tokenizer is written again too: the files of another program may name a class that transformers rebuilds.
         tokenizer.save(out)
         bind(out, tokenizer)
         (out / CARD).write_text(card, encoding="utf-8")
+    return Exported(folder=out, model=found.path, step=found.steps, loader=loader)
+
+
+def _write_task_model(found: ModelFolder, out: Path, choices: CardChoices) -> Exported:
+    """Write a fine-tuned model to the folder `out`, or nothing."""
+    from unmask.commands.task_card import LOADERS, task_card
+
+    folder = read_task_model(found.path)
+    loaded = TaskModel.from_pretrained(found)
+    tokenizer = Tokenizer.load(found.path)
+    require_bound(found.path, tokenizer, loaded.config.token_rows)
+    card = task_card(found, loaded, tokenizer, choices)
+    with _whole_or_nothing(out):
+        save_task_model(loaded, loaded.config, loaded.head, out, pad_id=tokenizer.pad_id, settings=folder.settings)
+        tokenizer.save(out)
+        bind(out, tokenizer)
+        (out / CARD).write_text(card, encoding="utf-8")
+    return Exported(folder=out, model=found.path, step=found.steps, loader=LOADERS[loaded.head.task])
+
+
+@contextmanager
+def _whole_or_nothing(out: Path) -> Iterator[None]:
+    """Make the folder `out`; if what is done in this context fails, take back what was written there."""
+    there = out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
     except BaseException:
         # Half a model is useless, and the same command must work again.
         for name in _FILES:
@@ -216,4 +247,3 @@ def _write(found: ModelFolder, out: Path, choices: CardChoices) -> Exported:
         if not there:
             out.rmdir()
         raise
-    return Exported(folder=out, model=found.path, step=found.steps, loader=loader)

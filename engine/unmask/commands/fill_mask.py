@@ -15,7 +15,7 @@ from unmask.interop.find_model import find_model
 from unmask.model import PretrainingModel
 from unmask.train.trained_length import trained_length
 
-__all__ = ["MASK", "MaskFiller", "Prediction", "fill_mask", "predict", "require_mask"]
+__all__ = ["MASK", "MaskFiller", "Prediction", "fill_mask", "fill_text", "require_mask"]
 
 MASK = "[MASK]"
 
@@ -102,7 +102,7 @@ class MaskFiller:
                 f"fill-mask: the text has {tokens} tokens and {self.name} was trained on at most "
                 f"{self.trained_length}; the positions from {self.trained_length} on are untrained, so shorten it"
             )
-        return predict(self.model, self.tokenizer, text, top=top)
+        return fill_text(self.model, self.tokenizer, text, top=top)
 
     def line(self) -> str:
         """Return a line with the model's folder, its sizes, and its training steps if they are known."""
@@ -123,7 +123,7 @@ def require_mask(text: str) -> None:
         raise UnmaskError(f"fill-mask: {text!r} has no {MASK}; put one where a word is to be predicted")
 
 
-def predict(model: PretrainingModel, tokenizer: Tokenizer, text: str, *, top: int = 5) -> list[list[Prediction]]:
+def fill_text(model: PretrainingModel, tokenizer: Tokenizer, text: str, *, top: int = 5) -> list[list[Prediction]]:
     """Return the `top` most probable tokens for every [MASK] of a text, best first.
 
     Rows that only pad the token table are left out: they are never predicted and not part of the softmax.

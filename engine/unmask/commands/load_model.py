@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from unmask.config import RunConfig
@@ -38,5 +38,6 @@ def config_of(found: "ModelFolder") -> "RunConfig | None":
 
     try:
         return saved_config(found.run)
-    except ConfigError:
+    except (ConfigError, RunError):
+        # a fine-tuning run has other settings
         return None

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from unmask.interop.find_model import ModelFolder
     from unmask.model import PretrainingModel
 
-__all__ = ["CARD", "MARK", "CardChoices", "model_card"]
+__all__ = ["CARD", "MARK", "CardChoices", "markdown_table", "markdown_text", "model_card"]
 
 CARD = "README.md"
 MARK = "<!-- Written by unmask export, which writes it anew. Take this line out to keep what you write here. -->"
@@ -78,7 +78,8 @@ def model_card(
     metadata = _metadata(found, config, initial, choices)
     name = choices.name or (found.run.absolute().name if found.run else found.hub or found.path.absolute().name)
     parts = [
-        f"---\n{dump_yaml(metadata)}---\n\n{MARK}\n\n# {_text(name)}\n\n{_what_it_is(found, model, tokenizer, facts)}",
+        f"---\n{dump_yaml(metadata)}---\n\n{MARK}\n\n# {markdown_text(name)}\n\n"
+        f"{_what_it_is(found, model, tokenizer, facts)}",
         _how_to_load(choices.name, loader),
     ]
     if config is not None and found.run is not None:
@@ -163,8 +164,8 @@ def _data(run: Path, config: "RunConfig", tokenizer: "Tokenizer") -> str:
         f"The text has {counted(manifest['documents'], 'document')} and {manifest['tokens']:,} tokens; "
         f"{held_out:.3g}% of the documents are held out from training."
     )
-    rows = [(_text(one["name"]), f"{one['documents']:,}", f"{one['tokens']:,}") for one in manifest["sources"]]
-    return "\n".join([*lines, "", *_table(("source", "documents", "tokens"), rows)])
+    rows = [(markdown_text(one["name"]), f"{one['documents']:,}", f"{one['tokens']:,}") for one in manifest["sources"]]
+    return "\n".join([*lines, "", *markdown_table(("source", "documents", "tokens"), rows)])
 
 
 def _manifest_of(run: Path, config: "RunConfig", tokenizer: "Tokenizer") -> Manifest | None:
@@ -199,7 +200,7 @@ def _training(config: "RunConfig", facts: Facts | None, initial: Mapping[str, An
         [
             "## Training",
             "",
-            *_table(("", ""), [(name, _text(value)) for name, value in rows]),
+            *markdown_table(("", ""), [(name, markdown_text(value)) for name, value in rows]),
             "",
             "The settings that differ from the defaults of unmask. `unmask pretrain settings.yaml --data.store STORE` "
             "trains with them, where `settings.yaml` holds these lines and `unmask prepare` made STORE."
@@ -252,7 +253,7 @@ def _losses(run: Path, step: int | None) -> Iterator[str]:
     cells = [[form.format(rows[at][name]) for name, (_, form) in there.items()] for at in chosen]
     unigram = rows[-1].get("unigram_loss")
     plain = "" if unigram is None else f" A model that knows only how often each token occurs has {unigram:.3f}."
-    table = "\n".join(_table([title for title, _ in there.values()], cells))
+    table = "\n".join(markdown_table([title for title, _ in there.values()], cells))
     yield f"## Held-out loss\n\nIn nats, on documents that training never sees.{plain}\n\n{table}"
 
 
@@ -292,11 +293,12 @@ def _initial_of(found: "ModelFolder") -> dict[str, Any]:
     return {}
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
-def _text(value: str) -> str:
+def markdown_text(value: str) -> str:
     """Return a text of a file as Markdown takes it: on one line, no markup, no end of a table's cell."""
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", printable(value))

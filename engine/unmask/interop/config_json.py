@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from unmask.config import EncoderConfig
@@ -108,9 +109,15 @@ def parse_config(theirs: Mapping[str, Any], path: Path) -> EncoderConfig:
 
 
 def write_config(
-    config: EncoderConfig, folder: Path, *, architecture: str, pad_id: int = 0, for_transformers: bool = True
+    config: EncoderConfig,
+    folder: Path,
+    *,
+    architecture: str,
+    pad_id: int = 0,
+    for_transformers: bool = True,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write config.json for the `transformers` class named by `architecture`.
+    """Write config.json for the `transformers` class named by `architecture`, with `more` fields of it.
 
     Raises:
         CheckpointError: the class does not compute the model, and `for_transformers` is True.
@@ -129,6 +136,7 @@ def write_config(
         "pad_token_id": pad_id,
         "tie_word_embeddings": True,
         "torch_dtype": "float32",
+        **more,
     }
     (folder / CONFIG).write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
 

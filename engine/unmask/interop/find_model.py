@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unmask.errors import CheckpointError, RunError
+from unmask.folders import FINETUNE
 from unmask.interop.checkpoint_folder import is_checkpoint, newest_whole, verify_checkpoint
 from unmask.interop.hub import HubModel, NotAtHubError, hub_model, snapshot
 from unmask.interop.model_folder import CONFIG, absent, require_folder, require_model
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 _RUN = "config.yaml"
 _CHECKPOINTS = "checkpoints"
+# of a fine-tuning run: the model with the best score
+_BEST = "best"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +82,7 @@ def find_model(given: str | Path | ModelFolder, *, revision: str | None = None) 
             f"from_pretrained: revision {revision!r} is for a model of the Hugging Face Hub, and {path} is a folder "
             "here; leave revision out"
         )
-    if (path / _RUN).is_file() and not (path / CONFIG).exists():
+    if not (path / CONFIG).exists() and _is_run(path):
         return _newest(path)
     require_model(path)
     steps = int(verify_checkpoint(path, model_only=True)["step"]) if is_checkpoint(path) else None
@@ -97,8 +100,13 @@ def _of_hub(path: Path, model: HubModel) -> ModelFolder:
     return ModelFolder(path=folder, hub=str(model))
 
 
+def _is_run(path: Path) -> bool:
+    return (path / _RUN).is_file() or (path / FINETUNE).is_file()
+
+
 def _newest(run: Path) -> ModelFolder:
-    path, damaged = newest_whole(run / _CHECKPOINTS, model_only=True)
+    tuned = (run / FINETUNE).is_file()
+    path, damaged = newest_whole(run / (_BEST if tuned else _CHECKPOINTS), model_only=True)
     if path is not None:
         for _, damage in damaged:
             _log.warning(f"{damage}; using {path.name} instead")
@@ -106,6 +114,11 @@ def _newest(run: Path) -> ModelFolder:
     if damaged:
         problems = "; ".join(damage for _, damage in damaged)
         raise CheckpointError(f"no checkpoint in {run} is whole: {problems}; start a new run")
+    if tuned:
+        raise RunError(
+            f"{run} has no evaluated model yet; wait for its first evaluation, or continue it with `unmask finetune "
+            f"--resume {as_typed(run)}`"
+        )
     raise RunError(
         f"{run} has no checkpoint yet; wait for the first, after train.save_every steps, or continue it with `unmask "
         f"pretrain --resume {as_typed(run)}`"
@@ -117,4 +130,4 @@ def _run_of(path: Path) -> Path | None:
         # the parents of a relative path end at the current folder
         path = path.absolute()
     run = path.parent.parent
-    return run if path.parent.name == _CHECKPOINTS and (run / _RUN).is_file() else None
+    return run if path.parent.name in (_CHECKPOINTS, _BEST) and _is_run(run) else None

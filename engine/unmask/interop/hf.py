@@ -30,6 +30,8 @@ from unmask.interop.weights import read_weights
 
 __all__ = [
     "FolderWeights",
+    "checked",
+    "encoder_prefix",
     "layout",
     "read_encoder",
     "read_pretraining_model",
@@ -84,17 +86,18 @@ class FolderWeights:
             yield parameter.ours, torch.cat([self.tensors[name].float() for name in parameter.theirs])
 
 
-def read_encoder(folder: Path, *, pooler: bool | None = None) -> FolderWeights:
-    """Read the encoder of a folder; see `Encoder.from_pretrained`."""
+def read_encoder(folder: Path, *, pooler: bool | None = None, tells: bool = True) -> FolderWeights:
+    """Read the encoder of a folder; see `Encoder.from_pretrained`. With `tells`, messages say what it leaves out."""
     config = read_config(folder)
     weights = read_weights(folder)
-    theirs = _encoder_prefix(weights, folder)
+    theirs = encoder_prefix(weights, folder)
     found = f"{theirs}pooler.dense.weight" in weights
     wanted = found if pooler is None else pooler
-    parameters = _checked(_encoder_parameters(config, found and wanted, "", theirs), weights, theirs, folder)
+    parameters = checked(_encoder_parameters(config, found and wanted, "", theirs), weights, theirs, folder)
     new = ["pooler"] if wanted and not found else []
     difference = Difference.of(weights, parameters, prefix=theirs, new=new)
-    difference.log(folder)
+    if tells:
+        difference.log(folder)
     return FolderWeights(
         config=config, heads=(), difference=difference, pooler=wanted, parameters=parameters, tensors=weights
     )
@@ -107,7 +110,7 @@ def read_pretraining_model(folder: Path, *, heads: Sequence[str] | None = None) 
     """
     config = read_config(folder)
     weights = read_weights(folder)
-    theirs = _encoder_prefix(weights, folder)
+    theirs = encoder_prefix(weights, folder)
     outer = theirs.removesuffix("bert.")
     bias, copy_of_bias = (f"{outer}cls.predictions.{name}" for name in ("bias", "decoder.bias"))
     if bias not in weights and copy_of_bias in weights:
@@ -127,7 +130,7 @@ def read_pretraining_model(folder: Path, *, heads: Sequence[str] | None = None) 
     wanted = [*heads, "pooler"] if "nsp" in heads else [*heads]
     new = [part for part in wanted if part not in found and not (part == "pooler" and "nsp" in found)]
     read = [part for part in wanted if part not in new]
-    parameters = _checked(_model_parameters(config, read, theirs), weights, theirs, folder)
+    parameters = checked(_model_parameters(config, read, theirs), weights, theirs, folder)
     if "mlm" in read:
         _require_tied(folder, weights, outer, table=f"{theirs}{_TABLE}")
     return FolderWeights(
@@ -239,7 +242,7 @@ def _model_parameters(config: EncoderConfig, parts: Sequence[str], theirs: str) 
     )
 
 
-def _encoder_prefix(weights: dict[str, Tensor], folder: Path) -> str:
+def encoder_prefix(weights: dict[str, Tensor], folder: Path) -> str:
     """Return the prefix of `embeddings.` and `encoder.` in the names of a folder's weights."""
     found = [name.removesuffix(_TABLE) for name in weights if f".{name}".endswith(f".{_TABLE}")]
     if len(found) > 1:
@@ -258,7 +261,7 @@ def _encoder_prefix(weights: dict[str, Tensor], folder: Path) -> str:
     return found[0]
 
 
-def _checked(
+def checked(
     parameters: Iterable[Parameter], weights: dict[str, Tensor], prefix: str, folder: Path
 ) -> tuple[Parameter, ...]:
     """Refuse weights that lack a parameter of the model in config.json, or have one that it does not.

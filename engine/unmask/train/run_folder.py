@@ -36,11 +36,21 @@ from unmask.config import BUDGETS, KernelsConfig, RunConfig, load_config, to_map
 from unmask.config.mappings import flat
 from unmask.data.store.unfinished import unfinished_hint
 from unmask.errors import RunError
-from unmask.folders import kind_of
+from unmask.folders import FINETUNE, kind_of
 from unmask.interop.hub import hub_model
 from unmask.paths import as_typed, expanded, printable, replace_text
 
-__all__ = ["MAY_CHANGE", "RunFolder", "located", "not_written", "note_start", "saved_config"]
+__all__ = [
+    "MAY_CHANGE",
+    "RunFolder",
+    "located",
+    "locked_run",
+    "new_directory",
+    "not_written",
+    "note_start",
+    "resume_command",
+    "saved_config",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +115,7 @@ class RunFolder:
         Raises:
             RunError: it exists and is not empty, or cannot be made.
         """
-        path, made = _new_directory(config.run)
+        path, made = new_directory(config.run)
         folder = cls(path=path, config=replace(config, run=str(path)), made=made)
         folder._require_unused()
         with folder.locked():
@@ -165,28 +175,8 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process from writing to the run. The lock ends with the process, however the process ends.
-
-        Raises:
-            RunError: another process holds it.
-        """
-        # The loader's processes do not inherit a record lock, as they would flock's; they may outlive a killed run.
-        try:
-            handle = (self.path / ".lock").open("a")
-        except OSError as error:
-            raise not_written(self.path / ".lock", error) from error
-        with handle:
-            try:
-                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    # Some network file systems have no locks.
-                    warnings.warn(f"run {self.path} cannot be locked ({error.strerror}); start it once", stacklevel=3)
-                else:
-                    raise RunError(
-                        f"run {self.path} is in use by another process; wait for it, stop it, or choose another name "
-                        "with --run"
-                    ) from error
+        """Keep a second process from writing to the run; see `locked_run`."""
+        with locked_run(self.path):
             yield
 
     def abandon(self) -> None:
@@ -228,8 +218,38 @@ class RunFolder:
             raise not_written(file, error) from error
 
 
-def _new_directory(name: str | None) -> tuple[Path, bool]:
-    """Return the directory of a new run, and whether this call made it: it may have existed and be empty."""
+@contextmanager
+def locked_run(path: Path) -> Iterator[None]:
+    """Keep a second process from writing to the run in `path`. The lock ends with the process, however it ends.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    # The loader's processes do not inherit a record lock, as they would flock's; they may outlive a killed run.
+    try:
+        handle = (path / ".lock").open("a")
+    except OSError as error:
+        raise not_written(path / ".lock", error) from error
+    with handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                # Some network file systems have no locks.
+                warnings.warn(f"run {path} cannot be locked ({error.strerror}); start it once", stacklevel=3)
+            else:
+                raise RunError(
+                    f"run {path} is in use by another process; wait for it, stop it, or choose another name with --run"
+                ) from error
+        yield
+
+
+def new_directory(name: str | None) -> tuple[Path, bool]:
+    """Return the directory of a new run, and whether this call made it: it may have existed and be empty.
+
+    Raises:
+        RunError: it is a file, or it cannot be made.
+    """
     try:
         if name is not None:
             path = Path(name)
@@ -286,10 +306,16 @@ def _exists(path: Path) -> RunError:
 def not_written(file: Path, error: OSError) -> RunError:
     """Return the error for a file of a run directory that cannot be written."""
     run = file.parent
-    way = f"continue with `unmask pretrain --resume {as_typed(run)}`" if _begun(run) else "start again"
+    way = f"continue with `{resume_command(run)}`" if _begun(run) else "start again"
     denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
     first = "make the directory writable" if denied else "make room"
     return RunError(f"{file} could not be written ({error.strerror}); {first} and {way}")
+
+
+def resume_command(run: Path) -> str:
+    """Return the command that continues a run, of pre-training or of fine-tuning."""
+    command = "finetune" if (run / FINETUNE).exists() else "pretrain"
+    return f"unmask {command} --resume {as_typed(run)}"
 
 
 def _begun(run: Path) -> bool:

@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmask.batch import PackedBatch
-from unmask.model import PretrainingModel
 from unmask.objectives import Objective, score_batch
 
 __all__ = ["StepReport", "TrainingStep", "take_gradients"]
@@ -63,7 +62,7 @@ class TrainingStep:
         all_rows: compute all rows of the last layer, not only those that an objective reads; for comparison.
     """
 
-    model: PretrainingModel
+    model: nn.Module
     objectives: Sequence[tuple[Objective, float]]
     optimizer: torch.optim.Optimizer
     clip_norm: float = 1.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unmask.cli import main
-from unmask.commands.fill_mask import predict
+from unmask.commands.fill_mask import fill_text
 from unmask.data.tokenizer import Tokenizer
 
 
@@ -99,10 +99,10 @@ def test_rows_that_pad_the_table_are_kept_and_never_predicted(
 
     tokenizer = Tokenizer.load(model_folder)
     text = "the old [MASK] turns"
-    expected = predict(PretrainingModel.from_pretrained(model_folder), tokenizer, text, top=500)
+    expected = fill_text(PretrainingModel.from_pretrained(model_folder), tokenizer, text, top=500)
     rows = pad_table(model_folder, unit)
     padded = PretrainingModel.from_pretrained(model_folder)
-    found = predict(padded, tokenizer, text, top=500)
+    found = fill_text(padded, tokenizer, text, top=500)
     assert [[p.token for p in one] for one in found] == [[p.token for p in one] for one in expected]
     assert [p.probability for p in found[0]] == pytest.approx([p.probability for p in expected[0]], rel=1e-6)
     exported = tmp_path / "exported"
@@ -124,7 +124,7 @@ def test_ids_that_no_token_has_are_never_predicted(model_folder: Path) -> None:
     del content["model"]["vocab"][gone]
     (model_folder / "tokenizer.json").write_text(json.dumps(content))
     tokenizer = Tokenizer.load(model_folder)
-    (predictions,) = predict(PretrainingModel.from_pretrained(model_folder), tokenizer, "the [MASK]", top=500)
+    (predictions,) = fill_text(PretrainingModel.from_pretrained(model_folder), tokenizer, "the [MASK]", top=500)
     assert len(predictions) == tokenizer.vocab_size - 1
     assert gone not in [prediction.token for prediction in predictions]
     assert sum(prediction.probability for prediction in predictions) == pytest.approx(1, abs=1e-5)

@@ -10,7 +10,7 @@ import pytest
 
 import unmask
 from unmask.cli import main
-from unmask.commands.fill_mask import MaskFiller, predict
+from unmask.commands.fill_mask import MaskFiller, fill_text
 from unmask.errors import UnmaskError
 
 
@@ -21,7 +21,7 @@ def test_predictions_are_those_of_the_logits_at_the_mask(model_folder: Path) -> 
     from unmask.data.tokenizer import Tokenizer
 
     model, tokenizer = PretrainingModel.from_pretrained(model_folder), Tokenizer.load(model_folder)
-    (predictions,) = predict(model, tokenizer, "the old [MASK] turns", top=tokenizer.vocab_size + 1)
+    (predictions,) = fill_text(model, tokenizer, "the old [MASK] turns", top=tokenizer.vocab_size + 1)
     inside = tokenizer.encode_batch(["the old", "turns"])
     ids = [tokenizer.cls_id, *inside[0], tokenizer.mask_id, *inside[1], tokenizer.sep_id]
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_an_added_special_token_in_a_text_is_whole(model_folder: Path) -> None:
         max_positions=6,
     )
     # [CLS] [USER] the [MASK] cat [SEP] fill the six positions
-    (best,) = predict(PretrainingModel(config, seed=3), tokenizer, "[USER] the [MASK] cat", top=tokenizer.vocab_size)
+    (best,) = fill_text(PretrainingModel(config, seed=3), tokenizer, "[USER] the [MASK] cat", top=tokenizer.vocab_size)
     assert "[USER]" in [prediction.token for prediction in best]
 
 

@@ -35,7 +35,7 @@ def find_tokenizer(given: str | Path) -> Path:
     kind = kind_of(path)
     if kind == "token store":
         return path / "tokenizer"
-    return find_model(path).path if kind == "run" else path
+    return find_model(path).path if kind in ("run", "fine-tuning run") else path
 
 
 def no_tokenizer(folder: Path) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from unmask.errors import CheckpointError
 from unmask.interop.checkpoint_folder import folder_of_step, newest_whole, steps_in, write_manifest
-from unmask.paths import as_typed, sync
+from unmask.paths import sync
+from unmask.train.run_folder import resume_command
 
 __all__ = ["Checkpoints"]
 
@@ -103,6 +104,10 @@ class Checkpoints:
             bad.rename(aside)
         return path
 
+    def remove(self, step: int) -> None:
+        """Remove the checkpoint of `step`."""
+        self._remove(self.path(step))
+
     def clean(self) -> None:
         """Remove the leftovers of interrupted saves and removals."""
         for leftover in self._leftovers():
@@ -126,7 +131,7 @@ class Checkpoints:
         rest = f"{kept[-1]} is whole, so make room" if kept else "make room"
         return (
             f"checkpoint {target} could not be written ({reason}): it needs about {needed:,} bytes, {free:,} are "
-            f"free; {rest} and continue with `unmask pretrain --resume {as_typed(self.folder.parent)}`"
+            f"free; {rest} and continue with `{resume_command(self.folder.parent)}`"
         )
 
 

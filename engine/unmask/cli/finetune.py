@@ -1,0 +1,136 @@
+"""`unmask finetune TASK MODEL [--group.field value ...]`, and `unmask finetune --resume RUN`.
+
+Precedence: defaults < recipe or YAML < command line. A resumed run keeps its settings.
+"""
+
+import argparse
+import inspect
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+from unmask.cli._arguments import Parser, add_option, complete_files, value_of
+from unmask.config.mappings import settings_of
+from unmask.config.settings import hints_of
+from unmask.errors import ConfigError, UnmaskError
+from unmask.paths import expanded
+from unmask.tasks.config import FinetuneConfig
+from unmask.tasks.load import (
+    TASKS,
+    load_finetune_config,
+    nearest_task_setting,
+    read_task_settings,
+    task_recipe_names,
+)
+
+__all__ = ["finetune_parser", "run"]
+
+_DESCRIPTION = """Fine-tune a model on a task, with one output layer on the encoder. TASK is {tasks}, a recipe or a YAML
+file of settings; MODEL is a run, a checkpoint, a folder that transformers loads, or ORG/NAME of the Hugging Face Hub.
+
+Recipes: {recipes}."""
+_WORDS = ("task", "model")
+
+
+def run(arguments: list[str]) -> None:
+    """Start a run or resume one."""
+    first = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    base = read_task_settings(first) if first is not None and {"-h", "--help"} & set(arguments) else {}
+    values, words = finetune_parser(base).known([_with_underscores(word) for word in arguments])
+    resume, seeds, sweep = (values.pop(name, None) for name in ("resume", "seeds", "sweep"))
+    if resume is not None:
+        own = {"seeds": seeds, "sweep": sweep}
+        stray = [*words, *(f"--{name}" for name in (*values, *(one for one, given in own.items() if given)))]
+        if stray:
+            raise ConfigError(f"config: --resume {resume} keeps the saved settings; leave {stray[0]!r} out")
+        _resume(Path(expanded(resume)))
+        return
+    if len(words) != 2:
+        came = "nothing" if not words else " ".join(words)
+        raise UnmaskError(
+            f"finetune: needs a task and a model, got {came}; write `unmask finetune classification MODEL --data.train "
+            "FILE`"
+        )
+    known = settings_of(FinetuneConfig)
+    changes: dict[str, Any] = {}
+    for name, text in values.items():
+        try:
+            changes[name] = value_of(known[name][1], text)
+        except UnmaskError as error:
+            raise ConfigError(f"config: {name}: {error}") from None
+    config = load_finetune_config(words[0], {**changes, "model": words[1]})
+    if seeds is not None or sweep is not None:
+        _run_several(config, seeds, sweep or [])
+        return
+    from unmask.tasks.finetune import finetune
+
+    finetune(config)
+
+
+def _resume(path: Path) -> None:
+    from unmask.tasks.finetune import finetune
+    from unmask.tasks.sweep import SWEEP, read_sweep, run_sweep
+
+    if (path / SWEEP).is_file():
+        run_sweep(read_sweep(path), resume=path)
+    else:
+        finetune(resume=path)
+
+
+def _run_several(config: FinetuneConfig, seeds: str | None, sweep: list[str]) -> None:
+    from unmask.tasks.sweep import Sweep, read_values, run_sweep
+
+    count = value_of(int, seeds or "1")
+    if not isinstance(count, int) or count < 1:
+        raise ConfigError(f"config: --seeds must be a whole number from 1, got {seeds!r}; write --seeds 5")
+    hints = settings_of(FinetuneConfig)
+    values = {name: [value_of(hints[name][1], one) for one in given] for name, given in read_values(sweep).items()}
+    run_sweep(Sweep(config=config, seeds=count, values=values))
+
+
+def finetune_parser(values: dict[str, Any] | None = None) -> Parser:
+    """Return the parser; its help shows `values` as the defaults."""
+    parser = _TaskParser(
+        prog="unmask finetune",
+        usage="unmask finetune TASK MODEL --data.train FILE [--group.field value ...]\n       unmask finetune "
+        "--resume RUN",
+        description=_DESCRIPTION.format(tasks=", ".join(TASKS), recipes=", ".join(task_recipe_names()) or "none"),
+    )
+    complete_files(
+        parser.add_argument(
+            "--resume", metavar="RUN", help="Go on with a run that stopped, from its newest whole checkpoint."
+        )
+    )
+    parser.add_argument(
+        "--seeds", metavar="N", help="Make N runs with seeds from --seed on, and tell mean, deviation and maximum."
+    )
+    parser.add_argument(
+        "--sweep",
+        metavar="SETTING=A,B",
+        nargs="+",
+        action="extend",
+        help="Make a run with each of these values, as in learning_rate=2e-5,3e-5,5e-5.",
+    )
+    hints, config = hints_of(FinetuneConfig), FinetuneConfig()
+    sections: dict[str, argparse._ArgumentGroup] = {}
+    for name, (field, hint) in settings_of(FinetuneConfig).items():
+        if name in _WORDS:
+            continue
+        group, _, last = name.rpartition(".")
+        if group not in sections:
+            about = inspect.getdoc(hints[group]) if group and is_dataclass(hints[group]) else ""
+            sections[group] = parser.add_argument_group(group or "run", (about or "").split("\n\n")[0])
+        default = (values or {}).get(name, getattr(getattr(config, group) if group else config, last))
+        add_option(sections[group], [f"--{name}"], name, hint, field, default=default)
+    return parser
+
+
+class _TaskParser(Parser):
+    def advice_for(self, word: str) -> str:
+        nearest = nearest_task_setting(word.lstrip("-"))
+        return super().advice_for(word) if nearest is None else f"did you mean --{nearest}?"
+
+
+def _with_underscores(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word

@@ -1,0 +1,1 @@
+"""Recipes for fine-tuning: settings of published experiments, one YAML file each."""
