@@ -124,7 +124,6 @@ def _records(
     location: str | PurePath, layout: TextLayout, encoding: str, delimiter: str | None, *, labelled: bool
 ) -> Iterator[_Record]:
     columns: Columns | None = None
-    known: frozenset[str] = frozenset()
     if suffix_of_location(location) == ".xml":
         rows: Iterator[TableRow] = read_rte_xml(task_file(location))
         columns = _XML_COLUMNS
@@ -138,9 +137,7 @@ def _records(
         )
     number = 0
     for values, place in rows:
-        if columns is None or not known.issuperset(columns.texts):
-            columns = columns or _columns_in(values, layout, place)
-            known = frozenset(values)
+        columns = columns or _columns_in(values, layout, place)
         if any(values.get(column, wanted) != wanted for column, wanted in layout.only.items()):
             continue
         texts = [_text(values, column, place) for column in columns.texts]

@@ -1,6 +1,7 @@
 """Windows over a context: spans of answers, and places in the text that the file holds."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 
 from advice import follow
 from unmask.data.tokenizer import Tokenizer
+from unmask.tasks.data.questions import read_questions
 from unmask.tasks.examples import Answer, QuestionExample
 from unmask.tasks.qa.windows import answer_tokens, make_windows, span_text
 
+FILES = Path(__file__).parents[1] / "files"
 TOKENIZER = Tokenizer.train(["a b c d e f g h i j k l m n o p q r s t u v w x y z"] * 4, 80)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # accents, two ways to write them, CJK, emoji, tabs, U+202F, a ligature and characters of no width
@@ -56,6 +59,26 @@ def test_an_answer_that_is_not_there_and_an_impossible_question_have_the_span_of
     ]
     spans = [one.span for one in make_windows(examples, TOKENIZER)]
     assert spans == [(0, 0), (0, 0), (5, 5)]
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["squad2/dev-v2.0.json", "xquad/xquad.en.json", "drcd/DRCD_dev.json", "cmrc2018/first_form.json", "cjrc/dev.json"],
+)
+def test_every_answer_of_a_file_is_the_text_of_its_tokens(file: str) -> None:
+    """Quotes, U+202F, U+00A0 and Chinese characters among them."""
+    examples = read_questions(FILES / file)
+    tokenizer = Tokenizer.train([one.context for one in examples], 400)
+    recovered = 0
+    for one in examples:
+        places = tokenizer.encode_with_places([one.context])[0].places
+        for answer in one.answers:
+            if answer.text in ("YES", "NO"):
+                continue
+            tokens = answer_tokens(places, answer)
+            assert tokens is not None and span_text(one.context, places, *tokens) == answer.text
+            recovered += 1
+    assert recovered >= 6
 
 
 @given(st.lists(CHARACTERS, min_size=1, max_size=30).map("".join), st.data())
