@@ -15,6 +15,7 @@ from pathlib import Path
 from unmask.errors import ConfigError
 
 __all__ = [
+    "address_of",
     "as_typed",
     "expanded",
     "expanded_input",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 _HALVES = re.compile("[\ud800-\udfff]")
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
 _NAME = re.compile(r"[\w.-]+")
 # control characters and line breaks of Unicode, which would move the cursor, and half surrogates
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -40,6 +42,18 @@ def expanded(path: str) -> str:
     """
     require_utf8(path)
     return _at_home(path)
+
+
+def address_of(location: str | os.PathLike[str]) -> str | None:
+    """Return the address that a location is, such as `s3://bucket/store`, or None for a path of this machine.
+
+    A `Path` that was made of an address has lost a slash, and gets it back.
+    """
+    found = _ADDRESS.match(os.fspath(location))
+    if found is None or os.path.lexists(location):
+        return None
+    protocol, path = found.groups()
+    return f"{protocol}:///{path}" if protocol == "file" else f"{protocol}://{path}"
 
 
 def nearest_name(path: Path) -> Path | None:

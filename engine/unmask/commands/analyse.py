@@ -24,10 +24,11 @@ from unmask.commands.load_model import load_model
 from unmask.config import RunConfig, load_config
 from unmask.config.settings import check_argument
 from unmask.data.stream import Stream
+from unmask.data.text.remote import shown
 from unmask.errors import RunError
 from unmask.folders import is_store
 from unmask.interop.find_model import find_model
-from unmask.paths import printable
+from unmask.paths import address_of, printable
 from unmask.train.data import RunData
 from unmask.train.run_folder import located, saved_config
 from unmask.train.store import open_store
@@ -64,6 +65,11 @@ def analyse(
     """
     check_argument("analyse", "micro_batches", int, micro_batches, ge=1)
     path = Path(run_or_store)
+    if (address := address_of(path)) is not None:
+        raise RunError(
+            f"analyse: {shown(address)} is on another machine; analyse a run over it, or copy the store to this "
+            "machine and give its folder"
+        )
     config = _config(path, recipe, settings or {})
     data = _open(path, config)
     stream = data.stream(data.phases[-1])

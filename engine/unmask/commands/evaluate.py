@@ -26,14 +26,14 @@ from unmask.errors import CheckpointError, ConfigError, RunError, StoreError
 from unmask.interop.find_model import ModelFolder, find_model
 from unmask.model import PretrainingModel
 from unmask.objectives import TOKEN_OBJECTIVES, build_objectives
-from unmask.paths import as_typed
+from unmask.paths import address_of, as_typed
 from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.checkpoint.tokenizer_hash import require_bound
 from unmask.train.data import RunData
 from unmask.train.evaluate import Score, Split, as_row, part_of, score_model
 from unmask.train.precision import choose_precision
 from unmask.train.run_folder import located, saved_config
-from unmask.train.store import open_store
+from unmask.train.store import cache_of, open_store
 from unmask.train.threads import CrowdWatch
 from unmask.train.unigram import baseline
 
@@ -320,16 +320,16 @@ def _open(config: RunConfig, run: Path | None, tokenizer: Tokenizer, found: Mode
     """
     if config.data.store is not None or run is None:
         assert config.data.store is not None
-        if run is not None and not Path(config.data.store).exists():
+        if run is not None and address_of(config.data.store) is None and not Path(config.data.store).exists():
             raise StoreError(
                 f"evaluate: {config.data.store}, the store of {run}, is not there; give its place now with --store"
             )
-        store = Store.open(config.data.store)
+        store = Store.open(config.data.store, cache=cache_of(config))
     else:
         store, _ = open_store(config, run)
     if store.tokenizer_hash != tokenizer.hash:
         raise StoreError(
-            f"evaluate: {store.folder} was made by tokenizer {store.tokenizer_hash[:12]} with {store.vocab_size:,} "
+            f"evaluate: {store.location} was made by tokenizer {store.tokenizer_hash[:12]} with {store.vocab_size:,} "
             f"tokens, {found.name} has {tokenizer.hash[:12]} with {tokenizer.vocab_size:,}, so the ids mean other "
             f"words; make a store with `unmask prepare --input TEXT --tokenizer {as_typed(found.name)} --out STORE`"
         )

@@ -18,13 +18,15 @@ from unmask.config import to_mapping
 from unmask.config.load import changed_settings
 from unmask.config.settings import counted
 from unmask.config.yaml_text import dump_yaml, parse_yaml
+from unmask.data.store import Store
 from unmask.data.store.manifest import Manifest, read_manifest
 from unmask.errors import CheckpointError, ConfigError, RunError, StoreError
 from unmask.interop.hub import hub_model
-from unmask.paths import printable
+from unmask.paths import address_of, printable
 from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.logging.log import read_evaluations
 from unmask.train.run_folder import located
+from unmask.train.store import cache_of
 from unmask.train.trained_length import INITIAL, trained_length
 
 if TYPE_CHECKING:
@@ -172,7 +174,11 @@ def _manifest_of(run: Path, config: "RunConfig", tokenizer: "Tokenizer") -> Mani
     """Return the manifest of the run's store; None if it is gone, or another one is in its place."""
     with suppress(StoreError, RunError):
         given = located(config, run).data.store
-        manifest = read_manifest(Path(given) if given else run / "store")
+        store = run / "store" if given is None else given
+        if address_of(store) is None:
+            manifest = read_manifest(Path(store))
+        else:
+            manifest = Store.open(store, cache=cache_of(config)).manifest
         return manifest if manifest["tokenizer_hash"] == tokenizer.hash else None
     return None
 

@@ -16,6 +16,7 @@ from unmask.errors import StoreError, UnmaskError
 from unmask.folders import kind_of
 from unmask.train.precision import choose_precision
 from unmask.train.run_folder import located, saved_config
+from unmask.train.store import cache_of
 from unmask.train.verification import shapes_of
 from unmask_kernels import verify as kernels
 
@@ -89,7 +90,9 @@ def _settings_of(config: RunConfig | str | Path) -> RunConfig:
         if store is None:
             continue
         try:
-            rows = Store.open(store, verify=False).vocab_size
+            rows = Store.open(
+                store, verify=False, cache=cache_of(here) if store == here.data.store else None
+            ).vocab_size
         except (StoreError, OSError):
             continue
         return replace(settings, model=replace(settings.model, vocab_size=rows))

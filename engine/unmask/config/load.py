@@ -47,7 +47,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-_PATHS = ("run", "data.store", "data.tokenizer", "masking.similar_words", "init.from")
+_PATHS = ("run", "data.store", "data.cache_folder", "data.tokenizer", "masking.similar_words", "init.from")
 
 
 def load_config(

@@ -55,8 +55,19 @@ class DataConfig(Checked):
 
     store: str | None = setting(
         None,
-        "Token store that `unmask prepare` wrote. None: `input` if given, else the docstrings of the installed Python "
-        "packages.",
+        "Token store that `unmask prepare` wrote: a folder, or an address such as s3://bucket/store. None: `input` if "
+        "given, else the docstrings of the installed Python packages.",
+    )
+    cache_folder: str | None = setting(
+        None, "Folder that keeps the shards of a store at an address. None: the user's cache, `~/.cache/unmask`."
+    )
+    cache_gb: float | None = setting(
+        None,
+        "Most gigabytes of shards in it; those that were used least recently go first. None: as many as there are.",
+        gt=0,
+    )
+    cache_patience: float = setting(
+        60.0, "Seconds without a byte after which a file of a store at an address is given up.", gt=0
     )
     input: list[str] = setting(
         list,

@@ -19,7 +19,7 @@ from unmask.config.mappings import LineOf, defaults, placed
 from unmask.errors import ConfigError
 from unmask.folders import is_store
 from unmask.limits import JOINING
-from unmask.paths import name_and_location
+from unmask.paths import address_of, name_and_location
 
 __all__ = ["without_unused"]
 
@@ -109,6 +109,13 @@ _READ = (
         reads=lambda settings: bool(settings["data.input"]),
         why="so no text is read here",
         way="give the text as data.input",
+    ),
+    _Read(
+        settings=("data.cache_folder", "data.cache_gb", "data.cache_patience"),
+        choice="data.store",
+        reads=lambda settings: address_of(settings["data.store"] or "") is not None,
+        why="which is not at an address of another machine",
+        way="give an address such as s3://bucket/store as data.store",
     ),
     _Read(
         settings=("composition.bm25_walk", "composition.bm25_buffer", "composition.bm25_query_terms"),

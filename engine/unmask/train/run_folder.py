@@ -58,6 +58,9 @@ MAY_CHANGE = frozenset(
     {
         "run",
         "data.store",
+        "data.cache_folder",
+        "data.cache_gb",
+        "data.cache_patience",
         "masking.similar_words",
         "stream.workers",
         *(f"train.{name}" for name in BUDGETS),
@@ -399,7 +402,7 @@ def located(config: RunConfig, run: Path) -> RunConfig:
     config = replace(config, data=replace(config.data, input=inputs))
     for group, name in _PATHS:
         given = getattr(getattr(config, group), name)
-        if given is None or Path(given).is_absolute():
+        if given is None or Path(given).is_absolute() or _ADDRESS in given:
             continue
         if (start / given).exists():
             config = replace(config, **{group: replace(getattr(config, group), **{name: str(start / given)})})
@@ -419,7 +422,7 @@ def _absolute_changes(run: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     paths = {f"{group}.{name}" for group, name in _PATHS}
     return {
         name: str(Path(expanded(value)).resolve())
-        if name in paths and isinstance(value, str) and not _may_be_of_hub(name, value)
+        if name in paths and isinstance(value, str) and _ADDRESS not in value and not _may_be_of_hub(name, value)
         else value
         for name, value in flat_changes.items()
     }

@@ -19,7 +19,7 @@ from pathlib import Path
 from unmask.config import RunConfig
 from unmask.data.prepare import Progress, describe, prepare
 from unmask.data.prepare.inputs import stores_among
-from unmask.data.store import Store
+from unmask.data.store import Store, StoreCache
 from unmask.data.store.duplicates import describe_duplicates
 from unmask.data.store.summary import headline
 from unmask.data.text.corpus import DOCSTRINGS
@@ -28,8 +28,9 @@ from unmask.data.tokenizer import Tokenizer
 from unmask.data.tokenizer.find_tokenizer import find_tokenizer
 from unmask.data.tokenizer.folder import case_is_open
 from unmask.errors import StoreError
+from unmask.paths import address_of
 
-__all__ = ["open_store"]
+__all__ = ["cache_of", "open_store"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,17 +45,17 @@ def open_store(config: RunConfig, run: Path) -> tuple[Store, Tokenizer]:
         TokenizerError: the tokenizer cannot be used.
     """
     if config.data.store is not None:
-        store = _opened(Path(config.data.store))
+        store = _opened(config.data.store, cache_of(config))
         asked, made_by = config.data.segmenter, store.segmenter.partition(" ")[0]
         if asked is not None and not made_by:
             raise StoreError(
-                f"store: {store.folder} was made without a segmenter, so each Chinese character is a word in it, but "
+                f"store: {store.location} was made without a segmenter, so each Chinese character is a word in it, but "
                 f"data.segmenter is {asked!r}; prepare the text again with --segmenter {asked}, or give "
                 "--data.segmenter None"
             )
         if asked not in (None, "chinese", made_by):
             raise StoreError(
-                f"store: {store.folder} has words by {store.segmenter}, but data.segmenter is {asked!r}; prepare the "
+                f"store: {store.location} has words by {store.segmenter}, but data.segmenter is {asked!r}; prepare the "
                 f"text again with --segmenter {asked}, or give --data.segmenter {made_by}"
             )
     elif config.init.from_ is not None or config.data.input not in ([], [DOCSTRINGS]):
@@ -70,9 +71,17 @@ def open_store(config: RunConfig, run: Path) -> tuple[Store, Tokenizer]:
     return store, tokenizer
 
 
-def _opened(folder: Path) -> Store:
+def cache_of(config: RunConfig) -> StoreCache | None:
+    """Return where a run keeps the shards of a store at an address; None for a store in a folder."""
+    data = config.data
+    if data.store is None or address_of(data.store) is None:
+        return None
+    return StoreCache(folder=data.cache_folder, limit_gb=data.cache_gb, patience=data.cache_patience)
+
+
+def _opened(place: str | Path, cache: StoreCache | None = None) -> Store:
     """Open a store that was described when it was made."""
-    store = Store.open(folder)
+    store = Store.open(place, cache=cache)
     _log.info(headline(store))
     return store
 

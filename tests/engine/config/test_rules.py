@@ -29,6 +29,8 @@ WITH: dict[str, dict[str, Any]] = {
     "masking.rate_steps": {"masking.rate_end": 0.3},
     "optimizer.power": {"optimizer.schedule": "polynomial"},
     "optimizer.decay_share": {"optimizer.schedule": "wsd"},
+    "data.cache_gb": {"data.store": "s3://bucket/store"},
+    "data.cache_patience": {"data.store": "s3://bucket/store"},
     "model.hidden_size": {"model.num_heads": 1},
     "model.max_positions": {"stream.max_length": 3},
     "objective.mlm": {"objective.clm": 1, "model.causal": True},

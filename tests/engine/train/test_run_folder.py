@@ -60,7 +60,9 @@ def test_a_resumed_run_may_change_how_it_is_watched_but_not_what_it_computes(tmp
     assert saved_config(run) == allowed
     was = re.escape(f"optimizer.learning_rate is {CONFIG.optimizer.learning_rate} in the saved configuration, got 0.5")
     with pytest.raises(
-        RunError, match=rf"{was}; resuming may change only data\.store, kernels\.\*, masking\.similar_words, "
+        RunError,
+        match=rf"{was}; resuming may change only data\.cache_folder, data\.cache_gb, data\.cache_patience, "
+        r"data\.store, kernels\.\*, masking\.similar_words, ",
     ):
         RunFolder.reopen(run, saved_config(run, {"optimizer.learning_rate": 0.5}))
 
@@ -98,6 +100,7 @@ def test_other_settings_start_from_the_weights_with_the_command_of_the_error(
 
 def test_every_setting_of_watching_may_change_and_no_other() -> None:
     watching = {"run", "masking.similar_words", "data.store", "stream.workers"}
+    watching |= {"data.cache_folder", "data.cache_gb", "data.cache_patience"}
     for name in (
         "steps",
         "epochs",

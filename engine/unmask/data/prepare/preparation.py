@@ -34,12 +34,14 @@ from unmask.data.store.writer import SHARD_TOKENS, ShardWriter, StoredDocument
 from unmask.data.text.cleaning import KINDS, Normalisation, clean
 from unmask.data.text.corpus import Document
 from unmask.data.text.options import ReadOptions
+from unmask.data.text.remote import shown
 from unmask.data.text.words import load_segmenter
 from unmask.data.tokenizer import Tokenizer
 from unmask.data.tokenizer.case import require_case
 from unmask.data.tokenizer.find_tokenizer import find_tokenizer
 from unmask.data.tokenizer.folder import case_is_open
 from unmask.errors import CorpusError, StoreError
+from unmask.paths import address_of
 from unmask.processes import ProcessPool, cores
 
 __all__ = ["Progress", "describe", "prepare"]
@@ -145,6 +147,11 @@ def prepare(
         UnmaskError: a worker process died.
         ValueError: `workers` or `shard_tokens` is below 1, or an option is for training a tokenizer and one is given.
     """
+    if (address := address_of(out)) is not None:
+        raise StoreError(
+            f"store: {shown(address)} is on another machine, where no store can be made; make it in a folder here, and "
+            "copy the folder there when it is whole"
+        )
     if Path(out).exists():
         raise StoreError(f"store: {out} exists already; choose another folder or remove it first")
     for option, value in (("workers", workers), ("shard_tokens", shard_tokens)):

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from unmask.data.compose.sequences import Indices
 
-__all__ = ["FACTS", "INDEX", "StoreIndex", "build_index", "cached_index", "read_index", "scan_shard"]
+__all__ = ["ARRAYS", "FACTS", "INDEX", "StoreIndex", "build_index", "cached_index", "read_index", "scan_shard"]
 
 INDEX = "index"
 """The folder of the index in a store."""
@@ -56,7 +56,7 @@ _FORMAT = 1
 _DOCUMENT = np.dtype({"names": ["begin", "length", "source"], "formats": ["<i8", "<i4", "<i2"], "itemsize": 16})
 _BATCH = np.dtype([(name, "<i8") for name in ("first", "shard", "tokens", "ids", "words", "sentences")])
 _LENGTH = np.dtype([(name, "<i8") for name in ("source", "length", "count")])
-_ARRAYS = {
+ARRAYS = {
     "documents": _DOCUMENT,
     "batches": _BATCH,
     "hashes": np.dtype("<u8"),
@@ -149,11 +149,11 @@ def read_index(folder: Path, manifest: Manifest, *, hashes: bool) -> StoreIndex 
         facts: _Facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
         if (facts["format"], facts["store"]) != (_FORMAT, fingerprint(manifest)):
             return None
-        for name in _ARRAYS:
+        for name in ARRAYS:
             path, expected = place / f"{name}.npy", facts["files"][f"{name}.npy"]
             if path.stat().st_size != expected["bytes"] or (hashes and _sha256(path) != expected["sha256"]):
                 raise StoreError(f"store: {path} is damaged; {remedy}")
-        arrays = {name: np.asarray(np.load(place / f"{name}.npy", mmap_mode="r")) for name in _ARRAYS}
+        arrays = {name: np.asarray(np.load(place / f"{name}.npy", mmap_mode="r")) for name in ARRAYS}
         return _opened(arrays, facts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"store: {place} is damaged ({error}); {remedy}") from None
@@ -182,7 +182,7 @@ def cached_index(folder: Path, manifest: Manifest, cache: Path | None) -> StoreI
     with tempfile.TemporaryDirectory() as name:
         build_index(folder, manifest, Path(name))
         facts: _Facts = json.loads((Path(name) / INDEX / FACTS).read_text(encoding="utf-8"))
-        return _opened({array: np.load(Path(name) / INDEX / f"{array}.npy") for array in _ARRAYS}, facts)
+        return _opened({array: np.load(Path(name) / INDEX / f"{array}.npy") for array in ARRAYS}, facts)
 
 
 def _build_beside(folder: Path, manifest: Manifest, kept: Path) -> None:
@@ -261,7 +261,7 @@ def build_index(folder: Path, manifest: Manifest, target: Path) -> None:
         file.append(lengths.rows())
     files = {
         f"{name}.npy": {"bytes": (path := place / f"{name}.npy").stat().st_size, "sha256": _sha256(path)}
-        for name in _ARRAYS
+        for name in ARRAYS
     }
     facts = _Facts(
         format=_FORMAT,
@@ -331,7 +331,7 @@ class _ArrayFile:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.count = 0
-        self._dtype = _ARRAYS[name]
+        self._dtype = ARRAYS[name]
         self._file: IO[bytes] = (folder / f"{name}.npy").open("wb")
         self._write_header()
 

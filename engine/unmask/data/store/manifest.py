@@ -228,7 +228,7 @@ def check_shards(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
                 )
 
 
-def require_documents(folder: Path, manifest: Manifest, count: int) -> None:
+def require_documents(store: Path | str, manifest: Manifest, count: int) -> None:
     """Check that the shards of a store hold as many documents as its manifest says.
 
     Raises:
@@ -236,7 +236,7 @@ def require_documents(folder: Path, manifest: Manifest, count: int) -> None:
     """
     if count != manifest["documents"]:
         raise StoreError(
-            f"store: {folder} holds {counted(count, 'document')}, the manifest says {manifest['documents']}; prepare "
+            f"store: {store} holds {counted(count, 'document')}, the manifest says {manifest['documents']}; prepare "
             "it again"
         )
 

@@ -22,13 +22,21 @@ from unmask.config.settings import between_commas, counted
 from unmask.data.compose.sequences import Indices, ranges
 from unmask.data.documents import Chosen, LengthCounts, Members
 from unmask.data.store.index import StoreIndex, cached_index, read_index, scan_shard
-from unmask.data.store.manifest import Manifest, check_shards, fingerprint, read_manifest
+from unmask.data.store.manifest import (
+    Manifest,
+    ShardEntry,
+    check_shards,
+    fingerprint,
+    read_manifest,
+    require_documents,
+)
 from unmask.errors import StoreError
-from unmask.paths import require_utf8
+from unmask.paths import address_of, require_utf8
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from unmask.data.store.remote import RemoteStore, StoreCache
     from unmask.data.tokenizer import Tokenizer
 
 __all__ = ["Store"]
@@ -37,13 +45,15 @@ __all__ = ["Store"]
 _HASHED_ALWAYS_BYTES = 1 << 27
 # a mapped shard holds a file descriptor, of which a process may have 1,024
 _MOST_MAPPED = 256
+_TRIES = 10
 
 
 class Store:
     """A token store, opened with `Store.open`.
 
     Attributes:
-        folder: its path.
+        folder: its path; of a store on another machine, that of its part in the cache (`remote.py`).
+        location: what was opened, for messages: the folder, or the address without keys.
         manifest: the contents of `manifest.json`.
         fingerprint: SHA-256 of the contents: tokens in order, sources, tokenizer.
         num_documents, num_tokens: N, and the tokens of all documents without [CLS] and [SEP].
@@ -56,8 +66,10 @@ class Store:
         source_of: number of its source in `sources`, (N,) int16, mapped.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, index: StoreIndex) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, index: StoreIndex, remote: RemoteStore | None = None) -> None:
         self.folder = folder
+        self.location = str(folder) if remote is None else remote.name
+        self._remote = remote
         self.manifest = manifest
         self.fingerprint = fingerprint(manifest)
         self.num_documents, self.num_tokens = manifest["documents"], manifest["tokens"]
@@ -70,21 +82,31 @@ class Store:
         self.source_of: NDArray[np.int16] = index.sources
         self._index = index
         self._firsts: Indices = np.ascontiguousarray(index.batches["first"])
-        self._shards = _MappedShards(folder, [shard["file"] for shard in manifest["shards"]])
+        self._shards = _MappedShards(folder, manifest["shards"], remote)
         self._dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
         self._held_out: dict[float, Chosen] = {}
 
     @classmethod
-    def open(cls, folder: str | Path, *, verify: bool | None = None) -> Store:
+    def open(cls, folder: str | Path, *, verify: bool | None = None, cache: StoreCache | None = None) -> Store:
         """Open a store after checking it against its manifest.
 
         Args:
-            folder: the store.
+            folder: the store: its folder, or an address of fsspec such as `s3://bucket/store`. Shards at an address are
+                fetched when a document of them is asked for, and compared with their SHA-256 then.
             verify: whether to compare the SHA-256 of every shard, beside its size. Default: up to 128 MiB.
+            cache: where shards of an address are kept. Default: the defaults of `unmask.data.store.StoreCache`.
 
         Raises:
-            StoreError: there is no store; a shard is missing, truncated or altered; or the format is newer.
+            StoreError: there is no store; a shard is missing, truncated or altered; the format is newer; or an address
+                cannot be read.
         """
+        address = address_of(folder)
+        if address is not None:
+            return cls._at(address, verify, cache)
+        if cache is not None:
+            raise ValueError(
+                f"store: cache is given, but {folder} is a folder of this machine, which needs none; leave cache out"
+            )
         folder = Path(folder)
         require_utf8(str(folder))
         manifest = read_manifest(folder)
@@ -93,18 +115,31 @@ class Store:
         check_shards(folder, manifest, hashes=hashes)
         return cls(folder, manifest, _index_of(folder, manifest, hashes=hashes))
 
+    @classmethod
+    def _at(cls, address: str, verify: bool | None, cache: StoreCache | None) -> Store:
+        from unmask.data.store.remote import RemoteStore, StoreCache
+
+        remote = RemoteStore(address, StoreCache() if cache is None else cache)
+        manifest = remote.manifest
+        require_documents(remote.name, manifest, sum(shard["documents"] for shard in manifest["shards"]))
+        if verify:
+            remote.verify()
+        return cls(remote.folder, manifest, _index_of(remote.folder, manifest, hashes=bool(verify)), remote)
+
     def __repr__(self) -> str:
         return (
-            f"<Store {str(self.folder)!r}: {counted(self.num_documents, 'document')}, {self.num_tokens:,} tokens, "
+            f"<Store {self.location!r}: {counted(self.num_documents, 'document')}, {self.num_tokens:,} tokens, "
             f"vocabulary {self.vocab_size:,}, sources {', '.join(map(between_commas, self.sources))}>"
         )
 
     def __fspath__(self) -> str:
         # a store may be given where its folder may
-        return str(self.folder)
+        return str(self.folder) if self._remote is None else self._remote.address
 
     def __reduce__(self) -> tuple[Any, ...]:
         # the shards were verified when the store was first opened
+        if self._remote is not None:
+            return partial(Store.open, verify=False, cache=self._remote.cache), (self._remote.address,)
         return partial(Store.open, verify=False), (self.folder,)
 
     def require_tokenizer(self, tokenizer: Tokenizer) -> None:
@@ -115,7 +150,7 @@ class Store:
         """
         if tokenizer.hash != self.tokenizer_hash:
             raise StoreError(
-                f"store: {self.folder} was made by tokenizer {self.tokenizer_hash[:12]}, got {tokenizer.hash[:12]}; "
+                f"store: {self.location} was made by tokenizer {self.tokenizer_hash[:12]}, got {tokenizer.hash[:12]}; "
                 "use the tokenizer in the store's folder or prepare the text again with this one"
             )
 
@@ -130,14 +165,14 @@ class Store:
 
         if not (self.folder / "tokenizer").exists():
             raise StoreError(
-                f"store: {self.folder} holds no tokenizer, which a run needs; copy the folder of the one that made its "
-                f"ids to {self.folder / 'tokenizer'}, or write the store with write_store(..., tokenizer=FOLDER)"
+                f"store: {self.location} holds no tokenizer, which a run needs; copy the folder of the one that made "
+                f"its ids to {self.location}/tokenizer, or write the store with write_store(..., tokenizer=FOLDER)"
             )
         tokenizer = Tokenizer.load(self.folder / "tokenizer")
         if tokenizer.added_special_ids and tokenizer.hash != self.tokenizer_hash:
             names = ", ".join(map(tokenizer.token, tokenizer.added_special_ids[:3]))
             raise StoreError(
-                f"store: {self.folder} was made when special tokens such as {names} in a text were cut into pieces; "
+                f"store: {self.location} was made when special tokens such as {names} in a text were cut into pieces; "
                 "prepare the text again"
             )
         self.require_tokenizer(tokenizer)
@@ -151,6 +186,8 @@ class Store:
     def hash_batches(self) -> Iterator[NDArray[np.uint64]]:
         """Yield the content hashes of the documents of each record batch, (n,), in the order of the store."""
         for shard in self.manifest["shards"]:
+            if self._remote is not None:
+                self._remote.require([shard])
             for batch in scan_shard(self.folder, shard):
                 yield batch.hashes
 
@@ -254,6 +291,7 @@ class Store:
     ) -> Iterator[tuple[_TokenBatch, Indices, Indices | slice]]:
         """Yield each record batch with the tokens to take from it and their places in the flat result."""
         touched = np.unique(where)
+        self._shards.require(np.unique(self._index.batches["shard"][touched]).tolist())
         if len(touched) == 1:
             yield self._batch(int(touched[0])), ranges(begins, sizes), slice(None)
             return
@@ -286,25 +324,39 @@ class _TokenBatch(NamedTuple):
 class _MappedShards:
     """The bytes of shards, mapped when they are first asked for; the least recently used ones are let go."""
 
-    def __init__(self, folder: Path, files: Sequence[str]) -> None:
-        self._folder, self._files = folder, files
+    def __init__(self, folder: Path, shards: Sequence[ShardEntry], remote: RemoteStore | None) -> None:
+        self._folder, self._entries, self._remote = folder, shards, remote
         self._mapped: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+
+    def require(self, numbers: Sequence[int]) -> None:
+        """Fetch shards of another machine together, if the cache has room for them."""
+        if self._remote is not None and len(numbers) <= self._remote.most_mapped:
+            self._remote.require([self._entries[number] for number in numbers if number not in self._mapped])
 
     def __getitem__(self, number: int) -> NDArray[np.uint8]:
         if number in self._mapped:
             self._mapped.move_to_end(number)
             return self._mapped[number]
-        path = self._folder / self._files[number]
-        try:
-            mapped = np.asarray(np.memmap(path, np.uint8, "r"))
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"store: {path} cannot be read any more ({error}); copy the store again, or prepare it anew"
-            ) from None
+        mapped = self._map(self._entries[number])
         self._mapped[number] = mapped
-        if len(self._mapped) > _MOST_MAPPED:
+        if len(self._mapped) > (_MOST_MAPPED if self._remote is None else min(_MOST_MAPPED, self._remote.most_mapped)):
             self._mapped.popitem(last=False)
         return mapped
+
+    def _map(self, shard: ShardEntry) -> NDArray[np.uint8]:
+        path = self._folder / shard["file"]
+        for _ in range(1 if self._remote is None else _TRIES):
+            if self._remote is not None:
+                self._remote.require([shard])
+            try:
+                return np.asarray(np.memmap(path, np.uint8, "r"))
+            except FileNotFoundError as error:
+                # another process may have removed it from a full cache between the two lines
+                failed: Exception = error
+            except (OSError, ValueError) as error:
+                failed = error
+                break
+        raise StoreError(f"store: {path} cannot be read any more ({failed}); copy the store again, or prepare it anew")
 
 
 def _index_of(folder: Path, manifest: Manifest, *, hashes: bool) -> StoreIndex:

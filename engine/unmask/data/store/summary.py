@@ -104,7 +104,7 @@ def headline(store: Store) -> str:
     )
     words = f", words of Chinese by {store.segmenter}" if store.segmenter else ""
     unknown = sum(store.manifest["summary"].get("unknown_tokens", {}).values()) / max(1, store.num_tokens)
-    return f"{store.folder}: {counts}{words}" + (f", {unknown:.1%} unknown" if unknown > _SOME_UNKNOWN else "")
+    return f"{store.location}: {counts}{words}" + (f", {unknown:.1%} unknown" if unknown > _SOME_UNKNOWN else "")
 
 
 def describe(store: Store) -> str:
