@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-REQUIREMENTS := pyproject.toml setup.py constraints.txt
+# the extension is compiled anew when its sources change
+REQUIREMENTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*/*)
 
 # The oldest Triton that is supported lies in a folder of its own beside the one that pip installs; tests compile with both.
 # Triton has packages for Linux alone.
@@ -24,7 +25,7 @@ DEMO_SETTINGS_long := --train.steps 5000
 DEMO_RUN := $(DEMO_RUN_$(DEMO))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 test-slow bench lint
+.PHONY: help demo test test-avx2 test-slow bench lint extension
 
 help:
 	@echo "make demo        install, pre-train the embedded default for minutes, show what it predicts"
@@ -34,6 +35,7 @@ help:
 	@echo "make test-slow   the long tests that the suite leaves out"
 	@echo "make lint        ruff check, ruff format --check, mypy"
 	@echo "make bench       the benches that a CPU can run"
+	@echo "make extension   install nvcc from PyPI and build the kernels in CUDA C++; not needed where nvcc is installed"
 
 demo: $(VENV)/.plots-installed
 	$(if $(DEMO_RUN),,$(error DEMO must be short or long, got '$(DEMO)'))
@@ -76,6 +78,10 @@ test-slow: $(VENV)/.test-installed $(OLDEST_TRITON_INSTALLED)
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m pytest bench --timeout 1800
+
+extension: $(VENV)/.cuda-build-installed
+
+$(VENV)/.cuda-build-installed: export UNMASK_BUILD_CUDA := 1
 
 $(VENV)/.%-installed: $(BIN)/python $(REQUIREMENTS)
 	$(PIP_INSTALL) --editable '.[$*]'

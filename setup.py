@@ -129,10 +129,27 @@ def hash_of_sources() -> str:
     return str(module["hash_of_sources"](SOURCES))
 
 
+def pybind11_headers() -> Path:
+    """Return the folder of pybind11's headers: its own, or the copy in PyTorch where there is no network."""
+    for package in ("pybind11", "torch"):
+        found = importlib.util.find_spec(package)
+        for folder in (found.submodule_search_locations if found else None) or []:
+            if (Path(folder) / "include/pybind11/pybind11.h").is_file():
+                return Path(folder) / "include"
+    raise Unbuildable("pybind11 is not installed; pip install pybind11")
+
+
+def ninja() -> list[str]:
+    """Return the command that runs ninja."""
+    if importlib.util.find_spec("ninja") is not None:
+        return [sys.executable, "-m", "ninja"]
+    if found := shutil.which("ninja"):
+        return [found]
+    raise Unbuildable("ninja is not installed; pip install ninja")
+
+
 def build_file(target: Path, objects: Path) -> str:
     """Return the file for ninja that builds the extension."""
-    import pybind11
-
     nvcc, cxx = compiler(), shutil.which(os.environ.get("CXX", "g++"))
     if nvcc is None:
         raise Unbuildable(
@@ -151,7 +168,7 @@ def build_file(target: Path, objects: Path) -> str:
     files = sorted(path for path in SOURCES.rglob("*") if path.suffix in (".cpp", ".cu"))
     outputs = {path: objects / f"{path.relative_to(SOURCES).as_posix().replace('/', '.')}.o" for path in files}
     rules = {".cpp": "cxx", ".cu": "cuda"}
-    includes = [*headers, sysconfig.get_path("include"), pybind11.get_include()]
+    includes = [*headers, sysconfig.get_path("include"), pybind11_headers()]
     builds = [f"build {_escaped(out)}: {rules[path.suffix]} {_escaped(path)}" for path, out in outputs.items()]
     return NINJA.format(
         cxx=shlex.quote(cxx),
@@ -182,7 +199,7 @@ class BuildWithNvcc(build_ext):
         """Build it, or leave it out with a reason if nobody asked for it."""
         try:
             self._build(ext)
-        except (Unbuildable, subprocess.CalledProcessError, ImportError) as error:
+        except (Unbuildable, subprocess.CalledProcessError) as error:
             if wish() == "1":
                 raise SystemExit(f"unmask: the CUDA extension cannot be built: {error}") from error
             print(f"unmask: goes on without the CUDA extension: {error}; UNMASK_BUILD_CUDA=1 makes this an error")
@@ -193,7 +210,7 @@ class BuildWithNvcc(build_ext):
         for folder in (objects, target.parent):
             folder.mkdir(parents=True, exist_ok=True)
         (objects / "build.ninja").write_text(build_file(target, objects))
-        subprocess.run([sys.executable, "-m", "ninja", "-C", str(objects)], check=True)
+        subprocess.run([*ninja(), "-C", str(objects)], check=True)
 
 
 def extensions() -> Iterator[Extension]:

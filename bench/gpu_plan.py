@@ -128,7 +128,14 @@ def stages(*, dry: bool, variants: str, ptxas: str, workers: int, scratch: Path)
     ablation = (
         "--size nano --rounds 1" if dry else "--size base --tokens 32768 --rounds 10 --dropout 0.1 --backend triton"
     )
+    # in place: the machine has the repository, and nothing installed
+    build = Command(
+        arguments=[python, "setup.py", "-q", "build_ext", "--inplace"],
+        environment={"UNMASK_BUILD_CUDA": "0" if dry else "1", "UNMASK_CUDA_ARCHS": "sm_80 sm_90a"},
+        tool="nvcc",
+    )
     every = [
+        Stage(name="build", seconds=40, shows="the kernels in CUDA C++ compile here", commands=[build]),
         Stage(
             name="facts",
             seconds=10,
@@ -249,7 +256,7 @@ def stages(*, dry: bool, variants: str, ptxas: str, workers: int, scratch: Path)
     return {stage.name: stage for stage in every}
 
 
-FIRST = ("facts", "correctness", "races", "attention", "counters", "sanitizer", "step", "operations")
+FIRST = ("build", "facts", "correctness", "races", "attention", "counters", "sanitizer", "step", "operations")
 SECOND = ("tests", "peer")
 STAGES = (*FIRST, *SECOND, "peers", "others", "ablation", "train")
 """All names, those of the first call first."""

@@ -212,7 +212,7 @@ def test_variants_that_are_asked_for_replace_those_of_the_plan(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("names", "environment", "said"),
     [
-        (("fly",), {}, "no stage 'fly'; there are: first second facts correctness races"),
+        (("fly",), {}, "no stage 'fly'; there are: first second build facts correctness races"),
         (("facts",), {"BUDGET": "ten"}, "BUDGET must be a number of seconds above 0, got 'ten'; such as BUDGET=570"),
         (("facts",), {"BUDGET": "0"}, "BUDGET must be a number of seconds above 0, got '0'; such as BUDGET=570"),
         ((), {}, "usage: bench/gpu.sh OUT"),

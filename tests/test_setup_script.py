@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -154,7 +155,6 @@ def test_what_is_missing_for_the_build_is_named(monkeypatch: pytest.MonkeyPatch,
 def test_the_file_for_ninja_has_every_source_and_paths_with_spaces(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pytest.importorskip("pybind11")
     nvcc = a_toolkit(tmp_path / "a toolkit")
     monkeypatch.setattr(script, "compiler", lambda: nvcc)
     monkeypatch.setattr(script.shutil, "which", lambda name: "/usr/bin/g++")
@@ -169,6 +169,35 @@ def test_the_file_for_ninja_has_every_source_and_paths_with_spaces(
     facts = (objects / "build_facts.h").read_text()
     assert f'#define UNMASK_VERSION "{script.version()}"' in facts
     assert '#define UNMASK_ARCHITECTURES "sm_80 sm_90a compute_80"' in facts
+
+
+def test_what_the_build_takes_from_pypi_may_come_from_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """PyTorch has a copy of the headers of pybind11, and a system may have ninja."""
+    headers = tmp_path / "torch" / "include" / "pybind11" / "pybind11.h"
+    headers.parent.mkdir(parents=True)
+    places = {"torch": tmp_path / "torch"}
+
+    def find_spec(name: str) -> object:
+        return SimpleNamespace(submodule_search_locations=[str(places[name])]) if name in places else None
+
+    monkeypatch.setattr(script.importlib.util, "find_spec", find_spec)
+    monkeypatch.setattr(script.shutil, "which", lambda name: None)
+    with pytest.raises(script.Unbuildable, match="pybind11 is not installed; pip install pybind11"):
+        script.pybind11_headers()
+    headers.touch()
+    assert script.pybind11_headers() == tmp_path / "torch" / "include"
+    with pytest.raises(script.Unbuildable, match="ninja is not installed; pip install ninja"):
+        script.ninja()
+    monkeypatch.setattr(script.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert script.ninja() == ["/usr/bin/ninja"]
+    places |= {"pybind11": tmp_path / "pybind11", "ninja": tmp_path / "ninja"}
+    own = tmp_path / "pybind11" / "include" / "pybind11" / "pybind11.h"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert script.pybind11_headers() == tmp_path / "pybind11" / "include"
+    assert script.ninja()[1:] == ["-m", "ninja"]
 
 
 def test_a_build_that_fails_ends_the_installation_only_if_it_was_asked_for(

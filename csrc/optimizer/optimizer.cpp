@@ -141,8 +141,9 @@ void norm(int device, Address stream, Address rows, Address items, long long ite
   parameters.found_inf = pointer<const float>(found_inf);
   parameters.norm = needed<float>("norm", norm_at);
   parameters.skipped = pointer<float>(skipped);
+  const unsigned blocks = blocks_of(item_count);
   const DeviceGuard guard(device);
-  launch_norm(parameters, blocks_of(item_count), pointer<CUstream_st>(stream));
+  launch_norm(parameters, blocks, pointer<CUstream_st>(stream));
 }
 
 void update(int device, Address stream, int rule, Address rows, int row_count, Address items, long long item_count,
@@ -166,8 +167,9 @@ void update(int device, Address stream, int rule, Address rows, int row_count, A
   parameters.max_norm = static_cast<float>(max_norm);
   parameters.row_count = row_count;
   std::copy(groups.begin(), groups.end(), parameters.groups);
+  const unsigned blocks = blocks_of(item_count);
   const DeviceGuard guard(device);
-  launch_update(static_cast<Rule>(rule), parameters, blocks_of(item_count), pointer<CUstream_st>(stream));
+  launch_update(static_cast<Rule>(rule), parameters, blocks, pointer<CUstream_st>(stream));
 }
 
 // Load all kernels onto a device, and return for each its name, registers and bytes of local memory of a thread, and the
