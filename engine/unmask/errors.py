@@ -11,17 +11,25 @@ __all__ = [
     "ConfigError",
     "CorpusError",
     "HubError",
+    "RankLost",
     "RunError",
     "SettingError",
     "SettingTypeError",
     "StoreError",
     "TokenizerError",
+    "ToldByOther",
     "UnmaskError",
 ]
 
 
 class UnmaskError(Exception):
-    """A failure that the user can mend. The message is complete and is shown unchanged."""
+    """A failure that the user can mend. The message is complete and is shown unchanged.
+
+    Attributes:
+        status: exit status of a command that ends with it.
+    """
+
+    status: int = 2
 
 
 class ConfigError(UnmaskError, ValueError):
@@ -68,3 +76,16 @@ class HubError(UnmaskError):
 
 class RunError(UnmaskError):
     """A run directory exists already, holds nothing to resume, or belongs to another run."""
+
+
+class RankLost(RunError):
+    """One of several processes that train together ended or hangs. The run goes on when it is started again.
+
+    The status is that of sysexits.h for what may succeed later, so that a scheduler tells it from a mistake.
+    """
+
+    status = 75
+
+
+class ToldByOther(UnmaskError):
+    """The run ended on all of its processes, and another one tells why. A command ends with it without a word."""

@@ -1,8 +1,8 @@
 """The command `unmask`: its subcommands, and the message and exit status for an error.
 
 Each subcommand is a module with `run(arguments)`. Only the one asked for is imported, so `unmask --help` answers at
-once. Exit status: 0 success, 1 an unexpected failure, 2 a failure that the user can mend, 130 an interruption,
-128 + n the end by signal n.
+once. Exit status: 0 success, 1 an unexpected failure, 2 a failure that the user can mend, 75 a run that is to go on
+later, 130 an interruption, 128 + n the end by signal n.
 """
 
 import errno
@@ -79,11 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
     except Exception as error:
-        message = _message(error)
+        message, status = _message(error), getattr(error, "status", 2)
+        if type(error).__name__ == "ToldByOther" and not _asked(_TRACEBACK):
+            return int(status)
         if message is not None and not _asked(_TRACEBACK):
-            return _fail(message)
+            return _fail(message, status=status)
         _show_traceback(error, ask=message is None)
-        return 1 if message is None else 2
+        return 1 if message is None else int(status)
 
 
 def _run(arguments: list[str]) -> int:
@@ -101,6 +103,10 @@ def _run(arguments: list[str]) -> int:
         command, rest = rest[0], ["--help"]
     if command not in COMMANDS:
         return _fail(f"{command!r} is not a command; {_nearest_command(command)}")
+    if not {"-h", "--help"} & set(rest):
+        from unmask.launch import require_one_process
+
+        require_one_process(command)
     try:
         importlib.import_module(f"unmask.cli.{command.replace('-', '_')}").run(rest)
     except SystemExit as done:
@@ -190,8 +196,20 @@ def _asked(variable: str) -> bool:
 def _fail(message: str, *, status: int = 2) -> int:
     from unmask.terminal import lasting
 
-    print(f"unmask: {message}", file=lasting(sys.stderr))
+    print(f"unmask{_rank()}: {message}", file=lasting(sys.stderr))
     return status
+
+
+def _rank() -> str:
+    """Return ", rank 3" in a process of several other than the first; else nothing."""
+    from unmask.errors import UnmaskError
+    from unmask.launch import place
+
+    try:
+        here = place()
+    except UnmaskError:
+        return ""
+    return f", rank {here.rank}" if here is not None and here.rank else ""
 
 
 def _usage() -> str:

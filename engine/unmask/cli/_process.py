@@ -3,7 +3,7 @@
 Standard streams: a closed one (`>&-`) becomes the null device. Otherwise the next file to be opened would take its
 place, and receive the output. The other streams never fail (`unmask.terminal`).
 
-Signals: SIGTERM and SIGHUP end a command as Ctrl-C does, through its clean-up. The training loop saves first
+Signals: SIGTERM, SIGUSR1 and SIGHUP end a command as Ctrl-C does, through its clean-up. The training loop saves first
 (`train.signals`).
 
 User: a user without a name, as in some containers, gets one. If there is no home folder, Triton's cache goes to a
@@ -39,7 +39,7 @@ def prepared_process() -> Iterator[None]:
     """Prepare the process for one command, and undo it afterwards.
 
     Raises:
-        Stopped: SIGTERM or SIGHUP arrived.
+        Stopped: SIGTERM, SIGUSR1 or SIGHUP arrived.
         UnmaskError: the current folder was removed.
         OSError: the command is done, but standard output could not be written, for example because the disk is full.
     """
@@ -120,7 +120,7 @@ def _signals() -> Iterator[None]:
         yield
         return
     previous = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         # nohup starts a command with SIGHUP ignored, which must stay so.
         if signal.getsignal(number) is signal.SIG_DFL:
             previous[number] = signal.signal(number, _stop)

@@ -26,6 +26,9 @@ from unmask.paths import expanded
 
 __all__ = ["Given", "own_and_settings", "read_settings_of", "settings_parser"]
 
+# torchrun takes --run for one of its own options, also behind the module that it starts (argparse of Python 3.11)
+_SAME = {"run": ("--run_dir",)}
+
 
 class Given(NamedTuple):
     """What a command line asks for.
@@ -68,7 +71,7 @@ def read_settings_of(
             f"config: {words[1]!r} stands beside {words[0]}; give one recipe or YAML file, and settings as "
             "--group.field value"
         )
-    if resume is not None and words:
+    if resume not in (None, "auto") and words:
         raise ConfigError(f"config: --resume {resume} keeps the saved configuration; leave {words[0]!r} out")
     known = settings_of() | ITEMS
     changes = {name: _value(known[starred(current_name(name))][1], text, name) for name, text in values.items()}
@@ -102,13 +105,16 @@ def settings_parser(
     parser = _SettingsParser(
         prog=f"unmask {command}",
         usage=f"unmask {command} [RECIPE|FILE.yaml] [--group.field value ...]"
-        + ("\n       unmask pretrain --resume RUN [--group.field value ...]" if may_resume else ""),
+        + ("\n       unmask pretrain --resume RUN|auto [--group.field value ...]" if may_resume else ""),
         description=f"{description}\n\nRecipes: {', '.join(recipe_names())} (default: tiny).",
     )
     if may_resume:
         complete_files(
             parser.add_argument(
-                "--resume", metavar="RUN", help="Go on with a run that stopped, from its newest whole checkpoint."
+                "--resume",
+                metavar="RUN|auto",
+                help="Go on with a run that stopped, from its newest whole checkpoint. auto: with the run of --run if "
+                "it is there; else start it.",
             )
         )
     if may_leave_out:
@@ -123,7 +129,8 @@ def settings_parser(
             sections[group] = parser.add_argument_group(group or "run", (about or "").split("\n\n")[0])
         backends = BACKENDS.get(name.removeprefix("kernels.")) if group == "kernels" else None
         choices = f" Backends: {', '.join(backends)}." if backends else ""
-        add_option(sections[group], [f"--{name}"], name, hint, field, default=shown[name], more=choices)
+        flags = [f"--{name}", *_SAME.get(name, ())]
+        add_option(sections[group], flags, name, hint, field, default=shown[name], more=choices)
     hidden = parser.add_argument_group()
     for old, new in old_names().items():
         field, hint = settings_of()[new]

@@ -432,6 +432,13 @@ class TrainConfig(Checked):
         ge=1,
         le=4096,
     )
+    timeout_seconds: float = setting(
+        600.0,
+        "Seconds for which a process of a run with several may keep the others waiting in training. Then all of them "
+        "end, with a message that names it.",
+        gt=0,
+        le=10**6,
+    )
     tensorboard: bool = setting(False, "Whether to write TensorBoard events too (extra `tensorboard`).")
     phases: list[PhaseConfig] = setting(
         list,
@@ -522,7 +529,9 @@ def _tiny() -> EncoderConfig:
 class RunConfig(Checked):
     """Everything that defines a pre-training run. Groups that contradict each other are refused (`config.rules`)."""
 
-    run: str | None = setting(None, "Directory of the run. None: a new one under runs/.")
+    run: str | None = setting(
+        None, "Directory of the run. None: a new one under runs/. Under torchrun write --run-dir, since it has a --run."
+    )
     seed: int = setting(1, "Seed of initialisation, order, masks and dropout; below 2^63.", ge=0)
     data: DataConfig = setting(DataConfig, "the text and its tokenizer")
     stream: StreamConfig = setting(StreamConfig, "lengths, micro-batches, held-out documents")

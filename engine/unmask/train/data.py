@@ -115,21 +115,31 @@ class RunData:
         tokenizer: the tokenizer that the store was made with.
         config: configuration of the run.
         composed: folder for sequences that are expensive to compose. None: each worker composes them.
+        rank: number of this process among `world_size` that share the micro-batches of each step.
+        world_size: number of processes; it divides the micro-batches of a step.
     Attributes:
         phases: the phases of the run, in order.
-        micro_batches: micro-batches in one update.
+        micro_batches: micro-batches in one update, of all ranks.
         similar_words: the table of masking `mac`, or None.
         num_steps: optimizer steps of the run; `ENDLESS` if the clock ends it.
         waited_seconds: time that `steps` has kept the trainer waiting so far.
     """
 
     def __init__(
-        self, store: TokenStore, tokenizer: Tokenizer, config: RunConfig, *, composed: Path | None = None
+        self,
+        store: TokenStore,
+        tokenizer: Tokenizer,
+        config: RunConfig,
+        *,
+        composed: Path | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.store = store
         self.tokenizer = tokenizer
         self.config = config
         self._composed = composed
+        self._rank, self._world_size = rank, world_size
         train = config.train
         self.num_steps = self.planned_steps(train)
         self.phases = plan_phases(self.num_steps, train.phases, max_length=config.stream.max_length, seed=config.seed)
@@ -172,7 +182,9 @@ class RunData:
     def steps(
         self, done: int, cursor: Cursor | None = None, *, stop: Callable[[], bool] = lambda: False
     ) -> Generator[list[PackedBatch], None, None]:
-        """Yield the micro-batches of every update after the first `done`, on the CPU, to the end of the run.
+        """Yield this rank's micro-batches of every update after the first `done`, on the CPU, to the end of the run.
+
+        A step is the same micro-batches whatever the number of ranks: rank r of R takes numbers r, r + R, ... of it.
 
         Args:
             done: updates that are already done.
@@ -189,9 +201,10 @@ class RunData:
                 stream.remember(start - 1, cursor)
             before = self.waited_seconds
             workers = self.config.stream.workers
-            with closing(Loader(stream, start=start, workers=workers, stop=stop)) as loader:
+            place = {"rank": self._rank, "world_size": self._world_size}
+            with closing(Loader(stream, start=start, **place, workers=workers, stop=stop)) as loader:
                 for _ in range(max(done, phase.first), phase.end):
-                    batches = list(islice(loader, self.micro_batches))
+                    batches = list(islice(loader, self.micro_batches // self._world_size))
                     self.waited_seconds = before + loader.waited_seconds
                     yield batches
 

@@ -9,6 +9,7 @@ of two runs can be compared. Dropout is off during an evaluation. `part_of` make
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal, cast
 
 import torch
@@ -20,6 +21,7 @@ from unmask.data.stream import TokenStore
 from unmask.model import PretrainingModel
 from unmask.objectives import TOKEN_OBJECTIVES, Objective, score_batch
 from unmask.train.logging.metrics import perplexity
+from unmask.train.parallel import ALONE, Ranks
 
 __all__ = ["Score", "Split", "as_row", "part_of", "score_model"]
 
@@ -80,34 +82,46 @@ def score_model(
     *,
     tokens: int,
     device: torch.device | str = "cpu",
+    ranks: Ranks = ALONE,
 ) -> list[Score]:
     """Score a model on held-out text.
 
-    The host waits for the device once, at the end. The mode of the model, training or evaluation, is restored.
+    The host waits for the device once, at the end. The mode of the model, training or evaluation, is restored. Each of
+    several ranks scores its own micro-batches, and all get the scores of all micro-batches.
 
     Args:
         model: the encoder and the heads that the objectives need.
         objectives: (objective, weight) pairs; the weights are not used here.
-        batches: micro-batches of one capacity, on the CPU.
-        tokens: maximum number of tokens to read, padding included; at least one micro-batch is read.
+        batches: micro-batches of one capacity, on the CPU; of several ranks, those numbered rank, rank + size, ...
+        tokens: maximum number of tokens to read on all ranks, padding included; at least one micro-batch is read.
         device: device of the model.
+        ranks: the ranks.
     Returns:
         One Score for each objective; an empty list if there is no batch.
     """
     training = model.training
     model.eval()
+    read = 0
     total: Tensor | None = None
     try:
-        for batch in _at_most(batches, tokens):
+        for batch in _at_most(batches, tokens, ranks):
             moved = batch.to(device, non_blocking=True)
             tallies = score_batch(model, objectives, moved)
             rows = [torch.stack([t.loss_sum.double(), t.correct.double(), t.count.double()]) for t in tallies]
             total = torch.stack(rows) if total is None else total + torch.stack(rows)
+            read += 1
     finally:
         model.train(training)
-    if total is None:
+    if total is None and ranks.size == 1:
         return []
-    means = torch.cat([total[:, :2] / total[:, 2:], total[:, 2:]], dim=1).tolist()
+    if total is None:
+        # other ranks may have read something
+        total = torch.zeros(len(objectives), 3, dtype=torch.float64, device=device)
+    total = torch.cat([total, total.new_full((1, 3), read)])
+    ranks.sum(total)
+    *means, (_, _, read) = torch.cat([total[:, :2] / total[:, 2:], total[:, 2:]], dim=1).tolist()
+    if not read:
+        return []
     return [
         Score(name=objective.name, loss=loss, accuracy=accuracy, count=int(count))
         for (objective, _), (loss, accuracy, count) in zip(objectives, means, strict=True)
@@ -143,11 +157,12 @@ class _StorePart:
         return getattr(self._store, name)
 
 
-def _at_most(batches: Iterable[PackedBatch], tokens: int) -> Iterator[PackedBatch]:
-    """Yield the first batches whose capacities sum to at most `tokens`, and at least one batch."""
-    seen = 0
-    for batch in batches:
+def _at_most(batches: Iterable[PackedBatch], tokens: int, ranks: Ranks) -> Iterator[PackedBatch]:
+    """Yield those of the first batches that are this rank's; their capacities sum to at most `tokens`, at least one."""
+    for number, batch in zip(count(ranks.rank, ranks.size), batches, strict=False):
+        most = max(1, tokens // batch.ids.numel())
+        if number >= most:
+            return
         yield batch
-        seen += batch.ids.numel()
-        if seen + batch.ids.numel() > tokens:
+        if number + ranks.size >= most:
             return

@@ -1,28 +1,37 @@
-"""A run from its configuration to its end, new or resumed."""
+"""A run from its configuration to its end, new or resumed, by one process or by several ranks.
 
+Of several ranks, rank 0 makes the run directory, prepares the text and chooses the checkpoint; the others take over
+what it found. All of them then build the same model and the same stream, and train.
+"""
+
+import io
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
-from unmask.config import BUDGETS, EncoderConfig, RunConfig
+from unmask.config import BUDGETS, EncoderConfig, RunConfig, to_yaml
+from unmask.config.initial import same_architecture
 from unmask.config.settings import counted, described
 from unmask.data.compose import describe_composition
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, RunError
 from unmask.folders import kind_of
 from unmask.model import PretrainingModel
 from unmask.objectives import TOKEN_OBJECTIVES, build_objectives
 from unmask.terminal import messages_through
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.resume import inherit, log_schedule_change, require_steps
-from unmask.train.checkpoint.state import Facts, load_facts
+from unmask.train.checkpoint.state import Facts, load_facts, send_state
 from unmask.train.data import RunData
 from unmask.train.initial import InitialCheckpoint
 from unmask.train.logging.log import event_writer_class, read_evaluations
 from unmask.train.logging.progress import Display
 from unmask.train.logging.provenance import machine
+from unmask.train.parallel import ALONE, Ranks, join_ranks
 from unmask.train.precision import choose_precision
 from unmask.train.run_folder import RunFolder, located, saved_config
 from unmask.train.schedule import StepSchedule
@@ -35,7 +44,7 @@ from unmask_kernels.capability import INTERPRETING
 from unmask_kernels.tune.record import read_tuning
 from unmask_kernels.tuned import Key, Value, from_text, to_text, using_values
 
-__all__ = ["build_trainer", "pretrain"]
+__all__ = ["AUTO", "Ending", "build_trainer", "pretrain", "train_run"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,9 +54,27 @@ _WELL_COVERED = 0.5
 _ENOUGH_HELD_OUT, _ENOUGH_OF_THE_TEXT = 10_000, 0.03
 _FRACTIONS = (0.05, 0.1, 0.2, 0.3)
 
+AUTO = "auto"
+"""What `resume` is to continue a run if there is one, and else to start it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """How a run ended.
+
+    Attributes:
+        path: the run directory.
+        stopped: name of the signal that stopped it before its end; None if none did.
+    """
+
+    path: Path
+    stopped: str | None = None
+
 
 def pretrain(config: RunConfig | None = None, *, resume: str | Path | None = None) -> Path:
-    """Train to the last step, or until SIGTERM or Ctrl-C, and return the run directory.
+    """Train to the last step, or until a signal such as SIGTERM or Ctrl-C, and return the run directory.
+
+    Several processes that torchrun or srun started train together; each of them calls this function.
 
     A finished run goes on with more steps, and with the settings that it saved:
 
@@ -65,7 +92,8 @@ def pretrain(config: RunConfig | None = None, *, resume: str | Path | None = Non
     Args:
         config: configuration of the run. With `resume`, the configuration saved there, in which at most the settings of
             `run_folder.MAY_CHANGE` differ; None takes it as it is.
-        resume: directory of the run to continue. None starts a new run in `config.run`.
+        resume: directory of the run to continue. None starts a new run in `config.run`. "auto" continues the run in
+            `config.run` if there is one, and else starts it.
     Raises:
         ValueError: there is neither a configuration nor a run to continue.
         TypeError: `config` is no configuration.
@@ -75,25 +103,96 @@ def pretrain(config: RunConfig | None = None, *, resume: str | Path | None = Non
         StoreError: the store cannot be used.
         TokenizerError: the tokenizer cannot be used.
         CheckpointError: a checkpoint cannot be read or written.
+        RankLost: one of several processes ended or hangs; a `RunError`.
+        ToldByOther: another one of several processes raises an error that ends the run for all.
     """
+    return train_run(config, resume=resume).path
+
+
+def train_run(config: RunConfig | None = None, *, resume: str | Path | None = None) -> Ending:
+    """Do what `pretrain` does, and tell how the run ended."""
     if config is None:
         if resume is None:
             raise ValueError("pretrain: needs config or resume, got neither; pass unmask.load_config('tiny')")
+        if resume == AUTO:
+            raise ValueError(
+                "pretrain: resume 'auto' needs config, got none; pass unmask.load_config('tiny', {'run': 'runs/mine'})"
+            )
         config = saved_config(Path(resume))
     if not isinstance(config, RunConfig):
         raise TypeError(f"pretrain: config must be a RunConfig, got {described(config)}; {_way_to_config(config)}")
     if config.train.tensorboard:
         event_writer_class()
-    folder = RunFolder.create(config) if resume is None else RunFolder.reopen(Path(resume), config)
-    display = Display()
-    with folder.locked(), messages_through(display.show_message):
-        try:
-            _train(folder, display)
-        except Exception:
-            if resume is None:
-                folder.abandon()
-            raise
-    return folder.path
+    if resume == AUTO and config.run is None:
+        raise RunError("run: resume auto needs the name of the run, got none; give it one with --run")
+    with join_ranks(config.train.timeout_seconds) as ranks:
+        if ranks.size > 1:
+            way = "start all of them with the same command, from the same folder"
+            ranks.require_same("the settings", to_yaml(config), way)
+            _require_shares(config, ranks.size)
+        folder, is_new = ranks.first(lambda: _open_folder(config, resume))
+        with _display_of(folder, ranks) as display:
+            try:
+                return Ending(path=folder.path, stopped=_train(folder, display, ranks))
+            except Exception:
+                if is_new and ranks.is_first:
+                    folder.abandon()
+                raise
+
+
+def _open_folder(config: RunConfig, resume: str | Path | None) -> tuple[RunFolder, bool]:
+    """Return the directory of a run, and whether it is a new one."""
+    if resume == AUTO:
+        assert config.run is not None
+        resume = config.run if (Path(config.run) / "config.yaml").is_file() else None
+        if resume is not None:
+            config = _with_sizes_of(saved_config(Path(resume)), config)
+    if resume is None:
+        return RunFolder.create(config), True
+    return RunFolder.reopen(Path(resume), config), False
+
+
+def _with_sizes_of(saved: RunConfig, config: RunConfig) -> RunConfig:
+    """Return the settings of a run to continue, with the sizes that it took from its initial checkpoint."""
+    began = config.init.from_ is not None and config.init == saved.init
+    return replace(config, model=saved.model) if began and not same_architecture(config.model, saved.model) else config
+
+
+@contextmanager
+def _display_of(folder: RunFolder, ranks: Ranks) -> Iterator[Display]:
+    """Lock the run directory and show messages on rank 0; another rank has the same messages and shows none."""
+    if ranks.is_first:
+        display = Display()
+        with folder.locked(), messages_through(display.show_message):
+            yield display
+        return
+    logger = logging.getLogger("unmask")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield Display(console=Console(file=io.StringIO(), quiet=True))
+    finally:
+        logger.setLevel(level)
+
+
+def _require_shares(config: RunConfig, world_size: int) -> None:
+    """Refuse a number of processes that cannot share the micro-batches of a step.
+
+    Raises:
+        ConfigError: it does not divide their number.
+    """
+    tokens, capacity = config.train.tokens_per_step, config.stream.micro_batch_tokens
+    count = tokens // capacity
+    if count % world_size == 0:
+        return
+    fitting = [str(number) for number in range(1, count + 1) if count % number == 0]
+    several = f"{', '.join(fitting[:-1])} or {fitting[-1]} processes" if len(fitting) > 1 else "1 process"
+    more = -(-count // world_size) * world_size * capacity
+    raise ConfigError(
+        f"config: train.tokens_per_step, {tokens:,}, has {count} micro-batch{'' if count == 1 else 'es'} "
+        f"of stream.micro_batch_tokens, {capacity:,}, which {world_size} processes cannot share evenly; start "
+        f"{several}, or give --train.tokens_per_step {more} in a new run"
+    )
 
 
 def _way_to_config(given: object) -> str:
@@ -107,18 +206,29 @@ def _way_to_config(given: object) -> str:
     return f"pass unmask.load_config({str(given)!r})"
 
 
-def _train(folder: RunFolder, display: Display) -> None:
-    """Continue the run in `folder` from its newest checkpoint, or start it, and train to its end."""
-    config = folder.config
-    checkpoints = Checkpoints(folder=folder.path / "checkpoints", keep=config.train.keep_checkpoints)
+def _newest(folder: RunFolder, checkpoints: Checkpoints) -> tuple[Path | None, Facts | None, RunConfig | None]:
+    """Return the newest whole checkpoint, its facts, and the saved settings; None without a checkpoint."""
     checkpoints.clean()
     newest = checkpoints.latest_valid()
-    facts = None if newest is None else load_facts(newest / "training")
+    if newest is None:
+        return None, None, None
+    return newest, load_facts(newest / "training"), saved_config(folder.path)
+
+
+def _train(folder: RunFolder, display: Display, ranks: Ranks) -> str | None:
+    """Continue the run in `folder` from its newest checkpoint, or start it, and train to its end.
+
+    Returns:
+        The signal that stopped it before its end; None if none did.
+    """
+    config = folder.config
+    checkpoints = Checkpoints(folder=folder.path / "checkpoints", keep=config.train.keep_checkpoints)
+    newest, facts, saved = ranks.first(lambda: _newest(folder, checkpoints))
     if newest is not None and facts is not None:
-        if _is_finished(folder, facts):
+        if ranks.first(lambda: _is_finished(folder, facts)):
             budget = next(name for name in BUDGETS if getattr(config.train, name) is not None)
             _log.info(f"already finished: {facts.step} steps, model in {newest}; a larger --train.{budget} goes on")
-            return
+            return None
         if config.train.steps is not None:
             require_steps(facts, folder.path, config, config.train.steps)
         config = inherit(config, facts)
@@ -133,20 +243,23 @@ def _train(folder: RunFolder, display: Display) -> None:
     if newest is None and config.init.from_ is not None:
         initial = InitialCheckpoint.open(here)
         here = initial.with_tokenizer(here)
-    trainer = build_trainer(here, folder.path, checkpoints, display, dtype_is_saved=dtype_is_saved, initial=initial)
+    trainer = build_trainer(
+        here, folder.path, checkpoints, display, dtype_is_saved=dtype_is_saved, initial=initial, ranks=ranks
+    )
     if initial is not None:
         # A resumed run does not read the initial checkpoint, so it needs all sizes.
         folder = replace(folder, config=replace(folder.config, model=trainer.config.model))
-    if newest is not None and facts is not None:
-        saved = saved_config(folder.path)
+    if newest is not None and facts is not None and saved is not None:
         trainer.restore(newest, facts, saved)
         steps = trainer.data.planned_steps(saved.train), trainer.data.num_steps
         log_schedule_change(saved, config, facts, steps=steps)
+    elif ranks.size > 1:
+        send_state(trainer.model, trainer.optimizer, ranks)
     # Until here the changed configuration might have been refused.
-    folder.save_config()
-    tuned = _tuned_values(trainer, facts)
+    ranks.first(folder.save_config)
+    tuned = ranks.first(lambda: _tuned_values(trainer, facts))
     with using(**config.kernels.named()), using_values(tuned):
-        trainer.run()
+        return trainer.run()
 
 
 def _tuned_values(trainer: Trainer, facts: Facts | None) -> dict[Key, Value]:
@@ -234,6 +347,7 @@ def build_trainer(
     *,
     dtype_is_saved: bool = False,
     initial: InitialCheckpoint | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """Build model, objectives and data of the run in `run`, and the trainer over them.
 
@@ -246,13 +360,16 @@ def build_trainer(
         display: its progress.
         dtype_is_saved: whether `train.dtype` of `config` is what auto chose for the checkpoint to resume.
         initial: what a new run starts from; None for new weights, or for those of the checkpoint to resume.
+        ranks: the processes that train together.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    store, tokenizer = open_store(config, run)
+    device = ranks.device()
+    store, tokenizer = ranks.in_turn(lambda: open_store(config, run))
     if initial is not None:
         initial.require_vocabulary(tokenizer, store.folder)
         config = replace(config, model=initial.sizes_for(config.model, tokenizer))
-    data = RunData(store, tokenizer, config, composed=run / "composed")
+    data = RunData(store, tokenizer, config, composed=run / "composed", rank=ranks.rank, world_size=ranks.size)
+    way = "give data.store in a folder that all nodes share, or the same store on each"
+    ranks.require_same("the text", data.position(0).fingerprint if ranks.size > 1 else "", way)
     stream = data.stream(data.phases[0])
     _log.info(f"data: {_describe_budget(data)}")
     _log.info(f"data: {describe_composition(stream.composition, store.sources, stream.pair_task)}")
@@ -276,7 +393,7 @@ def build_trainer(
     heads = sorted({"mlm", *(head for objective, _ in objectives for head in objective.heads)})
     encoder = _with_vocabulary(config.model, store.vocab_size)
     model = PretrainingModel(encoder, heads=heads, compute_dtype=precision.dtype, seed=config.seed)
-    if initial is not None:
+    if initial is not None and ranks.is_first:
         initial.fill(model, tokenizer, learning_rate=config.optimizer.learning_rate, run=run)
     model = model.to(device)
     if config.train.activation_checkpointing:
@@ -296,6 +413,7 @@ def build_trainer(
         data=data,
         checkpoints=checkpoints,
         display=display,
+        ranks=ranks,
         unigram=None if unigram is None else baseline(unigram.loss, weights),
     )
     warmup_steps = config.optimizer.warmup_steps

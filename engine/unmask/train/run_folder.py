@@ -71,6 +71,7 @@ MAY_CHANGE = frozenset(
         "train.keep_checkpoints",
         "train.tensorboard",
         "train.threads",
+        "train.timeout_seconds",
         *(f"kernels.{field.name}" for field in fields(KernelsConfig)),
     }
 )

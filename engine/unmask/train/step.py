@@ -14,6 +14,9 @@ caller reads them when it logs. Gradients accumulate in `.grad`, in the dtype of
 call adds those of a micro-batch, where autograd would launch a kernel for each parameter (decision 0017). Beyond
 forward and backward, the step reads the gradients once for their norm; the fused optimizer kernel clips and skips.
 
+With several ranks the counts, the gradients and the tallies are summed over all of them (`gradient_sum`). So every rank
+has the same norm, makes the same decision and the same update.
+
 Shapes: O objectives. The shapes of the batches are static.
 """
 
@@ -26,6 +29,7 @@ from torch import Tensor, nn
 
 from unmask.batch import PackedBatch
 from unmask.objectives import Objective, score_batch
+from unmask.train.gradient_sum import GradientSum
 
 __all__ = ["StepReport", "TrainingStep", "take_gradients"]
 
@@ -60,6 +64,7 @@ class TrainingStep:
         optimizer: fused `torch.optim.AdamW`, see `optim.adamw`. It reads `grad_scale` and `found_inf` on the device.
         clip_norm: upper bound of the global L2 norm of the gradient, > 0; `inf` never clips.
         all_rows: compute all rows of the last layer, not only those that an objective reads; for comparison.
+        shared: sums over ranks; None for a single one.
     """
 
     model: nn.Module
@@ -67,9 +72,10 @@ class TrainingStep:
     optimizer: torch.optim.Optimizer
     clip_norm: float = 1.0
     all_rows: bool = False
+    shared: GradientSum | None = None
 
     def __call__(self, batches: Sequence[PackedBatch]) -> StepReport:
-        """Update the parameters once from all micro-batches of a step, already on the model's device."""
+        """Update the parameters once from the micro-batches of this rank in a step, already on the model's device."""
         self.optimizer.zero_grad(set_to_none=True)
         counts, sums, correct = self.accumulate(batches)
         norm, skipped = self.update()
@@ -82,24 +88,35 @@ class TrainingStep:
         """Add the gradient of the step's loss to `.grad`.
 
         Returns:
-            Number of predictions, summed loss and number of correct predictions of each objective, (O,) fp32 each.
+            Number of predictions, summed loss and number of correct predictions of each objective, (O,) fp32 each,
+            of all ranks.
         """
         counts = torch.stack([_total(objective, batches) for objective, _ in self.objectives])
+        if self.shared is not None:
+            self.shared.counts(counts)
         sums, correct = torch.zeros_like(counts), torch.zeros_like(counts)
         totals: dict[Tensor, Tensor] = {}
-        for batch in batches:
+        for number, batch in enumerate(batches):
             tallies = score_batch(self.model, self.objectives, batch, all_rows=self.all_rows)
             terms = [
                 tally.loss_sum * (weight / count.clamp(min=1.0))
                 for tally, (_, weight), count in zip(tallies, self.objectives, counts.unbind(), strict=True)
             ]
-            torch.stack(terms).sum().backward()
-            if len(batches) > 1 and _launches_cost(counts.device):
-                take_gradients(self.model.parameters(), totals)
+            loss = torch.stack(terms).sum()
+            if self.shared is not None and number == len(batches) - 1:
+                with self.shared.last_backward(totals):
+                    loss.backward()
+            else:
+                loss.backward()
+                if len(batches) > 1 and _launches_cost(counts.device):
+                    take_gradients(self.model.parameters(), totals)
             sums += torch.stack([tally.loss_sum.detach().float() for tally in tallies])
             correct += torch.stack([tally.correct.detach().float() for tally in tallies])
-        for parameter, total in totals.items():
-            parameter.grad = total
+        if self.shared is not None:
+            self.shared.finish(totals, sums, correct)
+        else:
+            for parameter, total in totals.items():
+                parameter.grad = total
         return counts, sums, correct
 
     def update(self) -> tuple[Tensor, Tensor]:

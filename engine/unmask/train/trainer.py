@@ -9,6 +9,9 @@ computes the same bits as a run that was never interrupted, with the same thread
 `train.minutes` is the exception: the clock decides its learning rate and its last step.
 
 The first evaluation comes before the first step. It changes nothing that training reads.
+
+With several ranks, every rank runs this loop on its share of the micro-batches. Before each step they add up what the
+loop decides by: the signals that they heard, the tokens of the step, and the clock of rank 0. Rank 0 alone writes.
 """
 
 import logging
@@ -24,22 +27,25 @@ from torch import Tensor
 
 from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
-from unmask.errors import RunError
+from unmask.data.stream import Stream
+from unmask.errors import RankLost, RunError, ToldByOther
 from unmask.model import PretrainingModel
 from unmask.objectives import Objective
 from unmask.paths import as_typed
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.resume import require_same_data
-from unmask.train.checkpoint.state import Facts, load_tensors, save_state, state_bytes
+from unmask.train.checkpoint.state import Facts, load_tensors, save_state, send_state, state_bytes
 from unmask.train.checkpoint.tokenizer_hash import bind
-from unmask.train.data import RunData, phase_at
+from unmask.train.data import Position, RunData, phase_at
 from unmask.train.deadline import Deadline
 from unmask.train.evaluate import as_row, score_model
-from unmask.train.logging.log import RunLog
+from unmask.train.gradient_sum import GradientSum
+from unmask.train.logging.log import RunLog, UnwrittenLog
 from unmask.train.logging.metrics import FlopCount, Meter, peak_flops
 from unmask.train.logging.progress import Display, next_command
 from unmask.train.logging.provenance import differences, machine
 from unmask.train.optim import adamw, set_learning_rate
+from unmask.train.parallel import ALONE, Ranks
 from unmask.train.run_folder import RunFolder, note_start
 from unmask.train.schedule import StepSchedule, TimedSchedule
 from unmask.train.signals import StopRequest
@@ -74,6 +80,7 @@ class Trainer:
         saved: step of the last checkpoint, -1 before the first.
         saved_at: seconds of the run at the last checkpoint, if the clock ends the run.
         evaluated: step of the last evaluation of this process, -1 before the first.
+        ranks: the processes that train together.
         unigram: loss of a model that knows only token frequencies, in nats; None if it is not known.
         rate: learning rate of the last update.
         ended: whether the last step is done.
@@ -89,6 +96,7 @@ class Trainer:
     data: RunData
     checkpoints: Checkpoints
     display: Display
+    ranks: Ranks = ALONE
     done: int = 0
     tokens: int = 0
     cursor: Cursor | None = None
@@ -129,6 +137,7 @@ class Trainer:
             optimizer=self.optimizer,
             clip_norm=optimizer.clip_norm,
             all_rows=not self.config.kernels.last_layer_rows,
+            shared=None if self.ranks.size == 1 else GradientSum(self.model, self.ranks),
         )
         names = [objective.name for objective, _ in self.objectives]
         self.meter = Meter(names, peak=peak_flops(self.device))
@@ -136,48 +145,92 @@ class Trainer:
         self.skipped = torch.zeros((), device=self.device)
         self.skipped_in_a_row = torch.zeros((), device=self.device)
 
-    def run(self) -> None:
-        """Train to the last step or until a signal asks to stop, and save the last state."""
-        train = self.config.train
+    def run(self) -> str | None:
+        """Train to the last step or until a signal asks to stop, and save the last state.
+
+        Returns:
+            The name of the signal that stopped the run before its end; None if none did.
+        """
         self.model.train()
         # This lays out the stream, before there is a log and before the clock starts; a corpus may be too small.
         self.data.position(self.done)
         self._start_clock()
-        log = RunLog(self.folder, done=self.done, tensorboard=train.tensorboard)
+        log = self._open_log()
         with (
             closing(log),
             self.display,
-            StopRequest() as stop,
-            closing(self.data.steps(self.done, self.cursor, stop=lambda: bool(stop))) as steps,
+            StopRequest(shared=self.ranks.size > 1) as stop,
+            closing(self.data.steps(self.done, self.cursor, stop=lambda: stop.heard is not None)) as steps,
+            self._saved_at_loss(),
         ):
-            if self.done > log.evaluated and (self.done == 0 or self._due(train.evaluate_every)):
-                # A new run, or one that stopped or was killed between this step and its evaluation.
-                self._evaluate(log, stop)
-            self.meter.start()
-            began = self.done
-            while not (stop or self.ended):
-                self._train_step(next(steps))
-                if self._due(train.log_every):
-                    self._log(log)
-                elif self.display.waits:
-                    self.display.show(self.meter.glance(waited_seconds=self.data.waited_seconds))
-                    self._watch_load(workers=self.config.stream.workers)
-                tenth = self.deadline is not None and self.deadline.ends_tenth()
-                if stop or self._due(train.save_every) or (tenth and self._is_cheap("save")):
-                    self._save()
-                if not stop and (self._due(train.evaluate_every) or (tenth and self._is_cheap("evaluation"))):
-                    self._evaluate(log, stop)
-                self.ended = self._is_over()
-            if self.ended and self.done > began and self.meter.open_interval():
-                # A save or an evaluation took the last of the minutes, and the last row of the log is to come.
+            self._loop(log, stop, steps)
+        return stop.name if stop and not self.ended else None
+
+    def _open_log(self) -> RunLog:
+        """Open the log on rank 0; the others know where it stands."""
+        log = None
+        if self.ranks.is_first:
+            log = RunLog(self.folder, done=self.done, tensorboard=self.config.train.tensorboard)
+        evaluated = self.ranks.first(lambda: -1 if log is None else log.evaluated)
+        return UnwrittenLog(evaluated) if log is None else log
+
+    @contextmanager
+    def _saved_at_loss(self) -> Iterator[None]:
+        """Save the last whole step before the run ends for want of another rank."""
+        try:
+            yield
+        except (RankLost, ToldByOther):
+            # all that ranks do together comes before the update, so the state is that of `done` steps
+            if self.ranks.is_first and self.done > 0 and self.saved != self.done:
+                self._write_checkpoint(None if self.deadline is None else self.deadline.passed)
+            raise
+
+    def _loop(self, log: RunLog, stop: StopRequest, steps: Iterator[list[PackedBatch]]) -> None:
+        """Train, and log, evaluate and save when it is due."""
+        train = self.config.train
+        if self.done > log.evaluated and (self.done == 0 or self._due(train.evaluate_every)):
+            # A new run, or one that stopped or was killed between this step and its evaluation.
+            self._evaluate(log, stop)
+        self.meter.start()
+        began = self.done
+        while not (stop or self.ended):
+            batches = next(steps)
+            tokens = self._agree(stop, sum(batch.real_tokens for batch in batches))
+            if stop and self.ranks.size > 1:
+                break
+            self._train_step(batches, tokens)
+            if self._due(train.log_every):
                 self._log(log)
-            # A resumed run has to find in the checkpoint that the minutes are over.
-            over = self.ended and self.deadline is not None and self.saved_at < self.deadline.seconds
-            if self.done > 0 and (self.saved != self.done or over):
+            elif self.display.waits:
+                self.display.show(self.meter.glance(waited_seconds=self.data.waited_seconds))
+                self._watch_load(workers=self.config.stream.workers)
+            tenth = self.deadline is not None and self.deadline.ends_tenth()
+            if stop or self._due(train.save_every) or (tenth and self._is_cheap("save")):
                 self._save()
-            if self.ended and not stop and log.evaluated < self.done:
+            if not stop and (self._due(train.evaluate_every) or (tenth and self._is_cheap("evaluation"))):
                 self._evaluate(log, stop)
-            self._log_end(stop)
+            self.ended = self._is_over()
+        if self.ended and self.done > began and self.meter.open_interval():
+            # A save or an evaluation took the last of the minutes, and the last row of the log is to come.
+            self._log(log)
+        # A resumed run has to find in the checkpoint that the minutes are over.
+        over = self.ended and self.deadline is not None and self.saved_at < self.deadline.seconds
+        if self.done > 0 and (self.saved != self.done or over):
+            self._save()
+        if self.ended and not stop and log.evaluated < self.done:
+            self._evaluate(log, stop)
+        self._log_end(stop)
+
+    def _agree(self, stop: StopRequest, tokens: int = 0) -> int:
+        """Take over from all ranks what the loop decides by, and return the tokens of all of them."""
+        if self.ranks.size == 1:
+            return tokens
+        seconds = self.deadline.own if self.deadline is not None and self.ranks.is_first else 0.0
+        tokens_of_all, seconds_of_first, *votes = self.ranks.totals([tokens, seconds, *stop.votes()])
+        stop.settle(votes)
+        if self.deadline is not None:
+            self.deadline.take_over(seconds_of_first)
+        return int(tokens_of_all)
 
     def _start_clock(self) -> None:
         if self.deadline is None:
@@ -196,10 +249,12 @@ class Trainer:
     @contextmanager
     def _paused(self, work: str) -> Iterator[None]:
         """Leave the time spent inside this context out of the speed, and keep it as the cost of `work`."""
-        before = 0.0 if self.deadline is None else self.deadline.passed
+        before = 0.0 if self.deadline is None else self.deadline.own
         with self.meter.paused():
             yield
-        self.costs[work] = 0.0 if self.deadline is None else self.deadline.passed - before
+        if self.deadline is not None:
+            cost = self.deadline.own - before
+            self.costs[work] = self.ranks.totals([cost if self.ranks.is_first else 0.0])[0]
 
     def _is_over(self) -> bool:
         return self.done >= self.data.num_steps if self.deadline is None else self.deadline.left == 0.0
@@ -210,8 +265,8 @@ class Trainer:
             if notice is not None:
                 _log.warning(notice)
 
-    def _train_step(self, batches: list[PackedBatch]) -> None:
-        """Do one update and count it."""
+    def _train_step(self, batches: list[PackedBatch], tokens: int) -> None:
+        """Do one update and count it, with the real tokens of all ranks."""
         phase = phase_at(self.data.phases, self.done)
         # Like order and masks, dropout depends on the phase: a piece may occur in two phases.
         self.model.encoder.dropout_seed.fill_(phase.seed)
@@ -223,7 +278,7 @@ class Trainer:
         if self.deadline is not None:
             # Without this, the host and its clock would run ahead of a GPU.
             report.loss.item()
-        self._account(batches, report)
+        self._account(batches, report, tokens)
         self.ended = self._is_over()
 
     def restore(self, checkpoint: Path, facts: Facts, saved: RunConfig) -> None:
@@ -243,7 +298,9 @@ class Trainer:
             now=self.config,
             num_steps=self.data.num_steps,
         )
-        load_tensors(checkpoint / "training", self.model, self.optimizer, self._average_model)
+        if self.ranks.is_first:
+            load_tensors(checkpoint / "training", self.model, self.optimizer, self._average_model)
+        self.share_state()
         self.done, self.tokens, self.saved = facts.step, facts.tokens, facts.step
         self.cursor = None if facts.cursor is None else Cursor(*facts.cursor)
         if self.deadline is not None and facts.seconds is not None:
@@ -252,6 +309,11 @@ class Trainer:
         self.skipped.fill_(facts.skipped)
         self.meter.resume_interval(facts.interval, self.device)
         _log.info(f"resumed from {checkpoint}")
+        if (facts.ranks or 1) != self.ranks.size:
+            before = facts.ranks or 1
+            _log.info(
+                f"ranks were {before}, now {self.ranks.size}: same data and masks, but sums may round differently"
+            )
         machine_now = self._machine()
         for difference in differences(facts.machine, machine_now):
             _log.warning(difference)
@@ -261,9 +323,13 @@ class Trainer:
                 f"auto chooses the best backend of this machine for {', '.join(f'kernels.{name}' for name in auto)}"
             )
 
-    def _account(self, batches: list[PackedBatch], report: StepReport) -> None:
+    def share_state(self) -> None:
+        """Give the weights and the optimizer's state of rank 0 to all ranks."""
+        if self.ranks.size > 1:
+            send_state(self.model, self.optimizer, self.ranks, self._average_model)
+
+    def _account(self, batches: list[PackedBatch], report: StepReport, tokens: int) -> None:
         """Count a finished step; device values stay on the device."""
-        tokens = sum(batch.real_tokens for batch in batches)
         flops = 0.0 if self.meter.peak is None else sum(self.flops.training(batch) for batch in batches)
         self.meter.add(report, tokens=tokens, flops=flops)
         self.skipped += report.skipped
@@ -304,10 +370,12 @@ class Trainer:
             scores = score_model(
                 self._average_model or self.model,
                 self.objectives,
-                () if stream is None else takewhile(lambda _: not stop, stream.batches()),
+                () if stream is None else takewhile(lambda _: stop.heard is None, self._share_of(stream)),
                 tokens=self.config.train.evaluate_tokens,
                 device=self.device,
+                ranks=self.ranks,
             )
+            self._agree(stop)
             if stop:
                 return
             for score in scores:
@@ -325,39 +393,53 @@ class Trainer:
                 _log.warning("no held-out document in this store: training goes on without evaluation")
             self.evaluated = self.done
 
+    def _share_of(self, stream: Stream) -> Iterator[PackedBatch]:
+        return stream.batches(rank=self.ranks.rank, world_size=self.ranks.size)
+
     def _save(self) -> None:
-        """Save a checkpoint that a run resumes from and that `transformers` loads."""
+        """Save a checkpoint that a run resumes from and that `transformers` loads; rank 0 does."""
+        passed = None if self.deadline is None else self.deadline.passed
         with self._paused("save"):
-            self._require_directory()
-            here = self.data.position(self.done)
-            passed = None if self.deadline is None else self.deadline.passed
-            facts = Facts(
-                step=self.done,
-                phase=here.phase,
-                index=here.index,
-                cursor=None if self.cursor is None else (*self.cursor,),
-                fingerprint=here.fingerprint,
-                tokens=self.tokens,
-                skipped=int(self.skipped.item()),
-                threads=torch.get_num_threads(),
-                machine=self._machine(),
-                interval=self.meter.open_interval(),
-                seconds=passed,
-                tuned=to_text(in_effect()) or None,
-            )
-
-            def write(folder: Path) -> None:
-                model = self._average_model or self.model
-                model.save_pretrained(folder, pad_id=self.data.tokenizer.pad_id, for_transformers=False)
-                self.data.tokenizer.save(folder, max_length=self.config.model.max_positions)
-                bind(folder, self.data.tokenizer)
-                save_state(folder / "training", self.model, self.optimizer, facts, self._average_model)
-
-            self.checkpoints.save(
-                self.done, write, bytes_needed=state_bytes(self.model, averaged=self.average is not None)
-            )
+            if self.ranks.is_first:
+                self._write_checkpoint(passed)
             self.saved = self.done
             self.saved_at = passed or 0.0
+
+    def _cursor(self, here: Position) -> Cursor | None:
+        """Return the cursor of the last micro-batch of a step, which may be another rank's."""
+        if self.ranks.size == 1 or here.index == 0:
+            return self.cursor
+        return self.data.stream(self.data.phases[here.phase]).locate(here.index - 1)
+
+    def _write_checkpoint(self, passed: float | None) -> None:
+        """Write the state after the last step, at so many seconds of a run that the clock ends."""
+        self._require_directory()
+        here = self.data.position(self.done)
+        cursor = self._cursor(here)
+        facts = Facts(
+            step=self.done,
+            phase=here.phase,
+            index=here.index,
+            cursor=None if cursor is None else (*cursor,),
+            fingerprint=here.fingerprint,
+            tokens=self.tokens,
+            skipped=int(self.skipped.item()),
+            threads=torch.get_num_threads(),
+            machine=self._machine(),
+            interval=self.meter.open_interval(),
+            seconds=passed,
+            tuned=to_text(in_effect()) or None,
+            ranks=None if self.ranks.size == 1 else self.ranks.size,
+        )
+
+        def write(folder: Path) -> None:
+            model = self._average_model or self.model
+            model.save_pretrained(folder, pad_id=self.data.tokenizer.pad_id, for_transformers=False)
+            self.data.tokenizer.save(folder, max_length=self.config.model.max_positions)
+            bind(folder, self.data.tokenizer)
+            save_state(folder / "training", self.model, self.optimizer, facts, self._average_model)
+
+        self.checkpoints.save(self.done, write, bytes_needed=state_bytes(self.model, averaged=self.average is not None))
 
     def _require_directory(self) -> None:
         """Make the run directory again if it was moved or removed, so that its next checkpoint can be resumed."""

@@ -5,9 +5,9 @@ turn, so the order needs no coordination. A worker is a forked process that runs
 interpreter's lock with the training loop, which launches a kernel every few microseconds. Micro-batches travel as small
 arrays, about 6 bytes a token, and become tensors in the consumer.
 
-Workers ignore SIGINT, SIGTERM and SIGHUP: the trainer decides what such a signal means, and may need more batches to
-finish its step. Workers end when the loader is closed or collected, when the interpreter exits, and when their parent
-is gone.
+Workers ignore SIGINT, SIGTERM, SIGUSR1 and SIGHUP: the trainer decides what such a signal means, and may need more
+batches to finish its step. Workers end when the loader is closed or collected, when the interpreter exits, and when
+their parent is gone.
 
 If sequences are expensive to compose and kept in files, one more process composes the next two blocks while the workers
 make micro-batches of the present one. It also removes the files of blocks that are done.
@@ -38,7 +38,7 @@ __all__ = ["Loader"]
 
 _POLL_SECONDS = 0.5
 _BLOCKS_AHEAD = 2
-_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
 
 
 class Loader:

@@ -25,13 +25,14 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from unmask.errors import CheckpointError
 from unmask.interop.model_folder import read_object
+from unmask.train.parallel import Ranks
 
-__all__ = ["Facts", "load_facts", "load_tensors", "save_state", "state_bytes"]
+__all__ = ["Facts", "load_facts", "load_tensors", "save_state", "send_state", "state_bytes"]
 
 # the names of format 1, where they differ from those of `Facts`
 _NAMES_IN_FILE = {"phase": "segment", "interval": "window"}
 # not in the file of a run that has none
-_OPTIONAL = {"seconds", "tuned"}
+_OPTIONAL = {"seconds", "tuned", "ranks"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +53,8 @@ class Facts:
         seconds: time of training so far, if `train.minutes` ends the run; else None, and not in the file.
         tuned: values of `unmask tune` that the run uses, see `unmask_kernels.tuned.to_text`; None, and not in the file,
             if it uses none.
+        ranks: number of processes that trained together; None, and not in the file, for a single one. Sums round
+            differently with another number.
     """
 
     step: int
@@ -66,6 +69,7 @@ class Facts:
     interval: list[float]
     seconds: float | None = None
     tuned: dict[str, int | str] | None = None
+    ranks: int | None = None
 
 
 def save_state(
@@ -161,6 +165,29 @@ def _load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     torch.set_rng_state(state["rng/cpu"])
     if "rng/cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["rng/cuda"])
+
+
+def send_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks, average: nn.Module | None = None
+) -> None:
+    """Give parameters, buffers, their moving average and the state of the optimizer of rank 0 to all ranks.
+
+    So only rank 0 has to read a checkpoint, and all ranks begin with the same bits.
+    """
+    by_name = dict(model.named_parameters())
+    entries = ranks.first(
+        lambda: [
+            (name, key, value.shape, value.dtype, value.device.type)
+            for name, parameter in by_name.items()
+            for key, value in optimizer.state.get(parameter, {}).items()
+        ]
+    )
+    ranks.send(list(_weights(model, average).values()))
+    for name, key, shape, dtype, device in entries:
+        place = by_name[name].device if device != "cpu" else torch.device("cpu")
+        state = optimizer.state[by_name[name]]
+        state.setdefault(key, torch.empty(shape, dtype=dtype, device=place))
+        ranks.send([state[key]])
 
 
 def state_bytes(model: nn.Module, *, averaged: bool = False) -> int:

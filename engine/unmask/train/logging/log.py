@@ -17,7 +17,7 @@ from unmask.errors import ConfigError
 from unmask.paths import replace_text
 from unmask.train.run_folder import not_written
 
-__all__ = ["RunLog", "event_writer_class", "read_evaluations", "read_log"]
+__all__ = ["RunLog", "UnwrittenLog", "event_writer_class", "read_evaluations", "read_log"]
 
 LOG = "log.jsonl"
 EVALUATIONS = "evaluation.jsonl"
@@ -71,6 +71,31 @@ class RunLog:
             if key != "step" and isinstance(value, int | float) and math.isfinite(value):
                 self._events.add_scalar(f"{group}/{key}", value, row["step"])
         self._events.flush()
+
+
+class UnwrittenLog(RunLog):
+    """The log of a rank that writes none; it knows what rank 0 has written.
+
+    Args:
+        evaluated: step of the last evaluation of rank 0.
+    """
+
+    def __init__(self, evaluated: int) -> None:
+        self._evaluated = evaluated
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Write nothing."""
+
+    def write_evaluation(self, row: dict[str, Any]) -> None:
+        """Note the step."""
+        self._evaluated = row["step"]
+
+    @property
+    def evaluated(self) -> int:
+        return self._evaluated
+
+    def close(self) -> None:
+        """Close nothing."""
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,183 @@
+"""Several ranks of one run, each a process of its own, and what they did.
+
+    ended = run_ranks(config, world_size=2)                         # `unmask pretrain` of a small run, twice
+    ended = run_ranks(config, world_size=2, at={(1, 5): "SIGKILL"}) # rank 1 kills itself after step 5
+
+The processes are forks of one that has imported everything, since an import takes longer than training. A process that
+takes too long is killed, and the test fails with what it said.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["unmask.train.pretrain", "unmask.cli.pretrain"])
+TINY = Path(__file__).parent / "engine" / "train" / "tiny.py"
+
+
+class Ended(NamedTuple):
+    """A rank after its end.
+
+    Attributes:
+        status: exit status, or minus the signal that killed it.
+        said: what it wrote to its standard streams.
+        seconds: how long it took.
+    """
+
+    status: int
+    said: str
+    seconds: float
+
+
+def run_ranks(
+    arguments: Sequence[str],
+    folder: Path,
+    *,
+    world_size: int,
+    at: Mapping[tuple[int, int], str] | None = None,
+    timeout: float = 100.0,
+) -> list[Ended]:
+    """Run `unmask pretrain` on all ranks and wait for their end.
+
+    Args:
+        arguments: the words after `unmask pretrain`.
+        folder: for what the ranks note; `noted` reads it.
+        world_size: number of ranks; with 1, the process is alone.
+        at: what a rank does to itself after a step: {(rank, step): a signal, "nan", "raise" or "wait"}; for step 0
+            words that it has besides.
+        timeout: seconds after which a rank is killed.
+    """
+    folder.mkdir(exist_ok=True)
+    port = free_port()
+    begun = time.monotonic()
+    processes = []
+    for rank in range(world_size):
+        doing = {step: what for (one, step), what in (at or {}).items() if one == rank}
+        out = folder / f"said-{rank}"
+        process = FORKS.Process(target=work, args=(rank, world_size, port, str(out), list(arguments), doing))
+        process.start()
+        processes.append((process, out))
+    ended = []
+    for process, out in processes:
+        process.join(timeout=max(0.1, begun + timeout - time.monotonic()))
+        late = process.exitcode is None
+        if late:
+            process.kill()
+            process.join()
+        said = out.read_text(errors="replace") if out.exists() else ""
+        ended.append(
+            Ended(process.exitcode or 0, said + ("\nkilled: too late" if late else ""), time.monotonic() - begun)
+        )
+    return ended
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def noted(folder: Path) -> dict[int, str]:
+    """Digests of the micro-batches by their number in the run, from the notes of all ranks."""
+    found: dict[int, str] = {}
+    for path in folder.glob("said-*.batches"):
+        for line in path.read_text().splitlines():
+            number, digest = line.split()
+            # a step that is done again has the same batches
+            assert found.setdefault(int(number), digest) == digest, f"micro-batch {number} differs"
+    return found
+
+
+def work(rank: int, world_size: int, port: int, out: str, arguments: list[str], doing: dict[int, str]) -> None:
+    """Be a rank: `unmask pretrain` with the text of `tiny` in the place of a store."""
+    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if world_size > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}})
+    from unmask import cli
+
+    spec = importlib.util.spec_from_file_location("tiny", TINY)
+    assert spec is not None
+    assert spec.loader is not None
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    pretrain = importlib.import_module("unmask.train.pretrain")
+    pretrain.open_store = tiny.open_text  # type: ignore[attr-defined]
+    _watch(Path(f"{out}.batches"), rank, world_size, doing)
+    status = cli.main(["pretrain", *arguments, *doing.get(0, "").split()])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _watch(notes: Path, rank: int, world_size: int, doing: dict[int, str]) -> None:
+    """Note each micro-batch of this rank, and do what is to be done after a step."""
+    import torch
+
+    from unmask.batch import PackedBatch
+    from unmask.train.step import TrainingStep
+    from unmask.train.trainer import Trainer
+
+    train_step, call = Trainer._train_step, TrainingStep.__call__
+
+    def noting(trainer: Trainer, batches: list[PackedBatch], tokens: int) -> None:
+        first = trainer.done * trainer.data.micro_batches
+        with notes.open("a") as file:
+            for k, batch in enumerate(batches):
+                file.write(f"{first + rank + k * world_size} {digest_of(batch)}\n")
+        train_step(trainer, batches, tokens)
+        act(doing.get(trainer.done, ""))
+
+    def calling(step: TrainingStep, batches: Sequence[PackedBatch]) -> Any:
+        if "nan" in doing.values() and not os.environ.get("NAN_DONE"):
+            os.environ["NAN_DONE"] = "1"
+            parameter = next(step.model.parameters())
+            hook = parameter.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
+            report = call(step, batches)
+            hook.remove()
+            return report
+        return call(step, batches)
+
+    Trainer._train_step = noting  # type: ignore[method-assign]
+    TrainingStep.__call__ = calling  # type: ignore[method-assign]
+
+
+def act(what: str) -> None:
+    """Do something to this process."""
+    if what.startswith("SIG"):
+        os.kill(os.getpid(), signal.Signals[what])
+    elif what == "wait":
+        time.sleep(3600)
+    elif what == "raise":
+        from unmask.errors import RunError
+
+        raise RunError("loader: it failed for the test; go on without it")
+
+
+def digest_of(batch: Any) -> str:
+    """A digest of the ids, masks, labels and documents of a micro-batch."""
+    import hashlib
+
+    found = hashlib.sha256()
+    for tensor in (batch.ids, batch.masked, batch.labels, batch.documents.cu_seqlens, batch.documents.keys):
+        found.update(tensor.numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def rows_of(run: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
+    """The rows of a log of a run."""
+    return [json.loads(line) for line in (run / name).read_text().splitlines()]
