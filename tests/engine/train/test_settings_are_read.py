@@ -123,6 +123,7 @@ OTHER: dict[str, Any] = {
     "train.save_every": 1,
     "train.keep_checkpoints": 1,
     "train.threads": 2,
+    "train.timeout_seconds": 5.0,
     "train.tensorboard": True,
     "train.phases": [{"share": 1.0, "max_length": 20}],
     "kernels.attention": "reference",
