@@ -5,13 +5,18 @@
 
 The processes are forks of one that has imported everything, since an import takes longer than training. A process that
 takes too long is killed, and the test fails with what it said.
+
+Run as a script it is one rank: many.py RANK WORLD_SIZE ADDRESS PORT OUT DOING WORDS..., where DOING is {step: what} in
+JSON.
 """
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import socket
@@ -23,6 +28,8 @@ from typing import Any, NamedTuple
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["unmask.train.pretrain", "unmask.cli.pretrain"])
+# its end takes seconds, so it is waited for
+atexit.register(multiprocessing.forkserver._forkserver._stop)  # type: ignore[attr-defined]
 TINY = Path(__file__).parent / "engine" / "train" / "tiny.py"
 
 
@@ -65,7 +72,8 @@ def run_ranks(
     for rank in range(world_size):
         doing = {step: what for (one, step), what in (at or {}).items() if one == rank}
         out = folder / f"said-{rank}"
-        process = FORKS.Process(target=work, args=(rank, world_size, port, str(out), list(arguments), doing))
+        place = rank, world_size, "127.0.0.1", port
+        process = FORKS.Process(target=work, args=(*place, str(out), list(arguments), doing))
         process.start()
         processes.append((process, out))
     ended = []
@@ -100,14 +108,16 @@ def noted(folder: Path) -> dict[int, str]:
     return found
 
 
-def work(rank: int, world_size: int, port: int, out: str, arguments: list[str], doing: dict[int, str]) -> None:
+def work(
+    rank: int, world_size: int, address: str, port: int, out: str, arguments: list[str], doing: dict[int, str]
+) -> None:
     """Be a rank: `unmask pretrain` with the text of `tiny` in the place of a store."""
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     if world_size > 1:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
-        os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}})
+        os.environ.update({"MASTER_ADDR": address, **{name: str(value) for name, value in place.items()}})
     from unmask import cli
 
     spec = importlib.util.spec_from_file_location("tiny", TINY)
@@ -181,3 +191,9 @@ def digest_of(batch: Any) -> str:
 def rows_of(run: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
     """The rows of a log of a run."""
     return [json.loads(line) for line in (run / name).read_text().splitlines()]
+
+
+if __name__ == "__main__":
+    rank, size, address, port, out, doing, *words = sys.argv[1:]
+    done = {int(step): what for step, what in json.loads(doing).items()}
+    work(int(rank), int(size), address, int(port), out, words, done)

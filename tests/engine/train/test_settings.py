@@ -187,7 +187,7 @@ def test_skipped_updates_are_a_streak_only_one_after_the_other(tiny: ModuleType,
     one = torch.ones(1)
     for skipped in (1.0, 1.0, 0.0, 1.0):
         report = StepReport(one[0], one, one, one, one[0], torch.tensor(skipped))
-        trainer._account([pack([[2, 5, 3]])], report)
+        trainer._account([pack([[2, 5, 3]])], report, 3)
     assert (int(trainer.skipped), int(trainer.skipped_in_a_row), trainer.done, trainer.tokens) == (3, 1, 4, 12)
 
 
