@@ -111,6 +111,8 @@ def test_every_setting_of_watching_may_change_and_no_other() -> None:
         "keep_checkpoints",
         "tensorboard",
         "threads",
+        "timeout_seconds",
+        "activation_checkpointing",
     ):
         watching.add(f"train.{name}")
     kernels = {name for name in defaults() if name.startswith("kernels.")}
