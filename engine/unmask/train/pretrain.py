@@ -25,7 +25,7 @@ from unmask.objectives import TOKEN_OBJECTIVES, build_objectives
 from unmask.terminal import messages_through
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.resume import inherit, log_schedule_change, require_steps
-from unmask.train.checkpoint.state import Facts, load_facts, send_state
+from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.data import RunData
 from unmask.train.initial import InitialCheckpoint
 from unmask.train.logging.log import event_writer_class, read_evaluations
@@ -253,8 +253,8 @@ def _train(folder: RunFolder, display: Display, ranks: Ranks) -> str | None:
         trainer.restore(newest, facts, saved)
         steps = trainer.data.planned_steps(saved.train), trainer.data.num_steps
         log_schedule_change(saved, config, facts, steps=steps)
-    elif ranks.size > 1:
-        send_state(trainer.model, trainer.optimizer, ranks)
+    else:
+        trainer.share_state()
     # Until here the changed configuration might have been refused.
     ranks.first(folder.save_config)
     tuned = ranks.first(lambda: _tuned_values(trainer, facts))
