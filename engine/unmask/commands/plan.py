@@ -22,6 +22,7 @@ from unmask.planning.step_time import StepTime, from_peak, timed
 from unmask.train.checkpoint.state import state_bytes
 from unmask.train.data import RunData
 from unmask.train.precision import DTYPES, choose_precision
+from unmask.train.store import cache_of
 
 __all__ = ["Plan", "gibibytes", "plan", "plan_of"]
 
@@ -170,7 +171,7 @@ def plan_of(config: RunConfig, *, device: str | None = None, processes: int = 1,
         processes=processes,
         checkpoint=_checkpoint_bytes(config, encoder, dtype),
         checkpoints=config.train.keep_checkpoints + 1,
-        store=None if store is None else sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file()),
+        store=None if store is None else store.num_bytes,
         disk_free=shutil.disk_usage(_nearest_folder(config)).free,
         measured=measure(share, encoder, lengths, dtype=dtype, device=torch.device(place.kind)) if measured else None,
     )
@@ -179,7 +180,7 @@ def plan_of(config: RunConfig, *, device: str | None = None, processes: int = 1,
 
 def _store(config: RunConfig) -> Store | None:
     """Return the store of the run if it is prepared."""
-    return None if config.data.store is None else Store.open(Path(config.data.store))
+    return None if config.data.store is None else Store.open(config.data.store, cache=cache_of(config))
 
 
 def _sizes(config: RunConfig, store: Store | None) -> EncoderConfig:

@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypedDict
+from typing import IO, TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
@@ -41,7 +41,18 @@ if TYPE_CHECKING:
 
     from unmask.data.compose.sequences import Indices
 
-__all__ = ["ARRAYS", "FACTS", "INDEX", "StoreIndex", "build_index", "cached_index", "read_index", "scan_shard"]
+__all__ = [
+    "ARRAYS",
+    "FACTS",
+    "INDEX",
+    "IndexFacts",
+    "StoreIndex",
+    "build_index",
+    "cached_index",
+    "facts_of",
+    "read_index",
+    "scan_shard",
+]
 
 INDEX = "index"
 """The folder of the index in a store."""
@@ -72,7 +83,7 @@ _RUNS_AT_ONCE = 1 << 20
 _SPARE = 1.25
 
 
-class _Facts(TypedDict):
+class IndexFacts(TypedDict):
     """The contents of `index.json`."""
 
     format: int
@@ -146,8 +157,8 @@ def read_index(folder: Path, manifest: Manifest, *, hashes: bool) -> StoreIndex 
         return None
     remedy = f"remove {place}, and the next opening makes it again"
     try:
-        facts: _Facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
-        if (facts["format"], facts["store"]) != (_FORMAT, fingerprint(manifest)):
+        facts = facts_of(place, manifest)
+        if facts is None:
             return None
         for name in ARRAYS:
             path, expected = place / f"{name}.npy", facts["files"][f"{name}.npy"]
@@ -157,6 +168,17 @@ def read_index(folder: Path, manifest: Manifest, *, hashes: bool) -> StoreIndex 
         return _opened(arrays, facts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"store: {place} is damaged ({error}); {remedy}") from None
+
+
+def facts_of(place: Path, manifest: Manifest) -> IndexFacts | None:
+    """Read `index.json` in the folder of an index; return None if it is of another store or another version.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
+    own = isinstance(facts, dict) and (facts.get("format"), facts.get("store")) == (_FORMAT, fingerprint(manifest))
+    return cast("IndexFacts", facts) if own else None
 
 
 def cached_index(folder: Path, manifest: Manifest, cache: Path | None) -> StoreIndex:
@@ -181,7 +203,7 @@ def cached_index(folder: Path, manifest: Manifest, cache: Path | None) -> StoreI
             return found
     with tempfile.TemporaryDirectory() as name:
         build_index(folder, manifest, Path(name))
-        facts: _Facts = json.loads((Path(name) / INDEX / FACTS).read_text(encoding="utf-8"))
+        facts: IndexFacts = json.loads((Path(name) / INDEX / FACTS).read_text(encoding="utf-8"))
         return _opened({array: np.load(Path(name) / INDEX / f"{array}.npy") for array in ARRAYS}, facts)
 
 
@@ -198,7 +220,7 @@ def _build_beside(folder: Path, manifest: Manifest, kept: Path) -> None:
             made.rename(kept)
 
 
-def _opened(arrays: Mapping[str, NDArray[Any]], facts: _Facts) -> StoreIndex:
+def _opened(arrays: Mapping[str, NDArray[Any]], facts: IndexFacts) -> StoreIndex:
     documents = arrays["documents"]
     return StoreIndex(
         begins=documents["begin"],
@@ -263,7 +285,7 @@ def build_index(folder: Path, manifest: Manifest, target: Path) -> None:
         f"{name}.npy": {"bytes": (path := place / f"{name}.npy").stat().st_size, "sha256": _sha256(path)}
         for name in ARRAYS
     }
-    facts = _Facts(
+    facts = IndexFacts(
         format=_FORMAT,
         store=fingerprint(manifest),
         documents=manifest["documents"],

@@ -82,6 +82,7 @@ class Store:
         self.source_of: NDArray[np.int16] = index.sources
         self._index = index
         self._firsts: Indices = np.ascontiguousarray(index.batches["first"])
+        self._shard_of: list[int] = index.batches["shard"].tolist()
         self._shards = _MappedShards(folder, manifest["shards"], remote)
         self._dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
         self._held_out: dict[float, Chosen] = {}
@@ -177,6 +178,12 @@ class Store:
             )
         self.require_tokenizer(tokenizer)
         return tokenizer
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of the store on disk; of one at an address, when all of it is in the cache."""
+        rest = (path for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".arrow")
+        return sum(shard["bytes"] for shard in self.manifest["shards"]) + sum(path.stat().st_size for path in rest)
 
     @cached_property
     def content_hashes(self) -> NDArray[np.uint64]:
@@ -291,7 +298,8 @@ class Store:
     ) -> Iterator[tuple[_TokenBatch, Indices, Indices | slice]]:
         """Yield each record batch with the tokens to take from it and their places in the flat result."""
         touched = np.unique(where)
-        self._shards.require(np.unique(self._index.batches["shard"][touched]).tolist())
+        if self._remote is not None:
+            self._shards.require(np.unique(self._index.batches["shard"][touched]).tolist())
         if len(touched) == 1:
             yield self._batch(int(touched[0])), ranges(begins, sizes), slice(None)
             return
@@ -302,15 +310,18 @@ class Store:
             yield self._batch(int(number)), taken, ranges(places[spans], sizes[spans])
 
     def _batch(self, number: int) -> _TokenBatch:
-        row = self._index.batches[number]
-        mapped, tokens = self._shards[int(row["shard"])], int(row["tokens"])
-        flags = -(-tokens // 8)
-        ids, words, sentences = (int(row[name]) for name in ("ids", "words", "sentences"))
-        return _TokenBatch(
-            ids=mapped[ids : ids + tokens * self._dtype.itemsize].view(self._dtype),
-            words=mapped[words : words + flags],
-            sentences=mapped[sentences : sentences + flags],
-        )
+        shard = self._shards[self._shard_of[number]]
+        if number not in shard.batches:
+            row = self._index.batches[number]
+            tokens = int(row["tokens"])
+            flags = -(-tokens // 8)
+            ids, words, sentences = (int(row[name]) for name in ("ids", "words", "sentences"))
+            shard.batches[number] = _TokenBatch(
+                ids=shard.mapped[ids : ids + tokens * self._dtype.itemsize].view(self._dtype),
+                words=shard.mapped[words : words + flags],
+                sentences=shard.mapped[sentences : sentences + flags],
+            )
+        return shard.batches[number]
 
 
 class _TokenBatch(NamedTuple):
@@ -321,27 +332,34 @@ class _TokenBatch(NamedTuple):
     sentences: NDArray[np.uint8]  # (t / 8,)
 
 
+class _MappedShard(NamedTuple):
+    """The bytes of a shard, and the record batches in it that were asked for, by number."""
+
+    mapped: NDArray[np.uint8]
+    batches: dict[int, _TokenBatch]
+
+
 class _MappedShards:
-    """The bytes of shards, mapped when they are first asked for; the least recently used ones are let go."""
+    """Shards, mapped when they are first asked for; the least recently used ones are let go."""
 
     def __init__(self, folder: Path, shards: Sequence[ShardEntry], remote: RemoteStore | None) -> None:
         self._folder, self._entries, self._remote = folder, shards, remote
-        self._mapped: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+        self._mapped: OrderedDict[int, _MappedShard] = OrderedDict()
 
     def require(self, numbers: Sequence[int]) -> None:
         """Fetch shards of another machine together, if the cache has room for them."""
         if self._remote is not None and len(numbers) <= self._remote.most_mapped:
             self._remote.require([self._entries[number] for number in numbers if number not in self._mapped])
 
-    def __getitem__(self, number: int) -> NDArray[np.uint8]:
+    def __getitem__(self, number: int) -> _MappedShard:
         if number in self._mapped:
             self._mapped.move_to_end(number)
             return self._mapped[number]
-        mapped = self._map(self._entries[number])
-        self._mapped[number] = mapped
+        found = _MappedShard(self._map(self._entries[number]), {})
+        self._mapped[number] = found
         if len(self._mapped) > (_MOST_MAPPED if self._remote is None else min(_MOST_MAPPED, self._remote.most_mapped)):
             self._mapped.popitem(last=False)
-        return mapped
+        return found
 
     def _map(self, shard: ShardEntry) -> NDArray[np.uint8]:
         path = self._folder / shard["file"]

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config.settings import counted
-from unmask.data.store.index import ARRAYS, FACTS, INDEX
+from unmask.data.store.index import ARRAYS, FACTS, INDEX, IndexFacts, facts_of
 from unmask.data.store.manifest import Manifest, ShardEntry, fingerprint, parse_manifest
 from unmask.data.text.docstrings import cache_folder
 from unmask.data.text.fetching import StalledError, fetch
@@ -199,12 +199,16 @@ class RemoteStore:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
             errors = self._copy(files) if files else []
+            facts: IndexFacts | None = None
             for (name, copy), error in zip(files, errors, strict=True):
-                if copy.name == FACTS and (error is not None or not self._is_own_index(copy)):
-                    shutil.rmtree(copy.parent)
-                elif error is None and copy.suffix == ".npy" and copy.parent.exists():
-                    entry = json.loads((copy.parent / FACTS).read_text(encoding="utf-8"))["files"][copy.name]
-                    self._verify(name, copy, entry)
+                if copy.name == FACTS:
+                    facts = None if error is not None else self._facts(copy.parent)
+                    if facts is None:
+                        shutil.rmtree(copy.parent)
+                elif copy.suffix == ".npy" and facts is not None:
+                    if error is not None:
+                        raise _missing(f"{self.name}/{name}")
+                    self._verify(name, copy, facts["files"][copy.name])
             for part, folder in made.items():
                 if folder.exists() and any(folder.iterdir()):
                     folder.rename(self.folder / part)
@@ -212,10 +216,10 @@ class RemoteStore:
             for folder in made.values():
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _is_own_index(self, facts: Path) -> bool:
-        with contextlib.suppress(ValueError, AttributeError):
-            return bool(json.loads(facts.read_text(encoding="utf-8")).get("store") == fingerprint(self.manifest))
-        return False
+    def _facts(self, index: Path) -> IndexFacts | None:
+        with contextlib.suppress(ValueError):
+            return facts_of(index, self.manifest)
+        return None
 
     def _fetch_shard(self, shard: ShardEntry) -> None:
         path = self.folder / shard["file"]
@@ -230,10 +234,7 @@ class RemoteStore:
             with _scratch(self.folder, shard["file"]) as copy:
                 [error] = self._copy([(shard["file"], copy)])
                 if error is not None:
-                    raise StoreError(
-                        f"store: {self.name}/{shard['file']} is missing, but the manifest names it; copy it there "
-                        "again, or copy the store to this machine and give its folder"
-                    )
+                    raise _missing(f"{self.name}/{shard['file']}")
                 self._verify(shard["file"], copy, shard)
                 copy.replace(path)
 
@@ -323,6 +324,13 @@ class RemoteStore:
                     break
                 path.unlink(missing_ok=True)
                 used -= size
+
+
+def _missing(name: str) -> StoreError:
+    return StoreError(
+        f"store: {name} is missing, but the store names it; copy it there again, or copy the store to this machine and "
+        "give its folder"
+    )
 
 
 @contextlib.contextmanager

@@ -174,10 +174,13 @@ class ShuffleBlocks:
                     columns = source_number, reading, *source.documents.find(index)
                     tables.append(np.stack(np.broadcast_arrays(*columns)))
         table = np.concatenate(tables, axis=1)
-        sources, readings, documents, ranks = table[:, self._lengths[table[2]] > 0]
+        lengths = self._lengths[table[2]].astype(np.int64)
+        if not lengths.all():
+            table, lengths = table[:, lengths > 0], lengths[lengths > 0]
+        sources, readings, documents, ranks = table
         return Block(
             documents=documents,
-            lengths=self._lengths[documents].astype(np.int64),
+            lengths=lengths,
             sources=sources,
             readings=readings,
             ranks=ranks,

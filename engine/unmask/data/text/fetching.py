@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -88,6 +89,9 @@ def _error(kind: str, message: str) -> OSError | None:
 
 def copy_files() -> None:
     """Copy the files that the standard input names, and print how each went; the body of a process."""
+    # a signal to the whole process group is for the parent to handle
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     files = pickle.load(sys.stdin.buffer)
     with suppress(CorpusError):
         # imports what the protocol needs; an error comes again below

@@ -176,14 +176,15 @@ def test_a_file_that_stalls_is_given_up_by_name_and_the_advice_works(
     local: Store, served: Served, tmp_path: Path
 ) -> None:
     served.stalled.add(SHARD)
-    store = Store.open(served.address, cache=StoreCache(folder=tmp_path / "cache", patience=3))
+    store = Store.open(served.address, cache=StoreCache(folder=tmp_path / "cache", patience=5))
     began = time.monotonic()
     with pytest.raises(
         StoreError,
-        match=rf"/store/{SHARD} stalls: no byte came for 3 s; try again, raise data.cache_patience \(3\), or copy "
+        match=rf"/store/{SHARD} stalls: no byte came for 5 s; try again, raise data.cache_patience \(5\), or copy "
         "the store to this machine and give its folder",
     ):
-        gathered(store)
+        # the first document of that shard
+        store.gather([local.manifest["shards"][0]["documents"]], [0], [1])
     assert time.monotonic() - began < 30
     assert not list(store.folder.glob("*.partial"))
     served.stalled.clear()
@@ -198,13 +199,34 @@ def test_a_manifest_that_stalls_is_given_up_too(served: Served, tmp_path: Path) 
 
 def test_a_missing_shard_is_named_and_the_advice_works(local: Store, memory: Any, cache: StoreCache) -> None:
     memory.rm(f"/bucket/store/{SHARD}")
+    Store.open("memory://bucket/store", cache=cache)
     store = Store.open("memory://bucket/store", cache=cache)
     with pytest.raises(
-        StoreError, match=rf"memory://bucket/store/{SHARD} is missing, but the manifest names it; copy it there again"
+        StoreError, match=rf"memory://bucket/store/{SHARD} is missing, but the store names it; copy it there again"
     ):
         gathered(store)
     memory.put(str(local.folder / SHARD), f"/bucket/store/{SHARD}")
+    # what a killed process left
+    (store.folder / f".{SHARD}.1-2.partial").write_text("half")
     assert gathered(store) == gathered(local)
+    assert not list(store.folder.glob(".*.partial"))
+
+
+def test_a_missing_part_of_the_index_is_named_and_the_advice_works(
+    local: Store, memory: Any, cache: StoreCache
+) -> None:
+    memory.rm("/bucket/store/index/places.npy")
+    with pytest.raises(StoreError, match=r"memory://bucket/store/index/places.npy is missing, but the store names it"):
+        Store.open("memory://bucket/store", cache=cache)
+    memory.put(str(local.folder / "index" / "places.npy"), "/bucket/store/index/places.npy")
+    assert gathered(Store.open("memory://bucket/store", cache=cache)) == gathered(local)
+
+
+def test_its_bytes_are_those_of_the_whole_store(local: Store, memory: Any, cache: StoreCache) -> None:
+    store = Store.open("memory://bucket/store", cache=cache)
+    on_disk = sum(path.stat().st_size for path in local.folder.rglob("*") if path.is_file())
+    assert local.num_bytes == on_disk
+    assert store.num_bytes == pytest.approx(on_disk, rel=0.01)
 
 
 @pytest.mark.parametrize("part", [SHARD, "index/documents.npy"])
