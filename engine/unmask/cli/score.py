@@ -17,7 +17,7 @@ class Options(Checked):
 
     task: str = option(
         MISSING,
-        "classification, regression, entities or qa; or a benchmark, such as sst2, conll2003, squad2 or cmrc2018.",
+        "classification, multi_label, regression, entities or qa; or a benchmark, such as sst2, squad2 or cmrc2018.",
         positional=True,
         metavar="TASK",
     )
@@ -40,7 +40,6 @@ class Options(Checked):
         short="--data.id",
         metavar="COLUMN",
     )
-    several: bool = option(False, "A text may have several classes, with commas between them.")
     separator: str | None = option(None, "Between the columns of the gold file. None: tabs, commas or spaces.")
     rules: Literal["default", "squad", "squad2", "cmrc", "cjrc"] = option(
         "default", "How answers are compared; by default as the benchmark does, and for qa as SQuAD does."
@@ -64,7 +63,6 @@ def run(arguments: list[str]) -> None:
         options.predictions,
         label=options.label,
         id=options.id,
-        several=options.several,
         separator=options.separator,
         rules=None if options.rules == "default" else options.rules,
         null_odds=options.null_odds,

@@ -178,7 +178,8 @@ class TaskPredictor:
             answers = [
                 PredictedAnswer(one["id"], one["answer"], (), one.get("null_odds", 0.0)) for one in found.predictions
             ]
-            write_answers(path, answers, null_odds=self.config.answers.rules == "squad2")
+            rules = self.config.answers.rules
+            write_answers(path, answers, null_odds=rules == "squad2", as_list=rules == "cjrc")
         else:
             benchmark = BENCHMARKS[str(self.config.data.layout)]
             values = [

@@ -31,7 +31,6 @@ def score(
     *,
     label: str | None = None,
     id: str | None = None,
-    several: bool = False,
     separator: str | None = None,
     rules: AnswerRules | None = None,
     null_odds: str | Path | None = None,
@@ -46,13 +45,12 @@ def score(
         >>> accuracy = found.values["accuracy"]
 
     Args:
-        task: "classification", "regression", "entities" or "qa"; or a benchmark, such as "sst2" or "squad2".
+        task: "classification", "multi_label", "regression", "entities" or "qa"; or a benchmark, such as "sst2".
         gold: the file with the right labels, tags or answers.
         predictions: what `unmask predict` wrote, or a file in the benchmark's form.
         label: column of the labels or tags of a gold file of one's own, by name or number. None: "label", or the last
             column of tags.
         id: column of the examples' own names in a gold file of one's own. None: their numbers from 0.
-        several: whether a text may have several classes.
         separator: between the columns of a gold file.
         rules: how answers are compared. None: those of the benchmark; for "qa" those of SQuAD, v2 if the gold file has
             questions without an answer.
@@ -76,16 +74,19 @@ def score(
         return _score_qa(gold, predictions, rules, null_odds, encoding, resamples)
     layout = benchmark.texts if benchmark is not None else None
     if layout is None:
-        layout = _own_layout(kind, label or "label", id, several)
+        layout = _own_layout(kind, label or "label", id)
     labels = None if layout.kind == "number" else _labels(gold, predictions, layout, encoding, separator)
     examples = read_texts(gold, layout, labels, encoding=encoding, delimiter=separator)
     return score_texts(examples, predicted_labels(predictions, examples, layout, labels), labels, resamples=resamples)
 
 
-def _own_layout(kind: str, label: str, id: str | None, several: bool) -> TextLayout:
+def _own_layout(kind: str, label: str, id: str | None) -> TextLayout:
     # a score reads no text, so the column of labels stands for it too
     return layout_of_columns(
-        label, label=label, id=id, kind="number" if kind == "regression" else "several" if several else "classes"
+        label,
+        label=label,
+        id=id,
+        kind="number" if kind == "regression" else "several" if kind == "multi_label" else "classes",
     )
 
 

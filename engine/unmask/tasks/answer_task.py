@@ -56,6 +56,7 @@ class AnswerTask:
             "squad": ("exact", "f1"),
             "squad2": ("exact", "f1", "has_answer_exact", "has_answer_f1", "no_answer_exact", "no_answer_f1"),
             "cmrc": ("exact", "f1", "average"),
+            "cjrc": ("exact", "f1"),
         }[self.config.answers.rules]
 
     @classmethod
@@ -106,7 +107,7 @@ class AnswerTask:
         """Return the answer to each question, with the best candidates."""
         assert inputs.windows is not None
         settings = self.config.answers
-        impossible = settings.rules == "squad2"
+        impossible = settings.rules in ("squad2", "cjrc")
         found = find_answers(
             examples,
             inputs.windows,

@@ -15,8 +15,8 @@ from unmask.tasks.scores.scoring import AnswerRules
 
 __all__ = ["BENCHMARKS", "TASKS", "Benchmark", "TaskName", "benchmark_of"]
 
-TaskName = Literal["classification", "regression", "entities", "qa"]
-TASKS: tuple[TaskName, ...] = ("classification", "regression", "entities", "qa")
+TaskName = Literal["classification", "multi_label", "regression", "entities", "qa"]
+TASKS: tuple[TaskName, ...] = ("classification", "multi_label", "regression", "entities", "qa")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

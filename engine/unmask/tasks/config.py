@@ -90,10 +90,10 @@ class AnswersConfig(Checked):
     threshold: float = setting(
         0.0, "What the score of no answer must exceed that of the best answer by, for no answer; a dev file tells it."
     )
-    rules: Literal["squad", "squad2", "cmrc"] = setting(
+    rules: Literal["squad", "squad2", "cmrc", "cjrc"] = setting(
         "squad",
         "Official scores. squad: of SQuAD v1.1. squad2: of v2, where a question may have no answer. cmrc: of CMRC "
-        "2018, which compares characters.",
+        "2018, which compares characters. cjrc: of CJRC, likewise, where a question may have no answer.",
     )
 
 

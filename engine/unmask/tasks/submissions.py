@@ -1,4 +1,4 @@
-"""Files of predictions, written: JSON lines with all that is known, and the forms that benchmarks take.
+"""Files of predictions in the forms that benchmarks take.
 
     GLUE                      index<TAB>prediction with a header
     TNEWS                     {"id": 0, "label": "108", "label_desc": "news_edu"} a line
@@ -13,7 +13,7 @@ A file is written whole or not at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,79 +21,12 @@ from unmask.paths import replace_text
 from unmask.tasks.benchmarks import Benchmark
 from unmask.tasks.data.clue import TNEWS_CODES
 from unmask.tasks.data.glue import GLUE
-from unmask.tasks.examples import Labels, TextExample, WordsExample
+from unmask.tasks.examples import TextExample, WordsExample
 from unmask.tasks.qa.answers import PredictedAnswer
 
-__all__ = [
-    "answer_records",
-    "number_records",
-    "text_records",
-    "word_records",
-    "write_answers",
-    "write_entities",
-    "write_records",
-    "write_texts",
-]
+__all__ = ["write_answers", "write_entities", "write_texts"]
 
 _CODES = {name: code for code, name in TNEWS_CODES.items()}
-
-
-def text_records(
-    examples: Sequence[TextExample], probabilities: Sequence[Sequence[float]], labels: Labels
-) -> list[dict[str, Any]]:
-    """Return a record for each text: its id, the most probable class, and the probability of each.
-
-    Args:
-        examples: the texts.
-        probabilities: of each class, for each text.
-        labels: names of the classes.
-    """
-    records = []
-    for one, shares in zip(examples, probabilities, strict=True):
-        best = max(range(len(shares)), key=shares.__getitem__)
-        named = {name: float(share) for name, share in zip(labels.names, shares, strict=True)}
-        records.append({"id": one.id, "label": labels.names[best], "probabilities": named})
-    return records
-
-
-def number_records(examples: Sequence[TextExample], values: Sequence[float]) -> list[dict[str, Any]]:
-    """Return a record for each text: its id and the predicted number."""
-    return [{"id": one.id, "value": float(value)} for one, value in zip(examples, values, strict=True)]
-
-
-def word_records(
-    examples: Sequence[WordsExample], tags: Sequence[Sequence[str]], probabilities: Sequence[Sequence[float]]
-) -> list[dict[str, Any]]:
-    """Return a record for each sentence: its id, its words, the predicted tags and the probability of each tag."""
-    return [
-        {
-            "id": one.id,
-            "words": list(one.words),
-            "tags": list(given),
-            "probabilities": [float(share) for share in shares],
-        }
-        for one, given, shares in zip(examples, tags, probabilities, strict=True)
-    ]
-
-
-def answer_records(answers: Iterable[PredictedAnswer]) -> list[dict[str, Any]]:
-    """Return a record for each question: its id, the answer, the null odds, and the candidates with probabilities."""
-    return [
-        {
-            "id": one.id,
-            "answer": one.text,
-            "null_odds": one.null_odds,
-            "candidates": [
-                {"text": other.text, "score": other.score, "probability": other.probability} for other in one.candidates
-            ],
-        }
-        for one in answers
-    ]
-
-
-def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write records as JSON lines."""
-    replace_text(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
 
 
 def write_texts(
@@ -121,7 +54,7 @@ def write_texts(
             records.append({"id": number, "label": _CODES[str(given)], "label_desc": given})
         else:
             records.append({"id": number, "label": given})
-    write_records(path, records)
+    replace_text(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
 
 
 def write_entities(path: Path, examples: Sequence[WordsExample], tags: Sequence[Sequence[str]]) -> None:

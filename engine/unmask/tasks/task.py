@@ -59,7 +59,7 @@ class Task(Protocol):
         """Return what the model reads of examples; with targets if all examples have labels."""
 
     def has_labels(self, examples: Sequence[Any]) -> bool:
-        """Return whether all examples have labels."""
+        """Return whether there is something to score: examples with labels."""
 
     def predictions(self, outputs: Outputs, inputs: ModelInputs, examples: Sequence[Any]) -> list[dict[str, Any]]:
         """Return the prediction for each example, as `unmask predict` writes it."""

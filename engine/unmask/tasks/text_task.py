@@ -89,8 +89,8 @@ class TextTask:
         )
 
     def has_labels(self, examples: Sequence[TextExample]) -> bool:
-        """Return whether all examples have labels."""
-        return all(one.label is not None for one in examples)
+        """Return whether examples have labels; those without one, as annotators leave some, are not scored."""
+        return any(one.label is not None for one in examples)
 
     def predictions(
         self, outputs: Outputs, inputs: ModelInputs, examples: Sequence[TextExample]
@@ -103,7 +103,7 @@ class TextTask:
         return [self._prediction(one, mean) for one, mean in zip(examples, means, strict=True)]
 
     def _targets(self, examples: Sequence[TextExample]) -> NDArray[np.generic] | None:
-        if not self.has_labels(examples):
+        if any(one.label is None for one in examples):
             return None
         given = [one.label for one in examples]
         if self.kind == "classification":
@@ -135,6 +135,9 @@ class TextTask:
     def scores(self, predictions: Sequence[Mapping[str, Any]], examples: Sequence[TextExample]) -> dict[str, float]:
         """Return the scores of predictions for examples with labels."""
         given: list[int | float | tuple[int, ...]]
+        labelled = [place for place, one in enumerate(examples) if one.label is not None]
+        examples = [examples[place] for place in labelled]
+        predictions = [predictions[place] for place in labelled]
         if self.kind == "regression":
             given = [one["value"] for one in predictions]
         elif self.kind == "multi_label":

@@ -15,16 +15,7 @@ from unmask.tasks.data.texts import read_texts
 from unmask.tasks.data.words import read_sentences
 from unmask.tasks.examples import Labels, TextExample
 from unmask.tasks.qa.answers import Candidate, PredictedAnswer
-from unmask.tasks.submissions import (
-    answer_records,
-    number_records,
-    text_records,
-    word_records,
-    write_answers,
-    write_entities,
-    write_records,
-    write_texts,
-)
+from unmask.tasks.submissions import write_answers, write_entities, write_texts
 
 FILES = Path(__file__).parent / "files"
 TEXTS = {
@@ -51,6 +42,11 @@ QUESTIONS = {
 }
 
 
+def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """JSON lines, as `unmask predict` writes them."""
+    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records), "utf-8")
+
+
 def gold_of(name: str) -> tuple[list[TextExample], Labels]:
     layout = BENCHMARKS[name].texts
     assert layout is not None and layout.labels is not None
@@ -63,8 +59,7 @@ def test_a_submission_and_json_lines_of_gold_labels_are_all_right(name: str, tmp
     names = [labels.names[int(str(one.label))] for one in examples]
     submission, lines = tmp_path / BENCHMARKS[name].submission, tmp_path / "predictions.jsonl"
     write_texts(submission, BENCHMARKS[name], examples, names)
-    shares = [[float(index == one.label) for index in range(len(labels))] for one in examples]
-    write_records(lines, text_records(examples, shares, labels))
+    write_lines(lines, [{"id": one.id, "label": name} for one, name in zip(examples, names, strict=True)])
     for path in (submission, lines):
         found = score(name, FILES / TEXTS[name], path, resamples=10)
         assert found.values["accuracy"] == found.values["macro_f1"] == 100.0
@@ -107,7 +102,7 @@ def test_numbers_are_scored(tmp_path: Path) -> None:
     assert layout is not None
     examples = read_texts(FILES / "stsb/dev.tsv", layout, None)
     gold = [float(str(one.label)) for one in examples]
-    write_records(tmp_path / "p.jsonl", number_records(examples, [value * 2 for value in gold]))
+    write_lines(tmp_path / "p.jsonl", [{"id": str(n), "value": value * 2} for n, value in enumerate(gold)])
     write_texts(tmp_path / "STS-B.tsv", BENCHMARKS["stsb"], examples, gold)
     assert score("stsb", FILES / "stsb/dev.tsv", tmp_path / "p.jsonl", resamples=0).values["pearson"] == pytest.approx(
         100
@@ -123,7 +118,7 @@ def test_tags_are_scored_from_columns_and_json_lines(name: str, tmp_path: Path) 
     # one entity of twelve is cut short
     tags[0][1] = "O"
     write_entities(tmp_path / "p.txt", examples, tags)
-    write_records(tmp_path / "p.jsonl", word_records(examples, tags, [[1.0] * len(one.words) for one in examples]))
+    write_lines(tmp_path / "p.jsonl", [{"id": str(n), "tags": given} for n, given in enumerate(tags)])
     for path in (tmp_path / "p.txt", tmp_path / "p.jsonl"):
         found = score("entities", gold, path, resamples=10)
         assert found.values["f1"] == pytest.approx(100 * 10 / 11)
@@ -143,7 +138,9 @@ def test_gold_answers_are_all_right_in_every_form(name: str, tmp_path: Path) -> 
         for one in examples
     ]
     write_answers(tmp_path / "predictions.json", answers, null_odds=True)
-    write_records(tmp_path / "p.jsonl", answer_records(answers))
+    write_lines(
+        tmp_path / "p.jsonl", [{"id": one.id, "answer": one.text, "null_odds": one.null_odds} for one in answers]
+    )
     write_answers(tmp_path / "list.json", answers, as_list=True)
     for file in ("predictions.json", "p.jsonl", "list.json"):
         found = score(name, gold, tmp_path / file, resamples=10)
@@ -168,6 +165,13 @@ def scores(
         return score(task, folder / "gold.tsv", folder / f"p.{suffix}", resamples=0, **given)
 
     return run
+
+
+def test_several_classes_a_text_are_scored(tmp_path: Path) -> None:
+    (tmp_path / "gold.tsv").write_text("label\njoy, fear\nanger\n")
+    write_lines(tmp_path / "p.jsonl", [{"id": 0, "labels": ["fear", "joy"]}, {"id": 1, "labels": []}])
+    found = score("multi_label", tmp_path / "gold.tsv", tmp_path / "p.jsonl", resamples=0)
+    assert found.values == {"accuracy": 50.0, "macro_f1": pytest.approx(200 / 3), "micro_f1": 80.0}
 
 
 def test_predictions_are_found_by_id_or_by_order(tmp_path: Path) -> None:
@@ -296,7 +300,8 @@ def test_an_unknown_task_is_named_with_the_nearest() -> None:
     )
     follow(
         lambda: benchmark_of("?"),
-        "task: '?' is neither a task nor a benchmark; write one of classification, regression, entities, qa, cola, ",
+        "task: '?' is neither a task nor a benchmark; write one of classification, multi_label, regression, entities, "
+        "qa, cola, ",
         lambda: benchmark_of("qa"),
         lambda: benchmark_of("cola"),
     )

@@ -1,7 +1,7 @@
 """Tags and entities: schemes that say the same, and broken sequences read as conlleval reads them."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.tasks.tags import Entity, Scheme, entities_of, first_break, scheme_of, tags_of
@@ -20,6 +20,7 @@ def sentences(draw: st.DrawFn) -> tuple[list[Entity], int]:
     return found, place + draw(st.integers(0, 2))
 
 
+@settings(deadline=None)
 @given(sentences(), st.sampled_from(SCHEMES))
 def test_every_scheme_says_the_same(sentence: tuple[list[Entity], int], scheme: Scheme) -> None:
     entities, words = sentence
@@ -29,6 +30,7 @@ def test_every_scheme_says_the_same(sentence: tuple[list[Entity], int], scheme: 
     assert first_break(tags, scheme) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["O", "B-X", "I-X", "E-X", "S-X", "M-X", "B-Y", "I-Y", "E-Y", "I", "B", "Q-X"])))
 def test_any_sequence_gives_entities_that_do_not_overlap(tags: list[str]) -> None:
     found = entities_of(tags)

@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advice import follow
@@ -30,6 +30,7 @@ def test_a_single_text_and_a_pair_stand_between_cls_and_sep() -> None:
     assert (single.example, pair.example) == (0, 1)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(2, 40))
 def test_tokens_of_a_pair_go_one_by_one_from_the_longer_text(first: int, second: int, room: int) -> None:
     if first + second <= room:
@@ -67,6 +68,7 @@ def test_windows_of_a_pair_read_all_of_the_second_text(caplog: pytest.LogCapture
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=40), st.integers(5, 20))
 def test_windows_hold_every_token_and_none_is_too_long(letters: list[str], max_length: int) -> None:
     text = "".join(letters)

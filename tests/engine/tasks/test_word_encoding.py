@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.data.tokenizer import Tokenizer
@@ -34,6 +34,7 @@ def test_a_word_is_predicted_on_its_first_piece() -> None:
     assert [one.ids[row] for row in one.rows] == [piece[0] for piece in pieces]
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS, max_size=3), st.integers(3, 24))
 def test_every_word_has_one_prediction(sentences: list[list[str]], max_length: int) -> None:
     examples = [sentence(*words) for words in sentences]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advice import follow
@@ -85,6 +85,7 @@ def test_an_answer_is_found_in_its_context(
     assert answer.text == text
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1), st.data())
 def test_a_part_of_a_text_is_found_where_it_is(context: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(context) - 1))

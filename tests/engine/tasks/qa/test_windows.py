@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advice import follow
@@ -81,6 +81,7 @@ def test_every_answer_of_a_file_is_the_text_of_its_tokens(file: str) -> None:
     assert recovered >= 6
 
 
+@settings(deadline=None)
 @given(st.lists(CHARACTERS, min_size=1, max_size=30).map("".join), st.data())
 def test_a_span_of_tokens_is_a_part_of_the_text(context: str, data: st.DataObject) -> None:
     """The answer lies in the text of its tokens, and is that text where it begins and ends with tokens."""

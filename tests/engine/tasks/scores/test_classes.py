@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.tasks.scores.classes import score_classes, score_several
@@ -18,6 +18,7 @@ PAIRS = st.integers(2, 5).flatmap(
 
 
 @pytest.mark.filterwarnings("ignore:A single label")
+@settings(deadline=None, max_examples=40)
 @given(PAIRS)
 def test_scores_of_classes_are_those_of_scikit_learn(pairs: tuple[int, list[tuple[int, int]]]) -> None:
     classes, labels = pairs
@@ -35,6 +36,7 @@ def test_scores_of_classes_are_those_of_scikit_learn(pairs: tuple[int, list[tupl
     assert found == pytest.approx({name: 100 * value for name, value in wanted.items()}, abs=1e-9)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 4).flatmap(lambda n: st.lists(st.tuples(*[st.booleans()] * 2 * n), min_size=1, max_size=20)))
 def test_scores_of_several_classes_are_those_of_scikit_learn(rows: list[tuple[bool, ...]]) -> None:
     table = np.array(rows, np.bool_)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.tasks.scores.numbers import score_numbers
@@ -12,6 +12,7 @@ stats = pytest.importorskip("scipy.stats")
 VALUES = st.one_of(st.sampled_from([0.0, 1.0, 2.5, 5.0]), st.floats(-1e3, 1e3))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=2, max_size=30))
 def test_correlations_are_those_of_scipy(pairs: list[tuple[float, float]]) -> None:
     gold, predicted = (np.array(column) for column in zip(*pairs, strict=True))
