@@ -151,7 +151,9 @@ def build_command() -> str:
     root = _checkout()
     if root is not None:
         return f"UNMASK_BUILD_CUDA=1 pip install --no-deps --editable {shlex.quote(str(root))}"
-    return f"UNMASK_BUILD_CUDA=1 pip install --no-deps --force-reinstall --no-binary unmask {shlex.quote(_origin())}"
+    # pip keeps what it has built from the same sources, such as a package without the extension
+    again = "--no-deps --force-reinstall --no-cache-dir --no-binary unmask"
+    return f"UNMASK_BUILD_CUDA=1 pip install {again} {shlex.quote(_origin())}"
 
 
 def _checkout() -> Path | None:

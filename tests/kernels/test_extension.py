@@ -192,7 +192,7 @@ def test_the_command_builds_from_where_the_package_came(
     distribution = SimpleNamespace(read_text=lambda name: None if told is None else json.dumps(told))
     monkeypatch.setattr(extension.importlib.metadata, "distribution", lambda name: distribution)
     assert build_command() == (
-        f"UNMASK_BUILD_CUDA=1 pip install --no-deps --force-reinstall --no-binary unmask {origin}"
+        f"UNMASK_BUILD_CUDA=1 pip install --no-deps --force-reinstall --no-cache-dir --no-binary unmask {origin}"
     )
 
 
