@@ -175,6 +175,14 @@ def test_each_group_has_its_rate_its_decay_and_its_trust(kernels: Listening) -> 
     assert [group.adapts for group in kernels.take()[-1][1]["groups"]] == [True, True]
 
 
+def test_views_of_one_rate_are_one_group(kernels: Listening) -> None:
+    rates = torch.tensor([0.1, 0.2])
+    _cuda.step(call((4,) * 100, lr=[rates[index % 2] for index in range(100)]))
+    (_, written), (_, update) = kernels.take()
+    assert [*written["groups"]] == [0, 1] * 50
+    assert [group.learning_rate_at for group in update["groups"]] == [rate.data_ptr() for rate in rates]
+
+
 def test_copies_and_scalars_are_passed_by_address(kernels: Listening) -> None:
     scalars = {name: torch.ones(()) for name in ("grad_scale", "found_inf", "norm")}
     copies = [torch.zeros(3, dtype=torch.float16), torch.zeros(9000, dtype=torch.float16)]

@@ -146,7 +146,9 @@ class _Part(NamedTuple):
 def _parts(arguments: Arguments, most_groups: int) -> Iterator[_Part]:
     """Yield the launches. Parameters of a group share learning rate, decay, and whether they have a trust ratio."""
     known: dict[tuple[Any, ...], int] = {}
-    settings = zip(map(id, arguments.lr), arguments.weight_decay, arguments.trust, strict=True)
+    # tensors may be views of one and the same number
+    rates = [(rate.data_ptr(), rate.dtype) for rate in arguments.lr]
+    settings = zip(rates, arguments.weight_decay, arguments.trust, strict=True)
     groups = [known.setdefault(setting, len(known)) for setting in settings]
     if len(known) <= most_groups:
         yield _Part(range(len(groups)), tuple(groups), tuple(map(groups.index, range(len(known)))))
