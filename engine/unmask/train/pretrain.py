@@ -24,7 +24,7 @@ from unmask.model import PretrainingModel
 from unmask.objectives import TOKEN_OBJECTIVES, build_objectives
 from unmask.terminal import messages_through
 from unmask.train.checkpoint.checkpoints import Checkpoints
-from unmask.train.checkpoint.resume import inherit, log_schedule_change, require_steps
+from unmask.train.checkpoint.resume import before_decay, inherit, log_schedule_change, require_steps
 from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.data import RunData
 from unmask.train.initial import InitialCheckpoint
@@ -231,6 +231,7 @@ def _train(folder: RunFolder, display: Display, ranks: Ranks) -> str | None:
             return None
         if config.train.steps is not None:
             require_steps(facts, folder.path, config, config.train.steps)
+        newest, facts = before_decay(checkpoints, newest, facts, before=saved_config(folder.path), now=config)
         config = inherit(config, facts)
     dtype_is_saved = facts is not None and folder.config.train.dtype != config.train.dtype
     if config.train.threads is not None:

@@ -68,6 +68,11 @@ class StepSchedule:
         """Updates at the end of the run in which the rate of `wsd` falls."""
         return max(1, round(self.settings.decay_share * self.steps))
 
+    @property
+    def stable(self) -> int | None:
+        """Updates before the decay of `wsd`; None for other schedules, which decay from the beginning."""
+        return self.steps - self.decay if self.settings.schedule == "wsd" and self.decay < self.steps else None
+
     def __call__(self, step: int) -> float:
         """Return the rate of update `step`, in [0, peak]."""
         peak, warmup = self.settings.learning_rate, self.warmup

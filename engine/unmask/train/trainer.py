@@ -205,7 +205,8 @@ class Trainer:
                 self.display.show(self.meter.glance(waited_seconds=self.data.waited_seconds))
                 self._watch_load(workers=self.config.stream.workers)
             tenth = self.deadline is not None and self.deadline.ends_tenth()
-            if stop or self._due(train.save_every) or (tenth and self._is_cheap("save")):
+            before_decay = self.done == self._stable
+            if stop or self._due(train.save_every) or before_decay or (tenth and self._is_cheap("save")):
                 self._save()
             if not stop and (self._due(train.evaluate_every) or (tenth and self._is_cheap("evaluation"))):
                 self._evaluate(log, stop)
@@ -439,7 +440,8 @@ class Trainer:
             bind(folder, self.data.tokenizer)
             save_state(folder / "training", self.model, self.optimizer, facts, self._average_model)
 
-        self.checkpoints.save(self.done, write, bytes_needed=state_bytes(self.model, averaged=self.average is not None))
+        needed = state_bytes(self.model, averaged=self.average is not None)
+        self.checkpoints.save(self.done, write, bytes_needed=needed, beside=self._stable)
 
     def _require_directory(self) -> None:
         """Make the run directory again if it was moved or removed, so that its next checkpoint can be resumed."""
@@ -452,6 +454,11 @@ class Trainer:
             f"the run directory {self.folder} was moved or removed while it trained, so it is made anew for the "
             "checkpoints from here on; to keep one run, move them into checkpoints/ of the other"
         )
+
+    @property
+    def _stable(self) -> int | None:
+        """The last step before the decay of `wsd`: a longer run goes on from its checkpoint."""
+        return self.schedule.stable if isinstance(self.schedule, StepSchedule) else None
 
     @property
     def _average_model(self) -> PretrainingModel | None:

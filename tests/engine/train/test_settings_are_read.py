@@ -262,7 +262,7 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(f"{self.name} {chosen}")
         return chosen
 
-    def save(self: Checkpoints, step: int, write: Any, *, bytes_needed: int) -> None:
+    def save(self: Checkpoints, step: int, write: Any, *, bytes_needed: int, beside: int | None) -> None:
         seen.append(f"save {step} {self.keep}")
 
     def text(inputs: Any, out: Path, *, progress: Any, **settings: Any) -> Store:

@@ -30,7 +30,7 @@ def test_the_average_is_that_of_a_loop_by_hand(tiny: ModuleType, tmp_path: Path)
     trainer = tiny.trainer(tiny.config(tmp_path, ema_decay=DECAY), tmp_path)
     expected = {name: value.double() for name, value in weights(trainer.model).items()}
     for done, batches in zip(range(16), trainer.data.steps(0), strict=False):
-        trainer._train_step(batches)
+        trainer._train_step(batches, 0)
         decay = min(DECAY, (1 + done) / (10 + done))
         for name, value in weights(trainer.model).items():
             expected[name] = decay * expected[name] + (1 - decay) * value.double()
@@ -58,7 +58,7 @@ def test_the_weights_are_trained_as_without_an_average(tiny: ModuleType, tmp_pat
     averaged = tiny.trainer(tiny.config(tmp_path, ema_decay=DECAY), tmp_path)
     for trainer in (plain, averaged):
         for _, batches in zip(range(4), trainer.data.steps(0), strict=False):
-            trainer._train_step(batches)
+            trainer._train_step(batches, 0)
     for (name, one), (_, other) in zip(plain.model.named_parameters(), averaged.model.named_parameters(), strict=True):
         assert torch.equal(one, other), name
 

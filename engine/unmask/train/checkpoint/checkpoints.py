@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unmask.errors import CheckpointError
-from unmask.interop.checkpoint_folder import folder_of_step, newest_whole, steps_in, write_manifest
+from unmask.interop.checkpoint_folder import damage_of, folder_of_step, newest_whole, steps_in, write_manifest
 from unmask.paths import sync
 from unmask.train.run_folder import resume_command
 
@@ -46,13 +46,14 @@ class Checkpoints:
         """Return the steps that have a folder, ascending, whole or damaged."""
         return steps_in(self.folder)
 
-    def save(self, step: int, write: Callable[[Path], None], *, bytes_needed: int) -> Path:
+    def save(self, step: int, write: Callable[[Path], None], *, bytes_needed: int, beside: int | None = None) -> Path:
         """Write a checkpoint and remove the oldest ones beyond `keep`.
 
         Args:
             step: updates done.
             write: writes the files of the checkpoint into the folder that it is given.
             bytes_needed: estimated size; a disk with less room is refused before anything is written.
+            beside: step of a checkpoint that stays too, however old it is.
         Returns:
             The checkpoint's folder.
         Raises:
@@ -80,7 +81,7 @@ class Checkpoints:
             self._remove(target)
         partial.rename(target)
         sync(self.folder)
-        for old in self.steps()[: -self.keep]:
+        for old in [step for step in self.steps() if step != beside][: -self.keep]:
             self._remove(self.path(old))
         return target
 
@@ -107,6 +108,21 @@ class Checkpoints:
     def remove(self, step: int) -> None:
         """Remove the checkpoint of `step`."""
         self._remove(self.path(step))
+
+    def go_back(self, step: int) -> list[Path]:
+        """Make the checkpoint of `step` the newest; rename later ones to `step-<number>.decayed`, which stay.
+
+        Returns:
+            The later ones under their new names; an empty list, and nothing is renamed, if that of `step` is not whole.
+        """
+        if step not in self.steps() or damage_of(self.path(step)) is not None:
+            return []
+        renamed = []
+        for later in (one for one in reversed(self.steps()) if one > step):
+            aside = self.path(later).with_name(f"{self.path(later).name}.decayed")
+            shutil.rmtree(aside, ignore_errors=True)
+            renamed.append(self.path(later).rename(aside))
+        return renamed
 
     def clean(self) -> None:
         """Remove the leftovers of interrupted saves and removals."""

@@ -8,11 +8,12 @@ import torch
 
 from unmask.config import BUDGETS, RunConfig, TrainConfig
 from unmask.errors import CheckpointError, RunError
-from unmask.train.checkpoint.state import Facts
+from unmask.train.checkpoint.checkpoints import Checkpoints
+from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.data import Position
 from unmask.train.schedule import StepSchedule, TimedSchedule
 
-__all__ = ["inherit", "log_schedule_change", "require_same_data", "require_steps"]
+__all__ = ["before_decay", "inherit", "log_schedule_change", "require_same_data", "require_steps"]
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +95,41 @@ def require_same_data(
             f"checkpoint {checkpoint} was trained on other data: stream {facts.fingerprint[:16]} was saved, this "
             f"store gives {here.fingerprint[:16]}; put the original store back or start a new run"
         )
+
+
+def before_decay(
+    checkpoints: Checkpoints, newest: Path, facts: Facts, *, before: RunConfig, now: RunConfig
+) -> tuple[Path, Facts]:
+    """Return the checkpoint that a run goes on from, and its facts: with `wsd` and more steps, that before the decay.
+
+    Up to there the learning rate does not depend on the number of steps, so the run has the bits of one that was as
+    long from the beginning. What it learnt in the decay is set aside.
+
+    Args:
+        checkpoints: those of the run.
+        newest: the newest of them.
+        facts: its facts.
+        before: configuration that it was saved under.
+        now: configuration to go on with.
+    """
+    steps, more = before.train.steps, now.train.steps
+    if now.optimizer.schedule != "wsd" or steps is None or more is None or more <= steps:
+        return newest, facts
+    stable = StepSchedule(now.optimizer, steps).stable
+    if stable is None or facts.step <= stable:
+        return newest, facts
+    aside = checkpoints.go_back(stable)
+    if not aside:
+        _log.warning(
+            f"the checkpoint before the decay, {checkpoints.path(stable).name}, is gone, so the run goes on from "
+            f"{newest.name} and its learning rate rises again"
+        )
+        return newest, facts
+    _log.info(
+        f"train.steps {steps} is now {more}: the run goes on from {checkpoints.path(stable).name}, before its decay; "
+        f"the checkpoint after it is kept as {aside[0].name}"
+    )
+    return checkpoints.path(stable), load_facts(checkpoints.path(stable) / "training")
 
 
 def log_schedule_change(before: RunConfig, now: RunConfig, facts: Facts, *, steps: tuple[int, int]) -> None:

@@ -323,3 +323,75 @@ def test_more_steps_go_on_at_a_learning_rate_that_is_said_and_fewer_than_done_ar
         resume(tiny, run, **{"train.steps": 5})
     resume(tiny, run)
     assert read_log(run)[-1]["step"] == 6
+
+
+def trapezoid(tiny: ModuleType, run: Path, steps: int) -> RunConfig:
+    """The last three steps of ten decay, and the last five of sixteen; the newest checkpoint alone is kept."""
+    changes = {"phases": [], "schedule": "wsd", "decay_share": 0.3, "keep_checkpoints": 1}
+    made: RunConfig = tiny.config(run, steps=steps, **changes)
+    return made
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+@pytest.fixture
+def longer(tiny: ModuleType, tmp_path: Path) -> Path:
+    tiny.pretrain(trapezoid(tiny, tmp_path / "longer", 16))
+    return tmp_path / "longer"
+
+
+@pytest.mark.parametrize("stopped", [None, 9], ids=["finished", "in the decay"])
+def test_more_steps_of_a_trapezoid_go_on_from_before_its_decay_as_in_the_longer_run(
+    stopped: int | None, tiny: ModuleType, tmp_path: Path, longer: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        if stopped:
+            at_step(patched, stopped, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        tiny.pretrain(trapezoid(tiny, run, 10))
+    last = f"step-{stopped or 10:06d}"
+    assert names(run) == ["step-000007", last]
+    caplog.clear()
+    resume(tiny, run, **{"train.steps": 16})
+    assert (
+        "train.steps 10 is now 16: the run goes on from step-000007, before its decay; the checkpoint after it is kept "
+        f"as {last}.decayed" in caplog.text
+    )
+    tiny.assert_same_end(run, longer)
+    assert names(run) == sorted([f"{last}.decayed", "step-000011", "step-000016"])
+
+
+def test_a_trapezoid_that_is_stopped_before_its_decay_goes_on_with_more_steps(
+    tiny: ModuleType, tmp_path: Path, longer: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        at_step(patched, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        tiny.pretrain(trapezoid(tiny, run, 10))
+    resume(tiny, run, **{"train.steps": 16})
+    tiny.assert_same_end(run, longer)
+    assert names(run) == ["step-000011", "step-000016"]
+
+
+def test_without_the_checkpoint_before_its_decay_a_trapezoid_goes_on_from_the_newest_and_says_so(
+    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    tiny.pretrain(trapezoid(tiny, run, 10))
+    shutil.rmtree(run / "checkpoints" / "step-000007")
+    resume(tiny, run, **{"train.steps": 16})
+    assert "the checkpoint before the decay, step-000007, is gone, so the run goes on from step-000010" in caplog.text
+    assert read_log(run)[-1]["step"] == 16
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "polynomial", "wsd"])
+def test_every_schedule_goes_on_in_its_middle_to_the_same_bits(schedule: str, tiny: ModuleType, tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    tiny.pretrain(tiny.config(whole, schedule=schedule, final_share=0.1))
+    with pytest.MonkeyPatch.context() as patched:
+        at_step(patched, 14, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        tiny.pretrain(tiny.config(run, schedule=schedule, final_share=0.1))
+    resume(tiny, run)
+    tiny.assert_same_end(run, whole)
