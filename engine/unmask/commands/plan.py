@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from unmask.config import RunConfig, load_config
+from unmask.config.step_sizes import StepSizes
 from unmask.data.store import Store
 from unmask.errors import ConfigError
 from unmask.model import EncoderConfig
@@ -132,7 +133,7 @@ def plan_of(config: RunConfig, *, device: str | None = None, processes: int = 1,
     place = this_machine() if device is None else named_gpu(device)
     if measured and not place.here:
         raise ConfigError(f"plan: {place.name} is not here, so no step can be measured on it; leave --measure out")
-    micro_batches = config.train.tokens_per_step // config.stream.micro_batch_tokens
+    micro_batches = StepSizes.of(config.train, config.stream).first
     if micro_batches % processes:
         able = ", ".join(str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0)
         raise ConfigError(

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["disagreements"]
 
+# parts of a step that are tried for the nearest number of tokens
+_MOST_PARTS = 100_000
+
 
 def disagreements(config: "RunConfig") -> Iterator[tuple[str, str]]:
     """Yield each setting that contradicts one of another group, and what is wrong with it."""
@@ -73,6 +76,18 @@ def _lengths(config: "RunConfig") -> Iterator[tuple[str, str]]:
             f"must be a multiple of stream.micro_batch_tokens ({micro}), got {train.tokens_per_step}; the nearest is "
             f"{nearest}{smaller if needed <= train.tokens_per_step < micro else ''}",
         )
+    elif train.first_tokens_per_step is not None:
+        first, micro_batches = train.first_tokens_per_step, train.tokens_per_step // micro
+        able = [
+            number * micro for number in range(1, min(micro_batches, _MOST_PARTS) + 1) if micro_batches % number == 0
+        ]
+        if first != train.tokens_per_step and first not in able:
+            yield (
+                "train.first_tokens_per_step",
+                f"must be a multiple of stream.micro_batch_tokens ({micro}), and train.tokens_per_step "
+                f"({train.tokens_per_step}) a multiple of it, got {first}; the nearest is "
+                f"{min(able, key=lambda tokens: abs(tokens - first))}",
+            )
     lengths = {f"train.phases.{i}.max_length": phase.max_length for i, phase in enumerate(train.phases)}
     for name, tokens in (lengths or {"stream.max_length": stream.max_length}).items():
         if config.composition.strategy == "pairs" and tokens < SHORTEST_PAIR:

@@ -411,6 +411,15 @@ class TrainConfig(Checked):
         "Token capacity of one optimizer step, padding included; a multiple of `stream.micro_batch_tokens`.",
         ge=1,
     )
+    first_tokens_per_step: int | None = setting(
+        None,
+        "Token capacity of the first step, from which it grows to `tokens_per_step`, a multiple of it. None: all steps "
+        "have the same.",
+        ge=1,
+    )
+    growth_steps: int = setting(
+        1000, "Steps in which the tokens of a step grow from `first_tokens_per_step`.", ge=1, le=10**9
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto",
         "Dtype of activations; auto: bfloat16 if the machine multiplies it fast, else float32. Parameters are float32.",

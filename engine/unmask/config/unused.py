@@ -203,6 +203,13 @@ _READ = (
         way="set stream.held_out_fraction to a share above 0",
     ),
     _Read(
+        settings=("train.growth_steps",),
+        choice="train.first_tokens_per_step",
+        reads=lambda settings: settings["train.first_tokens_per_step"] is not None,
+        why="so all steps have the same tokens",
+        way="give train.first_tokens_per_step the tokens of the first step",
+    ),
+    _Read(
         settings=("kernels.mlm_loss",),
         choice="objective.mlm",
         reads=lambda settings: settings["objective.mlm"] > 0 or settings["objective.clm"] > 0,

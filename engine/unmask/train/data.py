@@ -21,6 +21,7 @@ import torch
 
 from unmask.batch import Cursor, PackedBatch
 from unmask.config import MaskingConfig, PhaseConfig, RunConfig, TrainConfig
+from unmask.config.step_sizes import StepSizes
 from unmask.data.compose import PairTask
 from unmask.data.masking import MaskRule
 from unmask.data.masking.similar_words import SimilarWords
@@ -119,7 +120,7 @@ class RunData:
         world_size: number of processes; it divides the micro-batches of a step.
     Attributes:
         phases: the phases of the run, in order.
-        micro_batches: micro-batches in one update, of all ranks.
+        sizes: micro-batches of each update, of all ranks.
         similar_words: the table of masking `mac`, or None.
         num_steps: optimizer steps of the run; `ENDLESS` if the clock ends it.
         waited_seconds: time that `steps` has kept the trainer waiting so far.
@@ -143,7 +144,7 @@ class RunData:
         train = config.train
         self.num_steps = self.planned_steps(train)
         self.phases = plan_phases(self.num_steps, train.phases, max_length=config.stream.max_length, seed=config.seed)
-        self.micro_batches = train.tokens_per_step // config.stream.micro_batch_tokens
+        self.sizes = StepSizes.of(train, config.stream)
         self.waited_seconds = 0.0
         table = config.masking.similar_words
         self.similar_words = None if table is None else SimilarWords.load(table, tokenizer)
@@ -176,7 +177,7 @@ class RunData:
     def position(self, step: int) -> Position:
         """Return where the data stands after `step` updates."""
         phase = phase_at(self.phases, step)
-        index = (step - phase.first) * self.micro_batches
+        index = self._index(phase, step)
         return Position(phase=phase.number, index=index, fingerprint=self.stream(phase).fingerprint)
 
     def steps(
@@ -196,17 +197,21 @@ class RunData:
             if phase.end <= done:
                 continue
             stream = self.stream(phase)
-            start = max(0, done - phase.first) * self.micro_batches
+            start = self._index(phase, max(done, phase.first))
             if start > 0 and cursor is not None:
                 stream.remember(start - 1, cursor)
             before = self.waited_seconds
             workers = self.config.stream.workers
             place = {"rank": self._rank, "world_size": self._world_size}
             with closing(Loader(stream, start=start, **place, workers=workers, stop=stop)) as loader:
-                for _ in range(max(done, phase.first), phase.end):
-                    batches = list(islice(loader, self.micro_batches // self._world_size))
+                for step in range(max(done, phase.first), phase.end):
+                    batches = list(islice(loader, self.sizes.at(step) // self._world_size))
                     self.waited_seconds = before + loader.waited_seconds
                     yield batches
+
+    def _index(self, phase: Phase, step: int) -> int:
+        """Return the number, in the phase, of the first micro-batch of update number `step`."""
+        return self.sizes.before(step) - self.sizes.before(phase.first)
 
     def to_device(self, batch: PackedBatch, phase: Phase, device: torch.device) -> PackedBatch:
         """Move a batch of a phase to the device, and mask it there if `masking.place` is `device`."""
@@ -259,8 +264,7 @@ class RunData:
         if phase.first >= over:
             return replace(masking, rate=masking.rate_end, rate_end=None, rate_steps=None), 1
         begin, end = (masking.rate + (masking.rate_end - masking.rate) * step / over for step in (phase.first, last))
-        micro_batches = (last - phase.first) * self.micro_batches
-        return replace(masking, rate=begin, rate_end=end), micro_batches
+        return replace(masking, rate=begin, rate_end=end), self._index(phase, last)
 
     def planned_steps(self, train: TrainConfig) -> int:
         """Return the steps of a run with the budget of `train`; with `train.epochs`, those that read so many epochs."""
@@ -270,7 +274,9 @@ class RunData:
         # parts of an epoch that a step reads, on average
         read = sum(phase.share * train.tokens_per_step / self._epoch_tokens(phase.max_length) for phase in phases)
         # less a rounding error, so that ten steps of a tenth are ten
-        return max(1, ceil(train.epochs / read - 1e-6))
+        steps = train.epochs / read - 1e-6
+        sizes = StepSizes.of(train, self.config.stream)
+        return sizes.steps_for(steps * sizes.last) if sizes.growth else max(1, ceil(steps))
 
     def _epoch_tokens(self, max_length: int) -> int:
         """Count the tokens of an epoch at a maximum length, with their [CLS] and [SEP]."""

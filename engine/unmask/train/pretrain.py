@@ -17,6 +17,7 @@ from rich.console import Console
 from unmask.config import BUDGETS, EncoderConfig, RunConfig, to_yaml
 from unmask.config.initial import same_architecture
 from unmask.config.settings import counted, described
+from unmask.config.step_sizes import StepSizes
 from unmask.data.compose import describe_composition
 from unmask.errors import ConfigError, RunError
 from unmask.folders import kind_of
@@ -181,17 +182,22 @@ def _require_shares(config: RunConfig, world_size: int) -> None:
     Raises:
         ConfigError: it does not divide their number.
     """
-    tokens, capacity = config.train.tokens_per_step, config.stream.micro_batch_tokens
-    count = tokens // capacity
+    sizes, capacity = StepSizes.of(config.train, config.stream), config.stream.micro_batch_tokens
+    # the steps that follow are multiples of the first
+    count, tokens = sizes.first, sizes.first * capacity
     if count % world_size == 0:
         return
     fitting = [str(number) for number in range(1, count + 1) if count % number == 0]
     several = f"{', '.join(fitting[:-1])} or {fitting[-1]} processes" if len(fitting) > 1 else "1 process"
-    more = -(-count // world_size) * world_size * capacity
+    name = "first_tokens_per_step" if sizes.growth else "tokens_per_step"
+    # the last step must stay a multiple of the first
+    able = [n for n in range(world_size, sizes.last + 1, world_size) if sizes.last % n == 0]
+    more = (able or [-(-count // world_size) * world_size])[0] * capacity
+    way = "" if sizes.growth and not able else f", or give --train.{name} {more} in a new run"
     raise ConfigError(
-        f"config: train.tokens_per_step, {tokens:,}, has {count} micro-batch{'' if count == 1 else 'es'} "
+        f"config: train.{name}, {tokens:,}, has {count} micro-batch{'' if count == 1 else 'es'} "
         f"of stream.micro_batch_tokens, {capacity:,}, which {world_size} processes cannot share evenly; start "
-        f"{several}, or give --train.tokens_per_step {more} in a new run"
+        f"{several}{way}"
     )
 
 
@@ -207,12 +213,13 @@ def _way_to_config(given: object) -> str:
 
 
 def _newest(folder: RunFolder, checkpoints: Checkpoints) -> tuple[Path | None, Facts | None, RunConfig | None]:
-    """Return the newest whole checkpoint, its facts, and the saved settings; None without a checkpoint."""
+    """Return the checkpoint to go on from, its facts, and the saved settings; None without a checkpoint."""
     checkpoints.clean()
     newest = checkpoints.latest_valid()
     if newest is None:
         return None, None, None
-    return newest, load_facts(newest / "training"), saved_config(folder.path)
+    facts, saved = load_facts(newest / "training"), saved_config(folder.path)
+    return *before_decay(checkpoints, newest, facts, before=saved, now=folder.config), saved
 
 
 def _train(folder: RunFolder, display: Display, ranks: Ranks) -> str | None:
@@ -231,7 +238,6 @@ def _train(folder: RunFolder, display: Display, ranks: Ranks) -> str | None:
             return None
         if config.train.steps is not None:
             require_steps(facts, folder.path, config, config.train.steps)
-        newest, facts = before_decay(checkpoints, newest, facts, before=saved_config(folder.path), now=config)
         config = inherit(config, facts)
     dtype_is_saved = facts is not None and folder.config.train.dtype != config.train.dtype
     if config.train.threads is not None:
@@ -460,6 +466,7 @@ def _describe_budget(data: RunData) -> str:
         counts += f"; {held_out:,} tokens are held out"
     if train.minutes is not None:
         return counts
-    epochs = data.num_steps * train.tokens_per_step / tokens if train.epochs is None else train.epochs
+    read = data.sizes.before(data.num_steps) * data.config.stream.micro_batch_tokens
+    epochs = read / tokens if train.epochs is None else train.epochs
     steps = f"{data.num_steps:,} steps make" if data.num_steps > 1 else "1 step makes"
     return f"{counts}; {steps} about {f'{epochs:,.1f}' if epochs >= 1 else f'{epochs:.2g}'} epochs"

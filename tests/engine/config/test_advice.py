@@ -248,6 +248,21 @@ FOLLOWED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
         {"masking.strategy": "mac"},
     ),
     (
+        {"train.growth_steps": 9},
+        "so all steps have the same tokens; give train.first_tokens_per_step the tokens of the first step",
+        {"train.first_tokens_per_step": 2048},
+    ),
+    (
+        {"train.tokens_per_step": 6144, "stream.micro_batch_tokens": 1024, "train.first_tokens_per_step": 4096},
+        "and train.tokens_per_step (6144) a multiple of it, got 4096; the nearest is 3072",
+        {"train.first_tokens_per_step": 3072},
+    ),
+    (
+        {"train.tokens_per_step": 6144, "stream.micro_batch_tokens": 1024, "train.first_tokens_per_step": 1000},
+        "must be a multiple of stream.micro_batch_tokens (1024)",
+        {"train.first_tokens_per_step": 1024},
+    ),
+    (
         {"masking.rate_steps": 9},
         "so the mask rate stays; give masking.rate_end the rate after them",
         {"masking.rate_end": 0.3},

@@ -158,7 +158,10 @@ def test_wrong_type_names_what_was_expected_and_what_came(overrides: dict[str, A
             "train.steps and epochs are given together, but one of them ends a run; leave one of them out",
         ),
         ({"train.steps": None}, "train.steps and epochs and minutes are all None; give one of them"),
-        ({"train.minutes": 5, "masking.rate_end": 0.3}, "give train.steps or train.epochs, or leave out masking.rate_"),
+        (
+            {"train.minutes": 5, "masking.rate_end": 0.3},
+            "give masking.rate_steps, train.steps or train.epochs, or leave out masking.rate_",
+        ),
         (
             {"train.minutes": 5, "train.phases": [{"share": 0.5, "max_length": 16}, {"share": 0.5, "max_length": 32}]},
             "train.minutes is 5 but phases has 2 phases, which are shares of the steps",

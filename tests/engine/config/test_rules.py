@@ -34,10 +34,17 @@ WITH: dict[str, dict[str, Any]] = {
     "model.hidden_size": {"model.num_heads": 1},
     "model.max_positions": {"stream.max_length": 3},
     "objective.mlm": {"objective.clm": 1, "model.causal": True},
+    "train.first_tokens_per_step": {"stream.micro_batch_tokens": 3, "stream.max_length": 3, "train.tokens_per_step": 6},
+    "train.growth_steps": {"train.first_tokens_per_step": 2048},
     "train.tokens_per_step": {"stream.micro_batch_tokens": 3, "stream.max_length": 3},
 }
 # where another rule asks for more than the bound does
-TAKEN = {"train.tokens_per_step": 3, "stream.micro_batch_tokens": 128, "model.max_positions": 3}
+TAKEN = {
+    "train.first_tokens_per_step": 3,
+    "train.tokens_per_step": 3,
+    "stream.micro_batch_tokens": 128,
+    "model.max_positions": 3,
+}
 
 
 def complaint(setting: str, value: object) -> str | None:

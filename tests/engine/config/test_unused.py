@@ -46,6 +46,7 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"kernels.mlm_loss": "torch"}, {"composition.strategy": "pairs", "objective": {"sop": 1, "mlm": 0}}, {}),
     ({"model.attention_window": 8}, {"model.num_layers": 1}, {}),
     ({"train.evaluate_every": 7}, {"stream.held_out_fraction": 0}, {}),
+    ({"train.growth_steps": 9}, {"train.first_tokens_per_step": None}, {"train.first_tokens_per_step": 2048}),
     ({"train.evaluate_tokens": 7}, {"stream.held_out_fraction": 0}, {}),
     ({"model.global_every": 2}, {"model.attention_window": None}, {"model.attention_window": 8}),
     ({"data.text_field": "body"}, {"data.store": "store"}, {"data.input": ["a.jsonl"]}),

@@ -37,6 +37,27 @@ def test_epochs_are_steps_that_read_the_text_so_often(tiny: ModuleType, tmp_path
         assert data.phases[-1].end == data.num_steps
 
 
+@pytest.mark.parametrize("epochs", [0.05, 0.25, 1.0])
+def test_epochs_count_the_smaller_steps_of_a_run_whose_steps_grow(
+    epochs: float, tiny: ModuleType, tmp_path: Path
+) -> None:
+    growing = {"tokens_per_step": 512, "first_tokens_per_step": 128, "growth_steps": 12}
+    data = RunData(*tiny.text(), by(tiny, tmp_path, epochs=epochs, **growing))
+    needed = epochs * data.stream(data.phases[0]).tokens_per_epoch
+    assert data.sizes.before(data.num_steps - 1) * 128 < needed <= data.sizes.before(data.num_steps) * 128
+
+
+def test_steps_that_grow_read_each_micro_batch_once(tiny: ModuleType, tmp_path: Path) -> None:
+    growing = {"tokens_per_step": 512, "first_tokens_per_step": 128, "growth_steps": 6}
+    data = RunData(*tiny.text(), by(tiny, tmp_path, steps=8, **growing))
+    even = RunData(*tiny.text(), by(tiny, tmp_path, steps=100))
+    read = list(data.steps(0))
+    assert [len(batches) for batches in read] == [1, 1, 2, 2, 3, 3, 4, 4]
+    cursors = [batch.cursor for batches in read for batch in batches]
+    assert cursors == [even.stream(even.phases[0]).locate(number) for number in range(20)]
+    assert data.position(5).index == 9
+
+
 def test_epochs_are_counted_phase_by_phase(tiny: ModuleType, tmp_path: Path) -> None:
     """A short maximum length has more [CLS] and [SEP] to read."""
     store, tokenizer = tiny.text()

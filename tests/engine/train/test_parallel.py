@@ -92,6 +92,30 @@ def test_a_number_of_processes_that_does_not_divide_the_step_is_refused(
     )
 
 
+def test_processes_that_cannot_share_the_first_of_steps_that_grow_are_refused(tiny: ModuleType, tmp_path: Path) -> None:
+    def growing(first: int, last: int = 1536) -> RunConfig:
+        run = tmp_path / "run"
+        made: RunConfig = tiny.config(run, tokens_per_step=last, first_tokens_per_step=first, growth_steps=4)
+        return made
+
+    told = "config: train.first_tokens_per_step, 256, has 2 micro-batches of stream.micro_batch_tokens, 128, which 3 "
+    way = (
+        "processes cannot share evenly; start 1 or 2 processes, or give --train.first_tokens_per_step 384 in a new run"
+    )
+    follow(
+        lambda: _require_shares(growing(256), 3),
+        told + way,
+        lambda: _require_shares(growing(256), 2),
+        lambda: _require_shares(growing(384), 3),
+    )
+    # no first step that the last is a multiple of can be shared
+    follow(
+        lambda: _require_shares(growing(256, last=512), 3),
+        "cannot share evenly; start 1 or 2 processes",
+        lambda: _require_shares(growing(256, last=512), 1),
+    )
+
+
 def test_one_micro_batch_is_for_one_process(tiny: ModuleType, tmp_path: Path) -> None:
     told = r"has 1 micro-batch of .*; start 1 process, or give --train\.tokens_per_step 512"
     with pytest.raises(ConfigError, match=told):

@@ -101,6 +101,8 @@ OTHER: dict[str, Any] = {
     "train.epochs": 0.5,
     "train.minutes": 1e-4,
     "train.tokens_per_step": 192,
+    "train.first_tokens_per_step": 48,
+    "train.growth_steps": 1,
     "stream.micro_batch_tokens": 48,
     "stream.max_documents": 90,
     "optimizer.learning_rate": 1e-3,
@@ -193,6 +195,9 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "one layer": {
         "model.num_layers": 1,
         "train.steps": 8,
+        "train.tokens_per_step": 192,
+        "train.first_tokens_per_step": 96,
+        "train.growth_steps": 4,
         "stream.held_out_fraction": 0,
         "train.evaluate_every": 200,
         "train.evaluate_tokens": 32768,

@@ -25,6 +25,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from unmask.config.schema import CompositionConfig, MaskingConfig, RunConfig, StreamConfig
+from unmask.config.step_sizes import StepSizes
 from unmask.data.compose import PairTask
 from unmask.data.masking.similar_words import SimilarWords
 from unmask.data.stream.blocks import TokenStore
@@ -154,7 +155,7 @@ class PackedDataset(IterableDataset[Any]):
         stream = config.stream
         if train.phases:
             stream = replace(stream, max_length=train.phases[0].max_length)
-        micro_batches = (steps or 0) * (train.tokens_per_step // stream.micro_batch_tokens)
+        micro_batches = StepSizes.of(train, stream).before(steps or 0)
         return cls(
             store,
             stream,

@@ -395,3 +395,27 @@ def test_every_schedule_goes_on_in_its_middle_to_the_same_bits(schedule: str, ti
         tiny.pretrain(tiny.config(run, schedule=schedule, final_share=0.1))
     resume(tiny, run)
     tiny.assert_same_end(run, whole)
+
+
+GROWING: dict[str, Any] = {"tokens_per_step": 512, "first_tokens_per_step": 128, "growth_steps": 9}
+
+
+@pytest.mark.parametrize("stopped", [2, 5, 8, 11])
+def test_a_run_whose_steps_grow_goes_on_at_its_place_in_the_text(
+    stopped: int, tiny: ModuleType, tmp_path: Path, growing: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        at_step(patched, stopped, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        tiny.pretrain(tiny.config(run, **GROWING))
+    resume(tiny, run)
+    tiny.assert_same_end(run, growing)
+
+
+@pytest.fixture(scope="session")
+def growing(_tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "growing"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("unmask.train.pretrain.open_store", _tiny.open_text)
+        _tiny.pretrain(_tiny.config(run, **GROWING))
+    return run
