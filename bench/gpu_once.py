@@ -10,6 +10,7 @@ machine without a GPU the chosen backends run, which checks this script and noth
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,12 +21,14 @@ sys.path += [path for path in (str(ROOT), str(ROOT / "engine"), str(ROOT / "kern
 from bench.lengths import DISTRIBUTIONS  # noqa: E402
 
 import unmask_kernels  # noqa: E402
+from unmask_kernels.extension import installed  # noqa: E402
 from unmask_kernels.testing.attention import attention_case  # noqa: E402
 from unmask_kernels.testing.embedding import embedding_case  # noqa: E402
 from unmask_kernels.testing.gelu import gelu_case  # noqa: E402
 from unmask_kernels.testing.inputs import Case  # noqa: E402
 from unmask_kernels.testing.layer_norm import layer_norm_case  # noqa: E402
 from unmask_kernels.testing.mlm_loss import mlm_loss_case  # noqa: E402
+from unmask_kernels.testing.optimizer import optimizer_case, run_updates  # noqa: E402
 
 
 def cases(tokens: int) -> dict[str, Case]:
@@ -39,6 +42,19 @@ def cases(tokens: int) -> dict[str, Case]:
         "gelu": gelu_case(tokens, 3072),
         "embedding": embedding_case(lengths, 768, vocabulary=30_522, positions=512, p=0.1),
         "mlm_loss": mlm_loss_case("loss", tokens=tokens, width=768, vocabulary=30_522, masked=masked),
+    }
+
+
+def updates(*, tiny: bool) -> dict[str, Case]:
+    """Return an update of all parameters by each rule, at the sizes of BERT-base."""
+    width = 64 if tiny else 768
+    layer = (3 * width * width, 3 * width, width * width, width, 8 * width * width, 4 * width, width, width, width)
+    sizes = (width * (256 if tiny else 30_522), 512 * width, *layer * (2 if tiny else 12))
+    make = partial(optimizer_case, sizes=sizes, updates=1, max_norm=1.0, copies=True)
+    return {
+        "optimizer, adamw": make("adamw"),
+        "optimizer, stable": make("stable", clip_update=True),
+        "optimizer, lamb": make("lamb", algorithm="lamb"),
     }
 
 
@@ -61,6 +77,16 @@ def main() -> None:
                 torch.cuda.synchronize()
                 torch.cuda.cudart().cudaProfilerStop()
         print(f"{name}: {tokens} tokens, ran", flush=True)
+    for name, case in updates(tiny=tokens <= 1024).items():
+        inputs = case.make(torch.float32, device)
+        for again in (False, True):
+            if again and on_gpu:
+                torch.cuda.cudart().cudaProfilerStart()
+            run_updates(**inputs.arguments, backend="cuda" if on_gpu and installed() else None)
+            if on_gpu:
+                torch.cuda.synchronize()
+                torch.cuda.cudart().cudaProfilerStop()
+        print(f"{name}: {len(inputs.arguments['sizes'])} parameters, ran", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from torch import Tensor
 from unmask_kernels.dispatch import BackendUnavailable
 from unmask_kernels.optimizer import _cuda
 from unmask_kernels.optimizer.arguments import Arguments
+from unmask_kernels.optimizer.op import step
 
 
 class Listening:
@@ -259,3 +260,41 @@ def test_the_kernels_are_loaded_once_for_a_device_and_never_in_a_capture(monkeyp
         assert loaded == [3]
     finally:
         _cuda._kernels.cache_clear()
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Tensor)
+
+
+def _compare(arguments: Arguments, other: Arguments) -> None:
+    for mine, theirs in zip(arguments, other, strict=True):
+        if _is_list(mine):
+            for x, y in zip(mine, theirs, strict=True):
+                torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("algorithm", ["adamw", "lamb"])
+def test_a_captured_update_reads_rates_gradients_and_counts_at_each_replay(algorithm: str) -> None:
+    def moved() -> Arguments:
+        arguments = call((3, 9000, 0, 70_001), algorithm=algorithm, max_norm=1.0, norm=torch.zeros(()))
+        return Arguments(*([x.cuda() for x in value] if _is_list(value) else value for value in arguments))._replace(
+            norm=torch.zeros((), device="cuda"), lr=[torch.full((), 0.1, device="cuda")] * 4
+        )
+
+    replayed, direct = moved(), moved()
+    step(replayed, backend="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(replayed, backend="cuda")
+    step(direct, backend="torch")
+    for rate in (0.1, 0.2, 0.05):
+        for arguments in (replayed, direct):
+            arguments.lr[0].fill_(rate)
+            for grad in arguments.grads:
+                grad.fill_(rate)
+        graph.replay()
+        step(direct, backend="torch")
+    _compare(replayed, direct)
+    assert [float(count) for count in replayed.steps] == [4.0] * 4
