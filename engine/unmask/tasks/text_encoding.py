@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from unmask.config.settings import check_argument, counted
+from unmask.config.settings import check_argument
 from unmask.data.tokenizer import Tokenizer
 from unmask.limits import SHORTEST_PAIR
 from unmask.tasks.examples import TextExample
@@ -132,8 +132,8 @@ def _framed(example: int, texts: list[list[int]], tokenizer: Tokenizer) -> Encod
 def _tell(examples: int, empty: list[str], too_long: list[str], max_length: int, long_texts: LongTexts) -> None:
     if empty:
         _log.warning(
-            f"data: {counted(len(empty), 'example')} of {examples:,} have an empty text, the first is {empty[0]}; the "
-            "model sees [CLS] and [SEP] alone there"
+            f"data: examples with an empty text: {len(empty):,} of {examples:,}, the first is {empty[0]}; the model "
+            "sees [CLS] and [SEP] alone there"
         )
     if too_long:
         lost = {
@@ -142,6 +142,6 @@ def _tell(examples: int, empty: list[str], too_long: list[str], max_length: int,
             "windows": "are read in windows",
         }[long_texts]
         _log.warning(
-            f"data: {counted(len(too_long), 'example')} of {examples:,} have more than {max_length} tokens and {lost}, "
-            f"the first is {too_long[0]}"
+            f"data: examples of more than {max_length} tokens, which {lost}: {len(too_long):,} of {examples:,}, the "
+            f"first is {too_long[0]}"
         )

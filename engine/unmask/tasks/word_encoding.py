@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from unmask.config.settings import check_argument, counted
+from unmask.config.settings import check_argument
 from unmask.data.tokenizer import Tokenizer
 from unmask.limits import SHORTEST
 from unmask.tasks.context import best_windows
@@ -66,8 +66,8 @@ def encode_words(
         found += _windows(index, words, room, tokenizer)
     if too_long:
         _log.warning(
-            f"data: {counted(len(too_long), 'sentence')} of {len(examples):,} have more than {max_length} tokens and "
-            f"are read in windows, the first is {too_long[0]}"
+            f"data: sentences of more than {max_length} tokens, which are read in windows: {len(too_long):,} of "
+            f"{len(examples):,}, the first is {too_long[0]}"
         )
     return found
 

@@ -58,7 +58,8 @@ def test_a_long_text_keeps_its_head_its_ends_or_all_of_it(
     assert short.ids == [CLS, *ids("abc"), SEP]
     assert [one.ids for one in found] == [[CLS, *ids(letters), SEP] for letters in kept]
     assert {one.example for one in found} == {1}
-    assert "1 example of 2 have more than 10 tokens" in caplog.text and "a.tsv, line 3" in caplog.text
+    assert "data: examples of more than 10 tokens, which " in caplog.text
+    assert ": 1 of 2, the first is a.tsv, line 3" in caplog.text
 
 
 def test_windows_of_a_pair_read_all_of_the_second_text(caplog: pytest.LogCaptureFixture) -> None:
@@ -84,7 +85,7 @@ def test_an_empty_text_is_named_with_its_line(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.WARNING):
         [single, pair] = encode_texts([example("", place="b.tsv, line 9"), example("ab", "")], TOKENIZER)
     assert single.ids == [CLS, SEP] and pair.ids == [CLS, *ids("ab"), SEP, SEP]
-    assert "2 examples of 2 have an empty text, the first is b.tsv, line 9" in caplog.text
+    assert "data: examples with an empty text: 2 of 2, the first is b.tsv, line 9; the model sees [CLS]" in caplog.text
 
 
 def test_a_length_without_room_for_a_pair_is_refused() -> None:

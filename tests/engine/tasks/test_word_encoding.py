@@ -57,5 +57,6 @@ def test_a_long_sentence_is_read_in_windows_and_named(caplog: pytest.LogCaptureF
     # a word is predicted where most words stand around it
     assert [one.words for one in found[1:]] == [[0, 1, 2, 3, 4], [5, 6, 7], [8, 9, 10, 11]]
     assert (
-        "1 sentence of 2 have more than 8 tokens and are read in windows, the first is a.conll, line 3" in caplog.text
+        "sentences of more than 8 tokens, which are read in windows: 1 of 2, the first is a.conll, line 3"
+        in caplog.text
     )

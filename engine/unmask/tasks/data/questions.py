@@ -193,11 +193,11 @@ def _tell(location: str | PurePath, kinds: Counter[str], missing: Sequence[str])
         )
     if kinds[_MOVED] or kinds[_SIMILAR]:
         _log.info(
-            f"data: of {counted(total, 'answer')} of {location}, {kinds[_MOVED]:,} stand elsewhere in the context than "
-            f"the file says, and {kinds[_SIMILAR]:,} in another case, width or spacing"
+            f"data: answers of {location} that stand elsewhere in their contexts than the file says: "
+            f"{kinds[_MOVED]:,} of {total:,}; in another case, width or spacing: {kinds[_SIMILAR]:,}"
         )
     if missing:
         _log.warning(
-            f"data: {counted(len(missing), 'answer')} of {total:,} of {location} are not in their contexts, the first "
-            f"is {missing[0]}; they train nothing, and scores still compare with them"
+            f"data: answers of {location} that are not in their contexts: {len(missing):,} of {total:,}, the first is "
+            f"{missing[0]}; they train nothing, and scores still compare with them"
         )

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from unmask.config.settings import counted
 from unmask.data.text import decoding
 from unmask.data.text.hugging_face import HUB, dataset_splits
 from unmask.data.text.json_text import read_objects
@@ -132,8 +131,8 @@ def _separated_rows(
             yield TableRow(dict(zip(names, cells, strict=False)), place)
     if left_out:
         _log.warning(
-            f"data: {counted(len(left_out), 'row')} of {path} have fewer than {len(names)} columns and are left out, "
-            f"the first is {left_out[0]}"
+            f"data: rows of {path} with fewer than {len(names)} columns are left out: {len(left_out):,}, the first is "
+            f"{left_out[0]}"
         )
 
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from unmask.config.settings import counted
 from unmask.errors import CorpusError
 from unmask.tasks.data.layouts import OWN_COLUMNS, Columns, TextLayout
 from unmask.tasks.data.rows import TableRow, read_rows, suffix_of_location, task_file
@@ -89,8 +88,8 @@ def read_texts(
         examples.append(TextExample(record.id, record.text, record.pair, label, record.where))
     if left_out:
         _log.info(
-            f"data: {counted(len(left_out), 'example')} of {location} have no label, {', '.join(layout.unlabelled)}, "
-            "and are left out"
+            f"data: examples of {location} without a label ({', '.join(layout.unlabelled)}) are left out: "
+            f"{len(left_out):,}"
         )
     if len({one.id for one in examples}) < len(examples):
         examples = [replace(one, id=str(number)) for number, one in enumerate(examples)]

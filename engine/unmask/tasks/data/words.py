@@ -204,7 +204,7 @@ def _tell_of_breaks(examples: Sequence[WordsExample], scheme: Scheme) -> None:
         example, number = broken[0]
         tag = (example.tags or ())[number]
         _log.warning(
-            f"data: {counted(len(broken), 'sentence')} of {len(examples):,} break the scheme {scheme}, the first is "
+            f"data: sentences that break the scheme {scheme}: {len(broken):,} of {len(examples):,}, the first is "
             f"{_place(example.where, number)} with {tag}; an entity begins wherever one can, as in conlleval"
         )
 

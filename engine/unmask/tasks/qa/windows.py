@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unmask.config.settings import check_argument, counted
+from unmask.config.settings import check_argument
 from unmask.data.tokenizer import Tokenizer
 from unmask.limits import SHORTEST_PAIR
 from unmask.tasks.context import best_windows
@@ -104,12 +104,12 @@ def make_windows(
         found += _windows(index, front, context.ids, context.places, span, tokenizer.sep_id, max_length, stride)
     if cut:
         _log.warning(
-            f"data: {counted(len(cut), 'question')} of {len(examples):,} have more than {max_question} tokens and lose "
-            f"their end, the first is {cut[0]}"
+            f"data: questions of more than {max_question} tokens, which lose their end: {len(cut):,} of "
+            f"{len(examples):,}, the first is {cut[0]}"
         )
     if empty:
         _log.warning(
-            f"data: {counted(len(empty), 'question')} of {len(examples):,} have an empty text or context, the first is "
+            f"data: questions with an empty text or context: {len(empty):,} of {len(examples):,}, the first is "
             f"{empty[0]}; nothing answers them but chance"
         )
     return found

@@ -183,6 +183,6 @@ def _require_gold(without: list[str], examples: int) -> None:
         raise CorpusError("score: there must be at least one example with a prediction, got none")
     if without:
         raise CorpusError(
-            f"score: {counted(len(without), 'example')} of {examples:,} have no gold label, the first is {without[0]}; "
+            f"score: examples without a gold label: {len(without):,} of {examples:,}, the first is {without[0]}; "
             "give a file with labels"
         )

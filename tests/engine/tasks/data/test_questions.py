@@ -115,10 +115,10 @@ def test_answers_that_are_elsewhere_or_nowhere_are_told(tmp_path: Path, caplog: 
     with caplog.at_level(logging.INFO):
         found = reads(path, squad(("mill", 4), ("mill", 5), ("OLD", 3), ("new", 3)))()
     assert [one.answers[0].start for one in found] == [4, 4, 12, -1]
-    assert "of 4 answers" in caplog.text
-    assert "1 stand elsewhere in the context than the file says, and 1 in another case, width or spacing" in caplog.text
+    assert f"data: answers of {path} that stand elsewhere in their contexts than the file says: 1 of 4" in caplog.text
+    assert "in another case, width or spacing: 1" in caplog.text
     assert (
-        f"1 answer of 4 of {path} are not in their contexts, the first is 'new' of {path}, question q3" in caplog.text
+        f"data: answers of {path} that are not in their contexts: 1 of 4, the first is 'new' of {path}" in caplog.text
     )
 
 

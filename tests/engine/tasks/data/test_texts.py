@@ -394,5 +394,5 @@ def test_what_is_left_out_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         examples("qqp", "qqp/train.tsv")
         examples("ocnli", "ocnli/train.json")
-    assert "1 row of " in caplog.text and "have fewer than 6 columns and are left out, the first is " in caplog.text
-    assert "1 example of " in caplog.text and "have no label, -, and are left out" in caplog.text
+    assert " with fewer than 6 columns are left out: 1, the first is " in caplog.text
+    assert " without a label (-) are left out: 1" in caplog.text

@@ -98,8 +98,8 @@ def test_a_broken_sequence_is_named_with_its_line_and_read(tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING):
         found = read_sentences(path)
     assert (
-        f"1 sentence of 2 break the scheme BIO, the first is {path}, line 5 with I-X; an entity begins wherever one "
-        "can, as in conlleval" in caplog.text
+        f"sentences that break the scheme BIO: 1 of 2, the first is {path}, line 5 with I-X; an entity begins wherever "
+        "one can, as in conlleval" in caplog.text
     )
     assert found[1].tags == ("O", "B-X")
     assert [(one.start, one.end) for one in entities_of(found[1].tags or ())] == [(1, 2)]

@@ -107,7 +107,9 @@ def test_a_long_question_is_cut_and_named(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.WARNING):
         windows = make_windows(examples, TOKENIZER, max_length=40, max_question=6)
     assert windows[1].first == 8
-    assert "1 question of 2 have more than 6 tokens and lose their end, the first is q.json, question 2" in caplog.text
+    assert (
+        "questions of more than 6 tokens, which lose their end: 1 of 2, the first is q.json, question 2" in caplog.text
+    )
 
 
 @pytest.mark.parametrize("part", ["question", "context"])
@@ -117,7 +119,7 @@ def test_an_empty_part_is_named_with_its_place(part: str, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         [window] = make_windows([wrong], TOKENIZER)
     assert len(window.ids) == {"context": 5, "question": 4}[part] and len(window.places) == (part == "question")
-    assert f"1 question of 1 have an empty text or context, the first is {place}" in caplog.text
+    assert f"questions with an empty text or context: 1 of 1, the first is {place}" in caplog.text
 
 
 def test_the_text_of_a_span_keeps_marks_after_its_last_letter() -> None:

@@ -92,7 +92,7 @@ def test_the_lines_show_scores_intervals_and_types() -> None:
 def test_examples_without_gold_labels_are_refused() -> None:
     follow(
         lambda: score_texts(texts(0, None), [0, 1], LABELS),
-        "score: 1 example of 2 have no gold label, the first is a.tsv, line 3; give a file with labels",
+        "score: examples without a gold label: 1 of 2, the first is a.tsv, line 3; give a file with labels",
         lambda: score_texts(texts(0, 1), [0, 1], LABELS),
     )
     follow(
