@@ -163,7 +163,16 @@ def test_torchrun_trains_one_run_with_two_processes(store_folder: Path, tmp_path
         "--stream.max_length",
         "24",
     ]
-    settings += ["--train.tokens_per_step", "128", "--stream.micro_batch_tokens", "64", "--model.max_positions", "24"]
+    settings += [
+        "--stream.held_out_fraction",
+        "0",
+        "--train.tokens_per_step",
+        "128",
+        "--stream.micro_batch_tokens",
+        "64",
+        "--model.max_positions",
+        "24",
+    ]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "unmask"]
     done = subprocess.run([*command, "pretrain", *settings], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,8 @@ else starts it; so a scheduler can give the same command again and again.
 Exit status: 75 if SIGTERM or SIGUSR1 stopped the run before its end, as for any process that is to be started again.
 """
 
+import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from unmask.cli._settings import read_settings_of
 from unmask.config import RunConfig, load_config
 from unmask.config.load import unchecked
+from unmask.launch import place
 
 __all__ = ["parse", "run"]
 
@@ -27,6 +30,13 @@ from the defaults. `unmask config` prints them all."""
 
 def run(arguments: list[str]) -> None:
     """Start a run or resume one."""
+    here = place()
+    if here is not None:
+        # of a rank that is lost, one sentence tells enough; PyTorch reads this when it is imported
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        if here.rank > 0:
+            # rank 0 has the same messages
+            logging.getLogger("unmask").setLevel(logging.ERROR)
     config, resume = parse(arguments)
     from unmask.train.pretrain import train_run
     from unmask.train.signals import TO_GO_ON

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -41,7 +41,8 @@ class Gone:
 
     Attributes:
         rank: the rank.
-        by: the rank that tells its user: itself, or the first that missed it.
+        by: the rank that tells its user: itself, or the first that missed it; -1 if the ranks could not settle it,
+            because the store is gone.
         text: what is told.
         status: exit status of all.
     """
@@ -152,8 +153,7 @@ class Heartbeat:
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
         asking.join(timeout=3 * _STORE_SECONDS)
-        # rank 0 holds the store, or its node does
-        return answers[0] if answers else self._lost(0, "ended or does not answer")
+        return answers[0] if answers else self._without_store()
 
     def _missing(self) -> Gone:
         before = self._read()
@@ -172,6 +172,10 @@ class Heartbeat:
             )
         others = "the network between the ranks failed, though all of them live"
         return self.leave(Gone(rank=self._rank, by=self._rank, text=others, status=self._status))
+
+    def _without_store(self) -> Gone:
+        """Return that rank 0 is lost, which holds the store, or its node does."""
+        return replace(self._lost(0, "ended or does not answer"), by=-1)
 
     def _lost(self, rank: int, problem: str) -> Gone:
         return Gone(rank=rank, by=self._rank, text=f"{self._names[rank]} {problem}", status=self._status)
@@ -198,8 +202,7 @@ class Heartbeat:
                     self._beat()
                     gone = self._read_gone()
             except RuntimeError:
-                # the store is gone, and with it rank 0 or its node
-                gone = self._lost(0, "ended or does not answer")
+                gone = self._without_store()
             now, since = time.monotonic(), self._since
             if self._noticed or not (gone or (since is not None and now - since > self._timeout)):
                 known = None
@@ -211,6 +214,6 @@ class Heartbeat:
     def _end(self, gone: Gone) -> None:
         if self._over.is_set():
             return
-        if gone.by == self._rank:
+        if gone.by in (self._rank, -1):
             print(f"unmask: run: {gone.text}; all ranks end", file=sys.stderr, flush=True)
         os._exit(gone.status)

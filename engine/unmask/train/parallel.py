@@ -273,7 +273,9 @@ class _Group(Ranks):
     def _lost(self) -> UnmaskError:
         assert self._heart is not None
         gone = self._heart.missing()
-        return _told(gone) if gone.by != self.rank else RankLost(f"run: {gone.text}; all ranks end, so {_AGAIN}")
+        # without the store, the first rank that is left tells it, and one of each other node
+        tells = self.rank == 1 or self.local_rank == 0 if gone.by < 0 else gone.by == self.rank
+        return RankLost(f"run: {gone.text}; all ranks end, so {_AGAIN}") if tells else _told(gone)
 
     def _without_store(self) -> UnmaskError:
         if self._heart is not None:
@@ -285,7 +287,7 @@ _AGAIN = "look what it says in its own output, and start the same command again 
 
 
 def _told(gone: Gone) -> ToldByOther:
-    told = ToldByOther(f"run: rank {gone.by} ends it for all ({gone.text}); read what that rank says")
+    told = ToldByOther(f"run: rank {max(gone.by, 1)} ends it for all ({gone.text}); read what that rank says")
     told.status = gone.status
     return told
 

@@ -69,6 +69,18 @@ def test_the_ranks_end_with_one_run_directory_that_one_process_reads(runs: dict[
     assert len(list((runs[4]).parent.glob("runs*"))) == 0
 
 
+def test_the_clock_of_rank_0_ends_a_run_of_minutes_for_all(tiny: ModuleType, tmp_path: Path) -> None:
+    settings = {"steps": None, "minutes": 0.03, "evaluate_every": 1000, "save_every": 1000, "phases": []}
+    ended = run_ranks(config_file(tiny, tmp_path / "run", **settings), tmp_path / "said", world_size=2)
+    assert [one.status for one in ended] == [0, 0], ended
+    rows, scores = rows_of(tmp_path / "run"), rows_of(tmp_path / "run", "evaluation.jsonl")
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert rows[-1]["step"] == scores[-1]["step"] == int(newest.name.removeprefix("step-"))
+    facts = load_facts(newest / "training")
+    assert facts.seconds is not None
+    assert facts.seconds >= 60 * 0.03
+
+
 def test_two_runs_of_two_ranks_have_the_same_bits(tiny: ModuleType, tmp_path: Path, runs: dict[int, Path]) -> None:
     (ended, _) = run_ranks(config_file(tiny, tmp_path / "again", steps=STEPS), tmp_path / "said", world_size=2)
     assert ended.status == 0, ended.said
