@@ -4,8 +4,8 @@
         index.json       the fingerprint of its store; size and SHA-256 of each array; bounds of the sources
         documents.npy    a row for each document: where it begins in its record batch, its tokens, its source
         batches.npy      a row for each record batch: its first document, its shard, its tokens, its bytes in the shard
-        hashes.npy       content hashes, sorted in each stretch of 65,536 documents: the held-out ones come first
-        places.npy       the place in its stretch of the document of each hash
+        hashes.npy       a row for each document with its hash, tokens, source and place, sorted by hash in each stretch
+                         of 65,536 documents: the held-out documents of a stretch are its first rows
         firsts.npy       the documents of each source as runs of neighbours: the first document of each run,
         befores.npy      and the documents of the source before the run
         lengths.npy      a row for each source and length: how many documents of the source have so many tokens
@@ -14,7 +14,7 @@ The arrays follow from the shards, so an index is no part of a store's fingerpri
 store. A store without one, of an early version, gets one when it is opened: in memory up to a million documents, else
 in the user's cache folder.
 
-Cost: 28 bytes of disk a document and none of memory; about 1 s to build for a million documents.
+Cost: 32 bytes of disk a document and none of memory; about 1 s to build for a million documents.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import IO, TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
+from unmask.data.documents import Chosen
 from unmask.data.store.manifest import Manifest, ShardEntry, fingerprint, require_documents
 from unmask.errors import StoreError
 
@@ -63,15 +64,15 @@ FACTS = "index.json"
 STRETCH = 1 << 16
 """Documents whose hashes are sorted together."""
 
-_FORMAT = 1
+_FORMAT = 2
 _DOCUMENT = np.dtype({"names": ["begin", "length", "source"], "formats": ["<i8", "<i4", "<i2"], "itemsize": 16})
+_HASH = np.dtype([("hash", "<u8"), ("length", "<i4"), ("source", "<i2"), ("place", "<u2")])
 _BATCH = np.dtype([(name, "<i8") for name in ("first", "shard", "tokens", "ids", "words", "sentences")])
 _LENGTH = np.dtype([(name, "<i8") for name in ("source", "length", "count")])
 ARRAYS = {
     "documents": _DOCUMENT,
     "batches": _BATCH,
-    "hashes": np.dtype("<u8"),
-    "places": np.dtype("<u2"),
+    "hashes": _HASH,
     "firsts": np.dtype("<i8"),
     "befores": np.dtype("<i8"),
     "lengths": _LENGTH,
@@ -117,29 +118,33 @@ class StoreIndex:
     befores: Indices
     runs: Sequence[int]
     length_rows: NDArray[Any]
-    _hashes: NDArray[np.uint64]
-    _places: NDArray[np.uint16]
+    _hashes: NDArray[Any]
     _extremes: tuple[int, int]
 
-    def held_out(self, fraction: float) -> Indices:
-        """Return the documents with the lowest content hashes, about `fraction` of all, ascending.
+    def held_out(self, fraction: float) -> Chosen:
+        """Choose the documents with the lowest content hashes, about `fraction` of all.
 
-        The smallest hash is always among them, and the largest never, unless all are equal.
+        Only their rows are read, whatever the number of documents. The smallest hash is always among them, and the
+        largest never, unless all are equal.
         """
         smallest, largest = self._extremes
         last = max(int(fraction * 2.0**64) - 1, smallest)
         if smallest != largest:
             last = min(last, largest - 1)
         bound = np.uint64(last)
-        found: list[Indices] = []
+        documents, rows = [], []
         for start in range(0, len(self._hashes), STRETCH):
             stretch = self._hashes[start : start + STRETCH]
             guess = int(_SPARE * fraction * STRETCH) + 64
-            count = int(np.searchsorted(stretch[:guess], bound, side="right"))
+            count = int(np.searchsorted(stretch["hash"][:guess], bound, side="right"))
             if count == guess:
-                count = int(np.searchsorted(stretch, bound, side="right"))
-            found.append(np.sort(self._places[start : start + count]).astype(np.int64) + start)
-        return np.concatenate(found)
+                count = int(np.searchsorted(stretch["hash"], bound, side="right"))
+            own = stretch[:count]
+            own = own[np.argsort(own["place"])]
+            documents.append(own["place"].astype(np.int64) + start)
+            rows.append(own)
+        every = np.concatenate(rows)
+        return Chosen(np.concatenate(documents), every["source"].copy(), every["length"].copy())
 
 
 def read_index(folder: Path, manifest: Manifest, *, hashes: bool) -> StoreIndex | None:
@@ -233,7 +238,6 @@ def _opened(arrays: Mapping[str, NDArray[Any]], facts: IndexFacts) -> StoreIndex
         runs=facts["runs"],
         length_rows=arrays["lengths"],
         _hashes=arrays["hashes"],
-        _places=arrays["places"],
         _extremes=(facts["smallest_hash"], facts["largest_hash"]),
     )
 
@@ -255,10 +259,9 @@ def build_index(folder: Path, manifest: Manifest, target: Path) -> None:
         _ArrayFile(place, "documents") as documents,
         _ArrayFile(place, "batches") as batches,
         _ArrayFile(place, "hashes") as hashes,
-        _ArrayFile(place, "places") as places,
         _Runs(place, len(manifest["sources"])) as runs,
     ):
-        sorter = _HashSorter(hashes, places)
+        sorter = _HashSorter(hashes)
         for number, shard in enumerate(shards):
             for batch in scan_shard(folder, shard):
                 rows = np.zeros(len(batch.sources), _DOCUMENT)
@@ -273,7 +276,7 @@ def build_index(folder: Path, manifest: Manifest, target: Path) -> None:
                 runs.add(documents.count, rows["source"])
                 lengths.add(rows["source"], rows["length"])
                 documents.append(rows)
-                sorter.add(batch.hashes)
+                sorter.add(batch.hashes, rows)
                 extremes += [int(batch.hashes.min()), int(batch.hashes.max())]
                 extremes = [min(extremes), max(extremes)]
         require_documents(folder, manifest, documents.count)
@@ -378,26 +381,28 @@ class _ArrayFile:
 
 
 class _HashSorter:
-    """Sorts the content hashes of each stretch of documents."""
+    """Sorts the documents of each stretch by their content hashes."""
 
-    def __init__(self, hashes: _ArrayFile, places: _ArrayFile) -> None:
-        self._hashes, self._places = hashes, places
-        self._stretch = np.empty(STRETCH, np.uint64)
+    def __init__(self, file: _ArrayFile) -> None:
+        self._file = file
+        self._stretch = np.empty(STRETCH, _HASH)
+        self._stretch["place"] = np.arange(STRETCH)
         self._filled = 0
 
-    def add(self, hashes: NDArray[np.uint64]) -> None:
+    def add(self, hashes: NDArray[np.uint64], documents: NDArray[Any]) -> None:
         while len(hashes):
-            taken = hashes[: STRETCH - self._filled]
-            self._stretch[self._filled : self._filled + len(taken)] = taken
-            self._filled += len(taken)
-            hashes = hashes[len(taken) :]
+            taken = slice(0, STRETCH - self._filled)
+            into = self._stretch[self._filled : self._filled + len(hashes[taken])]
+            into["hash"] = hashes[taken]
+            into["length"], into["source"] = documents["length"][taken], documents["source"][taken]
+            self._filled += len(into)
+            hashes, documents = hashes[len(into) :], documents[len(into) :]
             if self._filled == STRETCH:
                 self.finish()
 
     def finish(self) -> None:
-        order = np.argsort(self._stretch[: self._filled], kind="stable")
-        self._hashes.append(self._stretch[order])
-        self._places.append(order.astype(np.uint16))
+        stretch = self._stretch[: self._filled]
+        self._file.append(stretch[np.argsort(stretch["hash"], kind="stable")])
         self._filled = 0
 
 

@@ -88,7 +88,8 @@ class MemoryStore:
 
     def held_out(self, fraction: float) -> Chosen:
         """Return the documents whose content hash lies in the lowest `fraction`."""
-        return Chosen(np.flatnonzero(self.held_out_mask(fraction)))
+        documents = np.flatnonzero(self.held_out_mask(fraction))
+        return Chosen(documents, self.source_of[documents], self.lengths[documents])
 
     def held_out_mask(self, fraction: float) -> npt.NDArray[np.bool_]:
         """Return (N,) bool: True for the documents of `held_out`."""

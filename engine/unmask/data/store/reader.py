@@ -223,7 +223,7 @@ class Store:
             raise ValueError(f"store: the held-out fraction must be above 0 and below 1, got {fraction}")
         if fraction not in self._held_out:
             # a run has one fraction, and asks for its documents again and again
-            self._held_out = {fraction: Chosen(self._index.held_out(fraction))}
+            self._held_out = {fraction: self._index.held_out(fraction)}
         return self._held_out[fraction]
 
     def held_out_mask(self, fraction: float) -> NDArray[np.bool_]:

@@ -91,16 +91,16 @@ def sources_of(
         train: the documents to train on, else the held-out ones.
     """
     chosen = store.held_out(held_out_fraction) if held_out_fraction else Chosen()
-    listed, all_but = chosen.others() if train else chosen
-    owners = store.source_of[listed]
+    all_but = chosen.all_but is not train
     # the listed documents of each source, still ascending
-    by_source = np.split(
-        listed[np.argsort(owners, kind="stable")], np.cumsum(np.bincount(owners, minlength=len(weights)))[:-1]
-    )
+    order = np.argsort(chosen.sources, kind="stable")
+    edges = np.searchsorted(chosen.sources[order], np.arange(len(weights) + 1))
     sources = []
-    for number, (weight, own) in enumerate(zip(weights, by_source, strict=True)):
+    for number, weight in enumerate(weights):
         members, counts = store.members(number), store.length_counts(number)
-        lengths = LengthCounts.of(store.lengths[own])
+        places = order[edges[number] : edges[number + 1]]
+        own = chosen.documents[places]
+        lengths = LengthCounts.of(chosen.lengths[places])
         if all_but:
             lengths = counts.without(lengths)
         if len(lengths.lengths) and lengths.lengths[0] == 0:

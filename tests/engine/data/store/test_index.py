@@ -59,7 +59,10 @@ def test_it_answers_as_arrays_of_all_documents_do(tmp_path: Path, names: str, ru
         held_out = store.content_hashes < np.uint64(int(fraction * 2.0**64))
         held_out |= store.content_hashes == store.content_hashes.min()
         held_out &= store.content_hashes != store.content_hashes.max()
-        np.testing.assert_array_equal(store.held_out(fraction).documents, np.flatnonzero(held_out))
+        chosen = store.held_out(fraction)
+        np.testing.assert_array_equal(chosen.documents, np.flatnonzero(held_out))
+        np.testing.assert_array_equal(chosen.sources, store.source_of[held_out])
+        np.testing.assert_array_equal(chosen.lengths, store.lengths[held_out])
 
 
 def test_a_store_without_an_index_gives_the_same_batches(tmp_path: Path) -> None:
