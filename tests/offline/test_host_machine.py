@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,11 @@ def line_of(text: str) -> str:
     return f"kernels/examples.cu:{number}"
 
 
-@pytest.mark.parametrize("name", examples.CHECKS)
+@pytest.mark.parametrize("name", examples.RESULTS)
 def test_kernels_are_right_in_every_schedule(machine: Machine, name: str) -> None:
     for schedule in SCHEDULES:
         with machine.device(schedule=schedule) as device:
-            result, right = examples.CHECKS[name](device)
+            result, right = examples.RESULTS[name](device)
         device.report.check()
         assert torch.equal(result, right), schedule
 
@@ -46,7 +47,7 @@ def test_numbers_of_16_bits_are_rounded_as_pytorch_rounds_them(machine: Machine)
 def test_a_schedule_repeats_and_others_differ(machine: Machine) -> None:
     def switches(schedule: int) -> int:
         with machine.device(schedule=schedule) as device:
-            examples.CHECKS["transpose"](device)
+            examples.RESULTS["transpose"](device)
         return device.report.counts.switches
 
     counts = [switches(schedule) for schedule in SCHEDULES]
@@ -148,8 +149,8 @@ def test_a_fault_is_reported_with_its_line(name: str, tmp_path: Path) -> None:
     text = examples.SOURCE.read_text()
     assert text.count(before) == 1
     source.write_text(text.replace(before, after))
-    with Machine.build(source, strict=False).device(most_accesses=100_000) as device:
-        examples.CHECKS[check](device)
+    with Machine.build(source, strict=False, to=tmp_path).device(most_accesses=100_000) as device:
+        examples.RESULTS[check](device)
     assert any(kind in fault.kind and "/examples.cu:" in fault.place for fault in device.report.faults)
     with pytest.raises(AssertionError, match=r"host machine:\n.*examples\.cu:\d+"):
         device.report.check()
@@ -160,8 +161,8 @@ def test_the_first_line_and_the_other_line_of_a_race_are_named(tmp_path: Path) -
         "sums[blockIdx.x] = value;\n  __threadfence();", "sums[blockIdx.x] = value;\n"
     )
     (tmp_path / "examples.cu").write_text(text)
-    with Machine.build(tmp_path / "examples.cu").device() as device:
-        examples.CHECKS["last_block_sum"](device)
+    with Machine.build(tmp_path / "examples.cu", to=tmp_path).device() as device:
+        examples.RESULTS["last_block_sum"](device)
     (fault,) = device.report.faults
     lines = [line.strip() for line in text.splitlines()]
     number, other = (int(place.rpartition(":")[2]) for place in (fault.place, fault.other_place))
@@ -181,7 +182,7 @@ def test_what_cuda_refuses_is_refused(machine: Machine) -> None:
         assert device.report.counts.launches == 0
 
 
-MUTATIONS = mutations.find(examples.SOURCE.parent, [examples.SOURCE.name])
+MUTATIONS = examples.SUBJECT.mutations()
 
 
 def test_mutations_are_what_they_should_be() -> None:
@@ -197,12 +198,9 @@ def test_mutations_are_what_they_should_be() -> None:
     assert len(MUTATIONS) > 60 and sum(mutation.what == "removed" for mutation in MUTATIONS) > 15
 
 
-CHANGES = [mutation for mutation in MUTATIONS if mutation.after.strip() not in examples.EQUIVALENT]
-
-
-@pytest.mark.parametrize("mutation", CHANGES[::9], ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", MUTATIONS[::9], ids=lambda mutation: mutation.name)
 def test_a_removed_barrier_wait_or_bound_is_noticed(mutation: mutations.Mutation) -> None:
-    assert mutations.try_mutation(mutation, examples.SOURCE.parent, examples.noticed).caught_by
+    assert examples.SUBJECT.outcome(mutation).caught_by
 
 
 def test_a_change_that_nobody_notices_survives(tmp_path: Path) -> None:
@@ -210,4 +208,44 @@ def test_a_change_that_nobody_notices_survives(tmp_path: Path) -> None:
     line = next(number for number, text in enumerate(examples.SOURCE.read_text().splitlines(), 1) if "pause()" in text)
     before = examples.SOURCE.read_text().splitlines()[line - 1]
     mutation = mutations.Mutation(path="examples.cu", line=line, what="nothing", before=before, after=before + "  //")
-    assert mutations.try_mutation(mutation, tmp_path, examples.noticed).caught_by is None
+    check = partial(examples.SUBJECT.noticed, schedules=range(2))
+    assert mutations.try_mutation(mutation, tmp_path, check).caught_by is None
+
+
+def test_a_change_that_does_not_compile_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "examples.cu").write_text("first\n")
+    mutation = mutations.Mutation(path="examples.cu", line=1, what="nonsense", before="first", after="second")
+    with pytest.raises(RuntimeError, match="the check fails itself: CannotCompile"):
+        mutations.try_mutation(mutation, tmp_path, partial(examples.SUBJECT.noticed, schedules=range(1)))
+
+
+ADDRESS = """
+import sys
+from pathlib import Path
+from offline.host import examples
+from offline.host.device import Machine
+machine = Machine.build(Path(sys.argv[1]), strict=False, to=Path(sys.argv[1]).parent)
+for name, case in examples.SUBJECT.cases.items():
+    with machine.device(schedule=3) as device:
+        case(device)
+print("all cases are right")
+"""
+
+
+def test_address_sanitizer_sees_arrays_on_the_stack_and_nothing_in_right_kernels(tmp_path: Path) -> None:
+    text = examples.SOURCE.read_text()
+    before, line = "y[threadIdx.x] = values[threadIdx.x];\n}", "kept[4 + threadIdx.x % 2] = values[threadIdx.x] * 0.0f;"
+    for name, after in (
+        ("right.cu", before),
+        ("wrong.cu", f"float kept[4] = {{}};\n  {line}\n  {before[:-1]}  y[0] += kept[3];\n}}"),
+    ):
+        (tmp_path / name).write_text(text.replace(before, after))
+        done = build.under_address_sanitizer(["-c", ADDRESS, str(tmp_path / name)])
+        assert done.stdout == "all cases are right\n", done.stderr
+        if name == "right.cu":
+            assert "AddressSanitizer" not in done.stderr
+        else:
+            number = 1 + [each.strip() for each in (tmp_path / name).read_text().splitlines()].index(line)
+            assert (
+                "ERROR: AddressSanitizer: stack-buffer-overflow" in done.stderr and f"wrong.cu:{number}" in done.stderr
+            )

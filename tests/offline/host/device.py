@@ -35,13 +35,16 @@ class Machine:
     def __init__(self, path: Path) -> None:
         self.path, self.library = path, ctypes.CDLL(str(path))
         self.library.machine_forget.argtypes = [ctypes.c_uint64]
+        self.library.machine_forbid.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_bool]
         self.library.machine_register.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int, ctypes.c_int]
         self.library.machine_configure.argtypes = [ctypes.c_uint64, ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64]
 
     @classmethod
-    def build(cls, *sources: Path, include: Sequence[Path] = (), strict: bool = True) -> Machine:
+    def build(
+        cls, *sources: Path, include: Sequence[Path] = (), strict: bool = True, to: Path | None = None
+    ) -> Machine:
         """Compile kernels and load them; see `compile_library`."""
-        return cls(compile_library(sources, include=include, strict=strict))
+        return cls(compile_library(sources, include=include, strict=strict, to=to))
 
     @contextmanager
     def device(
@@ -74,6 +77,7 @@ class Device:
 
     def __init__(self, machine: Machine) -> None:
         self._machine, self._kept, self._addresses = machine, list[Any](), list[int]()
+        self._forbidden = list[tuple[int, int]]()
         self._report: Report | None = None
 
     @property
@@ -117,12 +121,20 @@ class Device:
         self._report = self.report
         for address in self._addresses:
             self._machine.library.machine_forget(address)
+        for address, size in self._forbidden:
+            self._machine.library.machine_forbid(address, size, False)
 
     def _place(self, shape: tuple[int, ...], dtype: torch.dtype, offset: int, written: bool, read_only: bool) -> Tensor:
         size = math.prod(shape) * dtype.itemsize
         area = np.full(size + 2 * _MARGIN + 256 + offset, _POISON, np.uint8)
         start = -area.ctypes.data % 256 + _MARGIN + offset
         self._register(area.ctypes.data + start, size, written, read_only)
+        # AddressSanitizer knows of the whole area
+        for first, last in ((0, start), (start + size, area.nbytes)):
+            self._machine.library.machine_forbid(area.ctypes.data + first, last - first, True)
+            self._forbidden.append((area.ctypes.data + first, last - first))
+        # its address stays taken until the device is closed
+        self._kept.append(area)
         return torch.from_numpy(area[start : start + size]).view(dtype).view(shape)
 
     def _register(self, address: int, size: int, written: bool, read_only: bool) -> None:

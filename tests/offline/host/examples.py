@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,15 +11,17 @@ from torch import Tensor
 
 from offline.host.build import HOST
 from offline.host.device import Device, Machine
+from offline.host.subject import Subject
 
-__all__ = ["CHECKS", "EQUIVALENT", "SOURCE", "build", "conversions", "noticed"]
+__all__ = ["RESULTS", "SOURCE", "SUBJECT", "build", "conversions"]
 
 SOURCE = HOST / "kernels" / "examples.cu"
 
 
 def build(folder: Path = SOURCE.parent) -> Machine:
     """Compile the example kernels, or a changed copy of them in another folder."""
-    return Machine.build(folder / SOURCE.name, strict=folder == SOURCE.parent)
+    changed = folder != SOURCE.parent
+    return Machine.build(folder / SOURCE.name, strict=not changed, to=folder if changed else None)
 
 
 def _values(*shape: int) -> Tensor:
@@ -88,7 +90,7 @@ def conversions(device: Device) -> tuple[Tensor, Tensor]:
     return torch.cat([wide, rounded], 1).nan_to_num(1.5e30), torch.cat([x, right], 1).nan_to_num(1.5e30)
 
 
-CHECKS: dict[str, Callable[[Device], tuple[Tensor, Tensor]]] = {
+RESULTS: dict[str, Callable[[Device], tuple[Tensor, Tensor]]] = {
     "block_sum": _block_sum,
     "transpose": _transpose,
     "normalise": _normalise,
@@ -99,27 +101,28 @@ CHECKS: dict[str, Callable[[Device], tuple[Tensor, Tensor]]] = {
     "hand_over": partial(_hand_over, name="run_hand_over"),
     "hand_over_named": partial(_hand_over, name="run_hand_over_named"),
 }
-"""Each check runs one kernel and returns its result and the right one."""
+"""Each runs one kernel and returns its result and the right one."""
 
 _BEFORE_THE_FIRST = "the phase before the first one counts as over, so the wait returns at once"
-EQUIVALENT = {
+_EQUIVALENT = {
     "unmask::add_release(arrived, 1);": "the loop behind it acquires what the others published",
     "for (unsigned distance = 1; distance <= 32; distance *= 2) {": "no lane is 32 places behind the first one",
     "if ((round > 0) || true) host_machine::mbarrier_wait(empty, (round - 1) % 2);": _BEFORE_THE_FIRST,
     "if (round >= 0) host_machine::mbarrier_wait(empty, (round - 1) % 2);": _BEFORE_THE_FIRST,
 }
-"""Changed lines that mean the same as before, and why."""
 
 
-def noticed(folder: Path, schedules: Iterable[int] = range(4)) -> str | None:
-    """Say what the checks notice of the kernels in a folder; None if they are right and the machine finds nothing."""
-    machine = build(folder)
-    for schedule in schedules:
-        for name, check in CHECKS.items():
-            with machine.device(schedule=schedule, most_accesses=1_000_000) as device:
-                result, right = check(device)
-            if device.report.faults:
-                return f"{name}, schedule {schedule}: {device.report.faults[0]}"
-            if not torch.equal(result, right):
-                return f"{name}, schedule {schedule}: the result is wrong"
-    return None
+def _case(run: Callable[[Device], tuple[Tensor, Tensor]], device: Device) -> None:
+    result, right = run(device)
+    assert torch.equal(result, right), "the result is not the right one"
+
+
+SUBJECT = Subject(
+    name="examples",
+    folder=SOURCE.parent,
+    files=(SOURCE.name,),
+    build=build,
+    cases={name: partial(_case, run) for name, run in RESULTS.items()},
+    equivalent=_EQUIVALENT,
+)
+"""The example kernels."""

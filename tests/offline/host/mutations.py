@@ -1,9 +1,9 @@
 """Change kernels in one place, and see whether checks on the host machine notice it.
 
 Each barrier, wait and fence is removed. What orders memory is weakened: an acquire or a release becomes a relaxed
-access, a fence of the device one of the block. Each comparison takes in one value more or less, each condition becomes
-true, and each bound of `min` is dropped. A change that no check notices shows that a check is missing, or that the line
-is not needed.
+access, a fence of the device one of the block. Each comparison takes in one value more or less, each condition and each
+check of alignment becomes true, each bound of `min` is dropped, and an index is multiplied in 32 bits. A change that no
+check notices shows that a check is missing, or that the line is not needed.
 
 Every changed kernel runs in a process of its own, which ends if it hangs.
 """
@@ -39,6 +39,8 @@ _COMPARISON = re.compile(r" (<=|>=|<|>) ")
 _NEIGHBOUR = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 _CONDITION = re.compile(r"\b(?:if|while) \(")
 _CHOICE = re.compile(r"(?<== )([^=;?]+?) \? ")
+_ALIGNED = re.compile(r"\bis_aligned<[^>]*>\([^()]*\)")
+_WIDENED = re.compile(r"static_cast<long long>\(([^()]*)\) \* ")
 _MINIMUM = re.compile(r"\bmin\(")
 
 
@@ -105,12 +107,14 @@ def find(folder: Path, paths: Iterable[str]) -> list[Mutation]:
 
 
 def _changed(code: str) -> Iterator[tuple[str, str]]:
-    if code.lstrip().startswith(("#", "static_assert", "template", "extern")) or "constexpr" in code:
+    if code.lstrip().startswith(("#", "static_assert", "template", "extern")) or re.search(
+        r"\bif constexpr\b|^constexpr", code
+    ):
         return
     for pattern in (_STATEMENT, _WAITING_LOOP):
         for match in pattern.finditer(code):
-            # a function's own head is no call
-            if not code.rstrip().endswith("{") or match.end() < len(code):
+            # not the right side of an assignment
+            if re.search(r"(?:^|[;{)]|else)\s*$", code[: match.start()]):
                 yield "removed", code[: match.start()] + ";" + code[match.end() :]
     for strong, weak in _WEAKER:
         for match in re.finditer(rf"(?<!\w){re.escape(strong)}", code):
@@ -126,6 +130,10 @@ def _changed(code: str) -> Iterator[tuple[str, str]]:
     for match in _CHOICE.finditer(code):
         if _COMPARISON.search(match[1]):
             yield "without the condition", f"{code[: match.start()]}(({match[1]}) || true) ? {code[match.end() :]}"
+    for match in _ALIGNED.finditer(code):
+        yield "without the check of alignment", code[: match.start()] + "true" + code[match.end() :]
+    for match in _WIDENED.finditer(code):
+        yield "an index of 32 bits", code[: match.start()] + f"{match[1]} * " + code[match.end() :]
     for match in _MINIMUM.finditer(code):
         end = _closing(code, match.end() - 1)
         if end is not None:
@@ -163,9 +171,11 @@ def try_mutation(
     Args:
         mutation: the change.
         folder: the sources.
-        check: compiles the sources in a folder and runs them; returns what it noticed, None for nothing. What it raises
-            counts as noticed.
+        check: compiles the sources in a folder and runs them; returns what it noticed, None for nothing.
         seconds: a check that takes longer counts as noticed, as a hang.
+
+    Raises:
+        RuntimeError: the check raises an error, such as that of a compiler which refuses the change.
     """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="unmask-mutation-") as place:
@@ -187,7 +197,7 @@ def _in_a_process(check: Callable[[], str | None], seconds: float) -> str | None
                 noticed = check()
                 last = "unnoticed" if noticed is None else f"noticed{noticed}"
             except BaseException as error:
-                last = f"noticed{type(error).__name__}: {error}"
+                last = f"broken {type(error).__name__}: {error}"
             os.write(writer, last[:4000].encode())
         finally:
             os._exit(0)
@@ -208,4 +218,6 @@ def _in_a_process(check: Callable[[], str | None], seconds: float) -> str | None
     text = words.decode(errors="replace")
     if not text:
         return f"the process ends with signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "the process ends"
+    if text.startswith("broken "):
+        raise RuntimeError(f"mutations: the check fails itself: {text.removeprefix('broken ')}")
     return None if text == "unnoticed" else text.removeprefix("noticed")

@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline.host.build import HOST
-
 __all__ = ["Banks", "Counts", "Fault", "Report", "read_report"]
 
 
@@ -203,6 +201,6 @@ def _lines(path: Path, places: Iterable[int]) -> dict[int, str]:
 
 
 def _shown(frames: list[str]) -> str:
-    own = [frame for frame in frames if not frame.startswith(str(HOST / "include"))] or frames
+    own = [frame for frame in frames if "/offline/host/include/" not in frame] or frames
     names = ["/".join(Path(frame).parts[-2:]) for frame in own]
-    return names[0] if len(names) == 1 or names[0] == names[-1] else f"{names[0]}, called at {names[-1]}"
+    return names[0] if len(names) == 1 else f"{names[0]}, called at {names[1]}"

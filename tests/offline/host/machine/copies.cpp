@@ -82,7 +82,7 @@ void copy_commit() {
 void copy_wait(unsigned groups_in_flight) {
   while (current->groups.size() > groups_in_flight) {
     for (const Copy& copy : current->groups.front()) land(copy);
-    current->groups.pop_front();
+    current->groups.erase(current->groups.begin());
   }
 }
 

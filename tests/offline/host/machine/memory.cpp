@@ -1,6 +1,9 @@
 #include "memory.h"
 
 #include <sys/mman.h>
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include <algorithm>
 #include <cstring>
@@ -21,9 +24,11 @@ struct Allocation {
   std::size_t bytes;
   bool written, read_only;
 };
-struct Reader {
-  std::uint32_t clock, pc;
+// The threads of a block that have read a piece of memory which several threads read: their clocks, 0 for the others.
+struct Readers {
+  std::uint32_t block, pc;
   bool strong;
+  std::vector<std::uint32_t> clocks;
 };
 using Bits = std::uint64_t[PAGE / 64];
 
@@ -33,7 +38,7 @@ struct {
   std::uintptr_t key = 0;
   Page* page = nullptr;
 } recent[4096];
-std::vector<std::unordered_map<std::uint32_t, Reader>> readers;
+std::vector<std::vector<Readers>> readers;
 std::map<std::tuple<std::string, std::uintptr_t, std::uintptr_t>, std::size_t> known;
 std::uint32_t launch_number = 0;
 
@@ -124,6 +129,21 @@ void refine(Page& page, unsigned shift) {
   page.shift = shift;
 }
 
+// Call `function(key, page)` for each page of these addresses that is in use.
+template <class Function>
+void each_page(std::uintptr_t address, std::size_t bytes, Function function) {
+  const std::uintptr_t first = address >> PAGE_SHIFT, last = (address + bytes - 1) >> PAGE_SHIFT;
+  if (last - first < pages.size()) {
+    for (std::uintptr_t key = first; key <= last; ++key) {
+      if (auto found = pages.find(key); found != pages.end()) function(key, *found->second);
+    }
+    return;
+  }
+  for (auto& [key, page] : pages) {
+    if (key >= first && key <= last) function(key, *page);
+  }
+}
+
 bool before(std::uint32_t thread, std::uint32_t clock, const Fiber* now) {
   return thread == now->thread || Order::of(now->base, thread) >= clock;
 }
@@ -132,6 +152,19 @@ const char* kind_of_race(bool shared, std::uint32_t other, const Fiber* now) {
   if (shared) return "race in shared memory";
   return other >> BLOCK_SHIFT == now->thread >> BLOCK_SHIFT ? "race in global memory"
                                                             : "race in global memory between blocks";
+}
+
+void add_reader(std::vector<Readers>& list, std::uint32_t thread, std::uint32_t clock, std::uint32_t pc, bool strong) {
+  const std::uint32_t block = thread >> BLOCK_SHIFT;
+  // blocks that run at the same time stand at the end
+  auto found = std::find_if(list.rbegin(), list.rend(),
+                            [&](const Readers& each) { return each.block == block && each.strong == strong; });
+  if (found == list.rend()) {
+    list.push_back({block, pc, strong, std::vector<std::uint32_t>(launch->threads)});
+    found = list.rbegin();
+  }
+  found->pc = pc;
+  found->clocks[thread & ((1u << BLOCK_SHIFT) - 1)] = clock;
 }
 
 void check_cell(Cell& cell, const Fiber* now, unsigned flags, std::uintptr_t pc, bool shared) {
@@ -149,7 +182,11 @@ void check_cell(Cell& cell, const Fiber* now, unsigned flags, std::uintptr_t pc,
       report(kind_of_race(shared, reader - 1, now), pc, "is written after it was read", code_start + read_pc, reader);
     };
     if (cell.reader == SEVERAL) {
-      for (auto& [reader, read] : readers[cell.read_clock]) check(reader, read.clock, read.pc, read.strong);
+      for (const Readers& each : readers[cell.read_clock]) {
+        for (std::uint32_t i = 0; i < each.clocks.size(); ++i) {
+          if (each.clocks[i]) check((each.block << BLOCK_SHIFT | i) + 1, each.clocks[i], each.pc, each.strong);
+        }
+      }
     } else if (cell.reader) {
       check(cell.reader, cell.read_clock, cell.read_pc, cell.strong_read);
     }
@@ -158,13 +195,13 @@ void check_cell(Cell& cell, const Fiber* now, unsigned flags, std::uintptr_t pc,
     return;
   }
   if (cell.reader == SEVERAL) {
-    readers[cell.read_clock][me] = {now->own, here, strong};
+    add_reader(readers[cell.read_clock], now->thread, now->own, here, strong);
   } else if (!cell.reader || before(cell.reader - 1, cell.read_clock, now)) {
     cell.reader = me, cell.read_clock = now->own, cell.read_pc = here, cell.strong_read = strong;
   } else {
     readers.emplace_back();
-    readers.back()[cell.reader] = {cell.read_clock, cell.read_pc, bool(cell.strong_read)};
-    readers.back()[me] = {now->own, here, strong};
+    add_reader(readers.back(), cell.reader - 1, cell.read_clock, cell.read_pc, cell.strong_read);
+    add_reader(readers.back(), now->thread, now->own, here, strong);
     cell.reader = SEVERAL, cell.read_clock = std::uint32_t(readers.size() - 1);
   }
 }
@@ -299,16 +336,22 @@ void register_memory(std::uintptr_t address, std::size_t bytes, bool written, bo
   if (!bytes) return;
   const Allocation allocation{bytes, written, read_only};
   allocations[address] = allocation;
-  for (auto& [key, page] : pages) fill(*page, address, allocation, key);
+  each_page(address, bytes, [&](std::uintptr_t key, Page& page) { fill(page, address, allocation, key); });
 }
 
 void forget_memory(std::uintptr_t address) {
   auto found = allocations.find(address);
   if (found == allocations.end()) return;
-  for (auto& [key, page] : pages) {
-    std::uintptr_t from = std::max(address, key << PAGE_SHIFT);
-    std::uintptr_t to = std::min(address + found->second.bytes, (key + 1) << PAGE_SHIFT);
-    if (from < to) set(page->exists, unsigned(from & (PAGE - 1)), unsigned(to - from), false);
+  std::vector<std::uintptr_t> unused;
+  each_page(address, found->second.bytes, [&](std::uintptr_t key, Page& page) {
+    const std::uintptr_t from = std::max(address, key << PAGE_SHIFT);
+    const std::uintptr_t to = std::min(address + found->second.bytes, (key + 1) << PAGE_SHIFT);
+    set(page.exists, unsigned(from & (PAGE - 1)), unsigned(to - from), false);
+    if (!any(page.exists, 0, PAGE)) unused.push_back(key);
+  });
+  for (std::uintptr_t key : unused) {
+    pages.erase(key);
+    recent[key % 4096] = {};
   }
   allocations.erase(found);
 }
@@ -318,6 +361,15 @@ bool is_registered(std::uintptr_t address, std::size_t bytes) {
   if (next == allocations.begin()) return false;
   auto last = std::prev(next);
   return address + bytes <= last->first + last->second.bytes;
+}
+
+void forbid(std::uintptr_t address, std::size_t bytes, bool forbidden) {
+#if defined(__SANITIZE_ADDRESS__)
+  auto* memory = reinterpret_cast<void*>(address);
+  forbidden ? __asan_poison_memory_region(memory, bytes) : __asan_unpoison_memory_region(memory, bytes);
+#else
+  static_cast<void>(address), static_cast<void>(bytes), static_cast<void>(forbidden);
+#endif
 }
 
 void mark_written(std::uintptr_t address, std::size_t bytes) {
@@ -348,6 +400,8 @@ void open_shared(unsigned slot, std::size_t bytes) {
     page->launch = 0;
     fill(*page, start, Allocation{bytes, false, false}, key);
   }
+  forbid(start - SLOT_MARGIN, SLOT, true);
+  forbid(start, bytes, false);
   // a value that was never written is NaN
   std::memset(shared_start(slot), 0xff, bytes);
 }

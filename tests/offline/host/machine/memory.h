@@ -97,6 +97,8 @@ void set_in_flight(std::uintptr_t address, std::size_t bytes, bool value);
 void register_memory(std::uintptr_t address, std::size_t bytes, bool written, bool read_only);
 void forget_memory(std::uintptr_t address);
 bool is_registered(std::uintptr_t address, std::size_t bytes);
+// Tell AddressSanitizer, if the machine is compiled for it, that these bytes may not or may be accessed.
+void forbid(std::uintptr_t address, std::size_t bytes, bool forbidden);
 void mark_written(std::uintptr_t address, std::size_t bytes);
 void begin_launch_memory();
 void open_shared(unsigned slot, std::size_t bytes);

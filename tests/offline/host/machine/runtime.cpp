@@ -191,6 +191,9 @@ void machine_register(std::uintptr_t address, std::uint64_t bytes, int written, 
   machine::register_memory(address, bytes, written, read_only);
 }
 void machine_forget(std::uintptr_t address) { machine::forget_memory(address); }
+void machine_forbid(std::uintptr_t address, std::uint64_t bytes, bool forbidden) {
+  machine::forbid(address, bytes, forbidden);
+}
 void machine_clear() { machine::clear_report(); }
 std::uint64_t machine_faults() { return machine::faults.size(); }
 void machine_fault(std::uint64_t index, FaultView* view) {

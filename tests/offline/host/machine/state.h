@@ -43,7 +43,7 @@ struct Fiber {
   const char* waits_in = nullptr;
   std::uintptr_t waits_at = 0;
   std::vector<Copy> open;
-  std::deque<std::vector<Copy>> groups;
+  std::vector<std::vector<Copy>> groups;
 
   unsigned lane() const { return linear & 31; }
   unsigned warp() const { return linear >> 5; }
