@@ -145,7 +145,7 @@ def _watch(notes: Path, rank: int, world_size: int, doing: dict[int, str]) -> No
     train_step, call = Trainer._train_step, TrainingStep.__call__
 
     def noting(trainer: Trainer, batches: list[PackedBatch], tokens: int) -> None:
-        first = trainer.done * trainer.data.micro_batches
+        first = trainer.data.sizes.before(trainer.done)
         with notes.open("a") as file:
             for k, batch in enumerate(batches):
                 file.write(f"{first + rank + k * world_size} {digest_of(batch)}\n")

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -98,6 +100,29 @@ def test_a_node_is_lost_and_the_run_goes_on_with_one_and_then_with_two(
     tiny.pretrain(tiny.config(tmp_path / "whole", **settings))
     for one, other in zip(many.rows_of(tmp_path / "whole"), many.rows_of(run), strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def test_both_nodes_end_when_the_cable_is_cut(nodes: None, tmp_path: Path) -> None:
+    settings = {"steps": 5000, "tokens_per_step": 256, "log_every": 1, "evaluate_every": 10**6, "phases": []}
+    run, said = tmp_path / "run", tmp_path / "said"
+    config = _tiny().config(run, **settings, save_every=10**6, timeout_seconds=10.0)
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+
+    def cut() -> None:
+        log, end = run / "log.jsonl", time.monotonic() + 200
+        while (not log.exists() or log.read_text().count("loss") < 3) and time.monotonic() < end:
+            time.sleep(0.1)
+        ip("-n", NODES[1], "link", "set", "cable", "down")
+
+    threading.Thread(target=cut, daemon=True).start()
+    try:
+        assert train([str(tmp_path / "run.yaml")], said, world_size=2) == [75, 75]
+    finally:
+        ip("-n", NODES[1], "link", "set", "cable", "up")
+    assert "unmask: run: rank 1 on " in (said / "said-0").read_text()
+    assert "unmask, rank 1: run: rank 0 on " in (said / "said-1").read_text()
+    # rank 0 has saved the last whole step
+    assert len(list((run / "checkpoints").iterdir())) == 1
 
 
 def _tiny() -> ModuleType:

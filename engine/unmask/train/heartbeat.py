@@ -75,7 +75,7 @@ class Heartbeat:
         self._beats = self._entered = 0
         self._since: float | None = None
         self._gone: Gone | None = None
-        self._noticed = False
+        self._noticed = self._store_is_gone = False
         self.seconds = min(_BEAT_SECONDS, timeout / 10)
         store.set_timeout(timedelta(seconds=_STORE_SECONDS))
         self._beat()
@@ -95,7 +95,7 @@ class Heartbeat:
     def close(self) -> None:
         """End the thread."""
         self._over.set()
-        self._thread.join(timeout=2 * _STORE_SECONDS)
+        self._thread.join(timeout=0.0 if self._store_is_gone else 2 * _STORE_SECONDS)
 
     def gone(self) -> Gone | None:
         """Return who left first; None if nobody did. The main thread leaves then."""
@@ -113,6 +113,9 @@ class Heartbeat:
     def leave(self, gone: Gone) -> Gone:
         """Write who leaves and why, unless somebody left before; return who was first."""
         self._noticed = True
+        if self._store_is_gone:
+            # the thread may wait for an answer with the lock in its hand
+            return gone
         with self._lock:
             self._store.compare_set("gone", "", json.dumps(asdict(gone)))
         found = self.gone()
@@ -153,6 +156,7 @@ class Heartbeat:
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
         asking.join(timeout=3 * _STORE_SECONDS)
+        self._store_is_gone = not answers
         return answers[0] if answers else self._without_store()
 
     def _missing(self) -> Gone:

@@ -12,7 +12,9 @@ import torch.distributed as dist
 
 from advice import follow, refusal
 from many import free_port
+from unmask import cli
 from unmask.config import RunConfig, load_config
+from unmask.data.prepare import prepare
 from unmask.errors import ConfigError, RunError, ToldByOther
 from unmask.launch import Place
 from unmask.train import parallel
@@ -161,6 +163,28 @@ def test_a_group_of_one_that_the_caller_made_is_left_alone(tiny: ModuleType, tmp
     finally:
         dist.destroy_process_group()
     assert (run / "checkpoints" / "step-000001").is_dir()
+
+
+def test_resume_auto_goes_on_without_the_checkpoint_that_the_run_began_from(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "texts.txt"
+    text.write_text("\n\n".join(f"the old cat sat on the wall {number}" for number in range(60)))
+    prepare(
+        [text], tmp_path / "store", tokenizer=model_folder, blank_line_documents=True, workers=1, allow_unknown=True
+    )
+    words = ["pretrain", "continue", "--init.from", str(model_folder), "--data.store", str(tmp_path / "store")]
+    words += ["--run", str(tmp_path / "run"), "--resume", "auto", "--stream.max_length", "24", "--stream.workers", "0"]
+    words += ["--train.tokens_per_step", "64", "--stream.micro_batch_tokens", "64", "--train.evaluate_tokens", "64"]
+    assert cli.main([*words, "--train.steps", "2"]) == 0
+    model_folder.rename(tmp_path / "gone")
+    assert cli.main([*words, "--train.steps", "3"]) == 0
+    said = capsys.readouterr().out
+    assert f"resumed from {tmp_path / 'run' / 'checkpoints' / 'step-000002'}" in said
+    assert "done: 3 steps" in said
+    # another one is another run
+    assert cli.main([*words, "--init.from", str(tmp_path / "gone"), "--train.steps", "4"]) == 2
+    assert "init.from" in capsys.readouterr().err
 
 
 def test_resume_auto_starts_a_run_and_goes_on_with_it(

@@ -1,6 +1,7 @@
 """Ranks that are stopped, die, hang or fail: all of them leave, one says why, and the run goes on from there."""
 
 import os
+import random
 import signal
 from pathlib import Path
 from types import ModuleType
@@ -23,12 +24,12 @@ def command(tiny: ModuleType, run: Path, **changes: Any) -> list[str]:
     return [str(run.with_suffix(".yaml")), "--resume", "auto"]
 
 
-def expected(tiny: ModuleType, run: Path) -> dict[int, str]:
+def expected(tiny: ModuleType, run: Path, *, steps: int = 12) -> dict[int, str]:
     """Digests of all micro-batches of the run of `command`, by their numbers."""
     store, tokenizer = tiny.text()
-    settings = {"steps": 12, "tokens_per_step": 512, "phases": []}
-    steps = RunData(store, tokenizer, tiny.config(run, **settings)).steps(0)
-    return dict(enumerate(digest_of(batch) for batches in steps for batch in batches))
+    config = tiny.config(run, steps=steps, tokens_per_step=512, phases=[])
+    made = RunData(store, tokenizer, config).steps(0)
+    return dict(enumerate(digest_of(batch) for batches in made for batch in batches))
 
 
 def test_a_signal_to_any_rank_stops_all_and_the_run_goes_on_with_another_number(
@@ -100,6 +101,29 @@ def test_a_gradient_that_is_not_finite_on_one_rank_skips_the_update_on_all(tiny:
     ended = run_ranks(command(tiny, tmp_path / "run", steps=4), tmp_path / "said", world_size=2, at={(1, 99): "nan"})
     assert [one.status for one in ended] == [0, 0], ended
     assert [row["skipped"] for row in rows_of(tmp_path / "run")] == [1, 0, 0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_after_ten_losses_and_stops_with_1_2_and_4_processes_no_document_is_lost_or_repeated(
+    tiny: ModuleType, tmp_path: Path
+) -> None:
+    chance, said = random.Random(1), tmp_path / "said"
+    words = command(tiny, tmp_path / "run", save_every=3, steps=60)
+    for number in range(10):
+        size = chance.choice([1, 2, 4])
+        what = {(chance.randrange(size), 5 * (number + 1)): chance.choice(["SIGKILL", "SIGTERM", "SIGUSR1"])}
+        ended = run_ranks(words, said, world_size=size, at=what, timeout=300)
+        assert {one.status for one in ended} <= {LATER, -signal.SIGKILL}, ended
+    ended = run_ranks(words, said, world_size=2, timeout=300)
+    assert [one.status for one in ended] == [0, 0], ended
+    assert noted(said) == expected(tiny, tmp_path / "run", steps=60)
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == list(range(1, 61))
+    whole = tiny.config(tmp_path / "whole", steps=60, tokens_per_step=512, log_every=1, evaluate_every=100, phases=[])
+    tiny.pretrain(whole)
+    for one, other in zip(rows_of(tmp_path / "whole"), rows_of(tmp_path / "run"), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert other["tokens"] == one["tokens"]
 
 
 def test_ranks_with_other_settings_are_refused(tiny: ModuleType, tmp_path: Path) -> None:
