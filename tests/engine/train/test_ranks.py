@@ -85,3 +85,22 @@ def test_two_runs_of_two_ranks_have_the_same_bits(tiny: ModuleType, tmp_path: Pa
     (ended, _) = run_ranks(config_file(tiny, tmp_path / "again", steps=STEPS), tmp_path / "said", world_size=2)
     assert ended.status == 0, ended.said
     tiny.assert_same_end(tmp_path / "again", runs[2])
+
+
+def test_ranks_share_steps_that_grow_the_average_and_a_trapezoid_that_grows(tiny: ModuleType, tmp_path: Path) -> None:
+    changes = {"first_tokens_per_step": 256, "growth_steps": 6, "ema_decay": 0.5, "schedule": "wsd", "decay_share": 0.3}
+    for size in (1, 2):
+        words = config_file(tiny, tmp_path / str(size), steps=10, phases=[], **changes)
+        for more in (words, ["--resume", str(tmp_path / str(size)), "--train.steps", "12"]):
+            ended = run_ranks(more, tmp_path / f"{size}-said", world_size=size)
+            assert [one.status for one in ended] == [0] * size, ended
+        # the ten steps decay from the seventh on, the twelve from the eighth
+        assert (tmp_path / str(size) / "checkpoints" / "step-000010.decayed").is_dir()
+    one, two = (rows_of(tmp_path / str(size), "log.jsonl") for size in (1, 2))
+    assert [row["step"] for row in two] == list(range(1, 13))
+    for alone, shared in zip(one, two, strict=True):
+        assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+        assert (shared["tokens"], shared["learning_rate"]) == (alone["tokens"], alone["learning_rate"])
+    averages = (tiny.parameters(tmp_path / str(size)) for size in (1, 2))
+    for (name, value), other in zip(next(averages).items(), next(averages).values(), strict=True):
+        assert torch.allclose(value, other, rtol=1e-4, atol=1e-5), name
