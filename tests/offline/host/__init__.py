@@ -14,6 +14,7 @@ build        compiles kernels and machine into a library
 device       memory, calls and schedules, from Python
 report       what was found, with file and line
 mutations    removes barriers, waits, fences and bounds checks one by one: is each removal noticed?
+optimizer_backend: lets `_cuda.step` of the optimizer run on a device of the machine
 
 Every load and store is seen without a change to the kernels: -fsanitize=thread puts a call in front of each, and the
 machine defines these calls. Which accesses are races is decided by the order that barriers, fences and atomics give,

@@ -112,6 +112,16 @@ class Device:
         self._kept.append(area)
         return address
 
+    def lend(self, address: int, byte_count: int) -> None:
+        """Let kernels access memory of the process: so many bytes from an address, and none around them.
+
+        An address that was lent before gets the new size.
+        """
+        if address in self._addresses:
+            self._machine.library.machine_forget(address)
+            self._addresses.remove(address)
+        self._register(address, byte_count, True, False)
+
     def call(self, name: str, *arguments: Any) -> int:
         """Call an exported function with tensors as addresses, whole numbers as 64 bits and others as doubles."""
         return int(self._machine.library[name](*map(_argument, arguments)))
