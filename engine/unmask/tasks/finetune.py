@@ -30,6 +30,7 @@ from unmask.paths import as_typed, replace_text
 from unmask.tasks.config import FinetuneConfig
 from unmask.tasks.finetuner import Finetuner, LabelledFile
 from unmask.tasks.initial_model import InitialModel
+from unmask.tasks.inputs import ModelInputs
 from unmask.tasks.load import finetune_yaml, load_finetune_config
 from unmask.tasks.optimizer import freeze_layers
 from unmask.tasks.outputs import outputs_of
@@ -42,14 +43,22 @@ from unmask.train.logging.log import event_writer_class, read_evaluations
 from unmask.train.logging.progress import Display
 from unmask.train.precision import choose_precision
 from unmask.train.run_folder import locked_run, new_directory, not_written
+from unmask_kernels.attention.tunables import PADDING
+from unmask_kernels.attention.tunables import shape as attention_shape
+from unmask_kernels.tune.record import read_tuning
+from unmask_kernels.tuned import Key, Value, from_text, using_values
 
-__all__ = ["SCORES", "absolute_settings", "finetune", "saved_finetune_config"]
+__all__ = ["SCORES", "absolute_settings", "block_sizes", "finetune", "saved_finetune_config"]
 
 SCORES = "scores.json"
 """The file of a finished run with its scores."""
 
 _log = logging.getLogger(__name__)
 
+# tokens of the mean input up to which attention on a CPU takes wide groups
+_SHORT = 64
+# percent of the work that padding may add to them
+_WIDE = 50
 _EMPTY = frozenset({".finetune.yaml.partial", ".lock", "lost+found"})
 _MADE = (FINETUNE, ".finetune.yaml.partial", "log.jsonl", "evaluation.jsonl", "tensorboard", ".lock")
 
@@ -175,9 +184,28 @@ def _run(config: FinetuneConfig, path: Path, display: Display) -> None:
         torch.set_num_threads(config.train.threads or facts.threads)  # type: ignore[union-attr]
     begun = time.perf_counter()
     finetuner = _finetuner(config, path, display, newest, facts)
-    if not finetuner.run():
-        return
-    _finish(finetuner, seconds=time.perf_counter() - begun)
+    known = from_text(facts.tuned or {}) if facts is not None else block_sizes(finetuner.model, finetuner.train)
+    with using_values(known):
+        if finetuner.run():
+            _finish(finetuner, seconds=time.perf_counter() - begun)
+
+
+def block_sizes(model: TaskModel, train: ModelInputs) -> dict[Key, Value]:
+    """Return the block sizes of a new run, for `using_values`; a resumed one has those of its checkpoint.
+
+    On a CPU, attention over a step of short texts spends more time on the number of its groups than on padding in them,
+    so groups are wider there. What `unmask tune` found on this machine counts more.
+
+    Args:
+        model: the model, on the device to train on.
+        train: inputs of the training file.
+    """
+    config, dtype = model.config, model.encoder.compute_dtype
+    found: dict[Key, Value] = {}
+    if train.lengths.mean() <= _SHORT:
+        for dropout in (False, True):
+            found[Key(PADDING.name, attention_shape(config.head_dim, dtype, dropout=dropout, banded=False))] = _WIDE
+    return found | read_tuning(next(model.parameters()).device).values()
 
 
 def _finetuner(

@@ -44,6 +44,7 @@ from unmask.train.schedule import StepSchedule
 from unmask.train.signals import StopRequest
 from unmask.train.step import TrainingStep
 from unmask.train.threads import CrowdWatch
+from unmask_kernels.tuned import in_effect, to_text
 
 __all__ = ["Finetuner", "LabelledFile"]
 
@@ -284,6 +285,7 @@ class Finetuner:
             threads=torch.get_num_threads(),
             machine=machine(self.device, self.model.encoder.compute_dtype),
             interval=self.meter.open_interval(),
+            tuned=to_text(in_effect()) or None,
         )
 
         def write(folder: Path) -> None:

@@ -33,7 +33,7 @@ __all__ = [
 
 SCORES = Tunable("attention.scores", 1 << 21, 1 << 19, 1 << 20, 1 << 22)
 CACHED = Tunable("attention.cached", 1 << 19, 1 << 17, 1 << 18, 1 << 20)
-PADDING = Tunable("attention.padding", 5, 2, 10)
+PADDING = Tunable("attention.padding", 5, 2, 10, 50)
 FUSED_UP_TO = Tunable("attention.fused_up_to", 512, 128, 256, BOUNDS[-1])
 ONE_TILE_UP_TO = Tunable("attention.one_tile_up_to", 128, 64)
 BITMASK_UP_TO = Tunable("attention.bitmask_up_to", 512, 0, 256)
