@@ -23,6 +23,7 @@ from unmask.config.settings import check_argument
 from unmask.data.store import Store
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CheckpointError, ConfigError, RunError, StoreError
+from unmask.folders import kind_of
 from unmask.interop.find_model import ModelFolder, find_model
 from unmask.model import PretrainingModel
 from unmask.objectives import TOKEN_OBJECTIVES, build_objectives
@@ -169,6 +170,11 @@ def evaluate(
     check_argument("evaluate", "tokens", int | None, tokens, ge=0)
     found = find_model(model)
     run = found.run
+    if run is not None and kind_of(run) == "fine-tuning run":
+        raise RunError(
+            f"evaluate: {run} is a run of unmask finetune, and its scores are in scores.json there; score another file "
+            f"with `unmask predict {as_typed(run)} FILE`"
+        )
     facts = None if run is None else load_facts(found.path / "training")
     folder = None if store is None else Path(store)
     config = _config_of_run(run, facts, folder, recipe) if run else _config_of_folder(found, folder, recipe)

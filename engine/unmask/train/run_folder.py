@@ -353,6 +353,8 @@ def saved_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunC
 
 def _way_to_run(path: Path) -> str:
     """Return what to do about a path that holds no run. A new run is offered only where it disturbs nothing."""
+    if kind_of(path) == "fine-tuning run":
+        return f"it is a run of unmask finetune, so continue it with `unmask finetune --resume {as_typed(path)}`"
     for parent in path.parents:
         if kind_of(parent) == "run":
             return f"continue the run that it lies in with `unmask pretrain --resume {as_typed(parent)}`"

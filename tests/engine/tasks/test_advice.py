@@ -271,6 +271,26 @@ def test_a_batch_without_what_is_to_be_predicted() -> None:
     )
 
 
+def test_other_commands_name_the_one_for_a_fine_tuning_run(
+    settings: dict[str, Any], files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unmask.cli import main
+
+    run = finetune(settings)
+    follow(
+        lambda: unmask.evaluate(run),
+        "is a run of unmask finetune, and its scores are in scores.json there; score another file with `unmask predict",
+        lambda: unmask.predict(run, files["dev"]),
+    )
+    follow(
+        lambda: unmask.pretrain(resume=run),
+        "it is a run of unmask finetune, so continue it with `unmask finetune --resume",
+        lambda: unmask.finetune(resume=run),
+    )
+    assert main(["plot", str(run)]) == 0
+    assert "training loss" in capsys.readouterr().out and (run / "loss.png").is_file()
+
+
 def test_a_run_without_an_evaluation_has_no_model_yet(settings: dict[str, Any], files: dict[str, Path]) -> None:
     run = finetune(settings)
     shutil.rmtree(run / "best")
