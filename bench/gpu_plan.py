@@ -14,7 +14,7 @@ __all__ = ["FIRST", "OPERATIONS", "SECOND", "STAGES", "Command", "Stage", "stage
 
 ROOT = Path(__file__).resolve().parent.parent
 
-OPERATIONS = ("attention", "mlm_loss", "layer_norm", "gelu", "linear_gelu", "embedding", "masking")
+OPERATIONS = ("attention", "mlm_loss", "layer_norm", "gelu", "linear_gelu", "embedding", "masking", "optimizer")
 """All operations with a bench, in the order of their worth."""
 
 OURS = "torch;triton"
@@ -230,8 +230,11 @@ def stages(*, dry: bool, variants: str, ptxas: str, workers: int, scratch: Path)
         Stage(
             name="others",
             seconds=60,
-            shows="embedding and masking",
-            commands=[bench("embedding", "masking", more="eager;loader")],
+            shows="embedding, masking and optimizer",
+            commands=[
+                bench("embedding", "masking", more="eager;loader"),
+                bench("optimizer", more="cuda;foreach;fused;apex"),
+            ],
         ),
         Stage(
             name="ablation",

@@ -199,14 +199,14 @@ def ours(
     """
     from unmask.config import OptimizerConfig
     from unmask.objectives import build_objectives
-    from unmask.train.optim import adamw
+    from unmask.train.optim import build_optimizer
     from unmask.train.step import TrainingStep
 
     model = copy.deepcopy(_initialised(size, dropout, dtype)).to(device).train()
     step = TrainingStep(
         model=model,
         objectives=build_objectives({"mlm": 1.0}),
-        optimizer=adamw(model, OptimizerConfig(learning_rate=1e-4)),
+        optimizer=build_optimizer(model, OptimizerConfig(learning_rate=1e-4)),
         clip_norm=1.0,
         all_rows=all_rows,
     )

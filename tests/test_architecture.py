@@ -159,7 +159,7 @@ from unmask.batch import assemble, pack
 from unmask.config import OptimizerConfig
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives
-from unmask.train.optim import adamw
+from unmask.train.optim import build_optimizer
 from unmask.train.step import TrainingStep
 config = EncoderConfig(
     vocab_size=50, hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, max_positions=16
@@ -170,7 +170,7 @@ print(tuple(model.encoder(batch.ids, batch.documents, batch.segments).shape))
 ids = np.array([2, 4, 9, 3])
 sizes = {"tokens": 8, "sequences": 2, "max_seqlen": 16}
 batch = assemble(ids, np.array([4]), keys=np.array([1]), masked=np.array([1]), labels=np.array([7]), **sizes)
-optimizer = adamw(model, OptimizerConfig(learning_rate=1e-4))
+optimizer = build_optimizer(model, OptimizerConfig(learning_rate=1e-4))
 step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=optimizer)
 print(bool(torch.isfinite(step([batch]).loss)))
 try:

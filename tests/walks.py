@@ -102,7 +102,7 @@ class StepWalk:
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if code.co_name == "step" and code.co_filename.endswith(("optim/adam.py", "optim/adamw.py")) and not self._over:
+        if code.co_name == "step" and code.co_filename.endswith("optimizer/base.py") and not self._over:
             self._over = event == "return"
             self._write({"over": True} if self._over else {"chain": self._package.stack(frame)})
             if self._over:

@@ -72,7 +72,7 @@ def train(settings: dict[str, Any], device: torch.device) -> list[dict[str, Any]
     from unmask.config import OptimizerConfig
     from unmask.model import EncoderConfig, PretrainingModel
     from unmask.objectives import build_objectives
-    from unmask.train.optim import adamw
+    from unmask.train.optim import build_optimizer
     from unmask.train.precision import choose_precision
     from unmask.train.step import TrainingStep
 
@@ -88,7 +88,7 @@ def train(settings: dict[str, Any], device: torch.device) -> list[dict[str, Any]
     )
     dtype = choose_precision(settings["dtype"], device).dtype
     model = PretrainingModel(config, heads=("mlm",), compute_dtype=dtype, seed=0).to(device).train()
-    optimizer = adamw(model, OptimizerConfig(learning_rate=settings["learning_rate"]))
+    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=settings["learning_rate"]))
     step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=optimizer, clip_norm=1.0)
     numbers = range(1, settings["steps"] + 1)
     batches = [generated_batch(settings["tokens"], settings["vocab"], number) for number in numbers]

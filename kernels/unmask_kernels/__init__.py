@@ -13,10 +13,13 @@ from .linear_gelu.op import linear_gelu
 from .masking.arguments import MaskedTokens
 from .masking.op import masking
 from .mlm_loss.op import MLMLoss, mlm_loss
+from .optimizer import LAMB, AdamW
 from .passes import note_passes
 
 __all__ = [
     "FAMILIES",
+    "LAMB",
+    "AdamW",
     "BackendUnavailable",
     "Documents",
     "Family",

@@ -13,7 +13,7 @@ from unmask.batch import PackedBatch, assemble
 from unmask.config import OptimizerConfig
 from unmask.model import Encoder, EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives
-from unmask.train.optim import adamw, set_learning_rate
+from unmask.train.optim import build_optimizer, set_learning_rate
 from unmask.train.step import TrainingStep
 from unmask_kernels import Documents, using
 from unmask_kernels.testing.gpu import captured, no_waiting
@@ -93,7 +93,7 @@ def test_a_training_step_has_a_finite_loss_and_moves_the_parameters(dtype: torch
     step = TrainingStep(
         model=model,
         objectives=build_objectives({"mlm": 1.0}),
-        optimizer=adamw(model, OptimizerConfig(learning_rate=1e-4)),
+        optimizer=build_optimizer(model, OptimizerConfig(learning_rate=1e-4)),
     )
     report = step([batch().to(DEVICE)])
     assert bool(torch.isfinite(report.loss)) and bool(torch.isfinite(report.gradient_norm))
@@ -107,7 +107,7 @@ def test_a_training_step_waits_for_nothing(dtype: torch.dtype) -> None:
     step = TrainingStep(
         model=model,
         objectives=build_objectives({"mlm": 1.0}),
-        optimizer=adamw(model, OptimizerConfig(learning_rate=1e-4)),
+        optimizer=build_optimizer(model, OptimizerConfig(learning_rate=1e-4)),
     )
     batches = [batch().to(DEVICE) for _ in range(2)]
     with using("triton"):

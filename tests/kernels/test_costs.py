@@ -11,6 +11,7 @@ from unmask_kernels.layer_norm import cost as layer_norm
 from unmask_kernels.linear_gelu import cost as linear_gelu
 from unmask_kernels.masking import cost as masking
 from unmask_kernels.mlm_loss import cost as mlm_loss
+from unmask_kernels.optimizer import cost as optimizer
 
 T, D, S = 1000, 64, 2  # tokens, columns, bytes of an element of activations
 ROWS = T * D * S  # bytes of an activation tensor
@@ -91,3 +92,14 @@ def test_mlm_loss() -> None:
     # written once
     assert mlm_loss.bytes_between(masked, D, vocabulary, S, 1) == 3 * logits + 2 * 4 * table
     assert mlm_loss.bytes_between(masked, D, vocabulary, S, 3) == 3 * logits + (2 + 2 * 3) * 4 * table
+
+
+def test_optimizer() -> None:
+    weight, gradient, moments = 4 * D, 2 * D, 2 * 4 * D
+    least = weight + gradient + moments + weight + moments
+    assert optimizer.bytes_step(D, 2) == least
+    assert optimizer.bytes_step(D, 2, clip_norm=True, copies=True) == least + gradient + 2 * D
+    # a first pass without parameters, a second without gradients
+    first = gradient + 2 * moments
+    assert optimizer.bytes_step(D, 2, clip_update=True) == first + weight + moments + weight
+    assert optimizer.bytes_step(D, 2, algorithm="lamb") == weight + first + weight + moments + weight

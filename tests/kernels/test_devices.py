@@ -32,7 +32,8 @@ CALLS: dict[str, tuple[Callable[..., Any], Case, str]] = {
 
 
 def test_every_family_is_here() -> None:
-    assert CALLS.keys() == FAMILIES.keys()
+    # test_optimizer.py has the optimizer, whose arguments are lists
+    assert CALLS.keys() | {"optimizer"} == FAMILIES.keys()
 
 
 @pytest.mark.parametrize("family", CALLS)

@@ -216,6 +216,19 @@ def test_a_parameter_may_come_later_and_another_may_rest() -> None:
     assert [float(ours.state[parameter]["step"]) for parameter in (first, second, third)] == [5.0, 5.0, 5.0]
 
 
+def test_other_parameters_in_a_group_are_updated_from_then_on() -> None:
+    """As wrappers that shard a model put them there."""
+    model, other = network(), network()
+    made = AdamW(model.parameters(), lr=0.03)
+    train(model, made, 2)
+    before = values(model)
+    made.param_groups[0]["params"][:] = list(other.parameters())
+    train(other, made, 3)
+    plain = network()
+    assert equal(values(other), train(plain, AdamW(plain.parameters(), lr=0.03), 3))
+    assert equal(values(model), before)
+
+
 def test_tensors_that_somebody_puts_into_the_state_are_used() -> None:
     model, other = network(), network()
     ours, plain = AdamW(groups(model), lr=0.03), AdamW(groups(other), lr=0.03)

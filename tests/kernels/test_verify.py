@@ -61,7 +61,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(passes, "_kept_here", [])
     monkeypatch.delenv("UNMASK_SHARED_CACHE", raising=False)
     for name, family in FAMILIES.items():
-        others = {each: backend for each, backend in family.backends.items() if each not in ("triton", "flash")}
+        others = {each: backend for each, backend in family.backends.items() if each not in ("triton", "flash", "cuda")}
         # linear_gelu in plain PyTorch is no backend of two directions
         young = {} if name == "linear_gelu" else {"young": Backend(verified=())}
         monkeypatch.setattr(family, "backends", {**young, **others})

@@ -19,7 +19,7 @@ from unmask.config import EncoderConfig, RunConfig, load_config
 from unmask.config.settings import check_argument
 from unmask.model import PretrainingModel
 from unmask.objectives import build_objectives
-from unmask.train.optim import adamw
+from unmask.train.optim import build_optimizer
 from unmask.train.precision import choose_precision
 from unmask.train.step import TrainingStep
 from unmask.train.threads import step_shape, usable_cores
@@ -147,7 +147,7 @@ def _prepare_steps(config: RunConfig, shapes: Shapes, layers: int, default: int,
     encoder = replace(config.model, num_layers=layers, vocab_size=vocab_size, causal=False)
     model = PretrainingModel(encoder, compute_dtype=shapes.dtype, seed=config.seed)
     step = TrainingStep(
-        model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=adamw(model, config.optimizer)
+        model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=build_optimizer(model, config.optimizer)
     )
     batch = _batch(encoder, shapes)
 

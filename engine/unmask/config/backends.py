@@ -19,6 +19,7 @@ BACKENDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "linear_gelu": _COMMON,
         "masking": _COMMON,
         "mlm_loss": _COMMON,
+        "optimizer": ("cuda", "torch", "reference"),
     }
 )
 """Backends of each operation in the order of choice; the operations are the settings of `kernels` that name one."""

@@ -7,7 +7,7 @@
     model         the encoder's sizes                                model.Encoder (`config.encoder`)
     init          the checkpoint that the weights come from          train.initial
     objective     weights of the losses                              objectives
-    optimizer     AdamW and its schedule                             train.optim, train.schedule
+    optimizer     the optimizer and its schedule                     train.optim, train.schedule
     train         budget, precision, intervals                       train.trainer
     kernels       the backend of each operation                      unmask_kernels
 
@@ -345,8 +345,14 @@ class ObjectiveConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig(Checked):
-    """AdamW and the schedule of its learning rate."""
+    """The optimizer and the schedule of its learning rate."""
 
+    name: Literal["adamw", "lamb", "stable_adamw", "muon"] = setting(
+        "adamw",
+        "How parameters are updated. adamw. lamb: by a share of their size, for large batches. stable_adamw: AdamW, "
+        "with a lower rate for a parameter whose gradient has suddenly grown. muon: the matrices of the layers by "
+        "Muon, the rest by AdamW.",
+    )
     learning_rate: float = setting(
         1.5e-3, "Peak learning rate, reached at the end of the warm-up; then it decays as `schedule` says.", gt=0
     )
@@ -365,6 +371,10 @@ class OptimizerConfig(Checked):
     beta1: float = setting(0.9, "Decay of the first moment.", ge=0, lt=1)
     beta2: float = setting(0.999, "Decay of the second moment.", ge=0, lt=1)
     eps: float = setting(1e-6, "Added to the root of the second moment; 1e-6 as in BERT.", gt=0)
+    bias_correction: bool = setting(
+        True, "Whether the moments are corrected for their start at zero; BERT's own optimizer does not correct them."
+    )
+    momentum: float = setting(0.95, "Decay of the momentum of `muon`.", ge=0, lt=1)
     clip_norm: float = setting(1.0, "Largest global norm of the gradient; a larger gradient is scaled down.", gt=0)
     ema_decay: float | None = setting(
         None,
@@ -495,6 +505,7 @@ class KernelsConfig(Checked):
     )
     masking: str | None = setting(None, "Masking on the device.")
     embedding: str | None = setting(None, "Embedding tables, their sum, layer norm and dropout.")
+    optimizer: str | None = setting(None, "The update of all parameters.")
     last_layer_rows: bool = setting(
         True,
         "Whether the last layer computes only the rows that an objective reads. Loss and gradients stay the same.",
@@ -549,7 +560,7 @@ class RunConfig(Checked):
     model: EncoderConfig = setting(_tiny, "the encoder's sizes")
     init: InitConfig = setting(InitConfig, "the checkpoint to start from")
     objective: ObjectiveConfig = setting(ObjectiveConfig, "weights of the losses")
-    optimizer: OptimizerConfig = setting(OptimizerConfig, "AdamW and its learning rate")
+    optimizer: OptimizerConfig = setting(OptimizerConfig, "the optimizer and its learning rate")
     train: TrainConfig = setting(TrainConfig, "budget, precision, intervals")
     kernels: KernelsConfig = setting(KernelsConfig, "the backend of each operation")
 

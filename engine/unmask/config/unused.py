@@ -217,6 +217,13 @@ _READ = (
         way="give objective.mlm a weight",
     ),
     _Read(
+        settings=("optimizer.momentum",),
+        choice="optimizer.name",
+        reads=lambda settings: settings["optimizer.name"] == "muon",
+        why="which has betas",
+        way="set optimizer.name to 'muon'",
+    ),
+    _Read(
         settings=("model.global_every",),
         choice="model.attention_window",
         reads=lambda settings: settings["model.attention_window"] is not None,

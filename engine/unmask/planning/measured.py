@@ -15,7 +15,7 @@ from unmask.model import EncoderConfig
 from unmask.planning.devices import resident_bytes
 from unmask.planning.lengths import micro_batch_lengths
 from unmask.planning.step_memory import example_batch, model_of
-from unmask.train.optim import adamw
+from unmask.train.optim import build_optimizer
 from unmask.train.step import TrainingStep
 from unmask_kernels import using
 
@@ -52,7 +52,7 @@ def measure(
     _forget_peak(device)
     model, objectives = model_of(config, encoder, dtype)
     model = model.to(device)
-    step = TrainingStep(model=model, objectives=objectives, optimizer=adamw(model, config.optimizer))
+    step = TrainingStep(model=model, objectives=objectives, optimizer=build_optimizer(model, config.optimizer))
     tokens = config.stream.micro_batch_tokens
     batch = example_batch(config, encoder, micro_batch_lengths(lengths, tokens)).to(device)
     batches = [batch] * (config.train.tokens_per_step // tokens // processes)

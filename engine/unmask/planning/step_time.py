@@ -23,7 +23,7 @@ from unmask.config import RunConfig
 from unmask.model import EncoderConfig
 from unmask.planning.step_memory import example_batch, model_of
 from unmask.train.logging.metrics import FlopCount
-from unmask.train.optim import adamw
+from unmask.train.optim import build_optimizer
 from unmask.train.step import TrainingStep
 from unmask_kernels import using
 
@@ -104,7 +104,7 @@ def _first(lengths: Sequence[int], tokens: int) -> list[int]:
 def _step(config: RunConfig, encoder: EncoderConfig, dtype: torch.dtype, device: torch.device) -> TrainingStep:
     model, objectives = model_of(config, encoder, dtype)
     model = model.to(device)
-    return TrainingStep(model=model, objectives=objectives, optimizer=adamw(model, config.optimizer))
+    return TrainingStep(model=model, objectives=objectives, optimizer=build_optimizer(model, config.optimizer))
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:

@@ -3,7 +3,7 @@
     count_o   = masked tokens (or pairs) of objective o in all micro-batches of the step
     loss      = sum over o of weight_o * (sum of the losses of o) / count_o
     scale     = max(norm(gradient) / clip_norm, 1)
-    parameters <- AdamW(parameters, gradient / scale), unless norm(gradient) is not finite
+    parameters <- update(parameters, gradient / scale), unless norm(gradient) is not finite
 
 The step takes the counts over all its micro-batches before the first forward pass, so the gradient does not depend on
 how the step is cut into micro-batches. With a mean for each micro-batch, a masked token would count more if its
@@ -61,7 +61,7 @@ class TrainingStep:
     Attributes:
         model: the encoder and its heads.
         objectives: (objective, weight) pairs.
-        optimizer: fused `torch.optim.AdamW`, see `optim.adamw`. It reads `grad_scale` and `found_inf` on the device.
+        optimizer: see `optim.build_optimizer`. It reads `grad_scale` and `found_inf` on the device.
         clip_norm: upper bound of the global L2 norm of the gradient, > 0; `inf` never clips.
         all_rows: compute all rows of the last layer, not only those that an objective reads; for comparison.
         shared: sums over ranks; None for a single one.

@@ -44,7 +44,7 @@ from unmask.train.logging.log import RunLog, UnwrittenLog
 from unmask.train.logging.metrics import FlopCount, Meter, peak_flops
 from unmask.train.logging.progress import Display, next_command
 from unmask.train.logging.provenance import differences, machine
-from unmask.train.optim import adamw, set_learning_rate
+from unmask.train.optim import build_optimizer, set_learning_rate
 from unmask.train.parallel import ALONE, Ranks
 from unmask.train.run_folder import RunFolder, note_start
 from unmask.train.schedule import StepSchedule, TimedSchedule
@@ -129,7 +129,7 @@ class Trainer:
             deadline = self.deadline = Deadline(train.minutes)
             self.schedule = TimedSchedule(optimizer, lambda: deadline.share)
         self.crowd = CrowdWatch()
-        self.optimizer = adamw(self.model, optimizer)
+        self.optimizer = build_optimizer(self.model, optimizer)
         self.average = None if optimizer.ema_decay is None else WeightAverage(self.model, optimizer.ema_decay)
         self.step = TrainingStep(
             model=self.model,

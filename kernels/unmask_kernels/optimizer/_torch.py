@@ -15,19 +15,21 @@ from ..precision import accumulation_dtype
 from ._torch_lists import update_lists
 from ._torch_loop import update_each
 from .arguments import Arguments
+from .shards import Shards
 
 __all__ = ["step"]
 
 
-def step(arguments: Arguments) -> None:
-    """Update all parameters."""
+def step(arguments: Arguments, shards: Shards | None = None) -> None:
+    """Update all parameters, or the parts of them that lie in this process."""
     scale, skipped = arguments.grad_scale, arguments.found_inf
     if skipped is not None:
         skipped = (skipped != 0).float()
     if arguments.norm is not None:
         # 16 bits hold no sum of squares
         norms = torch._foreach_norm(list(arguments.grads), 2, _wide(arguments))
-        norm = torch.linalg.vector_norm(torch.stack(list(norms)))
+        whole = torch.stack(list(norms))
+        norm = torch.linalg.vector_norm(whole if shards is None else shards.norms(whole))
         norm = (norm if scale is None else norm / scale).float()
         arguments.norm.copy_(norm)
         broken = 1.0 - torch.isfinite(norm).float()
@@ -36,10 +38,10 @@ def step(arguments: Arguments) -> None:
         scale = clip if scale is None else scale * clip
     if _is_plain_adamw(arguments):
         _fused(arguments, scale, skipped)
-    elif arguments.params[0].device.type == "cpu":
+    elif arguments.params[0].device.type == "cpu" and shards is None:
         update_each(arguments, scale, skipped)
     else:
-        update_lists(arguments, scale, skipped)
+        update_lists(arguments, scale, skipped, shards)
     if arguments.copies:
         torch._foreach_copy_(list(arguments.copies), list(arguments.params))
 
@@ -51,7 +53,7 @@ def _wide(arguments: Arguments) -> torch.dtype:
 def _is_plain_adamw(arguments: Arguments) -> bool:
     """Whether PyTorch's fused kernel computes it."""
     plain = arguments.algorithm == "adamw" and arguments.bias_correction and not arguments.clip_update
-    return plain and arguments.params[0].device.type in ("cpu", "cuda", "mps")
+    return plain and arguments.params[0].device.type in ("cpu", "cuda", "mps", "meta")
 
 
 def _fused(arguments: Arguments, scale: Tensor | None, skipped: Tensor | None) -> None:

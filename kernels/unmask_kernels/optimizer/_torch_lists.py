@@ -14,17 +14,21 @@ from torch import Tensor
 
 from ..precision import accumulation_dtype
 from .arguments import Arguments
+from .shards import Shards
 
 __all__ = ["update_lists"]
 
 
-def update_lists(arguments: Arguments, scale: Tensor | None, skipped: Tensor | None) -> None:
+def update_lists(
+    arguments: Arguments, scale: Tensor | None, skipped: Tensor | None, shards: Shards | None = None
+) -> None:
     """Update all parameters.
 
     Args:
         arguments: the call; its norm, grad_scale and found_inf have been read.
         scale: what the gradients are divided by, () fp32, or None for 1.
         skipped: 1 if the update is skipped, else 0, () fp32, or None for 0.
+        shards: how the parameters are cut, if the call has parts of them; None for whole parameters.
     """
     wide, eps = accumulation_dtype(arguments.params[0].dtype), arguments.eps
     kept = None if skipped is None else (1.0 - skipped).to(wide)
@@ -45,17 +49,17 @@ def update_lists(arguments: Arguments, scale: Tensor | None, skipped: Tensor | N
     rates = [rate.to(wide) for rate in arguments.lr]
     if arguments.clip_update:
         grads = list(torch._foreach_div(grads, torch._foreach_clamp_min(roots, eps)))
-        norms = torch._foreach_norm(grads)
+        elements = [grad.numel() for grad in grads] if shards is None else list(shards.counts)
         rates = [
-            rate / (norm / math.sqrt(max(1, grad.numel()))).clamp(min=1.0)
-            for rate, norm, grad in zip(rates, norms, grads, strict=True)
+            rate / (norm / math.sqrt(max(1, count))).clamp(min=1.0)
+            for rate, norm, count in zip(rates, _norms(grads, shards).unbind(), elements, strict=True)
         ]
     torch._foreach_add_(roots, eps)
     directions = list(torch._foreach_div(directions, roots))
     params = [param.to(wide) for param in arguments.params]
     torch._foreach_add_(directions, torch._foreach_mul(params, list(arguments.weight_decay)))
     if arguments.algorithm == "lamb":
-        ratios = _trust_ratios(params, directions)
+        ratios = _trust_ratios(_norms(params, shards), _norms(directions, shards))
         rates = [
             rate * ratio if trusted else rate
             for rate, ratio, trusted in zip(rates, ratios, arguments.trust, strict=True)
@@ -82,8 +86,13 @@ def _correction(beta: float, counts: Tensor) -> Tensor:
     return -torch.expm1(counts * (math.log(beta) if beta > 0.0 else -math.inf))
 
 
-def _trust_ratios(params: list[Tensor], directions: list[Tensor]) -> tuple[Tensor, ...]:
-    sizes, updates = (torch.stack(list(torch._foreach_norm(each))) for each in (params, directions))
+def _norms(tensors: list[Tensor], shards: Shards | None) -> Tensor:
+    """Norms of the whole tensors, (N,)."""
+    norms = torch.stack(list(torch._foreach_norm(tensors)))
+    return norms if shards is None else shards.norms(norms)
+
+
+def _trust_ratios(sizes: Tensor, updates: Tensor) -> tuple[Tensor, ...]:
     usable = (sizes > 0) & (updates > 0) & sizes.isfinite() & updates.isfinite()
     return torch.where(usable, sizes / updates, 1.0).unbind()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from operator import is_
 from typing import Any, NamedTuple, NoReturn, cast
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from .arguments import Algorithm, Arguments
 from .op import run
+from .shards import Shards, is_sharded, local
 
 __all__ = ["FamilyOptimizer"]
 
@@ -34,18 +36,22 @@ class _Batch(NamedTuple):
         grad_dtype: of their gradients.
         shared: settings that all of them have, by their names in the record.
         counts: how many of them each group has, by its place, in the order of the lists.
+        sharded: whether they are DTensor.
         owners: the parameters, whose `.grad` is read.
         states: of the optimizer, for each of them.
+        moments: first moments, as the states have them.
         params: what is updated: the parameters, or their master weights.
-        exp_avg, exp_avg_sq, steps: from the states.
+        exp_avg, exp_avg_sq, steps: from the states; of shards, what lies here.
         copies: the parameters if there are master weights, else none.
     """
 
     grad_dtype: torch.dtype
     shared: dict[str, Any]
     counts: dict[int, int]
+    sharded: bool
     owners: list[Tensor]
     states: list[dict[str, Any]]
+    moments: list[Tensor]
     params: list[Tensor]
     exp_avg: list[Tensor]
     exp_avg_sq: list[Tensor]
@@ -87,6 +93,7 @@ class FamilyOptimizer(torch.optim.Optimizer):
         self._written: dict[Tensor, int] = {}
         self._batches: list[_Batch] | None = None
         self._idle: list[Tensor] = []
+        self._known: list[Tensor] = []
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -153,7 +160,7 @@ class FamilyOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a copy or a state dict; what an older one lacks gets its default."""
-        self.norm, self._batches, self._rates, self._written, self._idle = None, None, {}, {}, []
+        self.norm, self._batches, self._rates, self._written, self._idle, self._known = None, None, {}, {}, [], []
         super().__setstate__(state)
         for group in self.param_groups:
             for name, default in self.defaults.items():
@@ -179,6 +186,21 @@ class FamilyOptimizer(torch.optim.Optimizer):
                     "of a complex one as two parameters",
                     TypeError,
                 )
+
+            if is_sharded(param):
+                self._check_shards(param)
+
+    def _check_shards(self, param: Any) -> None:
+        if any(placement.is_partial() for placement in param.placements):
+            self._refuse(
+                "params", "are partial sums (DTensor); redistribute them, as param.redistribute(placements=[Shard(0)])"
+            )
+        if self._has_master(param):
+            self._refuse(
+                "params",
+                f"are sharded (DTensor) in {_name(param.dtype)}, for which there are no master weights; shard fp32 "
+                "parameters, with MixedPrecisionPolicy(param_dtype=...), or set master_weights=False",
+            )
 
     def _refuse(self, argument: str, problem: str, error: type[Exception] = ValueError) -> NoReturn:
         raise error(f"{type(self).__name__}: {argument} {problem}")
@@ -206,7 +228,7 @@ class FamilyOptimizer(torch.optim.Optimizer):
             return
         scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         max_norm = math.inf if self.max_norm is None else self.max_norm
-        first = calls[0].params[0].device
+        first = calls[0][0].params[0].device
         if self.max_norm is None:
             self.norm = None
         elif self.norm is None or self.norm.device != first:
@@ -215,18 +237,21 @@ class FamilyOptimizer(torch.optim.Optimizer):
         if norm is not None and len(calls) > 1:
             scale, found = _clipped(calls, norm, max_norm, scale, found)
             norm, max_norm = None, math.inf
-        for call in calls:
+        for call, shards in calls:
             device = call.params[0].device
             call = call._replace(
                 norm=norm, max_norm=max_norm, grad_scale=_on(scale, device), found_inf=_on(found, device)
             )
-            run(call, self.backend)
+            run(call, self.backend, shards)
         if not torch.compiler.is_compiling():
-            for call in calls:
+            for call, _ in calls:
                 self._written.update((copy, copy._version) for copy in call.copies)
 
-    def _calls(self) -> list[Arguments]:
-        """A record for each device, dtype and set of shared settings, of the parameters that have a gradient."""
+    def _calls(self) -> list[tuple[Arguments, Shards | None]]:
+        """A record for each device, dtype and set of shared settings, of the parameters that have a gradient.
+
+        With it comes how the parameters are cut, if they are and their norms are needed.
+        """
         compiling = torch.compiler.is_compiling()
         gradients = None if self._batches is None or compiling else self._gradients(self._batches)
         batches = self._batches
@@ -236,6 +261,8 @@ class FamilyOptimizer(torch.optim.Optimizer):
             gradients = [[cast(Tensor, owner.grad) for owner in batch.owners] for batch in batches]
         calls = []
         for batch, grads in zip(batches, gradients, strict=True):
+            if batch.sharded:
+                grads = [local(grad) for grad in grads]
             lr: list[Tensor] = []
             weight_decay: list[float] = []
             trust: list[bool] = []
@@ -244,37 +271,41 @@ class FamilyOptimizer(torch.optim.Optimizer):
                 lr += [self._rate(place, group["lr"], batch.params[0])] * count
                 weight_decay += [group["weight_decay"]] * count
                 trust += [self._trusts(group)] * count
-            calls.append(
-                Arguments(
-                    params=batch.params,
-                    grads=grads,
-                    exp_avg=batch.exp_avg,
-                    exp_avg_sq=batch.exp_avg_sq,
-                    steps=batch.steps,
-                    copies=batch.copies,
-                    norm=None,
-                    lr=lr,
-                    grad_scale=None,
-                    found_inf=None,
-                    weight_decay=weight_decay,
-                    trust=trust,
-                    max_norm=math.inf,
-                    algorithm=self.algorithm,
-                    **batch.shared,
-                )
+            needs_sums = self.algorithm == "lamb" or batch.shared["clip_update"] or self.max_norm is not None
+            shards = Shards.of(batch.owners) if batch.sharded and needs_sums else None
+            call = Arguments(
+                params=batch.params,
+                grads=grads,
+                exp_avg=batch.exp_avg,
+                exp_avg_sq=batch.exp_avg_sq,
+                steps=batch.steps,
+                copies=batch.copies,
+                norm=None,
+                lr=lr,
+                grad_scale=None,
+                found_inf=None,
+                weight_decay=weight_decay,
+                trust=trust,
+                max_norm=math.inf,
+                algorithm=self.algorithm,
+                **batch.shared,
             )
+            calls.append((call, shards))
         return calls
 
     def _gradients(self, batches: list[_Batch]) -> list[list[Tensor]] | None:
         """The gradients of the batches of the step before; None if these do not hold any more."""
         state, found = self.state, []
+        known = [param for group in self.param_groups for param in group["params"]]
+        if len(known) != len(self._known) or not all(map(is_, known, self._known)):
+            return None
         if any(param.grad is not None for param in self._idle):
             return None
         for batch in batches:
             if any(self._shared(self.param_groups[place]) != batch.shared for place in batch.counts):
                 return None
             grads: list[Tensor] = []
-            for owner, held, first in zip(batch.owners, batch.states, batch.exp_avg, strict=True):
+            for owner, held, first in zip(batch.owners, batch.states, batch.moments, strict=True):
                 grad = owner.grad
                 if grad is None or grad.dtype != batch.grad_dtype or grad.layout != torch.strided:
                     return None
@@ -291,7 +322,7 @@ class FamilyOptimizer(torch.optim.Optimizer):
     def _gather(self) -> list[_Batch]:
         """Sort the parameters that have a gradient into batches, and begin the state of those that had none."""
         batches: dict[tuple[Any, ...], _Batch] = {}
-        self._idle = []
+        self._idle, self._known = [], [param for group in self.param_groups for param in group["params"]]
         for place, group in enumerate(self.param_groups):
             shared = self._shared(group)
             for param in group["params"]:
@@ -314,16 +345,18 @@ class FamilyOptimizer(torch.optim.Optimizer):
                 weight, copied = param, None
                 if self._has_master(param):
                     weight, copied = self._master(param, state), param.dtype
-                key = (param.device, weight.dtype, grad.dtype, copied, *shared.values())
+                cut = (cast(Any, param).device_mesh, cast(Any, param).placements) if is_sharded(param) else None
+                key = (param.device, weight.dtype, grad.dtype, copied, cut, *shared.values())
                 if key not in batches:
-                    batches[key] = _Batch(grad.dtype, shared, {}, [], [], [], [], [], [], [])
+                    batches[key] = _Batch(grad.dtype, shared, {}, cut is not None, [], [], [], [], [], [], [], [])
                 batch = batches[key]
                 batch.counts[place] = batch.counts.get(place, 0) + 1
                 batch.owners.append(param)
                 batch.states.append(state)
-                batch.params.append(weight)
-                batch.exp_avg.append(state["exp_avg"])
-                batch.exp_avg_sq.append(state["exp_avg_sq"])
+                batch.moments.append(state["exp_avg"])
+                batch.params.append(local(weight))
+                batch.exp_avg.append(local(state["exp_avg"]))
+                batch.exp_avg_sq.append(local(state["exp_avg_sq"]))
                 batch.steps.append(state["step"])
                 if copied is not None:
                     batch.copies.append(param)
@@ -358,10 +391,17 @@ class FamilyOptimizer(torch.optim.Optimizer):
 
 
 def _clipped(
-    calls: list[Arguments], norm: Tensor, max_norm: float, scale: Tensor | None, found: Tensor | None
+    calls: list[tuple[Arguments, Shards | None]],
+    norm: Tensor,
+    max_norm: float,
+    scale: Tensor | None,
+    found: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The global norm of several calls, and the divisor and the flag that make each of them clip by it."""
-    norms = [torch.nn.utils.get_total_norm(call.grads).float().to(norm.device) for call in calls]
+    norms = []
+    for call, shards in calls:
+        here = torch.nn.utils.get_total_norm(call.grads).float()
+        norms.append((here if shards is None else shards.norms(here)).to(norm.device))
     norm.copy_(torch.linalg.vector_norm(torch.stack(norms)) / (1.0 if scale is None else scale.to(norm.device)))
     broken = 1.0 - torch.isfinite(norm).float()
     found = broken if found is None else torch.maximum(broken, (found != 0).float().to(norm.device))

@@ -21,8 +21,8 @@ class OptimizerCall(NamedTuple):
         device: "cpu" or "cuda".
         architecture: "cpu", or the compute capability such as "sm_90".
         dtype: of parameters and moments.
-        grad_dtype: of gradients.
-        copy_dtype: of the copies; None without copies.
+        grad_dtype: of gradients, such as "float32".
+        copy_dtype: of the copies; "none" without copies.
         algorithm: "adamw" or "lamb".
         clip_update: whether large updates are clipped.
         clip_norm: whether the global norm is wanted.
@@ -32,8 +32,8 @@ class OptimizerCall(NamedTuple):
     device: str
     architecture: str
     dtype: torch.dtype
-    grad_dtype: torch.dtype
-    copy_dtype: torch.dtype | None
+    grad_dtype: str
+    copy_dtype: str
     algorithm: str
     clip_update: bool
     clip_norm: bool
@@ -49,8 +49,8 @@ def describe(arguments: Arguments) -> OptimizerCall:
         device=device,
         architecture=architecture(param),
         dtype=param.dtype,
-        grad_dtype=grad.dtype,
-        copy_dtype=copies[0].dtype if copies else None,
+        grad_dtype=_name(grad.dtype),
+        copy_dtype=_name(copies[0].dtype) if copies else "none",
         algorithm=arguments.algorithm,
         clip_update=arguments.clip_update,
         clip_norm=arguments.norm is not None,
@@ -63,8 +63,8 @@ def _cuda_refuses(call: OptimizerCall) -> list[str]:
     reasons = list(cuda_reasons(call.device, call.architecture))
     if call.dtype != torch.float32:
         reasons.append(f"parameters and moments must be fp32, got {_name(call.dtype)}")
-    if call.grad_dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        reasons.append(f"gradients must be fp32, bf16 or fp16, got {_name(call.grad_dtype)}")
+    if call.grad_dtype not in ("float32", "bfloat16", "float16"):
+        reasons.append(f"gradients must be fp32, bf16 or fp16, got {call.grad_dtype}")
     if not call.contiguous:
         reasons.append("parameters, gradients, moments and copies must be contiguous; use backend 'torch'")
     return reasons
@@ -74,10 +74,17 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _covers(passed: OptimizerCall, call: OptimizerCall) -> bool:
+    """What was right with a norm and with copies is right without."""
+    asks_more = passed.clip_norm >= call.clip_norm and call.copy_dtype in ("none", passed.copy_dtype)
+    return asks_more and passed == call._replace(clip_norm=passed.clip_norm, copy_dtype=passed.copy_dtype)
+
+
 FAMILY = Family(
     "optimizer",
     {"cuda": Backend(_cuda_refuses, verified=()), "torch": Backend(), "reference": Backend()},
+    covers=_covers,
     example=lambda device, architecture, dtype: OptimizerCall(
-        device, architecture, torch.float32, torch.float32, None, "adamw", False, True, True
+        device, architecture, torch.float32, "float32", "none", "adamw", False, False, True
     ),
 )

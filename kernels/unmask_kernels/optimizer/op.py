@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..dispatch import BackendUnavailable
 from ..precision import without_autocast
 from .arguments import ALGORITHMS, Arguments
 from .choice import FAMILY, describe
+from .shards import Shards
 
 __all__ = ["check", "run", "step"]
 
@@ -43,8 +45,25 @@ def step(arguments: Arguments, *, backend: str | None = None) -> None:
         run(arguments, backend)
 
 
-def run(arguments: Arguments, backend: str | None) -> None:
-    """Do what `step` does with arguments that fit together and hold a parameter."""
+def run(arguments: Arguments, backend: str | None, shards: Shards | None = None) -> None:
+    """Do what `step` does with arguments that fit together and hold a parameter.
+
+    Args:
+        arguments: the call.
+        backend: the one that is asked for.
+        shards: how the parameters are cut, if what is asked for depends on more than the parts that lie here.
+    Raises:
+        BackendUnavailable: the backend cannot run the call.
+    """
+    if shards is not None:
+        if backend not in (None, "torch"):
+            raise BackendUnavailable(
+                f"optimizer: backend {backend!r} cannot run this call: norms of sharded parameters (DTensor) are sums "
+                "over processes; leave it out, or use 'torch'"
+            )
+        with torch.no_grad(), without_autocast(arguments.params[0].device.type):
+            FAMILY.module("torch").step(arguments, shards)
+        return
     chosen = FAMILY.choose(backend, describe(arguments))
     if torch.compiler.is_compiling():
         torch.ops.unmask.optimizer_step.default(*arguments, chosen)

@@ -38,6 +38,7 @@ def optimizer_case(
     grad_scale: float | None = None,
     copies: bool = False,
     spoilt: float | None = None,
+    fp32: bool = False,
     seed: int = 11,
 ) -> Case:
     """Return a case. Its dtype is that of the gradients; parameters and moments are fp32.
@@ -53,6 +54,7 @@ def optimizer_case(
         grad_scale: what the gradients were multiplied by; None for 1.
         copies: whether bf16 copies of the parameters are written.
         spoilt: a value, such as NaN, in the gradients of the second update.
+        fp32: whether gradients stay fp32 in every dtype, as those of fp32 parameters do.
         seed: of the values.
     """
 
@@ -76,7 +78,8 @@ def optimizer_case(
             "copies": copies,
         }
 
-    return Case(name=name, build=build, parameters=("weights",), differentiable=False)
+    wide = ("weights", "gradients") if fp32 else ("weights",)
+    return Case(name=name, build=build, parameters=wide, differentiable=False)
 
 
 def run_updates(

@@ -5,6 +5,7 @@ The most valuable ones come first, since the time may end before the last.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from ..testing.layer_norm import layer_norm_case
 from ..testing.linear_gelu import linear_gelu_case
 from ..testing.masking import masking_case
 from ..testing.mlm_loss import mlm_loss_case
+from ..testing.optimizer import optimizer_case
 from .shapes import Shapes
 
 __all__ = ["Check", "Sample", "plan", "refusals"]
@@ -253,6 +255,24 @@ def _masking(shapes: Shapes) -> _Samples:
         yield {"max_seqlen": max_length}, samples
 
 
+def _optimizer(shapes: Shapes) -> _Samples:
+    for algorithm, clip_update in (("adamw", False), ("lamb", False), ("adamw", True)):
+
+        def samples(tokens: int, algorithm: str = algorithm, clip_update: bool = clip_update) -> list[Sample]:
+            make = partial(optimizer_case, algorithm=algorithm, clip_update=clip_update, copies=True, fp32=True)
+            # matrices and vectors of a layer, with as many rows as there are tokens
+            layer = (tokens * shapes.hidden_size, shapes.hidden_size, 3 * shapes.hidden_size, 1)
+            return [
+                Sample(make("odd", (64, 1, 7, 130, 0, 33, 1025), max_norm=1.0)),
+                Sample(make("many", (5,) * 300, max_norm=1e9, bias_correction=False)),
+                Sample(make("scaled", (257, 8192), grad_scale=128.0, max_norm=3.0)),
+                Sample(make("skipped", (31, 9), max_norm=1.0, spoilt=math.nan)),
+                Sample(make("layer", layer, max_norm=1.0)),
+            ]
+
+        yield {"algorithm": algorithm, "clip_update": clip_update, "copy_dtype": "bfloat16", "clip_norm": True}, samples
+
+
 _CALLS: dict[str, Callable[[Shapes], _Samples]] = {
     "attention": _attention,
     "layer_norm": _layer_norm,
@@ -261,4 +281,5 @@ _CALLS: dict[str, Callable[[Shapes], _Samples]] = {
     "mlm_loss": _mlm_loss,
     "masking": _masking,
     "linear_gelu": _linear_gelu,
+    "optimizer": _optimizer,
 }

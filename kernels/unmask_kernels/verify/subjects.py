@@ -23,6 +23,7 @@ from ..testing.inputs import Inputs
 from ..testing.layer_norm import plain_layer_norm
 from ..testing.linear_gelu import plain_linear_gelu
 from ..testing.mlm_loss import plain_mlm_loss
+from ..testing.optimizer import plain_optimizer, run_updates
 
 __all__ = ["SUBJECTS", "Subject"]
 
@@ -112,5 +113,6 @@ SUBJECTS: Mapping[str, Subject] = {
         by_token=("ids", "word_starts"),
         alone=("y0",),
     ),
+    "optimizer": Subject(run_updates, partial(run_updates, backend="reference"), plain_optimizer),
 }
 """Every family by name."""

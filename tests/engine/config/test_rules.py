@@ -36,6 +36,7 @@ WITH: dict[str, dict[str, Any]] = {
     "objective.mlm": {"objective.clm": 1, "model.causal": True},
     "train.first_tokens_per_step": {"stream.micro_batch_tokens": 3, "stream.max_length": 3, "train.tokens_per_step": 6},
     "train.growth_steps": {"train.first_tokens_per_step": 2048},
+    "optimizer.momentum": {"optimizer.name": "muon"},
     "train.tokens_per_step": {"stream.micro_batch_tokens": 3, "stream.max_length": 3},
 }
 # where another rule asks for more than the bound does

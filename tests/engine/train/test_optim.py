@@ -1,13 +1,24 @@
+import copy
+import math
+import shutil
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from unmask.config import OptimizerConfig
+from unmask.batch import assemble
+from unmask.config import OptimizerConfig, load_config
 from unmask.errors import ConfigError, SettingError, SettingTypeError
 from unmask.model import EncoderConfig, PretrainingModel
-from unmask.train.optim import adamw, parameter_groups, set_learning_rate
+from unmask.objectives import build_objectives
+from unmask.train.optim import MuonAndAdamW, build_optimizer, parameter_groups, set_learning_rate
+from unmask.train.run_folder import saved_config
+from unmask.train.step import TrainingStep
+from unmask_kernels.optimizer import LAMB, AdamW
 
 CONFIG = EncoderConfig(vocab_size=30, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=16, max_positions=16)
 
@@ -60,7 +71,7 @@ def test_without_a_gradient_signal_only_the_decayed_group_shrinks() -> None:
         for parameter in trained.parameters():
             parameter.fill_(1.0)
             parameter.grad = torch.zeros_like(parameter)
-    optimizer = adamw(trained, OptimizerConfig(learning_rate=0.1, weight_decay=0.5))
+    optimizer = build_optimizer(trained, OptimizerConfig(learning_rate=0.1, weight_decay=0.5))
     optimizer.step()
     for name, parameter in trained.named_parameters():
         expected = 0.95 if name in DECAYED else 1.0
@@ -72,7 +83,9 @@ def test_an_update_is_adam_with_corrected_moments_and_decay_apart_from_the_gradi
     with torch.no_grad():
         layer.weight.fill_(2.0)
         layer.bias.fill_(2.0)
-    optimizer = adamw(layer, OptimizerConfig(learning_rate=0.1, weight_decay=0.5, beta1=0.8, beta2=0.6, eps=1e-2))
+    optimizer = build_optimizer(
+        layer, OptimizerConfig(learning_rate=0.1, weight_decay=0.5, beta1=0.8, beta2=0.6, eps=1e-2)
+    )
     weight, bias, first, second = 2.0, 2.0, 0.0, 0.0
     for number, gradient in enumerate((4.0, -0.5, 0.25), start=1):
         for parameter in layer.parameters():
@@ -92,7 +105,7 @@ def test_a_parameter_that_is_not_trained_is_in_no_group() -> None:
 
 
 def test_the_learning_rate_is_written_into_tensors_that_stay() -> None:
-    optimizer = adamw(model(), OptimizerConfig(learning_rate=0.1))
+    optimizer = build_optimizer(model(), OptimizerConfig(learning_rate=0.1))
     held = [group["lr"] for group in optimizer.param_groups]
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] is before for group, before in zip(optimizer.param_groups, held, strict=True)] == [
@@ -123,3 +136,150 @@ def test_settings_out_of_range_are_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=f"^OptimizerConfig: {message}$"):
         OptimizerConfig(**changes)
+
+
+@pytest.mark.parametrize("name", ["lamb", "stable_adamw", "muon"])
+def test_a_run_of_another_optimizer_learns_and_goes_on_to_the_same_bits(
+    name: str, tiny: ModuleType, tmp_path: Path
+) -> None:
+    rate = {"lamb": 3e-2}.get(name, 3e-3)
+    whole = tiny.pretrain(tiny.config(tmp_path / "whole", name=name, learning_rate=rate, save_every=7))
+    losses = [row["loss"] for row in tiny.read_evaluations(whole)]
+    assert losses[-1] < losses[0] - 0.1
+    run = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints" / "step-000016")
+    tiny.pretrain(saved_config(run), resume=run)
+    tiny.assert_same_end(run, whole)
+
+
+def trained(config: OptimizerConfig, steps: int = 200) -> tuple[PretrainingModel, list[list[Tensor]]]:
+    """A model of two layers after steps on one batch, and the gradients of each step."""
+    sizes = EncoderConfig(
+        vocab_size=30, hidden_size=8, num_layers=2, num_heads=2, intermediate_size=16, max_positions=16
+    )
+    made = PretrainingModel(sizes, seed=3).train()
+    ids = torch.arange(24).remainder(25) + 5
+    batch = assemble(
+        ids.numpy(),
+        np.array([10, 14]),
+        keys=np.arange(2),
+        tokens=32,
+        sequences=4,
+        max_seqlen=16,
+        masked=np.array([2, 5, 13, 20]),
+        labels=ids[[3, 6, 14, 21]].numpy(),
+        masked_capacity=6,
+    )
+    step = TrainingStep(
+        model=made,
+        objectives=build_objectives({"mlm": 1.0}),
+        optimizer=build_optimizer(made, config),
+        clip_norm=math.inf,
+    )
+    gradients = []
+    for _ in range(steps):
+        step.optimizer.zero_grad()
+        step.accumulate([batch])
+        gradients.append([p.grad.clone() for p in made.parameters() if p.grad is not None])
+        step.update()
+    return made, gradients
+
+
+def test_200_steps_of_adamw_have_the_bits_of_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = OptimizerConfig(learning_rate=1e-2)
+    ours, _ = trained(config)
+    monkeypatch.setattr(
+        "unmask.train.optim.AdamW",
+        lambda groups, *, clip_update, bias_correction, **rest: torch.optim.AdamW(groups, fused=True, **rest),
+    )
+    theirs, _ = trained(config)
+    assert all(torch.equal(one, other) for one, other in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("name", "corrects"), [("lamb", True), ("adamw", False)])
+def test_200_steps_are_those_of_the_formula_in_fp64(name: str, corrects: bool) -> None:
+    rate, decay, beta1, beta2, eps = 1e-2, 0.1, 0.9, 0.99, 1e-6
+    made, gradients = trained(
+        OptimizerConfig(
+            name=name,  # type: ignore[arg-type]
+            learning_rate=rate,
+            weight_decay=decay,
+            beta2=beta2,
+            bias_correction=corrects,
+        )
+    )
+    rate = float(torch.tensor(rate))
+    params = [p.detach().double() for p in PretrainingModel(made.config, seed=3).parameters()]
+    firsts, seconds = ([torch.zeros_like(p) for p in params] for _ in range(2))
+    for count, grads in enumerate(gradients, start=1):
+        for place, (p, g) in enumerate(zip(params, grads, strict=True)):
+            m = firsts[place] = beta1 * firsts[place] + (1 - beta1) * g.double()
+            v = seconds[place] = beta2 * seconds[place] + (1 - beta2) * g.double() ** 2
+            if corrects:
+                m, v = m / (1 - beta1**count), v / (1 - beta2**count)
+            update = m / (v.sqrt() + eps) + (decay * p if p.ndim > 1 else 0.0)
+            ratio = p.norm() / update.norm() if name == "lamb" and p.ndim > 1 else 1.0
+            params[place] = p - rate * ratio * update
+    for expected, got in zip(params, made.parameters(), strict=True):
+        assert float((got.detach().double() - expected).norm() / expected.norm()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adamw", AdamW), ("stable_adamw", AdamW), ("lamb", LAMB), ("muon", MuonAndAdamW)]
+)
+def test_every_name_is_an_optimizer_that_skips_what_is_not_finite(name: Any, kind: type) -> None:
+    made = model()
+    optimizer = build_optimizer(made, OptimizerConfig(name=name))
+    assert type(optimizer) is kind
+    assert all(float(group["lr"]) == pytest.approx(1.5e-3) for group in optimizer.param_groups)
+    set_learning_rate(optimizer, 0.5)
+    before = [parameter.detach().clone() for parameter in made.parameters()]
+    for found, moves in ((1.0, False), (0.0, True)):
+        for parameter in made.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(found)  # type: ignore[attr-defined]
+        optimizer.step()
+        moved = [not torch.equal(one, other) for one, other in zip(made.parameters(), before, strict=True)]
+        assert all(moved) if moves else not any(moved)
+
+
+def test_muon_updates_the_matrices_of_the_layers_and_adamw_the_rest() -> None:
+    made = model()
+    optimizer = build_optimizer(made, OptimizerConfig(name="muon", momentum=0.5))
+    assert isinstance(optimizer, MuonAndAdamW)
+    by_parameter = {parameter: name for name, parameter in made.named_parameters()}
+    matrices, decayed, others = ([by_parameter[p] for p in group["params"]] for group in optimizer.param_groups)
+    assert set(matrices) == {name for name in DECAYED if ".layers." in name}
+    assert set(decayed) == DECAYED - set(matrices)
+    assert set(others) == LEFT_ALONE
+    assert optimizer.param_groups[0]["momentum"] == 0.5
+    for _ in range(2):
+        for parameter in made.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    held = {name: set(optimizer.state[parameter]) for parameter, name in by_parameter.items()}
+    assert {name for name, state in held.items() if state == {"momentum_buffer"}} == set(matrices)
+    again = build_optimizer(made, OptimizerConfig(name="muon"))
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    found = []
+    for each in (optimizer, again):
+        for parameter in made.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        before = {parameter: parameter.detach().clone() for parameter in made.parameters()}
+        each.step()
+        found.append([parameter.detach().clone() for parameter in made.parameters()])
+        with torch.no_grad():
+            for parameter, value in before.items():
+                parameter.copy_(value)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_momentum_is_a_setting_of_muon_alone() -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(None, {"optimizer.momentum": 0.9})
+    assert str(raised.value) == (
+        "config: optimizer.momentum is 0.9 but optimizer.name is 'adamw', which has betas; set optimizer.name to "
+        "'muon' or leave optimizer.momentum out"
+    )
+    assert load_config(None, {"optimizer.momentum": 0.9, "optimizer.name": "muon"}).optimizer.momentum == 0.9
+    assert load_config(None, {}).optimizer.momentum == 0.95

@@ -108,6 +108,7 @@ OTHER: dict[str, Any] = {
     "train.growth_steps": 1,
     "stream.micro_batch_tokens": 48,
     "stream.max_documents": 90,
+    "optimizer.name": "lamb",
     "optimizer.learning_rate": 1e-3,
     "optimizer.warmup_steps": 0,
     "optimizer.schedule": "cosine",
@@ -118,6 +119,8 @@ OTHER: dict[str, Any] = {
     "optimizer.beta1": 0.5,
     "optimizer.beta2": 0.5,
     "optimizer.eps": 1e-2,
+    "optimizer.bias_correction": False,
+    "optimizer.momentum": 0.5,
     "optimizer.clip_norm": 1e-3,
     "optimizer.ema_decay": 0.9,
     "train.dtype": "bfloat16",
@@ -138,6 +141,7 @@ OTHER: dict[str, Any] = {
     "kernels.linear_gelu": "reference",
     "kernels.masking": "reference",
     "kernels.embedding": "reference",
+    "kernels.optimizer": "reference",
     "kernels.last_layer_rows": False,
     "kernels.verify": "auto",
     "kernels.tuned": "never",
@@ -206,6 +210,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         "train.evaluate_tokens": 32768,
     },
     "checkpoint": {"init.from": "MODEL", "optimizer.schedule": "wsd"},
+    "muon": {"optimizer.name": "muon"},
     "phases": {"train.phases": [{"share": 0.5, "max_length": 16}, {"share": 0.5, "max_length": 32}], "train.steps": 8},
 }
 

@@ -10,7 +10,7 @@ from unmask.batch import PackedBatch, assemble
 from unmask.config import OptimizerConfig
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives, score_batch
-from unmask.train.optim import adamw
+from unmask.train.optim import build_optimizer
 from unmask.train.step import TrainingStep, take_gradients
 
 CONFIG = EncoderConfig(vocab_size=50, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=32)
@@ -51,7 +51,7 @@ def make_step(*, clip_norm: float = 1.0, learning_rate: float = 1e-3) -> tuple[P
     step = TrainingStep(
         model=model,
         objectives=build_objectives({"mlm": 1.0}),
-        optimizer=adamw(model, OptimizerConfig(learning_rate=learning_rate)),
+        optimizer=build_optimizer(model, OptimizerConfig(learning_rate=learning_rate)),
         clip_norm=clip_norm,
     )
     return model, step
@@ -116,7 +116,7 @@ def test_every_objective_is_reported_by_its_own_count_and_the_loss_by_weights() 
     tallies = score_batch(model, objectives, batch)
     assert [int(tally.count) for tally in tallies] == [int(MASKED.sum()), 7]
     report = TrainingStep(
-        model=model, objectives=objectives, optimizer=adamw(model, OptimizerConfig(learning_rate=1e-4))
+        model=model, objectives=objectives, optimizer=build_optimizer(model, OptimizerConfig(learning_rate=1e-4))
     )([batch, batch])
     for place, tally in enumerate(tallies):
         assert report.counts[place] == 2 * tally.count
@@ -189,7 +189,7 @@ def test_gradients_are_fp32_under_bf16_activations() -> None:
     step = TrainingStep(
         model=model,
         objectives=build_objectives({"mlm": 1.0}),
-        optimizer=adamw(model, OptimizerConfig(learning_rate=1e-4)),
+        optimizer=build_optimizer(model, OptimizerConfig(learning_rate=1e-4)),
     )
     report = step(batches_of([range(8)]))
     assert {gradient.dtype for gradient in gradients(model).values()} == {torch.float32}

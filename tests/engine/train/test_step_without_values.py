@@ -22,7 +22,7 @@ from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives
 from unmask.train.data import DeviceMasking
 from unmask.train.logging.metrics import Meter
-from unmask.train.optim import adamw, set_learning_rate
+from unmask.train.optim import build_optimizer, set_learning_rate
 from unmask.train.step import TrainingStep
 from unmask_kernels import using
 
@@ -64,7 +64,7 @@ def make_step(weights: dict[str, float], **model: Any) -> TrainingStep:
     """A step whose model and optimizer are made on the host, where making them may read, and then moved."""
     config = EncoderConfig(vocab_size=90, max_positions=64, **SIZES, **model)
     made = PretrainingModel(config, heads=("mlm", "nsp"), compute_dtype=torch.bfloat16).train()
-    optimizer = adamw(made, OptimizerConfig())
+    optimizer = build_optimizer(made, OptimizerConfig())
     names = {parameter: name for name, parameter in made.named_parameters()}
     groups = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
     moved = dict(made.to(NOWHERE).named_parameters())
@@ -93,7 +93,7 @@ def run(step: TrainingStep, monkeypatch: pytest.MonkeyPatch, masking: DeviceMask
     def refuse(*arguments: object, **settings: object) -> None:
         raise AssertionError("a tensor is made from values of the host")
 
-    with monkeypatch.context() as patched, using("triton"), NothingMoves():
+    with monkeypatch.context() as patched, using("triton", optimizer="torch"), NothingMoves():
         for name in ("torch.tensor", "torch.as_tensor", "torch.from_numpy", "torch.Tensor.new_tensor"):
             patched.setattr(name, refuse)
         for _ in range(2):
