@@ -25,7 +25,7 @@ from types import ModuleType
 
 from offline import sass as read_sass
 
-__all__ = ["ARCHITECTURES", "ROOT", "SOURCES", "Compiled", "build", "build_all", "setup_script", "why_not"]
+__all__ = ["ARCHITECTURES", "ROOT", "SOURCES", "Compiled", "build", "build_all", "release", "setup_script", "why_not"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc"
@@ -122,6 +122,13 @@ def build(file: Path, architecture: str) -> list[Compiled]:
     )
 
 
+def release() -> str:
+    """Return the release of nvcc, such as "13.0"."""
+    told = subprocess.run([str(setup_script().compiler()), "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"release (\S+),", told.stdout)
+    return found[1] if found else ""
+
+
 def build_all() -> list[Compiled]:
     """Compile every .cu file for every architecture, two at a time."""
     jobs = [(file, architecture) for file in sorted(SOURCES.rglob("*.cu")) for architecture in ARCHITECTURES]
@@ -135,8 +142,8 @@ def table(kernels: Sequence[Compiled]) -> Iterator[str]:
     yield "|---" * 2 + "|---:" * 6 + "|"
     for kernel in kernels:
         wide = kernel.wide_accesses
-        cells = [kernel.name, kernel.architecture, kernel.registers, kernel.stack_bytes, kernel.spills]
-        yield f"| {' | '.join(map(str, [*cells, wide['LDG'], wide['STG'], kernel.instructions]))} |"
+        cells = [kernel.architecture, kernel.registers, kernel.stack_bytes, kernel.spills, wide["LDG"], wide["STG"]]
+        yield f"| `{kernel.name}` | {' | '.join(map(str, [*cells, kernel.instructions]))} |"
 
 
 def loops(kernels: Sequence[Compiled]) -> Iterator[str]:
@@ -146,7 +153,7 @@ def loops(kernels: Sequence[Compiled]) -> Iterator[str]:
     for kernel in kernels:
         for count, accesses in kernel.loops:
             told = ", ".join(f"{times} {kind} of {width} B" for (kind, width), times in sorted(accesses.items()))
-            yield f"| {kernel.name} | {kernel.architecture} | {count} | {told} |"
+            yield f"| `{kernel.name}` | {kernel.architecture} | {count} | {told} |"
 
 
 def _compiled(

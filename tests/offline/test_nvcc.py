@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from offline.nvcc import ARCHITECTURES, SOURCES, Compiled, build, build_all, loops, table, why_not
+from offline.nvcc import ARCHITECTURES, SOURCES, Compiled, build, build_all, loops, release, table, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "everything is there")
 
@@ -76,6 +76,15 @@ def test_the_tables_of_the_documentation_have_every_kernel(kernels: list[Compile
     assert len(lines) == 2 + len(kernels)
     assert all(kernel.name in "\n".join(lines) for kernel in kernels)
     assert any("LDG of 16 B" in line for line in loops(kernels))
+
+
+def test_the_table_of_the_page_is_up_to_date(kernels: list[Compiled]) -> None:
+    """After a change: PYTHONPATH=tests python -m offline.nvcc."""
+    if release() != "13.0":
+        pytest.skip(f"the table is of nvcc 13.0, here is {release()}")
+    page = (SOURCES / "README.md").read_text("utf-8")
+    missing = [line for line in table([one for one in kernels if one.file == "optimizer.cu"]) if line not in page]
+    assert missing == []
 
 
 def test_a_warning_is_an_error(tmp_path: Path) -> None:
