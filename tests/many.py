@@ -53,7 +53,7 @@ def run_ranks(
     *,
     world_size: int,
     at: Mapping[tuple[int, int], str] | None = None,
-    timeout: float = 100.0,
+    timeout: float = 240.0,
 ) -> list[Ended]:
     """Run `unmask pretrain` on all ranks and wait for their end.
 
