@@ -30,6 +30,7 @@ from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.logging.log import read_evaluations, read_log
 from unmask.train.pretrain import pretrain
 from unmask.train.step import StepReport, TrainingStep
+from unmask.train.weight_average import WeightAverage
 from unmask_kernels.dispatch import Call, Family
 from unmask_kernels.tune.finding import Finding
 from unmask_kernels.tune.record import Tuning
@@ -113,7 +114,7 @@ OTHER: dict[str, Any] = {
     "optimizer.warmup_steps": 0,
     "optimizer.schedule": "cosine",
     "optimizer.power": 3.0,
-    "optimizer.decay_share": 0.6,
+    "optimizer.decay_share": 0.8,
     "optimizer.final_share": 0.5,
     "optimizer.weight_decay": 0.5,
     "optimizer.beta1": 0.5,
@@ -209,7 +210,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         "train.evaluate_every": 200,
         "train.evaluate_tokens": 32768,
     },
-    "checkpoint": {"init.from": "MODEL", "optimizer.schedule": "wsd"},
+    "checkpoint": {"init.from": "MODEL", "optimizer.schedule": "wsd", "optimizer.decay_share": 0.5},
     "muon": {"optimizer.name": "muon"},
     "phases": {"train.phases": [{"share": 0.5, "max_length": 16}, {"share": 0.5, "max_length": 32}], "train.steps": 8},
 }
@@ -270,6 +271,11 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         )
         return original(self, batches)
 
+    def average(self: WeightAverage, *given: Any, original: Any = WeightAverage.update) -> None:
+        # what is exported is not written here
+        seen.append(f"average {self._decay}")
+        original(self, *given)
+
     def choose(self: Family, asked: str | None, call: Call, original: Any = Family.choose) -> str:
         chosen: str = original(self, asked, call)
         seen.append(f"{self.name} {chosen}")
@@ -286,6 +292,7 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("unmask.train.run_folder.RunFolder.save_config", lambda self: None)
     monkeypatch.setattr(TrainingStep, "__call__", step)
     monkeypatch.setattr(Family, "choose", choose)
+    monkeypatch.setattr(WeightAverage, "update", average)
     monkeypatch.setattr(Checkpoints, "save", save)
     monkeypatch.setattr(Loader, "__init__", load)
     monkeypatch.setattr("torch.set_num_threads", lambda count: seen.append(f"threads {count}"))
