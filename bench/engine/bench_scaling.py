@@ -62,7 +62,7 @@ def work(rank: int, variant: Variant, port: int, size_name: str, pipe: Connectio
     from unmask.model import PretrainingModel
     from unmask.objectives import build_objectives
     from unmask.train.gradient_sum import GradientSum
-    from unmask.train.optim import adamw
+    from unmask.train.optim import build_optimizer
     from unmask.train.parallel import join_ranks
     from unmask.train.step import TrainingStep
 
@@ -91,7 +91,7 @@ def work(rank: int, variant: Variant, port: int, size_name: str, pipe: Connectio
         step = TrainingStep(
             model=model,
             objectives=build_objectives({"mlm": 1.0}),
-            optimizer=adamw(model, OptimizerConfig(learning_rate=1e-4)),
+            optimizer=build_optimizer(model, OptimizerConfig(learning_rate=1e-4)),
             shared=shared,
         )
         batches = stream.batches(rank=ranks.rank, world_size=ranks.size)

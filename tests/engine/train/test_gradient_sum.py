@@ -14,7 +14,7 @@ from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives
 from unmask.train import step as step_module
 from unmask.train.gradient_sum import GradientSum
-from unmask.train.optim import adamw
+from unmask.train.optim import build_optimizer
 from unmask.train.step import TrainingStep
 
 CONFIG = EncoderConfig(vocab_size=50, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=32)
@@ -72,7 +72,7 @@ def make_step(ranks: InTurn | None, bucket_bytes: int = 4096) -> TrainingStep:
     return TrainingStep(
         model=model,
         objectives=build_objectives({"mlm": 1.0}),
-        optimizer=adamw(model, OptimizerConfig(learning_rate=1e-3)),
+        optimizer=build_optimizer(model, OptimizerConfig(learning_rate=1e-3)),
         shared=None if ranks is None else GradientSum(model, ranks, bucket_bytes=bucket_bytes),
     )
 
