@@ -2,7 +2,7 @@
 
 finetune.yaml       the settings, with absolute paths
 log.jsonl           a row for each log interval; evaluation.jsonl has a row for each evaluation of the dev file
-checkpoints/        the newest state, from which the run resumes
+checkpoints/        the two newest states, from which the run resumes
 best/               the model with the best score of the dev file, which `transformers` loads too
 scores.json         the scores of the best model on the dev file and on the test file; written last
 """

@@ -7,7 +7,7 @@
 Order and dropout are functions of seed, epoch and input, and a checkpoint holds the rest. So a resumed run computes the
 bits of a run that was never stopped, with the same thread count, build and machine.
 
-    checkpoints/    the newest state, from which a run resumes
+    checkpoints/    the two newest states; a run resumes from the newest one that is whole
     best/           the model with the best score of the dev file, which `unmask predict` and `unmask export` read
 """
 
@@ -110,7 +110,7 @@ class Finetuner:
                 f"config: train.metric is {self.metric}, which {self.config.task} does not have; there are "
                 f"{', '.join(self.task.score_names)}"
             )
-        self.checkpoints = Checkpoints(folder=self.folder / "checkpoints", keep=1)
+        self.checkpoints = Checkpoints(folder=self.folder / "checkpoints", keep=2)
         self.best = Checkpoints(folder=self.folder / "best", keep=1)
         self.device = next(self.model.parameters()).device
         self.optimizer = task_adamw(self.model, optimizer)
@@ -167,10 +167,11 @@ class Finetuner:
                         self._evaluate(log)
                         self._save()
                     self._look_at_patience()
-            if stop and not self._ended() and self.done:
-                self._save()
+            if stop and not self._ended():
+                if self.done:
+                    self._save()
                 _log.info(
-                    f"{stop.name}: stopped after step {self.done}, saved; continue with `unmask finetune --resume "
+                    f"{stop.name}: stopped after step {self.done}; continue with `unmask finetune --resume "
                     f"{as_typed(self.folder)}`"
                 )
         return self._ended()
@@ -250,7 +251,8 @@ class Finetuner:
         before = [row[self.metric] for row in read_evaluations(self.folder) if row.get(self.metric) is not None]
         epoch = round(self.done / self.steps_per_epoch, 3)
         log.write_evaluation({"step": self.done, "epoch": epoch, "loss": found.loss, **scores})
-        is_best = not before or self._is_better(scores[self.metric], before)
+        # a process that was killed behind its best model may have left none
+        is_best = not before or not self.best.steps() or self._is_better(scores[self.metric], before)
         if is_best:
             self.best.save(self.done, self._write_model, bytes_needed=state_bytes(self.model) // 3)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())

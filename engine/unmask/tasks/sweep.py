@@ -18,6 +18,7 @@ import itertools
 import json
 import logging
 import math
+import shutil
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -106,8 +107,9 @@ def run_sweep(sweep: Sweep, *, resume: Path | None = None, show: Callable[[str],
         ConfigError: a value is wrong.
     """
     runs = [(folder, _with(sweep.config, changes, seed), changes) for folder, changes, seed in sweep.runs()]
+    made = False
     if resume is None:
-        path, _ = new_directory(sweep.config.run)
+        path, made = new_directory(sweep.config.run)
         if {entry.name for entry in path.iterdir()} - {".lock"}:
             raise RunError(
                 f"run directory {path} exists already; continue its runs with `unmask finetune --resume "
@@ -125,11 +127,13 @@ def run_sweep(sweep: Sweep, *, resume: Path | None = None, show: Callable[[str],
             if (here / SCORES).exists():
                 continue
             _log.info(f"run {number} of {len(runs)}: {here}")
-            if (here / FINETUNE).exists():
-                finetune(resume=here)
-            else:
-                here.parent.mkdir(parents=True, exist_ok=True)
-                finetune(replace(config_of_run, run=str(here)))
+            try:
+                _one_run(here, config_of_run)
+            except Exception:
+                if made and number == 1 and not here.exists():
+                    # a wrong setting or file, before anything was trained: the name is free again
+                    shutil.rmtree(path, ignore_errors=True)
+                raise
             if not (here / SCORES).exists():
                 _log.info(f"continue with `unmask finetune --resume {as_typed(path)}`")
                 return path
@@ -138,6 +142,15 @@ def run_sweep(sweep: Sweep, *, resume: Path | None = None, show: Callable[[str],
         for line in _table(summary):
             show(line)
     return path
+
+
+def _one_run(here: Path, config: FinetuneConfig) -> None:
+    """Make a run, or go on with it."""
+    if (here / FINETUNE).exists():
+        finetune(resume=here)
+    else:
+        here.parent.mkdir(parents=True, exist_ok=True)
+        finetune(replace(config, run=str(here)))
 
 
 def read_sweep(path: Path) -> Sweep:

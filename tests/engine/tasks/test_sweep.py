@@ -12,7 +12,7 @@ import pytest
 import unmask
 from advice import follow, refusal
 from unmask.cli import main
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, CorpusError
 from unmask.tasks.sweep import Sweep, read_sweep, read_values, run_sweep
 
 
@@ -56,6 +56,12 @@ def test_runs_that_stopped_go_on_and_finished_ones_stay(settings: dict[str, Any]
         "exists already; continue its runs with `unmask finetune --resume ... or choose another name with --run",
         lambda: run_sweep(read_sweep(path), resume=path, show=lambda line: None),
     )
+
+
+def test_runs_that_cannot_begin_leave_nothing(settings: dict[str, Any]) -> None:
+    with pytest.raises(CorpusError, match="has no column 'letters'"):
+        run_sweep(sweep_of(settings | {"data.text": "letters"}))
+    assert not Path(settings["run"]).exists()
 
 
 def test_the_command_line_makes_several_runs(
