@@ -212,6 +212,19 @@ def test_a_change_that_nobody_notices_survives(tmp_path: Path) -> None:
     assert mutations.try_mutation(mutation, tmp_path, check).caught_by is None
 
 
+def test_a_check_that_hangs_has_noticed_the_change(tmp_path: Path) -> None:
+    (tmp_path / "examples.cu").write_text("first\n")
+    mutation = mutations.Mutation(path="examples.cu", line=1, what="nonsense", before="first", after="second")
+
+    def endless(folder: Path) -> None:
+        assert (folder / "examples.cu").read_text() == "second\n"
+        while True:
+            pass
+
+    caught = mutations.try_mutation(mutation, tmp_path, endless, seconds=1).caught_by
+    assert caught == "it takes more than 1 seconds of CPU time"
+
+
 def test_a_change_that_does_not_compile_is_no_success(tmp_path: Path) -> None:
     (tmp_path / "examples.cu").write_text("first\n")
     mutation = mutations.Mutation(path="examples.cu", line=1, what="nonsense", before="first", after="second")

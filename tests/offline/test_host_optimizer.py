@@ -101,6 +101,13 @@ def test_a_removed_barrier_wait_or_bound_is_noticed(mutation: Mutation) -> None:
     assert SUBJECT.outcome(mutation, range(2)).caught_by
 
 
+def test_the_record_of_200_schedules_and_all_mutations_shows_no_fault() -> None:
+    record = json.loads((HOST / "results" / "optimizer.json").read_text("utf-8"))
+    assert record["schedules"]["count"] == 200 and record["faults"] == []
+    assert len(record["mutations"]) > 60 and all(each["caught_by"] for each in record["mutations"])
+    assert record["survivors"] == 0 and all(each["reason"] for each in record["equivalent"])
+
+
 def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     assert command(["examples", "--schedules", "2", "--mutations", "none", "--out", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text("utf-8"))

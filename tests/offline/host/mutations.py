@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import select
 import shutil
 import signal
@@ -51,7 +52,7 @@ class Mutation:
     Attributes:
         path: of the file, below the folder of sources.
         line: its number, from 1.
-        what: such as "without the barrier".
+        what: such as "removed" or "weakened".
         before: the line as it is.
         after: the line as it becomes.
     """
@@ -164,7 +165,7 @@ def _parts(text: str) -> list[str]:
 
 
 def try_mutation(
-    mutation: Mutation, folder: Path, check: Callable[[Path], str | None], *, seconds: float = 120.0
+    mutation: Mutation, folder: Path, check: Callable[[Path], str | None], *, seconds: int = 60
 ) -> Outcome:
     """Change a copy of the sources and check it in a process of its own.
 
@@ -172,10 +173,11 @@ def try_mutation(
         mutation: the change.
         folder: the sources.
         check: compiles the sources in a folder and runs them; returns what it noticed, None for nothing.
-        seconds: a check that takes longer counts as noticed, as a hang.
+        seconds: of CPU time; a check that takes more counts as noticed, as a hang.
 
     Raises:
-        RuntimeError: the check raises an error, such as that of a compiler which refuses the change.
+        RuntimeError: the check raises an error, such as that of a compiler which refuses the change, or it never ends
+            although it does not use the CPU.
     """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="unmask-mutation-") as place:
@@ -186,13 +188,20 @@ def try_mutation(
     return Outcome(mutation=mutation, caught_by=caught, seconds=time.monotonic() - began)
 
 
-def _in_a_process(check: Callable[[], str | None], seconds: float) -> str | None:
+def _used() -> int:
+    """Seconds of CPU time that this process has used; a limit counts them too."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return int(usage.ru_utime + usage.ru_stime) + 1
+
+
+def _in_a_process(check: Callable[[], str | None], seconds: int) -> str | None:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         # the exit code of the child says nothing: its last words do
         try:
             os.close(reader)
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds + _used(), seconds + _used()))
             try:
                 noticed = check()
                 last = "unnoticed" if noticed is None else f"noticed{noticed}"
@@ -203,7 +212,8 @@ def _in_a_process(check: Callable[[], str | None], seconds: float) -> str | None
             os._exit(0)
     os.close(writer)
     words = b""
-    deadline = time.monotonic() + seconds
+    # other work on the machine may take most of the time
+    deadline = time.monotonic() + 30.0 * seconds
     with os.fdopen(reader, "rb") as pipe:
         while select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
             part = os.read(pipe.fileno(), 65536)
@@ -213,9 +223,11 @@ def _in_a_process(check: Callable[[], str | None], seconds: float) -> str | None
         else:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return f"it takes more than {seconds:.0f} seconds"
+            raise RuntimeError("mutations: the check does not end")
     status = os.waitpid(child, 0)[1]
     text = words.decode(errors="replace")
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+        return f"it takes more than {seconds} seconds of CPU time"
     if not text:
         return f"the process ends with signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "the process ends"
     if text.startswith("broken "):

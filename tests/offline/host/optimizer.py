@@ -109,7 +109,9 @@ class _Launches:
         items, count, chunks = self._items(two_passes=rule > 0)
         rows = len(self._elements)
         counters = self._device.tensor(torch.zeros(2 + rows, dtype=torch.int32))
-        partials, ratios = (self._device.empty(shape, torch.float32) for shape in ((chunks, 2), (rows,)))
+        # AdamW has none of these two
+        shapes = ((chunks, 2), (rows,))
+        partials, ratios = (self._device.empty(shape, torch.float32) if rule else 0 for shape in shapes)
         launch = (rule, self._rows, rows, items, count, partials, ratios, counters, scale, skip, norm, max_norm)
         self._call("optimizer_update", *launch)
         assert not counters.any(), "the update leaves its counters"

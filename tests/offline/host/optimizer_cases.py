@@ -101,13 +101,20 @@ def _copies_in_fp16(device: Device) -> None:
 
 def _one_misaligned(device: Device) -> None:
     """Whichever tensor of a parameter is not aligned, the result is the same."""
-    for name in ("params", "grads", "exp_avg", "exp_avg_sq", "copies"):
+    names = ("params", "exp_avg", "exp_avg_sq", "copies", "grads")
+    for name, dtype in (*((name, torch.float32) for name in names), ("grads", torch.bfloat16)):
         copies = [torch.zeros(_TILE, dtype=torch.bfloat16)]
-        ours = _arguments((_TILE,), copies=copies)
+        ours = _arguments((_TILE,), copies=copies, norm=torch.tensor(0.0))
+        ours = ours._replace(grads=[ours.grads[0].to(dtype)])
         (values,) = getattr(ours, name)
-        moved = torch.empty(_TILE + 1, dtype=values.dtype)[1:].copy_(values)
-        change: dict[str, Any] = {name: [moved]}
+        change: dict[str, Any] = {name: [torch.empty(_TILE + 1, dtype=values.dtype)[1:].copy_(values)]}
         _like_the_definition(device, ours._replace(**change))
+
+
+def _no_eps(device: Device) -> None:
+    """What lies behind the end of a parameter adds nothing to its norms, although zero by zero is NaN without eps."""
+    for changes in ({"algorithm": "lamb"}, {"clip_update": True}):
+        _like_the_definition(device, _arguments((5, 1030), eps=0.0, **changes))
 
 
 def _whole_tiles(device: Device) -> None:
@@ -219,6 +226,20 @@ _FP64: dict[str, dict[str, Any]] = {
     "lamb, many": {"sizes": (5, 1) * 6, "algorithm": "lamb", "max_norm": 1.0, "updates": 2},
 }  # fmt: skip
 
+_LOAD = "load_four<WHOLE>(weight[place], chunk.weight + at, chunk.count - at);"
+_EQUIVALENT = {
+    "for (; at <= count; at += STRIDE) body(Part{}, at);": "of the four elements from the end on none exists",
+    "if (p.norm != nullptr && *p.norm >= p.max_norm) gradient *= p.max_norm / *p.norm;": "the factor is 1 then",
+    "for (std::size_t begin = 0; begin <= rows.size(); begin += ROWS_AT_ONCE) {": "a launch for no rows writes none",
+    f"if ((RULE != Rule::STABLE_ADAMW) || true) {_LOAD}": "StableAdamW loads weights that it does not use, at a cost",
+    "add_release(done, 1);": "the block that publishes the factor reads nothing afterwards that others wrote",
+    "if ((RULE != Rule::ADAMW) || true) ticket = block_count(p.counters + TICKET, shared);": (
+        "blocks that wait for nobody may take items in any order, at the cost of the ticket"
+    ),
+    "if ((RULE != Rule::ADAMW) || true) p.counters[FIRST_ROW_COUNTER + at] = 0;": "zeros are written over zeros",
+    "if ((threadIdx.x == 0) || true) {": "every thread waits for the counter by itself, at a cost",
+}
+
 SUBJECT = Subject(
     name="optimizer",
     folder=optimizer.SOURCES,
@@ -229,6 +250,7 @@ SUBJECT = Subject(
         "copies in fp16": _copies_in_fp16,
         "one tensor is misaligned": _one_misaligned,
         "whole tiles": _whole_tiles,
+        "no eps": _no_eps,
         "zeros": _zeros,
         "at the norm": _at_the_norm,
         "skipped by NaN": partial(skipped, algorithm="lamb", reason="nan"),
@@ -236,9 +258,6 @@ SUBJECT = Subject(
         "far, adamw": partial(far, rule=0),
         "far, lamb": partial(far, rule=2),
     },
-    equivalent={
-        "for (; at <= count; at += STRIDE) body(Part{}, at);": "of four elements from the end on none exists",
-        "if (p.norm != nullptr && *p.norm >= p.max_norm) gradient *= p.max_norm / *p.norm;": "the factor is 1",
-    },
+    equivalent=_EQUIVALENT,
 )
 """AdamW, StableAdamW and LAMB."""
