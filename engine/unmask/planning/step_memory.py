@@ -32,6 +32,7 @@ from unmask.batch import PackedBatch, assemble
 from unmask.config import RunConfig
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import Objective, build_objectives, score_batch
+from unmask.train.optim import LAYERS
 from unmask_kernels import using
 
 __all__ = ["StepMemory", "Trace", "example_batch", "model_of", "trace_step"]
@@ -143,7 +144,7 @@ def trace_step(config: RunConfig, encoder: EncoderConfig, batch: PackedBatch, *,
         part = "activations" if number in kept else "working"
         part = "weights" if number in held else "gradients" if number in gradients else part
         parts[part] += size
-    return StepMemory(**parts | {"optimizer": optimizer_bytes(model)})
+    return StepMemory(**parts | {"optimizer": optimizer_bytes(model, config)})
 
 
 def model_of(
@@ -158,9 +159,13 @@ def model_of(
     return model, objectives
 
 
-def optimizer_bytes(model: torch.nn.Module) -> int:
-    """Return what the optimizer keeps: two moments of each trained parameter, in its dtype."""
-    return sum(2 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+def optimizer_bytes(model: torch.nn.Module, config: RunConfig) -> int:
+    """Return what the optimizer keeps: two moments of a parameter, or one of a matrix that Muon updates."""
+    total = 0
+    for name, parameter in model.named_parameters():
+        by_muon = config.optimizer.name == "muon" and parameter.ndim == 2 and name.startswith(LAYERS)
+        total += (1 if by_muon else 2) * parameter.numel() * parameter.element_size()
+    return total
 
 
 def example_batch(config: RunConfig, encoder: EncoderConfig, lengths: Sequence[int]) -> PackedBatch:

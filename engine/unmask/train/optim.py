@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from unmask.config import OptimizerConfig
 from unmask_kernels.optimizer import LAMB, AdamW
 
-__all__ = ["MuonAndAdamW", "build_optimizer", "parameter_groups", "set_learning_rate"]
+__all__ = ["LAYERS", "MuonAndAdamW", "build_optimizer", "parameter_groups", "set_learning_rate"]
 
-# parameters whose matrices Muon updates
-_LAYERS = "encoder.layers."
+LAYERS = "encoder.layers."
+"""How the names of parameters begin whose matrices Muon updates."""
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
@@ -44,7 +44,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     """
     by_name = dict(model.named_parameters())
     names = parameter_groups(model)
-    matrices = [name for name in names["decay"] if config.name == "muon" and name.startswith(_LAYERS)]
+    matrices = [name for name in names["decay"] if config.name == "muon" and name.startswith(LAYERS)]
     groups: list[dict[str, Any]] = [
         {
             "params": [by_name[name] for name in names["decay"] if name not in matrices],

@@ -67,6 +67,11 @@ def test_memory_grows_with_tokens_and_shrinks_with_checkpointing_and_bf16() -> N
     assert traced(dtype=torch.bfloat16).activations < 0.75 * one.activations
 
 
+def test_what_the_optimizer_keeps_is_counted() -> None:
+    matrices = 3 * (4 * 64 * 64 + 2 * 64 * 128)
+    assert traced({"optimizer.name": "muon"}).optimizer == traced().optimizer - 4 * matrices
+
+
 def test_every_objective_can_be_traced() -> None:
     pairs = {"composition.strategy": "pairs", "objective.sop": 1.0}
     causal = {"objective.mlm": 0.0, "objective.clm": 1.0, "model.causal": True}
