@@ -22,6 +22,7 @@ from unmask.model.task_model import TaskModel
 from unmask.paths import replace_text
 from unmask.tasks.benchmarks import BENCHMARKS
 from unmask.tasks.config import AnswersConfig, ExamplesConfig, FinetuneConfig, InputConfig
+from unmask.tasks.data.texts import require_pairs
 from unmask.tasks.outputs import outputs_of
 from unmask.tasks.qa.answers import PredictedAnswer
 from unmask.tasks.submissions import write_answers, write_entities, write_texts
@@ -128,6 +129,7 @@ class TaskPredictor:
         self.model = TaskModel.from_pretrained(found, compute_dtype=precision.dtype).to(device)
         self.tokenizer = Tokenizer.load(found.path)
         require_bound(found.path, self.tokenizer, self.model.config.token_rows)
+        self._pairs = _trained_on_pairs(folder.settings)
         columns = {"text": text, "pair": pair, "label": label}
         given = {name: value for name, value in columns.items() if value is not None}
         if given and layout is not None:
@@ -145,9 +147,12 @@ class TaskPredictor:
         """Return the predictions for a file, and their scores if it has labels.
 
         Raises:
-            CorpusError: the file cannot be read.
+            CorpusError: the file cannot be read, or it has pairs where the model was trained on single texts, or the
+                other way round.
         """
         examples = self.task.read(Path(file))
+        if self._pairs is not None and self.model.head.pools:
+            require_pairs(examples, pairs=self._pairs)
         inputs = self.task.inputs(examples, self.tokenizer)
         predictions = self.task.predictions(outputs_of(self.model, inputs), inputs, examples)
         if not self.task.has_labels(examples):
@@ -186,6 +191,14 @@ class TaskPredictor:
                 one["value"] if self.model.head.task == "regression" else one["label"] for one in found.predictions
             ]
             write_texts(path, benchmark, found.examples, values)
+
+
+def _trained_on_pairs(settings: dict[str, Any]) -> bool | None:
+    """Return whether the training file had pairs; None if the folder does not say which file it was."""
+    benchmark = BENCHMARKS.get(str(settings.get("layout")))
+    if benchmark is not None and benchmark.texts is not None:
+        return benchmark.texts.pairs
+    return "pair" in settings if settings.keys() & {"text", "pair"} else None
 
 
 def _config(model: TaskModel, settings: dict[str, Any], name: str) -> FinetuneConfig:

@@ -150,6 +150,16 @@ def test_predictions_do_not_overwrite_a_file(tuned: Path, files: dict[str, Path]
     )
 
 
+def test_a_model_of_single_texts_is_given_no_pairs(tuned: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("sentence\tother\nthe cat sat\tthe river runs\n")
+    follow(
+        lambda: unmask.predict(tuned, pairs, pair="other"),
+        "line 2 must be a single text, as in training, got a pair; name one column of text",
+        lambda: unmask.predict(tuned, pairs, text="sentence"),
+    )
+
+
 def test_a_submission_needs_a_file_and_a_benchmark(tuned: Path, tmp_path: Path) -> None:
     """GLUE's test files have `index` and no label; its server takes index and prediction."""
     test = tmp_path / "test.tsv"
