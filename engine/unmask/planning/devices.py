@@ -21,8 +21,10 @@ from unmask.train.logging.provenance import processor
 __all__ = ["GPUS", "Device", "available_memory", "named_gpu", "resident_bytes", "this_machine"]
 
 _CGROUPS = Path("/sys/fs/cgroup")
-# what the context of CUDA takes, and, of the memory of a step, the gaps of allocators and what libraries allocate
+# what the context of CUDA takes, and the buffers of libraries for a thread on a CPU
 _CONTEXT_BYTES = 600 * 10**6
+_THREAD_BYTES = 16 << 20
+# of the memory of a step, the gaps of allocators and what operations allocate inside
 _GAPS = {"cuda": 0.05, "cpu": 0.1}
 
 _GIGABYTES = {
@@ -69,7 +71,9 @@ class Device:
 
     def overhead(self, passing: int) -> int:
         """Return the bytes that a process needs beside a step, of which `passing` bytes come and go in each step."""
-        begin = _CONTEXT_BYTES if self.kind == "cuda" else resident_bytes()
+        begin = _CONTEXT_BYTES
+        if self.kind == "cpu":
+            begin = resident_bytes() + torch.get_num_threads() * _THREAD_BYTES
         return begin + round(_GAPS[self.kind] * passing)
 
 
