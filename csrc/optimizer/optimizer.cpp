@@ -117,7 +117,6 @@ Group make_group(double learning_rate, Address learning_rate_at, double beta1, d
   Group group{};
   group.learning_rate = static_cast<float>(learning_rate);
   group.learning_rate_at = pointer<const float>(learning_rate_at);
-  group.beta1 = static_cast<float>(beta1);
   group.beta2 = static_cast<float>(beta2);
   group.complement1 = static_cast<float>(1.0 - beta1);
   group.complement2 = static_cast<float>(1.0 - beta2);

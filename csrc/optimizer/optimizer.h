@@ -50,7 +50,7 @@ static_assert(sizeof(Item) == 16, "items are written by the host and read by the
 struct Group {
   const float* learning_rate_at;  // where the learning rate is, fp32 (); null: `learning_rate` holds
   float learning_rate;
-  float beta1, beta2;
+  float beta2;
   float complement1, complement2;  // 1 - beta, rounded once
   float log_beta1, log_beta2;      // natural logarithms, for the bias correction
   float eps;

@@ -60,7 +60,7 @@ void optimizer_group(long long at, const float* learning_rate_at, double beta1, 
                      double weight_decay, long long corrects_bias, long long adapts) {
   Group group{};
   group.learning_rate_at = learning_rate_at;
-  group.beta1 = static_cast<float>(beta1), group.beta2 = static_cast<float>(beta2);
+  group.beta2 = static_cast<float>(beta2);
   group.complement1 = static_cast<float>(1.0 - beta1), group.complement2 = static_cast<float>(1.0 - beta2);
   group.log_beta1 = static_cast<float>(std::log(beta1)), group.log_beta2 = static_cast<float>(std::log(beta2));
   group.eps = static_cast<float>(eps), group.weight_decay = static_cast<float>(weight_decay);
