@@ -29,6 +29,7 @@ from unmask.layouts import packed_inputs
 from unmask.model.checkpointing import Checkpointed, LayerCheckpointing
 from unmask.model.layer import SITES, Embeddings, Layer, Linear
 from unmask.model.model_config import ModelConfig
+from unmask.model.taps import Taps
 from unmask_kernels import Documents, philox
 from unmask_kernels.precision import under_autocast
 
@@ -90,6 +91,9 @@ class Encoder(Checkpointed):
         compute_dtype: dtype of the activations. bf16 is fast on recent hardware.
         seed: seed of the initial weights and of dropout.
         pooler: whether the encoder has BERT's pooler, the layer behind `pool`.
+
+    Attributes:
+        taps: the states that forward passes hand out beside their result; None, the default, hands out nothing.
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class Encoder(Checkpointed):
         self.layers = nn.ModuleList(Layer(config, config.window(index)) for index in range(config.num_layers))
         self.pooler = Linear(config.hidden_size, config.hidden_size) if pooler else None
         self.layer_checkpointing: LayerCheckpointing | None = None
+        self.taps: Taps | None = None
         self.register_buffer("dropout_seed", torch.tensor(seed, dtype=torch.int64), persistent=False)
         self.dropout_seed: Tensor
         initialise(self, config.initializer_range, seed)
@@ -189,10 +194,17 @@ class Encoder(Checkpointed):
         dtype = under_autocast(self.compute_dtype, ids.device.type)
         x = self.embeddings(ids, documents, segments, None if keys is None else keys[-1, 0], dtype)
         again = self.layer_checkpointing if self.training and torch.is_grad_enabled() else None
+        taps = self.taps
+        if taps is not None:
+            taps.clear()
+            taps.take(0, x)
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
-            arguments = (x, documents, None if keys is None else keys[index], rows if last else None)
+            qkv = None if taps is None else taps.place_for(index + 1)
+            arguments = (x, documents, None if keys is None else keys[index], rows if last else None, qkv)
             x = layer(*arguments) if again is None else again.run(index, layer, *arguments)
+            if taps is not None:
+                taps.take(index + 1, x, qkv)
         return x
 
     def pool(self, hidden: Tensor, documents: Documents | None = None) -> Tensor:

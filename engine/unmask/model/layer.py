@@ -163,10 +163,18 @@ class Layer(nn.Module):
         self.down = Linear(config.intermediate_size, size)
         self.norm = Norm(size, eps, p)
 
-    def forward(self, x: Tensor, documents: Documents, keys: Tensor | None, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        documents: Documents,
+        keys: Tensor | None,
+        rows: Tensor | None = None,
+        qkv_place: list[Tensor] | None = None,
+    ) -> Tensor:
         """Apply the layer to x (T, D), with dropout if there are keys, int64 (3,), one for each site.
 
-        Returns (T, D), or (R, D) for the given rows, int64 (R,).
+        Returns (T, D), or (R, D) for the given rows, int64 (R,). A list takes the queries, keys and values,
+        (T, 3, H, K).
         """
         on_scores, on_attention, on_output = (None,) * SITES if keys is None else keys.unbind()
         p = self.attention_dropout if keys is not None else 0.0
@@ -175,6 +183,8 @@ class Layer(nn.Module):
         else:
             qkv = self.qkv(x)
         qkv = qkv.view(-1, 3, self.heads, self.head_dim)
+        if qkv_place is not None:
+            qkv_place.append(qkv)
         context = attention(qkv, documents, causal=self.causal, window=self.window, p=p, key=on_scores).flatten(1)
         row_keys = documents.row_keys
         if rows is not None:
