@@ -14,7 +14,10 @@ __all__ = ["FIRST", "OPERATIONS", "SECOND", "STAGES", "Command", "Stage", "stage
 
 ROOT = Path(__file__).resolve().parent.parent
 
-OPERATIONS = ("attention", "mlm_loss", "layer_norm", "gelu", "linear_gelu", "embedding", "masking", "optimizer")
+OPERATIONS = (
+    *("attention", "mlm_loss", "layer_norm", "gelu", "linear_gelu", "embedding", "masking", "optimizer"),
+    "distill",
+)
 """All operations with a bench, in the order of their worth."""
 
 OURS = "torch;triton"

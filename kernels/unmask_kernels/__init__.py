@@ -5,6 +5,7 @@ Needs PyTorch only. See `unmask_kernels.dispatch` for how a backend is chosen.
 
 from .attention.op import attention
 from .dispatch import BackendUnavailable, Family, known, using
+from .distill.op import attention_relation_loss, attention_score_loss, hidden_state_loss, soft_cross_entropy
 from .documents import Documents
 from .embedding.op import embedding
 from .gelu.op import gelu
@@ -26,12 +27,16 @@ __all__ = [
     "MLMLoss",
     "MaskedTokens",
     "attention",
+    "attention_relation_loss",
+    "attention_score_loss",
     "embedding",
     "gelu",
+    "hidden_state_loss",
     "layer_norm",
     "linear_gelu",
     "masking",
     "mlm_loss",
+    "soft_cross_entropy",
     "using",
 ]
 

@@ -7,6 +7,8 @@ The records of the family's `arguments.py` are the only declaration of a call. T
     BackwardArguments     what the backward takes: the gradient of the first result, then tensors, then settings
     Gradients             what it returns: a field `dx` for an argument `x`
 
+A family of several operations, such as the losses of distill, names each by its part: `unmask::<family>_<part>_fwd`.
+
 PyTorch knows no records: the schema lists their fields one by one, and then the name of a backend. The schema, the call
 of a backend, and the `autograd.Function` between the two operations are derived from the records here.
 """
@@ -49,6 +51,7 @@ def operation(
     backward: Callable[[_BackwardArguments, str], _Gradients] | None = None,
     finish: Callable[[_BackwardArguments, _Gradients], _Gradients] | None = None,
     returned: int = 1,
+    part: str = "",
 ) -> Callable[[_Arguments, str], Any]:
     """Register the operations of `family` and tie them together.
 
@@ -62,14 +65,17 @@ def operation(
         finish: changes the gradients of the backward in Python that the compiler sees, such as to give one tensor to
             two arguments.
         returned: how many results the operation returns; the others are for the backward only.
+        part: which operation of the family; a backend's functions are then `<part>_forward` and `<part>_backward`.
+            Default: its only one.
     Returns:
         A function of (arguments, backend). It returns one tensor, or a tuple of several. It is once differentiable with
         respect to the arguments that `Gradients` names, through the first result.
     """
-    run_forward = _define(family, "forward", f"{family.name}_fwd", forward)
+    part = f"{part}_" if part else ""
+    run_forward = _define(family, f"{part}forward", f"{family.name}_{part}fwd", forward)
     if backward is None:
         return lambda arguments, backend: run_forward(*arguments, backend)
-    run_backward = _define(family, "backward", f"{family.name}_bwd", backward)
+    run_backward = _define(family, f"{part}backward", f"{family.name}_{part}bwd", backward)
     takes, makes = _records(forward)
     backward_takes, gradients = _records(backward)
     one_result, one_gradient = len(makes._fields) == 1, len(gradients._fields) == 1
@@ -116,7 +122,7 @@ def _records(fake: Callable[..., Any]) -> tuple[Any, Any]:
     return next(iter(hints.values())), returned
 
 
-def _define(family: Family, direction: str, name: str, fake: Callable[..., Any]) -> Any:
+def _define(family: Family, function: str, name: str, fake: Callable[..., Any]) -> Any:
     takes, makes = _records(fake)
     single = len(makes._fields) == 1
 
@@ -126,7 +132,7 @@ def _define(family: Family, direction: str, name: str, fake: Callable[..., Any])
             with torch.no_grad():
                 return run(*call)
         with without_autocast(call[0].device.type):
-            results = getattr(family.module(call[-1]), direction)(takes(*call[:-1]))
+            results = getattr(family.module(call[-1]), function)(takes(*call[:-1]))
         return results[0] if single else tuple(results)
 
     def run_fake(*call: Any) -> Any:

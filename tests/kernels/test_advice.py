@@ -23,6 +23,11 @@ IDS = torch.tensor([4, 1, 2, 3, 0])
 # one row of documents too long for a random address; it takes no memory
 LONG = Documents.build(torch.tensor([0, 2], dtype=torch.int32), max_seqlen=MAX_DROPOUT_LENGTH + 1)
 TABLE, COLUMN = torch.ones(6, 8), torch.ones(8)
+HEADS, MORE_HEADS = torch.ones(5, 2, 4), torch.ones(5, 6, 4)
+PAIRS: dict[str, Any] = {
+    **dict.fromkeys(("student_q", "student_k", "teacher_q", "teacher_k"), HEADS),
+    "documents": DOCUMENTS,
+}
 
 RIGHT: dict[str, dict[str, Any]] = {
     "attention": {"qkv": torch.ones(5, 3, 2, 8), "documents": DOCUMENTS},
@@ -52,12 +57,20 @@ RIGHT: dict[str, dict[str, Any]] = {
         "capacity": 5,
     },
     "mlm_loss": {"hidden": X, "positions": torch.tensor([0, 2]), "labels": torch.tensor([3, 1]), "weight": TABLE},
+    "attention_score_loss": PAIRS,
+    "attention_relation_loss": PAIRS,
+    "hidden_state_loss": {"student": X, "teacher": X[:, :6], "weight": TABLE, "bias": torch.ones(6)},
+    "soft_cross_entropy": {"student_logits": X, "teacher_logits": -X},
 }
 
 
 def call(family: str, **changes: Any) -> Action:
     arguments = {name: value for name, value in (RIGHT[family] | changes).items() if value is not LEFT_OUT}
     return lambda: getattr(unmask_kernels, family)(**arguments)
+
+
+def each(*actions: Action) -> Action:
+    return lambda: [action() for action in actions]
 
 
 def built(cu_seqlens: Any, **given: Any) -> Action:
@@ -304,6 +317,106 @@ CASES: dict[str, tuple[Action, str, Action]] = {
         call("linear_gelu", x=X[:, :0], weight=TABLE[:, :0]),
         "linear_gelu: x must have at least one column, got shape (5, 0)",
         call("linear_gelu", x=X[:, :1], weight=TABLE[:, :1]),
+    ),
+    "documents of a loss": (
+        call("attention_score_loss", documents=BOUNDARIES),
+        "attention_score_loss: documents must be Documents, got Tensor; make them with Documents.build(cu_seqlens)",
+        call("attention_score_loss", documents=Documents.build(BOUNDARIES)),
+    ),
+    "dtype of a teacher": (
+        call("attention_score_loss", teacher_k=HEADS.bfloat16()),
+        "attention_score_loss: teacher_k must be float32, the dtype of student_q, got bfloat16; "
+        "use teacher_k.to(student_q.dtype)",
+        call("attention_score_loss", teacher_k=HEADS.bfloat16().to(HEADS.dtype)),
+    ),
+    "tokens of a loss": (
+        call("attention_relation_loss", student_k=HEADS[:4]),
+        "attention_relation_loss: student_k must have one row per token of documents (5), got 4",
+        call("attention_relation_loss", student_k=HEADS),
+    ),
+    "heads without elements": (
+        call("attention_score_loss", student_q=HEADS[..., :0], student_k=HEADS[..., :0]),
+        "attention_score_loss: student_q must have a head of at least one element, got shape (5, 2, 0)",
+        call("attention_score_loss", student_q=HEADS[..., :1], student_k=HEADS[..., :1]),
+    ),
+    "normalization": (
+        call("attention_score_loss", normalization="mean"),
+        "attention_score_loss: normalization must be one of 'pairs', 'padded_square', got 'mean'",
+        call("attention_score_loss", normalization="padded_square"),
+    ),
+    "rule of heads": (
+        call("attention_score_loss", heads="first"),
+        "attention_score_loss: heads must be one of 'equal', 'mean_of_groups', got 'first'",
+        call("attention_score_loss", heads="mean_of_groups"),
+    ),
+    "more heads": (
+        call("attention_score_loss", teacher_q=MORE_HEADS, teacher_k=MORE_HEADS),
+        "attention_score_loss: with heads 'equal' teacher_q must have 2 heads, as student_q has, got 6; "
+        "'mean_of_groups' compares means of groups of heads",
+        call("attention_score_loss", teacher_q=MORE_HEADS, teacher_k=MORE_HEADS, heads="mean_of_groups"),
+    ),
+    "no groups of heads": (
+        call("attention_score_loss", teacher_q=MORE_HEADS[:, :5], teacher_k=MORE_HEADS[:, :5], heads="mean_of_groups"),
+        "attention_score_loss: with heads 'mean_of_groups' one number of heads must be a multiple of the other, got 2 "
+        "of student_q and 5 of teacher_q; leave this loss out",
+        # other losses take such a teacher
+        call("hidden_state_loss"),
+    ),
+    "heads that differ": (
+        call("attention_score_loss", teacher_q=MORE_HEADS[:, :5], teacher_k=MORE_HEADS[:, :5]),
+        "attention_score_loss: with heads 'equal' teacher_q must have 2 heads, as student_q has, got 5; leave this",
+        call("hidden_state_loss"),
+    ),
+    "relation heads": (
+        call("attention_relation_loss", teacher_q=MORE_HEADS, teacher_k=MORE_HEADS),
+        "attention_relation_loss: teacher_q must have 2 heads, as many as student_q, got 6; cut all four into the same "
+        "number of relation heads with x.reshape(T, relation_heads, -1)",
+        call(
+            "attention_relation_loss",
+            **{name: HEADS.reshape(5, 4, -1) for name in ("student_q", "student_k")},
+            **{name: MORE_HEADS.reshape(5, 4, -1) for name in ("teacher_q", "teacher_k")},
+        ),
+    ),
+    "causal loss": (
+        call("attention_relation_loss", causal=1),
+        "attention_relation_loss: causal must be True or False, got 1",
+        call("attention_relation_loss", causal=True),
+    ),
+    "window of a loss": (
+        call("attention_score_loss", window=1.5),
+        "attention_score_loss: window must be a whole number of tokens, or None to see the whole document, got 1.5",
+        each(call("attention_score_loss", window=1), call("attention_score_loss", window=None)),
+    ),
+    "weights": (
+        call("soft_cross_entropy", weights=torch.ones(4)),
+        "soft_cross_entropy: weights must have shape (5,), one weight per row, got (4,)",
+        call("soft_cross_entropy", weights=torch.ones(5)),
+    ),
+    "rows of a teacher": (
+        call("hidden_state_loss", teacher=X[:4, :6]),
+        "hidden_state_loss: teacher must have 5 rows, as student has, got 4",
+        call("hidden_state_loss", teacher=X[:, :6]),
+    ),
+    "bias alone": (
+        call("hidden_state_loss", weight=None),
+        "hidden_state_loss: bias needs weight, which is None; pass weight, or leave bias out",
+        each(call("hidden_state_loss"), call("hidden_state_loss", teacher=X, weight=None, bias=None)),
+    ),
+    "projection": (
+        call("hidden_state_loss", weight=None, bias=None),
+        "hidden_state_loss: without weight teacher must have 8 columns, as student has, got 6; pass a weight (6, 8) "
+        "that projects the student",
+        call("hidden_state_loss", weight=torch.ones(6, 8), bias=None),
+    ),
+    "classes": (
+        call("soft_cross_entropy", student_logits=X[:, :0], teacher_logits=X[:, :0]),
+        "soft_cross_entropy: student_logits must have at least one class, got shape (5, 0)",
+        call("soft_cross_entropy", student_logits=X[:, :1], teacher_logits=X[:, :1]),
+    ),
+    "temperature": (
+        call("soft_cross_entropy", temperature=0),
+        "soft_cross_entropy: temperature must be a finite number above 0, got 0",
+        call("soft_cross_entropy", temperature=2),
     ),
     "slots": (
         call("masking", capacity=0),

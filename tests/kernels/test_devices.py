@@ -32,8 +32,8 @@ CALLS: dict[str, tuple[Callable[..., Any], Case, str]] = {
 
 
 def test_every_family_is_here() -> None:
-    # test_optimizer.py has the optimizer, whose arguments are lists
-    assert CALLS.keys() | {"optimizer"} == FAMILIES.keys()
+    # test_optimizer.py has the optimizer, whose arguments are lists, and test_distill.py the losses of distill
+    assert CALLS.keys() | {"optimizer", "distill"} == FAMILIES.keys()
 
 
 @pytest.mark.parametrize("family", CALLS)

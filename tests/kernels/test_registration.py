@@ -13,11 +13,13 @@ from unmask_kernels.testing.layer_norm import layer_norm_case
 from unmask_kernels.testing.masking import masking_case
 
 DIRECTIONS = ("forward", "backward")
+# a loss of distill has its gradients with its value
+LOSSES = tuple(f"{loss}_forward" for loss in ("score", "relation", "hidden", "prediction"))
 WRITTEN = [
     (name, backend, direction)
     for name, family in FAMILIES.items()
     for backend in family.backends
-    for direction in DIRECTIONS
+    for direction in (LOSSES if name == "distill" else DIRECTIONS)
     # masking is not differentiated; an update has one direction and changes its arguments
     if not (direction == "backward" and name == "masking") and name != "optimizer"
 ]

@@ -506,6 +506,7 @@ class KernelsConfig(Checked):
     masking: str | None = setting(None, "Masking on the device.")
     embedding: str | None = setting(None, "Embedding tables, their sum, layer norm and dropout.")
     optimizer: str | None = setting(None, "The update of all parameters.")
+    distill: str | None = setting(None, "The losses by which a student learns from a teacher.")
     last_layer_rows: bool = setting(
         True,
         "Whether the last layer computes only the rows that an objective reads. Loss and gradients stay the same.",

@@ -213,5 +213,7 @@ def _close(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], what: str) 
 
 
 def _ramp(output: Tensor) -> Tensor:
-    """The same incoming gradient for every token."""
+    """The same incoming gradient for every token; 1 for a scalar."""
+    if output.dim() == 0:
+        return torch.ones_like(output)
     return torch.linspace(-1, 1, output.shape[-1], device=output.device).to(output.dtype).expand(output.shape)

@@ -72,19 +72,22 @@ class Case:
         name: the id of tests, and what `str(case)` returns.
         build: draws the arguments in fp32 on the CPU.
         parameters: see `Inputs`.
-        differentiable: whether every floating-point tensor is; else none is.
+        differentiable: whether every floating-point tensor is, or none; or the names of those that are.
     """
 
     name: str
     build: Callable[[torch.Generator], dict[str, Any]]
     parameters: tuple[str, ...] = ()
-    differentiable: bool = True
+    differentiable: bool | tuple[str, ...] = True
 
     def make(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Inputs:
         """Return the inputs in `dtype` on `device`; every call gives the same values."""
         arguments = self.build(torch.Generator().manual_seed(SEED))
         floats = tuple(name for name, x in arguments.items() if isinstance(x, Tensor) and x.is_floating_point())
-        floats = floats if self.differentiable else ()
+        if not isinstance(self.differentiable, bool):
+            floats = tuple(name for name in self.differentiable if name in floats)
+        elif not self.differentiable:
+            floats = ()
         return Inputs(arguments=arguments, differentiable=floats, parameters=self.parameters).to(dtype, device)
 
     def __str__(self) -> str:

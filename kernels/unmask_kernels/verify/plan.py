@@ -15,6 +15,7 @@ import torch
 from ..dispatch import known
 from ..gelu.arguments import GATED
 from ..testing.attention import attention_case
+from ..testing.distill import hidden_case, prediction_case, relation_case, score_case
 from ..testing.embedding import embedding_case
 from ..testing.gelu import gelu_case
 from ..testing.inputs import Case
@@ -240,6 +241,38 @@ def _mlm_loss(shapes: Shapes) -> _Samples:
     yield {"vocabulary": shapes.vocab_size, "width": shapes.hidden_size}, samples
 
 
+def _distill(shapes: Shapes) -> _Samples:
+    """A student of the run's heads beside a teacher of the same ones, and of those of BERT."""
+    max_length, width = shapes.max_length, shapes.head_dim
+    losses: tuple[tuple[str, Callable[..., Case]], ...] = (("score", score_case), ("relation", relation_case))
+    for loss, make_case in losses:
+        for teacher_dim in dict.fromkeys((width, 64)):
+            make = partial(make_case, head_dim=width, teacher_dim=teacher_dim, causal=shapes.causal, weighted=True)
+
+            def samples(tokens: int, make: Callable[..., Case] = make) -> list[Sample]:
+                edges = _edges(max_length)
+                return [
+                    Sample(make("edges", edges), tuple(edges)),
+                    Sample(make("filled", _lengths(max_length, tokens), heads=shapes.num_heads)),
+                ]
+
+            widths = {"student_width": width, "teacher_width": teacher_dim}
+            yield {"loss": loss, **widths, "banded": shapes.causal, "max_seqlen": max_length}, samples
+
+    def rows(tokens: int) -> list[Sample]:
+        size = shapes.hidden_size
+        cases = (hidden_case(tokens, size, size), hidden_case(37, size, size, projected=False, weighted=True))
+        return [Sample(case) for case in cases]
+
+    widths = dict.fromkeys(("student_width", "teacher_width"), shapes.hidden_size)
+    yield {"loss": "hidden", **widths, "max_seqlen": 0}, rows
+
+    def classes(tokens: int) -> list[Sample]:
+        return [Sample(prediction_case(37, 3, temperature=2.0)), Sample(prediction_case(tokens, 2, weighted=True))]
+
+    yield {"loss": "prediction", "student_width": 2, "teacher_width": 2, "max_seqlen": 0}, classes
+
+
 def _masking(shapes: Shapes) -> _Samples:
     for max_length in dict.fromkeys(shapes.max_lengths):
 
@@ -282,4 +315,5 @@ _CALLS: dict[str, Callable[[Shapes], _Samples]] = {
     "masking": _masking,
     "linear_gelu": _linear_gelu,
     "optimizer": _optimizer,
+    "distill": _distill,
 }

@@ -17,6 +17,7 @@ from ..gelu import reference as gelu_reference
 from ..layer_norm import reference as layer_norm_reference
 from ..linear_gelu import reference as linear_gelu_reference
 from ..testing.attention import plain_attention
+from ..testing.distill import plain_distill, reference_distill, run_distill
 from ..testing.embedding import plain_embedding
 from ..testing.gelu import plain_gelu
 from ..testing.inputs import Inputs
@@ -39,6 +40,7 @@ class Subject(NamedTuple):
         plain: the same as PyTorch users write it, in the dtype under test; None where a result has no rounding, and has
             to be that of the definition bit for bit.
         by_token: names of the arguments whose first dimension is tokens.
+        by_document: names of those whose first dimension is documents.
         alone: names of the results that a document must give alone too, bit for bit.
         exact: backends whose bits are the same alone; libraries may sum in another order.
     """
@@ -47,6 +49,7 @@ class Subject(NamedTuple):
     truth: Callable[..., Any]
     plain: Callable[..., Any] | None
     by_token: tuple[str, ...] = ()
+    by_document: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
     exact: tuple[str, ...] = ("triton", "cuda")
 
@@ -54,9 +57,9 @@ class Subject(NamedTuple):
         """The function that makes the call on one document, given its tokens and its index."""
 
         def alone(tokens: slice, index: int) -> Inputs:
-            cut: dict[str, Any] = {
-                name: packed.arguments[name][tokens] for name in self.by_token if packed.arguments[name] is not None
-            }
+            rows = {**dict.fromkeys(self.by_token, tokens), **dict.fromkeys(self.by_document, slice(index, index + 1))}
+            given = packed.arguments
+            cut: dict[str, Any] = {name: given[name][some] for name, some in rows.items() if given[name] is not None}
             documents = packed.arguments.get("documents")
             if isinstance(documents, Documents):
                 offsets = torch.tensor([0, lengths[index]], dtype=torch.int32, device=documents.keys.device)
@@ -86,6 +89,14 @@ SUBJECTS: Mapping[str, Subject] = {
         _scaled(plain_attention),
         by_token=("qkv",),
         alone=("y", "dqkv"),
+    ),
+    "distill": Subject(
+        run_distill,
+        reference_distill,
+        plain_distill,
+        by_token=("student_q", "student_k", "teacher_q", "teacher_k"),
+        by_document=("weights",),
+        alone=("dstudent_q", "dstudent_k"),
     ),
     "layer_norm": Subject(
         layer_norm,

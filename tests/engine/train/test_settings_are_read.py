@@ -143,6 +143,7 @@ OTHER: dict[str, Any] = {
     "kernels.masking": "reference",
     "kernels.embedding": "reference",
     "kernels.optimizer": "reference",
+    "kernels.distill": "reference",
     "kernels.last_layer_rows": False,
     "kernels.verify": "auto",
     "kernels.tuned": "never",
