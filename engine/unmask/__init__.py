@@ -9,6 +9,7 @@ The public names, each imported when it is first used:
     PackedDataset                                a token store as a dataset for other trainers
     prepare, similar_words, analyse              the commands as functions: text and stores,
     load_config, plan, pretrain                  training,
+    augment                                      a training file with variants of its texts,
     load_finetune_config, finetune, TaskModel    fine-tuning on a task, and the model of one,
     evaluate, fill_mask, predict, export         and models
     score                                        predictions of a task
@@ -29,6 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unmask.batch import PackedBatch, pack
     from unmask.commands.analyse import analyse
+    from unmask.commands.augment import augment
     from unmask.commands.evaluate import evaluate
     from unmask.commands.export import export
     from unmask.commands.fill_mask import fill_mask
@@ -61,6 +63,7 @@ __all__ = [
     "Tokenizer",
     "__version__",
     "analyse",
+    "augment",
     "evaluate",
     "export",
     "fill_mask",
@@ -92,6 +95,7 @@ _HOMES = {
     "TaskModel": "unmask.model.task_model",
     "Tokenizer": "unmask.data.tokenizer",
     "analyse": "unmask.commands.analyse",
+    "augment": "unmask.commands.augment",
     "evaluate": "unmask.commands.evaluate",
     "export": "unmask.commands.export",
     "fill_mask": "unmask.commands.fill_mask",

@@ -21,6 +21,7 @@ COMMANDS = {
     "analyse": "describe a corpus as a run reads it, and where attention goes",
     "pretrain": "pre-train an encoder; without arguments, a demonstration",
     "plan": "say what a run will need: memory, time, disk",
+    "augment": "write a training file with variants of its texts",
     "finetune": "train an output layer and the encoder on a task",
     "predict": "write what a fine-tuned model predicts",
     "config": "print the settings of a run as YAML",

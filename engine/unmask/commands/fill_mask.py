@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from unmask.batch import pack
-from unmask.commands.load_model import config_of, load_model
+from unmask.commands.load_model import load_masked_model
 from unmask.config.settings import check_argument
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UnmaskError
@@ -74,19 +74,8 @@ class MaskFiller:
     def __init__(self, model: str | Path) -> None:
         found = find_model(model)
         self.name, self.folder, self.step = found.name, found.path, found.steps
-        config = config_of(found)
-        if config is not None and config.objective.mlm == 0:
-            raise UnmaskError(
-                f"fill-mask: {found.path} was trained without objective.mlm and never learnt to fill a {MASK}; take a "
-                "run with it"
-            )
-        self.model, self.tokenizer = load_model(found)
+        self.model, self.tokenizer = load_masked_model(found, "fill-mask")
         self.trained_length = trained_length(found)
-        if config is not None and config.masking.strategy == "mac":
-            _log.warning(
-                f"fill-mask: the training of {found.path} (masking.strategy 'mac') never showed it {MASK}, so what it "
-                "says of one means little"
-            )
 
     def fill(self, text: str, *, top: int = 5) -> list[list[Prediction]]:
         """Return the `top` most probable tokens for every [MASK] of a text, best first.

@@ -1,8 +1,9 @@
 """Loading what `find_model` finds: a model with its tokenizer, and the configuration of its run."""
 
+import logging
 from typing import TYPE_CHECKING
 
-from unmask.errors import ConfigError, RunError
+from unmask.errors import ConfigError, RunError, UnmaskError
 
 if TYPE_CHECKING:
     from unmask.config import RunConfig
@@ -10,7 +11,9 @@ if TYPE_CHECKING:
     from unmask.interop.find_model import ModelFolder
     from unmask.model import PretrainingModel
 
-__all__ = ["config_of", "load_model"]
+__all__ = ["config_of", "load_masked_model", "load_model"]
+
+_log = logging.getLogger(__name__)
 
 
 def load_model(found: "ModelFolder") -> "tuple[PretrainingModel, Tokenizer]":
@@ -28,6 +31,31 @@ def load_model(found: "ModelFolder") -> "tuple[PretrainingModel, Tokenizer]":
     tokenizer = Tokenizer.load(found.path)
     require_bound(found.path, tokenizer, model.encoder.config.token_rows)
     return model, tokenizer
+
+
+def load_masked_model(found: "ModelFolder", command: str) -> "tuple[PretrainingModel, Tokenizer]":
+    """Load a model that fills in [MASK], and its tokenizer.
+
+    Args:
+        found: the model.
+        command: that needs it, for messages.
+    Raises:
+        UnmaskError: the model was trained without the masked-LM objective.
+        CheckpointError, TokenizerError: see `load_model`.
+    """
+    config = config_of(found)
+    if config is not None and config.objective.mlm == 0:
+        raise UnmaskError(
+            f"{command}: {found.path} was trained without objective.mlm and never learnt to fill a [MASK]; take a run "
+            "with it"
+        )
+    loaded = load_model(found)
+    if config is not None and config.masking.strategy == "mac":
+        _log.warning(
+            f"{command}: the training of {found.path} (masking.strategy 'mac') never showed it [MASK], so what it says "
+            "of one means little"
+        )
+    return loaded
 
 
 def config_of(found: "ModelFolder") -> "RunConfig | None":

@@ -13,7 +13,7 @@ from unmask.tasks.data.layouts import TextLayout
 from unmask.tasks.data.words import WordsLayout
 from unmask.tasks.scores.scoring import AnswerRules
 
-__all__ = ["BENCHMARKS", "TASKS", "Benchmark", "TaskName", "benchmark_of"]
+__all__ = ["BENCHMARKS", "TASKS", "Benchmark", "TaskName", "benchmark_of", "texts_of_benchmark"]
 
 TaskName = Literal["classification", "multi_label", "regression", "entities", "qa"]
 TASKS: tuple[TaskName, ...] = ("classification", "multi_label", "regression", "entities", "qa")
@@ -113,3 +113,17 @@ def benchmark_of(name: str) -> Benchmark | None:
     close = difflib.get_close_matches(name.lower().replace("-", ""), [*BENCHMARKS, *TASKS], n=1)
     way = f"write {close[0]}" if close else f"write one of {', '.join([*TASKS, *BENCHMARKS])}"
     raise ConfigError(f"task: {name!r} is neither a task nor a benchmark; {way}")
+
+
+def texts_of_benchmark(name: str) -> TextLayout:
+    """Return the layout of a benchmark's files of texts.
+
+    Raises:
+        ConfigError: there is no such benchmark of texts.
+    """
+    known = {one.name: one.texts for one in BENCHMARKS.values() if one.texts is not None}
+    if name not in known:
+        close = difflib.get_close_matches(name.lower(), known, n=1)
+        way = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+        raise ConfigError(f"config: data.layout is {name!r}, which is no benchmark of texts; {way}")
+    return known[name]

@@ -6,7 +6,6 @@ text is read in windows, the mean over its windows counts; in training each wind
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,7 @@ from numpy.typing import NDArray
 
 from unmask.config.head import HeadTask
 from unmask.data.tokenizer import Tokenizer
-from unmask.errors import ConfigError
-from unmask.tasks.benchmarks import BENCHMARKS
+from unmask.tasks.benchmarks import BENCHMARKS, texts_of_benchmark
 from unmask.tasks.config import FinetuneConfig
 from unmask.tasks.data.layouts import TextLayout, layout_of_columns
 from unmask.tasks.data.texts import find_labels, read_texts
@@ -189,9 +187,4 @@ def _layout(config: FinetuneConfig) -> TextLayout:
         return layout_of_columns(
             data.text or "text", pair=data.pair, label=data.label or "label", id=data.id, kind=kind
         )
-    known = {name: one.texts for name, one in BENCHMARKS.items() if one.texts is not None}
-    if data.layout not in known:
-        close = difflib.get_close_matches(data.layout.lower(), known, n=1)
-        way = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-        raise ConfigError(f"config: data.layout is {data.layout!r}, which is no benchmark of texts; {way}")
-    return known[data.layout]
+    return texts_of_benchmark(data.layout)

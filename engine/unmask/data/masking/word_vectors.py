@@ -24,7 +24,7 @@ from unmask.errors import CorpusError, UnmaskError
 if TYPE_CHECKING:
     from unmask.data.tokenizer import Tokenizer
 
-__all__ = ["Vectors", "read_vectors", "require_gensim", "train_vectors"]
+__all__ = ["Vectors", "load_vectors", "read_vectors", "require_gensim", "train_vectors"]
 
 Vectors = npt.NDArray[np.float32]
 
@@ -36,7 +36,7 @@ _DIMENSIONS = 100
 def require_gensim() -> None:
     """Raise UnmaskError if gensim is not installed."""
     if importlib.util.find_spec("gensim") is None:
-        raise UnmaskError("similar-words: word vectors need gensim; pip install 'unmask[vectors]'")
+        raise UnmaskError("word vectors need gensim; pip install 'unmask[vectors]'")
 
 
 class _Sentences:
@@ -81,21 +81,30 @@ def read_vectors(path: Path, words: StoreWords, tokenizer: Tokenizer, *, most: i
     Raises:
         CorpusError: no such file, or not in a known format.
     """
-    found = _load(path, most)
+    spelled, vectors = load_vectors(path, most, otherwise="leave --vectors out to train vectors on the store")
     number = {ids: index for index, ids in reversed(list(enumerate(words.ids)))}
-    rows = np.zeros((len(words.spelled), found.vector_size), dtype=np.float32)
+    rows = np.zeros((len(words.spelled), vectors.shape[1]), dtype=np.float32)
     seen: set[int] = set()
-    for place, ids in enumerate(tokenizer.encode_batch(found.index_to_key)):
+    for place, ids in enumerate(tokenizer.encode_batch(spelled)):
         index = number.get(tuple(ids))
         if index is not None and index not in seen:
             seen.add(index)
-            rows[index] = found.vectors[place]
-    total = len(found.index_to_key)
-    _log.info(f"{path}: {total:,} vectors of {found.vector_size} numbers, {len(seen):,} for words of the store")
+            rows[index] = vectors[place]
+    _log.info(f"{path}: {len(spelled):,} vectors of {rows.shape[1]} numbers, {len(seen):,} for words of the store")
     return rows
 
 
-def _load(path: Path, most: int) -> Any:
+def load_vectors(path: Path, most: int, *, otherwise: str) -> tuple[list[str], Vectors]:
+    """Read words and their vectors, W words and (W, D).
+
+    Args:
+        path: word2vec (text or binary) or GloVe; also compressed, as .gz or .bz2.
+        most: read this many vectors, the first of the file. Files begin with their most frequent words.
+        otherwise: what an error proposes besides another file.
+    Raises:
+        CorpusError: no such file, or not in a known format.
+        UnmaskError: gensim is not installed.
+    """
     keyed = _gensim("models.keyedvectors").KeyedVectors
     empty = CorpusError(f"word vectors: {path} holds no words; give word2vec or GloVe vectors")
     try:
@@ -115,11 +124,11 @@ def _load(path: Path, most: int) -> Any:
     except Exception as error:
         raise CorpusError(
             f"word vectors: {path} must be word2vec (text or binary) or GloVe, also as .gz or .bz2; gensim cannot read "
-            f"it ({error}); give such a file, or leave --vectors out to train vectors on the store"
+            f"it ({error}); give such a file, or {otherwise}"
         ) from error
     if not found.index_to_key:
         raise empty
-    return found
+    return list(found.index_to_key), found.vectors
 
 
 def _first_lines(path: Path) -> tuple[list[bytes], list[bytes]]:

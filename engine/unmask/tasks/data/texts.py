@@ -16,15 +16,20 @@ from unmask.tasks.data.rows import TableRow, read_rows, suffix_of_location, task
 from unmask.tasks.data.rte_xml import read_rte_xml
 from unmask.tasks.examples import Labels, TextExample
 
-__all__ = ["find_labels", "read_texts", "require_pairs"]
+__all__ = ["TextRecord", "find_labels", "read_records", "read_texts", "require_pairs"]
 
 _log = logging.getLogger(__name__)
 _NO_LABEL = frozenset({"-1", "?", "-"})
 _XML_COLUMNS = Columns("t", "h", "label", "id")
 
 
-class _Record(NamedTuple):
-    """An example whose label is as the file spells it; None in a file without labels."""
+class TextRecord(NamedTuple):
+    """An example whose label is as the file spells it; None in a file without labels.
+
+    Attributes:
+        id, text, pair, where: as in `TextExample`.
+        label: as it is spelled.
+    """
 
     id: str
     text: str
@@ -49,7 +54,7 @@ def find_labels(
     if layout.labels is not None:
         return layout.labels
     names: set[str] = set()
-    for record in _records(location, layout, encoding, delimiter, labelled=True):
+    for record in read_records(location, layout, encoding=encoding, delimiter=delimiter, labelled=True):
         names.update(_names(record.label or "", layout))
     if not names:
         raise CorpusError(f"data: {location} has no label in any line; train on a file with labels")
@@ -80,7 +85,7 @@ def read_texts(
     """
     examples = []
     left_out: list[str] = []
-    for record in _records(location, layout, encoding, delimiter, labelled=labelled):
+    for record in read_records(location, layout, encoding=encoding, delimiter=delimiter, labelled=labelled):
         if labelled and record.label in layout.unlabelled:
             left_out.append(record.where)
             continue
@@ -119,9 +124,19 @@ def require_pairs(examples: Sequence[TextExample], *, pairs: bool) -> None:
         )
 
 
-def _records(
-    location: str | PurePath, layout: TextLayout, encoding: str, delimiter: str | None, *, labelled: bool
-) -> Iterator[_Record]:
+def read_records(
+    location: str | PurePath,
+    layout: TextLayout,
+    *,
+    labelled: bool,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+) -> Iterator[TextRecord]:
+    """Yield the examples of a file with their labels as they are spelled; the arguments are those of `read_texts`.
+
+    Raises:
+        CorpusError: the file is missing or cannot be read, or a column or a label is missing.
+    """
     columns: Columns | None = None
     if suffix_of_location(location) == ".xml":
         rows: Iterator[TableRow] = read_rte_xml(task_file(location))
@@ -142,7 +157,7 @@ def _records(
         texts = [_text(values, column, place) for column in columns.texts]
         label = _label_text(values, columns, layout, place, labelled)
         given = None if columns.id is None else values.get(columns.id)
-        yield _Record(
+        yield TextRecord(
             str(number) if given is None else str(given), texts[0], texts[1] if len(texts) > 1 else None, label, place
         )
         number += 1
