@@ -430,9 +430,23 @@ class TrainConfig(Checked):
     growth_steps: int = setting(
         1000, "Steps in which the tokens of a step grow from `first_tokens_per_step`.", ge=1, le=10**9
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting(
+        "auto", "Where to train. auto: a CUDA device if there is one, else the CPU. mps: the GPU of an Apple computer."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto",
-        "Dtype of activations; auto: bfloat16 if the machine multiplies it fast, else float32. Parameters are float32.",
+        "Dtype of activations; auto: bfloat16 if the machine multiplies it fast, else float32. float16 scales the loss "
+        "and is for GPUs without bfloat16. Parameters are float32.",
+    )
+    compile: bool = setting(
+        False,
+        "Whether torch.compile makes one graph of the forward pass, and one of the backward pass. It takes a minute or "
+        "more before the first step of each phase. Results round differently.",
+    )
+    graph: Literal["auto", "never", "require"] = setting(
+        "auto",
+        "Whether steps are recorded as CUDA graphs, which one call of the host replays. auto: on a CUDA device, if "
+        "everything in the step can be recorded; if not, the run says why. require: the same, or the run is refused.",
     )
     activation_checkpointing: bool = setting(
         False,

@@ -31,6 +31,7 @@ from unmask.data.stream.capacities import compose_sample, count_tokens
 from unmask.data.stream.loader import Loader
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import ConfigError, CorpusError
+from unmask.train.side_stream import SideStream
 from unmask.train.unigram import Unigram, measure_unigram
 from unmask_kernels import masking
 
@@ -151,6 +152,7 @@ class RunData:
         self._streams: dict[int, Stream] = {}
         self._held_out: dict[int, Stream | None] = {}
         self._masking: dict[int, DeviceMasking] = {}
+        self._side_stream: SideStream | None = None
 
     def stream(self, phase: Phase) -> Stream:
         """Return the training stream of a phase."""
@@ -215,7 +217,11 @@ class RunData:
 
     def to_device(self, batch: PackedBatch, phase: Phase, device: torch.device) -> PackedBatch:
         """Move a batch of a phase to the device, and mask it there if `masking.place` is `device`."""
-        moved = batch.to(device, non_blocking=True)
+        if device.type == "cuda":
+            self._side_stream = self._side_stream or SideStream(device)
+            moved = self._side_stream(batch)
+        else:
+            moved = batch.to(device, non_blocking=True)
         if self.config.masking.place == "host":
             return moved
         if phase.number not in self._masking:

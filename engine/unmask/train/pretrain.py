@@ -28,6 +28,7 @@ from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.resume import before_decay, inherit, log_schedule_change, require_steps
 from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.data import RunData
+from unmask.train.device import choose_device
 from unmask.train.initial import InitialCheckpoint
 from unmask.train.logging.log import event_writer_class, read_evaluations
 from unmask.train.logging.progress import Display
@@ -369,7 +370,7 @@ def build_trainer(
         initial: what a new run starts from; None for new weights, or for those of the checkpoint to resume.
         ranks: the processes that train together.
     """
-    device = ranks.device()
+    device = choose_device(config.train.device, ranks)
     store, tokenizer = ranks.in_turn(lambda: open_store(config, run))
     if initial is not None:
         initial.require_vocabulary(tokenizer, store.folder)

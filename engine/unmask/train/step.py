@@ -17,11 +17,11 @@ forward and backward, the step reads the gradients once for their norm; the fuse
 With several ranks the counts, the gradients and the tallies are summed over all of them (`gradient_sum`). So every rank
 has the same norm, makes the same decision and the same update.
 
-Shapes: O objectives. The shapes of the batches are static.
+Shapes: O objectives. The shapes of the batches are static, so `losses` can be compiled, and `graphs` can record a step.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -30,8 +30,23 @@ from torch import Tensor, nn
 from unmask.batch import PackedBatch
 from unmask.objectives import Objective, score_batch
 from unmask.train.gradient_sum import GradientSum
+from unmask.train.loss_scale import LossScale
 
-__all__ = ["StepReport", "TrainingStep", "take_gradients"]
+__all__ = ["Losses", "StepReport", "TrainingStep", "take_gradients"]
+
+
+class Losses(NamedTuple):
+    """The losses of a micro-batch.
+
+    Attributes:
+        loss: its part of the loss of the step, () fp32; carries the gradient.
+        sums: summed loss of each objective, (O,) fp32, detached.
+        correct: number of correct predictions of each objective, (O,) fp32.
+    """
+
+    loss: Tensor
+    sums: Tensor
+    correct: Tensor
 
 
 class StepReport(NamedTuple):
@@ -54,7 +69,7 @@ class StepReport(NamedTuple):
     skipped: Tensor
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class TrainingStep:
     """The step, as a callable that takes micro-batches.
 
@@ -65,6 +80,9 @@ class TrainingStep:
         clip_norm: upper bound of the global L2 norm of the gradient, > 0; `inf` never clips.
         all_rows: compute all rows of the last layer, not only those that an objective reads; for comparison.
         shared: sums over ranks; None for a single one.
+        loss_scale: what fp16 multiplies the loss by; None for other dtypes.
+        compiles: whether `torch.compile` makes one graph of the forward pass of a micro-batch, and one of its backward.
+        losses: function of a micro-batch and the counts of the step, (O,), compiled or not.
     """
 
     model: nn.Module
@@ -73,36 +91,52 @@ class TrainingStep:
     clip_norm: float = 1.0
     all_rows: bool = False
     shared: GradientSum | None = None
+    loss_scale: LossScale | None = None
+    compiles: bool = False
+    losses: Callable[[PackedBatch, Tensor], Losses] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.losses = self._losses
+        if self.compiles:
+            self.losses = torch.compile(self._losses, fullgraph=True, dynamic=False)
 
     def __call__(self, batches: Sequence[PackedBatch]) -> StepReport:
         """Update the parameters once from the micro-batches of this rank in a step, already on the model's device."""
         self.optimizer.zero_grad(set_to_none=True)
         counts, sums, correct = self.accumulate(batches)
         norm, skipped = self.update()
+        return self.report(counts, sums, correct, norm, skipped)
+
+    def report(self, counts: Tensor, sums: Tensor, correct: Tensor, norm: Tensor, skipped: Tensor) -> StepReport:
+        """Return the results of a step from its sums, (O,) each, its norm and its decision, () each."""
         means = sums / counts
         weights = [weight for _, weight in self.objectives]
         loss = torch.stack([mean * weight for mean, weight in zip(means.unbind(), weights, strict=True)]).sum()
         return StepReport(loss, means, correct / counts, counts, norm, skipped)
 
+    def count(self, batches: Sequence[PackedBatch]) -> Tensor:
+        """Return the number of predictions of each objective in all micro-batches of this rank, (O,) fp32."""
+        return torch.stack([_total(objective, batches) for objective, _ in self.objectives])
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return what the backward pass begins with."""
+        return loss if self.loss_scale is None else loss * self.loss_scale.scale
+
     def accumulate(self, batches: Sequence[PackedBatch]) -> tuple[Tensor, Tensor, Tensor]:
-        """Add the gradient of the step's loss to `.grad`.
+        """Add the gradient of the step's loss, times the loss scale, to `.grad`.
 
         Returns:
             Number of predictions, summed loss and number of correct predictions of each objective, (O,) fp32 each,
             of all ranks.
         """
-        counts = torch.stack([_total(objective, batches) for objective, _ in self.objectives])
+        counts = self.count(batches)
         if self.shared is not None:
             self.shared.counts(counts)
         sums, correct = torch.zeros_like(counts), torch.zeros_like(counts)
         totals: dict[Tensor, Tensor] = {}
         for number, batch in enumerate(batches):
-            tallies = score_batch(self.model, self.objectives, batch, all_rows=self.all_rows)
-            terms = [
-                tally.loss_sum * (weight / count.clamp(min=1.0))
-                for tally, (_, weight), count in zip(tallies, self.objectives, counts.unbind(), strict=True)
-            ]
-            loss = torch.stack(terms).sum()
+            found = self.losses(batch, counts)
+            loss = self.scaled(found.loss)
             if self.shared is not None and number == len(batches) - 1:
                 with self.shared.last_backward(totals):
                     loss.backward()
@@ -110,14 +144,26 @@ class TrainingStep:
                 loss.backward()
                 if len(batches) > 1 and _launches_cost(counts.device):
                     take_gradients(self.model.parameters(), totals)
-            sums += torch.stack([tally.loss_sum.detach().float() for tally in tallies])
-            correct += torch.stack([tally.correct.detach().float() for tally in tallies])
+            sums += found.sums
+            correct += found.correct
         if self.shared is not None:
             self.shared.finish(totals, sums, correct)
         else:
             for parameter, total in totals.items():
                 parameter.grad = total
         return counts, sums, correct
+
+    def _losses(self, batch: PackedBatch, counts: Tensor) -> Losses:
+        tallies = score_batch(self.model, self.objectives, batch, all_rows=self.all_rows)
+        terms = [
+            tally.loss_sum * (weight / count.clamp(min=1.0))
+            for tally, (_, weight), count in zip(tallies, self.objectives, counts.unbind(), strict=True)
+        ]
+        return Losses(
+            torch.stack(terms).sum(),
+            torch.stack([tally.loss_sum.detach().float() for tally in tallies]),
+            torch.stack([tally.correct.detach().float() for tally in tallies]),
+        )
 
     def update(self) -> tuple[Tensor, Tensor]:
         """Clip the gradient and apply it, unless its norm is not finite.
@@ -127,11 +173,15 @@ class TrainingStep:
         """
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
+        if self.loss_scale is not None:
+            norm = norm / self.loss_scale.scale
         skipped = 1.0 - torch.isfinite(norm).float()
         # As with torch.amp.GradScaler, the fused kernel divides by grad_scale, and does nothing if found_inf is 1.
-        self.optimizer.grad_scale = (norm / self.clip_norm).clamp(min=1.0)  # type: ignore[attr-defined]
+        self.optimizer.grad_scale = self.scaled((norm / self.clip_norm).clamp(min=1.0))  # type: ignore[attr-defined]
         self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
         self.optimizer.step()
+        if self.loss_scale is not None:
+            self.loss_scale.update(skipped)
         return norm, skipped
 
 

@@ -15,7 +15,7 @@ loop decides by: the signals that they heard, the tokens of the step, and the cl
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import takewhile
@@ -40,10 +40,12 @@ from unmask.train.data import Position, RunData, phase_at
 from unmask.train.deadline import Deadline
 from unmask.train.evaluate import as_row, score_model
 from unmask.train.gradient_sum import GradientSum
+from unmask.train.graphs import GraphedStep, may_use_graphs
 from unmask.train.logging.log import RunLog, UnwrittenLog
 from unmask.train.logging.metrics import FlopCount, Meter, peak_flops
 from unmask.train.logging.progress import Display, next_command
 from unmask.train.logging.provenance import differences, machine
+from unmask.train.loss_scale import LossScale
 from unmask.train.optim import build_optimizer, set_learning_rate
 from unmask.train.parallel import ALONE, Ranks
 from unmask.train.run_folder import RunFolder, note_start
@@ -85,6 +87,9 @@ class Trainer:
         rate: learning rate of the last update.
         ended: whether the last step is done.
         deadline: the clock that ends the run; None if the number of steps does.
+        step: the update, one operation after the other.
+        take_step: the same, or what replays it from CUDA graphs.
+        loss_scale: what the loss is multiplied by in fp16; None for other dtypes.
         average: the moving average of the weights; None without `optimizer.ema_decay`.
         costs: seconds that the last `save` and the last `evaluation` took, if the clock ends the run.
     """
@@ -113,6 +118,8 @@ class Trainer:
     schedule: StepSchedule | TimedSchedule = field(init=False)
     average: WeightAverage | None = field(init=False)
     step: TrainingStep = field(init=False)
+    take_step: Callable[[Sequence[PackedBatch]], StepReport] = field(init=False)
+    loss_scale: LossScale | None = field(init=False)
     meter: Meter = field(init=False)
     flops: FlopCount = field(init=False)
     crowd: CrowdWatch = field(init=False)
@@ -131,6 +138,7 @@ class Trainer:
         self.crowd = CrowdWatch()
         self.optimizer = build_optimizer(self.model, optimizer)
         self.average = None if optimizer.ema_decay is None else WeightAverage(self.model, optimizer.ema_decay)
+        self.loss_scale = LossScale(self.device) if self.model.encoder.compute_dtype == torch.float16 else None
         self.step = TrainingStep(
             model=self.model,
             objectives=self.objectives,
@@ -138,7 +146,13 @@ class Trainer:
             clip_norm=optimizer.clip_norm,
             all_rows=not self.config.kernels.last_layer_rows,
             shared=None if self.ranks.size == 1 else GradientSum(self.model, self.ranks),
+            loss_scale=self.loss_scale,
+            compiles=train.compile,
         )
+        self.take_step = self.step
+        on_gpu = self.device.type == "cuda"
+        if (on_gpu or train.graph == "require") and may_use_graphs(self.config, self.device, self.ranks.size):
+            self.take_step = GraphedStep(self.step, required=train.graph == "require")
         names = [objective.name for objective, _ in self.objectives]
         self.meter = Meter(names, peak=peak_flops(self.device))
         self.flops = FlopCount(encoder=self.model.config, mask_rate=self.config.masking.rate, objectives=names)
@@ -273,7 +287,7 @@ class Trainer:
         self.model.encoder.dropout_seed.fill_(phase.seed)
         self.rate = self.schedule(self.done)
         set_learning_rate(self.optimizer, self.rate)
-        report = self.step([self.data.to_device(batch, phase, self.device) for batch in batches])
+        report = self.take_step([self.data.to_device(batch, phase, self.device) for batch in batches])
         if self.average is not None:
             self.average.update(self.model, self.done)
         if self.deadline is not None:
@@ -308,6 +322,8 @@ class Trainer:
             self.deadline.resume(facts.seconds)
             self.saved_at = facts.seconds
         self.skipped.fill_(facts.skipped)
+        if self.loss_scale is not None and facts.loss_scale is not None:
+            self.loss_scale.restore(facts.loss_scale)
         self.meter.resume_interval(facts.interval, self.device)
         _log.info(f"resumed from {checkpoint}")
         if (facts.ranks or 1) != self.ranks.size:
@@ -431,6 +447,7 @@ class Trainer:
             seconds=passed,
             tuned=to_text(in_effect()) or None,
             ranks=None if self.ranks.size == 1 else self.ranks.size,
+            loss_scale=None if self.loss_scale is None else self.loss_scale.state(),
         )
 
         def write(folder: Path) -> None:

@@ -362,9 +362,12 @@ def test_tensorboard_is_installed_or_left_off(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_dtype_is_one_of_three_and_a_reading_needs_a_step() -> None:
     advice.follow(
-        lambda: choose_precision("float16", device="cpu"),
-        "precision: train.dtype must be auto, float32 or bfloat16, got 'float16'",
-        *(lambda name=name: choose_precision(name, device="cpu") for name in ("auto", "float32", "bfloat16")),
+        lambda: choose_precision("float64", device="cpu"),
+        "precision: train.dtype must be auto, float32, bfloat16 or float16, got 'float64'",
+        *(
+            lambda name=name: choose_precision(name, device="cpu")
+            for name in ("auto", "float32", "bfloat16", "float16")
+        ),
     )
     meter = Meter(["mlm"])
     one = torch.ones(1)

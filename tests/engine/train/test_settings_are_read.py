@@ -124,7 +124,10 @@ OTHER: dict[str, Any] = {
     "optimizer.momentum": 0.5,
     "optimizer.clip_norm": 1e-3,
     "optimizer.ema_decay": 0.9,
+    "train.device": "mps",
     "train.dtype": "bfloat16",
+    "train.compile": True,
+    "train.graph": "require",
     "train.activation_checkpointing": True,
     "train.log_every": 1,
     "train.evaluate_every": 1,
@@ -296,6 +299,12 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(WeightAverage, "update", average)
     monkeypatch.setattr(Checkpoints, "save", save)
     monkeypatch.setattr(Loader, "__init__", load)
+
+    def compiled(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+        seen.append(f"compile {settings}")
+        return function
+
+    monkeypatch.setattr("torch.compile", compiled)
     monkeypatch.setattr("torch.set_num_threads", lambda count: seen.append(f"threads {count}"))
     monkeypatch.setattr("unmask.train.store.prepare", text)
     monkeypatch.setattr("unmask.train.store.docstring_corpus", lambda: [Document(text="a", source="b", origin="c")])

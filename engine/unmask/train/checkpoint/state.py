@@ -32,7 +32,7 @@ __all__ = ["Facts", "load_facts", "load_tensors", "save_state", "send_state", "s
 # the names of format 1, where they differ from those of `Facts`
 _NAMES_IN_FILE = {"phase": "segment", "interval": "window"}
 # not in the file of a run that has none
-_OPTIONAL = {"seconds", "tuned", "ranks"}
+_OPTIONAL = {"seconds", "tuned", "ranks", "loss_scale"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +55,8 @@ class Facts:
             if it uses none.
         ranks: number of processes that trained together; None, and not in the file, for a single one. Sums round
             differently with another number.
+        loss_scale: scale of the loss and finite steps since it changed, see `LossScale.state`; None, and not in the
+            file, if the activations are not fp16.
     """
 
     step: int
@@ -70,6 +72,7 @@ class Facts:
     seconds: float | None = None
     tuned: dict[str, int | str] | None = None
     ranks: int | None = None
+    loss_scale: tuple[float, int] | None = None
 
 
 def save_state(
