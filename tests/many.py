@@ -18,9 +18,11 @@ import json
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,8 +63,9 @@ def run_ranks(
         arguments: the words after `unmask pretrain`.
         folder: for what the ranks note; `noted` reads it.
         world_size: number of ranks; with 1, the process is alone.
-        at: what a rank does to itself after a step: {(rank, step): a signal, "nan", "raise" or "wait"}; for step 0
-            words that it has besides.
+        at: what a rank does to itself after a step: {(rank, step): a signal, "SIGKILL+0.03" for one 0.03 seconds
+            later, "nan", "raise", "wait", or "limit 9000" for files of at most 9000 bytes}; for step 0 words that it
+            has besides.
         timeout: seconds after which a rank is killed.
     """
     folder.mkdir(exist_ok=True)
@@ -169,7 +172,12 @@ def _watch(notes: Path, rank: int, world_size: int, doing: dict[int, str]) -> No
 def act(what: str) -> None:
     """Do something to this process."""
     if what.startswith("SIG"):
-        os.kill(os.getpid(), signal.Signals[what])
+        name, _, seconds = what.partition("+")
+        later = threading.Timer(float(seconds or 0.0), os.kill, (os.getpid(), signal.Signals[name]))
+        later.start() if seconds else later.run()
+    elif what.startswith("limit "):
+        most = int(what.removeprefix("limit "))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     elif what == "wait":
         time.sleep(3600)
     elif what == "raise":

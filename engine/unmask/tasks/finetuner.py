@@ -34,7 +34,7 @@ from unmask.tasks.optimizer import set_rates, task_adamw
 from unmask.tasks.outputs import outputs_of
 from unmask.tasks.task import Task
 from unmask.train.checkpoint.checkpoints import Checkpoints
-from unmask.train.checkpoint.state import Facts, load_tensors, save_state, state_bytes
+from unmask.train.checkpoint.state import Facts, load_tensors, save_state, state_bytes, state_of
 from unmask.train.checkpoint.tokenizer_hash import bind
 from unmask.train.logging.log import RunLog, read_evaluations
 from unmask.train.logging.metrics import Meter
@@ -292,7 +292,7 @@ class Finetuner:
 
         def write(folder: Path) -> None:
             self._write_model(folder)
-            save_state(folder / "training", self.model, self.optimizer, facts)
+            save_state(folder / "training", state_of(self.model, self.optimizer), facts)
 
         self.checkpoints.save(self.done, write, bytes_needed=state_bytes(self.model))
 

@@ -10,6 +10,9 @@ computes the same bits as a run that was never interrupted, with the same thread
 
 The first evaluation comes before the first step. It changes nothing that training reads.
 
+A save copies the state, and a thread writes the copy while the loop goes on (`checkpoint.background`). What the thread
+fails at is raised at the next step, and the loop waits for it at the end.
+
 With several ranks, every rank runs this loop on its share of the micro-batches. Before each step they add up what the
 loop decides by: the signals that they heard, the tokens of the step, and the clock of rank 0. Rank 0 alone writes.
 """
@@ -18,6 +21,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -32,9 +36,19 @@ from unmask.errors import RankLost, RunError, ToldByOther
 from unmask.model import PretrainingModel
 from unmask.objectives import Objective
 from unmask.paths import as_typed
+from unmask.train.checkpoint.background import BackgroundSaves
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.resume import require_same_data
-from unmask.train.checkpoint.state import Facts, load_tensors, save_state, send_state, state_bytes
+from unmask.train.checkpoint.state import (
+    Facts,
+    export_of,
+    load_tensors,
+    save_state,
+    send_state,
+    state_bytes,
+    state_of,
+    without_values,
+)
 from unmask.train.checkpoint.tokenizer_hash import bind
 from unmask.train.data import Position, RunData, phase_at
 from unmask.train.deadline import Deadline
@@ -91,7 +105,10 @@ class Trainer:
         take_step: the same, or what replays it from CUDA graphs.
         loss_scale: what the loss is multiplied by in fp16; None for other dtypes.
         average: the moving average of the weights; None without `optimizer.ema_decay`.
-        costs: seconds that the last `save` and the last `evaluation` took, if the clock ends the run.
+        costs: seconds for which the last `save` and the last `evaluation` kept training waiting, if the clock ends the
+            run.
+        blank: a copy of the model without values, for what is exported.
+        saves: writes checkpoints while training goes on.
     """
 
     config: RunConfig
@@ -113,6 +130,8 @@ class Trainer:
     ended: bool = False
     deadline: Deadline | None = field(init=False)
     costs: dict[str, float] = field(default_factory=dict)
+    saves: BackgroundSaves = field(default_factory=BackgroundSaves)
+    blank: PretrainingModel = field(init=False)
     device: torch.device = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     schedule: StepSchedule | TimedSchedule = field(init=False)
@@ -136,6 +155,7 @@ class Trainer:
             deadline = self.deadline = Deadline(train.minutes)
             self.schedule = TimedSchedule(optimizer, lambda: deadline.share)
         self.crowd = CrowdWatch()
+        self.blank = without_values(self.model)
         self.optimizer = build_optimizer(self.model, optimizer)
         self.average = None if optimizer.ema_decay is None else WeightAverage(self.model, optimizer.ema_decay)
         self.loss_scale = LossScale(self.device) if self.model.encoder.compute_dtype == torch.float16 else None
@@ -190,13 +210,15 @@ class Trainer:
 
     @contextmanager
     def _saved_at_loss(self) -> Iterator[None]:
-        """Save the last whole step before the run ends for want of another rank."""
+        """Save the last whole step before the run ends for want of another rank. Every error waits for its save."""
         try:
             yield
-        except (RankLost, ToldByOther):
+        except Exception as error:
             # all that ranks do together comes before the update, so the state is that of `done` steps
-            if self.ranks.is_first and self.done > 0 and self.saved != self.done:
+            lost = isinstance(error, RankLost | ToldByOther)
+            if lost and self.ranks.is_first and self.done > 0 and self.saved != self.done:
                 self._write_checkpoint(None if self.deadline is None else self.deadline.passed)
+            self.saves.wait()
             raise
 
     def _loop(self, log: RunLog, stop: StopRequest, steps: Iterator[list[PackedBatch]]) -> None:
@@ -208,6 +230,7 @@ class Trainer:
         self.meter.start()
         began = self.done
         while not (stop or self.ended):
+            self.saves.check()
             batches = next(steps)
             tokens = self._agree(stop, sum(batch.real_tokens for batch in batches))
             if stop and self.ranks.size > 1:
@@ -234,6 +257,7 @@ class Trainer:
             self._save()
         if self.ended and not stop and log.evaluated < self.done:
             self._evaluate(log, stop)
+        self.saves.wait()
         self._log_end(stop)
 
     def _agree(self, stop: StopRequest, tokens: int = 0) -> int:
@@ -414,7 +438,7 @@ class Trainer:
         return stream.batches(rank=self.ranks.rank, world_size=self.ranks.size)
 
     def _save(self) -> None:
-        """Save a checkpoint that a run resumes from and that `transformers` loads; rank 0 does."""
+        """Begin to save a checkpoint that a run resumes from and that `transformers` loads; rank 0 does."""
         passed = None if self.deadline is None else self.deadline.passed
         with self._paused("save"):
             if self.ranks.is_first:
@@ -429,7 +453,7 @@ class Trainer:
         return self.data.stream(self.data.phases[here.phase]).locate(here.index - 1)
 
     def _write_checkpoint(self, passed: float | None) -> None:
-        """Write the state after the last step, at so many seconds of a run that the clock ends."""
+        """Begin to write the state after the last step, at so many seconds of a run that the clock ends."""
         self._require_directory()
         here = self.data.position(self.done)
         cursor = self._cursor(here)
@@ -450,15 +474,22 @@ class Trainer:
             loss_scale=None if self.loss_scale is None else self.loss_scale.state(),
         )
 
-        def write(folder: Path) -> None:
-            model = self._average_model or self.model
-            model.save_pretrained(folder, pad_id=self.data.tokenizer.pad_id, for_transformers=False)
-            self.data.tokenizer.save(folder, max_length=self.config.model.max_positions)
-            bind(folder, self.data.tokenizer)
-            save_state(folder / "training", self.model, self.optimizer, facts, self._average_model)
+        needed = state_bytes(self.blank, averaged=self.average is not None)
 
-        needed = state_bytes(self.model, averaged=self.average is not None)
-        self.checkpoints.save(self.done, write, bytes_needed=needed, beside=self._stable)
+        def save(state: dict[str, Tensor]) -> None:
+            self.checkpoints.save(
+                facts.step, partial(self._write_files, state, facts), bytes_needed=needed, beside=self._stable
+            )
+
+        self.saves.begin(state_of(self.model, self.optimizer, self._average_model).items(), save, self.optimizer)
+
+    def _write_files(self, state: dict[str, Tensor], facts: Facts, folder: Path) -> None:
+        """Write the files of a checkpoint from a copy of the state, while training goes on."""
+        tokenizer = self.data.tokenizer
+        export_of(state, self.blank).save_pretrained(folder, pad_id=tokenizer.pad_id, for_transformers=False)
+        tokenizer.save(folder, max_length=self.config.model.max_positions)
+        bind(folder, tokenizer)
+        save_state(folder / "training", state, facts)
 
     def _require_directory(self) -> None:
         """Make the run directory again if it was moved or removed, so that its next checkpoint can be resumed."""

@@ -26,7 +26,7 @@ from unmask.config import (
 from unmask.data.stream import Stream
 from unmask.errors import CheckpointError
 from unmask.train.checkpoint.resume import inherit
-from unmask.train.checkpoint.state import Facts, load_facts, save_state
+from unmask.train.checkpoint.state import Facts, load_facts, state_of
 from unmask.train.data import RunData
 from unmask.train.evaluate import score_model
 from unmask.train.logging.log import read_log
@@ -101,7 +101,7 @@ def test_the_time_of_saves_and_evaluations_is_in_no_rate(
 
         return slower
 
-    for name, original in (("score_model", score_model), ("save_state", save_state)):
+    for name, original in (("score_model", score_model), ("state_of", state_of)):
         monkeypatch.setattr(f"unmask.train.trainer.{name}", slow(original))
     monkeypatch.setattr("unmask.train.logging.metrics.time.perf_counter", lambda: clock() + passed)
     tiny.pretrain(tiny.config(tmp_path / "a", steps=5, phases=[], log_every=1, save_every=2, evaluate_every=3))

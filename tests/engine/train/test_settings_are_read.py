@@ -26,6 +26,7 @@ from unmask.data.stream.loader import Loader
 from unmask.data.text.corpus import Document
 from unmask.errors import UnmaskError
 from unmask.model import PretrainingModel
+from unmask.train.checkpoint.background import BackgroundSaves
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.logging.log import read_evaluations, read_log
 from unmask.train.pretrain import pretrain
@@ -298,6 +299,8 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(Family, "choose", choose)
     monkeypatch.setattr(WeightAverage, "update", average)
     monkeypatch.setattr(Checkpoints, "save", save)
+    # what a thread does comes between other things
+    monkeypatch.setattr(BackgroundSaves, "begin", lambda self, state, save, optimizer: save({}))
     monkeypatch.setattr(Loader, "__init__", load)
 
     def compiled(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:

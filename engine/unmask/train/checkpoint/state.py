@@ -2,17 +2,18 @@
 
 Tensors are parameters, their moving average if the run has one, moments and random generators. They go through
 `torch.distributed.checkpoint` under flat names (`model/...`, `average/...`, `optimizer/<parameter>/exp_avg`,
-`rng/cpu`), so that another number of ranks can read them later. `Facts` goes to `state.json` as readable text. The
-learning rate and the settings are not saved here: they follow from the run's configuration and the step.
+`rng/cpu`), and they are whole, so that any number of ranks reads them. `Facts` goes to `state.json` as readable text.
+The learning rate and the settings are not saved here: they follow from the run's configuration and the step.
 
 Size: 12 bytes a parameter, for its fp32 value and two moments; 16 with an average.
 """
 
+import copy
 import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,9 +26,24 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from unmask.errors import CheckpointError
 from unmask.interop.model_folder import read_object
+from unmask.model import PretrainingModel
 from unmask.train.parallel import Ranks
 
-__all__ = ["Facts", "load_facts", "load_tensors", "save_state", "send_state", "state_bytes"]
+__all__ = [
+    "Facts",
+    "export_of",
+    "load_facts",
+    "load_tensors",
+    "save_state",
+    "send_state",
+    "state_bytes",
+    "state_of",
+    "without_values",
+]
+
+# torch.distributed.checkpoint says that no process group exists, and none is needed. The filter stays, because one that
+# is taken back is taken back for all threads.
+warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
 
 # the names of format 1, where they differ from those of `Facts`
 _NAMES_IN_FILE = {"phase": "segment", "interval": "window"}
@@ -75,13 +91,49 @@ class Facts:
     loss_scale: tuple[float, int] | None = None
 
 
-def save_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: Facts, average: nn.Module | None = None
-) -> None:
-    """Write tensors and facts into `folder`; `average` has the moving average of the weights."""
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a run by their names in a checkpoint, in the memory that they have.
+
+    Args:
+        model: the model.
+        optimizer: its optimizer.
+        average: a model with the moving average of the weights.
+    """
+    state = _weights(model, average)
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            state[f"optimizer/{name}/{key}"] = value
+    state["rng/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        state["rng/cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def save_state(folder: Path, state: Mapping[str, Tensor], facts: Facts) -> None:
+    """Write the tensors of `state_of` and the facts into `folder`."""
     with _quiet():
-        dcp.save(_tensors(model, optimizer, average), checkpoint_id=folder, no_dist=True)
+        dcp.save(dict(state), checkpoint_id=folder, no_dist=True)
     (folder / "state.json").write_text(json.dumps(_as_written(facts), indent=1) + "\n")
+
+
+def without_values(model: PretrainingModel) -> PretrainingModel:
+    """Return a copy of a model whose parameters have shapes and no values."""
+    shapes = {id(one): nn.Parameter(one.detach().to("meta"), requires_grad=False) for one in model.parameters()}
+    return copy.deepcopy(model, shapes)
+
+
+def export_of(state: Mapping[str, Tensor], blank: PretrainingModel) -> PretrainingModel:
+    """Return the model of a state that others read: with the moving average if there is one, else with the weights.
+
+    Args:
+        state: tensors by the names of `state_of`; the model takes over their memory.
+        blank: a copy of the model `without_values`.
+    """
+    kind = "average/" if any(name.startswith("average/") for name in state) else "model/"
+    model = copy.deepcopy(blank)
+    weights = {name.removeprefix(kind): value for name, value in state.items() if name.startswith(kind)}
+    model.load_state_dict(weights, assign=True)
+    return model
 
 
 def _as_written(facts: Facts) -> dict[str, object]:
@@ -210,17 +262,6 @@ def _weights(model: nn.Module, average: nn.Module | None) -> dict[str, Tensor]:
     return found | {f"average/{name}": value.detach() for name, value in averaged.items()}
 
 
-def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> dict[str, Tensor]:
-    state = _weights(model, average)
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            state[f"optimizer/{name}/{key}"] = value
-    state["rng/cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        state["rng/cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
 def _check_names(folder: Path, state: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
     way = "put config.yaml of the run back as it was, or start a new run"
     held = {name: value.shape for name, value in state.items() if name.startswith(("model/", "average/"))}
@@ -240,13 +281,11 @@ def _check_names(folder: Path, state: dict[str, Tensor], targets: dict[str, Tens
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the warning of torch.distributed.checkpoint that no process group exists, since none is needed."""
+    """Hide what torch.distributed.checkpoint logs about the process group that is not there."""
     log = logging.getLogger("torch.distributed.checkpoint")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            yield
+        yield
     finally:
         log.setLevel(level)

@@ -11,7 +11,7 @@ from torch import nn
 from unmask.errors import CheckpointError
 from unmask.interop.checkpoint_folder import verify_checkpoint
 from unmask.train.checkpoint.checkpoints import Checkpoints
-from unmask.train.checkpoint.state import Facts, load_facts, load_tensors, save_state, state_bytes
+from unmask.train.checkpoint.state import Facts, load_facts, load_tensors, save_state, state_bytes, state_of
 
 
 def write_numbers(folder: Path) -> None:
@@ -190,7 +190,7 @@ def advance(model: Pair, optimizer: torch.optim.Optimizer) -> None:
 
 def test_state_comes_back_to_the_bit_and_generators_with_it(tmp_path: Path) -> None:
     model, optimizer = trained(3)
-    save_state(tmp_path, model, optimizer, FACTS)
+    save_state(tmp_path, state_of(model, optimizer), FACTS)
     advance(model, optimizer)
     again, its_optimizer = trained(1)
     load_tensors(tmp_path, again, its_optimizer)
@@ -202,7 +202,7 @@ def test_state_comes_back_to_the_bit_and_generators_with_it(tmp_path: Path) -> N
 
 def test_a_model_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
     model, optimizer = trained(1)
-    save_state(tmp_path / "training", model, optimizer, FACTS)
+    save_state(tmp_path / "training", state_of(model, optimizer), FACTS)
     other = Pair(width=32)
     with pytest.raises(CheckpointError, match=r"used\.weight has shape \(64, 64\), .* needs \(32, 32\)"):
         load_tensors(tmp_path / "training", other, torch.optim.AdamW(other.parameters()))
@@ -213,7 +213,7 @@ def test_a_model_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_the_estimate_of_bytes_covers_what_is_written(tmp_path: Path) -> None:
     model, optimizer = trained(1)
-    save_state(tmp_path, model, optimizer, FACTS)
+    save_state(tmp_path, state_of(model, optimizer), FACTS)
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) < state_bytes(model)
     # value, two moments, and the value again for transformers
     large = nn.Linear(10_000, 10_000, device="meta")
@@ -227,7 +227,7 @@ import torch
 from unmask.errors import CheckpointError
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.train.checkpoint.checkpoints import Checkpoints
-from unmask.train.checkpoint.state import Facts, save_state
+from unmask.train.checkpoint.state import Facts, save_state, state_of
 model = PretrainingModel(
     EncoderConfig(vocab_size=2000, hidden_size=64, num_layers=1, num_heads=1, intermediate_size=64), heads=("mlm",)
 )
@@ -237,7 +237,7 @@ facts = Facts(step=1, phase=0, index=0, cursor=None, fingerprint="", tokens=0, s
 def write_safetensors(target):
     model.save_pretrained(target)
 def write_training(target):
-    save_state(target / "training", model, optimizer, facts)
+    save_state(target / "training", state_of(model, optimizer), facts)
 both = [(Checkpoints(folder=Path(sys.argv[1], w.__name__)), w) for w in (write_safetensors, write_training)]
 for checkpoints, write in both:
     checkpoints.save(1, write, bytes_needed=0)

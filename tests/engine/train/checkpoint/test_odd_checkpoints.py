@@ -15,7 +15,7 @@ from torch import nn
 from unmask.errors import CheckpointError
 from unmask.interop.checkpoint_folder import MANIFEST, _digest, _encode, is_checkpoint, verify_checkpoint
 from unmask.train.checkpoint.checkpoints import Checkpoints
-from unmask.train.checkpoint.state import Facts, _as_written, load_facts, load_tensors, save_state
+from unmask.train.checkpoint.state import Facts, _as_written, load_facts, load_tensors, save_state, state_of
 from unmask.train.logging.log import read_log
 from unmask.train.logging.metrics import Meter
 from unmask.train.run_folder import saved_config
@@ -145,7 +145,7 @@ def test_facts_come_back_as_they_were_saved(tmp_path: Path) -> None:
 def test_odd_tensors_are_a_sentence(tmp_path: Path, damage: str) -> None:
     model = nn.Linear(4, 4)
     optimizer = torch.optim.AdamW(model.parameters())
-    save_state(tmp_path, model, optimizer, FACTS)
+    save_state(tmp_path, state_of(model, optimizer), FACTS)
     for path in tmp_path.iterdir():
         if damage in (path.name, "all"):
             path.write_bytes(path.read_bytes()[:7])
