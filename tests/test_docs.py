@@ -78,6 +78,20 @@ def test_the_code_for_other_trainers_runs(folder: Path) -> None:
     assert trainer.global_step == 4  # type: ignore[attr-defined]
 
 
+def test_the_code_for_attention_alone_runs_and_its_table_is_of_models_that_leak(folder: Path) -> None:
+    names = run(sections_of("docs/drop-in.md")["Attention alone"], "docs/drop-in.md")
+    rows, row = names["rows"], names["row"]
+    assert isinstance(rows, torch.Tensor) and isinstance(row, torch.Tensor)
+    torch.testing.assert_close(row[0], rows.flatten(0, 1)[[0, 1, 2, 4, 5, 6, 7]], rtol=0, atol=1e-5)
+    lines = re.findall(r"^\| (.+) \| (\S+) \| (\S+) \| (\S+) \|$", (ROOT / "docs/drop-in.md").read_text("utf-8"), re.M)
+    leaks = {name: (float(eager), float(sdpa), float(ours)) for name, eager, sdpa, ours in lines[1:]}
+    assert all(ours < 1e-5 for *_, ours in leaks.values())
+    assert [name for name, (eager, sdpa, _) in leaks.items() if min(eager, sdpa) < 0.1] == [
+        "Llama",
+        "Qwen2, with a sliding window",
+    ]
+
+
 def test_texts_become_vectors_of_what_the_encoder_reads(folder: Path) -> None:
     names = run(sections_of("docs/encoder.md")[VECTORS], VECTORS)
     vectors, encoder, tokenizer = names["vectors"], names["encoder"], names["tokenizer"]
