@@ -28,6 +28,7 @@ from torch import Tensor
 from unmask.batch import PackedBatch, assemble
 
 __all__ = [
+    "FORMS",
     "GROUPED_UPDATES",
     "HAS_TRANSFORMERS",
     "MAX_LENGTH",
@@ -46,6 +47,8 @@ __all__ = [
 MAX_LENGTH = 512
 STEP_OPERATIONS = ("attention", "embedding", "gelu", "layer_norm", "mlm_loss")
 """The operations of `unmask_kernels` in a training step."""
+FORMS = {"eager": "unmask", "compiled": "unmask, compiled", "graph": "unmask, CUDA graphs"}
+"""The forms of our step, and the names of their variants: as it is, under `torch.compile`, replayed on a GPU."""
 AGREEMENT = 1e-5
 HAS_TRANSFORMERS = all(importlib.util.find_spec(package) is not None for package in ("transformers", "tokenizers"))
 """Whether the step of `transformers` can run here."""
@@ -191,14 +194,21 @@ def to_packed(padded: dict[str, Tensor], lengths: Sequence[int], slots: int, see
 
 
 def ours(
-    size: Size, dropout: float, dtype: torch.dtype, device: torch.device, *, all_rows: bool = False
+    size: Size,
+    dropout: float,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    all_rows: bool = False,
+    form: str = "eager",
 ) -> Callable[[PackedBatch], Tensor]:
     """Make our training step of a newly initialised model; it returns the loss.
 
-    With `all_rows` the last layer computes all rows instead of the masked ones only.
+    With `all_rows` the last layer computes all rows instead of the masked ones only. `form` is one of `FORMS`.
     """
     from unmask.config import OptimizerConfig
     from unmask.objectives import build_objectives
+    from unmask.train.graphs import GraphedStep
     from unmask.train.optim import build_optimizer
     from unmask.train.step import TrainingStep
 
@@ -209,8 +219,10 @@ def ours(
         optimizer=build_optimizer(model, OptimizerConfig(learning_rate=1e-4)),
         clip_norm=1.0,
         all_rows=all_rows,
+        compiles=form == "compiled",
     )
-    return lambda batch: step([batch]).loss
+    call = GraphedStep(step, required=True) if form == "graph" else step
+    return lambda batch: call([batch]).loss
 
 
 @lru_cache(maxsize=1)

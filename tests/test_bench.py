@@ -280,6 +280,8 @@ def test_the_bench_of_the_step_refuses_a_number_below_one(option: str, capsys: p
         ("--dropout 0.1 nan", "argument --dropout: must be at least 0 and below 1, got nan"),
         ("--backend nope", "argument --backend: invalid choice: 'nope' (choose from "),
         ("--backend triton --device cpu", "cannot run this call: "),
+        ("--forms compiled", "argument --forms: needs the eager step first, and our step"),
+        ("--forms eager graph --device cpu", "argument --forms: graph needs a CUDA device; leave it out, or give "),
     ],
 )
 def test_the_bench_of_the_step_refuses_what_cannot_run_in_a_sentence(
@@ -303,6 +305,27 @@ def test_a_step_is_timed_beside_transformers_in_its_best_setting(
     assert {row["baseline"] for row in rows} == {bench_step.THEIRS}
     assert all(row["dtype"] in ("fp32", "bf16") and row["case"] == "lognormal-512, dropout 0.1" for row in rows)
     assert len(rows[1]["trials"]) == 3 and rows[1]["attention"] in ("sdpa", "eager")
+
+
+def test_forms_of_a_step_are_timed_in_pairs_and_only_if_their_losses_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(machine, "DRY", True)
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: (compiled.append(settings), function)[1])
+    out = tmp_path / "forms.json"
+    words = f"--size nano --tokens 256 --rounds 3 --out {out} --dtype float32 --forms eager compiled".split()
+    bench_step.main(words)
+    assert compiled == [{"fullgraph": True, "dynamic": False}]
+    rows = json.loads(out.read_text())["benchmarks"]
+    assert [row["extra_info"]["variant"] for row in rows] == ["unmask", "unmask, compiled"]
+    assert {row["extra_info"]["baseline"] for row in rows} == {"unmask"}
+    assert {row["group"].split(",")[0] for row in rows} == {"forms of a training step"}
+    eager, other = (row["stats"]["data"] for row in rows)
+    ratio = sorted(one / two for one, two in zip(eager, other, strict=True))[1]
+    assert f"{ratio:.2f} times the time of 'unmask, compiled' (median of 3 pairs)" in rows[0]["extra_info"]["note"]
+    with pytest.raises(AssertionError, match=r"compiled has loss 1\.001, eager has 1"):
+        bench_step.require_agreement({"eager": 1.0, "compiled": 1.001}, torch.float32)
 
 
 def test_steps_are_recorded_each_into_a_file_of_its_own(

@@ -3,6 +3,7 @@
     python bench/engine/bench_step.py --size mini --rounds 5        prints a table
     python bench/engine/bench_step.py --documents STORE             text of a store that `unmask prepare` made
     python bench/engine/bench_step.py --size base --out FILE.json   also writes a result file
+    python bench/engine/bench_step.py --forms eager compiled        forms of our step side by side, without the peer
     pytest bench/engine/bench_training_step.py                      mini on a CPU, base on a GPU, five rounds
 
 Each side runs as is best for it on this machine. Ours takes the dtype that `train.dtype: auto` chooses. `transformers`
@@ -13,6 +14,10 @@ The first two variants have the same documents and masks. The collator of `trans
 longest document of the batch; ours gets the documents packed. Grouped batches have as many documents on average, of the
 same source. A round times `GROUPED_UPDATES` of them, and counts the seconds for as many real tokens as the others have.
 Only tokens of documents count. Collating is timed separately. Rounds rotate up to eight sets of documents.
+
+Forms of our step are eager, compiled by `torch.compile`, and replayed from CUDA graphs. Each trains a model of its own
+from the same weights on the same documents. Their first losses must agree within 1e-5 in fp32, 1e-2 in bf16. The ratio
+is the median over rounds of the time of the eager step over that of the other form in the same round.
 
 Before the timing, the losses of the two models with the same weights, in fp32 without dropout, must agree within 1e-5.
 Without `transformers`, or with `--no-peer`, ours runs alone, and the result says so.
@@ -26,7 +31,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -41,6 +46,8 @@ from bench.documents import Documents, from_distribution, from_store  # noqa: E4
 from bench.lengths import DISTRIBUTIONS  # noqa: E402
 from bench.roofline import bert_step_flops, matmul_rate  # noqa: E402
 from bench.training_step import (  # noqa: E402
+    AGREEMENT,
+    FORMS,
     HAS_TRANSFORMERS,
     MAX_LENGTH,
     SIZES,
@@ -57,7 +64,7 @@ from bench.transformers_step import SETTINGS, Setting, TransformersStep, fastest
 
 from unmask_kernels import FAMILIES, BackendUnavailable, using  # noqa: E402
 
-OURS, THEIRS, GROUPED = "unmask", "transformers", "transformers, grouped by length"
+OURS, THEIRS, GROUPED = FORMS["eager"], "transformers", "transformers, grouped by length"
 """The variants."""
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -91,6 +98,7 @@ def measure(
     store: Path | None = None,
     backend: str | None = None,
     profile: bool = False,
+    forms: Sequence[str] = ("eager",),
 ) -> list[dict[str, Any]]:
     """Compare, time, and return result entries, ours first.
 
@@ -107,6 +115,7 @@ def measure(
         store: folder of a token store, in place of random documents.
         backend: asked for in all of our operations.
         profile: first print where one step of ours spends its time.
+        forms: of our step, the eager one first; several are timed without `transformers`.
     """
     size, documents = documents_of(SIZES[name], lengths, store)
     tokens = tokens or size.tokens
@@ -122,17 +131,25 @@ def measure(
     if OURS in variants:
         agreement = check_agreement(size, inputs[0], device, pad_id) if len(variants) > 1 else None
         own_dtype = dtype or machine.fast_dtype()
-        own = ours(size, dropout, own_dtype, device)
         asked = dict.fromkeys(STEP_OPERATIONS, backend) if backend else {}
 
-        def unmask(at: int) -> Tensor:
-            with using(**asked):
-                return own(inputs[at % len(inputs)].packed)
+        def make(form: str) -> Callable[[int], Tensor]:
+            own = ours(size, dropout, own_dtype, device, form=form)
 
-        steps[OURS], facts[OURS] = unmask, {"dtype": machine.SHORT[own_dtype]}
+            def unmask(at: int) -> Tensor:
+                with using(**asked):
+                    return own(inputs[at % len(inputs)].packed)
+
+            return unmask
+
+        made = {form: make(form) for form in forms}
+        for form, call in made.items():
+            steps[FORMS[form]], facts[FORMS[form]] = call, {"dtype": machine.SHORT[own_dtype]}
+        if len(forms) > 1:
+            require_agreement({form: float(call(0)) for form, call in made.items()}, own_dtype)
         if profile:
-            print_kernels(lambda: unmask(0))
-    scale = {variant: [1.0] * rounds for variant in variants}
+            print_kernels(lambda: made["eager"](0))
+    scale: dict[str, list[float]] = {}
     if variants != [OURS]:
         setting, trials = best_setting(size, dropout, inputs[0], dtype, device, pad_id)
         peer = theirs(size, dropout, setting, device, pad_id)
@@ -158,17 +175,18 @@ def measure(
     peaks = {variant: peak_bytes(call, device) for variant, call in largest.items()}
     rates = {variant: matmul_rate(str(device), _named(facts[variant]["dtype"])) for variant in steps}
     flops = fmean(step_flops(size, made) for made in inputs)
+    whole = [1.0] * rounds
     real = fmean(made.packed.real_tokens / made.padded["input_ids"].numel() for made in inputs)
     shape = f"layers {size.layers}, hidden {size.hidden}, vocabulary {size.vocab:,}"
     return [
         record.benchmark_entry(
-            f"training step, {name}: {shape}",
+            f"{'training step' if len(forms) == 1 else 'forms of a training step'}, {name}: {shape}",
             variant,
-            [seconds * share for seconds, share in zip(times[variant], scale[variant], strict=True)],
+            [seconds * share for seconds, share in zip(times[variant], scale.get(variant, whole), strict=True)],
             case=f"{documents.name}, dropout {dropout:g}"
             + (f", padded to {multiple}" if multiple else "")
             + (f", {backend}" if backend else ""),
-            baseline=THEIRS if THEIRS in steps else None,
+            baseline=THEIRS if THEIRS in steps else OURS if len(forms) > 1 else None,
             tokens=tokens,
             flops=flops,
             floor_seconds=flops / rates[variant],
@@ -178,11 +196,25 @@ def measure(
             collate_seconds=collate_seconds,
             loss_agreement=agreement,
             threads=torch.get_num_threads(),
-            note=f"{tokens:,} real tokens a step; {100 * real:.0f} % of the padded batch is real.{note}",
+            note=f"{tokens:,} real tokens a step; {100 * real:.0f} % of the padded batch is real.{note}"
+            + "".join(paired(times, FORMS[form]) for form in forms[1:]),
             **facts[variant],
         )
         for variant in steps
     ]
+
+
+def require_agreement(losses: dict[str, float], dtype: torch.dtype) -> None:
+    """Raise unless the first losses of the forms of a step agree; then nothing may be timed."""
+    first, bound = next(iter(losses.values())), AGREEMENT if dtype == torch.float32 else 1e-2
+    for form, loss in losses.items():
+        assert abs(loss - first) <= bound * first, f"bench_step: {form} has loss {loss}, eager has {first}"
+
+
+def paired(times: dict[str, list[float]], variant: str) -> str:
+    """Return the sentence about the eager step beside another form, from rounds in pairs."""
+    ratios = [eager / other for eager, other in zip(times[OURS], times[variant], strict=True)]
+    return f" The eager step takes {median(ratios):.2f} times the time of {variant!r} (median of {len(ratios)} pairs)."
 
 
 def best_setting(
@@ -253,6 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="of both sides (default: the best for each)")
     parser.add_argument("--pad-to-multiple-of", type=_positive, help="as in the collator of transformers")
+    parser.add_argument(
+        "--forms", choices=FORMS, nargs="+", default=["eager"], help="of our step, eager first; several: without peer"
+    )
     alone = parser.add_mutually_exclusive_group()
     alone.add_argument("--only-peer", action="store_true", help="time transformers alone")
     alone.add_argument("--no-peer", action="store_true", help="time ours alone")
@@ -262,12 +297,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    left_out = {OURS} if options.only_peer else {THEIRS, GROUPED} if options.no_peer else set()
+    if options.forms[0] != "eager" or (len(options.forms) > 1 and options.only_peer):
+        parser.error("argument --forms: needs the eager step first, and our step")
+    if "graph" in options.forms and not options.device.startswith("cuda"):
+        parser.error("argument --forms: graph needs a CUDA device; leave it out, or give --device cuda")
+    no_peer = options.no_peer or len(options.forms) > 1
+    left_out = {OURS} if options.only_peer else {THEIRS, GROUPED} if no_peer else set()
     left_out |= {GROUPED} if options.no_grouped else set()
     path = options.out
     if str(path) == "auto":
         source_name = options.documents.resolve().name if options.documents else options.lengths
-        path = record.result_path(f"step-{options.size}-{source_name}")
+        kind = "step" if len(options.forms) == 1 else "forms"
+        path = record.result_path(f"{kind}-{options.size}-{source_name}")
     rows: list[dict[str, Any]] = []
     print(_HEADER, flush=True)
     for dropout in options.dropout:
@@ -285,6 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 store=options.documents,
                 backend=options.backend,
                 profile=options.profile,
+                forms=options.forms,
             )
         except BackendUnavailable as error:
             parser.error(str(error))
