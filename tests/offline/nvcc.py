@@ -25,7 +25,19 @@ from types import ModuleType
 
 from offline import sass as read_sass
 
-__all__ = ["ARCHITECTURES", "ROOT", "SOURCES", "Compiled", "build", "build_all", "release", "setup_script", "why_not"]
+__all__ = [
+    "ARCHITECTURES",
+    "ROOT",
+    "SOURCES",
+    "Compiled",
+    "build",
+    "build_all",
+    "ptx",
+    "readable",
+    "release",
+    "setup_script",
+    "why_not",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc"
@@ -100,15 +112,7 @@ def build(file: Path, architecture: str) -> list[Compiled]:
     """
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
-        options = ["-std=c++17", "-O3", "-Werror", "all-warnings", f"-arch={architecture}", f"-I{SOURCES}", "-cubin"]
-        done = subprocess.run(
-            [str(setup_script().compiler()), *options, "-o", str(cubin), str(file)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"nvcc: {file.name} for {architecture} failed:\n{done.stdout}{done.stderr}")
+        _compile(file, architecture, "-cubin", "-o", str(cubin))
         usage = _run("cuobjdump", "--dump-resource-usage", str(cubin))
         listing = _run("nvdisasm", "-c", str(cubin))
     parts = re.split(r"^\s*\.section\s+\.text\.([^,\s]+),.*$", listing, flags=re.MULTILINE)
@@ -120,6 +124,23 @@ def build(file: Path, architecture: str) -> list[Compiled]:
         (_compiled(file, architecture, name, listings[name], *map(int, rest)) for name, *rest in numbers),
         key=lambda kernel: kernel.name,
     )
+
+
+@cache
+def ptx(file: Path, architecture: str, sources: Path = SOURCES) -> str:
+    """Return the PTX that nvcc makes of a .cu file, as it hands it to the assembler.
+
+    Args:
+        file: what to compile.
+        architecture: such as "sm_90a".
+        sources: the folder of the headers; in a changed copy of ours, warnings are no errors.
+    Raises:
+        RuntimeError: nvcc fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        to = Path(folder) / "kernels.ptx"
+        _compile(file, architecture, "-ptx", "-o", str(to), sources=sources)
+        return to.read_text("utf-8")
 
 
 def release() -> str:
@@ -156,6 +177,15 @@ def loops(kernels: Sequence[Compiled]) -> Iterator[str]:
             yield f"| `{kernel.name}` | {kernel.architecture} | {count} | {told} |"
 
 
+def _compile(file: Path, architecture: str, *options: str, sources: Path = SOURCES) -> None:
+    strict = ["-Werror", "all-warnings"] if sources == SOURCES else ["-w"]
+    fixed = ["-std=c++17", "-O3", *strict, f"-arch={architecture}", f"-I{sources}"]
+    command = [str(setup_script().compiler()), *fixed, *options, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"nvcc: {file.name} for {architecture} failed:\n{done.stdout}{done.stderr}")
+
+
 def _compiled(
     file: Path, architecture: str, symbol: str, listing: str, registers: int, stack: int, shared: int, local: int
 ) -> Compiled:
@@ -163,7 +193,7 @@ def _compiled(
     found = [(len(loop), _accesses(loop)) for loop in read_sass.inner_loops(listing)]
     return Compiled(
         file=file.name,
-        name=_readable(symbol, file.with_suffix(".h")),
+        name=readable(symbol, file.with_suffix(".h")),
         architecture=architecture,
         registers=registers,
         stack_bytes=stack + local,
@@ -179,7 +209,7 @@ def _accesses(opcodes: Sequence[str]) -> collections.Counter[tuple[str, int]]:
     return collections.Counter((match[1], _BYTES[match[2]]) for match in matches if match)
 
 
-def _readable(symbol: str, header: Path) -> str:
+def readable(symbol: str, header: Path) -> str:
     """Return the name of a kernel as its source has it, with the names of an enum in place of its numbers."""
     name = re.search(r"\d+([a-z_]+_kernel)(?:IL\w*?\d(Rule|[A-Z]\w*?)E(\d+)EE)?", symbol)
     if name is None:

@@ -37,13 +37,6 @@ def test_kernels_are_right_in_every_schedule(machine: Machine, name: str) -> Non
         assert torch.equal(result, right), schedule
 
 
-def test_numbers_of_16_bits_are_rounded_as_pytorch_rounds_them(machine: Machine) -> None:
-    with machine.device() as device:
-        result, right = examples.conversions(device)
-    device.report.check()
-    assert torch.equal(result, right)
-
-
 def test_a_schedule_repeats_and_others_differ(machine: Machine) -> None:
     def switches(schedule: int) -> int:
         with machine.device(schedule=schedule) as device:

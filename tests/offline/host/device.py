@@ -72,18 +72,21 @@ class Device:
     """Memory and calls of one session; a context manager of `Machine` makes it.
 
     Attributes:
+        machine: whose it is.
+        memory: bytes that kernels may access at each address, and whether they may only read them.
         report: what the launches showed so far.
     """
 
     def __init__(self, machine: Machine) -> None:
-        self._machine, self._kept, self._addresses = machine, list[Any](), list[int]()
+        self.machine, self.memory = machine, dict[int, tuple[int, bool]]()
+        self._kept = list[Any]()
         self._forbidden = list[tuple[int, int]]()
         self._report: Report | None = None
 
     @property
     def report(self) -> Report:
         """What the launches showed so far, or in the whole session once it is closed."""
-        return self._report or read_report(self._machine.library, self._machine.path)
+        return self._report or read_report(self.machine.library, self.machine.path)
 
     def tensor(self, values: Tensor, *, offset: int = 0, read_only: bool = False) -> Tensor:
         """Copy values into the device's memory.
@@ -117,22 +120,21 @@ class Device:
 
         An address that was lent before gets the new size.
         """
-        if address in self._addresses:
-            self._machine.library.machine_forget(address)
-            self._addresses.remove(address)
+        if address in self.memory:
+            self.machine.library.machine_forget(address)
         self._register(address, byte_count, True, False)
 
     def call(self, name: str, *arguments: Any) -> int:
         """Call an exported function with tensors as addresses, whole numbers as 64 bits and others as doubles."""
-        return int(self._machine.library[name](*map(_argument, arguments)))
+        return int(self.machine.library[name](*map(_argument, arguments)))
 
     def close(self) -> None:
         """Read the report and take all memory back."""
         self._report = self.report
-        for address in self._addresses:
-            self._machine.library.machine_forget(address)
+        for address in self.memory:
+            self.machine.library.machine_forget(address)
         for address, size in self._forbidden:
-            self._machine.library.machine_forbid(address, size, False)
+            self.machine.library.machine_forbid(address, size, False)
 
     def _place(self, shape: tuple[int, ...], dtype: torch.dtype, offset: int, written: bool, read_only: bool) -> Tensor:
         size = math.prod(shape) * dtype.itemsize
@@ -141,15 +143,15 @@ class Device:
         self._register(area.ctypes.data + start, size, written, read_only)
         # AddressSanitizer knows of the whole area
         for first, last in ((0, start), (start + size, area.nbytes)):
-            self._machine.library.machine_forbid(area.ctypes.data + first, last - first, True)
+            self.machine.library.machine_forbid(area.ctypes.data + first, last - first, True)
             self._forbidden.append((area.ctypes.data + first, last - first))
         # its address stays taken until the device is closed
         self._kept.append(area)
         return torch.from_numpy(area[start : start + size]).view(dtype).view(shape)
 
     def _register(self, address: int, size: int, written: bool, read_only: bool) -> None:
-        self._machine.library.machine_register(address, size, written, read_only)
-        self._addresses.append(address)
+        self.machine.library.machine_register(address, size, written, read_only)
+        self.memory[address] = (size, read_only)
 
 
 def _argument(value: Any) -> Any:

@@ -13,7 +13,7 @@ from offline.host.build import HOST
 from offline.host.device import Device, Machine
 from offline.host.subject import Subject
 
-__all__ = ["RESULTS", "SOURCE", "SUBJECT", "build", "conversions"]
+__all__ = ["RESULTS", "SOURCE", "SUBJECT", "build"]
 
 SOURCE = HOST / "kernels" / "examples.cu"
 
@@ -50,6 +50,13 @@ def _normalise(device: Device, count: int = 150) -> tuple[Tensor, Tensor]:
     return y, x / x.sum()
 
 
+def _normalise_together(device: Device, count: int = 150) -> tuple[Tensor, Tensor]:
+    x, y = _values(count).abs() + 1.0, device.empty((count,), torch.float32)
+    sums = device.empty((3,), torch.float32)
+    device.call("run_normalise_together", device.tensor(x, read_only=True), y, sums, count, 3)
+    return y, x / x.sum()
+
+
 def _last_block_sum(device: Device, count: int = 70) -> tuple[Tensor, Tensor]:
     x, total = _values(count), device.empty((), torch.float32)
     sums, arrived = device.empty((3,), torch.float32), device.tensor(torch.zeros(1, dtype=torch.int32))
@@ -75,25 +82,11 @@ def _hand_over(device: Device, name: str) -> tuple[Tensor, Tensor]:
     return y, x.flip(1) + 1.0
 
 
-def conversions(device: Device) -> tuple[Tensor, Tensor]:
-    """Widen all numbers of 16 bits and round values between them; return the results and PyTorch's."""
-    numbers = torch.arange(1 << 16).to(torch.uint16)
-    x = torch.cat([numbers.view(torch.bfloat16), numbers.view(torch.float16)]).float().view(2, -1)
-    # also what lies between two numbers, and half-way
-    values = torch.cat([x, x * (1 + 2**-9), x * (1 + 2**-11), x * 1.3, x + 2**-25], 1)
-    wide = device.empty((2, 1 << 16), torch.float32)
-    narrow = device.empty((2, values.shape[1]), torch.uint16)
-    bits = device.tensor(numbers, read_only=True)
-    device.call("run_conversions", bits, wide, device.tensor(values, read_only=True), narrow, values.shape[1])
-    rounded = torch.stack([narrow[0].view(torch.bfloat16).float(), narrow[1].view(torch.float16).float()])
-    right = torch.stack([values[0].bfloat16().float(), values[1].half().float()])
-    return torch.cat([wide, rounded], 1).nan_to_num(1.5e30), torch.cat([x, right], 1).nan_to_num(1.5e30)
-
-
 RESULTS: dict[str, Callable[[Device], tuple[Tensor, Tensor]]] = {
     "block_sum": _block_sum,
     "transpose": _transpose,
     "normalise": _normalise,
+    "normalise_together": _normalise_together,
     "last_block_sum": _last_block_sum,
     "warp_scan": _warp_scan,
     "pipeline": _pipeline,

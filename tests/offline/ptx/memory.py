@@ -67,6 +67,24 @@ class Memory:
         self.data[addresses] = values
         return words
 
+    def load_atomically(self, address: int, length: int, warp: int, what: str) -> NDArray[np.uint8]:
+        """Read a counter, uint8 (length,)."""
+        self.check(np.arange(address, address + length), what)
+        return self.data[address : address + length].copy()
+
+    def store_atomically(self, address: int, value: NDArray[np.uint8], warp: int, what: str) -> None:
+        """Write a counter that was read just before."""
+        self.data[address : address + len(value)] = value
+
+    def acquire(self, address: int, warp: int) -> None:
+        """Note that a warp acquires what was published at a counter; here only barriers order accesses."""
+
+    def release(self, address: int, warp: int) -> None:
+        """Note that a warp publishes what it knows at a counter."""
+
+    def barrier(self, warps: NDArray[np.int64]) -> None:
+        """Note that these warps have passed a barrier."""
+
     def reads(self, words: NDArray[np.int64], warps: NDArray[Any], barriers: int, what: str) -> None:
         """Record a read, and a fault if another warp wrote there after the last barrier."""
         if ((self.written[words] == barriers) & (self.writer[words] != warps)).any():

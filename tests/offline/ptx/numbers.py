@@ -1,7 +1,7 @@
 """Compute the instructions of PTX that access no memory, for all threads at once.
 
 Approximate functions (ex2, lg2, rsqrt, rcp, div.full) are NumPy's, which are slightly more exact than the hardware's.
-Subnormal numbers stay as they are where the hardware replaces them by 0.
+Subnormal numbers stay as they are where the hardware replaces them by 0. The fp64 `fma` rounds twice, as the fp32 one.
 """
 
 from __future__ import annotations
@@ -121,9 +121,11 @@ def _prmt(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
 def _product(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
     name, kind = opcode[0], opcode[-1]
     x, y = read(1, kind), read(2, kind)
-    if kind == "f32":
+    if kind[0] == "f":
         if name == "mul":
             return x * y
+        if kind == "f64":
+            return (x.astype(np.longdouble) * y + read(3, kind)).astype(np.float64)
         # fma rounds once; fp64 rounds the sum a second time in rare cases
         return (x.astype(np.float64) * y + read(3, kind)).astype(np.float32)
     wide = f"{kind[0]}{2 * 8 * size(kind)}"
@@ -139,7 +141,7 @@ def _product(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
 
 def _quotient(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
     x, y = read(1, opcode[-1]), read(2, opcode[-1])
-    if opcode[-1] == "f32":
+    if opcode[-1][0] == "f":
         return x / y
     x, y = x.astype(np.int64), y.astype(np.int64)
     whole = np.sign(x) * np.sign(y) * (np.abs(x) // np.maximum(np.abs(y), 1))  # towards zero
@@ -157,7 +159,30 @@ def _convert(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
         return narrowed(read(1, of)) if to == "bf16" else read(1, of).astype(np.float16).view(np.uint16)
     if of in ("bf16", "f16"):
         return widened(read(1, "b16"), half=of == "f16")
-    return read(1, of).astype(TYPES[to])
+    value = read(1, of)
+    if of[0] == "f" and "rni" in opcode:
+        value = np.rint(value)
+    return value.astype(TYPES[to])
+
+
+def _test(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
+    """Say whether a number is of a kind."""
+    value = read(1, opcode[-1])
+    if opcode[1] == "finite":
+        return np.isfinite(value)
+    return np.isinf(value) if opcode[1] == "infinite" else np.isnan(value)
+
+
+def _logic(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
+    """Compute a function of three bits, by its table of eight results."""
+    a, b, c, table = read(1, "u32"), read(2, "u32"), read(3, "u32"), int(read(4, "u32")[0])
+    result = np.zeros_like(a)
+    for row in range(8):
+        if table >> row & 1:
+            bits = (part if row >> place & 1 else ~part for part, place in ((a, 2), (b, 1), (c, 0)))
+            first, second, third = bits
+            result |= first & second & third
+    return result
 
 
 def _shuffle(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
@@ -188,6 +213,8 @@ _OTHERS: dict[str, Callable[[tuple[str, ...], Read], NDArray[Any]]] = {
     **dict.fromkeys(("mul", "mad", "fma"), _product),
     **dict.fromkeys(("div", "rem"), _quotient),
     "cvt": _convert,
+    "testp": _test,
+    "lop3": _logic,
     "shfl": _shuffle,
     "redux": _reduce,
     "vote": _vote,

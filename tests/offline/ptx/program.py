@@ -1,4 +1,4 @@
-"""Read PTX, the text that Triton hands to NVIDIA's assembler: instructions, labels, parameters, types.
+"""Read PTX, the text that Triton and nvcc hand to NVIDIA's assembler: instructions, labels, parameters, types.
 
 A register holds 16, 32 or 64 bits, or a truth value. The opcode says which numbers the bits mean, as in "mul.lo.s32".
 """
@@ -26,7 +26,11 @@ TYPES: dict[str, Any] = {
 """The NumPy type of each PTX type; bf16 has its bits, as uint16."""
 
 _STATEMENT = re.compile(r"(?:@(!?)(%\w+)\s+)?([\w.:]+)\s*(.*)$", re.DOTALL)
-_LABEL = re.compile(r"(\$?[\w$]+):$")
+_NO_CODE = re.compile(r"//[^\n]*|^\s*\.loc\b[^\n]*", re.MULTILINE)
+_ENTRY = re.compile(r"\.entry\s+([\w$]+)\s*\(([^)]*)\)([^{]*)\{")
+_SHARED = re.compile(r"\.extern\s+\.shared\b[^;]*?([\w$]+)\[\]")
+# a statement up to its semicolon, a label, or a brace that opens or closes a block
+_PART = re.compile(r"\s*([{}]|\$?[\w$]+:(?!:)|[^;]*;)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,33 +58,61 @@ class Program:
 
     Attributes:
         parameters: names in order.
-        threads: of a program.
+        threads: of a program; 0 where only the launch tells.
         code: the instructions.
         labels: index in `code` of each label.
+        shared: the names of the dynamic shared memory, which begins at address 0.
     """
 
     parameters: tuple[str, ...]
     threads: int
     code: tuple[Instruction, ...]
     labels: dict[str, int]
+    shared: frozenset[str]
 
     @classmethod
     def read(cls, text: str) -> Program:
         """Read a module with one kernel."""
-        head, body = text.split(".reqntid", 1)
-        threads = int(re.match(r"\s*(\d+)", body)[1])  # type: ignore[index]
-        code: list[Instruction] = []
-        labels: dict[str, int] = {}
-        for line in body[body.index("{") + 1 :].splitlines():
-            line = line.split("//")[0].strip()
-            if line == "}":
-                break
-            if label := _LABEL.match(line):
-                labels[label[1]] = len(code)
-            elif not line.startswith("."):
-                code += [_instruction(statement) for statement in line.split(";") if statement.strip()]
-        parameters = tuple(re.findall(r"\.param [^\n]*?(\w+_param_\d+)", head))
-        return cls(parameters=parameters, threads=threads, code=tuple(code), labels=labels)
+        (program,) = cls.read_all(text).values()
+        return program
+
+    @classmethod
+    def read_all(cls, text: str) -> dict[str, Program]:
+        """Read every kernel of a module, by its name."""
+        text = _NO_CODE.sub("", text)
+        shared = frozenset(_SHARED.findall(text))
+        found = {}
+        for entry in _ENTRY.finditer(text):
+            name, parameters, directives = entry.groups()
+            threads = re.search(r"\.reqntid\s+(\d+)", directives)
+            code, labels = _body(text, entry.end())
+            found[name] = cls(
+                parameters=tuple(re.findall(r"([\w$]+_param_\d+)", parameters)),
+                threads=int(threads[1]) if threads else 0,
+                code=code,
+                labels=labels,
+                shared=shared,
+            )
+        return found
+
+
+def _body(text: str, start: int) -> tuple[tuple[Instruction, ...], dict[str, int]]:
+    """Return the instructions and labels of a kernel whose first line begins at `start`, up to its closing brace."""
+    code: list[Instruction] = []
+    labels: dict[str, int] = {}
+    depth = 1
+    while depth > 0:
+        part = _PART.match(text, start)
+        if part is None:
+            raise ValueError(f"ptx: cannot read {text[start : start + 80]!r}")
+        start, word = part.end(), part[1]
+        if word in "{}":
+            depth += 1 if word == "{" else -1
+        elif word.endswith(":"):
+            labels[word[:-1]] = len(code)
+        elif not word.startswith("."):
+            code.append(_instruction(word[:-1]))
+    return tuple(code), labels
 
 
 def _instruction(text: str) -> Instruction:
@@ -102,9 +134,9 @@ def items(text: str) -> tuple[str, ...]:
 
 
 def register_type(name: str) -> Any:
-    """Return the type of a register from its name: %p is a truth value, %rs 16 bits, %r 32, %rd 64."""
+    """Return the type of a register from its name: %p is a truth value, %rs 16 bits, %r and %f 32, %rd and %fd 64."""
     kind = re.match(r"%([a-z]+)", name)[1]  # type: ignore[index]
-    return {"p": np.bool_, "rs": np.uint16, "r": np.uint32, "f": np.uint32, "rd": np.uint64}[kind]
+    return {"p": np.bool_, "rs": np.uint16, "r": np.uint32, "f": np.uint32, "rd": np.uint64, "fd": np.uint64}[kind]
 
 
 def size(kind: str) -> int:

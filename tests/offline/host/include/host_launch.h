@@ -89,8 +89,16 @@ struct Configuration {
   bool cooperative;
 };
 
-// run `body(arguments)` in every thread
-cudaError_t start(const Configuration& configuration, const void* kernel, void (*body)(void*), void* arguments);
+// the arguments of a kernel as its launcher gives them, and the bytes of each
+struct Passed {
+  void* const* arguments;
+  const std::size_t* bytes;
+  std::size_t count;
+};
+
+// run `body(arguments)` in every thread, or let another machine run the kernel with what is passed to it
+cudaError_t start(const Configuration& configuration, const void* kernel, void (*body)(void*), void* arguments,
+                  const Passed& passed);
 cudaError_t limit_dynamic_shared(const void* kernel, std::size_t bytes);
 cudaError_t most_blocks(int* blocks, int threads, std::size_t dynamic_bytes);
 
@@ -101,6 +109,7 @@ cudaError_t launch_kernel(const Configuration& configuration, void (*kernel)(Par
     void (*kernel)(Parameters...);
     void** arguments;
   } call{kernel, arguments};
+  const std::size_t bytes[] = {sizeof(std::remove_reference_t<Parameters>)...};
   return start(
       configuration, reinterpret_cast<const void*>(kernel),
       // what the launcher keeps for the call is no memory of the device
@@ -108,7 +117,7 @@ cudaError_t launch_kernel(const Configuration& configuration, void (*kernel)(Par
         Call call = *static_cast<Call*>(given);
         call.kernel(*static_cast<std::remove_reference_t<Parameters>*>(call.arguments[I])...);
       },
-      &call);
+      &call, {arguments, bytes, sizeof...(Parameters)});
 }
 
 }  // namespace host_machine

@@ -56,6 +56,24 @@ __global__ void normalise(const float* x, float* y, float* sums, unsigned* arriv
   if (i < count) y[i] = x[i] / *total;
 }
 
+// y = x / sum(x) once more, with the barrier of the grid in the place of a counter.
+__global__ void normalise_together(const float* x, float* y, float* sums, unsigned count) {
+  const unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
+  if (threadIdx.x == 0) {
+    float sum = 0.0f;
+    for (unsigned j = at; j < at + blockDim.x && j < count; ++j) sum += x[j];
+    sums[blockIdx.x] = sum;
+  }
+  host_machine::grid_barrier();
+  float total = 0.0f;
+  for (unsigned block = 0; block < gridDim.x; ++block) total += sums[block];
+  host_machine::grid_barrier();
+  // everybody has read the sums, and may write in their place
+  if (threadIdx.x == 0) sums[(blockIdx.x + 1) % gridDim.x] = total;
+  host_machine::grid_barrier();
+  if (at < count) y[at] = x[at] / sums[blockIdx.x];
+}
+
 // The sum of x: the block that is the last to arrive adds what the others left, as fences and a plain atomic allow.
 __global__ void last_block_sum(const float* x, float* sums, unsigned* arrived, float* sum, unsigned count) {
   const unsigned i = blockIdx.x * 32 + threadIdx.x;
@@ -149,26 +167,12 @@ __global__ void hand_over_named(const float* x, float* y, unsigned rounds) {
   }
 }
 
-// The numbers of all bits in bf16 and fp16, and values rounded to both; (2, ...) with bf16 first.
-__global__ void conversions(const std::uint16_t* bits, float* wide, const float* values, std::uint16_t* narrow,
-                            unsigned count) {
-  for (unsigned i = threadIdx.x; i < 65536; i += blockDim.x) {
-    wide[i] = unmask::widen(unmask::Bf16{bits[i]});
-    wide[65536 + i] = unmask::widen(unmask::Fp16{bits[i]});
-  }
-  for (unsigned i = threadIdx.x; i < count; i += blockDim.x) {
-    unmask::Bf16 brain;
-    unmask::Fp16 half;
-    unmask::narrow(values[i], brain);
-    unmask::narrow(values[count + i], half);
-    narrow[i] = brain.bits, narrow[count + i] = half.bits;
-  }
-}
-
 template <typename... Parameters, typename... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, Arguments... arguments) {
   void* addresses[] = {&arguments...};
-  const bool waits_for_all = reinterpret_cast<void*>(kernel) == reinterpret_cast<void*>(&normalise);
+  const void* const address = reinterpret_cast<void*>(kernel);
+  const bool waits_for_all = address == reinterpret_cast<void*>(&normalise) ||
+                             address == reinterpret_cast<void*>(&normalise_together);
   return waits_for_all ? cudaLaunchCooperativeKernel(kernel, grid, block, addresses, shared_bytes)
                        : cudaLaunchKernel(kernel, grid, block, addresses, shared_bytes);
 }
@@ -186,6 +190,9 @@ int run_transpose(const float* x, float* y, unsigned size, unsigned pitch) {
 int run_normalise(const float* x, float* y, float* sums, unsigned* arrived, unsigned count, unsigned blocks) {
   return launch(normalise, dim3(blocks), dim3(64), sizeof(float), x, y, sums, arrived, count);
 }
+int run_normalise_together(const float* x, float* y, float* sums, unsigned count, unsigned blocks) {
+  return launch(normalise_together, dim3(blocks), dim3(64), 0, x, y, sums, count);
+}
 int run_last_block_sum(const float* x, float* sums, unsigned* arrived, float* sum, unsigned count, unsigned blocks) {
   return launch(last_block_sum, dim3(blocks), dim3(32), 0, x, sums, arrived, sum, count);
 }
@@ -200,10 +207,6 @@ int run_hand_over(const float* x, float* y, unsigned rounds) {
 }
 int run_hand_over_named(const float* x, float* y, unsigned rounds) {
   return launch(hand_over_named, dim3(1), dim3(64), 32 * sizeof(float), x, y, rounds);
-}
-int run_conversions(const std::uint16_t* bits, float* wide, const float* values, std::uint16_t* narrow,
-                    unsigned count) {
-  return launch(conversions, dim3(1), dim3(32), 0, bits, wide, values, narrow, count);
 }
 
 }  // extern "C"

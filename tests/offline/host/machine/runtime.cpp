@@ -17,6 +17,11 @@ cudaError_t failed(cudaError_t error) {
   return error;
 }
 
+// another machine, which runs kernels in the place of this one; null: there is none
+using Runner = int (*)(std::uint64_t kernel, const unsigned* grid, const unsigned* block, std::uint64_t dynamic_bytes,
+                       bool cooperative, void* const* arguments, const std::size_t* bytes, std::uint64_t count);
+Runner other_machine = nullptr;
+
 constexpr std::size_t SHARED_WITHOUT_OPT_IN = 48 * 1024;
 
 struct ErrorName {
@@ -87,7 +92,8 @@ cudaError_t most_blocks(int* blocks, int threads, std::size_t dynamic_bytes) {
   return cudaSuccess;
 }
 
-cudaError_t start(const Configuration& given, const void* kernel, void (*body)(void*), void* arguments) {
+cudaError_t start(const Configuration& given, const void* kernel, void (*body)(void*), void* arguments,
+                  const Passed& passed) {
   const auto& [grid, block, dynamic_bytes, cooperative] = given;
   const auto threads = std::uint64_t(block.x) * block.y * block.z;
   const auto blocks = std::uint64_t(grid.x) * grid.y * grid.z;
@@ -104,6 +110,13 @@ cudaError_t start(const Configuration& given, const void* kernel, void (*body)(v
     if (blocks > std::uint64_t(most) * unsigned(machine::settings.multiprocessors)) {
       return failed(cudaErrorCooperativeLaunchTooLarge);
     }
+  }
+  if (other_machine != nullptr) {
+    const unsigned sizes[] = {grid.x, grid.y, grid.z, block.x, block.y, block.z};
+    const auto place = reinterpret_cast<std::uintptr_t>(kernel) - machine::code_start;
+    return failed(static_cast<cudaError_t>(
+        other_machine(place, sizes, sizes + 3, dynamic_bytes, cooperative, passed.arguments, passed.bytes,
+                      passed.count)));
   }
   machine::Launch now;
   now.configuration = given;
@@ -194,6 +207,7 @@ void machine_forget(std::uintptr_t address) { machine::forget_memory(address); }
 void machine_forbid(std::uintptr_t address, std::uint64_t bytes, bool forbidden) {
   machine::forbid(address, bytes, forbidden);
 }
+void machine_redirect(Runner to) { other_machine = to; }
 void machine_clear() { machine::clear_report(); }
 std::uint64_t machine_faults() { return machine::faults.size(); }
 void machine_fault(std::uint64_t index, FaultView* view) {
