@@ -1,4 +1,4 @@
-"""`unmask finetune TASK MODEL [--group.field value ...]`, and `unmask finetune --resume RUN`.
+"""`unmask finetune TASK MODEL [--group.field value ...]`, the same of a suite, and `unmask finetune --resume RUN`.
 
 Precedence: defaults < recipe or YAML < command line. A resumed run keeps its settings.
 """
@@ -22,13 +22,16 @@ from unmask.tasks.load import (
     read_task_settings,
     task_recipe_names,
 )
+from unmask.tasks.suites import SUITES
 
 __all__ = ["finetune_parser", "run"]
 
 _DESCRIPTION = """Fine-tune a model on a task, with one output layer on the encoder. TASK is {tasks}, a recipe or a YAML
 file of settings; MODEL is a run, a checkpoint, a folder that transformers loads, or ORG/NAME of the Hugging Face Hub.
 
-Recipes: {recipes}."""
+Recipes: {recipes}.
+
+Suites, each a table of several benchmarks: {suites}; they need --data.folder."""
 _WORDS = ("task", "model")
 
 
@@ -37,9 +40,9 @@ def run(arguments: list[str]) -> None:
     first = arguments[0] if arguments and not arguments[0].startswith("-") else None
     base = read_task_settings(first) if first is not None and {"-h", "--help"} & set(arguments) else {}
     values, words = finetune_parser(base).known([_with_underscores(word) for word in arguments])
-    resume, seeds, sweep = (values.pop(name, None) for name in ("resume", "seeds", "sweep"))
+    resume, seeds, sweep, folder = (values.pop(name, None) for name in ("resume", "seeds", "sweep", "data.folder"))
     if resume is not None:
-        own = {"seeds": seeds, "sweep": sweep}
+        own = {"seeds": seeds, "sweep": sweep, "data.folder": folder}
         stray = [*words, *(f"--{name}" for name in (*values, *(one for one, given in own.items() if given)))]
         if stray:
             raise ConfigError(f"config: --resume {resume} keeps the saved settings; leave {stray[0]!r} out")
@@ -58,6 +61,14 @@ def run(arguments: list[str]) -> None:
             changes[name] = value_of(known[name][1], text)
         except UnmaskError as error:
             raise ConfigError(f"config: {name}: {error}") from None
+    if words[0] in SUITES:
+        _run_suite(words[0], folder, {**changes, "model": words[1]}, seeds, sweep or [])
+        return
+    if folder is not None:
+        raise ConfigError(
+            f"config: --data.folder is for a suite ({', '.join(SUITES)}), and {words[0]} is none; give --data.train "
+            "FILE"
+        )
     config = load_finetune_config(words[0], {**changes, "model": words[1]})
     if seeds is not None or sweep is not None:
         _run_several(config, seeds, sweep or [])
@@ -69,23 +80,59 @@ def run(arguments: list[str]) -> None:
 
 def _resume(path: Path) -> None:
     from unmask.tasks.finetune import finetune
+    from unmask.tasks.suite_run import SUITE, read_suite, run_suite
     from unmask.tasks.sweep import SWEEP, read_sweep, run_sweep
 
-    if (path / SWEEP).is_file():
+    if (path / SUITE).is_file():
+        run_suite(read_suite(path), resume=path)
+    elif (path / SWEEP).is_file():
         run_sweep(read_sweep(path), resume=path)
     else:
         finetune(resume=path)
 
 
 def _run_several(config: FinetuneConfig, seeds: str | None, sweep: list[str]) -> None:
-    from unmask.tasks.sweep import Sweep, read_values, run_sweep
+    from unmask.tasks.sweep import Sweep, run_sweep
 
+    run_sweep(Sweep(config=config, seeds=_count(seeds), values=_values(sweep)))
+
+
+def _run_suite(name: str, folder: str | None, changes: dict[str, Any], seeds: str | None, sweep: list[str]) -> None:
+    if folder is None:
+        raise ConfigError(
+            f"config: the suite {name} needs the folder that holds its benchmarks; give it as --data.folder FOLDER"
+        )
+    own = [one for one in changes if one.startswith("data.") and one != "data.train_examples"]
+    if own:
+        raise ConfigError(
+            f"config: --{own[0]} is of one task, and {name} has several; leave it out, or fine-tune on one task"
+        )
+    from unmask.tasks.suite_run import SuiteRun, run_suite
+
+    run = changes.pop("run", None)
+    suite = SuiteRun(
+        suite=name,
+        folder=expanded(folder),
+        changes=changes,
+        run=None if run is None else expanded(run),
+        seeds=_count(seeds),
+        values=_values(sweep),
+    )
+    run_suite(suite)
+
+
+def _count(seeds: str | None) -> int:
     count = value_of(int, seeds or "1")
     if not isinstance(count, int) or count < 1:
         raise ConfigError(f"config: --seeds must be a whole number from 1, got {seeds!r}; write --seeds 5")
+    return count
+
+
+def _values(sweep: list[str]) -> dict[str, list[Any]]:
+    from unmask.tasks.sweep import read_values
+
     hints = settings_of(FinetuneConfig)
-    values = {name: [value_of(hints[name][1], one) for one in given] for name, given in read_values(sweep).items()}
-    run_sweep(Sweep(config=config, seeds=count, values=values))
+    return {name: [value_of(hints[name][1], one) for one in given] for name, given in read_values(sweep).items()}
 
 
 def finetune_parser(values: dict[str, Any] | None = None) -> Parser:
@@ -94,7 +141,9 @@ def finetune_parser(values: dict[str, Any] | None = None) -> Parser:
         prog="unmask finetune",
         usage="unmask finetune TASK MODEL --data.train FILE [--group.field value ...]\n       unmask finetune "
         "--resume RUN",
-        description=_DESCRIPTION.format(tasks=", ".join(TASKS), recipes=", ".join(task_recipe_names()) or "none"),
+        description=_DESCRIPTION.format(
+            tasks=", ".join(TASKS), recipes=", ".join(task_recipe_names()) or "none", suites=", ".join(SUITES)
+        ),
     )
     complete_files(
         parser.add_argument(
@@ -110,6 +159,11 @@ def finetune_parser(values: dict[str, Any] | None = None) -> Parser:
         nargs="+",
         action="extend",
         help="Make a run with each of these values, as in learning_rate=2e-5,3e-5,5e-5.",
+    )
+    complete_files(
+        parser.add_argument(
+            "--data.folder", metavar="FOLDER", help="Of a suite: it holds a folder for each benchmark, such as SST-2."
+        )
     )
     hints, config = hints_of(FinetuneConfig), FinetuneConfig()
     sections: dict[str, argparse._ArgumentGroup] = {}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unmask.data.randomness import philox_4x32
-from unmask.tasks.augmentation.words import TextWords, with_words
+from unmask.tasks.augmentation.words import TextWords, replace_words
 
 __all__ = ["Variants", "draw_variants"]
 
@@ -69,7 +69,7 @@ def draw_variants(
         ]
         replaced = sum(other is not None for other in replacements)
         if replaced:
-            found.setdefault(with_words(text.text, words, replacements), replaced)
+            found.setdefault(replace_words(text.text, words, replacements), replaced)
     return Variants(tuple(found), count - len(found), sum(found.values()))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from unmask.data.tokenizer import Tokenizer
 
-__all__ = ["TextWords", "Word", "has_letter", "in_case_of", "with_words", "words_of"]
+__all__ = ["TextWords", "Word", "has_letter", "in_case_of", "replace_words", "words_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def words_of(texts: Sequence[str], tokenizer: Tokenizer, keep: frozenset[str] = 
     return found
 
 
-def with_words(text: str, words: Sequence[Word], replacements: Sequence[str | None]) -> str:
+def replace_words(text: str, words: Sequence[Word], replacements: Sequence[str | None]) -> str:
     """Return the text with other words in the places of these, which are in order; None leaves a word as it is."""
     parts, at = [], 0
     for word, other in zip(words, replacements, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unmask.data.tokenizer import Tokenizer
-from unmask.tasks.augmentation.words import in_case_of, with_words, words_of
+from unmask.tasks.augmentation.words import in_case_of, replace_words, words_of
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +34,17 @@ def test_words_to_keep_are_left_out_in_any_case(tokenizer: Tokenizer) -> None:
 def test_a_text_without_words_is_left_as_it_is(tokenizer: Tokenizer) -> None:
     for found in words_of(["", "7 , 7"], tokenizer):
         assert found.words == ()
-        assert with_words(found.text, found.words, []) == found.text
+        assert replace_words(found.text, found.words, []) == found.text
 
 
 def test_what_stands_between_words_stays(tokenizer: Tokenizer) -> None:
     text = "  The café,\tcat's  wall "
     (found,) = words_of([text], tokenizer)
-    assert with_words(text, found.words, [None] * len(found.words)) == text
+    assert replace_words(text, found.words, [None] * len(found.words)) == text
     others = [
         "A" if found.spelled(word) == "The" else "dog" if found.spelled(word) == "cat" else None for word in found.words
     ]
-    assert with_words(text, found.words, others) == "  A café,\tdog's  wall "
+    assert replace_words(text, found.words, others) == "  A café,\tdog's  wall "
 
 
 @pytest.mark.parametrize(
