@@ -42,10 +42,17 @@ class Moment:
 
 
 class DeviceClock:
-    """The clock of a device: `clock()` is a moment, the difference of two is seconds."""
+    """The clock of a device: `clock()` is a moment, the difference of two is seconds.
 
-    def __init__(self, device: torch.device | str) -> None:
+    Args:
+        device: the device.
+        of_process: on a CPU, count the seconds that its cores give to this process. So others on the machine do not
+            count, but the seconds of all threads add up.
+    """
+
+    def __init__(self, device: torch.device | str, *, of_process: bool = False) -> None:
         self.device = torch.device(device)
+        self._now = time.process_time if of_process else time.perf_counter
         self._flush: Tensor | None = None
         if self.device.type == "cuda":
             properties = torch.cuda.get_device_properties(self.device)
@@ -54,7 +61,7 @@ class DeviceClock:
 
     def __call__(self) -> float | Moment:
         if self.device.type != "cuda":
-            return time.perf_counter()
+            return self._now()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return Moment(event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from statistics import fmean
 
@@ -78,6 +79,7 @@ def test_another_seed_draws_other_documents() -> None:
 def test_the_clock_counts_seconds_and_the_memory_of_a_call() -> None:
     a = torch.randn(64, 64)
     assert 0 < DeviceClock("cpu").seconds(lambda: a @ a) < 1
+    assert DeviceClock("cpu", of_process=True).seconds(lambda: time.sleep(0.2)) < 0.1
     assert peak_bytes(lambda: None, "cpu") == 0
 
     def two_at_once() -> None:

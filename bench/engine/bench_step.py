@@ -99,6 +99,7 @@ def measure(
     backend: str | None = None,
     profile: bool = False,
     forms: Sequence[str] = ("eager",),
+    of_process: bool = False,
 ) -> list[dict[str, Any]]:
     """Compare, time, and return result entries, ours first.
 
@@ -116,6 +117,7 @@ def measure(
         backend: asked for in all of our operations.
         profile: first print where one step of ours spends its time.
         forms: of our step, the eager one first; several are timed without `transformers`.
+        of_process: whether to count CPU seconds of this process, see `DeviceClock`.
     """
     size, documents = documents_of(SIZES[name], lengths, store)
     tokens = tokens or size.tokens
@@ -168,7 +170,8 @@ def measure(
 
             steps[GROUPED], facts[GROUPED] = update, known
             scale[GROUPED] = [tokens / grouped[at % len(grouped)].real_tokens for at in range(rounds)]
-    times = interleave(steps, DeviceClock(device), rounds=rounds, warmup=1)
+    times = interleave(steps, DeviceClock(device, of_process=of_process), rounds=rounds, warmup=1)
+    note += " Times are CPU seconds of the process." if of_process else ""
     largest = {variant: lambda step=steps[variant]: step(0) for variant in steps}  # type: ignore[misc]
     if GROUPED in steps:
         largest[GROUPED] = lambda: peer(grouped[-1].padded[-1])
@@ -282,6 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--backend", choices=backends, help="ask for this one in every operation, as triton before it is verified"
     )
     parser.add_argument("--threads", type=_positive, help="CPU threads (default: PyTorch's)")
+    parser.add_argument(
+        "--of-process", action="store_true", help="count CPU seconds of the process, where others use the machine too"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="of both sides (default: the best for each)")
     parser.add_argument("--pad-to-multiple-of", type=_positive, help="as in the collator of transformers")
@@ -327,6 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 backend=options.backend,
                 profile=options.profile,
                 forms=options.forms,
+                of_process=options.of_process,
             )
         except BackendUnavailable as error:
             parser.error(str(error))
