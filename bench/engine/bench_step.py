@@ -176,7 +176,10 @@ def measure(
     if GROUPED in steps:
         largest[GROUPED] = lambda: peer(grouped[-1].padded[-1])
     peaks = {variant: peak_bytes(call, device) for variant, call in largest.items()}
-    rates = {variant: matmul_rate(str(device), _named(facts[variant]["dtype"])) for variant in steps}
+    # a product that is timed while others use the machine is no ceiling
+    rates = {
+        variant: matmul_rate(str(device), _named(fact["dtype"])) for variant, fact in facts.items() if not of_process
+    }
     flops = fmean(step_flops(size, made) for made in inputs)
     whole = [1.0] * rounds
     real = fmean(made.packed.real_tokens / made.padded["input_ids"].numel() for made in inputs)
@@ -192,8 +195,9 @@ def measure(
             baseline=THEIRS if THEIRS in steps else OURS if len(forms) > 1 else None,
             tokens=tokens,
             flops=flops,
-            floor_seconds=flops / rates[variant],
-            ceiling=f"{facts[variant]['dtype']} matrix product of this run, {rates[variant] / 1e12:.2f} TFLOP/s",
+            floor_seconds=flops / rates[variant] if rates else None,
+            ceiling=rates
+            and f"{facts[variant]['dtype']} matrix product of this run, {rates[variant] / 1e12:.2f} TFLOP/s",
             peak_bytes=peaks[variant],
             real_share_of_padded_batch=real,
             collate_seconds=collate_seconds,
@@ -370,7 +374,7 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
         ratio = medians.get(info["baseline"], float("nan")) / taken
         print(
             f"{info['case']:<30}{info['variant']:<34}{info['dtype']:<7}{taken:>9.3f}{stats['iqr']:>8.3f}"
-            f"{info['tokens'] / taken:>10,.0f}{info['floor_seconds'] / taken:>9.0%}{ratio:>7.2f}"
+            f"{info['tokens'] / taken:>10,.0f}{(info['floor_seconds'] or 0.0) / taken:>9.0%}{ratio:>7.2f}"
         )
     print(rows[0]["extra_info"]["note"], flush=True)
 

@@ -59,7 +59,8 @@ class CudaRecorder:
             RuntimeError: something in it waits for the device.
         """
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # a thread that writes a checkpoint may use the device meanwhile
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             work()
         self._pool = graph.pool()
         return graph.replay
@@ -169,14 +170,16 @@ class _Recorded:
         self._counts = step.count([example])
         self._sums, self._correct = torch.zeros_like(self._counts), torch.zeros_like(self._counts)
         # outside of a recording, so that libraries may load kernels and allocate
-        first, *expected = self._differentiate()
+        first, sums, _ = self._differentiate()
         reached = [parameter for parameter, each in zip(self._parameters, first, strict=True) if each is not None]
-        self._gradients = [each for each in first if each is not None]
-        expected.append(get_total_norm(self._gradients))
-        self._totals = list(map(torch.zeros_like, self._gradients)) if several else []
+        found = [each for each in first if each is not None]
+        norm = get_total_norm(found)
+        self._totals = list(map(torch.zeros_like, found)) if several else []
+        self._gradients = self._totals
+        del first, found
         self._replay_micro_batch = recorder.record(self._micro_batch)
-        self._require_same(expected)
-        for parameter, gradient in zip(reached, self._totals or self._gradients, strict=True):
+        self._require_same(sums, norm)
+        for parameter, gradient in zip(reached, self._gradients, strict=True):
             parameter.grad = gradient
         self._replay_update = recorder.record(self._update)
 
@@ -197,11 +200,10 @@ class _Recorded:
         found = torch.autograd.grad(self._step.scaled(loss), self._parameters, allow_unused=True)
         return found, sums, correct
 
-    def _require_same(self, expected: Sequence[Tensor]) -> None:
-        """Raise if a replay of the micro-batch that is in the buffers gives other results than the step itself."""
+    def _require_same(self, sums: Tensor, norm: Tensor) -> None:
+        """Raise if a replay of the micro-batch in the buffers has other losses, or another norm of the gradient."""
         self._replay_micro_batch()
-        found = [self._sums, self._correct, get_total_norm(self._totals or self._gradients)]
-        if not all(map(_are_close, found, expected)):
+        if not (_are_close(self._sums, sums) and _are_close(get_total_norm(self._gradients), norm)):
             raise RuntimeError("a replay has another loss or gradient than the step itself")
         for each in (self._sums, self._correct, *self._totals):
             each.zero_()

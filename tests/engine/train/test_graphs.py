@@ -26,6 +26,7 @@ from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives
 from unmask.train.batch_buffers import BatchBuffers
 from unmask.train.graphs import GraphedStep, may_use_graphs
+from unmask.train.logging.metrics import Meter
 from unmask.train.loss_scale import LossScale
 from unmask.train.optim import build_optimizer, set_learning_rate
 from unmask.train.step import StepReport, TrainingStep
@@ -56,6 +57,13 @@ def _unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unmask_kernels.checks.reads_contents", lambda x: False)
 
 
+def is_read(func: Any, arguments: Any) -> bool:
+    """Whether an operation gives a value to the host, or needs one there to know the shape of its result."""
+    masks = (torch.bool, torch.uint8)
+    by_mask = func is torch.ops.aten.index.Tensor and any(each.dtype in masks for each in _tensors(arguments[1]))
+    return func in READS or by_mask
+
+
 class _Call(NamedTuple):
     function: Any
     arguments: tuple[Any, ...]
@@ -75,7 +83,7 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in READS:
+        if is_read(func, args):
             raise RuntimeError(f"{func} reads a value on the host")
         self._keep(func, args, kwargs)
         results = func(*args, **kwargs)
@@ -310,6 +318,20 @@ def test_a_step_that_waits_for_the_device_trains_without_graphs_and_says_so_once
     ]
 
 
+def test_a_recording_that_does_not_give_what_the_step_gives_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    class Deaf(TapeRecorder):
+        def record(self, work: Callable[[], None]) -> Callable[[], None]:
+            super().record(work)
+            return lambda: None
+
+    caplog.set_level(logging.INFO, logger="unmask")
+    steps = in_steps(mixes(8), *(2,) * 4)
+    eager, graphed = make_step(), make_step()
+    ours = run(graphed, GraphedStep(graphed, Deaf), steps)
+    assert_same(graphed, eager, ours, run(eager, eager, steps))
+    assert "a replay has another loss or gradient than the step itself" in caplog.text
+
+
 def test_a_required_graph_that_cannot_be_recorded_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = in_steps(mixes(3), 1, 1, 1)
     step = make_step()
@@ -318,6 +340,49 @@ def test_a_required_graph_that_cannot_be_recorded_is_an_error_with_a_way_out(mon
         run(step, GraphedStep(step, TapeRecorder, required=True), steps)
     # what it advises
     run(step, GraphedStep(step, TapeRecorder), steps)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the values that are read on the host: item, bool, nonzero, masks as indices.
+
+    On a CPU `tolist` and `numpy` are no operations; `test_step_without_values.py` finds them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += is_read(func, args)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_step_reads_no_value_on_the_host(dtype: torch.dtype) -> None:
+    step = make_step(dtype, mlm=1.0, nsp=0.5)
+    steps, meter = in_steps(mixes(6), 2, 2, 2), Meter(["mlm", "nsp"])
+    run(step, step, steps[:1])
+    with HostReads() as reads:
+        for report in run(step, step, steps):
+            meter.add(report, tokens=1, flops=0.0)
+    assert reads.count == 0
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x[0].item(),
+        lambda x: bool(x[0] > 0),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: torch.equal(x, x),
+        lambda x: int(x[0]),
+    ],
+)
+def test_each_read_of_a_value_is_counted(read: Callable[[Tensor], object]) -> None:
+    with HostReads() as reads:
+        read(torch.ones(3))
+    assert reads.count > 0
 
 
 def with_graph(graph: str, **settings: Any) -> RunConfig:
