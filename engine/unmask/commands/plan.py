@@ -152,6 +152,9 @@ def plan_of(config: RunConfig, *, device: str | None = None, processes: int = 1,
             changed, encoder, example_batch(changed, encoder, micro_batch_lengths(lengths, tokens)), dtype=dtype
         )
         parts = _parts(step, place)
+        if config.train.parallel == "fsdp" and processes > 1:
+            parts |= {name: parts[name] // processes for name in ("weights", "gradients", "optimizer")}
+            parts["gathered"] = _gathered(_parameters(config, encoder, dtype), encoder.num_layers)
         # as many values as the weights, in their dtype
         return parts if config.optimizer.ema_decay is None else {**parts, "average": step.weights}
 
@@ -200,6 +203,11 @@ def _dtype(config: RunConfig, place: Device) -> torch.dtype:
 def _parts(step: StepMemory, place: Device) -> dict[str, int]:
     """Return the memory of a process by part: that of a step, and what surrounds it."""
     return {**step._asdict(), "process": place.overhead(step.activations + step.working)}
+
+
+def _gathered(parameters: dict[str, int], num_layers: int) -> int:
+    """Return the bytes of whole values and gradients in a step in shards: of all but the layers, and of two layers."""
+    return 8 * (parameters["total"] - parameters["layers"] + 2 * parameters["layers"] // num_layers)
 
 
 def _parameters(config: RunConfig, encoder: EncoderConfig, dtype: torch.dtype) -> dict[str, int]:

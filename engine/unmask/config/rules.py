@@ -22,6 +22,7 @@ def disagreements(config: "RunConfig") -> Iterator[tuple[str, str]]:
     """Yield each setting that contradicts one of another group, and what is wrong with it."""
     yield from _lengths(config)
     yield from _objectives(config)
+    yield from _shards(config)
     data = config.data
     if config.init.vocabulary == "extend" and data.store is None and data.tokenizer is None and not _has_store(config):
         given = as_typed(config.init.from_ or "FOLDER")
@@ -49,6 +50,30 @@ def disagreements(config: "RunConfig") -> Iterator[tuple[str, str]]:
         yield (
             "masking.place",
             "is 'device', which masks documents one by one, not composition.scope 'sequence'; set it to 'host'",
+        )
+
+
+def _shards(config: "RunConfig") -> Iterator[tuple[str, str]]:
+    """What a model in shards does not have."""
+    if config.train.parallel != "fsdp":
+        return
+    if config.optimizer.name == "muon":
+        yield (
+            "train.parallel",
+            "is 'fsdp', but optimizer.name is 'muon', which needs whole matrices; choose adamw, stable_adamw or lamb, "
+            "or set train.parallel to 'ddp'",
+        )
+    if config.optimizer.ema_decay is not None:
+        yield (
+            "train.parallel",
+            f"is 'fsdp', but optimizer.ema_decay is {config.optimizer.ema_decay:g}, and the moving average is not kept "
+            "in shards; leave out optimizer.ema_decay, or set train.parallel to 'ddp'",
+        )
+    if config.train.compile:
+        yield (
+            "train.parallel",
+            "is 'fsdp', but train.compile makes one graph of a forward pass, and shards gather in the middle of it; "
+            "set train.compile to false, or train.parallel to 'ddp'",
         )
 
 

@@ -448,6 +448,11 @@ class TrainConfig(Checked):
         "Whether steps are recorded as CUDA graphs, which one call of the host replays. auto: on a CUDA device, if "
         "everything in the step can be recorded; if not, the run says why. require: the same, or the run is refused.",
     )
+    parallel: Literal["ddp", "fsdp"] = setting(
+        "ddp",
+        "How several processes hold the model. ddp: each holds all of it. fsdp: each holds a part of the parameters, "
+        "gradients and moments (FSDP2), for models that do not fit on one device; it sends more.",
+    )
     activation_checkpointing: bool = setting(
         False,
         "Whether to keep only the input of each layer, and compute the layer again in the backward pass: less memory, "

@@ -86,11 +86,11 @@ class Heartbeat:
     def waiting(self) -> Iterator[None]:
         """Count a collective, and let the thread see that the main thread is in it."""
         self._entered += 1
-        self._since = time.monotonic()
+        before, self._since = self._since, time.monotonic()
         try:
             yield
         finally:
-            self._since = None
+            self._since = before
 
     def close(self) -> None:
         """End the thread."""

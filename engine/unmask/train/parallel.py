@@ -18,7 +18,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -95,6 +95,10 @@ class Ranks:
 
     def send(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by those of rank 0."""
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Return a context for collectives that others begin; if one fails, the rank that is missing is named."""
+        return nullcontext()
 
 
 ALONE = Ranks()
@@ -197,6 +201,18 @@ class _Group(Ranks):
         with self._waiting(), torch.no_grad():
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        assert self._heart is not None
+        try:
+            with self._heart.waiting():
+                yield
+        except RuntimeError as error:
+            # what is computed between collectives may fail too
+            if isinstance(error, dist.DistError) or "gloo" in str(error):
+                raise self._lost() from error
+            raise
 
     def leave(self, error: BaseException) -> Exception | None:
         """Tell the others that this rank ends with an error. Return what to raise instead, if another one tells it."""

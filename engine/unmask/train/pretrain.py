@@ -413,6 +413,8 @@ def build_trainer(
     size = sum(p.numel() for p in model.parameters())
     dtype = str(precision.dtype).removeprefix("torch.")
     _log.info(f"model: {size:,} parameters on {device}, activations in {dtype} ({precision.reason})")
+    if config.train.parallel == "fsdp" and ranks.size == 1:
+        _log.info("train.parallel is fsdp, but this process is alone and holds the whole model")
     trainer = Trainer(
         config=config,
         folder=run,

@@ -65,6 +65,7 @@ MAY_CHANGE = frozenset(
         "stream.workers",
         *(f"train.{name}" for name in BUDGETS),
         "train.activation_checkpointing",
+        "train.parallel",
         "train.compile",
         "train.device",
         "train.graph",

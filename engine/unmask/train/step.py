@@ -14,8 +14,8 @@ caller reads them when it logs. Gradients accumulate in `.grad`, in the dtype of
 call adds those of a micro-batch, where autograd would launch a kernel for each parameter (decision 0017). Beyond
 forward and backward, the step reads the gradients once for their norm; the fused optimizer kernel clips and skips.
 
-With several ranks the counts, the gradients and the tallies are summed over all of them (`gradient_sum`). So every rank
-has the same norm, makes the same decision and the same update.
+With several ranks the counts, the gradients and the tallies are summed over all of them (`gradient_sum`; `sharded` if
+each rank holds a part of the model). So every rank has the same norm and makes the same decision.
 
 Shapes: O objectives. The shapes of the batches are static, so `losses` can be compiled, and `graphs` can record a step.
 """
@@ -31,6 +31,7 @@ from unmask.batch import PackedBatch
 from unmask.objectives import Objective, score_batch
 from unmask.train.gradient_sum import GradientSum
 from unmask.train.loss_scale import LossScale
+from unmask.train.sharded import ShardedModel, whole
 
 __all__ = ["Losses", "StepReport", "TrainingStep", "take_gradients"]
 
@@ -79,7 +80,7 @@ class TrainingStep:
         optimizer: see `optim.build_optimizer`. It reads `grad_scale` and `found_inf` on the device.
         clip_norm: upper bound of the global L2 norm of the gradient, > 0; `inf` never clips.
         all_rows: compute all rows of the last layer, not only those that an objective reads; for comparison.
-        shared: sums over ranks; None for a single one.
+        shared: sums over ranks, of whole gradients or of gradients in shards; None for a single one.
         loss_scale: what fp16 multiplies the loss by; None for other dtypes.
         compiles: whether `torch.compile` makes one graph of the forward pass of a micro-batch, and one of its backward.
         losses: function of a micro-batch and the counts of the step, (O,), compiled or not.
@@ -90,7 +91,7 @@ class TrainingStep:
     optimizer: torch.optim.Optimizer
     clip_norm: float = 1.0
     all_rows: bool = False
-    shared: GradientSum | None = None
+    shared: GradientSum | ShardedModel | None = None
     loss_scale: LossScale | None = None
     compiles: bool = False
     losses: Callable[[PackedBatch, Tensor], Losses] = field(init=False)
@@ -134,6 +135,7 @@ class TrainingStep:
             self.shared.counts(counts)
         sums, correct = torch.zeros_like(counts), torch.zeros_like(counts)
         totals: dict[Tensor, Tensor] = {}
+        takes = len(batches) > 1 and _launches_cost(counts.device) and not isinstance(self.shared, ShardedModel)
         for number, batch in enumerate(batches):
             found = self.losses(batch, counts)
             loss = self.scaled(found.loss)
@@ -142,7 +144,7 @@ class TrainingStep:
                     loss.backward()
             else:
                 loss.backward()
-                if len(batches) > 1 and _launches_cost(counts.device):
+                if takes:
                     take_gradients(self.model.parameters(), totals)
             sums += found.sums
             correct += found.correct
@@ -173,6 +175,8 @@ class TrainingStep:
         """
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
+        if isinstance(self.shared, ShardedModel):
+            norm = whole(norm)
         if self.loss_scale is not None:
             norm = norm / self.loss_scale.scale
         skipped = 1.0 - torch.isfinite(norm).float()

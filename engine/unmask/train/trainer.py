@@ -18,8 +18,9 @@ loop decides by: the signals that they heard, the tokens of the step, and the cl
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import takewhile
@@ -43,6 +44,7 @@ from unmask.train.checkpoint.state import (
     Facts,
     export_of,
     load_tensors,
+    read_tensors,
     save_state,
     send_state,
     state_bytes,
@@ -64,6 +66,7 @@ from unmask.train.optim import build_optimizer, set_learning_rate
 from unmask.train.parallel import ALONE, Ranks
 from unmask.train.run_folder import RunFolder, note_start
 from unmask.train.schedule import StepSchedule, TimedSchedule
+from unmask.train.sharded import ShardedModel, gathered, scatter_state
 from unmask.train.signals import StopRequest
 from unmask.train.step import StepReport, TrainingStep
 from unmask.train.threads import CrowdWatch
@@ -108,6 +111,7 @@ class Trainer:
         costs: seconds for which the last `save` and the last `evaluation` kept training waiting, if the clock ends the
             run.
         blank: a copy of the model without values, for what is exported.
+        shared: what sums over several ranks, and shards the model with `train.parallel` fsdp; None for a single one.
         saves: writes checkpoints while training goes on.
     """
 
@@ -132,6 +136,7 @@ class Trainer:
     costs: dict[str, float] = field(default_factory=dict)
     saves: BackgroundSaves = field(default_factory=BackgroundSaves)
     blank: PretrainingModel = field(init=False)
+    shared: GradientSum | ShardedModel | None = field(init=False)
     device: torch.device = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     schedule: StepSchedule | TimedSchedule = field(init=False)
@@ -156,6 +161,12 @@ class Trainer:
             self.schedule = TimedSchedule(optimizer, lambda: deadline.share)
         self.crowd = CrowdWatch()
         self.blank = without_values(self.model)
+        if self.ranks.size == 1:
+            self.shared = None
+        elif train.parallel == "fsdp":
+            self.shared = ShardedModel(self.model, self.ranks)
+        else:
+            self.shared = GradientSum(self.model, self.ranks)
         self.optimizer = build_optimizer(self.model, optimizer)
         self.average = None if optimizer.ema_decay is None else WeightAverage(self.model, optimizer.ema_decay)
         self.loss_scale = LossScale(self.device) if self.model.encoder.compute_dtype == torch.float16 else None
@@ -165,7 +176,7 @@ class Trainer:
             optimizer=self.optimizer,
             clip_norm=optimizer.clip_norm,
             all_rows=not self.config.kernels.last_layer_rows,
-            shared=None if self.ranks.size == 1 else GradientSum(self.model, self.ranks),
+            shared=self.shared,
             loss_scale=self.loss_scale,
             compiles=train.compile,
         )
@@ -216,7 +227,9 @@ class Trainer:
         except Exception as error:
             # all that ranks do together comes before the update, so the state is that of `done` steps
             lost = isinstance(error, RankLost | ToldByOther)
-            if lost and self.ranks.is_first and self.done > 0 and self.saved != self.done:
+            # without the other ranks, their parts of the model are gone
+            can = lost and self.ranks.is_first and not self._is_sharded
+            if can and self.done > 0 and self.saved != self.done:
                 self._write_checkpoint(None if self.deadline is None else self.deadline.passed)
             self.saves.wait()
             raise
@@ -311,7 +324,10 @@ class Trainer:
         self.model.encoder.dropout_seed.fill_(phase.seed)
         self.rate = self.schedule(self.done)
         set_learning_rate(self.optimizer, self.rate)
-        report = self.take_step([self.data.to_device(batch, phase, self.device) for batch in batches])
+        moved = [self.data.to_device(batch, phase, self.device) for batch in batches]
+        # in shards, any part of a step waits for the other ranks
+        with self.ranks.waiting() if self._is_sharded else nullcontext():
+            report = self.take_step(moved)
         if self.average is not None:
             self.average.update(self.model, self.done)
         if self.deadline is not None:
@@ -337,8 +353,12 @@ class Trainer:
             now=self.config,
             num_steps=self.data.num_steps,
         )
-        if self.ranks.is_first:
-            load_tensors(checkpoint / "training", self.model, self.optimizer, self._average_model)
+        training = checkpoint / "training"
+        if self._is_sharded:
+            state = read_tensors(training, self.model) if self.ranks.is_first else {}
+            scatter_state(state, self.model, self.optimizer, self.ranks)
+        elif self.ranks.is_first:
+            load_tensors(training, self.model, self.optimizer, self._average_model)
         self.share_state()
         self.done, self.tokens, self.saved = facts.step, facts.tokens, facts.step
         self.cursor = None if facts.cursor is None else Cursor(*facts.cursor)
@@ -365,8 +385,8 @@ class Trainer:
             )
 
     def share_state(self) -> None:
-        """Give the weights and the optimizer's state of rank 0 to all ranks."""
-        if self.ranks.size > 1:
+        """Give the weights and the optimizer's state of rank 0 to all ranks. A model in shards has them already."""
+        if self.ranks.size > 1 and not self._is_sharded:
             send_state(self.model, self.optimizer, self.ranks, self._average_model)
 
     def _account(self, batches: list[PackedBatch], report: StepReport, tokens: int) -> None:
@@ -409,7 +429,7 @@ class Trainer:
             phase = phase_at(self.data.phases, self.done - 1)
             stream = self.data.held_out(phase)
             scores = score_model(
-                self._average_model or self.model,
+                self._scored_model(),
                 self.objectives,
                 () if stream is None else takewhile(lambda _: stop.heard is None, self._share_of(stream)),
                 tokens=self.config.train.evaluate_tokens,
@@ -441,7 +461,7 @@ class Trainer:
         """Begin to save a checkpoint that a run resumes from and that `transformers` loads; rank 0 does."""
         passed = None if self.deadline is None else self.deadline.passed
         with self._paused("save"):
-            if self.ranks.is_first:
+            if self.ranks.is_first or self._is_sharded:
                 self._write_checkpoint(passed)
             self.saved = self.done
             self.saved_at = passed or 0.0
@@ -453,7 +473,16 @@ class Trainer:
         return self.data.stream(self.data.phases[here.phase]).locate(here.index - 1)
 
     def _write_checkpoint(self, passed: float | None) -> None:
-        """Begin to write the state after the last step, at so many seconds of a run that the clock ends."""
+        """Begin to write the state after the last step, at so many seconds of a run that the clock ends.
+
+        With a model in shards, all ranks do it, and only rank 0 writes.
+        """
+        state: Iterable[tuple[str, Tensor]] = state_of(self.model, self.optimizer, self._average_model).items()
+        if self._is_sharded:
+            state = gathered(state, self.ranks)
+        if not self.ranks.is_first:
+            deque(state, maxlen=0)
+            return
         self._require_directory()
         here = self.data.position(self.done)
         cursor = self._cursor(here)
@@ -481,7 +510,7 @@ class Trainer:
                 facts.step, partial(self._write_files, state, facts), bytes_needed=needed, beside=self._stable
             )
 
-        self.saves.begin(state_of(self.model, self.optimizer, self._average_model).items(), save, self.optimizer)
+        self.saves.begin(state, save, self.optimizer)
 
     def _write_files(self, state: dict[str, Tensor], facts: Facts, folder: Path) -> None:
         """Write the files of a checkpoint from a copy of the state, while training goes on."""
@@ -507,6 +536,18 @@ class Trainer:
     def _stable(self) -> int | None:
         """The last step before the decay of `wsd`: a longer run goes on from its checkpoint."""
         return self.schedule.stable if isinstance(self.schedule, StepSchedule) else None
+
+    @property
+    def _is_sharded(self) -> bool:
+        return isinstance(self.shared, ShardedModel)
+
+    def _scored_model(self) -> PretrainingModel:
+        """Return the model that is evaluated, whole: the ranks score different numbers of micro-batches."""
+        if self._is_sharded:
+            state = state_of(self.model, self.optimizer).items()
+            weights = ((name, value) for name, value in state if name.startswith("model/"))
+            return export_of(dict(gathered(weights, self.ranks)), self.blank)
+        return self._average_model or self.model
 
     @property
     def _average_model(self) -> PretrainingModel | None:

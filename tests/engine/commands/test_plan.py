@@ -92,6 +92,19 @@ def test_processes_share_the_micro_batches() -> None:
     assert two.tokens_per_step == one.tokens_per_step
 
 
+def test_a_model_in_shards_takes_a_part_of_the_memory_of_weights_gradients_and_moments() -> None:
+    plans = [
+        unmask.plan("bert-base", {"train.parallel": parallel}, device="H100", processes=2)
+        for parallel in ("ddp", "fsdp")
+    ]
+    whole, shards = (plan.memory for plan in plans)
+    for part in ("weights", "gradients", "optimizer"):
+        assert shards[part] == whole[part] // 2
+    # tables, heads and two layers are gathered, with their gradients
+    assert 8 * 24e6 < shards["gathered"] < 8 * 48e6
+    assert "gathered" not in whole
+
+
 def test_epochs_need_a_store(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"the cat number {n} sat on the mat and ran under the tree" for n in range(400)))

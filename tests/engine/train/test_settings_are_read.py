@@ -129,6 +129,7 @@ OTHER: dict[str, Any] = {
     "train.dtype": "bfloat16",
     "train.compile": True,
     "train.graph": "require",
+    "train.parallel": "fsdp",
     "train.activation_checkpointing": True,
     "train.log_every": 1,
     "train.evaluate_every": 1,

@@ -34,6 +34,7 @@ __all__ = [
     "export_of",
     "load_facts",
     "load_tensors",
+    "read_tensors",
     "save_state",
     "send_state",
     "state_bytes",
@@ -186,8 +187,29 @@ def load_tensors(
     Raises:
         CheckpointError: names or shapes differ from those of `model`, or the files cannot be read.
     """
+    state = read_tensors(folder, model, average)
+    for name, target in _weights(model, average).items():
+        target.copy_(state[name])
+    optimizer.state.clear()
+    for name, parameter in model.named_parameters():
+        prefix = f"optimizer/{name}/"
+        moments = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if moments:
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items()}
+
+
+def read_tensors(folder: Path, model: nn.Module, average: nn.Module | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint, whole and on the host, and set the generators of random numbers.
+
+    Args:
+        folder: the checkpoint's training folder.
+        model: a model with the names and shapes that are wanted.
+        average: a model with the moving average of the weights.
+    Raises:
+        CheckpointError: names or shapes differ from those of `model`, or the files cannot be read.
+    """
     try:
-        _load_tensors(folder, model, optimizer, average)
+        return _read_tensors(folder, model, average)
     except CheckpointError:
         raise
     # PyTorch raises errors of any class for odd files, and CheckpointException, which is no subclass of Exception.
@@ -198,28 +220,20 @@ def load_tensors(
         ) from error
 
 
-def _load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> None:
+def _read_tensors(folder: Path, model: nn.Module, average: nn.Module | None) -> dict[str, Tensor]:
     stored = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
     state = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in stored.items()
         if isinstance(entry, TensorStorageMetadata)
     }
-    targets = _weights(model, average)
-    _check_names(folder, state, targets)
+    _check_names(folder, state, _weights(model, average))
     with _quiet():
         dcp.load(state, checkpoint_id=folder, no_dist=True)
-    for name, target in targets.items():
-        target.copy_(state[name])
-    optimizer.state.clear()
-    for name, parameter in model.named_parameters():
-        prefix = f"optimizer/{name}/"
-        moments = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        if moments:
-            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items()}
     torch.set_rng_state(state["rng/cpu"])
     if "rng/cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["rng/cuda"])
+    return state
 
 
 def send_state(
