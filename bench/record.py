@@ -1,8 +1,8 @@
 """Write result files into bench/results/<machine>: benchmarks and training runs.
 
 Benchmarks are in files `<date>-<commit>[-name].json`, in the format of pytest-benchmark; training runs in files
-`run-<name>.json`. Both say which machine, versions and commit were measured. `report.py` reads these names of a
-benchmark's `extra_info`:
+`run-<name>.json`. Any file may have rows of the table of reliability (`reliability_page.py`). All say which machine,
+versions and commit were measured. `report.py` reads these names of a benchmark's `extra_info`:
 
     case, variant     what was timed
     baseline          the variant that ratios are relative to, timed in the same rounds
@@ -29,7 +29,7 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
-__all__ = ["RESULTS", "benchmark_entry", "benchmark_file", "flush", "now", "result_path", "run_file", "save"]
+__all__ = ["RESULTS", "benchmark_entry", "benchmark_file", "flush", "now", "result_path", "run_file", "save", "stamp"]
 
 
 def benchmark_entry(
@@ -56,7 +56,7 @@ def benchmark_entry(
 
 def benchmark_file(benchmarks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Make the content of a result file of these benchmarks, with the facts of this machine."""
-    return {**_stamp(), "benchmarks": list(benchmarks)}
+    return {**stamp(), "benchmarks": list(benchmarks)}
 
 
 def flush(benchmarks: Iterable[Mapping[str, Any]]) -> None:
@@ -92,7 +92,7 @@ def run_file(run: Path, name: str) -> dict[str, Any]:
     files = [file for file in (run / "log.jsonl", run / "evaluation.jsonl") if file.exists()]
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
     return {
-        **_stamp(),
+        **stamp(),
         "run": name,
         "settings": _without_folders(parse_yaml((run / "config.yaml").read_text(), source="config.yaml")),
         "curve": [row for row in rows if "loss" in row and "event" not in row],
@@ -114,7 +114,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _stamp() -> dict[str, Any]:
+def stamp() -> dict[str, Any]:
+    """Return time, machine and commit, as result files have them."""
     from bench import machine
 
     return {"datetime": now(), "machine_info": machine.facts(), "commit_info": machine.commit()}

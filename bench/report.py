@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import machine, record, runs_page  # noqa: E402
+from bench import machine, record, reliability_page, runs_page  # noqa: E402
 from bench.runs_page import anchor  # noqa: E402
 
 PAGE, RUNS_PAGE, README = ROOT / "docs" / "measured.md", ROOT / "docs" / "runs.md", ROOT / "README.md"
@@ -50,10 +50,15 @@ def render(results: Path = record.RESULTS) -> str:
     page = [_HEAD]
     headings: Counter[str] = Counter()
     for folder in sorted(path for path in results.glob("*") if path.is_dir()):
-        groups = _groups(json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
+        contents = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+        groups, reliability = _groups(contents), reliability_page.section(contents)
+        if groups or reliability:
+            page.append(f"## {folder.name}\n")
         if groups:
             links = {group: f"[{group}](#{anchor(group, headings)})" for group in groups}
-            page += [f"## {folder.name}\n", _summary(groups, links)]
+            page.append(_summary(groups, links))
+        if reliability:
+            page.append(reliability)
         page += [_section(group, parts) for group, parts in groups.items()]
     if len(page) == 1:
         page.append("Nothing has been measured yet.\n")

@@ -29,7 +29,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["unmask.train.pretrain", "unmask.cli.pretrain"])
+# what a run imports when it first needs it takes longer than the run
+_LATE = ["torch._dynamo", "torch.distributed.fsdp", "safetensors.torch", "tokenizers", "fsspec.core"]
+FORKS.set_forkserver_preload(["unmask.train.pretrain", "unmask.cli.pretrain", *_LATE])
 # its end takes seconds, so it is waited for
 atexit.register(multiprocessing.forkserver._forkserver._stop)  # type: ignore[attr-defined]
 TINY = Path(__file__).parent / "engine" / "train" / "tiny.py"

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import record, report, runs_page  # noqa: E402
+from bench import record, reliability_page, report, runs_page  # noqa: E402
 
 from unmask.config import RunConfig  # noqa: E402
 
@@ -51,6 +51,28 @@ def test_the_page_keeps_a_case_that_newer_files_do_not_hold(tmp_path: Path) -> N
     )
     assert "| large | ours | 9 s |" in page
     assert "| small | ours | 100 ms |" in page
+
+
+def test_the_table_of_reliability_has_the_newest_measurement_of_each_number_and_names_the_others(
+    tmp_path: Path,
+) -> None:
+    for when, found in (
+        ("2025-01-01T00:00:00", {"R8": "9 of 9", "R9": "12 ms"}),
+        ("2025-02-01T00:00:00", {"R8": "5 of 5"}),
+    ):
+        rows = {number: {"measured": text, "command": "bench.py --kills 5"} for number, text in found.items()}
+        content = {**record.stamp(), "datetime": when, "reliability": rows}
+        record.save(tmp_path / "box" / f"{when[:10]}.json", content)
+    page = report.render(tmp_path)
+    assert "## box" in page
+    lines = [line for line in page.splitlines() if line.startswith("| R")]
+    assert len(lines) > 10
+    (altered,) = [line for line in lines if line.startswith("| R8 |")]
+    assert altered.endswith("| 5 of 5 | `bench.py --kills 5` |")
+    assert any(line.startswith("| R9 |") and "| 12 ms |" in line for line in lines)
+    assert any(line.startswith("| R17 |") and "| not measured |" in line for line in lines)
+    # measured under the numbers alone, on no other machine
+    assert set(found) < set(reliability_page.REQUIREMENTS)
 
 
 def test_a_training_run_becomes_a_curve_without_folders(tmp_path: Path) -> None:
