@@ -158,7 +158,7 @@ class TaskPredictor:
         if not self.task.has_labels(examples):
             _log.info(f"{file} has no labels, so nothing is scored")
             return Predicted(examples=examples, predictions=predictions, scores=None)
-        scores = self.task.scores(predictions, examples)
+        scores = self.task.scores(predictions, examples).values
         shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
         _log.info(f"{file}: {counted(len(examples), 'example')}, {shown}")
         return Predicted(examples=examples, predictions=predictions, scores=scores)

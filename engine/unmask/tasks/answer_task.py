@@ -24,7 +24,7 @@ from unmask.tasks.inputs import ModelInputs
 from unmask.tasks.outputs import Outputs
 from unmask.tasks.qa.answers import find_answers
 from unmask.tasks.qa.windows import make_windows
-from unmask.tasks.scores.scoring import score_questions
+from unmask.tasks.scores.scoring import Scores, score_questions
 from unmask.tasks.task import Task
 
 __all__ = ["AnswerTask"]
@@ -128,10 +128,12 @@ class AnswerTask:
             for one in found
         ]
 
-    def scores(self, predictions: Sequence[Mapping[str, Any]], examples: Sequence[QuestionExample]) -> dict[str, float]:
+    def scores(
+        self, predictions: Sequence[Mapping[str, Any]], examples: Sequence[QuestionExample], *, resamples: int = 0
+    ) -> Scores:
         """Return the exact matches and F1 of the official scorer, in percent."""
         given = {one["id"]: one["answer"] for one in predictions}
-        return score_questions(examples, given, rules=self.config.answers.rules, resamples=0).values
+        return score_questions(examples, given, rules=self.config.answers.rules, resamples=resamples)
 
 
 def _read(config: FinetuneConfig, location: str, *, answered: bool) -> list[QuestionExample]:

@@ -59,6 +59,7 @@ _log = logging.getLogger(__name__)
 _SHORT = 64
 # percent of the work that padding may add to them
 _WIDE = 50
+_RESAMPLES = 1000
 _EMPTY = frozenset({".finetune.yaml.partial", ".lock", "lost+found"})
 _MADE = (FINETUNE, ".finetune.yaml.partial", "log.jsonl", "evaluation.jsonl", "tensorboard", ".lock")
 
@@ -277,16 +278,23 @@ def _finish(finetuner: Finetuner, *, seconds: float) -> None:
     rows = [row for row in read_evaluations(path) if row["step"] == found["best_step"]]
     if rows:
         found["dev"] = {name: value for name, value in rows[-1].items() if name not in ("event", "step", "epoch")}
+    files = {} if finetuner.dev is None else {"dev": finetuner.dev}
     if config.data.test is not None:
         examples = task.read(Path(config.data.test))
-        inputs = task.inputs(examples, finetuner.tokenizer)
-        if not task.has_labels(examples):
-            _log.info(f"data: {config.data.test} has no labels, so nothing is scored there; `unmask predict` reads it")
+        if task.has_labels(examples):
+            files["test"] = LabelledFile(examples=examples, inputs=task.inputs(examples, finetuner.tokenizer))
         else:
-            model = TaskModel.from_pretrained(best, compute_dtype=finetuner.model.encoder.compute_dtype)
-            outputs = outputs_of(model.to(finetuner.device), inputs)
-            scores = task.scores(task.predictions(outputs, inputs, examples), examples)
-            found["test"] = {"loss": outputs.loss, **scores}
+            _log.info(f"data: {config.data.test} has no labels, so nothing is scored there; `unmask predict` reads it")
+    if files:
+        model = TaskModel.from_pretrained(best, compute_dtype=finetuner.model.encoder.compute_dtype)
+        model = model.to(finetuner.device)
+        found["intervals"] = {}
+    for part, file in files.items():
+        outputs = outputs_of(model, file.inputs)
+        predictions = task.predictions(outputs, file.inputs, file.examples)
+        scores = task.scores(predictions, file.examples, resamples=_RESAMPLES)
+        found.setdefault(part, {"loss": outputs.loss, **scores.values})
+        found["intervals"][part] = scores.intervals
     try:
         replace_text(path / SCORES, json.dumps(found, indent=2) + "\n")
     except OSError as error:

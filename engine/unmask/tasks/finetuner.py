@@ -247,7 +247,7 @@ class Finetuner:
             return
         found = outputs_of(self.model, self.dev.inputs)
         predictions = self.task.predictions(found, self.dev.inputs, self.dev.examples)
-        scores = self.task.scores(predictions, self.dev.examples)
+        scores = self.task.scores(predictions, self.dev.examples).values
         before = [row[self.metric] for row in read_evaluations(self.folder) if row.get(self.metric) is not None]
         epoch = round(self.done / self.steps_per_epoch, 3)
         log.write_evaluation({"step": self.done, "epoch": epoch, "loss": found.loss, **scores})

@@ -17,6 +17,7 @@ from unmask.data.tokenizer import Tokenizer
 from unmask.tasks.config import FinetuneConfig
 from unmask.tasks.inputs import ModelInputs
 from unmask.tasks.outputs import Outputs
+from unmask.tasks.scores.scoring import Scores
 
 __all__ = ["Task", "head_of"]
 
@@ -64,8 +65,10 @@ class Task(Protocol):
     def predictions(self, outputs: Outputs, inputs: ModelInputs, examples: Sequence[Any]) -> list[dict[str, Any]]:
         """Return the prediction for each example, as `unmask predict` writes it."""
 
-    def scores(self, predictions: Sequence[Mapping[str, Any]], examples: Sequence[Any]) -> dict[str, float]:
-        """Return the scores of predictions for examples with labels."""
+    def scores(
+        self, predictions: Sequence[Mapping[str, Any]], examples: Sequence[Any], *, resamples: int = 0
+    ) -> Scores:
+        """Return the scores of predictions for examples with labels; with `resamples`, their intervals too."""
 
 
 def head_of(task: Task, config: FinetuneConfig, hidden_dropout: float) -> HeadConfig:

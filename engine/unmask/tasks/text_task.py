@@ -23,7 +23,7 @@ from unmask.tasks.data.texts import find_labels, read_texts
 from unmask.tasks.examples import Labels, TextExample
 from unmask.tasks.inputs import ModelInputs
 from unmask.tasks.outputs import Outputs
-from unmask.tasks.scores.scoring import score_texts
+from unmask.tasks.scores.scoring import Scores, score_texts
 from unmask.tasks.task import Task
 from unmask.tasks.text_encoding import encode_texts
 
@@ -130,7 +130,9 @@ class TextTask:
             return {"id": example.id, "labels": likely, "probabilities": probabilities}
         return {"id": example.id, "label": self.labels[int(values.argmax())], "probabilities": probabilities}
 
-    def scores(self, predictions: Sequence[Mapping[str, Any]], examples: Sequence[TextExample]) -> dict[str, float]:
+    def scores(
+        self, predictions: Sequence[Mapping[str, Any]], examples: Sequence[TextExample], *, resamples: int = 0
+    ) -> Scores:
         """Return the scores of predictions for examples with labels."""
         given: list[int | float | tuple[int, ...]]
         labelled = [place for place, one in enumerate(examples) if one.label is not None]
@@ -142,7 +144,7 @@ class TextTask:
             given = [tuple(map(self.labels.index, one["labels"])) for one in predictions]
         else:
             given = [self.labels.index(one["label"]) for one in predictions]
-        return score_texts(examples, given, Labels(self.labels) if self.labels else None, resamples=0).values
+        return score_texts(examples, given, Labels(self.labels) if self.labels else None, resamples=resamples)
 
     @classmethod
     def from_training_file(cls, config: FinetuneConfig, known: Sequence[str] | None) -> tuple[Task, list[Any]]:

@@ -20,7 +20,7 @@ from unmask.tasks.data.words import WordsLayout, find_tags, read_sentences, tag_
 from unmask.tasks.examples import Labels, WordsExample
 from unmask.tasks.inputs import ModelInputs
 from unmask.tasks.outputs import Outputs
-from unmask.tasks.scores.scoring import score_words
+from unmask.tasks.scores.scoring import Scores, score_words
 from unmask.tasks.tags import entities_of
 from unmask.tasks.task import Task
 from unmask.tasks.word_encoding import encode_words
@@ -104,9 +104,11 @@ class WordTask:
             for one, found, share in zip(examples, tags, shares, strict=True)
         ]
 
-    def scores(self, predictions: Sequence[Mapping[str, Any]], examples: Sequence[WordsExample]) -> dict[str, float]:
+    def scores(
+        self, predictions: Sequence[Mapping[str, Any]], examples: Sequence[WordsExample], *, resamples: int = 0
+    ) -> Scores:
         """Return precision, recall and F1 of entities, as `conlleval` counts them, and the accuracy of tags."""
-        return score_words(examples, [one["tags"] for one in predictions], resamples=0).values
+        return score_words(examples, [one["tags"] for one in predictions], resamples=resamples)
 
 
 def _read(config: FinetuneConfig, location: str, *, tagged: bool) -> list[WordsExample]:

@@ -58,6 +58,10 @@ def test_a_run_learns_and_its_scores_are_those_of_its_best_model(
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert lines == blind.predictions
     assert lines[0]["id"] == "0" and lines[0]["label"] in ("cat", "river")
+    # the intervals are those of `unmask score`
+    told = unmask.score("classification", files["dev"], tmp_path / "predictions.jsonl")
+    assert {name: tuple(ends) for name, ends in scores["intervals"]["dev"].items()} == told.intervals
+    assert scores["intervals"]["test"] == scores["intervals"]["dev"] != {}
     assert sum(lines[0]["probabilities"].values()) == pytest.approx(1.0)
 
 
