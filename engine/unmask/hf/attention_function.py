@@ -35,8 +35,8 @@ _NOT_COMPUTED = {
 }
 _WITHOUT_MEANING = frozenset(
     (
-        *("deterministic", "labels", "num_items_in_batch", "output_hidden_states", "output_router_logits"),
-        *("return_dict", "token_type_ids"),
+        *("deterministic", "ignore_index", "labels", "num_items_in_batch", "output_hidden_states"),
+        *("output_router_logits", "return_dict", "shift_labels", "token_type_ids"),
         # a cache that holds earlier tokens shows in the number of keys
         *("cache_position", "past_key_values", "use_cache"),
     )

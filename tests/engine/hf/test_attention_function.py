@@ -318,6 +318,19 @@ def test_a_compiled_model_computes_the_same_without_a_break(name: str) -> None:
         assert_same(run(compiled, inputs, real), run(ours, inputs, real))
 
 
+def test_what_a_trainer_passes_along_has_no_meaning_for_attention() -> None:
+    config = transformers.LlamaConfig(**DECODER, attn_implementation="unmask")
+    model = transformers.LlamaForCausalLM(config)
+    labels = ids()[0][None]
+    passed = {
+        "shift_labels": labels.roll(-1, 1),
+        "num_items_in_batch": 4,
+        "ignore_index": -100,
+        "token_type_ids": labels,
+    }
+    assert model(labels, labels=labels, **passed).loss.isfinite()
+
+
 def test_half_precision_and_autocast_run() -> None:
     ours, _ = pair("bert")
     inputs = padded(ids(), 0)
