@@ -125,11 +125,13 @@ def work(
         os.environ.update({"MASTER_ADDR": address, **{name: str(value) for name, value in place.items()}})
     from unmask import cli
 
-    spec = importlib.util.spec_from_file_location("tiny", TINY)
-    assert spec is not None
-    assert spec.loader is not None
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
+    tiny = sys.modules.get("tiny")
+    if tiny is None:
+        spec = importlib.util.spec_from_file_location("tiny", TINY)
+        assert spec is not None
+        assert spec.loader is not None
+        tiny = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(tiny)
     pretrain = importlib.import_module("unmask.train.pretrain")
     pretrain.open_store = tiny.open_text  # type: ignore[attr-defined]
     _watch(Path(f"{out}.batches"), rank, world_size, doing)

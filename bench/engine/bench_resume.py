@@ -4,10 +4,10 @@
     nice python bench/engine/bench_resume.py --kills 100 --corruptions 100 --out auto
 
 The runs are those of the tests: one small layer, documents of random words, dropout, a step of some milliseconds. Their
-processes are forks of one that has imported everything (`tests/many.py`). Every process notes a digest of the ids,
-masks and documents of each micro-batch that it trains on. A micro-batch that is done again, after a kill, must have
-the same digest, and at the end the digests must be those of the run that was left alone, one for each number. Then no
-document was left out and none was read twice.
+processes are forks of this one, which has trained such a run (`tests/many.py`). Every process notes a digest of the
+ids, masks and documents of each micro-batch that it trains on. A micro-batch that is done again, after a kill, must
+have the same digest, and at the end the digests must be those of the run that was left alone, one for each number.
+Then no document was left out and none was read twice.
 
 Each part below makes rows of the table of reliability in docs/measured.md, or fails.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import multiprocessing
 import os
 import random
 import shutil
@@ -24,8 +25,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from bench import record  # noqa: E402
 
+import many  # noqa: E402
 from many import noted, rows_of, run_ranks  # noqa: E402
 
 LATER = 75
@@ -58,6 +60,13 @@ def require(condition: bool, *told: object) -> None:
     """End the bench if something is not as it must be."""
     if not condition:
         sys.exit(f"bench_resume: {' '.join(map(str, told))}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what a run in this process says."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
 
 
 def words_of(run: Path, **changes: Any) -> list[str]:
@@ -184,7 +193,8 @@ def damage(root: Path, corruptions: int, chance: random.Random) -> Rows:
             file.write_bytes(
                 content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :]
             )
-        found = Checkpoints(folder=folder).latest_valid()
+        with quiet():
+            found = Checkpoints(folder=folder).latest_valid()
         require(found == folder / "step-000003", kind, file, "was not detected")
         shutil.rmtree(folder)
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -223,13 +233,15 @@ def resume_at_every_step(root: Path, steps: int, chance: random.Random) -> Rows:
     sys.modules["unmask.train.pretrain"].open_store = tiny().open_text  # type: ignore[attr-defined]
     Display.advance = stopping  # type: ignore[method-assign]
     settings = {"steps": steps, "log_every": 1, "evaluate_every": 10}
-    pretrain(tiny().config(root / "unbroken", **settings))
+    with quiet():
+        pretrain(tiny().config(root / "unbroken", **settings))
     for step in range(1, steps):
         run = root / f"at-{step}"
         stops[:] = [step, step + 1]
-        pretrain(tiny().config(run, **settings))
-        for _ in range(2):
-            pretrain(saved_config(run), resume=run)
+        with quiet():
+            pretrain(tiny().config(run, **settings))
+            for _ in range(2):
+                pretrain(saved_config(run), resume=run)
         tiny().assert_same_end(run, root / "unbroken")
         shutil.rmtree(run)
     Display.advance = advance  # type: ignore[method-assign]
@@ -359,8 +371,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = f"bench_resume.py --kills {options.kills} --corruptions {options.corruptions}"
     several = max(2, options.kills // 10)
     parts: list[tuple[Callable[[Path, int, random.Random], Rows], int]] = [
-        (damage, options.corruptions),
+        # first, since it imports and keeps what forks then have
         (resume_at_every_step, options.steps),
+        (damage, options.corruptions),
         (compare_numbers_of_processes, options.steps),
         (spoil_a_gradient, 3),
         (load_in_transformers, 5),
@@ -368,14 +381,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (change_the_number_of_processes, several),
         (kill_over_and_over, options.kills - several),
     ]
+    many.FORKS = multiprocessing.get_context("fork")  # type: ignore[assignment]
     found: Rows = {}
     with tempfile.TemporaryDirectory() as folder:
         for part, count in parts:
             began = time.monotonic()
-            # what the runs of this process say is of no interest
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                rows = part(Path(folder), count, random.Random(options.seed))
-            for number, text in rows.items():
+            for number, text in part(Path(folder), count, random.Random(options.seed)).items():
                 found[number] = f"{found[number]}; {text}" if number in found else text
                 print(f"{number}: {text}", flush=True)
             print(f"  {part.__name__}: {time.monotonic() - began:.0f} s", flush=True)
