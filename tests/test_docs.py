@@ -78,6 +78,14 @@ def test_the_code_for_other_trainers_runs(folder: Path) -> None:
     assert trainer.global_step == 4  # type: ignore[attr-defined]
 
 
+def test_the_code_for_the_whole_encoder_runs(folder: Path) -> None:
+    names = run(sections_of("docs/drop-in.md")["The whole encoder"], "docs/drop-in.md")
+    model = names["model"]
+    assert type(model).__module__.startswith("transformers.") and names["loss"].isfinite()  # type: ignore[attr-defined]
+    read = type(model).from_pretrained("mine")  # type: ignore[attr-defined]
+    assert all(torch.equal(value, read.state_dict()[name]) for name, value in model.state_dict().items())  # type: ignore[attr-defined]
+
+
 def test_the_code_for_attention_alone_runs_and_its_table_is_of_models_that_leak(folder: Path) -> None:
     names = run(sections_of("docs/drop-in.md")["Attention alone"], "docs/drop-in.md")
     rows, row = names["rows"], names["row"]

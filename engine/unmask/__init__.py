@@ -7,6 +7,7 @@ The public names, each imported when it is first used:
     packed_inputs                                batches of the inputs that other encoders take
     Tokenizer, Store                             what makes the ids of texts, and texts that are ids already
     PackedDataset                                a token store as a dataset for other trainers
+    drop_in, undo                                this encoder inside a BERT model of transformers, and its own again
     prepare, similar_words, analyse              the commands as functions: text and stores,
     load_config, plan, pretrain                  training,
     augment                                      a training file with variants of its texts,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from unmask.data.store import Store
     from unmask.data.stream.dataset import PackedDataset
     from unmask.data.tokenizer import Tokenizer
+    from unmask.hf.drop_in import drop_in, undo
     from unmask.layouts import packed_inputs
     from unmask.model import Encoder, EncoderConfig, PretrainingModel, mean_pool
     from unmask.model.task_model import TaskModel
@@ -64,6 +66,7 @@ __all__ = [
     "__version__",
     "analyse",
     "augment",
+    "drop_in",
     "evaluate",
     "export",
     "fill_mask",
@@ -80,6 +83,7 @@ __all__ = [
     "score",
     "similar_words",
     "tune",
+    "undo",
     "verify",
 ]
 
@@ -96,6 +100,7 @@ _HOMES = {
     "Tokenizer": "unmask.data.tokenizer",
     "analyse": "unmask.commands.analyse",
     "augment": "unmask.commands.augment",
+    "drop_in": "unmask.hf.drop_in",
     "evaluate": "unmask.commands.evaluate",
     "export": "unmask.commands.export",
     "fill_mask": "unmask.commands.fill_mask",
@@ -112,6 +117,7 @@ _HOMES = {
     "score": "unmask.commands.score",
     "similar_words": "unmask.data.masking.neighbours",
     "tune": "unmask.commands.tune",
+    "undo": "unmask.hf.drop_in",
     "verify": "unmask.commands.verify",
 }
 

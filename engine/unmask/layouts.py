@@ -42,14 +42,17 @@ class PackedInputs:
     Attributes:
         batch: their documents, T tokens.
         shape: of the inputs, (B, L).
-        places: place of each token in the flattened inputs, int64 (T,), in [0, B L); None if none is padding.
-        mask: real tokens of the flattened inputs, bool (B L,), if padding was kept as documents of its own, else None.
+        places: place of each token in the flattened inputs, int64 (T,), in [0, B L); None if it is that of the token.
+        mask: which tokens are real, bool (T,), if padding was kept as documents of its own, else None.
+        positions: position of each token, int64 (T,), if padding stands before or between tokens of a row; else None,
+            and positions are `batch.documents.positions`.
     """
 
     batch: PackedBatch
     shape: tuple[int, int]
     places: Tensor | None = None
     mask: Tensor | None = None
+    positions: Tensor | None = None
 
     def first_rows(self) -> Tensor:
         """Return the row of each document's first token in the batch, int64 (S,), not of padding."""
@@ -68,11 +71,11 @@ class PackedInputs:
 
     def restore(self, values: Tensor) -> Tensor:
         """Return the values of tokens in the shape of the inputs, (T, ...) -> (B, L, ...), with zeros at padding."""
+        if self.mask is not None:
+            values = values.masked_fill(~self.mask.view(-1, *[1] * (values.dim() - 1)), 0)
         if self.places is not None:
             size = self.shape[0] * self.shape[1]
             values = values.new_zeros(size, *values.shape[1:]).index_copy(0, self.places, values)
-        elif self.mask is not None:
-            values = values.masked_fill(~self.mask.view(-1, *[1] * (values.dim() - 1)), 0)
         return values.unflatten(0, self.shape)
 
 
@@ -87,6 +90,7 @@ def packed_inputs(
     max_length_q: int | Tensor | None = None,
     max_length_k: int | Tensor | None = None,
     draw_keys: bool = True,
+    padding_anywhere: bool = False,
 ) -> PackedInputs:
     """Make a packed batch of padded or flat inputs.
 
@@ -101,6 +105,8 @@ def packed_inputs(
         max_length_q, max_length_k: a bound on the length of a document. Default: the longest one.
         draw_keys: whether the keys for dropout are drawn from PyTorch's generator, as by `pack`. With False they count
             the documents, and dropout would repeat from batch to batch.
+        padding_anywhere: whether zeros of attention_mask may stand before and between the tokens of a row. A token then
+            has the position of its column, as in models of transformers.
     Returns:
         The batch, and how to come back to the shape of the inputs.
     Raises:
@@ -123,8 +129,8 @@ def packed_inputs(
                 f"{_WHERE}: position_ids are not read under torch.compile; pass cu_seq_lens_q and max_length_q, or "
                 "leave position_ids out for one document a row"
             )
-        return _uncut(input_ids, attention_mask, token_type_ids, draw_keys)
-    return _from_contents(input_ids, attention_mask, token_type_ids, position_ids, draw_keys)
+        return _uncut(input_ids, attention_mask, token_type_ids, draw_keys, padding_anywhere)
+    return _from_contents(input_ids, attention_mask, token_type_ids, position_ids, draw_keys, padding_anywhere)
 
 
 def _require_tensors(**given: object) -> None:
@@ -257,15 +263,21 @@ def _check_boundaries(cu_seq_lens: Tensor, tokens: int, max_length: int | None) 
 
 
 def _from_contents(
-    input_ids: Tensor, mask: Tensor | None, segments: Tensor | None, positions: Tensor | None, draw_keys: bool
+    input_ids: Tensor,
+    mask: Tensor | None,
+    segments: Tensor | None,
+    positions: Tensor | None,
+    draw_keys: bool,
+    padding_anywhere: bool,
 ) -> PackedInputs:
-    """Read the documents off the mask or the positions. The host waits once for a GPU."""
+    """Read the documents off the mask or the positions. The host waits once for a GPU, twice for padding in between."""
     rows, width = input_ids.shape
     if positions is not None:
         positions = positions.expand(rows, width)
     facts = _facts(mask, positions)
     values = dict(zip(facts, torch.stack(list(facts.values())).tolist(), strict=True)) if facts else {}
-    if mask is not None and (values["neither"] or values["holes"]):
+    holes = mask is not None and values["holes"] > 0
+    if mask is not None and (values["neither"] or (holes and not padding_anywhere)):
         raise ValueError(_wrong_mask(mask))
     padded = mask is not None and values["tokens"] < rows * width
     if positions is not None and values["unlike_padded" if padded else "unlike_flat"]:
@@ -274,11 +286,11 @@ def _from_contents(
         assert mask is not None
         cu_seqlens = torch.nn.functional.pad(mask.sum(1, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
         documents = _documents(cu_seqlens, values["tokens"], values["max_seqlen"], draw_keys)
-        places = documents.document_ids * width + documents.positions
-        ids, kinds = (None if x is None else x.flatten().index_select(0, places) for x in (input_ids, segments))
-        assert ids is not None
-        batch = _batch(ids, kinds, documents)
-        return PackedInputs(batch=batch, shape=(rows, width), places=places)
+        if holes:
+            places = mask.flatten().nonzero().flatten()
+        else:
+            places = documents.document_ids * width + documents.positions
+        return _taken(input_ids, segments, documents, places=places, positions=places % width if holes else None)
     if positions is None:
         cu_seqlens = torch.arange(0, rows * width + 1, width, dtype=torch.int32, device=input_ids.device)
         max_seqlen = width
@@ -344,16 +356,34 @@ def _wrong_positions(positions: Tensor, mask: Tensor | None) -> str:
     )
 
 
-def _uncut(input_ids: Tensor, mask: Tensor | None, segments: Tensor | None, draw_keys: bool) -> PackedInputs:
+def _uncut(
+    input_ids: Tensor, mask: Tensor | None, segments: Tensor | None, draw_keys: bool, padding_anywhere: bool
+) -> PackedInputs:
     """Keep all B L tokens: the padding of a row is a document of its own. No value is read."""
     rows, width = input_ids.shape
     starts = torch.arange(0, rows * width, width, dtype=torch.int32, device=input_ids.device)
+    first = starts
     if mask is not None:
         starts = torch.stack((starts, starts + mask.sum(1, dtype=torch.int32)), 1).flatten()
     cu_seqlens = torch.nn.functional.pad(starts, (0, 1), value=rows * width)
     documents = _documents(cu_seqlens, rows * width, width, draw_keys)
+    if mask is not None and padding_anywhere:
+        # the tokens of each row, then its padding
+        real, columns = (mask != 0).sort(dim=1, descending=True, stable=True)
+        places = (columns + first[:, None]).flatten()
+        return _taken(input_ids, segments, documents, places=places, positions=columns.flatten(), mask=real.flatten())
     batch = _batch(input_ids.flatten(), None if segments is None else segments.flatten(), documents)
     return PackedInputs(batch=batch, shape=(rows, width), mask=None if mask is None else mask.flatten() != 0)
+
+
+def _taken(
+    input_ids: Tensor, segments: Tensor | None, documents: Documents, *, places: Tensor, **others: Tensor | None
+) -> PackedInputs:
+    """Return the inputs at these places of the flattened ones."""
+    ids, kinds = (None if x is None else x.flatten().index_select(0, places) for x in (input_ids, segments))
+    assert ids is not None
+    shape = (input_ids.shape[0], input_ids.shape[1])
+    return PackedInputs(batch=_batch(ids, kinds, documents), shape=shape, places=places, **others)
 
 
 def _whole(input_ids: Tensor, segments: Tensor | None, documents: Documents) -> PackedInputs:

@@ -103,6 +103,29 @@ def test_a_row_of_padding_alone_gives_zeros(encoder: Encoder) -> None:
     assert not found[1].any() and found[0, :5].all(1).any()
 
 
+def test_padding_anywhere_is_left_out_and_tokens_keep_their_columns() -> None:
+    mask = MASK.clone()
+    mask[2, 3] = mask[0, 1] = mask[1, 0] = 0
+    inputs = packed_inputs(INPUT_IDS, mask, padding_anywhere=True)
+    assert torch.equal(inputs.batch.ids, INPUT_IDS[mask.bool()])
+    assert inputs.batch.documents.cu_seqlens.tolist() == [0, 4, 6, 14, 17]
+    assert torch.equal(inputs.positions, torch.arange(9).expand(4, 9)[mask.bool()])  # type: ignore[arg-type]
+    assert torch.equal(inputs.restore(inputs.batch.ids), INPUT_IDS * mask)
+    right = packed_inputs(INPUT_IDS, MASK, padding_anywhere=True)
+    assert right.positions is None and torch.equal(right.restore(right.batch.ids), INPUT_IDS)
+    with pytest.raises(ValueError, match="padding on the left or between tokens is not read"):
+        packed_inputs(INPUT_IDS, mask)
+
+    def compiled(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        found = packed_inputs(ids, mask, padding_anywhere=True)
+        return found.batch.ids, found.restore(found.batch.ids), found.positions, found.batch.documents.cu_seqlens
+
+    ids, again, positions, bounds = torch.compile(compiled, fullgraph=True, backend="eager")(INPUT_IDS, mask)
+    assert torch.equal(again, INPUT_IDS * mask) and bounds.tolist()[:5] == [0, 4, 9, 11, 18]
+    assert positions is not None
+    assert positions[:9].tolist() == [0, 2, 3, 4, 1, 5, 6, 7, 8] and torch.equal(ids[:9], INPUT_IDS[0][positions[:9]])
+
+
 def test_gradients_flow_through_the_way_back() -> None:
     encoder = Encoder(CONFIG, pooler=False).eval()
     weights = torch.randn(4, 9, 32, generator=torch.Generator().manual_seed(1))

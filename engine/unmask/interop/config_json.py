@@ -18,7 +18,9 @@ from unmask.errors import CheckpointError
 from unmask.interop.model_folder import CONFIG, describe_value, read_object
 
 __all__ = [
+    "ACTIVATIONS",
     "MODEL_TYPE",
+    "REQUIRED",
     "fields_of",
     "foreign_settings",
     "hugging_face_fields",
@@ -44,9 +46,10 @@ _FIELDS = {
     "layer_norm_eps": "layer_norm_eps",
     "initializer_range": "initializer_range",
 }
-_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
-# a BERT model has these values; a file may leave them out
-_REQUIRED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+"""Their hidden_act: our activation."""
+REQUIRED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+"""Values that a BERT model has; a file may leave them out."""
 # settings that transformers' BERT does not have
 _OURS = ("causal", "attention_window", "global_every")
 _READ = "BertModel, BertForMaskedLM and BertForPreTraining are read"
@@ -84,15 +87,15 @@ def parse_config(theirs: Mapping[str, Any], path: Path) -> EncoderConfig:
             f"{path}: the weights are quantized (quantization_config), which is not read; take the folder of the model "
             "in float32, bfloat16 or float16"
         )
-    for name, needed in _REQUIRED.items():
+    for name, needed in REQUIRED.items():
         found = theirs.get(name, needed)
         if type(found) is not type(needed) or found != needed:
             raise CheckpointError(
                 f"{path}: {name} must be {needed!r} for a BERT encoder, is {describe_value(found)}; {_READ}"
             )
     activation = theirs.get("hidden_act", "gelu")
-    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
-        known = ", ".join(map(repr, _ACTIVATIONS))
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        known = ", ".join(map(repr, ACTIVATIONS))
         found = describe_value(activation).removesuffix(" (str)")
         raise CheckpointError(f"{path}: hidden_act must be one of {known}, is {found}")
     # `transformers` leaves out the values of BERT-base.
@@ -101,7 +104,7 @@ def parse_config(theirs: Mapping[str, Any], path: Path) -> EncoderConfig:
     if is_ours:
         fields |= {name: theirs[name] for name in _OURS if name in theirs}
     try:
-        config = EncoderConfig(**fields, activation=_ACTIVATIONS[activation])  # type: ignore[arg-type]
+        config = EncoderConfig(**fields, activation=ACTIVATIONS[activation])  # type: ignore[arg-type]
         assert config.token_rows
         return config
     except (ValueError, TypeError) as error:

@@ -6,10 +6,15 @@ fused operation reads the parameters of a layer and does not call it. So a layer
 it is of another class (a LoRA adapter, a parametrized layer), it has hooks, or somebody replaced its `forward`. Results
 agree within rounding.
 
+`apply_layer` also computes layers whose parameters are in modules of another library: a `StandIn` takes the place of
+each of our modules (`unmask.hf.stand_ins`).
+
 Shapes: T packed tokens, R chosen rows, D hidden, H heads of K elements, F feed-forward.
 """
 
 from __future__ import annotations
+
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +26,21 @@ from unmask_kernels import Documents, attention, checks, embedding, gelu, layer_
 from unmask_kernels.linear_gelu import linear_gelu_and_residual
 from unmask_kernels.precision import accumulation_dtype, without_autocast
 
-__all__ = ["SITES", "Embeddings", "Layer", "Linear", "Norm", "is_plain", "product_and_bias", "token_table"]
+__all__ = [
+    "SITES",
+    "Embeddings",
+    "Layer",
+    "LayerParts",
+    "Linear",
+    "Norm",
+    "StandIn",
+    "apply_layer",
+    "drop_rows",
+    "embed_parts",
+    "is_plain",
+    "product_and_bias",
+    "token_table",
+]
 
 SITES = 3
 """Places in a layer that apply dropout. The embeddings use the first site of one extra layer."""
@@ -35,13 +54,31 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
 
-def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+class StandIn:
+    """What takes the place of a `Linear` or a `Norm` whose parameters are in modules of another library.
+
+    Attributes:
+        plain: as `is_plain` of these modules.
+    """
+
+    plain: bool
+    weight: Any
+    bias: Any
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        """Compute what the module computes whose place it takes."""
+        raise NotImplementedError
+
+
+def is_plain(module: nn.Module | StandIn, kind: type[nn.Module]) -> bool:
     """Whether calling a module does what its class says and no more, so that its parameters may be read instead."""
+    if isinstance(module, StandIn):
+        return module.plain
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     return type(module) is kind and not hooks and not _has_any_global_hook() and "forward" not in module.__dict__
 
 
-def product_and_bias(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+def product_and_bias(linear: nn.Module | StandIn, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the product of a linear layer, and its bias if the next operation still has to add it, else None.
 
     On a GPU the next operation reads every element anyway, so it also adds the bias and sums its gradient. On a CPU the
@@ -49,13 +86,15 @@ def product_and_bias(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | Non
     """
     if x.device.type == "cpu" or not is_plain(linear, Linear):
         return linear(x), None
-    assert isinstance(linear, Linear)
+    assert isinstance(linear, Linear | StandIn)
     if product.applies_to(x):
         return product.multiply(x, linear.weight), linear.bias
     return F.linear(x, linear.weight.to(x.dtype)), linear.bias
 
 
-def _adds_residual_gradient(x: Tensor, first: nn.Module, last: nn.Module, norm: nn.Module) -> bool:
+def _adds_residual_gradient(
+    x: Tensor, first: nn.Module | StandIn, last: nn.Module | StandIn, norm: nn.Module | StandIn
+) -> bool:
     """Whether the product of `first` may add the gradient of the residual connection, which `norm` ends behind `last`.
 
     The product changes that gradient in place. Without dropout, the backward of the norm gives the same tensor to
@@ -139,11 +178,23 @@ class Embeddings(nn.Module):
         with without_autocast(ids.device.type):
             kinds = torch.zeros_like(ids) if segments is None else segments
             parts = (self.word(ids), self.position(documents.positions), self.segment(kinds))
-            words, positions, kinds = (part.to(accumulation_dtype(part.dtype)) for part in parts)
-            y: Tensor = self.norm(words + positions + kinds)
-            if key is not None and p > 0.0:
-                y = y * philox.keep_rows(key, documents.row_keys, y.shape[1], p) / (1.0 - p)
-        return y
+            return embed_parts(parts, self.norm, documents.row_keys, key, p)
+
+
+def embed_parts(
+    parts: tuple[Tensor, Tensor, Tensor], norm: nn.Module | StandIn, row_keys: Tensor, key: Tensor | None, p: float
+) -> Tensor:
+    """Add looked up words, positions and segments, (T, D) each, normalise and drop, in fp32."""
+    words, positions, kinds = (part.to(accumulation_dtype(part.dtype)) for part in parts)
+    return drop_rows(norm(words + positions + kinds), key, row_keys, p)
+
+
+def drop_rows(x: Tensor, key: Tensor | None, row_keys: Tensor | None, p: float) -> Tensor:
+    """Drop elements of x (T, D) by their addresses, if a key is given."""
+    if key is None or p == 0.0:
+        return x
+    assert row_keys is not None
+    return x * philox.keep_rows(key, row_keys, x.shape[1], p) / (1.0 - p)
 
 
 class Layer(nn.Module):
@@ -176,27 +227,56 @@ class Layer(nn.Module):
         Returns (T, D), or (R, D) for the given rows, int64 (R,). A list takes the queries, keys and values,
         (T, 3, H, K).
         """
-        on_scores, on_attention, on_output = (None,) * SITES if keys is None else keys.unbind()
-        p = self.attention_dropout if keys is not None else 0.0
-        if _adds_residual_gradient(x, self.qkv, self.attention_output, self.attention_norm):
-            qkv, x = product.multiply_beside_residual(x, self.qkv.weight, self.qkv.bias)
-        else:
-            qkv = self.qkv(x)
-        qkv = qkv.view(-1, 3, self.heads, self.head_dim)
-        if qkv_place is not None:
-            qkv_place.append(qkv)
-        context = attention(qkv, documents, causal=self.causal, window=self.window, p=p, key=on_scores).flatten(1)
-        row_keys = documents.row_keys
-        if rows is not None:
-            # All tokens were keys and values above; nothing below mixes rows.
-            context, x, row_keys = (tensor.index_select(0, rows) for tensor in (context, x, row_keys))
-        z, bias = product_and_bias(self.attention_output, context)
-        x = self.attention_norm(z, x, on_attention, row_keys, bias)
-        if _adds_residual_gradient(x, self.up, self.down, self.norm):
-            hidden, x = linear_gelu_and_residual(x, self.up.weight, self.up.bias, activation=self.activation)
-        elif is_plain(self.up, Linear):
-            hidden = linear_gelu(x, self.up.weight, self.up.bias, activation=self.activation)
-        else:
-            hidden = gelu(self.up(x), activation=self.activation)
-        z, bias = product_and_bias(self.down, hidden)
-        return self.norm(z, x, on_output, row_keys, bias)
+        return apply_layer(self, x, documents, keys, rows, qkv_place)
+
+
+class LayerParts(Protocol):
+    """What `apply_layer` reads: a `Layer`, or what takes its place. Its modules may be stand-ins."""
+
+    heads: int
+    head_dim: int
+    attention_dropout: float
+    causal: bool
+    window: int | None
+    activation: Any
+    qkv: Any
+    attention_output: Any
+    attention_norm: Any
+    up: Any
+    down: Any
+    norm: Any
+
+
+def apply_layer(
+    layer: LayerParts,
+    x: Tensor,
+    documents: Documents,
+    keys: Tensor | None,
+    rows: Tensor | None = None,
+    qkv_place: list[Tensor] | None = None,
+) -> Tensor:
+    """Compute a layer; see `Layer.forward`."""
+    on_scores, on_attention, on_output = (None,) * SITES if keys is None else keys.unbind()
+    p = layer.attention_dropout if keys is not None else 0.0
+    if _adds_residual_gradient(x, layer.qkv, layer.attention_output, layer.attention_norm):
+        qkv, x = product.multiply_beside_residual(x, layer.qkv.weight, layer.qkv.bias)
+    else:
+        qkv = layer.qkv(x)
+    qkv = qkv.view(-1, 3, layer.heads, layer.head_dim)
+    if qkv_place is not None:
+        qkv_place.append(qkv)
+    context = attention(qkv, documents, causal=layer.causal, window=layer.window, p=p, key=on_scores).flatten(1)
+    row_keys = documents.row_keys
+    if rows is not None:
+        # All tokens were keys and values above; nothing below mixes rows.
+        context, x, row_keys = (tensor.index_select(0, rows) for tensor in (context, x, row_keys))
+    z, bias = product_and_bias(layer.attention_output, context)
+    x = layer.attention_norm(z, x, on_attention, row_keys, bias)
+    if _adds_residual_gradient(x, layer.up, layer.down, layer.norm):
+        hidden, x = linear_gelu_and_residual(x, layer.up.weight, layer.up.bias, activation=layer.activation)
+    elif is_plain(layer.up, Linear):
+        hidden = linear_gelu(x, layer.up.weight, layer.up.bias, activation=layer.activation)
+    else:
+        hidden = gelu(layer.up(x), activation=layer.activation)
+    z, bias = product_and_bias(layer.down, hidden)
+    return layer.norm(z, x, on_output, row_keys, bias)
