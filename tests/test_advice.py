@@ -1,5 +1,6 @@
 """What the errors advise can be typed: each option, command, extra and setting that errors.md names exists."""
 
+import argparse
 import difflib
 import re
 import tomllib
@@ -25,15 +26,21 @@ PLACEHOLDERS = {"--group.field"}
 FILES = (".safetensors", ".py", ".json", ".bin", ".txt", ".yaml", ".png")
 
 
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Options of a command, and of the commands below it."""
+    found: set[str] = set()
+    for action in parser._actions:
+        found |= {*action.option_strings, *([action.turned_off] if hasattr(action, "turned_off") else [])}
+        if isinstance(action, argparse._SubParsersAction):
+            found = found.union(*map(options_of, action.choices.values()))
+    return found
+
+
 def options_of_commands() -> dict[str, set[str]]:
     whole = whole_parser()
     [subparsers] = [action for action in whole._actions if hasattr(action, "choices") and action.choices]
     assert subparsers.choices is not None
-    found = {
-        name: {option for action in parser._actions for option in action.option_strings}
-        | {action.turned_off for action in parser._actions if hasattr(action, "turned_off")}
-        for name, parser in dict(subparsers.choices).items()  # type: ignore[arg-type]
-    }
+    found = {name: options_of(parser) for name, parser in dict(subparsers.choices).items()}  # type: ignore[arg-type]
     settings = {option for action in settings_parser("pretrain", "")._actions for option in action.option_strings}
     return {name: options | (settings if name == "analyse" else set()) for name, options in found.items()}
 
@@ -55,7 +62,7 @@ def test_each_command_that_a_message_names_takes_its_options() -> None:
     named = 0
     for row in ROWS:
         for command, rest in re.findall(
-            r"`?\bunmask (prepare|similar-words|analyse|pretrain|config|plot|evaluate|"
+            r"`?\bunmask (prepare|similar-words|analyse|pretrain|distill|config|plot|evaluate|"
             r"fill-mask|score|export|verify|doctor|completion)\b([^`;|]*)",
             row,
         ):

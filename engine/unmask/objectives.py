@@ -24,10 +24,24 @@ from unmask.batch import IGNORED, PackedBatch
 from unmask.limits import INCOMPATIBLE_OBJECTIVES
 from unmask.model import PretrainingModel
 
-__all__ = ["CLM", "MLM", "NSP", "SOP", "TOKEN_OBJECTIVES", "Objective", "Tally", "build_objectives", "score_batch"]
+__all__ = [
+    "CLM",
+    "MLM",
+    "NSP",
+    "SOP",
+    "STATE_OBJECTIVES",
+    "TOKEN_OBJECTIVES",
+    "Objective",
+    "Tally",
+    "build_objectives",
+    "score_batch",
+]
 
 TOKEN_OBJECTIVES = ("mlm", "clm")
 """Objectives that predict tokens. Their loss has a perplexity."""
+
+STATE_OBJECTIVES = ("embedding", "hidden", "attention", "relation")
+"""Objectives of distillation, which compare states of two models. They predict nothing, so they have no accuracy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": "say what a run will need: memory, time, disk",
     "augment": "write a training file with variants of its texts",
     "finetune": "train an output layer and the encoder on a task",
+    "distill": "teach a small model what a large one knows",
     "predict": "write what a fine-tuned model predicts",
     "config": "print the settings of a run as YAML",
     "plot": "draw the loss curve of a run",

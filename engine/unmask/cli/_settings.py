@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,14 @@ from unmask.config.mappings import (
 from unmask.errors import ConfigError, UnmaskError
 from unmask.paths import expanded
 
-__all__ = ["Given", "own_and_settings", "read_settings_of", "settings_parser"]
+__all__ = [
+    "Given",
+    "changes_of",
+    "own_and_settings",
+    "read_settings_of",
+    "settings_parser",
+    "with_underscores",
+]
 
 # torchrun takes --run for one of its own options, also behind the module that it starts (argparse of Python 3.11)
 _SAME = {"run": ("--run_dir",)}
@@ -64,7 +72,7 @@ def read_settings_of(
     parser = settings_parser(
         command, description, may_resume=may_resume, may_leave_out=may_leave_out, values={**defaults(), **base}
     )
-    values, words = parser.known([_with_underscores(word) for word in arguments])
+    values, words = parser.known([with_underscores(word) for word in arguments])
     resume, only_changed = values.pop("resume", None), values.pop("changed", False)
     if len(words) > 1:
         raise ConfigError(
@@ -73,10 +81,15 @@ def read_settings_of(
         )
     if resume not in (None, "auto") and words:
         raise ConfigError(f"config: --resume {resume} keeps the saved configuration; leave {words[0]!r} out")
-    known = settings_of() | ITEMS
-    changes = {name: _value(known[starred(current_name(name))][1], text, name) for name, text in values.items()}
+    changes = changes_of(values)
     run = None if resume is None else Path(expanded(resume))
     return Given(words[0] if words else None, changes, run, only_changed)
+
+
+def changes_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of settings that words of a command line stand for."""
+    known = settings_of() | ITEMS
+    return {name: _value(known[starred(current_name(name))][1], text, name) for name, text in values.items()}
 
 
 def own_and_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -166,7 +179,7 @@ class _SettingsParser(Parser):
         return f"{settings_beside(name)}; run `{self.prog} --help` for the options"
 
 
-def _with_underscores(word: str) -> str:
+def with_underscores(word: str) -> str:
     """Return `--train.log_every` for `--train.log-every`."""
     name, equals, value = word.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word

@@ -45,6 +45,14 @@ def whole_parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="unmask")
     commands = whole.add_subparsers()
     for command, about in COMMANDS.items():
+        if command == "distill":
+            from unmask.cli.distill import parsers
+
+            kinds = commands.add_parser(command, help=about).add_subparsers()
+            for kind, parser in parsers().items():
+                _offer_values(parser)
+                kinds.add_parser(kind, help=parser.description, parents=[parser], add_help=False)
+            continue
         if command in ("pretrain", "config"):
             parser = settings_parser(
                 command, about, may_resume=command == "pretrain", may_leave_out=command == "config"
@@ -60,8 +68,12 @@ def whole_parser() -> argparse.ArgumentParser:
             parser = parser_of(module.Options, prog=f"unmask {command}")
         if command in ("pretrain", "config"):
             parser.add_argument("recipe", nargs="?", choices=recipe_names())
-        for action in parser._actions:
-            # argparse would refuse other values with a sentence of its own, so only completion knows them
-            action.choices = action.choices or getattr(action, "values", None)
+        _offer_values(parser)
         commands.add_parser(command, help=about, parents=[parser], add_help=False)
     return whole
+
+
+def _offer_values(parser: argparse.ArgumentParser) -> None:
+    """Have completion offer the values of options; argparse would refuse others with a sentence of its own."""
+    for action in parser._actions:
+        action.choices = action.choices or getattr(action, "values", None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.cli._arguments import Parser, add_option, complete_files, value_of
+from unmask.cli._settings import with_underscores
 from unmask.config.mappings import settings_of
 from unmask.config.settings import hints_of
 from unmask.errors import ConfigError, UnmaskError
@@ -24,7 +25,7 @@ from unmask.tasks.load import (
 )
 from unmask.tasks.suites import SUITES
 
-__all__ = ["finetune_parser", "run"]
+__all__ = ["finetune_parser", "run", "start"]
 
 _DESCRIPTION = """Fine-tune a model on a task, with one output layer on the encoder. TASK is {tasks}, a recipe or a YAML
 file of settings; MODEL is a run, a checkpoint, a folder that transformers loads, or ORG/NAME of the Hugging Face Hub.
@@ -39,11 +40,10 @@ def run(arguments: list[str]) -> None:
     """Start a run or resume one."""
     first = arguments[0] if arguments and not arguments[0].startswith("-") else None
     base = read_task_settings(first) if first is not None and {"-h", "--help"} & set(arguments) else {}
-    values, words = finetune_parser(base).known([_with_underscores(word) for word in arguments])
-    resume, seeds, sweep, folder = (values.pop(name, None) for name in ("resume", "seeds", "sweep", "data.folder"))
+    values, words = finetune_parser(base).known([with_underscores(word) for word in arguments])
+    resume = values.pop("resume", None)
     if resume is not None:
-        own = {"seeds": seeds, "sweep": sweep, "data.folder": folder}
-        stray = [*words, *(f"--{name}" for name in (*values, *(one for one, given in own.items() if given)))]
+        stray = [*words, *(f"--{name}" for name in values)]
         if stray:
             raise ConfigError(f"config: --resume {resume} keeps the saved settings; leave {stray[0]!r} out")
         _resume(Path(expanded(resume)))
@@ -54,6 +54,18 @@ def run(arguments: list[str]) -> None:
             f"finetune: needs a task and a model, got {came}; write `unmask finetune classification MODEL --data.train "
             "FILE`"
         )
+    start(words[0], values, {"model": words[1]})
+
+
+def start(task: str, values: dict[str, Any], more: dict[str, Any]) -> None:
+    """Start the run, or the runs, that words of a command line ask for.
+
+    Args:
+        task: a task, a recipe or a YAML file.
+        values: the words of each option.
+        more: settings that have no option here.
+    """
+    seeds, sweep, folder = (values.pop(name, None) for name in ("seeds", "sweep", "data.folder"))
     known = settings_of(FinetuneConfig)
     changes: dict[str, Any] = {}
     for name, text in values.items():
@@ -61,15 +73,14 @@ def run(arguments: list[str]) -> None:
             changes[name] = value_of(known[name][1], text)
         except UnmaskError as error:
             raise ConfigError(f"config: {name}: {error}") from None
-    if words[0] in SUITES:
-        _run_suite(words[0], folder, {**changes, "model": words[1]}, seeds, sweep or [])
+    if task in SUITES:
+        _run_suite(task, folder, {**changes, **more}, seeds, sweep or [])
         return
     if folder is not None:
         raise ConfigError(
-            f"config: --data.folder is for a suite ({', '.join(SUITES)}), and {words[0]} is none; give --data.train "
-            "FILE"
+            f"config: --data.folder is for a suite ({', '.join(SUITES)}), and {task} is none; give --data.train FILE"
         )
-    config = load_finetune_config(words[0], {**changes, "model": words[1]})
+    config = load_finetune_config(task, {**changes, **more})
     if seeds is not None or sweep is not None:
         _run_several(config, seeds, sweep or [])
         return
@@ -183,8 +194,3 @@ class _TaskParser(Parser):
     def advice_for(self, word: str) -> str:
         nearest = nearest_task_setting(word.lstrip("-"))
         return super().advice_for(word) if nearest is None else f"did you mean --{nearest}?"
-
-
-def _with_underscores(word: str) -> str:
-    name, equals, value = word.partition("=")
-    return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word

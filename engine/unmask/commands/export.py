@@ -20,7 +20,9 @@ from unmask.interop.checkpoint_folder import damage_of, folder_of_step, steps_in
 from unmask.interop.config_json import foreign_settings
 from unmask.interop.find_model import ModelFolder, find_model
 from unmask.interop.hub_upload import Upload, Uploader, upload_target
+from unmask.interop.model_folder import CONFIG, read_object
 from unmask.interop.task_folder import read_head, read_task_model, save_task_model
+from unmask.model import Encoder, PretrainingModel
 from unmask.model.task_model import TaskModel
 from unmask.train.checkpoint.tokenizer_hash import bind, require_bound
 
@@ -198,14 +200,21 @@ def _write(found: ModelFolder, out: Path, choices: CardChoices) -> Exported:
     # The model is read and written again, not copied, so that it passes our checks of names and shapes.
     if read_head(found.path) is not None:
         return _write_task_model(found, out, choices)
-    loaded, tokenizer = load_model(found)
+    loaded: PretrainingModel | Encoder
+    if read_object(found.path / CONFIG).get("architectures") == ["BertModel"]:
+        loaded, tokenizer = Encoder.from_pretrained(found), Tokenizer.load(found.path)
+        require_bound(found.path, tokenizer, loaded.config.token_rows)
+    else:
+        loaded, tokenizer = load_model(found)
     if foreign := foreign_settings(loaded.config):
         raise CheckpointError(
             f"{found.path}: transformers cannot compute this model, which has {' and '.join(foreign)}; read it with "
-            f"unmask.PretrainingModel.from_pretrained({str(found.path)!r})"
+            f"unmask.{type(loaded).__name__}.from_pretrained({str(found.path)!r})"
         )
     # Any other class of transformers warns that it leaves weights out or makes new ones.
-    loader = "AutoModelForMaskedLM" if loaded.nsp is None else "AutoModelForPreTraining"
+    loader = "AutoModel"
+    if isinstance(loaded, PretrainingModel):
+        loader = "AutoModelForMaskedLM" if loaded.nsp is None else "AutoModelForPreTraining"
     card = model_card(found, loaded, tokenizer, choices, loader=loader)
     with _whole_or_nothing(out):
         loaded.save_pretrained(out, pad_id=tokenizer.pad_id)

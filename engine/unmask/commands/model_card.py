@@ -22,6 +22,7 @@ from unmask.data.store import Store
 from unmask.data.store.manifest import Manifest, read_manifest
 from unmask.errors import CheckpointError, ConfigError, RunError, StoreError
 from unmask.interop.hub import hub_model
+from unmask.objectives import STATE_OBJECTIVES
 from unmask.paths import address_of, printable
 from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.logging.log import read_evaluations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from unmask.config import RunConfig
     from unmask.data.tokenizer import Tokenizer
     from unmask.interop.find_model import ModelFolder
-    from unmask.model import PretrainingModel
+    from unmask.model import Encoder, PretrainingModel
 
 __all__ = ["CARD", "MARK", "CardChoices", "markdown_table", "markdown_text", "model_card"]
 
@@ -42,7 +43,13 @@ MARK = "<!-- Written by unmask export, which writes it anew. Take this line out 
 
 _ROWS = 10
 # settings that are places on this machine
-_PLACES = {"run": None, "data": ("store", "input", "tokenizer"), "masking": ("similar_words",), "init": None}
+_PLACES = {
+    "run": None,
+    "data": ("store", "input", "tokenizer"),
+    "masking": ("similar_words",),
+    "init": None,
+    "distillation": ("teacher",),
+}
 # what the metadata of another card may say
 _KEPT = ("license", "license_name", "license_link", "language")
 _HEAD = re.compile(r"---\n(.*?)\n---\s*(\n|$)", re.DOTALL)
@@ -64,7 +71,12 @@ class CardChoices:
 
 
 def model_card(
-    found: "ModelFolder", model: "PretrainingModel", tokenizer: "Tokenizer", choices: CardChoices, *, loader: str
+    found: "ModelFolder",
+    model: "PretrainingModel | Encoder",
+    tokenizer: "Tokenizer",
+    choices: CardChoices,
+    *,
+    loader: str,
 ) -> str:
     """Return the text of the card of a model.
 
@@ -123,12 +135,20 @@ def _metadata_beside(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _what_it_is(found: "ModelFolder", model: "PretrainingModel", tokenizer: "Tokenizer", facts: Facts | None) -> str:
+def _what_it_is(
+    found: "ModelFolder", model: "PretrainingModel | Encoder", tokenizer: "Tokenizer", facts: Facts | None
+) -> str:
+    from unmask.model import Encoder
+
     config = model.config
-    heads = "masked-LM head" if model.nsp is None else "masked-LM and next-sentence heads"
+    heads = "with its masked-LM and next-sentence heads"
+    if isinstance(model, Encoder):
+        heads = "without heads"
+    elif model.nsp is None:
+        heads = "with its masked-LM head"
     parameters = sum(one.numel() for one in model.parameters())
     lines = [
-        f"A BERT encoder with its {heads}: {config.num_layers} layers, {config.hidden_size} wide, {config.num_heads} "
+        f"A BERT encoder {heads}: {config.num_layers} layers, {config.hidden_size} wide, {config.num_heads} "
         f"attention heads, {tokenizer.vocab_size:,} tokens of vocabulary, sequences of up to {config.max_positions} "
         f"tokens, {parameters:,} parameters."
     ]
@@ -187,7 +207,7 @@ def _training(config: "RunConfig", facts: Facts | None, initial: Mapping[str, An
     lengths = [phase.max_length for phase in config.train.phases] or [config.stream.max_length]
     mapping = to_mapping(config)
     rows = [
-        ("objectives", ", ".join(name for name, weight in mapping["objective"].items() if weight > 0)),
+        ("objectives", ", ".join(_objectives_of(mapping))),
         ("maximum length", ", then ".join(map(str, lengths)) + " tokens"),
         ("tokens of a step", f"{config.train.tokens_per_step:,}"),
         ("seed", str(config.seed)),
@@ -202,13 +222,16 @@ def _training(config: "RunConfig", facts: Facts | None, initial: Mapping[str, An
             ("versions", ", ".join(versions)),
         ]
     settings = dump_yaml(_without_places(changed_settings(mapping))) or "{}\n"
+    command = "unmask pretrain settings.yaml"
+    if config.distillation.teacher is not None:
+        command = "unmask distill general TEACHER --student settings.yaml"
     return "\n".join(
         [
             "## Training",
             "",
             *markdown_table(("", ""), [(name, markdown_text(value)) for name, value in rows]),
             "",
-            "The settings that differ from the defaults of unmask. `unmask pretrain settings.yaml --data.store STORE` "
+            f"The settings that differ from the defaults of unmask. `{command} --data.store STORE` "
             "trains with them, where `settings.yaml` holds these lines and `unmask prepare` made STORE."
             + (
                 " It also needs `--masking.similar_words`, a table that `unmask similar-words` makes."
@@ -219,6 +242,13 @@ def _training(config: "RunConfig", facts: Facts | None, initial: Mapping[str, An
             f"```yaml\n{settings}```",
         ]
     )
+
+
+def _objectives_of(mapping: Mapping[str, Any]) -> list[str]:
+    """Return the names of the losses, those of distillation first."""
+    distillation = mapping["distillation"]
+    states = [] if distillation["teacher"] is None else [name for name in STATE_OBJECTIVES if distillation[name] > 0]
+    return [*states, *(name for name, weight in mapping["objective"].items() if weight > 0)]
 
 
 def _start(initial: Mapping[str, Any]) -> str:

@@ -47,7 +47,10 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-_PATHS = ("run", "data.store", "data.cache_folder", "data.tokenizer", "masking.similar_words", "init.from")
+_PATHS = (
+    *("run", "data.store", "data.cache_folder", "data.tokenizer", "masking.similar_words"),
+    *("init.from", "distillation.teacher"),
+)
 
 
 def load_config(

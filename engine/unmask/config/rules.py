@@ -23,6 +23,7 @@ def disagreements(config: "RunConfig") -> Iterator[tuple[str, str]]:
     yield from _lengths(config)
     yield from _objectives(config)
     yield from _shards(config)
+    yield from _distillation(config)
     data = config.data
     if config.init.vocabulary == "extend" and data.store is None and data.tokenizer is None and not _has_store(config):
         given = as_typed(config.init.from_ or "FOLDER")
@@ -134,8 +135,12 @@ def _lengths(config: "RunConfig") -> Iterator[tuple[str, str]]:
 def _objectives(config: "RunConfig") -> Iterator[tuple[str, str]]:
     weights = asdict(config.objective)
     composition = config.composition.strategy
-    if not any(weights.values()):
-        yield "objective", f"must give one of {', '.join(weights)} a weight, got 0 for all"
+    if not any(weights.values()) and config.distillation.teacher is None:
+        yield (
+            "objective",
+            f"must give one of {', '.join(weights)} a weight, got 0 for all; give --objective.mlm 1, or a teacher with "
+            "`unmask distill general TEACHER`",
+        )
     for one, other, reason in INCOMPATIBLE_OBJECTIVES:
         if weights[one] > 0 and weights[other] > 0:
             yield (
@@ -171,3 +176,36 @@ def _objectives(config: "RunConfig") -> Iterator[tuple[str, str]]:
             "objective.clm",
             "is above 0 but model.causal is false, so each token would see its answer; set model.causal to true",
         )
+
+
+def _distillation(config: "RunConfig") -> Iterator[tuple[str, str]]:
+    distillation = config.distillation
+    if distillation.teacher is None:
+        return
+    losses = ("embedding", "hidden", "attention", "relation")
+    if not any(getattr(distillation, name) for name in losses):
+        yield "distillation", f"must give one of {', '.join(losses)} a weight, got 0 for all; leave one of them out"
+    if config.init.from_ is not None:
+        yield (
+            "init.from",
+            "is given with distillation.teacher, whose student begins with new weights or with layers of the teacher; "
+            "leave it out, or give distillation.student_layers",
+        )
+    if config.train.compile:
+        yield (
+            "train.compile",
+            "is true with distillation.teacher, whose forward pass the losses of a micro-batch share, so it is no one "
+            "graph; set it to false",
+        )
+    if config.train.parallel == "fsdp":
+        yield (
+            "train.parallel",
+            "is 'fsdp' with distillation.teacher, whose losses read parameters beside the student's layers; set it to "
+            "'ddp'",
+        )
+    for name, weight in asdict(config.objective).items():
+        if name != "mlm" and weight > 0:
+            yield (
+                f"objective.{name}",
+                f"is {weight:g} with distillation.teacher, which goes with objective.mlm alone; set it to 0",
+            )

@@ -6,6 +6,7 @@
     masking       what is predicted                                  masking.strategy
     model         the encoder's sizes                                model.Encoder (`config.encoder`)
     init          the checkpoint that the weights come from          train.initial
+    distillation  the teacher, and what is learnt of it              distillation (`config.distillation`)
     objective     weights of the losses                              objectives
     optimizer     the optimizer and its schedule                     train.optim, train.schedule
     train         budget, precision, intervals                       train.trainer
@@ -21,6 +22,7 @@ from fractions import Fraction
 from typing import Literal
 
 from unmask.config.backends import BACKENDS
+from unmask.config.distillation import GeneralDistillationConfig
 from unmask.config.encoder import EncoderConfig
 from unmask.config.rules import disagreements
 from unmask.config.settings import Checked, between_commas, setting
@@ -579,6 +581,9 @@ class RunConfig(Checked):
     masking: MaskingConfig = setting(MaskingConfig, "what is predicted")
     model: EncoderConfig = setting(_tiny, "the encoder's sizes")
     init: InitConfig = setting(InitConfig, "the checkpoint to start from")
+    distillation: GeneralDistillationConfig = setting(
+        GeneralDistillationConfig, "the teacher, and what is learnt of it"
+    )
     objective: ObjectiveConfig = setting(ObjectiveConfig, "weights of the losses")
     optimizer: OptimizerConfig = setting(OptimizerConfig, "the optimizer and its learning rate")
     train: TrainConfig = setting(TrainConfig, "budget, precision, intervals")

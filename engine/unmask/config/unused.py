@@ -9,12 +9,14 @@ line then changes that value, the setting returns to its default. So `--composit
 recipe. Defaults are always accepted, because a saved configuration holds all settings.
 """
 
+import dataclasses
 import glob
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unmask.config.distillation import GeneralDistillationConfig
 from unmask.config.mappings import LineOf, defaults, placed
 from unmask.errors import ConfigError
 from unmask.folders import is_store
@@ -60,6 +62,17 @@ def _is_store(given: str) -> bool:
 
 # what only the training of a vocabulary reads
 _TRAINED = ("data.vocab_size", "data.strip_accents", "data.keep_indentation")
+
+_MASKING = (
+    "masking.strategy",
+    "masking.rate",
+    "masking.rate_end",
+    "masking.split",
+    "masking.place",
+    "masking.static_masks",
+    "masking.similar_words",
+)
+_OF_A_TEACHER = tuple(field.name for field in dataclasses.fields(GeneralDistillationConfig) if field.name != "teacher")
 
 _READ = (
     *(
@@ -139,19 +152,25 @@ _READ = (
         way=f"set composition.strategy to one of {', '.join(JOINING)}",
     ),
     _Read(
-        settings=(
-            "masking.strategy",
-            "masking.rate",
-            "masking.rate_end",
-            "masking.split",
-            "masking.place",
-            "masking.static_masks",
-            "masking.similar_words",
-        ),
+        settings=_MASKING,
         choice="objective.clm",
         reads=lambda settings: not settings["objective.clm"] > 0,
         why="which masks nothing",
         way="set objective.clm to 0",
+    ),
+    _Read(
+        settings=tuple(f"distillation.{name}" for name in _OF_A_TEACHER),
+        choice="distillation.teacher",
+        reads=lambda settings: settings["distillation.teacher"] is not None,
+        why="so nothing is distilled",
+        way="give the model to learn from as distillation.teacher",
+    ),
+    _Read(
+        settings=_MASKING,
+        choice="objective.mlm",
+        reads=lambda settings: settings["distillation.teacher"] is None or settings["objective.mlm"] > 0,
+        why="and a student of a teacher alone reads its text unmasked",
+        way="give objective.mlm a weight",
     ),
     _Read(
         settings=("masking.rate_steps",),

@@ -4,6 +4,7 @@
     input        how a text becomes a sequence: maximum length, long texts        tasks.encoding
     answers      what may be an answer                                            tasks.qa.answers
     head         the output layer                                                 model.task_model
+    distillation the teacher, and what is learnt of it                            tasks.distilled
     optimizer    AdamW and its schedule                                           train.optim, train.schedule
     train        epochs, examples of a step, evaluation                           tasks.finetuner
 
@@ -14,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from unmask.config.distillation import TaskDistillationConfig
 from unmask.config.head import HeadTask
-from unmask.config.settings import Checked, setting
+from unmask.config.settings import Checked, hints_of, setting
 
 __all__ = [
     "AnswersConfig",
@@ -178,9 +180,22 @@ class FinetuneConfig(Checked):
     input: InputConfig = setting(InputConfig, "how a text becomes a sequence")
     answers: AnswersConfig = setting(AnswersConfig, "what may be an answer")
     head: OutputLayerConfig = setting(OutputLayerConfig, "the output layer")
+    distillation: TaskDistillationConfig = setting(TaskDistillationConfig, "the teacher, and what is learnt of it")
     optimizer: FinetuneOptimizerConfig = setting(FinetuneOptimizerConfig, "AdamW and its learning rate")
     train: FinetuneTrainConfig = setting(FinetuneTrainConfig, "epochs, examples of a step, evaluation")
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         if self.train.patience is not None and self.data.dev is None:
             yield "train.patience", "is given without data.dev, so no score can stop the run; give data.dev"
+        teacher, plain = self.distillation.teacher, TaskDistillationConfig()
+        changed = [
+            name
+            for name in hints_of(TaskDistillationConfig)
+            if getattr(self.distillation, name) != getattr(plain, name)
+        ]
+        if teacher is None and changed:
+            yield (
+                f"distillation.{changed[0]}",
+                f"is {getattr(self.distillation, changed[0])!r} without distillation.teacher, so nothing is distilled; "
+                "give the model to learn from as distillation.teacher, or leave it out",
+            )

@@ -4,6 +4,7 @@ finetune.yaml       the settings, with absolute paths
 log.jsonl           a row for each log interval; evaluation.jsonl has a row for each evaluation of the dev file
 checkpoints/        the two newest states, from which the run resumes
 best/               the model with the best score of the dev file, which `transformers` loads too
+intermediate/       with a teacher, a run like this one that learns the layers; this one then learns the predictions
 scores.json         the scores of the best model on the dev file and on the test file; written last
 """
 
@@ -28,10 +29,12 @@ from unmask.folders import FINETUNE
 from unmask.model.task_model import TaskModel
 from unmask.paths import as_typed, replace_text
 from unmask.tasks.config import FinetuneConfig
+from unmask.tasks.distilled import INTERMEDIATE, TaskTeacher, of_layers
 from unmask.tasks.finetuner import Finetuner, LabelledFile
 from unmask.tasks.initial_model import InitialModel
 from unmask.tasks.inputs import ModelInputs
 from unmask.tasks.load import finetune_yaml, load_finetune_config
+from unmask.tasks.objectives import task_objective
 from unmask.tasks.optimizer import freeze_layers
 from unmask.tasks.outputs import outputs_of
 from unmask.tasks.task import head_of
@@ -99,7 +102,7 @@ def finetune(config: FinetuneConfig | None = None, *, resume: str | Path | None 
         try:
             if resume is None:
                 replace_text(path / FINETUNE, finetune_yaml(config))
-            _run(config, path, display)
+            _run_stages(config, path, display)
         except Exception:
             if resume is None:
                 _abandon(path, made)
@@ -139,13 +142,20 @@ def _require_one_process() -> None:
 
 def absolute_settings(config: FinetuneConfig) -> FinetuneConfig:
     """Return the settings with absolute paths, so that the run resumes from any folder."""
-    data: dict[str, Any] = {
-        name: str(Path(given).absolute())
-        for name in ("train", "dev", "test")
-        if (given := getattr(config.data, name)) is not None and Path(given).exists()
-    }
-    model = str(Path(config.model).absolute()) if Path(config.model).exists() else config.model
-    return replace(config, model=model, data=replace(config.data, **data))
+
+    def absolute(group: Any, *names: str) -> Any:
+        found = {name: getattr(group, name) for name in names}
+        there = {name: str(Path(given).absolute()) for name, given in found.items() if given and Path(given).exists()}
+        return replace(group, **there)
+
+    return absolute(
+        replace(
+            config,
+            data=absolute(config.data, "train", "dev", "test"),
+            distillation=absolute(config.distillation, "teacher", "prediction_data"),
+        ),
+        "model",
+    )
 
 
 def _exists(path: Path) -> RunError:
@@ -161,7 +171,9 @@ def _abandon(path: Path, made: bool) -> None:
     """Remove what the run made, unless it has trained. Never fails, because the caller handles another error."""
     with suppress(OSError):
         log = path / "log.jsonl"
-        if (path / "checkpoints").exists() or (log.exists() and log.stat().st_size):
+        if (path / INTERMEDIATE).exists():
+            _abandon(path / INTERMEDIATE, True)
+        if (path / INTERMEDIATE).exists() or (path / "checkpoints").exists() or (log.exists() and log.stat().st_size):
             return
         for name in _MADE:
             if (path / name).is_dir():
@@ -170,6 +182,25 @@ def _abandon(path: Path, made: bool) -> None:
                 (path / name).unlink(missing_ok=True)
         if made:
             path.rmdir()
+
+
+def _run_stages(config: FinetuneConfig, path: Path, display: Display) -> None:
+    """Learn the layers of the teacher, if there is one, in a run inside this one; then train to the end."""
+    distillation, inner = config.distillation, path / INTERMEDIATE
+    if distillation.teacher is not None and distillation.stage == "prediction" and not (path / SCORES).exists():
+        if distillation.intermediate_epochs > 0:
+            if not (inner / SCORES).exists():
+                inner.mkdir(exist_ok=True)
+                layers = of_layers(config, inner)
+                replace_text(inner / FINETUNE, finetune_yaml(layers))
+                _run(layers, inner, display)
+            if not (inner / SCORES).exists():
+                # a signal stopped it
+                return
+            config = replace(config, model=str(inner))
+        data = distillation.prediction_data or config.data.train
+        config = replace(config, data=replace(config.data, train=data))
+    _run(config, path, display)
 
 
 def _run(config: FinetuneConfig, path: Path, display: Display) -> None:
@@ -216,9 +247,15 @@ def _finetuner(
     saved = None if facts is None else facts.machine.get("activations")
     wanted = saved if config.train.dtype == "auto" and saved in ("float32", "bfloat16") else config.train.dtype
     precision = choose_precision(wanted, device, saved=saved is not None)  # type: ignore[arg-type]
+    teacher = None
+    if config.distillation.teacher is not None:
+        teacher = TaskTeacher.open(config, path, dtype=precision.dtype, device=device)
     if newest is None:
         initial = InitialModel.open(config)
-        task, examples = open_training_file(config, None if initial.head is None else initial.head.labels)
+        known = teacher.labels if teacher is not None else None if initial.head is None else initial.head.labels
+        task, examples = open_training_file(config, known)
+        if teacher is not None:
+            teacher.require_labels(task.labels)
         initial.require_labels(task.labels)
         head = head_of(task, config, initial.sizes.hidden_dropout)
         model, tokenizer = initial.build(head, config=config, dtype=precision.dtype), initial.tokenizer
@@ -228,6 +265,10 @@ def _finetuner(
         task, examples = open_training_file(config, model.head.labels)
     freeze_layers(model, config.head.frozen_layers)
     model = model.to(device)
+    objectives = None
+    if teacher is not None:
+        teacher.require_tokenizer(tokenizer)
+        objectives = teacher.objectives(model)
     train = task.inputs(examples, tokenizer)
     dev = None
     if config.data.dev is not None:
@@ -247,6 +288,7 @@ def _finetuner(
         train=train,
         dev=dev,
         display=display,
+        objectives=objectives or [(task_objective(model.head.task), 1.0)],
     )
     _log.info(
         f"data: {counted(len(examples), 'example')} to train on, {finetuner.steps:,} steps of "
@@ -267,7 +309,9 @@ def _finish(finetuner: Finetuner, *, seconds: float) -> None:
     assert best is not None
     found: dict[str, Any] = {
         "task": config.task,
-        "model": config.model,
+        # the second stage of distillation begins with the model of the first
+        "model": saved_finetune_config(path).model,
+        **({} if config.distillation.teacher is None else {"teacher": config.distillation.teacher}),
         "seed": config.seed,
         "labels": list(task.labels),
         "steps": finetuner.done,
@@ -304,4 +348,6 @@ def _finish(finetuner: Finetuner, *, seconds: float) -> None:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in found[part].items() if value is not None)
             finetuner.tell(f"{part}, best model (step {found['best_step']}): {shown}")
     finetuner.tell(f"done: {counted(finetuner.done, 'step')}, model in {best}, scores in {path / SCORES}")
+    if config.distillation.stage == "intermediate":
+        return
     _log.info(f"try: unmask predict {as_typed(path)} FILE --out predictions.jsonl")

@@ -14,6 +14,7 @@ bits of a run that was never stopped, with the same thread count, build and mach
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,10 +27,10 @@ from unmask.data.tokenizer import Tokenizer
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.interop.task_folder import save_task_model
 from unmask.model.task_model import TaskModel
+from unmask.objectives import Objective
 from unmask.paths import as_typed
 from unmask.tasks.config import FinetuneConfig
 from unmask.tasks.inputs import ModelInputs, order_of_epoch
-from unmask.tasks.objectives import task_objective
 from unmask.tasks.optimizer import set_rates, task_adamw
 from unmask.tasks.outputs import outputs_of
 from unmask.tasks.task import Task
@@ -77,6 +78,7 @@ class Finetuner:
         train: inputs of the training file, with targets.
         dev: the dev file; None if there is none.
         display: the progress that a person sees.
+        objectives: (objective, weight) pairs: the loss of the task, or what is learnt from a teacher.
         done: updates so far.
         tokens: tokens so far.
         stopped_early: whether the score has not become better for `train.patience` evaluations.
@@ -90,6 +92,7 @@ class Finetuner:
     train: ModelInputs
     dev: LabelledFile | None
     display: Display
+    objectives: Sequence[tuple[Objective, float]]
     done: int = 0
     tokens: int = 0
     skipped_in_a_row: int = 0
@@ -98,7 +101,7 @@ class Finetuner:
     best: Checkpoints = field(init=False)
     device: torch.device = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
-    schedule: StepSchedule = field(init=False)
+    schedule: Callable[[int], float] = field(init=False)
     step: TrainingStep = field(init=False)
     meter: Meter = field(init=False)
     crowd: CrowdWatch = field(init=False)
@@ -118,13 +121,16 @@ class Finetuner:
         warmup = round(optimizer.warmup_share * steps)
         rates = OptimizerConfig(learning_rate=optimizer.learning_rate, warmup_steps=warmup)
         self.schedule = StepSchedule(rates, steps)
+        if self.config.distillation.stage == "intermediate":
+            # constant, as in the code published with TinyBERT
+            self.schedule = lambda step: optimizer.learning_rate
         self.step = TrainingStep(
             model=self.model,
-            objectives=[(task_objective(self.model.head.task), 1.0)],
+            objectives=self.objectives,
             optimizer=self.optimizer,
             clip_norm=optimizer.clip_norm,
         )
-        self.meter = Meter([self.model.head.task])
+        self.meter = Meter([objective.name for objective, _ in self.objectives])
         self.crowd = CrowdWatch()
 
     @property
@@ -170,9 +176,10 @@ class Finetuner:
             if stop and not self._ended():
                 if self.done:
                     self._save()
+                whole = self.folder.parent if self.config.distillation.stage == "intermediate" else self.folder
                 _log.info(
                     f"{stop.name}: stopped after step {self.done}; continue with `unmask finetune --resume "
-                    f"{as_typed(self.folder)}`"
+                    f"{as_typed(whole)}`"
                 )
         return self._ended()
 
@@ -228,7 +235,7 @@ class Finetuner:
         row["tokens"] = self.tokens
         row["examples_per_second"] = self.config.train.batch_size / row["seconds_per_step"]
         if self.model.head.task == "regression":
-            del row["regression_accuracy"]
+            row = {name: value for name, value in row.items() if not name.endswith("_accuracy")}
         log.write(row)
         self.display.show(row)
         self._watch_load()

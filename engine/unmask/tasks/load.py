@@ -25,6 +25,7 @@ from unmask.tasks.config import FinetuneConfig
 __all__ = [
     "TASKS",
     "changed_task_settings",
+    "distillation_recipe_names",
     "finetune_yaml",
     "load_finetune_config",
     "nearest_task_setting",
@@ -37,7 +38,11 @@ TASKS: tuple[HeadTask, ...] = typing.get_args(HeadTask)
 
 # where the usual settings of a task are not the defaults
 _OF_TASKS = {"qa": {"input.max_length": 384, "train.epochs": 2.0}}
-_PATHS = ("run", "model", "data.train", "data.dev", "data.test")
+_PATHS = (
+    *("run", "model", "data.train", "data.dev", "data.test"),
+    *("distillation.teacher", "distillation.prediction_data"),
+)
+_OF_TASKS_ALONE, _OF_DISTILLATION = "unmask.tasks.recipes", "unmask.distillation.recipes"
 # what other programs call a setting
 _ELSEWHERE = {
     "lr": "optimizer.learning_rate",
@@ -59,8 +64,16 @@ _ELSEWHERE = {
 
 def task_recipe_names() -> list[str]:
     """Return the names of the recipes for fine-tuning that ship with the package."""
-    folder = files("unmask.tasks.recipes")
-    return sorted(one.name.removesuffix(".yaml") for one in folder.iterdir() if one.name.endswith(".yaml"))
+    return _recipes_in(_OF_TASKS_ALONE)
+
+
+def distillation_recipe_names() -> list[str]:
+    """Return the names of the recipes for distillation on a task that ship with the package."""
+    return _recipes_in(_OF_DISTILLATION)
+
+
+def _recipes_in(folder: str) -> list[str]:
+    return sorted(one.name.removesuffix(".yaml") for one in files(folder).iterdir() if one.name.endswith(".yaml"))
 
 
 def load_finetune_config(
@@ -75,16 +88,20 @@ def load_finetune_config(
     Raises:
         ConfigError: there is no such task, recipe or file; a name is unknown; or a value is wrong.
     """
-    settings = read_task_settings(task_or_recipe) | _flat(overrides or {})
+    changes = _flat(overrides or {})
+    settings = read_task_settings(task_or_recipe, distils=bool(changes.get("distillation.teacher"))) | changes
     for name in _PATHS if not saved else ():
         if isinstance(settings.get(name), str):
             settings[name] = expanded(settings[name])
     return _built(settings)
 
 
-def read_task_settings(task_or_recipe: str | Path) -> dict[str, Any]:
+def read_task_settings(task_or_recipe: str | Path, *, distils: bool = False) -> dict[str, Any]:
     """Return the flat settings that a task, a recipe or a YAML file gives.
 
+    Args:
+        task_or_recipe: its name, or the path of a file.
+        distils: whether the run learns from a teacher, for which some tasks have recipes of their own.
     Raises:
         ConfigError: there is no such task, recipe or file, or a name in it is unknown.
     """
@@ -92,9 +109,10 @@ def read_task_settings(task_or_recipe: str | Path) -> dict[str, Any]:
     if wanted.replace("-", "_") in TASKS:
         task = wanted.replace("-", "_")
         return {"task": task, **_OF_TASKS.get(task, {})}
-    if wanted in task_recipe_names():
-        text = files("unmask.tasks.recipes").joinpath(f"{wanted}.yaml").read_text("utf-8")
-        return _flat(parse_yaml(text, source=wanted))
+    for folder in [*([_OF_DISTILLATION] if distils else []), _OF_TASKS_ALONE]:
+        if wanted in _recipes_in(folder):
+            text = files(folder).joinpath(f"{wanted}.yaml").read_text("utf-8")
+            return _flat(parse_yaml(text, source=wanted))
     path = Path(expanded(wanted))
     if not path.is_file():
         known = [*TASKS, *task_recipe_names()]

@@ -18,8 +18,9 @@ from torch import Tensor
 from unmask.batch import PackedBatch
 from unmask.data.documents import Chosen
 from unmask.data.stream import TokenStore
+from unmask.distillation.student import Student
 from unmask.model import PretrainingModel
-from unmask.objectives import TOKEN_OBJECTIVES, Objective, score_batch
+from unmask.objectives import STATE_OBJECTIVES, TOKEN_OBJECTIVES, Objective, score_batch
 from unmask.train.logging.metrics import perplexity
 from unmask.train.parallel import ALONE, Ranks
 
@@ -53,6 +54,8 @@ class Score:
     def __str__(self) -> str:
         if not self.count:
             return f"{self.name}: nothing to predict, no score"
+        if self.name in STATE_OBJECTIVES:
+            return f"{self.name} loss {self.loss:.4g}"
         of_tokens = f"perplexity {self.perplexity:,.1f}, " if self.name in TOKEN_OBJECTIVES else ""
         return f"{self.name} loss {self.loss:.3f}, {of_tokens}accuracy {self.accuracy:.1%} of {self.count:,}"
 
@@ -69,6 +72,8 @@ def as_row(scores: Sequence[Score], weights: Sequence[float]) -> dict[str, float
             row[f"{score.name}_loss"] = score.loss
         if score.name in TOKEN_OBJECTIVES:
             row["perplexity"] = score.perplexity
+        if score.name in STATE_OBJECTIVES:
+            continue
         row["masked_accuracy" if mlm else f"{score.name}_accuracy"] = score.accuracy
         row["masked_tokens" if mlm else f"{score.name}_count"] = score.count
     return row
@@ -76,7 +81,7 @@ def as_row(scores: Sequence[Score], weights: Sequence[float]) -> dict[str, float
 
 @torch.no_grad()
 def score_model(
-    model: PretrainingModel,
+    model: PretrainingModel | Student,
     objectives: Sequence[tuple[Objective, float]],
     batches: Iterable[PackedBatch],
     *,

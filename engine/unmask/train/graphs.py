@@ -93,6 +93,8 @@ def _obstacle(config: RunConfig, device: torch.device, world_size: int) -> str |
         return f"the run trains on {device.type}, and CUDA graphs need a CUDA device"
     if world_size > 1:
         return f"the gradients of {world_size} processes are summed while the backward pass goes on"
+    if config.distillation.teacher is not None:
+        return "the run learns from a teacher, and the losses of attention read lengths on the host"
     if config.optimizer.name == "muon":
         return "optimizer.name is 'muon', which waits for the device"
     if config.train.activation_checkpointing:

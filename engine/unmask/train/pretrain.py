@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -19,6 +20,7 @@ from unmask.config.initial import same_architecture
 from unmask.config.settings import counted, described
 from unmask.config.step_sizes import StepSizes
 from unmask.data.compose import describe_composition
+from unmask.distillation.student import Student
 from unmask.errors import ConfigError, RunError
 from unmask.folders import kind_of
 from unmask.model import PretrainingModel
@@ -45,6 +47,9 @@ from unmask_kernels import using
 from unmask_kernels.capability import INTERPRETING
 from unmask_kernels.tune.record import read_tuning
 from unmask_kernels.tuned import Key, Value, from_text, to_text, using_values
+
+if TYPE_CHECKING:
+    from unmask.distillation.teacher import TeacherFolder
 
 __all__ = ["AUTO", "Ending", "build_trainer", "pretrain", "train_run"]
 
@@ -251,8 +256,22 @@ def _train(folder: RunFolder, display: Display, ranks: Ranks) -> str | None:
     if newest is None and config.init.from_ is not None:
         initial = InitialCheckpoint.open(here)
         here = initial.with_tokenizer(here)
+    teacher = None
+    if here.distillation.teacher is not None:
+        from unmask.train.distilled import open_teacher, with_teachers_tokenizer
+
+        given = here.distillation.teacher
+        teacher = ranks.in_turn(lambda: open_teacher(given, folder.path))
+        here = with_teachers_tokenizer(here, teacher)
     trainer = build_trainer(
-        here, folder.path, checkpoints, display, dtype_is_saved=dtype_is_saved, initial=initial, ranks=ranks
+        here,
+        folder.path,
+        checkpoints,
+        display,
+        dtype_is_saved=dtype_is_saved,
+        initial=initial,
+        teacher=teacher,
+        ranks=ranks,
     )
     if initial is not None:
         # A resumed run does not read the initial checkpoint, so it needs all sizes.
@@ -355,6 +374,7 @@ def build_trainer(
     *,
     dtype_is_saved: bool = False,
     initial: InitialCheckpoint | None = None,
+    teacher: "TeacherFolder | None" = None,
     ranks: Ranks = ALONE,
 ) -> Trainer:
     """Build model, objectives and data of the run in `run`, and the trainer over them.
@@ -368,6 +388,7 @@ def build_trainer(
         display: its progress.
         dtype_is_saved: whether `train.dtype` of `config` is what auto chose for the checkpoint to resume.
         initial: what a new run starts from; None for new weights, or for those of the checkpoint to resume.
+        teacher: what the run learns from; None if it learns from text alone.
         ranks: the processes that train together.
     """
     device = choose_device(config.train.device, ranks)
@@ -394,14 +415,23 @@ def build_trainer(
             )
     precision = choose_precision(config.train.dtype, device, saved=dtype_is_saved)
     weights = {name: weight for name, weight in asdict(config.objective).items() if weight > 0}
-    objectives = build_objectives(weights)
     unigram = data.unigram() if weights.keys() & set(TOKEN_OBJECTIVES) else None
     if unigram is not None:
         _log.info(f"data: {unigram}")
-    heads = sorted({"mlm", *(head for objective, _ in objectives for head in objective.heads)})
     encoder = _with_vocabulary(config.model, store.vocab_size)
-    model = PretrainingModel(encoder, heads=heads, compute_dtype=precision.dtype, seed=config.seed)
+    model: PretrainingModel | Student
+    if teacher is None:
+        objectives = build_objectives(weights)
+        heads = sorted({"mlm", *(head for objective, _ in objectives for head in objective.heads)})
+        model = PretrainingModel(encoder, heads=heads, compute_dtype=precision.dtype, seed=config.seed)
+    else:
+        from unmask.train.distilled import build_student
+
+        model, objectives = build_student(
+            config, encoder, teacher, tokenizer, store.folder, dtype=precision.dtype, device=device
+        )
     if initial is not None and ranks.is_first:
+        assert isinstance(model, PretrainingModel)
         initial.fill(model, tokenizer, learning_rate=config.optimizer.learning_rate, run=run)
     model = model.to(device)
     if config.train.activation_checkpointing:

@@ -6,6 +6,7 @@ checkpoints/    see `checkpoint.checkpoints`
 store/          the prepared text, if the run prepared it itself
 composed/       sequences that are expensive to compose, made ahead; see `data.compose.stored`
 initial.json    what the run started from, with `init.from`; see `initial`
+teacher.json    what the run learns from, with `distillation.teacher`; see `distilled`
 .started_in     the way from here to the folder that the run was started in, where its relative paths begin
 
 If two processes start a run under one name, one of them gets it. Without a name, each gets a directory of its own.
@@ -62,6 +63,7 @@ MAY_CHANGE = frozenset(
         "data.cache_gb",
         "data.cache_patience",
         "masking.similar_words",
+        "distillation.teacher",
         "stream.workers",
         *(f"train.{name}" for name in BUDGETS),
         "train.activation_checkpointing",
@@ -79,17 +81,18 @@ MAY_CHANGE = frozenset(
         *(f"kernels.{field.name}" for field in fields(KernelsConfig)),
     }
 )
-"""Settings that a resumed run may change; any other change would make it another run. `data.store` and
-`masking.similar_words` may have moved: a checkpoint knows the fingerprint of its data and refuses any other data."""
+"""Settings that a resumed run may change; any other change would make it another run. `data.store`,
+`masking.similar_words` and `distillation.teacher` may have moved: a checkpoint knows the fingerprint of its data, and
+`teacher.json` the weights of the teacher, and any other ones are refused."""
 
 _STARTED_IN = ".started_in"
 # in hf://owner/name, s3://bucket and other addresses
 _ADDRESS = "://"
 # settings that are one path, with the names of their groups
-_PATHS = (("data", "store"), ("data", "tokenizer"), ("masking", "similar_words"))
+_PATHS = (("data", "store"), ("data", "tokenizer"), ("masking", "similar_words"), ("distillation", "teacher"))
 
 # of these, the ones that take a model of the Hugging Face Hub too
-_OF_HUB = frozenset({"data.tokenizer"})
+_OF_HUB = frozenset({"data.tokenizer", "distillation.teacher"})
 
 _PREPARED = "store.partial"
 # What a process leaves that was killed before it saved the configuration, text that was prepared for a run that failed
@@ -97,7 +100,7 @@ _PREPARED = "store.partial"
 _EMPTY = frozenset({".config.yaml.partial", ".lock", ".started_in", "lost+found", _PREPARED})
 _MADE = (
     *("config.yaml", ".config.yaml.partial", ".started_in", "log.jsonl", "evaluation.jsonl", "tensorboard"),
-    *("initial.json", ".initial.json.partial"),
+    *("initial.json", ".initial.json.partial", "teacher.json", ".teacher.json.partial"),
     *("store", _PREPARED, "composed", ".log.jsonl.partial", ".evaluation.jsonl.partial", ".lock"),
 )
 

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from unmask.distillation.student import Student
 from unmask.model import PretrainingModel
 from unmask.train.parallel import Ranks
 
@@ -35,7 +36,7 @@ class ShardedModel:
         ranks: two ranks or more.
     """
 
-    def __init__(self, model: PretrainingModel, ranks: Ranks) -> None:
+    def __init__(self, model: PretrainingModel | Student, ranks: Ranks) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -82,7 +83,7 @@ def gathered(state: Iterable[tuple[str, Tensor]], ranks: Ranks) -> Iterator[tupl
 
 
 def scatter_state(
-    state: Mapping[str, Tensor], model: PretrainingModel, optimizer: torch.optim.Optimizer, ranks: Ranks
+    state: Mapping[str, Tensor], model: PretrainingModel | Student, optimizer: torch.optim.Optimizer, ranks: Ranks
 ) -> None:
     """Give each rank its parts of parameters and moments, as `checkpoint.state` names them.
 

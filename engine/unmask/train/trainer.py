@@ -33,6 +33,7 @@ from torch import Tensor
 from unmask.batch import Cursor, PackedBatch
 from unmask.config import RunConfig
 from unmask.data.stream import Stream
+from unmask.distillation.student import Student
 from unmask.errors import RankLost, RunError, ToldByOther
 from unmask.model import PretrainingModel
 from unmask.objectives import Objective
@@ -117,7 +118,7 @@ class Trainer:
 
     config: RunConfig
     folder: Path
-    model: PretrainingModel
+    model: PretrainingModel | Student
     objectives: Sequence[tuple[Objective, float]]
     data: RunData
     checkpoints: Checkpoints
@@ -135,7 +136,7 @@ class Trainer:
     deadline: Deadline | None = field(init=False)
     costs: dict[str, float] = field(default_factory=dict)
     saves: BackgroundSaves = field(default_factory=BackgroundSaves)
-    blank: PretrainingModel = field(init=False)
+    blank: PretrainingModel | Student = field(init=False)
     shared: GradientSum | ShardedModel | None = field(init=False)
     device: torch.device = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -185,7 +186,8 @@ class Trainer:
         if (on_gpu or train.graph == "require") and may_use_graphs(self.config, self.device, self.ranks.size):
             self.take_step = GraphedStep(self.step, required=train.graph == "require")
         names = [objective.name for objective, _ in self.objectives]
-        self.meter = Meter(names, peak=peak_flops(self.device))
+        # operations of a teacher are not counted
+        self.meter = Meter(names, peak=None if self.config.distillation.teacher else peak_flops(self.device))
         self.flops = FlopCount(encoder=self.model.config, mask_rate=self.config.masking.rate, objectives=names)
         self.skipped = torch.zeros((), device=self.device)
         self.skipped_in_a_row = torch.zeros((), device=self.device)
@@ -541,7 +543,7 @@ class Trainer:
     def _is_sharded(self) -> bool:
         return isinstance(self.shared, ShardedModel)
 
-    def _scored_model(self) -> PretrainingModel:
+    def _scored_model(self) -> PretrainingModel | Student:
         """Return the model that is evaluated, whole: the ranks score different numbers of micro-batches."""
         if self._is_sharded:
             state = state_of(self.model, self.optimizer).items()
@@ -550,7 +552,7 @@ class Trainer:
         return self._average_model or self.model
 
     @property
-    def _average_model(self) -> PretrainingModel | None:
+    def _average_model(self) -> PretrainingModel | Student | None:
         return None if self.average is None else self.average.model
 
     def _machine(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ import copy
 
 import torch
 
+from unmask.distillation.student import Student
 from unmask.model import PretrainingModel
 
 __all__ = ["WeightAverage"]
@@ -27,11 +28,11 @@ class WeightAverage:
         model: a model with the average, on the same device; it is evaluated and saved.
     """
 
-    def __init__(self, model: PretrainingModel, decay: float) -> None:
+    def __init__(self, model: PretrainingModel | Student, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self._decay = decay
 
-    def update(self, model: PretrainingModel, done: int) -> None:
+    def update(self, model: PretrainingModel | Student, done: int) -> None:
         """Take in the weights after update number `done`, counted from 0; the host does not wait for the device."""
         decay = min(self._decay, (1 + done) / (10 + done))
         with torch.no_grad():

@@ -118,7 +118,7 @@ def test_numbers_follow_yaml_1_2() -> None:
         ({"train.phases": [{"share": 1, "max_lenght": 9}]}, "did you mean train.phases.0.max_length?"),
         (
             {"qqq": 1},
-            "qqq is not a setting; there are the groups data, stream, composition, masking, model, init, objective",
+            "qqq is not a setting; there are the groups data, stream, composition, masking, model, init, distillation",
         ),
     ],
 )

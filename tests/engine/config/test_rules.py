@@ -34,6 +34,7 @@ WITH: dict[str, dict[str, Any]] = {
     "model.hidden_size": {"model.num_heads": 1},
     "model.max_positions": {"stream.max_length": 3},
     "objective.mlm": {"objective.clm": 1, "model.causal": True},
+    **{f"distillation.{name}": {"distillation.teacher": "folder"} for name in ("embedding", "hidden", "attention")},
     "train.first_tokens_per_step": {"stream.micro_batch_tokens": 3, "stream.max_length": 3, "train.tokens_per_step": 6},
     "train.growth_steps": {"train.first_tokens_per_step": 2048},
     "optimizer.momentum": {"optimizer.name": "muon"},

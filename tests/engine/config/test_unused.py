@@ -48,6 +48,8 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"train.evaluate_every": 7}, {"stream.held_out_fraction": 0}, {}),
     ({"train.growth_steps": 9}, {"train.first_tokens_per_step": None}, {"train.first_tokens_per_step": 2048}),
     ({"train.evaluate_tokens": 7}, {"stream.held_out_fraction": 0}, {}),
+    ({"distillation.map": "top"}, {"distillation.teacher": None}, {"distillation.teacher": "folder"}),
+    ({"masking.rate": 0.3}, {"distillation.teacher": "folder", "objective.mlm": 0}, {}),
     ({"optimizer.momentum": 0.9}, {"optimizer.name": "lamb"}, {"optimizer.name": "muon"}),
     ({"model.global_every": 2}, {"model.attention_window": None}, {"model.attention_window": 8}),
     ({"data.text_field": "body"}, {"data.store": "store"}, {"data.input": ["a.jsonl"]}),

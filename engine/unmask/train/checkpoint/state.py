@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from unmask.distillation.student import Student
 from unmask.errors import CheckpointError
 from unmask.interop.model_folder import read_object
 from unmask.model import PretrainingModel
@@ -117,13 +118,13 @@ def save_state(folder: Path, state: Mapping[str, Tensor], facts: Facts) -> None:
     (folder / "state.json").write_text(json.dumps(_as_written(facts), indent=1) + "\n")
 
 
-def without_values(model: PretrainingModel) -> PretrainingModel:
+def without_values(model: PretrainingModel | Student) -> PretrainingModel | Student:
     """Return a copy of a model whose parameters have shapes and no values."""
     shapes = {id(one): nn.Parameter(one.detach().to("meta"), requires_grad=False) for one in model.parameters()}
     return copy.deepcopy(model, shapes)
 
 
-def export_of(state: Mapping[str, Tensor], blank: PretrainingModel) -> PretrainingModel:
+def export_of(state: Mapping[str, Tensor], blank: PretrainingModel | Student) -> PretrainingModel | Student:
     """Return the model of a state that others read: with the moving average if there is one, else with the weights.
 
     Args:

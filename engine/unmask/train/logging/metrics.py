@@ -31,7 +31,7 @@ from torch import Tensor
 from unmask.batch import PackedBatch
 from unmask.errors import CheckpointError
 from unmask.model import EncoderConfig
-from unmask.objectives import TOKEN_OBJECTIVES
+from unmask.objectives import STATE_OBJECTIVES, TOKEN_OBJECTIVES
 from unmask.train.step import StepReport
 from unmask_kernels.attention.cost import pairs
 
@@ -170,7 +170,8 @@ class Meter:
         for position, name in enumerate(self.names):
             if count > 1:
                 row[f"{name}_loss"] = mean[2 + position]
-            row["masked_accuracy" if name == "mlm" else f"{name}_accuracy"] = mean[2 + count + position]
+            if name not in STATE_OBJECTIVES:
+                row["masked_accuracy" if name == "mlm" else f"{name}_accuracy"] = mean[2 + count + position]
             if name in TOKEN_OBJECTIVES:
                 loss = mean[2 + position]
                 row["perplexity"] = None if loss is None else perplexity(loss)

@@ -173,6 +173,8 @@ def clock_time(seconds: float) -> str:
 
 
 def next_command(config: RunConfig, run: Path) -> str:
-    """Return the command to try next: `fill-mask` if the training used [MASK], else `analyse`."""
+    """Return the command to try next: for a student the second stage, `fill-mask` after [MASK], else `analyse`."""
+    if config.distillation.teacher is not None and not config.objective.mlm:
+        return f"distill task classification TEACHER {as_typed(run)} --data.train FILE"
     shown = config.masking.strategy != "mac" and config.objective.mlm > 0
     return f'fill-mask {as_typed(run)} "text with a [MASK]"' if shown else f"analyse {as_typed(run)}"
