@@ -99,7 +99,7 @@ def lines(found: "Plan") -> Iterator[str]:
         yield "it fits" if found.available is not None else "the system does not tell what memory is free"
     else:
         yield "it does not fit:"
-        yield from (f"  {advice}" for advice in found.advice)
+    yield from (f"  {advice}" for advice in found.advice)
 
 
 def _row(name: str, text: str) -> str:

@@ -50,7 +50,7 @@ class Plan:
         store: bytes of the token store; None if it is not prepared yet.
         disk_free: bytes that are free where the run will lie.
         measured: the same two numbers from steps that ran, if they were asked for.
-        advice: what to change if the run does not fit.
+        advice: what to change if the run does not fit; if it does, on a GPU, the largest micro-batch that fits too.
     """
 
     device: str
@@ -179,7 +179,9 @@ def plan_of(config: RunConfig, *, device: str | None = None, processes: int = 1,
         disk_free=shutil.disk_usage(_nearest_folder(config)).free,
         measured=measure(share, encoder, lengths, dtype=dtype, device=torch.device(place.kind)) if measured else None,
     )
-    return found if found.fits else replace(found, advice=list(_advice(config, found, memory_of)))
+    if found.fits:
+        return replace(found, advice=list(_room(share, place, memory_of)))
+    return replace(found, advice=list(_advice(config, found, memory_of)))
 
 
 def _store(config: RunConfig) -> Store | None:
@@ -287,6 +289,28 @@ def _memory_advice(
             f"no micro-batch fits: the smallest needs {gibibytes(smallest)}; take a smaller model "
             "(--model.num_layers, --model.hidden_size), or a device with more memory"
         )
+
+
+def _room(share: RunConfig, place: Device, memory_of: Callable[[RunConfig], dict[str, int]]) -> Iterator[str]:
+    """Yield the largest micro-batch that the memory of a GPU holds, if it is larger than that of the run.
+
+    Args:
+        share: the run, with the part of a step that one process has.
+        place: the device; on a CPU, larger micro-batches are not faster.
+        memory_of: bytes of each part.
+    """
+    tokens, whole = share.stream.micro_batch_tokens, share.train.tokens_per_step
+    passes = whole // tokens
+    for fewer in (number for number in range(1, passes) if passes % number == 0 and place.kind == "cuda"):
+        larger = whole // fewer
+        needed = sum(memory_of(replace(share, stream=replace(share.stream, micro_batch_tokens=larger))).values())
+        if place.memory is not None and needed <= place.memory:
+            yield (
+                f"--stream.micro_batch_tokens {larger} fits too, in {gibibytes(needed)}: a step then has {fewer} "
+                f"forward and backward pass{'' if fewer == 1 else 'es'} instead of {passes}; decide before the run "
+                "begins"
+            )
+            return
 
 
 def _smaller_micro_batches(config: RunConfig, *, itself: bool) -> Iterator[int]:

@@ -175,6 +175,22 @@ def test_steps_on_a_gpu_that_is_not_here_cannot_be_measured() -> None:
     assert told == "plan: H200 is not here, so no step can be measured on it; leave --measure out"
 
 
+def test_a_plan_for_a_gpu_names_the_largest_micro_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = {"train.tokens_per_step": 65536}
+    (advice,) = planned(step, device="L4").advice
+    assert advice.startswith("--stream.micro_batch_tokens 65536 fits too, in ")
+    assert "a step then has 1 forward and backward pass instead of 32; " in advice
+    # what it advises
+    followed = planned(step | {"stream.micro_batch_tokens": 65536}, device="L4")
+    assert followed.fits and followed.advice == []
+    monkeypatch.setitem(devices._GIGABYTES, "L4", 1)
+    (advice,) = planned(step, device="L4").advice
+    tokens = int(advice.split()[1])
+    fits = [planned(step | {"stream.micro_batch_tokens": n}, device="L4").fits for n in (tokens, 2 * tokens)]
+    assert fits == [True, False]
+    assert planned(step).advice == []
+
+
 def test_processes_that_cannot_share_a_step_are_told_which_can() -> None:
     told = refused(lambda: planned(processes=3))
     assert told == (
