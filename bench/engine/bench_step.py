@@ -196,8 +196,9 @@ def measure(
             tokens=tokens,
             flops=flops,
             floor_seconds=flops / rates[variant] if rates else None,
-            ceiling=rates
-            and f"{facts[variant]['dtype']} matrix product of this run, {rates[variant] / 1e12:.2f} TFLOP/s",
+            ceiling=f"{facts[variant]['dtype']} matrix product of this run, {rates[variant] / 1e12:.2f} TFLOP/s"
+            if rates
+            else None,
             peak_bytes=peaks[variant],
             real_share_of_padded_batch=real,
             collate_seconds=collate_seconds,
