@@ -104,7 +104,10 @@ def read_layout(
         ValueError: positions neither count up nor restart; boundaries without positions, or against them; padding
             within a document of local layers.
     """
-    real = None if real is None else real.to(device)
+    if real is not None:
+        if tuple(real.shape) != shape:
+            raise not_computed(f"a mask made for rows of shape {tuple(real.shape)} is passed with queries of {shape}")
+        real = real.to(device)
     positions = given.position_ids
     if positions is not None:
         if positions.dim() != 2 or positions.shape[1] != shape[1] or positions.shape[0] not in (1, shape[0]):

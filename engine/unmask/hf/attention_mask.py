@@ -60,13 +60,13 @@ class BatchMask:
         self.causal, self.window, self.real = causal, window, real
         self.position_ids, self.reads_positions, self.restarts = position_ids, reads_positions, restarts
         self._layout: Layout | None = None
-        self._given: Boundaries | None = None
+        self._shape, self._given = (0, 0), Boundaries()
 
     def layout(self, shape: tuple[int, int], device: torch.device, given: Boundaries) -> Layout:
         """Return where the documents of the batch of this shape (B, L) lie; see `read_layout`."""
-        if self._layout is None or not self._is_of(given, device):
+        if self._layout is None or self._shape != shape or not self._is_of(given, device):
             positions = self.position_ids if given.position_ids is None else given.position_ids
-            self._given = given
+            self._shape, self._given = shape, given
             self._layout = read_layout(
                 shape,
                 device,
@@ -80,7 +80,7 @@ class BatchMask:
 
     def _is_of(self, given: Boundaries, device: torch.device) -> bool:
         """Whether the layout that was read is that of these tensors."""
-        assert self._given is not None and self._layout is not None
+        assert self._layout is not None
         same = all(one is other for one, other in zip(self._given, given, strict=True))
         return same and self._layout.documents.keys.device == device
 

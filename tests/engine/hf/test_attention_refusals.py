@@ -153,6 +153,19 @@ CASES: dict[str, tuple[tuple[Action, Action], str]] = {
     ),
     "more keys": (layer(key=torch.zeros(1, 2, 7, 8)), "Module lets 6 queries see 7 keys"),
     "no mask in a causal model": (layer(is_causal=True), "Module passes no mask, with is_causal=True"),
+    "a mask of other rows": (
+        layer(
+            attention_mask=BatchMask(
+                causal=False,
+                window=None,
+                real=MASK.bool().repeat(2, 1),
+                position_ids=None,
+                reads_positions=False,
+                restarts=False,
+            )
+        ),
+        "a mask made for rows of shape (2, 6) is passed with queries of (1, 6)",
+    ),
     "a window without a mask": (
         layer(sliding_window=3),
         "Module passes no mask, with is_causal=False and sliding_window=3",
