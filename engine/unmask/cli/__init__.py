@@ -26,7 +26,7 @@ COMMANDS = {
     "distill": "teach a small model what a large one knows",
     "predict": "write what a fine-tuned model predicts",
     "config": "print the settings of a run as YAML",
-    "plot": "draw the loss curve of a run",
+    "plot": "draw the loss curves of a run, or compare runs",
     "evaluate": "score a model on held-out text",
     "score": "score predictions of a task against gold labels or answers",
     "fill-mask": "show what a model predicts for [MASK]",

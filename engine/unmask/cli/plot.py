@@ -1,55 +1,91 @@
-"""`unmask plot RUN [-o out.png]`: training and held-out loss of a run, from its log.jsonl and evaluation.jsonl.
+"""`unmask plot RUN [RUN ...] [-o out.png]`: the losses of a run, or of several beside each other.
 
-A logged row covers few tokens, so the training loss is also drawn as a running mean over a fiftieth of the rows. Where
-a run has several objectives, the training loss is their weighted sum, and a thin line is the same mean of each of them.
-A dashed line is the loss of a model that knows only token frequencies (`train.unigram`), if an evaluation has it.
+One run: a logged row covers few tokens, so the training loss is also drawn as a running mean over a fiftieth of the
+rows. Where a run has several objectives, the training loss is their weighted sum, and a thin line is the same mean of
+each of them. A dashed line is the loss of a model that knows only token frequencies (`train.unigram`), if an evaluation
+has it.
+
+Several runs: their held-out losses over steps, over tokens and over training time, with one legend.
 """
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from unmask.cli._arguments import option, read
-from unmask.config import ObjectiveConfig
 from unmask.config.settings import Checked
 from unmask.errors import RunError, UnmaskError
 from unmask.paths import printable
-from unmask.train.logging.log import read_evaluations, read_log
+from unmask.reporting.curves import (
+    Curve,
+    Progress,
+    read_curves,
+    read_objectives,
+    read_progress,
+    read_unigram,
+)
 
-__all__ = ["Curve", "draw", "read_curves", "read_objectives", "read_unigram", "run"]
+__all__ = ["Compared", "compare", "draw", "run"]
 
 _COLORS = ("#2e7d32", "#8e5ea2", "#b8860b", "#008080")
+# colours that people with any colour vision tell apart (Okabe & Ito 2008), and styles for more runs than colours
+_RUNS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_STYLES = ("-", "--", ":", "-.")
+# part of the evaluations after which a curve fits in the picture; the first losses are far above the last ones
+_BEGINNING = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options(Checked):
-    """Draw the training and held-out loss of a run, and the loss of each objective if there are several."""
+    """Draw the training and held-out loss of a run, or compare the held-out losses of several."""
 
-    run: Path = option(MISSING, "Run directory.", positional=True, metavar="RUN")
+    runs: list[Path] = option(list, "Run directories; several are compared.", positional=True, metavar="RUN")
     out: Path | None = option(
-        None, "Image to write (.png, .svg, .pdf). None: loss.png in the run directory.", short="-o", metavar="FILE"
+        None,
+        "Image to write (.png, .svg, .pdf). None: loss.png in the run directory, or comparison.png here.",
+        short="-o",
+        metavar="FILE",
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Curve:
-    """Losses in nats at optimizer steps, one entry per logged row."""
+class Compared:
+    """A run in a comparison.
 
-    steps: list[int]
-    losses: list[float]
+    Attributes:
+        name: in the legend.
+        held_out: losses of its evaluations, at least one.
+        progress: tokens and training time at its steps.
+    """
+
+    name: str
+    held_out: Curve
+    progress: Progress
 
 
 def run(arguments: list[str]) -> None:
-    """Draw the curve and print where it is."""
+    """Draw and print where the picture is, with the last losses."""
     options = read(Options, prog="unmask plot", arguments=arguments)
-    training, held_out = read_curves(options.run)
-    unigram = read_unigram(options.run)
-    out = options.out or options.run / "loss.png"
-    objectives = read_objectives(options.run)
+    if not options.runs:
+        raise UnmaskError("plot: needs the directory of a run, got none; write it as in `unmask plot runs/mine`")
+    if len(options.runs) > 1:
+        _compare_runs(options.runs, options.out or Path("comparison.png"))
+    else:
+        _draw_run(options.runs[0], options.out)
+
+
+def _draw_run(folder: Path, out: Path | None) -> None:
+    training, held_out = read_curves(folder)
+    unigram = read_unigram(folder)
+    out = out or folder / "loss.png"
+    objectives = read_objectives(folder)
     draw(
         training,
         held_out,
-        title=f"{printable(options.run.absolute().name)}: loss",
+        title=f"{printable(folder.absolute().name)}: loss",
         out=out,
         unigram=unigram,
         objectives=objectives,
@@ -61,40 +97,81 @@ def run(arguments: list[str]) -> None:
     print(f"{out}: training loss {training.losses[-1]:.3f}{weighted} at step {training.steps[-1]}{last}{frequencies}")
 
 
-def read_curves(folder: Path) -> tuple[Curve, Curve]:
-    """Return training and held-out losses of the run in `folder`, without steps whose loss was not finite.
+def _compare_runs(folders: Sequence[Path], out: Path) -> None:
+    runs = []
+    for folder, name in zip(folders, _names(folders), strict=True):
+        _, held_out = read_curves(folder)
+        if not held_out.steps:
+            raise RunError(
+                f"plot: {folder} has no evaluation to compare; wait for the first, after train.evaluate_every steps, "
+                "or leave the run out"
+            )
+        runs.append(Compared(name=name, held_out=held_out, progress=read_progress(folder)))
+    compare(runs, out=out)
+    print(f"{out}: held-out losses")
+    width = max(len(run.name) for run in runs)
+    for one in runs:
+        step = one.held_out.steps[-1]
+        [tokens], [seconds] = one.progress.tokens_at([step]), one.progress.seconds_at([step])
+        print(
+            f"  {one.name:{width}}  {one.held_out.losses[-1]:.3f} at step {step:,}, {tokens / 1e6:,.1f} M tokens, "
+            f"{seconds / 60:,.1f} minutes; lowest {min(one.held_out.losses):.3f}"
+        )
 
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return the names of folders, and the whole path where two have one name."""
+    names = Counter(folder.absolute().name for folder in folders)
+    return [
+        printable(folder.absolute().name if names[folder.absolute().name] == 1 else str(folder)) for folder in folders
+    ]
+
+
+def compare(runs: Sequence[Compared], *, out: Path) -> None:
+    """Draw held-out losses over steps, tokens and training time.
+
+    Args:
+        runs: the runs, in the order of the legend.
+        out: image to write.
     Raises:
-        RunError: there is no log, or nothing was logged yet.
+        UnmaskError: matplotlib is not installed, or cannot write this kind of file.
     """
-    if not (folder / "log.jsonl").is_file():
-        lacks = "has no log.jsonl" if folder.exists() else "does not exist"
-        raise RunError(f"{folder} {lacks}; give the directory of a run")
-    training: dict[int, float] = {}
-    held_out: dict[int, float] = {}
-    for row in read_log(folder) + read_evaluations(folder):
-        if row.get("loss") is not None:
-            (held_out if row.get("event") == "evaluate" else training)[row["step"]] = row["loss"]
-    if not training:
-        raise RunError(f"{folder} has no logged step yet; wait for the first, after train.log_every steps")
-    return _curve(training), _curve(held_out)
+    longest = max(run.progress.seconds_at(run.held_out.steps)[-1] for run in runs)
+    unit, seconds = ("hours", 3600.0) if longest > 2 * 3600 else ("minutes", 60.0)
+    with _figure(out, size=(11, 4.2)) as figure:
+        panels = figure.subplots(1, 3, sharey=True)
+        for number, run in enumerate(runs):
+            steps, losses = run.held_out.steps, run.held_out.losses
+            times = [value / seconds for value in run.progress.seconds_at(steps)]
+            tokens = [value / 1e6 for value in run.progress.tokens_at(steps)]
+            for axes, places in zip(panels, (steps, tokens, times), strict=True):
+                axes.plot(
+                    places,
+                    losses,
+                    color=_RUNS[number % len(_RUNS)],
+                    linestyle=_STYLES[number // len(_RUNS) % len(_STYLES)],
+                    linewidth=1.4,
+                    marker="o",
+                    markersize=2.5,
+                    label=f"{run.name} ({losses[-1]:.3f})",
+                )
+        for axes, label in zip(panels, ("optimizer step", "million tokens", f"{unit} of training"), strict=True):
+            axes.set(xlabel=label)
+            axes.grid(alpha=0.25)
+        panels[0].set(ylabel="held-out loss (nats)", ylim=_limits(runs))
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(runs)), frameon=False)
 
 
-def read_unigram(folder: Path) -> float | None:
-    """Return the loss of a model that knows only token frequencies; None if no evaluation was logged with it."""
-    losses = [row["unigram_loss"] for row in read_evaluations(folder) if row.get("unigram_loss") is not None]
-    return losses[-1] if losses else None
-
-
-def read_objectives(folder: Path) -> dict[str, Curve]:
-    """Return the training loss of each objective of the run in `folder`; nothing if it has one objective."""
-    rows = read_log(folder)
-    losses = {
-        field.name: {row["step"]: row[key] for row in rows if row.get(key) is not None}
-        for field in fields(ObjectiveConfig)
-        for key in [f"{field.name}_loss"]
-    }
-    return {name: _curve(found) for name, found in losses.items() if found}
+def _limits(runs: Sequence[Compared]) -> tuple[float, float]:
+    """Return the lowest and the highest loss of the picture, which leaves out the beginning of each run."""
+    later = []
+    for run in runs:
+        first = min(len(run.held_out.losses) - 1, max(1, round(_BEGINNING * len(run.held_out.losses))))
+        later += run.held_out.losses[first:]
+    low, high = min(later), max(later)
+    room = 0.05 * max(high - low, 0.05)
+    return low - room, high + room
 
 
 def draw(
@@ -118,14 +195,7 @@ def draw(
     Raises:
         UnmaskError: matplotlib is not installed, or cannot write this kind of file.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise UnmaskError("plot: needs matplotlib; pip install 'unmask[plots]'") from None
-    # the name of a run may hold a $
-    with rc_context({"text.parse_math": False}):
-        figure = Figure(figsize=(7, 4), layout="constrained")
+    with _figure(out, size=(7, 4)) as figure:
         axes = figure.add_subplot()
         # a line needs two points
         marker = "o" if len(training.steps) == 1 else None
@@ -166,6 +236,24 @@ def draw(
         axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats)")
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)
+
+
+@contextmanager
+def _figure(out: Path, *, size: tuple[float, float]) -> Iterator[Any]:
+    """Give a figure to draw in, and write it.
+
+    Raises:
+        UnmaskError: matplotlib is not installed, or cannot write this kind of file.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise UnmaskError("plot: needs matplotlib; pip install 'unmask[plots]'") from None
+    # the name of a run may hold a $
+    with rc_context({"text.parse_math": False}):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
         try:
             figure.savefig(out, dpi=120)
         except ValueError as error:
@@ -174,11 +262,6 @@ def draw(
             raise UnmaskError(
                 f"plot: {out} cannot be written ({error.strerror or error}); give --out another place"
             ) from None
-
-
-def _curve(losses: dict[int, float]) -> Curve:
-    steps = sorted(losses)
-    return Curve(steps=steps, losses=[losses[step] for step in steps])
 
 
 def _running_mean(values: list[float], rows: int) -> list[float]:

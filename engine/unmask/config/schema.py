@@ -479,7 +479,29 @@ class TrainConfig(Checked):
         gt=0,
         le=10**6,
     )
+    spike_guard: float | None = setting(
+        None,
+        "Go back to the checkpoint before a spike of the loss, and leave out the data of the spike. A row of the log "
+        "is high if its loss is above the median of the 32 rows before by so many times their median absolute "
+        "deviation. None: no guard.",
+        gt=0,
+        hint="6 is a good start",
+    )
+    spike_rows: int = setting(3, "High rows of the log one after the other that make a spike.", ge=1, le=100)
+    spike_limit: int = setting(3, "Spikes that a run goes back from; at the next one it stops.", ge=1)
+    log_gradient_norms: bool = setting(
+        False, "Whether a row of the log has the gradient norms of the embeddings, of each layer and of the heads too."
+    )
     tensorboard: bool = setting(False, "Whether to write TensorBoard events too (extra `tensorboard`).")
+    wandb: bool = setting(
+        False,
+        "Whether to send the log to Weights & Biases too (extra `wandb`); WANDB_MODE=offline keeps it in the run "
+        "directory.",
+    )
+    trackio: bool = setting(False, "Whether to send the log to trackio too (extra `trackio`).")
+    mlflow: bool = setting(
+        False, "Whether to send the log to MLflow too (extra `mlflow`), to the address in MLFLOW_TRACKING_URI."
+    )
     phases: list[PhaseConfig] = setting(
         list,
         "Phases of the run. Empty: one phase at `stream.max_length`. A file has them as `phases: [{share: 0.9, "
@@ -502,6 +524,15 @@ class TrainConfig(Checked):
                 "minutes",
                 f"is {self.minutes:g} but phases has {len(self.phases)} phases, which are shares of the steps; give "
                 "steps or epochs, or phases [] for one phase at stream.max_length",
+            )
+        kept = (self.keep_checkpoints - 1) * self.save_every
+        if self.spike_guard is not None and kept < self.spike_rows * self.log_every:
+            enough = 1 + -(-self.spike_rows * self.log_every // self.save_every)
+            yield (
+                "spike_guard",
+                f"needs a checkpoint from before a spike of spike_rows, {self.spike_rows}, times log_every, "
+                f"{self.log_every}, steps, got keep_checkpoints {self.keep_checkpoints} of save_every "
+                f"{self.save_every}; give keep_checkpoints {enough} or more",
             )
         shares = [phase.share for phase in self.phases]
         if shares and abs(sum(shares) - 1) > 1e-6:

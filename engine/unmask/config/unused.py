@@ -187,6 +187,13 @@ _READ = (
         way="set masking.strategy to 'mac'",
     ),
     _Read(
+        settings=("train.spike_rows", "train.spike_limit"),
+        choice="train.spike_guard",
+        reads=lambda settings: settings["train.spike_guard"] is not None,
+        why="so no spike is looked for",
+        way="give train.spike_guard the factor of the limit",
+    ),
+    _Read(
         settings=("optimizer.power",),
         choice="optimizer.schedule",
         reads=lambda settings: settings["optimizer.schedule"] == "polynomial",

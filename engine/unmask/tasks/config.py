@@ -166,6 +166,15 @@ class FinetuneTrainConfig(Checked):
     log_every: int = setting(20, "Steps between rows of log.jsonl.", ge=1)
     threads: int | None = setting(None, "CPU threads of PyTorch. None: its own choice.", ge=1, le=4096)
     tensorboard: bool = setting(False, "Whether to write TensorBoard events too (extra `tensorboard`).")
+    wandb: bool = setting(
+        False,
+        "Whether to send the log to Weights & Biases too (extra `wandb`); WANDB_MODE=offline keeps it in the run "
+        "directory.",
+    )
+    trackio: bool = setting(False, "Whether to send the log to trackio too (extra `trackio`).")
+    mlflow: bool = setting(
+        False, "Whether to send the log to MLflow too (extra `mlflow`), to the address in MLFLOW_TRACKING_URI."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,7 +42,8 @@ from unmask.tasks.tasks import open_training_file
 from unmask.terminal import messages_through
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.state import Facts, load_facts
-from unmask.train.logging.log import event_writer_class, read_evaluations
+from unmask.train.logging.destinations import require_installed
+from unmask.train.logging.log import destinations_of, read_evaluations
 from unmask.train.logging.progress import Display
 from unmask.train.precision import choose_precision
 from unmask.train.run_folder import locked_run, new_directory, not_written
@@ -64,7 +65,10 @@ _SHORT = 64
 _WIDE = 50
 _RESAMPLES = 1000
 _EMPTY = frozenset({".finetune.yaml.partial", ".lock", "lost+found"})
-_MADE = (FINETUNE, ".finetune.yaml.partial", "log.jsonl", "evaluation.jsonl", "tensorboard", ".lock")
+_MADE = (
+    *(FINETUNE, ".finetune.yaml.partial", "log.jsonl", "evaluation.jsonl", ".lock"),
+    *("tensorboard", "loggers.json", ".loggers.json.partial", "wandb"),
+)
 
 
 def finetune(config: FinetuneConfig | None = None, *, resume: str | Path | None = None) -> Path:
@@ -90,8 +94,7 @@ def finetune(config: FinetuneConfig | None = None, *, resume: str | Path | None 
     else:
         assert config is not None
         _require_given(config)
-        if config.train.tensorboard:
-            event_writer_class()
+        require_installed(destinations_of(config.train))
         config = absolute_settings(config)
         path, made = new_directory(config.run)
         if {entry.name for entry in path.iterdir()} - _EMPTY:

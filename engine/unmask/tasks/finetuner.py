@@ -37,8 +37,8 @@ from unmask.tasks.task import Task
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.state import Facts, load_tensors, save_state, state_bytes, state_of
 from unmask.train.checkpoint.tokenizer_hash import bind
-from unmask.train.logging.log import RunLog, read_evaluations
-from unmask.train.logging.metrics import Meter
+from unmask.train.logging.log import RunLog, destinations_of, read_evaluations
+from unmask.train.logging.metrics import Meter, peak_memory_bytes
 from unmask.train.logging.progress import Display
 from unmask.train.logging.provenance import differences, machine
 from unmask.train.schedule import StepSchedule
@@ -156,7 +156,7 @@ class Finetuner:
             if step > self.done:
                 # of a process that was killed between the best model and its checkpoint
                 self.best.remove(step)
-        log = RunLog(self.folder, done=self.done, tensorboard=train.tensorboard)
+        log = RunLog(self.folder, done=self.done, to=destinations_of(train), settings=asdict(self.config))
         with closing(log), self.display, StopRequest() as stop:
             self.display.begin(self.done, steps=self.steps)
             self.meter.start()
@@ -234,6 +234,7 @@ class Finetuner:
         row["learning_rate"] = self.schedule(self.done - 1)
         row["tokens"] = self.tokens
         row["examples_per_second"] = self.config.train.batch_size / row["seconds_per_step"]
+        row["peak_memory_bytes"] = peak_memory_bytes(self.device)
         if self.model.head.task == "regression":
             row = {name: value for name, value in row.items() if not name.endswith("_accuracy")}
         log.write(row)

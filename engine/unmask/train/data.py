@@ -8,7 +8,8 @@ its own; with one seed, two phases would begin with the same documents and the s
 A stream is a pure function of the store and the configuration, so nothing here has a state that must be saved.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -32,6 +33,7 @@ from unmask.data.stream.loader import Loader
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import ConfigError, CorpusError
 from unmask.train.side_stream import SideStream
+from unmask.train.spikes import LeftOut, merged
 from unmask.train.unigram import Unigram, measure_unigram
 from unmask_kernels import masking
 
@@ -123,6 +125,7 @@ class RunData:
         phases: the phases of the run, in order.
         sizes: micro-batches of each update, of all ranks.
         similar_words: the table of masking `mac`, or None.
+        left_out: micro-batches that the run does not read, see `leave_out`.
         num_steps: optimizer steps of the run; `ENDLESS` if the clock ends it.
         waited_seconds: time that `steps` has kept the trainer waiting so far.
     """
@@ -147,6 +150,7 @@ class RunData:
         self.phases = plan_phases(self.num_steps, train.phases, max_length=config.stream.max_length, seed=config.seed)
         self.sizes = StepSizes.of(train, config.stream)
         self.waited_seconds = 0.0
+        self.left_out: list[LeftOut] = []
         table = config.masking.similar_words
         self.similar_words = None if table is None else SimilarWords.load(table, tokenizer)
         self._streams: dict[int, Stream] = {}
@@ -177,9 +181,9 @@ class RunData:
         return self._held_out[phase.number]
 
     def position(self, step: int) -> Position:
-        """Return where the data stands after `step` updates."""
+        """Return where the data stands after `step` updates; what is left out there is still to come."""
         phase = phase_at(self.phases, step)
-        index = self._index(phase, step)
+        index = self._index(phase, step, jump=False)
         return Position(phase=phase.number, index=index, fingerprint=self.stream(phase).fingerprint)
 
     def steps(
@@ -199,21 +203,64 @@ class RunData:
             if phase.end <= done:
                 continue
             stream = self.stream(phase)
-            start = self._index(phase, max(done, phase.first))
-            if start > 0 and cursor is not None:
-                stream.remember(start - 1, cursor)
-            before = self.waited_seconds
+            first = max(done, phase.first)
+            used = self._index(phase, first, jump=False)
+            if used > 0 and cursor is not None:
+                stream.remember(used - 1, cursor)
             workers = self.config.stream.workers
             place = {"rank": self._rank, "world_size": self._world_size}
-            with closing(Loader(stream, start=start, **place, workers=workers, stop=stop)) as loader:
-                for step in range(max(done, phase.first), phase.end):
-                    batches = list(islice(loader, self.sizes.at(step) // self._world_size))
-                    self.waited_seconds = before + loader.waited_seconds
-                    yield batches
+            while first < phase.end:
+                before, end = self.waited_seconds, self._next_jump(phase, first)
+                start = self._index(phase, first)
+                with closing(Loader(stream, start=start, **place, workers=workers, stop=stop)) as loader:
+                    for step in range(first, end):
+                        batches = list(islice(loader, self.sizes.at(step) // self._world_size))
+                        self.waited_seconds = before + loader.waited_seconds
+                        yield batches
+                first = end
 
-    def _index(self, phase: Phase, step: int) -> int:
-        """Return the number, in the phase, of the first micro-batch of update number `step`."""
+    def leave_out(self, parts: Iterable[LeftOut]) -> None:
+        """Leave out micro-batches from now on: the stream goes on behind them."""
+        self.left_out = merged([*self.left_out, *parts])
+
+    def read_in(self, first: int, end: int) -> list[LeftOut]:
+        """Return the micro-batches of the updates number `first` to `end` - 1, and what is left out between them."""
+        found = []
+        for phase in self.phases:
+            begin, stop = max(first, phase.first), min(end, phase.end)
+            if begin < stop:
+                start = self._index(phase, begin)
+                found.append(LeftOut(phase.number, start, self._index(phase, stop, jump=False) - start))
+        return found
+
+    def _index(self, phase: Phase, step: int, *, jump: bool = True) -> int:
+        """Return the number, in the phase, of the first micro-batch of update number `step`.
+
+        Args:
+            phase: the phase.
+            step: the update.
+            jump: whether to pass over micro-batches that are left out right before it.
+        """
+        index = self._read_before(phase, step)
+        for part in self.left_out:
+            if part.phase == phase.number and (index > part.first or (jump and index == part.first)):
+                index += part.size
+        return index
+
+    def _read_before(self, phase: Phase, step: int) -> int:
+        """Return the number of micro-batches that the updates of a phase before number `step` read."""
         return self.sizes.before(step) - self.sizes.before(phase.first)
+
+    def _next_jump(self, phase: Phase, step: int) -> int:
+        """Return the next update after number `step` before which micro-batches are left out; else the phase's end."""
+        if not any(part.phase == phase.number for part in self.left_out):
+            return phase.end
+
+        def passed(later: int) -> int:
+            return self._index(phase, later) - self._read_before(phase, later)
+
+        later = range(step + 1, phase.end)
+        return step + 1 + bisect_right(later, passed(step), key=passed)
 
     def to_device(self, batch: PackedBatch, phase: Phase, device: torch.device) -> PackedBatch:
         """Move a batch of a phase to the device, and mask it there if `masking.place` is `device`."""
@@ -275,7 +322,7 @@ class RunData:
         if phase.first >= over:
             return replace(masking, rate=masking.rate_end, rate_end=None, rate_steps=None), 1
         begin, end = (masking.rate + (masking.rate_end - masking.rate) * step / over for step in (phase.first, last))
-        return replace(masking, rate=begin, rate_end=end), self._index(phase, last)
+        return replace(masking, rate=begin, rate_end=end), self._read_before(phase, last)
 
     def planned_steps(self, train: TrainConfig) -> int:
         """Return the steps of a run with the budget of `train`; with `train.epochs`, those that read so many epochs."""

@@ -32,13 +32,15 @@ from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.data import RunData
 from unmask.train.device import choose_device
 from unmask.train.initial import InitialCheckpoint
-from unmask.train.logging.log import event_writer_class, read_evaluations
+from unmask.train.logging.destinations import require_installed
+from unmask.train.logging.log import destinations_of, read_evaluations
 from unmask.train.logging.progress import Display
 from unmask.train.logging.provenance import machine
 from unmask.train.parallel import ALONE, Ranks, join_ranks
 from unmask.train.precision import choose_precision
 from unmask.train.run_folder import RunFolder, located, saved_config
 from unmask.train.schedule import StepSchedule
+from unmask.train.spikes import LeftOut, read_spikes
 from unmask.train.store import open_store
 from unmask.train.threads import have_a_core_each, step_shape
 from unmask.train.trainer import Trainer
@@ -128,8 +130,8 @@ def train_run(config: RunConfig | None = None, *, resume: str | Path | None = No
         config = saved_config(Path(resume))
     if not isinstance(config, RunConfig):
         raise TypeError(f"pretrain: config must be a RunConfig, got {described(config)}; {_way_to_config(config)}")
-    if config.train.tensorboard:
-        event_writer_class()
+    if to := destinations_of(config.train):
+        require_installed(to)
     if resume == AUTO and config.run is None:
         raise RunError("run: resume auto needs the name of the run, got none; give it one with --run")
     with join_ranks(config.train.timeout_seconds) as ranks:
@@ -397,6 +399,8 @@ def build_trainer(
         initial.require_vocabulary(tokenizer, store.folder)
         config = replace(config, model=initial.sizes_for(config.model, tokenizer))
     data = RunData(store, tokenizer, config, composed=run / "composed", rank=ranks.rank, world_size=ranks.size)
+    for spike in ranks.first(lambda: read_spikes(run)):
+        data.leave_out(LeftOut(**part) for part in spike["left_out"])
     way = "give data.store in a folder that all nodes share, or the same store on each"
     ranks.require_same("the text", data.position(0).fingerprint if ranks.size > 1 else "", way)
     stream = data.stream(data.phases[0])

@@ -2,6 +2,7 @@
 
 config.yaml     the settings; a resumed run may change a few of them (MAY_CHANGE) and saves the file again
 log.jsonl       a row for each log interval; evaluation.jsonl has a row for each evaluation
+spikes.jsonl    a row for each spike of the loss that the run went back from; see `spikes`
 checkpoints/    see `checkpoint.checkpoints`
 store/          the prepared text, if the run prepared it itself
 composed/       sequences that are expensive to compose, made ahead; see `data.compose.stored`
@@ -75,7 +76,14 @@ MAY_CHANGE = frozenset(
         "train.evaluate_every",
         "train.save_every",
         "train.keep_checkpoints",
+        "train.spike_guard",
+        "train.spike_rows",
+        "train.spike_limit",
+        "train.log_gradient_norms",
         "train.tensorboard",
+        "train.wandb",
+        "train.trackio",
+        "train.mlflow",
         "train.threads",
         "train.timeout_seconds",
         *(f"kernels.{field.name}" for field in fields(KernelsConfig)),
@@ -100,6 +108,7 @@ _PREPARED = "store.partial"
 _EMPTY = frozenset({".config.yaml.partial", ".lock", ".started_in", "lost+found", _PREPARED})
 _MADE = (
     *("config.yaml", ".config.yaml.partial", ".started_in", "log.jsonl", "evaluation.jsonl", "tensorboard"),
+    *("loggers.json", ".loggers.json.partial", "wandb"),
     *("initial.json", ".initial.json.partial", "teacher.json", ".teacher.json.partial"),
     *("store", _PREPARED, "composed", ".log.jsonl.partial", ".evaluation.jsonl.partial", ".lock"),
 )

@@ -31,10 +31,12 @@ import torch
 from torch import Tensor
 
 from unmask.batch import Cursor, PackedBatch
-from unmask.config import RunConfig
+from unmask.config import RunConfig, to_mapping
+from unmask.config.settings import counted
 from unmask.data.stream import Stream
 from unmask.distillation.student import Student
 from unmask.errors import RankLost, RunError, ToldByOther
+from unmask.interop.checkpoint_folder import damage_of
 from unmask.model import PretrainingModel
 from unmask.objectives import Objective
 from unmask.paths import as_typed
@@ -44,6 +46,7 @@ from unmask.train.checkpoint.resume import require_same_data
 from unmask.train.checkpoint.state import (
     Facts,
     export_of,
+    load_facts,
     load_tensors,
     read_tensors,
     save_state,
@@ -58,8 +61,8 @@ from unmask.train.deadline import Deadline
 from unmask.train.evaluate import as_row, score_model
 from unmask.train.gradient_sum import GradientSum
 from unmask.train.graphs import GraphedStep, may_use_graphs
-from unmask.train.logging.log import RunLog, UnwrittenLog
-from unmask.train.logging.metrics import FlopCount, Meter, peak_flops
+from unmask.train.logging.log import RunLog, UnwrittenLog, destinations_of, read_log
+from unmask.train.logging.metrics import FlopCount, GradientNorms, Meter, peak_flops, peak_memory_bytes
 from unmask.train.logging.progress import Display, next_command
 from unmask.train.logging.provenance import differences, machine
 from unmask.train.loss_scale import LossScale
@@ -69,6 +72,7 @@ from unmask.train.run_folder import RunFolder, note_start
 from unmask.train.schedule import StepSchedule, TimedSchedule
 from unmask.train.sharded import ShardedModel, gathered, scatter_state
 from unmask.train.signals import StopRequest
+from unmask.train.spikes import Spike, SpikeGuard, add_spike, read_spikes
 from unmask.train.step import StepReport, TrainingStep
 from unmask.train.threads import CrowdWatch
 from unmask.train.weight_average import WeightAverage
@@ -104,6 +108,8 @@ class Trainer:
         unigram: loss of a model that knows only token frequencies, in nats; None if it is not known.
         rate: learning rate of the last update.
         ended: whether the last step is done.
+        guard: looks for spikes of the loss, on rank 0; None without `train.spike_guard`.
+        told_of_spike: whether a spike was told of from which the run could not go back.
         deadline: the clock that ends the run; None if the number of steps does.
         step: the update, one operation after the other.
         take_step: the same, or what replays it from CUDA graphs.
@@ -133,6 +139,8 @@ class Trainer:
     unigram: float | None = None
     rate: float = 0.0
     ended: bool = False
+    guard: SpikeGuard | None = None
+    told_of_spike: bool = False
     deadline: Deadline | None = field(init=False)
     costs: dict[str, float] = field(default_factory=dict)
     saves: BackgroundSaves = field(default_factory=BackgroundSaves)
@@ -147,6 +155,7 @@ class Trainer:
     loss_scale: LossScale | None = field(init=False)
     meter: Meter = field(init=False)
     flops: FlopCount = field(init=False)
+    gradient_norms: GradientNorms | None = field(init=False)
     crowd: CrowdWatch = field(init=False)
     skipped: Tensor = field(init=False)
     skipped_in_a_row: Tensor = field(init=False)
@@ -189,6 +198,8 @@ class Trainer:
         # operations of a teacher are not counted
         self.meter = Meter(names, peak=None if self.config.distillation.teacher else peak_flops(self.device))
         self.flops = FlopCount(encoder=self.model.config, mask_rate=self.config.masking.rate, objectives=names)
+        norms = self.config.train.log_gradient_norms
+        self.gradient_norms = GradientNorms(self.model, self.optimizer, self.loss_scale) if norms else None
         self.skipped = torch.zeros((), device=self.device)
         self.skipped_in_a_row = torch.zeros((), device=self.device)
 
@@ -202,22 +213,29 @@ class Trainer:
         # This lays out the stream, before there is a log and before the clock starts; a corpus may be too small.
         self.data.position(self.done)
         self._start_clock()
+        with self.display, StopRequest(shared=self.ranks.size > 1) as stop:
+            while (spike := self._run_to_spike(stop)) is not None:
+                self._go_back(spike)
+        return stop.name if stop and not self.ended else None
+
+    def _run_to_spike(self, stop: StopRequest) -> Spike | None:
+        """Train until the run ends or stops, or until there is a spike of the loss to go back from."""
         log = self._open_log()
+        if self.config.train.spike_guard is not None and self.ranks.is_first:
+            self.guard = SpikeGuard(self.config.train.spike_guard, self.config.train.spike_rows, read_log(self.folder))
         with (
             closing(log),
-            self.display,
-            StopRequest(shared=self.ranks.size > 1) as stop,
             closing(self.data.steps(self.done, self.cursor, stop=lambda: stop.heard is not None)) as steps,
             self._saved_at_loss(),
         ):
-            self._loop(log, stop, steps)
-        return stop.name if stop and not self.ended else None
+            return self._loop(log, stop, steps)
 
     def _open_log(self) -> RunLog:
         """Open the log on rank 0; the others know where it stands."""
         log = None
         if self.ranks.is_first:
-            log = RunLog(self.folder, done=self.done, tensorboard=self.config.train.tensorboard)
+            to = destinations_of(self.config.train)
+            log = RunLog(self.folder, done=self.done, to=to, settings=to_mapping(self.config) if to else None)
         evaluated = self.ranks.first(lambda: -1 if log is None else log.evaluated)
         return UnwrittenLog(evaluated) if log is None else log
 
@@ -236,8 +254,8 @@ class Trainer:
             self.saves.wait()
             raise
 
-    def _loop(self, log: RunLog, stop: StopRequest, steps: Iterator[list[PackedBatch]]) -> None:
-        """Train, and log, evaluate and save when it is due."""
+    def _loop(self, log: RunLog, stop: StopRequest, steps: Iterator[list[PackedBatch]]) -> Spike | None:
+        """Train, and log, evaluate and save when it is due. Return a spike of the loss to go back from."""
         train = self.config.train
         if self.done > log.evaluated and (self.done == 0 or self._due(train.evaluate_every)):
             # A new run, or one that stopped or was killed between this step and its evaluation.
@@ -252,7 +270,9 @@ class Trainer:
                 break
             self._train_step(batches, tokens)
             if self._due(train.log_every):
-                self._log(log)
+                row = self._log(log)
+                if train.spike_guard is not None and (spike := self._look_for_spike(row)) is not None:
+                    return spike
             elif self.display.waits:
                 self.display.show(self.meter.glance(waited_seconds=self.data.waited_seconds))
                 self._watch_load(workers=self.config.stream.workers)
@@ -274,6 +294,70 @@ class Trainer:
             self._evaluate(log, stop)
         self.saves.wait()
         self._log_end(stop)
+        return None
+
+    def _look_for_spike(self, row: dict[str, Any]) -> Spike | None:
+        """Return the spike that a row ends, on all ranks alike, if there is a checkpoint from before it."""
+        spike = None if self.guard is None else self.guard.look(row)
+        if spike is not None:
+            # the checkpoint before may be on its way to the disk
+            self.saves.wait()
+        if spike is not None and self._whole_before(spike) is None:
+            if not self.told_of_spike:
+                _log.warning(
+                    f"train.spike_guard: {spike}; there is no checkpoint from before, so the run goes on with it"
+                )
+            self.told_of_spike, spike = True, None
+        found, before, last, limit, has_loss, loss = self.ranks.totals(
+            [0.0] * 6
+            if spike is None
+            else [1.0, spike.before, spike.last, spike.limit, float(spike.loss is not None), spike.loss or 0.0]
+        )
+        if not found:
+            return None
+        return Spike(before=int(before), last=int(last), limit=limit, loss=loss if has_loss else None)
+
+    def _whole_before(self, spike: Spike) -> int | None:
+        """Return the step of the newest whole checkpoint from before a spike; None if there is none."""
+        steps = (step for step in reversed(self.checkpoints.steps()) if step <= spike.before)
+        return next((step for step in steps if damage_of(self.checkpoints.path(step)) is None), None)
+
+    def _go_back(self, spike: Spike) -> None:
+        """Go on from the checkpoint before a spike, without the data of the spike.
+
+        Raises:
+            RunError: the run has gone back as often as it may.
+        """
+        left_out = self.data.read_in(spike.before, spike.last)
+
+        def choose() -> int:
+            limit = self.config.train.spike_limit
+            if len(read_spikes(self.folder)) >= limit:
+                raise RunError(
+                    f"run {self.folder}: {spike}, after {counted(limit, 'spike')} whose data is left out "
+                    f"(train.spike_limit); start a new run with a lower optimizer.learning_rate, or go on with `unmask "
+                    f"pretrain --resume {as_typed(self.folder)} --train.spike_limit {2 * limit}`"
+                )
+            back = self._whole_before(spike)
+            assert back is not None
+            for step in self.checkpoints.steps():
+                if step > back:
+                    self.checkpoints.remove(step)
+            add_spike(self.folder, spike, back_to=back, left_out=left_out)
+            return back
+
+        back = self.ranks.first(choose)
+        self.data.leave_out(left_out)
+        checkpoint = self.checkpoints.path(back)
+        self._load(checkpoint, self.ranks.first(lambda: load_facts(checkpoint / "training")))
+        if isinstance(self.take_step, GraphedStep):
+            # what is recorded updates the moments from before
+            self.take_step = GraphedStep(self.step, required=self.config.train.graph == "require")
+        self.display.begin(self.done, steps=None if self.deadline is not None else self.data.num_steps)
+        self.ended = self._is_over()
+        _log.warning(
+            f"train.spike_guard: {spike}; the run goes back to step {back} and leaves out the data of the spike"
+        )
 
     def _agree(self, stop: StopRequest, tokens: int = 0) -> int:
         """Take over from all ranks what the loop decides by, and return the tokens of all of them."""
@@ -355,22 +439,10 @@ class Trainer:
             now=self.config,
             num_steps=self.data.num_steps,
         )
-        training = checkpoint / "training"
-        if self._is_sharded:
-            state = read_tensors(training, self.model) if self.ranks.is_first else {}
-            scatter_state(state, self.model, self.optimizer, self.ranks)
-        elif self.ranks.is_first:
-            load_tensors(training, self.model, self.optimizer, self._average_model)
-        self.share_state()
-        self.done, self.tokens, self.saved = facts.step, facts.tokens, facts.step
-        self.cursor = None if facts.cursor is None else Cursor(*facts.cursor)
+        self._load(checkpoint, facts)
         if self.deadline is not None and facts.seconds is not None:
             self.deadline.resume(facts.seconds)
             self.saved_at = facts.seconds
-        self.skipped.fill_(facts.skipped)
-        if self.loss_scale is not None and facts.loss_scale is not None:
-            self.loss_scale.restore(facts.loss_scale)
-        self.meter.resume_interval(facts.interval, self.device)
         _log.info(f"resumed from {checkpoint}")
         if (facts.ranks or 1) != self.ranks.size:
             before = facts.ranks or 1
@@ -385,6 +457,23 @@ class Trainer:
             _log.info(
                 f"auto chooses the best backend of this machine for {', '.join(f'kernels.{name}' for name in auto)}"
             )
+
+    def _load(self, checkpoint: Path, facts: Facts) -> None:
+        """Take over the state and the counters of a checkpoint; the clock goes on."""
+        training = checkpoint / "training"
+        if self._is_sharded:
+            state = read_tensors(training, self.model) if self.ranks.is_first else {}
+            scatter_state(state, self.model, self.optimizer, self.ranks)
+        elif self.ranks.is_first:
+            load_tensors(training, self.model, self.optimizer, self._average_model)
+        self.share_state()
+        self.done, self.tokens, self.saved = facts.step, facts.tokens, facts.step
+        self.cursor = None if facts.cursor is None else Cursor(*facts.cursor)
+        self.skipped.fill_(facts.skipped)
+        self.skipped_in_a_row.zero_()
+        if self.loss_scale is not None and facts.loss_scale is not None:
+            self.loss_scale.restore(facts.loss_scale)
+        self.meter.resume_interval(facts.interval, self.device)
 
     def share_state(self) -> None:
         """Give the weights and the optimizer's state of rank 0 to all ranks. A model in shards has them already."""
@@ -405,8 +494,8 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return self.ended or (self.done > 0 and self.done % every == 0)
 
-    def _log(self, log: RunLog) -> None:
-        """Write and show the row of the last interval.
+    def _log(self, log: RunLog) -> dict[str, Any]:
+        """Write, show and return the row of the last interval.
 
         Raises:
             RunError: the run has diverged.
@@ -414,6 +503,10 @@ class Trainer:
         row: dict[str, Any] = {"step": self.done, **self.meter.read(waited_seconds=self.data.waited_seconds)}
         row["learning_rate"] = self.rate
         row["tokens"] = self.tokens
+        row["packing_efficiency"] = self._packing_efficiency(*log.logged)
+        row["peak_memory_bytes"] = peak_memory_bytes(self.device)
+        if self.gradient_norms is not None:
+            row |= self.gradient_norms.read()
         log.write(row)
         self.display.show(row)
         self._watch_load(workers=self.config.stream.workers)
@@ -424,6 +517,12 @@ class Trainer:
                 f"run {self.folder}: the gradient was not finite in each of the last {skipped} steps and no update was "
                 "made in them; start a new run with a lower optimizer.learning_rate or a longer warm-up"
             )
+        return row
+
+    def _packing_efficiency(self, step: int, tokens: int) -> float:
+        """Return the share of real tokens in the capacity of the steps since `step`, where there were `tokens`."""
+        micro_batches = self.data.sizes.before(self.done) - self.data.sizes.before(step)
+        return (self.tokens - tokens) / (micro_batches * self.config.stream.micro_batch_tokens)
 
     def _evaluate(self, log: RunLog, stop: StopRequest) -> None:
         """Score the model on held-out text. If a stop is asked for meanwhile, the resumed run evaluates."""

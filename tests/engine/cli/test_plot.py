@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from unmask.cli import main
-from unmask.cli.plot import Curve, draw, read_curves
+from unmask.cli.plot import draw
 from unmask.errors import RunError, UnmaskError
+from unmask.reporting.curves import Curve, read_curves
 
 
 def write_log(folder: Path, rows: list[dict[str, object]], tail: str = "") -> None:
@@ -178,3 +179,76 @@ def test_a_single_row_is_a_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     draw(Curve(steps=[50], losses=[6.0]), Curve(steps=[], losses=[]), title="", out=tmp_path / "a.png")
     draw(Curve(steps=[1, 2], losses=[6.0, 5.0]), Curve(steps=[], losses=[]), title="", out=tmp_path / "b.png")
     assert markers == ["o", None]
+
+
+def write_run(folder: Path, losses: list[float], *, tokens: int = 100, seconds: float = 0.5) -> Path:
+    """A run with an evaluation at every tenth step."""
+    folder.mkdir(parents=True)
+    steps = range(10, 10 * len(losses) + 1, 10)
+    write_log(
+        folder, [{"step": step, "loss": 5.0, "tokens": step * tokens, "seconds_per_step": seconds} for step in steps]
+    )
+    rows = [{"step": step, "event": "evaluate", "loss": loss} for step, loss in zip(steps, losses, strict=True)]
+    (folder / "evaluation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_several_runs_are_compared_over_steps_tokens_and_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = pytest.importorskip("matplotlib.axes")
+    drawn: list[tuple[str, list[float]]] = []
+    original = axes.Axes.plot
+
+    def plot(self: object, *points: list[Any], **options: Any) -> object:
+        drawn.append((options["label"], list(points[0])))
+        return original(self, *points, **options)
+
+    monkeypatch.setattr(axes.Axes, "plot", plot)
+    monkeypatch.chdir(tmp_path)
+    one = write_run(tmp_path / "a" / "one", [4.0, 3.0])
+    other = write_run(tmp_path / "b" / "$other_<x>", [4.5, 2.5, 2.75], tokens=2_000_000, seconds=60.0)
+    assert main(["plot", str(one), str(other)]) == 0
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert drawn == [
+        ("one (3.000)", [10, 20]),
+        ("one (3.000)", [0.001, 0.002]),
+        ("one (3.000)", [5 / 60, 10 / 60]),
+        ("$other_<x> (2.750)", [10, 20, 30]),
+        ("$other_<x> (2.750)", [20.0, 40.0, 60.0]),
+        ("$other_<x> (2.750)", [10.0, 20.0, 30.0]),
+    ]
+    assert capsys.readouterr().out.splitlines() == [
+        "comparison.png: held-out losses",
+        "  one         3.000 at step 20, 0.0 M tokens, 0.2 minutes; lowest 3.000",
+        "  $other_<x>  2.750 at step 30, 60.0 M tokens, 30.0 minutes; lowest 2.500",
+    ]
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    runs = [str(write_run(tmp_path / place / "run", [4.0, 3.0])) for place in ("a", "b")]
+    assert main(["plot", *runs, "-o", str(tmp_path / "x.svg")]) == 0
+    told = capsys.readouterr().out
+    assert all(f"  {run}  3.000" in told for run in runs)
+
+
+def test_a_run_without_an_evaluation_is_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    runs = [str(write_run(tmp_path / name, [4.0, 3.0])) for name in ("a", "b", "c")]
+    (tmp_path / "b" / "evaluation.jsonl").unlink()
+    assert main(["plot", *runs]) == 2
+    told = capsys.readouterr().err
+    assert "b has no evaluation to compare; wait for the first, after train.evaluate_every steps, or leave" in told
+    assert main(["plot", runs[0], runs[2]]) == 0
+
+
+def test_a_plot_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    assert main(["plot"]) == 2
+    told = capsys.readouterr().err
+    assert "plot: needs the directory of a run, got none; write it as in `unmask plot runs/mine`" in told
+    assert main(["plot", str(write_run(tmp_path / "mine", [4.0]))]) == 0

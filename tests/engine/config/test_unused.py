@@ -40,6 +40,8 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"masking.place": "device"}, CAUSAL, {}),
     ({"masking.static_masks": 4}, CAUSAL, {}),
     ({"masking.similar_words": "a.tsv"}, CAUSAL, {"masking.strategy": "mac"}),
+    ({"train.spike_rows": 2}, {"train.spike_guard": None}, {"train.spike_guard": 6.0}),
+    ({"train.spike_limit": 1}, {"train.spike_guard": None}, {"train.spike_guard": 6.0}),
     ({"optimizer.power": 3.0}, {"optimizer.schedule": "cosine"}, {"optimizer.schedule": "polynomial"}),
     ({"optimizer.decay_share": 0.1}, {"optimizer.schedule": "linear"}, {"optimizer.schedule": "wsd"}),
     ({"kernels.masking": "torch"}, {"masking.place": "host"}, {"masking.place": "device"}),

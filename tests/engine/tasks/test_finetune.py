@@ -19,7 +19,7 @@ from unmask.interop.find_model import find_model
 from unmask.tasks.finetuner import Finetuner
 from unmask.train.logging.log import read_evaluations, read_log
 
-TIMES = ("tokens_per_second", "data_wait", "seconds_per_step", "examples_per_second")
+TIMES = ("tokens_per_second", "data_wait", "seconds_per_step", "examples_per_second", "peak_memory_bytes")
 
 
 def finetune(settings: dict[str, Any], task: str = "classification", **changes: Any) -> Path:

@@ -26,7 +26,8 @@ from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.tokenizer_hash import bind, require_bound
 from unmask.train.data import RunData, plan_phases
 from unmask.train.initial import InitialCheckpoint
-from unmask.train.logging.log import event_writer_class
+from unmask.train.logging.destinations import DESTINATIONS, require_installed
+from unmask.train.logging.log import destinations_of
 from unmask.train.logging.metrics import Meter
 from unmask.train.logging.progress import Display
 from unmask.train.precision import choose_precision
@@ -347,17 +348,17 @@ def test_a_phase_of_less_than_a_step_grows_or_goes() -> None:
     )
 
 
-def test_tensorboard_is_installed_or_left_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tensorboard")
+@pytest.mark.parametrize("name", DESTINATIONS)
+def test_the_package_of_a_destination_is_installed_or_left_off(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setitem(sys.modules, "torch.utils.tensorboard", None)
-        told = advice.refusal(event_writer_class)
+        patched.setitem(sys.modules, DESTINATIONS[name][0], None)
+        told = advice.refusal(lambda: require_installed([name]))
     assert told == (
-        "config: train.tensorboard needs the package tensorboard, which is not installed; `pip install "
-        "'unmask[tensorboard]'`, or leave it off: log.jsonl holds the same numbers"
+        f"config: train.{name} needs the package {name}, which is not installed; `pip install 'unmask[{name}]'`, or "
+        "leave it off: log.jsonl holds the same numbers"
     )
-    assert event_writer_class().__name__ == "SummaryWriter"
-    assert load_config(None).train.tensorboard is False
+    assert destinations_of(load_config(None, {f"train.{name}": True}).train) == [name]
+    require_installed(destinations_of(load_config(None).train))
 
 
 def test_a_dtype_is_one_of_three_and_a_reading_needs_a_step() -> None:

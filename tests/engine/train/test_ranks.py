@@ -104,3 +104,20 @@ def test_ranks_share_steps_that_grow_the_average_and_a_trapezoid_that_grows(tiny
     averages = (tiny.parameters(tmp_path / str(size)) for size in (1, 2))
     for (name, value), other in zip(next(averages).items(), next(averages).values(), strict=True):
         assert torch.allclose(value, other, rtol=1e-4, atol=1e-5), name
+
+
+def test_ranks_go_back_from_a_spike_alike(tiny: ModuleType, tmp_path: Path) -> None:
+    # of a step whose gradient is not finite on one rank the row has no loss
+    guard = {"spike_guard": 6.0, "spike_rows": 1, "log_every": 1, "phases": []}
+    run = tmp_path / "run"
+    run_ranks(config_file(tiny, run, steps=12, **guard), tmp_path / "said", world_size=2)
+    more = ["--resume", str(run), "--train.steps", "16"]
+    ended = run_ranks(more, tmp_path / "again", world_size=2, at={(1, 99): "nan"})
+    assert [one.status for one in ended] == [0, 0], ended
+    assert ended[0].said.count("the run goes back to step 12 and leaves out the data of the spike") == 1
+    [spike] = rows_of(tmp_path / "run", "spikes.jsonl")
+    assert (spike["first_step"], spike["step"], spike["loss"]) == (13, 13, None)
+    assert spike["left_out"] == [{"phase": 0, "first": 48, "size": 4}]
+    rows = rows_of(tmp_path / "run")
+    assert [row["step"] for row in rows] == list(range(1, 17))
+    assert not any(row["skipped"] for row in rows)

@@ -39,7 +39,7 @@ from unmask_kernels.tuned import in_effect
 
 WORDS = "the cat sat on a mat dog ran fast tree house river blue green seven under".split()  # noqa: SIM905
 Behaviour = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
-TIMES = ("tokens_per_second", "data_wait", "seconds_per_step")
+TIMES = ("tokens_per_second", "data_wait", "seconds_per_step", "peak_memory_bytes")
 
 # of every setting, a value that its default and no context has
 OTHER: dict[str, Any] = {
@@ -149,7 +149,14 @@ OTHER: dict[str, Any] = {
     "train.keep_checkpoints": 1,
     "train.threads": 2,
     "train.timeout_seconds": 5.0,
+    "train.spike_guard": 6.0,
+    "train.spike_rows": 2,
+    "train.spike_limit": 1,
+    "train.log_gradient_norms": True,
     "train.tensorboard": True,
+    "train.wandb": True,
+    "train.trackio": True,
+    "train.mlflow": True,
     "train.phases": [{"share": 1.0, "max_length": 20}],
     "kernels.attention": "reference",
     "kernels.mlm_loss": "reference",
@@ -308,6 +315,10 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def save(self: Checkpoints, step: int, write: Any, *, bytes_needed: int, beside: int | None) -> None:
         seen.append(f"save {step} {self.keep}")
 
+    def guard(factor: float, rows: int, logged: Any) -> MagicMock:
+        seen.append(f"guard {factor} {rows}")
+        return MagicMock(look=lambda row: None)
+
     def text(inputs: Any, out: Path, *, progress: Any, **settings: Any) -> Store:
         seen.append(f"prepare {inputs} {settings}")
         return Store.open(folder / "STORE")
@@ -335,8 +346,9 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "unmask.train.verification.prepare_kernels",
         lambda config, *rest: seen.append(f"verify {config.kernels.verify}"),
     )
-    monkeypatch.setattr("unmask.train.pretrain.event_writer_class", lambda: seen.append("events"))
-    monkeypatch.setattr("unmask.train.logging.log.event_writer_class", MagicMock)
+    monkeypatch.setattr("unmask.train.pretrain.require_installed", lambda names: seen.append(f"to {names}"))
+    monkeypatch.setattr("unmask.train.logging.log.senders", lambda *_, **__: [])
+    monkeypatch.setattr("unmask.train.trainer.SpikeGuard", guard)
     return seen
 
 

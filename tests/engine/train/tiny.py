@@ -112,7 +112,7 @@ def parameters(run: Path) -> dict[str, torch.Tensor]:
     return load_file(max((run / "checkpoints").glob("step-*[0-9]")) / "model.safetensors")
 
 
-TIMES = ("tokens_per_second", "data_wait", "seconds_per_step")
+TIMES = ("tokens_per_second", "data_wait", "seconds_per_step", "peak_memory_bytes")
 
 
 def assert_same_end(run: Path, unbroken: Path) -> None:

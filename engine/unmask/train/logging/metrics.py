@@ -18,6 +18,8 @@ cores in the vendors' data sheets.
 
 import math
 import re
+import resource
+import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -26,16 +28,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmask.batch import PackedBatch
 from unmask.errors import CheckpointError
 from unmask.model import EncoderConfig
 from unmask.objectives import STATE_OBJECTIVES, TOKEN_OBJECTIVES
+from unmask.train.loss_scale import LossScale
+from unmask.train.sharded import whole
 from unmask.train.step import StepReport
 from unmask_kernels.attention.cost import pairs
 
-__all__ = ["FlopCount", "Meter", "peak_flops", "perplexity"]
+__all__ = ["FlopCount", "GradientNorms", "Meter", "peak_flops", "peak_memory_bytes", "perplexity"]
 
 # Dense bf16 with fp32 accumulation, TFLOP/s. The first name that occurs, as whole words, in the device's name counts.
 PEAK_TFLOPS = {
@@ -244,3 +248,53 @@ def peak_flops(device: torch.device | str) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((tflops * 1e12 for known, tflops in PEAK_TFLOPS.items() if re.search(rf"\b{known}\b", name)), None)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory of this process so far: on a GPU what PyTorch allocated there, else what lay in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes, other systems KiB
+    return most if sys.platform == "darwin" else most << 10
+
+
+class GradientNorms:
+    """The norms of the gradient by part of the model, before clipping, of the last step.
+
+    A hook computes them before each update, into tensors that stay in their place, and nothing waits for them.
+
+    Args:
+        model: the model that is trained. Its parts are the embeddings, each layer, and the heads.
+        optimizer: its optimizer.
+        loss_scale: what the gradients are multiplied by; None if they are not.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss_scale: LossScale | None = None) -> None:
+        self._loss_scale = loss_scale
+        self._parts: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            self._parts.setdefault(_part(name), []).append(parameter)
+        self._norms = torch.zeros(len(self._parts), device=next(model.parameters()).device)
+        optimizer.register_step_pre_hook(self._measure)
+
+    def read(self) -> dict[str, float]:
+        """Return the norm of each part, by the name of its key in a row of the log."""
+        return dict(zip((f"gradient_norm_{part}" for part in self._parts), self._norms.tolist(), strict=True))
+
+    def _measure(self, *_: object) -> None:
+        norms = []
+        for parameters in self._parts.values():
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            # of a model in shards, each rank has the norm of its own part
+            norms.append(whole(torch.nn.utils.get_total_norm(gradients)) if gradients else self._norms.new_zeros(()))
+        found = torch.stack(norms)
+        self._norms.copy_(found if self._loss_scale is None else found / self._loss_scale.scale)
+
+
+def _part(name: str) -> str:
+    """Return the part of the model that a parameter belongs to: `embeddings`, `layer_3` or `heads`."""
+    found = re.match(r"encoder\.(embeddings|layers\.(\d+))\.", name)
+    if found is None:
+        return "heads"
+    return found[1] if found[2] is None else f"layer_{found[2]}"

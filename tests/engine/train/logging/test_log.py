@@ -1,12 +1,10 @@
-import builtins
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from unmask.errors import ConfigError, RunError
+from unmask.errors import RunError
 from unmask.paths import replace_text
 from unmask.train.logging.log import RunLog, read_evaluations, read_log
 
@@ -95,26 +93,11 @@ def test_a_number_that_is_not_finite_becomes_null(tmp_path: Path) -> None:
     assert row == {"step": 1, "loss": None, "gradient_norm": None}
 
 
-def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    log = RunLog(tmp_path, tensorboard=True)
-    log.write({"step": 3, "loss": 2.5})
-    log.write_evaluation({"step": 3, "loss": 2.0})
+def test_the_log_knows_its_last_row_also_when_it_is_opened_again(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    assert (log.logged, log.evaluated) == ((0, 0), -1)
+    log.write({"step": 10, "tokens": 900})
+    log.write({"step": 20, "tokens": 1900})
+    assert log.logged == (20, 1900)
     log.close()
-    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(3, 2.5)]
-    assert [(e.step, e.value) for e in events.Scalars("evaluate/loss")] == [(3, 2.0)]
-
-
-def test_missing_tensorboard_is_a_setting_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "torch.utils.tensorboard":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match=r"pip install 'unmask\[tensorboard\]'"):
-        RunLog(tmp_path, tensorboard=True)
+    assert RunLog(tmp_path, done=15).logged == (10, 900)
