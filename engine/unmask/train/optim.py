@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unmask.config import OptimizerConfig
 from unmask_kernels.optimizer import LAMB, AdamW
 
-__all__ = ["LAYERS", "MuonAndAdamW", "build_optimizer", "parameter_groups", "set_learning_rate"]
+__all__ = ["LAYERS", "MuonAndAdamW", "build_optimizer", "copies_for", "parameter_groups", "set_learning_rate"]
 
 LAYERS = "encoder.layers."
 """How the names of parameters begin whose matrices Muon updates."""
@@ -34,13 +34,16 @@ def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
     return groups
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, *, copies: torch.dtype | None = None
+) -> torch.optim.Optimizer:
     """Return the optimizer of a run. It reads `grad_scale` and `found_inf`, as `torch.amp.GradScaler` sets them.
 
     Args:
         model: parameters in fp32, all on one device.
         config: its learning rate is the first one; `set_learning_rate` changes it. Weight decay is multiplied by the
             learning rate.
+        copies: dtype of copies of the weights, see `copies_for`; None for none.
     """
     by_name = dict(model.named_parameters())
     names = parameter_groups(model)
@@ -58,11 +61,21 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         "betas": (config.beta1, config.beta2),
         "eps": config.eps,
         "bias_correction": config.bias_correction,
+        # most weights of layers are Muon's, which writes no copies
+        "weight_copies": None if config.name == "muon" else copies,
     }
     if config.name == "lamb":
         return LAMB(groups, **settings)
     adamw = AdamW(groups, clip_update=config.name == "stable_adamw", **settings)
     return adamw if config.name != "muon" else MuonAndAdamW([by_name[name] for name in matrices], adamw, config)
+
+
+def copies_for(compute_dtype: torch.dtype, device: torch.device, *, compiles: bool) -> torch.dtype | None:
+    """Return the dtype of the copies of the weights that the update writes, so that no layer casts; None for none.
+
+    On a GPU in 16 bits the products read the copies (`unmask_kernels.narrow`). A compiler casts by itself.
+    """
+    return compute_dtype if compute_dtype.itemsize == 2 and device.type == "cuda" and not compiles else None
 
 
 class MuonAndAdamW(torch.optim.Optimizer):

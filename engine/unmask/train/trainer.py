@@ -66,7 +66,7 @@ from unmask.train.logging.metrics import FlopCount, GradientNorms, Meter, peak_f
 from unmask.train.logging.progress import Display, next_command
 from unmask.train.logging.provenance import differences, machine
 from unmask.train.loss_scale import LossScale
-from unmask.train.optim import build_optimizer, set_learning_rate
+from unmask.train.optim import build_optimizer, copies_for, set_learning_rate
 from unmask.train.parallel import ALONE, Ranks
 from unmask.train.run_folder import RunFolder, note_start
 from unmask.train.schedule import StepSchedule, TimedSchedule
@@ -177,7 +177,8 @@ class Trainer:
             self.shared = ShardedModel(self.model, self.ranks)
         else:
             self.shared = GradientSum(self.model, self.ranks)
-        self.optimizer = build_optimizer(self.model, optimizer)
+        copies = copies_for(self.model.encoder.compute_dtype, self.device, compiles=train.compile)
+        self.optimizer = build_optimizer(self.model, optimizer, copies=copies)
         self.average = None if optimizer.ema_decay is None else WeightAverage(self.model, optimizer.ema_decay)
         self.loss_scale = LossScale(self.device) if self.model.encoder.compute_dtype == torch.float16 else None
         self.step = TrainingStep(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .base import FamilyOptimizer
@@ -34,6 +35,9 @@ class AdamW(FamilyOptimizer):
             an update whose norm is not finite is skipped, and `norm` has the norm. None computes no norm.
         master_weights: whether bf16 and fp16 parameters have fp32 master weights and moments, of which the parameters
             are rounded copies. Without, all is computed in 16 bits as in PyTorch, and small updates are lost.
+        weight_copies: bf16 or fp16: fp32 parameters are kept in it too, written by the update, and the products of
+            linear layers read them instead of casting. For training that runs them through `unmask_kernels.product`, as
+            the encoder of unmask does on a GPU. 2 bytes a parameter. None keeps none.
         maximize, differentiable: not available.
         foreach, capturable, fused: taken for calls that were written for PyTorch's; updates are always fused and
             capturable, where the backend is.
@@ -58,6 +62,7 @@ class AdamW(FamilyOptimizer):
         clip_update: bool = False,
         max_norm: float | None = None,
         master_weights: bool = True,
+        weight_copies: torch.dtype | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         capturable: bool = False,
@@ -87,7 +92,14 @@ class AdamW(FamilyOptimizer):
             "fused": True,
             "decoupled_weight_decay": True,
         }
-        super().__init__(params, defaults, max_norm=max_norm, master_weights=master_weights, backend=backend)
+        super().__init__(
+            params,
+            defaults,
+            max_norm=max_norm,
+            master_weights=master_weights,
+            weight_copies=weight_copies,
+            backend=backend,
+        )
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 import torch
 from torch import Tensor
 
+from ..narrow import Copy, keep
 from .arguments import Algorithm, Arguments
 from .op import run
 from .shards import Shards, is_sharded, local
@@ -42,7 +43,8 @@ class _Batch(NamedTuple):
         moments: first moments, as the states have them.
         params: what is updated: the parameters, or their master weights.
         exp_avg, exp_avg_sq, steps: from the states; of shards, what lies here.
-        copies: the parameters if there are master weights, else none.
+        copies: the parameters if there are master weights, or the tensors of `kept`, else none.
+        kept: what is kept in 16 bits beside the parameters, or none.
     """
 
     grad_dtype: torch.dtype
@@ -57,6 +59,7 @@ class _Batch(NamedTuple):
     exp_avg_sq: list[Tensor]
     steps: list[Tensor]
     copies: list[Tensor]
+    kept: list[Copy]
 
 
 class FamilyOptimizer(torch.optim.Optimizer):
@@ -80,6 +83,7 @@ class FamilyOptimizer(torch.optim.Optimizer):
         *,
         max_norm: float | None,
         master_weights: bool,
+        weight_copies: torch.dtype | None,
         backend: str | None,
     ) -> None:
         name = type(self).__name__
@@ -87,7 +91,13 @@ class FamilyOptimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"{name}: max_norm must be above 0, got {max_norm}; inf never clips, None computes no norm"
             )
+        if weight_copies not in (None, *_NARROW):
+            raise ValueError(
+                f"{name}: weight_copies must be torch.bfloat16, torch.float16 or None, got {weight_copies}; None keeps "
+                "no copies"
+            )
         self.max_norm, self.master_weights, self.backend = max_norm, master_weights, backend
+        self.weight_copies = weight_copies
         self.norm: Tensor | None = None
         self._rates: dict[tuple[int, torch.device], tuple[float, Tensor]] = {}
         self._written: dict[Tensor, int] = {}
@@ -155,13 +165,14 @@ class FamilyOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy, or a pickle, consists of."""
-        settings = {name: getattr(self, name) for name in ("max_norm", "master_weights", "backend")}
+        names = ("max_norm", "master_weights", "weight_copies", "backend")
+        settings = {name: getattr(self, name) for name in names}
         return {**super().__getstate__(), **settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a copy or a state dict; what an older one lacks gets its default."""
         self.norm, self._batches, self._rates, self._written, self._idle, self._known = None, None, {}, {}, [], []
-        super().__setstate__(state)
+        super().__setstate__({"weight_copies": getattr(self, "weight_copies", None), **state})
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
@@ -212,6 +223,10 @@ class FamilyOptimizer(torch.optim.Optimizer):
     def _has_master(self, param: Tensor) -> bool:
         return self.master_weights and param.dtype in _NARROW
 
+    def _may_keep(self, param: Tensor) -> bool:
+        """Whether a parameter can be kept in 16 bits too."""
+        return param.dtype == torch.float32 and not is_sharded(param) and not torch.compiler.is_compiling()
+
     def _shared(self, group: dict[str, Any]) -> dict[str, Any]:
         """Settings of a group that all parameters of a call must share, by their names in the record."""
         (beta1, beta2), eps = group["betas"], group["eps"]
@@ -243,9 +258,12 @@ class FamilyOptimizer(torch.optim.Optimizer):
                 norm=norm, max_norm=max_norm, grad_scale=_on(scale, device), found_inf=_on(found, device)
             )
             run(call, self.backend, shards)
-        if not torch.compiler.is_compiling():
-            for call, _ in calls:
-                self._written.update((copy, copy._version) for copy in call.copies)
+        for batch in self._batches or ():
+            if batch.kept:
+                for owner, kept in zip(batch.owners, batch.kept, strict=True):
+                    kept.version = owner._version
+            else:
+                self._written.update((copy, copy._version) for copy in batch.copies)
 
     def _calls(self) -> list[tuple[Arguments, Shards | None]]:
         """A record for each device, dtype and set of shared settings, of the parameters that have a gradient.
@@ -313,7 +331,7 @@ class FamilyOptimizer(torch.optim.Optimizer):
                 if state.get(owner) is not held or held["exp_avg"] is not first:
                     return None
                 grads.append(grad)
-            for copy, held in zip(batch.copies, batch.states, strict=False):
+            for copy, held in zip(() if batch.kept else batch.copies, batch.states, strict=False):
                 if self._written.get(copy) != copy._version:
                     self._master(copy, held)
             found.append(grads)
@@ -342,13 +360,15 @@ class FamilyOptimizer(torch.optim.Optimizer):
                     state["step"] = torch.zeros((), device=param.device)
                     for name in ("exp_avg", "exp_avg_sq"):
                         state[name] = torch.zeros_like(param, dtype=self._state_dtype(param))
-                weight, copied = param, None
+                weight, copied, kept = param, None, None
                 if self._has_master(param):
                     weight, copied = self._master(param, state), param.dtype
+                elif self.weight_copies is not None and self._may_keep(param):
+                    kept, copied = keep(param, self.weight_copies), self.weight_copies
                 cut = (cast(Any, param).device_mesh, cast(Any, param).placements) if is_sharded(param) else None
                 key = (param.device, weight.dtype, grad.dtype, copied, cut, *shared.values())
                 if key not in batches:
-                    batches[key] = _Batch(grad.dtype, shared, {}, cut is not None, [], [], [], [], [], [], [], [])
+                    batches[key] = _Batch(grad.dtype, shared, {}, cut is not None, [], [], [], [], [], [], [], [], [])
                 batch = batches[key]
                 batch.counts[place] = batch.counts.get(place, 0) + 1
                 batch.owners.append(param)
@@ -359,7 +379,9 @@ class FamilyOptimizer(torch.optim.Optimizer):
                 batch.exp_avg_sq.append(local(state["exp_avg_sq"]))
                 batch.steps.append(state["step"])
                 if copied is not None:
-                    batch.copies.append(param)
+                    batch.copies.append(param if kept is None else kept.tensor)
+                if kept is not None:
+                    batch.kept.append(kept)
         return list(batches.values())
 
     def _master(self, param: Tensor, state: dict[str, Any]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .base import FamilyOptimizer
@@ -26,7 +27,7 @@ class LAMB(FamilyOptimizer):
         bias_correction: whether moments are corrected for their start at zero.
         always_adapt: whether groups without weight decay have a trust ratio too. In a BERT these are biases and norms,
             which by default move as far as AdamW moves them.
-        max_norm, master_weights, backend: as for `AdamW`. The paper clips at 1.
+        max_norm, master_weights, weight_copies, backend: as for `AdamW`. The paper clips at 1.
     Raises:
         TypeError, ValueError: a setting is out of range, or a parameter is not a real number.
         BackendUnavailable: in `step`: the backend asked for cannot run this update.
@@ -46,6 +47,7 @@ class LAMB(FamilyOptimizer):
         always_adapt: bool = False,
         max_norm: float | None = None,
         master_weights: bool = True,
+        weight_copies: torch.dtype | None = None,
         backend: str | None = None,
     ) -> None:
         defaults = {
@@ -56,7 +58,14 @@ class LAMB(FamilyOptimizer):
             "bias_correction": bias_correction,
             "always_adapt": always_adapt,
         }
-        super().__init__(params, defaults, max_norm=max_norm, master_weights=master_weights, backend=backend)
+        super().__init__(
+            params,
+            defaults,
+            max_norm=max_norm,
+            master_weights=master_weights,
+            weight_copies=weight_copies,
+            backend=backend,
+        )
 
     def _trusts(self, group: dict[str, Any]) -> bool:
         return bool(group["always_adapt"] or group["weight_decay"])

@@ -15,9 +15,10 @@ from unmask.config import OptimizerConfig, load_config
 from unmask.errors import ConfigError, SettingError, SettingTypeError
 from unmask.model import EncoderConfig, PretrainingModel
 from unmask.objectives import build_objectives
-from unmask.train.optim import MuonAndAdamW, build_optimizer, parameter_groups, set_learning_rate
+from unmask.train.optim import MuonAndAdamW, build_optimizer, copies_for, parameter_groups, set_learning_rate
 from unmask.train.run_folder import saved_config
 from unmask.train.step import TrainingStep
+from unmask_kernels import narrow, product
 from unmask_kernels.optimizer import LAMB, AdamW
 
 CONFIG = EncoderConfig(vocab_size=30, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=16, max_positions=16)
@@ -152,12 +153,14 @@ def test_a_run_of_another_optimizer_learns_and_goes_on_to_the_same_bits(
     tiny.assert_same_end(run, whole)
 
 
-def trained(config: OptimizerConfig, steps: int = 200) -> tuple[PretrainingModel, list[list[Tensor]]]:
+def trained(
+    config: OptimizerConfig, steps: int = 200, dtype: torch.dtype = torch.float32, copies: torch.dtype | None = None
+) -> tuple[PretrainingModel, list[list[Tensor]]]:
     """A model of two layers after steps on one batch, and the gradients of each step."""
     sizes = EncoderConfig(
         vocab_size=30, hidden_size=8, num_layers=2, num_heads=2, intermediate_size=16, max_positions=16
     )
-    made = PretrainingModel(sizes, seed=3).train()
+    made = PretrainingModel(sizes, seed=3, compute_dtype=dtype).train()
     ids = torch.arange(24).remainder(25) + 5
     batch = assemble(
         ids.numpy(),
@@ -173,7 +176,7 @@ def trained(config: OptimizerConfig, steps: int = 200) -> tuple[PretrainingModel
     step = TrainingStep(
         model=made,
         objectives=build_objectives({"mlm": 1.0}),
-        optimizer=build_optimizer(made, config),
+        optimizer=build_optimizer(made, config, copies=copies),
         clip_norm=math.inf,
     )
     gradients = []
@@ -190,10 +193,44 @@ def test_200_steps_of_adamw_have_the_bits_of_pytorchs(monkeypatch: pytest.Monkey
     ours, _ = trained(config)
     monkeypatch.setattr(
         "unmask.train.optim.AdamW",
-        lambda groups, *, clip_update, bias_correction, **rest: torch.optim.AdamW(groups, fused=True, **rest),
+        lambda groups, *, clip_update, bias_correction, weight_copies, **rest: torch.optim.AdamW(
+            groups, fused=True, **rest
+        ),
     )
     theirs, _ = trained(config)
     assert all(torch.equal(one, other) for one, other in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
+def test_copies_of_the_weights_change_no_bit_of_training(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the products that read copies run on GPUs only
+    monkeypatch.setattr(product, "applies_to", lambda x: torch.is_grad_enabled())
+    read = []
+
+    def narrowed(weight: Tensor, dtype: torch.dtype) -> Tensor:
+        result = narrow.narrowed(weight, dtype)
+        read.append(result is narrow.keep(weight, dtype).tensor)
+        return result
+
+    monkeypatch.setattr(product, "narrowed", narrowed)
+    config = OptimizerConfig(name=name, learning_rate=1e-2)
+    (cast, _), (copied, _) = (trained(config, 4, torch.bfloat16, copies) for copies in (None, torch.bfloat16))
+    assert all(torch.equal(one, other) for one, other in zip(cast.parameters(), copied.parameters(), strict=True))
+    # from the second step on, and without Muon
+    share = sum(read[len(read) // 2 :]) / (len(read) // 2)
+    assert share == (0.75 if name != "muon" else 0.0) and not any(read[: len(read) // 2])
+
+
+def test_copies_are_kept_where_layers_read_them() -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert copies_for(torch.bfloat16, gpu, compiles=False) == torch.bfloat16
+    assert copies_for(torch.float16, gpu, compiles=False) == torch.float16
+    for dtype, device, compiles in (
+        (torch.float32, gpu, False),
+        (torch.bfloat16, cpu, False),
+        (torch.bfloat16, gpu, True),
+    ):
+        assert copies_for(dtype, device, compiles=compiles) is None
 
 
 @pytest.mark.parametrize(("name", "corrects"), [("lamb", True), ("adamw", False)])

@@ -64,7 +64,7 @@ def make_step(weights: dict[str, float], **model: Any) -> TrainingStep:
     """A step whose model and optimizer are made on the host, where making them may read, and then moved."""
     config = EncoderConfig(vocab_size=90, max_positions=64, **SIZES, **model)
     made = PretrainingModel(config, heads=("mlm", "nsp"), compute_dtype=torch.bfloat16).train()
-    optimizer = build_optimizer(made, OptimizerConfig())
+    optimizer = build_optimizer(made, OptimizerConfig(), copies=torch.bfloat16)
     names = {parameter: name for name, parameter in made.named_parameters()}
     groups = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
     moved = dict(made.to(NOWHERE).named_parameters())
