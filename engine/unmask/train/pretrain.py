@@ -31,6 +31,7 @@ from unmask.train.checkpoint.resume import before_decay, inherit, log_schedule_c
 from unmask.train.checkpoint.state import Facts, load_facts
 from unmask.train.data import RunData
 from unmask.train.device import choose_device
+from unmask.train.graphs import may_use_graphs
 from unmask.train.initial import InitialCheckpoint
 from unmask.train.logging.destinations import require_installed
 from unmask.train.logging.log import destinations_of, read_evaluations
@@ -394,6 +395,8 @@ def build_trainer(
         ranks: the processes that train together.
     """
     device = choose_device(config.train.device, ranks)
+    asks = device.type == "cuda" or config.train.graph == "require"
+    graphs = asks and may_use_graphs(config, device, ranks.size)
     store, tokenizer = ranks.in_turn(lambda: open_store(config, run))
     if initial is not None:
         initial.require_vocabulary(tokenizer, store.folder)
@@ -458,6 +461,7 @@ def build_trainer(
         checkpoints=checkpoints,
         display=display,
         ranks=ranks,
+        graphs=graphs,
         unigram=None if unigram is None else baseline(unigram.loss, weights),
     )
     warmup_steps = config.optimizer.warmup_steps

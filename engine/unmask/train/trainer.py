@@ -60,7 +60,7 @@ from unmask.train.data import Position, RunData, phase_at
 from unmask.train.deadline import Deadline
 from unmask.train.evaluate import as_row, score_model
 from unmask.train.gradient_sum import GradientSum
-from unmask.train.graphs import GraphedStep, may_use_graphs
+from unmask.train.graphs import GraphedStep
 from unmask.train.logging.log import RunLog, UnwrittenLog, destinations_of, read_log
 from unmask.train.logging.metrics import FlopCount, GradientNorms, Meter, peak_flops, peak_memory_bytes
 from unmask.train.logging.progress import Display, next_command
@@ -105,6 +105,7 @@ class Trainer:
         saved_at: seconds of the run at the last checkpoint, if the clock ends the run.
         evaluated: step of the last evaluation of this process, -1 before the first.
         ranks: the processes that train together.
+        graphs: whether steps are recorded as CUDA graphs.
         unigram: loss of a model that knows only token frequencies, in nats; None if it is not known.
         rate: learning rate of the last update.
         ended: whether the last step is done.
@@ -130,6 +131,7 @@ class Trainer:
     checkpoints: Checkpoints
     display: Display
     ranks: Ranks = ALONE
+    graphs: bool = False
     done: int = 0
     tokens: int = 0
     cursor: Cursor | None = None
@@ -192,8 +194,7 @@ class Trainer:
             compiles=train.compile,
         )
         self.take_step = self.step
-        on_gpu = self.device.type == "cuda"
-        if (on_gpu or train.graph == "require") and may_use_graphs(self.config, self.device, self.ranks.size):
+        if self.graphs:
             self.take_step = GraphedStep(self.step, required=train.graph == "require")
         names = [objective.name for objective, _ in self.objectives]
         # operations of a teacher are not counted

@@ -118,10 +118,14 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one_and_resumes_with_its_own_
     tiny.assert_same_end(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_a_required_graph_is_refused_on_a_cpu_and_the_advice_trains(tiny: ModuleType, tmp_path: Path) -> None:
+def test_a_required_graph_is_refused_on_a_cpu_and_the_advice_trains(
+    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(ConfigError, match=r"'require', but the run trains on cpu, and .*; give --train\.graph auto"):
         tiny.pretrain(tiny.config(tmp_path / "run", graph="require", **BRIEF))
     assert not (tmp_path / "run").exists()
+    # before any text is read
+    assert not any(message.startswith("data:") for message in caplog.messages)
     tiny.pretrain(tiny.config(tmp_path / "run", graph="auto", **BRIEF))
 
 
