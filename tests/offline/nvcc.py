@@ -159,12 +159,14 @@ def build_all() -> list[Compiled]:
 
 def table(kernels: Sequence[Compiled]) -> Iterator[str]:
     """Yield the lines of a Markdown table: a line for each kernel and architecture."""
-    yield "| kernel | arch | registers | stack | spills | 16-byte loads | 16-byte stores | instructions |"
-    yield "|---" * 2 + "|---:" * 6 + "|"
+    names = ("registers", "shared memory", "stack", "spills", "16-byte loads", "16-byte stores", "instructions")
+    yield f"| kernel | arch | {' | '.join(names)} |"
+    yield "|---" * 2 + "|---:" * 7 + "|"
     for kernel in kernels:
         wide = kernel.wide_accesses
-        cells = [kernel.architecture, kernel.registers, kernel.stack_bytes, kernel.spills, wide["LDG"], wide["STG"]]
-        yield f"| `{kernel.name}` | {' | '.join(map(str, [*cells, kernel.instructions]))} |"
+        memory = [kernel.shared_bytes, kernel.stack_bytes, kernel.spills]
+        cells = [kernel.architecture, kernel.registers, *memory, wide["LDG"], wide["STG"], kernel.instructions]
+        yield f"| `{kernel.name}` | {' | '.join(map(str, cells))} |"
 
 
 def loops(kernels: Sequence[Compiled]) -> Iterator[str]:

@@ -78,6 +78,14 @@ def test_results_do_not_depend_on_which_blocks_go_first(machine: Machine, schedu
     assert noticed(machine, CASES["lamb"], kernels_of("sm_90a"), schedule) == ""
 
 
+def test_a_launch_takes_the_shared_memory_that_the_page_says(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    monkeypatch.setattr("offline.compiled._run", lambda launch, *rest: seen.add(launch.shared_bytes))
+    noticed(machine, CASES["at the norm"], kernels_of("sm_90a"))
+    (largest,) = seen - {0}
+    assert f"adds {largest} bytes" in (nvcc.SOURCES / "README.md").read_text("utf-8")
+
+
 _INDICES = (
     "if (at <= count) to[at] = values[at];",
     "for (unsigned at = threadIdx.x; at <= chunks; at += THREADS) {",
