@@ -233,10 +233,11 @@ def stages(*, dry: bool, variants: str, ptxas: str, workers: int, scratch: Path)
         Stage(
             name="others",
             seconds=60,
-            shows="embedding, masking and optimizer",
+            shows="embedding, masking, optimizer and distill",
             commands=[
                 bench("embedding", "masking", more="eager;loader"),
                 bench("optimizer", more="cuda;foreach;fused;apex"),
+                bench("distill", more="materialised"),
             ],
         ),
         Stage(

@@ -291,3 +291,24 @@ def test_refuses_dropout_on_documents_longer_than_an_address_can_name() -> None:
     long = Documents.build(documents.cu_seqlens, tokens=4, max_seqlen=1 << 17)
     with pytest.raises(ValueError, match=r"with dropout a document may have 65536 tokens.*max_seqlen is 131072"):
         public(torch.zeros(4, 3, 1, 8), long, p=0.1, key=torch.tensor(1))
+
+
+@everywhere
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_heads_of_26_are_as_exact_as_the_same_heads_with_zeros_up_to_32(dtype: torch.dtype, target: Target) -> None:
+    """TinyBERT's heads: what a backend pads inside costs no accuracy."""
+    inputs = attention_case("tinybert", [17, 0, 1, 70], head_dim=26).make(dtype, target.device)
+    padded = inputs.change(qkv=torch.nn.functional.pad(inputs.arguments["qkv"], (0, 6)))
+    function = partial(public, backend=target.backend, scale=26**-0.5)
+
+    def incoming(y: torch.Tensor) -> torch.Tensor:
+        return (torch.arange(y.shape[-1], device=y.device) % 5 - 2).to(y.dtype).expand(y.shape)
+
+    truth = run(partial(public, backend="reference", scale=26**-0.5), inputs.double(), incoming=incoming)
+    ours, wide = (run(function, each, incoming=incoming) for each in (inputs, padded))
+    for name, value in truth.items():
+        error, allowed = (
+            torch.linalg.vector_norm(each[name][..., :26].double() - value) / torch.linalg.vector_norm(value)
+            for each in (ours, wide)
+        )
+        assert error <= 1.2 * allowed, name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unmask_kernels.attention import cost as attention
+from unmask_kernels.distill import cost as distill
 from unmask_kernels.embedding import cost as embedding
 from unmask_kernels.gelu import cost as gelu
 from unmask_kernels.layer_norm import cost as layer_norm
@@ -92,6 +93,28 @@ def test_mlm_loss() -> None:
     # written once
     assert mlm_loss.bytes_between(masked, D, vocabulary, S, 1) == 3 * logits + 2 * 4 * table
     assert mlm_loss.bytes_between(masked, D, vocabulary, S, 3) == 3 * logits + (2 + 2 * 3) * 4 * table
+
+
+def test_distill() -> None:
+    length, student, teacher = 512, 32, 64
+    # scores of both; D k and D^T q
+    scores = 2 * length * length * (student + teacher)
+    assert distill.flops_by_tiles(length, student, teacher) == scores + 2 * 2 * length * length * student
+    # q and k: three matrices each, and two products with the rows
+    matrices = 2 * length * (student**2 + student * teacher + teacher**2)
+    gradients = 2 * length * (student**2 + student * teacher)
+    assert distill.flops_by_gram(length, student, teacher) == 2 * (matrices + gradients)
+    assert distill.flops_by_gram(length, 64, 64) == 20 * length * 64**2
+    short, long = (distill.flops_by_tiles(16, 64, 64), distill.flops_by_gram(512, 64, 64))
+    assert distill.flops_score([16, 512], 3, 64, 64) == 3 * (short + long)
+    assert distill.flops_relation([512], 3, student, teacher) == 3 * distill.flops_by_tiles(512, student, teacher)
+    q, teacher_q = T * 2 * student * S, T * 2 * teacher * S
+    # q and k are read, and so are the teacher's; two gradients are written
+    assert distill.bytes_pairs(T, 2, student, teacher, S) == 2 * q + 2 * teacher_q + 2 * q
+    weight = 4 * student * teacher
+    assert distill.flops_hidden(T, student, teacher) == 3 * 2 * T * student * teacher
+    assert distill.bytes_hidden(T, student, teacher, S) == T * (2 * student + teacher) * S + 2 * weight
+    assert distill.bytes_prediction(T, 3, S) == 3 * T * 3 * S
 
 
 def test_optimizer() -> None:

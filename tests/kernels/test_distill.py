@@ -16,6 +16,7 @@ from unmask_kernels import BackendUnavailable, Documents, attention_relation_los
 from unmask_kernels import hidden_state_loss as public_hidden_state_loss
 from unmask_kernels import soft_cross_entropy as public_soft_cross_entropy
 from unmask_kernels.attention.cost import pairs as seen_pairs
+from unmask_kernels.capability import INTERPRETING
 from unmask_kernels.distill import FAMILY, op
 from unmask_kernels.testing import contracts
 from unmask_kernels.testing.compare import compare
@@ -33,7 +34,14 @@ from unmask_kernels.testing.distill import (
 from unmask_kernels.testing.inputs import Case, Inputs, run
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-LENGTHS = [17, 0, 1, 60]
+# the interpreter takes milliseconds for a tile: there each case has one dtype
+COMPARED = [
+    (case, dtype)
+    for i, case in enumerate(CASES)
+    for j, dtype in enumerate(DTYPES)
+    if not INTERPRETING or i % len(DTYPES) == j
+]
+LENGTHS = [17, 0, 1, 40]
 SCORE = score_case("small", LENGTHS, head_dim=6, teacher_dim=8, weighted=True)
 RELATION = relation_case("small", LENGTHS, head_dim=6, teacher_dim=8, weighted=True)
 HIDDEN = hidden_case(9, 6, 8, weighted=True)
@@ -49,8 +57,7 @@ def on(target: Target) -> Callable[..., Tensor]:
 
 
 @everywhere
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("case", "dtype"), COMPARED, ids=str)
 def test_matches_fp64_truth(case: Case, dtype: torch.dtype, target: Target) -> None:
     inputs = case.make(dtype, target.device)
     truth = run(reference_distill, inputs.double())
@@ -175,9 +182,12 @@ def test_padded_input_gives_what_the_public_code_computes_but_for_rows_of_paddin
     assert (ours.cpu() + of_padded_rows).item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
+LENGTHS_NEAR = [([260], 16)] if INTERPRETING else [([512], 64), ([300, 300, 290], 32), ([128], 26)]
+
+
 def _near(lengths: list[int], width: int, share: float, dtype: torch.dtype) -> Inputs:
     """A student whose scores differ from the teacher's by the root of `share`, although its q and k are others."""
-    inputs = score_case("", lengths, heads=3, head_dim=width, teacher_dim=width).make(torch.float64)
+    inputs = score_case("", lengths, heads=1, head_dim=width, teacher_dim=width).make(torch.float64)
     a = dict(inputs.arguments)
     generator = torch.Generator().manual_seed(5)
     turn = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64)).Q
@@ -188,8 +198,8 @@ def _near(lengths: list[int], width: int, share: float, dtype: torch.dtype) -> I
 
 
 @everywhere
-@pytest.mark.parametrize("share", [1e-1, 1e-2, 1e-4, 1e-6])
-@pytest.mark.parametrize(("lengths", "width"), [([512], 64), ([300, 300, 290], 32), ([128], 26)])
+@pytest.mark.parametrize("share", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize(("lengths", "width"), LENGTHS_NEAR)
 def test_loss_and_gradients_keep_their_digits_where_the_student_nearly_agrees(
     lengths: list[int], width: int, share: float, target: Target
 ) -> None:
@@ -208,7 +218,7 @@ def test_loss_and_gradients_keep_their_digits_where_the_student_nearly_agrees(
 def test_a_packed_document_gives_what_it_gives_alone(
     make: Callable[..., Case], dtype: torch.dtype, target: Target
 ) -> None:
-    lengths = [170, 0, 1, 60, 61, 150]
+    lengths = [70, 0, 1, 30, 31, 90]
     packed = make("packed", lengths, head_dim=26, teacher_dim=32).make(dtype, target.device)
     packed = packed.change(weights=torch.ones(len(lengths), device=target.device))
 
@@ -378,35 +388,35 @@ def test_double_backward_is_refused_rather_than_wrong() -> None:
 
 HERE = torch.zeros
 REFUSALS: list[tuple[Case, dict[str, Any], type[Exception], str]] = [
-    (SCORE, {"student_q": HERE(78, 12)}, ValueError, "attention_score_loss: student_q must have shape (T, H, K), got"),
-    (SCORE, {"student_k": HERE(78, 2, 7)}, ValueError, "attention_score_loss: student_k must have shape (78, 2, 6)"),
-    (SCORE, {"student_q": HERE(78, 2, 6).int()}, TypeError, "attention_score_loss: student_q must be float16"),
+    (SCORE, {"student_q": HERE(58, 12)}, ValueError, "attention_score_loss: student_q must have shape (T, H, K), got"),
+    (SCORE, {"student_k": HERE(58, 2, 7)}, ValueError, "attention_score_loss: student_k must have shape (58, 2, 6)"),
+    (SCORE, {"student_q": HERE(58, 2, 6).int()}, TypeError, "attention_score_loss: student_q must be float16"),
     (
         SCORE,
-        {"teacher_q": HERE(78, 2, 8).double()},
+        {"teacher_q": HERE(58, 2, 8).double()},
         TypeError,
         "attention_score_loss: teacher_q must be float32, the dtype of student_q, got float64; "
         "use teacher_q.to(student_q.dtype)",
     ),
     (
         SCORE,
-        {"teacher_k": HERE(77, 2, 8)},
+        {"teacher_k": HERE(57, 2, 8)},
         ValueError,
-        "attention_score_loss: teacher_k must have one row per token of documents (78), got 77",
+        "attention_score_loss: teacher_k must have one row per token of documents (58), got 57",
     ),
-    (SCORE, {"teacher_q": HERE(78, 2, 8, device="meta")}, ValueError, "attention_score_loss: teacher_q must be on cpu"),
-    (SCORE, {"documents": [0, 78]}, TypeError, "attention_score_loss: documents must be Documents, got list; make"),
+    (SCORE, {"teacher_q": HERE(58, 2, 8, device="meta")}, ValueError, "attention_score_loss: teacher_q must be on cpu"),
+    (SCORE, {"documents": [0, 58]}, TypeError, "attention_score_loss: documents must be Documents, got list; make"),
     (SCORE, {"normalization": "mean"}, ValueError, "normalization must be one of 'pairs', 'padded_square', got 'mean'"),
     (SCORE, {"heads": "first"}, ValueError, "heads must be one of 'equal', 'mean_of_groups', got 'first'"),
     (
         SCORE,
-        {"teacher_q": HERE(78, 4, 8), "teacher_k": HERE(78, 4, 8)},
+        {"teacher_q": HERE(58, 4, 8), "teacher_k": HERE(58, 4, 8)},
         ValueError,
         "with heads 'equal' teacher_q must have 2 heads, as student_q has, got 4; 'mean_of_groups' compares means of",
     ),
     (
         SCORE,
-        {"teacher_q": HERE(78, 3, 8), "teacher_k": HERE(78, 3, 8), "heads": "mean_of_groups"},
+        {"teacher_q": HERE(58, 3, 8), "teacher_k": HERE(58, 3, 8), "heads": "mean_of_groups"},
         ValueError,
         "with heads 'mean_of_groups' one number of heads must be a multiple of the other, got 2 of student_q and 3 of",
     ),
@@ -416,19 +426,19 @@ REFUSALS: list[tuple[Case, dict[str, Any], type[Exception], str]] = [
     (SCORE, {"window": -1}, ValueError, "attention_score_loss: window must be a whole number of tokens, or None"),
     (
         SCORE,
-        {"student_q": HERE(78, 2, 12)[..., ::2]},
+        {"student_q": HERE(58, 2, 12)[..., ::2]},
         ValueError,
         "attention_score_loss: student_q must be contiguous in its last dimension",
     ),
     (
         SCORE,
-        {"teacher_q": HERE(78, 2, 0), "teacher_k": HERE(78, 2, 0)},
+        {"teacher_q": HERE(58, 2, 0), "teacher_k": HERE(58, 2, 0)},
         ValueError,
-        "attention_score_loss: teacher_q must have a head of at least one element, got shape (78, 2, 0)",
+        "attention_score_loss: teacher_q must have a head of at least one element, got shape (58, 2, 0)",
     ),
     (
         RELATION,
-        {"teacher_q": HERE(78, 4, 4), "teacher_k": HERE(78, 4, 4)},
+        {"teacher_q": HERE(58, 4, 4), "teacher_k": HERE(58, 4, 4)},
         ValueError,
         "attention_relation_loss: teacher_q must have 2 heads, as many as student_q, got 4; cut all four into the same",
     ),

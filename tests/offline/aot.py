@@ -34,6 +34,7 @@ from offline.in_flight import touched_in_flight
 from offline.recorder import Launch, launches
 from unmask_kernels import FAMILIES
 from unmask_kernels.testing.inputs import Inputs
+from unmask_kernels.verify.subjects import SUBJECTS
 
 __all__ = ["ARCHITECTURES", "Built", "beside", "build", "compile_launch", "loops", "table"]
 
@@ -203,9 +204,7 @@ def _wanted(
     family: str, only: str, dtypes: Sequence[torch.dtype]
 ) -> Iterator[tuple[tuple[str, str, str, str], Launch, int]]:
     """Yield (kernel, case, dtype and architecture as they are printed; launch; architecture)."""
-    import unmask_kernels
-
-    function = partial(_differentiable, getattr(unmask_kernels, family), backend="triton")
+    function = partial(SUBJECTS[family].function, backend="triton")
     words = only.split()
     for case in CASES[family]:
         for dtype in dtypes:
@@ -236,12 +235,6 @@ def _of_every_form(family: str, function: Callable[..., Any], inputs: Inputs) ->
             if (architecture, launch) not in known:
                 known.append((architecture, launch))
                 yield form, architecture, launch
-
-
-def _differentiable(function: Callable[..., Any], **arguments: Any) -> Any:
-    """Call the function; of a loss with its counts, return the loss, which has a gradient."""
-    result = function(**arguments)
-    return getattr(result, "loss_sum", result)
 
 
 def _tool(name: str, *arguments: str) -> str:

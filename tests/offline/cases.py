@@ -6,9 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 from unmask_kernels.attention import schedule
 from unmask_kernels.testing.attention import attention_case
+from unmask_kernels.testing.distill import hidden_case, prediction_case, relation_case, score_case
 from unmask_kernels.testing.embedding import embedding_case
 from unmask_kernels.testing.gelu import gelu_case
 from unmask_kernels.testing.inputs import Case
@@ -19,6 +21,8 @@ from unmask_kernels.testing.mlm_loss import mlm_loss_case
 
 __all__ = ["CASES", "FORMS"]
 
+MASKS: tuple[dict[str, Any], ...] = ({}, {"window": 64})
+
 CASES: dict[str, list[Case]] = {
     # one document is too long for the fused backward, so every kernel is launched
     "attention": [
@@ -26,6 +30,20 @@ CASES: dict[str, list[Case]] = {
         for head_dim in (26, 32, 48, 64, 80, 96, 128)
         for window in (None, 64)
         for p in (0.0, 0.1)
+    ],
+    # one document is long enough for Gram matrices, and students of TinyBERT have heads of 26 or 64 elements
+    "distill": [
+        *(
+            make("packed", [600, 100], heads=12, head_dim=head_dim, teacher_dim=64, **mask)
+            for make in (score_case, relation_case)
+            for head_dim in (26, 32, 64)
+            for mask in MASKS
+        ),
+        score_case("wide", [600], heads=6, head_dim=128, teacher_dim=128),
+        hidden_case(64, 312, 768),
+        hidden_case(64, 384, 384, projected=False),
+        prediction_case(64, 3),
+        prediction_case(16, 30522),
     ],
     "embedding": [embedding_case([40, 24], width, p=p) for width in (256, 312, 384, 768, 1024) for p in (0.0, 0.1)],
     "gelu": [

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-import unmask_kernels
 from offline import aot, cases, recorder
 from unmask_kernels import FAMILIES, gelu, layer_norm
 from unmask_kernels.capability import HAS_TRITON, INTERPRETING
 from unmask_kernels.testing.gelu import gelu_case
 from unmask_kernels.testing.inputs import Case
 from unmask_kernels.testing.layer_norm import layer_norm_case
+from unmask_kernels.verify.subjects import SUBJECTS
 
 pytestmark = [
     pytest.mark.skipif(not HAS_TRITON, reason="package triton is not installed"),
@@ -111,11 +111,7 @@ def test_a_launch_is_recorded_as_triton_would_specialise_it() -> None:
 
 
 def launches_of(family: str, case: Case) -> list[recorder.Launch]:
-    def function(**arguments: Any) -> Any:
-        result = getattr(unmask_kernels, family)(**arguments, backend="triton")
-        return getattr(result, "loss_sum", result)
-
-    return recorder.launches(function, case.make(torch.bfloat16))
+    return recorder.launches(partial(SUBJECTS[family].function, backend="triton"), case.make(torch.bfloat16))
 
 
 @pytest.mark.parametrize("family", cases.CASES)

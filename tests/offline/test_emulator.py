@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -25,6 +25,13 @@ from unmask_kernels.capability import INTERPRETING  # noqa: E402
 from unmask_kernels.testing import contracts  # noqa: E402
 from unmask_kernels.testing.attention import attention_case  # noqa: E402
 from unmask_kernels.testing.compare import same_bits  # noqa: E402
+from unmask_kernels.testing.distill import (  # noqa: E402
+    hidden_case,
+    prediction_case,
+    relation_case,
+    run_distill,
+    score_case,
+)
 from unmask_kernels.testing.embedding import embedding_case  # noqa: E402
 from unmask_kernels.testing.gelu import gelu_case  # noqa: E402
 from unmask_kernels.testing.inputs import Case, run  # noqa: E402
@@ -40,10 +47,25 @@ def attend(name: str, lengths: list[int], **settings: Any) -> Case:
     return attention_case(name, lengths, heads=1, **settings)
 
 
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Gram matrices times rows in fp32: the emulator has no products of tf32."""
+    module = unmask_kernels.FAMILIES["distill"].module("triton")
+    right = module._tile
+
+    def tile(arguments: Any) -> Any:
+        made, options = right(arguments)
+        return made._replace(split=False), options
+
+    with mock.patch.object(module, "_tile", tile):
+        yield
+
+
 Form = Callable[[], AbstractContextManager[None]]
 FEW: dict[str, tuple[Case, int, Form]] = {
     "attention-short": (attend("short", [40, 64, 100], head_dim=32), 90, nullcontext),
     "attention-fused": (attend("fused", [70], p=0.1), 90, nullcontext),
+    "distill": (score_case("tiles", [20, 3], heads=1, head_dim=26, teacher_dim=32), 90, nullcontext),
     "layer_norm": (layer_norm_case(7, 40, p=0.3, x_bias=True), 80, nullcontext),
     "masking": (masking_case("words", [60, 0, 1, 2, 17, 128], words=0.6), 90, nullcontext),
 }
@@ -65,6 +87,11 @@ MANY: dict[str, tuple[Case, Form]] = {
     "attention-padded": (attend("padded", [140, 40], head_dim=26, p=0.1), nullcontext),
     "attention-padded-window": (attend("padded", [140, 40], head_dim=26, window=20), nullcontext),
     "attention-padded-wide": (attend("padded", [140, 40], head_dim=80, p=0.1), nullcontext),
+    "distill-score": (score_case("gram", [260, 40], heads=1, head_dim=26), without_tf32),
+    "distill-score-window": (score_case("window", [70, 9], heads=1, head_dim=26, window=20), nullcontext),
+    "distill-relation": (relation_case("rows", [70, 9], heads=1, head_dim=26), nullcontext),
+    "distill-hidden": (hidden_case(70, 26, 40), nullcontext),
+    "distill-prediction": (prediction_case(3, 300), nullcontext),
     "embedding": (embedding_case([20, 7, 30], 256, p=0.1), nullcontext),
     "gelu": (gelu_case(20, 300), nullcontext),
     "gelu-gated": (gelu_case(20, 300, activation="geglu"), nullcontext),
@@ -80,7 +107,8 @@ def check(family: str, case: Case, form: Form, dtype: torch.dtype, architecture:
     inputs = case.make(dtype)
 
     def call(backend: str, **arguments: Any) -> Any:
-        result = getattr(unmask_kernels, family)(backend=backend, **arguments)
+        function = run_distill if family == "distill" else getattr(unmask_kernels, family)
+        result = function(backend=backend, **arguments)
         return getattr(result, "loss_sum", result)
 
     # a single program, which computes one item after the other

@@ -13,7 +13,7 @@ _COMMON = ("triton", "torch", "reference")
 BACKENDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "attention": ("triton", "flash", "torch", "reference"),
-        "distill": ("torch", "reference"),
+        "distill": _COMMON,
         "embedding": _COMMON,
         "gelu": _COMMON,
         "layer_norm": _COMMON,

@@ -22,8 +22,8 @@ from .arguments import PairArguments
 __all__ = ["Group", "ScoreBlock", "blocks", "groups"]
 
 _GATHERED = 1 << 20  # elements of a group's tensor, about
-_FEWEST_ROWS = 64  # of a block that is cut to save columns
 _CACHED = 1 << 17  # elements of a block of scores that is worked on at a time
+_FEWEST_ROWS = 64  # of a block that is cut to save columns
 
 
 class Group(NamedTuple):

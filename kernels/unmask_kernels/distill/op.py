@@ -31,7 +31,7 @@ from .arguments import (
     PredictionArguments,
     PredictionResults,
 )
-from .choice import FAMILY, describe
+from .choice import FAMILY, DistillCall, describe
 
 __all__ = ["attention_relation_loss", "attention_score_loss", "hidden_state_loss", "soft_cross_entropy"]
 
@@ -74,7 +74,7 @@ def attention_score_loss(
             heads of the other; the mean of the scores of each group of heads that follow each other counts as one.
         weights: weight of each document in the sum, (S,), fp32 or fp64. Default: equal ones that sum to 1, over the
             documents that have a token.
-        backend: "torch" or "reference"; by default the best one that can run.
+        backend: "triton", "torch" or "reference"; by default the best one that can run and is verified.
     Returns:
         Scalar, fp32 (fp64 for fp64 activations); 0 without tokens. Gradients for student_q and student_k. A document
         of weight 0 gets gradients of 0. Under `torch.autocast`, the activations are first cast to its dtype.
@@ -95,7 +95,7 @@ def attention_score_loss(
     count = _common_heads(name, student_q.shape[1], teacher_q.shape[1], heads)
     tensors = {name: x.to(autocast_dtype(x)) for name, x in tensors.items()}
     student_q, student_k, teacher_q, teacher_k = tensors.values()
-    chosen = FAMILY.choose(backend, _described("score", tensors, documents, causal, window))
+    chosen = FAMILY.choose(backend, _described("score", tensors, count, documents, causal, window))
     if chosen == "reference":
         with without_autocast(student_q.device.type):
             return reference.attention_score_loss(
@@ -140,7 +140,7 @@ def attention_relation_loss(
             be cut into another number of relation heads: `x.reshape(T, relation_heads, -1)` (Wang et al. 2021,
             arXiv:2012.15828).
         documents, causal, window, weights: as for `attention_score_loss`.
-        backend: "torch" or "reference"; by default the best one that can run.
+        backend: "triton", "torch" or "reference"; by default the best one that can run and is verified.
     Returns:
         Scalar, fp32 (fp64 for fp64 activations), in nats; 0 without tokens. Gradients for student_q and student_k, and
         what else `attention_score_loss` promises.
@@ -159,7 +159,7 @@ def attention_relation_loss(
         )
     tensors = {name: x.to(autocast_dtype(x)) for name, x in tensors.items()}
     student_q, student_k, *_ = tensors.values()
-    chosen = FAMILY.choose(backend, _described("relation", tensors, documents, causal, window))
+    chosen = FAMILY.choose(backend, _described("relation", tensors, count, documents, causal, window))
     if chosen == "reference":
         with without_autocast(student_q.device.type):
             return reference.attention_relation_loss(
@@ -190,7 +190,7 @@ def hidden_state_loss(
         weight: projection, (E, D), fp32 or any other float dtype; None compares as they are, and D is E then.
         bias: (E,), any float dtype, or None.
         weights: weight of each row in the sum, (R,), fp32 or fp64. Default: equal ones that sum to 1.
-        backend: "torch" or "reference"; by default the best one that can run.
+        backend: "triton", "torch" or "reference"; by default the best one that can run and is verified.
     Returns:
         Scalar, fp32 (fp64 for fp64 activations); 0 without rows. Gradients for student, weight and bias, each in its
         own dtype. Under `torch.autocast`, the activations are first cast to its dtype. Deterministic.
@@ -215,7 +215,7 @@ def hidden_state_loss(
         checks.dtype(name, "bias", bias, checks.FLOATS)
         checks.same_device(name, "student", student, weight=weight, bias=bias)
     student, teacher = (x.to(autocast_dtype(x)) for x in (student, teacher))
-    chosen = FAMILY.choose(backend, describe("hidden", student, teacher))
+    chosen = FAMILY.choose(backend, describe("hidden", student, (student.shape[1], teacher.shape[1])))
     if chosen == "reference":
         with without_autocast(student.device.type):
             return reference.hidden_state_loss(student, teacher, weight, bias, weights=weights)
@@ -250,7 +250,7 @@ def soft_cross_entropy(
         teacher_logits: (R, C), in the same dtype.
         temperature: t, above 0.
         weights: weight of each row in the sum, (R,), fp32 or fp64. Default: equal ones that sum to 1.
-        backend: "torch" or "reference"; by default the best one that can run.
+        backend: "triton", "torch" or "reference"; by default the best one that can run and is verified.
     Returns:
         Scalar, fp32 (fp64 for fp64 logits), in nats; 0 without rows. Gradient for student_logits. Under
         `torch.autocast`, logits are first cast to its dtype. Deterministic.
@@ -267,7 +267,7 @@ def soft_cross_entropy(
     if not (isinstance(temperature, int | float) and 0.0 < temperature < math.inf):
         raise ValueError(f"{name}: temperature must be a finite number above 0, got {temperature!r}")
     student, teacher = (x.to(autocast_dtype(x)) for x in (student, teacher))
-    chosen = FAMILY.choose(backend, describe("prediction", student, teacher))
+    chosen = FAMILY.choose(backend, describe("prediction", student, (student.shape[1], teacher.shape[1])))
     if chosen == "reference":
         with without_autocast(student.device.type):
             return reference.soft_cross_entropy(student, teacher, temperature=temperature, weights=weights)
@@ -368,12 +368,16 @@ def _common_heads(name: str, student: int, teacher: int, heads: str) -> int:
 def _described(
     loss: Literal["score", "relation"],
     tensors: dict[str, Tensor],
+    count: int,
     documents: Documents,
     causal: bool,
     window: int | None,
-) -> Any:
+) -> DistillCall:
+    student, teacher = tensors["student_q"], tensors["teacher_q"]
     banded = causal or (window is not None and window < documents.max_seqlen)
-    return describe(loss, tensors["student_q"], tensors["teacher_q"], banded=banded, max_seqlen=documents.max_seqlen)
+    # those of groups of heads that are joined
+    widths = (student.shape[1] * student.shape[2] // count, teacher.shape[1] * teacher.shape[2] // count)
+    return describe(loss, student, widths, banded=banded, max_seqlen=documents.max_seqlen)
 
 
 def _pair_arguments(

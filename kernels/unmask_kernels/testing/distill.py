@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unmask_kernels import attention_relation_loss, attention_score_loss, hidden_state_loss, soft_cross_entropy
-from unmask_kernels.distill import reference
+from unmask_kernels.distill import DistillCall, reference
+from unmask_kernels.distill.choice import describe
 from unmask_kernels.documents import Documents
 
 from .inputs import Case, lengths_to_documents
@@ -23,6 +24,7 @@ from .inputs import Case, lengths_to_documents
 __all__ = [
     "CASES",
     "LOSSES",
+    "described",
     "hidden_case",
     "plain_distill",
     "prediction_case",
@@ -58,7 +60,7 @@ def score_case(
     groups = {} if teacher_heads in (None, heads) else {"heads": "mean_of_groups"}
     build = _pairs(lengths, heads, teacher_heads or heads, head_dim, teacher_dim, weighted)
     return Case(
-        name=f"score-{name}-k{head_dim}-k{teacher_dim}",
+        name=f"score-{name}-k{head_dim}-k{teacher_dim}{_form(settings)}",
         build=lambda generator: {"loss": "score", **build(generator), **groups, **settings},
         parameters=("weights",),
         differentiable=_PAIRS,
@@ -78,7 +80,7 @@ def relation_case(
     """Return a case of `attention_relation_loss` on packed documents."""
     build = _pairs(lengths, heads, heads, head_dim, teacher_dim, weighted)
     return Case(
-        name=f"relation-{name}-k{head_dim}-k{teacher_dim}",
+        name=f"relation-{name}-k{head_dim}-k{teacher_dim}{_form(settings)}",
         build=lambda generator: {"loss": "relation", **build(generator), **settings},
         parameters=("weights",),
         differentiable=_PAIRS,
@@ -134,6 +136,14 @@ def prediction_case(rows: int, classes: int, *, temperature: float = 1.0, weight
     )
 
 
+def described(
+    *, loss: Any, student_q: Tensor, teacher_q: Tensor, documents: Documents, causal: bool = False, **rest: Any
+) -> DistillCall:
+    """Return the description of a call on documents by which its backend is chosen."""
+    widths = (student_q.shape[2], teacher_q.shape[2])
+    return describe(loss, student_q, widths, banded=causal, max_seqlen=documents.max_seqlen)
+
+
 def run_distill(*, loss: str, backend: str | None = None, **arguments: Any) -> Tensor:
     """Call the public function that a case is of."""
     return LOSSES[loss](backend=backend, **arguments)
@@ -167,6 +177,12 @@ def _pairs(
         }
 
     return build
+
+
+def _form(settings: dict[str, Any]) -> str:
+    """The mask of a case, for its name."""
+    causal, window = settings.get("causal", False), settings.get("window")
+    return ("-causal" if causal else "") + ("" if window is None else f"-window{window}")
 
 
 def _weights(count: int, generator: torch.Generator) -> Tensor:
@@ -268,14 +284,14 @@ _LENGTHS = {
     "primes": [101, 67, 31],
     "a-tile-and-one-more": [65, 129],
     "equal-lengths": [24] * 5,
-    "skewed": [260, 3, 3, 2, 1],
+    "skewed": [160, 3, 3, 2, 1],
 }
 _MASKS: tuple[dict[str, Any], ...] = ({}, {"causal": True}, {"window": 7}, {"causal": True, "window": 16})
 
 CASES = [
     *(score_case(name, lengths, weighted=i % 2 > 0) for i, (name, lengths) in enumerate(_LENGTHS.items())),
     *(
-        score_case(f"mask{i}", [70, 0, 1, 22], head_dim=26, teacher_dim=(64, 26, 32, 48)[i], **mask)
+        score_case("mask", [70, 0, 1, 22], head_dim=26, teacher_dim=(64, 26, 32, 48)[i], **mask)
         for i, mask in enumerate(_MASKS)
     ),
     score_case("square", [20, 31], normalization="padded_square"),
@@ -283,7 +299,7 @@ CASES = [
     score_case("student-groups", [40, 90], heads=4, teacher_heads=2, head_dim=16, causal=True),
     *(relation_case(name, lengths, weighted=i % 2 > 0) for i, (name, lengths) in enumerate(_LENGTHS.items())),
     *(
-        relation_case(f"mask{i}", [70, 0, 1, 22], head_dim=26, teacher_dim=(64, 26, 32, 48)[i], **mask)
+        relation_case("mask", [70, 0, 1, 22], head_dim=26, teacher_dim=(64, 26, 32, 48)[i], **mask)
         for i, mask in enumerate(_MASKS)
     ),
     hidden_case(37, 26, 64),

@@ -22,6 +22,8 @@ from ..attention.choice import FAMILY as ATTENTION
 from ..attention.op import attention
 from ..attention.reference import attention as reference_attention
 from ..capability import architecture
+from ..distill.choice import FAMILY as DISTILL
+from ..distill.choice import shape as shape_of_distill
 from ..layer_norm.choice import BLOCK, LayerNormCall
 from ..layer_norm.choice import FAMILY as LAYER_NORM
 from ..layer_norm.choice import shape as shape_of_layer_norm
@@ -36,6 +38,8 @@ from ..linear_gelu.reference import linear_gelu as reference_linear_gelu
 from ..linear_gelu.tunables import TILE
 from ..testing.attention import attention_case, described, plain_attention
 from ..testing.compare import compare, same_bits
+from ..testing.distill import described as distill_call
+from ..testing.distill import plain_distill, reference_distill, run_distill, score_case
 from ..testing.inputs import Case, Inputs, run
 from ..testing.layer_norm import layer_norm_case, plain_layer_norm
 from ..testing.linear_gelu import linear_gelu_case, plain_linear_gelu
@@ -194,6 +198,33 @@ def _layer_norm_calls(shapes: Shapes) -> Iterator[MeasuredCall]:
     )
 
 
+def _distill_calls(shapes: Shapes) -> Iterator[MeasuredCall]:
+    """The score loss of a student beside a teacher with heads of the same width."""
+    width = shapes.head_dim
+    cases = [
+        score_case(
+            "tune",
+            document_lengths(tokens, shapes.max_length),
+            heads=shapes.num_heads,
+            head_dim=width,
+            teacher_dim=width,
+            causal=shapes.causal,
+        )
+        for tokens in (shapes.tokens, min(shapes.tokens, _MOST_COMPARED))
+    ]
+    described = distill_call(**cases[1].make(shapes.dtype, "meta").arguments)
+    yield MeasuredCall(
+        shape=shape_of_distill(described),
+        measured=f"score loss, {shapes.tokens} tokens in documents up to {shapes.max_length}, {shapes.num_heads} heads",
+        case=cases[0],
+        compared=cases[1],
+        function=run_distill,
+        plain=plain_distill,
+        reference=reference_distill,
+        backend=lambda inputs: DISTILL.chosen(distill_call(**inputs.arguments)),
+    )
+
+
 def _in_16_bits(calls: Callable[[Shapes], Iterator[MeasuredCall]]) -> Callable[[Shapes], Iterator[MeasuredCall]]:
     """The same calls, or none in fp32, where tiles are small and serve accuracy."""
     return lambda shapes: calls(shapes) if shapes.dtype.itemsize == 2 else iter(())
@@ -202,7 +233,11 @@ def _in_16_bits(calls: Callable[[Shapes], Iterator[MeasuredCall]]) -> Callable[[
 CHOICES: tuple[Choice, ...] = (
     *(
         Choice(family.fastest, None, ("cuda",), calls)
-        for family, calls in ((ATTENTION, _attention_calls), (LINEAR_GELU, _linear_gelu_calls))
+        for family, calls in (
+            (ATTENTION, _attention_calls),
+            (LINEAR_GELU, _linear_gelu_calls),
+            (DISTILL, _distill_calls),
+        )
         if family.fastest is not None
     ),
     Choice(of_attention.FUSED_UP_TO, "triton", _EVERYWHERE, _fused_calls),
