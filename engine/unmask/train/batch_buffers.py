@@ -43,18 +43,15 @@ class BatchBuffers:
     Attributes:
         batch: what the step reads. Its numbers of real tokens and its cursor stay those of the example, and nothing on
             the device depends on them.
-        form: what `fill` takes.
     """
 
     def __init__(self, example: PackedBatch) -> None:
         documents = replace(example.documents, **_copies(example.documents))
         self.batch = replace(example, documents=documents, **_copies(example))
-        self.form = form_of(example)
         self._targets = [tensor for _, tensor in tensors_of(self.batch)]
 
     def fill(self, batch: PackedBatch) -> None:
-        """Copy a batch of the same form into the buffers."""
-        assert form_of(batch) == self.form
+        """Copy a batch of the form of the example into the buffers."""
         torch._foreach_copy_(self._targets, [tensor for _, tensor in tensors_of(batch)], non_blocking=True)
 
 
