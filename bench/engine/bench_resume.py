@@ -107,7 +107,7 @@ def worst_difference(run: Path, whole: Path) -> float:
 
 def kill_over_and_over(root: Path, kills: int, chance: random.Random) -> Rows:
     """Kill and stop one process at random moments, in steps and in saves; the run ends with the same bits."""
-    steps = 20 * kills
+    steps = 6 * kills
     run, said = root / "killed", root / "killed-said"
     digests = expected(root / "whole", steps)
     words, stops, lost = words_of(run, steps=steps), 0, []
