@@ -14,6 +14,7 @@ from unmask.cli._arguments import Parser
 from unmask.cli._settings import changes_of, settings_parser, with_underscores
 from unmask.cli.finetune import finetune_parser, start
 from unmask.cli.finetune import run as run_finetune
+from unmask.cli.pretrain import start as start_pretraining
 from unmask.config import RunConfig, load_config
 from unmask.config.load import read_settings
 from unmask.config.mappings import defaults
@@ -60,10 +61,7 @@ def run(arguments: list[str]) -> None:
             "--data.store STORE` or `unmask distill task TASK TEACHER STUDENT --data.train FILE`"
         )
     if kind == "general":
-        config = parse_general(rest)
-        from unmask.train.pretrain import train_run
-
-        train_run(config)
+        start_pretraining(parse_general(rest))
     else:
         _task(rest)
 

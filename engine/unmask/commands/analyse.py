@@ -28,6 +28,7 @@ from unmask.data.text.remote import shown
 from unmask.errors import RunError
 from unmask.folders import is_store
 from unmask.interop.find_model import find_model
+from unmask.model import Encoder
 from unmask.paths import address_of, printable
 from unmask.train.data import RunData
 from unmask.train.run_folder import located, saved_config
@@ -75,7 +76,7 @@ def analyse(
     stream = data.stream(data.phases[-1])
     batches = list(islice(stream.batches(), micro_batches))
     special = data.store.special_ids | {f"added {token}": token for token in data.store.added_special_ids}
-    masked = stream.masking != "next_token"
+    masked = data.masks_text and stream.masking != "next_token"
     unigram = data.unigram()
     if unigram is not None and unigram.counted < unigram.total:
         _log.info(str(unigram))
@@ -145,11 +146,12 @@ def _open(path: Path, config: RunConfig) -> RunData:
 def _distraction(path: Path, data: RunData, batches: list[PackedBatch]) -> Distraction | None:
     """Return the attention of the newest checkpoint on other documents; None if the run has no checkpoint."""
     try:
-        model, _ = load_model(find_model(path))
+        folder = find_model(path)
     except RunError:
         return None
+    encoder = load_model(folder)[0].encoder if data.masks_text else Encoder.from_pretrained(folder)
     sep = data.store.special_ids["sep"]
-    found = measure_distraction(model.encoder, batches, sep_id=sep)
+    found = measure_distraction(encoder, batches, sep_id=sep)
     stream = data.stream(data.phases[-1])
     if stream.composition.scope == "sequence" or not stream.composition.joins:
         return found
@@ -164,7 +166,7 @@ def _distraction(path: Path, data: RunData, batches: list[PackedBatch]) -> Distr
         seed=data.phases[-1].seed,
         similar_words=data.similar_words,
     )
-    causal = model.encoder.config.causal
+    causal = encoder.config.causal
     masses = [
         reference_masses(batch, sep, causal=causal)[: batch.real_tokens]
         for batch in islice(joined.batches(), len(batches))

@@ -176,6 +176,11 @@ def evaluate(
             f"with `unmask predict {as_typed(run)} FILE`"
         )
     facts = None if run is None else load_facts(found.path / "training")
+    if run is not None and (learnt := saved_config(run)).distillation.teacher is not None and not learnt.objective.mlm:
+        raise RunError(
+            f"evaluate: {run} learnt from a teacher without objective.mlm, so it predicts no token; read its held-out "
+            f"losses in {run / 'evaluation.jsonl'}"
+        )
     folder = None if store is None else Path(store)
     config = _config_of_run(run, facts, folder, recipe) if run else _config_of_folder(found, folder, recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

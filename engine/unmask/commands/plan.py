@@ -130,6 +130,11 @@ def plan(
 
 def plan_of(config: RunConfig, *, device: str | None = None, processes: int = 1, measured: bool = False) -> Plan:
     """Plan a run of `config`; see `plan`."""
+    if config.distillation.teacher is not None:
+        raise ConfigError(
+            "plan: distillation.teacher is given, and neither the teacher nor its losses are counted; leave it out to "
+            "plan the student alone"
+        )
     place = this_machine() if device is None else named_gpu(device)
     if measured and not place.here:
         raise ConfigError(f"plan: {place.name} is not here, so no step can be measured on it; leave --measure out")

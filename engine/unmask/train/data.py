@@ -162,7 +162,7 @@ class RunData:
         """Return the training stream of a phase."""
         if phase.number not in self._streams:
             self._streams[phase.number] = self._stream(
-                phase, "train", composed=self._composed, masks=self._masks and self.config.masking.place == "host"
+                phase, "train", composed=self._composed, masks=self.masks_text and self.config.masking.place == "host"
             )
         return self._streams[phase.number]
 
@@ -174,7 +174,7 @@ class RunData:
         """
         if phase.number not in self._held_out:
             try:
-                stream = self._stream(phase, "held_out", masks=self._masks)
+                stream = self._stream(phase, "held_out", masks=self.masks_text)
             except CorpusError:
                 stream = None
             self._held_out[phase.number] = stream
@@ -269,7 +269,7 @@ class RunData:
             moved = self._side_stream(batch)
         else:
             moved = batch.to(device, non_blocking=True)
-        if self.config.masking.place == "host" or not self._masks:
+        if self.config.masking.place == "host" or not self.masks_text:
             return moved
         if phase.number not in self._masking:
             stream = self.stream(phase)
@@ -299,7 +299,7 @@ class RunData:
         )
 
     @property
-    def _masks(self) -> bool:
+    def masks_text(self) -> bool:
         """Whether text is masked; a student that learns from a teacher alone reads it as it is."""
         return self.config.distillation.teacher is None or self.config.objective.mlm > 0
 

@@ -347,3 +347,23 @@ def test_words_that_the_command_does_not_take(capsys: pytest.CaptureFixture[str]
         assert main(["distill", *words]) == 0
     out = capsys.readouterr().out
     assert "--student" in out and "(default: 50" in out
+
+
+def test_what_neither_a_plan_nor_an_evaluation_tells(general: General, teacher: Path) -> None:
+    small = {"model.num_layers": 1, "stream.micro_batch_tokens": 128, "train.tokens_per_step": 128}
+    follow(
+        lambda: unmask.plan("tiny", small | {"distillation.teacher": str(teacher)}),
+        "plan: distillation.teacher is given, and neither the teacher nor its losses are counted; leave it out to plan "
+        "the student alone",
+        lambda: unmask.plan("tiny", small),
+    )
+    run = general(stream__held_out_fraction=0.1, train__evaluate_every=1, train__evaluate_tokens=128)
+    follow(
+        lambda: unmask.evaluate(run),
+        "learnt from a teacher without objective.mlm, so it predicts no token; read its held-out losses in ... "
+        "evaluation.jsonl",
+        lambda: json.loads((run / "evaluation.jsonl").read_text().splitlines()[-1])["attention_loss"],
+    )
+    # what else reads a run knows that it has no masks and no head
+    report = unmask.analyse(run, micro_batches=1)
+    assert report.masks is None and report.distraction is not None

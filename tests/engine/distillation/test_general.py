@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from advice import follow
 from unmask.cli import main
 from unmask.cli.distill import parse_general
 from unmask.config import RunConfig, load_config
+from unmask.distillation.student import Student
 from unmask.interop.find_model import find_model
 from unmask.train.logging.log import read_evaluations, read_log
 from unmask.train.run_folder import saved_config
 from unmask.train.trainer import Trainer
 
-TIMES = ("tokens_per_second", "data_wait", "seconds_per_step")
+TIMES = ("tokens_per_second", "data_wait", "seconds_per_step", "peak_memory_bytes")
 LOSSES = {"embedding_loss", "hidden_loss", "attention_loss"}
 
 
@@ -163,6 +165,20 @@ def test_the_students_have_as_many_parameters_as_those_of_the_paper() -> None:
         found.append(sizes.num_layers * matrices + (30_522 + 512 + 2) * sizes.hidden_size)
     # 14.5 and 67 millions, with the pooler and the vectors
     assert found == pytest.approx([14.5e6, 67e6], rel=0.02)
+
+
+def test_the_student_of_the_paper_is_a_bert_of_transformers(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from transformers import BertModel
+
+    sizes = replace(general("--student", "tinybert-4").model, vocab_size=50, max_positions=16, num_segments=2)
+    student = Student(sizes, seed=1).eval()
+    student.save_pretrained(tmp_path / "student")
+    theirs = BertModel.from_pretrained(tmp_path / "student", add_pooling_layer=False).eval()
+    ids = torch.tensor([[2, 5, 6, 7, 8, 3]])
+    with torch.no_grad():
+        ours = student.encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
+        torch.testing.assert_close(ours, theirs(ids).last_hidden_state, rtol=0, atol=1e-5)
 
 
 def test_a_model_card_and_an_export_of_a_student_are_written(settings: dict[str, Any], tmp_path: Path) -> None:

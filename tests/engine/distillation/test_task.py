@@ -26,7 +26,7 @@ from unmask.tasks.inputs import ModelInputs
 from unmask.tasks.load import distillation_recipe_names, load_finetune_config, read_task_settings
 from unmask.train.logging.log import read_evaluations, read_log
 
-TIMES = ("tokens_per_second", "data_wait", "seconds_per_step", "examples_per_second")
+TIMES = ("tokens_per_second", "data_wait", "seconds_per_step", "examples_per_second", "peak_memory_bytes")
 
 
 @pytest.fixture(scope="module")
