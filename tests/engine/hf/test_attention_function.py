@@ -331,6 +331,16 @@ def test_what_a_trainer_passes_along_has_no_meaning_for_attention() -> None:
     assert model(labels, labels=labels, **passed).loss.isfinite()
 
 
+def test_a_decoder_generates_without_a_cache_what_it_does_with_eager_attention() -> None:
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**DECODER, "use_cache": True})).eval()
+    generated = []
+    for implementation in ("unmask", "eager"):
+        model.set_attn_implementation(implementation)
+        generated.append(model.generate(ids()[0][None], min_new_tokens=4, max_new_tokens=4, use_cache=False))
+    assert torch.equal(*generated) and generated[0].shape == (1, 9)
+
+
 def test_half_precision_and_autocast_run() -> None:
     ours, _ = pair("bert")
     inputs = padded(ids(), 0)
