@@ -9,7 +9,7 @@ The public names, each imported when it is first used:
     PackedDataset                                a token store as a dataset for other trainers
     drop_in, undo                                this encoder inside a BERT model of transformers, and its own again
     prepare, similar_words, analyse              the commands as functions: text and stores,
-    load_config, plan, pretrain                  training,
+    load_config, plan, profile, pretrain, report training,
     augment                                      a training file with variants of its texts,
     load_finetune_config, finetune, TaskModel    fine-tuning on a task, and the model of one,
     evaluate, fill_mask, predict, export         and models
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from unmask.commands.fill_mask import fill_mask
     from unmask.commands.plan import plan
     from unmask.commands.predict import predict
+    from unmask.commands.profile import profile
+    from unmask.commands.report import report
     from unmask.commands.score import score
     from unmask.commands.tune import tune
     from unmask.commands.verify import verify
@@ -80,6 +82,8 @@ __all__ = [
     "predict",
     "prepare",
     "pretrain",
+    "profile",
+    "report",
     "score",
     "similar_words",
     "tune",
@@ -114,6 +118,8 @@ _HOMES = {
     "predict": "unmask.commands.predict",
     "prepare": "unmask.data.prepare",
     "pretrain": "unmask.train.pretrain",
+    "profile": "unmask.commands.profile",
+    "report": "unmask.commands.report",
     "score": "unmask.commands.score",
     "similar_words": "unmask.data.masking.neighbours",
     "tune": "unmask.commands.tune",

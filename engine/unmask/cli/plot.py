@@ -136,8 +136,8 @@ def compare(runs: Sequence[Compared], *, out: Path) -> None:
     Raises:
         UnmaskError: matplotlib is not installed, or cannot write this kind of file.
     """
-    longest = max(run.progress.seconds_at(run.held_out.steps)[-1] for run in runs)
-    unit, seconds = ("hours", 3600.0) if longest > 2 * 3600 else ("minutes", 60.0)
+    most = max(run.progress.seconds_at(run.held_out.steps)[-1] for run in runs)
+    unit, seconds = ("hours", 3600.0) if most > 2 * 3600 else ("minutes", 60.0)
     with _figure(out, size=(11, 4.2)) as figure:
         panels = figure.subplots(1, 3, sharey=True)
         for number, run in enumerate(runs):
