@@ -31,8 +31,8 @@ MAX_LENGTH, DOCUMENTS = 128, 4096
 SAVE_EVERY = 500
 
 
-def training(size_name: str) -> tuple[Any, Callable[[], float]]:
-    """Return a training step, and a function that does one and returns the seconds of its update."""
+def training(size_name: str) -> tuple[Any, Callable[[], object]]:
+    """Return a training step, and a function that does one."""
     import numpy as np
 
     from unmask.config import EncoderConfig, OptimizerConfig, RunConfig, StreamConfig, TrainConfig
@@ -64,13 +64,7 @@ def training(size_name: str) -> tuple[Any, Callable[[], float]]:
     optimizer = build_optimizer(model, OptimizerConfig(learning_rate=1e-4))
     step = TrainingStep(model=model, objectives=build_objectives({"mlm": 1.0}), optimizer=optimizer)
     batches = Stream(store, settings.stream, store.ordinary_ids).batches()
-
-    def train() -> float:
-        optimizer.zero_grad()
-        step.accumulate([next(batches)])
-        return timed(step.update)
-
-    return step, train
+    return step, lambda: step([next(batches)])
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -110,9 +104,24 @@ def measure(size: str, rounds: int, steps: int) -> tuple[list[dict[str, Any]], s
         def begin() -> None:
             saves.begin(state_of(model, optimizer).items(), save, optimizer)
 
+        def waiting() -> float:
+            """Begin a save and train a step; return the seconds in which training stood still."""
+            times: list[float] = []
+
+            def note(*_: object) -> None:
+                times.append(time.perf_counter())
+
+            # hooks run in their order, and that of the save is between these two
+            before = optimizer.register_step_pre_hook(note)
+            called = timed(begin)
+            after = optimizer.register_step_pre_hook(note)
+            train()
+            before.remove()
+            after.remove()
+            return called + times[1] - times[0]
+
         train()
-        update = statistics.median(train() for _ in range(3))
-        first = timed(begin) + max(0.0, train() - update)
+        first = waiting()
         saves.wait()
         found["writing"].clear()
         plain = []
@@ -123,7 +132,7 @@ def measure(size: str, rounds: int, steps: int) -> tuple[list[dict[str, Any]], s
             plain.append(time.process_time() - began)
             found["without a thread"].append(timed(lambda: (begin(), saves.wait())))
             began = time.process_time()
-            found["waiting"].append(timed(begin) + max(0.0, train() - update))
+            found["waiting"].append(waiting())
             for _ in range(steps - 1):
                 train()
             saves.wait()
