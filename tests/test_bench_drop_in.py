@@ -1,0 +1,49 @@
+"""The bench of drop_in: both sides have one loss, and it prints the ratios."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXTS = ["the cat sat on the warm wall", "a river runs past the old mill", "the cat", "a river of the old mill"]
+
+
+def test_both_sides_are_compared_timed_and_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    from unmask.data.tokenizer import Tokenizer
+
+    monkeypatch.syspath_prepend(str(ROOT))
+    spec = importlib.util.spec_from_file_location("bench_drop_in", ROOT / "bench/engine/bench_drop_in.py")
+    assert spec is not None and spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    sys.modules["bench_drop_in"] = bench
+    spec.loader.exec_module(bench)
+    tokenizer = Tokenizer.train(TEXTS, 80)
+    tokenizer.save(tmp_path / "model")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=tokenizer.vocab_size, **sizes)
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "model")
+    rows = [f"{text}\t{'cat' if 'cat' in text else 'river'}\n" for text in TEXTS * 4]
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\n" + "".join(rows))
+    (tmp_path / "docs.jsonl").write_text(json.dumps({"sentence": "\n\n".join(TEXTS * 4)}) + "\n")
+    common = [str(tmp_path / "model"), str(tmp_path / "train.tsv"), "--batch", "4", "--rounds", "1", "--steps", "4"]
+    bench.main(["classify", *common])
+    bench.main(["dropout", *common, "--seeds", "2"])
+    common[1] = str(tmp_path / "docs.jsonl")
+    bench.main(["mlm", *common])
+    out = capsys.readouterr().out
+    assert len(re.findall(r"losses differ by \d\.\de[+-]\d\d", out)) == 4
+    assert (
+        len(re.findall(r"times the examples/s of transformers, (random order|grouped by length) \(1 rounds\)", out))
+        == 2
+    )
+    assert re.search(r"the means differ by \d\.\d{4}, \d+\.\d standard errors", out)
+    assert re.search(r"\d\.\d\d times the real tokens/s of transformers, grouped \(1 rounds\)", out)
