@@ -192,7 +192,7 @@ class BertModel(bert.BertModel):
         given = dict(zip(_OF_DECODERS, (encoder_hidden_states, encoder_attention_mask, past_key_values), strict=True))
         asked = self._asked(given | kwargs)
         inputs, words = self._packed(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, kwargs)
-        if rows_of == "each row" and len(inputs.batch.documents.keys) > inputs.shape[0]:
+        if rows_of == "each row" and inputs.mask is None and len(inputs.batch.documents.keys) > inputs.shape[0]:
             raise ValueError(
                 f"drop_in: this head reads one document a row, and {inputs.shape[0]} rows hold "
                 f"{len(inputs.batch.documents.keys)}; give each document a row of its own"

@@ -184,6 +184,13 @@ def test_a_compiled_model_has_the_gradients_of_transformers(name: str) -> None:
     same(found, expected)
 
 
+def test_a_compiled_model_looks_for_answers_in_padded_rows() -> None:
+    ours = unmask.drop_in(stock("BertForQuestionAnswering")).eval()
+    inputs = {name: BATCH[name] for name in ("input_ids", "attention_mask")}
+    compiled = torch.compile(ours, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(**inputs).start_logits, ours(**inputs).start_logits)
+
+
 def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
