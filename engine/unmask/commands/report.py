@@ -147,7 +147,7 @@ def _numbers(rows: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> d
 def _of_text(folder: Path, config: RunConfig) -> list[str]:
     """Return the sections on data, masks and predictions."""
     if config.data.store is None and not (folder / "store").exists():
-        raise RunError(f"report: the text of {folder} is not prepared; go on with the run, which prepares it")
+        raise RunError(f"report: the text of {folder} is not prepared; continue the run, which prepares it")
     store, tokenizer = open_store(config, folder)
     data = RunData(store, tokenizer, replace(config, masking=replace(config.masking, place="host")))
     stream = data.stream(data.phases[-1])

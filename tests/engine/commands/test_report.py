@@ -143,7 +143,7 @@ def test_a_folder_without_a_run_is_refused_with_the_way_out(run: Path, tmp_path:
         "gone/a.html cannot be written (No such file or directory); give --out another place",
         lambda: unmask.report(run, out=tmp_path / "a.html"),
     )
-    with pytest.raises(RunError, match=r"the text of .* is not prepared; go on with the run, which prepares it"):
+    with pytest.raises(RunError, match=r"the text of .* is not prepared; continue the run, which prepares it"):
         _of_text(tmp_path, unmask.load_config("tiny"))
 
 
