@@ -12,9 +12,9 @@ from typing import Any
 
 from unmask.cli._arguments import Parser
 from unmask.cli._settings import changes_of, settings_parser, with_underscores
-from unmask.cli.finetune import finetune_parser, start
+from unmask.cli.finetune import finetune_parser, start_tuning
 from unmask.cli.finetune import run as run_finetune
-from unmask.cli.pretrain import start as start_pretraining
+from unmask.cli.pretrain import start_training
 from unmask.config import RunConfig, load_config
 from unmask.config.load import read_settings
 from unmask.config.mappings import defaults
@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> None:
             "--data.store STORE` or `unmask distill task TASK TEACHER STUDENT --data.train FILE`"
         )
     if kind == "general":
-        start_pretraining(parse_general(rest))
+        start_training(parse_general(rest))
     else:
         _task(rest)
 
@@ -129,7 +129,7 @@ def _task(arguments: list[str]) -> None:
             "classification TEACHER STUDENT --data.train FILE`"
         )
     task, teacher, student = words
-    start(task, values, {"model": student, "distillation.teacher": teacher})
+    start_tuning(task, values, {"model": student, "distillation.teacher": teacher})
 
 
 def _task_parser(values: dict[str, Any] | None = None) -> Parser:

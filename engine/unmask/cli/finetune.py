@@ -25,7 +25,7 @@ from unmask.tasks.load import (
 )
 from unmask.tasks.suites import SUITES
 
-__all__ = ["finetune_parser", "run", "start"]
+__all__ = ["finetune_parser", "run", "start_tuning"]
 
 _DESCRIPTION = """Fine-tune a model on a task, with one output layer on the encoder. TASK is {tasks}, a recipe or a YAML
 file of settings; MODEL is a run, a checkpoint, a folder that transformers loads, or ORG/NAME of the Hugging Face Hub.
@@ -54,10 +54,10 @@ def run(arguments: list[str]) -> None:
             f"finetune: needs a task and a model, got {came}; write `unmask finetune classification MODEL --data.train "
             "FILE`"
         )
-    start(words[0], values, {"model": words[1]})
+    start_tuning(words[0], values, {"model": words[1]})
 
 
-def start(task: str, values: dict[str, Any], more: dict[str, Any]) -> None:
+def start_tuning(task: str, values: dict[str, Any], more: dict[str, Any]) -> None:
     """Start the run, or the runs, that words of a command line ask for.
 
     Args:

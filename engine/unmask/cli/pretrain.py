@@ -18,7 +18,7 @@ from unmask.config import RunConfig, load_config
 from unmask.config.load import unchecked
 from unmask.launch import place
 
-__all__ = ["parse", "run", "start"]
+__all__ = ["parse", "run", "start_training"]
 
 _AUTO = "auto"
 # EX_TEMPFAIL of sysexits.h: what failed may succeed later
@@ -37,10 +37,10 @@ def run(arguments: list[str]) -> None:
         if here.rank > 0:
             # rank 0 has the same messages
             logging.getLogger("unmask").setLevel(logging.ERROR)
-    start(*parse(arguments))
+    start_training(*parse(arguments))
 
 
-def start(config: RunConfig, resume: Path | str | None = None) -> None:
+def start_training(config: RunConfig, resume: Path | str | None = None) -> None:
     """Train, and end the process with the status of one that is to be started again if a scheduler stopped it."""
     from unmask.train.pretrain import train_run
     from unmask.train.signals import TO_GO_ON
