@@ -21,7 +21,7 @@ from unmask.errors import RunError, UnmaskError
 from unmask.paths import printable
 from unmask.reporting.curves import (
     Curve,
-    Progress,
+    RunProgress,
     read_curves,
     read_objectives,
     read_progress,
@@ -63,7 +63,7 @@ class Compared:
 
     name: str
     held_out: Curve
-    progress: Progress
+    progress: RunProgress
 
 
 def run(arguments: list[str]) -> None:

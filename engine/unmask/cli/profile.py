@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from unmask.commands.profile import Profile
     from unmask.planning.operations import Operation
 
-__all__ = ["Options", "lines", "run"]
+__all__ = ["Options", "profile_lines", "run"]
 
 _OPERATIONS = 15
 
@@ -50,11 +50,11 @@ def run(arguments: list[str]) -> None:
     if options.json:
         print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
         return
-    for line in lines(found):
+    for line in profile_lines(found):
         print(line)
 
 
-def lines(found: "Profile") -> Iterator[str]:
+def profile_lines(found: "Profile") -> Iterator[str]:
     """Yield the lines of a profile for people."""
     yield ""
     yield f"{found.device}, activations in {found.dtype}, {found.tokens:,.0f} tokens a step"

@@ -18,15 +18,15 @@ from unmask.folders import FINETUNE
 from unmask.interop.checkpoint_folder import newest_whole
 from unmask.interop.find_model import find_model
 from unmask.paths import printable
-from unmask.reporting.page import cards, facts, page, section
+from unmask.reporting.page import cards, facts_list, page, section
 from unmask.reporting.samples import samples_of
 from unmask.reporting.sections import (
+    cell_text,
     curves_section,
     evaluation_section,
-    read_json,
+    object_in,
     samples_section,
     settings_section,
-    shown,
     speed_section,
     spikes_section,
 )
@@ -116,8 +116,8 @@ def _of_finetuning(folder: Path, title: str, rows: list[dict[str, Any]], evaluat
     sections = [
         cards(_numbers(rows, evaluations)),
         curves_section(rows, evaluations, held_out="dev file"),
-        evaluation_section(evaluations, read_json(folder / SCORES)),
-        section("Data", facts({"task": config.task, "began from": str(config.model), **files})),
+        evaluation_section(evaluations, object_in(folder / SCORES)),
+        section("Data", facts_list({"task": config.task, "began from": str(config.model), **files})),
         speed_section(rows),
         settings_section(settings, {name: value for name, value in settings.items() if value != defaults.get(name)}),
         _provenance(folder),
@@ -135,13 +135,13 @@ def _numbers(rows: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> d
     found: dict[str, str] = {}
     if rows:
         last = rows[-1]
-        found["steps"] = shown(last["step"])
-        found["real tokens"] = shown(last.get("tokens"))
-        found["training loss"] = shown(last.get("loss"))
-        found["tokens per second"] = shown(last.get("tokens_per_second"))
+        found["steps"] = cell_text(last["step"])
+        found["real tokens"] = cell_text(last.get("tokens"))
+        found["training loss"] = cell_text(last.get("loss"))
+        found["tokens per second"] = cell_text(last.get("tokens_per_second"))
     if evaluations:
-        found["held-out loss"] = shown(evaluations[-1].get("loss"))
-    return {name: value for name, value in found.items() if value != shown(None)}
+        found["held-out loss"] = cell_text(evaluations[-1].get("loss"))
+    return {name: value for name, value in found.items() if value != cell_text(None)}
 
 
 def _of_text(folder: Path, config: RunConfig) -> list[str]:
@@ -153,17 +153,17 @@ def _of_text(folder: Path, config: RunConfig) -> list[str]:
     stream = data.stream(data.phases[-1])
     counts = {
         "store": store.location,
-        "documents": shown(store.num_documents),
-        "tokens": shown(store.num_tokens),
+        "documents": cell_text(store.num_documents),
+        "tokens": cell_text(store.num_tokens),
         "sources": ", ".join(store.sources),
-        "vocabulary": shown(store.vocab_size),
-        "held-out documents": shown(sum(source.documents.size for source in data.sources("held_out"))),
-        "held-out tokens": shown(data.text_tokens("held_out")),
-        "tokens of an epoch": shown(stream.tokens_per_epoch),
+        "vocabulary": cell_text(store.vocab_size),
+        "held-out documents": cell_text(sum(source.documents.size for source in data.sources("held_out"))),
+        "held-out tokens": cell_text(data.text_tokens("held_out")),
+        "tokens of an epoch": cell_text(stream.tokens_per_epoch),
         "composition": describe_composition(stream.composition, store.sources, stream.pair_task),
         "fingerprint of the stream": stream.fingerprint,
     }
-    found = [section("Data", facts(counts))]
+    found = [section("Data", facts_list(counts))]
     held_out = data.held_out(data.phases[-1])
     batch = None if held_out is None else next(iter(held_out.batches()), None)
     if batch is None or batch.labels is None:
@@ -172,7 +172,7 @@ def _of_text(folder: Path, config: RunConfig) -> list[str]:
         special = store.special_ids | {f"added {token}": token for token in store.added_special_ids}
         masks = measure_masks([batch], special, similar_words=data.similar_words)
         if masks is not None:
-            found.append(section("Masks", facts(_masks(config, masks)), note="Counted in a held-out micro-batch."))
+            found.append(section("Masks", facts_list(_masks(config, masks)), note="Counted in a held-out micro-batch."))
         if config.objective.mlm > 0:
             found.append(_predictions(folder, batch))
     return found
@@ -205,14 +205,14 @@ def _predictions(folder: Path, batch: PackedBatch) -> str:
 def _provenance(folder: Path) -> str:
     """Return where the newest state comes from: machine, versions, threads, initial checkpoint."""
     newest, _ = newest_whole(folder / "checkpoints") if (folder / "checkpoints").exists() else (None, ())
-    state = {} if newest is None else read_json(newest / "training" / "state.json")
+    state = {} if newest is None else object_in(newest / "training" / "state.json")
     values = {} if newest is None else {"newest checkpoint": newest.name}
     values |= {name: str(value) for name, value in state.get("machine", {}).items()}
-    values |= {name: shown(state[name]) for name in ("threads", "ranks", "fingerprint", "skipped") if name in state}
+    values |= {name: cell_text(state[name]) for name in ("threads", "ranks", "fingerprint", "skipped") if name in state}
     values |= {
-        f"initial checkpoint: {name}": shown(value) for name, value in read_json(folder / "initial.json").items()
+        f"initial checkpoint: {name}": cell_text(value) for name, value in object_in(folder / "initial.json").items()
     }
-    return section("Provenance", facts(values))
+    return section("Provenance", facts_list(values))
 
 
 def _dotted(values: dict[str, Any], above: str = "") -> dict[str, Any]:

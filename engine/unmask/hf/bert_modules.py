@@ -224,8 +224,8 @@ class BertModel(bert.BertModel):
             if given.get(name, getattr(self.config, name, False)):
                 what = "attention probabilities are not kept" if name == "output_attentions" else "each token sees all"
                 raise ValueError(
-                    f"drop_in: {name} must be False, since {what}, got True; leave it out, here and in model.config, "
-                    "or call unmask.undo(model)"
+                    f"drop_in: {name} must be False, since {what}, got True; leave it out, here and in the model's "
+                    "config, or call unmask.undo(model)"
                 )
         return given.get("output_hidden_states", getattr(self.config, "output_hidden_states", False))
 

@@ -15,7 +15,7 @@ from unmask.config import ObjectiveConfig
 from unmask.errors import RunError
 from unmask.train.logging.log import read_evaluations, read_log
 
-__all__ = ["Curve", "Progress", "read_curves", "read_objectives", "read_progress", "read_unigram"]
+__all__ = ["Curve", "RunProgress", "read_curves", "read_objectives", "read_progress", "read_unigram"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
+class RunProgress:
     """Tokens and training time at the steps of the rows, from step 0 on.
 
     Attributes:
@@ -85,14 +85,14 @@ def read_objectives(folder: Path) -> dict[str, Curve]:
     return {name: _curve(found) for name, found in losses.items() if found}
 
 
-def read_progress(folder: Path) -> Progress:
+def read_progress(folder: Path) -> RunProgress:
     """Return the tokens and the training time of the run in `folder` at each row of its log."""
     return progress_of(read_log(folder))
 
 
-def progress_of(rows: Sequence[dict[str, Any]]) -> Progress:
+def progress_of(rows: Sequence[dict[str, Any]]) -> RunProgress:
     """Return the tokens and the training time at each row of a log."""
-    found = Progress(steps=[0], tokens=[0.0], seconds=[0.0])
+    found = RunProgress(steps=[0], tokens=[0.0], seconds=[0.0])
     for row in rows:
         steps = row["step"] - found.steps[-1]
         found.steps.append(row["step"])

@@ -7,7 +7,7 @@ forbids every request.
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-__all__ = ["cards", "facts", "page", "section", "table"]
+__all__ = ["cards", "facts_list", "page", "section", "table_of"]
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #ffffff; --card: #f5f6f8; --text: #1d2330; --soft: #5b6475; --rule: #dde1e8;
@@ -83,13 +83,13 @@ def cards(numbers: Mapping[str, str]) -> str:
     return f'<div class="cards">{"".join(made)}</div>'
 
 
-def facts(values: Mapping[str, str]) -> str:
+def facts_list(values: Mapping[str, str]) -> str:
     """Return a list of names and values; an empty string if there are none."""
     made = (f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in values.items())
     return f"<dl>{''.join(made)}</dl>" if values else ""
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> str:
+def table_of(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> str:
     """Return a table whose last `numbers` columns are set as numbers; an empty string without rows."""
     if not rows:
         return ""

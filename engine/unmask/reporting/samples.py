@@ -10,13 +10,13 @@ from unmask.batch import IGNORED, PackedBatch
 from unmask.data.tokenizer import Tokenizer
 from unmask.model import PretrainingModel
 
-__all__ = ["Sample", "samples_of"]
+__all__ = ["FilledSample", "samples_of"]
 
 _LONGEST, _SHORTEST = 60, 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
+class FilledSample:
     """A piece of text with predictions.
 
     Attributes:
@@ -29,7 +29,7 @@ class Sample:
     predicted: dict[int, tuple[str, str, float]]
 
 
-def samples_of(model: PretrainingModel, tokenizer: Tokenizer, batch: PackedBatch, *, count: int) -> list[Sample]:
+def samples_of(model: PretrainingModel, tokenizer: Tokenizer, batch: PackedBatch, *, count: int) -> list[FilledSample]:
     """Return the first documents of a micro-batch with the predictions for their masked tokens.
 
     Args:
@@ -55,7 +55,9 @@ def samples_of(model: PretrainingModel, tokenizer: Tokenizer, batch: PackedBatch
     return list(_documents(batch, tokenizer, found))[:count]
 
 
-def _documents(batch: PackedBatch, tokenizer: Tokenizer, found: dict[int, tuple[str, str, float]]) -> Iterator[Sample]:
+def _documents(
+    batch: PackedBatch, tokenizer: Tokenizer, found: dict[int, tuple[str, str, float]]
+) -> Iterator[FilledSample]:
     ends = batch.documents.cu_seqlens.tolist()
     ids = batch.ids.tolist()
     for first, end in pairwise(ends):
@@ -65,4 +67,4 @@ def _documents(batch: PackedBatch, tokenizer: Tokenizer, found: dict[int, tuple[
         rows = range(first + 1, min(end - 1, first + 1 + _LONGEST))
         predicted = {row - first - 1: found[row] for row in rows if row in found}
         if predicted:
-            yield Sample(tokens=[tokenizer.token(ids[row]) for row in rows], predicted=predicted)
+            yield FilledSample(tokens=[tokenizer.token(ids[row]) for row in rows], predicted=predicted)

@@ -9,16 +9,16 @@ from typing import Any
 
 from unmask.reporting.charts import Line, chart
 from unmask.reporting.curves import progress_of
-from unmask.reporting.page import facts, section, table
-from unmask.reporting.samples import Sample
+from unmask.reporting.page import facts_list, section, table_of
+from unmask.reporting.samples import FilledSample
 
 __all__ = [
+    "cell_text",
     "curves_section",
     "evaluation_section",
-    "read_json",
+    "object_in",
     "samples_section",
     "settings_section",
-    "shown",
     "speed_section",
     "spikes_section",
 ]
@@ -38,7 +38,7 @@ _SPEED = {
 }
 
 
-def shown(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """Return a value as people read it."""
     if value is None:
         return "–"
@@ -104,12 +104,12 @@ def evaluation_section(evaluations: Sequence[dict[str, Any]], scores: Mapping[st
     keys = [key for key in _keys(evaluations) if key not in ("event", "max_length")]
     apart = max(1, -(-len(evaluations) // _EVALUATIONS))
     kept = [*evaluations[: len(evaluations) - 1 : apart], *evaluations[-1:]]
-    rows = [[shown(row.get(key)) for key in keys] for row in kept]
+    rows = [[cell_text(row.get(key)) for key in keys] for row in kept]
     note = f"{len(kept)} of {len(evaluations)} evaluations; evaluation.jsonl has all." if apart > 1 else ""
-    final = facts({name: shown(value) for name, value in _flat(scores or {}).items()})
+    final = facts_list({name: cell_text(value) for name, value in _flat(scores or {}).items()})
     if final:
         final = f"<p class='soft'>scores.json, of the best model:</p>{final}"
-    return section("Evaluation", final, table(keys, rows, numbers=len(keys)), note=note)
+    return section("Evaluation", final, table_of(keys, rows, numbers=len(keys)), note=note)
 
 
 def speed_section(rows: Sequence[dict[str, Any]]) -> str:
@@ -121,14 +121,14 @@ def speed_section(rows: Sequence[dict[str, Any]]) -> str:
             found.append([name, *(_speed(key, value) for value in (median(values), min(values), max(values)))])
     seconds = progress_of(rows).seconds[-1]
     note = f"{_duration(seconds)} of training, without evaluations and checkpoints." if seconds else ""
-    return section("Speed", table(["", "median", "lowest", "highest"], found, numbers=3), note=note)
+    return section("Speed", table_of(["", "median", "lowest", "highest"], found, numbers=3), note=note)
 
 
 def settings_section(settings: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
     """Return the settings of a run: those that differ from the defaults, and all of them to unfold."""
-    whole = table(["setting", "value"], [[name, shown(value)] for name, value in settings.items()])
+    whole = table_of(["setting", "value"], [[name, cell_text(value)] for name, value in settings.items()])
     fold = f"<details><summary>All {len(settings)} settings</summary>{whole}</details>"
-    own = table(["setting", "value"], [[name, shown(value)] for name, value in changed.items()])
+    own = table_of(["setting", "value"], [[name, cell_text(value)] for name, value in changed.items()])
     return section("Settings", own, fold, note="These differ from the defaults." if own else "All are the defaults.")
 
 
@@ -136,17 +136,17 @@ def spikes_section(spikes: Sequence[dict[str, Any]]) -> str:
     """Return the spikes of the loss that a run went back from; an empty string if there are none."""
     keys = ["first_step", "step", "loss", "limit", "back_to"]
     header = ["first step", "last step", "highest loss", "limit", "back to step"]
-    rows = [[shown(row.get(key)) for key in keys] for row in spikes]
+    rows = [[cell_text(row.get(key)) for key in keys] for row in spikes]
     note = "After each, the run went back to a checkpoint and left out the data of the spike." if rows else ""
-    return section("Loss spikes", table(header, rows, numbers=5), note=note)
+    return section("Loss spikes", table_of(header, rows, numbers=5), note=note)
 
 
-def samples_section(samples: Sequence[Sample], *, note: str) -> str:
+def samples_section(samples: Sequence[FilledSample], *, note: str) -> str:
     """Return texts with the predictions for their masked tokens."""
     return section("Predictions", *(f'<p class="sample">{_sample(one)}</p>' for one in samples), note=note)
 
 
-def _sample(sample: Sample) -> str:
+def _sample(sample: FilledSample) -> str:
     words = []
     for place, token in enumerate(sample.tokens):
         before = "" if place == 0 or token.startswith("##") else " "
@@ -187,7 +187,7 @@ def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 def _speed(key: str, value: float) -> str:
     if key == "peak_memory_bytes":
         return f"{value / 2**30:,.2f} GiB"
-    return f"{value:.1%}" if key in ("mfu", "data_wait", "packing_efficiency") else shown(value)
+    return f"{value:.1%}" if key in ("mfu", "data_wait", "packing_efficiency") else cell_text(value)
 
 
 def _duration(seconds: float) -> str:
@@ -196,7 +196,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:,.1f} minutes" if seconds >= 90 else f"{seconds:,.0f} seconds"
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def object_in(file: Path) -> dict[str, Any]:
     """Return the object in a file; an empty one if there is none."""
     try:
         found = json.loads(file.read_text("utf-8"))

@@ -137,7 +137,7 @@ def test_unknown_name_is_refused_with_the_nearest_one(overrides: dict[str, Any],
         ({"optimizer.learning_rate": float("nan")}, "optimizer.learning_rate must be a finite number, got nan"),
         (
             {"train.dtype": "fp16"},
-            "train.dtype must be one of 'auto', 'float32', 'bfloat16', got 'fp16' (str)",
+            "train.dtype must be one of 'auto', 'float32', 'bfloat16', 'float16', got 'fp16' (str)",
         ),
         ({"train.tensorboard": "perhaps"}, "train.tensorboard must be true or false, got 'perhaps' (str)"),
         ({"train": 3}, "train must be a group of settings, got 3 (int)"),

@@ -36,6 +36,8 @@ WITH: dict[str, dict[str, Any]] = {
     "objective.mlm": {"objective.clm": 1, "model.causal": True},
     **{f"distillation.{name}": {"distillation.teacher": "folder"} for name in ("embedding", "hidden", "attention")},
     "train.first_tokens_per_step": {"stream.micro_batch_tokens": 3, "stream.max_length": 3, "train.tokens_per_step": 6},
+    "train.spike_limit": {"train.spike_guard": 5.0},
+    "train.spike_rows": {"train.spike_guard": 5.0, "train.keep_checkpoints": 5},
     "train.growth_steps": {"train.first_tokens_per_step": 2048},
     "optimizer.momentum": {"optimizer.name": "muon"},
     "train.tokens_per_step": {"stream.micro_batch_tokens": 3, "stream.max_length": 3},

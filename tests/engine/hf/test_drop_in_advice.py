@@ -191,7 +191,7 @@ def test_arguments_of_decoders_and_attention_probabilities_are_named() -> None:
         )
         follow(lambda name=name: model(IDS, **{name: states}), told + "call unmask.undo(model)", lambda: runs(model))
     for name, why in {"output_attentions": "attention probabilities are not kept", "is_causal": "each token"}.items():
-        told = f"drop_in: {name} must be False, since {why} ... leave it out, here and in model.config, or call "
+        told = f"drop_in: {name} must be False, since {why} ... leave it out, here and in the model's config, or call "
         follow(lambda name=name: model(IDS, **{name: True}), told + "unmask.undo(model)", lambda: runs(model))
     model.config.output_attentions = True
     assert "output_attentions" in refusal(lambda: runs(model))
