@@ -279,6 +279,11 @@ def _from_contents(
     holes = mask is not None and values["holes"] > 0
     if mask is not None and (values["neither"] or (holes and not padding_anywhere)):
         raise ValueError(_wrong_mask(mask))
+    if mask is not None and values["tokens"] == 0:
+        raise ValueError(
+            f"{_WHERE}: attention_mask must hold 1 at one token at least, got zeros alone, shape {tuple(mask.shape)}; "
+            "leave batches without tokens out"
+        )
     padded = mask is not None and values["tokens"] < rows * width
     if positions is not None and values["unlike_padded" if padded else "unlike_flat"]:
         raise ValueError(_wrong_positions(positions, mask if padded else None))

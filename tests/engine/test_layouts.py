@@ -272,6 +272,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         "input_ids must hold at least one token, got shape (1, 0)",
         {"input_ids": FLAT[:, :1]},
     ),
+    "padding alone": (
+        {"input_ids": INPUT_IDS[:2], "attention_mask": MASK[:2] * 0},
+        "attention_mask must hold 1 at one token at least, got zeros alone, shape (2, 9); leave batches without tokens",
+        {"input_ids": INPUT_IDS[:2], "attention_mask": MASK[:2]},
+    ),
     "another shape": (
         {"input_ids": INPUT_IDS, "token_type_ids": torch.zeros(4, 8)},
         "token_type_ids must have the shape of input_ids, (4, 9), got (4, 8)",

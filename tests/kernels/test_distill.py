@@ -251,11 +251,21 @@ def test_documents_and_rows_of_weight_0_are_left_out_whatever_they_hold(case: Ca
     rows = slice(0, LENGTHS[0]) if "documents" in a else slice(0, 1)
     large = {name: a[name].clone() for name in (first, second)}
     for value in large.values():
-        value[rows] = 1e3
+        value[rows] = float("nan") if "documents" in a else 1e3
     one, other = (run(on(target), inputs.change(weights=weights, **change)) for change in ({}, large))
     torch.testing.assert_close(other["y"], one["y"])
     for result in (one, other):
         assert not result[f"d{first}"][rows].any()
+
+
+@everywhere
+@pytest.mark.parametrize("case", [SCORE, RELATION], ids=str)
+def test_documents_without_tokens_give_a_loss_of_0(case: Case, target: Target) -> None:
+    inputs = case.make(torch.float32, target.device)
+    documents = Documents.build(torch.zeros(3, dtype=torch.int32, device=target.device))
+    none = {name: x[:0] for name, x in inputs.arguments.items() if name.startswith(("student", "teacher"))}
+    result = run(on(target), inputs.change(documents=documents, weights=None, **none))
+    assert result["y"] == 0.0 and result["dstudent_q"].shape == none["student_q"].shape
 
 
 @everywhere
@@ -422,6 +432,7 @@ REFUSALS: list[tuple[Case, dict[str, Any], type[Exception], str]] = [
     ),
     (SCORE, {"weights": HERE(3)}, ValueError, "attention_score_loss: weights must have shape (4,), one weight per"),
     (SCORE, {"weights": HERE(4).long()}, TypeError, "attention_score_loss: weights must be float32 or float64, got"),
+    (SCORE, {"weights": [1.0] * 4}, TypeError, "weights must be a tensor, got list; use torch.tensor(weights, dtype="),
     (SCORE, {"causal": 1}, TypeError, "attention_score_loss: causal must be True or False, got 1"),
     (SCORE, {"window": -1}, ValueError, "attention_score_loss: window must be a whole number of tokens, or None"),
     (

@@ -342,6 +342,11 @@ def _check_same_dtype(name: str, which: str, x: Tensor, first: str, other: Tenso
 
 
 def _check_weights(name: str, first: str, x: Tensor, weights: Tensor | None, count: int, why: str) -> None:
+    if weights is not None and not isinstance(weights, Tensor):
+        raise TypeError(
+            f"{name}: weights must be a tensor, got {type(weights).__name__}; use torch.tensor(weights, "
+            "dtype=torch.float32)"
+        )
     checks.dtype(name, "weights", weights, _WEIGHTS)
     checks.shape(name, "weights", weights, (count,), why)
     checks.same_device(name, first, x, weights=weights)
@@ -389,7 +394,9 @@ def _pair_arguments(
     factors: Tensor,
 ) -> PairArguments:
     # The mean of the scores of n heads is one product of heads of n times the elements, divided by n.
-    joined = {name: x.detach().reshape(x.shape[0], count, -1) for name, x in tensors.items()}
+    joined = {
+        name: x.detach().reshape(len(x), count, x.shape[1] * x.shape[2] // count) for name, x in tensors.items()
+    }
     scales = [count / x.shape[1] * float(x.shape[2]) ** -0.5 for x in (tensors["student_q"], tensors["teacher_q"])]
     # no two tokens of a document are farther apart
     window = -1 if window is None or window >= documents.max_seqlen else window

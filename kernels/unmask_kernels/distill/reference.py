@@ -45,7 +45,7 @@ def attention_score_loss(
     """The first formula; arguments as in `unmask_kernels.attention_score_loss`."""
     count = min(student_q.shape[1], teacher_q.shape[1])
     losses = []
-    for tokens in _spans(documents):
+    for tokens in _spans(documents, weights):
         student = _mean_of_groups(_scores(student_q[tokens], student_k[tokens]), count)
         teacher = _mean_of_groups(_scores(teacher_q[tokens], teacher_k[tokens]).detach(), count)
         seen = _seen(tokens, causal, window, student.device)
@@ -67,7 +67,7 @@ def attention_relation_loss(
 ) -> Tensor:
     """The second formula; arguments as in `unmask_kernels.attention_relation_loss`."""
     losses = []
-    for tokens in _spans(documents):
+    for tokens in _spans(documents, weights):
         unseen = ~_seen(tokens, causal, window, student_q.device)
         student = _scores(student_q[tokens], student_k[tokens]).masked_fill(unseen, float("-inf")).log_softmax(-1)
         teacher = _scores(teacher_q[tokens], teacher_k[tokens]).detach()
@@ -102,8 +102,11 @@ def soft_cross_entropy(
     return _sum_of_rows(-(target * (student_logits.to(wide) / temperature).log_softmax(-1)).sum(1), weights)
 
 
-def _spans(documents: Documents) -> list[slice]:
-    return [slice(start, end) for start, end in pairwise(documents.cu_seqlens.tolist())]
+def _spans(documents: Documents, weights: Tensor | None) -> list[slice]:
+    """The tokens of each document, none for a document of weight 0: what is not finite there must not reach the sum."""
+    spans = pairwise(documents.cu_seqlens.tolist())
+    counts = [True] * len(documents.keys) if weights is None else (weights != 0).tolist()
+    return [slice(start, end if count else start) for (start, end), count in zip(spans, counts, strict=True)]
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
