@@ -241,8 +241,11 @@ def _loaded(folder: str, config: AugmentationConfig) -> tuple[MaskedModel, Neare
 
 
 def _file_hash(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256()
+    with task_file(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 @lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ from unmask.errors import RunError
 from unmask.planning.operations import DATA, STEP, Operation, operations_of, shares_of
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.data import phase_at
+from unmask.train.distilled import open_teacher, with_teachers_tokenizer
 from unmask.train.initial import InitialCheckpoint
 from unmask.train.logging.progress import Display
 from unmask.train.logging.provenance import machine
@@ -92,7 +93,7 @@ def profile(
     Raises:
         SettingError: `steps` is less than 1; a `ValueError`.
         ConfigError: a setting is wrong.
-        RunError: the trace cannot be written.
+        RunError: the trace cannot be written, or the run has fewer steps than these.
         CorpusError: the text cannot be used.
         StoreError: the store cannot be used.
     """
@@ -110,10 +111,25 @@ def profile(
         if config.init.from_ is not None:
             initial = InitialCheckpoint.open(here)
             here = initial.with_tokenizer(here)
-        trainer = build_trainer(here, folder, Checkpoints(folder=folder / "checkpoints"), Display(), initial=initial)
+        teacher = None
+        if here.distillation.teacher is not None:
+            teacher = open_teacher(here.distillation.teacher, folder)
+            here = with_teachers_tokenizer(here, teacher)
+        checkpoints = Checkpoints(folder=folder / "checkpoints")
+        trainer = build_trainer(here, folder, checkpoints, Display(), initial=initial, teacher=teacher)
+        _require_steps(trainer, steps)
         tuned = {} if config.kernels.tuned == "never" else read_tuning(trainer.device).values()
         with using(**config.kernels.named()), using_values(tuned):
             return _record(trainer, steps, place)
+
+
+def _require_steps(trainer: Trainer, steps: int) -> None:
+    needed, known = _WARM + 2 * steps, trainer.data.num_steps
+    if trainer.deadline is None and needed > known:
+        raise RunError(
+            f"profile: the run must have {needed} steps, {_WARM} to warm up and twice --steps, and it has {known}; "
+            f"give --train.steps {needed}, or fewer --steps"
+        )
 
 
 def _record(trainer: Trainer, steps: int, trace: Path) -> Profile:

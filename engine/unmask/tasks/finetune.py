@@ -29,6 +29,7 @@ from unmask.folders import FINETUNE
 from unmask.model.task_model import TaskModel
 from unmask.paths import as_typed, replace_text
 from unmask.tasks.config import FinetuneConfig
+from unmask.tasks.data.rows import task_file
 from unmask.tasks.distilled import INTERMEDIATE, TaskTeacher, of_layers
 from unmask.tasks.finetuner import Finetuner, LabelledFile
 from unmask.tasks.initial_model import InitialModel
@@ -42,6 +43,7 @@ from unmask.tasks.tasks import open_training_file
 from unmask.terminal import messages_through
 from unmask.train.checkpoint.checkpoints import Checkpoints
 from unmask.train.checkpoint.state import Facts, load_facts
+from unmask.train.distilled import TEACHER
 from unmask.train.logging.destinations import require_installed
 from unmask.train.logging.log import destinations_of, read_evaluations
 from unmask.train.logging.progress import Display
@@ -67,7 +69,7 @@ _RESAMPLES = 1000
 _EMPTY = frozenset({".finetune.yaml.partial", ".lock", "lost+found"})
 _MADE = (
     *(FINETUNE, ".finetune.yaml.partial", "log.jsonl", "evaluation.jsonl", ".lock"),
-    *("tensorboard", "loggers.json", ".loggers.json.partial", "wandb"),
+    *("tensorboard", "loggers.json", ".loggers.json.partial", "wandb", TEACHER, f".{TEACHER}.partial"),
 )
 
 
@@ -132,6 +134,10 @@ def _require_given(config: FinetuneConfig) -> None:
         raise ConfigError("config: model must name the model to start from; give a run, a checkpoint or a folder")
     if config.data.train is None:
         raise ConfigError("config: data.train must name the file to train on; give it as --data.train FILE")
+    # before hours of training, not after them
+    for file in (config.data.train, config.data.dev, config.data.test, config.distillation.prediction_data):
+        if file is not None and "://" not in file:
+            task_file(file)
 
 
 def _require_one_process() -> None:

@@ -394,9 +394,7 @@ def _pair_arguments(
     factors: Tensor,
 ) -> PairArguments:
     # The mean of the scores of n heads is one product of heads of n times the elements, divided by n.
-    joined = {
-        name: x.detach().reshape(len(x), count, x.shape[1] * x.shape[2] // count) for name, x in tensors.items()
-    }
+    joined = {name: x.detach().reshape(len(x), count, x.shape[1] * x.shape[2] // count) for name, x in tensors.items()}
     scales = [count / x.shape[1] * float(x.shape[2]) ** -0.5 for x in (tensors["student_q"], tensors["teacher_q"])]
     # no two tokens of a document are farther apart
     window = -1 if window is None or window >= documents.max_seqlen else window

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -207,6 +207,13 @@ def test_refusals(model: Path, train: Path, tmp_path: Path) -> None:
         lambda: unmask.augment(tmp_path / "bare", train, tmp_path / "new.tsv", SHORT, text="first", workers=1)
     )
     assert "has no masked-LM head" in told
+    (tmp_path / "kept.txt").write_text("cat\n")
+    follow(
+        run(config=replace(SHORT, keep=str(tmp_path / "kep.txt"))),
+        "data: ... kep.txt does not exist, ... kept.txt does; give the path of a file",
+        run(config=replace(SHORT, keep=str(tmp_path / "kept.txt"))),
+    )
+    follow(run(encoding="ebcdic"), "knows no encoding of text called 'ebcdic'; give ", run(encoding="utf-8"))
     run()()
     follow(
         lambda: unmask.augment(model, train, out, SHORT, text="first", workers=1),

@@ -48,6 +48,22 @@ def test_the_shares_of_all_families_are_the_step(
     assert "family" in shown and "operation" in shown
 
 
+def test_a_run_must_have_the_steps(store_folder: Path, tmp_path: Path) -> None:
+    settings = SMALL | {"data.store": str(store_folder), "train.steps": 6, "optimizer.warmup_steps": 1}
+
+    def run(steps: int, **more: int) -> None:
+        changed = settings | {name.replace("__", "."): value for name, value in more.items()}
+        unmask.profile("tiny", changed, steps=steps, trace=tmp_path / "trace.json")
+
+    advice.follow(
+        lambda: run(2),
+        "profile: the run must have 7 steps, 3 to warm up and twice --steps, and it has 6; give --train.steps 7, or "
+        "fewer --steps",
+        lambda: run(2, train__steps=7),
+        lambda: run(1),
+    )
+
+
 def test_a_trace_needs_a_folder(store_folder: Path, tmp_path: Path) -> None:
     settings = SMALL | {"data.store": str(store_folder)}
     advice.follow(

@@ -283,6 +283,22 @@ def test_labels_in_another_order_and_other_labels(task: Task, teacher: Path, tmp
     )
 
 
+def test_files_that_are_missing_or_wrong_are_named_before_the_first_stage_and_leave_no_run(
+    task: Task, teacher: Path, tmp_path: Path
+) -> None:
+    known, gone = tuned(teacher, tmp_path / "tuned"), str(tmp_path / "gone.tsv")
+    empty = tmp_path / "empty.tsv"
+    empty.write_text("")
+    for wrong, told in (
+        ({"distillation__prediction_data": gone}, "gone.tsv does not exist; give the path of a file"),
+        ({"data__test": gone}, "gone.tsv does not exist; give the path of a file"),
+        ({"data__train": str(empty)}, "has no label in any line; train on a file with labels"),
+    ):
+        follow(lambda wrong=wrong: task(distillation__teacher=known, **wrong), told)  # type: ignore[misc]
+        assert not (tmp_path / "run").exists()
+    task(distillation__teacher=known)
+
+
 def test_a_student_with_another_tokenizer_and_a_short_teacher(
     task: Task, teacher: Path, texts: list[str], store: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ first bytes are those of a known format, the message names the format.
 """
 
 import codecs
+import difflib
 import gzip
 import io
 import re
@@ -25,6 +26,7 @@ from unmask.paths import as_typed
 __all__ = [
     "COMPRESSED",
     "UndecodedError",
+    "check_encoding",
     "compression_of",
     "decoded_blocks",
     "decoded_lines",
@@ -209,7 +211,34 @@ def without_break(line: str) -> str:
     return line.rstrip(f"\n\r{OTHER_BREAKS}").removeprefix("\ufeff")
 
 
+def check_encoding(encoding: str) -> None:
+    """Check that Python knows this encoding of text.
+
+    Raises:
+        CorpusError: it does not.
+    """
+    if _is_encoding(encoding):
+        return
+    from encodings.aliases import aliases
+
+    known = [name for name in {*aliases, *aliases.values()} if _is_encoding(name)]
+    nearest = difflib.get_close_matches(encoding.lower().replace("-", "_"), sorted(known), n=1)
+    hint = nearest[0].replace("_", "-") if nearest else "latin-1, gb18030 or utf-16"
+    raise CorpusError(f"corpus: Python knows no encoding of text called {encoding!r}; give {hint}")
+
+
+def _is_encoding(name: str) -> bool:
+    """Return whether this is an encoding of text, as base64 is not; only its use tells."""
+    try:
+        "a".encode(name)
+        b"".decode(name)
+    except (LookupError, ValueError):
+        return False
+    return True
+
+
 def _decoded(path: FilePath, stream: IO[bytes], encoding: str) -> Iterator[str]:
+    check_encoding(encoding)
     decoder = codecs.getincrementaldecoder(encoding)()
     # in UTF-16 each letter has a zero byte
     is_wide = b"\0" in "a".encode(encoding)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmask.config.settings import between_commas
+from unmask.data.text.decoding import check_encoding
 from unmask.data.text.remote import FilePath
 from unmask.errors import CorpusError
 
@@ -72,7 +73,7 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         _check_names(self.text_field)
-        _check_encoding(self.encoding)
+        check_encoding(self.encoding)
         if self.delimiter == _TAB:
             object.__setattr__(self, "delimiter", "\t")
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
@@ -164,24 +165,3 @@ def _check_names(text_field: str) -> None:
             f"corpus: text_field must name a field, or several different ones with commas between them, got "
             f"{text_field!r}; write for example title,text, and a name that holds a comma in double quotes"
         )
-
-
-def _check_encoding(encoding: str) -> None:
-    if _is_encoding(encoding):
-        return
-    from encodings.aliases import aliases
-
-    known = [name for name in {*aliases, *aliases.values()} if _is_encoding(name)]
-    nearest = difflib.get_close_matches(encoding.lower().replace("-", "_"), sorted(known), n=1)
-    hint = nearest[0].replace("_", "-") if nearest else "latin-1, gb18030 or utf-16"
-    raise CorpusError(f"corpus: Python knows no encoding of text called {encoding!r}; give {hint}")
-
-
-def _is_encoding(name: str) -> bool:
-    """Return whether this is an encoding of text, as base64 is not; only its use tells."""
-    try:
-        "a".encode(name)
-        b"".decode(name)
-    except (LookupError, ValueError):
-        return False
-    return True
