@@ -6,7 +6,7 @@ units and grows with its place, so its letters stay readable on a phone.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 
 __all__ = ["Line", "chart"]
@@ -36,7 +36,7 @@ class Line:
 
 
 def chart(title: str, lines: Sequence[Line], *, x_label: str, low: float | None = None) -> str:
-    """Return a figure with the lines that have finite points; an empty string if none has.
+    """Return a figure with the lines that have points; an empty string if none has.
 
     Args:
         title: what is drawn, with its unit.
@@ -44,7 +44,7 @@ def chart(title: str, lines: Sequence[Line], *, x_label: str, low: float | None 
         x_label: what stands below.
         low: lowest value of the y axis; None lets the lines decide.
     """
-    lines = [_thinned(line) for line in map(_finite, lines) if len(line.x)]
+    lines = [_thinned(line) for line in lines if len(line.x)]
     if not lines:
         return ""
     xs, ys = [value for line in lines for value in line.x], [value for line in lines for value in line.y]
@@ -84,12 +84,6 @@ def chart(title: str, lines: Sequence[Line], *, x_label: str, low: float | None 
     parts.append("</svg>")
     keys = f'<div class="keys">{legend}</div>' if len(lines) > 1 else ""
     return f"<figure><figcaption>{escape(title)}</figcaption>{''.join(parts)}{keys}</figure>"
-
-
-def _finite(line: Line) -> Line:
-    """Return a line without the points that are not finite, as those of a run that diverged."""
-    points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
-    return replace(line, x=[x for x, _ in points], y=[y for _, y in points])
 
 
 def _thinned(line: Line) -> Line:

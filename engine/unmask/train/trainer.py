@@ -667,6 +667,13 @@ class Trainer:
     def _log_end(self, stop: StopRequest) -> None:
         if self.ended:
             steps = "1 step" if self.done == 1 else f"{self.done} steps"
+            skipped = int(self.skipped_in_a_row.item())
+            # a single step may be one that a loss scale of fp16 was too large for
+            if skipped > 1:
+                _log.warning(
+                    f"the gradient was not finite in each of the last {skipped} steps and no update was made in them: "
+                    "start a new run with a lower optimizer.learning_rate or a longer warm-up"
+                )
             self._tell(f"done: {steps}, {self.tokens:,} tokens, model in {self.checkpoints.path(self.done)}")
             _log.info(f"try: unmask {next_command(self.config, self.folder)}")
         elif self.done == 0:

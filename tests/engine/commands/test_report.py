@@ -102,16 +102,6 @@ def test_spikes_are_listed(run: Path, tmp_path: Path) -> None:
     assert re.findall(r"[\d.]+", found["Loss spikes"])[-5:] == ["7", "9", "9.5", "3.25", "6"]
 
 
-def test_a_run_that_diverged_has_its_finite_points(run: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(run, tmp_path / "copy")
-    rows = [json.loads(line) for line in (copy / "log.jsonl").read_text().splitlines()]
-    changed = [row | {"loss": float("nan"), "gradient_norm": float("inf")} if row["step"] > 6 else row for row in rows]
-    (copy / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed))
-    curves = sections_of(unmask.report(copy).read_text("utf-8"))["Curves"]
-    assert "Loss (nats)" in curves and "Norm of the gradient" in curves
-    assert not re.search(r'points="[^"]*(nan|inf)', curves)
-
-
 def test_a_run_of_fine_tuning_has_its_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "tuned"
     run.mkdir()

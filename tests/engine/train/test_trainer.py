@@ -345,6 +345,17 @@ def test_a_store_without_held_out_documents_trains_and_says_so(
     assert read_evaluations(tmp_path / "a") == []
 
 
+def test_a_run_that_ends_before_it_gives_up_says_that_its_last_steps_changed_nothing(
+    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short: dict[str, Any] = {"warmup_steps": 0, "phases": [], "steps": 4}
+    tiny.pretrain(tiny.config(tmp_path / "a", learning_rate=1e30, **short))
+    assert "was not finite in each of the last 3 steps" in caplog.text
+    caplog.clear()
+    tiny.pretrain(tiny.config(tmp_path / "b", learning_rate=1e-4, **short))
+    assert "not finite" not in caplog.text
+
+
 def test_a_run_that_diverges_stops_with_advice_and_keeps_its_last_finite_state(
     tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
