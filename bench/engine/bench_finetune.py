@@ -166,7 +166,8 @@ def train_both(ours: Ours, theirs: Theirs, task: Task, dev: Path, config: Any, t
         for some in inputs.cut(np.argsort(inputs.lengths), 4096):
             predicted = theirs.model(**theirs.padded(inputs, some.tolist())).logits.argmax(-1).numpy()
             right += int((predicted == inputs.targets[some]).sum())
-    print(f"accuracy after {steps} steps: ours {scores['accuracy']:.2f}, transformers {100 * right / len(inputs):.2f}")
+    ours_right, theirs_right = scores.values["accuracy"], 100 * right / len(inputs)
+    print(f"accuracy after {steps} steps: ours {ours_right:.2f}, transformers {theirs_right:.2f}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

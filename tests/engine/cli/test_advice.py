@@ -56,7 +56,7 @@ def test_a_command_that_does_not_exist_has_a_near_one_or_a_list(told: type[_Told
         (["plot", "--zzz", "runs/a"], None),
         (["config", "--zzz", "1"], None),
         (["prepare", "--out"], None),
-        (["plot", "a", "b"], None),
+        (["evaluate", "a", "b"], None),
         (["config", "--train.stps", "3"], ["config", "--train.steps", "3"]),
         (["config", "--train.no_tensorboard=1"], ["config", "--train.no_tensorboard"]),
         (["config", "tiny", "roberta"], ["config", "tiny"]),

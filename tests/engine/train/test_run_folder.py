@@ -62,7 +62,7 @@ def test_a_resumed_run_may_change_how_it_is_watched_but_not_what_it_computes(tmp
     with pytest.raises(
         RunError,
         match=rf"{was}; resuming may change only data\.cache_folder, data\.cache_gb, data\.cache_patience, "
-        r"data\.store, kernels\.\*, masking\.similar_words, ",
+        r"data\.store, distillation\.teacher, kernels\.\*, masking\.similar_words, ",
     ):
         RunFolder.reopen(run, saved_config(run, {"optimizer.learning_rate": 0.5}))
 
@@ -99,7 +99,7 @@ def test_other_settings_start_from_the_weights_with_the_command_of_the_error(
 
 
 def test_every_setting_of_watching_may_change_and_no_other() -> None:
-    watching = {"run", "masking.similar_words", "data.store", "stream.workers"}
+    watching = {"run", "masking.similar_words", "data.store", "stream.workers", "distillation.teacher"}
     watching |= {"data.cache_folder", "data.cache_gb", "data.cache_patience"}
     for name in (
         "steps",
@@ -120,6 +120,10 @@ def test_every_setting_of_watching_may_change_and_no_other() -> None:
         "threads",
         "timeout_seconds",
         "activation_checkpointing",
+        "compile",
+        "device",
+        "graph",
+        "parallel",
     ):
         watching.add(f"train.{name}")
     kernels = {name for name in defaults() if name.startswith("kernels.")}
