@@ -115,7 +115,7 @@ def _of_finetuning(folder: Path, title: str, rows: list[dict[str, Any]], evaluat
     files = {name: value for name, value in asdict(config.data).items() if name in ("train", "dev", "test") and value}
     sections = [
         cards(_numbers(rows, evaluations)),
-        curves_section(rows, evaluations, held_out="dev file"),
+        curves_section(_in_percent(rows), evaluations, held_out="dev file"),
         evaluation_section(evaluations, object_in(folder / SCORES)),
         section("Data", facts_list({"task": config.task, "began from": str(config.model), **files})),
         speed_section(rows),
@@ -123,6 +123,14 @@ def _of_finetuning(folder: Path, title: str, rows: list[dict[str, Any]], evaluat
         _provenance(folder),
     ]
     return page(title, _subtitle(f"fine-tuning, {config.task}", config.seed, rows), sections)
+
+
+def _in_percent(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows whose accuracies are in percent, as the scores of a dev file are."""
+    return [
+        {key: 100 * value if key.endswith("accuracy") and value is not None else value for key, value in row.items()}
+        for row in rows
+    ]
 
 
 def _subtitle(kind: str, seed: int, rows: list[dict[str, Any]]) -> str:

@@ -121,9 +121,9 @@ def read_pretraining_model(folder: Path, *, heads: Sequence[str] | None = None) 
     if heads is None:
         if "mlm" not in found:
             raise CheckpointError(
-                f"{folder} has no masked-LM head (no weights named cls.predictions.*); read its encoder with "
-                "unmask.Encoder.from_pretrained, or pass heads=('mlm',) to PretrainingModel.from_pretrained, which "
-                "makes a new one"
+                f"{folder} has no masked-LM head (no weights named cls.predictions.*); give a masked language model, "
+                "such as a run of `unmask pretrain`, read its encoder with unmask.Encoder.from_pretrained, or pass "
+                "heads=('mlm',) to PretrainingModel.from_pretrained, which makes a new one"
             )
         heads = [name for name in ("mlm", "nsp") if name in found]
     # The next-sentence head reads the pooler, and comes with it.

@@ -100,7 +100,7 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
     """Return about `count` round numbers around a range."""
     if high <= low:
         room = max(abs(low), 1.0) * 0.1
-        low, high = low - room, low + room
+        low, high = low - room if low else low, low + room
     rough = (high - low) / count
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(size * each for each in (1, 2, 2.5, 5, 10) if size * each >= rough)

@@ -121,6 +121,18 @@ def test_a_run_of_fine_tuning_has_its_scores(tmp_path: Path, capsys: pytest.Capt
     assert "classification" in found["Data"] and "bert" in found["Data"]
 
 
+def test_training_accuracies_of_fine_tuning_are_in_percent_as_those_of_the_dev_file(tmp_path: Path) -> None:
+    (tmp_path / "finetune.yaml").write_text(finetune_yaml(FinetuneConfig(model="bert", run=str(tmp_path))))
+    rows = [{"step": step, "loss": 1.0, "data_wait": 0.0, "task_accuracy": 0.75 + 0.05 * step} for step in (1, 2)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "evaluation.jsonl").write_text('{"event": "evaluate", "step": 2, "loss": 0.5, "accuracy": 81.5}\n')
+    page = unmask.report(tmp_path).read_text("utf-8")
+    charts = dict(re.findall(r'<svg[^>]*aria-label="([^"]*)">(.*?)</svg>', page, re.DOTALL))
+    ticks = [float(text) for text in re.findall(r">([\d.]+)</text>", charts["Accuracy"])]
+    assert 80 in ticks and 85 in ticks and not any(2 < tick < 80 for tick in ticks) and 0 not in ticks
+    assert ">-" not in charts["Share of the time waiting for data"]
+
+
 def test_a_folder_without_a_run_is_refused_with_the_way_out(run: Path, tmp_path: Path) -> None:
     advice.follow(
         lambda: unmask.report(tmp_path / "gone"),

@@ -216,9 +216,9 @@ CASES: dict[str, tuple[Change, str, Change]] = {
     ),
     "no head": (
         without("cls."),
-        "has no masked-LM head (no weights named cls.predictions.*); read its encoder with "
-        "unmask.Encoder.from_pretrained, or pass heads=('mlm',) to PretrainingModel.from_pretrained, which makes a new "
-        "one",
+        "has no masked-LM head (no weights named cls.predictions.*); give a masked language model, such as a run of "
+        "`unmask pretrain`, read its encoder with unmask.Encoder.from_pretrained, or pass heads=('mlm',) to "
+        "PretrainingModel.from_pretrained, which makes a new one",
         lambda folder: (
             unmask.Encoder.from_pretrained(folder),
             unmask.PretrainingModel.from_pretrained(folder, heads=("mlm",)).save_pretrained(folder),
