@@ -1,10 +1,12 @@
-"""Build `unmask` and `unmask_kernels` from their two source roots, and the kernels in CUDA C++ of `csrc/` with nvcc.
+"""Build `unmask` and `unmask_kernels` from their two source roots, and the kernels in C++ and CUDA C++ of `csrc/`.
 
-pyproject.toml has everything else. The extension `unmask_kernels._C` needs nvcc, a C++ compiler, pybind11 and ninja. It
-needs no GPU and no PyTorch: addresses and streams go in as numbers, and the CUDA runtime is linked in.
+pyproject.toml has everything else. The extension `unmask_kernels._cpu` needs a C++ compiler and pybind11, and
+`unmask_kernels._C` nvcc and ninja too. Neither needs a GPU or PyTorch: addresses and streams go in as numbers, and the
+CUDA runtime is linked in.
 
-    UNMASK_BUILD_CUDA    1: build it, or fail. 0: leave it out. Unset: build it where nvcc is found; if that fails, the
+    UNMASK_BUILD_CPU     1: build the extension for CPUs, or fail. 0: leave it out. Unset: build it; if that fails, the
                          installation goes on without it and says why
+    UNMASK_BUILD_CUDA    the same for the extension in CUDA C++, where nvcc is found
     UNMASK_CUDA_ARCHS    what to compile for, default "sm_80 sm_90a compute_80": sm_ is code for a GPU, compute_ is PTX,
                          from which a driver makes code for newer GPUs
     CUDA_HOME, CXX       folder of a CUDA toolkit; C++ compiler
@@ -26,10 +28,12 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError
 
 ROOT = Path(__file__).resolve().parent
 ROOTS = {"unmask": "engine", "unmask_kernels": "kernels"}
 SOURCES = ROOT / "csrc"
+FOR_CPUS = SOURCES / "cpu"
 USUAL_FOLDER = Path("/usr/local/cuda")
 ARCHITECTURES = "sm_80 sm_90a compute_80"
 # the parts of the compiler must be of one release: they do not require one another's
@@ -58,11 +62,11 @@ build {target}: link {objects}
 """
 
 
-def wish() -> str:
-    """Return what the user wants of the extension: "1", "0", or "" for what is possible."""
-    asked = os.environ.get("UNMASK_BUILD_CUDA", "")
+def wish(variable: str = "UNMASK_BUILD_CUDA") -> str:
+    """Return what the user wants of an extension: "1", "0", or "" for what is possible."""
+    asked = os.environ.get(variable, "")
     if asked not in ("", "0", "1"):
-        raise SystemExit(f"unmask: UNMASK_BUILD_CUDA must be 0 or 1, or unset, got '{asked}'")
+        raise SystemExit(f"unmask: {variable} must be 0 or 1, or unset, got '{asked}'")
     return asked
 
 
@@ -123,10 +127,10 @@ def version() -> str:
     return found[1]
 
 
-def hash_of_sources() -> str:
-    """Return the hash of csrc/ as `unmask_kernels.extension` computes it, to refuse an extension of other sources."""
+def hash_of_sources(folder: Path) -> str:
+    """Return the hash of a folder. `unmask_kernels.extension` compares it with the hash of what was built."""
     module = runpy.run_path(str(ROOT / "kernels/unmask_kernels/_sources.py"))
-    return str(module["hash_of_sources"](SOURCES))
+    return str(module["hash_of_sources"](folder))
 
 
 def pybind11_headers() -> Path:
@@ -162,10 +166,14 @@ def build_file(target: Path, objects: Path) -> str:
     options = codes(architectures)
     headers, libraries = toolkit(nvcc)
     # a header of its own, which one file includes: the others need no compilation when it changes
-    facts = {"VERSION": version(), "SOURCES": hash_of_sources(), "ARCHITECTURES": " ".join(names_of(architectures))}
+    facts = {
+        "VERSION": version(),
+        "SOURCES": hash_of_sources(SOURCES),
+        "ARCHITECTURES": " ".join(names_of(architectures)),
+    }
     lines = [f'#define UNMASK_{name} "{value}"\n' for name, value in facts.items()]
     (objects / "build_facts.h").write_text("".join(lines))
-    files = sorted(path for path in SOURCES.rglob("*") if path.suffix in (".cpp", ".cu"))
+    files = sorted(path for path in SOURCES.rglob("*") if path.suffix in (".cpp", ".cu") and path.parent != FOR_CPUS)
     outputs = {path: objects / f"{path.relative_to(SOURCES).as_posix().replace('/', '.')}.o" for path in files}
     rules = {".cpp": "cxx", ".cu": "cuda"}
     includes = [*headers, sysconfig.get_path("include"), pybind11_headers()]
@@ -192,19 +200,32 @@ def _escaped(path: Path) -> str:
     return re.sub(r"([$ :])", r"$\1", str(path))
 
 
-class BuildWithNvcc(build_ext):
-    """Build `unmask_kernels._C` by ninja."""
+class BuildExtensions(build_ext):
+    """Build `unmask_kernels._cpu` by setuptools, and `unmask_kernels._C` by ninja."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Build it, or leave it out with a reason if nobody asked for it."""
+        """Build one, or leave it out with a reason if nobody asked for it."""
+        cuda = ext.name.endswith("_C")
+        variable, name = ("UNMASK_BUILD_CUDA", "CUDA extension") if cuda else ("UNMASK_BUILD_CPU", "extension for CPUs")
         try:
-            self._build(ext)
-        except (Unbuildable, subprocess.CalledProcessError) as error:
-            if wish() == "1":
-                raise SystemExit(f"unmask: the CUDA extension cannot be built: {error}") from error
-            print(f"unmask: goes on without the CUDA extension: {error}; UNMASK_BUILD_CUDA=1 makes this an error")
+            self._build_by_ninja(ext) if cuda else self._build_for_cpus(ext)
+        except (Unbuildable, subprocess.CalledProcessError, CCompilerError) as error:
+            if wish(variable) == "1":
+                raise SystemExit(f"unmask: the {name} cannot be built: {error}") from error
+            print(f"unmask: goes on without the {name}: {error}; {variable}=1 makes this an error")
 
-    def _build(self, ext: Extension) -> None:
+    def _build_for_cpus(self, ext: Extension) -> None:
+        facts = {"VERSION": version(), "SOURCES": hash_of_sources(FOR_CPUS)}
+        ext.define_macros = [(f"UNMASK_{name}", f'"{value}"') for name, value in facts.items()]
+        ext.include_dirs = [str(SOURCES), str(pybind11_headers())]
+        # hidden: the symbols of pybind11 must not meet those of another module
+        options = {"msvc": ["/std:c++17", "/O2", "/EHsc"]}
+        of_gcc = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-pthread"]
+        ext.extra_compile_args = options.get(self.compiler.compiler_type, of_gcc)
+        ext.extra_link_args = [] if self.compiler.compiler_type in options else ["-pthread"]
+        super().build_extension(ext)
+
+    def _build_by_ninja(self, ext: Extension) -> None:
         objects = Path(self.build_temp).resolve()
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         for folder in (objects, target.parent):
@@ -214,10 +235,17 @@ class BuildWithNvcc(build_ext):
 
 
 def extensions() -> Iterator[Extension]:
-    """Yield the extension if it is wanted and there is a compiler, or if it is asked for."""
+    """Yield the extensions that are wanted: with a compiler, or because they are asked for."""
+    # optional: an installation goes on without the file
+    asked = wish("UNMASK_BUILD_CPU")
+    if asked != "0":
+        sources = sorted(path.relative_to(ROOT).as_posix() for path in FOR_CPUS.glob("*.cpp"))
+        # whatever changes a flag or a macro
+        others = [*FOR_CPUS.glob("*.h"), ROOT / "setup.py", ROOT / "engine/unmask/__init__.py"]
+        depends = [path.relative_to(ROOT).as_posix() for path in others]
+        yield Extension("unmask_kernels._cpu", sources, depends=depends, language="c++", optional=asked == "")
     asked = wish()
     if asked == "1" or (asked == "" and compiler() is not None):
-        # optional: an installation goes on without the file
         yield Extension("unmask_kernels._C", [], optional=asked == "")
     elif asked == "" and sys.argv[1:2] not in (["egg_info"], ["dist_info"]):
         # one of the commands that pip runs
@@ -234,6 +262,6 @@ if __name__ == "__main__":
         packages=[name for root in ROOTS.values() for name in find_packages(root)],
         package_dir={package: f"{root}/{package}" for package, root in ROOTS.items()},
         ext_modules=[*extensions()],
-        cmdclass={"build_ext": BuildWithNvcc},
+        cmdclass={"build_ext": BuildExtensions},
         setup_requires=build_requirements(),
     )

@@ -1,4 +1,4 @@
-"""setup.py: when the CUDA extension is built, from what, and what it says if it cannot be."""
+"""setup.py: when the extensions are built, from what, and what it says if they cannot be."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ script = setup_script()
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("UNMASK_BUILD_CUDA", "UNMASK_CUDA_ARCHS", "CUDA_HOME", "CUDA_PATH", "CXX"):
         monkeypatch.delenv(name, raising=False)
+    # most tests are about the extension in CUDA C++
+    monkeypatch.setenv("UNMASK_BUILD_CPU", "0")
 
 
 @pytest.fixture
@@ -163,7 +165,8 @@ def test_the_file_for_ninja_has_every_source_and_paths_with_spaces(
     text = script.build_file(tmp_path / "a folder" / "_C.so", objects)
     for path in (ROOT / "csrc").rglob("*.c*"):
         if path.suffix in (".cpp", ".cu"):
-            assert f": {'cuda' if path.suffix == '.cu' else 'cxx'} {path}" in text
+            built = f": {'cuda' if path.suffix == '.cu' else 'cxx'} {path}" in text
+            assert built == (path.parent.name != "cpu"), "that one has no CUDA"
     assert f"build {tmp_path}/a$ folder/_C.so: link" in text
     assert f"'{tmp_path}/a toolkit/include'" in text
     facts = (objects / "build_facts.h").read_text()
@@ -206,7 +209,7 @@ def test_a_build_that_fails_ends_the_installation_only_if_it_was_asked_for(
     from setuptools import Distribution
 
     monkeypatch.setattr(script, "compiler", lambda: None)
-    command = script.BuildWithNvcc(Distribution())
+    command = script.BuildExtensions(Distribution())
     command.build_temp, command.build_lib, command.extensions = str(tmp_path / "temp"), str(tmp_path), []
     extension = script.Extension("unmask_kernels._C", [])
     command.build_extension(extension)
@@ -215,6 +218,38 @@ def test_a_build_that_fails_ends_the_installation_only_if_it_was_asked_for(
     assert "UNMASK_BUILD_CUDA=1 makes this an error" in told
     monkeypatch.setenv("UNMASK_BUILD_CUDA", "1")
     with pytest.raises(SystemExit, match="the CUDA extension cannot be built: nvcc is not found"):
+        command.build_extension(extension)
+
+
+def test_the_extension_for_cpus_is_built_unless_it_is_unwanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_BUILD_CUDA", "0")
+    for asked in ("", "1"):
+        monkeypatch.setenv("UNMASK_BUILD_CPU", asked)
+        [extension] = script.extensions()
+        assert extension.name == "unmask_kernels._cpu" and extension.optional == (asked == "")
+        assert {(ROOT / source).read_text() for source in extension.sources}
+        assert "setup.py" in extension.depends and "csrc/cpu/philox.h" in extension.depends
+    monkeypatch.setenv("UNMASK_BUILD_CPU", "0")
+    assert [*script.extensions()] == []
+
+
+def test_an_installation_goes_on_without_a_compiler_for_cpus_and_one_that_asked_for_it_ends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from setuptools import Distribution
+
+    source = tmp_path / "wrong.cpp"
+    source.write_text("this is no C++\n")
+    extension = script.Extension("unmask_kernels._cpu", [str(source)])
+    command = script.BuildExtensions(Distribution({"name": "some", "ext_modules": [extension]}))
+    command.build_temp, command.build_lib = str(tmp_path / "temp"), str(tmp_path)
+    command.ensure_finalized()
+    monkeypatch.setenv("UNMASK_BUILD_CPU", "")
+    command.run()
+    told = capfd.readouterr().out
+    assert "goes on without the extension for CPUs: " in told and "UNMASK_BUILD_CPU=1 makes this an error" in told
+    monkeypatch.setenv("UNMASK_BUILD_CPU", "1")
+    with pytest.raises(SystemExit, match="the extension for CPUs cannot be built: "):
         command.build_extension(extension)
 
 

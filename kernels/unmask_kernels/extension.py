@@ -24,7 +24,16 @@ from typing import NamedTuple
 from ._sources import hash_of_sources
 from .dispatch import BackendUnavailable
 
-__all__ = ["OLDEST_DRIVERS", "Extension", "build_command", "cuda_reasons", "has_code", "installed", "load_extension"]
+__all__ = [
+    "OLDEST_DRIVERS",
+    "Extension",
+    "build_command",
+    "cuda_reasons",
+    "has_code",
+    "installed",
+    "load_extension",
+    "staleness",
+]
 
 OLDEST_DRIVERS = {12: 525, 13: 580}
 """The oldest driver for a runtime of each major version of CUDA."""
@@ -74,7 +83,7 @@ def installed() -> Extension | None:
         module.architectures,
         module.runtime_version,
         module.driver_version(),
-        _staleness(module.version, module.sources),
+        staleness(_NAME, module.version, module.sources, "csrc"),
     )
 
 
@@ -143,17 +152,17 @@ def load_extension() -> ModuleType:
     return importlib.import_module(_NAME)
 
 
-def build_command() -> str:
-    """Return the command that builds the extension for this installation.
+def build_command(variable: str = "UNMASK_BUILD_CUDA") -> str:
+    """Return the command that builds the extension that a variable of setup.py asks for, in this installation.
 
     In a checkout it installs the checkout; else it installs again from where pip got the package.
     """
     root = _checkout()
     if root is not None:
-        return f"UNMASK_BUILD_CUDA=1 pip install --no-deps --editable {shlex.quote(str(root))}"
+        return f"{variable}=1 pip install --no-deps --editable {shlex.quote(str(root))}"
     # pip keeps what it has built from the same sources, such as a package without the extension
     again = "--no-deps --force-reinstall --no-cache-dir --no-binary unmask"
-    return f"UNMASK_BUILD_CUDA=1 pip install {again} {shlex.quote(_origin())}"
+    return f"{variable}=1 pip install {again} {shlex.quote(_origin())}"
 
 
 def _checkout() -> Path | None:
@@ -175,18 +184,18 @@ def _origin() -> str:
     return f"{direct['vcs_info']['vcs']}+{url}" if "vcs_info" in direct else url
 
 
-def _staleness(version: str, sources: str) -> str:
-    """Return why an extension of a version, built from sources of a hash, is not the one of this version, or ""."""
+def staleness(name: str, version: str, sources: str, folder: str) -> str:
+    """Return why an extension of a version, built from sources of a hash in a folder, is not the one of here, or ""."""
     root = _checkout()
     if root is not None:
-        here = hash_of_sources(root / "csrc")
+        here = hash_of_sources(root / folder)
         if sources != here:
-            return f"{_NAME} was built from other sources (hash {sources}, csrc here has {here}); {_AGAIN}"
+            return f"{name} was built from other sources (hash {sources}, {folder} here has {here}); {_AGAIN}"
         return ""
     try:
         expected = importlib.metadata.version("unmask")
     except importlib.metadata.PackageNotFoundError:
         return ""
     if version != expected:
-        return f"{_NAME} is of version {version}, unmask of {expected}; {_AGAIN}"
+        return f"{name} is of version {version}, unmask of {expected}; {_AGAIN}"
     return ""

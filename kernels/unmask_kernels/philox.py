@@ -14,7 +14,8 @@ One call gives 4 words of 32 bits = 8 lanes of 16 bits for 8 neighbouring column
 
 This file is bit-equal to Triton's `tl.philox`. Words are int64 tensors, because PyTorch lacks uint32 arithmetic. A call
 takes about 100 integer operations, 12 for each element. A GPU works on as many counters at a time as keep the
-intermediate words below two gigabytes. On a CPU, NumPy draws the masks of dropout (`philox_numpy`).
+intermediate words below two gigabytes. On a CPU, the extension in C++ draws the masks of dropout (`philox_cpp`), or
+NumPy where it is not built (`philox_numpy`).
 
 Every public function that draws or makes keys is one operation to a compiler, which calls it and generates no code for
 it, because generated code is not always exact: with vectors of 256 bits, Inductor of torch 2.13 gets
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import torch
@@ -36,6 +38,7 @@ __all__ = [
     "keep_rows",
     "keep_scores",
     "mix64",
+    "on_cpu",
     "packed",
     "philox_4x32",
     "row_keys",
@@ -150,10 +153,7 @@ def keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tens
         bool (T, columns), True where an element is kept.
     """
     if key.device.type == "cpu":
-        from . import philox_numpy
-
-        kept = philox_numpy.keep_rows(*_for_numpy(key, keys_of_rows), columns, threshold(p), torch.get_num_threads())
-        return torch.from_numpy(kept)
+        return on_cpu().keep_rows(_unsigned(key), keys_of_rows, columns, threshold(p), torch.get_num_threads())
     return _rows_by_torch(key, keys_of_rows, columns, p)
 
 
@@ -193,11 +193,8 @@ def _keep_scores(
     key: Tensor, document_keys: Tensor, heads: int, first_row: int, end_row: int, columns: int, p: float
 ) -> Tensor:
     if key.device.type == "cpu":
-        from . import philox_numpy
-
-        address, rows = _for_numpy(key, document_keys), range(first_row, end_row)
-        kept = philox_numpy.keep_scores(*address, heads, rows, columns, threshold(p), torch.get_num_threads())
-        return torch.from_numpy(kept)
+        rows, threads = range(first_row, end_row), torch.get_num_threads()
+        return on_cpu().keep_scores(_unsigned(key), document_keys, heads, rows, columns, threshold(p), threads)
     return _scores_by_torch(key, document_keys, heads, first_row, end_row, columns, p)
 
 
@@ -218,6 +215,13 @@ def _scores_by_torch(
     return keep
 
 
+def on_cpu() -> ModuleType:
+    """Return the module that draws masks on a CPU: `philox_cpp`, or `philox_numpy` where the extension is missing."""
+    from . import philox_cpp, philox_numpy
+
+    return philox_numpy if philox_cpp.fault() else philox_cpp
+
+
 def packed(keep: Tensor) -> Tensor:
     """Put the last dimension of a mask on a CPU into bits, the first element into the lowest; uint8 (..., bytes)."""
     from . import philox_numpy
@@ -232,9 +236,8 @@ def unpacked(bits: Tensor, columns: int) -> Tensor:
     return torch.from_numpy(philox_numpy.unpacked(bits.numpy(), columns))
 
 
-def _for_numpy(key: Tensor, keys: Tensor) -> tuple[int, Any]:
-    """The key of the stream and those of rows or documents as numbers without a sign."""
-    return int(key) & 0xFFFFFFFFFFFFFFFF, keys.contiguous().numpy().view("uint64")
+def _unsigned(key: Tensor) -> int:
+    return int(key) & 0xFFFFFFFFFFFFFFFF
 
 
 def _slices(count: int, size: int) -> list[slice]:

@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 __all__ = ["keep_rows", "keep_scores", "packed", "unpacked"]
 
@@ -41,52 +43,54 @@ _BLOCK = 3 << 12  # counters worked on at a time by each thread; best of 4,096 t
 _WORTH_A_THREAD = 1 << 16  # counters, about 2 ms
 
 
-def keep_rows(key: int, keys_of_rows: _Words, columns: int, bound: int, threads: int) -> _Mask:
+def keep_rows(key: int, keys_of_rows: Tensor, columns: int, bound: int, threads: int) -> Tensor:
     """Decide which elements of a (T, columns) activation survive dropout.
 
     Args:
         key: of the random stream, as a number of 64 bits without a sign.
-        keys_of_rows: (T,).
+        keys_of_rows: int64 (T,).
         columns: width of a row.
         bound: a lane of 16 bits below it drops its element.
         threads: threads that may work.
     Returns:
-        (T, columns), True where an element is kept.
+        bool (T, columns), True where an element is kept.
     """
+    keys = _without_sign(keys_of_rows)
     groups = -(-columns // _COLUMNS_PER_CALL)
-    keep = np.empty((len(keys_of_rows), groups, _COLUMNS_PER_CALL), dtype=np.bool_)
+    keep = np.empty((len(keys), groups, _COLUMNS_PER_CALL), dtype=np.bool_)
 
     def draw(rows: slice) -> None:
-        _draw_rows(keep[rows], _schedule(key), keys_of_rows[rows], bound)
+        _draw_rows(keep[rows], _schedule(key), keys[rows], bound)
 
-    _share(draw, len(keys_of_rows), groups, threads)
-    return _cut(keep.reshape(len(keys_of_rows), groups * _COLUMNS_PER_CALL), columns)
+    _share(draw, len(keys), groups, threads)
+    return _cut(keep.reshape(len(keys), groups * _COLUMNS_PER_CALL), columns)
 
 
 def keep_scores(
-    key: int, document_keys: _Words, heads: int, rows: range, columns: int, bound: int, threads: int
-) -> _Mask:
+    key: int, document_keys: Tensor, heads: int, rows: range, columns: int, bound: int, threads: int
+) -> Tensor:
     """Decide which attention probabilities of N documents survive dropout.
 
     Args:
         key, bound, threads: as above.
-        document_keys: (N,).
+        document_keys: int64 (N,).
         heads: number of heads.
         rows: positions in the document, one after the other.
         columns: width of the score matrices, which start at the document's first token.
     Returns:
-        (N, heads, len(rows), columns), True where an element is kept.
+        bool (N, heads, len(rows), columns), True where an element is kept.
     """
+    keys = _without_sign(document_keys)
     groups = -(-columns // _COLUMNS_PER_CALL)
-    shape = len(document_keys), heads, len(rows)
+    shape = len(keys), heads, len(rows)
     keep = np.empty((*shape, groups, _COLUMNS_PER_CALL), dtype=np.bool_)
-    many = len(document_keys) >= threads
+    many = len(keys) >= threads
 
     def draw(some: slice) -> None:
         if many:
-            _draw_scores(keep[some], _schedule(key), document_keys[some], rows.start, bound)
+            _draw_scores(keep[some], _schedule(key), keys[some], rows.start, bound)
         else:
-            _draw_scores(keep[:, :, some], _schedule(key), document_keys, rows.start + some.start, bound)
+            _draw_scores(keep[:, :, some], _schedule(key), keys, rows.start + some.start, bound)
 
     _share(draw, shape[0] if many else shape[2], heads * groups * (shape[2] if many else shape[0]), threads)
     return _cut(keep.reshape(*shape, groups * _COLUMNS_PER_CALL), columns)
@@ -116,8 +120,12 @@ def _share(draw: Callable[[slice], None], count: int, counters_of_each: int, thr
         list(pool.map(draw, slices))
 
 
-def _cut(keep: _Mask, columns: int) -> _Mask:
-    return keep if keep.shape[-1] == columns else np.ascontiguousarray(keep[..., :columns])
+def _without_sign(keys: Tensor) -> _Words:
+    return keys.contiguous().numpy().view(np.uint64)
+
+
+def _cut(keep: _Mask, columns: int) -> Tensor:
+    return torch.from_numpy(keep if keep.shape[-1] == columns else np.ascontiguousarray(keep[..., :columns]))
 
 
 def _schedule(key: int) -> _Words:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from offline.nvcc import ROOT, setup_script
-from unmask_kernels import extension
+from unmask_kernels import extension, philox_cpp
 from unmask_kernels._sources import hash_of_sources
 from unmask_kernels.dispatch import BackendUnavailable
 from unmask_kernels.extension import Extension, build_command, cuda_reasons, has_code, load_extension
@@ -42,9 +42,11 @@ WHOLE = Extension("sm_80 sm_90a compute_80", 13000, 13010, "")
 @pytest.fixture(autouse=True)
 def _read_anew() -> Any:
     """Nothing that a test pretends stays known."""
-    extension.installed.cache_clear()
+    for function in (extension.installed, philox_cpp.fault):
+        function.cache_clear()
     yield
-    extension.installed.cache_clear()
+    for function in (extension.installed, philox_cpp.fault):
+        function.cache_clear()
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, known: Extension | None) -> None:
@@ -188,6 +190,7 @@ def test_the_command_builds_from_where_the_package_came(
     told: dict[str, object] | None, origin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert build_command() == f"UNMASK_BUILD_CUDA=1 pip install --no-deps --editable {ROOT}"
+    assert build_command("UNMASK_BUILD_CPU") == build_command().replace("CUDA", "CPU")
     monkeypatch.setattr(extension, "_checkout", lambda: None)
     distribution = SimpleNamespace(read_text=lambda name: None if told is None else json.dumps(told))
     monkeypatch.setattr(extension.importlib.metadata, "distribution", lambda name: distribution)
@@ -204,6 +207,26 @@ def test_the_extension_of_this_checkout_is_of_its_sources() -> None:
     assert {"sm_80", "sm_90a", "compute_80"} == set(known.architectures.split())
     module = load_extension()
     assert module.version == setup_script().version()
+
+
+@pytest.mark.parametrize(
+    ("pretended", "said"),
+    [
+        ({"find_spec": lambda name: None}, "unmask_kernels._cpu is not built"),
+        (
+            {"version": "0.0.9", "sources": "0123456789abcdef"},
+            "unmask_kernels._cpu was built from other sources (hash 0",
+        ),
+        ({"version": "0.0.9", "sources": hash_of_sources(ROOT / "csrc" / "cpu")}, ""),
+    ],
+)
+def test_an_extension_for_cpus_that_is_missing_or_of_other_sources_is_not_used(
+    pretended: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = pretended.pop("find_spec", lambda name: object())
+    monkeypatch.setattr(philox_cpp.importlib.util, "find_spec", find)
+    monkeypatch.setitem(sys.modules, "unmask_kernels._cpu", SimpleNamespace(**pretended))
+    assert philox_cpp.fault().startswith(said) and bool(philox_cpp.fault()) == bool(said)
 
 
 @pytest.mark.skipif(setup_script().compiler() is None, reason="nvcc is not installed")
@@ -239,7 +262,12 @@ def test_the_advised_command_builds_the_extension(tmp_path: Path) -> None:
 
     command, known = asked()
     assert known == "None"
-    quick = {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1", "UNMASK_CUDA_ARCHS": "compute_80"}
+    quick = {
+        "PIP_NO_BUILD_ISOLATION": "0",
+        "PIP_NO_INDEX": "1",
+        "UNMASK_CUDA_ARCHS": "compute_80",
+        "UNMASK_BUILD_CPU": "0",
+    }
     path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         command,

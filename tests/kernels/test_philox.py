@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from unmask_kernels import philox, philox_numpy
+from unmask_kernels import philox, philox_cpp, philox_numpy
 from unmask_kernels.testing import contracts
+
+BUILT = pytest.mark.skipif(
+    bool(philox_cpp.fault()), reason=f"{philox_cpp.fault()}; pip install with UNMASK_BUILD_CPU=1"
+)
+
+
+@pytest.fixture(
+    autouse=True, params=[pytest.param("vectors", marks=BUILT), pytest.param("words", marks=BUILT), "numpy"]
+)
+def drawn_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Draw by vectors of the extension in C++, by its words of 32 bits, or by NumPy."""
+    way: str = request.param
+    monkeypatch.setattr(philox, "on_cpu", lambda: philox_numpy if way == "numpy" else philox_cpp)
+    if way == "numpy":
+        yield way
+        return
+    module = importlib.import_module("unmask_kernels._cpu")
+    module.use_vectors(way == "vectors")
+    yield way
+    module.use_vectors(True)
+
 
 # Counter, key and result of philox4x32-10 from Random123's known-answer tests (Salmon et al. 2011).
 KNOWN = [
@@ -141,7 +164,7 @@ def test_any_number_of_counters_at_a_time_gives_the_same_bits(at_a_time: int, mo
     monkeypatch.setattr(philox_numpy, "_BLOCK", at_a_time)
     assert torch.equal(philox.keep_scores(key, keys, 2, range(3, 9), 21, 0.4), scores)
     assert torch.equal(philox.keep_rows(key, keys, 21, 0.4), rows)
-    assert counters == [], "a CPU draws with NumPy"
+    assert counters == [], "a CPU does not draw with PyTorch"
     assert torch.equal(philox._scores_by_torch(key, keys, 2, 3, 9, 21, 0.4), scores)
     assert torch.equal(philox._rows_by_torch(key, keys, 21, 0.4), rows)
     assert max(counters) <= max(at_a_time, 2 * 3), "a row of two heads is drawn at once"
@@ -149,9 +172,11 @@ def test_any_number_of_counters_at_a_time_gives_the_same_bits(at_a_time: int, mo
 
 
 @pytest.mark.parametrize("threads", [2, 3, 5])
-def test_threads_that_share_a_mask_draw_what_one_draws(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    key, keys = torch.tensor(-7), philox.mix64(torch.arange(300))
-    few, many = (philox.keep_scores(key, keys[:count], 3, range(5, 64), 70, 0.4) for count in (1, 40))
+def test_threads_that_share_a_mask_draw_what_one_draws(
+    threads: int, drawn_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, keys = torch.tensor(-7), philox.mix64(torch.arange(30000))
+    few, many = (philox.keep_scores(key, keys[:count], 3, range(5, 64), 70, 0.4) for count in (1, 400))
     rows = philox.keep_rows(key, keys, 24, 0.4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(philox_numpy, "_WORTH_A_THREAD", 100)
@@ -159,9 +184,24 @@ def test_threads_that_share_a_mask_draw_what_one_draws(threads: int, monkeypatch
     pool = philox_numpy.ThreadPoolExecutor
     monkeypatch.setattr(philox_numpy, "ThreadPoolExecutor", lambda count: workers.append(count) or pool(count))
     assert torch.equal(philox.keep_scores(key, keys[:1], 3, range(5, 64), 70, 0.4), few)
-    assert torch.equal(philox.keep_scores(key, keys[:40], 3, range(5, 64), 70, 0.4), many)
+    assert torch.equal(philox.keep_scores(key, keys[:400], 3, range(5, 64), 70, 0.4), many)
     assert torch.equal(philox.keep_rows(key, keys, 24, 0.4), rows)
-    assert workers == [threads] * 3
+    assert workers == ([threads] * 3 if drawn_by == "numpy" else [])
+
+
+@pytest.mark.parametrize("columns", [1, 3, 8, 20, 33, 70, 257])
+def test_rows_of_any_width_are_those_of_pytorch(columns: int) -> None:
+    key, keys = torch.tensor(-7), philox.mix64(torch.arange(19))
+    scores = philox._scores_by_torch(key, keys, 3, 5, 12, columns, 0.4)
+    assert torch.equal(philox.keep_scores(key, keys, 3, range(5, 12), columns, 0.4), scores)
+    assert torch.equal(philox.keep_rows(key, keys, columns, 0.4), philox._rows_by_torch(key, keys, columns, 0.4))
+
+
+def test_the_extension_draws_where_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert philox.on_cpu() is (philox_numpy if philox_cpp.fault() else philox_cpp)
+    monkeypatch.setattr(philox_cpp, "fault", lambda: "unmask_kernels._cpu is not built")
+    assert philox.on_cpu() is philox_numpy
 
 
 def test_a_gpu_decides_many_documents_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ training. `--why` gives the reasons, `--json` everything as JSON:
     extension    the kernels in CUDA C++: whether this installation has them ("built") and the command that builds them;
                  if it has, what they are compiled for, the version of their CUDA runtime, the oldest driver for it, the
                  CUDA that the driver here knows, null without a driver, and what is wrong with them, or null ("fault")
+    cpu_extension    the kernels for CPUs in C++: why they cannot be used, or null ("fault"), and the command that
+                 builds them
     devices      one for each device: name, dtype of activations and its reason, free and total bytes of a GPU, and
                  for each operation the backend that is chosen, or null, and of every backend the reasons why it
                  cannot run, whether it may be chosen without being named ("verified"), and whether that is so
@@ -115,6 +117,7 @@ def facts(operations: Sequence[str] = ()) -> dict[str, Any]:
         },
         "gpu": None if len(devices) > 1 else _why_no_gpu(torch),
         "extension": _extension(),
+        "cpu_extension": _cpu_extension(),
         "devices": [_device(device, [known[name] for name in operations or known]) for device in devices],
         "records": _records(devices),
     }
@@ -134,6 +137,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     if found["gpu"] is not None:
         yield from _folded(f"GPU: none ({found['gpu']})")
     yield from _folded(f"CUDA C++: {_told_extension(found['extension'])}")
+    yield from _folded(f"C++ for CPUs: {_told_cpu_extension(found['cpu_extension'])}")
     for devices in _alike(found["devices"]):
         yield ""
         for device in devices:
@@ -330,6 +334,20 @@ def _extension() -> dict[str, Any]:
             "fault": found.fault or None,
         }
     return facts
+
+
+def _cpu_extension() -> dict[str, Any]:
+    from unmask_kernels.extension import build_command
+    from unmask_kernels.philox_cpp import fault
+
+    return {"fault": fault() or None, "command": build_command("UNMASK_BUILD_CPU")}
+
+
+def _told_cpu_extension(extension: dict[str, Any]) -> str:
+    if extension["fault"] is None:
+        return "built; it draws the masks of dropout"
+    slower = "so NumPy draws the masks of dropout, which takes several times as long"
+    return f"{extension['fault']}, {slower}: {extension['command']}"
 
 
 def _told_extension(extension: dict[str, Any]) -> str:

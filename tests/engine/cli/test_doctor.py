@@ -11,7 +11,7 @@ import torch
 
 from unmask.cli import main
 from unmask.cli.doctor import facts, reasons, table
-from unmask_kernels import FAMILIES, extension
+from unmask_kernels import FAMILIES, extension, philox_cpp
 from unmask_kernels.dispatch import Backend, Family, known
 from unmask_kernels.extension import Extension
 from unmask_kernels.machine_record import this_machine, update_record
@@ -89,7 +89,7 @@ def test_the_advice_of_the_table_works(capsys: pytest.CaptureFixture[str]) -> No
 def test_json_holds_every_backend_with_its_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert found.keys() == {"versions", "processor", "gpu", "extension", "devices", "records"}
+    assert found.keys() == {"versions", "processor", "gpu", "extension", "cpu_extension", "devices", "records"}
     cpu = found["devices"][0]
     assert cpu["dtype"] in ("float32", "bfloat16")
     assert {name: list(one["backends"]) for name, one in cpu["operations"].items()} == {
@@ -126,6 +126,26 @@ def test_the_kernels_in_cuda_are_told_with_the_driver_that_they_need(
     assert any(line.startswith(said) for line in table(found))
     assert found["extension"]["built"] == (known is not None)
     assert found["extension"]["command"] == extension.build_command()
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("", "C++ for CPUs: built; it draws the masks of dropout"),
+        (
+            "unmask_kernels._cpu is not built",
+            "C++ for CPUs: unmask_kernels._cpu is not built, so NumPy draws the masks",
+        ),
+    ],
+)
+def test_the_extension_for_cpus_is_told_with_what_draws_without_it(
+    fault: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(philox_cpp, "fault", lambda: fault)
+    found = facts(["gelu"])
+    told = " ".join(" ".join(table(found)).split())
+    assert said in told
+    assert ("UNMASK_BUILD_CPU=1 pip install" in told) == bool(fault)
 
 
 def test_an_unknown_operation_gets_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
