@@ -26,7 +26,7 @@ DRY = os.environ.get("DRY", "0") not in ("", "0")
 SHORT = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 """Short names of dtypes, for the names of cases."""
 
-_PACKAGES = ("torch", "triton", "transformers", "numpy", "pytest-benchmark")
+_PACKAGES = ("torch", "triton", "transformers", "sentence-transformers", "numpy", "pytest-benchmark")
 _QUERIES = (
     "name",
     "driver_version",

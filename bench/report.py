@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import machine, record, reliability_page, runs_page  # noqa: E402
+from bench import machine, peers_page, record, reliability_page, runs_page  # noqa: E402
 from bench.runs_page import anchor  # noqa: E402
 
 PAGE, RUNS_PAGE, README = ROOT / "docs" / "measured.md", ROOT / "docs" / "runs.md", ROOT / "README.md"
@@ -49,9 +49,12 @@ def render(results: Path = record.RESULTS) -> str:
     """Return the text of docs/measured.md."""
     page = [_HEAD]
     headings: Counter[str] = Counter()
-    for folder in sorted(path for path in results.glob("*") if path.is_dir()):
-        contents = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-        groups, reliability = _groups(contents), reliability_page.section(contents)
+    folders = sorted(path for path in results.glob("*") if path.is_dir())
+    found = {folder: [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))] for folder in folders}
+    page.append(peers_page.section([_groups(contents) for contents in found.values()]))
+    for folder, contents in found.items():
+        groups = {group: parts for group, parts in _groups(contents).items() if not group.startswith(peers_page.GROUP)}
+        reliability = reliability_page.section(contents)
         if groups or reliability:
             page.append(f"## {folder.name}\n")
         if groups:
@@ -60,7 +63,7 @@ def render(results: Path = record.RESULTS) -> str:
         if reliability:
             page.append(reliability)
         page += [_section(group, parts) for group, parts in groups.items()]
-    if len(page) == 1:
+    if not any(found.values()):
         page.append("Nothing has been measured yet.\n")
     return "\n".join(page)
 

@@ -52,11 +52,14 @@ def test_a_step_and_the_plain_recipe_have_one_loss_and_are_timed(
 ) -> None:
     bench = load("bench_distill_step", monkeypatch)
     words = [str(teacher), str(tmp_path / "train.tsv"), "--layers", "1", "--width", "8", "--length", "32"]
-    bench.main([*words, "--batch", "4", "--rounds", "1"])
+    bench.main([*words, "--batch", "4", "--rounds", "1", "--out", str(tmp_path / "result.json")])
     out = capsys.readouterr().out
     found = re.search(r"losses of full examples differ by (\d\.\de[+-]\d\d)", out)
     assert found is not None and float(found[1]) < 1e-5
-    assert re.search(r"\d+\.\d\d times the examples/s of the plain recipe \(1 rounds\)", out)
+    assert re.search(r"\d+\.\d\d times the examples/s of the plain recipe, random order \(1 rounds\)", out)
+    stock, ours = (row["extra_info"] for row in json.loads((tmp_path / "result.json").read_text())["benchmarks"])
+    assert (stock["variant"], ours["variant"], ours["baseline"]) == ("the plain recipe", "unmask", "the plain recipe")
+    assert "padded to 32; test_a_step" in ours["setting"] and ours["units"] == 16
 
 
 def test_each_way_of_the_table_is_trained_and_a_second_call_trains_nothing(

@@ -35,10 +35,11 @@ def test_both_sides_are_compared_timed_and_trained(
     (tmp_path / "train.tsv").write_text("sentence\tlabel\n" + "".join(rows))
     (tmp_path / "docs.jsonl").write_text(json.dumps({"sentence": "\n\n".join(TEXTS * 4)}) + "\n")
     common = [str(tmp_path / "model"), str(tmp_path / "train.tsv"), "--batch", "4", "--rounds", "1", "--steps", "4"]
-    bench.main(["classify", *common])
-    bench.main(["dropout", *common, "--seeds", "2"])
+    results = {name: tmp_path / f"{name}.json" for name in ("classify", "dropout", "mlm")}
+    bench.main(["classify", *common, "--out", str(results["classify"])])
+    bench.main(["dropout", *common, "--seeds", "2", "--out", str(results["dropout"])])
     common[1] = str(tmp_path / "docs.jsonl")
-    bench.main(["mlm", *common])
+    bench.main(["mlm", *common, "--out", str(results["mlm"])])
     out = capsys.readouterr().out
     assert len(re.findall(r"losses differ by \d\.\de[+-]\d\d", out)) == 4
     assert (
@@ -46,4 +47,12 @@ def test_both_sides_are_compared_timed_and_trained(
         == 2
     )
     assert re.search(r"the means differ by \d\.\d{4}, \d+\.\d standard errors", out)
-    assert re.search(r"\d\.\d\d times the real tokens/s of transformers, grouped \(1 rounds\)", out)
+    ratio = r"\d\.\d\d times the real tokens/s of transformers, grouped by length, ours at random \(1 rounds\)"
+    assert re.search(ratio, out)
+    rows = {name: json.loads(path.read_text())["benchmarks"] for name, path in results.items()}
+    assert {name: len(found) for name, found in rows.items()} == {"classify": 4, "dropout": 2, "mlm": 2}
+    assert all(row["extra_info"]["baseline"] == "transformers" for found in rows.values() for row in found)
+    assert [len(row["stats"]["data"]) for row in rows["dropout"]] == [2, 2]
+    # both sides are timed for as many tokens
+    assert rows["mlm"][0]["extra_info"]["units"] == rows["mlm"][1]["extra_info"]["units"]
+    assert all(str(tmp_path) not in path.read_text() for path in results.values())

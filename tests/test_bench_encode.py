@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 pytest.importorskip("sentence_transformers")
 
 
-def test_both_encoders_give_the_same_vectors_and_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_encoders_give_the_same_vectors_and_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -19,6 +22,7 @@ def test_both_encoders_give_the_same_vectors_and_are_timed(tmp_path: Path, capsy
     from unmask.data.tokenizer import Tokenizer
 
     path = Path(__file__).parents[1] / "bench" / "engine" / "bench_encode.py"
+    monkeypatch.syspath_prepend(str(path.parents[2]))
     spec = importlib.util.spec_from_file_location("bench_encode", path)
     assert spec is not None and spec.loader is not None
     bench = importlib.util.module_from_spec(spec)
@@ -35,9 +39,12 @@ def test_both_encoders_give_the_same_vectors_and_are_timed(tmp_path: Path, capsy
     arguments = ["--model", str(tmp_path / "model"), "--count", "8", "--batch", "4", "--rounds", "1"]
     assert bench.main(arguments) > 0
     (tmp_path / "lines.txt").write_text("the room was cold\nwarm\n")
-    bench.main([*arguments, "--texts", str(tmp_path / "lines.txt")])
+    bench.main([*arguments, "--texts", str(tmp_path / "lines.txt"), "--out", str(tmp_path / "result.json")])
     out = capsys.readouterr().out
     assert "8 texts of " in out and "2 texts of " in out
     assert (
         len(re.findall(r"^[\d.]+ times as fast by the processor's time, [\d.]+ by the clock", out, re.MULTILINE)) == 2
     )
+    stock, ours = (row["extra_info"] for row in json.loads((tmp_path / "result.json").read_text())["benchmarks"])
+    assert (stock["variant"], ours["variant"], ours["units"]) == ("sentence-transformers", "unmask", 2)
+    assert ours["command"] == "bench_encode.py --model model --count 8 --batch 4 --rounds 1 --texts lines.txt"

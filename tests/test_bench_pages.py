@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import record, reliability_page, report, runs_page  # noqa: E402
+from bench import pairs, record, reliability_page, report, runs_page  # noqa: E402
 
 from unmask.config import RunConfig  # noqa: E402
 
@@ -73,6 +73,35 @@ def test_the_table_of_reliability_has_the_newest_measurement_of_each_number_and_
     assert any(line.startswith("| R17 |") and "| not measured |" in line for line in lines)
     # measured under the numbers alone, on no other machine
     assert set(found) < set(reliability_page.REQUIREMENTS)
+
+
+def test_tasks_of_both_sides_have_a_section_with_the_median_ratio_and_their_losses(
+    tmp_path: Path,
+) -> None:
+    pair = pairs.Pair(task="fine-tuning", order="random order")
+    for stock, ours in ((2.0, 1.0), (3.0, 1.0), (10.0, 2.0)):
+        pair.add(pairs.Seconds(stock, stock), pairs.Seconds(ours, ours / 2), count=40, our_count=20)
+    assert str(pair) == "1.50 times the examples/s of transformers, random order (3 rounds)"
+    found = {"transformers": [0.5, 0.7], "unmask": [0.6, 0.6]}
+    rows = [
+        *pair.rows("a model, a file", pairs.command("/a/bench_it.py", ["/b/model", "--rounds", "3", "--out", "auto"])),
+        *pairs.losses("dropout", found, "a model, a file", "bench_drop.py"),
+    ]
+    record.save(tmp_path / "box" / "pairs.json", record.benchmark_file(rows))
+    page = report.render(tmp_path)
+    heading, task = page.index("## Beside transformers and sentence-transformers"), page.index("| fine-tuning |")
+    assert heading < task
+    # 40 examples take the stock side 3 s, and ours 2 s for as many, in the median
+    assert "| fine-tuning | random order | 13.33 examples/s | 20 examples/s | 1.50 (1.00 to 2.50) |" in page
+    assert "- **fine-tuning**: a model, a file; 3 rounds. By the clock: 3.00. `bench_it.py model --rounds 3`" in page
+    assert "| dropout | random order | 0.6000 ± 0.1414 | 0.6000 ± 0.0000 | 2 seeds, 0.0 standard errors apart |" in page
+    # these rows have no section of their own
+    assert "### beside" not in page and "[beside" not in page
+
+
+def test_the_section_of_both_sides_is_there_before_anything_is_measured(tmp_path: Path) -> None:
+    page = report.render(tmp_path)
+    assert "## Beside transformers and sentence-transformers" in page and "Nothing of it has been measured yet." in page
 
 
 def test_a_training_run_becomes_a_curve_without_folders(tmp_path: Path) -> None:

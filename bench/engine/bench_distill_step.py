@@ -8,19 +8,21 @@ Both sides have the same weights, losses, AdamW and clipping, without dropout. F
 examples of the maximum length, where nothing is padded. A round times each side once over the same examples; a ratio is
 of times of the processor in one round, and the median over the rounds counts.
 
-    PYTHONPATH=engine:kernels:. python bench/engine/bench_distill_step.py TEACHER train.tsv --text sentence
+    PYTHONPATH=engine:kernels:. python bench/engine/bench_distill_step.py TEACHER train.tsv --text sentence --out auto
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from bench import pairs
+from bench.pairs import Pair, Seconds, timed
 from torch import Tensor
 
 from unmask.config import EncoderConfig
@@ -99,12 +101,9 @@ class Plain:
         self.optimizer.step()
 
 
-def seconds(step: Callable[[Sequence[int]], object], batches: Sequence[Sequence[int]]) -> float:
-    """Return the processor's seconds of these batches."""
-    began = time.process_time()
-    for batch in batches:
-        step(batch)
-    return time.process_time() - began
+def seconds(step: Callable[[Sequence[int]], object], batches: Sequence[Sequence[int]]) -> Seconds:
+    """Return the seconds of these batches."""
+    return timed(lambda: [step(batch) for batch in batches])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -120,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--examples", type=int, default=128, help="examples that are read")
     parser.add_argument("--batch", type=int, default=32, help="examples of a step")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds")
+    parser.add_argument("--out", type=Path, help="result file to write ('auto' for bench/results)")
     given = parser.parse_args(arguments)
     device = torch.device("cpu")
     folder = TeacherFolder.open(given.teacher)
@@ -161,16 +161,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return step([inputs.batch(np.array(batch))])
 
     print(f"mean length {inputs.lengths.mean():.1f} of {given.length}, {sizes.num_layers} layers teach {given.layers}")
-    ratios = []
+    pair = Pair(task="step of distillation of layers", order="random order", stock="the plain recipe")
     for at in range(given.rounds + 1):
         order = order_of_epoch(len(inputs), seed=1, epoch=at).tolist()
         batches = [order[place : place + given.batch] for place in range(0, len(order) - given.batch + 1, given.batch)]
         count = len(batches) * given.batch
         mine, others = seconds(packed, batches), seconds(plain, batches)
-        print(f"round {at}: examples/s ours {count / mine:.1f}, plain {count / others:.1f}", flush=True)
+        rates = count / mine.processor, count / others.processor
+        print(f"round {at}: examples/s ours {rates[0]:.1f}, plain {rates[1]:.1f}", flush=True)
         # the first round warms up
-        ratios += [others / mine] if at else []
-    print(f"{statistics.median(ratios):.2f} times the examples/s of the plain recipe ({len(ratios)} rounds)")
+        if at:
+            pair.add(others, mine, count=count)
+    print(pair)
+    if given.out:
+        setting = (
+            f"BERT of {sizes.num_layers} layers, hidden {sizes.hidden_size}, teaches {given.layers} layers, hidden "
+            f"{width}, float32, without dropout; stock side: the recipe in plain PyTorch, padded to {given.length}; "
+            f"{pairs.source(given.train)}: {len(inputs)} texts of {inputs.lengths.mean():.1f} tokens; batches of "
+            f"{given.batch}"
+        )
+        command = pairs.command(__file__, sys.argv[1:] if arguments is None else arguments)
+        pairs.save(given.out, "distill-step", pair.rows(setting, command))
 
 
 if __name__ == "__main__":

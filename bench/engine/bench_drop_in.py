@@ -10,9 +10,9 @@ A round times both sides, one after the other. A ratio is of times of the proces
 the rounds counts. Losses are compared first, without dropout. Rows of a file are a text and its class, with a heading;
 of a file of JSON lines, each paragraph is a text.
 
-    PYTHONPATH=engine:kernels:. python bench/engine/bench_drop_in.py classify MODEL train.tsv
-    PYTHONPATH=engine:kernels:. python bench/engine/bench_drop_in.py mlm MODEL docs.jsonl --text text --length 128
-    PYTHONPATH=engine:kernels:. python bench/engine/bench_drop_in.py dropout MODEL train.tsv --steps 60
+    PYTHONPATH=engine:kernels:. python bench/engine/bench_drop_in.py classify MODEL train.tsv --out auto
+    PYTHONPATH=engine:kernels:. python bench/engine/bench_drop_in.py mlm MODEL docs.jsonl --text text --out auto
+    PYTHONPATH=engine:kernels:. python bench/engine/bench_drop_in.py dropout MODEL train.tsv --steps 60 --out auto
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ import argparse
 import copy
 import json
 import statistics
+import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from bench import pairs
+from bench.pairs import Pair, Seconds, timed
 from bench.transformers_step import length_grouped
 
 import unmask
@@ -92,13 +94,6 @@ class Classifier:
         return [self(batch) for batch in batches]
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return the processor's seconds of some work."""
-    began = time.process_time()
-    work()
-    return time.process_time() - began
-
-
 def classifiers(given: argparse.Namespace) -> tuple[list[Classifier], list[int]]:
     """Return the steps of both sides, and the lengths of the examples."""
     from transformers import AutoTokenizer
@@ -121,30 +116,40 @@ def random_batches(count: int, size: int, seed: int) -> list[list[int]]:
     return [order[at : at + size] for at in range(0, count - size + 1, size)]
 
 
-def classify(given: argparse.Namespace) -> None:
-    """Time fine-tuning steps."""
+def in_words(given: argparse.Namespace, model: Any, lengths: Sequence[int]) -> str:
+    """Return the setting of both sides."""
+    return (
+        f"{pairs.in_words(model)}, dropout {given.dropout:g}; {pairs.source(given.data)}: {len(lengths)} texts of "
+        f"{statistics.mean(lengths):.1f} tokens, cut to {given.length}; {given.steps} steps of {given.batch}"
+    )
+
+
+def classify(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Time fine-tuning steps, and return the rows."""
     (theirs, ours), lengths = classifiers(given)
     orders: dict[str, Callable[[int], list[list[int]]]] = {
         "random order": lambda seed: random_batches(len(lengths), given.batch, seed),
         "grouped by length": lambda seed: length_grouped(lengths, given.batch, seed),
     }
-    ratios: dict[str, list[float]] = {name: [] for name in orders}
+    found = {name: Pair(task="fine-tuning of classification, drop_in", order=name) for name in orders}
     print(f"{len(lengths)} examples of {statistics.mean(lengths):.1f} tokens, {torch.get_num_threads()} threads")
     for at in range(given.rounds + 1):
         for name, batches_of in orders.items():
             batches = batches_of(at)[: given.steps]
-            slow, fast = (seconds(partial(side.train, batches)) for side in (theirs, ours))
+            slow, fast = (timed(partial(side.train, batches)) for side in (theirs, ours))
             count = len(batches) * given.batch
-            print(f"round {at}, {name}: examples/s {count / slow:.1f}, with drop_in {count / fast:.1f}", flush=True)
+            rates = count / slow.processor, count / fast.processor
+            print(f"round {at}, {name}: examples/s {rates[0]:.1f}, with drop_in {rates[1]:.1f}", flush=True)
             # the first round warms up
             if at:
-                ratios[name].append(slow / fast)
-    for name, found in ratios.items():
-        print(f"{statistics.median(found):.2f} times the examples/s of transformers, {name} ({len(found)} rounds)")
+                found[name].add(slow, fast, count=count)
+    print(*found.values(), sep="\n")
+    setting = in_words(given, theirs.model, lengths)
+    return [row for pair in found.values() for row in pair.rows(setting, given.command)]
 
 
-def mlm(given: argparse.Namespace) -> None:
-    """Time masked-LM training in the Trainer."""
+def mlm(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Time masked-LM training in the Trainer, and return the rows."""
     from transformers import AutoTokenizer, DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
     from unmask.hf import EpochCallback, PackedCollator
@@ -159,7 +164,7 @@ def mlm(given: argparse.Namespace) -> None:
     batch = padded(examples[: given.batch])
     check_agreement((theirs, ours), {name: batch[name] for name in ("input_ids", "attention_mask", "labels")})
 
-    def run(model: Any, collator: Any, folder: str, **options: Any) -> tuple[float, int]:
+    def run(model: Any, collator: Any, folder: str, **options: Any) -> tuple[Seconds, int]:
         """Return the seconds of a training and its real tokens."""
         tokens = 0
 
@@ -182,23 +187,28 @@ def mlm(given: argparse.Namespace) -> None:
         )
         callbacks = [EpochCallback(packed)]
         trainer = Trainer(model, arguments, train_dataset=examples, data_collator=counted, callbacks=callbacks)
-        return seconds(trainer.train), tokens
+        return timed(trainer.train), tokens
 
-    ratios = []
+    pair = Pair(
+        task="masked LM in the Trainer, drop_in and PackedCollator",
+        order="grouped by length, ours at random",
+        unit="real tokens",
+    )
     with tempfile.TemporaryDirectory(prefix="unmask-bench-") as folder:
         for at in range(given.rounds + 1):
             slow, read = run(theirs, padded, folder, train_sampling_strategy="group_by_length")
             fast, packed_tokens = run(ours, packed, folder)
-            rates = read / slow, packed_tokens / fast
+            rates = read / slow.processor, packed_tokens / fast.processor
             print(f"round {at}: real tokens/s {rates[0]:.0f}, with drop_in {rates[1]:.0f}", flush=True)
             if at:
-                ratios.append(rates[1] / rates[0])
-    print(f"{statistics.median(ratios):.2f} times the real tokens/s of transformers, grouped ({len(ratios)} rounds)")
+                pair.add(slow, fast, count=read, our_count=packed_tokens)
+    print(pair)
+    return pair.rows(in_words(given, theirs, [len(one["input_ids"]) for one in examples]), given.command)
 
 
-def dropout(given: argparse.Namespace) -> None:
-    """Compare the last losses of runs with dropout."""
-    lasts: dict[str, list[float]] = {"transformers": [], "drop_in": []}
+def dropout(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Compare the last losses of runs with dropout, and return the rows."""
+    lasts: dict[str, list[float]] = {"transformers": [], pairs.OURS: []}
     for seed in range(given.seeds):
         sides, lengths = classifiers(given)
         for name, side in zip(lasts, sides, strict=True):
@@ -213,10 +223,12 @@ def dropout(given: argparse.Namespace) -> None:
     (one, d1), (other, d2) = means.values()
     error = ((d1**2 + d2**2) / given.seeds) ** 0.5
     print(f"the means differ by {abs(one - other):.4f}, {abs(one - other) / error:.1f} standard errors")
+    setting = f"{in_words(given, sides[0].model, lengths)}; the losses are means of the last quarter of the steps"
+    return pairs.losses("fine-tuning with dropout over seeds, drop_in", lasts, setting, given.command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one of the three."""
+    """Run one of the three, and write its rows if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("classify", "mlm", "dropout"))
     parser.add_argument("model", help="folder of a BERT encoder with its tokenizer")
@@ -231,8 +243,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="seeds of dropout")
     parser.add_argument("--dropout", type=float, default=0.1, help="dropout of the encoder")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--out", type=Path, help="result file to write ('auto' for bench/results)")
     given = parser.parse_args(arguments)
-    {"classify": classify, "mlm": mlm, "dropout": dropout}[given.what](given)
+    given.command = pairs.command(__file__, sys.argv[1:] if arguments is None else arguments)
+    rows = {"classify": classify, "mlm": mlm, "dropout": dropout}[given.what](given)
+    if given.out:
+        pairs.save(given.out, f"drop-in-{given.what}", rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Vectors of texts from sentence-transformers: `encode` with the encoder of unmask beside the stock one.
 
-    PYTHONPATH=engine:kernels:. python bench/engine/bench_encode.py                 all-MiniLM-L6-v2 of its package
+    PYTHONPATH=engine:kernels:. python bench/engine/bench_encode.py --out auto      all-MiniLM-L6-v2 of its package
     PYTHONPATH=engine:kernels:. python bench/engine/bench_encode.py --model FOLDER --texts lines.txt
 
 Both sides are one SentenceTransformer of the same weights, with and without `unmask.drop_in`, and its `encode` with the
@@ -14,17 +14,19 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import statistics
-import time
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from bench import pairs
+from bench.pairs import OURS, Pair, timed
 
 import unmask
 
 PAGES = Path(__file__).resolve().parents[2] / "docs"
+STOCK = "sentence-transformers"
 AGREEMENT = 1e-5
 
 
@@ -45,13 +47,6 @@ def packaged_model() -> str:
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
-def timed(encode: Callable[[], Any]) -> tuple[float, float]:
-    """Return the seconds of the processor and of the clock."""
-    processor, clock = time.process_time(), time.perf_counter()
-    encode()
-    return time.process_time() - processor, time.perf_counter() - clock
-
-
 def main(arguments: Sequence[str] | None = None) -> float:
     """Time both, print the ratios, and return the median ratio of the processor's seconds."""
     from sentence_transformers import SentenceTransformer
@@ -62,32 +57,41 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser.add_argument("--count", type=int, default=2000, help="texts that are encoded (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="texts of a batch (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="result file to write ('auto' for bench/results)")
     given = parser.parse_args(arguments)
     texts = given.texts.read_text("utf-8").splitlines()[: given.count] if given.texts else mixed_texts(given.count)
     folder = given.model or packaged_model()
-    models = {name: SentenceTransformer(folder) for name in ("stock", "unmask")}
-    unmask.drop_in(models["unmask"])
+    models = {name: SentenceTransformer(folder) for name in (STOCK, OURS)}
+    unmask.drop_in(models[OURS])
     calls = {
         name: lambda model=model: model.encode(texts, batch_size=given.batch, show_progress_bar=False)
         for name, model in models.items()
     }
     vectors = {name: torch.as_tensor(call()) for name, call in calls.items()}
-    difference = float((vectors["stock"] - vectors["unmask"]).abs().max() / vectors["stock"].abs().max())
+    difference = float((vectors[STOCK] - vectors[OURS]).abs().max() / vectors[STOCK].abs().max())
     assert difference <= AGREEMENT, f"vectors must agree within {AGREEMENT}, and differ by {difference:.0e}"
-    lengths = [len(ids) for ids in models["stock"].tokenizer(texts, truncation=True)["input_ids"]]
+    lengths = [len(ids) for ids in models[STOCK].tokenizer(texts, truncation=True)["input_ids"]]
     print(f"{len(texts)} texts of {min(lengths)} to {max(lengths)} tokens, {sum(lengths)} in all")
     print(f"vectors differ by {difference:.0e} of the largest element")
-    ratios: list[tuple[float, float]] = []
+    pair = Pair(task="`encode` of texts, drop_in", order="sorted by length by encode", stock=STOCK, unit="texts")
     for number in range(given.rounds):
         order = list(calls)[:: 1 if number % 2 else -1]
         seconds = {name: timed(calls[name]) for name in order}
-        ratios.append((seconds["stock"][0] / seconds["unmask"][0], seconds["stock"][1] / seconds["unmask"][1]))
+        pair.add(seconds[STOCK], seconds[OURS], count=len(texts))
         shown = ", ".join(
-            f"{name} {cpu:.2f} s ({len(texts) / clock:.0f} texts/s)" for name, (cpu, clock) in seconds.items()
+            f"{name} {one.processor:.2f} s ({len(texts) / one.clock:.0f} texts/s)" for name, one in seconds.items()
         )
         print(f"round {number + 1}: {shown}", flush=True)
-    processor, clock = (statistics.median(column) for column in zip(*ratios, strict=True))
+    processor, clock = pair.ratio(), pair.ratio("clock")
     print(f"{processor:.2f} times as fast by the processor's time, {clock:.2f} by the clock ({given.rounds} rounds)")
+    if given.out:
+        read = pairs.source(given.texts) if given.texts else "pieces of this project's pages"
+        setting = (
+            f"{pairs.in_words(models[STOCK][0].auto_model)}; {read}: {len(texts)} texts of "
+            f"{statistics.mean(lengths):.1f} tokens; batches of {given.batch}"
+        )
+        words = sys.argv[1:] if arguments is None else arguments
+        pairs.save(given.out, "encode", pair.rows(setting, pairs.command(__file__, words)))
     return processor
 
 

@@ -1,26 +1,27 @@
 """A fine-tuning step beside that of `transformers`: examples a second on a file of texts, at equal settings.
 
-    random order     batches of the same examples, padded to the longest, as the Trainer makes them by default
-    grouped          batches of LengthGroupedSampler, of nearly equal length
+    random order        batches of the same examples, padded to the longest, as the Trainer makes them by default
+    grouped by length   batches of LengthGroupedSampler, of nearly equal length; those of ours are in random order
 
 Both sides have the same weights, the same tokens, dropout, fused AdamW and clipping. Their losses are compared first,
 without dropout. A round times each side once over one reading of the examples; a ratio is of times of the processor in
 one round, and the median over the rounds counts. With --dev the two are also trained on the same batches and scored.
 
-    PYTHONPATH=engine:kernels:. python bench/engine/bench_finetune.py MODEL train.tsv --text sentence --examples 640
+    PYTHONPATH=engine:kernels:. python bench/engine/bench_finetune.py MODEL train.tsv --text sentence --out auto
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from bench import pairs
+from bench.pairs import Pair, Seconds, timed
 from bench.transformers_step import length_grouped
 
 from unmask.config import OptimizerConfig
@@ -40,6 +41,7 @@ from unmask.train.step import TrainingStep
 from unmask_kernels.tuned import using_values
 
 AGREEMENT = 1e-5
+ORDERS = ("random order", "grouped by length, ours at random")
 
 
 class Ours:
@@ -117,32 +119,27 @@ def in_batches(order: Sequence[int], size: int) -> list[list[int]]:
     return [list(order[at : at + size]) for at in range(0, len(order) - size + 1, size)]
 
 
-def seconds(step: Callable[..., float], batches: Sequence[Sequence[int]]) -> float:
-    """Return the processor's seconds of these batches."""
-    began = time.process_time()
-    for batch in batches:
-        step(batch, rate=1e-5)
-    return time.process_time() - began
+def seconds(step: Callable[..., float], batches: Sequence[Sequence[int]]) -> Seconds:
+    """Return the seconds of these batches."""
+    return timed(lambda: [step(batch, rate=1e-5) for batch in batches])
 
 
-def time_rounds(ours: Ours, theirs: Theirs, *, size: int, rounds: int) -> None:
-    """Print examples a second and ratios of each round, and their medians."""
+def time_rounds(ours: Ours, theirs: Theirs, *, size: int, rounds: int) -> list[Pair]:
+    """Print examples a second and ratios of each round, and their medians; return both orders."""
     count, lengths = len(ours.inputs), ours.inputs.lengths.tolist()
-    ratios: dict[str, list[float]] = {"random order": [], "grouped": []}
+    pair = {order: Pair(task="fine-tuning of classification, `unmask finetune`", order=order) for order in ORDERS}
     for at in range(rounds + 1):
         batches = in_batches(order_of_epoch(count, seed=1, epoch=at).tolist(), size)
         taken = seconds(ours, batches)
-        peers = {
-            "random order": seconds(theirs, batches),
-            "grouped": seconds(theirs, length_grouped(lengths, size, at)),
-        }
-        shown = ", ".join(f"{name} {len(batches) * size / one:.1f}" for name, one in peers.items())
-        print(f"round {at}: examples/s ours {len(batches) * size / taken:.1f}, transformers {shown}", flush=True)
+        peers = [seconds(theirs, batches), seconds(theirs, length_grouped(lengths, size, at))]
+        read = len(batches) * size
+        shown = ", ".join(f"{name} {read / one.processor:.1f}" for name, one in zip(ORDERS, peers, strict=True))
+        print(f"round {at}: examples/s ours {read / taken.processor:.1f}, transformers {shown}", flush=True)
         # the first round warms up
-        for name, one in peers.items() if at else ():
-            ratios[name].append(one / taken)
-    for name, found in ratios.items():
-        print(f"{statistics.median(found):.2f} times the examples/s of transformers, {name} ({len(found)} rounds)")
+        for order, one in zip(ORDERS, peers, strict=True) if at else ():
+            pair[order].add(one, taken, count=read)
+    print(*pair.values(), sep="\n")
+    return [*pair.values()]
 
 
 def train_both(ours: Ours, theirs: Theirs, task: Task, dev: Path, config: Any, tokenizer: Any, size: int) -> None:
@@ -185,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dropout", type=float, default=0.1, help="dropout of the encoder")
     parser.add_argument("--dev", help="file to score both on, after three epochs of training")
     parser.add_argument("--learning-rate", type=float, default=5e-5, help="of that training")
+    parser.add_argument("--out", type=Path, help="result file to write ('auto' for bench/results)")
     given = parser.parse_args(arguments)
     settings = {
         "model": given.model,
@@ -205,7 +203,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"losses differ by {check_agreement(ours, theirs, range(min(given.batch, len(inputs)))):.1e}", flush=True)
         if given.dev is not None:
             train_both(ours, theirs, task, Path(given.dev), config, initial.tokenizer, given.batch)
-        time_rounds(ours, theirs, size=given.batch, rounds=given.rounds)
+        found = time_rounds(ours, theirs, size=given.batch, rounds=given.rounds)
+    if given.out:
+        setting = (
+            f"{pairs.in_words(theirs.model)}, dropout {given.dropout:g}; {pairs.source(given.train)}: {len(inputs)} "
+            f"texts of {mean:.1f} tokens; batches of {given.batch}"
+        )
+        command = pairs.command(__file__, sys.argv[1:] if arguments is None else arguments)
+        pairs.save(given.out, "finetune", [row for pair in found for row in pair.rows(setting, command)])
 
 
 if __name__ == "__main__":
