@@ -10,9 +10,9 @@
 //     line 8 + n  : (document, 0, its first token, its length)      from the longest document to the shortest
 //
 // So the documents with a length in (BOUNDS[lower], BOUNDS[upper]] are those from tiles[upper].x to tiles[lower].x, and
-// item n of the launch is head n % H of document tiles[upper].x + n / H. Blocks are persistent: block b begins with item
-// b, and then takes the next one that nobody has, `gridDim.x` plus what the counter `ticket` was. Each element of dqkv is
-// written by one block in one order, so results do not depend on who takes what.
+// item n of the launch is head n % H of document tiles[upper].x + n / H. Blocks are persistent: block b begins with
+// item b, and then takes the next one that nobody has, `gridDim.x` plus what the counter `ticket` was. Each element of
+// dqkv is written by one block in one order, so results do not depend on who takes what.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,10 +1,12 @@
 // What C++ has no word for: instructions of the GPU, each as one function.
 //
-// All inline assembly of the project is in this file. A machine that runs the kernels on a CPU replaces this file and
-// the CUDA headers, and nothing else.
+// All inline assembly of the project is in `common`: here, in copies.cuh, matrices.cuh and wgmma.cuh. A machine that runs
+// the kernels on a CPU replaces these files and the CUDA headers, and nothing else.
 #pragma once
 
 #include <cuda_runtime.h>
+
+#include <type_traits>
 
 namespace unmask {
 
@@ -64,6 +66,25 @@ __device__ __forceinline__ void narrow(float value, Bf16& narrow) {
 
 __device__ __forceinline__ void narrow(float value, Fp16& narrow) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrow.bits) : "f"(value));
+}
+
+// Round two values, and return them in one word, the first in the lower half.
+template <typename Element>
+__device__ __forceinline__ unsigned pack(float low, float high) {
+  unsigned both;
+  if constexpr (std::is_same_v<Element, Bf16>) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  }
+  return both;
+}
+
+// Return 2 to the power of a value, off by about 2^-22 of it at most; subnormal numbers are 0.
+__device__ __forceinline__ float exp2_approximate(float value) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(value));
+  return power;
 }
 
 }  // namespace unmask

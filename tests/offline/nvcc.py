@@ -211,16 +211,30 @@ def _accesses(opcodes: Sequence[str]) -> collections.Counter[tuple[str, int]]:
     return collections.Counter((match[1], _BYTES[match[2]]) for match in matches if match)
 
 
+# an argument of a template in a symbol: a value of an enum, a number, a class
+_TEMPLATE_ARGUMENT = re.compile(r"LN\w*?\d([A-Z][a-z]+)E(\d+)E|L[a-z](\d+)E|N\w*?\d([A-Z][a-z]+\d*)E")
+
+
 def readable(symbol: str, header: Path) -> str:
     """Return the name of a kernel as its source has it, with the names of an enum in place of its numbers."""
-    name = re.search(r"\d+([a-z_]+_kernel)(?:IL\w*?\d(Rule|[A-Z]\w*?)E(\d+)EE)?", symbol)
-    if name is None:
+    end = symbol.find("_kernel") + len("_kernel")
+    # a name comes behind its length
+    lengths = (length for length in range(len("_kernel"), end) if symbol[: end - length].endswith(str(length)))
+    length = next((each for each in lengths if symbol[end - each].isalpha()), None)
+    if length is None:
         return symbol
-    if name[2] is None:
-        return name[1]
-    enum = re.search(rf"enum class {name[2]} : \w+ {{([^}}]*)}}", header.read_text("utf-8"))
-    names = dict(re.findall(r"(\w+) = (\d+)", enum[1])) if enum else {}
-    return f"{name[1]}<{next((key for key, value in names.items() if value == name[3]), name[3])}>"
+    name, arguments, at = symbol[end - length : end], list[str](), end + 1
+    while symbol[end : end + 1] == "I" and (argument := _TEMPLATE_ARGUMENT.match(symbol, at)):
+        enum, value, number, kind = argument.groups()
+        arguments.append(_named(enum, value, header) if enum else number or kind)
+        at = argument.end()
+    return f"{name}<{', '.join(arguments)}>" if arguments else name
+
+
+def _named(enum: str, value: str, header: Path) -> str:
+    found = re.search(rf"enum class {enum} : \w+ {{([^}}]*)}}", header.read_text("utf-8"))
+    names = dict(re.findall(r"(\w+) = (\d+)", found[1])) if found else {}
+    return next((key for key, number in names.items() if number == value), value)
 
 
 def _run(tool: str, *arguments: str) -> str:

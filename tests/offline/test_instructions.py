@@ -1,4 +1,4 @@
-"""The functions of common/instructions.cuh: on the host machine, and as nvcc compiles them, by their own definition."""
+"""Inline assembly of csrc/common: on the host machine, and as nvcc compiles it, by its own definition."""
 
 from __future__ import annotations
 
@@ -73,19 +73,33 @@ def test_a_weaker_instruction_between_blocks_is_a_race(machine: Machine, name: s
 
 @needs_nvcc
 def test_each_barrier_of_a_block_is_needed(machine: Machine) -> None:
+    assert without_each(machine, "normalise", "normalise_kernel", r"bar\.sync\s+0;") == [True, True]
+
+
+@needs_nvcc
+def test_copies_arrive_in_groups_that_are_made_and_waited_for(machine: Machine) -> None:
+    pattern = r"cp\.async\.(commit|wait)_group[^;]*;"
+    assert without_each(machine, "copies of 16 bytes", "copies_kernelILi16E", pattern) == [True, True, True]
+
+
+def without_each(machine: Machine, name: str, kernel: str, pattern: str) -> list[bool]:
+    """Take out each instruction of a kernel that a pattern matches, and say whether that is noticed."""
     text = text_of("sm_90a")
-    begin = text.index("normalise_kernel")
-    barriers = [match.span() for match in re.finditer(r"bar\.sync\s+0;", text) if match.start() > begin]
+    begin = re.search(rf"\.entry \w*{kernel}", text).end()  # type: ignore[union-attr]
+    stop = (text + ".entry").index(".entry", begin)
     noticed = []
-    for start, end in barriers:
-        right, found = run(machine, "normalise", programs(text[:start] + text[end:], instructions.SOURCE))
+    for match in re.finditer(pattern, text[begin:stop]):
+        start, end = begin + match.start(), begin + match.end()
+        right, found = run(machine, name, programs(text[:start] + text[end:], instructions.SOURCE))
         noticed.append(bool(found) or not right)
-    assert noticed == [True, True]
+    return noticed
 
 
 def test_the_kernels_use_every_function() -> None:
-    declared = (HOST.parents[2] / "csrc" / "common" / "instructions.cuh").read_text("utf-8")
+    folder = HOST.parents[2] / "csrc" / "common"
+    files = ("instructions.cuh", "copies.cuh", "matrices.cuh")
+    declared = "".join((folder / name).read_text("utf-8") for name in files)
     names = set(re.findall(r"__forceinline__ [\w:]+[\s*&]+(\w+)\(", declared))
     used = instructions.SOURCE.read_text("utf-8")
-    assert {"load_acquire", "add_acquire_release", "pause", "widen", "narrow", "in_global_memory"} <= names
-    assert [name for name in sorted(names) if f"{name}(" not in used] == []
+    assert {"load_acquire", "pack", "copy_async", "copy_wait", "load_matrices", "multiply"} <= names
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}(<[^;()]*>)?\(", used)] == []

@@ -28,7 +28,7 @@ _WAITS = (
     "__syncthreads", "__syncwarp", "__threadfence", "block_wait", "copy_wait", "copy_commit", "mbarrier_init",
     "mbarrier_wait", "mbarrier_arrive", "block_barrier", "grid_barrier", "add_acquire_release",
 )  # fmt: skip
-_STATEMENT = re.compile(rf"(?:\w+::)*\b(?:{'|'.join(_WAITS)})(?:_\w+)?\([^;]*\);")
+_STATEMENT = re.compile(rf"(?:\w+::)*\b(?:{'|'.join(_WAITS)})(?:_\w+)?(?:<\w+>)?\([^;]*\);")
 _WAITING_LOOP = re.compile(r"\bwhile \([^;]*\) (?:\w+::)*pause\(\);")
 _WEAKER = (
     ("load_acquire", "load_relaxed"),

@@ -36,12 +36,18 @@ _GARBAGE = 0xFF
 _NOT_OF_LANES = ("mma", "wgmma", "ldmatrix", "stmatrix", "cp", "fence", "griddepcontrol")
 
 
+# groups of a copy in a thread that has not made one yet, and in one where it has arrived or that takes no part
+_OPEN, _ARRIVED = 1 << 60, 1 << 61
+
+
 class _Copy(NamedTuple):
+    """An asynchronous copy of `length` bytes, of which `bytes` are read; `group` counts those of each thread."""
+
     to: NDArray[np.int64]
     source: NDArray[np.int64]
     length: int
-    read: NDArray[np.bool_]
-    threads: NDArray[np.bool_]
+    bytes: NDArray[np.int32]
+    group: NDArray[np.int64]
     text: str
 
 
@@ -96,7 +102,7 @@ class Machine:
                 f"%nctaid.{axis}": np.full(self.threads, count),
             }
         self._copies: list[_Copy] = []
-        self._groups: list[list[_Copy]] = []
+        self._commits = np.zeros(self.threads, np.int64)
         self._matrices = Matrices(self)
 
     def run(self) -> None:
@@ -397,37 +403,40 @@ class Machine:
 
     def _copy(self, opcode: tuple[str, ...], operands: tuple[str, ...], where: NDArray[np.bool_]) -> None:
         if opcode[2] == "commit_group":
-            self._groups.append(self._copies)
-            self._copies = []
+            for copy in self._copies:
+                copy.group[where & (copy.group == _OPEN)] = self._commits[where & (copy.group == _OPEN)]
+            self._commits[where] += 1
         elif opcode[2] == "wait_group":
-            done = len(self._groups) - int(operands[0])
-            for group in self._groups[: max(0, done)]:
-                for copy in group:
-                    self._arrive(copy)
-            self._groups = self._groups[max(0, done) :]
+            last = self._commits - int(operands[0])
+            for copy in self._copies:
+                self._arrive(copy, where & (copy.group < last))
+            self._copies = [copy for copy in self._copies if (copy.group < _ARRIVED).any()]
         else:
             length = int(operands[2], 0)
             wanted = self.read(operands[3], "s32") if len(operands) > 3 else np.full(self.threads, length)
-            if not np.isin(wanted[where], (0, length)).all():
-                raise NotImplementedError(f"ptx: part of a copy in {self.now}")
-            copy = _Copy(
-                self.address(operands[0]), self.address(operands[1]), length, where & (wanted > 0), where, self.now
-            )
+            if ((wanted[where] < 0) | (wanted[where] > length)).any():
+                raise IndexError(f"ptx: more bytes are read than copied in {self.now}")
+            group = np.where(where, _OPEN, _ARRIVED)
+            copy = _Copy(self.address(operands[0]), self.address(operands[1]), length, wanted, group, self.now)
             self._copies.append(copy)
-            self._transfer(copy, arrived=False)
+            self._transfer(copy, where, arrived=False)
 
-    def _arrive(self, copy: _Copy) -> None:
+    def _arrive(self, copy: _Copy, threads: NDArray[np.bool_]) -> None:
+        if not threads.any():
+            return
         now, self.now = self.now, copy.text
-        self._transfer(copy, arrived=True)
+        self._transfer(copy, threads, arrived=True)
+        copy.group[threads] = _ARRIVED
         self.now = now
 
-    def _transfer(self, copy: _Copy, arrived: bool) -> None:
+    def _transfer(self, copy: _Copy, threads: NDArray[np.bool_], arrived: bool) -> None:
         data = np.zeros((self.threads, copy.length), np.uint8)
-        found = self.memory.load(copy.source[copy.read], copy.length, self.warp[copy.read], self.barriers, self.now)
-        data[copy.read] = found
+        for count in np.unique(copy.bytes[threads]):
+            some = threads & (copy.bytes == count)
+            if count:
+                warps = self.launch_warp[some]
+                data[some, :count] = self.memory.load(copy.source[some], int(count), warps, self.barriers, self.now)
         if not arrived:
             data[:] = _GARBAGE
-        words = self.shared.store(
-            copy.to[copy.threads], data[copy.threads], self.warp[copy.threads], self.barriers, self.now
-        )
+        words = self.shared.store(copy.to[threads], data[threads], self.warp[threads], self.barriers, self.now)
         self.note_store(words)

@@ -44,6 +44,9 @@ class Matrices:
 
     def execute(self, opcode: tuple[str, ...], operands: tuple[str, ...]) -> None:
         """Execute a matrix instruction."""
+        lanes = self._machine.active.reshape(-1, 32)
+        if (lanes.any(1) != lanes.all(1)).any():
+            self._machine.found[f"lanes of a warp do not take part: {self._machine.now}"] += 1
         if opcode[0] in ("ldmatrix", "stmatrix"):
             self._fragments(opcode, operands)
         elif opcode[0] == "mma":
@@ -74,19 +77,22 @@ class Matrices:
         machine, load, transposed = self._machine, opcode[0] == "ldmatrix", "trans" in opcode
         registers = items(operands[0] if load else operands[1])
         addresses = machine.address(operands[1] if load else operands[0]).reshape(self._warps, 32)
-        warps = np.repeat(np.arange(self._warps), 8)
+        active = machine.active.reshape(-1, 32)[:, 0]
+        warps = np.repeat(np.flatnonzero(active), 8)
         row, column = _LANE // 4, 2 * (_LANE % 4)
         for i, register in enumerate(registers):
-            rows = addresses[:, 8 * i : 8 * i + 8].ravel()
+            rows = addresses[active, 8 * i : 8 * i + 8].ravel()
             if load:
+                tile = np.zeros((self._warps, 8, 8), np.uint16)
                 data = machine.shared.load(rows, 16, warps, machine.barriers, machine.now)
-                tile = data.view(np.uint16).reshape(self._warps, 8, 8)
+                tile[active] = data.view(np.uint16).reshape(-1, 8, 8)
                 tile = (tile.mT if transposed else tile).astype(np.uint32)
                 machine.write(register, (tile[:, row, column] | (tile[:, row, column + 1] << 16)).ravel())
             else:
                 value = machine.read(register, "b32").reshape(self._warps, 32)
                 tile = np.zeros((self._warps, 8, 8), np.uint16)
                 tile[:, row, column], tile[:, row, column + 1] = value & 0xFFFF, value >> 16
+                tile = tile[active]
                 data = np.ascontiguousarray(tile.mT if transposed else tile).view(np.uint8).reshape(-1, 16)
                 machine.note_store(machine.shared.store(rows, data, warps, machine.barriers, machine.now))
 

@@ -1,7 +1,8 @@
 """Compute the instructions of PTX that access no memory, for all threads at once.
 
 Approximate functions (ex2, lg2, rsqrt, rcp, div.full) are NumPy's, which are slightly more exact than the hardware's.
-Subnormal numbers stay as they are where the hardware replaces them by 0. The fp64 `fma` rounds twice, as the fp32 one.
+Subnormal numbers stay as they are where the hardware replaces them by 0, except those that `ex2` gives. The fp64 `fma`
+rounds twice, as the fp32 one.
 """
 
 from __future__ import annotations
@@ -74,6 +75,9 @@ def compute(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
         NotImplementedError: no kernel has used this instruction so far.
     """
     name, kind = opcode[0], opcode[-1]
+    if name == "ex2" and "ftz" in opcode:
+        power = np.exp2(read(1, kind))
+        return np.where(power < np.finfo(np.float32).tiny, np.float32(0), power)
     if name in _ONE:
         return _ONE[name](read(1, kind))
     if name in _TWO:

@@ -134,9 +134,13 @@ def items(text: str) -> tuple[str, ...]:
 
 
 def register_type(name: str) -> Any:
-    """Return the type of a register from its name: %p is a truth value, %rs 16 bits, %r and %f 32, %rd and %fd 64."""
+    """Return the type of a register from its name: %p is a truth value, %rs 16 bits, %r and %f 32, %rd and %fd 64.
+
+    %tmp has 64 bits, in `__cvta_generic_to_shared`.
+    """
     kind = re.match(r"%([a-z]+)", name)[1]  # type: ignore[index]
-    return {"p": np.bool_, "rs": np.uint16, "r": np.uint32, "f": np.uint32, "rd": np.uint64, "fd": np.uint64}[kind]
+    wide = dict.fromkeys(("rd", "fd", "tmp"), np.uint64)
+    return ({"p": np.bool_, "rs": np.uint16, "r": np.uint32, "f": np.uint32} | wide)[kind]
 
 
 def size(kind: str) -> int:

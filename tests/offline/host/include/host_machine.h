@@ -53,6 +53,10 @@ void copy_async(void* to, const void* source, unsigned bytes, unsigned valid);
 void copy_commit();
 void copy_wait(unsigned groups_in_flight);
 
+// matrices of a warp; see common/matrices.cuh
+void load_matrices(unsigned* to, unsigned count, bool transposed, const void* row);
+void multiply(float* sums, const unsigned* left, unsigned right0, unsigned right1, bool brain);
+
 // barriers in shared memory
 void mbarrier_init(void* barrier, unsigned count);
 void mbarrier_invalidate(void* barrier);

@@ -21,7 +21,7 @@ namespace {
 void land(const Copy& copy) {
   using namespace machine;
   if (copy.valid) access(copy.from, copy.valid, READS | ANY_ALIGNMENT, copy.pc);
-  access(copy.to, copy.bytes, WRITES | ARRIVING, copy.pc);
+  access(copy.to, copy.bytes, WRITES | ARRIVING | NO_BANKS, copy.pc);
   std::memcpy(reinterpret_cast<void*>(copy.to), reinterpret_cast<const void*>(copy.from), copy.valid);
   std::memset(reinterpret_cast<char*>(copy.to) + copy.valid, 0, copy.bytes - copy.valid);
   set_in_flight(copy.to, copy.bytes, false);

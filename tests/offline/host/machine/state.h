@@ -127,6 +127,9 @@ int run(Launch& given);
 // A volatile access is a relaxed one of the whole device.
 void volatile_access(const void* address, std::size_t bytes, bool writes, std::uintptr_t pc);
 
+// Meet all lanes of the warp at an instruction. The last one computes for all, from an address that each gives.
+void compute_together(const char* name, void* mine, void (*compute)(const std::uint64_t*), std::uintptr_t pc);
+
 // All of these threads know what each of them knows.
 void synchronize(const std::vector<Fiber*>& threads, const std::vector<Fiber*>& learners);
 const Base* knowledge(Fiber* fiber);

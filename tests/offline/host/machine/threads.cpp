@@ -97,7 +97,9 @@ void grid_barrier() {
 
 namespace {
 
-std::shared_ptr<Rendezvous> meet(const char* name, unsigned mask, std::uint64_t value, bool orders, std::uintptr_t pc) {
+// Meet the lanes of a mask. The last one calls `complete`, if there is one, before the others go on.
+std::shared_ptr<Rendezvous> meet(const char* name, unsigned mask, std::uint64_t value, bool orders, std::uintptr_t pc,
+                                 void (*complete)(const std::uint64_t*) = nullptr) {
   Fiber* self = current;
   const unsigned bit = 1u << self->lane();
   if (!(mask & bit)) {
@@ -123,6 +125,7 @@ std::shared_ptr<Rendezvous> meet(const char* name, unsigned mask, std::uint64_t 
     return here;
   }
   open.erase(found);
+  if (complete) complete(here->values);
   if (orders) machine::synchronize(here->waiting, here->waiting);
   if (mask == 0xffffffffu) self->block->banks.flush(self->warp());
   launch->idle = 0;
@@ -235,6 +238,11 @@ void trap(const char* message) {
 }
 
 }  // namespace host_machine
+
+void machine::compute_together(const char* name, void* mine, void (*compute)(const std::uint64_t*), std::uintptr_t pc) {
+  const auto here = host_machine::meet(name, 0xffffffffu, reinterpret_cast<std::uintptr_t>(mine), false, pc, compute);
+  if (here->pc != pc) report("threads meet at different instructions", pc, name, here->pc);
+}
 
 void machine::volatile_access(const void* address, std::size_t bytes, bool writes, std::uintptr_t pc) {
   host_machine::strong_access(reinterpret_cast<std::uintptr_t>(address), bytes, !writes, writes,

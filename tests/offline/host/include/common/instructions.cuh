@@ -57,4 +57,16 @@ HOST_MACHINE_INLINE void narrow(float value, Bf16& narrow) { narrow.bits = host_
 
 HOST_MACHINE_INLINE void narrow(float value, Fp16& narrow) { narrow.bits = host_machine::fp32_to_fp16(value); }
 
+template <typename Element>
+HOST_MACHINE_INLINE unsigned pack(float low, float high) {
+  Element first, second;
+  narrow(low, first), narrow(high, second);
+  return first.bits | unsigned(second.bits) << 16;
+}
+
+HOST_MACHINE_INLINE float exp2_approximate(float value) {
+  const float power = std::exp2(value);
+  return power < 0x1p-126f ? 0.0f : power;
+}
+
 }  // namespace unmask
