@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from unmask_kernels.attention.tunables import CACHED, PADDING, SCORES
 from unmask_kernels.machine_record import read_records, this_machine, update_record
 from unmask_kernels.testing.inputs import Case
 from unmask_kernels.tune import __main__ as command
-from unmask_kernels.tune.choices import Choice, MeasuredCall, contests, document_lengths
+from unmask_kernels.tune.calls import MeasuredCall, document_lengths, forward_and_backward
+from unmask_kernels.tune.choices import Choice, contests
 from unmask_kernels.tune.contest import Contest, hold
 from unmask_kernels.tune.finding import Finding
 from unmask_kernels.tune.record import KIND, read_tuned, read_tuning, write_finding
@@ -87,6 +89,7 @@ class StandIn:
             function=self.function,
             plain=lambda x: x * 2.0,
             reference=lambda x: x + x,
+            timed=partial(forward_and_backward, self.function),
             backend=lambda inputs: "torch",
         )
 
@@ -169,7 +172,8 @@ def test_too_little_memory_makes_the_call_smaller_and_says_so(one: StandIn) -> N
     assert finding.taken
     assert finding.measured.startswith("256 rows")
     one.too_many = 1
-    assert one.held().wrong == ("the memory of the device is too small even for few tokens",)
+    [sentence] = one.held().wrong
+    assert sentence.startswith("the memory of the device is too small for 256 rows, ")
 
 
 def test_a_choice_is_made_only_where_its_backend_runs_the_call(one: StandIn) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -13,10 +14,14 @@ from offline.host import build
 from offline.host import optimizer as on_host
 from offline.host.device import Machine
 from offline.host.optimizer_backend import backend_on
+from unmask_kernels.dispatch import Backend
+from unmask_kernels.optimizer import FAMILY
 from unmask_kernels.optimizer.arguments import Arguments
 from unmask_kernels.testing import optimizer as cases
 from unmask_kernels.testing.compare import compare
 from unmask_kernels.testing.inputs import Case, Inputs, run
+from unmask_kernels.tune.choices import CHOICES, contests
+from unmask_kernels.verify.shapes import Shapes
 
 pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
 
@@ -77,6 +82,32 @@ def test_steps_on_the_tables_of_the_first_one_are_right(machine: Machine, name: 
     assert launches == ["write_rows", *["norm", "update"] * 3]
     for mine, other in zip(ours, steps(partial(cases.step, backend="reference")), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_tune_compares_its_kernels_with_the_definition_and_times_them(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"num_layers": 1, "num_heads": 1, "head_dim": 8, "intermediate_size": 16, "vocab_size": 30}
+    shapes = Shapes(**sizes, max_lengths=(4,), dtype=torch.bfloat16)
+    choices = [each._replace(devices=("cpu",)) for each in CHOICES if each.tunable is FAMILY.fastest]
+    monkeypatch.setitem(FAMILY.backends, "cuda", Backend(verified=("cpu",)))
+    checked = {}
+    with machine.device(schedule=4) as device, backend_on(device) as (step, kernels):
+        monkeypatch.setitem(FAMILY._modules, "cuda", SimpleNamespace(step=step))
+        for contest in contests(shapes, torch.device("cpu"), tuple(choices)):
+            prepared = contest.prepare()
+            contestants = (prepared.default, *prepared.others)
+            checked[contest.key.shape] = {each.value: each.check() for each in contestants}
+            kernels.launches.clear()
+            prepared.default.run()
+            first = [*kernels.launches]
+            prepared.default.run()
+            assert (first, kernels.launches) == (["write_rows", "update"], ["write_rows", "update", "update"])
+    device.report.check()
+    both = {"first": "", "torch": ""}
+    assert checked == {
+        f"{name}, float32 gradients, bfloat16 copies": both for name in ("adamw", "lamb", "stable_adamw")
+    }
 
 
 def record(inputs: Inputs) -> Arguments:

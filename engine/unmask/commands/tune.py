@@ -23,8 +23,10 @@ from unmask.train.optim import build_optimizer
 from unmask.train.precision import choose_precision
 from unmask.train.step import TrainingStep
 from unmask.train.threads import step_shape, usable_cores
+from unmask.train.verification import shapes_of
 from unmask_kernels import using
-from unmask_kernels.tune.choices import contests, document_lengths
+from unmask_kernels.tune.calls import document_lengths
+from unmask_kernels.tune.choices import contests
 from unmask_kernels.tune.contest import Contest, Contestant, Prepared
 from unmask_kernels.tune.finding import Finding
 from unmask_kernels.tune.session import Session, TuningProgress
@@ -106,21 +108,9 @@ def hold_contests(session: Session, config: RunConfig) -> None:
 
 def _shapes(config: RunConfig, device: torch.device) -> Shapes:
     """Return the sizes of a micro-batch of a run; on a CPU of fewer tokens."""
-    model, tokens = config.model, config.stream.micro_batch_tokens
-    lengths = tuple(phase.max_length for phase in config.train.phases) or (config.stream.max_length,)
-    return Shapes(
-        tokens=tokens if device.type == "cuda" else min(tokens, _MOST_TOKENS_ON_A_CPU),
-        max_lengths=lengths,
-        dtype=choose_precision(config.train.dtype, device).dtype,
-        num_heads=model.num_heads,
-        head_dim=model.head_dim,
-        intermediate_size=model.intermediate_size,
-        activation=model.activation,
-        hidden_dropout=model.hidden_dropout,
-        attention_dropout=model.attention_dropout,
-        causal=model.causal,
-        windows=tuple(dict.fromkeys(map(model.window, range(model.num_layers)))),
-    )
+    tokens = config.stream.micro_batch_tokens
+    shapes = shapes_of(config, choose_precision(config.train.dtype, device).dtype)
+    return replace(shapes, tokens=tokens if device.type == "cuda" else min(tokens, _MOST_TOKENS_ON_A_CPU))
 
 
 def _thread_contest(config: RunConfig, shapes: Shapes) -> list[Contest]:

@@ -39,6 +39,7 @@ def shapes_of(config: RunConfig, dtype: torch.dtype, model: EncoderConfig | None
     lengths = [phase.max_length for phase in config.train.phases] or [config.stream.max_length]
     return Shapes(
         dtype=dtype,
+        num_layers=model.num_layers,
         num_heads=model.num_heads,
         head_dim=model.head_dim,
         intermediate_size=model.intermediate_size,

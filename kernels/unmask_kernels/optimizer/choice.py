@@ -11,7 +11,7 @@ from ..dispatch import Backend, Family
 from ..extension import cuda_reasons
 from .arguments import Arguments
 
-__all__ = ["FAMILY", "OptimizerCall", "describe"]
+__all__ = ["FAMILY", "OptimizerCall", "describe", "shape"]
 
 
 class OptimizerCall(NamedTuple):
@@ -27,6 +27,7 @@ class OptimizerCall(NamedTuple):
         clip_update: whether large updates are clipped.
         clip_norm: whether the global norm is wanted.
         contiguous: whether every tensor is.
+        bias_correction: whether the moments are corrected; PyTorch's fused kernel always does.
     """
 
     device: str
@@ -38,6 +39,7 @@ class OptimizerCall(NamedTuple):
     clip_update: bool
     clip_norm: bool
     contiguous: bool
+    bias_correction: bool = True
 
 
 def describe(arguments: Arguments) -> OptimizerCall:
@@ -56,6 +58,7 @@ def describe(arguments: Arguments) -> OptimizerCall:
         clip_norm=arguments.norm is not None,
         # on a CPU no backend asks
         contiguous=device == "cpu" or all(x.is_contiguous() for each in lists for x in each),
+        bias_correction=arguments.bias_correction,
     )
 
 
@@ -75,9 +78,19 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _covers(passed: OptimizerCall, call: OptimizerCall) -> bool:
-    """What was right with a norm and with copies is right without."""
+    """What was right with a norm and with copies is right without; each pass has cases with and without correction."""
     asks_more = passed.clip_norm >= call.clip_norm and call.copy_dtype in ("none", passed.copy_dtype)
-    return asks_more and passed == call._replace(clip_norm=passed.clip_norm, copy_dtype=passed.copy_dtype)
+    return asks_more and passed == call._replace(
+        clip_norm=passed.clip_norm, copy_dtype=passed.copy_dtype, bias_correction=passed.bias_correction
+    )
+
+
+def shape(call: OptimizerCall) -> str:
+    """What it depends on which backend is the fastest."""
+    algorithm = "stable_adamw" if call.clip_update else call.algorithm
+    corrected = "" if call.bias_correction else " without bias correction"
+    copies = "" if call.copy_dtype == "none" else f", {call.copy_dtype} copies"
+    return f"{algorithm}{corrected}, {call.grad_dtype} gradients{copies}"
 
 
 FAMILY = Family(
@@ -87,4 +100,5 @@ FAMILY = Family(
     example=lambda device, architecture, dtype: OptimizerCall(
         device, architecture, torch.float32, "float32", "none", "adamw", False, False, True
     ),
+    shape=shape,
 )

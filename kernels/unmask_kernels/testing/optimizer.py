@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,12 +18,12 @@ from unmask_kernels.optimizer.op import step
 
 from .inputs import Case
 
-__all__ = ["CASES", "optimizer_case", "plain_optimizer", "run_updates"]
+__all__ = ["CASES", "optimizer_case", "plain_optimizer", "run_updates", "updates_of"]
 
 Results = tuple[Tensor, ...]
 
-# exact in fp32
-_RATE = 1 / 64
+# the first is exact in fp32
+_RATE, _DECAY = 1 / 64, 0.1
 
 
 def optimizer_case(
@@ -37,6 +37,8 @@ def optimizer_case(
     max_norm: float | None = None,
     grad_scale: float | None = None,
     copies: bool = False,
+    copy_dtype: str = "bfloat16",
+    adapted: Sequence[bool] | None = None,
     spoilt: float | None = None,
     fp32: bool = False,
     seed: int = 11,
@@ -45,14 +47,16 @@ def optimizer_case(
 
     Args:
         name: of the case.
-        sizes: elements of each parameter; every other one has weight decay and a trust ratio.
+        sizes: elements of each parameter.
         updates: number of updates, each with other gradients.
         algorithm: "adamw" or "lamb".
         bias_correction: whether the moments are corrected.
         clip_update: whether large updates are clipped.
         max_norm: global norm to clip at; None clips nothing.
         grad_scale: what the gradients were multiplied by; None for 1.
-        copies: whether bf16 copies of the parameters are written.
+        copies: whether copies of the parameters are written.
+        copy_dtype: theirs, "bfloat16" or "float16".
+        adapted: which parameters have weight decay and a trust ratio. Default: every other one.
         spoilt: a value, such as NaN, in the gradients of the second update.
         fp32: whether gradients stay fp32 in every dtype, as those of fp32 parameters do.
         seed: of the values.
@@ -75,14 +79,15 @@ def optimizer_case(
             "clip_update": clip_update,
             "max_norm": max_norm,
             "grad_scale": grad_scale,
-            "copies": copies,
+            "copies": copy_dtype if copies else None,
+            "adapted": tuple(index % 2 == 1 for index in range(len(sizes))) if adapted is None else tuple(adapted),
         }
 
     wide = ("weights", "gradients") if fp32 else ("weights",)
     return Case(name=name, build=build, parameters=wide, differentiable=False)
 
 
-def run_updates(
+def updates_of(
     weights: Tensor,
     gradients: Tensor,
     *,
@@ -92,35 +97,29 @@ def run_updates(
     clip_update: bool,
     max_norm: float | None,
     grad_scale: float | None,
-    copies: bool,
-    backend: str | None = None,
-) -> Results:
-    """Run the updates of a case on copies of its tensors.
-
-    Returns:
-        Parameters, first and second moments, numbers of updates, copies if there are any, and norms if they are wanted;
-        each flat, over all parameters or updates.
-    """
+    copies: str | None,
+    adapted: Sequence[bool],
+) -> list[Arguments]:
+    """Return the records of the updates of a case, in their order, on copies of its tensors, which they share."""
     flat = {"params": weights.clone(), "exp_avg": torch.zeros_like(weights), "exp_avg_sq": torch.zeros_like(weights)}
     steps = torch.zeros(len(sizes), device=weights.device)
-    rates = torch.full((2,), _RATE, device=weights.device)
-    narrow = torch.zeros_like(weights, dtype=torch.bfloat16)
-    norms = []
+    rates = torch.full((2,), _RATE, device=weights.device).unbind()
+    narrow = None if copies is None else torch.zeros_like(weights, dtype=getattr(torch, copies))
+    records = []
     for gradient in gradients:
         # a backend may leave gradients divided
         given = gradient * (1.0 if grad_scale is None else grad_scale)
-        norm = None if max_norm is None else torch.full((), math.nan, device=weights.device)
-        arguments = Arguments(
+        record = Arguments(
             **{name: values.split(list(sizes)) for name, values in flat.items()},
             grads=given.split(list(sizes)),
             steps=steps.unbind(),
-            copies=narrow.split(list(sizes)) if copies else [],
-            norm=norm,
-            lr=[rates[index % 2] for index in range(len(sizes))],
+            copies=[] if narrow is None else narrow.split(list(sizes)),
+            norm=None if max_norm is None else torch.full((), math.nan, device=weights.device),
+            lr=[rates[int(one)] for one in adapted],
             grad_scale=None if grad_scale is None else torch.full((), grad_scale, device=weights.device),
             found_inf=None,
-            weight_decay=[0.1 * (index % 2) for index in range(len(sizes))],
-            trust=[index % 2 == 1 for index in range(len(sizes))],
+            weight_decay=[_DECAY * one for one in adapted],
+            trust=adapted,
             beta1=0.9,
             beta2=0.99,
             eps=1e-6,
@@ -129,13 +128,27 @@ def run_updates(
             clip_update=clip_update,
             algorithm=algorithm,
         )
-        step(arguments, backend=backend)
-        norms += [] if norm is None else [norm]
-    results = [*flat.values(), steps]
-    if copies:
-        results.append(narrow)
-    if norms:
-        results.append(torch.stack(norms))
+        records.append(record)
+    return records
+
+
+def run_updates(weights: Tensor, gradients: Tensor, *, backend: str | None = None, **settings: Any) -> Results:
+    """Run the updates of a case on copies of its tensors.
+
+    Returns:
+        Parameters, first and second moments, numbers of updates, copies if there are any, and norms if they are wanted;
+        each flat, over all parameters or updates.
+    """
+    records = updates_of(weights, gradients, **settings)
+    for record in records:
+        step(record, backend=backend)
+    last = records[-1]
+    results = [torch.cat(list(each)) for each in (last.params, last.exp_avg, last.exp_avg_sq)]
+    results.append(torch.stack(list(last.steps)))
+    if last.copies:
+        results.append(torch.cat(list(last.copies)))
+    if last.norm is not None:
+        results.append(torch.stack([cast(Tensor, record.norm) for record in records]))
     return tuple(results)
 
 
@@ -149,7 +162,8 @@ def plain_optimizer(
     clip_update: bool,
     max_norm: float | None,
     grad_scale: float | None,
-    copies: bool,
+    copies: str | None,
+    adapted: Sequence[bool],
 ) -> Results:
     """The same updates as papers write them, a parameter at a time, in the dtype of the parameters."""
     beta1, beta2, eps, lr = 0.9, 0.99, 1e-6, _RATE
@@ -168,7 +182,7 @@ def plain_optimizer(
         count += 1
         corrected = [1 - beta**count if bias_correction else 1.0 for beta in (beta1, beta2)]
         for index, g in enumerate(whole.split(list(sizes))):
-            decay = 0.1 * (index % 2)
+            decay = _DECAY * adapted[index]
             firsts[index] = beta1 * firsts[index] + (1 - beta1) * g
             seconds[index] = beta2 * seconds[index] + (1 - beta2) * g**2
             first, second = firsts[index] / corrected[0], seconds[index] / corrected[1]
@@ -177,7 +191,7 @@ def plain_optimizer(
             if algorithm == "lamb":
                 update = update + decay * params[index]
                 sizes_of = float(params[index].norm()), float(update.norm())
-                rate *= sizes_of[0] / sizes_of[1] if index % 2 and min(sizes_of) > 0 else 1.0
+                rate *= sizes_of[0] / sizes_of[1] if adapted[index] and min(sizes_of) > 0 else 1.0
                 params[index] = params[index] - rate * update
                 continue
             if clip_update and g.numel():
@@ -185,8 +199,8 @@ def plain_optimizer(
             params[index] = params[index] * (1 - rate * decay) - rate * update
     steps = torch.full((len(sizes),), float(count), device=weights.device)
     results = [*(torch.cat(each) for each in (params, firsts, seconds)), steps]
-    if copies:
-        results.append(results[0].bfloat16())
+    if copies is not None:
+        results.append(results[0].to(getattr(torch, copies)))
     if norms:
         results.append(torch.stack(norms))
     return tuple(results)

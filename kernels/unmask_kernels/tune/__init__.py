@@ -1,6 +1,7 @@
 """Measuring the choices that only a machine can make, and keeping what was found.
 
-choices     the choices: candidates, where they apply, the calls that decide them
+choices     the choices: candidates, and where they apply
+calls       the calls that decide them
 finding     what is found of one of them
 contest     one of them: first compared with the reference, then timed
 race        timing side by side, and the rule by which a candidate replaces the default

@@ -29,6 +29,8 @@ def main(words: Sequence[str] | None = None) -> int:
         shapes = Shapes(
             tokens=(16384 if device.type == "cuda" else 2048) if asked.tokens is None else asked.tokens,
             max_lengths=(asked.max_length,),
+            vocab_size=asked.vocab_size,
+            num_layers=asked.num_layers,
             dtype=getattr(torch, asked.dtype or ("bfloat16" if device.type == "cuda" else "float32")),
             num_heads=asked.num_heads,
             head_dim=asked.head_dim,
@@ -67,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=int, help="tokens of a micro-batch (default: 2048, on a GPU 16384)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="dtype of activations")
     parser.add_argument("--dropout", type=float, default=sizes.hidden_dropout, help="dropout rates")
-    for name in ("max_length", "num_heads", "head_dim", "intermediate_size"):
+    for name in ("max_length", "num_layers", "num_heads", "head_dim", "intermediate_size", "vocab_size"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(sizes, name), metavar="N")
     return parser
 

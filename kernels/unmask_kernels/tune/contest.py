@@ -55,7 +55,7 @@ class Contest:
         measured: in words, the call that is timed.
         default: value without a tuning.
         prepare: makes the inputs and the contestants.
-        smaller: the same with half of the tokens; None if that is too few.
+        smaller: the same with half of the tokens; None if that is too few, or no less.
         advice: whether the result is only advice, which nothing reads by itself.
     """
 
@@ -95,7 +95,7 @@ def hold(contest: Contest, clock: Clock, is_over: Callable[[], bool] = lambda: F
         less = contest.smaller()
     # the tensors of the call above are free by now
     if less is None:
-        return replace(finding, wrong=("the memory of the device is too small even for few tokens",))
+        return replace(finding, wrong=(f"the memory of the device is too small for {contest.measured}",))
     return replace(hold(less, clock, is_over), asked=contest.measured)
 
 

@@ -1,4 +1,4 @@
-"""The sizes that a run calls the operations with, as `unmask verify` needs them."""
+"""The sizes that a run calls the operations with, as `unmask verify` and `unmask tune` need them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Shapes:
 
     Attributes:
         dtype: of activations.
+        num_layers: L; it decides how many parameters an update has.
         num_heads, head_dim: H and K; the hidden size is their product.
         intermediate_size: F, columns behind the activation.
         vocab_size, num_segments: rows of two tables.
@@ -33,6 +34,7 @@ class Shapes:
     """
 
     dtype: torch.dtype = torch.bfloat16
+    num_layers: int = 12
     num_heads: int = 12
     head_dim: int = 64
     intermediate_size: int = 3072

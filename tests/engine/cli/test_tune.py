@@ -15,8 +15,12 @@ from unmask.cli.doctor import facts, table
 from unmask.commands import tune as tune_commands
 from unmask.commands.tune import tuning_of
 from unmask.config import load_config
+from unmask.model import PretrainingModel
+from unmask_kernels.tune.calls import optimizer_calls
+from unmask_kernels.tune.contest import Contest
 from unmask_kernels.tune.record import read_tuning
 from unmask_kernels.tuned import Key, Tunable, in_effect
+from unmask_kernels.verify.shapes import Shapes
 
 SMALL = [
     *("--model.hidden_size", "16", "--model.num_heads", "2", "--model.intermediate_size", "32"),
@@ -169,6 +173,25 @@ def test_backends_that_a_run_names_are_those_that_are_tuned(calls: list[int]) ->
     session = tuning_of(config)
     tune_commands.hold_contests(session, config)
     assert [finding.choice for finding in session.findings] == ["train.threads"]
+
+
+def test_the_update_that_is_timed_is_of_the_parameters_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Shapes] = []
+
+    def noted(shapes: Shapes, device: torch.device) -> list[Contest]:
+        seen.append(shapes)
+        return []
+
+    monkeypatch.setattr(tune_commands, "contests", noted)
+    config = load_config(
+        "tiny",
+        {**SETTINGS, "model.vocab_size": 100, "model.num_layers": 3, "train.threads": 1, "model.max_positions": 16},
+    )
+    tune_commands.hold_contests(tuning_of(config), config)
+    call = next(optimizer_calls(seen[0]))
+    model = PretrainingModel(config.model, compute_dtype=torch.float32, seed=0)
+    timed = call.case.make(torch.float32).arguments["sizes"]
+    assert sorted(timed) == sorted(parameter.numel() for parameter in model.parameters())
 
 
 def test_the_command_is_a_function(calls: list[int]) -> None:
