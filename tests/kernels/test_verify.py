@@ -18,7 +18,10 @@ import torch
 
 from unmask_kernels import FAMILIES, capability, gelu, machine_record, passes
 from unmask_kernels.dispatch import Backend
+from unmask_kernels.optimizer.choice import describe
 from unmask_kernels.passes import note_passes, read_verified
+from unmask_kernels.testing.optimizer import updates_of
+from unmask_kernels.tune.calls import optimizer_calls
 from unmask_kernels.verify import (
     CannotVerify,
     Outcome,
@@ -425,6 +428,16 @@ def test_wrong_shapes_are_refused(change: dict[str, Any], message: str) -> None:
 def test_an_unknown_operation_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"verify: 'gelo' is not an operation; choose from attention, .*masking"):
         verify_here(operations=["gelo"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_verified_of_the_optimizer_covers_the_updates_of_a_run(dtype: torch.dtype) -> None:
+    family = FAMILIES["optimizer"]
+    passed = [check.call for check in plan(replace(SMALL, dtype=dtype), "cpu", "cpu", ["optimizer"])]
+    for call in optimizer_calls(replace(SMALL, dtype=dtype)):
+        update = describe(updates_of(**call.compared.make(dtype).arguments)[0])
+        assert update.copy_dtype == ("none" if dtype == torch.float32 else str(dtype).removeprefix("torch."))
+        assert sum(family.covers(each, update) for each in passed) == 1
 
 
 def test_shapes_go_to_a_worker_and_come_back() -> None:

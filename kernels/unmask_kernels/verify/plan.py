@@ -289,10 +289,13 @@ def _masking(shapes: Shapes) -> _Samples:
 
 
 def _optimizer(shapes: Shapes) -> _Samples:
+    # a run in 16 bits has copies of that dtype
+    narrow = "float16" if shapes.dtype == torch.float16 else "bfloat16"
     for algorithm, clip_update in (("adamw", False), ("lamb", False), ("adamw", True)):
 
         def samples(tokens: int, algorithm: str = algorithm, clip_update: bool = clip_update) -> list[Sample]:
-            make = partial(optimizer_case, algorithm=algorithm, clip_update=clip_update, copies=True, fp32=True)
+            make = partial(optimizer_case, algorithm=algorithm, clip_update=clip_update)
+            make = partial(make, copies=True, copy_dtype=narrow, fp32=True)
             # matrices and vectors of a layer, with as many rows as there are tokens
             layer = (tokens * shapes.hidden_size, shapes.hidden_size, 3 * shapes.hidden_size, 1)
             return [
@@ -303,7 +306,7 @@ def _optimizer(shapes: Shapes) -> _Samples:
                 Sample(make("layer", layer, max_norm=1.0)),
             ]
 
-        yield {"algorithm": algorithm, "clip_update": clip_update, "copy_dtype": "bfloat16", "clip_norm": True}, samples
+        yield {"algorithm": algorithm, "clip_update": clip_update, "copy_dtype": narrow, "clip_norm": True}, samples
 
 
 _CALLS: dict[str, Callable[[Shapes], _Samples]] = {
