@@ -12,14 +12,14 @@ from typing import Any
 
 from unmask.cli._arguments import Parser
 from unmask.cli._settings import changes_of, settings_parser, with_underscores
-from unmask.cli.finetune import finetune_parser, start_tuning
+from unmask.cli.finetune import finetune_parser, shown_defaults, start_tuning
 from unmask.cli.finetune import run as run_finetune
 from unmask.cli.pretrain import start_training
 from unmask.config import RunConfig, load_config
 from unmask.config.load import read_settings
 from unmask.config.mappings import defaults
 from unmask.errors import UnmaskError
-from unmask.tasks.load import TASKS, distillation_recipe_names, read_task_settings
+from unmask.tasks.load import TASKS, distillation_recipe_names
 
 __all__ = ["KINDS", "parsers", "run"]
 
@@ -115,10 +115,7 @@ def _general_parser(values: dict[str, Any] | None = None) -> Parser:
 
 
 def _task(arguments: list[str]) -> None:
-    first = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    helps = first is not None and bool({"-h", "--help"} & set(arguments))
-    base = read_task_settings(first, distils=True) if helps and first is not None else {}
-    values, words = _task_parser(base).known([with_underscores(word) for word in arguments])
+    values, words = _task_parser(shown_defaults(arguments, distils=True)).known([with_underscores(word) for word in arguments])
     if "resume" in values:
         run_finetune(arguments)
         return

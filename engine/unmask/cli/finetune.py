@@ -25,7 +25,7 @@ from unmask.tasks.load import (
 )
 from unmask.tasks.suites import SUITES
 
-__all__ = ["finetune_parser", "run", "start_tuning"]
+__all__ = ["finetune_parser", "run", "shown_defaults", "start_tuning"]
 
 _DESCRIPTION = """Fine-tune a model on a task, with one output layer on the encoder. TASK is {tasks}, a recipe or a YAML
 file of settings; MODEL is a run, a checkpoint, a folder that transformers loads, or ORG/NAME of the Hugging Face Hub.
@@ -38,9 +38,7 @@ _WORDS = ("task", "model")
 
 def run(arguments: list[str]) -> None:
     """Start a run or resume one."""
-    first = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    base = read_task_settings(first) if first is not None and {"-h", "--help"} & set(arguments) else {}
-    values, words = finetune_parser(base).known([with_underscores(word) for word in arguments])
+    values, words = finetune_parser(shown_defaults(arguments)).known([with_underscores(word) for word in arguments])
     resume = values.pop("resume", None)
     if resume is not None:
         stray = [*words, *(f"--{name}" for name in values)]
@@ -57,11 +55,19 @@ def run(arguments: list[str]) -> None:
     start_tuning(words[0], values, {"model": words[1]})
 
 
+def shown_defaults(arguments: list[str], *, distils: bool = False) -> dict[str, Any]:
+    """Return the settings of the task that the help shows as defaults, if help is asked for."""
+    first = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if first is None or first in SUITES or not {"-h", "--help"} & set(arguments):
+        return {}
+    return read_task_settings(first, distils=distils, others=SUITES)
+
+
 def start_tuning(task: str, values: dict[str, Any], more: dict[str, Any]) -> None:
     """Start the run, or the runs, that words of a command line ask for.
 
     Args:
-        task: a task, a recipe or a YAML file.
+        task: a task, a recipe, a suite or a YAML file.
         values: the words of each option.
         more: settings that have no option here.
     """
@@ -76,6 +82,8 @@ def start_tuning(task: str, values: dict[str, Any], more: dict[str, Any]) -> Non
     if task in SUITES:
         _run_suite(task, folder, {**changes, **more}, seeds, sweep or [])
         return
+    # a misspelt suite is no task that lacks a file
+    read_task_settings(task, distils="distillation.teacher" in more, others=SUITES)
     if folder is not None:
         raise ConfigError(
             f"config: --data.folder is for a suite ({', '.join(SUITES)}), and {task} is none; give --data.train FILE"

@@ -8,7 +8,7 @@ Precedence: the defaults of `config` < a recipe or YAML file < the command line.
 
 import difflib
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, is_dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -96,12 +96,15 @@ def load_finetune_config(
     return _built(settings)
 
 
-def read_task_settings(task_or_recipe: str | Path, *, distils: bool = False) -> dict[str, Any]:
+def read_task_settings(
+    task_or_recipe: str | Path, *, distils: bool = False, others: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the flat settings that a task, a recipe or a YAML file gives.
 
     Args:
         task_or_recipe: its name, or the path of a file.
         distils: whether the run learns from a teacher, for which some tasks have recipes of their own.
+        others: names that may be meant besides, as those of suites where a suite can run.
     Raises:
         ConfigError: there is no such task, recipe or file, or a name in it is unknown.
     """
@@ -115,10 +118,11 @@ def read_task_settings(task_or_recipe: str | Path, *, distils: bool = False) -> 
             return _flat(parse_yaml(text, source=wanted))
     path = Path(expanded(wanted))
     if not path.is_file():
-        known = [*TASKS, *task_recipe_names()]
+        known = [*TASKS, *task_recipe_names(), *others]
         close = difflib.get_close_matches(wanted.lower(), known, n=1)
         way = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-        raise ConfigError(f"config: no task, recipe or file is called {wanted!r}; {way}")
+        kinds = "task, recipe, suite" if others else "task, recipe"
+        raise ConfigError(f"config: no {kinds} or file is called {wanted!r}; {way}")
     try:
         return _flat(parse_yaml(path.read_text("utf-8"), source=wanted))
     except (OSError, UnicodeDecodeError) as error:

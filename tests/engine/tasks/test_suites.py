@@ -107,6 +107,8 @@ def test_refusals(glue: Path, base: Path, tmp_path: Path, capsys: pytest.Capture
     assert "--data.folder is for a suite (glue, chinese), and sst2 is none; give --data.train FILE" in told(
         "sst2", str(base), "--data.folder", str(glue)
     )
+    for options in (["--data.folder", str(glue)], ["--data.train", "train.tsv"], ["--help"]):
+        assert "no task, recipe, suite or file is called 'glu'; did you mean glue?" in told("glu", str(base), *options)
     assert "GLUF is no folder, " in told("glue", str(base), "--data.folder", str(tmp_path / "GLUF"))
     assert "config: --data.folder elsewhere is no folder; give one that holds a folder for each benchmark" in told(
         "glue", str(base), "--data.folder", "elsewhere"
@@ -116,6 +118,8 @@ def test_refusals(glue: Path, base: Path, tmp_path: Path, capsys: pytest.Capture
         "glue", str(base), "--data.folder", str(tmp_path / "empty")
     )
     assert not (tmp_path / "runs").exists()
+    assert main(["finetune", "glue", "--help"]) == 0
+    capsys.readouterr()
     (glue / "MNLI/dev_matched.tsv").rename(glue / "MNLI/dev.tsv")
     good()
     assert "mnli | accuracy | not run" in (tmp_path / "good/table.md").read_text()
