@@ -7,6 +7,7 @@ fine-tuned teacher on examples; a fine-tuning run with another objective.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +20,7 @@ from unmask.config import RunConfig, load_config
 from unmask.config.load import read_settings
 from unmask.config.mappings import defaults
 from unmask.errors import UnmaskError
+from unmask.paths import as_typed
 from unmask.tasks.load import TASKS, distillation_recipe_names
 
 __all__ = ["KINDS", "parsers", "run"]
@@ -70,7 +72,12 @@ def parse_general(arguments: list[str]) -> RunConfig:
     """Return the configuration that the words behind `distill general` ask for."""
     parser = _general_parser(_shown(arguments))
     values, words = parser.known([with_underscores(word) for word in arguments])
-    student = values.pop("student", None)
+    student, resumed = values.pop("student", None), values.pop("resume", None)
+    if resumed is not None:
+        raise UnmaskError(
+            "distill: general begins a run and takes no --resume; go on with one that stopped with `unmask pretrain "
+            f"--resume {as_typed(resumed)}`"
+        )
     if len(words) != 1:
         came = "nothing" if not words else " ".join(words)
         raise UnmaskError(
@@ -111,11 +118,14 @@ def _general_parser(values: dict[str, Any] | None = None) -> Parser:
         help=f"Sizes of the student and settings of the run (default: {_DEFAULT}; with distillation.student_layers, "
         "the teacher's sizes).",
     )
+    # it is what continues other runs, so people give it
+    parser.add_argument("--resume", metavar="RUN", help=argparse.SUPPRESS)
     return parser
 
 
 def _task(arguments: list[str]) -> None:
-    values, words = _task_parser(shown_defaults(arguments, distils=True)).known([with_underscores(word) for word in arguments])
+    parser = _task_parser(shown_defaults(arguments, distils=True))
+    values, words = parser.known([with_underscores(word) for word in arguments])
     if "resume" in values:
         run_finetune(arguments)
         return

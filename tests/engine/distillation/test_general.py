@@ -68,7 +68,7 @@ def test_a_student_learns_and_transformers_loads_it(settings: dict[str, Any]) ->
 
 
 def test_a_student_resumes_with_the_bits_of_one_that_did_not_stop(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unbroken = distil(settings, run=str(tmp_path / "unbroken"), optimizer__ema_decay=0.5, distillation__relation=0.5)
     step = Trainer._train_step
@@ -82,7 +82,14 @@ def test_a_student_resumes_with_the_bits_of_one_that_did_not_stop(
     run = distil(settings, optimizer__ema_decay=0.5, distillation__relation=0.5)
     assert find_model(run).steps == 4
     monkeypatch.setattr(Trainer, "_train_step", step)
-    assert main(["pretrain", "--resume", str(run)]) == 0
+    # the command that begins a run names the one that continues it
+    capsys.readouterr()
+    assert main(["distill", "general", settings["distillation.teacher"], "--resume", str(run)]) == 2
+    told = capsys.readouterr().err
+    assert "distill: general begins a run and takes no --resume; go on with one that stopped with `unmask pret" in told
+    [_, command, _] = told.split("`")
+    assert command == f"unmask pretrain --resume {run}"
+    assert main(command.split()[1:]) == 0
     one, other = weights(unbroken), weights(run)
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert rows(run) == rows(unbroken)
