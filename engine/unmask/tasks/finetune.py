@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,7 @@ from unmask.train.logging.destinations import require_installed
 from unmask.train.logging.log import destinations_of, read_evaluations
 from unmask.train.logging.progress import Display
 from unmask.train.precision import choose_precision
-from unmask.train.run_folder import locked_run, new_directory, not_written
+from unmask.train.run_folder import locked_run, new_directory, not_written, remove_empty
 from unmask_kernels.attention.tunables import PADDING
 from unmask_kernels.attention.tunables import shape as attention_shape
 from unmask_kernels.tune.record import read_tuning
@@ -91,7 +92,7 @@ def finetune(config: FinetuneConfig | None = None, *, resume: str | Path | None 
         raise ValueError("finetune: needs config or resume, one of them; pass the settings of a run, or its directory")
     _require_one_process()
     if resume is not None:
-        path, made = Path(resume), False
+        path, made = Path(resume), list[Path]()
         config = saved_finetune_config(path)
     else:
         assert config is not None
@@ -176,12 +177,12 @@ def _exists(path: Path) -> RunError:
     return RunError(f"run directory {path} exists already and holds no run; choose another name with --run")
 
 
-def _abandon(path: Path, made: bool) -> None:
+def _abandon(path: Path, made: Sequence[Path]) -> None:
     """Remove what the run made, unless it has trained. Never fails, because the caller handles another error."""
     with suppress(OSError):
         log = path / "log.jsonl"
         if (path / INTERMEDIATE).exists():
-            _abandon(path / INTERMEDIATE, True)
+            _abandon(path / INTERMEDIATE, [path / INTERMEDIATE])
         if (path / INTERMEDIATE).exists() or (path / "checkpoints").exists() or (log.exists() and log.stat().st_size):
             return
         for name in _MADE:
@@ -189,8 +190,7 @@ def _abandon(path: Path, made: bool) -> None:
                 shutil.rmtree(path / name, ignore_errors=True)
             else:
                 (path / name).unlink(missing_ok=True)
-        if made:
-            path.rmdir()
+        remove_empty(made)
 
 
 def _run_stages(config: FinetuneConfig, path: Path, display: Display) -> None:

@@ -28,7 +28,7 @@ from unmask.tasks.finetune import SCORES, absolute_settings
 from unmask.tasks.load import load_finetune_config
 from unmask.tasks.suites import SUITES, SuiteTask
 from unmask.tasks.sweep import SWEEP, Sweep, read_sweep, run_sweep
-from unmask.train.run_folder import locked_run, new_directory
+from unmask.train.run_folder import locked_run, new_directory, remove_empty
 
 __all__ = ["SUITE", "SuiteRun", "read_suite", "run_suite"]
 
@@ -82,7 +82,7 @@ def run_suite(suite: SuiteRun, *, resume: Path | None = None, show: Callable[[st
         for name, files in found.items()
         if files
     }
-    path, made = (resume, False) if resume is not None else new_directory(suite.run)
+    path, made = (resume, []) if resume is not None else new_directory(suite.run)
     if resume is None and {entry.name for entry in path.iterdir()} - {".lock"}:
         raise RunError(
             f"run directory {path} exists already; continue its runs with `unmask finetune --resume "
@@ -113,6 +113,7 @@ def run_suite(suite: SuiteRun, *, resume: Path | None = None, show: Callable[[st
                 if made and number == 1 and not here.exists():
                     # a wrong setting or file, before anything was trained: the name is free again
                     shutil.rmtree(path, ignore_errors=True)
+                    remove_empty(made[1:])
                 raise
             if not (here / SCORES).exists():
                 _log.info(f"continue the suite with `unmask finetune --resume {as_typed(path)}`")

@@ -34,7 +34,7 @@ from unmask.tasks.config import FinetuneConfig
 from unmask.tasks.finetune import SCORES, absolute_settings, finetune
 from unmask.tasks.load import load_finetune_config, nearest_task_setting
 from unmask.tasks.tasks import task_of
-from unmask.train.run_folder import locked_run, new_directory
+from unmask.train.run_folder import locked_run, new_directory, remove_empty
 
 __all__ = ["SWEEP", "Sweep", "read_sweep", "run_sweep"]
 
@@ -107,7 +107,7 @@ def run_sweep(sweep: Sweep, *, resume: Path | None = None, show: Callable[[str],
         ConfigError: a value is wrong.
     """
     runs = [(folder, _with(sweep.config, changes, seed), changes) for folder, changes, seed in sweep.runs()]
-    made = False
+    made: list[Path] = []
     if resume is None:
         path, made = new_directory(sweep.config.run)
         if {entry.name for entry in path.iterdir()} - {".lock"}:
@@ -133,6 +133,7 @@ def run_sweep(sweep: Sweep, *, resume: Path | None = None, show: Callable[[str],
                 if made and number == 1 and not here.exists():
                     # a wrong setting or file, before anything was trained: the name is free again
                     shutil.rmtree(path, ignore_errors=True)
+                    remove_empty(made[1:])
                 raise
             if not (here / SCORES).exists():
                 _log.info(f"continue with `unmask finetune --resume {as_typed(path)}`")

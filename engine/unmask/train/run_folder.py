@@ -26,11 +26,11 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ __all__ = [
     "new_directory",
     "not_written",
     "note_start",
+    "remove_empty",
     "resume_command",
     "saved_config",
 ]
@@ -121,12 +122,12 @@ class RunFolder:
     Attributes:
         path: the directory.
         config: configuration of the run.
-        made: whether the directory was made for this run.
+        made: the directories that were made for this run, the innermost first; none if `path` was there.
     """
 
     path: Path
     config: RunConfig
-    made: bool = False
+    made: Sequence[Path] = ()
 
     @classmethod
     def create(cls, config: RunConfig) -> "RunFolder":
@@ -222,8 +223,7 @@ class RunFolder:
                     shutil.rmtree(made, ignore_errors=True)
                 else:
                     made.unlink(missing_ok=True)
-            if self.made:
-                self.path.rmdir()
+            remove_empty(self.made)
 
     def save_config(self) -> None:
         """Write `config.yaml`, whole or not at all.
@@ -264,8 +264,10 @@ def locked_run(path: Path) -> Iterator[None]:
         yield
 
 
-def new_directory(name: str | None) -> tuple[Path, bool]:
-    """Return the directory of a new run, and whether this call made it: it may have existed and be empty.
+def new_directory(name: str | None) -> tuple[Path, list[Path]]:
+    """Return the directory of a new run, and the directories that this call made, the innermost first.
+
+    The one of the run may have existed and be empty.
 
     Raises:
         RunError: it is a file, or it cannot be made.
@@ -273,29 +275,44 @@ def new_directory(name: str | None) -> tuple[Path, bool]:
     try:
         if name is not None:
             path = Path(name)
+            made = _missing(path.parent)
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 path.mkdir()
             except FileExistsError:
                 if not path.is_dir():
                     raise _exists(path) from None
-                return path, False
-            return path, True
+                return path, []
+            return path, [path, *made]
         runs = Path("runs")
-        runs.mkdir(exist_ok=True)
+        made = _missing(runs)
         begun = f"{datetime.now():%Y%m%d-%H%M%S}"
         # Jobs of an array start in the same second.
         for number in count(1):
             path = runs / (begun if number == 1 else f"{begun}-{number}")
-            with suppress(FileExistsError):
+            # another job may remove the empty runs/ that it made
+            runs.mkdir(exist_ok=True)
+            with suppress(FileExistsError, FileNotFoundError):
                 path.mkdir()
-                return path, True
+                return path, [path, *made]
         raise AssertionError("count ends")
     except OSError as error:
         what = error.filename or name or "runs"
         raise RunError(
             f"run directory {what} cannot be made ({error.strerror}); choose another place with --run"
         ) from None
+
+
+def _missing(folder: Path) -> list[Path]:
+    """Return the directories that `mkdir` would make for `folder`, the innermost first."""
+    return list(takewhile(lambda one: not one.exists(), (folder, *folder.parents)))
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove directories, the innermost first, up to one in which there is something."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _from_its_weights(path: Path, setting: str, value: object) -> str:

@@ -117,6 +117,8 @@ def test_refusals(glue: Path, base: Path, tmp_path: Path, capsys: pytest.Capture
     assert "has no benchmark of glue, each a folder with a training and a dev file: CoLA, SST-2" in told(
         "glue", str(base), "--data.folder", str(tmp_path / "empty")
     )
+    # a folder that is refused only when a run has begun, and a name that is taken back with all that was made for it
+    assert "has 24 positions" in told("glue", str(base), "--data.folder", str(glue), "--run", str(tmp_path / "runs/a"))
     assert not (tmp_path / "runs").exists()
     assert main(["finetune", "glue", "--help"]) == 0
     capsys.readouterr()

@@ -496,7 +496,7 @@ def test_a_run_that_another_process_has_waits_ends_it_or_gets_another_name(tmp_p
     script = (
         "import sys; from pathlib import Path; from unmask.config import load_config\n"
         "from unmask.train.run_folder import RunFolder\n"
-        "with RunFolder(path=Path(sys.argv[1]), config=load_config(None), made=False).locked():\n"
+        "with RunFolder(path=Path(sys.argv[1]), config=load_config(None)).locked():\n"
         "    print('locked', flush=True); sys.stdin.read()\n"
     )
     path = os.pathsep.join(entry for entry in sys.path if entry)

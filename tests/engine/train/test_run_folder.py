@@ -272,6 +272,39 @@ def test_what_was_there_before_stays_when_a_run_is_given_up(tmp_path: Path, monk
     assert (tmp_path / "link").is_symlink()
 
 
+def test_directories_above_the_run_that_were_made_for_it_go_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (None, "a/b/c"):
+        RunFolder.create(replace(CONFIG, run=name)).abandon()
+        assert [*tmp_path.iterdir()] == []
+    # but not those of another run, or that were there before
+    first = RunFolder.create(replace(CONFIG, run=None))
+    second = RunFolder.create(replace(CONFIG, run="runs/second"))
+    first.abandon()
+    assert [*Path("runs").iterdir()] == [second.path]
+    second.abandon()
+    assert [*Path("runs").iterdir()] == []
+
+
+def test_jobs_that_give_up_do_not_take_the_folder_of_runs_from_one_that_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mkdir, removed = Path.mkdir, []
+
+    def late(path: Path, *given: Any, **named: Any) -> None:
+        if path.parent == Path("runs") and not removed:
+            removed.append(path)
+            Path("runs").rmdir()
+        mkdir(path, *given, **named)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    assert RunFolder.create(replace(CONFIG, run=None)).path.is_dir()
+    assert removed
+
+
 def test_a_directory_that_was_made_keeps_what_others_put_there(tmp_path: Path) -> None:
     folder = RunFolder.create(replace(CONFIG, run=str(tmp_path / "a")))
     (folder.path / "store").symlink_to(tmp_path)
