@@ -22,13 +22,13 @@ from unmask.config.settings import check_argument, counted
 from unmask.data.masking.word_vectors import require_gensim
 from unmask.errors import CorpusError, RunError
 from unmask.interop.find_model import find_model
-from unmask.paths import sync
+from unmask.paths import as_typed, sync
 from unmask.processes import ProcessPool, cores
 from unmask.tasks.augmentation.config import AugmentationConfig
 from unmask.tasks.augmentation.masked_model import MaskedModel
 from unmask.tasks.augmentation.nearest_words import NearestWords
 from unmask.tasks.augmentation.parts import Parts
-from unmask.tasks.augmentation.table import table_lines
+from unmask.tasks.augmentation.table import SUFFIXES, table_lines
 from unmask.tasks.augmentation.variants import draw_variants
 from unmask.tasks.augmentation.words import words_of
 from unmask.tasks.benchmarks import texts_of_benchmark
@@ -141,13 +141,19 @@ def augment(
         progress: called with the number of examples that are done, and of all.
     Raises:
         ConfigError: there is no such layout.
-        RunError: `out` exists, or an unfinished one has other settings.
+        RunError: `out` exists, its suffix names no format, or an unfinished one has other settings.
         CorpusError: a file cannot be read, or no word can be replaced.
         CheckpointError: the model has no masked-LM head, or is damaged.
         UnmaskError: gensim is missing, or the model reads shorter sequences than `context` needs.
     """
     check_argument("augment", "workers", int | None, workers, ge=1)
     target, config = Path(out), config or AugmentationConfig()
+    if target.suffix.lower() not in SUFFIXES:
+        near = target.with_name("augmented.tsv") if target.name else "augmented.tsv"
+        raise RunError(
+            f"augment: --out must end in {', '.join(SUFFIXES)}, since the suffix decides the format, got {target}; "
+            f"give a name such as {as_typed(near)}"
+        )
     if target.exists():
         raise RunError(f"augment: {target} exists already; choose another name with --out")
     columns = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,12 @@ def test_refusals(model: Path, train: Path, tmp_path: Path) -> None:
         "data: ... kep.txt does not exist, ... kept.txt does; give the path of a file",
         run(config=replace(SHORT, keep=str(tmp_path / "kept.txt"))),
     )
+    for name in ("new.txt", "new", "new.tsv.gz", "new.parquet"):
+        told = refusal(partial(unmask.augment, model, train, tmp_path / name, SHORT, text="first", workers=1))
+        assert "--out must end in .tsv, .csv, .jsonl, .json, since the suffix decides the format, got " in told
+        assert told.endswith(f"; give a name such as {tmp_path / 'augmented.tsv'}")
+    assert not [*tmp_path.glob("new*")]
+    unmask.augment(model, train, tmp_path / "augmented.tsv", SHORT, text="first", workers=1)
     follow(run(encoding="ebcdic"), "knows no encoding of text called 'ebcdic'; give ", run(encoding="utf-8"))
     run()()
     follow(

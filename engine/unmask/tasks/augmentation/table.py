@@ -1,8 +1,8 @@
 """The file of the variants: the columns that the training file has, so that the same settings read both.
 
-    .jsonl, .json   an object a line
+    .tsv            tabs; a text that holds a tab or a line break gets spaces for them, as the tokenizer reads them
     .csv            commas, and quotes where a text needs them
-    other           tabs; a text that holds a tab or a line break gets spaces for them, as the tokenizer reads them
+    .jsonl, .json   an object a line
 
 Columns that are counted from 1 make a file without a header, in which the other columns are empty.
 """
@@ -17,9 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from unmask.tasks.data.layouts import Columns, TextLayout
-from unmask.tasks.data.rows import suffix_of_location
 
-__all__ = ["columns_to_write", "table_lines"]
+__all__ = ["SUFFIXES", "columns_to_write", "table_lines"]
+
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".json")
+"""Of files that can be written."""
 
 _BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 
@@ -33,12 +35,12 @@ def table_lines(path: Path, layout: TextLayout, rows: Iterable[tuple[str, str | 
     """Yield the lines of a file, each with its end.
 
     Args:
-        path: of the file, whose suffix decides the form.
+        path: of the file, whose suffix, one of `SUFFIXES`, decides the format.
         layout: of the training file.
         rows: text, second text of a pair, and label, as it is spelled; None where the training file has none.
     """
     columns = columns_to_write(layout)
-    suffix = suffix_of_location(path)
+    suffix = path.suffix.lower()
     if suffix in (".json", ".jsonl"):
         names = Columns("text", "pair", "label") if columns.numbered else columns
         for row in rows:
