@@ -29,7 +29,18 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
-__all__ = ["RESULTS", "benchmark_entry", "benchmark_file", "flush", "now", "result_path", "run_file", "save", "stamp"]
+__all__ = [
+    "RESULTS",
+    "benchmark_entry",
+    "benchmark_file",
+    "flush",
+    "now",
+    "result_path",
+    "run_file",
+    "save",
+    "stamp",
+    "without_folders",
+]
 
 
 def benchmark_entry(
@@ -94,18 +105,18 @@ def run_file(run: Path, name: str) -> dict[str, Any]:
     return {
         **stamp(),
         "run": name,
-        "settings": _without_folders(parse_yaml((run / "config.yaml").read_text(), source="config.yaml")),
+        "settings": without_folders(parse_yaml((run / "config.yaml").read_text(), source="config.yaml")),
         "curve": [row for row in rows if "loss" in row and "event" not in row],
         "evaluations": [row for row in rows if row.get("event") == "evaluate"],
     }
 
 
-def _without_folders(value: Any) -> Any:
+def without_folders(value: Any) -> Any:
     """Shorten absolute paths in settings to their last part, also in `name=path` and `hf://path:split`."""
     if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items()}
+        return {key: without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_folders(item) for item in value]
+        return [without_folders(item) for item in value]
     return re.sub(r"^(.*?=)?(?:hf://)?/(?:.*/)?", r"\1", value) if isinstance(value, str) else value
 
 

@@ -1,5 +1,6 @@
 """Write docs/runs.md from the training runs in bench/results: a table of all, then a section for each.
 
+Runs beside the Trainer of `transformers` come first (`learning_page.py`).
 The figure of a run that started from a checkpoint also shows the run of the same model and settings with new weights.
 The page shows the settings that differ from the defaults of today's `RunConfig`; the result file has all of them.
 """
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import learning_page, machine
 
 from unmask.config import RunConfig, to_mapping
 from unmask.config.mappings import current_name, settings_of
@@ -38,9 +39,18 @@ def render(results: Path, figures: Path, *, draw: bool = True) -> str:
     for folder in sorted(path for path in results.glob("*") if path.is_dir()):
         found = [(path, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
         runs = [(path, content) for path, content in found if "run" in content]
+        learning = [(path, content) for path, content in found if "learning" in content]
+        if not runs and not learning:
+            continue
+        page.append(f"## {folder.name}\n")
+        for path, content in learning:
+            figure = f"{folder.name}-{path.stem}.png"
+            if draw:
+                learning_page.plot(content, figures / figure)
+            page.append(learning_page.section(content, f"{figures.name}/{figure}"))
         if not runs:
             continue
-        page += [f"## {folder.name}\n", _table([run for _, run in runs], headings)]
+        page.append(_table([run for _, run in runs], headings))
         for path, run in runs:
             figure = f"{folder.name}-{path.stem}.png"
             scratch = _from_scratch(run, [other for _, other in runs])

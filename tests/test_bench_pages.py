@@ -239,6 +239,31 @@ def test_a_run_from_a_checkpoint_stands_beside_the_same_run_with_new_weights(tmp
     )
 
 
+def test_learning_beside_transformers_has_a_plot_and_the_time_at_which_ours_reaches_the_loss_of_the_other_side(
+    tmp_path: Path,
+) -> None:
+    def curve(*losses: float) -> list[dict[str, float]]:
+        points = zip((10.0, 20.0, 30.0), losses, strict=True)
+        return [
+            {"minutes": minutes, "step": round(minutes), "tokens": 1000, "loss": loss, "masked_accuracy": 0.25}
+            for minutes, loss in points
+        ]
+
+    rounds = [
+        {"transformers": curve(7.0, 6.5, 6.0), "unmask": curve(6.5, 5.5, 5.0)},
+        {"transformers": curve(7.0, 6.5, 6.0), "unmask": curve(7.0, 6.9, 6.8), "unmask, 15 minutes": curve(7, 7, 6.9)},
+    ]
+    known = {"learning": "books", "minutes": 30.0, "setting": "4 layers", "command": "bench_learning.py books"}
+    record.save(tmp_path / "results" / "box" / "learning-books.json", record.stamp() | known | {"rounds": rounds})
+    page = runs_page.render(tmp_path / "results", tmp_path / "figures")
+    assert "### learning beside transformers, books" in page
+    assert "loss of 6.000 after 30 minutes. unmask is there after 15, 2.00 times as soon, and ends with 5.000." in page
+    assert "unmask does not get there: it ends with 6.800. A run of its own, unmask, 15 minutes, ends with 6.9" in page
+    assert "| 1 | 10 | unmask | 10 | 1,000 | 6.500 | 0.250 |" in page and page.count("| 2 | ") == 6
+    assert "Both sides: 4 layers. `bench_learning.py books`" in page
+    assert (tmp_path / "figures" / "box-learning-books.png").stat().st_size > 1000
+
+
 def test_the_committed_pages_are_what_the_results_say() -> None:
     assert report.PAGE.read_text() == report.render()
     figures = report.RUNS_PAGE.parent / "figures"
