@@ -27,6 +27,7 @@ __all__ = ["Mutation", "Outcome", "find", "try_mutation"]
 _WAITS = (
     "__syncthreads", "__syncwarp", "__threadfence", "block_wait", "copy_wait", "copy_commit", "mbarrier_init",
     "mbarrier_wait", "mbarrier_arrive", "block_barrier", "grid_barrier", "add_acquire_release",
+    "wgmma_fence", "wgmma_commit", "wgmma_wait", "proxy_fence",
 )  # fmt: skip
 _STATEMENT = re.compile(rf"(?:\w+::)*\b(?:{'|'.join(_WAITS)})(?:_\w+)?(?:<\w+>)?\([^;]*\);")
 _WAITING_LOOP = re.compile(r"\bwhile \([^;]*\) (?:\w+::)*pause\(\);")

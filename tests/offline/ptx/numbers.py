@@ -111,6 +111,14 @@ def _bfe(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
     return field.astype(TYPES[opcode[-1]])
 
 
+def _bfi(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
+    bits = np.uint64(8 * size(opcode[-1]))
+    field, into, first, length = (read(i, opcode[-1] if i < 3 else "u32").astype(np.uint64) for i in (1, 2, 3, 4))
+    mask = ((np.uint64(1) << length) - np.uint64(1)) << first
+    result = (into & ~mask) | (field << first & mask)
+    return (result & (~np.uint64(0) >> (np.uint64(64) - bits))).astype(TYPES[opcode[-1]])
+
+
 def _prmt(opcode: tuple[str, ...], read: Read) -> NDArray[Any]:
     low, high, choice = (read(i, "u32").astype(np.uint64) for i in (1, 2, 3))
     both, result = low | (high << np.uint64(32)), np.zeros_like(low)
@@ -213,6 +221,7 @@ _OTHERS: dict[str, Callable[[tuple[str, ...], Read], NDArray[Any]]] = {
     "selp": _selp,
     **dict.fromkeys(("shl", "shr"), _shift),
     "bfe": _bfe,
+    "bfi": _bfi,
     "prmt": _prmt,
     **dict.fromkeys(("mul", "mad", "fma"), _product),
     **dict.fromkeys(("div", "rem"), _quotient),

@@ -66,6 +66,24 @@ void mbarrier_wait(void* barrier, bool parity);
 // the copies of the thread so far arrive at the barrier when they land, as cp.async.mbarrier.arrive.noinc does
 void mbarrier_arrive_after_copies(void* barrier);
 
+// a product of a warpgroup: operands in shared memory by their descriptors
+struct Product {
+  unsigned columns;
+  bool half, left_in_registers, left_transposed, right_transposed, adds;
+  std::uint64_t left, right;
+
+  bool operator==(const Product& other) const {
+    return columns == other.columns && half == other.half && left_in_registers == other.left_in_registers &&
+           left_transposed == other.left_transposed && right_transposed == other.right_transposed &&
+           adds == other.adds && left == other.left && right == other.right;
+  }
+};
+void wgmma(const Product& product, float* sums, const unsigned* left);
+void wgmma_fence();
+void wgmma_commit();
+void wgmma_wait(unsigned groups_in_flight);
+void proxy_fence();
+
 [[noreturn]] void trap(const char* message);
 
 template <class T>

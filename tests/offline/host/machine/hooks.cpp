@@ -14,7 +14,12 @@ bool is_own(const void* address) {
 }
 
 inline void plain(const void* address, std::size_t bytes, unsigned flags, std::uintptr_t pc) {
-  if (is_own(address)) return;
+  if (is_own(address)) {
+    if (current && current->multiplier) {
+      machine::touch(reinterpret_cast<std::uintptr_t>(address), bytes, flags & machine::WRITES, pc);
+    }
+    return;
+  }
   machine::preempt();
   machine::access(reinterpret_cast<std::uintptr_t>(address), bytes, flags, pc);
 }

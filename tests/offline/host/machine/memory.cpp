@@ -148,6 +148,14 @@ bool before(std::uint32_t thread, std::uint32_t clock, const Fiber* now) {
   return thread == now->thread || Order::of(now->base, thread) >= clock;
 }
 
+// Whether a write is behind a fence for the asynchronous proxy: by its thread, or by this one, which then knew of it.
+bool is_fenced(std::uint32_t thread, std::uint32_t clock, const Fiber* now) {
+  const Fiber* const writer = now->block->fibers[thread & ((1u << BLOCK_SHIFT) - 1)].get();
+  const auto fence = std::lower_bound(writer->proxy_fences.begin(), writer->proxy_fences.end(), clock);
+  if (fence != writer->proxy_fences.end() && before(thread, *fence, now)) return true;
+  return thread != now->thread && Order::of(now->before_proxy_fence, thread) >= clock;
+}
+
 const char* kind_of_race(bool shared, std::uint32_t other, const Fiber* now) {
   if (shared) return "race in shared memory";
   return other >> BLOCK_SHIFT == now->thread >> BLOCK_SHIFT ? "race in global memory"
@@ -174,6 +182,10 @@ void check_cell(Cell& cell, const Fiber* now, unsigned flags, std::uintptr_t pc,
       !before(cell.writer - 1, cell.write_clock, now)) {
     report(kind_of_race(shared, cell.writer - 1, now), pc,
            flags & WRITES ? "is written after it was written" : "is read after it was written",
+           code_start + cell.write_pc, cell.writer);
+  }
+  if (flags & ASYNCHRONOUS && cell.writer && !is_fenced(cell.writer - 1, cell.write_clock, now)) {
+    report("wgmma without a proxy fence", pc, "reads what was written before no fence.proxy.async",
            code_start + cell.write_pc, cell.writer);
   }
   if (flags & WRITES) {
@@ -291,6 +303,7 @@ void access(std::uintptr_t address, std::size_t bytes, unsigned flags, std::uint
     if (flags & WRITES) ++counters.stores[width], counters.stored_bytes += bytes;
   }
   if (flags & WRITES && !(flags & READS)) launch->idle = 0;
+  if (flags & WRITES && shared && !now->block->products.empty()) check_operands(address, bytes, pc);
   for (std::size_t done = 0; done < bytes;) {
     const unsigned offset = unsigned((address + done) & (PAGE - 1));
     const unsigned count = unsigned(std::min<std::size_t>(bytes - done, PAGE - offset));

@@ -89,7 +89,8 @@ void report(const char* kind, std::uintptr_t pc, const std::string& detail, std:
 
 void clear_report();
 
-enum AccessFlags : unsigned { READS = 1, WRITES = 2, STRONG = 4, ANY_ALIGNMENT = 8, ARRIVING = 16, NO_BANKS = 32 };
+enum AccessFlags : unsigned { READS = 1, WRITES = 2, STRONG = 4, ANY_ALIGNMENT = 8, ARRIVING = 16, NO_BANKS = 32,
+                              ASYNCHRONOUS = 64 };
 // Check an access of the current thread and remember it. Ends the launch if the address does not exist.
 void access(std::uintptr_t address, std::size_t bytes, unsigned flags, std::uintptr_t pc);
 void set_in_flight(std::uintptr_t address, std::size_t bytes, bool value);

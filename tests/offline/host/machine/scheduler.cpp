@@ -110,6 +110,7 @@ void enter() {
   for (const auto& group : self->groups) {
     if (!group.empty()) report("copy in flight", group.front().pc, "the thread ends before it has waited for its copies");
   }
+  end_products();
   self->state = Fiber::DONE;
   to_scheduler(true);
   std::abort();

@@ -12,6 +12,7 @@
 #include "../include/host_launch.h"
 #include "memory.h"
 #include "order.h"
+#include "wgmma.h"
 
 namespace machine {
 
@@ -44,6 +45,10 @@ struct Fiber {
   std::uintptr_t waits_at = 0;
   std::vector<Copy> open;
   std::vector<std::vector<Copy>> groups;
+  std::unique_ptr<Multiplier> multiplier;  // once the thread has multiplied
+  // its clocks at fences for the asynchronous proxy, and what it knew at the last one
+  std::vector<std::uint32_t> proxy_fences;
+  const Base* before_proxy_fence = nullptr;
 
   unsigned lane() const { return linear & 31; }
   unsigned warp() const { return linear >> 5; }
@@ -70,6 +75,8 @@ struct Block {
   std::map<unsigned, Rendezvous> barriers;
   std::vector<std::vector<std::shared_ptr<Rendezvous>>> warps;  // open ones of each warp
   BankCounter banks;
+  std::map<unsigned, Warpgroup> warpgroups;
+  std::vector<std::shared_ptr<Product>> products;  // in flight
 };
 
 // Knowledge that an atomic access passes on.
