@@ -37,7 +37,11 @@ def texts(tmp_path: Path) -> Path:
 
 
 def test_both_sides_learn_for_the_same_time_and_are_scored_on_the_same_masks(
-    bench: ModuleType, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: ModuleType,
+    texts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = f"{texts} --work {tmp_path / 'work'} --minutes 0.02 --rounds 1 --sooner 2 --length 16 --tokens 64"
     words += f" --vocab-size 60 --held-out 0.3 --score-tokens 256 --out {tmp_path / 'result.json'} --stream.workers 0"
@@ -62,6 +66,9 @@ def test_both_sides_learn_for_the_same_time_and_are_scored_on_the_same_masks(
     assert json.loads((tmp_path / "result.json").read_text())["rounds"] == [curves]
     with pytest.raises(SystemExit, match="holds rounds with other settings; give another folder"):
         bench.main([*words.split(), "--minutes", "0.03"])
+    with pytest.raises(SystemExit):
+        bench.main([*words.split(), "--tokens", "65"])
+    assert "argument --tokens: must be a multiple of --length 16, got 65" in capsys.readouterr().err
 
 
 def test_rows_of_the_other_side_are_full_and_hold_the_training_documents_in_order(

@@ -4,10 +4,10 @@
 
 Both sides have the same corpus, tokenizer, model, dropout, optimizer and tokens an optimizer step, and one schedule of
 the learning rate over the share of the minutes that has passed (`train/schedule.py`), so it is scaled to the steps that
-each side makes. They run one after the other, and each round begins with the other one.
+each side makes. They run one after the other. The next round begins with the other one and has another seed.
 
-    unmask         `unmask pretrain` with `train.minutes`. Its own saves count. It is stopped at a third and at two
-                   thirds, as by a scheduler, and goes on; what a new start of the loop takes counts too.
+    unmask         `unmask pretrain` with `train.minutes`. Its own saves and short evaluations count. It is stopped at
+                   a third and at two thirds, as by a scheduler, and goes on; a new start of the loop counts too.
     transformers   its Trainer and its MLM collator, with the texts one after the other in full rows, as its example
                    script makes them, and the fastest of its dtypes and implementations of attention here. Saves do not
                    count.
@@ -42,7 +42,7 @@ import numpy as np
 import torch
 from bench import machine, pairs, record
 from bench.pairs import OURS, timed
-from bench.transformers_step import Setting, TransformersStep, fastest
+from bench.transformers_step import SETTINGS, Setting, TransformersStep, fastest
 from numpy.typing import NDArray
 
 import unmask
@@ -138,8 +138,11 @@ def full_rows(store: Store, held_out: float, length: int) -> NDArray[np.int64]:
     return ids[: ids.size // length * length].reshape(-1, length)
 
 
-def best_setting(config: RunConfig, rows: NDArray[np.int64], vocab: int) -> tuple[Setting, dict[str, str]]:
-    """Return the setting in which a step of `transformers` is fastest here, and how the others did."""
+def best_setting(config: RunConfig, rows: NDArray[np.int64], vocab: int, kept: Path) -> tuple[Setting, dict[str, str]]:
+    """Return the fastest setting of `transformers` here, and how the others did; the file keeps both."""
+    if kept.exists():
+        known = json.loads(kept.read_text())
+        return next(one for one in SETTINGS if str(one) == known["fastest"]), known["trials"]
     model, device = config.model, torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def seconds(setting: Setting, ids: NDArray[np.int64], layers: int) -> float:
@@ -160,9 +163,11 @@ def best_setting(config: RunConfig, rows: NDArray[np.int64], vocab: int) -> tupl
         return min(timed(lambda: float(step(batch))).clock for _ in range(2))
 
     size = config.train.tokens_per_step // config.stream.max_length
-    return fastest(
+    found, trials = fastest(
         lambda setting: seconds(setting, rows[:1], 1), lambda setting: seconds(setting, rows[:size], model.num_layers)
     )
+    kept.write_text(json.dumps({"fastest": str(found), "trials": trials}) + "\n")
+    return found, trials
 
 
 def train_theirs(
@@ -314,6 +319,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--score-tokens", type=int, default=65536, help="tokens that a score reads")
     parser.add_argument("--out", type=Path, help="result file to write ('auto' for bench/results)")
     given, given.settings = parser.parse_known_args(arguments)
+    if given.tokens % given.length:
+        # else the rows of the other side would not make up a step of as many tokens
+        parser.error(f"argument --tokens: must be a multiple of --length {given.length}, got {given.tokens}")
     folder = given.work / "store"
     if not folder.exists():
         unmask.prepare(given.texts, folder, vocab_size=given.vocab_size, split_at=given.split_at)
@@ -323,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"bench_learning: --work {given.work} holds rounds with other settings; give another folder")
     recipe.write_text(to_yaml(config))
     rows = full_rows(store, given.held_out, given.length)
-    setting, trials = best_setting(config, rows, store.vocab_size)
+    setting, trials = best_setting(config, rows, store.vocab_size, given.work / "setting.json")
     print(f"{setting}; tried as well: {trials}", flush=True)
     name = given.texts.resolve().name
     content = {
@@ -337,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shorter = {f"{OURS}, {given.minutes / times:g} minutes": given.minutes / times for times in given.sooner}
     sides = {STOCK: given.minutes, OURS: given.minutes} | shorter
     for number in range(given.rounds):
-        curves = {}
+        curves, seeded = {}, replace(config, seed=config.seed + number)
         for side in [*sides][:: 1 if number % 2 == 0 else -1]:
             run = given.work / f"round-{number + 1}-{side.replace(', ', '-').replace(' ', '-')}"
             kept = run.with_name(f"{run.name}.json")
@@ -345,9 +353,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 # a side that did not finish begins anew
                 shutil.rmtree(run, ignore_errors=True)
                 if side == STOCK:
-                    models = train_theirs(config, store, rows, setting, run)
+                    models = train_theirs(seeded, store, rows, setting, run)
                 else:
-                    models = train_ours(replace(config, train=replace(config.train, minutes=sides[side])), run)
+                    models = train_ours(replace(seeded, train=replace(config.train, minutes=sides[side])), run)
                 kept.write_text(json.dumps(scored(models, folder, recipe, given.score_tokens)) + "\n")
                 shutil.rmtree(run)
             curves[side] = json.loads(kept.read_text())
