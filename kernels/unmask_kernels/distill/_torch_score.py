@@ -101,7 +101,15 @@ def _in_dtype(A: Tensor, B: Tensor, width: int, arguments: PairArguments) -> tup
     squares, teacher = product.sum((1, 2)), product[:, width:, width:].sum((1, 2))
     if not arguments.with_gradients:
         return squares, A, B, teacher
-    return squares, A @ of_b[..., :width], B @ of_a[..., :width], teacher
+    return squares, _times_gram(A, of_b, width), _times_gram(B, of_a, width), teacher
+
+
+def _times_gram(x: Tensor, gram: Tensor, width: int) -> Tensor:
+    """Return x @ gram[..., :width]. The diagonal, which holds sums of squares, is large: its part is added at the end."""
+    large = gram.diagonal(dim1=1, dim2=2)[:, None, :width].clone()
+    rest = gram[..., :width].clone()
+    rest.diagonal(dim1=1, dim2=2).zero_()
+    return (x @ rest).addcmul_(x[..., :width], large)
 
 
 def _by_tiles(A: Tensor, B: Tensor, width: int, arguments: PairArguments) -> _Of:
