@@ -152,12 +152,12 @@ def _watch(notes: Path, rank: int, world_size: int, doing: dict[int, str]) -> No
     train_step, call = Trainer._train_step, TrainingStep.__call__
 
     def noting(trainer: Trainer, batches: list[PackedBatch], tokens: int) -> None:
-        first = trainer.data.sizes.before(trainer.done)
+        first = trainer.data.sizes.before(trainer.state.done)
         with notes.open("a") as file:
             for k, batch in enumerate(batches):
                 file.write(f"{first + rank + k * world_size} {digest_of(batch)}\n")
         train_step(trainer, batches, tokens)
-        act(doing.get(trainer.done, ""))
+        act(doing.get(trainer.state.done, ""))
 
     def calling(step: TrainingStep, batches: Sequence[PackedBatch]) -> Any:
         if "nan" in doing.values() and not os.environ.get("NAN_DONE"):

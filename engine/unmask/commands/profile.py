@@ -118,7 +118,7 @@ def profile(
         checkpoints = Checkpoints(folder=folder / "checkpoints")
         trainer = build_trainer(here, folder, checkpoints, Display(), initial=initial, teacher=teacher)
         _require_steps(trainer, steps)
-        tuned = {} if config.kernels.tuned == "never" else read_tuning(trainer.device).values()
+        tuned = {} if config.kernels.tuned == "never" else read_tuning(trainer.state.device).values()
         with using(**config.kernels.named()), using_values(tuned):
             return _record(trainer, steps, place)
 
@@ -133,9 +133,9 @@ def _require_steps(trainer: Trainer, steps: int) -> None:
 
 
 def _record(trainer: Trainer, steps: int, trace: Path) -> Profile:
-    on_gpu = trainer.device.type == "cuda"
+    on_gpu = trainer.state.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    trainer.model.train()
+    trainer.state.model.train()
     with closing(_Steps(trainer)) as run:
         run.some(_WARM)
         seconds = run.some(steps)
@@ -146,7 +146,7 @@ def _record(trainer: Trainer, steps: int, trace: Path) -> Profile:
     recorded.export_chrome_trace(str(trace))
     events = [event for event in recorded.events() or () if event.device_type == torch.autograd.DeviceType.CPU]
     operations = operations_of(events, steps=steps, seconds=profiled, on_gpu=on_gpu)
-    facts = machine(trainer.device, trainer.model.encoder.compute_dtype)
+    facts = machine(trainer.state.device, trainer.state.model.encoder.compute_dtype)
     return Profile(
         device=facts["device"],
         dtype=facts["activations"],
@@ -171,7 +171,7 @@ class _Steps:
 
     def some(self, count: int) -> float:
         """Do so many steps, and return the seconds of one."""
-        device = self._trainer.device
+        device = self._trainer.state.device
         _wait(device)
         began = time.perf_counter()
         for _ in range(count):
@@ -186,11 +186,11 @@ class _Steps:
     def _step(self) -> None:
         trainer = self._trainer
         phase = phase_at(trainer.data.phases, self._done)
-        trainer.model.encoder.dropout_seed.fill_(phase.seed)
-        set_learning_rate(trainer.optimizer, trainer.schedule(self._done))
+        trainer.state.model.encoder.dropout_seed.fill_(phase.seed)
+        set_learning_rate(trainer.state.optimizer, trainer.schedule(self._done))
         with record_function(DATA):
             batches = next(self._batches)
-            moved = [trainer.data.to_device(batch, phase, trainer.device) for batch in batches]
+            moved = [trainer.data.to_device(batch, phase, trainer.state.device) for batch in batches]
         trainer.take_step(moved)
         self.tokens += sum(batch.real_tokens for batch in batches)
         self._done += 1

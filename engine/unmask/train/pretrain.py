@@ -284,7 +284,7 @@ def _train(folder: RunFolder, display: Display, ranks: Ranks) -> str | None:
         steps = trainer.data.planned_steps(saved.train), trainer.data.num_steps
         log_schedule_change(saved, config, facts, steps=steps)
     else:
-        trainer.share_state()
+        trainer.state.share()
     # Until here the changed configuration might have been refused.
     ranks.first(folder.save_config)
     tuned = ranks.first(lambda: _tuned_values(trainer, facts))
@@ -300,10 +300,10 @@ def _tuned_values(trainer: Trainer, facts: Facts | None) -> dict[Key, Value]:
     config = trainer.config
     if config.kernels.tuned == "never":
         return {}
-    dtype = trainer.model.encoder.compute_dtype
-    tuning = read_tuning(trainer.device)
+    dtype = trainer.state.model.encoder.compute_dtype
+    tuning = read_tuning(trainer.state.device)
     values = tuning.values()
-    if facts is not None and facts.machine.get("device") == machine(trainer.device, dtype)["device"]:
+    if facts is not None and facts.machine.get("device") == machine(trainer.state.device, dtype)["device"]:
         began = from_text(facts.tuned or {})
         unknown = (facts.tuned or {}).keys() - to_text(began).keys()
         if unknown:

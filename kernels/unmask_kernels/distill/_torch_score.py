@@ -105,7 +105,7 @@ def _in_dtype(A: Tensor, B: Tensor, width: int, arguments: PairArguments) -> tup
 
 
 def _times_gram(x: Tensor, gram: Tensor, width: int) -> Tensor:
-    """Return x @ gram[..., :width]. The diagonal, which holds sums of squares, is large: its part is added at the end."""
+    """Return x @ gram[..., :width]. The diagonal holds sums of squares, which are large: its part is added last."""
     large = gram.diagonal(dim1=1, dim2=2)[:, None, :width].clone()
     rest = gram[..., :width].clone()
     rest.diagonal(dim1=1, dim2=2).zero_()

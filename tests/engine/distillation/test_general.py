@@ -75,7 +75,7 @@ def test_a_student_resumes_with_the_bits_of_one_that_did_not_stop(
 
     def stopped(self: Trainer, *given: Any) -> None:
         step(self, *given)
-        if self.done == 4:
+        if self.state.done == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Trainer, "_train_step", stopped)

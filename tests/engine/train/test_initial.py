@@ -123,7 +123,7 @@ def trainer(source: Path | str, store: Path | None, run: Path, **changes: Any) -
 
 
 def table(trainer: Trainer) -> torch.Tensor:
-    return trainer.model.encoder.embeddings.word.weight.detach()
+    return trainer.state.model.encoder.embeddings.word.weight.detach()
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -198,9 +198,9 @@ def test_with_a_head_the_first_losses_are_those_of_transformers(
 def assert_equal_hidden_states(here: Trainer, theirs: torch.nn.Module) -> None:
     batch = next(here.data.stream(here.data.phases[0]).batches())
     inputs, _ = padded(batch)
-    here.model.eval()
+    here.state.model.eval()
     with torch.no_grad():
-        hidden = here.model(batch)[: batch.real_tokens]
+        hidden = here.state.model(batch)[: batch.real_tokens]
         expected = theirs(**inputs).last_hidden_state[inputs["attention_mask"].bool()]
     torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-5)
 
@@ -245,7 +245,7 @@ def test_heads_that_no_objective_uses_are_said(
     pairs = {"composition__strategy": "pairs", "objective__sop": 1.0}
     here = trainer(folders["BertForMaskedLM"], corpus / "store", tmp_path / "two", **pairs)
     assert "has no next-sentence head and no pooler; the run starts with new weights there" in caplog.text
-    assert here.model.nsp is not None
+    assert here.state.model.nsp is not None
 
 
 # a run as the checkpoint
@@ -444,7 +444,7 @@ def test_the_position_table_is_cut_or_grows_by_copies(
     length = {"stream__max_length": min(asked, 64), "model__max_positions": asked}
     here = trainer(model_folder, corpus / "store", tmp_path / "run", **length)
     old = weights(model_folder)["bert.embeddings.position_embeddings.weight"]
-    made = here.model.encoder.embeddings.position.weight
+    made = here.state.model.encoder.embeddings.position.weight
     assert len(made) == rows
     for place in range(rows):
         assert torch.equal(made[place], old[place % 40])
@@ -453,9 +453,10 @@ def test_the_position_table_is_cut_or_grows_by_copies(
 
 
 def test_longer_sequences_alone_make_the_table_grow(model_folder: Path, corpus: Path, tmp_path: Path) -> None:
-    assert len(trainer(model_folder, corpus / "store", tmp_path / "a").model.encoder.embeddings.position.weight) == 40
+    first = trainer(model_folder, corpus / "store", tmp_path / "a")
+    assert len(first.state.model.encoder.embeddings.position.weight) == 40
     longer = trainer(model_folder, corpus / "store", tmp_path / "b", stream__max_length=48)
-    assert len(longer.model.encoder.embeddings.position.weight) == 48
+    assert len(longer.state.model.encoder.embeddings.position.weight) == 48
 
 
 # vocabulary
@@ -500,12 +501,12 @@ def test_a_new_entry_starts_from_the_mean_of_its_pieces(
     tokenizer, new = Tokenizer.load(model_folder), Tokenizer.load(tmp_path / "store")
     assert len(table(here)) == new.vocab_size == len(before) + 3
     assert torch.equal(table(here)[: len(before)], before)
-    assert torch.equal(here.model.mlm.bias[: len(before)], bias)
+    assert torch.equal(here.state.model.mlm.bias[: len(before)], bias)
     for word in ("catran", "dogred"):
         index, pieces = new.vocabulary[word], tokenizer.encode_batch([word])[0]
         assert index >= len(before) and len(pieces) > 1
         torch.testing.assert_close(table(here)[index], before[pieces].mean(0))
-        torch.testing.assert_close(here.model.mlm.bias[index], bias[pieces].mean())
+        torch.testing.assert_close(here.state.model.mlm.bias[index], bias[pieces].mean())
     assert "new entries: 3, each from the mean of its pieces, as 'catran' from" in caplog.text
     here.run()
     # what the run saved is read again, and exported with the rows

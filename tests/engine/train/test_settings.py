@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from unmask import pack
 from unmask.batch import Cursor
 from unmask.config import (
     CompositionConfig,
@@ -47,7 +46,7 @@ def facts_of(run: Path, step: int) -> Facts:
 def test_optimizer_and_step_have_the_settings_of_the_run(tiny: ModuleType, tmp_path: Path) -> None:
     config = tiny.config(tmp_path, learning_rate=2e-3, weight_decay=0.3, beta1=0.8, beta2=0.7, eps=1e-4, clip_norm=0.25)
     trainer = trainer_of(tiny, tmp_path, replace(config, kernels=KernelsConfig(last_layer_rows=False)))
-    decayed, others = trainer.optimizer.param_groups
+    decayed, others = trainer.state.optimizer.param_groups
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
     for group in (decayed, others):
         assert (group["betas"], group["eps"]) == ((0.8, 0.7), 1e-4)
@@ -60,7 +59,7 @@ def test_activations_have_the_dtype_that_is_asked_for(tiny: ModuleType, tmp_path
     for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
         trainer = tiny.trainer(tiny.config(tmp_path, dtype=name), tmp_path)
         (batch,) = next(trainer.data.steps(0))[:1]
-        assert trainer.model(batch).dtype == dtype
+        assert trainer.state.model(batch).dtype == dtype
 
 
 def test_every_update_has_the_rate_of_its_step_before_and_after_a_stop(
@@ -101,8 +100,8 @@ def test_the_time_of_saves_and_evaluations_is_in_no_rate(
 
         return slower
 
-    for name, original in (("score_model", score_model), ("state_of", state_of)):
-        monkeypatch.setattr(f"unmask.train.trainer.{name}", slow(original))
+    monkeypatch.setattr("unmask.train.trainer.score_model", slow(score_model))
+    monkeypatch.setattr("unmask.train.training_state.state_of", slow(state_of))
     monkeypatch.setattr("unmask.train.logging.metrics.time.perf_counter", lambda: clock() + passed)
     tiny.pretrain(tiny.config(tmp_path / "a", steps=5, phases=[], log_every=1, save_every=2, evaluate_every=3))
     # evaluations before the first step and after two more, three saves
@@ -183,12 +182,12 @@ def test_a_resumed_run_keeps_the_threads_and_the_dtype_that_it_leaves_open(
 
 
 def test_skipped_updates_are_a_streak_only_one_after_the_other(tiny: ModuleType, tmp_path: Path) -> None:
-    trainer = trainer_of(tiny, tmp_path, tiny.config(tmp_path))
+    state = trainer_of(tiny, tmp_path, tiny.config(tmp_path)).state
     one = torch.ones(1)
     for skipped in (1.0, 1.0, 0.0, 1.0):
         report = StepReport(one[0], one, one, one, one[0], torch.tensor(skipped))
-        trainer._account([pack([[2, 5, 3]])], report, 3)
-    assert (int(trainer.skipped), int(trainer.skipped_in_a_row), trainer.done, trainer.tokens) == (3, 1, 4, 12)
+        state.count(report, tokens=3, cursor=None)
+    assert (int(state.skipped), int(state.skipped_in_a_row), state.done, state.tokens) == (3, 1, 4, 12)
 
 
 def test_a_stream_is_laid_out_as_the_run_says(tiny: ModuleType, tmp_path: Path) -> None:

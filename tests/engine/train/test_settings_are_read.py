@@ -348,7 +348,7 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     )
     monkeypatch.setattr("unmask.train.pretrain.require_installed", lambda names: seen.append(f"to {names}"))
     monkeypatch.setattr("unmask.train.logging.log.senders", lambda *_, **__: [])
-    monkeypatch.setattr("unmask.train.trainer.SpikeGuard", guard)
+    monkeypatch.setattr("unmask.train.spike_return.SpikeGuard", guard)
     return seen
 
 

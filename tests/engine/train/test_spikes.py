@@ -182,16 +182,16 @@ def test_a_run_goes_back_from_a_spike_without_its_data_and_repeats_its_bits(
     # stopped before the spike, in it, right after going back, and later
     run, places = tmp_path / "stopped", [(20, 0), (43, 0), (43, 1), (50, 1)]
     stops: list[StopRequest] = []
-    original, enter = Trainer._account, StopRequest.__enter__
+    original, enter = Trainer._train_step, StopRequest.__enter__
 
-    def account(self: Trainer, *arguments: Any) -> None:
+    def train_step(self: Trainer, *arguments: Any) -> None:
         original(self, *arguments)
-        if places and places[0] == (self.done, len(read_spikes(self.folder))):
+        if places and places[0] == (self.state.done, len(read_spikes(self.folder))):
             places.pop(0)
             stops[-1].name = "SIGTERM"
 
     monkeypatch.setattr(StopRequest, "__enter__", lambda self: stops.append(self) or enter(self))
-    monkeypatch.setattr(Trainer, "_account", account)
+    monkeypatch.setattr(Trainer, "_train_step", train_step)
     poisoned.pretrain(poisoned.config(run, **SETTINGS))
     for _ in range(4):
         poisoned.pretrain(saved_config(run), resume=run)

@@ -127,7 +127,7 @@ def test_operations_on_masked_rows_count_where_the_run_predicts_tokens(
     tiny: ModuleType, tmp_path: Path, name: str, predicts: bool
 ) -> None:
     trainer = tiny.trainer(tiny.config(tmp_path), tmp_path)
-    trainer = replace(trainer, objectives=build_objectives({name: 1.0}))
+    trainer = replace(trainer, model=trainer.state.model, objectives=build_objectives({name: 1.0}))
     assert trainer.flops.predicts_tokens == predicts
 
 
@@ -174,7 +174,7 @@ def test_the_evaluation_before_the_first_step_changes_no_bit(
 
     tiny.pretrain(config(tmp_path / "with"))
     original = Trainer._evaluate
-    monkeypatch.setattr(Trainer, "_evaluate", lambda self, *rest: self.done and original(self, *rest))
+    monkeypatch.setattr(Trainer, "_evaluate", lambda self, *rest: self.state.done and original(self, *rest))
     tiny.pretrain(config(tmp_path / "without"))
     assert [row["step"] for row in read_evaluations(tmp_path / "with")] == [0, 4]
     assert [row["step"] for row in read_evaluations(tmp_path / "without")] == [4]
@@ -202,7 +202,7 @@ def test_an_untrained_model_is_scored_once_however_often_the_run_starts(tiny: Mo
     with pytest.MonkeyPatch.context() as patched:
         original = Trainer._evaluate
         patched.setattr(
-            Trainer, "_evaluate", lambda self, *rest: (evaluated.append(self.done), original(self, *rest))[1]
+            Trainer, "_evaluate", lambda self, *rest: (evaluated.append(self.state.done), original(self, *rest))[1]
         )
         tiny.pretrain(saved_config(run), resume=run)
     assert evaluated == [1]

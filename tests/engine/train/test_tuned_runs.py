@@ -139,7 +139,7 @@ def test_a_run_that_goes_on_with_another_device_takes_what_was_tuned_there(tiny:
     run = tmp_path / "run"
     write_finding("cpu", FASTEST)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("unmask.train.trainer.machine", lambda *of: {**machine(*of), "device": "Another GPU"})
+        patched.setattr("unmask.train.saver.machine", lambda *of: {**machine(*of), "device": "Another GPU"})
         stopped_at(7, lambda: tiny.pretrain(tiny.config(run)))
     assert saved_values(run) == TEXT
     [record] = read_tuned()

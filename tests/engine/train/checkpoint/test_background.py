@@ -132,13 +132,13 @@ def test_a_full_disk_ends_the_run_at_the_next_step_and_making_room_continues_it(
         raise OSError(28, "No space left on device")
 
     def step(trainer: Trainer, *given: object) -> None:
-        thread = trainer.saves._thread
-        if trainer.done == 10 and thread is not None:
+        thread = trainer.saver.background._thread
+        if trainer.state.done == 10 and thread is not None:
             thread.join()
         train_step(trainer, *given)  # type: ignore[arg-type]
-        steps.append(trainer.done)
-        if trainer.done == 9:
-            patched.setattr("unmask.train.trainer.save_state", full)
+        steps.append(trainer.state.done)
+        if trainer.state.done == 9:
+            patched.setattr("unmask.train.saver.save_state", full)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Trainer, "_train_step", step)
@@ -161,7 +161,7 @@ def test_an_error_of_the_run_waits_for_the_save_that_goes_on(
 
     def step(trainer: Trainer, *given: object) -> None:
         train_step(trainer, *given)  # type: ignore[arg-type]
-        if trainer.done == 6:
+        if trainer.state.done == 6:
             raise RunError("run: it failed for the test")
 
     monkeypatch.setattr(Checkpoints, "save", slow)
@@ -180,7 +180,7 @@ def test_a_signal_waits_for_the_save(tiny: ModuleType, tmp_path: Path, monkeypat
 
     def step(trainer: Trainer, *given: object) -> None:
         train_step(trainer, *given)  # type: ignore[arg-type]
-        if trainer.done == 6:
+        if trainer.state.done == 6:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Checkpoints, "save", slow)

@@ -158,7 +158,7 @@ def test_after_the_disk_was_full_in_mid_save(
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patched:
-        at_step(patched, 9, lambda: patched.setattr("unmask.train.trainer.save_state", full))
+        at_step(patched, 9, lambda: patched.setattr("unmask.train.saver.save_state", full))
         with pytest.raises(CheckpointError, match=r"step-000010 could not be written .*step-000005 is whole"):
             tiny.pretrain(tiny.config(run))
     resume(tiny, run)
