@@ -6,6 +6,7 @@ surrogates, which no text file takes; `printable` shows them as escapes.
 """
 
 import difflib
+import errno
 import os
 import re
 import shlex
@@ -25,6 +26,7 @@ __all__ = [
     "replace_text",
     "require_utf8",
     "sync",
+    "way_to_room",
 ]
 
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -32,6 +34,16 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
 _NAME = re.compile(r"[\w.-]+")
 # control characters and line breaks of Unicode, which would move the cursor, and half surrogates
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def way_to_room(reason: str | None, otherwise: str = "make room") -> str:
+    """Return what lets a file be written for which there was no room.
+
+    Args:
+        reason: why it could not be written, in the words of the system.
+        otherwise: the way out where no limit for the size of a file is the reason.
+    """
+    return "raise the limit for the size of a file (ulimit -f)" if reason == os.strerror(errno.EFBIG) else otherwise
 
 
 def expanded(path: str) -> str:

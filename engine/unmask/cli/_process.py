@@ -55,10 +55,11 @@ def prepared_process() -> Iterator[None]:
         yield
         _flush()
         if isinstance(sys.stdout, LastingStream) and sys.stdout.lost is not None:
-            raise UnmaskError(
-                f"all is done, but standard output could not be written ({sys.stdout.lost.strerror}); make room, or "
-                "write it to another place"
-            )
+            from unmask.paths import way_to_room
+
+            reason = sys.stdout.lost.strerror
+            way = way_to_room(reason, "make room, or write it to another place")
+            raise UnmaskError(f"all is done, but standard output could not be written ({reason}); {way}")
 
 
 def _open_missing() -> None:

@@ -40,7 +40,7 @@ from unmask.data.store.unfinished import unfinished_hint
 from unmask.errors import RunError
 from unmask.folders import FINETUNE, kind_of
 from unmask.interop.hub import hub_model
-from unmask.paths import as_typed, expanded, printable, replace_text
+from unmask.paths import as_typed, expanded, printable, replace_text, way_to_room
 
 __all__ = [
     "MAY_CHANGE",
@@ -345,7 +345,7 @@ def not_written(file: Path, error: OSError) -> RunError:
     run = file.parent
     way = f"continue with `{resume_command(run)}`" if _begun(run) else "start again"
     denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-    first = "make the directory writable" if denied else "make room"
+    first = "make the directory writable" if denied else way_to_room(error.strerror)
     return RunError(f"{file} could not be written ({error.strerror}); {first} and {way}")
 
 

@@ -198,16 +198,18 @@ def test_each_package_that_unmask_requires_has_the_name_that_pip_knows() -> None
 def test_output_that_found_no_room_goes_to_another_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[_Told]
 ) -> None:
-    class Full(io.StringIO):
-        def write(self, text: str) -> int:
-            raise OSError(28, "No space left on device")
+    ways = {28: "make room, or write it to another place", 27: "raise the limit for the size of a file (ulimit -f)"}
+    for number, way in ways.items():
 
-    with monkeypatch.context() as patched:
-        patched.setattr(sys, "stdout", Full())
-        assert told.refused("--help") == (
-            "unmask: all is done, but standard output could not be written (No space left on device); make room, or "
-            "write it to another place"
-        )
+        class Full(io.StringIO):
+            def write(self, text: str, number: int = number) -> int:
+                raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", Full())
+            assert told.refused("--help") == (
+                f"unmask: all is done, but standard output could not be written ({os.strerror(number)}); {way}"
+            )
     with (tmp_path / "out").open("w") as out, monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", out)
         assert main(["--help"]) == 0

@@ -420,7 +420,8 @@ def test_a_directory_that_cannot_be_written_is_made_writable(tmp_path: Path, mon
     from unmask.train import run_folder
 
     config = load_config(None, {"run": str(tmp_path / "run")})
-    for number, first in ((13, "make the directory writable"), (28, "make room")):
+    too_large = (27, "raise the limit for the size of a file (ulimit -f)")
+    for number, first in ((13, "make the directory writable"), (28, "make room"), too_large):
         with monkeypatch.context() as patched:
 
             def refuses(path: Path, text: str, number: int = number) -> None:

@@ -37,7 +37,7 @@ from unmask.data.text.fetching import StalledError, fetch
 from unmask.data.text.remote import shown
 from unmask.errors import StoreError
 from unmask.folders import MANIFEST
-from unmask.paths import replace_text
+from unmask.paths import replace_text, way_to_room
 
 __all__ = ["TOKENIZER", "RemoteStore", "StoreCache"]
 
@@ -107,10 +107,8 @@ class RemoteStore:
             self._require_room()
             self._fetch_head()
         except OSError as error:
-            raise StoreError(
-                f"store: the cache {root} cannot be written ({error.strerror or error}); make room in it, or give "
-                "another folder as data.cache_folder"
-            ) from None
+            way = way_to_room(error.strerror, "make room in it, or give another folder as data.cache_folder")
+            raise StoreError(f"store: the cache {root} cannot be written ({error.strerror or error}); {way}") from None
         largest = max(shard["bytes"] for shard in self.manifest["shards"])
         self.most_mapped = len(self.manifest["shards"]) if self._limit is None else max(1, int(self._limit // largest))
 

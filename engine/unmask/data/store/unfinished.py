@@ -28,7 +28,7 @@ from unmask.data.store.index import INDEX, build_index
 from unmask.data.store.manifest import Manifest, ShardEntry, SourceEntry
 from unmask.errors import StoreError
 from unmask.folders import MANIFEST
-from unmask.paths import printable, replace_text, sync
+from unmask.paths import printable, replace_text, sync, way_to_room
 
 __all__ = ["Journal", "UnfinishedStore", "partial_folder", "unfinished_hint"]
 
@@ -211,5 +211,9 @@ class UnfinishedStore:
 
     def _failed(self, error: OSError) -> StoreError:
         reason = error.strerror or str(error)
-        way = unfinished_hint(self.folder) or "make room or choose another folder, nothing of it was kept"
+        hint = unfinished_hint(self.folder)
+        if hint is None:
+            way = f"{way_to_room(reason, 'make room or choose another folder')}, nothing of it was kept"
+        else:
+            way = f"{way_to_room(reason)}; {hint}"
         return StoreError(f"store: {self.folder} cannot be written ({reason}); {way}")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from unmask.errors import CheckpointError
 from unmask.interop.checkpoint_folder import damage_of, folder_of_step, newest_whole, steps_in, write_manifest
-from unmask.paths import sync
+from unmask.paths import sync, way_to_room
 from unmask.train.run_folder import resume_command
 
 __all__ = ["Checkpoints"]
@@ -144,7 +144,8 @@ class Checkpoints:
     def _no_room(self, target: Path, needed: int, reason: str) -> str:
         free = shutil.disk_usage(self.folder).free
         kept = [f"step-{step:06d}" for step in self.steps()]
-        rest = f"{kept[-1]} is whole, so make room" if kept else "make room"
+        way = way_to_room(reason)
+        rest = f"{kept[-1]} is whole, so {way}" if kept else way
         return (
             f"checkpoint {target} could not be written ({reason}): it needs about {needed:,} bytes, {free:,} are "
             f"free; {rest} and continue with `{resume_command(self.folder.parent)}`"

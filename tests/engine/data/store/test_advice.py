@@ -1,7 +1,9 @@
 """What the errors about a store advise: each is followed here, and then the store opens."""
 
+import errno
 import hashlib
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -22,6 +24,9 @@ TEXT = "the mill turns by the river and the river runs past the mill"
 def text(tmp_path: Path) -> Path:
     (tmp_path / "text.txt").write_text(TEXT)
     return tmp_path / "text.txt"
+
+
+LIMIT = "raise the limit for the size of a file (ulimit -f)"
 
 
 def made(text: Path, name: str = "store") -> Path:
@@ -200,8 +205,9 @@ def test_a_store_that_appears_while_it_is_written_is_named_otherwise_or_removed(
     Store.open(made(text))
 
 
+@pytest.mark.parametrize(("number", "first"), [(errno.ENOSPC, "make room"), (errno.EFBIG, LIMIT)])
 def test_an_unfinished_store_that_the_disk_stops_goes_on_after_room_is_made(
-    text: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, first: str, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from unmask.data.store import unfinished
 
@@ -209,15 +215,15 @@ def test_an_unfinished_store_that_the_disk_stops_goes_on_after_room_is_made(
 
     def full(self: unfinished.UnfinishedStore, name: str, value: Any) -> None:
         if name == "manifest.json":
-            raise OSError(28, "No space left on device")
+            raise OSError(number, os.strerror(number))
         write(self, name, value)
 
     monkeypatch.setattr(unfinished.UnfinishedStore, "_write", full)
     with pytest.raises(StoreError) as told:
         prepare([text], text.parent / "store", vocab_size=60, workers=1, shard_tokens=5)
     assert str(told.value) == (
-        f"store: {text.parent}/store cannot be written (No space left on device); {text.parent}/store.partial is an "
-        "unfinished store; run the same command on the same text to go on with it, or remove it to start afresh"
+        f"store: {text.parent}/store cannot be written ({os.strerror(number)}); {first}; {text.parent}/store.partial "
+        "is an unfinished store; run the same command on the same text to go on with it, or remove it to start afresh"
     )
     monkeypatch.undo()
     assert prepare([text], text.parent / "store", vocab_size=60, workers=1, shard_tokens=5).num_documents == 1
@@ -226,21 +232,23 @@ def test_an_unfinished_store_that_the_disk_stops_goes_on_after_room_is_made(
     assert prepare([text], text.parent / "store", vocab_size=60, workers=1, shard_tokens=5).num_documents == 1
 
 
+@pytest.mark.parametrize(
+    ("number", "way"), [(errno.ENOSPC, "make room or choose another folder"), (errno.EFBIG, LIMIT)]
+)
 def test_a_disk_without_room_for_a_store_gets_room_or_another_folder(
-    text: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, way: str, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from unmask.data.store import writer
 
     def full(stream: object, data: object) -> int:
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
         patched.setattr(writer._HashingFile, "write", full)
         with pytest.raises(StoreError) as told:
             made(text)
     assert str(told.value) == (
-        f"store: {text.parent}/store cannot be written (No space left on device); make room or choose another folder, "
-        "nothing of it was kept"
+        f"store: {text.parent}/store cannot be written ({os.strerror(number)}); {way}, nothing of it was kept"
     )
     assert not (text.parent / "store.partial").exists()
     Store.open(made(text))

@@ -1,5 +1,6 @@
 """What a run says that cannot go on: each advice is followed here, and then it goes on, or another one starts."""
 
+import errno
 import os
 import re
 import shlex
@@ -232,7 +233,7 @@ def test_a_model_without_its_training_is_no_run(run: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kept", [True, False])
-@pytest.mark.parametrize("how", ["full", "fills up"])
+@pytest.mark.parametrize("how", ["full", "fills up", "has a limit"])
 def test_a_disk_without_room_for_a_checkpoint_gets_room(
     kept: bool, how: str, tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,16 +253,21 @@ def test_a_disk_without_room_for_a_checkpoint_gets_room(
                 "unmask.train.checkpoint.checkpoints.shutil.disk_usage", lambda folder: SimpleNamespace(free=10_000)
             )
         else:
+            number = errno.EFBIG if how == "has a limit" else errno.ENOSPC
 
             def fills_up(*arguments: Any, **options: Any) -> None:
-                raise OSError(28, "No space left on device")
+                raise OSError(number, os.strerror(number))
 
             patched.setattr("safetensors.torch.save_file", fills_up)
         with pytest.raises(CheckpointError) as told:
             go_on()
-    reason = "the disk is too full" if how == "full" else "No space left on device"
+    reason, first = {
+        "full": ("the disk is too full", "make room"),
+        "fills up": ("No space left on device", "make room"),
+        "has a limit": ("File too large", "raise the limit for the size of a file (ulimit -f)"),
+    }[how]
     assert f"could not be written ({reason}): it needs about " in str(told.value)
-    way = f"make room and continue with `unmask pretrain --resume {path}`"
+    way = f"{first} and continue with `unmask pretrain --resume {path}`"
     assert str(told.value).endswith(f"step-000001 is whole, so {way}" if kept else f"free; {way}")
     assert resume(tiny, path, **({"train.steps": 2} if kept else {})) == 2 if kept else 1
 
