@@ -120,13 +120,17 @@ def saved_finetune_config(run: Path) -> FinetuneConfig:
     """Read the settings of a fine-tuning run.
 
     Raises:
-        RunError: there is no such run.
+        RunError: there is no such run, or its file is empty.
         ConfigError: its file was altered.
     """
     file = run / FINETUNE
     if not file.is_file():
         known = f"it has no {FINETUNE}" if run.is_dir() else "no such directory"
         raise RunError(f"run {run} cannot be resumed: {known}; give the directory of a run of unmask finetune")
+    if not file.stat().st_size:
+        raise RunError(
+            f"run {run} cannot be read: its {FINETUNE} is empty; put the saved one back from a copy, or start a new run"
+        )
     return load_finetune_config(file, saved=True)
 
 

@@ -378,8 +378,8 @@ def saved_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunC
     # A saved file is never empty, and the defaults that an empty one stands for would be another run.
     if not file.stat().st_size:
         raise RunError(
-            f"run {path} cannot be resumed: its config.yaml is empty; put the saved one back from a copy, or start a "
-            "new run"
+            f"run {path} cannot be read: its config.yaml is empty; put the saved one back from a copy, or start a new "
+            "run"
         )
     return load_config(file, _absolute_changes(path, overrides or {}), saved=True)
 

@@ -150,6 +150,21 @@ def test_a_folder_without_a_run_is_refused_with_the_way_out(run: Path, tmp_path:
         "has no logged step yet; wait for the first, after train.log_every steps",
         lambda: unmask.report(run),
     )
+    for name in ("config.yaml", "finetune.yaml"):
+        emptied = tmp_path / name.partition(".")[0]
+        emptied.mkdir()
+        (emptied / name).touch()
+        shutil.copy(run / "log.jsonl", emptied)
+        saved = run / name if (run / name).exists() else tmp_path / "saved.yaml"
+        (tmp_path / "saved.yaml").write_text(finetune_yaml(FinetuneConfig(model="bert", run=str(emptied))))
+        advice.follow(
+            lambda emptied=emptied: unmask.report(emptied),  # type: ignore[misc]
+            f"run ... cannot be read: its {name} is empty; put the saved one back from a copy, or start a new run",
+            lambda name=name, saved=saved, emptied=emptied: (  # type: ignore[misc]
+                shutil.copy(saved, emptied / name),
+                unmask.report(emptied),
+            ),
+        )
     advice.follow(
         lambda: unmask.report(run, out=tmp_path / "gone" / "a.html"),
         "gone/a.html cannot be written (No such file or directory); give --out another place",
