@@ -189,17 +189,23 @@ class BertForQuestionAnswering(Head, bert.BertForQuestionAnswering):
         start, end = (one.squeeze(-1).contiguous() for one in logits.split(1, dim=-1))
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = (_answer_loss(start, start_positions) + _answer_loss(end, end_positions)) / 2
+            answers = ((start, start_positions), (end, end_positions))
+            first, last = (_answer_loss(logits, places, attention_mask) for logits, places in answers)
+            loss = (first + last) / 2
         output = QuestionAnsweringModelOutput(
             loss=loss, start_logits=start, end_logits=end, hidden_states=read.hidden_states
         )
         return output.to_tuple() if as_tuple else output
 
 
-def _answer_loss(logits: Tensor, places: Tensor) -> Tensor:
-    """Return the mean loss of places in rows, (B, L) and (B,); those outside of the row do not count."""
+def _answer_loss(logits: Tensor, places: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Return the mean loss of places in rows, (B, L) and (B,); those outside of the text of a row do not count."""
     length = logits.shape[1]
-    return F.cross_entropy(logits, places.view(-1).clamp(0, length), ignore_index=length)
+    places = places.view(-1).clamp(0, length)
+    if attention_mask is not None:
+        is_text = F.pad(attention_mask != 0, (0, 1))
+        places = places.where(is_text.gather(1, places[:, None])[:, 0], length)
+    return F.cross_entropy(logits, places, ignore_index=length)
 
 
 def _as_tuple(model: Any, options: dict[str, Any]) -> bool:

@@ -125,6 +125,29 @@ def test_the_loss_of_an_answer_does_not_depend_on_the_padding_of_its_batch() -> 
     assert [one.shape for one in ours(**INPUTS, return_dict=False)] == [(4, 9), (4, 9)]
 
 
+def test_an_answer_that_is_labelled_in_padding_counts_as_one_behind_the_end_of_the_row() -> None:
+    _, ours = both("BertForQuestionAnswering")
+    padded = min(LENGTHS)
+    row = LENGTHS.index(padded)
+    assert padded < max(LENGTHS)
+
+    def loss(place: int) -> torch.Tensor:
+        places = torch.tensor([1, 1, 1, 1])
+        places[row] = place
+        ours.zero_grad()
+        output = ours(**INPUTS, start_positions=places, end_positions=places)
+        output.loss.backward()
+        return output.loss.detach()
+
+    outside = loss(max(LENGTHS) + 5)
+    assert outside < 100
+    expected = ours.qa_outputs.weight.grad.clone()
+    for place in range(padded, max(LENGTHS)):
+        assert loss(place) == outside
+        assert torch.equal(ours.qa_outputs.weight.grad, expected)
+    assert loss(padded - 1) != outside
+
+
 @pytest.mark.parametrize(
     "inputs",
     [
