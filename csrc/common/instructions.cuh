@@ -49,6 +49,14 @@ __device__ __forceinline__ unsigned add_acquire_release(unsigned* counter, unsig
 // Give way to other warps for a moment; for loops that wait.
 __device__ __forceinline__ void pause() { asm volatile("nanosleep.u32 100;"); }
 
+// Return threadIdx.x. The compiler asks again wherever this is called: it does not keep in registers, from one round of
+// a loop to the next, the addresses that follow from it.
+__device__ __forceinline__ int fresh_thread() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 __device__ __forceinline__ float widen(float value) { return value; }
 
 __device__ __forceinline__ float widen(Bf16 value) { return __uint_as_float(unsigned(value.bits) << 16); }

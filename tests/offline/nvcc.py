@@ -62,6 +62,7 @@ class Compiled:
         spills: instructions that touch local memory; 0 means that all values stay in registers.
         shared_bytes: static shared memory, which no kernel of ours has beyond the 1024 bytes of the system on sm_90.
         instructions: how many there are.
+        opcodes: how many there are of each, with all modifiers and without any: "LDGSTS.E.BYPASS.128", "HMMA".
         loops: of each innermost loop that accesses global memory, how many instructions it has, and how many accesses
             of each width: ("LDG", 16) -> 8.
     """
@@ -74,6 +75,7 @@ class Compiled:
     spills: int
     shared_bytes: int
     instructions: int
+    opcodes: collections.Counter[str]
     loops: tuple[tuple[int, collections.Counter[tuple[str, int]]], ...]
 
     @property
@@ -208,13 +210,14 @@ def _compiled(
     found = [(len(loop), _accesses(loop)) for loop in read_sass.inner_loops(listing)]
     return Compiled(
         file=file.name,
-        name=readable(symbol, file.with_suffix(".h")),
+        name=readable(symbol, file.with_name(f"{file.parent.name}.h")),
         architecture=architecture,
         registers=registers,
         stack_bytes=stack + local,
         spills=sum(opcode.startswith(("LDL", "STL")) for opcode in opcodes),
         shared_bytes=shared,
         instructions=len(opcodes),
+        opcodes=collections.Counter(opcodes) | collections.Counter(opcode.split(".")[0] for opcode in opcodes),
         loops=tuple((count, accesses) for count, accesses in found if accesses),
     )
 

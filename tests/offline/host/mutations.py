@@ -2,8 +2,9 @@
 
 Each barrier, wait and fence is removed. What orders memory is weakened: an acquire or a release becomes a relaxed
 access, a fence of the device one of the block. Each comparison takes in one value more or less, each condition and each
-check of alignment becomes true, each bound of `min` is dropped, and an index is multiplied in 32 bits. A change that no
-check notices shows that a check is missing, or that the line is not needed.
+check of alignment becomes true, each bound of `min` is dropped, and an index is multiplied in 32 bits. Pieces of a row
+stay where a swizzle moves them, and one place is taken where two are in turn. A change that no check notices shows that
+a check is missing, or that the line is not needed.
 
 Every changed kernel runs in a process of its own, which ends if it hangs.
 """
@@ -43,7 +44,9 @@ _CONDITION = re.compile(r"\b(?:if|while) \(")
 _CHOICE = re.compile(r"(?<== )([^=;?]+?) \? ")
 _ALIGNED = re.compile(r"\bis_aligned<[^>]*>\([^()]*\)")
 _WIDENED = re.compile(r"static_cast<long long>\(([^()]*)\) \* ")
-_MINIMUM = re.compile(r"\bmin\(")
+_MINIMUM = re.compile(r"\b(?:std::)?min\(")
+_SWIZZLE = re.compile(r"(?<=\()(\w+) \^ \(")
+_DOUBLE_BUFFER = re.compile(r"\[[^\[\]]* % 2\]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +139,12 @@ def _changed(code: str) -> Iterator[tuple[str, str]]:
         yield "without the check of alignment", code[: match.start()] + "true" + code[match.end() :]
     for match in _WIDENED.finditer(code):
         yield "an index of 32 bits", code[: match.start()] + f"{match[1]} * " + code[match.end() :]
+    for match in _SWIZZLE.finditer(code):
+        end = _closing(code, match.end() - 1)
+        if end is not None:
+            yield "without the swizzle", code[: match.start()] + match[1] + code[end + 1 :]
+    for match in _DOUBLE_BUFFER.finditer(code):
+        yield "one place in the place of two", code[: match.start()] + "[0]" + code[match.end() :]
     for match in _MINIMUM.finditer(code):
         end = _closing(code, match.end() - 1)
         if end is not None:

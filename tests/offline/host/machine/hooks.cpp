@@ -80,5 +80,6 @@ OVERFLOW(add_overflow)
 OVERFLOW(sub_overflow)
 OVERFLOW(mul_overflow)
 OVERFLOW(negate_overflow)
+OVERFLOW(divrem_overflow)
 
 }  // extern "C"

@@ -47,6 +47,8 @@ HOST_MACHINE_INLINE unsigned add_release(unsigned* counter, unsigned value) {
 
 HOST_MACHINE_INLINE void pause() { host_machine::pause(); }
 
+HOST_MACHINE_INLINE int fresh_thread() { return int(threadIdx.x); }
+
 HOST_MACHINE_INLINE float widen(float value) { return value; }
 
 HOST_MACHINE_INLINE float widen(Bf16 value) { return __uint_as_float(unsigned(value.bits) << 16); }
