@@ -64,10 +64,15 @@ __device__ __forceinline__ void pin(float (&values)[COUNT]) {
 #pragma unroll
   for (int at = 0; at < COUNT; ++at) asm volatile("" : "+f"(values[at])::"memory");
 }
+template <int COUNT>
+__device__ __forceinline__ void pin(unsigned (&values)[COUNT]) {
+#pragma unroll
+  for (int at = 0; at < COUNT; ++at) asm volatile("" : "+r"(values[at])::"memory");
+}
 template <int STEPS>
 __device__ __forceinline__ void pin(unsigned (&values)[STEPS][4]) {
 #pragma unroll
-  for (int at = 0; at < 4 * STEPS; ++at) asm volatile("" : "+r"(values[at / 4][at % 4])::"memory");
+  for (int step = 0; step < STEPS; ++step) pin(values[step]);
 }
 
 // Order accesses to these registers before the products that follow.

@@ -22,13 +22,16 @@ from typing import Any
 
 import torch
 
-from offline.host import attention_cases, examples, optimizer_cases
+from offline.host import attention_cases, attention_sm90_cases, examples, optimizer_cases
 from offline.host.build import missing
 from offline.host.subject import Subject
 
 __all__ = ["SUBJECTS", "main"]
 
-SUBJECTS = {subject.name: subject for subject in (examples.SUBJECT, optimizer_cases.SUBJECT, attention_cases.SUBJECT)}
+SUBJECTS = {
+    subject.name: subject
+    for subject in (examples.SUBJECT, optimizer_cases.SUBJECT, attention_cases.SUBJECT, attention_sm90_cases.SUBJECT)
+}
 _SCHEDULES_OF_A_MUTATION = 4
 _NUMBERS = ("launches", "accesses", "barriers", "atomics", "switches")
 

@@ -3,8 +3,8 @@
 Each barrier, wait and fence is removed. What orders memory is weakened: an acquire or a release becomes a relaxed
 access, a fence of the device one of the block. Each comparison takes in one value more or less, each condition and each
 check of alignment becomes true, each bound of `min` is dropped, and an index is multiplied in 32 bits. Pieces of a row
-stay where a swizzle moves them, and one place is taken where two are in turn. A change that no check notices shows that
-a check is missing, or that the line is not needed.
+stay where a swizzle moves them, one place is taken where several are in turn, and a wait leaves one group more in
+flight. A change that no check notices shows that a check is missing, or that the line is not needed.
 
 Every changed kernel runs in a process of its own, which ends if it hangs.
 """
@@ -30,7 +30,7 @@ _WAITS = (
     "mbarrier_wait", "mbarrier_arrive", "block_barrier", "grid_barrier", "add_acquire_release",
     "wgmma_fence", "wgmma_commit", "wgmma_wait", "proxy_fence",
 )  # fmt: skip
-_STATEMENT = re.compile(rf"(?:\w+::)*\b(?:{'|'.join(_WAITS)})(?:_\w+)?(?:<\w+>)?\([^;]*\);")
+_STATEMENT = re.compile(rf"(?:\w+::)*\b(?:{'|'.join(_WAITS)})(?:_\w+)?(?:<[\w ?:]+>)?\([^;]*\);")
 _WAITING_LOOP = re.compile(r"\bwhile \([^;]*\) (?:\w+::)*pause\(\);")
 _WEAKER = (
     ("load_acquire", "load_relaxed"),
@@ -45,8 +45,9 @@ _CHOICE = re.compile(r"(?<== )([^=;?]+?) \? ")
 _ALIGNED = re.compile(r"\bis_aligned<[^>]*>\([^()]*\)")
 _WIDENED = re.compile(r"static_cast<long long>\(([^()]*)\) \* ")
 _MINIMUM = re.compile(r"\b(?:std::)?min\(")
-_SWIZZLE = re.compile(r"(?<=\()(\w+) \^ \(")
-_DOUBLE_BUFFER = re.compile(r"\[[^\[\]]* % 2\]")
+_SWIZZLE = re.compile(r"(?<=[(\[])(\w+) \^ \(")
+_IN_FLIGHT = re.compile(r"_wait<(?:\w+ \? )?(\d)")
+_DOUBLE_BUFFER = re.compile(r"\[[^\[\]]* % [23]\]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +144,8 @@ def _changed(code: str) -> Iterator[tuple[str, str]]:
         end = _closing(code, match.end() - 1)
         if end is not None:
             yield "without the swizzle", code[: match.start()] + match[1] + code[end + 1 :]
+    for match in _IN_FLIGHT.finditer(code):
+        yield "one group more in flight", f"{code[: match.start(1)]}{int(match[1]) + 1}{code[match.end(1) :]}"
     for match in _DOUBLE_BUFFER.finditer(code):
         yield "one place in the place of two", code[: match.start()] + "[0]" + code[match.end() :]
     for match in _MINIMUM.finditer(code):

@@ -21,6 +21,9 @@ HOST_MACHINE_INLINE unsigned long long wgmma_advance(unsigned long long operand,
   return operand + (bytes >> 4);
 }
 
+template <typename Registers>
+HOST_MACHINE_INLINE void pin(Registers&) {}
+
 template <typename... Registers>
 HOST_MACHINE_INLINE void wgmma_fence(Registers&...) {
   host_machine::wgmma_fence();
