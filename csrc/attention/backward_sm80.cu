@@ -65,31 +65,32 @@ static_assert(2 * (sizeof(Shared<4>) + 1024) <= 164 * 1024, "two blocks share th
 template <int TILES>
 using Sums = float[COLUMN_TILES][TILES][4];
 
-// Return where 8 rows of a column are in dS. A column has 64 bytes, two of them the 128 bytes that shared memory gives at
-// once. Pieces change places by every second column.
-__device__ __forceinline__ unsigned short* piece_of_ds(unsigned short* ds, int column, int piece) {
-  return ds + column * ROWS + ((piece ^ (column / 2 % (ROWS / PIECE))) * PIECE);
+// Return at which element 8 rows of a column begin in dS. A column has 64 bytes, two of them the 128 bytes that shared
+// memory gives at once. Pieces change places by every second column.
+__device__ __forceinline__ int piece_of_ds(int column, int piece) {
+  return column * ROWS + ((piece ^ (column / 2 % (ROWS / PIECE))) * PIECE);
 }
 
-// Add columns (32 from `column` on) of `left` (columns, 64) times rows (32 from `row` on) of `right` (rows, 64), both in
-// shared memory: sums^T of scores.
+// Bytes of elements.
+__device__ __forceinline__ constexpr unsigned bytes_of(int elements) { return 2u * static_cast<unsigned>(elements); }
+
+// Add 32 columns of `left` (columns, 64) times 32 rows of `right` (rows, 64), both in shared memory: scores^T.
 template <typename Element>
-__device__ __forceinline__ void add_scores(Sums<ROW_TILES>& sums, const unsigned short* left, int column,
-                                           const unsigned short* right, int row) {
+__device__ __forceinline__ void add_scores(Sums<ROW_TILES>& sums, SharedPlace left, SharedPlace right) {
   const int lane = fresh_thread() % WARP;
+  const int column = lane % 16, of_columns = lane / 16, row = lane / 16 * 8 + lane % 8, of_rows = lane / 8 % 2;
 // no more at a time, or addresses fill the registers
 #pragma unroll 2
   for (int step = 0; step < WIDTH / STEP; ++step) {
     unsigned rows[ROW_TILES / 2][4];
 #pragma unroll
     for (int pair = 0; pair < ROW_TILES / 2; ++pair) {
-      const int at = row + 16 * pair + lane / 16 * 8 + lane % 8;
-      load_matrices<false>(rows[pair], piece_of(right, at, 2 * step + lane / 8 % 2));
+      load_matrices<false>(rows[pair], right + bytes_of(piece_at(row, 2 * step ^ of_rows) + 16 * pair * WIDTH));
     }
 #pragma unroll
     for (int tile = 0; tile < COLUMN_TILES; ++tile) {
       unsigned columns[4];
-      load_matrices<false>(columns, piece_of(left, column + 16 * tile + lane % 16, 2 * step + lane / 16));
+      load_matrices<false>(columns, left + bytes_of(piece_at(column, 2 * step ^ of_columns) + 16 * tile * WIDTH));
 #pragma unroll
       for (int pair = 0; pair < ROW_TILES / 2; ++pair) {
         multiply<Element>(sums[tile][2 * pair], columns, rows[pair][0], rows[pair][1]);
@@ -99,17 +100,17 @@ __device__ __forceinline__ void add_scores(Sums<ROW_TILES>& sums, const unsigned
   }
 }
 
-// Add scores^T (32 columns, 32 rows), rounded in `words`, times rows (32 from `row` on) of `right` (rows, 64).
+// Add scores^T (32 columns, 32 rows), rounded in `words`, times 32 rows of `right` (rows, 64) in shared memory.
 template <typename Element>
 __device__ __forceinline__ void add_products(Sums<WIDTH_TILES>& sums, const unsigned (&words)[COLUMN_TILES][2][4],
-                                             const unsigned short* right, int row) {
-  const int lane = fresh_thread() % WARP;
+                                             SharedPlace right) {
+  const int lane = fresh_thread() % WARP, row = lane % 16, of_rows = lane / 16;
 #pragma unroll
   for (int step = 0; step < ROWS / STEP; ++step) {
 #pragma unroll
     for (int pair = 0; pair < WIDTH_TILES / 2; ++pair) {
       unsigned rows[4];
-      load_matrices<true>(rows, piece_of(right, row + STEP * step + lane % 16, 2 * pair + lane / 16));
+      load_matrices<true>(rows, right + bytes_of(piece_at(row, 2 * pair ^ of_rows) + STEP * step * WIDTH));
 #pragma unroll
       for (int tile = 0; tile < COLUMN_TILES; ++tile) {
         multiply<Element>(sums[tile][2 * pair], words[tile][step], rows[0], rows[1]);
@@ -179,7 +180,7 @@ __device__ __forceinline__ void write_rows(unsigned short* to, int row, const Su
     for (int piece = 0; piece < WIDTH_TILES; ++piece) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        unsigned short* const place = piece_of(to, row + 16 * tile + 8 * half + lane / 4, piece) + 2 * (lane % 4);
+        unsigned short* const place = to + piece_at(row + 16 * tile + 8 * half + lane / 4, piece) + 2 * (lane % 4);
         const float(&four)[4] = sums[tile][piece];
         *reinterpret_cast<unsigned*>(place) = pack<Element>(factor * four[2 * half], factor * four[2 * half + 1]);
       }
@@ -196,7 +197,8 @@ __device__ __forceinline__ void visit(const BackwardParameters& p, const Item& i
   // early, because these loads take long and the products that follow do not need them
   if (p.keep != nullptr) kept = kept_of<WARPS>(p, item, column, row);
   Sums<ROW_TILES> scores{};
-  add_scores<Element>(scores, shared.k, column, shared.q, row);
+  const SharedPlace q = shared_place(shared.q + row * WIDTH), dout = shared_place(shared.dout + row * WIDTH);
+  add_scores<Element>(scores, shared_place(shared.k + column * WIDTH), q);
   const float2* const lse = reinterpret_cast<const float2*>(shared.lse + row) + lane % 4;
   for_each_score([&](int tile, int row_tile, int at, int, int) {
     const float2 of_rows = lse[4 * row_tile];
@@ -218,10 +220,10 @@ __device__ __forceinline__ void visit(const BackwardParameters& p, const Item& i
   } else {
     round_scores<Element>(words, scores);
   }
-  add_products<Element>(dv, words, shared.dout, row);
+  add_products<Element>(dv, words, dout);
 
   Sums<ROW_TILES> grads{};
-  add_scores<Element>(grads, shared.v, column, shared.dout, row);
+  add_scores<Element>(grads, shared_place(shared.v + column * WIDTH), dout);
   if (p.keep != nullptr) {
     for_each_score([&](int tile, int row_tile, int at, int of_four, int of_eight) {
       if (!is_kept(kept, of_four, of_eight)) grads[tile][row_tile][at] = 0.0f;
@@ -239,11 +241,11 @@ __device__ __forceinline__ void visit(const BackwardParameters& p, const Item& i
   for (int tile = 0; tile < COLUMN_TILES; ++tile) {
 #pragma unroll
     for (int at = 0; at < 8; ++at) {
-      unsigned short* const place = piece_of_ds(ds, column + 16 * tile + at % 2 * 8 + lane / 4, at / 2);
+      unsigned short* const place = ds + piece_of_ds(column + 16 * tile + at % 2 * 8 + lane / 4, at / 2);
       *reinterpret_cast<unsigned*>(place + 2 * (lane % 4)) = words[tile][at / 4][at % 4];
     }
   }
-  add_products<Element>(dk, words, shared.q, row);
+  add_products<Element>(dk, words, q);
 }
 
 // A warp's part of dQ of 32 rows, from dS and k: 16 rows, and 128 / WARPS elements of each. It takes the place of q.
@@ -253,25 +255,28 @@ __device__ __forceinline__ void make_dq(const BackwardParameters& p, const Item&
   const int lane = fresh_thread() % WARP, warp = fresh_thread() / WARP;
   const int half = warp % 2, piece = warp / 2 * 2 * PAIRS;
   float sums[2 * PAIRS][4] = {};
-  unsigned short* const ds = shared.ds[row / ROWS % 2];
-#pragma unroll 2
+  // transposed: a line of dS has the rows of a column
+  const SharedPlace left = shared_place(shared.ds[row / ROWS % 2]) +
+                     bytes_of(piece_of_ds(lane / 16 * 8 + lane % 8, 2 * half ^ lane / 8 % 2));
+  const SharedPlace right = shared_place(shared.k);
+#pragma unroll 4
   for (int column = 0; column < item.length; column += STEP) {
-    unsigned left[4];
-    // transposed: a line has the rows of a column
-    load_matrices<true>(left, piece_of_ds(ds, column + lane / 16 * 8 + lane % 8, 2 * half + lane / 8 % 2));
+    unsigned scores[4];
+    load_matrices<true>(scores, left + bytes_of(column * ROWS));
 #pragma unroll
     for (int pair = 0; pair < PAIRS; ++pair) {
-      unsigned right[4];
-      load_matrices<true>(right, piece_of(shared.k, column + lane % 16, piece + 2 * pair + lane / 16));
-      multiply<Element>(sums[2 * pair], left, right[0], right[1]);
-      multiply<Element>(sums[2 * pair + 1], left, right[2], right[3]);
+      unsigned columns[4];
+      const int at = piece_at(lane % 16, (piece + 2 * pair) ^ lane / 16);
+      load_matrices<true>(columns, right + bytes_of(at + column * WIDTH));
+      multiply<Element>(sums[2 * pair], scores, columns[0], columns[1]);
+      multiply<Element>(sums[2 * pair + 1], scores, columns[2], columns[3]);
     }
   }
 #pragma unroll
   for (int at = 0; at < 4 * PAIRS; ++at) {
     const int line = row + 16 * half + at % 2 * 8 + lane / 4;
     const float(&four)[4] = sums[at / 2];
-    *reinterpret_cast<unsigned*>(piece_of(shared.q, line, piece + at / 2) + 2 * (lane % 4)) =
+    *reinterpret_cast<unsigned*>(shared.q + piece_at(line, piece + at / 2) + 2 * (lane % 4)) =
         pack<Element>(p.scale_grad * four[at % 2 * 2], p.scale_grad * four[at % 2 * 2 + 1]);
   }
 }

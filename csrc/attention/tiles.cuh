@@ -23,11 +23,10 @@ __device__ __forceinline__ Item item_of(const BackwardParameters& p, int first, 
   return {line.z, line.w, number % p.heads};
 }
 
-// Return where piece `piece` of row `row` is in rows of 64 elements. Pieces change places by their row: eight rows have
-// a piece in eight different parts of the 128 bytes that shared memory gives at once.
-template <typename Stored>
-__device__ __forceinline__ Stored* piece_of(Stored* rows, int row, int piece) {
-  return rows + row * WIDTH + ((piece ^ (row % PIECES)) * PIECE);
+// Return at which element piece `piece` of row `row` begins in rows of 64 elements. Pieces change places by their row:
+// eight rows have a piece in eight different parts of the 128 bytes that shared memory gives at once.
+__device__ __forceinline__ int piece_at(int row, int piece) {
+  return row * WIDTH + ((piece ^ (row % PIECES)) * PIECE);
 }
 
 // Begin to copy rows of a head to `to`: those before `length`, and zeros up to `padded`, a multiple of 8.
@@ -38,7 +37,7 @@ __device__ __forceinline__ void copy_rows(unsigned short* to, const unsigned sho
   for (int at = begin * PIECES + fresh_thread(); at < padded * PIECES; at += THREADS) {
     const int row = at / PIECES, piece = at % PIECES;
     // what lies behind the document belongs to another one, and is not read
-    copy_async<16>(piece_of(to, row, piece), from + row * stride + piece * PIECE, row < length ? 16 : 0);
+    copy_async<16>(to + piece_at(row, piece), from + row * stride + piece * PIECE, row < length ? 16 : 0);
   }
 }
 
@@ -49,7 +48,7 @@ __device__ __forceinline__ void store_rows(unsigned short* to, const unsigned sh
   for (int at = fresh_thread(); at < length * PIECES; at += THREADS) {
     const int row = at / PIECES, piece = at % PIECES;
     *reinterpret_cast<uint4*>(in_global_memory(to) + row * stride + piece * PIECE) =
-        *reinterpret_cast<const uint4*>(piece_of(from, row, piece));
+        *reinterpret_cast<const uint4*>(from + piece_at(row, piece));
   }
 }
 

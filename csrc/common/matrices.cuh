@@ -16,29 +16,35 @@
 
 namespace unmask {
 
+// An address in shared memory in 32 bits, for arithmetic in one instruction.
+using SharedPlace = unsigned;
+
+__device__ __forceinline__ SharedPlace shared_place(const void* address) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(address));
+}
+
 // Load 1, 2 or 4 matrices of 8 x 8 elements of 16 bits from shared memory, a register each.
 //
 // Lane 8 m + r gives where row r of matrix m is: 16 bytes, aligned. Register m of lane l gets elements 2 (l % 4) and
 // 2 (l % 4) + 1 of row l / 4 of matrix m; TRANSPOSED: of its column l / 4.
 template <bool TRANSPOSED, int COUNT>
-__device__ __forceinline__ void load_matrices(unsigned (&to)[COUNT], const void* row) {
+__device__ __forceinline__ void load_matrices(unsigned (&to)[COUNT], SharedPlace row) {
   static_assert(COUNT == 1 || COUNT == 2 || COUNT == 4, "1, 2 or 4 matrices are loaded");
-  const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(row));
 #define UNMASK_LOAD(FORM, TO) asm volatile("ldmatrix.sync.aligned.m8n8." FORM ".shared.b16 " TO
   if constexpr (COUNT == 1 && !TRANSPOSED) {
-    UNMASK_LOAD("x1", "{%0}, [%1];") : "=r"(to[0]) : "r"(place) : "memory");
+    UNMASK_LOAD("x1", "{%0}, [%1];") : "=r"(to[0]) : "r"(row) : "memory");
   } else if constexpr (COUNT == 1) {
-    UNMASK_LOAD("x1.trans", "{%0}, [%1];") : "=r"(to[0]) : "r"(place) : "memory");
+    UNMASK_LOAD("x1.trans", "{%0}, [%1];") : "=r"(to[0]) : "r"(row) : "memory");
   } else if constexpr (COUNT == 2 && !TRANSPOSED) {
-    UNMASK_LOAD("x2", "{%0, %1}, [%2];") : "=r"(to[0]), "=r"(to[1]) : "r"(place) : "memory");
+    UNMASK_LOAD("x2", "{%0, %1}, [%2];") : "=r"(to[0]), "=r"(to[1]) : "r"(row) : "memory");
   } else if constexpr (COUNT == 2) {
-    UNMASK_LOAD("x2.trans", "{%0, %1}, [%2];") : "=r"(to[0]), "=r"(to[1]) : "r"(place) : "memory");
+    UNMASK_LOAD("x2.trans", "{%0, %1}, [%2];") : "=r"(to[0]), "=r"(to[1]) : "r"(row) : "memory");
   } else if constexpr (!TRANSPOSED) {
     UNMASK_LOAD("x4", "{%0, %1, %2, %3}, [%4];")
-        : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(place) : "memory");
+        : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row) : "memory");
   } else {
     UNMASK_LOAD("x4.trans", "{%0, %1, %2, %3}, [%4];")
-        : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(place) : "memory");
+        : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row) : "memory");
   }
 #undef UNMASK_LOAD
 }

@@ -124,7 +124,7 @@ template <bool TRANSPOSED, int COUNT>
 __device__ void load_form(const uint4* rows, uint4* to) {
   unsigned loaded[4] = {}, some[COUNT];
   // lanes that give no row need no address
-  load_matrices<TRANSPOSED>(some, threadIdx.x % WARP < 8 * COUNT ? rows + threadIdx.x % WARP : nullptr);
+  load_matrices<TRANSPOSED>(some, threadIdx.x % WARP < 8 * COUNT ? shared_place(rows + threadIdx.x % WARP) : 0);
   for (int matrix = 0; matrix < COUNT; ++matrix) loaded[matrix] = some[matrix];
   *to = uint4{loaded[0], loaded[1], loaded[2], loaded[3]};
 }

@@ -7,10 +7,14 @@
 
 namespace unmask {
 
+using SharedPlace = std::uintptr_t;
+
+HOST_MACHINE_INLINE SharedPlace shared_place(const void* address) { return reinterpret_cast<SharedPlace>(address); }
+
 template <bool TRANSPOSED, int COUNT>
-HOST_MACHINE_INLINE void load_matrices(unsigned (&to)[COUNT], const void* row) {
+HOST_MACHINE_INLINE void load_matrices(unsigned (&to)[COUNT], SharedPlace row) {
   static_assert(COUNT == 1 || COUNT == 2 || COUNT == 4, "1, 2 or 4 matrices are loaded");
-  host_machine::load_matrices(to, COUNT, TRANSPOSED, row);
+  host_machine::load_matrices(to, COUNT, TRANSPOSED, reinterpret_cast<const void*>(row));
 }
 
 template <typename Element>
