@@ -1,9 +1,10 @@
 """Write result files into bench/results/<machine>: benchmarks and training runs.
 
 Benchmarks are in files `<date>-<commit>[-name].json`, in the format of pytest-benchmark; training runs in files
-`run-<name>.json`; curves of learning beside `transformers` in files `learning-<corpus>.json` (`learning_page.py`). Any
-file may have rows of the table of reliability (`reliability_page.py`). All say which machine, versions and commit were
-measured. `report.py` reads these names of a benchmark's `extra_info`; `pairs.py` has more of them:
+`run-<name>.json`; curves of learning beside `transformers` in files `learning-<corpus>.json` (`learning_page.py`);
+fine-tuning beside it in files `finetune-<recipe>.json` (`finetune_page.py`). Any file may have rows of the table of
+reliability (`reliability_page.py`). All say which machine, versions and commit were measured. `report.py` reads these
+names of a benchmark's `extra_info`; `pairs.py` has more of them:
 
     case, variant     what was timed
     baseline          the variant that ratios are relative to, timed in the same rounds

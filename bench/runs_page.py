@@ -1,6 +1,6 @@
 """Write docs/runs.md from the training runs in bench/results: a table of all, then a section for each.
 
-Runs beside the Trainer of `transformers` come first (`learning_page.py`).
+Runs beside the Trainer of `transformers` come first (`learning_page.py`, `finetune_page.py`).
 The figure of a run that started from a checkpoint also shows the run of the same model and settings with new weights.
 The page shows the settings that differ from the defaults of today's `RunConfig`; the result file has all of them.
 """
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import learning_page, machine
+from bench import finetune_page, learning_page, machine
 
 from unmask.config import RunConfig, to_mapping
 from unmask.config.mappings import current_name, settings_of
@@ -40,7 +40,8 @@ def render(results: Path, figures: Path, *, draw: bool = True) -> str:
         found = [(path, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
         runs = [(path, content) for path, content in found if "run" in content]
         learning = [(path, content) for path, content in found if "learning" in content]
-        if not runs and not learning:
+        finetuning = [content for _, content in found if "finetuning" in content]
+        if not (runs or learning or finetuning):
             continue
         page.append(f"## {folder.name}\n")
         for path, content in learning:
@@ -48,6 +49,8 @@ def render(results: Path, figures: Path, *, draw: bool = True) -> str:
             if draw:
                 learning_page.plot(content, figures / figure)
             page.append(learning_page.section(content, f"{figures.name}/{figure}"))
+        if finetuning:
+            page.append(finetune_page.section(finetuning))
         if not runs:
             continue
         page.append(_table([run for _, run in runs], headings))
