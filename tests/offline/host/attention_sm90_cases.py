@@ -47,8 +47,8 @@ def low_scores(device: Device) -> None:
     compare({"dqkv": gradients(device, low, right)}, {"dqkv": right.plain}, {"dqkv": right.truth})
 
 
-def _case(device: Device, lengths: tuple[int, ...], heads: int, p: float) -> None:
-    against_fp64(device, lengths, heads=heads, p=p)
+def _case(device: Device, lengths: tuple[int, ...], heads: int, p: float, dtype: torch.dtype = torch.bfloat16) -> None:
+    against_fp64(device, lengths, dtype, heads, p)
 
 
 _EQUIVALENT = {
@@ -59,6 +59,11 @@ _EQUIVALENT = {
     "if ((HAS_WGMMA) || true) {": "it is true where the kernel is launched",
     "const auto blocks = static_cast<unsigned>(most_items <= multiprocessors ? most_items : multiprocessors);": (
         "the two are equal then"
+    ),
+    "const auto blocks = ((static_cast<unsigned>(most_items < multiprocessors) || true) ? most_items "
+    ": multiprocessors);": ("blocks that find no item end"),
+    "for (int column = 0; column <= shared.document.length; column += COLUMNS) {": (
+        "a tile of columns past the end adds zeros, and nothing of it is stored"
     ),
 }
 
@@ -71,6 +76,7 @@ SUBJECT = Subject(
         "by row": partial(_case, lengths=(1, 32), heads=4, p=0.2),
         "by column": partial(_case, lengths=(65, 0, 96), heads=1, p=0.2),
         "low scores": low_scores,
+        "fp16": partial(_case, lengths=(64,), heads=1, p=0.0, dtype=torch.float16),
         "one tile": partial(_case, lengths=(64,), heads=1, p=0.0),
         "two tiles of columns": partial(_case, lengths=(129, 128), heads=1, p=0.0),
         "three tiles of columns": partial(_case, lengths=(330,), heads=1, p=0.0),
