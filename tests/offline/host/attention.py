@@ -16,7 +16,7 @@ from offline.host.device import Device, Machine
 from unmask_kernels import philox
 from unmask_kernels.documents import BOUNDS, Documents
 
-__all__ = ["FILES", "SOURCES", "attention_on", "build", "forward", "words_of_dropout"]
+__all__ = ["FILES", "SOURCES", "attention_on", "bitmask_of", "build", "forward"]
 
 SOURCES = HOST.parents[2] / "csrc"
 """The folder of CUDA C++."""
@@ -49,7 +49,7 @@ def attention_on(device: Device) -> Callable[..., Tensor]:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, documents: Documents, p: float, key: Tensor, device: Device) -> Tensor:
-        keep = words_of_dropout(documents, qkv.shape[2], p, key) if p > 0.0 else None
+        keep = bitmask_of(documents, qkv.shape[2], p, key) if p > 0.0 else None
         out, lse = forward(qkv, documents, p, key)
         ctx.call = (qkv, out, lse, keep, documents, p, device)
         return out
@@ -79,7 +79,7 @@ def _kept(documents: Documents, index: int, heads: int, length: int, p: float, k
     return philox.keep_scores(key, documents.keys[index, None], heads, range(length), length, p)[0]
 
 
-def words_of_dropout(documents: Documents, heads: int, p: float, key: Tensor) -> Tensor:
+def bitmask_of(documents: Documents, heads: int, p: float, key: Tensor) -> Tensor:
     """Return which scores dropout keeps, int32 (W, H, T), as csrc/attention/attention.h has it."""
     words = -(-documents.max_seqlen // _WORD)
     result = torch.zeros(words, heads, documents.tokens, dtype=torch.int32)
