@@ -153,7 +153,7 @@ def keep_rows(key: Tensor, keys_of_rows: Tensor, columns: int, p: float) -> Tens
         bool (T, columns), True where an element is kept.
     """
     if key.device.type == "cpu":
-        return on_cpu().keep_rows(_unsigned(key), keys_of_rows, columns, threshold(p), torch.get_num_threads())
+        return on_cpu().keep_rows(_unsigned(key), keys_of_rows.long(), columns, threshold(p), torch.get_num_threads())
     return _rows_by_torch(key, keys_of_rows, columns, p)
 
 
@@ -194,7 +194,7 @@ def _keep_scores(
 ) -> Tensor:
     if key.device.type == "cpu":
         rows, threads = range(first_row, end_row), torch.get_num_threads()
-        return on_cpu().keep_scores(_unsigned(key), document_keys, heads, rows, columns, threshold(p), threads)
+        return on_cpu().keep_scores(_unsigned(key), document_keys.long(), heads, rows, columns, threshold(p), threads)
     return _scores_by_torch(key, document_keys, heads, first_row, end_row, columns, p)
 
 

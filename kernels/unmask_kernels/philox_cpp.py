@@ -30,7 +30,9 @@ def fault() -> str:
         module = _module()
     except ImportError as error:
         return f"{_NAME} cannot be imported: {error}"
-    return staleness(_NAME, module.version, module.sources, "csrc/cpu")
+    # a file of that name need not be ours
+    version, sources = (str(getattr(module, name, "unknown")) for name in ("version", "sources"))
+    return staleness(_NAME, version, sources, "csrc/cpu")
 
 
 def keep_rows(key: int, keys_of_rows: Tensor, columns: int, bound: int, threads: int) -> Tensor:

@@ -218,6 +218,7 @@ def test_the_extension_of_this_checkout_is_of_its_sources() -> None:
             "unmask_kernels._cpu was built from other sources (hash 0",
         ),
         ({"version": "0.0.9", "sources": hash_of_sources(ROOT / "csrc" / "cpu")}, ""),
+        ({}, "unmask_kernels._cpu was built from other sources (hash unknown"),
     ],
 )
 def test_an_extension_for_cpus_that_is_missing_or_of_other_sources_is_not_used(

@@ -197,6 +197,14 @@ def test_rows_of_any_width_are_those_of_pytorch(columns: int) -> None:
     assert torch.equal(philox.keep_rows(key, keys, columns, 0.4), philox._rows_by_torch(key, keys, columns, 0.4))
 
 
+def test_keys_of_another_dtype_and_stride_are_read_as_numbers() -> None:
+    key, keys = torch.tensor(7), torch.arange(40)
+    expected = philox.keep_rows(key, keys[::2], 21, 0.4)
+    assert torch.equal(philox.keep_rows(key, keys.int()[::2], 21, 0.4), expected)
+    scores = philox.keep_scores(key, keys[:3], 2, range(9), 21, 0.4)
+    assert torch.equal(philox.keep_scores(key, keys[:3].int(), 2, range(9), 21, 0.4), scores)
+
+
 def test_the_extension_draws_where_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert philox.on_cpu() is (philox_numpy if philox_cpp.fault() else philox_cpp)
