@@ -25,7 +25,7 @@ __global__ void conversions_kernel(const __grid_constant__ Conversions p) {
     p.wide[at] = widen(Bf16{p.bits[at]});
     p.wide[65536 + at] = widen(Fp16{p.bits[at]});
   }
-  for (int at = threadIdx.x; at < p.count; at += blockDim.x) {
+  for (int at = fresh_thread(); at < p.count; at += blockDim.x) {
     Bf16 brain;
     Fp16 half;
     narrow(widen(p.values[at]), brain);
