@@ -389,6 +389,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"eps": -1.0}, {}, "AdamW: eps must be at least 0 and finite, got -1.0"),
     ({"weight_decay": math.inf}, {}, "AdamW: weight_decay must be at least 0 and finite, got inf"),
     ({"max_norm": 0.0}, {"max_norm": math.inf}, "AdamW: max_norm must be above 0, got 0.0; inf never clips, None"),
+    ({"backend": "cudda"}, {"backend": "torch"}, "optimizer: backend must be one of 'cuda', 'torch', 'reference', got"),
 ]
 
 
@@ -399,6 +400,17 @@ def test_what_is_not_available_is_refused_by_name(asked: dict[str, Any], advised
         AdamW(model.parameters(), **asked)
     assert str(raised.value).startswith(message)
     train(model, AdamW(model.parameters(), **advised), 1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_norm", 1.0), ("backend", "torch"), ("master_weights", False)])
+def test_a_setting_of_all_groups_is_refused_in_one(name: str, value: object) -> None:
+    model = network()
+    with pytest.raises(ValueError) as raised:
+        AdamW([{"params": list(model.parameters()), name: value}])
+    assert str(raised.value) == (
+        f"AdamW: {name} is a setting of all groups together, got {value} in one; give it to AdamW(..., {name}=...)"
+    )
+    train(model, AdamW(model.parameters(), **{name: value}), 1)
 
 
 def test_a_state_that_asks_for_what_is_not_here_is_refused_and_changes_nothing() -> None:

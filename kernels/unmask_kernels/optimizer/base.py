@@ -22,12 +22,14 @@ from torch import Tensor
 
 from ..narrow import Copy, keep
 from .arguments import Algorithm, Arguments
+from .choice import FAMILY
 from .op import run
 from .shards import Shards, is_sharded, local
 
 __all__ = ["FamilyOptimizer"]
 
 _NARROW = (torch.bfloat16, torch.float16)
+_OF_ALL = ("max_norm", "master_weights", "weight_copies", "backend")
 
 
 class _Batch(NamedTuple):
@@ -96,6 +98,8 @@ class FamilyOptimizer(torch.optim.Optimizer):
                 f"{name}: weight_copies must be torch.bfloat16, torch.float16 or None, got {weight_copies}; None keeps "
                 "no copies"
             )
+        if backend is not None:
+            FAMILY.require_known(backend)
         self.max_norm, self.master_weights, self.backend = max_norm, master_weights, backend
         self.weight_copies = weight_copies
         self.norm: Tensor | None = None
@@ -179,6 +183,13 @@ class FamilyOptimizer(torch.optim.Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raise for settings and parameters that this optimizer does not take."""
+        for name in _OF_ALL:
+            if name in group:
+                self._refuse(
+                    name,
+                    f"is a setting of all groups together, got {group[name]} in one; give it to "
+                    f"{type(self).__name__}(..., {name}=...)",
+                )
         lr, betas = group["lr"], group["betas"]
         if isinstance(lr, Tensor) and lr.numel() != 1:
             self._refuse("lr", f"must be a number or a tensor of one element, got shape {tuple(lr.shape)}")
