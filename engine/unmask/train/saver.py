@@ -9,7 +9,7 @@ fails at is raised at the next step. Rank 0 writes. With a model in shards, all 
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -54,11 +54,12 @@ class Saver:
     state: TrainingState
     background: BackgroundSaves = field(default_factory=BackgroundSaves)
 
-    def save(self, *, interval: list[float], seconds: float | None, beside: int | None) -> None:
+    def save(self, *, interval: Callable[[], list[float]], seconds: float | None, beside: int | None) -> None:
         """Begin to write the state after the last step. Ranks that hold no part of it do nothing.
 
         Args:
-            interval: sums of the unfinished log interval.
+            interval: returns the sums of the unfinished log interval. It waits for the device, so only the rank that
+                writes calls it.
             seconds: time of training so far, if the clock ends the run.
             beside: step of another checkpoint that stays.
         Raises:
@@ -72,7 +73,7 @@ class Saver:
             deque(tensors, maxlen=0)
             return
         self._require_directory()
-        facts = self._facts(interval, seconds)
+        facts = self._facts(interval(), seconds)
         needed = state_bytes(state.blank, averaged=state.average is not None)
 
         def write(copied: dict[str, Tensor]) -> None:

@@ -485,7 +485,7 @@ class Trainer:
             self.saved_at = passed or 0.0
 
     def _write_checkpoint(self, seconds: float | None) -> None:
-        self.saver.save(interval=self.meter.open_interval(), seconds=seconds, beside=self._stable)
+        self.saver.save(interval=self.meter.open_interval, seconds=seconds, beside=self._stable)
 
     @property
     def _stable(self) -> int | None:
