@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,17 +12,12 @@ from statistics import fmean
 import numpy as np
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
-from bench import attention_peers, machine, record, record_steps, roofline  # noqa: E402
-from bench.clock import DeviceClock, peak_bytes  # noqa: E402
-from bench.documents import from_distribution, from_store  # noqa: E402
-from bench.engine import bench_step  # noqa: E402
-from bench.lengths import DISTRIBUTIONS, LengthDistribution, random_documents  # noqa: E402
-from bench.training_step import (  # noqa: E402
+from bench import attention_peers, machine, record, record_steps, roofline
+from bench.clock import DeviceClock, peak_bytes
+from bench.documents import from_distribution, from_store
+from bench.engine import bench_step
+from bench.lengths import DISTRIBUTIONS, LengthDistribution, random_documents
+from bench.training_step import (
     GROUPED_UPDATES,
     SIZES,
     check_agreement,
@@ -30,10 +26,12 @@ from bench.training_step import (  # noqa: E402
     make_inputs,
     to_packed,
 )
-from bench.transformers_step import Setting, fastest, length_grouped  # noqa: E402
+from bench.transformers_step import Setting, fastest, length_grouped
 
-from unmask_kernels import attention  # noqa: E402
-from unmask_kernels.testing.attention import attention_case  # noqa: E402
+from unmask_kernels import attention
+from unmask_kernels.testing.attention import attention_case
+
+ROOT = Path(__file__).resolve().parent.parent
 
 DOCUMENTS = from_distribution(DISTRIBUTIONS["lognormal-512"], SIZES["nano"].vocab)
 
@@ -364,3 +362,10 @@ def test_a_store_adds_its_steps_to_those_that_are_recorded(tmp_path: Path, capsy
     with pytest.raises(SystemExit):
         record_steps.main(["--only", "gigantic"])
     assert "no step is named so; there are: minilm queries, mini lognormal-512" in capsys.readouterr().err
+
+
+def test_every_bench_finds_what_it_is_given() -> None:
+    """A parameter without values, as after an edit, is no error until somebody runs the bench."""
+    command = [sys.executable, "-m", "pytest", "bench", "--setup-plan", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ["the cat sat on the warm wall", "a river runs past the old mill", "the cat", "a river of the old mill"]
-
-
-def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT))
-    spec = importlib.util.spec_from_file_location(name, ROOT / "bench" / "engine" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    bench = importlib.util.module_from_spec(spec)
-    sys.modules[name] = bench
-    spec.loader.exec_module(bench)
-    return bench
 
 
 @pytest.fixture
@@ -50,7 +37,8 @@ def teacher(tmp_path: Path) -> Path:
 def test_a_step_and_the_plain_recipe_have_one_loss_and_are_timed(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench = load("bench_distill_step", monkeypatch)
+    from bench.engine import bench_distill_step as bench
+
     words = [str(teacher), str(tmp_path / "train.tsv"), "--layers", "1", "--width", "8", "--length", "32"]
     bench.main([*words, "--batch", "4", "--rounds", "1", "--out", str(tmp_path / "result.json")])
     out = capsys.readouterr().out
@@ -69,7 +57,8 @@ def test_each_way_of_the_table_is_trained_and_a_second_call_trains_nothing(
 
     (tmp_path / "text.txt").write_text("\n\n".join(TEXTS * 20))
     prepare([tmp_path / "text.txt"], tmp_path / "store", tokenizer=teacher, blank_line_documents=True, workers=1)
-    bench = load("bench_distill_runs", monkeypatch)
+    from bench.engine import bench_distill_runs as bench
+
     train = str(tmp_path / "train.tsv")
     words = ["classification", str(teacher), "--train", train, "--dev", train, "--text", "text", "--seeds", "1"]
     words += ["--store", str(tmp_path / "store"), "--student", "tiny", "--steps", "2", "--epochs", "1"]

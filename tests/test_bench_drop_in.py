@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,14 +16,10 @@ def test_both_sides_are_compared_timed_and_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     transformers = pytest.importorskip("transformers")
+    from bench.engine import bench_drop_in as bench
+
     from unmask.data.tokenizer import Tokenizer
 
-    monkeypatch.syspath_prepend(str(ROOT))
-    spec = importlib.util.spec_from_file_location("bench_drop_in", ROOT / "bench/engine/bench_drop_in.py")
-    assert spec is not None and spec.loader is not None
-    bench = importlib.util.module_from_spec(spec)
-    sys.modules["bench_drop_in"] = bench
-    spec.loader.exec_module(bench)
     tokenizer = Tokenizer.train(TEXTS, 80)
     tokenizer.save(tmp_path / "model")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -15,18 +14,13 @@ pytest.importorskip("sentence_transformers")
 def test_both_encoders_give_the_same_vectors_and_are_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from bench.engine import bench_encode as bench
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     from unmask import EncoderConfig, PretrainingModel
     from unmask.data.tokenizer import Tokenizer
 
-    path = Path(__file__).parents[1] / "bench" / "engine" / "bench_encode.py"
-    monkeypatch.syspath_prepend(str(path.parents[2]))
-    spec = importlib.util.spec_from_file_location("bench_encode", path)
-    assert spec is not None and spec.loader is not None
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
     texts = bench.mixed_texts(30)
     lengths = [len(text.split()) for text in texts]
     assert texts == bench.mixed_texts(30) and max(lengths) > 4 * min(lengths)

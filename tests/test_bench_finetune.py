@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,15 +16,11 @@ def test_both_sides_are_timed_and_trained_on_the_same_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("transformers")
+    from bench.engine import bench_finetune as bench
+
     from unmask.data.tokenizer import Tokenizer
     from unmask.model import EncoderConfig, PretrainingModel
 
-    monkeypatch.syspath_prepend(str(ROOT))
-    spec = importlib.util.spec_from_file_location("bench_finetune", ROOT / "bench/engine/bench_finetune.py")
-    assert spec is not None and spec.loader is not None
-    bench = importlib.util.module_from_spec(spec)
-    sys.modules["bench_finetune"] = bench
-    spec.loader.exec_module(bench)
     tokenizer = Tokenizer.train(TEXTS, 80)
     tokenizer.save(tmp_path / "model")
     sizes = EncoderConfig(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -18,16 +16,10 @@ FAST = ["--train.epochs", "1", "--train.batch_size", "4", "--input.max_length", 
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT))
-    spec = importlib.util.spec_from_file_location(
-        "bench_finetune_runs", ROOT / "bench" / "engine" / "bench_finetune_runs.py"
-    )
-    assert spec is not None and spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "bench_finetune_runs", found)
-    spec.loader.exec_module(found)
-    return found
+def bench() -> ModuleType:
+    from bench.engine import bench_finetune_runs
+
+    return bench_finetune_runs
 
 
 @pytest.fixture

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
+from bench import pairs, record, reliability_page, report, runs_page
 
-from bench import pairs, record, reliability_page, report, runs_page  # noqa: E402
-
-from unmask.config import RunConfig  # noqa: E402
+from unmask.config import RunConfig
 
 
 def _result(when: str, ours: list[float], theirs: list[float]) -> dict[str, Any]:

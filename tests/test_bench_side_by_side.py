@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,17 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from bench import conftest, mlm_loss_peers, variants
+from bench.clock import PLAYBACK, DeviceClock, Playback, interleave
+from bench.side_by_side import SideBySide
+from bench.variants import checked, compiled
 
-ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
-from bench import conftest, mlm_loss_peers, variants  # noqa: E402
-from bench.clock import PLAYBACK, DeviceClock, Playback, interleave  # noqa: E402
-from bench.side_by_side import SideBySide  # noqa: E402
-from bench.variants import checked, compiled  # noqa: E402
-
-from unmask_kernels.testing.mlm_loss import mlm_loss_case  # noqa: E402
+from unmask_kernels.testing.mlm_loss import mlm_loss_case
 
 
 def test_rounds_are_interleaved_and_warm_up_is_not_counted() -> None:

@@ -72,6 +72,10 @@ def _enter(functions: dict[str, Callable[[], Any]]) -> dict[str, Callable[[int],
     return {name: lambda at, draw=draw: draw() for name, draw in functions.items()}  # type: ignore[misc]
 
 
+BUILT = pytest.mark.skipif(bool(philox_cpp.fault()), reason=philox_cpp.fault() or "it is built")
+
+
+@pytest.mark.parametrize("variant", ["eager", "torch", "numpy", pytest.param("cpp", marks=BUILT)])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def bench_philox(benchmark: Any, side_by_side: Any, shape: Shape, variant: str) -> None:
     functions = _functions(shape)

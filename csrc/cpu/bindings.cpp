@@ -23,7 +23,6 @@ PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Kernels of unmask_kernels for CPUs in C++; see unmask_kernels.philox_cpp.";
   m.attr("version") = UNMASK_VERSION;
   m.attr("sources") = UNMASK_SOURCES;
-  m.def("has_vectors", &has_vectors);
   m.def("use_vectors", &use_vectors);
   m.def("keep_rows", [](uint64_t key, uintptr_t row_keys, int64_t rows, int64_t columns, uint32_t bound, int threads,
                         uintptr_t keep) {

@@ -182,8 +182,6 @@ void keep_scores(const Mask& mask, const uint64_t* document_keys, int64_t docume
   });
 }
 
-bool has_vectors() { return fastest() != draw_row; }
-
 void use_vectors(bool wanted) { chosen = wanted ? fastest() : draw_row; }
 
 }  // namespace unmask::cpu

@@ -28,9 +28,6 @@ void keep_rows(const Mask& mask, const uint64_t* row_keys, int64_t rows);
 void keep_scores(const Mask& mask, const uint64_t* document_keys, int64_t documents, int64_t heads, int64_t first_row,
                  int64_t rows);
 
-// Say whether this CPU draws with vectors of 256 bits.
-bool has_vectors();
-
 // Draw without vectors from now on, or again with them where the CPU has them. For tests.
 void use_vectors(bool wanted);
 
